@@ -1,0 +1,5 @@
+"""``python -m canaryproxy``."""
+
+from canaryproxy.cli import main
+
+main(prog_name="canaryproxy")

@@ -1,0 +1,1 @@
+"""The control side seen from outside: metrics and probes over HTTP."""

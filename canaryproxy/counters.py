@@ -1,0 +1,119 @@
+"""What the data path counts: plain unsigned 64-bit cells over any writable buffer.
+
+One block per variant, then one block for the proxy itself. Each cell has a single writer and only ever
+grows, so a reader (the controller, ``/metrics``) may read at any time without a lock, and the blocks of
+several workers add up cell by cell. In flight is a difference of two growing cells, not a gauge.
+
+A request that was routed ends in exactly one way: with the status code that its variant gave (or that
+the proxy gave in its place), or as ``client_closed``. Hence
+
+    routed = finished + in flight,   finished = sum of codes + client_closed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+from canaryproxy import histogram
+from canaryproxy.routing import CANARY, STABLE, VARIANTS
+
+
+class Reason(IntEnum):
+    """Why an upstream failed; the value is the offset inside the block of reasons."""
+
+    CONNECT_REFUSED = 0
+    CONNECT_TIMEOUT = 1
+    CONNECT_FAILED = 2
+    DNS = 3
+    TLS = 4
+    RESET = 5
+    FIRST_BYTE_TIMEOUT = 6
+    BROKEN_ANSWER = 7
+    INCOMPLETE_ANSWER = 8
+    BODY_TIMEOUT = 9
+    NO_ENDPOINT = 10
+    OVERFLOW = 11
+
+    @property
+    def label(self) -> str:
+        """The name used in metrics and in error bodies, for instance ``connect_refused``."""
+        return self.name.lower()
+
+
+ROUTED = 0
+"""Requests routed to the variant."""
+FINISHED = 1
+"""Requests that ended, in whatever way."""
+CLIENT_CLOSED = 2
+"""Requests whose client went away before the answer was complete; held against nobody."""
+RESCUED = 3
+"""Requests of the canary that stable answered in its place."""
+TUNNELS_OPENED = 4
+TUNNELS_CLOSED = 5
+ERRORS = 6
+"""First cell of the upstream errors by ``Reason``."""
+CODES = ERRORS + len(Reason)
+"""``CODES + status`` counts the requests that ended with that status (0..999)."""
+_CODE_CELLS = 1000
+FIRST_BYTE = CODES + _CODE_CELLS
+"""Histogram of the time from the complete request to the first byte of the answer."""
+DURATION = FIRST_BYTE + histogram.CELLS
+"""Histogram of the time from the request's head to the last byte of the answer."""
+VARIANT_CELLS = DURATION + histogram.CELLS
+
+CONNECTIONS_OPENED = 0
+CONNECTIONS_CLOSED = 1
+CONNECTIONS_REFUSED = 2
+"""Connections over ``limits.max_connections``, answered 503 and closed."""
+REFUSED = 3
+"""``REFUSED + status`` counts requests that the proxy refused before routing them (400, 414, 503...)."""
+PROXY_CELLS = REFUSED + _CODE_CELLS
+
+_CELL_BYTES = 8
+SIZE = (VARIANT_CELLS * len(VARIANTS) + PROXY_CELLS) * _CELL_BYTES
+"""Bytes of one worker's counters."""
+
+
+class Counters:
+    """One worker's counters over ``buffer`` (at least ``SIZE`` bytes; a new ``bytearray`` if ``None``).
+
+    The views index cells by the offsets of this module: ``counters.canary[ROUTED] += 1``.
+    """
+
+    __slots__ = ("canary", "proxy", "stable", "variants")
+
+    def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
+        cells = memoryview(bytearray(SIZE) if buffer is None else buffer)[:SIZE].cast("Q")
+        self.variants: tuple[memoryview[int], memoryview[int]] = (
+            cells[:VARIANT_CELLS],
+            cells[VARIANT_CELLS : 2 * VARIANT_CELLS],
+        )
+        self.stable = self.variants[STABLE]
+        self.canary = self.variants[CANARY]
+        self.proxy = cells[2 * VARIANT_CELLS :]
+
+
+def in_flight(cells: memoryview[int]) -> int:
+    """Return the requests in flight of one variant's cells."""
+    return cells[ROUTED] - cells[FINISHED]
+
+
+def codes(cells: memoryview[int]) -> Iterable[tuple[int, int]]:
+    """Yield ``(status, count)`` for every status that occurred in one variant's cells."""
+    for status, count in enumerate(cells[CODES : CODES + _CODE_CELLS]):
+        if count:
+            yield status, count
+
+
+def refused(cells: memoryview[int]) -> Iterable[tuple[int, int]]:
+    """Yield ``(status, count)`` for every status with which the proxy itself refused requests."""
+    for status, count in enumerate(cells[REFUSED : REFUSED + _CODE_CELLS]):
+        if count:
+            yield status, count
+
+
+def observe(cells: memoryview[int], offset: int, seconds: float) -> None:
+    """Add one observation in seconds to the histogram at ``offset``."""
+    cells[offset + histogram.bucket_index(seconds)] += 1
+    cells[offset + histogram.SUM] += int(seconds * 1e6)

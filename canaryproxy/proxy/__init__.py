@@ -1,0 +1,1 @@
+"""The data path on uvloop: one ``asyncio.Protocol`` per side, no task per request."""

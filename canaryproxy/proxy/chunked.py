@@ -1,0 +1,175 @@
+"""Chunked transfer coding (RFC 9112 §7.1), decoded strictly and without I/O.
+
+aiohttp's parser is not used for bodies: it neither hands out trailers nor keeps them from the next
+message's fields, and it copies each body through a stream. Chunk extensions are dropped, as RFC 9112
+§7.1.1 lets a recipient do; everything ambiguous (bare LF, signs, blanks, an overlong size) is an error.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_LINE = 4096
+"""Longest chunk-size line in bytes, extensions included."""
+MAX_TRAILERS = 16 * 1024
+"""Largest trailer section in bytes."""
+
+_SIZE_LINE = re.compile(
+    rb"([0-9A-Fa-f]{1,15})"
+    rb"(?:[ \t]*;[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+    rb"(?:[ \t]*=[ \t]*(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+    rb'|"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"))?)*'
+)
+_TRAILER_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t \x21-\x7e\x80-\xff]*")
+
+_FORBIDDEN_TRAILERS = frozenset(
+    (
+        b"authorization",
+        b"cache-control",
+        b"connection",
+        b"content-encoding",
+        b"content-length",
+        b"content-range",
+        b"content-type",
+        b"cookie",
+        b"expect",
+        b"forwarded",
+        b"host",
+        b"keep-alive",
+        b"max-forwards",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"range",
+        b"set-cookie",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"via",
+        b"www-authenticate",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+    )
+)
+"""Fields that frame, route, authenticate or modify a message may not come late (RFC 9110 §6.5.1)."""
+
+
+class ChunkedError(ValueError):
+    """The bytes are not a chunked body; the text says what is wrong."""
+
+
+class ChunkedDecoder:
+    """Decodes one chunked body, fed with arbitrary slices of it.
+
+    ``done`` turns true with the last byte of the body; ``rest`` then holds what followed it, and
+    ``trailers`` the trailer section that may be passed on: whole lines with CRLF, or nothing.
+    """
+
+    __slots__ = ("_left", "_pending", "_reading", "done", "rest", "trailers")
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._pending = b""
+        self._reading = ChunkedDecoder._size
+        self.done = False
+        self.rest = b""
+        self.trailers = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes and return the payload that they hold, chunk bounds forgotten.
+
+        Raises ``ChunkedError``; the decoder is of no use after that, nor after ``done``.
+        """
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        payload: list[bytes] = []
+        at = 0
+        while not self.done:
+            step = self._reading(self, data, at, payload)
+            if step < 0:
+                self._pending = data[at:]
+                break
+            at = step
+        else:
+            self.rest = data[at:]
+        return payload[0] if len(payload) == 1 else b"".join(payload)
+
+    def _size(self, data: bytes, at: int, _payload: list[bytes]) -> int:
+        end = data.find(b"\r\n", at)
+        line = data[at:end] if end >= 0 else data[at:]
+        if len(line) > MAX_LINE:
+            raise ChunkedError("chunk-size line too long")
+        if end < 0:
+            if b"\n" in line or not _may_begin_size(line):
+                raise ChunkedError("malformed chunk size")
+            return -1
+        match = _SIZE_LINE.fullmatch(line)
+        if match is None:
+            raise ChunkedError("malformed chunk size")
+        self._left = int(match[1], 16)
+        self._reading = ChunkedDecoder._data if self._left else ChunkedDecoder._trailers
+        return end + 2
+
+    def _data(self, data: bytes, at: int, payload: list[bytes]) -> int:
+        have = len(data) - at
+        if not have:
+            return -1
+        if have >= self._left:
+            at += self._left
+            payload.append(data[at - self._left : at])
+            self._left = 0
+            self._reading = ChunkedDecoder._data_end
+            return at
+        payload.append(data[at:] if at else data)
+        self._left -= have
+        return len(data)
+
+    def _data_end(self, data: bytes, at: int, _payload: list[bytes]) -> int:
+        end = data[at : at + 2]
+        if end == b"\r\n":
+            self._reading = ChunkedDecoder._size
+            return at + 2
+        if end in (b"", b"\r"):
+            return -1
+        raise ChunkedError("chunk data does not end with CRLF")
+
+    def _trailers(self, data: bytes, at: int, _payload: list[bytes]) -> int:
+        kept: list[bytes] = []
+        start = at
+        while True:
+            end = data.find(b"\r\n", at)
+            if (end if end >= 0 else len(data)) - start > MAX_TRAILERS:
+                raise ChunkedError("trailers too long")
+            if end < 0:
+                if re.search(rb"(?<!\r)\n", data[at:]):
+                    raise ChunkedError("bare LF in trailers")
+                return -1
+            line = data[at:end]
+            at = end + 2
+            if not line:
+                self.trailers = b"".join(kept)
+                self.done = True
+                return at
+            match = _TRAILER_LINE.fullmatch(line)
+            if match is None:
+                raise ChunkedError("malformed trailer field")
+            if match[1].lower().replace(b"_", b"-") not in _FORBIDDEN_TRAILERS:
+                kept.append(line + b"\r\n")
+
+
+def _may_begin_size(line: bytes) -> bool:
+    """Tell whether an unfinished line can still become a chunk size, so that garbage ends at once."""
+    return not line or line == b"\r" or line[:1] in b"0123456789abcdefABCDEF"
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """Return ``data`` (not empty: an empty chunk would end the body) as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def last_chunk(trailers: bytes = b"") -> bytes:
+    """Return the end of a chunked body with its trailer section."""
+    return b"0\r\n" + trailers + b"\r\n"

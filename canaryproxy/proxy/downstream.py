@@ -1,0 +1,416 @@
+"""One client connection: reads requests, one at a time and in order, and writes their answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Final, cast
+
+from canaryproxy import counters
+from canaryproxy.proxy.chunked import ChunkedDecoder, ChunkedError
+from canaryproxy.proxy.errors import Refusal, error_answer
+from canaryproxy.proxy.exchange import Exchange
+from canaryproxy.proxy.headers import Peer, check_partial, find_head_end
+from canaryproxy.routing import RequestView
+
+if TYPE_CHECKING:
+    from canaryproxy.proxy.datapath import DataPath
+
+_HEAD: Final = 0
+"""Waits for a request, or for the rest of its head."""
+_LENGTH: Final = 1
+"""Reads a body of known length."""
+_CHUNKED: Final = 2
+"""Reads a chunked body."""
+_ANSWER: Final = 3
+"""The request is read; its answer is awaited or being written."""
+_TUNNEL: Final = 4
+_LINGER: Final = 5
+"""The last answer is written; what still comes is thrown away, so that no reset destroys the answer."""
+_CLOSED: Final = 6
+
+_LINGER_SECONDS: Final = 2.0
+_READ_AHEAD: Final = 64 * 1024
+"""Bytes of pipelined requests that are kept while one is answered; then reading stops."""
+
+
+class Downstream(asyncio.Protocol):
+    """An HTTP/1.x server connection."""
+
+    __slots__ = (
+        "_active",
+        "_buffer",
+        "_chunks",
+        "_datapath",
+        "_exchange",
+        "_full",
+        "_half_closed",
+        "_left",
+        "_limit",
+        "_peer",
+        "_processing",
+        "_reading",
+        "_state",
+        "_unsent",
+        "deadline",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, datapath: DataPath) -> None:
+        self._datapath = datapath
+        self._exchange: Exchange | None = None
+        self._state = _HEAD
+        self._buffer = b""
+        self._left = 0
+        self._chunks: ChunkedDecoder | None = None
+        self._reading = True
+        self._full = False
+        """The client reads slower than we write."""
+        self._half_closed = False
+        self._processing = False
+        self._active = False
+        """Something moved since the deadline was last looked at."""
+        self._unsent = 0
+        """Bytes that waited to be written when the deadline was last looked at."""
+        self._limit = 0.0
+        """Seconds without movement that the present state allows."""
+        self.deadline = inf
+        """When ``timed_out`` is to be called, in monotonic seconds."""
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        datapath = self._datapath
+        self._peer = datapath.peer_of(self.transport)
+        datapath.counters.proxy[counters.CONNECTIONS_OPENED] += 1
+        full = len(datapath.connections) >= datapath.limits.max_connections
+        datapath.connections.add(self)
+        self.deadline = monotonic() + datapath.limits.header_timeout
+        if full:
+            datapath.counters.proxy[counters.CONNECTIONS_REFUSED] += 1
+            self._refuse(Refusal(503, "too many connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        datapath = self._datapath
+        datapath.connections.discard(self)
+        datapath.counters.proxy[counters.CONNECTIONS_CLOSED] += 1
+        self._state = _CLOSED
+        self.deadline = inf
+        self._buffer = b""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            datapath.in_flight -= 1
+            exchange.client_gone()
+
+    def eof_received(self) -> bool:
+        """The client sends no more: as HTTP has no half-closed connections, it is gone."""
+        if self._state == _TUNNEL and self._exchange is not None:
+            if self._half_closed:
+                self._exchange.tunnel_over()
+                self.close()
+            else:
+                self._half_closed = True
+                self._exchange.tunnel_client_eof()
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        self._full = True
+        if self._exchange is not None:
+            self._exchange.downstream_full()
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._active = True
+        if self._exchange is not None:
+            self._exchange.downstream_drained()
+        elif self._state == _HEAD:
+            self.resume()
+            self._process()
+
+    def data_received(self, data: bytes) -> None:
+        state = self._state
+        if state == _HEAD or state == _ANSWER:  # noqa: PLR1714 - twice as quick as a tuple
+            self._buffer = self._buffer + data if self._buffer else data
+            if state == _HEAD:
+                self._process(len(self._buffer) - len(data))
+            if len(self._buffer) > _READ_AHEAD:
+                self.pause()
+        elif state == _TUNNEL:
+            if self._exchange is not None:
+                self._exchange.tunnel_send(data)
+        elif state == _LENGTH or state == _CHUNKED:  # noqa: PLR1714
+            self._active = True
+            self._body(data)
+        elif state == _LINGER:
+            self._left -= len(data)
+            if self._left < 0:
+                self.transport.abort()
+
+    # Requests
+
+    def _process(self, searched: int = 0) -> None:
+        """Take requests from the buffer until one has to be waited for."""
+        if self._processing:
+            return
+        self._processing = True
+        try:
+            while self._buffer and self._state == _HEAD and not self._full:
+                if not self._take_head(searched):
+                    break
+                searched = 0
+        except Refusal as refusal:
+            self._refuse(refusal)
+        finally:
+            self._processing = False
+
+    def _take_head(self, searched: int) -> bool:
+        data = self._buffer
+        if data[0] in b"\r\n":  # RFC 9112 §2.2: an empty line before the request line is ignored
+            data = self._buffer = data.removeprefix(b"\r\n")
+            searched = 0
+            if not data or data == b"\r":
+                return False
+        end = find_head_end(data, searched)
+        if end < 0:
+            check_partial(data)
+            if not searched:
+                self.deadline = monotonic() + self._datapath.limits.header_timeout
+            return False
+        if end == len(data):
+            self._buffer = b""
+        else:
+            self._buffer = data[end:]
+            data = data[:end]
+        datapath = self._datapath
+        request = datapath.heads.request(data, self._peer)
+        if datapath.in_flight >= datapath.limits.max_requests:
+            raise Refusal(503, "too many requests in flight")
+        now = monotonic()
+        key = datapath.read_key(request, self._peer)
+        table = datapath.table
+        cookie = b""
+        if key is None and datapath.jar is not None:
+            key = datapath.jar.mint(table)
+            cookie = datapath.jar.set_cookie(key, secure=self._secure(request.field))
+        variant = None
+        if datapath.rules:
+            variant = datapath.rules.variant_of(
+                RequestView(
+                    request.method,
+                    request.path.decode("latin-1"),
+                    request.fields,
+                    lambda name: datapath.cookie(request, name),
+                )
+            )
+        if variant is None:
+            variant = table.variant_of(key)
+        if datapath.strip_cookie is not None:
+            request.head = datapath.strip_cookie(request.head)
+        has_body = request.length > 0 or request.chunked
+        datapath.in_flight += 1
+        exchange = self._exchange = Exchange(
+            datapath, self, request, key, cookie, variant, now, has_body=has_body
+        )
+        self._limit = datapath.limits.body_timeout
+        if has_body:
+            self.deadline = now + self._limit
+            if request.chunked:
+                self._state = _CHUNKED
+                self._chunks = ChunkedDecoder()
+            else:
+                self._state = _LENGTH
+                self._left = request.length
+        else:
+            self._state = _ANSWER
+            self.deadline = now + datapath.limits.first_byte_timeout
+        exchange.start()
+        if has_body and self._buffer and self._exchange is exchange:
+            data, self._buffer = self._buffer, b""
+            self._body(data)
+        return True
+
+    def _secure(self, field: Callable[[bytes], bytes | None]) -> bool:
+        """Tell whether the client speaks https, to us or to a trusted proxy."""
+        if self._peer.proto == b"https":
+            return True
+        return self._peer.trusted and (field(b"x-forwarded-proto") or b"").lower() == b"https"
+
+    def _body(self, data: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        if self._state == _LENGTH:
+            left = self._left
+            if len(data) > left:
+                self._buffer = data[left:]
+                data = data[:left]
+            self._left = left = left - len(data)
+            if not left:
+                self._state = _ANSWER
+            exchange.request_body(data)
+            if not left and not exchange.cancelled:
+                exchange.request_end()
+            return
+        chunks = self._chunks
+        assert chunks is not None
+        try:
+            payload = chunks.feed(data)
+        except ChunkedError as error:
+            self._exchange = None
+            self._datapath.in_flight -= 1
+            exchange.client_gone()
+            self._refuse(Refusal(400, str(error)))
+            return
+        if chunks.done:
+            self._chunks = None
+            self._buffer = chunks.rest
+            self._state = _ANSWER
+        if payload:
+            exchange.request_body(payload)
+        if chunks.done and not exchange.cancelled:
+            exchange.request_end(chunks.trailers)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer with the proxy's own error and close."""
+        self._datapath.counters.proxy[counters.REFUSED + refusal.status] += 1
+        self.write(error_answer(refusal.status, refusal.reason, close=True))
+        self._linger()
+
+    # The exchange's side
+
+    def write(self, data: bytes) -> None:
+        """Write to the client."""
+        self._active = True
+        self.transport.write(data)
+
+    def pause(self) -> None:
+        """Read no more until ``resume``."""
+        if self._reading:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if not self._reading:
+            self._reading = True
+            self.transport.resume_reading()
+
+    def await_answer(self, now: float) -> None:
+        """The request is sent: from now on the upstream has ``first_byte_timeout``."""
+        self._active = False
+        self.deadline = now + self._datapath.limits.first_byte_timeout
+
+    def stream_answer(self, now: float, *, event_stream: bool) -> None:
+        """The head of the answer is written, its body will follow: watch that it does.
+
+        A stream of events may be silent for as long as it likes.
+        """
+        self.deadline = inf if event_stream else now + self._limit
+
+    def exchange_done(self, now: float, *, close: bool) -> None:
+        """The answer is written whole: close, or go on with the next request."""
+        self._exchange = None
+        datapath = self._datapath
+        datapath.in_flight -= 1
+        if close or datapath.draining:
+            if self._state == _ANSWER and not self._buffer:
+                self.close()
+            else:
+                self._linger()
+            return
+        self._state = _HEAD
+        self._active = False
+        self.deadline = now + datapath.limits.idle_timeout
+        if not self._reading:
+            self.resume()
+        if self._buffer:
+            self._process()
+
+    def break_off(self, *, framed: bool) -> None:
+        """The answer cannot be completed: close so that the client cannot take it for complete.
+
+        If it is not ``framed`` by length or chunks, only a reset can tell the client.
+        """
+        self._exchange = None
+        self._datapath.in_flight -= 1
+        self.close()
+        if not framed:
+            self.transport.abort()
+
+    def close(self) -> None:
+        """Close once everything is written."""
+        self._state = _CLOSED
+        self.deadline = monotonic() + self._datapath.limits.body_timeout
+        self.transport.close()
+
+    def _linger(self) -> None:
+        """Send no more, and throw away what the client still sends, for a short while."""
+        self._state = _LINGER
+        self._left = 1 << 20
+        self._buffer = b""
+        self._chunks = None
+        self.deadline = monotonic() + _LINGER_SECONDS
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+        self.resume()
+
+    # Tunnels
+
+    def switch(self) -> None:
+        """Become a tunnel; what the client sent too early goes first."""
+        self._state = _TUNNEL
+        self.deadline = inf
+        data, self._buffer = self._buffer, b""
+        if data and self._exchange is not None:
+            self._exchange.tunnel_send(data)
+        self.resume()
+
+    def tunnel_eof(self) -> None:
+        """The upstream sends no more."""
+        if self._half_closed and self._exchange is not None:
+            self._exchange.tunnel_over()
+            self.close()
+        else:
+            self._half_closed = True
+            self.transport.write_eof()
+
+    # Time
+
+    def sweep(self, now: float) -> None:
+        """Look at the deadline, which has passed: go on waiting if something moved, else time out."""
+        if self._full and self._state != _CLOSED:
+            unsent = self.transport.get_write_buffer_size()
+            if unsent != self._unsent:
+                self._active, self._unsent = True, unsent
+        if self._active and self._exchange is not None:
+            self._active = False
+            self.deadline = now + self._limit
+            return
+        self.deadline = inf
+        state = self._state
+        if state in (_LENGTH, _CHUNKED) and self._exchange is not None and self._reading:
+            exchange, self._exchange = self._exchange, None
+            self._datapath.in_flight -= 1
+            exchange.client_gone()
+            self._refuse(Refusal(408, "the request's body did not arrive in time"))
+        elif self._exchange is not None:
+            if self._full:
+                self.transport.abort()  # the client does not read
+            else:
+                self._exchange.timed_out()
+        elif state == _HEAD and self._buffer:
+            self._refuse(Refusal(408, "the request's head did not arrive in time"))
+        elif state == _HEAD:
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    def drain(self) -> None:
+        """The proxy is going away: close now if idle, else after the answer under way."""
+        if self._state == _HEAD and not self._buffer:
+            self.close()

@@ -1,0 +1,495 @@
+"""One request and its answer: routing, attempts, rescue, counting.
+
+A request's life, the plain case in one line each:
+
+    downstream reads a head        -> Exchange, routed by table and sticky key, counted as routed
+    endpoint gives a connection    -> the head is written upstream, the body follows as it comes
+    upstream reads the answer      -> ``answer`` writes it downstream, ``body`` the rest as it comes
+    the answer is complete         -> counted by status and latency, the connection goes back to the pool
+
+and what may come between:
+
+    a kept-alive connection was stale   -> once more, on a new connection, not counted
+    an endpoint of stable fails         -> another endpoint, if the request may be repeated
+    the canary fails                    -> counted against the canary, then answered by stable (rescue)
+    the client goes away                -> the upstream connection is closed, counted as client_closed
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from canaryproxy import counters, histogram
+from canaryproxy.counters import Reason
+from canaryproxy.proxy.chunked import encode_chunk, last_chunk
+from canaryproxy.proxy.errors import STATUS_OF, WORDS, error_answer
+from canaryproxy.proxy.headers import Request, Response
+from canaryproxy.routing import CANARY, STABLE
+
+if TYPE_CHECKING:
+    from canaryproxy.proxy.datapath import DataPath
+    from canaryproxy.proxy.downstream import Downstream
+    from canaryproxy.proxy.pool import Endpoint
+    from canaryproxy.proxy.upstream import Upstream
+
+_RESCUED_STATUSES: Final = frozenset((502, 503, 504))
+"""Answers of the canary that count as its failure to answer at all."""
+_FAILOVER: Final = frozenset(
+    (
+        Reason.CONNECT_REFUSED,
+        Reason.CONNECT_TIMEOUT,
+        Reason.CONNECT_FAILED,
+        Reason.DNS,
+        Reason.TLS,
+        Reason.RESET,
+    )
+)
+"""Failures for which another endpoint of the same variant is worth trying."""
+
+_CODES = counters.CODES
+_FINISHED = counters.FINISHED
+_FIRST_BYTE = counters.FIRST_BYTE
+_DURATION = counters.DURATION
+_FIRST_BYTE_SUM = counters.FIRST_BYTE + histogram.SUM
+_DURATION_SUM = counters.DURATION + histogram.SUM
+_bucket_index = histogram.bucket_index
+
+
+class Exchange:
+    """The state of one request, from its head to the last byte of its answer."""
+
+    __slots__ = (
+        "_answered_at",
+        "_body_done",
+        "_sent",
+        "_cells",
+        "_close",
+        "_continued",
+        "_counted",
+        "_cookie",
+        "_datapath",
+        "_down",
+        "_encode",
+        "_endpoint",
+        "_framed",
+        "_key",
+        "_received",
+        "_replay",
+        "_replay_size",
+        "_rescued",
+        "_started",
+        "_status",
+        "_tried",
+        "_upstream",
+        "cancelled",
+        "request",
+        "variant",
+    )
+
+    def __init__(
+        self,
+        datapath: DataPath,
+        down: Downstream,
+        request: Request,
+        key: bytes | None,
+        cookie: bytes,
+        variant: int,
+        now: float,
+        *,
+        has_body: bool,
+    ) -> None:
+        self._datapath = datapath
+        self._down = down
+        self.request = request
+        self.variant = variant
+        self._key = key
+        self._cookie = cookie
+        """The Set-Cookie line for the answer, or nothing."""
+        self._cells = cells = datapath.counters.variants[variant]
+        cells[counters.ROUTED] += 1
+        self._counted = False
+        self._started = self._received = now
+        self._answered_at = 0.0
+        """When the head of the answer came; 0 before."""
+        self._status = 0
+        self._body_done = not has_body
+        """The whole request was read from the client."""
+        self._sent = False
+        """Some of the request was written to an upstream."""
+        self._replay: list[bytes] | None = [] if has_body else None
+        """The body so far, as written upstream; ``None`` when there is none or it is too large to keep."""
+        self._replay_size = 0
+        self._upstream: Upstream | None = None
+        self._endpoint: Endpoint | None = None
+        self._tried: tuple[Endpoint, ...] = ()
+        self._rescued = False
+        self._continued = False
+        self._close = False
+        self._encode = False
+        """The answer is sent in chunks."""
+        self.cancelled = False
+        """The exchange is over: connections that come late are for others."""
+
+    def start(self) -> None:
+        """Send the request to an endpoint of its variant."""
+        self._attempt()
+
+    # Connections
+
+    def _attempt(self) -> None:
+        pool = self._datapath.pools[self.variant]
+        endpoint = pool.choose(self._key, self._tried)
+        if endpoint is None:
+            self._failed(Reason.NO_ENDPOINT)
+            return
+        self._endpoint = endpoint
+        endpoint.active += 1
+        endpoint.acquire(self)
+
+    def connected(self, upstream: Upstream) -> None:
+        if upstream.endpoint is not self._endpoint:
+            upstream.endpoint.release(upstream)  # it came too late: another variant answers
+            return
+        self._upstream = upstream
+        self._sent = True
+        head = self.request.head
+        if self._replay:
+            head += b"".join(self._replay)
+            if self._replay_size > self._datapath.replay_buffer:
+                self._replay = None
+            self._down.resume()
+        upstream.send(self, head)
+
+    def connect_failed(self, endpoint: Endpoint, reason: Reason) -> None:
+        if endpoint is self._endpoint:
+            self._failed(reason)
+
+    def _leave_endpoint(self) -> None:
+        if self._endpoint is not None:
+            self._endpoint.active -= 1
+            self._endpoint = None
+
+    def _drop_upstream(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.close()
+        self._leave_endpoint()
+
+    # The request's body, from downstream
+
+    def request_body(self, data: bytes) -> None:
+        """Pass on part of the request's body."""
+        if self.request.chunked:
+            data = encode_chunk(data)
+        self._send_body(data)
+
+    def request_end(self, trailers: bytes = b"") -> None:
+        """Learn that the request was read whole."""
+        if self.request.chunked:
+            self._send_body(last_chunk(trailers))
+        self._body_done = True
+        self._received = now = monotonic()
+        if not self._answered_at:
+            self._down.await_answer(now)
+
+    def _send_body(self, data: bytes) -> None:
+        upstream = self._upstream
+        replay = self._replay
+        if replay is not None:
+            replay.append(data)
+            self._replay_size += len(data)
+            if self._replay_size > self._datapath.replay_buffer:
+                if upstream is None:
+                    self._down.pause()  # until connected: then the body is let go
+                    return
+                self._replay = None
+        if upstream is not None:
+            upstream.transport.write(data)
+
+    # Flow control: whoever is full stops the other side from reading
+
+    def upstream_full(self) -> None:
+        self._down.pause()
+
+    def upstream_drained(self) -> None:
+        self._down.resume()
+
+    def downstream_full(self) -> None:
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def downstream_drained(self) -> None:
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    # The answer, from upstream
+
+    def interim(self, response: Response) -> None:
+        """Pass on a 1xx answer; 100 only once, whatever is tried again."""
+        if self.request.http10 or (response.status == 100 and self._continued):
+            return
+        if response.status == 100:
+            self._continued = True
+        self._down.write(response.line + response.block + b"\r\n")
+
+    def answer(
+        self, response: Response, body: bytes, *, complete: bool, trailers: bytes = b""
+    ) -> None:
+        """Take the head of the final answer and what came of its body with it."""
+        now = monotonic()
+        status = response.status
+        if (
+            status in _RESCUED_STATUSES
+            and self.variant == CANARY
+            and self._datapath.rescue
+            and self._repeatable()
+        ):
+            self._count(status, now, now)
+            upstream, self._upstream = self._upstream, None
+            assert upstream is not None
+            upstream.finish(reusable=complete and self._body_done)
+            self._leave_endpoint()
+            self._rescue()
+            return
+        self._status = status
+        self._answered_at = now
+        self._framed = True
+        request = self.request
+        end = self._datapath.answer_end
+        if (
+            response.length < 0
+            or self._cookie
+            or self._rescued
+            or request.http10
+            or not request.keep_alive
+            or not self._body_done
+            or self._datapath.draining
+        ):
+            end = self._answer_end(response)
+            if self._encode:
+                body = encode_chunk(body) if body else body
+                if complete:
+                    body += last_chunk(trailers)
+        head = response.line + response.block + end
+        self._down.write(head + body if body else head)
+        if complete:
+            self._complete(now)
+        else:
+            self._down.stream_answer(now, event_stream=b"text/event-stream" in response.block)
+
+    def _answer_end(self, response: Response) -> bytes:
+        """Return the fields that the proxy adds to this answer, and decide how its body is framed."""
+        request = self.request
+        lines = self._datapath.answer_end[:-2] + self._cookie
+        bodiless = response.status in (204, 304) or request.method == "HEAD"
+        self._close = not request.keep_alive or not self._body_done or self._datapath.draining
+        if response.length < 0 and not bodiless:
+            if request.http10:
+                self._close = True
+                self._framed = False
+            else:
+                self._encode = True
+        if self._encode or (response.chunked and bodiless and not request.http10):
+            lines += b"Transfer-Encoding: chunked\r\n"
+        if self._rescued and self._datapath.rescue_header:
+            lines += b"X-Canary-Rescued: 1\r\n"
+        if self._close:
+            lines += b"Connection: close\r\n"
+        elif request.http10:
+            lines += b"Connection: keep-alive\r\n"
+        return lines + b"\r\n"
+
+    def body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
+        """Take more of the answer's body."""
+        if self._encode:
+            data = encode_chunk(data) if data else data
+            if complete:
+                data += last_chunk(trailers)
+        if data:
+            self._down.write(data)
+        if complete:
+            self._complete(monotonic())
+
+    def _complete(self, now: float) -> None:
+        upstream, self._upstream = self._upstream, None
+        if not self._counted:
+            # Same as _count, written out: this is the end of every plain request.
+            cells = self._cells
+            cells[_CODES + self._status] += 1
+            cells[_FINISHED] += 1
+            waited = self._answered_at - self._received
+            if waited < 0.0:
+                waited = 0.0
+            took = now - self._started
+            cells[_FIRST_BYTE + _bucket_index(waited)] += 1
+            cells[_FIRST_BYTE_SUM] += int(waited * 1e6)
+            cells[_DURATION + _bucket_index(took)] += 1
+            cells[_DURATION_SUM] += int(took * 1e6)
+        elif self._rescued:
+            self._datapath.counters.canary[counters.RESCUED] += 1
+        endpoint = self._endpoint
+        if endpoint is not None:
+            endpoint.active -= 1
+            self._endpoint = None
+        self.cancelled = True
+        if upstream is not None:
+            upstream.finish(reusable=self._body_done)
+        self._down.exchange_done(now, close=self._close)
+
+    # Tunnels
+
+    def switched(self, response: Response, data: bytes) -> None:
+        """Take a 101 answer: from here on both sides are a tunnel of bytes, counted as its handshake."""
+        now = monotonic()
+        self._status = 101
+        self._answered_at = now
+        self._count(101, now, now)
+        self._datapath.counters.variants[self.variant][counters.TUNNELS_OPENED] += 1
+        lines = self._datapath.answer_end[:-2] + self._cookie
+        head = response.line + response.block + lines
+        head += b"Connection: upgrade\r\nUpgrade: " + response.upgrade + b"\r\n\r\n"
+        self._down.write(head + data)
+        self._down.switch()
+
+    def tunnel_data(self, data: bytes) -> None:
+        """Pass bytes from upstream to downstream."""
+        self._down.write(data)
+
+    def tunnel_send(self, data: bytes) -> None:
+        """Pass bytes from downstream to upstream."""
+        if self._upstream is not None:
+            self._upstream.transport.write(data)
+
+    def tunnel_eof(self) -> None:
+        """The upstream sends no more: tell the client, which may still send."""
+        self._down.tunnel_eof()
+
+    def tunnel_client_eof(self) -> None:
+        """The client sends no more: tell the upstream, which may still send."""
+        if self._upstream is not None:
+            self._upstream.transport.write_eof()
+
+    def tunnel_over(self) -> None:
+        """Both sides send no more: close the upstream's once it has everything."""
+        upstream, self._upstream = self._upstream, None
+        self._end_tunnel()
+        if upstream is not None:
+            upstream.end()
+
+    def tunnel_closed(self) -> None:
+        """The upstream side is closed: close the client's once it has everything."""
+        self._upstream = None
+        self._end_tunnel()
+        self._down.close()
+
+    def _end_tunnel(self) -> None:
+        if not self.cancelled:
+            self.cancelled = True
+            self._leave_endpoint()
+            self._datapath.counters.variants[self.variant][counters.TUNNELS_CLOSED] += 1
+
+    # What goes wrong
+
+    def upstream_failed(self, reason: Reason, *, stale: bool = False) -> None:
+        """The upstream's connection is of no more use, and its answer is not complete."""
+        self._upstream = None
+        endpoint = self._endpoint
+        assert endpoint is not None
+        if stale and self._may_resend():
+            endpoint.acquire(self, fresh=True)
+            return
+        if reason == Reason.RESET and not stale:
+            endpoint.failed()
+        self._failed(reason)
+
+    def timed_out(self) -> None:
+        """Nothing came from the upstream in time."""
+        self._failed(Reason.BODY_TIMEOUT if self._answered_at else Reason.FIRST_BYTE_TIMEOUT)
+
+    def client_gone(self) -> None:
+        """The client closed the connection: nobody waits for the answer."""
+        if self.cancelled:
+            return
+        if self._status == 101:
+            self._end_tunnel()
+        self.cancelled = True
+        self._drop_upstream()
+        if not self._counted:
+            self._counted = True
+            self._cells[counters.CLIENT_CLOSED] += 1
+            self._cells[_FINISHED] += 1
+
+    def _may_resend(self) -> bool:
+        """A stale connection: resend if nothing was answered and nothing can happen twice."""
+        return self._whole() and (self.request.idempotent or not self._sent)
+
+    def _repeatable(self) -> bool:
+        """The request can be sent again: nothing reached a server, or the method says so."""
+        return (
+            not self._answered_at and self._whole() and (self.request.idempotent or not self._sent)
+        )
+
+    def _whole(self) -> bool:
+        """All of the request that was read is still at hand."""
+        return self._replay is not None or (self._body_done and not self._replay_size)
+
+    def _failed(self, reason: Reason) -> None:
+        """An attempt failed: count it, then try what may still answer the client."""
+        self._datapath.counters.variants[self.variant][counters.ERRORS + reason] += 1
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.close()
+        endpoint = self._endpoint
+        self._leave_endpoint()
+        now = monotonic()
+        if self._answered_at:
+            self.cancelled = True
+            self._count(STATUS_OF[reason], self._answered_at, now)
+            self._down.break_off(framed=self._framed)
+            return
+        if self._repeatable():
+            if self.variant == CANARY and (self._datapath.rescue or reason == Reason.NO_ENDPOINT):
+                self._count(STATUS_OF[reason], now, now)
+                self._rescue()
+                return
+            if endpoint is not None and reason in _FAILOVER:
+                self._tried = (*self._tried, endpoint)
+                pool = self._datapath.pools[self.variant]
+                if len(self._tried) < 3 and pool.choose(self._key, self._tried) is not None:
+                    self._attempt()
+                    return
+        status = STATUS_OF[reason]
+        self._count(status, now, now)
+        self.cancelled = True
+        close = not self.request.keep_alive or not self._body_done or self._datapath.draining
+        self._down.write(
+            error_answer(
+                status,
+                WORDS[reason],
+                label=reason.label,
+                close=close,
+                head_only=self.request.method == "HEAD",
+                extra=self._cookie,
+            )
+        )
+        self._down.exchange_done(now, close=close)
+
+    def _rescue(self) -> None:
+        """Let stable answer in the canary's place; the canary's failure is counted already."""
+        self._rescued = True
+        self.variant = STABLE
+        self._tried = ()
+        self._sent = False
+        self._attempt()
+
+    def _count(self, status: int, answered: float, now: float) -> None:
+        """Count the request once, for the variant that it was routed to."""
+        if self._counted:
+            return
+        self._counted = True
+        cells = self._cells
+        cells[_CODES + status] += 1
+        cells[_FINISHED] += 1
+        counters.observe(cells, _FIRST_BYTE, max(answered - self._received, 0.0))
+        counters.observe(cells, _DURATION, now - self._started)

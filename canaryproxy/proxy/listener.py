@@ -1,0 +1,95 @@
+"""Listening sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+from canaryproxy.config import TcpAddress, UnixAddress
+
+_BACKLOG = 4096
+
+
+class ListenError(OSError):
+    """An address cannot be listened on; the text says which and why."""
+
+
+def listen(address: TcpAddress | UnixAddress, *, mode: int = 0o666) -> socket.socket:
+    """Return a listening, non-blocking socket on the address.
+
+    A TCP socket sets ``SO_REUSEADDR``, ``SO_REUSEPORT`` only where a later process of the same user may
+    join it, and keep-alive for its connections. A Unix socket replaces a dead socket at its path, never a
+    file of another kind or one that somebody serves; it gets the permissions ``mode``.
+    Raises ``ListenError``.
+    """
+    try:
+        if isinstance(address, UnixAddress):
+            return _listen_unix(address, mode)
+        return _listen_tcp(address)
+    except ListenError:
+        raise
+    except OSError as error:
+        raise ListenError(
+            error.errno, f"cannot listen on {address}: {error.strerror or error}"
+        ) from None
+
+
+def _listen_tcp(address: TcpAddress) -> socket.socket:
+    found = socket.getaddrinfo(
+        address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    family, kind, proto, _, name = found[0]
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family == socket.AF_INET6:
+            # Serve IPv4 too on [::], as nginx's and Envoy's users know to write 0.0.0.0 for that.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(name)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _listen_unix(address: UnixAddress, mode: int) -> socket.socket:
+    path = Path(address.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_dead(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        before = os.umask(0o777 & ~mode)  # so that it never exists with wider permissions
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(before)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove a socket at ``path`` that nobody serves."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ListenError(errno.EEXIST, f"cannot listen on {path}: a file is there already")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        else:
+            raise ListenError(errno.EADDRINUSE, f"cannot listen on {path}: somebody serves it")

@@ -1,0 +1,307 @@
+"""The endpoints of a variant: which one gets a request, and the connections kept open to each.
+
+An endpoint that fails to take connections is ejected: it gets no requests until a probe connection,
+tried after a growing pause, succeeds. No request is spent on finding out that it is still down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import random
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import aiohappyeyeballs
+import mmh3
+
+from canaryproxy.config import Endpoint as EndpointConfig
+from canaryproxy.config import Limits
+from canaryproxy.counters import Reason
+from canaryproxy.proxy.errors import reason_of
+
+if TYPE_CHECKING:
+    from canaryproxy.proxy.upstream import Upstream
+
+EJECT_AFTER = 3
+"""Failures to connect in a row after which an endpoint is ejected."""
+FIRST_PAUSE = 0.25
+"""Seconds until an ejected endpoint is probed; doubles with every failed probe."""
+LONGEST_PAUSE = 5.0
+"""Longest pause between probes in seconds."""
+DNS_TTL = 5.0
+"""Seconds for which a resolved name is used before it is looked up again."""
+
+_AddrInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
+
+
+class Caller(Protocol):
+    """Who asks an endpoint for a connection."""
+
+    cancelled: bool
+    """No longer wants it."""
+
+    def connected(self, upstream: Upstream) -> None:
+        """Take the connection; it is the caller's until released or closed."""
+
+    def connect_failed(self, endpoint: Endpoint, reason: Reason) -> None:
+        """Learn that there is none to be had from ``endpoint``."""
+
+
+class Endpoint:
+    """One endpoint: its open connections, and how it fares."""
+
+    __slots__ = (
+        "_addresses",
+        "_connect_protocol",
+        "_limits",
+        "_loop",
+        "_on_change",
+        "_pause",
+        "_resolved_at",
+        "_ssl",
+        "_tasks",
+        "_waiting",
+        "active",
+        "authority",
+        "closed",
+        "config",
+        "ejected",
+        "failures",
+        "idle",
+        "open",
+    )
+
+    def __init__(
+        self,
+        config: EndpointConfig,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        connect_protocol: Callable[[Endpoint], Upstream],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self.authority = str(config).partition("://")[2]
+        self.active = 0
+        """Requests that hold or wait for a connection of this endpoint."""
+        self.idle: list[Upstream] = []
+        """Connections to use again, the one used last at the end."""
+        self.open = 0
+        """Connections open or being opened."""
+        self.failures = 0
+        """Failures to connect since the last success."""
+        self.ejected = False
+        self.closed = False
+        self._limits = limits
+        self._loop = loop
+        self._connect_protocol = connect_protocol
+        self._on_change = on_change
+        self._pause = FIRST_PAUSE
+        self._waiting: deque[Caller] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ssl = ssl.create_default_context() if config.scheme == "https" else None
+        self._resolved_at = float("-inf")
+        self._addresses: list[_AddrInfo] = _literal(config.host, config.port)
+        if self._addresses:
+            self._resolved_at = float("inf")
+
+    def acquire(self, caller: Caller, *, fresh: bool = False) -> None:
+        """Give the caller a connection: at once if one is idle, else when one is opened or released.
+
+        ``fresh`` asks for a new connection, because an idle one just turned out to be stale.
+        """
+        if self.idle and not fresh:
+            caller.connected(self.idle.pop())
+        elif self.open < self._limits.max_endpoint_connections:
+            self._open(caller)
+        elif len(self._waiting) < self._limits.max_requests:
+            self._waiting.append(caller)
+        else:
+            caller.connect_failed(self, Reason.OVERFLOW)
+
+    def release(self, upstream: Upstream) -> None:
+        """Take back a connection that can carry another request."""
+        while self._waiting:
+            caller = self._waiting.popleft()
+            if not caller.cancelled:
+                caller.connected(upstream)
+                return
+        if len(self.idle) < self._limits.max_endpoint_idle and not self.closed:
+            self.idle.append(upstream)
+        else:
+            upstream.close()
+
+    def lost(self, upstream: Upstream) -> None:
+        """Learn that a connection is closed."""
+        self.open -= 1
+        if upstream in self.idle:
+            self.idle.remove(upstream)
+        while self._waiting and self.open < self._limits.max_endpoint_connections:
+            caller = self._waiting.popleft()
+            if not caller.cancelled:
+                self._open(caller)
+
+    def failed(self) -> None:
+        """Note a failure to connect, or a new connection closed unanswered; may eject the endpoint."""
+        self.failures += 1
+        if self.failures >= EJECT_AFTER and not self.ejected and not self.closed:
+            self.ejected = True
+            self._on_change()
+            self._loop.call_later(self._pause, self._probe)
+
+    def sweep(self, oldest: float) -> None:
+        """Close connections that have been idle since before ``oldest`` (monotonic seconds)."""
+        while self.idle and self.idle[0].idle_since < oldest:
+            self.idle.pop(0).close()
+
+    def close(self) -> None:
+        """Close idle connections and open no more for the pool; those in use close when released."""
+        self.closed = True
+        while self.idle:
+            self.idle.pop().close()
+
+    def _probe(self) -> None:
+        if not self.closed:
+            self._open(_Probe(self))
+
+    def _readmit(self) -> None:
+        self.failures = 0
+        self._pause = FIRST_PAUSE
+        if self.ejected:
+            self.ejected = False
+            self._on_change()
+
+    def _probe_failed(self) -> None:
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        if not self.closed:
+            self._loop.call_later(self._pause, self._probe)
+
+    def _open(self, caller: Caller) -> None:
+        self.open += 1
+        task = self._loop.create_task(self._connect(caller))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, caller: Caller) -> None:
+        try:
+            async with asyncio.timeout(self._limits.connect_timeout):
+                upstream = await self._dial()
+        except OSError as error:
+            self.open -= 1
+            if not isinstance(caller, _Probe):
+                self.failed()
+            caller.connect_failed(self, reason_of(error))
+            return
+        self._readmit()
+        if caller.cancelled:
+            self.release(upstream)
+        else:
+            caller.connected(upstream)
+
+    async def _dial(self) -> Upstream:
+        addresses = await self._resolve()
+        sock = await aiohappyeyeballs.start_connection(
+            addresses, happy_eyeballs_delay=0.25 if len(addresses) > 1 else None, loop=self._loop
+        )
+        try:
+            _, upstream = await self._loop.create_connection(
+                lambda: self._connect_protocol(self),
+                sock=sock,
+                ssl=self._ssl,
+                server_hostname=self.config.host if self._ssl else None,
+            )
+        except BaseException:  # the socket is ours until a transport owns it, cancelled or not
+            sock.close()
+            raise
+        return upstream
+
+    async def _resolve(self) -> list[_AddrInfo]:
+        """Return the addresses, another one first each time; the last known ones if DNS fails."""
+        now = self._loop.time()
+        if now - self._resolved_at >= DNS_TTL:
+            try:
+                found = await self._loop.getaddrinfo(
+                    self.config.host, self.config.port, type=socket.SOCK_STREAM
+                )
+            except socket.gaierror:
+                if not self._addresses:
+                    raise
+            else:
+                self._addresses = [(int(f), int(t), p, n, a) for f, t, p, n, a in found]  # type: ignore[misc]
+            self._resolved_at = now
+        addresses = self._addresses
+        if len(addresses) > 1:
+            self._addresses = addresses[1:] + addresses[:1]
+        return addresses
+
+
+class _Probe:
+    """Asks an ejected endpoint for a connection, in place of a request."""
+
+    __slots__ = ("_endpoint", "cancelled")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self.cancelled = False
+
+    def connected(self, upstream: Upstream) -> None:
+        self._endpoint.release(upstream)
+
+    def connect_failed(self, endpoint: Endpoint, reason: Reason) -> None:  # noqa: ARG002
+        self._endpoint._probe_failed()  # noqa: SLF001 - one class in two
+
+
+class Pool:
+    """The endpoints of one variant and how requests are spread over them."""
+
+    __slots__ = ("_by_hash", "endpoints", "usable")
+
+    def __init__(self, endpoints: Sequence[Endpoint], *, by_hash: bool) -> None:
+        self.endpoints = tuple(endpoints)
+        self.usable = self.endpoints
+        """The endpoints that are not ejected."""
+        self._by_hash = by_hash
+
+    def refresh(self) -> None:
+        """Learn that an endpoint was ejected or came back."""
+        self.usable = tuple(endpoint for endpoint in self.endpoints if not endpoint.ejected)
+
+    def choose(self, key: bytes | None, tried: Sequence[Endpoint] = ()) -> Endpoint | None:
+        """Return the endpoint for a request, or ``None`` if none is usable.
+
+        ``hash``: rendezvous hashing of the sticky key (Thaler & Ravishankar 1998), so that a session stays
+        on its endpoint and only those of a lost endpoint move. Otherwise, and for requests without a key,
+        the one with the fewest requests; above three endpoints the better of two drawn at random
+        (Mitzenmacher 2001), which is as even and does not grow with their number.
+        """
+        usable: Sequence[Endpoint] = self.usable
+        if tried:
+            usable = [endpoint for endpoint in usable if endpoint not in tried]
+        count = len(usable)
+        if count < 2:
+            return usable[0] if count else None
+        if self._by_hash and key is not None:
+            return max(
+                usable, key=lambda e: mmh3.hash(e.authority.encode() + b"\0" + key, signed=False)
+            )
+        if count > 3:
+            usable = random.sample(usable, 2)
+        best = usable[0]
+        for endpoint in usable:
+            if endpoint.active < best.active:
+                best = endpoint
+        return best
+
+
+def _literal(host: str, port: int) -> list[_AddrInfo]:
+    """Return the address of an IP literal, which needs no resolving, or nothing for a name."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return []
+    if address.version == 4:
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))]
+    return [(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0))]

@@ -1,0 +1,80 @@
+"""The sticky key of a request: read from a cookie, a header or the client's address; minted if absent."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+
+from canaryproxy.config import Sticky
+from canaryproxy.proxy.headers import Peer, Request
+from canaryproxy.routing import RouteTable
+
+KeyReader = Callable[[Request, Peer], bytes | None]
+"""Returns the sticky key of a request, or ``None`` if it carries none."""
+
+_RANDOM_BYTES = 16
+
+
+def cookie_finder(name: str) -> Callable[[bytes], bytes | None]:
+    """Return a function that takes the value of a Cookie field and returns that of cookie ``name``.
+
+    The first one wins (RFC 6265 §5.4 puts the most specific first); surrounding quotes are not part of
+    the value; an empty value counts as absent.
+    """
+    pattern = re.compile(rb"(?:^|;)[ \t]*" + re.escape(name.encode("latin-1")) + rb'="?([^;" \t]+)')
+
+    def find(cookies: bytes) -> bytes | None:
+        match = pattern.search(cookies)
+        return match[1] if match else None
+
+    return find
+
+
+def key_reader(sticky: Sticky) -> KeyReader:
+    """Return the function that reads the sticky key as configured."""
+    if sticky.header is not None:
+        header = sticky.header.lower().encode("latin-1")
+        return lambda request, _: request.field(header) or None
+    if sticky.address:
+        return lambda _, peer: peer.address.encode() or None
+    find = cookie_finder(sticky.cookie or "")
+    return lambda request, _: find(request.cookie) if request.cookie else None
+
+
+class CookieJar:
+    """Mints sticky cookies and writes them as ``Set-Cookie`` lines (RFC 6265 §4.1)."""
+
+    __slots__ = ("_attributes", "_name", "_secure")
+
+    def __init__(self, sticky: Sticky) -> None:
+        self._name = (sticky.cookie or "").encode("latin-1")
+        attributes = (
+            f"; Path=/; Max-Age={int(sticky.max_age)}; HttpOnly; SameSite={sticky.same_site}"
+        )
+        if sticky.domain:
+            attributes += f"; Domain={sticky.domain}"
+        self._attributes = attributes.encode("latin-1")
+        self._secure = sticky.same_site == "None"  # browsers drop SameSite=None without Secure
+
+    def mint(self, table: RouteTable) -> bytes:
+        """Return a new key: 128 random bits in hex, marked with the release if only new users enter."""
+        key = secrets.token_hex(_RANDOM_BYTES).encode()
+        return key + b"." + table.tag if table.new_sessions_only else key
+
+    def set_cookie(self, key: bytes, *, secure: bool) -> bytes:
+        """Return the ``Set-Cookie`` line with CRLF; ``secure``: the client speaks https."""
+        flag = b"; Secure" if secure or self._secure else b""
+        return b"Set-Cookie: " + self._name + b"=" + key + self._attributes + flag + b"\r\n"
+
+
+def cookie_stripper(name: str) -> Callable[[bytes], bytes]:
+    """Return a function that takes a head and returns it without cookie ``name`` in its Cookie fields."""
+    pair = re.compile(rb"(?:^|;)[ \t]*" + re.escape(name.encode("latin-1")) + rb"=[^;]*")
+    field = re.compile(rb"\r\n(?i:cookie):[ \t]*([^\r\n]*)")
+
+    def cut(match: re.Match[bytes]) -> bytes:
+        rest = pair.sub(b"", match[1]).lstrip(b"; \t")
+        return b"\r\nCookie: " + rest if rest else b""
+
+    return lambda head: field.sub(cut, head)

@@ -1,0 +1,144 @@
+"""Which variant a user gets: sticky key to bucket to variant, match rules, and the route table.
+
+The split is a threshold on a hash, so it is monotone: raising the weight moves only users from stable to
+canary, lowering it only back, and two replicas with the same table agree without talking.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import mmh3
+
+from canaryproxy.config import HeaderMatch, MatchRule, PathMatch
+
+STABLE = 0
+CANARY = 1
+VARIANTS = ("stable", "canary")
+"""Names of the variants; ``STABLE`` and ``CANARY`` index it."""
+
+BUCKETS = 10_000
+"""Users are divided into this many buckets: a resolution of 0.01 percent."""
+
+NO_KEY_BUCKET = BUCKETS - 1
+"""Bucket of a request without a sticky key: the last to move to the canary and the first to move back."""
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Header fields as received: pairs of name and value."""
+
+
+def bucket_of(salt: bytes, key: bytes) -> int:
+    """Return the bucket (0..9999) of a sticky key in the release with this salt.
+
+    MurmurHash3 x86 32-bit of ``salt + key`` with seed 0, modulo 10,000.
+    """
+    return mmh3.hash(salt + key, signed=False) % BUCKETS
+
+
+def release_tag(salt: bytes) -> bytes:
+    """Return eight hex digits that mark a sticky cookie as first seen in the release with this salt."""
+    return b"%08x" % mmh3.hash(b"release:" + salt, signed=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """All that the data path needs to know to route a request; replaced as a whole, never changed."""
+
+    weight: float = 0.0
+    """Percent of users on the canary, 0..100, resolution 0.01."""
+    salt: bytes = b""
+    """Text that belongs to one release."""
+    circuit_open: bool = False
+    """While open, every user goes to stable."""
+    new_sessions_only: bool = False
+    """Only users whose cookie carries ``tag`` may enter the canary."""
+    epoch: int = 0
+    """Grows with every table published."""
+    limit: int = field(init=False, default=0)
+    """Derived: buckets below this one are on the canary; 0 while the circuit is open."""
+    tag: bytes = field(init=False, default=b"")
+    """Derived: ``release_tag(salt)``."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limit", 0 if self.circuit_open else round(self.weight * 100))
+        object.__setattr__(self, "tag", release_tag(self.salt))
+
+    def variant_of(self, key: bytes | None) -> int:
+        """Return the variant of a user by sticky key; ``None`` means that the user has none."""
+        if key is None:
+            return CANARY if self.limit > NO_KEY_BUCKET else STABLE
+        if self.new_sessions_only and not key.endswith(self.tag):
+            return STABLE
+        return CANARY if mmh3.hash(self.salt + key, signed=False) % BUCKETS < self.limit else STABLE
+
+
+@dataclass(frozen=True, slots=True)
+class RequestView:
+    """The parts of a request that match rules look at."""
+
+    method: str
+    path: str
+    """Path of the target as received, without the query."""
+    headers: Headers
+    cookie: Callable[[str], str | None]
+    """Looks a cookie up by name."""
+
+
+Condition = Callable[[RequestView], bool]
+
+
+class MatchRules:
+    """The compiled ``split.match`` list: the first rule that matches forces its variant."""
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, rules: Iterable[MatchRule]) -> None:
+        self._rules = tuple((VARIANTS.index(rule.variant), _conditions(rule)) for rule in rules)
+
+    def __bool__(self) -> bool:
+        return bool(self._rules)
+
+    def variant_of(self, request: RequestView) -> int | None:
+        """Return the variant that the first matching rule forces, or ``None``."""
+        for variant, conditions in self._rules:
+            if all(condition(request) for condition in conditions):
+                return variant
+        return None
+
+
+def _conditions(rule: MatchRule) -> tuple[Condition, ...]:
+    conditions: list[Condition] = []
+    if rule.method is not None:
+        methods = frozenset(rule.method)
+        conditions.append(lambda request: request.method in methods)
+    if rule.path is not None:
+        path_test = _text_test(rule.path)
+        conditions.append(lambda request: path_test(request.path))
+    if rule.header is not None:
+        name, header_test = rule.header.name.lower().encode("latin-1"), _text_test(rule.header)
+        conditions.append(lambda request: _header_holds(request.headers, name, header_test))
+    if rule.cookie is not None:
+        cookie_name, cookie_test = rule.cookie.name, _text_test(rule.cookie)
+        conditions.append(lambda request: cookie_test(request.cookie(cookie_name)))
+    return tuple(conditions)
+
+
+def _header_holds(headers: Headers, name: bytes, test: Callable[[str | None], bool]) -> bool:
+    values = [value.decode("latin-1") for field, value in headers if field.lower() == name]
+    return any(map(test, values)) if values else test(None)
+
+
+def _text_test(match: HeaderMatch | PathMatch) -> Callable[[str | None], bool]:
+    """Return the test of one condition; it is given ``None`` for an absent header or cookie."""
+    present = getattr(match, "present", None)
+    if present is not None:
+        return lambda text: (text is not None) == present
+    if match.equals is not None:
+        return lambda text: text == match.equals
+    if match.prefix is not None:
+        prefix = match.prefix
+        return lambda text: text is not None and text.startswith(prefix)
+    pattern = re.compile(match.regex or "")
+    return lambda text: text is not None and pattern.search(text) is not None

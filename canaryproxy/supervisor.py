@@ -1,0 +1,121 @@
+"""Runs the proxy: sockets, data path, admin address, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import socket
+from pathlib import Path
+
+from canaryproxy.admin.app import AdminServer
+from canaryproxy.admin.metrics import CounterCollector, registry
+from canaryproxy.config import Config, UnixAddress
+from canaryproxy.counters import Counters
+from canaryproxy.proxy.datapath import DataPath
+from canaryproxy.proxy.listener import listen
+from canaryproxy.routing import RouteTable
+
+_log = logging.getLogger(__name__)
+
+_ADMIN_SOCKET_MODE = 0o600
+
+
+def first_table(config: Config) -> RouteTable:
+    """Return the route table that a configuration starts with.
+
+    With a release its first step's weight and its id as salt, else ``split.weight``; without a canary 0.
+    """
+    release = config.release
+    weight = config.split.weight if release is None else release.steps[0].weight
+    salt = config.split.salt
+    if salt is None:
+        salt = "" if release is None else release.id
+    return RouteTable(
+        weight=weight if config.variants.canary is not None else 0.0,
+        salt=salt.encode(),
+        new_sessions_only=config.split.admit == "new_sessions",
+        epoch=1,
+    )
+
+
+class Supervisor:
+    """One proxy in one process. Raises ``ListenError`` from ``start`` if an address is taken."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._unix_paths: list[Path] = []
+        self.counters = Counters()
+        self._stopping = asyncio.Event()
+
+    async def start(self) -> None:
+        """Listen and serve."""
+        config = self._config
+        raise_file_limit()
+        with contextlib.ExitStack() as opened:
+            sockets = [self._listen(address, opened) for address in config.listen]
+            admin_sockets = []
+            if config.admin.socket is not None:
+                admin_sockets.append(
+                    self._listen(UnixAddress(path=config.admin.socket), opened, _ADMIN_SOCKET_MODE)
+                )
+            if config.admin.listen is not None:
+                admin_sockets.append(self._listen(config.admin.listen, opened))
+            opened.pop_all()
+        self.datapath = DataPath(
+            config, asyncio.get_running_loop(), self.counters, first_table(config)
+        )
+        collector = CounterCollector([self.counters], lambda: self.datapath.table)
+        self._admin = AdminServer(registry(collector), lambda: not self.datapath.draining)
+        await self._admin.start(admin_sockets)
+        await self.datapath.serve(sockets)
+        for sock in sockets:
+            _log.info("listening on %s", _printable(sock))
+
+    def _listen(
+        self, address: object, opened: contextlib.ExitStack, mode: int = 0o666
+    ) -> socket.socket:
+        sock = opened.enter_context(listen(address, mode=mode))  # type: ignore[arg-type]
+        if isinstance(address, UnixAddress):
+            path = Path(address.path)
+            self._unix_paths.append(path)
+            opened.callback(path.unlink, missing_ok=True)
+        return sock
+
+    def stop(self) -> None:
+        """Ask ``run`` to drain and return; what SIGTERM and SIGINT do."""
+        self._stopping.set()
+
+    async def run(self) -> bool:
+        """Serve until ``stop``, then drain; returns whether every request in flight could end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        await self.start()
+        await self._stopping.wait()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        return await self.shut_down()
+
+    async def shut_down(self) -> bool:
+        """Stop accepting, let requests in flight end within ``limits.drain_timeout``, close."""
+        _log.info("draining: %d requests in flight", self.datapath.in_flight)
+        clean = await self.datapath.drain(self._config.limits.drain_timeout)
+        await self._admin.stop()
+        for path in self._unix_paths:
+            path.unlink(missing_ok=True)
+        return clean
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _printable(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else f"unix:{name}"
