@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -71,6 +72,9 @@ class Supervisor:
         self._admin = AdminServer(registry(collector), lambda: not self.datapath.draining)
         await self._admin.start(admin_sockets)
         await self.datapath.serve(sockets)
+        # What lives as long as the process need not be looked at by the collector again.
+        gc.collect()
+        gc.freeze()
         for sock in sockets:
             _log.info("listening on %s", _printable(sock))
 

@@ -12,7 +12,7 @@ from canaryproxy import counters
 from canaryproxy.proxy.chunked import ChunkedDecoder, ChunkedError
 from canaryproxy.proxy.errors import Refusal, error_answer
 from canaryproxy.proxy.exchange import Exchange
-from canaryproxy.proxy.headers import Peer, check_partial, find_head_end
+from canaryproxy.proxy.headers import check_partial, find_head_end
 from canaryproxy.routing import RequestView
 
 if TYPE_CHECKING:

@@ -318,14 +318,18 @@ class Exchange:
             cells = self._cells
             cells[_CODES + self._status] += 1
             cells[_FINISHED] += 1
-            waited = self._answered_at - self._received
-            if waited < 0.0:
-                waited = 0.0
             took = now - self._started
-            cells[_FIRST_BYTE + _bucket_index(waited)] += 1
-            cells[_FIRST_BYTE_SUM] += int(waited * 1e6)
-            cells[_DURATION + _bucket_index(took)] += 1
-            cells[_DURATION_SUM] += int(took * 1e6)
+            index = _bucket_index(took)
+            micros = int(took * 1e6)
+            cells[_DURATION + index] += 1
+            cells[_DURATION_SUM] += micros
+            waited = self._answered_at - self._received
+            if waited != took:
+                waited = max(waited, 0.0)
+                index = _bucket_index(waited)
+                micros = int(waited * 1e6)
+            cells[_FIRST_BYTE + index] += 1
+            cells[_FIRST_BYTE_SUM] += micros
         elif self._rescued:
             self._datapath.counters.canary[counters.RESCUED] += 1
         endpoint = self._endpoint

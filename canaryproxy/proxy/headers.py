@@ -41,7 +41,7 @@ _HOST = re.compile(
 )
 """``uri-host [ ":" port ]`` (RFC 9110 §7.2), not empty."""
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t \x21-\x7e\x80-\xff]*)?")
-_FORBIDDEN_IN_ANSWER = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\n[ \t]")
+_LEGAL_IN_LINE = bytes(b for b in range(256) if b == 0x09 or 0x20 <= b != 0x7F)
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
@@ -96,6 +96,9 @@ _NEVER_NOMINATED = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"close")
 )
 """Fields that ``Connection`` cannot name away: without them the message would change its meaning."""
+
+_CLOSE = [b"close"]
+"""What Connection mostly says when it says anything but keep-alive; it names no fields to drop."""
 
 _CACHED_NAMES = 512
 
@@ -378,7 +381,8 @@ class HeadParser:
                         raise Refusal(400, "unsupported Transfer-Encoding")
                     request.chunked = True
                 elif kind == _IS_CONNECTION:
-                    connection = (connection or []) + _tokens(value)
+                    if value != b"keep-alive":
+                        connection = (connection or []) + _tokens(value)
                 elif kind == _IS_EXPECT:
                     if not http10:  # which knows no expectations: RFC 9110 §10.1.1
                         if value.lower() != b"100-continue":
@@ -412,10 +416,9 @@ class HeadParser:
             raise Refusal(400, "malformed Host")
 
         extra = b""
-        if connection:
-            drop, extra = self._nominated(
-                request, fields, drop or [], connection, upgrade, trailers
-            )
+        if connection and connection != _CLOSE:
+            drop = _nominated(fields, drop or [], connection)
+            extra = _renewed(request, connection, upgrade, trailers)
         block = _without(head, line_end, fields, drop) if drop else head[line_end:-2]
         if absolute is not None:
             target, block = _origin_form(absolute, block, fields, drop)
@@ -445,35 +448,6 @@ class HeadParser:
         )
         return request
 
-    @staticmethod
-    def _nominated(
-        request: Request,
-        fields: Headers,
-        drop: list[tuple[bytes, bytes]],
-        connection: list[bytes],
-        upgrade: bytes,
-        trailers: bool,
-    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
-        """Drop what Connection names, and keep the upgrade and ``TE: trailers`` for the next hop."""
-        named = set(connection) - _NEVER_NOMINATED
-        drop = drop + [field for field in fields if field[0].lower() in named and field not in drop]
-        options, lines = [], b""
-        if (
-            upgrade
-            and b"upgrade" in named
-            and not (request.http10 or request.chunked or request.length)
-            and b"h2c" not in _tokens(upgrade)
-        ):
-            request.upgrade = True
-            options.append(b"upgrade")
-            lines += b"Upgrade: " + upgrade + b"\r\n"
-        if trailers and b"te" in named:
-            options.append(b"TE")
-            lines += b"TE: trailers\r\n"
-        if options:
-            lines += b"Connection: " + b", ".join(options) + b"\r\n"
-        return drop, lines
-
     def response(self, head: bytes) -> Response:
         """Check one complete answer head (with its empty line) and return it ready to forward.
 
@@ -483,8 +457,6 @@ class HeadParser:
         line = _STATUS_LINE.fullmatch(head, 0, line_end)
         if line is None:
             raise BrokenAnswer("malformed status line")
-        if _FORBIDDEN_IN_ANSWER.search(head):
-            raise BrokenAnswer("control bytes or folded lines in the head")
         try:
             messages, upgraded, _ = self._answers.feed_data(head)
             message = messages[0][0]
@@ -495,6 +467,11 @@ class HeadParser:
             self._answers.set_upgraded(False)
         if message.should_close:
             self._new_answer_parser()
+        fields = message.raw_headers
+        if head.translate(None, _LEGAL_IN_LINE) != b"\r\n" * (len(fields) + 2):
+            # llhttp takes more from servers than a client should be given: what is not a legal byte must
+            # be one CRLF for the status line, each field and the empty line.
+            raise BrokenAnswer("control bytes or folded lines in the head")
         response = Response()
         response.status = message.code
         http10 = line[1] == b"0"
@@ -503,9 +480,8 @@ class HeadParser:
         response.chunked = False
         response.upgrade = b""
         drop: list[tuple[bytes, bytes]] | None = None
-        connection: list[bytes] = []
+        connection: list[bytes] | None = None
         kind_of = self._answer_names.cached
-        fields = message.raw_headers
         for field in fields:
             name, value = field
             kind = kind_of(name)
@@ -527,7 +503,8 @@ class HeadParser:
                     raise BrokenAnswer("unsupported Transfer-Encoding")
                 response.chunked = True
             elif kind == _IS_CONNECTION:
-                connection += _tokens(value)
+                if value != b"keep-alive" or http10:
+                    connection = connection + _tokens(value) if connection else _tokens(value)
             elif kind == _IS_UPGRADE:
                 response.upgrade = value
             elif kind == _IS_LOOK_ALIKE:
@@ -536,12 +513,11 @@ class HeadParser:
             drop.append(field)
         if response.chunked and response.length >= 0:
             raise BrokenAnswer("both Content-Length and Transfer-Encoding")
-        response.keep_alive = b"keep-alive" in connection if http10 else b"close" not in connection
+        response.keep_alive = not http10
         if connection:
-            named = set(connection) - _NEVER_NOMINATED
-            drop = (drop or []) + [
-                field for field in fields if field[0].lower() in named and field not in (drop or [])
-            ]
+            response.keep_alive = b"keep-alive" in connection if http10 else b"close" not in connection
+            if connection != _CLOSE:
+                drop = _nominated(fields, drop or [], connection)
         response.block = _without(head, line_end, fields, drop) if drop else head[line_end:-2]
         return response
 
@@ -588,6 +564,37 @@ def _first_line(error: Exception) -> str:
 def _tokens(value: bytes) -> list[bytes]:
     """Split a comma-separated list of tokens, in lower case."""
     return [token for part in value.lower().split(b",") if (token := part.strip(b" \t"))]
+
+
+def _nominated(
+    fields: Headers, drop: list[tuple[bytes, bytes]], connection: list[bytes]
+) -> list[tuple[bytes, bytes]]:
+    """Return ``drop`` and the fields that Connection names (RFC 9110 §7.6.1)."""
+    named = frozenset(connection) - _NEVER_NOMINATED
+    return drop + [field for field in fields if field[0].lower() in named and field not in drop]
+
+
+def _renewed(request: Request, connection: list[bytes], upgrade: bytes, trailers: bool) -> bytes:
+    """Return the hop-by-hop fields that the next hop gets in its turn: Upgrade and ``TE: trailers``.
+
+    An upgrade to h2c is not passed on: inside that tunnel requests would escape routing.
+    """
+    options, lines = [], b""
+    if (
+        upgrade
+        and b"upgrade" in connection
+        and not (request.http10 or request.chunked or request.length)
+        and b"h2c" not in _tokens(upgrade)
+    ):
+        request.upgrade = True
+        options.append(b"upgrade")
+        lines += b"Upgrade: " + upgrade + b"\r\n"
+    if trailers and b"te" in connection:
+        options.append(b"TE")
+        lines += b"TE: trailers\r\n"
+    if options:
+        lines += b"Connection: " + b", ".join(options) + b"\r\n"
+    return lines
 
 
 def _without(head: bytes, line_end: int, fields: Headers, drop: list[tuple[bytes, bytes]]) -> bytes:
