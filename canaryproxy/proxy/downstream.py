@@ -135,7 +135,7 @@ class Downstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         state = self._state
-        if state == _HEAD or state == _ANSWER:  # noqa: PLR1714 - twice as quick as a tuple
+        if state == _HEAD or state == _ANSWER:
             self._buffer = self._buffer + data if self._buffer else data
             if state == _HEAD:
                 self._process(len(self._buffer) - len(data))
@@ -144,7 +144,7 @@ class Downstream(asyncio.Protocol):
         elif state == _TUNNEL:
             if self._exchange is not None:
                 self._exchange.tunnel_send(data)
-        elif state == _LENGTH or state == _CHUNKED:  # noqa: PLR1714
+        elif state == _LENGTH or state == _CHUNKED:
             self._active = True
             self._body(data)
         elif state == _LINGER:

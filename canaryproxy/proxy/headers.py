@@ -268,11 +268,11 @@ class HeadParser:
 
     __slots__ = (
         "_answer_names",
+        "_answers",
         "_loop",
         "_parser",
         "_request_names",
         "_requests",
-        "_answers",
         "via",
     )
 
@@ -515,7 +515,9 @@ class HeadParser:
             raise BrokenAnswer("both Content-Length and Transfer-Encoding")
         response.keep_alive = not http10
         if connection:
-            response.keep_alive = b"keep-alive" in connection if http10 else b"close" not in connection
+            response.keep_alive = (
+                b"keep-alive" in connection if http10 else b"close" not in connection
+            )
             if connection != _CLOSE:
                 drop = _nominated(fields, drop or [], connection)
         response.block = _without(head, line_end, fields, drop) if drop else head[line_end:-2]

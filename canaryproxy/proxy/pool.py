@@ -251,7 +251,7 @@ class _Probe:
         self._endpoint.release(upstream)
 
     def connect_failed(self, endpoint: Endpoint, reason: Reason) -> None:  # noqa: ARG002
-        self._endpoint._probe_failed()  # noqa: SLF001 - one class in two
+        self._endpoint._probe_failed()
 
 
 class Pool:

@@ -1,0 +1,49 @@
+# Every habit of the house. `make help` lists them; each sets itself up in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format unit bench-quick clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'canaryproxy needs Python 3.11 or later: make PYTHON=/path/to/python3.11'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+install: $(STAMP) ## set up .venv with everything that tests need
+
+demo: $(STAMP) ## a release gone wrong, live in this terminal, in under a minute
+	$(BIN)/canaryproxy demo
+
+test: lint unit ## what the gate runs: lint, types, import rules, all tests
+
+lint: $(BENCH_STAMP) ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(BENCH_STAMP) ## pytest
+	$(BIN)/pytest
+
+format: $(STAMP) ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench-quick: $(BENCH_STAMP) ## requests per second and CPU per request beside nginx, HAProxy, Envoy, Caddy (3 min)
+	$(BIN)/python -m bench.quick
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) build dist run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
