@@ -40,7 +40,7 @@ class DataPath:
         self.table = table
         self.limits = config.limits
         self.heads = HeadParser(loop, config.forwarded.via)
-        self.answer_end = self.heads.via + b"\r\n"
+        self.answer_end = self.heads.end
         """What ends the head of a plain answer: our fields and the empty line."""
         self.rescue = config.rescue.enabled
         self.rescue_header = config.rescue.header

@@ -68,7 +68,8 @@ def error_answer(
 
     The body is plain text: the status, the reason and a random request id that is also sent as
     ``X-Request-Id``. ``label`` is the machine-readable reason (``Reason.label``) and is sent as
-    ``X-Canaryproxy-Reason``; ``extra`` is more header lines with their CRLF. A 503 carries ``Retry-After: 1``.
+    ``X-Canaryproxy-Reason``; ``extra`` is more header lines with their CRLF. A 503 carries
+    ``Retry-After: 1``.
     """
     request_id = secrets.token_hex(8)
     phrase = HTTPStatus(status).phrase

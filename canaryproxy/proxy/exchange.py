@@ -248,7 +248,7 @@ class Exchange:
             self._count(status, now, now)
             upstream, self._upstream = self._upstream, None
             assert upstream is not None
-            upstream.finish(reusable=complete and self._body_done)
+            upstream.finish(now, reusable=complete and self._body_done)
             self._leave_endpoint()
             self._rescue()
             return
@@ -338,7 +338,7 @@ class Exchange:
             self._endpoint = None
         self.cancelled = True
         if upstream is not None:
-            upstream.finish(reusable=self._body_done)
+            upstream.finish(now, reusable=self._body_done)
         self._down.exchange_done(now, close=self._close)
 
     # Tunnels

@@ -273,12 +273,13 @@ class HeadParser:
         "_parser",
         "_request_names",
         "_requests",
-        "via",
+        "end",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, via: str) -> None:
         self._loop = loop
-        self.via = b"Via: 1.1 " + via.encode("latin-1") + b"\r\n"
+        self.end = b"Via: 1.1 " + via.encode("latin-1") + b"\r\n\r\n"
+        """What ends every head: our Via field and the empty line."""
         self._request_names = _Names(_REQUEST_KINDS)
         self._answer_names = _Names(_ANSWER_KINDS)
         self._new_request_parser()
@@ -415,6 +416,11 @@ class HeadParser:
         if host is not None and not _HOST.fullmatch(host):
             raise Refusal(400, "malformed Host")
 
+        if drop is None and absolute is None and host is not None and not http10:
+            # Nothing to take out, which is the common case: only append.
+            request.host = host
+            request.head = head[:-2] + peer.forwarding(host, None) + self.end
+            return request
         extra = b""
         if connection and connection != _CLOSE:
             drop = _nominated(fields, drop or [], connection)
@@ -442,8 +448,7 @@ class HeadParser:
                 block,
                 peer.forwarding(host, forwarding),
                 extra,
-                self.via,
-                b"\r\n",
+                self.end,
             )
         )
         return request
@@ -603,10 +608,10 @@ def _without(head: bytes, line_end: int, fields: Headers, drop: list[tuple[bytes
     """Return the field lines of ``head`` less those in ``drop``, the others byte for byte."""
     block = head[line_end:-2]
     for name, value in drop:
-        line = b"\r\n" + name + b": " + value + b"\r\n"
-        if line not in block:
+        shorter = block.replace(b"\r\n%b: %b\r\n" % (name, value), b"\r\n", 1)
+        if len(shorter) == len(block):
             break  # spelt with other white space: put the lines together anew
-        block = block.replace(line, b"\r\n", 1)
+        block = shorter
     else:
         return block
     return b"\r\n" + b"".join(b"%b: %b\r\n" % field for field in fields if field not in drop)

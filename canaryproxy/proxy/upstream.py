@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
 from canaryproxy.counters import Reason
@@ -77,14 +76,14 @@ class Upstream(asyncio.Protocol):
         """No byte of the current answer came yet."""
         return self._state == _HEAD and not self._buffer
 
-    def finish(self, *, reusable: bool) -> None:
+    def finish(self, now: float, *, reusable: bool) -> None:
         """End the exchange: back to the pool if the answer was read whole and ``reusable``, else close."""
         exchange_over = self._state == _IDLE
         self._exchange = None
         self.served += 1
         if reusable and exchange_over and self._reusable and not self.transport.is_closing():
             self.resume()
-            self.idle_since = monotonic()
+            self.idle_since = now
             self.endpoint.release(self)
         else:
             self.close()
