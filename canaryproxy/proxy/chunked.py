@@ -8,6 +8,7 @@ message's fields, and it copies each body through a stream. Chunk extensions are
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 MAX_LINE = 4096
 """Longest chunk-size line in bytes, extensions included."""
@@ -60,6 +61,9 @@ class ChunkedError(ValueError):
     """The bytes are not a chunked body; the text says what is wrong."""
 
 
+_Step = Callable[["ChunkedDecoder", bytes, int, list[bytes]], int]
+
+
 class ChunkedDecoder:
     """Decodes one chunked body, fed with arbitrary slices of it.
 
@@ -72,7 +76,7 @@ class ChunkedDecoder:
     def __init__(self) -> None:
         self._left = 0
         self._pending = b""
-        self._reading = ChunkedDecoder._size
+        self._reading: _Step = ChunkedDecoder._size
         self.done = False
         self.rest = b""
         self.trailers = b""

@@ -47,7 +47,7 @@ class DataPath:
         self.replay_buffer = config.rescue.replay_buffer
         sticky = config.split.sticky
         self.read_key = key_reader(sticky)
-        own_cookie = sticky.cookie is not None and sticky.set
+        own_cookie = sticky.cookie is not None and sticky.set_
         self.jar = CookieJar(sticky) if own_cookie else None
         self.strip_cookie: Callable[[bytes], bytes] | None = None
         if sticky.cookie is not None and not sticky.forward:
@@ -122,7 +122,7 @@ class DataPath:
         """Accept connections on the listening sockets."""
         for sock in sockets:
             self._servers.append(
-                await self._loop.create_server(lambda: Downstream(self), sock=sock)  # type: ignore[arg-type]
+                await self._loop.create_server(lambda: Downstream(self), sock=sock)
             )
         self._sweeper = self._loop.call_later(self._sweep_every, self._sweep)
 
