@@ -74,7 +74,8 @@ def parse(text: str, *, file: str) -> Config:
         try:
             config = Config.model_validate(document.value)
         except ValidationError as error:
-            problems.extend(_problems(document, error.errors()))
+            unread = {problem.path for problem in problems}
+            problems.extend(p for p in _problems(document, error.errors()) if p.path not in unread)
     if config is None or problems:
         unique = {(p.line, p.column, p.path, p.message): p for p in problems}
         raise ConfigError(tuple(unique[key] for key in sorted(unique, key=_order)))
@@ -134,15 +135,22 @@ def _problems(document: Document, details: list[ErrorDetails]) -> Iterable[Probl
     details = [detail for detail in details if detail["type"] != "too_short" or not detail["input"]]
     yield from (_problem(document, detail) for detail in details)
     rest = document.value
-    for detail in details:
-        if detail["type"] not in ("together", "missing"):
-            rest = _without(rest, _path(document, detail["loc"]))
+    broken = [_path(document, detail["loc"]) for detail in details if detail["type"] != "together"]
+    for path in broken:
+        rest = _without(rest, path)
     try:
         Config.model_validate(rest)
     except ValidationError as error:
         for detail in error.errors():
-            if detail["type"] == "together":
+            section = _path(document, detail["loc"])
+            about_all = not detail.get("ctx", {}).get("field")
+            if detail["type"] == "together" and not (about_all and _is_above(section, broken)):
                 yield _problem(document, detail)
+
+
+def _is_above(section: Path, broken: list[Path]) -> bool:
+    """Tell whether a broken field stands in the section, so that the section seems to lack it."""
+    return any(path[: len(section)] == section for path in broken)
 
 
 def _without(value: Any, path: Path) -> Any:
@@ -177,7 +185,7 @@ def _problem(document: Document, detail: ErrorDetails) -> Problem:
     if kind == "unit":
         expected = str(context["allowed"])
     elif kind in ("too_short", "string_too_short"):
-        expected = "at least one entry"
+        return document.problem(path, "expected at least one entry, found none")
     elif kind == "literal_error":
         expected = str(context["expected"]).replace("'", "")
         close = get_close_matches(str(value), expected.replace(" or ", ", ").split(", "), 1)

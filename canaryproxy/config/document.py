@@ -59,7 +59,7 @@ def read(text: str, file: str) -> Document:
     except yaml.reader.ReaderError as error:
         before = text[: error.position] if isinstance(error.position, int) else ""
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        message = f"not valid YAML: character {error.character!r} is not allowed"
+        message = f"not valid YAML: character U+{_code(error.character):04X} is not allowed"
         document.problems.append(Problem(file, line, column, (), message))
         return document
     except RecursionError:
@@ -88,9 +88,7 @@ class _Reader:
             return None
         if isinstance(node, ScalarNode):
             return self._scalar(node, place, path)
-        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.endswith(
-            ("python/tuple", "set", "omap", "pairs")
-        ):
+        if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
             self._problem(place, path, f"the tag {node.tag} is not allowed")
             return None
         self._open.add(id(node))
@@ -141,3 +139,7 @@ class _Reader:
 
     def _problem(self, place: tuple[int, int], path: Path, message: str) -> None:
         self._document.problems.append(Problem(self._document.file, *place, path, message))
+
+
+def _code(character: int | str) -> int:
+    return character if isinstance(character, int) else ord(character)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,8 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_plain_validator_function
 
 from canaryproxy.config import units
 from canaryproxy.config.units import Endpoint, TcpAddress, UnixAddress
@@ -95,6 +97,27 @@ Name = Annotated[
     WithJsonSchema(_text_schema(r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$")),
 ]
 Regex = Annotated[str, _checked(units.regex), WithJsonSchema({"type": "string", "maxLength": 512})]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """Text that matches ``pattern``; ``words`` say it to people."""
+
+    pattern: str
+    words: str
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
+        return no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, _core: CoreSchema, _handler: Any) -> dict[str, Any]:
+        return _text_schema(f"^(?:{self.pattern})$")
+
+    def _check(self, value: object) -> str:
+        if isinstance(value, str) and re.fullmatch(self.pattern, value):
+            return value
+        raise PydanticCustomError("unit", "{allowed}", {"allowed": self.words})
+
+
 VariantName = Literal["stable", "canary"]
 
 
@@ -246,8 +269,18 @@ class PathMatch(_Section):
         return self
 
 
+_Method = Annotated[str, _Form(r"[A-Z][A-Z-]*", "a method in capitals, such as GET")]
+_ReleaseId = Annotated[str, _Form(r"[A-Za-z0-9._:-]{1,64}", "1 to 64 letters, digits and . _ : -")]
+_OutcomeName = Annotated[
+    str, _Form(r"[A-Za-z_][A-Za-z0-9_]{0,63}", "1 to 64 letters, digits and _")
+]
+_Pointer = Annotated[
+    str, _Form(r"(/([^~]|~[01])*)*", "a JSON pointer (RFC 6901), such as /results")
+]
+_WebUrl = Annotated[str, _Form(r"https?://[^\s/]+(/\S*)?", "a URL with http:// or https://")]
+
 Methods = Annotated[
-    tuple[Annotated[str, Field(pattern=r"^[A-Z][A-Z-]*$")], ...],
+    tuple[_Method, ...],
     BeforeValidator(_one_or_more, json_schema_input_type=str | tuple[str, ...]),
 ]
 
@@ -297,9 +330,7 @@ class Step(_Section):
 class Release(_Section):
     """One attempt to move from stable to canary."""
 
-    id: str = Field(
-        pattern=r"^[A-Za-z0-9._:-]{1,64}$", description="Its name; also the salt of the split."
-    )
+    id: _ReleaseId = Field(description="Its name; also the salt of the split.")
     steps: tuple[Step, ...] = Field(min_length=1, description="The plan; weights rise.")
     promote: Literal["bake", "proof", "manual"] = Field(
         "bake", description="What lets a step be left by itself."
@@ -366,7 +397,7 @@ class OutcomeMatch(_Section):
 class JsonWhen(_Section):
     """A condition on a value in a JSON body."""
 
-    pointer: str = Field(pattern=r"^(/([^~]|~[01])*)*$", description="RFC 6901, such as /results.")
+    pointer: _Pointer = Field(description="RFC 6901, such as /results.")
     is_: Literal["empty", "missing", "present", "null", "true", "false", "zero"] | None = Field(
         None, alias="is"
     )
@@ -433,9 +464,7 @@ class Judge(_Section):
     metrics: Metrics = Field(
         default_factory=lambda: Metrics(errors=Errors(), latency=Latency(), throughput=Throughput())
     )
-    outcomes: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], Outcome] = (
-        Field(default_factory=dict)
-    )
+    outcomes: dict[_OutcomeName, Outcome] = Field(default_factory=dict)
     guard_rails: GuardRails | None = None
     cooldown: Duration | None = Field(
         None, description="After a trip, probe the canary again after this long."
@@ -502,7 +531,7 @@ class Forwarded(_Section):
 class Webhook(_Section):
     """Where to tell what happens."""
 
-    webhook: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$", description="URL to POST to.")
+    webhook: _WebUrl = Field(description="URL to POST to.")
 
 
 class Config(_Section):
