@@ -1,0 +1,145 @@
+"""The quick comparison: small answers, kept-alive connections, one core for each proxy.
+
+Needs Linux with wrk; takes about two and a half minutes. Proxies that are not installed are named
+in the report. Example: python -m bench.quick --only ours,nginx --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from bench import cores, goals, machine, measure, report, summary, wrk
+from bench.loads import LOADS
+from bench.measure import Plan
+from bench.peers import PEERS
+from bench.process import StartError
+
+EXIT_GOAL = 1
+EXIT_CANNOT_RUN = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status.
+
+    0: done; 1: with --require, a goal is not met; 2: it cannot run; 130: interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        wrk.find()
+        found = _run(arguments, argv if argv is not None else sys.argv[1:])
+    except (wrk.WrkError, StartError) as error:
+        _say(f"bench: {error}")
+        return EXIT_CANNOT_RUN
+    except KeyboardInterrupt:
+        _say("bench: interrupted; everything that was started has been stopped")
+        return EXIT_INTERRUPTED
+    print(report.markdown(found))
+    if arguments.json is not None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(report.as_json(found), indent=1) + "\n")
+    if arguments.require:
+        problems = goals.unmet(found.rows, found.ratios)
+        for problem in problems:
+            _say(f"bench: required: {problem}")
+        return EXIT_GOAL if problems else 0
+    return 0
+
+
+def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> report.Report:
+    load = dataclasses.replace(LOADS[arguments.load], connections=arguments.connections)
+    plan = Plan(load=load, rounds=arguments.rounds, seconds=arguments.seconds, cores=cores.choose())
+    peers = [peer for name, peer in PEERS.items() if name in arguments.only]
+    described = machine.describe()
+    with tempfile.TemporaryDirectory(prefix="canaryproxy-bench-") as folder:
+        measured = measure.measure(peers, plan, Path(folder), _say)
+    ours = measured.samples.get("ours")
+    ratios = {
+        name: ratio
+        for name, samples in measured.samples.items()
+        if ours and name != "ours" and (ratio := summary.ratio(ours, samples)) is not None
+    }
+    return report.Report(
+        command=shlex.join(["python", "-m", "bench.quick", *argv]),
+        machine=described,
+        titles={peer.name: peer.title for peer in peers},
+        plan=plan,
+        measured=measured,
+        rows={name: summary.row(samples) for name, samples in measured.samples.items()},
+        ratios=ratios,
+        goals=goals.GOALS,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.quick",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--only",
+        type=_names,
+        default=list(PEERS),
+        metavar="NAMES",
+        help=f"comma-separated, of: {', '.join(PEERS)} (default: all)",
+    )
+    parser.add_argument("--rounds", type=_positive, default=3, help="default: %(default)s")
+    parser.add_argument(
+        "--seconds", type=_positive, default=5, help="length of a sample (default: %(default)s)"
+    )
+    parser.add_argument("--connections", type=_positive, default=32, help="default: %(default)s")
+    parser.add_argument(
+        "--load",
+        choices=list(LOADS),
+        default="users",
+        help="; ".join(f"{load.name}: {load.description}" for load in LOADS.values())
+        + " (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures as JSON")
+    parser.add_argument(
+        "--require",
+        action="store_true",
+        help="exit status 1 unless ours reaches in requests/s per core: "
+        + ", ".join(f"{goal.factor:g} x {goal.peer}" for goal in goals.GOALS),
+    )
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"unknown: {', '.join(unknown)}; there are: {', '.join(PEERS)}"
+        )
+    return names
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(main())

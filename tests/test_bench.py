@@ -1,0 +1,238 @@
+"""The benchmark's own arithmetic, its peers' configuration, and one very short real run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench import cores, cputime, goals, quick, report, summary, wrk
+from bench.cores import Cores
+from bench.loads import LOADS
+from bench.measure import Measured, Plan, Sample
+from bench.peers import PEERS, Site
+from bench.peers.caddy import prefixes
+from bench.process import StartError, running, start
+
+WRK_OUTPUT = """\
+Running 1s test @ http://127.0.0.1:31000/
+  1 threads and 32 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency   335.39us  134.42us   2.64ms   83.31%
+    Req/Sec    80.71k     1.39k   81.64k    90.91%
+  88257 requests in 1.10s, 21.55MB read
+Requests/sec:  80246.03
+Transfer/sec:     19.59MB
+RESULT {"requests": 88257, "bytes": 22593792, "duration_us": 1099830, "p50_us": 326, \
+"p99_us": 530, "p999_us": 2380, "max_us": 2640, "connect": 0, "read": 1, "write": 0, "status": 2, \
+"timeout": 0}
+"""
+
+
+def sample(name: str, *, cpu_us: float | None, requests: int = 10_000, number: int = 0) -> Sample:
+    return Sample(
+        name=name,
+        round=number,
+        wrk=replace(wrk.parse(WRK_OUTPUT), requests=requests, seconds=1.0, errors={"status": 0}),
+        cpu_seconds=None if cpu_us is None else cpu_us * requests / 1e6,
+        wall_seconds=1.0,
+        proxy_core_busy=1.0,
+        load_core_busy=0.5,
+    )
+
+
+def test_wrk_output_is_read() -> None:
+    result = wrk.parse(WRK_OUTPUT)
+    assert (result.requests, result.seconds, result.p999_us) == (88257, 1.09983, 2380)
+    assert result.error_count == 3
+
+
+def test_wrk_output_without_result_is_an_error() -> None:
+    with pytest.raises(wrk.WrkError, match="unable to connect"):
+        wrk.parse("unable to connect to 127.0.0.1:1 Connection refused\n")
+
+
+def test_missing_wrk_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert quick.main([]) == quick.EXIT_CANNOT_RUN
+    assert "apt-get install wrk" in capsys.readouterr().err
+
+
+def test_users_are_distinct_and_the_same_in_every_run() -> None:
+    load = LOADS["users"]
+    assert len(set(load.cookies())) == 1000
+    assert load.cookies() == load.cookies()
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_configuration_names_its_ports_and_the_weight(name: str, tmp_path: Path) -> None:
+    site = Site(folder=tmp_path, port=18101, stable=18102, canary=18103, weight=10.0)
+    peer = PEERS[name]
+    text = peer.render_config(site)
+    if not text:  # configured by its command line
+        assert "18101" in peer.command(site, tmp_path / "config")
+        return
+    for port in ("18101", "18102", "18103"):
+        assert port in text
+    weights = {
+        "ours": "weight: 10.0",
+        "nginx": "10% canary;",
+        "haproxy": "lt 1000 }",
+        "envoy": '"weight": 9000',
+        "caddy": '"canary_id=19*"',
+    }
+    assert weights[name] in text
+    if name in {"ours", "envoy", "caddy"}:
+        assert isinstance(yaml.safe_load(text), dict)
+
+
+@pytest.mark.parametrize(("weight", "ids"), [(0, 0), (10, 26), (50, 128), (100, 256)])
+def test_caddy_prefixes_cover_the_weight(weight: float, ids: int) -> None:
+    found = prefixes(weight)
+    assert sum(16 if len(prefix) == 1 else 1 for prefix in found) == ids
+    assert len(set(found)) == len(found)
+
+
+def test_row_has_medians_and_spread() -> None:
+    row = summary.row([sample("nginx", cpu_us=cpu) for cpu in (10.0, 30.0, 20.0)])
+    assert row.cpu_us is not None
+    assert asdict(row.cpu_us) == pytest.approx({"median": 20, "low": 10, "high": 30})
+    assert row.requests_per_core_second is not None
+    assert row.requests_per_core_second.median == pytest.approx(50_000)
+    assert row.limited_by == "proxy core"
+
+
+def test_ratio_is_taken_round_by_round() -> None:
+    ours = [sample("ours", cpu_us=20.0), sample("ours", cpu_us=40.0)]
+    envoy = [sample("envoy", cpu_us=40.0), sample("envoy", cpu_us=60.0)]
+    ratio = summary.ratio(ours, envoy)
+    assert ratio is not None
+    assert asdict(ratio.requests_per_core_second) == pytest.approx(
+        {"median": 1.75, "low": 1.5, "high": 2.0}
+    )
+    assert summary.ratio(ours[:1], [sample("direct", cpu_us=None)]) is None
+
+
+def test_goals_name_what_is_missed_or_not_measured() -> None:
+    samples = {
+        name: [sample(name, cpu_us=cpu)]
+        for name, cpu in (("ours", 20.0), ("plain", 90.0), ("envoy", 31.0))
+    }
+    rows = {name: summary.row(of) for name, of in samples.items()}
+    ratios = {
+        name: ratio
+        for name, of in samples.items()
+        if (ratio := summary.ratio(samples["ours"], of)) is not None
+    }
+    plain, nginx = goals.unmet(rows, ratios)
+    assert "4.50 × plain" in plain
+    assert "nginx was not measured" in nginx
+    assert goals.unmet({}, {}) == ["ours was not measured"]
+
+
+def test_report_names_errors_missing_peers_and_a_full_load_core() -> None:
+    nginx = replace(sample("nginx", cpu_us=10.0), load_core_busy=0.99)
+    broken = sample("envoy", cpu_us=40.0)
+    broken = replace(broken, wrk=replace(broken.wrk, errors={"status": 7}))
+    measured = Measured(
+        samples={"nginx": [nginx], "envoy": [broken]},
+        missing={"caddy": "caddy is not installed (apt-get install caddy)"},
+        versions={"wrk": "4.1.0", "nginx": "1.22.1"},
+        canary_shares={"nginx": 0.104},
+        upstream="nginx 1.22.1",
+    )
+    text = report.markdown(
+        report.Report(
+            command="python -m bench.quick",
+            machine={
+                "cpu": "x",
+                "cores": "2",
+                "kernel": "Linux",
+                "python": "3",
+                "load average": "0",
+            },
+            titles={"nginx": "nginx, one worker"},
+            plan=Plan(load=LOADS["users"], rounds=1, seconds=1, cores=Cores(proxy=1, load=0)),
+            measured=measured,
+            rows={name: summary.row(of) for name, of in measured.samples.items()},
+            ratios={},
+            goals=goals.GOALS,
+        )
+    )
+    assert "| **7** |" in text
+    assert "not comparable: envoy (7)" in text
+    assert "**Missing: caddy**: caddy is not installed (apt-get install caddy)" in text
+    assert "wrk and upstream was full with nginx: their requests/s are a lower bound" in text
+
+
+def test_core_times_are_read() -> None:
+    before = cores.read(1, "cpu  9 9 9 9 9 9 9 9 0 0\ncpu1 10 0 10 80 0 0 0 0 0 0\n")
+    after = cores.read(1, "cpu1 20 0 20 100 20 5 5 10 0 0\n")
+    assert cores.busy_share(before, after) == pytest.approx(0.5)
+
+
+def test_cpu_time_of_a_tree_counts_children(tmp_path: Path) -> None:
+    spin = (
+        "import time\nwhile time.process_time() < 0.1: pass\nprint('x', flush=True)\ntime.sleep(60)"
+    )
+    parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    with running() as started:
+        one = start(
+            "one", [sys.executable, "-c", parent, spin], core=cores.choose().load, folder=tmp_path
+        )
+        started.append(one)
+        one.wait_until(lambda: bool(one.tail()), 10)
+        child = cputime.tree(one.pid)[1:]
+        assert len(child) == 1
+        assert cputime.of_tree(one.pid) >= cputime.of_tree(child[0]) >= 90_000_000
+        os.kill(child[0], signal.SIGTERM)
+
+
+def test_a_process_that_ends_early_is_reported_with_its_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit('no such setting')"]
+    with running() as started:
+        one = start("one", command, core=cores.choose().load, folder=tmp_path)
+        started.append(one)
+        with pytest.raises(StartError, match=r"one ended with status 1: no such setting"):
+            one.wait_until(lambda: False, 10)
+
+
+def test_short_real_run_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shutil.which("wrk"), wrk.HINT
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    file = tmp_path / "out.json"
+    arguments = ["--only", "plain", "--rounds", "1", "--seconds", "1", "--json", str(file)]
+    assert quick.main([*arguments, "--require"]) == quick.EXIT_GOAL
+    printed = capsys.readouterr()
+    assert "ours was not measured" in printed.err
+    assert "| plain |" in printed.out
+    found = json.loads(file.read_text())
+    assert found["missing"] == {}
+    plain, direct = found["peers"]["plain"], found["peers"]["direct"]
+    assert plain["errors"] == direct["errors"] == 0
+    assert plain["requests"] > 100
+    assert direct["requests"] > plain["requests"]
+    assert plain["cpu_us"]["median"] > 1
+    assert direct["cpu_us"] is None
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+    left = [folder for folder in Path("/proc").glob("[0-9]*") if _is_inside(folder, tmp_path)]
+    assert not left, "still running"
+
+
+def _is_inside(process: Path, folder: Path) -> bool:
+    try:
+        return str((process / "cwd").readlink()).startswith(str(folder))
+    except OSError:
+        return False
