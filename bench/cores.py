@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _IDLE_FIELDS = (3, 4)  # idle and iowait, of: user nice system idle iowait irq softirq steal
-_STEAL_FIELD = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,6 @@ class CoreTime:
 
     busy: int
     idle: int
-    stolen: int
 
 
 def busy_share(before: CoreTime, after: CoreTime) -> float:
@@ -53,5 +51,5 @@ def read(core: int, stat: str | None = None) -> CoreTime:
         if name == f"cpu{core}":
             ticks = [int(field) for field in fields[:8]]  # the rest is part of user and nice
             idle = sum(ticks[i] for i in _IDLE_FIELDS)
-            return CoreTime(busy=sum(ticks) - idle, idle=idle, stolen=ticks[_STEAL_FIELD])
+            return CoreTime(busy=sum(ticks) - idle, idle=idle)
     raise ValueError(f"/proc/stat knows no core {core}")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 
 def describe() -> dict[str, str]:
-    """Return processor, usable cores, kernel, Python and the load average before the run."""
+    """Return processor, usable cores, kernel, TCP congestion control, Python and load average."""
     return {
         "cpu": cpu_model(Path("/proc/cpuinfo").read_text()),
         "cores": str(len(os.sched_getaffinity(0))),
         "kernel": f"{platform.system()} {platform.release()}",
+        "tcp": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "load average": f"{os.getloadavg()[0]:.2f}",
     }

@@ -162,8 +162,8 @@ def _start(peer: Peer, site: Site, plan: Plan, started: list[Process]) -> Target
     )
     started.append(running)
     running.wait_until(lambda: probe.answers(site.port), READY_SECONDS)
-    split = probe.check(site.port, plan.weight if peer.splits else None)
-    return Target(peer.name, site.port, running, split.canary_share if peer.splits else None)
+    share = probe.check(site.port, plan.weight if peer.splits else None)
+    return Target(peer.name, site.port, running, share if peer.splits else None)
 
 
 def _rounds(

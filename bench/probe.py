@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-from dataclasses import dataclass
 
 from bench.loads import ANSWER_BYTES, LOADS
 from bench.ports import HOST
@@ -15,13 +14,6 @@ _SHARE_TOLERANCE = 0.05  # over three standard deviations of 500 users at 10 %
 
 class WrongAnswerError(Exception):
     """A peer does not do what it is measured for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """What was seen: the share of users on the canary, 0..1."""
-
-    canary_share: float
 
 
 def answers(port: int) -> bool:
@@ -36,8 +28,8 @@ def answers(port: int) -> bool:
         connection.close()
 
 
-def check(port: int, weight: float | None) -> Split:
-    """Ask as 500 users, twice each, and return the split.
+def check(port: int, weight: float | None) -> float:
+    """Ask as 500 users, twice each, and return the share, 0..1, of users on the canary.
 
     Raises ``WrongAnswerError`` for an answer that is not the upstream's, a user seen on both sides,
     or a share that is not ``weight`` percent (None: a peer that does not split).
@@ -56,7 +48,7 @@ def check(port: int, weight: float | None) -> Split:
     share = first.count("canary") / len(first)
     if weight is not None and abs(share - weight / 100) > _SHARE_TOLERANCE:
         raise WrongAnswerError(f"{share:.1%} of users on the canary, configured are {weight:g} %")
-    return Split(canary_share=share)
+    return share
 
 
 def _variant(connection: http.client.HTTPConnection, cookie: str) -> str:

@@ -81,7 +81,7 @@ def _heading(report: Report) -> list[str]:
     return [
         f"Command: `{report.command}`",
         "",
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['kernel']}, "
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['kernel']} (TCP {machine['tcp']}), "
         f"{machine['python']}, load average before {machine['load average']}. "
         f"Proxy on core {plan.cores.proxy}; wrk and upstream on core {plan.cores.load}.",
         "",

@@ -158,6 +158,7 @@ def test_report_names_errors_missing_peers_and_a_full_load_core() -> None:
                 "cpu": "x",
                 "cores": "2",
                 "kernel": "Linux",
+                "tcp": "cubic",
                 "python": "3",
                 "load average": "0",
             },

@@ -13,9 +13,11 @@ from typing import Final
 
 from canaryproxy.config import Config, Variant
 from canaryproxy.counters import Counters
+from canaryproxy.proxy.answer_head import AnswerHeads
 from canaryproxy.proxy.downstream import Downstream
-from canaryproxy.proxy.headers import HeadParser, Peer, Request
+from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.pool import Endpoint, Pool
+from canaryproxy.proxy.request_head import Request, RequestHeads
 from canaryproxy.proxy.sticky import CookieJar, cookie_finder, cookie_stripper, key_reader
 from canaryproxy.proxy.upstream import Upstream
 from canaryproxy.routing import MatchRules, RouteTable
@@ -39,19 +41,20 @@ class DataPath:
         self.counters = counters
         self.table = table
         self.limits = config.limits
-        self.heads = HeadParser(loop, config.forwarded.via)
-        self.answer_end = self.heads.end
-        """What ends the head of a plain answer: our fields and the empty line."""
+        self.head_end = b"Via: 1.1 %b\r\n\r\n" % config.forwarded.via.encode("latin-1")
+        """What ends every head that we send: our Via field (RFC 9110 §7.6.3) and the empty line."""
         self.rescue = config.rescue.enabled
         self.rescue_header = config.rescue.header
         self.replay_buffer = config.rescue.replay_buffer
         sticky = config.split.sticky
         self.read_key = key_reader(sticky)
+        self.key_is_in_fields = not sticky.address
         own_cookie = sticky.cookie is not None and sticky.set_
         self.jar = CookieJar(sticky) if own_cookie else None
-        self.strip_cookie: Callable[[bytes], bytes] | None = None
-        if sticky.cookie is not None and not sticky.forward:
-            self.strip_cookie = cookie_stripper(sticky.cookie)
+        hide = sticky.cookie is not None and not sticky.forward
+        strip = cookie_stripper(sticky.cookie or "") if hide else None
+        self.requests = RequestHeads(loop, self.head_end, strip)
+        self.answers = AnswerHeads(loop)
         self.rules = MatchRules(config.split.match)
         self.pools = (self._pool(config.variants.stable), self._pool(config.variants.canary))
         self.connections: set[Downstream] = set()
@@ -85,7 +88,7 @@ class DataPath:
                     endpoint,
                     self.limits,
                     self._loop,
-                    lambda where: Upstream(where, self.heads),
+                    lambda where: Upstream(where, self.answers),
                     refresh,
                 )
                 for endpoint in variant.endpoints
@@ -100,7 +103,7 @@ class DataPath:
 
     def cookie(self, request: Request, name: str) -> str | None:
         """Return the value of a cookie of the request, or ``None``."""
-        value = _finder(name)(request.cookie)
+        value = _finder(name)(request.fields.cookie)
         return None if value is None else value.decode("latin-1")
 
     def peer_of(self, transport: asyncio.Transport) -> Peer:

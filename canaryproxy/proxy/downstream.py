@@ -12,7 +12,8 @@ from canaryproxy import counters
 from canaryproxy.proxy.chunked import ChunkedDecoder, ChunkedError
 from canaryproxy.proxy.errors import Refusal, error_answer
 from canaryproxy.proxy.exchange import Exchange
-from canaryproxy.proxy.headers import check_partial, find_head_end
+from canaryproxy.proxy.fields import find_head_end
+from canaryproxy.proxy.request_head import Request, check_partial
 from canaryproxy.routing import RequestView
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _LINGER: Final = 5
 """The last answer is written; what still comes is thrown away, so that no reset destroys the answer."""
 _CLOSED: Final = 6
 
+_CR: Final = 13
 _LINGER_SECONDS: Final = 2.0
 _READ_AHEAD: Final = 64 * 1024
 """Bytes of pipelined requests that are kept while one is answered; then reading stops."""
@@ -48,7 +50,6 @@ class Downstream(asyncio.Protocol):
         "_full",
         "_half_closed",
         "_left",
-        "_limit",
         "_peer",
         "_processing",
         "_reading",
@@ -76,8 +77,6 @@ class Downstream(asyncio.Protocol):
         """Something moved since the deadline was last looked at."""
         self._unsent = 0
         """Bytes that waited to be written when the deadline was last looked at."""
-        self._limit = 0.0
-        """Seconds without movement that the present state allows."""
         self.deadline = inf
         """When ``timed_out`` is to be called, in monotonic seconds."""
 
@@ -136,6 +135,19 @@ class Downstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         state = self._state
         if state == _HEAD or state == _ANSWER:
+            if (
+                state == _HEAD
+                and not self._buffer
+                and not self._full
+                and data.find(b"\r\n\r\n") == len(data) - 4
+                and data[0] != _CR
+            ):
+                # One whole head and nothing else: the plain case, with nothing to keep.
+                try:
+                    self._begin(data)
+                except Refusal as refusal:
+                    self._refuse(refusal)
+                return
             self._buffer = self._buffer + data if self._buffer else data
             if state == _HEAD:
                 self._process(len(self._buffer) - len(data))
@@ -187,53 +199,64 @@ class Downstream(asyncio.Protocol):
         else:
             self._buffer = data[end:]
             data = data[:end]
+        self._begin(data)
+        return True
+
+    def _begin(self, head: bytes) -> None:
+        """Route one request and start its exchange. Raises ``Refusal``."""
         datapath = self._datapath
-        request = datapath.heads.request(data, self._peer)
+        request = datapath.requests.parse(head, self._peer)
         if datapath.in_flight >= datapath.limits.max_requests:
             raise Refusal(503, "too many requests in flight")
         now = monotonic()
-        key = datapath.read_key(request, self._peer)
         table = datapath.table
+        fields = request.fields
         cookie = b""
-        if key is None and datapath.jar is not None:
-            key = datapath.jar.mint(table)
-            cookie = datapath.jar.set_cookie(key, secure=self._secure(request.field))
-        variant = None
-        if datapath.rules:
-            variant = datapath.rules.variant_of(
-                RequestView(
-                    request.method,
-                    request.path.decode("latin-1"),
-                    request.fields,
-                    lambda name: datapath.cookie(request, name),
-                )
-            )
-        if variant is None:
+        if fields.epoch == table.epoch:
+            key, variant = fields.key, fields.variant
+        else:
+            key = datapath.read_key(fields, self._peer)
+            if key is None and datapath.jar is not None:
+                key = datapath.jar.mint(table)
+                cookie = datapath.jar.set_cookie(key, secure=self._secure(fields.field))
             variant = table.variant_of(key)
-        if datapath.strip_cookie is not None:
-            request.head = datapath.strip_cookie(request.head)
-        has_body = request.length > 0 or request.chunked
+            if not cookie and datapath.key_is_in_fields:
+                fields.key, fields.variant, fields.epoch = key, variant, table.epoch
+        if datapath.rules:
+            forced = datapath.rules.variant_of(self._view(request))
+            if forced is not None:
+                variant = forced
+        length = fields.length
+        has_body = length > 0 or fields.chunked
         datapath.in_flight += 1
         exchange = self._exchange = Exchange(
-            datapath, self, request, key, cookie, variant, now, has_body=has_body
+            datapath, self, request, key, cookie, variant, now, has_body
         )
-        self._limit = datapath.limits.body_timeout
-        if has_body:
-            self.deadline = now + self._limit
-            if request.chunked:
-                self._state = _CHUNKED
-                self._chunks = ChunkedDecoder()
-            else:
-                self._state = _LENGTH
-                self._left = request.length
-        else:
+        if not has_body:
             self._state = _ANSWER
             self.deadline = now + datapath.limits.first_byte_timeout
+            exchange.start()
+            return
+        self.deadline = now + datapath.limits.body_timeout
+        if fields.chunked:
+            self._state = _CHUNKED
+            self._chunks = ChunkedDecoder()
+        else:
+            self._state = _LENGTH
+            self._left = length
         exchange.start()
-        if has_body and self._buffer and self._exchange is exchange:
+        if self._buffer and self._exchange is exchange:
             data, self._buffer = self._buffer, b""
             self._body(data)
-        return True
+
+    def _view(self, request: Request) -> RequestView:
+        """Return what match rules look at."""
+        return RequestView(
+            request.method.decode(),
+            request.path.decode("latin-1"),
+            request.fields.raw,
+            lambda name: self._datapath.cookie(request, name),
+        )
 
     def _secure(self, field: Callable[[bytes], bytes | None]) -> bool:
         """Tell whether the client speaks https, to us or to a trusted proxy."""
@@ -310,7 +333,7 @@ class Downstream(asyncio.Protocol):
 
         A stream of events may be silent for as long as it likes.
         """
-        self.deadline = inf if event_stream else now + self._limit
+        self.deadline = inf if event_stream else now + self._datapath.limits.body_timeout
 
     def exchange_done(self, now: float, *, close: bool) -> None:
         """The answer is written whole: close, or go on with the next request."""
@@ -389,7 +412,7 @@ class Downstream(asyncio.Protocol):
                 self._active, self._unsent = True, unsent
         if self._active and self._exchange is not None:
             self._active = False
-            self.deadline = now + self._limit
+            self.deadline = now + self._datapath.limits.body_timeout
             return
         self.deadline = inf
         state = self._state

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Final
 
 from canaryproxy import counters, histogram
 from canaryproxy.counters import Reason
+from canaryproxy.proxy.answer_head import Response
 from canaryproxy.proxy.chunked import encode_chunk, last_chunk
 from canaryproxy.proxy.errors import STATUS_OF, WORDS, error_answer
-from canaryproxy.proxy.headers import Request, Response
+from canaryproxy.proxy.request_head import Request
 from canaryproxy.routing import CANARY, STABLE
 
 if TYPE_CHECKING:
@@ -96,7 +97,6 @@ class Exchange:
         cookie: bytes,
         variant: int,
         now: float,
-        *,
         has_body: bool,
     ) -> None:
         self._datapath = datapath
@@ -131,15 +131,11 @@ class Exchange:
         self.cancelled = False
         """The exchange is over: connections that come late are for others."""
 
-    def start(self) -> None:
-        """Send the request to an endpoint of its variant."""
-        self._attempt()
-
     # Connections
 
-    def _attempt(self) -> None:
-        pool = self._datapath.pools[self.variant]
-        endpoint = pool.choose(self._key, self._tried)
+    def start(self) -> None:
+        """Send the request to an endpoint of its variant."""
+        endpoint = self._datapath.pools[self.variant].choose(self._key, self._tried)
         if endpoint is None:
             self._failed(Reason.NO_ENDPOINT)
             return
@@ -180,13 +176,13 @@ class Exchange:
 
     def request_body(self, data: bytes) -> None:
         """Pass on part of the request's body."""
-        if self.request.chunked:
+        if self.request.fields.chunked:
             data = encode_chunk(data)
         self._send_body(data)
 
     def request_end(self, trailers: bytes = b"") -> None:
         """Learn that the request was read whole."""
-        if self.request.chunked:
+        if self.request.fields.chunked:
             self._send_body(last_chunk(trailers))
         self._body_done = True
         self._received = now = monotonic()
@@ -231,7 +227,7 @@ class Exchange:
             return
         if response.status == 100:
             self._continued = True
-        self._down.write(response.line + response.block + b"\r\n")
+        self._down.write(response.head + b"\r\n")
 
     def answer(
         self, response: Response, body: bytes, *, complete: bool, trailers: bytes = b""
@@ -256,13 +252,13 @@ class Exchange:
         self._answered_at = now
         self._framed = True
         request = self.request
-        end = self._datapath.answer_end
+        end = self._datapath.head_end
         if (
             response.length < 0
             or self._cookie
             or self._rescued
             or request.http10
-            or not request.keep_alive
+            or not request.fields.keep_alive
             or not self._body_done
             or self._datapath.draining
         ):
@@ -271,19 +267,21 @@ class Exchange:
                 body = encode_chunk(body) if body else body
                 if complete:
                     body += last_chunk(trailers)
-        head = response.line + response.block + end
+        head = response.head + end
         self._down.write(head + body if body else head)
         if complete:
             self._complete(now)
         else:
-            self._down.stream_answer(now, event_stream=b"text/event-stream" in response.block)
+            self._down.stream_answer(now, event_stream=b"text/event-stream" in response.head)
 
     def _answer_end(self, response: Response) -> bytes:
         """Return the fields that the proxy adds to this answer, and decide how its body is framed."""
         request = self.request
-        lines = self._datapath.answer_end[:-2] + self._cookie
-        bodiless = response.status in (204, 304) or request.method == "HEAD"
-        self._close = not request.keep_alive or not self._body_done or self._datapath.draining
+        lines = self._datapath.head_end[:-2] + self._cookie
+        bodiless = response.status in (204, 304) or request.method == b"HEAD"
+        self._close = (
+            not request.fields.keep_alive or not self._body_done or self._datapath.draining
+        )
         if response.length < 0 and not bodiless:
             if request.http10:
                 self._close = True
@@ -350,8 +348,8 @@ class Exchange:
         self._answered_at = now
         self._count(101, now, now)
         self._datapath.counters.variants[self.variant][counters.TUNNELS_OPENED] += 1
-        lines = self._datapath.answer_end[:-2] + self._cookie
-        head = response.line + response.block + lines
+        lines = self._datapath.head_end[:-2] + self._cookie
+        head = response.head + lines
         head += b"Connection: upgrade\r\nUpgrade: " + response.upgrade + b"\r\n\r\n"
         self._down.write(head + data)
         self._down.switch()
@@ -461,19 +459,19 @@ class Exchange:
                 self._tried = (*self._tried, endpoint)
                 pool = self._datapath.pools[self.variant]
                 if len(self._tried) < 3 and pool.choose(self._key, self._tried) is not None:
-                    self._attempt()
+                    self.start()
                     return
         status = STATUS_OF[reason]
         self._count(status, now, now)
         self.cancelled = True
-        close = not self.request.keep_alive or not self._body_done or self._datapath.draining
+        close = not self.request.fields.keep_alive or not self._body_done or self._datapath.draining
         self._down.write(
             error_answer(
                 status,
                 WORDS[reason],
                 label=reason.label,
                 close=close,
-                head_only=self.request.method == "HEAD",
+                head_only=self.request.method == b"HEAD",
                 extra=self._cookie,
             )
         )
@@ -485,7 +483,7 @@ class Exchange:
         self.variant = STABLE
         self._tried = ()
         self._sent = False
-        self._attempt()
+        self.start()
 
     def _count(self, status: int, answered: float, now: float) -> None:
         """Count the request once, for the variant that it was routed to."""

@@ -278,6 +278,8 @@ class Pool:
         (Mitzenmacher 2001), which is as even and does not grow with their number.
         """
         usable: Sequence[Endpoint] = self.usable
+        if len(usable) == 1 and not tried:
+            return usable[0]
         if tried:
             usable = [endpoint for endpoint in usable if endpoint not in tried]
         count = len(usable)

@@ -7,10 +7,11 @@ import secrets
 from collections.abc import Callable
 
 from canaryproxy.config import Sticky
-from canaryproxy.proxy.headers import Peer, Request
+from canaryproxy.proxy.forwarding import Peer
+from canaryproxy.proxy.request_head import RequestFields
 from canaryproxy.routing import RouteTable
 
-KeyReader = Callable[[Request, Peer], bytes | None]
+KeyReader = Callable[[RequestFields, Peer], bytes | None]
 """Returns the sticky key of a request, or ``None`` if it carries none."""
 
 _RANDOM_BYTES = 16
@@ -35,11 +36,11 @@ def key_reader(sticky: Sticky) -> KeyReader:
     """Return the function that reads the sticky key as configured."""
     if sticky.header is not None:
         header = sticky.header.lower().encode("latin-1")
-        return lambda request, _: request.field(header) or None
+        return lambda fields, _: fields.field(header) or None
     if sticky.address:
         return lambda _, peer: peer.address.encode() or None
     find = cookie_finder(sticky.cookie or "")
-    return lambda request, _: find(request.cookie) if request.cookie else None
+    return lambda fields, _: find(fields.cookie) if fields.cookie else None
 
 
 class CookieJar:
@@ -69,7 +70,7 @@ class CookieJar:
 
 
 def cookie_stripper(name: str) -> Callable[[bytes], bytes]:
-    """Return a function that takes a head and returns it without cookie ``name`` in its Cookie fields."""
+    """Return a function that takes field lines and returns them without cookie ``name``."""
     pair = re.compile(rb"(?:^|;)[ \t]*" + re.escape(name.encode("latin-1")) + rb"=[^;]*")
     field = re.compile(rb"\r\n(?i:cookie):[ \t]*([^\r\n]*)")
 
@@ -77,4 +78,4 @@ def cookie_stripper(name: str) -> Callable[[bytes], bytes]:
         rest = pair.sub(b"", match[1]).lstrip(b"; \t")
         return b"\r\nCookie: " + rest if rest else b""
 
-    return lambda head: field.sub(cut, head)
+    return lambda lines: field.sub(cut, lines)

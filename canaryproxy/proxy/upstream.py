@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
 from canaryproxy.counters import Reason
+from canaryproxy.proxy.answer_head import MAX_ANSWER_HEAD, AnswerHeads, Response
 from canaryproxy.proxy.chunked import ChunkedDecoder, ChunkedError
 from canaryproxy.proxy.errors import BrokenAnswer
-from canaryproxy.proxy.headers import MAX_ANSWER_HEAD, HeadParser, Response, find_head_end
+from canaryproxy.proxy.fields import find_head_end
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.exchange import Exchange
@@ -49,7 +50,7 @@ class Upstream(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, endpoint: Endpoint, heads: HeadParser) -> None:
+    def __init__(self, endpoint: Endpoint, heads: AnswerHeads) -> None:
         self.endpoint = endpoint
         self._heads = heads
         self._exchange: Exchange | None = None
@@ -177,7 +178,7 @@ class Upstream(asyncio.Protocol):
                 return
             head, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
             try:
-                response = self._heads.response(head)
+                response = self._heads.parse(head)
             except BrokenAnswer:
                 self._fail(exchange, Reason.BROKEN_ANSWER)
                 return
@@ -185,7 +186,7 @@ class Upstream(asyncio.Protocol):
             if status >= 200:
                 break
             if status == 101:
-                if not exchange.request.upgrade:
+                if not exchange.request.fields.upgrade:
                     self._fail(exchange, Reason.BROKEN_ANSWER)
                     return
                 self._state = _TUNNEL
@@ -200,7 +201,7 @@ class Upstream(asyncio.Protocol):
         if not response.keep_alive:
             self._reusable = False
         length = response.length
-        if status in (204, 304) or exchange.request.method == "HEAD":
+        if status in (204, 304) or exchange.request.method == b"HEAD":
             length = 0
         elif response.chunked:
             self._chunked_answer(exchange, response, rest)

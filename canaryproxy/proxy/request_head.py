@@ -1,0 +1,402 @@
+"""Heads of requests: checked, and made ready to forward.
+
+The received bytes are edited as little as possible: fields that must go are cut out, fields that must come
+are appended, the rest is forwarded byte for byte. What aiohttp's parser lets through and a proxy must not is
+refused here.
+
+Clients repeat themselves: a browser's or a service's requests differ in the request line and share all
+fields. So the meaning of a block of fields is remembered, by its bytes, and only the request line is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpRequestParser
+
+from canaryproxy.proxy.errors import Refusal
+from canaryproxy.proxy.fields import (
+    CLOSE,
+    IS_CODING,
+    IS_CONNECTION,
+    IS_COOKIE,
+    IS_EXPECT,
+    IS_HOP,
+    IS_HOST,
+    IS_LENGTH,
+    IS_LOOK_ALIKE,
+    IS_UPGRADE,
+    MAX_CACHED_HEAD,
+    REQUEST_KINDS,
+    UNLIMITED,
+    Field,
+    Names,
+    NoFlowControl,
+    first_line,
+    nominated,
+    tokens,
+    without,
+)
+from canaryproxy.proxy.forwarding import Peer
+from canaryproxy.routing import STABLE, Headers
+
+MAX_REQUEST_LINE: Final = 8 * 1024
+"""Longest request line in bytes; longer ones get 414."""
+MAX_HEAD: Final = 32 * 1024
+"""Largest head of a request in bytes; larger ones get 431."""
+MAX_FIELDS: Final = 128
+"""Most fields of a head; more get 431."""
+REMEMBERED: Final = 4096
+"""Blocks of fields whose meaning is remembered at the most."""
+
+_TARGET = rb"[!$-;=?-Z\[\\\]^_`a-z{|}~]*"
+"""Visible ASCII but ``"``, ``#``, ``<`` and ``>``: RFC 3986 plus what browsers leave unescaped."""
+_REQUEST_LINE = re.compile(
+    rb"([A-Z\-]+) ([!$-;=?-Z\[\\\]^_`a-z{|}~]" + _TARGET + rb") HTTP/1\.([01])"
+)
+_PLAIN_LINE = re.compile(
+    rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/" + _TARGET + rb") HTTP/1\.1"
+)
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(/[^?]*)?(\?.*)?")
+_HOST = re.compile(
+    rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+(?::[0-9]{0,5})?"
+    rb"|\[(?:[0-9A-Fa-f:.]+|[vV][0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+)\](?::[0-9]{0,5})?"
+)
+"""``uri-host [ ":" port ]`` (RFC 9110 §7.2), not empty."""
+_HOST_LINE = re.compile(rb"\r\n(?i:host):[^\r\n]*(?=\r\n)")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+
+_IDEMPOTENT = frozenset(
+    (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"REPORT", b"SEARCH")
+)
+"""Methods that may be repeated without harm (RFC 9110 §9.2.2; WebDAV's safe ones)."""
+
+
+class RequestFields:
+    """The fields of a request: what they mean, and what of them is forwarded. Shared by equal requests."""
+
+    __slots__ = (
+        "block",
+        "chunked",
+        "cookie",
+        "epoch",
+        "expect",
+        "extra",
+        "forwarding",
+        "host",
+        "keep_alive",
+        "key",
+        "length",
+        "raw",
+        "upgrade",
+        "variant",
+    )
+
+    def __init__(self, raw: Headers) -> None:
+        self.raw = raw
+        self.host = b""
+        """Host, or the authority of an absolute-form target."""
+        self.keep_alive = True
+        """The client lets the connection be used again."""
+        self.length = 0
+        """Bytes of the body by Content-Length, 0 without one."""
+        self.chunked = False
+        self.expect = False
+        """The client waits for ``100 Continue``."""
+        self.upgrade = False
+        """The client asks for another protocol on this connection."""
+        self.cookie = b""
+        """The value of the Cookie field, empty without one."""
+        self.block = b""
+        """The lines to forward as received: CRLF, then whole lines."""
+        self.extra = b""
+        """Lines to add for the next hop."""
+        self.forwarding: list[tuple[int, bytes]] | None = None
+        """The client's own forwarding fields: kind and value."""
+        self.epoch = -1
+        """The route table by which ``key`` and ``variant`` were found."""
+        self.key: bytes | None = None
+        self.variant = STABLE
+
+    def field(self, name: bytes) -> bytes | None:
+        """Return the value of the first field with this name (lower case), or ``None``."""
+        for key, value in self.raw:
+            if key.lower() == name:
+                return value
+        return None
+
+
+class Request:
+    """One request's head, checked. All byte strings are as received."""
+
+    __slots__ = ("fields", "head", "http10", "method", "target")
+
+    method: bytes
+    target: bytes
+    """The target in origin or asterisk form."""
+    http10: bool
+    fields: RequestFields
+    head: bytes
+    """The head to forward, up to and with the empty line."""
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether the method may be repeated (RFC 9110 §9.2.2)."""
+        return self.method in _IDEMPOTENT
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query."""
+        return self.target.partition(b"?")[0]
+
+
+class RequestHeads:
+    """Checks heads of requests and makes the heads to forward; one object serves all connections.
+
+    ``end`` is what ends every head: our Via field and the empty line. ``strip`` takes the lines of a head
+    and returns them without the sticky cookie; ``None`` forwards it.
+    """
+
+    __slots__ = ("_end", "_known", "_loop", "_names", "_parser", "_strip")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        end: bytes,
+        strip: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        self._loop = loop
+        self._end = end
+        self._strip = strip
+        self._names = Names(REQUEST_KINDS)
+        self._known: dict[bytes, RequestFields] = {}
+        self._parser = self._new_parser()
+
+    def _new_parser(self) -> HttpRequestParser:
+        return HttpRequestParser(
+            NoFlowControl(self._loop),
+            self._loop,
+            UNLIMITED,
+            max_line_size=UNLIMITED,
+            max_headers=UNLIMITED,
+            max_field_size=UNLIMITED,
+            response_with_body=False,
+            auto_decompress=False,
+        )
+
+    def parse(self, head: bytes, peer: Peer) -> Request:
+        """Check one complete head (with its empty line) and return the request, ready to forward.
+
+        Raises ``Refusal`` with the status and the reason for the client.
+        """
+        line_end = head.find(b"\r\n")
+        plain = _PLAIN_LINE.fullmatch(head, 0, line_end)
+        if plain is None or line_end > MAX_REQUEST_LINE or len(head) > MAX_HEAD:
+            return self._parse_rare(head, line_end, peer)
+        block = head[line_end:]
+        fields = self._known.get(block)
+        if fields is None:
+            fields = self._fields(head, line_end, http10=False)
+            if not fields.host:
+                raise Refusal(400, "no Host field")
+            if len(block) <= MAX_CACHED_HEAD:
+                if len(self._known) >= REMEMBERED:
+                    self._known.clear()
+                self._known[block] = fields
+        request = Request()
+        request.method, request.target = plain.groups()
+        request.http10 = False
+        request.fields = fields
+        request.head = (
+            head[:line_end]
+            + fields.block
+            + peer.forwarding(fields.host, fields.forwarding)
+            + fields.extra
+            + self._end
+        )
+        return request
+
+    def _parse_rare(self, head: bytes, line_end: int, peer: Peer) -> Request:
+        """Parse what is not an origin-form HTTP/1.1 request with a common method."""
+        if line_end > MAX_REQUEST_LINE:
+            raise Refusal(414, "request line too long")
+        if len(head) > MAX_HEAD:
+            raise Refusal(431, "request head too large")
+        line = _REQUEST_LINE.fullmatch(head, 0, line_end)
+        if line is None:
+            raise _bad_request_line(head[:line_end])
+        method, target, minor = line.groups()
+        if method in (b"CONNECT", b"TRACE"):
+            raise Refusal(405, f"method {method.decode()} is not allowed")
+        http10 = minor == b"0"
+        fields = self._fields(head, line_end, http10=http10)
+        if not fields.host and not http10:
+            raise Refusal(400, "no Host field")
+        block = fields.block
+        if target == b"*":
+            if method != b"OPTIONS":
+                raise Refusal(400, "malformed request target")
+        elif not target.startswith(b"/"):
+            target, fields.host = _origin_form(target, method)
+            block = _HOST_LINE.sub(b"", block) + b"Host: " + fields.host + b"\r\n"
+        elif not fields.host:
+            fields.host = peer.local
+            block += b"Host: " + fields.host + b"\r\n"
+        request = Request()
+        request.method = method
+        request.target = target
+        request.http10 = http10
+        request.fields = fields
+        forwarding = peer.forwarding(fields.host, fields.forwarding)
+        line_bytes = method + b" " + target + b" HTTP/1.1"
+        request.head = line_bytes + block + forwarding + fields.extra + self._end
+        return request
+
+    def _fields(self, head: bytes, line_end: int, *, http10: bool) -> RequestFields:
+        """Check the fields of a head; ``host`` stays empty if there is none."""
+        try:
+            messages, upgraded, _ = self._parser.feed_data(head)
+            message = messages[0][0]
+        except (HttpProcessingError, IndexError) as error:
+            self._parser = self._new_parser()
+            raise Refusal(400, first_line(error)) from None
+        if upgraded:
+            self._parser.set_upgraded(False)
+        if message.should_close:
+            # llhttp takes nothing more after a message that closes its connection.
+            self._parser = self._new_parser()
+        raw = message.raw_headers
+        if len(raw) > MAX_FIELDS:
+            raise Refusal(431, "too many header fields")
+        fields = RequestFields(raw)
+        fields.keep_alive = not message.should_close
+        host: bytes | None = None
+        drop: list[Field] = []
+        connection: list[bytes] = []
+        forwarding: list[tuple[int, bytes]] = []
+        upgrade = b""
+        trailers = has_length = False
+        for field in raw:
+            name, value = field
+            kind = self._names.kind(name)
+            if not kind:
+                continue
+            if kind == IS_HOST:
+                if host is not None:
+                    raise Refusal(400, "more than one Host field")
+                host = value
+                continue
+            if kind == IS_COOKIE:
+                fields.cookie = fields.cookie + b"; " + value if fields.cookie else value
+                continue
+            if kind == IS_LENGTH:
+                if not value.isdigit() or len(value) > 18:
+                    raise Refusal(400, "malformed Content-Length")
+                fields.length = int(value)
+                has_length = True
+                continue
+            if kind == IS_EXPECT and not http10:  # HTTP/1.0 has no expectations: RFC 9110 §10.1.1
+                if value.lower() != b"100-continue":
+                    raise Refusal(417, "unknown expectation")
+                fields.expect = True
+                continue
+            if kind == IS_LOOK_ALIKE:
+                raise Refusal(400, f"ambiguous header name {name.decode('latin-1')}")
+            if kind == IS_CODING:
+                if http10 or value.lower() != b"chunked" or fields.chunked:
+                    raise Refusal(400, "unsupported Transfer-Encoding")
+                fields.chunked = True
+            elif kind == IS_CONNECTION:
+                connection += tokens(value)
+            elif kind == IS_UPGRADE:
+                upgrade = value
+            elif kind == IS_HOP:
+                trailers = trailers or (name.lower() == b"te" and b"trailers" in tokens(value))
+            elif kind != IS_EXPECT:
+                forwarding.append((kind, value))
+            drop.append(field)
+        if fields.chunked and has_length:
+            raise Refusal(400, "both Content-Length and Transfer-Encoding")
+        if host is not None:
+            if not _HOST.fullmatch(host):
+                raise Refusal(400, "malformed Host")
+            fields.host = host
+        if connection and connection != CLOSE:
+            drop = nominated(raw, drop, connection)
+            fields.extra = _renewed(fields, connection, upgrade, trailers, http10=http10)
+        if fields.chunked:
+            fields.extra += b"Transfer-Encoding: chunked\r\n"
+        fields.forwarding = forwarding or None
+        fields.block = without(head[line_end:-2], drop, raw)
+        if self._strip is not None:
+            fields.block = self._strip(fields.block)
+        return fields
+
+
+def check_partial(data: bytes) -> None:
+    """Refuse an unfinished head that no further byte can make valid.
+
+    Raises ``Refusal``, so that neither an endless head nor bare LF has to wait for a timeout.
+    """
+    line_end = data.find(b"\r\n")
+    if (line_end if line_end >= 0 else len(data)) > MAX_REQUEST_LINE:
+        raise Refusal(414, "request line too long")
+    if len(data) > MAX_HEAD:
+        raise Refusal(431, "request head too large")
+    if _BARE_LF.search(data):
+        raise Refusal(400, "bare LF in the request head")
+
+
+def _bad_request_line(line: bytes) -> Refusal:
+    if line.startswith(b"CONNECT "):
+        return Refusal(405, "method CONNECT is not allowed")
+    if re.fullmatch(rb"[A-Z\-]+ \S+ HTTP/[0-9]\.[0-9]", line) and not line.endswith(
+        (b"/1.1", b"/1.0")
+    ):
+        return Refusal(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    return Refusal(400, "malformed request line")
+
+
+def _origin_form(target: bytes, method: bytes) -> tuple[bytes, bytes]:
+    """Return the target in origin form, and the authority, of an absolute-form target.
+
+    RFC 9112 §3.2.2: the authority replaces Host. §3.2.4: ``OPTIONS`` without a path is ``*``.
+    """
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None:
+        raise Refusal(400, "malformed request target")
+    authority, path, query = match.groups()
+    if not _HOST.fullmatch(authority):
+        raise Refusal(400, "malformed authority in the request target")
+    if path is None and query is None and method == b"OPTIONS":
+        return b"*", authority
+    return (path or b"/") + (query or b""), authority
+
+
+def _renewed(
+    fields: RequestFields, connection: list[bytes], upgrade: bytes, trailers: bool, *, http10: bool
+) -> bytes:
+    """Return the hop-by-hop fields that the next hop gets in its turn: Upgrade and ``TE: trailers``.
+
+    An upgrade to h2c is not passed on: inside that tunnel requests would escape routing.
+    """
+    options, lines = [], b""
+    if (
+        upgrade
+        and b"upgrade" in connection
+        and not (http10 or fields.chunked or fields.length)
+        and b"h2c" not in tokens(upgrade)
+    ):
+        fields.upgrade = True
+        options.append(b"upgrade")
+        lines += b"Upgrade: " + upgrade + b"\r\n"
+    if trailers and b"te" in connection:
+        options.append(b"TE")
+        lines += b"TE: trailers\r\n"
+    if options:
+        lines += b"Connection: " + b", ".join(options) + b"\r\n"
+    return lines
