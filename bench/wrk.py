@@ -86,6 +86,7 @@ def command(url: str, load: Load, seconds: int, cookies: Path) -> list[str]:
     return [
         *(find(), "-t1", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "10s"),
         *("--latency", "-s", str(_SCRIPT), url, "--", str(cookies)),
+        *(("traced",) if load.traced else ()),
     ]
 
 
