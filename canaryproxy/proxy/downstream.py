@@ -113,7 +113,7 @@ class Downstream(asyncio.Protocol):
                 self._exchange.tunnel_over()
                 self.close()
             else:
-                self._half_closed = True
+                self._half_close()
                 self._exchange.tunnel_client_eof()
             return True
         return False
@@ -154,6 +154,7 @@ class Downstream(asyncio.Protocol):
             if len(self._buffer) > _READ_AHEAD:
                 self.pause()
         elif state == _TUNNEL:
+            self._active = True
             if self._exchange is not None:
                 self._exchange.tunnel_send(data)
         elif state == _LENGTH or state == _CHUNKED:
@@ -399,8 +400,13 @@ class Downstream(asyncio.Protocol):
             self._exchange.tunnel_over()
             self.close()
         else:
-            self._half_closed = True
+            self._half_close()
             self.transport.write_eof()
+
+    def _half_close(self) -> None:
+        """One side sends no more: the other may go on, but not be silent for ever."""
+        self._half_closed = True
+        self.deadline = monotonic() + self._datapath.limits.idle_timeout
 
     # Time
 
@@ -416,7 +422,9 @@ class Downstream(asyncio.Protocol):
             return
         self.deadline = inf
         state = self._state
-        if state in (_LENGTH, _CHUNKED) and self._exchange is not None and self._reading:
+        if state == _TUNNEL:
+            self.transport.abort()
+        elif state in (_LENGTH, _CHUNKED) and self._exchange is not None and self._reading:
             exchange, self._exchange = self._exchange, None
             self._datapath.in_flight -= 1
             exchange.client_gone()
