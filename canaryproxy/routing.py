@@ -95,7 +95,13 @@ class MatchRules:
     __slots__ = ("_rules",)
 
     def __init__(self, rules: Iterable[MatchRule]) -> None:
-        self._rules = tuple((VARIANTS.index(rule.variant), _conditions(rule)) for rule in rules)
+        self._rules = tuple(
+            (
+                VARIANTS.index(rule.variant),
+                conditions_of(rule.method, rule.path, rule.header, rule.cookie),
+            )
+            for rule in rules
+        )
 
     def __bool__(self) -> bool:
         return bool(self._rules)
@@ -108,19 +114,25 @@ class MatchRules:
         return None
 
 
-def _conditions(rule: MatchRule) -> tuple[Condition, ...]:
+def conditions_of(
+    method: Sequence[str] | None,
+    path: PathMatch | None,
+    header: HeaderMatch | None,
+    cookie: HeaderMatch | None = None,
+) -> tuple[Condition, ...]:
+    """Compile conditions on a request; all of them must hold."""
     conditions: list[Condition] = []
-    if rule.method is not None:
-        methods = frozenset(rule.method)
+    if method is not None:
+        methods = frozenset(method)
         conditions.append(lambda request: request.method in methods)
-    if rule.path is not None:
-        path_test = _text_test(rule.path)
+    if path is not None:
+        path_test = text_test(path)
         conditions.append(lambda request: path_test(request.path))
-    if rule.header is not None:
-        name, header_test = rule.header.name.lower().encode("latin-1"), _text_test(rule.header)
+    if header is not None:
+        name, header_test = header.name.lower().encode("latin-1"), text_test(header)
         conditions.append(lambda request: _header_holds(request.headers, name, header_test))
-    if rule.cookie is not None:
-        cookie_name, cookie_test = rule.cookie.name, _text_test(rule.cookie)
+    if cookie is not None:
+        cookie_name, cookie_test = cookie.name, text_test(cookie)
         conditions.append(lambda request: cookie_test(request.cookie(cookie_name)))
     return tuple(conditions)
 
@@ -130,7 +142,7 @@ def _header_holds(headers: Headers, name: bytes, test: Callable[[str | None], bo
     return any(map(test, values)) if values else test(None)
 
 
-def _text_test(match: HeaderMatch | PathMatch) -> Callable[[str | None], bool]:
+def text_test(match: HeaderMatch | PathMatch) -> Callable[[str | None], bool]:
     """Return the test of one condition; it is given ``None`` for an absent header or cookie."""
     present = getattr(match, "present", None)
     if present is not None:

@@ -1,148 +1,62 @@
 """The configuration as frozen values. Every field's description is its documentation.
 
 Units in these values: durations are seconds, sizes bytes, ratios fractions 0..1, weights percent 0..100.
+Sequences are tuples. Checks of several fields report all they find, with ``_report``.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    WithJsonSchema,
-    model_validator,
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from canaryproxy.config import fields as f
+from canaryproxy.config.addresses import (
+    TcpAddress,
+    UnixAddress,
+    is_loopback,
+    leads_to,
+    overlap,
 )
-from pydantic_core import CoreSchema, PydanticCustomError
-from pydantic_core.core_schema import no_info_plain_validator_function
-
-from canaryproxy.config import units
-from canaryproxy.config.units import Endpoint, TcpAddress, UnixAddress
+from canaryproxy.config.problems import Path
 
 
-def _checked(parse: Callable[[object], Any]) -> PlainValidator:
-    """Return a validator that reports what is allowed, as the parsers of ``units`` say it."""
+class Mistake(NamedTuple):
+    """What is wrong with several fields together; paths are relative to the section."""
 
-    def check(value: object) -> Any:
-        try:
-            return parse(value)
-        except ValueError as error:
-            raise PydanticCustomError("unit", "{allowed}", {"allowed": str(error)}) from None
-
-    return PlainValidator(check)
+    message: str
+    at: Path = ()
+    """The field to point at."""
+    because_of: tuple[Path, ...] = ()
+    """If one of these is itself broken, this is only a consequence and not reported."""
 
 
-def _text_schema(pattern: str, **more: Any) -> dict[str, Any]:
-    return {"type": "string", "pattern": pattern, **more}
+def _report(mistakes: Iterable[Mistake]) -> None:
+    if found := tuple(mistakes):
+        raise PydanticCustomError("together", "the fields do not fit together", {"mistakes": found})
 
 
-def _wrong(message: str, field: str = "") -> PydanticCustomError:
-    """A mistake found by looking at several fields; ``field`` is the one to point at."""
-    return PydanticCustomError("together", "{message}", {"message": message, "field": field})
+def _one_of(names: tuple[str, ...], *, optional: bool = False) -> dict[str, Any]:
+    """Return the JSON Schema for "exactly one of these keys has a value"."""
+    given = [
+        {"required": [name], "properties": {name: {"not": {"enum": [None, False]}}}}
+        if optional
+        else {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+        for name in names
+    ]
+    none: list[dict[str, Any]] = [{"not": {"anyOf": given}}] if optional else []
+    return {"oneOf": [*given, *none]}
 
 
-Duration = Annotated[
-    float,
-    _checked(units.duration),
-    WithJsonSchema({"anyOf": [_text_schema(units.DURATION_PATTERN), {"const": 0}]}),
-]
-Size = Annotated[
-    int,
-    _checked(units.size),
-    WithJsonSchema(
-        {"anyOf": [_text_schema(units.SIZE_PATTERN), {"type": "integer", "minimum": 0}]}
-    ),
-]
-Ratio = Annotated[
-    float,
-    _checked(units.ratio),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                _text_schema(units.RATIO_PATTERN),
-                {"type": "number", "minimum": 0, "maximum": 1},
-            ]
-        }
-    ),
-]
-Weight = Annotated[
-    float,
-    _checked(units.weight),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100}),
-]
-Address = Annotated[
-    TcpAddress | UnixAddress,
-    _checked(units.address),
-    WithJsonSchema(_text_schema(r"^(unix:.+|.+:\d{1,5})$")),
-]
-LocalAddress = Annotated[
-    TcpAddress, _checked(units.tcp_address), WithJsonSchema(_text_schema(r"^.+:\d{1,5}$"))
-]
-Url = Annotated[
-    Endpoint, _checked(units.endpoint), WithJsonSchema(_text_schema(r"^https?://[^/?#@]+/?$"))
-]
-Network = Annotated[
-    IPv4Network | IPv6Network, _checked(units.network), WithJsonSchema({"type": "string"})
-]
-Name = Annotated[
-    str,
-    _checked(units.token),
-    WithJsonSchema(_text_schema(r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$")),
-]
-Regex = Annotated[str, _checked(units.regex), WithJsonSchema({"type": "string", "maxLength": 512})]
-
-
-@dataclass(frozen=True)
-class _Form:
-    """Text that matches ``pattern``; ``words`` say it to people."""
-
-    pattern: str
-    words: str
-
-    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
-        return no_info_plain_validator_function(self._check)
-
-    def __get_pydantic_json_schema__(self, _core: CoreSchema, _handler: Any) -> dict[str, Any]:
-        return _text_schema(f"^(?:{self.pattern})$")
-
-    def _check(self, value: object) -> str:
-        if isinstance(value, str) and re.fullmatch(self.pattern, value):
-            return value
-        raise PydanticCustomError("unit", "{allowed}", {"allowed": self.words})
-
-
-VariantName = Literal["stable", "canary"]
-
-
-def _one_or_more(value: object) -> object:
-    return value if isinstance(value, (tuple, type(None))) else (value,)
-
-
-def _statuses(value: object) -> object:
-    """Return statuses as text; ``503`` may be a number in YAML."""
-    if not isinstance(value, tuple):
-        return value
-    texts = tuple(str(item) for item in value)
-    for text in texts:
-        if not re.fullmatch(r"[1-5]xx|[1-5][0-9]{2}", text):
-            raise PydanticCustomError(
-                "unit", "{allowed}", {"allowed": "statuses such as 5xx or 503"}
-            )
-    return texts
-
-
-def _off(value: object) -> object:
-    """``errors: false`` switches a metric off, ``errors: {}`` or ``errors: true`` switches it on."""
-    if value is False:
-        return None
-    return {} if value is True else value
+def _any_of(names: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "anyOf": [
+            {"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names
+        ]
+    }
 
 
 class _Section(BaseModel):
@@ -150,44 +64,50 @@ class _Section(BaseModel):
 
 
 def _exactly_one(section: BaseModel, names: tuple[str, ...]) -> None:
-    given = [name for name in names if getattr(section, name) is not None]
+    attributes = {field.alias or name: name for name, field in type(section).model_fields.items()}
+    given = [name for name in names if getattr(section, attributes[name]) is not None]
     if len(given) != 1:
         found = f"found {' and '.join(given)}" if given else "found none"
-        raise _wrong(f"exactly one of {', '.join(names)} is allowed, {found}")
+        message = f"exactly one of {', '.join(names)} is allowed, {found}"
+        _report([Mistake(message, because_of=tuple((name,) for name in names))])
 
 
 class Admin(_Section):
     """Where the proxy is controlled and scraped."""
 
-    socket: str | None = Field("./run/admin.sock", description="Path of the admin Unix socket.")
-    listen: LocalAddress | None = Field(
+    socket: f.SocketPath | None = Field(
+        "./run/admin.sock", description="Path of the admin Unix socket; null for none."
+    )
+    listen: f.LocalAddress | None = Field(
         None, description="host:port for /metrics and the dashboard; changes need the token."
     )
-    token_file: str | None = Field(None, description="File that holds the bearer token.")
-    token_env: str | None = Field(None, description="Environment variable with the bearer token.")
+    token_file: f.FilePath | None = Field(None, description="File that holds the bearer token.")
+    token_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
+        None, description="Name of the environment variable that holds the bearer token."
+    )
 
     @model_validator(mode="after")
     def _tokens(self) -> Admin:
-        if self.token_file is not None and self.token_env is not None:
-            raise _wrong("token_file and token_env exclude each other", "token_env")
-        if (
-            self.listen is not None
-            and not _loopback(self.listen.host)
-            and self.token_file is None
-            and self.token_env is None
-        ):
-            raise _wrong(
-                f"{self.listen} is not a loopback address: that needs token_file or token_env",
-                "listen",
-            )
+        _report(self._mistakes())
         return self
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        has_token = self.token_file is not None or self.token_env is not None
+        if self.token_file is not None and self.token_env is not None:
+            yield Mistake("token_file and token_env exclude each other", ("token_env",))
+        if self.listen is not None and not is_loopback(self.listen.host) and not has_token:
+            yield Mistake(
+                f"{self.listen} is not a loopback address: that needs token_file or token_env",
+                ("listen",),
+                (("token_file",), ("token_env",)),
+            )
 
 
 class Variant(_Section):
     """One version of the service."""
 
-    endpoints: tuple[Url, ...] = Field(
-        min_length=1, description="Where it runs: scheme://host:port of each process."
+    endpoints: tuple[f.EndpointUrl, ...] = Field(
+        min_length=1, description="Where it runs: http://host:port of each process."
     )
     balance: Literal["least_requests", "hash"] = Field(
         "least_requests",
@@ -196,9 +116,13 @@ class Variant(_Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Variant:
-        for at, one in enumerate(self.endpoints):
-            if one in self.endpoints[:at]:
-                raise _wrong(f"{one} is listed twice", f"endpoints.{at}")
+        keys = [(one.scheme, one.host.lower(), one.port) for one in self.endpoints]
+        first = {key: at for at, key in reversed(list(enumerate(keys)))}
+        _report(
+            Mistake(f"{self.endpoints[at]} is listed twice", ("endpoints", at))
+            for at, key in enumerate(keys)
+            if first[key] != at
+        )
         return self
 
 
@@ -209,45 +133,68 @@ class Variants(_Section):
     canary: Variant | None = Field(None, description="The version to be released (v2).")
 
 
-class Sticky(_Section):
-    """What identifies a user."""
+_STICKY = ("cookie", "header", "address")
+_COOKIE_ONLY = ("set", "max_age", "forward", "same_site", "domain")
 
-    cookie: Name | None = Field(None, description="Cookie; canary_id if nothing is given.")
-    header: Name | None = Field(None, description="Header, for clients that keep no cookies.")
+
+class Sticky(_Section):
+    """What identifies a user: one of cookie, header, address; by default the cookie canary_id."""
+
+    model_config = ConfigDict(json_schema_extra=_one_of(_STICKY, optional=True))
+
+    cookie: f.Name | None = Field(None, description="Cookie; canary_id if nothing is given.")
+    header: f.Name | None = Field(None, description="Header, for clients that keep no cookies.")
     address: bool = Field(False, description="The client's address.")
     set_: bool = Field(True, alias="set", description="Set the cookie for users without one.")
-    max_age: Duration = Field(30 * 86400.0, description="How long browsers keep the cookie.")
+    max_age: f.WholeSeconds = Field(
+        30 * 86400.0, description="How long browsers keep the cookie; a duration."
+    )
     forward: bool = Field(True, description="Pass the cookie on to the upstream.")
-    same_site: Literal["Lax", "Strict", "None"] = Field("Lax", description="SameSite attribute.")
-    domain: str | None = Field(None, description="Domain attribute; none by default.")
+    same_site: Literal["Lax", "Strict", "None"] = Field(
+        "Lax", description="SameSite attribute of the cookie."
+    )
+    domain: f.Domain | None = Field(
+        None, description="Domain attribute of the cookie; none by default."
+    )
+
+    @property
+    def set(self) -> bool:
+        """Whether the proxy sets the cookie for users without one (``set_`` by its name in the file)."""
+        return self.set_
 
     @model_validator(mode="before")
     @classmethod
     def _default(cls, value: Any) -> Any:
-        if isinstance(value, dict) and not {"cookie", "header", "address"} & value.keys():
-            return {**value, "cookie": "canary_id"}
+        if isinstance(value, dict) and not any(value.get(name) for name in _STICKY):
+            return {**value, "cookie": "canary_id"} if value.get("cookie") is None else value
         return value
 
     @model_validator(mode="after")
     def _one_key(self) -> Sticky:
-        given = [
-            n for n in ("cookie", "header", "address") if getattr(self, n) not in (None, False)
-        ]
+        _report(self._mistakes())
+        return self
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        given = [name for name in _STICKY if getattr(self, name) not in (None, False)]
         if len(given) != 1:
             found = f"found {' and '.join(given)}" if given else "found none"
-            raise _wrong(f"exactly one of cookie, header, address is allowed, {found}")
-        if self.domain is not None and not re.fullmatch(r"[A-Za-z0-9.-]{1,253}", self.domain):
-            raise _wrong(f"expected a domain name, found {self.domain!r}", "domain")
-        return self
+            yield Mistake(f"exactly one of {', '.join(_STICKY)} is allowed, {found}")
+        elif given != ["cookie"]:
+            for name in _COOKIE_ONLY:
+                if ("set_" if name == "set" else name) in self.model_fields_set:
+                    message = f"only for a cookie, but users are known by {given[0]}"
+                    yield Mistake(message, (name,), (("cookie",),))
 
 
 class HeaderMatch(_Section):
-    """A condition on a header or a cookie."""
+    """A condition on a header or a cookie: its name and exactly one test."""
 
-    name: Name = Field(description="Name of the header or cookie.")
+    model_config = ConfigDict(json_schema_extra=_one_of(("equals", "prefix", "regex", "present")))
+
+    name: f.Name = Field(description="Name of the header or cookie.")
     equals: str | None = Field(None, description="The whole value.")
     prefix: str | None = Field(None, description="How the value begins.")
-    regex: Regex | None = Field(None, description="Found anywhere in the value.")
+    regex: f.Regex | None = Field(None, description="Found anywhere in the value.")
     present: bool | None = Field(None, description="Whether it is there at all.")
 
     @model_validator(mode="after")
@@ -257,11 +204,13 @@ class HeaderMatch(_Section):
 
 
 class PathMatch(_Section):
-    """A condition on the path of the target, as received, without the query."""
+    """A condition on the path of the target, as received, without the query: exactly one test."""
 
-    equals: str | None = Field(None, description="The whole path.")
-    prefix: str | None = Field(None, description="How the path begins.")
-    regex: Regex | None = Field(None, description="Found anywhere in the path.")
+    model_config = ConfigDict(json_schema_extra=_one_of(("equals", "prefix", "regex")))
+
+    equals: f.UrlPath | None = Field(None, description="The whole path.")
+    prefix: f.UrlPath | None = Field(None, description="How the path begins.")
+    regex: f.Regex | None = Field(None, description="Found anywhere in the path.")
 
     @model_validator(mode="after")
     def _one(self) -> PathMatch:
@@ -269,90 +218,92 @@ class PathMatch(_Section):
         return self
 
 
-_Method = Annotated[str, _Form(r"[A-Z][A-Z-]*", "a method in capitals, such as GET")]
-_ReleaseId = Annotated[str, _Form(r"[A-Za-z0-9._:-]{1,64}", "1 to 64 letters, digits and . _ : -")]
-_OutcomeName = Annotated[
-    str, _Form(r"[A-Za-z_][A-Za-z0-9_]{0,63}", "1 to 64 letters, digits and _")
-]
-_Pointer = Annotated[
-    str, _Form(r"(/([^~]|~[01])*)*", "a JSON pointer (RFC 6901), such as /results")
-]
-_WebUrl = Annotated[str, _Form(r"https?://[^\s/]+(/\S*)?", "a URL with http:// or https://")]
-
-Methods = Annotated[
-    tuple[_Method, ...],
-    BeforeValidator(_one_or_more, json_schema_input_type=str | tuple[str, ...]),
-]
+_CONDITIONS = ("header", "cookie", "path", "method")
 
 
 class MatchRule(_Section):
-    """Forces a variant when all its conditions hold."""
+    """Forces a variant when all its conditions hold; at least one is needed."""
 
-    variant: VariantName = Field(description="The variant that it forces.")
-    header: HeaderMatch | None = None
-    cookie: HeaderMatch | None = None
-    path: PathMatch | None = None
-    method: Methods | None = Field(None, description="A method or a list of them.")
+    model_config = ConfigDict(json_schema_extra=_any_of(_CONDITIONS))
+
+    variant: f.VariantName = Field(description="The variant that it forces.")
+    header: HeaderMatch | None = Field(None, description="A header of the request.")
+    cookie: HeaderMatch | None = Field(None, description="A cookie of the request.")
+    path: PathMatch | None = Field(None, description="The path of the request.")
+    method: Annotated[f.Methods, f.one_or_more(f.Method)] | None = Field(
+        None, description="A method or a list of them."
+    )
 
     @model_validator(mode="after")
     def _any(self) -> MatchRule:
-        if not (self.header or self.cookie or self.path or self.method):
-            raise _wrong("at least one of header, cookie, path, method is needed, found none")
+        if all(getattr(self, name) is None for name in _CONDITIONS):
+            message = f"at least one of {', '.join(_CONDITIONS)} is needed, found none"
+            _report([Mistake(message, because_of=tuple((name,) for name in _CONDITIONS))])
         return self
 
 
 class Split(_Section):
     """Who gets the canary."""
 
-    weight: Weight = Field(0.0, description="Percent of users; used when there is no release.")
-    sticky: Sticky = Field(default_factory=lambda: Sticky(cookie="canary_id"))
+    weight: f.Weight = Field(
+        0.0,
+        description="Percent of users, 0 to 100 in steps of 0.01; used when there is no release.",
+    )
+    sticky: Sticky = Field(
+        default_factory=lambda: Sticky(cookie="canary_id"), description="What identifies a user."
+    )
     admit: Literal["all", "new_sessions"] = Field(
         "all", description="new_sessions: only users first seen in this release may enter."
     )
     salt: str | None = Field(None, description="Salt of the hash; the release's id by default.")
-    match: tuple[MatchRule, ...] = Field((), description="Rules that force a variant, in order.")
+    match: tuple[MatchRule, ...] = Field(
+        (), description="Rules that force a variant; the first that matches counts."
+    )
 
     @model_validator(mode="after")
     def _admission(self) -> Split:
         if self.admit == "new_sessions" and (self.sticky.cookie is None or not self.sticky.set_):
-            raise _wrong("new_sessions needs a sticky cookie that the proxy sets", "admit")
+            message = "new_sessions needs a sticky cookie that the proxy sets"
+            _report([Mistake(message, ("admit",), (("sticky",),))])
         return self
 
 
 class Step(_Section):
     """One step of a release."""
 
-    weight: Weight = Field(description="Percent of users.")
-    bake: Duration = Field(0.0, description="How long it is watched at least.")
+    weight: f.Weight = Field(description="Percent of users, 0 to 100 in steps of 0.01.")
+    bake: f.Duration = Field(0.0, description="How long it is watched at least; a duration.")
     min_requests: int = Field(0, ge=0, description="Canary requests to be judged at least.")
 
 
 class Release(_Section):
     """One attempt to move from stable to canary."""
 
-    id: _ReleaseId = Field(description="Its name; also the salt of the split.")
+    id: f.ReleaseId = Field(description="Its name; also the salt of the split.")
     steps: tuple[Step, ...] = Field(min_length=1, description="The plan; weights rise.")
     promote: Literal["bake", "proof", "manual"] = Field(
-        "bake", description="What lets a step be left by itself."
+        "bake",
+        description="What lets a step be left: its bake time, proof of no harm, or an operator.",
     )
 
     @model_validator(mode="after")
     def _rising(self) -> Release:
-        for at in range(1, len(self.steps)):
-            before, here = self.steps[at - 1].weight, self.steps[at].weight
-            if here <= before:
-                raise _wrong(f"weights must rise: {here:g} after {before:g}", f"steps.{at}.weight")
+        weights = [step.weight for step in self.steps]
+        _report(
+            Mistake(f"weights must rise: {here:g} after {before:g}", ("steps", at + 1, "weight"))
+            for at, (before, here) in enumerate(pairwise(weights))
+            if here <= before
+        )
         return self
 
 
 class Errors(_Section):
     """Failed answers."""
 
-    margin: Ratio = Field(0.01, description="Increase that matters, absolute.")
-    statuses: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_statuses, json_schema_input_type=tuple[str | int, ...]),
-    ] = Field(("5xx",), description="Statuses that are errors, such as 5xx or 503.")
+    margin: f.Ratio = Field(0.01, description="Increase that matters, absolute; a ratio.")
+    statuses: tuple[f.Status, ...] = Field(
+        ("5xx",), description="Statuses that are errors, such as 5xx or 503."
+    )
     unit: Literal["user", "request"] = Field(
         "user", description="user: at most one per user bucket in 10 s."
     )
@@ -361,8 +312,10 @@ class Errors(_Section):
 class Latency(_Section):
     """Slow answers."""
 
-    quantile: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="Which quantile.")
-    margin: Duration = Field(0.05, description="Increase that matters.")
+    quantile: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.95, description="The quantile of stable's time to first byte that is compared."
+    )
+    margin: f.Duration = Field(0.05, description="Increase that matters; a duration.")
 
 
 class Throughput(_Section):
@@ -372,83 +325,117 @@ class Throughput(_Section):
 class Business(_Section):
     """Something that users should keep doing."""
 
-    outcome: str = Field(description="Name of an outcome, or events for posted ones.")
-    margin: Ratio = Field(0.05, description="Change that matters, relative.")
-    direction: Literal["decrease", "increase"] = Field("decrease", description="Which is bad.")
+    outcome: str = Field(description="Name of an outcome, or events for those posted.")
+    margin: f.Ratio = Field(0.05, description="Change that matters, relative; a ratio.")
+    direction: Literal["decrease", "increase"] = Field(
+        "decrease", description="Which change is bad."
+    )
+
+
+def _off(value: object) -> object:
+    """``errors: false`` switches a metric off, ``errors: {}`` or ``errors: true`` switches it on."""
+    if value is False:
+        return None
+    return {} if value is True else value
 
 
 class Metrics(_Section):
-    """What is compared. Those named are on, the others off."""
+    """What is compared. Those named are on, the others off; without metrics all but business are on."""
 
-    errors: Annotated[Errors | None, BeforeValidator(_off)] = None
-    latency: Annotated[Latency | None, BeforeValidator(_off)] = None
-    throughput: Annotated[Throughput | None, BeforeValidator(_off)] = None
-    business: Annotated[Business | None, BeforeValidator(_off)] = None
+    errors: Annotated[
+        Errors | None, BeforeValidator(_off, json_schema_input_type=Errors | bool | None)
+    ] = Field(None, description="Failed answers; {} for the defaults, false for off.")
+    latency: Annotated[
+        Latency | None, BeforeValidator(_off, json_schema_input_type=Latency | bool | None)
+    ] = Field(None, description="Slow answers; {} for the defaults, false for off.")
+    throughput: Annotated[
+        Throughput | None, BeforeValidator(_off, json_schema_input_type=Throughput | bool | None)
+    ] = Field(None, description="Requests that do not finish; {} for on, false for off.")
+    business: Annotated[
+        Business | None,
+        BeforeValidator(
+            lambda value: None if value is False else value,
+            json_schema_input_type=Business | Literal[False] | None,
+        ),
+    ] = Field(None, description="Something that users should keep doing; false for off.")
 
 
 class OutcomeMatch(_Section):
-    """Requests that an outcome looks at."""
+    """Requests that an outcome looks at; all of them by default."""
 
-    method: Methods | None = None
-    path: PathMatch | None = None
-    header: HeaderMatch | None = None
+    method: Annotated[f.Methods, f.one_or_more(f.Method)] | None = Field(
+        None, description="A method or a list of them."
+    )
+    path: PathMatch | None = Field(None, description="The path of the request.")
+    header: HeaderMatch | None = Field(None, description="A header of the request.")
 
 
 class JsonWhen(_Section):
-    """A condition on a value in a JSON body."""
+    """A condition on a value in a JSON body: a pointer and exactly one test."""
 
-    pointer: _Pointer = Field(description="RFC 6901, such as /results.")
-    is_: Literal["empty", "missing", "present", "null", "true", "false", "zero"] | None = Field(
-        None, alias="is"
+    model_config = ConfigDict(json_schema_extra={"oneOf": [
+        {"required": ["is"], "not": _any_of(("equals",))},
+        {"not": {"required": ["is"]}, **_any_of(("equals",))},
+    ]})  # fmt: skip
+
+    pointer: f.Pointer = Field(description="RFC 6901, such as /results.")
+    is_: f.JsonState = Field(None, alias="is", description="The state of the value.")
+    equals: f.JsonValue = Field(
+        None, description="The value itself: text, a number, true or false."
     )
-    equals: str | int | float | bool | None = None
 
     @model_validator(mode="after")
     def _one(self) -> JsonWhen:
-        if (self.is_ is None) == (self.equals is None):
-            raise _wrong("exactly one of is, equals is allowed")
+        _exactly_one(self, ("is", "equals"))
         return self
 
 
-class When(_Section):
-    """What makes an answer count for an outcome: all the given conditions."""
+_ANSWER = ("status", "header", "body_under", "json", "regex")
 
-    status: (
-        Annotated[
-            tuple[str, ...],
-            BeforeValidator(
-                lambda v: _statuses(_one_or_more(v)),
-                json_schema_input_type=str | int | tuple[str | int, ...],
-            ),
-        ]
-        | None
-    ) = None
-    header: HeaderMatch | None = None
-    body_under: Size | None = Field(None, description="The body is shorter than this.")
-    json_: JsonWhen | None = Field(None, alias="json")
-    regex: Regex | None = Field(None, description="Found in the first 64 KiB.")
+
+class When(_Section):
+    """What makes an answer count for an outcome: all the given conditions; at least one is needed."""
+
+    model_config = ConfigDict(json_schema_extra=_any_of(_ANSWER))
+
+    status: Annotated[f.Statuses, f.one_or_more(f.Status)] | None = Field(
+        None, description="A status such as 2xx or 404, or a list of them."
+    )
+    header: HeaderMatch | None = Field(None, description="A header of the answer.")
+    body_under: f.SomeSize | None = Field(None, description="The body is shorter; a size.")
+    json_: JsonWhen | None = Field(None, alias="json", description="A value in the JSON body.")
+    regex: f.Regex | None = Field(None, description="Found in the first 64 KiB of the body.")
 
     @model_validator(mode="after")
     def _any(self) -> When:
         if all(value is None for value in self.__dict__.values()):
-            raise _wrong("at least one of status, header, body_under, json, regex is needed")
+            message = f"at least one of {', '.join(_ANSWER)} is needed, found none"
+            _report([Mistake(message, because_of=tuple((name,) for name in _ANSWER))])
         return self
 
 
 class Outcome(_Section):
     """A named kind of answer."""
 
-    match: OutcomeMatch = Field(default_factory=OutcomeMatch)
-    when: When
+    match: OutcomeMatch = Field(
+        default_factory=OutcomeMatch, description="The requests that it looks at."
+    )
+    when: When = Field(description="What makes an answer count.")
     bad: bool = Field(False, description="More of it on the canary is a regression.")
-    margin: Ratio = Field(0.01, description="Increase that matters if bad, absolute.")
+    margin: f.Ratio = Field(
+        0.01, description="Increase that matters if it is bad, absolute; a ratio."
+    )
 
 
 class GuardRails(_Section):
     """Limits that hold whatever stable does."""
 
-    errors: Ratio | None = Field(None, description="Share of failed canary requests.")
+    errors: f.Ratio | None = Field(None, description="Share of failed canary requests; a ratio.")
     min_requests: int = Field(20, ge=1, description="Canary requests before it applies.")
+
+
+POSTED = "events"
+"""The outcome of events that are posted to the admin API."""
 
 
 class Judge(_Section):
@@ -459,146 +446,163 @@ class Judge(_Section):
         description="Chance that a healthy release is ever rolled back, all metrics together.",
     )
     alpha_hold: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.05, description="Chance that a healthy release is ever held as suspect."
+        0.05, description="Chance that a healthy release is ever held as suspect; above alpha."
     )
     metrics: Metrics = Field(
-        default_factory=lambda: Metrics(errors=Errors(), latency=Latency(), throughput=Throughput())
+        default_factory=lambda: Metrics(
+            errors=Errors(), latency=Latency(), throughput=Throughput()
+        ),
+        description="What is compared; only what is named here.",
+        json_schema_extra={"default": {"errors": {}, "latency": {}, "throughput": {}}},
     )
-    outcomes: dict[_OutcomeName, Outcome] = Field(default_factory=dict)
-    guard_rails: GuardRails | None = None
-    cooldown: Duration | None = Field(
-        None, description="After a trip, probe the canary again after this long."
+    outcomes: dict[f.OutcomeName, Outcome] = Field(
+        default_factory=dict, description="Kinds of answers to count, by name."
+    )
+    guard_rails: GuardRails | None = Field(
+        None, description="Limits that hold whatever stable does."
+    )
+    cooldown: f.WholeSeconds | None = Field(
+        None, description="After a trip, probe the canary again after this long; a duration."
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> Judge:
-        if self.alpha_hold <= self.alpha:
-            raise _wrong(f"must be above alpha ({self.alpha:g})", "alpha_hold")
-        business = self.metrics.business
-        if business is not None and business.outcome not in (*self.outcomes, "events"):
-            known = ", ".join([*self.outcomes, "events"])
-            raise _wrong(
-                f"no outcome is named {business.outcome!r}; known: {known}",
-                "metrics.business.outcome",
-            )
+        _report(self._mistakes())
         return self
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        if self.alpha_hold <= self.alpha:
+            at = "alpha_hold" if "alpha_hold" in self.model_fields_set else "alpha"
+            message = f"alpha_hold ({self.alpha_hold:g}) must be above alpha ({self.alpha:g})"
+            yield Mistake(message, (at,), (("alpha",), ("alpha_hold",)))
+        if POSTED in self.outcomes:
+            yield Mistake(f"{POSTED!r} is the name of posted events", ("outcomes", POSTED))
+        business = self.metrics.business
+        if business is not None and business.outcome not in (*self.outcomes, POSTED):
+            known = ", ".join([*self.outcomes, POSTED])
+            yield Mistake(
+                f"no outcome is named {business.outcome!r}; known: {known}",
+                ("metrics", "business", "outcome"),
+                (("outcomes", business.outcome),),
+            )
 
 
 class Rescue(_Section):
     """Answer from stable what fails on the canary."""
 
-    enabled: bool = True
-    replay_buffer: Size = Field(65536, description="Largest request body kept for another attempt.")
+    enabled: bool = Field(True, description="Whether failed canary requests go to stable.")
+    replay_buffer: f.Size = Field(
+        65536, description="Largest request body kept for another attempt; a size."
+    )
     header: bool = Field(False, description="Add X-Canary-Rescued: 1 to such answers.")
 
 
 class Mirror(_Section):
     """Send copies of requests to the canary and discard its answers."""
 
-    percent: Weight = 0.0
+    percent: f.Weight = Field(0.0, description="Percent of stable's requests to copy, 0 to 100.")
 
 
 class Limits(_Section):
-    """Bounds on connections, requests and waiting."""
+    """Bounds on connections, requests and waiting; timeouts are durations."""
 
     max_connections: int = Field(10_000, ge=1, description="Client connections.")
     max_requests: int = Field(10_000, ge=1, description="Requests in flight.")
     max_endpoint_connections: int = Field(1024, ge=1, description="Connections to an endpoint.")
     max_endpoint_idle: int = Field(256, ge=0, description="Idle connections kept to an endpoint.")
-    header_timeout: Duration = Field(10.0, description="For the whole head of a request.")
-    idle_timeout: Duration = Field(75.0, description="Between the requests of a connection.")
-    body_timeout: Duration = Field(30.0, description="A stall between bytes of a body.")
-    connect_timeout: Duration = Field(2.0, description="For a connection to an endpoint.")
-    first_byte_timeout: Duration = Field(30.0, description="From the request to its answer.")
-    endpoint_idle_timeout: Duration = Field(60.0, description="For idle endpoint connections.")
-    drain_timeout: Duration = Field(30.0, description="For requests in flight at the end.")
-
-    @model_validator(mode="after")
-    def _positive(self) -> Limits:
-        for name, value in self.__dict__.items():
-            if name.endswith("_timeout") and name != "drain_timeout" and value < 0.01:
-                raise _wrong("expected at least 10ms", name)
-        return self
+    header_timeout: f.Timeout = Field(10.0, description="For the whole head of a request.")
+    idle_timeout: f.Timeout = Field(75.0, description="Between the requests of a connection.")
+    body_timeout: f.Timeout = Field(30.0, description="A stall between bytes of a body.")
+    connect_timeout: f.Timeout = Field(2.0, description="For a connection to an endpoint.")
+    first_byte_timeout: f.Timeout = Field(30.0, description="From the request to its answer.")
+    endpoint_idle_timeout: f.Timeout = Field(60.0, description="For idle endpoint connections.")
+    drain_timeout: f.Timeout = Field(30.0, description="For requests in flight at the end.")
 
 
 class Forwarded(_Section):
     """Forwarding fields: X-Forwarded-*, Forwarded, Via."""
 
-    trust: tuple[Network, ...] = Field((), description="Proxies whose own fields are kept (CIDR).")
-    via: Name = Field("canaryproxy", description="Our name in Via.")
+    trust: tuple[f.Network, ...] = Field(
+        (), description="Proxies whose own fields are kept (CIDR)."
+    )
+    via: f.Name = Field("canaryproxy", description="Our name in Via.")
 
 
 class Webhook(_Section):
     """Where to tell what happens."""
 
-    webhook: _WebUrl = Field(description="URL to POST to.")
+    webhook: f.WebUrl = Field(description="URL to POST to.")
 
 
 class Config(_Section):
     """The configuration of canaryproxy."""
 
-    listen: Annotated[
-        tuple[Address, ...],
-        BeforeValidator(_one_or_more, json_schema_input_type=str | tuple[str, ...]),
-    ] = Field(
+    listen: Annotated[f.Addresses, f.one_or_more(f.Address)] = Field(
         (TcpAddress("127.0.0.1", 8080),),
-        min_length=1,
         description="host:port, [::1]:port, unix:/path, or a list of them.",
     )
-    workers: int = Field(1, ge=0, le=256, description="Processes; 0 = one per core.")
-    admin: Admin = Field(default_factory=Admin)
-    variants: Variants
-    split: Split = Field(default_factory=Split)
-    release: Release | None = None
-    judge: Judge = Field(default_factory=Judge)
-    rescue: Rescue = Field(default_factory=Rescue)
-    mirror: Mirror = Field(default_factory=Mirror)
-    limits: Limits = Field(default_factory=Limits)
-    forwarded: Forwarded = Field(default_factory=Forwarded)
-    state: str = Field("./run/state.json", description="File that survives a restart.")
-    notify: tuple[Webhook, ...] = ()
+    workers: int = Field(
+        1, ge=0, le=256, description="Processes that share the port; 0 = one per core."
+    )
+    admin: Admin = Field(
+        default_factory=Admin, description="Where the proxy is controlled and scraped."
+    )
+    variants: Variants = Field(description="The two versions of the service.")
+    split: Split = Field(default_factory=Split, description="Who gets the canary.")
+    release: Release | None = Field(
+        None, description="One attempt to move from stable to canary, step by step."
+    )
+    judge: Judge = Field(
+        default_factory=Judge, description="How the canary is compared with stable."
+    )
+    rescue: Rescue = Field(
+        default_factory=Rescue, description="Answer from stable what fails on the canary."
+    )
+    mirror: Mirror = Field(
+        default_factory=Mirror, description="Send copies of requests to the canary."
+    )
+    limits: Limits = Field(
+        default_factory=Limits, description="Bounds on connections, requests and waiting."
+    )
+    forwarded: Forwarded = Field(
+        default_factory=Forwarded, description="X-Forwarded-*, Forwarded, Via."
+    )
+    state: f.FilePath = Field("./run/state.json", description="File that survives a restart.")
+    notify: tuple[Webhook, ...] = Field((), description="Where to tell what happens.")
 
     @model_validator(mode="after")
     def _addresses(self) -> Config:
-        taken: list[TcpAddress | UnixAddress] = []
-        for at, address in enumerate(self.listen):
-            _not_taken(address, taken, f"listen.{at}")
-        if self.admin.listen is not None:
-            _not_taken(self.admin.listen, taken, "admin.listen")
-        if self.admin.socket is not None:
-            _not_taken(UnixAddress(self.admin.socket), taken, "admin.socket")
-        for name in ("stable", "canary"):
-            variant: Variant | None = getattr(self.variants, name)
-            for at, one in enumerate(variant.endpoints if variant else ()):
-                if TcpAddress(one.host, one.port) in self.listen:
-                    raise _wrong(
-                        f"{one} is the proxy's own address: a loop",
-                        f"variants.{name}.endpoints.{at}",
-                    )
+        _report(self._mistakes())
         return self
 
-
-def _not_taken(
-    address: TcpAddress | UnixAddress, taken: list[TcpAddress | UnixAddress], field: str
-) -> None:
-    for other in taken:
-        if _overlap(address, other):
-            raise _wrong(f"{address} overlaps with {other}", field)
-    taken.append(address)
-
-
-def _overlap(one: TcpAddress | UnixAddress, other: TcpAddress | UnixAddress) -> bool:
-    if one == other:
-        return True
-    if isinstance(one, UnixAddress) or isinstance(other, UnixAddress) or one.port != other.port:
-        return False
-    any_v4, any_v6 = "0.0.0.0", "::"
-    if any_v4 in (one.host, other.host):
-        return ":" not in one.host and ":" not in other.host
-    if any_v6 in (one.host, other.host):
-        return ":" in one.host and ":" in other.host
-    return False
-
-
-def _loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+    def _mistakes(self) -> Iterator[Mistake]:
+        wanted: list[tuple[Path, TcpAddress | UnixAddress]] = [
+            (("listen", at), address) for at, address in enumerate(self.listen)
+        ]
+        if self.admin.listen is not None:
+            wanted.append((("admin", "listen"), self.admin.listen))
+        if self.admin.socket is not None:
+            wanted.append((("admin", "socket"), UnixAddress(self.admin.socket)))
+        for at, (path, address) in enumerate(wanted):
+            for other_path, other in wanted[:at]:
+                if overlap(address, other):
+                    # A broken address gives way to the default, which nobody asked for.
+                    because_of = tuple(p[:1] if p[0] == "listen" else p for p in (path, other_path))
+                    is_default = (
+                        path[-1] == "socket" and "socket" not in self.admin.model_fields_set
+                    )
+                    if is_default:
+                        message = f"{other} is the admin socket's default; set admin.socket too"
+                        yield Mistake(message, other_path, because_of)
+                    else:
+                        yield Mistake(f"{address} overlaps with {other}", path, because_of)
+                    break
+        listeners = [one for one in self.listen if isinstance(one, TcpAddress)]
+        for name, variant in (("stable", self.variants.stable), ("canary", self.variants.canary)):
+            for at, endpoint in enumerate(variant.endpoints if variant else ()):
+                if any(leads_to(endpoint, listener) for listener in listeners):
+                    yield Mistake(
+                        f"{endpoint} is the proxy's own address: a loop",
+                        ("variants", name, "endpoints", at),
+                        (("listen",),),
+                    )

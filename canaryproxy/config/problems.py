@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
 """The way to a value: keys and indexes from the top of the file."""
 
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_<-]+")
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake: where it is (line and column from 1), and what was found and what is allowed."""
+    """One mistake and its place; ``str()`` is ``file:line:column: path.to[0].field: message``."""
 
     file: str
+    """Name of the file, as given to ``parse``."""
     line: int
+    """From 1."""
     column: int
+    """From 1, in characters."""
     path: Path
+    """The way to the field; empty for a mistake of the whole file."""
+    found: str
+    """What stands there, short and on one line; empty where nothing does."""
     message: str
+    """What was found and what is allowed, on one line."""
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}: "
@@ -32,10 +42,15 @@ class ConfigError(ValueError):
 
 
 def dotted(path: Path) -> str:
-    """Return a path as people write it: ``variants.stable.endpoints[0]``."""
+    """Return a path as people write it: ``variants.stable.endpoints[0]``; odd keys are quoted."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _PLAIN_KEY.fullmatch(part):
+            text += f".{part}" if text else part
+        else:
+            text += f"[{shown(part)}]"
     return text
 
 
@@ -49,5 +64,5 @@ def shown(value: object) -> str:
         return "a mapping"
     if isinstance(value, (tuple, list)):
         return "a list"
-    text = repr(value)
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,95 +1,99 @@
-"""Durations, sizes, ratios, addresses and the like, as people write them.
+"""Durations, sizes, ratios, weights and names, as people write them.
 
 Each parser takes the value as it stands in YAML, returns it in the unit that the code uses, and raises
-``ValueError`` with what is allowed.
+``ValueError`` with what is allowed. ``duration_text``, ``size_text`` and ``ratio_text`` write it back.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+import warnings
+from decimal import Decimal
 from math import isfinite
-from urllib.parse import urlsplit
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+)(B|kB|KB|KiB|MB|MiB|GB|GiB)?")
+_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
+DURATION_PATTERN = rf"^{_NUMBER}(?:ms|s|m|h|d)$"
+SIZE_PATTERN = r"^[0-9]{1,16}(?:B|kB|KB|KiB|MB|MiB|GB|GiB)?$"
+RATIO_PATTERN = r"^(?:100(?:\.0{1,15})?|[0-9]{1,2}(?:\.[0-9]{1,15})?)%$"
+TOKEN_PATTERN = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"  # noqa: S105
+"""A token of RFC 9110 §5.6.2: the name of a header, a cookie or a method."""
+STATUS_PATTERN = r"^(?:[1-5]xx|[1-5][0-9]{2})$"
+
+_DURATION = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
+_SECONDS = {
+    "d": Decimal(86400), "h": Decimal(3600), "m": Decimal(60), "s": Decimal(1), "ms": Decimal("0.001"),
+}  # fmt: skip
+LONGEST = 3650 * 86400.0
+_SIZE = re.compile(r"([0-9]{1,16})(B|kB|KB|KiB|MB|MiB|GB|GiB)?")
 _BYTES = {
     None: 1, "B": 1, "kB": 10**3, "KB": 10**3, "KiB": 1 << 10,
     "MB": 10**6, "MiB": 1 << 20, "GB": 10**9, "GiB": 1 << 30,
 }  # fmt: skip
-_RATIO = re.compile(r"(\d+(?:\.\d+)?)%")
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9_-]+)*\.?")
-TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-"""A token of RFC 9110 §5.6.2: the name of a header, a cookie or a method."""
-
-DURATION_PATTERN = r"^(0|\d+(\.\d+)?(ms|s|m|h|d))$"
-SIZE_PATTERN = r"^\d+(B|kB|KB|KiB|MB|MiB|GB|GiB)?$"
-RATIO_PATTERN = r"^\d+(\.\d+)?%$"
+_LARGEST = 1 << 50
+_RATIO = re.compile(RATIO_PATTERN[1:-1])
+_TOKEN = re.compile(TOKEN_PATTERN[1:-1])
+_STATUS = re.compile(STATUS_PATTERN[1:-1])
+_REGEX_LENGTH = 512
 
 
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
-    """``host:port``; IPv6 in brackets."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
-    """``unix:/path``."""
-
-    path: str
-
-    def __str__(self) -> str:
-        return f"unix:{self.path}"
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """``scheme://host:port`` of one process of a variant."""
-
-    scheme: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{TcpAddress(self.host, self.port)}"
-
-
-def duration(value: object) -> float:
-    """Return seconds for ``250ms``, ``5s``, ``5m``, ``1h``, ``30d`` or ``0``."""
-    if value == 0 and not isinstance(value, bool):
-        return 0.0
+def duration(value: object, *, least: str = "0s") -> float:
+    """Return seconds for ``250ms``, ``5s``, ``5m``, ``1h``, ``30d`` or ``0``; at most 3650 days."""
+    if value in (0, "0") and not isinstance(value, bool):
+        value = "0s"
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError("a duration with its unit, such as 250ms, 5s, 5m, 1h or 30d")
-    return float(match[1]) * _SECONDS[match[2]]
+    found = float(Decimal(match[1]) * _SECONDS[match[2]])
+    if found > LONGEST:
+        raise ValueError("a duration of at most 3650d")
+    if least != "0s" and found < duration(least):
+        raise ValueError(f"a duration of at least {least}")
+    return found
 
 
-def size(value: object) -> int:
-    """Return bytes for ``64KiB``, ``1MiB``, ``10kB`` or ``512``."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("a size, such as 64KiB, 1MiB, 10kB or 512 (bytes)")
-    return int(match[1]) * _BYTES[match[2]]
+def duration_text(seconds: float) -> str:
+    """Return a duration as ``duration`` reads it: ``300.0`` is ``5m``."""
+    exact = Decimal(repr(float(seconds)))
+    for unit, factor in _SECONDS.items():
+        if exact and exact % factor == 0:
+            return f"{exact / factor:.0f}{unit}"
+    return f"{exact:f}s" if exact else "0s"
+
+
+def size(value: object, *, least: int = 0) -> int:
+    """Return bytes for ``64KiB``, ``1MiB``, ``10kB`` or ``512``; at most 1 PiB."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        found = value
+    else:
+        match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+        found = int(match[1]) * _BYTES[match[2]] if match else -1
+    if not least <= found <= _LARGEST:
+        above = f" of at least {least}" if least else ""
+        raise ValueError(f"a size{above}, such as 64KiB, 1MiB, 10kB or 512 (bytes)")
+    return found
+
+
+def size_text(count: int) -> str:
+    """Return a size as ``size`` reads it: ``65536`` is ``64KiB``."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if count and count % _BYTES[unit] == 0:
+            return f"{count // _BYTES[unit]}{unit}"
+    return str(count)
 
 
 def ratio(value: object) -> float:
     """Return a fraction 0..1 for ``1%`` or ``0.01``."""
     found = _number(value)
-    if isinstance(value, str) and (match := _RATIO.fullmatch(value)):
-        found = float(match[1]) / 100
+    if isinstance(value, str) and _RATIO.fullmatch(value):
+        found = float(Decimal(value[:-1]) / 100)
     if found is None or not 0 <= found <= 1:
         raise ValueError("a ratio from 0 to 1, such as 1% or 0.01")
     return found
+
+
+def ratio_text(fraction: float) -> str:
+    """Return a ratio as ``ratio`` reads it: ``0.01`` is ``1%``."""
+    return f"{(Decimal(repr(float(fraction))) * 100).normalize():f}%"
 
 
 def weight(value: object) -> float:
@@ -99,7 +103,7 @@ def weight(value: object) -> float:
         raise ValueError("a percentage from 0 to 100, such as 5 or 0.25")
     if abs(found * 100 - round(found * 100)) > 1e-6:
         raise ValueError("a percentage with at most two decimals (a step is 0.01)")
-    return found
+    return round(found, 2)
 
 
 def _number(value: object) -> float | None:
@@ -108,93 +112,29 @@ def _number(value: object) -> float | None:
     return None
 
 
-def address(value: object) -> TcpAddress | UnixAddress:
-    """Return the address for ``host:port``, ``[::1]:port`` or ``unix:/path``."""
-    if isinstance(value, str):
-        if value.startswith("unix:"):
-            path = value.removeprefix("unix:")
-            if path and "\0" not in path and len(path.encode()) < 108:
-                return UnixAddress(path)
-            raise ValueError("unix:/path with a path of 1 to 107 bytes")
-        host, colon, port = value.rpartition(":")
-        if colon and (number := _port(port)) is not None and (name := _host(host)) is not None:
-            return TcpAddress(name, number)
-    raise ValueError("host:port, [::1]:port or unix:/path, with a port from 1 to 65535")
-
-
-def tcp_address(value: object) -> TcpAddress:
-    """Return the address for ``host:port`` or ``[::1]:port``."""
-    found = address(value) if not (isinstance(value, str) and value.startswith("unix:")) else None
-    if not isinstance(found, TcpAddress):
-        raise ValueError("host:port or [::1]:port, with a port from 1 to 65535")
-    return found
-
-
-def endpoint(value: object) -> Endpoint:
-    """Return the endpoint for ``http://host:port`` (default ports 80 and 443)."""
-    allowed = "http://host:port or https://host:port, without path, query or user"
-    if not isinstance(value, str) or value != value.strip():
-        raise ValueError(allowed)
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        raise ValueError(allowed) from None
-    bare = parts.path in ("", "/") and not (parts.query or parts.fragment or "@" in parts.netloc)
-    if parts.scheme not in ("http", "https") or not bare or "?" in value or "#" in value:
-        raise ValueError(allowed)
-    netloc = parts.netloc
-    host = _host(netloc.rpartition(":")[0] if port is not None else netloc.rstrip(":"))
-    if host is None or port == 0:
-        raise ValueError(allowed)
-    return Endpoint(parts.scheme, host, port or (443 if parts.scheme == "https" else 80))
-
-
-def network(value: object) -> IPv4Network | IPv6Network:
-    """Return the network for ``10.0.0.0/8`` or a single address."""
-    if isinstance(value, str):
-        try:
-            return ip_network(value)
-        except ValueError as error:
-            if "host bits" in str(error):
-                raise ValueError("a network without host bits, such as 10.0.0.0/8") from None
-    raise ValueError("a network in CIDR form, such as 10.0.0.0/8 or fd00::/8")
-
-
 def token(value: object) -> str:
-    """Return a name that can be a header, a cookie or a method."""
-    if isinstance(value, str) and TOKEN.fullmatch(value):
+    """Return a name that can be a header or a cookie."""
+    if isinstance(value, str) and len(value) <= 256 and _TOKEN.fullmatch(value):
         return value
     raise ValueError("a name of letters, digits and !#$%&'*+-.^_`|~")
 
 
+def status(value: object) -> str:
+    """Return a status (``503``, also as a number) or a class of them (``5xx``) as text."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(text, str) and _STATUS.fullmatch(text):
+        return text
+    raise ValueError("a status such as 5xx or 503")
+
+
 def regex(value: object) -> str:
     """Return a regular expression of at most 512 characters that compiles."""
-    if not isinstance(value, str) or len(value) > 512:
-        raise ValueError("a regular expression of at most 512 characters")
+    if not isinstance(value, str) or len(value) > _REGEX_LENGTH:
+        raise ValueError(f"a regular expression of at most {_REGEX_LENGTH} characters")
     try:
-        re.compile(value)
-    except (re.error, OverflowError, RecursionError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what Python will read differently one day
+            re.compile(value)
+    except (re.error, OverflowError, RecursionError, Warning) as error:
         raise ValueError(f"a regular expression that compiles ({error})") from None
     return value
-
-
-def _port(text: str) -> int | None:
-    if re.fullmatch(r"[0-9]{1,5}", text) and 0 < int(text) < 65536:
-        return int(text)
-    return None
-
-
-def _host(text: str) -> str | None:
-    if text.startswith("[") and text.endswith("]"):
-        try:
-            found = ip_address(text[1:-1])
-        except ValueError:
-            return None
-        return str(found) if found.version == 6 else None
-    if re.fullmatch(r"[0-9.]+", text):
-        try:
-            return str(ip_address(text))
-        except ValueError:
-            return None
-    return text if len(text) <= 253 and _NAME.fullmatch(text) else None

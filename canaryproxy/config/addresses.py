@@ -1,0 +1,176 @@
+"""Addresses: where the proxy listens, where the variants are, which networks are trusted.
+
+Each parser takes the value as it stands in YAML and raises ``ValueError`` with what is allowed. Names are not
+looked up.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Literal
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9_-]+)*\.?")
+_PORT = re.compile(r"[0-9]{1,5}")
+_URL = re.compile(r"(https?)://(\[[^\]]*\]|[^\[\]:/?#@\s]+)(?::([0-9]{1,5}))?")
+_SOCKET_PATH_BYTES = 107
+_EVERY = ("0.0.0.0", "::")
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """``host:port``; ``str()`` puts IPv6 in brackets, as the file has it."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """``unix:/path``."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """``scheme://host:port`` of one process of a variant."""
+
+    scheme: Literal["http", "https"]
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{TcpAddress(self.host, self.port)}"
+
+
+def address(value: object) -> TcpAddress | UnixAddress:
+    """Return the address for ``host:port``, ``[::1]:port`` or ``unix:/path``."""
+    if isinstance(value, str):
+        if value.startswith("unix:"):
+            return UnixAddress(socket_path(value.removeprefix("unix:"), "unix:/path with a path"))
+        if (found := _tcp(value)) is not None:
+            return found
+    raise ValueError("host:port, [::1]:port or unix:/path, with a port from 1 to 65535")
+
+
+def tcp_address(value: object) -> TcpAddress:
+    """Return the address for ``host:port`` or ``[::1]:port``."""
+    found = _tcp(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("host:port or [::1]:port, with a port from 1 to 65535")
+    return found
+
+
+def socket_path(value: object, what: str = "a path") -> str:
+    """Return the path of a Unix socket: 1 to 107 bytes, as the kernel takes no more."""
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"{what} of 1 to {_SOCKET_PATH_BYTES} bytes")
+    if 0 < len(value.encode()) <= _SOCKET_PATH_BYTES:
+        return value
+    raise ValueError(f"{what} of 1 to {_SOCKET_PATH_BYTES} bytes")
+
+
+def endpoint(value: object) -> Endpoint:
+    """Return the endpoint for ``http://host:port`` (default ports 80 and 443)."""
+    match = _URL.fullmatch(value) if isinstance(value, str) else None
+    if match is not None and (host := _host(match[2])) is not None:
+        scheme: Literal["http", "https"] = "https" if match[1] == "https" else "http"
+        port = _port(match[3]) if match[3] else {"http": 80, "https": 443}[scheme]
+        if port is not None:
+            return Endpoint(scheme, host, port)
+    raise ValueError("http://host:port or https://host:port, without path, query or user")
+
+
+def network(value: object) -> IPv4Network | IPv6Network:
+    """Return the network for ``10.0.0.0/8`` or a single address."""
+    if isinstance(value, str):
+        try:
+            return ip_network(value)
+        except ValueError as error:
+            if "host bits" in str(error):
+                raise ValueError("a network without host bits, such as 10.0.0.0/8") from None
+    raise ValueError("a network in CIDR form, such as 10.0.0.0/8 or fd00::/8")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach the host."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def overlap(one: TcpAddress | UnixAddress, other: TcpAddress | UnixAddress) -> bool:
+    """Tell whether two listeners would be in each other's way.
+
+    ``[::]`` takes IPv6 only and ``0.0.0.0`` IPv4 only (so both may be listed); ``localhost`` may be either.
+    """
+    if isinstance(one, UnixAddress) or isinstance(other, UnixAddress):
+        return (
+            isinstance(one, UnixAddress)
+            and isinstance(other, UnixAddress)
+            and posixpath.normpath(one.path) == posixpath.normpath(other.path)
+        )
+    if one.port != other.port:
+        return False
+    here, there = one.host.lower(), other.host.lower()
+    if here == there:
+        return True
+    if "localhost" in (here, there):
+        literal = there if here == "localhost" else here
+        return literal in _EVERY or is_loopback(literal)
+    if not {here, there} & set(_EVERY):
+        return False
+    return (":" in here) == (":" in there)
+
+
+def leads_to(endpoint: Endpoint, listener: TcpAddress) -> bool:
+    """Tell whether requests to the endpoint would come back to the listener."""
+    if endpoint.port != listener.port:
+        return False
+    host, listening = endpoint.host.lower(), listener.host.lower()
+    if host == listening:
+        return True
+    local = host in _EVERY or is_loopback(host)
+    return local and overlap(TcpAddress(_own(host), endpoint.port), listener)
+
+
+def _own(host: str) -> str:
+    """A connection to "every address" goes to the loopback one."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _tcp(text: str) -> TcpAddress | None:
+    name, colon, digits = text.rpartition(":")
+    host, port = _host(name), _port(digits)
+    return TcpAddress(host, port) if colon and host is not None and port is not None else None
+
+
+def _port(text: str) -> int | None:
+    if _PORT.fullmatch(text) and 0 < int(text) < 65536:
+        return int(text)
+    return None
+
+
+def _host(text: str) -> str | None:
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            found = ip_address(text[1:-1])
+        except ValueError:
+            return None
+        return str(found) if found.version == 6 else None
+    if re.fullmatch(r"[0-9.]+", text):
+        try:
+            return str(ip_address(text))
+        except ValueError:
+            return None
+    return text if len(text) <= 253 and _NAME.fullmatch(text) else None

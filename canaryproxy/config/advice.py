@@ -1,0 +1,57 @@
+"""Advice on a valid configuration: risky plans, and what this version does not do yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from canaryproxy.config.model import Config
+
+SHORT_BAKE = 300.0
+"""Seconds; slow failures (leaks, pools running dry) take longer to show than less than this."""
+BIG_FIRST_STEP = 5.0
+"""Percent of users that a plan should not begin above."""
+
+_NOT_ACTIVE: tuple[tuple[str, Callable[[Config], bool]], ...] = (
+    ("mirror.percent", lambda config: config.mirror.percent > 0),
+    ("notify", lambda config: bool(config.notify)),
+    ("workers", lambda config: config.workers != 1),
+    (
+        "release.promote",
+        lambda config: config.release is not None and len(config.release.steps) > 1,
+    ),
+)
+"""What the file may say already, but this version does not do. Take a line out when it does."""
+
+
+def warnings(config: Config) -> tuple[str, ...]:
+    """Return advice on a valid configuration, one line each; nothing of it is an error."""
+    inactive = (
+        f"{path} is not active in this version" for path, is_used in _NOT_ACTIVE if is_used(config)
+    )
+    return (*inactive, *_without_canary(config), *_plan(config))
+
+
+def _without_canary(config: Config) -> Iterator[str]:
+    if config.variants.canary is not None:
+        return
+    if config.release is not None:
+        yield "release has no effect without variants.canary"
+    elif config.split.weight > 0:
+        yield "split.weight has no effect without variants.canary"
+    for at, rule in enumerate(config.split.match):
+        if rule.variant == "canary":
+            yield f"split.match[{at}] has no effect without variants.canary"
+
+
+def _plan(config: Config) -> Iterator[str]:
+    if config.release is None:
+        return
+    steps = config.release.steps
+    if steps[0].weight > BIG_FIRST_STEP:
+        yield f"release.steps[0].weight is {steps[0].weight:g}: begin with 1 to 5 percent"
+    for at, step in enumerate(steps):
+        if step.bake < SHORT_BAKE and step.weight < 100:
+            yield (
+                f"release.steps[{at}].bake is {step.bake:g} s:"
+                " 5 to 15 minutes show what is slow to fail"
+            )

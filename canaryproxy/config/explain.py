@@ -1,0 +1,240 @@
+"""Validation of a document, and pydantic's errors as problems that people can mend.
+
+pydantic compares the fields of a section only when each of them is valid. So that one mistake does not hide
+another, validation goes on in rounds: what is broken is left out (and a stand-in put where the whole cannot
+do without), until the rest is valid; later rounds report only mistakes between fields, and of these none that
+is the consequence of a field left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from canaryproxy.config.document import Document
+from canaryproxy.config.model import Config, Mistake
+from canaryproxy.config.problems import Path, Problem, shown
+
+_STAND_INS: dict[Path, Any] = {
+    ("variants",): {},
+    ("variants", "stable"): {"endpoints": ("http://left-out.invalid",)},
+}
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a number",
+    "string_type": 'text (in quotes if it looks like a number, true or false: "yes", "5")',
+    "string_pattern_mismatch": "a name of letters, digits and _, no digit first",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+
+
+def validate(document: Document) -> tuple[Config | None, list[Problem]]:
+    """Return the configuration in a document whose value is a mapping, or all its problems."""
+    without = _Without(document)
+    for path in document.unread:
+        without.drop(path)
+    problems: list[Problem] = []
+    first = True
+    while True:
+        try:
+            config = Config.model_validate(without.value())
+        except ValidationError as error:
+            # Read all before dropping any: what is dropped shifts the indexes of a list.
+            found = [(without.original(d["loc"]), d) for d in error.errors(include_url=False)]
+            progress = False
+            for path, detail in found:
+                if detail["type"] == "together":
+                    progress |= _take_mistakes(document, without, path, detail, problems)
+                    continue
+                missing = detail["type"] == "missing"
+                consequence = not first or (missing and without.has_dropped(path))
+                if not consequence and not (detail["type"] == "too_short" and detail["input"]):
+                    problems.append(_problem(document, path, detail))
+                progress |= without.drop(path[:-1] if missing else path, missing=path)
+            if not progress:
+                return None, problems
+        else:
+            return (config if first and not document.unread else None), problems
+        first = False
+
+
+def _take_mistakes(
+    document: Document,
+    without: _Without,
+    section: Path,
+    detail: ErrorDetails,
+    problems: list[Problem],
+) -> bool:
+    """Report the mistakes between fields of a section and leave those fields out."""
+    mistakes: tuple[Mistake, ...] = detail["ctx"]["mistakes"]
+    fields = [without.original((*section, *m.at), pruned_from=len(section)) for m in mistakes]
+    progress = False
+    for path, mistake in zip(fields, mistakes, strict=True):
+        if not any(
+            without.has_dropped((*section, *cause), below=len(section))
+            for cause in mistake.because_of
+        ):
+            found = _found(document, path)
+            problems.append(document.problem(path, mistake.message, found=found))
+        progress |= without.drop(path)
+    return progress
+
+
+class _Without:
+    """A document's value without what is broken; paths are those of the document."""
+
+    def __init__(self, document: Document) -> None:
+        self._value = document.value
+        self._dropped: set[Path] = set()
+        self._stand_ins: dict[Path, Any] = {}
+        self._indexes: dict[Path, list[int]] = {}
+
+    def drop(self, path: Path, missing: Path = ()) -> bool:
+        """Leave out a value; tell whether that is news. Where the whole needs it, put a stand-in."""
+        if missing in _STAND_INS and missing not in self._stand_ins:
+            self._stand_ins[missing] = _STAND_INS[missing]
+            return True
+        if not path or path in self._dropped:
+            return False
+        self._dropped.add(path)
+        self._indexes.clear()
+        return True
+
+    def has_dropped(self, path: Path, below: int = 0) -> bool:
+        """Tell whether a value, or something around it deeper than ``below``, is left out."""
+        return any(path[:length] in self._dropped for length in range(below + 1, len(path) + 1))
+
+    def value(self) -> Any:
+        """Return what is left."""
+        return self._rest(self._value, ())
+
+    def _rest(self, value: Any, path: Path) -> Any:
+        if isinstance(value, tuple):
+            return tuple(self._rest(value[at], (*path, at)) for at in self._kept(value, path))
+        if isinstance(value, dict):
+            rest = {
+                key: self._rest(item, (*path, key))
+                for key, item in value.items()
+                if (*path, key) not in self._dropped
+            }
+            for place, stand_in in self._stand_ins.items():
+                if place[:-1] == path and place[-1] not in rest:
+                    rest[str(place[-1])] = self._rest(stand_in, place)
+            return rest
+        return value
+
+    def _kept(self, value: tuple[Any, ...], path: Path) -> list[int]:
+        """Return the indexes of a list's items that are left."""
+        if path not in self._indexes:
+            self._indexes[path] = [
+                at for at in range(len(value)) if (*path, at) not in self._dropped
+            ]
+        return self._indexes[path]
+
+    def original(self, loc: Iterable[str | int], pruned_from: int = 0) -> Path:
+        """Return the path in the document for a location in what is left.
+
+        The first ``pruned_from`` parts are of the document already.
+        """
+        path: Path = ()
+        here: Any = self._value
+        for depth, part in enumerate(loc):
+            if part == "[key]":
+                continue
+            if isinstance(part, int) and depth >= pruned_from:
+                if not isinstance(here, tuple):
+                    continue  # a single value in place of a list
+                part = self._kept(here, path)[part]
+            if isinstance(here, dict):
+                here = here.get(part)
+            elif isinstance(here, tuple) and isinstance(part, int):
+                here = here[part]
+            else:
+                here = None
+            path = (*path, part)
+        return path
+
+
+def _found(document: Document, path: Path) -> str:
+    here = document.value
+    for part in path:
+        in_mapping = isinstance(here, dict) and part in here
+        if not in_mapping and not isinstance(here, tuple):
+            return ""
+        here = here[part]
+    return shown(here)
+
+
+def _problem(document: Document, path: Path, detail: ErrorDetails) -> Problem:
+    kind, value = detail["type"], detail["input"]
+    context = detail.get("ctx", {})
+    found = shown(value)
+    if kind == "extra_forbidden":
+        return document.problem(path, _unknown(path), found=shown(path[-1]), at_key=True)
+    if kind == "missing":
+        message = f"required key {path[-1]!r} is missing"
+        return document.problem(path[:-1], message, at_key=True)
+    if kind == "too_short":
+        return document.problem(path, "expected at least one entry, found none", found=found)
+    if kind == "unit":
+        expected = str(context["allowed"])
+    elif kind == "literal_error":
+        expected = str(context["expected"]).replace("'", "")
+        close = get_close_matches(str(value), expected.replace(" or ", ", ").split(", "), 1)
+        expected = f"one of {expected}" + (f" (did you mean {close[0]}?)" if close else "")
+    elif kind in _BOUNDS:
+        words, name = _BOUNDS[kind]
+        expected = f"{words} {context[name]:g}"
+    else:
+        expected = _EXPECTED.get(kind, detail["msg"])
+    at_key = "[key]" in detail["loc"]
+    return document.problem(path, f"expected {expected}, found {found}", found=found, at_key=at_key)
+
+
+def _unknown(path: Path) -> str:
+    model = _model_at(path[:-1])
+    known = (
+        sorted(field.alias or name for name, field in model.model_fields.items()) if model else []
+    )
+    close = get_close_matches(str(path[-1]).lower(), known, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown key {shown(path[-1])}{hint} (known: {', '.join(known) or 'none'})"
+
+
+def _model_at(path: Path) -> type[BaseModel] | None:
+    """Return the section that stands at a path."""
+    here: Any = Config
+    for part in path:
+        if isinstance(part, int):
+            continue
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            fields = {field.alias or name: field for name, field in here.model_fields.items()}
+            here = _section_in(fields[str(part)].annotation) if part in fields else None
+    return here if isinstance(here, type) and issubclass(here, BaseModel) else None
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the section inside an annotation such as ``tuple[Step, ...] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if (found := _section_in(argument)) is not None:
+            return found
+    return None

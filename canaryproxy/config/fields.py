@@ -1,0 +1,227 @@
+"""Types of the configuration's fields: each with one parser and one JSON Schema.
+
+No field is a union: a union gives one error for every alternative, and people made one mistake.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from canaryproxy.config import addresses, units
+from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress
+
+DURATION, SIZE, RATIO = "a duration", "a size", "a ratio"
+"""Marks (``$comment``) in the schema by which defaults are written in the unit of the file."""
+
+
+def _checked(parse: Callable[[object], Any]) -> PlainValidator:
+    """Return a validator that reports what is allowed, as the parsers say it."""
+
+    def check(value: object) -> Any:
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise PydanticCustomError("unit", "{allowed}", {"allowed": str(error)}) from None
+
+    return PlainValidator(check)
+
+
+def _pattern(pattern: str, **more: Any) -> dict[str, Any]:
+    return {"type": "string", "pattern": pattern, **more}
+
+
+def _form(pattern: str, words: str, **schema: Any) -> tuple[PlainValidator, WithJsonSchema]:
+    """Return what makes a field text of one form; ``words`` say the form to people."""
+    compiled = re.compile(pattern)
+
+    def parse(value: object) -> str:
+        if isinstance(value, str) and compiled.fullmatch(value):
+            return value
+        raise ValueError(words)
+
+    return _checked(parse), WithJsonSchema(_pattern(f"^(?:{pattern})$", **schema))
+
+
+_DURATION_OR_0 = {"anyOf": [_pattern(units.DURATION_PATTERN), {"enum": [0, "0"]}]}
+
+
+def _duration(least: str) -> tuple[PlainValidator, WithJsonSchema]:
+    bound = "" if least == "0s" else f" At least {least}."
+    schema = {
+        "$comment": DURATION,
+        "description": f"A duration with its unit: ms, s, m, h or d.{bound}",
+        **(_pattern(units.DURATION_PATTERN) if bound else _DURATION_OR_0),
+        "examples": ["250ms", "5s", "5m", "1h", "30d"],
+    }
+    return _checked(lambda value: units.duration(value, least=least)), WithJsonSchema(schema)
+
+
+def _size(least: int) -> tuple[PlainValidator, WithJsonSchema]:
+    return _checked(lambda value: units.size(value, least=least)), WithJsonSchema(
+        {
+            "$comment": SIZE,
+            "anyOf": [_pattern(units.SIZE_PATTERN), {"type": "integer", "minimum": least}],
+            "examples": ["64KiB", "1MiB", "10kB", 512],
+        }
+    )
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, (tuple, type(None))) else (value,)
+
+
+def _json_value(value: object) -> object:
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise ValueError("text, a number, true or false")
+
+
+_STATES = ("empty", "missing", "present", "null", "true", "false", "zero")
+
+
+def _json_state(value: object) -> object:
+    """Return a state by name; ``is: null`` and ``is: true`` need no quotes."""
+    plain = {None: "null", True: "true", False: "false"}
+    found = plain[value] if value is None or isinstance(value, bool) else value
+    if found in _STATES:
+        return found
+    raise ValueError(f"one of {', '.join(_STATES)}")
+
+
+_check, _schema = _duration("0s")
+Duration = Annotated[float, _check, _schema]
+"""Seconds, from 0."""
+_check, _schema = _duration("10ms")
+Timeout = Annotated[float, _check, _schema]
+"""Seconds, at least 0.01: less would refuse everything."""
+_check, _schema = _duration("1s")
+WholeSeconds = Annotated[float, _check, _schema]
+"""Seconds, at least 1."""
+_check, _schema = _size(0)
+Size = Annotated[int, _check, _schema]
+"""Bytes, from 0."""
+_check, _schema = _size(1)
+SomeSize = Annotated[int, _check, _schema]
+"""Bytes, from 1."""
+Ratio = Annotated[
+    float,
+    _checked(units.ratio),
+    WithJsonSchema(
+        {
+            "$comment": RATIO,
+            "anyOf": [
+                _pattern(units.RATIO_PATTERN),
+                {"type": "number", "minimum": 0, "maximum": 1},
+            ],
+            "examples": ["1%", 0.01],
+        }
+    ),
+]
+"""A fraction 0..1."""
+Weight = Annotated[
+    float,
+    _checked(units.weight),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100}),
+]
+"""Percent 0..100, resolution 0.01."""
+Status = Annotated[
+    str,
+    _checked(units.status),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _pattern(units.STATUS_PATTERN),
+                {"type": "integer", "minimum": 100, "maximum": 599},
+            ]
+        }
+    ),
+]
+_NOT_COLON_FIRST = r"(?:\[[^\]]+\]|[^:\[\]\s]+):[0-9]{1,5}"
+Address = Annotated[
+    TcpAddress | UnixAddress,
+    _checked(addresses.address),
+    WithJsonSchema(_pattern(rf"^(?:unix:.+|{_NOT_COLON_FIRST})$")),
+]
+LocalAddress = Annotated[
+    TcpAddress,
+    _checked(addresses.tcp_address),
+    WithJsonSchema(_pattern(rf"^{_NOT_COLON_FIRST}$")),
+]
+SocketPath = Annotated[
+    str,
+    _checked(addresses.socket_path),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 107}),
+]
+EndpointUrl = Annotated[
+    Endpoint,
+    _checked(addresses.endpoint),
+    WithJsonSchema(_pattern(r"^https?://(?:\[[^\]]*\]|[^\[\]:/?#@\s]+)(?::[0-9]{1,5})?$")),
+]
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    _checked(addresses.network),
+    WithJsonSchema(_pattern(r"^[0-9A-Fa-f:.]+(?:%[^/]+)?(?:/[0-9.]+)?$")),
+]
+Name = Annotated[
+    str, _checked(units.token), WithJsonSchema(_pattern(units.TOKEN_PATTERN, maxLength=256))
+]
+"""A token: the name of a header or a cookie."""
+Regex = Annotated[
+    str,
+    _checked(units.regex),
+    WithJsonSchema({"type": "string", "maxLength": 512, "format": "regex"}),
+]
+JsonValue = Annotated[
+    str | int | float | bool | None,
+    _checked(_json_value),
+    WithJsonSchema({"type": ["string", "number", "boolean", "null"]}),
+]
+JsonState = Annotated[
+    Literal["empty", "missing", "present", "null", "true", "false", "zero"] | None,
+    _checked(_json_state),
+    WithJsonSchema({"enum": [*_STATES, None, True, False]}),
+]
+_check, _schema = _form(r"[^\x00-\x1f\x7f]{1,4096}", "the path of a file, as text")
+FilePath = Annotated[str, _check, _schema]
+_check, _schema = _form(
+    r"/[^?#\s]*", "a path that begins with /, without query, space or #", examples=["/admin"]
+)
+UrlPath = Annotated[str, _check, _schema]
+_check, _schema = _form(r"[A-Z][A-Z-]*", "a method in capitals, such as GET", examples=["GET"])
+Method = Annotated[str, _check, _schema]
+_check, _schema = _form(r"[A-Za-z0-9._:-]{1,64}", "1 to 64 letters, digits and . _ : -")
+ReleaseId = Annotated[str, _check, _schema]
+_check, _schema = _form(
+    r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", "1 to 64 letters, digits and _ . -, a letter first"
+)
+OutcomeName = Annotated[str, _check, _schema]
+_check, _schema = _form(
+    r"(?:/(?:[^~/]|~[01])*)*", "a JSON pointer (RFC 6901), such as /results", examples=["/results"]
+)
+Pointer = Annotated[str, _check, _schema]
+_check, _schema = _form(
+    r"https?://[^\s/?#]+(?:[/?]\S*)?",
+    "a URL with http:// or https://",
+    examples=["https://hooks.example.com/canary"],
+)
+WebUrl = Annotated[str, _check, _schema]
+_check, _schema = _form(r"\.?[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})", "a domain name")
+Domain = Annotated[str, _check, _schema]
+VariantName = Literal["stable", "canary"]
+
+
+def one_or_more(item: Any) -> BeforeValidator:
+    """Return what lets a single value stand for a list of one; ``item`` is its type."""
+    some = Annotated[tuple[item, ...], Field(min_length=1)]
+    return BeforeValidator(_as_list, json_schema_input_type=item | some)
+
+
+Methods = Annotated[tuple[Method, ...], Field(min_length=1)]
+Statuses = Annotated[tuple[Status, ...], Field(min_length=1)]
+Addresses = Annotated[tuple[Address, ...], Field(min_length=1)]

@@ -1,0 +1,257 @@
+"""Outcomes: named kinds of answers, found by rules on status, fields, size, JSON or text.
+
+A silent regression answers 200 and is wrong all the same: an empty list, a page without its content. A rule
+says which requests it looks at and what makes their answers count. Bodies are touched only for rules that
+look into them, and then only their first 64 KiB.
+
+The caller decides which answers are looked into (it may draw a sample, as long as the draw does not depend
+on the answer), collects the beginning of the body and asks ``OutcomeRule.holds`` when the answer is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from canaryproxy.config import HeaderMatch, JsonWhen, Outcome
+from canaryproxy.routing import Headers, RequestView, conditions_of, text_test
+
+INSPECTED = 64 * 1024
+"""Bytes at the beginning of a body that rules may look at, before and after decompression."""
+
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What rules see of an answer."""
+
+    status: int
+    headers: Headers
+    size: int
+    """Bytes of the body as sent."""
+    prefix: bytes
+    """The first ``INSPECTED`` bytes of the body as sent."""
+
+
+Test = Callable[[Answer, "_Body"], "bool | None"]
+"""Whether a condition holds; ``None``: it cannot be told."""
+
+
+class _Body:
+    """The decoded beginning of a body, decoded once for all rules."""
+
+    __slots__ = ("_answer", "_decoded", "_json")
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._decoded: tuple[bytes, bool] | None = None
+        self._json: Any = _MISSING
+
+    def decoded(self) -> tuple[bytes, bool]:
+        """Return the decoded beginning, and whether it is the whole body."""
+        if self._decoded is None:
+            self._decoded = decode(self._answer)
+        return self._decoded
+
+    def json(self) -> Any:
+        """Return the JSON value, or ``_MISSING`` if the body is not JSON or not whole."""
+        text, whole = self.decoded()
+        if self._json is _MISSING and whole:
+            try:
+                self._json = json.loads(text)
+            except (ValueError, RecursionError):
+                self._json = _MISSING
+        return self._json
+
+
+class OutcomeRule:
+    """One compiled outcome."""
+
+    __slots__ = ("_conditions", "_tests", "bad", "margin", "name", "needs_body")
+
+    def __init__(self, name: str, outcome: Outcome) -> None:
+        self.name = name
+        self.bad = outcome.bad
+        """More of it on the canary is a regression."""
+        self.margin = outcome.margin
+        """Increase that matters, a fraction."""
+        when = outcome.when
+        self.needs_body = when.json_ is not None or when.regex is not None
+        """It looks into bodies."""
+        match = outcome.match
+        self._conditions = conditions_of(match.method, match.path, match.header)
+        tests: list[Test] = []
+        if when.status is not None:
+            tests.append(_status_test(when.status))
+        if when.header is not None:
+            tests.append(_header_test(when.header))
+        if when.body_under is not None:
+            limit = when.body_under
+            tests.append(lambda answer, _: answer.size < limit)
+        if when.regex is not None:
+            tests.append(_regex_test(when.regex))
+        if when.json_ is not None:
+            tests.append(_json_test(when.json_))
+        self._tests = tuple(tests)
+
+    def watches(self, request: RequestView) -> bool:
+        """Tell whether the rule looks at the answer to this request."""
+        return all(condition(request) for condition in self._conditions)
+
+    def holds(self, answer: Answer, body: _Body | None = None) -> bool | None:
+        """Tell whether the answer counts; ``None`` if that cannot be told (too long, undecodable)."""
+        body = body or _Body(answer)
+        found: bool | None = True
+        for test in self._tests:
+            result = test(answer, body)
+            if result is False:
+                return False
+            if result is None:
+                found = None
+        return found
+
+
+class OutcomeRules:
+    """All outcomes of a configuration, in its order."""
+
+    __slots__ = ("rules",)
+
+    def __init__(self, outcomes: Mapping[str, Outcome]) -> None:
+        self.rules = tuple(OutcomeRule(name, outcome) for name, outcome in outcomes.items())
+
+    def __bool__(self) -> bool:
+        return bool(self.rules)
+
+    def watching(self, request: RequestView) -> tuple[int, ...]:
+        """Return the indexes of the rules that look at the answer to this request."""
+        return tuple(at for at, rule in enumerate(self.rules) if rule.watches(request))
+
+    def judge(self, watching: Iterable[int], answer: Answer) -> Iterable[tuple[int, bool]]:
+        """Yield index and result of each of the rules whose result can be told."""
+        body = _Body(answer)
+        for at in watching:
+            held = self.rules[at].holds(answer, body)
+            if held is not None:
+                yield at, held
+
+
+def decode(answer: Answer) -> tuple[bytes, bool]:
+    """Return the beginning of a body with its content coding undone, and whether that is all of it.
+
+    At most ``INSPECTED`` bytes come out, whatever a small body would unpack to. A coding that is not known
+    (gzip, deflate and, where the brotli package is installed, br are) gives nothing, and not all.
+    """
+    whole = answer.size <= len(answer.prefix)
+    coding = b""
+    for name, value in answer.headers:
+        if name.lower() == b"content-encoding":
+            coding = value.strip().lower()
+    if coding in (b"", b"identity"):
+        return answer.prefix[:INSPECTED], whole
+    if coding in (b"gzip", b"x-gzip", b"deflate"):
+        return _inflate(answer.prefix, coding, whole)
+    if coding == b"br":
+        return _unbrotli(answer.prefix, whole)
+    return b"", False
+
+
+def _inflate(data: bytes, coding: bytes, whole: bool) -> tuple[bytes, bool]:
+    # 47: gzip or zlib, told by the header. Some servers send deflate without zlib's header: -15.
+    for bits in (47, -15) if coding == b"deflate" else (47,):
+        unpacker = zlib.decompressobj(bits)
+        try:
+            text = unpacker.decompress(data, INSPECTED)
+        except zlib.error:
+            continue
+        return text, whole and unpacker.eof
+    return b"", False
+
+
+def _unbrotli(data: bytes, whole: bool) -> tuple[bytes, bool]:
+    try:
+        import brotli  # noqa: PLC0415 - an extra
+    except ImportError:
+        return b"", False
+    unpacker = brotli.Decompressor()
+    try:
+        text: bytes = unpacker.process(data, output_buffer_limit=INSPECTED)
+    except brotli.error:
+        return b"", False
+    return text[:INSPECTED], whole and len(text) <= INSPECTED and bool(unpacker.is_finished())
+
+
+def _status_test(statuses: tuple[str, ...]) -> Test:
+    wanted = frozenset(
+        code
+        for text in statuses
+        for code in (
+            range(int(text[0]) * 100, int(text[0]) * 100 + 100) if "x" in text else (int(text),)
+        )
+    )
+    return lambda answer, _: answer.status in wanted
+
+
+def _header_test(match: HeaderMatch) -> Test:
+    name, test = match.name.lower().encode("latin-1"), text_test(match)
+
+    def holds(answer: Answer, _body: _Body) -> bool:
+        values = [v.decode("latin-1") for n, v in answer.headers if n.lower() == name]
+        return any(map(test, values)) if values else test(None)
+
+    return holds
+
+
+def _regex_test(regex: str) -> Test:
+    pattern = re.compile(regex.encode())
+
+    def holds(_answer: Answer, body: _Body) -> bool | None:
+        text, whole = body.decoded()
+        if pattern.search(text):
+            return True
+        return False if whole or len(text) >= INSPECTED else None
+
+    return holds
+
+
+def _json_test(when: JsonWhen) -> Test:
+    steps = [part.replace("~1", "/").replace("~0", "~") for part in when.pointer.split("/")[1:]]
+
+    def holds(_answer: Answer, body: _Body) -> bool | None:
+        document = body.json()
+        if document is _MISSING:
+            return None
+        value = _follow(document, steps)
+        if when.is_ is not None:
+            return _IS[when.is_](value)
+        return type(value) is type(when.equals) and value == when.equals
+
+    return holds
+
+
+def _follow(document: Any, steps: list[str]) -> Any:
+    """Return the value at a JSON pointer (RFC 6901 §4), or ``_MISSING``."""
+    here = document
+    for step in steps:
+        if isinstance(here, dict):
+            here = here.get(step, _MISSING)
+        elif isinstance(here, list) and re.fullmatch(r"0|[1-9][0-9]{0,8}", step):
+            here = here[int(step)] if int(step) < len(here) else _MISSING
+        else:
+            return _MISSING
+    return here
+
+
+_IS: dict[str, Callable[[Any], bool]] = {
+    "empty": lambda value: isinstance(value, (list, dict, str)) and not value,
+    "missing": lambda value: value is _MISSING,
+    "present": lambda value: value is not _MISSING,
+    "null": lambda value: value is None,
+    "true": lambda value: value is True,
+    "false": lambda value: value is False,
+    "zero": lambda value: value == 0 and not isinstance(value, bool),
+}
