@@ -99,6 +99,8 @@ class AnswerHeads:
         return response
 
     def _parse(self, head: bytes) -> Response:
+        if len(head) > MAX_ANSWER_HEAD:
+            raise BrokenAnswer("head too large")
         line_end = head.find(b"\r\n")
         line = _STATUS_LINE.fullmatch(head, 0, line_end)
         if line is None:

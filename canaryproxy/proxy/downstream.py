@@ -139,7 +139,7 @@ class Downstream(asyncio.Protocol):
                 state == _HEAD
                 and not self._buffer
                 and not self._full
-                and data.find(b"\r\n\r\n") == len(data) - 4
+                and 0 < data.find(b"\r\n\r\n") == len(data) - 4
                 and data[0] != _CR
             ):
                 # One whole head and nothing else: the plain case, with nothing to keep.
@@ -185,7 +185,9 @@ class Downstream(asyncio.Protocol):
     def _take_head(self, searched: int) -> bool:
         data = self._buffer
         if data[0] in b"\r\n":  # RFC 9112 §2.2: an empty line before the request line is ignored
-            data = self._buffer = data.removeprefix(b"\r\n")
+            while data.startswith(b"\r\n"):
+                data = data[2:]
+            self._buffer = data
             searched = 0
             if not data or data == b"\r":
                 return False

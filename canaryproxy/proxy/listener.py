@@ -48,7 +48,7 @@ def _listen_tcp(address: TcpAddress) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
-            # Serve IPv4 too on [::], as nginx's and Envoy's users know to write 0.0.0.0 for that.
+            # [::] is IPv6 only, as with nginx: 0.0.0.0 is listed beside it where both are wanted.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(name)
         sock.listen(_BACKLOG)

@@ -1,0 +1,134 @@
+"""Real processes: the proxy as its command, upstreams as programs of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+DEADLINE = 20.0
+HERE = Path(__file__).parent
+
+
+def until(condition: Callable[[], object], what: str = "condition") -> None:
+    """Wait for a condition; fails after ``DEADLINE`` seconds."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not come true"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(port: int) -> bool:
+    """Tell whether somebody accepts connections on a port."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+class Process:
+    """A child that is ended by pid, whatever happens."""
+
+    def __init__(self, *arguments: str, folder: Path) -> None:
+        self.log = folder / f"{arguments[1].rpartition('/')[2]}-{time.monotonic_ns()}.log"
+        with self.log.open("wb") as log:
+            self.child = subprocess.Popen(
+                [sys.executable, *arguments], cwd=folder, stdout=log, stderr=log
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        return self.child.wait(DEADLINE)
+
+    def memory(self, field: str = "VmHWM") -> int:
+        """Return bytes from /proc: ``VmHWM`` is the most that was ever resident."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) * 1024
+        raise AssertionError(field)
+
+    def end(self) -> None:
+        if self.child.poll() is None:
+            self.child.kill()
+        self.child.wait()
+
+
+@contextlib.contextmanager
+def upstream(folder: Path, name: str, port: int = 0) -> Iterator[tuple[Process, int]]:
+    """Run ``upstream.py`` and yield it with its port."""
+    port = port or free_port()
+    process = Process(str(HERE / "upstream.py"), name, str(port), folder=folder)
+    try:
+        until(lambda: answers(port), "upstream")
+        yield process, port
+    finally:
+        process.end()
+
+
+class Proxy(Process):
+    """``canaryproxy run`` with a configuration; ``{}`` stands for the admin socket in it."""
+
+    def __init__(self, folder: Path, variants: str, more: str = "") -> None:
+        self.port = free_port()
+        self.socket = folder / "admin.sock"
+        path = folder / "proxy.yaml"
+        path.write_text(
+            f"listen: 127.0.0.1:{self.port}\nadmin: {{socket: {self.socket}}}\n{variants}\n{more}\n"
+        )
+        super().__init__("-m", "canaryproxy", "run", "-c", str(path), folder=folder)
+
+    def metrics(self) -> dict[str, float]:
+        """Scrape; keys are the series as written."""
+        connection = http.client.HTTPConnection("admin")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(self.socket))
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+@contextlib.contextmanager
+def proxy(folder: Path, variants: str, more: str = "") -> Iterator[Proxy]:
+    """Run the proxy until the block ends."""
+    process = Proxy(folder, variants, more)
+    try:
+        until(lambda: answers(process.port) or process.child.poll() is not None, "proxy")
+        assert process.child.poll() is None, process.log.read_text()
+        yield process
+    finally:
+        process.end()
+
+
+def variants(stable: list[int], canary: list[int] | None = None) -> str:
+    """Return the variants section."""
+    sides = {"stable": stable, "canary": canary or []}
+    return "variants: " + json.dumps(
+        {
+            side: {"endpoints": [f"http://127.0.0.1:{port}" for port in ports]}
+            for side, ports in sides.items()
+            if ports
+        }
+    )

@@ -1,0 +1,250 @@
+"""A proxy between raw sockets: what tests send and what upstreams get is compared byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from time import monotonic
+
+from canaryproxy import config
+from canaryproxy.config import TcpAddress
+from canaryproxy.counters import Counters
+from canaryproxy.proxy.datapath import DataPath
+from canaryproxy.proxy.listener import listen
+from canaryproxy.routing import RouteTable
+from canaryproxy.supervisor import first_table
+
+DEADLINE = 10.0
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+COOKIE = b"Cookie: canary_id=0123456789abcdef0123456789abcdef\r\n"
+ADDED = (
+    b"X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: h\r\n"
+    b"Forwarded: for=127.0.0.1;host=h;proto=http\r\n"
+)
+"""What the proxy adds for a client on loopback that asks for host h."""
+VIA = b"Via: 1.1 canaryproxy\r\n"
+
+Answer = Callable[["Link"], Awaitable[None]]
+
+
+async def until(condition: Callable[[], object], what: str = "condition") -> None:
+    """Wait for a condition; fails after ``DEADLINE`` seconds."""
+    end = monotonic() + DEADLINE
+    while not condition():
+        assert monotonic() < end, f"{what} did not come true"
+        await asyncio.sleep(0.005)
+
+
+class Link:
+    """One connection at an upstream: every byte it got, and ways to answer."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.got = b""
+        self.closed = False
+
+    async def take(self, mark: bytes, count: int = 1) -> bytes:
+        """Read until ``mark`` came ``count`` times; return all that was got so far."""
+        while self.got.count(mark) < count:
+            if not await self.read():
+                raise EOFError(self.got)
+        return self.got
+
+    async def read(self) -> bytes:
+        """Read what is there, ``b""`` at the end."""
+        try:
+            data = await self._reader.read(1 << 18)
+        except ConnectionError:
+            data = b""
+        self.got += data
+        self.closed = self.closed or not data
+        return data
+
+    async def to_end(self) -> None:
+        """Read until the proxy closes."""
+        while await self.read():
+            pass
+
+    async def send(self, data: bytes) -> None:
+        """Answer."""
+        self._writer.write(data)
+        await self._writer.drain()
+
+    def close(self) -> None:
+        """Close the connection in order."""
+        self._writer.close()
+
+    def reset(self) -> None:
+        """Close it with a reset."""
+        self._writer.transport.abort()
+
+
+class Upstream:
+    """A scripted upstream: ``answer`` is run for each connection; ``links`` are all of them."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.links: list[Link] = []
+        self.port = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def got(self) -> bytes:
+        """Everything that came, over all connections."""
+        return b"".join(link.got for link in self.links)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = Link(reader, writer)
+        self.links.append(link)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._answer(link)
+            await link.to_end()
+        except (EOFError, ConnectionError, asyncio.CancelledError):
+            link.closed = True
+        finally:
+            writer.close()
+
+    @asynccontextmanager
+    async def serving(self, port: int = 0) -> AsyncIterator[Upstream]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def always(answer: bytes) -> Answer:
+    """Answer every request (without a body) with the same bytes."""
+
+    async def run(link: Link) -> None:
+        answered = 0
+        while await link.read():
+            while link.got.count(b"\r\n\r\n") > answered:
+                answered += 1
+                await link.send(answer)
+
+    return run
+
+
+class Client:
+    """One raw connection to the proxy."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.got = b""
+        self.eof = False
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def read(self) -> bytes:
+        data = await asyncio.wait_for(self._reader.read(1 << 18), DEADLINE)
+        self.got += data
+        self.eof = self.eof or not data
+        return data
+
+    async def take(self, mark: bytes, count: int = 1) -> bytes:
+        """Read until ``mark`` came ``count`` times; return everything so far."""
+        while self.got.count(mark) < count:
+            if not await self.read():
+                raise AssertionError(f"closed after {self.got!r}")
+        return self.got
+
+    async def to_end(self) -> bytes:
+        """Read until the proxy closes; return everything."""
+        while True:
+            try:
+                if not await self.read():
+                    return self.got
+            except ConnectionError:
+                self.eof = True
+                return self.got
+
+    def send_eof(self) -> None:
+        self._writer.write_eof()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def reset(self) -> None:
+        self._writer.transport.abort()
+
+
+class Proxy:
+    """A data path on a free port of 127.0.0.1."""
+
+    def __init__(self, datapath: DataPath, port: int) -> None:
+        self.datapath = datapath
+        self.port = port
+        self.counters = datapath.counters
+        self._clients: list[Client] = []
+
+    async def connect(self) -> Client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
+        client = Client(reader, writer)
+        self._clients.append(client)
+        return client
+
+    async def ask(self, data: bytes) -> bytes:
+        """Send on a new connection and return all until the proxy closes it."""
+        client = await self.connect()
+        await client.send(data)
+        return await client.to_end()
+
+    def weight(self, percent: float) -> None:
+        """Publish another weight."""
+        table = self.datapath.table
+        self.datapath.publish(RouteTable(percent, table.salt, epoch=table.epoch + 1))
+
+    def close_clients(self) -> None:
+        for client in self._clients:
+            client.close()
+
+
+@asynccontextmanager
+async def proxy(text: str) -> AsyncIterator[Proxy]:
+    """Run a data path with this configuration (YAML)."""
+    made = config.parse(text, file="test.yaml")
+    sock = listen(TcpAddress("127.0.0.1", _free_port()))
+    datapath = DataPath(made, asyncio.get_running_loop(), Counters(), first_table(made))
+    await datapath.serve([sock])
+    running = Proxy(datapath, sock.getsockname()[1])
+    try:
+        yield running
+    finally:
+        running.close_clients()
+        await datapath.drain(0.2)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def variants(stable: int, canary: int | None = None, more: str = "") -> str:
+    """Return a configuration with one endpoint each."""
+    second = f'\n  canary: {{endpoints: ["http://127.0.0.1:{canary}"]}}' if canary else ""
+    return f'variants:\n  stable: {{endpoints: ["http://127.0.0.1:{stable}"]}}{second}\n{more}'
+
+
+def status_of(answer: bytes) -> int:
+    """Return the status of the first answer."""
+    match = re.match(rb"HTTP/1\.1 (\d{3}) ", answer)
+    assert match, answer
+    return int(match[1])
