@@ -15,6 +15,7 @@ import uvloop
 import canaryproxy
 from canaryproxy import config as configuration
 from canaryproxy.config import Config, ConfigError
+from canaryproxy.demo.run import demo as run_demo
 from canaryproxy.proxy.listener import ListenError
 from canaryproxy.supervisor import Supervisor
 
@@ -84,6 +85,26 @@ def schema() -> None:
     Example: canaryproxy schema > canaryproxy.schema.json
     """
     click.echo(json.dumps(configuration.schema(), indent=2))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@click.option(
+    "--speed",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0.2, 10),
+    help="2: twice as fast.",
+)
+@click.option("--seed", default=1, show_default=True, help="Chooses the users' moves.")
+def demo(as_json: bool, speed: float, seed: int) -> None:
+    """Show a release that goes wrong, and what the proxy does about it; needs no configuration.
+
+    Starts two small services, the proxy and some users on 127.0.0.1, and ends by itself in 40 seconds.
+
+    Example: canaryproxy demo --speed 2
+    """
+    sys.exit(run_demo(as_json=as_json, speed=speed, seed=seed))
 
 
 def _load(path: Path) -> Config:
