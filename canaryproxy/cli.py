@@ -7,16 +7,25 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn, TextIO
 
 import click
 import uvloop
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 import canaryproxy
 from canaryproxy import config as configuration
 from canaryproxy.config import Config, ConfigError
+from canaryproxy.controller import judge_settings
 from canaryproxy.demo.run import demo as run_demo
+from canaryproxy.evidence import as_float
+from canaryproxy.judge import tripping_metrics
+from canaryproxy.plan import Forecast, duration, forecast
 from canaryproxy.proxy.listener import ListenError
+from canaryproxy.replay import RowError, read_rows, replay
+from canaryproxy.rollout import Step
 from canaryproxy.supervisor import Supervisor
 
 EXIT_CONFIG = 2
@@ -107,6 +116,98 @@ def demo(as_json: bool, speed: float, seed: int) -> None:
     sys.exit(run_demo(as_json=as_json, speed=speed, seed=seed))
 
 
+_RATIO = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
+@main.command()
+@click.argument("file", type=click.File("r", encoding="utf-8-sig"))
+@click.option(
+    "--alpha", default=0.001, show_default=True, type=_RATIO, help="Chance of a false breach."
+)
+@click.option(
+    "--margin",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Absolute difference of the rates that a breach needs too.",
+)
+@click.option(
+    "--direction",
+    default="increase",
+    show_default=True,
+    type=click.Choice(["increase", "decrease"]),
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def judge(
+    file: TextIO,
+    alpha: float,
+    margin: float,
+    direction: Literal["increase", "decrease"],
+    as_json: bool,
+) -> None:
+    """Judge recorded counts: would this release have been rolled back, and when?
+
+    FILE (or - for standard input) is CSV with the columns t, stable_trials, stable_events, canary_trials and
+    canary_events, one row a tick.
+
+    Example: canaryproxy judge counts.csv --alpha 0.001 --json
+    """
+    try:
+        found = replay(read_rows(file), alpha=alpha, margin=margin, direction=direction)
+    except RowError as error:
+        _fail(f"{file.name}: {error}", EXIT_CONFIG)
+    except UnicodeDecodeError:
+        _fail(f"{file.name}: is not UTF-8 text", EXIT_CONFIG)
+    if as_json:
+        click.echo(json.dumps(found.to_dict()))
+        return
+    low, high = found.rate_ratio_interval
+    click.echo(f"verdict: {found.verdict}")
+    click.echo(
+        f"evidence: {as_float(found.log_evidence):.4g} (at most {as_float(found.max_log_evidence):.4g})"
+    )
+    if found.tripped_at is not None:
+        click.echo(
+            f"tripped at {found.tripped_at}, after {found.canary_trials_at_trip} canary requests"
+        )
+    click.echo(f"the canary's rate is {low:.3g} to {high:.3g} times stable's")
+
+
+@main.command()
+@_config_option
+@click.option(
+    "--rps", required=True, type=click.FloatRange(0), help="Requests a second, both variants."
+)
+@click.option(
+    "--error-rate",
+    required=True,
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Stable's, 0..1.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(path: Path, rps: float, error_rate: float, as_json: bool) -> None:
+    """Say what each step of a release can see at your traffic, and whom a regression would hurt.
+
+    Example: canaryproxy plan -c config/example.yaml --rps 200 --error-rate 0.005
+    """
+    config = _load(path)
+    if config.release is None:
+        _fail(f"{path}: there is no release to plan", EXIT_CONFIG)
+    errors = config.judge.metrics.errors
+    found = forecast(
+        [Step(step.weight, step.bake, step.min_requests) for step in config.release.steps],
+        rps,
+        error_rate,
+        alpha=config.judge.alpha,
+        metrics=tripping_metrics(judge_settings(config)),
+        margin=0.0 if errors is None else errors.margin,
+    )
+    if as_json:
+        click.echo(json.dumps(found.to_dict()))
+        return
+    print_forecast(Console(), found, error_rate)
+
+
 def _load(path: Path) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
@@ -120,6 +221,35 @@ def _load(path: Path) -> Config:
         for problem in error.problems:
             click.echo(str(problem), err=True)
         sys.exit(EXIT_CONFIG)
+
+
+def print_forecast(console: Console, found: Forecast, error_rate: float) -> None:
+    """Print a forecast as a table and its warnings."""
+    console.print(
+        f"Stable fails {error_rate:.3g} of its requests. What if the canary fails more?\n"
+    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("weight", justify="right")
+    for name in ("lasts", "canary\nrequests", "canary\nfails", "caught after\nrequests", "that is"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("users\nhurt", justify="right")
+    table.add_column("")
+    for step in found.steps:
+        lasts = "for ever" if step.lasts is None else duration(step.lasts)
+        first = (f"{step.weight:g} %", lasts, f"{step.requests:,.0f}")
+        if not step.catches:
+            table.add_row(*first, "", "", "", "", "nothing to compare with")
+        for catch in step.catches:
+            rate = f"{catch.canary_rate:.2%}"
+            if catch.requests is None or catch.seconds is None:
+                table.add_row(*first, rate, "never", "", "", "")
+            else:
+                when = (f"{catch.requests:,}", duration(catch.seconds), f"{catch.hurt:,}")
+                table.add_row(*first, rate, *when, "" if catch.in_time else "after this step")
+            first = ("", "", "")
+    console.print(table)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", soft_wrap=True)
 
 
 def _fail(message: str, status: int = EXIT_FAILED) -> NoReturn:

@@ -51,7 +51,27 @@ RESCUED = 3
 """Requests of the canary that stable answered in its place."""
 TUNNELS_OPENED = 4
 TUNNELS_CLOSED = 5
-ERRORS = 6
+FAILED = 6
+"""Requests that ended in an error as the configuration defines it (``judge.metrics.errors``)."""
+ERROR_TRIALS = 7
+"""Requests that are trials of the metric errors, see ``watch``; and those that failed."""
+ERROR_EVENTS = 8
+CLIENT_ERROR_EVENTS = 9
+"""Of the same trials, those that ended with 4xx."""
+LATENCY_TRIALS = 10
+"""Requests whose first byte came or is late; and those for which it is late."""
+LATENCY_EVENTS = 11
+THROUGHPUT_TRIALS = 12
+"""Requests that finished or are stalled; and those that are stalled."""
+THROUGHPUT_EVENTS = 13
+EXPOSED = 14
+"""Users exposed, for the business metric; and those that converted."""
+CONVERTED = 15
+OUTCOMES = 16
+"""Two cells for each outcome: answers looked at, and those for which its rule holds."""
+MOST_OUTCOMES = 16
+"""Outcomes that a configuration can have."""
+ERRORS = OUTCOMES + 2 * MOST_OUTCOMES
 """First cell of the upstream errors by ``Reason``."""
 CODES = ERRORS + len(Reason)
 """``CODES + status`` counts the requests that ended with that status (0..999)."""

@@ -54,6 +54,11 @@ class RouteTable:
     """While open, every user goes to stable."""
     new_sessions_only: bool = False
     """Only users whose cookie carries ``tag`` may enter the canary."""
+    slow: tuple[float, float] | None = None
+    """Seconds to the first byte above which an answer of stable, of the canary, is slow; ``None``: not
+    known yet."""
+    stall_after: float = 0.0
+    """Seconds to the last byte above which a request is stalled; 0: not known yet."""
     epoch: int = 0
     """Grows with every table published."""
     limit: int = field(init=False, default=0)
@@ -67,11 +72,16 @@ class RouteTable:
 
     def variant_of(self, key: bytes | None) -> int:
         """Return the variant of a user by sticky key; ``None`` means that the user has none."""
+        return self.place(key)[1]
+
+    def place(self, key: bytes | None) -> tuple[int, int]:
+        """Return the bucket and the variant of a user by sticky key."""
         if key is None:
-            return CANARY if self.limit > NO_KEY_BUCKET else STABLE
-        if self.new_sessions_only and not key.endswith(self.tag):
-            return STABLE
-        return CANARY if mmh3.hash(self.salt + key, signed=False) % BUCKETS < self.limit else STABLE
+            return NO_KEY_BUCKET, CANARY if self.limit > NO_KEY_BUCKET else STABLE
+        bucket = mmh3.hash(self.salt + key, signed=False) % BUCKETS
+        if bucket >= self.limit or (self.new_sessions_only and not key.endswith(self.tag)):
+            return bucket, STABLE
+        return bucket, CANARY
 
 
 @dataclass(frozen=True, slots=True)

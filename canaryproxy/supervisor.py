@@ -14,6 +14,7 @@ from pathlib import Path
 from canaryproxy.admin.app import AdminServer
 from canaryproxy.admin.metrics import CounterCollector, registry
 from canaryproxy.config import Config, UnixAddress
+from canaryproxy.controller import Controller
 from canaryproxy.counters import Counters
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.listener import listen
@@ -27,10 +28,11 @@ _ADMIN_SOCKET_MODE = 0o600
 def first_table(config: Config) -> RouteTable:
     """Return the route table that a configuration starts with.
 
-    With a release its first step's weight and its id as salt, else ``split.weight``; without a canary 0.
+    With a release nobody is on the canary until the controller says so, and its id is the salt; else
+    ``split.weight`` holds. Without a canary the weight is 0.
     """
     release = config.release
-    weight = config.split.weight if release is None else release.steps[0].weight
+    weight = config.split.weight if release is None else 0.0
     salt = config.split.salt
     if salt is None:
         salt = "" if release is None else release.id
@@ -68,10 +70,15 @@ class Supervisor:
         self.datapath = DataPath(
             config, asyncio.get_running_loop(), self.counters, first_table(config)
         )
-        collector = CounterCollector([self.counters], lambda: self.datapath.table)
+        self.controller = Controller(config, self.counters, self.datapath, first_table(config))
+        self.controller.load()
+        collector = CounterCollector(
+            [self.counters], lambda: self.datapath.table, self.controller.status
+        )
         self._admin = AdminServer(registry(collector), lambda: not self.datapath.draining)
         await self._admin.start(admin_sockets)
         await self.datapath.serve(sockets)
+        self.controller.start()
         # What lives as long as the process need not be looked at by the collector again.
         gc.collect()
         gc.freeze()
@@ -107,6 +114,7 @@ class Supervisor:
         """Stop accepting, let requests in flight end within ``limits.drain_timeout``, close."""
         _log.info("draining: %d requests in flight", self.datapath.in_flight)
         clean = await self.datapath.drain(self._config.limits.drain_timeout)
+        await self.controller.stop()
         await self._admin.stop()
         for path in self._unix_paths:
             path.unlink(missing_ok=True)

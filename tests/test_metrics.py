@@ -13,9 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from canaryproxy import counters
 from canaryproxy.admin import metrics
+from canaryproxy.circuit import Circuit
+from canaryproxy.controller import Status
 from canaryproxy.counters import Counters, Reason, observe
+from canaryproxy.rollout import Rollout
 from canaryproxy.routing import RouteTable
 
+STATUS = Status("r1", Rollout(), Circuit(), None, 5.0, (), None)
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 TEXT = "text/plain; version=0.0.4"
 
@@ -39,7 +43,9 @@ def filled() -> Counters:
 
 def exposition(accept: str, workers: list[Counters] | None = None) -> tuple[str, str]:
     table = RouteTable(5.0)
-    source = metrics.registry(metrics.CounterCollector(workers or [filled()], lambda: table))
+    source = metrics.registry(
+        metrics.CounterCollector(workers or [filled()], lambda: table, lambda: STATUS)
+    )
     body, content_type = metrics.render(source, accept)
     return body.decode(), content_type
 

@@ -19,8 +19,11 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 import canaryproxy
-from canaryproxy import counters, histogram
+from canaryproxy import counters, histogram, rollout
+from canaryproxy.circuit import State
+from canaryproxy.controller import Status
 from canaryproxy.counters import Counters, Reason
+from canaryproxy.evidence import as_float
 from canaryproxy.routing import VARIANTS, RouteTable
 
 _BOUNDS = [*(f"{bound:g}" for bound in histogram.BOUNDS), "+Inf"]
@@ -33,9 +36,15 @@ class CounterCollector(Collector):
     special case for a proxy that was just started.
     """
 
-    def __init__(self, workers: Sequence[Counters], table: Callable[[], RouteTable]) -> None:
+    def __init__(
+        self,
+        workers: Sequence[Counters],
+        table: Callable[[], RouteTable],
+        status: Callable[[], Status],
+    ) -> None:
         self._workers = workers
         self._table = table
+        self._status = status
 
     def collect(self) -> Iterable[Metric]:
         """Yield all metric families."""
@@ -47,6 +56,7 @@ class CounterCollector(Collector):
         yield from self._upstreams(cells)
         yield from self._proxy(proxy)
         yield from self._routing()
+        yield from self._release()
 
     def _requests(self, cells: Sequence[memoryview[int]]) -> Iterable[Metric]:
         requests = CounterMetricFamily(
@@ -140,19 +150,56 @@ class CounterCollector(Collector):
             "Share of users routed to the canary, 0..1; 0 while the circuit is open.",
             value=table.limit / 10_000,
         )
-        circuit = GaugeMetricFamily(
-            "canaryproxy_circuit_state",
-            "1 for the state that the circuit is in.",
-            labels=["state"],
-        )
-        circuit.add_metric(["closed"], int(not table.circuit_open))
-        circuit.add_metric(["open"], int(table.circuit_open))
-        yield circuit
         build = GaugeMetricFamily(
             "canaryproxy_build_info", "Versions of what runs.", labels=["version", "python"]
         )
         build.add_metric([canaryproxy.__version__, platform.python_version()], 1)
         yield build
+
+    def _release(self) -> Iterable[Metric]:
+        status = self._status()
+        circuit = GaugeMetricFamily(
+            "canaryproxy_circuit_state",
+            "1 for the state that the circuit is in.",
+            labels=["state"],
+        )
+        for circuit_state in State:
+            here = status.circuit.state is circuit_state
+            circuit.add_metric([circuit_state.value], int(here))
+        yield circuit
+        release = GaugeMetricFamily(
+            "canaryproxy_release_state",
+            "1 for the state that the release is in.",
+            labels=["state"],
+        )
+        for release_state in rollout.State:
+            release.add_metric([release_state.value], int(status.rollout.state is release_state))
+        yield release
+        yield GaugeMetricFamily(
+            "canaryproxy_release_step",
+            "Index of the step that the release is on, from 0.",
+            value=status.rollout.step,
+        )
+        evidence = GaugeMetricFamily(
+            "canaryproxy_evidence",
+            "E-value that the canary is worse, by metric.",
+            labels=["metric"],
+        )
+        limit = GaugeMetricFamily(
+            "canaryproxy_evidence_limit",
+            "E-value at which the circuit trips, by metric.",
+            labels=["metric"],
+        )
+        for verdict in status.assessment.verdicts if status.assessment else ():
+            evidence.add_metric([verdict.metric], as_float(verdict.log_evidence))
+            limit.add_metric([verdict.metric], as_float(verdict.limit))
+        yield evidence
+        yield limit
+        yield GaugeMetricFamily(
+            "canaryproxy_state_unsaved",
+            "1 while the state file cannot be written.",
+            value=int(status.unsaved is not None),
+        )
 
 
 def registry(collector: Collector) -> CollectorRegistry:

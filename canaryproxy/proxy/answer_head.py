@@ -32,6 +32,7 @@ from canaryproxy.proxy.fields import (
     tokens,
     without,
 )
+from canaryproxy.routing import Headers
 
 MAX_ANSWER_HEAD: Final = 64 * 1024
 """Largest head of an answer in bytes; larger ones are broken answers."""
@@ -45,10 +46,12 @@ _LEGAL_IN_LINE = bytes(b for b in range(256) if b == 0x09 or 0x20 <= b != 0x7F)
 class Response:
     """One answer's head, checked. Shared by equal answers: never changed once made."""
 
-    __slots__ = ("chunked", "head", "keep_alive", "length", "status", "upgrade")
+    __slots__ = ("chunked", "fields", "head", "keep_alive", "length", "status", "upgrade")
 
     def __init__(self, status: int) -> None:
         self.status = status
+        self.fields: Headers = ()
+        """All fields as received."""
         self.head = b""
         """The head to forward, as HTTP/1.1, less the empty line."""
         self.length = -1
@@ -122,6 +125,7 @@ class AnswerHeads:
             # be one CRLF for the status line, each field and the empty line.
             raise BrokenAnswer("control bytes or folded lines in the head")
         response = Response(message.code)
+        response.fields = raw
         http10 = line[1] == b"0"
         drop: list[Field] = []
         connection: list[bytes] = []

@@ -20,6 +20,7 @@ from canaryproxy.proxy.pool import Endpoint, Pool
 from canaryproxy.proxy.request_head import Request, RequestHeads
 from canaryproxy.proxy.sticky import CookieJar, cookie_finder, cookie_stripper, key_reader
 from canaryproxy.proxy.upstream import Upstream
+from canaryproxy.proxy.witness import Witness
 from canaryproxy.routing import MatchRules, RouteTable
 
 _log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class DataPath:
         self.requests = RequestHeads(loop, self.head_end, strip)
         self.answers = AnswerHeads(loop)
         self.rules = MatchRules(config.split.match)
+        self.witness = Witness(config)
         self.pools = (self._pool(config.variants.stable), self._pool(config.variants.canary))
         self.connections: set[Downstream] = set()
         self.in_flight = 0
@@ -100,6 +102,24 @@ class DataPath:
     def publish(self, table: RouteTable) -> None:
         """Route by this table from the next request on."""
         self.table = table
+
+    def begin_tick(self) -> None:
+        """Learn that a tick of the judge begins."""
+        self.witness.tick()
+
+    def new_round(self) -> None:
+        """Let every user count again for the metric errors."""
+        self.witness.new_round()
+
+    def refresh(self, limit: int) -> None:
+        """To be called every ten seconds; buckets below ``limit`` are on the canary."""
+        self.witness.refresh(limit)
+
+    def mark_late(self) -> None:
+        """Count the requests in flight that are past a threshold: at once, not when they end."""
+        now = monotonic()
+        for connection in self.connections:
+            connection.mark_late(now)
 
     def cookie(self, request: Request, name: str) -> str | None:
         """Return the value of a cookie of the request, or ``None``."""

@@ -216,15 +216,17 @@ class Downstream(asyncio.Protocol):
         fields = request.fields
         cookie = b""
         if fields.epoch == table.epoch:
-            key, variant = fields.key, fields.variant
+            key, bucket, variant = fields.key, fields.bucket, fields.variant
         else:
             key = datapath.read_key(fields, self._peer)
             if key is None and datapath.jar is not None:
                 key = datapath.jar.mint(table)
                 cookie = datapath.jar.set_cookie(key, secure=self._secure(fields.field))
-            variant = table.variant_of(key)
+            bucket, variant = table.place(key)
             if not cookie and datapath.key_is_in_fields:
-                fields.key, fields.variant, fields.epoch = key, variant, table.epoch
+                fields.key, fields.bucket, fields.variant = key, bucket, variant
+                fields.epoch = table.epoch
+        forced = None
         if datapath.rules:
             forced = datapath.rules.variant_of(self._view(request))
             if forced is not None:
@@ -235,6 +237,12 @@ class Downstream(asyncio.Protocol):
         exchange = self._exchange = Exchange(
             datapath, self, request, key, cookie, variant, now, has_body
         )
+        if forced is None:  # who was not drawn by lot cannot be compared
+            exchange.testify(table, bucket, now)
+            if datapath.witness.inspects:
+                exchange.inspection = datapath.witness.inspection(
+                    lambda: self._view(request), bucket, now
+                )
         if not has_body:
             self._state = _ANSWER
             self.deadline = now + datapath.limits.first_byte_timeout
@@ -442,6 +450,11 @@ class Downstream(asyncio.Protocol):
             self.transport.close()
         else:
             self.transport.abort()
+
+    def mark_late(self, now: float) -> None:
+        """Count the request in flight if it is past a threshold."""
+        if self._exchange is not None:
+            self._exchange.mark_late(now)
 
     def drain(self) -> None:
         """The proxy is going away: close now if idle, else after the answer under way."""

@@ -26,7 +26,8 @@ from canaryproxy.proxy.answer_head import Response
 from canaryproxy.proxy.chunked import encode_chunk, last_chunk
 from canaryproxy.proxy.errors import STATUS_OF, WORDS, error_answer
 from canaryproxy.proxy.request_head import Request
-from canaryproxy.routing import CANARY, STABLE
+from canaryproxy.proxy.witness import Inspection
+from canaryproxy.routing import CANARY, STABLE, RouteTable
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.datapath import DataPath
@@ -79,11 +80,15 @@ class Exchange:
         "_replay_size",
         "_rescued",
         "_sent",
+        "_slow_after",
+        "_stall_after",
         "_started",
         "_status",
+        "_trial",
         "_tried",
         "_upstream",
         "cancelled",
+        "inspection",
         "request",
         "variant",
     )
@@ -130,6 +135,78 @@ class Exchange:
         """The answer is sent in chunks."""
         self.cancelled = False
         """The exchange is over: connections that come late are for others."""
+        self._trial = -1
+        """The user's bucket if this request is a trial of the metric errors."""
+        self._slow_after = self._stall_after = 0.0
+        """Seconds to the first, to the last byte after which it is late; 0: settled, or no trial."""
+        self.inspection: Inspection | None = None
+
+    # Witness (what is a trial is settled here, before anything is known of the answer)
+
+    def testify(self, table: RouteTable, bucket: int, now: float) -> None:
+        """Make the request a trial of the judge's metrics."""
+        if table.slow is not None:
+            self._slow_after = table.slow[self.variant]
+            self._stall_after = table.stall_after
+        if self._datapath.witness.claim(bucket, now):
+            self._trial = bucket
+
+    def mark_late(self, now: float) -> None:
+        """Count the request as slow or stalled if it is by now: once, whatever becomes of it."""
+        if not self._body_done:
+            return
+        waited = now - self._received
+        cells = self._cells
+        if self._slow_after and waited > self._slow_after:
+            self._slow_after = 0.0
+            cells[counters.LATENCY_TRIALS] += 1
+            cells[counters.LATENCY_EVENTS] += 1
+        if self._stall_after and waited > self._stall_after:
+            self._stall_after = 0.0
+            cells[counters.THROUGHPUT_TRIALS] += 1
+            cells[counters.THROUGHPUT_EVENTS] += 1
+
+    def _settle_first_byte(self, now: float) -> None:
+        cells = self._cells
+        cells[counters.LATENCY_TRIALS] += 1
+        if now - self._received > self._slow_after:
+            cells[counters.LATENCY_EVENTS] += 1
+        self._slow_after = 0.0
+
+    def _settle(self, status: int, now: float, *, failed: bool) -> None:
+        """Count the end of the request for the judge."""
+        cells = self._cells
+        if failed:
+            cells[counters.FAILED] += 1
+        if self._trial >= 0:
+            cells[counters.ERROR_TRIALS] += 1
+            if failed:
+                cells[counters.ERROR_EVENTS] += 1
+                self._datapath.witness.failed(self._trial)
+            elif 400 <= status < 500:
+                cells[counters.CLIENT_ERROR_EVENTS] += 1
+            self._trial = -1
+        if self._stall_after:
+            cells[counters.THROUGHPUT_TRIALS] += 1
+            if now - self._received > self._stall_after:
+                cells[counters.THROUGHPUT_EVENTS] += 1
+            self._stall_after = 0.0
+        self._slow_after = 0.0
+        inspection, self.inspection = self.inspection, None
+        if inspection is not None:
+            self._settle_outcomes(inspection, now)
+
+    def _settle_outcomes(self, inspection: Inspection, now: float) -> None:
+        cells = self._cells
+        witness = self._datapath.witness
+        if inspection.exposed:
+            cells[counters.EXPOSED] += 1
+        for at, held in inspection.judge():
+            cells[counters.OUTCOMES + 2 * at] += 1
+            if held:
+                cells[counters.OUTCOMES + 2 * at + 1] += 1
+                if at == witness.business and witness.convert(inspection.bucket, now):
+                    cells[counters.CONVERTED] += 1
 
     # Connections
 
@@ -235,13 +312,17 @@ class Exchange:
         """Take the head of the final answer and what came of its body with it."""
         now = monotonic()
         status = response.status
+        if self._slow_after:
+            self._settle_first_byte(now)
+        if self.inspection is not None:
+            self.inspection.answer(response, body)
         if (
             status in _RESCUED_STATUSES
             and self.variant == CANARY
             and self._datapath.rescue
             and self._repeatable()
         ):
-            self._count(status, now, now)
+            self._count(status, now, now, proxy_made=False)
             upstream, self._upstream = self._upstream, None
             assert upstream is not None
             upstream.finish(now, reusable=complete and self._body_done)
@@ -300,6 +381,8 @@ class Exchange:
 
     def body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
         """Take more of the answer's body."""
+        if self.inspection is not None:
+            self.inspection.body(data)
         if self._encode:
             data = encode_chunk(data) if data else data
             if complete:
@@ -328,6 +411,8 @@ class Exchange:
                 micros = int(waited * 1e6)
             cells[_FIRST_BYTE + index] += 1
             cells[_FIRST_BYTE_SUM] += micros
+            status = self._status
+            self._settle(status, now, failed=bool(self._datapath.witness.error_statuses[status]))
         elif self._rescued:
             self._datapath.counters.canary[counters.RESCUED] += 1
         endpoint = self._endpoint
@@ -346,7 +431,8 @@ class Exchange:
         now = monotonic()
         self._status = 101
         self._answered_at = now
-        self._count(101, now, now)
+        self._slow_after = 0.0  # a handshake is not an answer
+        self._count(101, now, now, proxy_made=False)
         self._datapath.counters.variants[self.variant][counters.TUNNELS_OPENED] += 1
         lines = self._datapath.head_end[:-2] + self._cookie
         head = response.head + lines
@@ -485,13 +571,18 @@ class Exchange:
         self._sent = False
         self.start()
 
-    def _count(self, status: int, answered: float, now: float) -> None:
-        """Count the request once, for the variant that it was routed to."""
+    def _count(self, status: int, answered: float, now: float, *, proxy_made: bool = True) -> None:
+        """Count the request once, for the variant that it was routed to.
+
+        ``proxy_made``: the status stands for a failure, it is not the upstream's own.
+        """
         if self._counted:
             return
         self._counted = True
         cells = self._cells
         cells[_CODES + status] += 1
         cells[_FINISHED] += 1
+        failed = proxy_made or bool(self._datapath.witness.error_statuses[status])
+        self._settle(status, now, failed=failed)
         counters.observe(cells, _FIRST_BYTE, max(answered - self._received, 0.0))
         counters.observe(cells, _DURATION, now - self._started)

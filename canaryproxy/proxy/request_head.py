@@ -42,7 +42,7 @@ from canaryproxy.proxy.fields import (
     without,
 )
 from canaryproxy.proxy.forwarding import Peer
-from canaryproxy.routing import STABLE, Headers
+from canaryproxy.routing import NO_KEY_BUCKET, STABLE, Headers
 
 MAX_REQUEST_LINE: Final = 8 * 1024
 """Longest request line in bytes; longer ones get 414."""
@@ -81,6 +81,7 @@ class RequestFields:
 
     __slots__ = (
         "block",
+        "bucket",
         "chunked",
         "cookie",
         "epoch",
@@ -118,9 +119,10 @@ class RequestFields:
         self.forwarding: list[tuple[int, bytes]] | None = None
         """The client's own forwarding fields: kind and value."""
         self.epoch = -1
-        """The route table by which ``key`` and ``variant`` were found."""
+        """The route table by which ``key``, ``bucket`` and ``variant`` were found."""
         self.key: bytes | None = None
         self.variant = STABLE
+        self.bucket = NO_KEY_BUCKET
 
     def field(self, name: bytes) -> bytes | None:
         """Return the value of the first field with this name (lower case), or ``None``."""

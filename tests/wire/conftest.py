@@ -1,12 +1,27 @@
-"""The wire tests run on uvloop, as the proxy does."""
+"""The wire tests run on uvloop, as the proxy does, and none may leave an exception in a callback."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
+import pytest
 import uvloop
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+async def _no_exception_is_left_to_the_loop() -> AsyncIterator[None]:
+    """An exception that a protocol does not catch is only logged by the loop: here it fails the test."""
+    left: list[str] = []
+
+    def note(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        left.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+    asyncio.get_running_loop().set_exception_handler(note)
+    yield
+    assert not left

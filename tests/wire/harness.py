@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -162,6 +163,12 @@ class Client:
                 raise AssertionError(f"closed after {self.got!r}")
         return self.got
 
+    async def take_head(self) -> bytes:
+        """Read exactly up to the end of a head."""
+        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), DEADLINE)
+        self.got += head
+        return head
+
     async def to_end(self) -> bytes:
         """Read until the proxy closes; return everything."""
         while True:
@@ -171,6 +178,21 @@ class Client:
             except ConnectionError:
                 self.eof = True
                 return self.got
+
+    async def read_slowly(self, total: int, piece: int, pause: float) -> int:
+        """Read until ``total`` bytes or the end, a piece at a time; return how many came."""
+        count = 0
+        while count < total:
+            data = await asyncio.wait_for(self._reader.read(piece), DEADLINE)
+            if not data:
+                break
+            count += len(data)
+            await asyncio.sleep(pause)
+        return count
+
+    def stop_reading(self) -> None:
+        """Leave what comes in the socket."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
 
     def send_eof(self) -> None:
         self._writer.write_eof()
@@ -191,8 +213,18 @@ class Proxy:
         self.counters = datapath.counters
         self._clients: list[Client] = []
 
-    async def connect(self) -> Client:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
+    async def connect(self, receive_buffer: int = 0) -> Client:
+        """Connect; ``receive_buffer`` is the size of the socket's, 0 for the system's."""
+        sock = socket.socket()
+        sock.setblocking(False)
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        except OSError:
+            sock.close()
+            raise
+        reader, writer = await asyncio.open_connection(sock=sock, limit=receive_buffer or 1 << 20)
         client = Client(reader, writer)
         self._clients.append(client)
         return client
@@ -214,10 +246,12 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy(text: str) -> AsyncIterator[Proxy]:
-    """Run a data path with this configuration (YAML)."""
+async def proxy(text: str, send_buffer: int = 0) -> AsyncIterator[Proxy]:
+    """Run a data path with this configuration (YAML); ``send_buffer`` is that of clients' sockets."""
     made = config.parse(text, file="test.yaml")
     sock = listen(TcpAddress("127.0.0.1", _free_port()))
+    if send_buffer:  # accepted sockets inherit it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     datapath = DataPath(made, asyncio.get_running_loop(), Counters(), first_table(made))
     await datapath.serve([sock])
     running = Proxy(datapath, sock.getsockname()[1])
@@ -229,8 +263,6 @@ async def proxy(text: str) -> AsyncIterator[Proxy]:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,0 +1,425 @@
+"""The tick: counters to judge to circuit and rollout to route table, ten times a second.
+
+The order of a change is what keeps users safe. What takes users off the canary is published first and
+written to the disk after. What puts more users on it is written first, and published only when the disk
+has it: a crash at any moment, or a full disk, leaves fewer users on the canary and never more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic, time
+from typing import Any, Protocol
+
+from canaryproxy import circuit, counters, histogram, rollout
+from canaryproxy.circuit import Circuit, CircuitSettings, Record
+from canaryproxy.config import Config
+from canaryproxy.counters import Counters
+from canaryproxy.judge import (
+    Assessment,
+    BusinessRule,
+    Counts,
+    ErrorsRule,
+    GuardRails,
+    Judge,
+    JudgeSettings,
+    LatencyRule,
+    OutcomeRule,
+    Sample,
+    ThroughputRule,
+)
+from canaryproxy.rollout import Plan, Rollout, Step
+from canaryproxy.routing import RouteTable
+from canaryproxy.state import StateError, StateFile
+from canaryproxy.watch import RecentQuantile, thresholds
+
+_log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+HISTORY = 1000
+"""Records that are kept."""
+_SAVE_EVERY = 5.0
+"""Seconds between saves of evidence that is still growing."""
+_RETRY_SECONDS = 1.0
+_THRESHOLDS_EVERY = 1.0
+_REFRESH_EVERY = 10.0
+
+
+class DataPlane(Protocol):
+    """What the controller needs of the data path."""
+
+    def publish(self, table: RouteTable) -> None:
+        """Route by this table from the next request on."""
+
+    def mark_late(self) -> None:
+        """Count the requests in flight that are past a threshold."""
+
+    def begin_tick(self) -> None:
+        """Learn that a tick of the judge begins."""
+
+    def new_round(self) -> None:
+        """Let every user count again."""
+
+    def refresh(self, limit: int) -> None:
+        """Every ten seconds; buckets below ``limit`` are on the canary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where the release is, for people and metrics."""
+
+    release: str | None
+    rollout: Rollout
+    circuit: Circuit
+    assessment: Assessment | None
+    weight: float
+    """Percent of users on the canary, as published."""
+    history: tuple[Record, ...]
+    unsaved: str | None
+    """Why the state could not be written, if it could not."""
+
+
+class Controller:
+    """Drives one release. ``table`` is what the data path routes by.
+
+    Raises nothing for a state file that it refuses: then every user is on stable, and ``status`` says why.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        cells: Counters,
+        plane: DataPlane,
+        table: RouteTable,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._config = config
+        self._cells = cells
+        self._plane = plane
+        self._clock = clock
+        self._epoch_offset = time() - clock()
+        self._settings = judge_settings(config)
+        self._circuit_settings = CircuitSettings(cooldown=config.judge.cooldown)
+        release = config.release
+        steps = () if release is None else release.steps
+        self._plan = Plan(
+            tuple(Step(step.weight, step.bake, step.min_requests) for step in steps),
+            "bake" if release is None else release.promote,
+        )
+        self._release = None if release is None else release.id
+        self._has_canary = config.variants.canary is not None
+        latency = config.judge.metrics.latency
+        self._margin = 0.0 if latency is None else latency.margin
+        self._quantile = RecentQuantile(0.95 if latency is None else latency.quantile)
+        self._posted = {"stable": 0, "canary": 0}
+        self._outcomes = tuple(config.judge.outcomes)
+        business = config.judge.metrics.business
+        self._posts_count = business is not None and business.outcome == "events"
+        self._file = StateFile(Path(config.state))
+        self._judge = Judge(self._settings)
+        self._circuit = Circuit()
+        self._rollout = Rollout(weight=table.weight)
+        self._history: list[Record] = []
+        self._assessment: Assessment | None = None
+        self.table = table
+        self._version = 0
+        """Grows with every change that must be on the disk."""
+        self._saved = 0
+        self._saved_at = 0.0
+        self._unsaved: str | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._thresholds_at = self._refreshed_at = float("-inf")
+        self._ticker: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    @property
+    def now(self) -> float:
+        """Seconds since the epoch that never fall or jump while the process runs."""
+        return self._clock() + self._epoch_offset
+
+    # Life
+
+    def load(self) -> None:
+        """Go on from the state file, or begin the release. Publishes the first table."""
+        try:
+            document = self._file.load()
+            if document is not None:
+                self._restore(document)
+            self._saved = self._version
+        except StateError as error:
+            self._refuse_state(str(error))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # A checksum that fits and a document that does not: written by another version.
+            self._refuse_state(f"the state file {self._file.path} is not understood ({error!r})")
+        if self._release is not None and self._rollout.state is rollout.State.IDLE:
+            self._advance(rollout.Start(by="configuration"))
+        self._publish()
+
+    def _restore(self, document: Mapping[str, Any]) -> None:
+        self._history = [Record.from_dict(entry) for entry in document["history"]]
+        if document["release"] != self._release:
+            old = document["release"]
+            self._note("release", f"{self._release or 'none'} follows {old or 'none'}", {})
+            return
+        restored = Rollout.from_dict(document["rollout"])
+        if restored.step >= max(len(self._plan.steps), 1):
+            self._note("release", "the plan has fewer steps now: the release begins anew", {})
+            return
+        self._circuit = Circuit.from_dict(document["circuit"])
+        self._rollout = restored
+        if self._release is None and restored.state is rollout.State.IDLE:
+            self._rollout = replace(restored, weight=self.table.weight)
+        self._judge = Judge.from_dict(self._settings, document["judge"])
+
+    def _refuse_state(self, why: str) -> None:
+        _log.error("%s", why)
+        try:
+            aside = self._file.set_aside()
+            why += f"; it is kept as {aside}"
+        except OSError as error:
+            why += f"; it could not be set aside: {error.strerror}"
+        self._trip(why, {})
+
+    def start(self) -> None:
+        """Tick until ``stop``."""
+        self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._ticked)
+
+    def _ticked(self) -> None:
+        self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._ticked)
+        self.tick()
+
+    async def stop(self) -> None:
+        """Tick no more, and save."""
+        self._stopped = True
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if self._saving is not None:
+            await self._saving
+        try:
+            await asyncio.to_thread(self._file.save, self._document())
+        except StateError as error:
+            _log.error("%s", error)
+
+    # The tick
+
+    def tick(self) -> None:
+        """Look at the counters, and act on what they say."""
+        now = self.now
+        self._plane.mark_late()
+        self._plane.begin_tick()
+        if self._has_canary:
+            seen = self._assessment = self._judge.observe(now, self._sample())
+            if seen.level == "breach" and self._rollout.weight > 0:
+                self._trip(seen.cause or "breach", _figures(seen))
+            self._step_circuit(circuit.Tick(seen))
+            if self._wanted().limit <= self.table.limit:  # else the step has not really begun
+                self._advance(rollout.Tick(seen), quiet=True)
+        if now - self._thresholds_at >= _THRESHOLDS_EVERY:
+            self._thresholds_at = now
+            self._update_thresholds(now)
+        if now - self._refreshed_at >= _REFRESH_EVERY:
+            self._refreshed_at = now
+            self._plane.refresh(self.table.limit)
+        if now - self._saved_at >= _SAVE_EVERY and self._rollout.state is rollout.State.RUNNING:
+            self._saved_at = now
+            self._version += 1
+        self._publish()
+
+    def _sample(self) -> Sample:
+        return Sample(self._counts("stable"), self._counts("canary"))
+
+    def _counts(self, variant: str) -> Counts:
+        cells = self._cells.stable if variant == "stable" else self._cells.canary
+
+        def pair(trials: int, events: int) -> tuple[int, int]:
+            counted = cells[events]  # events first: a trial is written before its event
+            return cells[trials], counted
+
+        counts = {
+            "errors": pair(counters.ERROR_TRIALS, counters.ERROR_EVENTS),
+            "client_errors": pair(counters.ERROR_TRIALS, counters.CLIENT_ERROR_EVENTS),
+            "latency": pair(counters.LATENCY_TRIALS, counters.LATENCY_EVENTS),
+            "throughput": pair(counters.THROUGHPUT_TRIALS, counters.THROUGHPUT_EVENTS),
+            "business": pair(counters.EXPOSED, counters.CONVERTED),
+        }
+        failed = cells[counters.FAILED]
+        counts["requests"] = (
+            cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED],
+            failed,
+        )
+        for at, name in enumerate(self._outcomes):
+            counts[name] = pair(counters.OUTCOMES + 2 * at, counters.OUTCOMES + 2 * at + 1)
+        if self._posts_count:
+            counts["business"] = (cells[counters.EXPOSED], self._posted[variant])
+        return counts
+
+    def _update_thresholds(self, now: float) -> None:
+        cells = self._cells.stable
+        counts = cells[counters.FIRST_BYTE : counters.FIRST_BYTE + histogram.BUCKETS]
+        tau = self._quantile.update(now, counts.tolist())
+        if tau is None:
+            return
+        found = thresholds(tau, self._margin)
+        self.table = replace(
+            self.table, slow=(found.stable, found.canary), stall_after=found.stall_after
+        )
+        self._plane.publish(self.table)
+
+    # What happens
+
+    def act(self, event: rollout.Event | circuit.Trip | circuit.Reset) -> None:
+        """Do what an operator wants. Raises ``rollout.Refused`` with the reason if it cannot be done."""
+        if isinstance(event, circuit.Trip):
+            self._trip(event.cause, event.figures)
+        elif isinstance(event, circuit.Reset):
+            self._step_circuit(event)
+        else:
+            self._advance(event)
+        self._publish()
+
+    def post_events(self, variant: str, count: int) -> None:
+        """Count business events that somebody reported for a variant (``stable`` or ``canary``)."""
+        self._posted[variant] += count
+
+    def _trip(self, cause: str, figures: Mapping[str, Any]) -> None:
+        self._step_circuit(circuit.Trip(cause, figures))
+
+    def _step_circuit(self, event: circuit.Event) -> None:
+        now = self.now
+        self._circuit, actions, records = circuit.step(
+            self._circuit, event, now, self._circuit_settings
+        )
+        self._write_down(records)
+        for action in actions:
+            if action is circuit.Action.STOP:
+                self._advance(rollout.Stop(self._circuit.cause or "trip"))
+            elif action is circuit.Action.PROBE:
+                self._advance(rollout.Probe())
+            else:
+                self._advance(rollout.Restore(records[-1].cause if records else "reset"))
+
+    def _advance(self, event: rollout.Event, *, quiet: bool = False) -> None:
+        self._rollout, actions, records = rollout.step(self._rollout, event, self.now, self._plan)
+        self._write_down(records)
+        if not quiet:
+            self._version += 1
+        for action in actions:
+            if action is rollout.Action.NEW_JUDGE:
+                self._judge = Judge(self._settings)
+            else:
+                self._judge.expect_change()
+            self._plane.new_round()
+
+    def _note(self, what: str, cause: str, figures: Mapping[str, Any]) -> None:
+        self._write_down((Record(self.now, what, cause, figures),))
+
+    def _write_down(self, records: tuple[Record, ...]) -> None:
+        for record in records:
+            _log.info("%s: %s", record.what, record.cause)
+            self._history.append(record)
+        if records:
+            del self._history[:-HISTORY]
+            self._version += 1
+
+    # Publishing and saving
+
+    def _publish(self) -> None:
+        """Publish what is safe now, and save what must be on the disk."""
+        wanted = self._wanted()
+        table = self.table
+        same = (wanted.weight, wanted.circuit_open) == (table.weight, table.circuit_open)
+        if not same and (wanted.limit <= table.limit or self._saved >= self._version):
+            self.table = replace(wanted, epoch=table.epoch + 1)
+            self._plane.publish(self.table)
+        if self._saved < self._version and self._saving is None and not self._stopped:
+            self._saving = asyncio.ensure_future(self._save())
+
+    def _wanted(self) -> RouteTable:
+        weight = self._rollout.weight if self._has_canary else 0.0
+        is_open = self._circuit.state is circuit.State.OPEN
+        return replace(self.table, weight=weight, circuit_open=is_open)
+
+    async def _save(self) -> None:
+        """Write until the disk has everything; what waits for it is published then."""
+        try:
+            while self._saved < self._version and not self._stopped:
+                version, document = self._version, self._document()
+                try:
+                    await asyncio.to_thread(self._file.save, document)
+                except StateError as error:
+                    if self._unsaved is None:
+                        _log.error("%s; the canary gets no more users until it can be", error)
+                    self._unsaved = str(error)
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    continue
+                self._saved = version
+                self._unsaved = None
+        finally:
+            self._saving = None
+        self._publish()
+
+    def _document(self) -> dict[str, Any]:
+        return {
+            "release": self._release,
+            "circuit": self._circuit.to_dict(),
+            "rollout": self._rollout.to_dict(),
+            "judge": self._judge.to_dict(),
+            "history": [record.to_dict() for record in self._history],
+        }
+
+    def status(self) -> Status:
+        """Return where the release is."""
+        return Status(
+            self._release,
+            self._rollout,
+            self._circuit,
+            self._assessment,
+            self.table.limit / 100,
+            tuple(self._history),
+            self._unsaved,
+        )
+
+
+def judge_settings(config: Config) -> JudgeSettings:
+    """Return what the judge compares under a configuration."""
+    judge = config.judge
+    metrics = judge.metrics
+    rails = judge.guard_rails
+    business = metrics.business
+    return JudgeSettings(
+        alpha=judge.alpha,
+        alpha_hold=judge.alpha_hold,
+        errors=None if metrics.errors is None else ErrorsRule(metrics.errors.margin),
+        latency=None if metrics.latency is None else LatencyRule(),
+        throughput=None if metrics.throughput is None else ThroughputRule(),
+        business=None if business is None else BusinessRule(business.margin, business.direction),
+        outcomes=tuple(
+            OutcomeRule(name, outcome.margin)
+            for name, outcome in judge.outcomes.items()
+            if outcome.bad
+        ),
+        guard_rails=None
+        if rails is None or rails.errors is None
+        else GuardRails(rails.errors, rails.min_requests),
+    )
+
+
+def _figures(seen: Assessment) -> dict[str, Any]:
+    """Return what a trip's record keeps of the assessment."""
+    return {
+        "judged": seen.judged,
+        "answered": seen.answered,
+        "metrics": {
+            verdict.metric: {
+                "level": verdict.level,
+                "log_evidence": round(verdict.log_evidence, 6),
+                "stable": list(verdict.stable),
+                "canary": list(verdict.canary),
+            }
+            for verdict in seen.verdicts
+        },
+    }

@@ -1,0 +1,156 @@
+"""What the data path writes down for the judge, as ``watch`` asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from canaryproxy.config import Config
+from canaryproxy.outcomes import INSPECTED, Answer, OutcomeRules
+from canaryproxy.proxy.answer_head import Response
+from canaryproxy.routing import Headers, RequestView
+from canaryproxy.watch import TICKS_PER_SECOND, UserReducer
+
+_INSPECTED_A_TICK: Final = 20
+"""Bodies that are looked into in each tick of the judge: the first ones to be routed, whatever they are."""
+
+
+class Witness:
+    """Decides which requests are trials, before their outcome is known.
+
+    One for all connections of a worker; the exchanges count.
+    """
+
+    __slots__ = (
+        "_by_user",
+        "_conversions",
+        "_exposes",
+        "_exposures",
+        "_inspections",
+        "_reducer",
+        "business",
+        "error_statuses",
+        "outcomes",
+    )
+
+    def __init__(self, config: Config) -> None:
+        metrics = config.judge.metrics
+        errors = metrics.errors
+        self.error_statuses = _statuses(("5xx",) if errors is None else errors.statuses)
+        """Whether a status is an error, by status."""
+        self._by_user = errors is not None and errors.unit == "user"
+        self._reducer = UserReducer()
+        self.outcomes = OutcomeRules(config.judge.outcomes)
+        names = [rule.name for rule in self.outcomes.rules]
+        self.business = -1
+        """Index of the outcome that is a conversion; -1 without one."""
+        if metrics.business is not None and metrics.business.outcome in names:
+            self.business = names.index(metrics.business.outcome)
+        self._exposes = metrics.business is not None
+        self._exposures = UserReducer()
+        self._conversions = UserReducer()
+        self._inspections = _INSPECTED_A_TICK
+
+    def claim(self, bucket: int, now: float) -> bool:
+        """Return whether a request routed now (seconds) is a trial of the metric errors."""
+        return not self._by_user or self._reducer.claim(bucket, int(now * TICKS_PER_SECOND))
+
+    def failed(self, bucket: int) -> None:
+        """Learn that a trial was an event."""
+        if self._by_user:
+            self._reducer.failed(bucket)
+
+    def convert(self, bucket: int, now: float) -> bool:
+        """Return whether a conversion now counts as a user converted."""
+        return self._conversions.claim(bucket, int(now * TICKS_PER_SECOND))
+
+    @property
+    def inspects(self) -> bool:
+        """Whether ``inspection`` can return anything but ``None``."""
+        return self._exposes or bool(self.outcomes)
+
+    def inspection(
+        self, view: Callable[[], RequestView], bucket: int, now: float
+    ) -> Inspection | None:
+        """Return what collects the answer to a request routed now, or ``None`` if nobody looks at it."""
+        exposed = self._exposes and self._exposures.claim(bucket, int(now * TICKS_PER_SECOND))
+        watching = self.outcomes.watching(view()) if self.outcomes else ()
+        rules = self.outcomes.rules
+        if any(rules[at].needs_body for at in watching):
+            self._inspections -= 1
+            if self._inspections < 0:
+                watching = tuple(at for at in watching if not rules[at].needs_body)
+        if not (exposed or watching):
+            return None
+        return Inspection(self.outcomes, watching, bucket, exposed=exposed)
+
+    def tick(self) -> None:
+        """Begin a tick of the judge."""
+        self._inspections = _INSPECTED_A_TICK
+
+    def new_round(self) -> None:
+        """Let every user count again: the weight has risen."""
+        self._reducer.new_round()
+
+    def refresh(self, limit: int) -> None:
+        """To be called every ten seconds; buckets below ``limit`` are on the canary."""
+        self._reducer.refresh(limit)
+
+
+def _statuses(patterns: tuple[str, ...]) -> bytes:
+    wanted = bytearray(1000)
+    for text in patterns:
+        low = int(text.replace("x", "0"))
+        for status in range(low, low + (100 if "x" in text else 1)):
+            wanted[status] = 1
+    return bytes(wanted)
+
+
+class Inspection:
+    """The answer to one request, as outcomes need to see it."""
+
+    __slots__ = (
+        "_headers",
+        "_parts",
+        "_rules",
+        "_seen",
+        "_size",
+        "_status",
+        "bucket",
+        "exposed",
+        "watching",
+    )
+
+    def __init__(
+        self, rules: OutcomeRules, watching: tuple[int, ...], bucket: int, *, exposed: bool
+    ) -> None:
+        self._rules = rules
+        self.watching = watching
+        """Indexes of the rules that look at this answer."""
+        self.bucket = bucket
+        self.exposed = exposed
+        """This request counts as a user exposed."""
+        self._status = 0
+        self._headers: Headers = ()
+        self._parts: list[bytes] = []
+        self._seen = 0
+        self._size = 0
+
+    def answer(self, response: Response, body: bytes) -> None:
+        """Take the head of the answer and the beginning of its body."""
+        self._status = response.status
+        self._headers = response.fields
+        self.body(body)
+
+    def body(self, data: bytes) -> None:
+        """Take more of the body; no more than ``INSPECTED`` bytes are kept."""
+        self._size += len(data)
+        room = INSPECTED - self._seen
+        if room > 0 and data:
+            self._parts.append(data[:room])
+            self._seen += min(len(data), room)
+
+    def judge(self) -> Iterable[tuple[int, bool]]:
+        """Yield index and result of each rule whose result can be told."""
+        answer = Answer(self._status, self._headers, self._size, b"".join(self._parts))
+        return self._rules.judge(self.watching, answer)
