@@ -103,13 +103,14 @@ def schema() -> None:
     default=1.0,
     show_default=True,
     type=click.FloatRange(0.2, 10),
-    help="2: twice as fast.",
+    help="2: bakes half as long.",
 )
 @click.option("--seed", default=1, show_default=True, help="Chooses the users' moves.")
 def demo(as_json: bool, speed: float, seed: int) -> None:
-    """Show a release that goes wrong, and what the proxy does about it; needs no configuration.
+    """Show four releases, three of which go wrong, and what the proxy does about it.
 
-    Starts two small services, the proxy and some users on 127.0.0.1, and ends by itself in 40 seconds.
+    Needs no configuration: starts two small services, the proxy and some users on 127.0.0.1, and ends by
+    itself in about a minute.
 
     Example: canaryproxy demo --speed 2
     """

@@ -34,6 +34,10 @@ class Figures:
     rescued: int
     weight: float
     """Share of users on the canary, 0..1."""
+    state: str
+    """State of the release, such as ``running``, ``promoted`` or ``tripped``."""
+    evidence: dict[str, tuple[float, float]]
+    """E-value and the limit at which the circuit opens, by metric."""
 
 
 async def scrape(socket: Path) -> Series:
@@ -80,4 +84,17 @@ def between(before: Series, after: Series) -> Figures:
         (variant(VARIANTS[0]), variant(VARIANTS[1])),
         grown("canaryproxy_rescued_total"),
         after.get(("canaryproxy_weight_ratio", ()), 0.0),
+        next(
+            (
+                dict(labels)["state"]
+                for (name, labels), value in after.items()
+                if name == "canaryproxy_release_state" and value
+            ),
+            "idle",
+        ),
+        {
+            dict(labels)["metric"]: (value, after[("canaryproxy_evidence_limit", labels)])
+            for (name, labels), value in after.items()
+            if name == "canaryproxy_evidence"
+        },
     )

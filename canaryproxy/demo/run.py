@@ -10,7 +10,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,16 @@ from rich.live import Live
 import canaryproxy
 from canaryproxy.demo import measured, screen
 from canaryproxy.demo.screen import Scene
-from canaryproxy.demo.story import STORY, Phase
-from canaryproxy.demo.users import Seen, Users
+from canaryproxy.demo.story import RAMP, STORY, Act
+from canaryproxy.demo.users import Users
 
-_USERS = 300
-_RATE = 250.0
+_USERS = 2000
+_RATE = 400.0
 """Requests a second."""
-_WEIGHT = 10
 _START_SECONDS = 15.0
-_REFRESH_SECONDS = 0.5
+_REFRESH_SECONDS = 0.25
+_AFTERMATH_SECONDS = 1.5
+"""How long an act goes on after its end, so that people can look at it."""
 EXIT_INTERRUPTED = 130
 
 
@@ -52,8 +54,19 @@ class Place:
     def admin(self) -> Path:
         return self.folder / "admin.sock"
 
-    def configuration(self) -> str:
-        """Return the proxy's configuration."""
+    @property
+    def state(self) -> Path:
+        return self.folder / "state.json"
+
+    def configuration(self, act: Act, speed: float) -> str:
+        """Return the proxy's configuration for a release."""
+        bake = f"{act.bake / speed * 1000:.0f}ms"
+        steps = [{"weight": weight, "bake": bake, "min_requests": 3} for weight in RAMP[:-1]]
+        empty = {
+            "match": {"path": {"prefix": "/search"}},
+            "when": {"json": {"pointer": "/results", "is": "empty"}},
+            "bad": True,
+        }
         return json.dumps(
             {
                 "listen": f"127.0.0.1:{self.proxy}",
@@ -62,9 +75,12 @@ class Place:
                     "stable": {"endpoints": [f"http://127.0.0.1:{self.stable}"]},
                     "canary": {"endpoints": [f"http://127.0.0.1:{self.canary}"]},
                 },
-                "split": {"weight": _WEIGHT},
-                "rescue": {"header": True},
-                "state": str(self.folder / "state.json"),
+                "release": {"id": f"demo-{act.name}", "steps": [*steps, {"weight": RAMP[-1]}]},
+                "judge": {
+                    "metrics": {"errors": {}, "latency": {}, "throughput": {}},
+                    "outcomes": {"empty_search": empty},
+                },
+                "state": str(self.state),
             }
         )
 
@@ -72,7 +88,7 @@ class Place:
 def demo(*, as_json: bool, speed: float, seed: int) -> int:
     """Run the demo and return the exit status.
 
-    ``as_json`` prints one JSON object instead of the screen; ``speed`` 2 takes half the time;
+    ``as_json`` prints one JSON object instead of the screen; ``speed`` 2 bakes for half the time;
     ``seed`` chooses the users.
     """
     try:
@@ -100,101 +116,123 @@ async def _run(*, as_json: bool, speed: float, seed: int) -> None:
     with tempfile.TemporaryDirectory(prefix="canaryproxy-demo-") as name:
         ports = _free_ports(3)
         place = Place(Path(name), *ports)
-        async with _processes(place) as kill_canary:
-            users = Users(f"http://127.0.0.1:{place.proxy}/", _USERS, _RATE, seed)
-            sending = asyncio.create_task(users.run())
-            try:
-                scenes = await _play(place, users, kill_canary, console, speed, live=not as_json)
-            finally:
-                sending.cancel()
-                await asyncio.wait([sending])
+        scenes: list[Scene] = []
+        users = Users(f"http://127.0.0.1:{place.proxy}", _USERS, _RATE, seed)
+        shown = not as_json and console.is_terminal
+        async with _children(_services(place), place) as _:
+            with (
+                Live(console=console, auto_refresh=False, transient=True)
+                if shown
+                else contextlib.nullcontext()
+            ) as view:
+                for act in STORY:
+                    scenes.append(await _release(act, place, users, view, speed))
+                    if not as_json and not shown:
+                        console.print(screen.plain(scenes[-1]), soft_wrap=True)
     if as_json:
-        print(json.dumps(_document(scenes, users.everything, seed)))
+        print(json.dumps(_document(scenes, seed)))
     else:
-        screen.summary(console, scenes, users.everything)
+        screen.summary(console, scenes)
 
 
-async def _play(
-    place: Place,
-    users: Users,
-    kill_canary: Callable[[], None],
-    console: Console,
-    speed: float,
-    *,
-    live: bool,
-) -> list[Scene]:
-    scenes: list[Scene] = []
-    total = sum(phase.seconds for phase in STORY) / speed
-    shown = live and console.is_terminal
+async def _release(act: Act, place: Place, users: Users, view: Live | None, speed: float) -> Scene:
+    """Run one release with a proxy of its own; returns its last scene."""
+    path = place.folder / f"{act.name}.json"
+    path.write_text(place.configuration(act, speed))
+    await _switch(place, "none")
+    command = ("-m", "canaryproxy", "run", "-c", str(path))
+    async with _children([(place.proxy, command)], place):
+        users.begin_act()
+        sending = asyncio.create_task(users.run())
+        try:
+            return await _watch(act, place, users, view)
+        finally:
+            sending.cancel()
+            await asyncio.wait([sending])
+
+
+async def _watch(act: Act, place: Place, users: Users, view: Live | None) -> Scene:
     loop = asyncio.get_running_loop()
-    begin = loop.time()
-    with (
-        Live(console=console, auto_refresh=False, transient=True)
-        if shown
-        else contextlib.nullcontext() as view
-    ):
-        for phase in STORY:
-            before = await measured.scrape(place.admin)
-            users.begin_phase()
-            await _act(phase, place, kill_canary)
-            end = loop.time() + phase.seconds / speed
-            while (left := end - loop.time()) > 0:
-                await asyncio.sleep(min(left, _REFRESH_SECONDS / max(speed, 1)))
-                after = await measured.scrape(place.admin)
-                scene = Scene(phase, measured.between(before, after), users.seen)
-                if view is not None:
-                    view.update(screen.live(scene, loop.time() - begin, total), refresh=True)
-            scenes.append(scene)
-            if live and not shown:
-                console.print(screen.plain(scene), soft_wrap=True)
-    return scenes
+    before = at_fault = await measured.scrape(place.admin)
+    broken_at: float | None = None
+    began = time.time()
+    end = loop.time() + act.limit
+    while True:
+        now = await measured.scrape(place.admin)
+        figures = measured.between(before, now)
+        age = None if broken_at is None else time.time() - broken_at
+        scene = Scene(act, figures, users.seen, age)
+        if figures.state == "tripped" and broken_at is not None:
+            record = _trip_record(place, began)
+            scene = Scene(
+                act,
+                figures,
+                users.seen,
+                age,
+                record["time"] - broken_at,
+                measured.between(at_fault, now).variants[1].requests,
+                record["cause"],
+            )
+        if view is not None:
+            view.update(screen.live(scene), refresh=True)
+        if figures.state in ("tripped", "promoted") and end > loop.time() + _AFTERMATH_SECONDS:
+            end = loop.time() + _AFTERMATH_SECONDS
+        if loop.time() >= end:
+            return scene
+        if act.fault != "none" and broken_at is None and figures.weight * 100 >= act.breaks_at:
+            at_fault = now
+            await _switch(place, act.fault)
+            broken_at = time.time()
+        await asyncio.sleep(_REFRESH_SECONDS)
 
 
-async def _act(phase: Phase, place: Place, kill_canary: Callable[[], None]) -> None:
-    if phase.action == "kill":
-        kill_canary()
-        return
+def _trip_record(place: Place, since: float) -> dict[str, Any]:
+    """Return the entry of the history that says when and why the circuit opened."""
+    for record in json.loads(place.state.read_text())["state"]["history"]:
+        if record["what"] == "tripped" and record["time"] >= since:
+            return dict(record)
+    return {"time": time.time(), "cause": "not written down yet"}
+
+
+async def _switch(place: Place, fault: str) -> None:
     async with (
         aiohttp.ClientSession() as session,
-        session.put(f"http://127.0.0.1:{place.canary}/switch", data=phase.action) as response,
+        session.put(f"http://127.0.0.1:{place.canary}/switch", data=fault) as response,
     ):
         await response.read()
 
 
-@contextlib.asynccontextmanager
-async def _processes(place: Place) -> AsyncIterator[Callable[[], None]]:
-    """Run the services and the proxy; yields what kills the canary. All are ended by pid at the end."""
-    path = place.folder / "proxy.yaml"
-    path.write_text(place.configuration())
+def _services(place: Place) -> list[tuple[int, tuple[str, ...]]]:
     service = ("-m", "canaryproxy.demo.service")
+    return [
+        (place.stable, (*service, "stable", str(place.stable))),
+        (place.canary, (*service, "canary", str(place.canary))),
+    ]
+
+
+@contextlib.asynccontextmanager
+async def _children(
+    commands: Sequence[tuple[int, tuple[str, ...]]], place: Place
+) -> AsyncIterator[None]:
+    """Run Python commands that listen on their ports; all are ended by pid at the end."""
     children: list[asyncio.subprocess.Process] = []
     try:
-        for port, command in (
-            (place.stable, (*service, "stable", str(place.stable))),
-            (place.canary, (*service, "canary", str(place.canary))),
-            (place.proxy, ("-m", "canaryproxy", "run", "-c", str(path))),
-        ):
-            log = (place.folder / f"{port}.log").open("wb")
-            with log:
+        for port, command in commands:
+            with (place.folder / f"{port}.log").open("ab") as log:
                 children.append(
                     await asyncio.create_subprocess_exec(
                         sys.executable,
-                        *(
-                            "-m",
-                            "canaryproxy.demo.child",
-                            str(os.getpid()),
-                            sys.executable,
-                            *command,
-                        ),
+                        *("-m", "canaryproxy.demo.child", str(os.getpid()), sys.executable),
+                        *command,
                         stdin=asyncio.subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
                         start_new_session=True,  # Ctrl-C is for the demo, which ends them in order
                     )
                 )
-        for child, port in zip(children, (place.stable, place.canary, place.proxy), strict=True):
+        for child, (port, _) in zip(children, commands, strict=True):
             await _ready(child, port, place.folder / f"{port}.log")
-        yield children[1].kill
+        yield
     finally:
         for child in children:
             if child.returncode is None:
@@ -229,28 +267,31 @@ def _free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-def _document(scenes: list[Scene], users: Seen, seed: int) -> dict[str, Any]:
+def _document(scenes: list[Scene], seed: int) -> dict[str, Any]:
     return {
         "version": canaryproxy.__version__,
         "seed": seed,
-        "sent": users.sent,
-        "answered": users.answered,
-        "users_moved": users.moved,
-        "phases": [
+        "sent": sum(scene.seen.sent for scene in scenes),
+        "answered": sum(scene.seen.answered for scene in scenes),
+        "releases": [
             {
-                "name": scene.phase.name,
-                "title": scene.phase.title,
-                "meaning": scene.phase.meaning,
+                "name": scene.act.name,
+                "title": scene.act.title,
+                "meaning": scene.act.meaning,
+                "ended_as": scene.figures.state,
+                "rolled_back_after_seconds": scene.rolled_back_after,
+                "canary_requests_until_rollback": scene.canary_requests,
+                "cause": scene.cause,
                 "stable": asdict(scene.figures.variants[0]),
                 "canary": asdict(scene.figures.variants[1]),
                 "rescued": scene.figures.rescued,
-                "weight": scene.figures.weight,
                 "users": {
                     "sent": scene.seen.sent,
                     "answered": scene.seen.answered,
                     "errors": scene.seen.errors,
-                    "statuses": {str(code): n for code, n in sorted(scene.seen.statuses.items())},
-                    "moved": scene.seen.moved,
+                    "slow": scene.seen.slow,
+                    "empty": scene.seen.empty,
+                    "back_and_forth": scene.seen.back_and_forth,
                 },
             }
             for scene in scenes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -12,124 +13,170 @@ from rich.table import Table
 from rich.text import Text
 
 from canaryproxy.demo.measured import Figures
-from canaryproxy.demo.story import STORY, Phase
+from canaryproxy.demo.story import RAMP, STORY, Act
 from canaryproxy.demo.users import Seen
+
+_WIDTH = 78
+_BAR = 28
+_METRICS = ("errors", "latency", "throughput", "empty_search")
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One phase with its figures so far."""
+    """One release with its figures so far."""
 
-    phase: Phase
+    act: Act
     figures: Figures
     seen: Seen
+    fault_age: float | None = None
+    """Seconds since the fault was switched on."""
+    rolled_back_after: float | None = None
+    """Seconds from the fault to the trip."""
+    canary_requests: int | None = None
+    """Requests that the canary got from the fault on."""
+    cause: str | None = None
+    """What opened the circuit."""
 
 
-def live(scene: Scene, elapsed: float, total: float) -> RenderableType:
+def live(scene: Scene) -> RenderableType:
     """Return the screen for a moment of the demo; the same lines at any time, so nothing jumps."""
-    steps = Text()
-    reached = STORY.index(scene.phase) if scene.phase in STORY else 0
-    for at, phase in enumerate(STORY):
+    acts = Text()
+    reached = STORY.index(scene.act)
+    for at, act in enumerate(STORY):
         mark, style = ("●", "green") if at < reached else ("○", "dim")
         if at == reached:
             mark, style = "▶", "bold"
-        steps.append(f"{mark} {phase.name}  ", style=style)
-    done = int(30 * min(elapsed / total, 1.0))
-    bar = Text("━" * done, style="green") + Text("━" * (30 - done), style="dim")
+        acts.append(f"{mark} {act.name}   ", style=style)
     return Panel(
         Group(
-            steps,
-            bar,
+            acts,
             Text(),
-            Text(scene.phase.title, style="bold"),
+            Text(scene.act.title, style="bold"),
+            _track(scene),
             Text(),
             _variants(scene),
+            Text(),
+            _evidence(scene),
             Text(),
             _users(scene),
         ),
         title="canaryproxy demo",
         subtitle="Ctrl-C ends it",
-        width=78,
+        width=_WIDTH,
     )
 
 
+def _track(scene: Scene) -> Text:
+    weight = scene.figures.weight * 100
+    text = Text()
+    for step in RAMP:
+        style = "dim"
+        if weight and step < weight:
+            style = "green"
+        elif step == weight:
+            style = "bold reverse"
+        text.append(f" {step:g} % ", style=style)
+        text.append("─", style="dim")
+    state = scene.figures.state
+    style = {"tripped": "bold red", "promoted": "bold green"}.get(state, "bold")
+    text.append(f" {state}", style=style)
+    if scene.fault_age is not None and state != "tripped":
+        text.append(f"   broken for {scene.fault_age:.1f} s", style="red")
+    return text
+
+
 def _variants(scene: Scene) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), width=72)
-    table.add_column("since this phase began", style="dim", width=24)
+    table = Table(box=None, padding=(0, 2, 0, 0), width=_WIDTH - 6)
+    table.add_column("in this release", style="dim", width=22)
     table.add_column("stable", justify="right", width=14)
     table.add_column("canary", justify="right", width=14)
-    stable, canary = scene.figures.variants
-    total = stable.requests + canary.requests
-    both = (stable, canary)
+    both = scene.figures.variants
     table.add_row("requests", *(f"{v.requests:,}" for v in both))
-    table.add_row("share", *(_percent(v.requests, total) for v in both))
     table.add_row("failed", *(_bad(v.failed, v.requests) for v in both))
     table.add_row("P50", *(_time(v.p50) for v in both))
     table.add_row("P95", *(_time(v.p95) for v in both))
-    table.add_row("weight", "", f"{scene.figures.weight:.0%} of users")
+    return table
+
+
+def _evidence(scene: Scene) -> Table:
+    """Show each metric's evidence as a bar towards its limit, on a logarithmic scale."""
+    table = Table(box=None, padding=(0, 2, 0, 0), width=_WIDTH - 6)
+    table.add_column("evidence against canary", style="dim", width=22)
+    table.add_column("", width=_BAR)
+    table.add_column("", justify="right", width=14)
+    for metric in _METRICS:
+        value, limit = scene.figures.evidence.get(metric, (1.0, 1000.0))
+        share = min(max(log(max(value, 1.0)) / log(limit), 0.0), 1.0)
+        full = int(share * _BAR)
+        style = "red" if share >= 1 else "yellow" if share > 0.5 else "green"
+        bar = Text("━" * full, style=style) + Text("━" * (_BAR - full), style="dim")
+        table.add_row(metric, bar, f"{min(value, 1e12):,.3g} : 1")
     return table
 
 
 def _users(scene: Scene) -> Text:
     seen = scene.seen
     text = Text("Users: ", style="bold")
-    text.append(f"{seen.answered:,} answers, ", style="not bold")
-    text.append(
-        f"{seen.errors:,} errors seen", style="not bold red" if seen.errors else "not bold green"
-    )
-    text.append(f", {scene.figures.rescued:,} rescued by stable", style="not bold")
-    text.append(
-        f", {seen.moved} changed version", style="not bold red" if seen.moved else "not bold"
-    )
+    text.append(f"{seen.answered:,} answers", style="not bold")
+    for count, name in ((seen.errors, "errors"), (seen.slow, "slow"), (seen.empty, "empty")):
+        text.append(f", {count} {name}", style="not bold red" if count else "not bold green")
     return text
 
 
 def plain(scene: Scene) -> str:
-    """Return one line for a finished phase, for logs and pipes."""
-    stable, canary = scene.figures.variants
-    return (
-        f"{scene.phase.title}: stable {stable.requests} requests, {stable.failed} failed;"
-        f" canary {canary.requests} requests, {canary.failed} failed, {scene.figures.rescued} rescued;"
-        f" users saw {scene.seen.errors} errors"
-    )
+    """Return one line for a finished act, for logs and pipes."""
+    return f"{scene.act.title}: {_ending(scene)}"
 
 
-def summary(console: Console, scenes: Sequence[Scene], users: Seen) -> None:
+def _ending(scene: Scene) -> str:
+    if scene.rolled_back_after is not None:
+        return (
+            f"rolled back {scene.rolled_back_after:.1f} s after the fault,"
+            f" {scene.canary_requests} canary requests; users saw {scene.seen.hurt} bad answers"
+        )
+    return f"{scene.figures.state}; users saw {scene.seen.hurt} bad answers"
+
+
+def summary(console: Console, scenes: Sequence[Scene]) -> None:
     """Print what happened."""
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), width=78)
-    table.add_column("the canary is")
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), width=_WIDTH)
+    table.add_column("release")
+    table.add_column("ended as")
     for name in (
-        "stable\nrequests",
+        "rolled back\nafter",
         "canary\nrequests",
-        "canary\nfailed",
-        "answered\nby stable",
         "errors\nseen",
-        "stable\nP95",
-        "canary\nP95",
+        "slow\nanswers",
+        "empty\nresults",
     ):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name.replace("\\\n", "\n"), justify="right", no_wrap=True)
     for scene in scenes:
-        stable, canary = scene.figures.variants
-        errors = Text(str(scene.seen.errors), style="red" if scene.seen.errors else "green")
+        state = scene.figures.state
+        after = "" if scene.rolled_back_after is None else f"{scene.rolled_back_after:.1f} s"
+        requests = scene.canary_requests
+        if requests is None:
+            requests = scene.figures.variants[1].requests
         table.add_row(
-            scene.phase.name,
-            f"{stable.requests:,}",
-            f"{canary.requests:,}",
-            str(canary.failed),
-            str(scene.figures.rescued),
-            errors,
-            _time(stable.p95),
-            _time(canary.p95),
+            scene.act.name,
+            Text(state, style="green" if state == "promoted" else "red"),
+            after,
+            f"{requests:,}",
+            *(str(n) for n in (scene.seen.errors, scene.seen.slow, scene.seen.empty)),
         )
     console.print(table)
+    console.print("Canary requests and time count from the fault. Bakes are short, for a demo.\n")
     for scene in scenes:
         console.print(
-            Text(f"{scene.phase.name}: ", style="bold")
-            + Text(scene.phase.meaning, style="not bold")
+            Text(f"{scene.act.name}: ", style="bold") + Text(scene.act.meaning, style="not bold"),
+            width=_WIDTH,
         )
+        if scene.cause is not None:
+            console.print(Text(f"  {scene.cause}", style="dim"), width=_WIDTH)
+    answered = sum(scene.seen.answered for scene in scenes)
+    sent = sum(scene.seen.sent for scene in scenes)
+    moved = sum(scene.seen.back_and_forth for scene in scenes)
     console.print(
-        f"\n{users.answered:,} of {users.sent:,} requests were answered;"
-        f" {users.moved} users changed version on the way."
+        f"\n{answered:,} of {sent:,} requests were answered; {moved} users were sent back and forth."
     )
 
 

@@ -1,6 +1,6 @@
 """A small service with switches for faults: ``python -m canaryproxy.demo.service NAME PORT``.
 
-``PUT /switch`` with a fault's name changes how it answers from then on.
+``/`` and ``/search`` answer JSON. ``PUT /switch`` with a fault's name changes how they do from then on.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import sys
 
 from aiohttp import web
 
-FAULTS = ("none", "unavailable", "errors", "slow")
-"""none: 200; unavailable: half of the answers are 503; errors: a quarter are 500; slow: 0.4 s more."""
+FAULTS = ("none", "errors", "slow", "empty")
+"""none: 200; errors: 60 % of the answers are 500; slow: 0.3 s more; empty: searches find nothing."""
 
 _USUAL_SECONDS = 0.008
-_SLOW_SECONDS = 0.4
+_SLOW_SECONDS = 0.3
+_ERRORS = 0.6
 
 
 class Service:
@@ -36,15 +37,13 @@ class Service:
         self._fault = await request.text()
         return web.Response(text=self._fault)
 
-    async def _answer(self, _request: web.Request) -> web.Response:
-        drawn = random.random()  # noqa: S311 - a demo
-        if self._fault == "unavailable" and drawn < 0.5:
-            return web.Response(text="unavailable\n", status=503)
-        if self._fault == "errors" and drawn < 0.25:
+    async def _answer(self, request: web.Request) -> web.Response:
+        if self._fault == "errors" and random.random() < _ERRORS:  # noqa: S311 - a demo
             return web.Response(text="error\n", status=500)
         usual = random.lognormvariate(0, 0.4) * _USUAL_SECONDS
         await asyncio.sleep(usual + (_SLOW_SECONDS if self._fault == "slow" else 0))
-        return web.Response(text=self._name)
+        empty = self._fault == "empty" and request.path == "/search"
+        return web.json_response({"version": self._name, "results": [] if empty else ["a", "b"]})
 
 
 def main() -> None:

@@ -1,59 +1,54 @@
-"""What happens in the demo, phase by phase."""
+"""What happens in the demo: four releases, one of them good."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+RAMP = (1.0, 5.0, 25.0, 50.0, 100.0)
+"""Weights of the steps in percent."""
+
 
 @dataclass(frozen=True, slots=True)
-class Phase:
-    """One part of the story."""
+class Act:
+    """One release."""
 
     name: str
-    seconds: float
-    action: Literal["none", "unavailable", "errors", "slow", "kill"]
-    """The fault switched on in the canary, or ``kill``: its process is killed (SIGKILL)."""
     title: str
-    """What is done to the canary."""
+    fault: Literal["none", "errors", "slow", "empty"]
+    """What breaks in the canary, once it has reached ``breaks_at`` percent."""
     meaning: str
-    """What the proxy did about it, in a sentence."""
+    """What it shows, in a sentence."""
+    bake: float = 2.0
+    """Seconds of each step; short, for a demo."""
+    breaks_at: float = 25.0
+    limit: float = 25.0
+    """Seconds after which the act ends in any case."""
 
 
 STORY = (
-    Phase(
+    Act(
         "healthy",
-        7,
+        "Release 1 is good",
         "none",
-        "The canary is healthy",
-        "A tenth of the users are on the canary, and each user stays on a version.",
+        "It went through its steps by itself, and every user ended on the new version.",
     ),
-    Phase(
-        "unavailable",
-        7,
-        "unavailable",
-        "Half of the canary's answers are 503",
-        "Each 503 was counted against the canary and answered by stable: users saw none.",
-    ),
-    Phase(
+    Act(
         "errors",
-        7,
+        "Release 2 begins to answer 500",
         "errors",
-        "A quarter of the canary's answers are 500",
-        "A 500 is an answer, not a failure to answer: users saw it, and it was counted.",
+        "The circuit opened on the first errors that chance could not explain.",
     ),
-    Phase(
+    Act(
         "slow",
-        7,
+        "Release 3 only gets slower, by 0.3 s",
         "slow",
-        "The canary takes 0.4 s longer",
-        "Latency is counted per variant: the canary's P95 stands out, stable's does not move.",
+        "Nothing failed; answers slower than stable's recent P95 were evidence enough.",
     ),
-    Phase(
-        "killed",
-        7,
-        "kill",
-        "The canary is killed with SIGKILL",
-        "Requests that found no canary were answered by stable: users saw none of it.",
+    Act(
+        "empty",
+        "Release 4 answers 200 and finds nothing",
+        "empty",
+        "Status and latency were fine: a rule on the answers' JSON saw the empty lists.",
     ),
 )

@@ -11,24 +11,34 @@ from dataclasses import dataclass, field
 import aiohttp
 
 _COOKIE = re.compile(r"canary_id=([^;]+)")
+_SLOW_SECONDS = 0.25
 
 
 @dataclass
 class Seen:
-    """What users saw since the phase began."""
+    """What users saw since the act began."""
 
     sent: int = 0
     answered: int = 0
     broken: int = 0
     """Requests whose connection failed."""
     statuses: Counter[int] = field(default_factory=Counter)
-    moved: int = 0
-    """Users who got another version than before, rescued answers aside."""
+    slow: int = 0
+    """Answers that took a quarter of a second or more."""
+    empty: int = 0
+    """Searches that found nothing."""
+    back_and_forth: int = 0
+    """Users who were sent to the canary again after they had been taken back to stable."""
 
     @property
     def errors(self) -> int:
         """Answers of 500 and above, and broken connections."""
         return self.broken + sum(n for status, n in self.statuses.items() if status >= 500)
+
+    @property
+    def hurt(self) -> int:
+        """Answers that a user would complain about."""
+        return self.errors + self.slow + self.empty
 
 
 class Users:
@@ -39,14 +49,14 @@ class Users:
         self._rate = rate
         self._random = random.Random(seed)  # noqa: S311 - a demo
         self._cookies: list[str | None] = [None] * count
-        self._versions: list[str | None] = [None] * count
+        self._versions: list[list[str]] = [[] for _ in range(count)]
         self._open: set[asyncio.Task[None]] = set()
         self.seen = Seen()
-        self.everything = Seen()
 
-    def begin_phase(self) -> None:
-        """Count from zero."""
+    def begin_act(self) -> None:
+        """Count from zero; the users keep their cookies."""
         self.seen = Seen()
+        self._versions = [[] for _ in self._versions]
 
     async def run(self) -> None:
         """Send until cancelled; then wait for what is under way."""
@@ -60,38 +70,37 @@ class Users:
                 while True:
                     due += 1 / self._rate
                     await asyncio.sleep(max(due - loop.time(), 0))
-                    task = loop.create_task(
-                        self._ask(session, self._random.randrange(len(self._cookies)))
-                    )
+                    user = self._random.randrange(len(self._cookies))
+                    path = "/search" if self._random.random() < 0.5 else "/"
+                    task = loop.create_task(self._ask(session, user, path))
                     self._open.add(task)
                     task.add_done_callback(self._open.discard)
             finally:
                 if self._open:
                     await asyncio.wait(self._open, timeout=5)
 
-    async def _ask(self, session: aiohttp.ClientSession, user: int) -> None:
-        seen, everything = self.seen, self.everything
+    async def _ask(self, session: aiohttp.ClientSession, user: int, path: str) -> None:
+        loop = asyncio.get_running_loop()
+        seen, versions = self.seen, self._versions[user]
         cookie = self._cookies[user]
         headers = {} if cookie is None else {"Cookie": f"canary_id={cookie}"}
         seen.sent += 1
-        everything.sent += 1
+        begin = loop.time()
         try:
-            async with session.get(self._url, headers=headers) as response:
-                body = await response.text()
+            async with session.get(self._url + path, headers=headers) as response:
                 status = response.status
-                rescued = "X-Canary-Rescued" in response.headers
+                document = await response.json() if status == 200 else {}
                 match = _COOKIE.match(response.headers.get("Set-Cookie", ""))
         except aiohttp.ClientError:
             seen.broken += 1
-            everything.broken += 1
             return
-        for count in (seen, everything):
-            count.answered += 1
-            count.statuses[status] += 1
+        seen.answered += 1
+        seen.statuses[status] += 1
+        seen.slow += loop.time() - begin >= _SLOW_SECONDS
+        seen.empty += document.get("results") == []
+        version = document.get("version")
         if match and self._cookies[user] is None:
             self._cookies[user] = match[1]
-        elif cookie is not None and status == 200 and not rescued:
-            if self._versions[user] not in (None, body):
-                seen.moved += 1
-                everything.moved += 1
-            self._versions[user] = body
+        elif version is not None and versions[-1:] != [version]:
+            versions.append(version)
+            seen.back_and_forth += versions[-3:] == ["canary", "stable", "canary"]
