@@ -28,6 +28,7 @@ from canaryproxy.proxy.errors import STATUS_OF, WORDS, error_answer
 from canaryproxy.proxy.request_head import Request
 from canaryproxy.proxy.witness import Inspection
 from canaryproxy.routing import CANARY, STABLE, RouteTable
+from canaryproxy.watch import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.datapath import DataPath
@@ -55,6 +56,7 @@ _FIRST_BYTE = counters.FIRST_BYTE
 _DURATION = counters.DURATION
 _FIRST_BYTE_SUM = counters.FIRST_BYTE + histogram.SUM
 _DURATION_SUM = counters.DURATION + histogram.SUM
+_THROUGHPUT_TRIALS = counters.THROUGHPUT_TRIALS
 _bucket_index = histogram.bucket_index
 
 
@@ -148,7 +150,7 @@ class Exchange:
         if table.slow is not None:
             self._slow_after = table.slow[self.variant]
             self._stall_after = table.stall_after
-        if self._datapath.witness.claim(bucket, now):
+        if self._datapath.witness.claim(bucket, int(now * TICKS_PER_SECOND)):
             self._trial = bucket
 
     def mark_late(self, now: float) -> None:
@@ -412,7 +414,13 @@ class Exchange:
             cells[_FIRST_BYTE + index] += 1
             cells[_FIRST_BYTE_SUM] += micros
             status = self._status
-            self._settle(status, now, failed=bool(self._datapath.witness.error_statuses[status]))
+            failed = self._datapath.witness.error_statuses[status]
+            if failed or self._trial >= 0 or self.inspection is not None:
+                self._settle(status, now, failed=bool(failed))
+            elif self._stall_after:
+                cells[_THROUGHPUT_TRIALS] += 1
+                if now - self._received > self._stall_after:
+                    cells[counters.THROUGHPUT_EVENTS] += 1
         elif self._rescued:
             self._datapath.counters.canary[counters.RESCUED] += 1
         endpoint = self._endpoint

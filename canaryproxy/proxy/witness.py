@@ -29,6 +29,7 @@ class Witness:
         "_inspections",
         "_reducer",
         "business",
+        "claim",
         "error_statuses",
         "outcomes",
     )
@@ -40,6 +41,10 @@ class Witness:
         """Whether a status is an error, by status."""
         self._by_user = errors is not None and errors.unit == "user"
         self._reducer = UserReducer()
+        self.claim: Callable[[int, int], bool] = (
+            self._reducer.claim if self._by_user else lambda _bucket, _now: True
+        )
+        """Whether a request of a bucket, routed now (tenths of a second), is a trial of the metric errors."""
         self.outcomes = OutcomeRules(config.judge.outcomes)
         names = [rule.name for rule in self.outcomes.rules]
         self.business = -1
@@ -50,10 +55,6 @@ class Witness:
         self._exposures = UserReducer()
         self._conversions = UserReducer()
         self._inspections = _INSPECTED_A_TICK
-
-    def claim(self, bucket: int, now: float) -> bool:
-        """Return whether a request routed now (seconds) is a trial of the metric errors."""
-        return not self._by_user or self._reducer.claim(bucket, int(now * TICKS_PER_SECOND))
 
     def failed(self, bucket: int) -> None:
         """Learn that a trial was an event."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -74,13 +75,24 @@ class Link:
         self._writer.write(data)
         await self._writer.drain()
 
+    def send_eof(self) -> None:
+        """Close this half only."""
+        self._writer.write_eof()
+
     def close(self) -> None:
         """Close the connection in order."""
         self._writer.close()
 
     def reset(self) -> None:
         """Close it with a reset."""
-        self._writer.transport.abort()
+        _reset(self._writer)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close with a reset: ``abort`` alone ends a connection in order if nothing is unread."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 class Upstream:
@@ -171,13 +183,16 @@ class Client:
 
     async def to_end(self) -> bytes:
         """Read until the proxy closes; return everything."""
-        while True:
-            try:
-                if not await self.read():
-                    return self.got
-            except ConnectionError:
-                self.eof = True
-                return self.got
+        while not self.eof:
+            await self.read_or_end()
+        return self.got
+
+    async def read_or_end(self) -> None:
+        """Read what is there; a reset is an end too."""
+        try:
+            await self.read()
+        except ConnectionError:
+            self.eof = True
 
     async def read_slowly(self, total: int, piece: int, pause: float) -> int:
         """Read until ``total`` bytes or the end, a piece at a time; return how many came."""
@@ -194,6 +209,10 @@ class Client:
         """Leave what comes in the socket."""
         self._writer.transport.pause_reading()  # type: ignore[attr-defined]
 
+    def read_on(self) -> None:
+        """Read again after ``stop_reading``."""
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]
+
     def send_eof(self) -> None:
         self._writer.write_eof()
 
@@ -201,7 +220,7 @@ class Client:
         self._writer.close()
 
     def reset(self) -> None:
-        self._writer.transport.abort()
+        _reset(self._writer)
 
 
 class Proxy:

@@ -318,28 +318,30 @@ SIZE = 240 << 10
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE + bytes(SIZE)
 
 
-async def test_a_slow_reader_of_a_last_answer_gets_all_of_it() -> None:
+async def slow_reader(request: bytes, seconds: float, more: str = "") -> int:
+    """Read until the upstream's part is over, then slowly, then the rest; return the body's bytes."""
     async with (
         Upstream(always(ANSWER)).serving() as upstream,
-        proxy(
-            variants(upstream.port, more="limits: {body_timeout: 100ms}"), send_buffer=SMALL
-        ) as running,
+        proxy(variants(upstream.port, more=more), send_buffer=SMALL) as running,
     ):
         client = await running.connect(receive_buffer=SMALL)
-        await client.send(b"GET / HTTP/1.1\r\n" + HOST + COOKIE + b"Connection: close\r\n\r\n")
+        await client.send(request)
         await client.take_head()
-        assert await client.read_slowly(SIZE, 2 << 10, 0.01) == SIZE
+        count = 0
+        while not running.counters.stable[FINISHED]:
+            count += await client.read_slowly(1 << 12, 1 << 12, 0.001)
+        for _ in range(int(seconds / 0.02)):
+            count += await client.read_slowly(1 << 8, 1 << 8, 0.02)
+        count += await client.read_slowly(SIZE - count, SIZE, 0)
         assert running.counters.stable[CODES + 200] == 1
+        return count
+
+
+async def test_a_slow_reader_of_a_last_answer_gets_all_of_it() -> None:
+    request = b"GET / HTTP/1.1\r\n" + HOST + COOKIE + b"Connection: close\r\n\r\n"
+    assert await slow_reader(request, 0.5, "limits: {body_timeout: 100ms}") == SIZE
 
 
 async def test_a_slow_reader_of_an_early_answer_gets_all_of_it() -> None:
-    async with (
-        Upstream(always(ANSWER)).serving() as upstream,
-        proxy(variants(upstream.port), send_buffer=SMALL) as running,
-    ):
-        client = await running.connect(receive_buffer=SMALL)
-        await client.send(b"PUT / HTTP/1.1\r\n" + HOST + COOKIE + b"Content-Length: 9\r\n\r\nabc")
-        await client.take_head()
-        slowly = 60 << 10
-        assert await client.read_slowly(slowly, 1 << 9, 0.025) == slowly
-        assert await client.read_slowly(SIZE - slowly, SIZE, 0) == SIZE - slowly
+    request = b"PUT / HTTP/1.1\r\n" + HOST + COOKIE + b"Content-Length: 9\r\n\r\nabc"
+    assert await slow_reader(request, 3.0) == SIZE
