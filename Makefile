@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format unit bench-quick clean
+.PHONY: help install demo test lint format unit bench-quick bench-judge clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ format: $(STAMP) ## let ruff format and fix
 
 bench-quick: $(BENCH_STAMP) ## requests per second and CPU per request beside nginx, HAProxy, Envoy, Caddy (3 min)
 	$(BIN)/python -m bench.quick
+
+bench-judge: $(BENCH_STAMP) ## healthy canaries rolled back and users hurt, beside other rules (2 min)
+	$(BIN)/python -m bench.judge --quick
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

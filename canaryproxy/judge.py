@@ -5,7 +5,8 @@ Every metric is a pair of rates, canary against stable, watched by ``evidence.Li
 * ``breach``: the evidence that the canary is worse has reached m/α (α shared over the m metrics:
   Bonferroni) *and* the estimated difference on the same trials has reached the margin. The first half
   bounds false trips by α for a whole release, the second keeps a true but tiny difference from rolling
-  anything back. The trials are those of the release, or the last half minute if that alone stands out by
+  anything back (half a standard error is taken off, so that chance does not lift what is small over the
+  margin). The trials are those of the release, or the last half minute if that alone stands out by
   five standard errors: else a canary that breaks after an hour of health would have to fail for minutes
   until the average of the hour is bad.
 * ``suspect``: the evidence has reached m/α_hold now. It may pass again: evidence falls when the canary
@@ -463,14 +464,18 @@ class _Metric:
 
     @property
     def material(self) -> bool:
-        """Whether the estimate has reached the margin, in the bad direction."""
+        """Whether the estimate, less half a standard error, has reached the margin in the bad direction."""
         if not self.weight:
             return False
-        worse = self.canary_sum - self.stable_sum
+        worse = (self.canary_sum - self.stable_sum) / self.weight
         if self.spec.direction == "decrease":
             worse = -worse
-        at_least = self.spec.margin * (self.stable_sum if self.spec.relative else self.weight)
-        return (worse > 0.0 and worse >= at_least) or self.recent.material(self.spec)
+        (n_s, e_s), (n_c, e_c) = self.stable, self.canary
+        error = sqrt(e_s / n_s**2 + e_c / n_c**2)
+        least = self.spec.margin
+        if self.spec.relative:
+            least *= self.stable_sum / self.weight
+        return worse - 0.5 * error > max(least - 1e-12, 0.0) or self.recent.material(self.spec)
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -120,7 +120,11 @@ class AnswerHeads:
             # llhttp takes nothing more after a message that closes its connection.
             self._parser = self._new_parser()
         raw = message.raw_headers
-        if head.translate(None, _LEGAL_IN_LINE) != b"\r\n" * (len(raw) + 2):
+        if (
+            head.translate(None, _LEGAL_IN_LINE) != b"\r\n" * (len(raw) + 2)
+            or b"\n " in head
+            or b"\n\t" in head
+        ):
             # llhttp takes more from servers than a client should be given: what is not a legal byte must
             # be one CRLF for the status line, each field and the empty line.
             raise BrokenAnswer("control bytes or folded lines in the head")
@@ -157,6 +161,10 @@ class AnswerHeads:
         response.keep_alive = b"keep-alive" in connection if http10 else b"close" not in connection
         if connection and connection != CLOSE:
             drop = nominated(raw, drop, connection)
+        if response.status == 204:
+            # RFC 9110 §8.6, RFC 9112 §6.1: it has no body, and must not say how long it is.
+            drop = drop + [field for field in raw if self._names.kind(field[0]) == IS_LENGTH]
+            response.length, response.chunked = -1, False
         block = without(head[line_end:-2], drop, raw)
         response.head = b"HTTP/1.1" + head[8:line_end] + block
         return response

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from math import inf
 from time import monotonic
@@ -33,6 +35,8 @@ _LINGER: Final = 5
 _CLOSED: Final = 6
 
 _CR: Final = 13
+_RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER of no seconds: closing sends a reset instead of an end."""
 _LINGER_SECONDS: Final = 2.0
 _READ_AHEAD: Final = 64 * 1024
 """Bytes of pipelined requests that are kept while one is answered; then reading stops."""
@@ -248,7 +252,8 @@ class Downstream(asyncio.Protocol):
             self.deadline = now + datapath.limits.first_byte_timeout
             exchange.start()
             return
-        self.deadline = now + datapath.limits.body_timeout
+        limits = datapath.limits
+        self.deadline = now + (limits.first_byte_timeout if fields.expect else limits.body_timeout)
         if fields.chunked:
             self._state = _CHUNKED
             self._chunks = ChunkedDecoder()
@@ -295,10 +300,7 @@ class Downstream(asyncio.Protocol):
         try:
             payload = chunks.feed(data)
         except ChunkedError as error:
-            self._exchange = None
-            self._datapath.in_flight -= 1
-            exchange.client_gone()
-            self._refuse(Refusal(400, str(error)))
+            self._give_up(exchange, Refusal(400, str(error)))
             return
         if chunks.done:
             self._chunks = None
@@ -372,12 +374,21 @@ class Downstream(asyncio.Protocol):
         """
         self._exchange = None
         self._datapath.in_flight -= 1
-        self.close()
+        self._break(framed=framed)
+
+    def _break(self, *, framed: bool) -> None:
         if not framed:
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None and sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
+        self.close()
 
     def close(self) -> None:
-        """Close once everything is written."""
+        """Close once everything is written, however slowly the client reads."""
+        if self.transport.get_write_buffer_size() and not self.transport.is_closing():
+            self._linger()
+            return
         self._state = _CLOSED
         self.deadline = monotonic() + self._datapath.limits.body_timeout
         self.transport.close()
@@ -422,34 +433,45 @@ class Downstream(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Look at the deadline, which has passed: go on waiting if something moved, else time out."""
-        if self._full and self._state != _CLOSED:
-            unsent = self.transport.get_write_buffer_size()
-            if unsent != self._unsent:
-                self._active, self._unsent = True, unsent
-        if self._active and self._exchange is not None:
+        exchange = self._exchange
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            # The client reads what it got: slowly, but it does.
+            self._unsent = unsent
+            self._active = self._active or exchange is None or self._full
+        if self._active and (exchange is not None or unsent):
             self._active = False
             self.deadline = now + self._datapath.limits.body_timeout
             return
         self.deadline = inf
         state = self._state
-        if state == _TUNNEL:
+        if state == _TUNNEL or (exchange is None and unsent):
             self.transport.abort()
-        elif state in (_LENGTH, _CHUNKED) and self._exchange is not None and self._reading:
-            exchange, self._exchange = self._exchange, None
-            self._datapath.in_flight -= 1
-            exchange.client_gone()
-            self._refuse(Refusal(408, "the request's body did not arrive in time"))
-        elif self._exchange is not None:
-            if self._full:
+        elif exchange is not None:
+            if state in (_LENGTH, _CHUNKED) and self._reading and not exchange.holds_continue:
+                self._give_up(exchange, Refusal(408, "the request's body did not arrive in time"))
+            elif self._full:
                 self.transport.abort()  # the client does not read
             else:
-                self._exchange.timed_out()
+                exchange.timed_out()
         elif state == _HEAD and self._buffer:
             self._refuse(Refusal(408, "the request's head did not arrive in time"))
         elif state == _HEAD:
             self.transport.close()
         else:
             self.transport.abort()
+
+    def _give_up(self, exchange: Exchange, refusal: Refusal) -> None:
+        """End a request that the client broke off or spoilt after its head."""
+        self._exchange = None
+        self._datapath.in_flight -= 1
+        exchange.client_gone()
+        if (
+            exchange.answering
+        ):  # an answer is under way: an error in its middle would be taken for it
+            self._break(framed=exchange.framed)
+        else:
+            self._refuse(refusal)
 
     def mark_late(self, now: float) -> None:
         """Count the request in flight if it is past a threshold."""

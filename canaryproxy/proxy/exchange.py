@@ -50,6 +50,9 @@ _FAILOVER: Final = frozenset(
 )
 """Failures for which another endpoint of the same variant is worth trying."""
 
+_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+_RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
+
 _CODES = counters.CODES
 _FINISHED = counters.FINISHED
 _FIRST_BYTE = counters.FIRST_BYTE
@@ -133,6 +136,7 @@ class Exchange:
         self._rescued = False
         self._continued = False
         self._close = False
+        self._framed = True
         self._encode = False
         """The answer is sent in chunks."""
         self.cancelled = False
@@ -209,6 +213,21 @@ class Exchange:
                 cells[counters.OUTCOMES + 2 * at + 1] += 1
                 if at == witness.business and witness.convert(inspection.bucket, now):
                     cells[counters.CONVERTED] += 1
+
+    @property
+    def answering(self) -> bool:
+        """Something of the final answer was written to the client."""
+        return self._answered_at > 0
+
+    @property
+    def framed(self) -> bool:
+        """The answer under way has a length or chunks."""
+        return self._framed
+
+    @property
+    def holds_continue(self) -> bool:
+        """The client waits for a 100 that the upstream has not said, so it is not the client who is late."""
+        return self.request.fields.expect and not self._continued and not self._replay_size
 
     # Connections
 
@@ -333,7 +352,6 @@ class Exchange:
             return
         self._status = status
         self._answered_at = now
-        self._framed = True
         request = self.request
         end = self._datapath.head_end
         if (
@@ -374,11 +392,11 @@ class Exchange:
         if self._encode or (response.chunked and bodiless and not request.http10):
             lines += b"Transfer-Encoding: chunked\r\n"
         if self._rescued and self._datapath.rescue_header:
-            lines += b"X-Canary-Rescued: 1\r\n"
+            lines += _RESCUED
         if self._close:
             lines += b"Connection: close\r\n"
         elif request.http10:
-            lines += b"Connection: keep-alive\r\n"
+            lines += _KEEP_ALIVE
         return lines + b"\r\n"
 
     def body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
@@ -443,6 +461,10 @@ class Exchange:
         self._count(101, now, now, proxy_made=False)
         self._datapath.counters.variants[self.variant][counters.TUNNELS_OPENED] += 1
         lines = self._datapath.head_end[:-2] + self._cookie
+        if self._rescued:
+            self._datapath.counters.canary[counters.RESCUED] += 1
+            if self._datapath.rescue_header:
+                lines += _RESCUED
         head = response.head + lines
         head += b"Connection: upgrade\r\nUpgrade: " + response.upgrade + b"\r\n\r\n"
         self._down.write(head + data)
@@ -566,7 +588,7 @@ class Exchange:
                 label=reason.label,
                 close=close,
                 head_only=self.request.method == b"HEAD",
-                extra=self._cookie,
+                extra=self._cookie + (_KEEP_ALIVE if self.request.http10 and not close else b""),
             )
         )
         self._down.exchange_done(now, close=close)
@@ -577,6 +599,8 @@ class Exchange:
         self.variant = STABLE
         self._tried = ()
         self._sent = False
+        if self._body_done:
+            self._down.await_answer(monotonic())
         self.start()
 
     def _count(self, status: int, answered: float, now: float, *, proxy_made: bool = True) -> None:

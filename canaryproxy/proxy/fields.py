@@ -102,7 +102,9 @@ class Names:
         kind = self._kinds.get(lower)
         if kind is None:
             kind = IS_PLAIN
-            if b"_" in lower and lower.replace(b"_", b"-") in self._kinds:
+            if not TOKEN.fullmatch(name) or (
+                b"_" in lower and lower.replace(b"_", b"-") in self._kinds
+            ):
                 kind = IS_LOOK_ALIKE
         if len(self._cache) < _CACHED_NAMES:
             self._cache[name] = kind

@@ -257,13 +257,14 @@ class _Probe:
 class Pool:
     """The endpoints of one variant and how requests are spread over them."""
 
-    __slots__ = ("_by_hash", "endpoints", "usable")
+    __slots__ = ("_by_hash", "_turn", "endpoints", "usable")
 
     def __init__(self, endpoints: Sequence[Endpoint], *, by_hash: bool) -> None:
         self.endpoints = tuple(endpoints)
         self.usable = self.endpoints
         """The endpoints that are not ejected."""
         self._by_hash = by_hash
+        self._turn = 0
 
     def refresh(self) -> None:
         """Learn that an endpoint was ejected or came back."""
@@ -291,7 +292,8 @@ class Pool:
             )
         if count > 3:
             usable = random.sample(usable, 2)
-        best = usable[0]
+        self._turn = turn = (self._turn + 1) % len(usable)
+        best = usable[turn]  # among equals each in its turn
         for endpoint in usable:
             if endpoint.active < best.active:
                 best = endpoint

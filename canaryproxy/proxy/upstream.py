@@ -41,6 +41,7 @@ class Upstream(asyncio.Protocol):
         "_left",
         "_reading",
         "_reusable",
+        "_spoke",
         "_state",
         "endpoint",
         "idle_since",
@@ -60,6 +61,8 @@ class Upstream(asyncio.Protocol):
         self._chunks: ChunkedDecoder | None = None
         self._reusable = True
         self._reading = True
+        self._spoke = False
+        """Something of the current answer came already: a 1xx."""
         self.served = 0
         """Answers that came over this connection: above zero it may turn out to be stale."""
         self.idle_since = 0.0
@@ -70,12 +73,8 @@ class Upstream(asyncio.Protocol):
         """Begin an exchange: write the request's head (and what is known of its body)."""
         self._exchange = exchange
         self._state = _HEAD
+        self._spoke = False
         self.transport.write(head)
-
-    @property
-    def silent(self) -> bool:
-        """No byte of the current answer came yet."""
-        return self._state == _HEAD and not self._buffer
 
     def finish(self, now: float, *, reusable: bool) -> None:
         """End the exchange: back to the pool if the answer was read whole and ``reusable``, else close."""
@@ -118,19 +117,19 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         exchange, state = self._exchange, self._state
         self._exchange = None
         self._state = _CLOSED
         self.endpoint.lost(self)
         if exchange is None:
             return
-        if state == _UNTIL_CLOSE:
+        if state == _UNTIL_CLOSE and exc is None:
             exchange.body(b"", complete=True)
         elif state == _TUNNEL:
             exchange.tunnel_closed()
         elif state == _HEAD:
-            stale = self.served > 0 and not self._buffer
+            stale = self.served > 0 and not self._buffer and not self._spoke
             exchange.upstream_failed(Reason.RESET, stale=stale)
         else:
             exchange.upstream_failed(Reason.INCOMPLETE_ANSWER)
@@ -192,6 +191,7 @@ class Upstream(asyncio.Protocol):
                 self._state = _TUNNEL
                 exchange.switched(response, rest)
                 return
+            self._spoke = True
             exchange.interim(response)
             self._buffer = data = rest
             searched = 0

@@ -170,7 +170,9 @@ class Client:
 
     async def take(self, mark: bytes, count: int = 1) -> bytes:
         """Read until ``mark`` came ``count`` times; return everything so far."""
+        end = monotonic() + DEADLINE
         while self.got.count(mark) < count:
+            assert monotonic() < end, f"no {mark!r} in {self.got[-1000:]!r}"
             if not await self.read():
                 raise AssertionError(f"closed after {self.got!r}")
         return self.got

@@ -101,11 +101,15 @@ async def test_who_never_reads_the_last_answer_does_not_keep_a_connection_for_ev
         (connection,) = running.datapath.connections
         cells = running.counters.stable
         asked = 0
+
+        def answered() -> bool:
+            return cells[FINISHED] == asked
+
         # One request after the other, until an answer does not leave the process.
         while not connection.transport.get_write_buffer_size():
             asked += 1
             await client.send(GET)
-            await until(lambda asked=asked: cells[FINISHED] == asked)
+            await until(answered)
         await until(lambda: not running.datapath.connections, "end of the connection")
 
 

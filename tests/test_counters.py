@@ -1,0 +1,111 @@
+"""The counters: a layout without overlaps over any buffer, sums that add up."""
+
+from __future__ import annotations
+
+from multiprocessing import shared_memory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from canaryproxy import counters, histogram
+from canaryproxy.counters import Counters, Reason, codes, in_flight, observe, refused
+
+
+def spans() -> dict[str, range]:
+    """Return the cells of one variant by what they count, as the module's constants say."""
+    found = {
+        name: range(value, value + 1)
+        for name, value in vars(counters).items()
+        if name.isupper()
+        and isinstance(value, int)
+        and not name.endswith(("CELLS", "SIZE", "BYTES"))
+    }
+    for name in ("CONNECTIONS_OPENED", "CONNECTIONS_CLOSED", "CONNECTIONS_REFUSED", "REFUSED"):
+        del found[name]  # the proxy's own
+    for name in ("STABLE", "CANARY", "MOST_OUTCOMES"):  # numbers, not cells
+        found.pop(name, None)
+    found["OUTCOMES"] = range(counters.OUTCOMES, counters.OUTCOMES + 2 * counters.MOST_OUTCOMES)
+    found["ERRORS"] = range(counters.ERRORS, counters.ERRORS + len(Reason))
+    found["CODES"] = range(counters.CODES, counters.CODES + 1000)
+    for name in ("FIRST_BYTE", "DURATION"):
+        start = vars(counters)[name]
+        found[name] = range(start, start + histogram.CELLS)
+    return found
+
+
+def test_no_cell_counts_two_things() -> None:
+    seen: dict[int, str] = {}
+    for name, cells in spans().items():
+        for cell in cells:
+            assert cell not in seen, f"{name} and {seen.get(cell)}"
+            assert cell < counters.VARIANT_CELLS, name
+            seen[cell] = name
+
+
+def test_reasons_are_numbered_without_gaps() -> None:
+    assert [reason.value for reason in Reason] == list(range(len(Reason)))
+    assert len({reason.label for reason in Reason}) == len(Reason)
+
+
+def test_a_buffer_has_the_size_that_it_says() -> None:
+    Counters(bytearray(counters.SIZE))
+    made = Counters()
+    assert len(made.stable) == len(made.canary) == counters.VARIANT_CELLS
+    assert len(made.proxy) == counters.PROXY_CELLS
+    total = len(made.stable) + len(made.canary) + len(made.proxy)
+    assert total * 8 == counters.SIZE
+
+
+def test_views_do_not_overlap() -> None:
+    made = Counters()
+    for number, view in enumerate((made.stable, made.canary, made.proxy), 1):
+        for cell in range(len(view)):
+            assert view[cell] == 0
+            view[cell] = number
+    assert set(made.stable) == {1}
+    assert set(made.canary) == {2}
+    assert set(made.proxy) == {3}
+
+
+def test_another_process_would_see_the_same_over_shared_memory() -> None:
+    block = shared_memory.SharedMemory(create=True, size=counters.SIZE)
+    try:
+        writer, reader = Counters(block.buf), Counters(block.buf)
+        writer.canary[counters.ROUTED] += 3
+        writer.proxy[counters.REFUSED + 400] = 2**63
+        assert reader.canary[counters.ROUTED] == 3
+        assert list(refused(reader.proxy)) == [(400, 2**63)]
+        for made in (writer, reader):
+            for view in (made.stable, made.canary, made.proxy):
+                view.release()
+        del writer, reader, made, view
+    finally:
+        block.close()
+        block.unlink()
+
+
+@given(st.dictionaries(st.integers(100, 999), st.integers(1, 2**40), max_size=20))
+def test_codes_are_those_that_occurred(counts: dict[int, int]) -> None:
+    cells = Counters().stable
+    for status, count in counts.items():
+        cells[counters.CODES + status] = count
+    assert dict(codes(cells)) == counts
+
+
+def test_in_flight_is_a_difference() -> None:
+    cells = Counters().canary
+    cells[counters.ROUTED] = 2**40 + 5
+    cells[counters.FINISHED] = 2**40
+    assert in_flight(cells) == 5
+
+
+@given(st.lists(st.floats(0, 1000), max_size=50))
+def test_observations_are_all_there(values: list[float]) -> None:
+    cells = Counters().stable
+    for value in values:
+        observe(cells, counters.FIRST_BYTE, value)
+    here = cells[counters.FIRST_BYTE : counters.FIRST_BYTE + histogram.CELLS]
+    assert sum(here[: histogram.BUCKETS]) == len(values)
+    assert here[histogram.SUM] == pytest.approx(1e6 * sum(values), abs=len(values) + 1)
+    assert sum(cells) == len(values) + here[histogram.SUM]
