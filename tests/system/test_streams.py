@@ -272,3 +272,18 @@ def test_a_unix_socket_may_be_listened_on_and_is_gone_at_the_end(tmp_path: Path)
             assert not path.exists()
         finally:
             second.end()
+
+
+def test_a_burst_of_connections_waits_and_is_not_dropped(tmp_path: Path) -> None:
+    """While the process is busy the kernel queues connections: as many as we ask it to."""
+    burst = min(400, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+    with upstream(tmp_path, "s") as (_, port), proxy(tmp_path, variants([port])) as running:
+        running.kill(signal.SIGSTOP)
+        try:
+            with contextlib.ExitStack() as opened:
+                for number in range(burst):
+                    client = opened.enter_context(socket.socket())
+                    client.settimeout(0.5)  # loopback answers at once, or the queue is full
+                    assert client.connect_ex(("127.0.0.1", running.port)) == 0, number
+        finally:
+            running.kill(signal.SIGCONT)
