@@ -32,6 +32,7 @@ COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 def folder(tmp_path: Path) -> Path:
     """A checkout as the README's reader has it, with the installed command in ``.venv/bin``."""
     (tmp_path / "config").symlink_to(ROOT / "config")
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     command = tmp_path / ".venv" / "bin" / "canaryproxy"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m canaryproxy "$@"\n')
@@ -75,7 +76,7 @@ def test_every_command_is_known_to_these_tests() -> None:
         assert re.match(
             r"make [a-z-]+$"
             r"|python3 -m venv \.venv$|\.venv/bin/pip install \.$"
-            r"|\.venv/bin/canaryproxy (check|run|schema)\b"
+            r"|\.venv/bin/canaryproxy (check|run|schema|plan|judge)\b"
             r"|curl ",
             line,
         ), line
@@ -97,7 +98,7 @@ def test_the_gate_is_the_readmes_test_command() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [line for line in COMMANDS if re.search(r" (check|schema)\b", line)]
+    "line", [line for line in COMMANDS if re.search(r" (check|schema|plan|judge)\b", line)]
 )
 def test_commands_that_end_by_themselves(line: str, folder: Path) -> None:
     assert run(line, folder)
