@@ -16,6 +16,7 @@ from canaryproxy.counters import Counters
 from canaryproxy.proxy.answer_head import AnswerHeads
 from canaryproxy.proxy.downstream import Downstream
 from canaryproxy.proxy.forwarding import Peer
+from canaryproxy.proxy.listener import BACKLOG
 from canaryproxy.proxy.pool import Endpoint, Pool
 from canaryproxy.proxy.request_head import Request, RequestHeads
 from canaryproxy.proxy.sticky import CookieJar, cookie_finder, cookie_stripper, key_reader
@@ -145,7 +146,7 @@ class DataPath:
         """Accept connections on the listening sockets."""
         for sock in sockets:
             self._servers.append(
-                await self._loop.create_server(lambda: Downstream(self), sock=sock)
+                await self._loop.create_server(lambda: Downstream(self), sock=sock, backlog=BACKLOG)
             )
         self._sweeper = self._loop.call_later(self._sweep_every, self._sweep)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from canaryproxy.config import TcpAddress, UnixAddress
 
-_BACKLOG = 4096
+BACKLOG = 4096
+"""Connections that the kernel queues until they are accepted, within its own ``somaxconn``."""
 
 
 class ListenError(OSError):
@@ -51,7 +52,7 @@ def _listen_tcp(address: TcpAddress) -> socket.socket:
             # [::] is IPv6 only, as with nginx: 0.0.0.0 is listed beside it where both are wanted.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(name)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
         sock.setblocking(False)
     except OSError:
         sock.close()
@@ -70,7 +71,7 @@ def _listen_unix(address: UnixAddress, mode: int) -> socket.socket:
             sock.bind(str(path))
         finally:
             os.umask(before)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
         sock.setblocking(False)
     except OSError:
         sock.close()
