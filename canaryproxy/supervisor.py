@@ -58,7 +58,6 @@ class Supervisor:
         config = self._config
         raise_file_limit()
         with contextlib.ExitStack() as opened:
-            sockets = [self._listen(address, opened) for address in config.listen]
             admin_sockets = []
             if config.admin.socket is not None:
                 admin_sockets.append(
@@ -66,6 +65,8 @@ class Supervisor:
                 )
             if config.admin.listen is not None:
                 admin_sockets.append(self._listen(config.admin.listen, opened))
+            # Last, so that who can reach the proxy can also look at it.
+            sockets = [self._listen(address, opened) for address in config.listen]
             opened.pop_all()
         self.datapath = DataPath(
             config, asyncio.get_running_loop(), self.counters, first_table(config)

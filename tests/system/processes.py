@@ -102,10 +102,16 @@ class Proxy(Process):
         """Scrape; keys are the series as written."""
         connection = http.client.HTTPConnection("admin")
         connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(self.socket))
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-        connection.close()
+        try:
+            connection.sock.connect(str(self.socket))
+        except OSError:
+            connection.close()
+            raise
+        try:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        finally:
+            connection.close()
         lines = [line for line in text.splitlines() if not line.startswith("#")]
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 

@@ -64,7 +64,9 @@ def test_the_canary_is_killed_under_load_and_no_user_sees_it(tmp_path: Path) -> 
         assert victim.child.poll() == -signal.SIGKILL
         assert load.statuses == {200: 30_000}
         metrics = running.metrics()
-        assert metrics["canaryproxy_rescued_total"] > 5000
+        assert metrics["canaryproxy_rescued_total"] > 0
+        # The judge has seen enough by then: who would have been rescued is not even sent there.
+        assert metrics['canaryproxy_circuit_state{state="open"}'] == 1
         assert request_total(metrics) == 30_000
 
 

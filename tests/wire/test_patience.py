@@ -183,6 +183,74 @@ async def test_an_upstream_that_never_says_100_is_late_not_the_client() -> None:
         assert running.counters.stable[CLIENT_CLOSED] == 0
 
 
+EXPECTING = (
+    b"PUT / HTTP/1.1\r\n" + HOST + COOKIE + b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+)
+
+
+async def test_stable_that_never_says_100_either_is_late_too() -> None:
+    more = "split: {weight: 100}\nlimits: {first_byte_timeout: 100ms, body_timeout: 300ms}"
+    async with (
+        Upstream(silence).serving() as stable,
+        Upstream(silence).serving() as canary,
+        proxy(variants(stable.port, canary.port, more)) as running,
+    ):
+        client = await running.connect()
+        await client.send(EXPECTING)
+        await client.take(b"request id")
+        assert status_of(client.got) == 504
+        assert stable.got == canary.got
+        assert running.counters.canary[CODES + 504] == 1
+
+
+async def test_a_client_that_is_told_to_go_on_by_stable_and_does_not_is_408() -> None:
+    async def go_on(link: Link) -> None:
+        await link.take(b"\r\n\r\n")
+        await link.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await link.to_end()
+
+    more = "split: {weight: 100}\nlimits: {first_byte_timeout: 100ms, body_timeout: 100ms}"
+    async with (
+        Upstream(go_on).serving() as stable,
+        Upstream(silence).serving() as canary,
+        proxy(variants(stable.port, canary.port, more)) as running,
+    ):
+        client = await running.connect()
+        await client.send(EXPECTING)
+        await client.take(b"100 Continue")
+        got = (await client.to_end()).partition(b"\r\n\r\n")[2]
+        assert status_of(got) == 408
+        await until(lambda: stable.links[0].closed)
+
+
+async def test_an_upload_that_two_deaf_variants_do_not_read_is_504() -> None:
+    async def deaf(link: Link) -> None:
+        await link.take(b"\r\n\r\n")
+        await asyncio.Event().wait()
+
+    more = (
+        "split: {weight: 100}\nrescue: {replay_buffer: 64MiB}\n"
+        "limits: {first_byte_timeout: 100ms, body_timeout: 100ms}"
+    )
+    async with (
+        Upstream(deaf).serving() as stable,
+        Upstream(deaf).serving() as canary,
+        proxy(variants(stable.port, canary.port, more)) as running,
+    ):
+        client = await running.connect()
+        size = 32 << 20
+        await client.send(
+            b"PUT / HTTP/1.1\r\n" + HOST + COOKIE + b"Content-Length: %d\r\n\r\n" % size
+        )
+        uploading = asyncio.create_task(client.send(bytes(size)))
+        await client.take(b"\r\n\r\n")
+        assert status_of(client.got) == 504
+        uploading.cancel()
+        await asyncio.gather(uploading, return_exceptions=True)
+        assert running.counters.canary[CODES + 504] == 1
+        assert running.counters.stable[ERRORS + Reason.FIRST_BYTE_TIMEOUT] == 1
+
+
 async def test_an_answer_of_the_upstream_that_the_client_does_not_read_ends() -> None:
     async def flood(link: Link) -> None:
         await link.take(b"\r\n\r\n")
