@@ -337,7 +337,7 @@ class Downstream(asyncio.Protocol):
             self.transport.resume_reading()
 
     def await_answer(self, now: float) -> None:
-        """The request is sent: from now on the upstream has ``first_byte_timeout``."""
+        """The request is sent, or sent anew: the upstream has ``first_byte_timeout`` from now on."""
         self._active = False
         self.deadline = now + self._datapath.limits.first_byte_timeout
 

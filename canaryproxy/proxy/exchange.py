@@ -599,8 +599,7 @@ class Exchange:
         self.variant = STABLE
         self._tried = ()
         self._sent = False
-        if self._body_done:
-            self._down.await_answer(monotonic())
+        self._down.await_answer(monotonic())
         self.start()
 
     def _count(self, status: int, answered: float, now: float, *, proxy_made: bool = True) -> None:
