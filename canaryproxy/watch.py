@@ -13,7 +13,7 @@ errors         ``unit: request``: every request that ends is a trial, except ``c
                ends in an error, ``UserReducer.failed`` as well. A rescued request is the canary's error.
 client_errors  the same trials, answers 4xx as events.
 latency        every request routed while a threshold was published, by the threshold it was routed with
-               (``Thresholds``): settled by its first byte, or by ``Deadlines`` when the threshold passes,
+               (``Thresholds``): settled by its first byte, or by the tick that finds it past the threshold,
                whichever is first. Client gone before that: no trial. Not counted: upgrades.
 throughput     the same with the time to the last byte and ``stall_after``. An upgrade is settled by its
                handshake. What is stalled is counted once, and not again when it ends after all.
@@ -106,56 +106,6 @@ class UserReducer:
                 self.new_round()
                 return True
         return False
-
-
-class Pending:
-    """A request that is waited for; ``settled`` once it has been counted, or need not be."""
-
-    __slots__ = ("deadline", "settled")
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-        self.settled = False
-
-
-class Deadlines:
-    """Requests in flight of one variant and what is past its threshold: counted at once, never twice.
-
-    When a request is routed: ``request.pending = deadlines.add(now + threshold)``. When it settles: if
-    ``not pending.settled``, set it and count the trial, and the event if ``now > pending.deadline``; if
-    the client went away, set it and count nothing. At every tick add ``expire(now)`` to both cells.
-
-    Deadlines expire in the order of ``add``. Where a threshold just fell, a later request with an earlier
-    deadline waits for the one before it, no longer than the fall.
-    """
-
-    __slots__ = ("_queue",)
-
-    def __init__(self) -> None:
-        self._queue: deque[Pending] = deque()
-
-    def add(self, deadline: float) -> Pending:
-        """Return the token of a request that is to settle by ``deadline`` (seconds)."""
-        queue = self._queue
-        while queue and queue[0].settled:
-            queue.popleft()
-        pending = Pending(deadline)
-        queue.append(pending)
-        return pending
-
-    def expire(self, now: float) -> int:
-        """Settle what is past its deadline and return how many there were: trials and events."""
-        queue = self._queue
-        late = 0
-        while queue and (queue[0].settled or queue[0].deadline < now):
-            pending = queue.popleft()
-            if not pending.settled:
-                pending.settled = True
-                late += 1
-        return late
-
-    def __len__(self) -> int:
-        return len(self._queue)
 
 
 @dataclass(frozen=True, slots=True)
