@@ -62,6 +62,14 @@ class Response:
         self.upgrade = b""
         """The value of Upgrade, empty without one."""
 
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the body is a stream of events, which may be silent between them."""
+        return any(
+            name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
+            for name, value in self.fields
+        )
+
 
 class AnswerHeads:
     """Checks heads of answers; one object serves all connections."""

@@ -373,7 +373,7 @@ class Exchange:
         if complete:
             self._complete(now)
         else:
-            self._down.stream_answer(now, event_stream=b"text/event-stream" in response.head)
+            self._down.stream_answer(now, event_stream=response.is_event_stream)
 
     def _answer_end(self, response: Response) -> bytes:
         """Return the fields that the proxy adds to this answer, and decide how its body is framed."""

@@ -38,9 +38,17 @@ def key_reader(sticky: Sticky) -> KeyReader:
         header = sticky.header.lower().encode("latin-1")
         return lambda fields, _: fields.field(header) or None
     if sticky.address:
-        return lambda _, peer: peer.address.encode() or None
+        return _client_address
     find = cookie_finder(sticky.cookie or "")
     return lambda fields, _: find(fields.cookie) if fields.cookie else None
+
+
+def _client_address(fields: RequestFields, peer: Peer) -> bytes | None:
+    """Return the client's address: what a trusted proxy says it is, else the connection's."""
+    chain = fields.field(b"x-forwarded-for") if peer.trusted else None
+    if chain:
+        return chain.rpartition(b",")[2].strip() or None
+    return peer.address.encode() or None
 
 
 class CookieJar:

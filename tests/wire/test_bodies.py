@@ -192,7 +192,9 @@ async def test_events_are_flushed_as_they_come() -> None:
 
     async def answer(link: Link) -> None:
         await link.take(b"\r\n\r\n")
-        await link.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        await link.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; charset=utf-8\r\n\r\ndata: 1\n\n"
+        )
         await release.wait()
         await link.send(b"data: 2\n\n")
         link.close()

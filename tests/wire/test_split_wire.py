@@ -151,6 +151,17 @@ async def test_the_address_can_be_the_key() -> None:
         assert b"Set-Cookie" not in answer
 
 
+async def test_the_address_behind_a_trusted_proxy_is_the_one_that_it_names() -> None:
+    named = b"203.0.113.9"
+    bucket = bucket_of(b"", named)
+    request = get(b"X-Forwarded-For: 10.9.9.9, 203.0.113.9\r\n")
+    trust = '\nforwarded: {trust: ["127.0.0.0/8"]}'
+    for weight, expected in (((bucket + 1) / 100, b"canary"), (bucket / 100, b"stable")):
+        more = f"split: {{weight: {weight:.2f}, sticky: {{address: true}}}}{trust}"
+        (answer,) = await asked(more, request)
+        assert answer.endswith(expected)
+
+
 async def test_only_new_sessions_enter_where_configured() -> None:
     more = "split: {weight: 100, admit: new_sessions, salt: r2}"
     tag = release_tag(b"r2")
