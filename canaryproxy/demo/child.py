@@ -1,7 +1,7 @@
-"""Runs a command that dies with the demo: ``python -m canaryproxy.demo.child PARENT COMMAND...``.
+"""Runs a command that dies with the demo: ``python -m canaryproxy.demo.child COMMAND...``.
 
-The kernel is asked to end the child when its parent, the process PARENT, is gone, so that even a
-``kill -9`` of the demo leaves nothing behind (prctl(2), PR_SET_PDEATHSIG; it survives the exec).
+The kernel is asked to end the child when its parent is gone, so that even a ``kill -9`` of the demo leaves
+nothing behind (prctl(2), PR_SET_PDEATHSIG; it survives the exec).
 """
 
 from __future__ import annotations

@@ -19,13 +19,8 @@ class VariantFigures:
     """One variant between two scrapes."""
 
     requests: int
-    """Requests that ended, by what the variant made of them: a rescued one is the canary's failure."""
-    classes: dict[str, int]
-    """The same by status class, ``2xx`` to ``5xx``."""
     failed: int
     """Requests that ended with 500 and above."""
-    upstream_errors: dict[str, int]
-    """Attempts that got no answer at all, by reason, such as ``connect_refused``."""
     p50: float | None
     """Seconds to the first byte, ``None`` without requests."""
     p95: float | None
@@ -37,7 +32,6 @@ class Figures:
 
     variants: tuple[VariantFigures, VariantFigures]
     rescued: int
-    """Requests that failed on the canary and that stable answered."""
     weight: float
     """Share of users on the canary, 0..1."""
     state: str
@@ -67,18 +61,12 @@ def between(before: Series, after: Series) -> Figures:
         key = (name, tuple(sorted(labels)))
         return int(after.get(key, 0) - before.get(key, 0))
 
-    def by_label(name: str, variant: str, label: str) -> dict[str, int]:
-        return {
-            dict(labels)[label]: int(value - before.get((metric, labels), 0))
-            for (metric, labels), value in after.items()
-            if metric == name and ("variant", variant) in labels
-        }
-
     def variant(name: str) -> VariantFigures:
-        classes = dict.fromkeys(("2xx", "3xx", "4xx", "5xx"), 0)
-        for code, count in by_label("canaryproxy_requests_total", name, "code").items():
-            classes[f"{code[0]}xx"] = classes.get(f"{code[0]}xx", 0) + count
-        errors = by_label("canaryproxy_upstream_errors_total", name, "reason")
+        codes = {
+            dict(labels)["code"]: int(value - before.get((metric, labels), 0))
+            for (metric, labels), value in after.items()
+            if metric == "canaryproxy_requests_total" and ("variant", name) in labels
+        }
         bounds = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
         cumulative = [
             grown("canaryproxy_first_byte_seconds_bucket", ("variant", name), ("le", bound))
@@ -86,12 +74,10 @@ def between(before: Series, after: Series) -> Figures:
         ]
         counts = [high - low for low, high in zip([0, *cumulative], cumulative, strict=False)]
         return VariantFigures(
-            requests=sum(classes.values()),
-            classes=classes,
-            failed=classes["5xx"],
-            upstream_errors={reason: count for reason, count in errors.items() if count},
-            p50=quantile(counts, 0.5),
-            p95=quantile(counts, 0.95),
+            sum(codes.values()),
+            sum(count for code, count in codes.items() if code >= "500"),
+            quantile(counts, 0.5),
+            quantile(counts, 0.95),
         )
 
     return Figures(

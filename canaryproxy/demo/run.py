@@ -1,15 +1,18 @@
-"""Runs the demo: its story, one release after the other."""
+"""Runs the demo: its processes, its story, and that nothing is left behind."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import os
 import signal
+import socket
 import sys
+import tempfile
 import time
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +21,24 @@ import uvloop
 from rich.console import Console
 from rich.live import Live
 
-from canaryproxy.demo import measured, screen, summary
-from canaryproxy.demo.processes import (
-    Child,
-    Command,
-    DemoError,
-    children,
-    free_ports,
-    temporary_folder,
-)
-from canaryproxy.demo.scene import Scene
+import canaryproxy
+from canaryproxy.demo import measured, screen
+from canaryproxy.demo.screen import Scene
 from canaryproxy.demo.story import RAMP, STORY, Act
 from canaryproxy.demo.users import Users
 
 _USERS = 2000
 _RATE = 400.0
 """Requests a second."""
+_START_SECONDS = 15.0
 _REFRESH_SECONDS = 0.25
 _AFTERMATH_SECONDS = 1.5
-"""How long an act goes on after its end, so that people can look at it; less at a higher speed."""
+"""How long an act goes on after its end, so that people can look at it."""
 EXIT_INTERRUPTED = 130
+
+
+class DemoError(Exception):
+    """The demo cannot run; the text says why in a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,6 @@ class Place:
     proxy: int
     stable: int
     canary: int
-    """The three are ports of 127.0.0.1."""
 
     @property
     def admin(self) -> Path:
@@ -58,17 +58,8 @@ class Place:
     def state(self) -> Path:
         return self.folder / "state.json"
 
-    def service(self, name: str, port: int) -> Command:
-        """Return the command of a small service."""
-        return Command(name, port, ("-m", "canaryproxy.demo.service", name, str(port)))
-
-    def proxy_for(self, act: Act, speed: float) -> Command:
-        """Write the configuration of a release; return the command of its proxy."""
-        path = self.folder / f"{act.name}.json"
-        path.write_text(self._configuration(act, speed))
-        return Command("the proxy", self.proxy, ("-m", "canaryproxy", "run", "-c", str(path)))
-
-    def _configuration(self, act: Act, speed: float) -> str:
+    def configuration(self, act: Act, speed: float) -> str:
+        """Return the proxy's configuration for a release."""
         bake = f"{act.bake / speed * 1000:.0f}ms"
         steps = [{"weight": weight, "bake": bake, "min_requests": 3} for weight in RAMP[:-1]]
         empty = {
@@ -89,39 +80,30 @@ class Place:
                     "metrics": {"errors": {}, "latency": {}, "throughput": {}},
                     "outcomes": {"empty_search": empty},
                 },
-                # So that the users can tell a rescue from a change of sides.
-                "rescue": {"header": True},
                 "state": str(self.state),
             }
         )
 
 
 def demo(*, as_json: bool, speed: float, seed: int) -> int:
-    """Run the demo and return the exit status: 0, 1 if it cannot run, 130 if it was interrupted.
+    """Run the demo and return the exit status.
 
-    ``as_json`` prints one JSON object (see ``summary``) instead of the screen; ``speed`` 2 bakes for half
-    the time; ``seed`` chooses the users' moves.
+    ``as_json`` prints one JSON object instead of the screen; ``speed`` 2 bakes for half the time;
+    ``seed`` chooses the users.
     """
     try:
         return uvloop.run(_until_signal(_run(as_json=as_json, speed=speed, seed=seed)))
     except DemoError as error:
         print(f"canaryproxy demo: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # before the loop took the signal over
-        return EXIT_INTERRUPTED
 
 
-async def _until_signal(story: Coroutine[Any, Any, None]) -> int:
+async def _until_signal(story: Any) -> int:
     """Run the story; SIGINT and SIGTERM cancel it, so that it can clean up."""
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(story)
-
-    def interrupt() -> None:
-        if not task.cancelling():  # a second Ctrl-C must not interrupt the cleaning up
-            task.cancel()
-
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
+        loop.add_signal_handler(number, task.cancel)
     try:
         await task
     except asyncio.CancelledError:
@@ -130,124 +112,188 @@ async def _until_signal(story: Coroutine[Any, Any, None]) -> int:
 
 
 async def _run(*, as_json: bool, speed: float, seed: int) -> None:
-    began = time.monotonic()
     console = Console(stderr=as_json)
-    shown = not as_json and console.is_terminal
-    scenes: list[Scene] = []
-    with temporary_folder() as folder:
-        place = Place(folder, *free_ports(3))
+    with tempfile.TemporaryDirectory(prefix="canaryproxy-demo-") as name:
+        ports = _free_ports(3)
+        place = Place(Path(name), *ports)
+        scenes: list[Scene] = []
         users = Users(f"http://127.0.0.1:{place.proxy}", _USERS, _RATE, seed)
-        async with children(folder, place.service("stable", place.stable)) as stable:
+        shown = not as_json and console.is_terminal
+        async with _children(_services(place), place) as _:
             with (
                 Live(console=console, auto_refresh=False, transient=True)
                 if shown
                 else contextlib.nullcontext()
             ) as view:
                 for act in STORY:
-                    scenes.append(await _release(act, place, users, stable, view, speed))
+                    scenes.append(await _release(act, place, users, view, speed))
                     if not as_json and not shown:
                         console.print(screen.plain(scenes[-1]), soft_wrap=True)
     if as_json:
-        print(json.dumps(summary.document(scenes, seed, time.monotonic() - began)))
+        print(json.dumps(_document(scenes, seed)))
     else:
-        summary.print_summary(console, scenes)
+        screen.summary(console, scenes)
 
 
-async def _release(
-    act: Act, place: Place, users: Users, stable: list[Child], view: Live | None, speed: float
-) -> Scene:
-    """Run one release, with a proxy and a canary of its own; returns its last scene."""
-    commands = (place.service("canary", place.canary), place.proxy_for(act, speed))
-    async with children(place.folder, *commands) as own:
+async def _release(act: Act, place: Place, users: Users, view: Live | None, speed: float) -> Scene:
+    """Run one release with a proxy of its own; returns its last scene."""
+    path = place.folder / f"{act.name}.json"
+    path.write_text(place.configuration(act, speed))
+    await _switch(place, "none")
+    command = ("-m", "canaryproxy", "run", "-c", str(path))
+    async with _children([(place.proxy, command)], place):
         users.begin_act()
         sending = asyncio.create_task(users.run())
         try:
-            return await _Watch(act, place, users, [*stable, *own], own[0]).follow(view, speed)
-        except (aiohttp.ClientError, OSError) as error:
-            await asyncio.sleep(_REFRESH_SECONDS)  # what broke the connection may be a child's end
-            for child in (*stable, *own):
-                child.check()
-            raise DemoError(f"the demo's processes cannot be reached: {error}") from None
+            return await _watch(act, place, users, view)
         finally:
             sending.cancel()
             await asyncio.wait([sending])
 
 
-class _Watch:
-    """One release from its start to the moment at which people have seen its end."""
+async def _watch(act: Act, place: Place, users: Users, view: Live | None) -> Scene:
+    loop = asyncio.get_running_loop()
+    before = at_fault = await measured.scrape(place.admin)
+    broken_at: float | None = None
+    began = time.time()
+    end = loop.time() + act.limit
+    while True:
+        now = await measured.scrape(place.admin)
+        figures = measured.between(before, now)
+        age = None if broken_at is None else time.time() - broken_at
+        scene = Scene(act, figures, users.seen, age)
+        if figures.state == "tripped" and broken_at is not None:
+            record = _trip_record(place, began)
+            scene = Scene(
+                act,
+                figures,
+                users.seen,
+                age,
+                record["time"] - broken_at,
+                measured.between(at_fault, now).variants[1].requests,
+                record["cause"],
+            )
+        if view is not None:
+            view.update(screen.live(scene), refresh=True)
+        if figures.state in ("tripped", "promoted") and end > loop.time() + _AFTERMATH_SECONDS:
+            end = loop.time() + _AFTERMATH_SECONDS
+        if loop.time() >= end:
+            return scene
+        if act.fault != "none" and broken_at is None and figures.weight * 100 >= act.breaks_at:
+            at_fault = now
+            await _switch(place, act.fault)
+            broken_at = time.time()
+        await asyncio.sleep(_REFRESH_SECONDS)
 
-    def __init__(
-        self, act: Act, place: Place, users: Users, everybody: list[Child], canary: Child
-    ) -> None:
-        self._act = act
-        self._place = place
-        self._users = users
-        self._everybody = everybody
-        self._canary = canary
-        self._broken_at: float | None = None
-        self._began = time.time()
 
-    async def follow(self, view: Live | None, speed: float) -> Scene:
-        """Look at the proxy until the release has ended; break the canary when it is time."""
-        loop = asyncio.get_running_loop()
-        act, users = self._act, self._users
-        before = self._at_fault = await measured.scrape(self._place.admin)
-        end = loop.time() + act.limit
-        weight = 0.0
-        while True:
-            for child in self._everybody:
-                child.check()
-            now = await measured.scrape(self._place.admin)
-            figures = measured.between(before, now)
-            if figures.weight != weight:
-                weight = figures.weight
-                users.weight_changed()
-            scene = self._scene(figures, now)
-            if view is not None:
-                view.update(screen.live(scene), refresh=True)
-            if figures.state in ("tripped", "promoted"):
-                end = min(end, loop.time() + _AFTERMATH_SECONDS / speed)
-            if loop.time() >= end:
-                return scene
-            if act.fault != "none" and self._broken_at is None and weight * 100 >= act.breaks_at:
-                self._at_fault = now
-                await self._break()
-            await asyncio.sleep(_REFRESH_SECONDS)
+def _trip_record(place: Place, since: float) -> dict[str, Any]:
+    """Return the entry of the history that says when and why the circuit opened."""
+    for record in json.loads(place.state.read_text())["state"]["history"]:
+        if record["what"] == "tripped" and record["time"] >= since:
+            return dict(record)
+    return {"time": time.time(), "cause": "not written down yet"}
 
-    async def _break(self) -> None:
-        self._broken_at = time.time()
-        if self._act.fault == "killed":
-            self._canary.kill()
+
+async def _switch(place: Place, fault: str) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.put(f"http://127.0.0.1:{place.canary}/switch", data=fault) as response,
+    ):
+        await response.read()
+
+
+def _services(place: Place) -> list[tuple[int, tuple[str, ...]]]:
+    service = ("-m", "canaryproxy.demo.service")
+    return [
+        (place.stable, (*service, "stable", str(place.stable))),
+        (place.canary, (*service, "canary", str(place.canary))),
+    ]
+
+
+@contextlib.asynccontextmanager
+async def _children(
+    commands: Sequence[tuple[int, tuple[str, ...]]], place: Place
+) -> AsyncIterator[None]:
+    """Run Python commands that listen on their ports; all are ended by pid at the end."""
+    children: list[asyncio.subprocess.Process] = []
+    try:
+        for port, command in commands:
+            with (place.folder / f"{port}.log").open("ab") as log:
+                children.append(
+                    await asyncio.create_subprocess_exec(
+                        sys.executable,
+                        *("-m", "canaryproxy.demo.child", str(os.getpid()), sys.executable),
+                        *command,
+                        stdin=asyncio.subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,  # Ctrl-C is for the demo, which ends them in order
+                    )
+                )
+        for child, (port, _) in zip(children, commands, strict=True):
+            await _ready(child, port, place.folder / f"{port}.log")
+        yield
+    finally:
+        for child in children:
+            if child.returncode is None:
+                with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
+                    child.kill()
+        for child in children:
+            await child.wait()
+
+
+async def _ready(child: asyncio.subprocess.Process, port: int, log: Path) -> None:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _START_SECONDS
+    while True:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
             return
-        async with (
-            aiohttp.ClientSession() as session,
-            session.put(
-                f"http://127.0.0.1:{self._place.canary}/switch", data=self._act.fault
-            ) as response,
-        ):
-            response.raise_for_status()
+        if child.returncode is not None or loop.time() > end:
+            raise DemoError(f"a process did not start: {_last_words(log)}")
+        await asyncio.sleep(0.05)
 
-    def _scene(self, figures: measured.Figures, now: measured.Series) -> Scene:
-        broken_at = self._broken_at
-        if broken_at is None:
-            return Scene(self._act, figures, self._users.seen)
-        age = time.time() - broken_at
-        if figures.state != "tripped":
-            return Scene(self._act, figures, self._users.seen, age)
-        record = self._trip_record()
-        return Scene(
-            self._act,
-            figures,
-            self._users.seen,
-            age,
-            record["time"] - broken_at,
-            measured.between(self._at_fault, now).variants[1].requests,
-            record["cause"],
-        )
 
-    def _trip_record(self) -> dict[str, Any]:
-        """Return the entry of the history that says when and why the circuit opened."""
-        for record in json.loads(self._place.state.read_text())["state"]["history"]:
-            if record["what"] == "tripped" and record["time"] >= self._began:
-                return dict(record)
-        return {"time": time.time(), "cause": "not written down yet"}
+def _last_words(log: Path) -> str:
+    return " ".join(log.read_text(errors="replace").split("\n")[-4:]).strip() or "no answer"
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def _document(scenes: list[Scene], seed: int) -> dict[str, Any]:
+    return {
+        "version": canaryproxy.__version__,
+        "seed": seed,
+        "sent": sum(scene.seen.sent for scene in scenes),
+        "answered": sum(scene.seen.answered for scene in scenes),
+        "releases": [
+            {
+                "name": scene.act.name,
+                "title": scene.act.title,
+                "meaning": scene.act.meaning,
+                "ended_as": scene.figures.state,
+                "rolled_back_after_seconds": scene.rolled_back_after,
+                "canary_requests_until_rollback": scene.canary_requests,
+                "cause": scene.cause,
+                "stable": asdict(scene.figures.variants[0]),
+                "canary": asdict(scene.figures.variants[1]),
+                "rescued": scene.figures.rescued,
+                "users": {
+                    "sent": scene.seen.sent,
+                    "answered": scene.seen.answered,
+                    "errors": scene.seen.errors,
+                    "slow": scene.seen.slow,
+                    "empty": scene.seen.empty,
+                    "back_and_forth": scene.seen.back_and_forth,
+                },
+            }
+            for scene in scenes
+        ],
+    }

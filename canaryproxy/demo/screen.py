@@ -1,34 +1,55 @@
-"""What the demo shows while it runs: a live screen in a terminal, a line for each release elsewhere.
-
-The screen is 23 lines high and 78 wide at any moment, for a terminal of 80x24, so nothing jumps. Green is
-well, red is what hurts, yellow is suspicion; the rest has the terminal's own colours, dark or light.
-"""
+"""What the demo shows: a live screen in a terminal, plain lines elsewhere, and the summary."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import log
 
-from rich.console import Group, RenderableType
+from rich import box
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from canaryproxy.demo.measured import VariantFigures
-from canaryproxy.demo.scene import Scene, milliseconds
-from canaryproxy.demo.story import RAMP, STORY
+from canaryproxy.demo.measured import Figures
+from canaryproxy.demo.story import RAMP, STORY, Act
+from canaryproxy.demo.users import Seen
 
-WIDTH = 78
+_WIDTH = 78
 _BAR = 28
-_LABEL = 24
 _METRICS = ("errors", "latency", "throughput", "empty_search")
-_SMALLEST_LIMIT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One release with its figures so far."""
+
+    act: Act
+    figures: Figures
+    seen: Seen
+    fault_age: float | None = None
+    """Seconds since the fault was switched on."""
+    rolled_back_after: float | None = None
+    """Seconds from the fault to the trip."""
+    canary_requests: int | None = None
+    """Requests that the canary got from the fault on."""
+    cause: str | None = None
+    """What opened the circuit."""
 
 
 def live(scene: Scene) -> RenderableType:
-    """Return the screen for a moment of the demo."""
+    """Return the screen for a moment of the demo; the same lines at any time, so nothing jumps."""
+    acts = Text()
+    reached = STORY.index(scene.act)
+    for at, act in enumerate(STORY):
+        mark, style = ("●", "green") if at < reached else ("○", "dim")
+        if at == reached:
+            mark, style = "▶", "bold"
+        acts.append(f"{mark} {act.name}   ", style=style)
     return Panel(
         Group(
-            _acts(scene),
+            acts,
             Text(),
             Text(scene.act.title, style="bold"),
             _track(scene),
@@ -41,24 +62,13 @@ def live(scene: Scene) -> RenderableType:
         ),
         title="canaryproxy demo",
         subtitle="Ctrl-C ends it",
-        width=WIDTH,
+        width=_WIDTH,
     )
-
-
-def _acts(scene: Scene) -> Text:
-    acts = Text(no_wrap=True)
-    reached = STORY.index(scene.act)
-    for at, act in enumerate(STORY):
-        mark, style = ("●", "green") if at < reached else ("○", "dim")
-        if at == reached:
-            mark, style = "▶", "bold"
-        acts.append(f"{mark} {act.name}   ", style=style)
-    return acts
 
 
 def _track(scene: Scene) -> Text:
     weight = scene.figures.weight * 100
-    text = Text(no_wrap=True)
+    text = Text()
     for step in RAMP:
         style = "dim"
         if weight and step < weight:
@@ -70,47 +80,33 @@ def _track(scene: Scene) -> Text:
     state = scene.figures.state
     style = {"tripped": "bold red", "promoted": "bold green"}.get(state, "bold")
     text.append(f" {state}", style=style)
-    if scene.rolled_back_after is not None:
-        text.append(f"   {scene.rolled_back_after:.1f} s after the fault")
-    elif scene.fault_age is not None:
+    if scene.fault_age is not None and state != "tripped":
         text.append(f"   broken for {scene.fault_age:.1f} s", style="red")
     return text
 
 
 def _variants(scene: Scene) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), width=WIDTH - 6)
-    table.add_column("the proxy's /metrics", style="dim", width=_LABEL)
-    table.add_column("stable", justify="right", width=20)
-    table.add_column("canary", justify="right", width=20)
-    figures, seen = scene.figures, scene.seen
-    both = figures.variants
-    canary_users = f", {_percent(seen.on_canary, seen.heard)} of users"
-    table.add_row("weight", f"{1 - figures.weight:.0%}", f"{figures.weight:.0%}{canary_users}")
+    table = Table(box=None, padding=(0, 2, 0, 0), width=_WIDTH - 6)
+    table.add_column("in this release", style="dim", width=22)
+    table.add_column("stable", justify="right", width=14)
+    table.add_column("canary", justify="right", width=14)
+    both = scene.figures.variants
     table.add_row("requests", *(f"{v.requests:,}" for v in both))
-    table.add_row("2xx / 4xx / 5xx", *(_classes(v) for v in both))
-    table.add_row("no answer at all", *(_bad(sum(v.upstream_errors.values())) for v in both))
-    table.add_row("P50 / P95", *(f"{milliseconds(v.p50)} / {milliseconds(v.p95)}" for v in both))
-    rescued = Text(f"{figures.rescued:,}", style="bold green" if figures.rescued else "")
-    table.add_row("rescued by stable", "", rescued)
+    table.add_row("failed", *(_bad(v.failed, v.requests) for v in both))
+    table.add_row("P50", *(_time(v.p50) for v in both))
+    table.add_row("P95", *(_time(v.p95) for v in both))
     return table
-
-
-def _classes(variant: VariantFigures) -> Text:
-    counts = variant.classes
-    text = Text(f"{counts['2xx']:,} / {counts['4xx']:,} / ")
-    return text.append_text(_bad(counts["5xx"]))
 
 
 def _evidence(scene: Scene) -> Table:
     """Show each metric's evidence as a bar towards its limit, on a logarithmic scale."""
-    table = Table(box=None, padding=(0, 2, 0, 0), width=WIDTH - 6)
-    table.add_column("evidence against canary", style="dim", width=_LABEL)
+    table = Table(box=None, padding=(0, 2, 0, 0), width=_WIDTH - 6)
+    table.add_column("evidence against canary", style="dim", width=22)
     table.add_column("", width=_BAR)
-    table.add_column("", justify="right", width=12)
+    table.add_column("", justify="right", width=14)
     for metric in _METRICS:
         value, limit = scene.figures.evidence.get(metric, (1.0, 1000.0))
-        share = log(max(value, 1.0)) / log(max(limit, _SMALLEST_LIMIT))
-        share = min(max(share, 0.0), 1.0)
+        share = min(max(log(max(value, 1.0)) / log(limit), 0.0), 1.0)
         full = int(share * _BAR)
         style = "red" if share >= 1 else "yellow" if share > 0.5 else "green"
         bar = Text("━" * full, style=style) + Text("━" * (_BAR - full), style="dim")
@@ -120,17 +116,10 @@ def _evidence(scene: Scene) -> Table:
 
 def _users(scene: Scene) -> Text:
     seen = scene.seen
-    text = Text(no_wrap=True)
-    text.append("What users saw: ", style="bold")
-    text.append(f"{seen.answered:,} answers")
+    text = Text("Users: ", style="bold")
+    text.append(f"{seen.answered:,} answers", style="not bold")
     for count, name in ((seen.errors, "errors"), (seen.slow, "slow"), (seen.empty, "empty")):
-        text.append(", ").append(f"{count} {name}", style="bold red" if count else "green")
-    text.append("\nUsers: ", style="bold")
-    text.append(f"{seen.to_canary:,} moved to the canary, {seen.taken_back:,} taken back, ")
-    text.append(
-        f"{seen.back_and_forth} sent back and forth",
-        style="bold red" if seen.back_and_forth else "green",
-    )
+        text.append(f", {count} {name}", style="not bold red" if count else "not bold green")
     return text
 
 
@@ -140,20 +129,67 @@ def plain(scene: Scene) -> str:
 
 
 def _ending(scene: Scene) -> str:
-    users = f"users saw {scene.seen.hurt} bad answers"
-    if scene.figures.rescued:
-        users = f"{scene.figures.rescued} rescued, {users}"
     if scene.rolled_back_after is not None:
         return (
             f"rolled back {scene.rolled_back_after:.1f} s after the fault,"
-            f" {scene.canary_requests} canary requests; {users}"
+            f" {scene.canary_requests} canary requests; users saw {scene.seen.hurt} bad answers"
         )
-    return f"{scene.figures.state}; {users}"
+    return f"{scene.figures.state}; users saw {scene.seen.hurt} bad answers"
+
+
+def summary(console: Console, scenes: Sequence[Scene]) -> None:
+    """Print what happened."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), width=_WIDTH)
+    table.add_column("release")
+    table.add_column("ended as")
+    for name in (
+        "rolled back\nafter",
+        "canary\nrequests",
+        "errors\nseen",
+        "slow\nanswers",
+        "empty\nresults",
+    ):
+        table.add_column(name.replace("\\\n", "\n"), justify="right", no_wrap=True)
+    for scene in scenes:
+        state = scene.figures.state
+        after = "" if scene.rolled_back_after is None else f"{scene.rolled_back_after:.1f} s"
+        requests = scene.canary_requests
+        if requests is None:
+            requests = scene.figures.variants[1].requests
+        table.add_row(
+            scene.act.name,
+            Text(state, style="green" if state == "promoted" else "red"),
+            after,
+            f"{requests:,}",
+            *(str(n) for n in (scene.seen.errors, scene.seen.slow, scene.seen.empty)),
+        )
+    console.print(table)
+    console.print("Canary requests and time count from the fault. Bakes are short, for a demo.\n")
+    for scene in scenes:
+        console.print(
+            Text(f"{scene.act.name}: ", style="bold") + Text(scene.act.meaning, style="not bold"),
+            width=_WIDTH,
+        )
+        if scene.cause is not None:
+            console.print(Text(f"  {scene.cause}", style="dim"), width=_WIDTH)
+    answered = sum(scene.seen.answered for scene in scenes)
+    sent = sum(scene.seen.sent for scene in scenes)
+    moved = sum(scene.seen.back_and_forth for scene in scenes)
+    console.print(
+        f"\n{answered:,} of {sent:,} requests were answered; {moved} users were sent back and forth."
+    )
 
 
 def _percent(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "–"
 
 
-def _bad(count: int) -> Text:
-    return Text(f"{count:,}", style="bold red" if count else "green")
+def _bad(failed: int, requests: int) -> Text:
+    text = f"{failed:,} ({_percent(failed, requests)})" if failed else "0"
+    return Text(text, style="red" if failed else "green")
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"

@@ -1,7 +1,6 @@
 """A small service with switches for faults: ``python -m canaryproxy.demo.service NAME PORT``.
 
-Every path answers JSON and says in ``X-Version`` who answered, errors included. ``PUT /switch`` with a
-fault's name changes how it does from then on.
+``/`` and ``/search`` answer JSON. ``PUT /switch`` with a fault's name changes how they do from then on.
 """
 
 from __future__ import annotations
@@ -12,14 +11,12 @@ import sys
 
 from aiohttp import web
 
-FAULTS = ("none", "errors", "unavailable", "slow", "empty")
-"""none: 200; errors, unavailable: 60 % of the answers are 500 or 503; slow: 0.3 s more; empty: searches
-find nothing."""
+FAULTS = ("none", "errors", "slow", "empty")
+"""none: 200; errors: 60 % of the answers are 500; slow: 0.3 s more; empty: searches find nothing."""
 
 _USUAL_SECONDS = 0.008
 _SLOW_SECONDS = 0.3
 _ERRORS = 0.6
-_STATUSES = {"errors": 500, "unavailable": 503}
 
 
 class Service:
@@ -37,22 +34,16 @@ class Service:
         return app
 
     async def _switch(self, request: web.Request) -> web.Response:
-        fault = await request.text()
-        if fault not in FAULTS:
-            return web.Response(text=f"a fault is one of {', '.join(FAULTS)}\n", status=400)
-        self._fault = fault
-        return web.Response(text=fault)
+        self._fault = await request.text()
+        return web.Response(text=self._fault)
 
     async def _answer(self, request: web.Request) -> web.Response:
-        headers = {"X-Version": self._name}
-        failure = _STATUSES.get(self._fault)
-        if failure is not None and random.random() < _ERRORS:  # noqa: S311 - a demo
-            return web.Response(text="error\n", status=failure, headers=headers)
+        if self._fault == "errors" and random.random() < _ERRORS:  # noqa: S311 - a demo
+            return web.Response(text="error\n", status=500)
         usual = random.lognormvariate(0, 0.4) * _USUAL_SECONDS
         await asyncio.sleep(usual + (_SLOW_SECONDS if self._fault == "slow" else 0))
         empty = self._fault == "empty" and request.path == "/search"
-        document = {"version": self._name, "results": [] if empty else ["a", "b"]}
-        return web.json_response(document, headers=headers)
+        return web.json_response({"version": self._name, "results": [] if empty else ["a", "b"]})
 
 
 def main() -> None:
