@@ -361,7 +361,7 @@ ONLY_PARSE_KNOWS = {
     "admin_open", "admin_socket_taken", "admin_tokens", "admit_header", "alpha_order", "duration_long",
     "endpoint_port", "endpoint_twice", "listen_admin", "listen_every_v6",
     "listen_localhost", "listen_loop", "listen_loop_every", "listen_port", "listen_sexagesimal",
-    "listen_twice", "match_regex", "outcome_unknown", "regex_warning", "steps_fall",
+    "listen_twice", "match_regex", "outcome_unknown", "regex_warning", "secret_two", "steps_fall",
     "sticky_cookie_only", "weight_fine",
 }  # fmt: skip
 """Mistakes of several fields, of ranges inside text, and of regular expressions."""
@@ -492,14 +492,14 @@ def test_loopback(host: str, local: bool) -> None:
 def test_warnings_name_risky_plans_and_what_is_not_active() -> None:
     found = config.warnings(
         parse(
-            "workers: 2\nmirror: {percent: 1}\nnotify: [{webhook: 'http://a/b'}]\n"
+            "workers: 2\nmirror: {percent: 1}\n"
             "release: {id: a, steps: [{weight: 10, bake: 1m}, {weight: 100}]}\n"
             "split: {match: [{variant: canary, method: GET}]}"
         )
     )
     text = "\n".join(found)
     for part in (
-        "mirror.percent", "notify", "workers", "steps[0].weight", "steps[0].bake is 60 s",
+        "mirror.percent", "workers", "steps[0].weight", "steps[0].bake is 60 s",
         "release has no effect without variants.canary", "split.match[0] has no effect",
     ):  # fmt: skip
         assert part in text

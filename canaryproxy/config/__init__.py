@@ -11,11 +11,13 @@ from canaryproxy.config.advice import warnings
 from canaryproxy.config.document import read
 from canaryproxy.config.explain import validate
 from canaryproxy.config.model import (
+    AccessLog,
     Admin,
     Business,
     Config,
     Errors,
     Forwarded,
+    Gate,
     GuardRails,
     HeaderMatch,
     JsonWhen,
@@ -29,11 +31,13 @@ from canaryproxy.config.model import (
     OutcomeMatch,
     PathMatch,
     Release,
+    Reload,
     Rescue,
     Split,
     Step,
     Sticky,
     Throughput,
+    Trace,
     Variant,
     Variants,
     Webhook,
@@ -43,6 +47,7 @@ from canaryproxy.config.problems import ConfigError, Problem, dotted, shown
 from canaryproxy.config.schema import schema
 
 __all__ = [
+    "AccessLog",
     "Admin",
     "Business",
     "Config",
@@ -50,6 +55,7 @@ __all__ = [
     "Endpoint",
     "Errors",
     "Forwarded",
+    "Gate",
     "GuardRails",
     "HeaderMatch",
     "JsonWhen",
@@ -64,12 +70,14 @@ __all__ = [
     "PathMatch",
     "Problem",
     "Release",
+    "Reload",
     "Rescue",
     "Split",
     "Step",
     "Sticky",
     "TcpAddress",
     "Throughput",
+    "Trace",
     "UnixAddress",
     "Variant",
     "Variants",

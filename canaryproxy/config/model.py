@@ -72,6 +72,9 @@ def _exactly_one(section: BaseModel, names: tuple[str, ...]) -> None:
         _report([Mistake(message, because_of=tuple((name,) for name in names))])
 
 
+_Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
 class Admin(_Section):
     """Where the proxy is controlled and scraped."""
 
@@ -82,8 +85,11 @@ class Admin(_Section):
         None, description="host:port for /metrics and the dashboard; changes need the token."
     )
     token_file: f.FilePath | None = Field(None, description="File that holds the bearer token.")
-    token_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
+    token_env: _Variable | None = Field(
         None, description="Name of the environment variable that holds the bearer token."
+    )
+    hosts: tuple[f.Domain, ...] = Field(
+        (), description="Names that it answers to, beside localhost, addresses and short names."
     )
 
     @model_validator(mode="after")
@@ -259,6 +265,9 @@ class Split(_Section):
     match: tuple[MatchRule, ...] = Field(
         (), description="Rules that force a variant; the first that matches counts."
     )
+    variant_header: f.Name | None = Field(
+        None, description="Header of answers that names the variant; none by default."
+    )
 
     @model_validator(mode="after")
     def _admission(self) -> Split:
@@ -276,6 +285,29 @@ class Step(_Section):
     min_requests: int = Field(0, ge=0, description="Canary requests to be judged at least.")
 
 
+def _one_secret(section: Webhook | Gate) -> Iterator[Mistake]:
+    if section.secret_env is not None and section.secret_file is not None:
+        yield Mistake("secret_file and secret_env exclude each other", ("secret_env",))
+
+
+class Gate(_Section):
+    """Who is asked before a step is left: anything but a 2xx in time means no."""
+
+    webhook: f.WebUrl = Field(description="URL to POST the question to.")
+    timeout: f.Timeout = Field(10.0, description="For the answer; a duration.")
+    secret_env: _Variable | None = Field(
+        None, description="Name of the environment variable that holds the key of the signature."
+    )
+    secret_file: f.FilePath | None = Field(
+        None, description="File that holds the key of the signature."
+    )
+
+    @model_validator(mode="after")
+    def _secrets(self) -> Gate:
+        _report(_one_secret(self))
+        return self
+
+
 class Release(_Section):
     """One attempt to move from stable to canary."""
 
@@ -285,6 +317,7 @@ class Release(_Section):
         "bake",
         description="What lets a step be left: its bake time, proof of no harm, or an operator.",
     )
+    gates: tuple[Gate, ...] = Field((), description="Who is asked before a step is left.")
 
     @model_validator(mode="after")
     def _rising(self) -> Release:
@@ -528,10 +561,78 @@ class Forwarded(_Section):
     via: f.Name = Field("canaryproxy", description="Our name in Via.")
 
 
+EventName = Literal[
+    "started",
+    "step",
+    "ready",
+    "paused",
+    "resumed",
+    "weight",
+    "suspect",
+    "cleared",
+    "tripped",
+    "reset",
+    "probing",
+    "recovered",
+    "stopped",
+    "restored",
+    "promoted",
+    "aborted",
+    "gate",
+    "drill",
+    "release",
+    "reload",
+    "reload_failed",
+]
+"""What the history records."""
+
+
 class Webhook(_Section):
     """Where to tell what happens."""
 
     webhook: f.WebUrl = Field(description="URL to POST to.")
+    format: Literal["json", "slack"] = Field(
+        "json", description="json: the record, signed; slack: text for a chat."
+    )
+    events: tuple[EventName, ...] = Field(
+        (), description="What to tell; by default all that people care for."
+    )
+    timeout: f.Timeout = Field(5.0, description="For one attempt; a duration.")
+    secret_env: _Variable | None = Field(
+        None, description="Name of the environment variable that holds the key of the signature."
+    )
+    secret_file: f.FilePath | None = Field(
+        None, description="File that holds the key of the signature."
+    )
+
+    @model_validator(mode="after")
+    def _secrets(self) -> Webhook:
+        _report(_one_secret(self))
+        return self
+
+
+class Reload(_Section):
+    """When the configuration is read again, beside SIGHUP and the admin API."""
+
+    watch: bool = Field(False, description="Whenever the file changes.")
+
+
+class AccessLog(_Section):
+    """A line for each request."""
+
+    path: f.FilePath = Field("-", description="File to append to; - is standard output.")
+    format: Literal["json", "combined"] = Field("json", description="How a line is written.")
+    queue: int = Field(
+        10_000, ge=1, le=1_000_000, description="Lines that may wait; more are dropped and counted."
+    )
+
+
+class Trace(_Section):
+    """W3C trace context."""
+
+    create: bool = Field(
+        False, description="Make a traceparent for requests that come without a valid one."
+    )
 
 
 class Config(_Section):
@@ -569,6 +670,13 @@ class Config(_Section):
     )
     state: f.FilePath = Field("./run/state.json", description="File that survives a restart.")
     notify: tuple[Webhook, ...] = Field((), description="Where to tell what happens.")
+    reload: Reload = Field(
+        default_factory=Reload, description="When the configuration is read again."
+    )
+    access_log: Annotated[
+        AccessLog | None, BeforeValidator(_off, json_schema_input_type=AccessLog | bool | None)
+    ] = Field(None, description="A line for each request; {} for the defaults, false for off.")
+    trace: Trace = Field(default_factory=Trace, description="W3C trace context.")
 
     @model_validator(mode="after")
     def _addresses(self) -> Config:
