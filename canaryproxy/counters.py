@@ -12,7 +12,7 @@ the proxy gave in its place), or as ``client_closed``. Hence
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 
 from canaryproxy import histogram
@@ -67,7 +67,9 @@ THROUGHPUT_EVENTS = 13
 EXPOSED = 14
 """Users exposed, for the business metric; and those that converted."""
 CONVERTED = 15
-OUTCOMES = 16
+FORCED = 16
+"""Requests that a match rule sent to the variant; they are routed, too."""
+OUTCOMES = 17
 """Two cells for each outcome: answers looked at, and those for which its rule holds."""
 MOST_OUTCOMES = 16
 """Outcomes that a configuration can have."""
@@ -117,6 +119,24 @@ class Counters:
 def in_flight(cells: memoryview[int]) -> int:
     """Return the requests in flight of one variant's cells."""
     return cells[ROUTED] - cells[FINISHED]
+
+
+def drawn(cells: memoryview[int]) -> int:
+    """Return the requests that the split, not a match rule, routed to the variant of these cells."""
+    return cells[ROUTED] - cells[FORCED]
+
+
+def slots(names: Sequence[str], before: Mapping[str, int]) -> dict[str, int]:
+    """Give each outcome a number for its two cells; one that had a number before keeps it.
+
+    New ones get numbers that were free before, as long as there are some: cells only ever grow, and what
+    is left of the requests in flight must not be counted for another outcome.
+    """
+    kept = {name: before[name] for name in names if name in before}
+    fresh = [slot for slot in range(MOST_OUTCOMES) if slot not in before.values()]
+    left = [slot for slot in range(MOST_OUTCOMES) if slot not in (*kept.values(), *fresh)]
+    free = iter((*fresh, *left))
+    return {name: kept[name] if name in kept else next(free) for name in names}
 
 
 def codes(cells: memoryview[int]) -> Iterable[tuple[int, int]]:

@@ -90,6 +90,13 @@ class UserReducer:
         """Take a bucket out of the round: its trial was an event."""
         self._free[bucket] = _OUT
 
+    def seen(self, limit: int, now: int) -> int:
+        """Return the buckets below ``limit`` that were granted a trial within the last ten seconds.
+
+        Those that are out of the round are among them. ``now`` in tenths of a second.
+        """
+        return sum(free > now for free in self._free[:limit].tolist())
+
     def new_round(self) -> None:
         """Let every bucket count again."""
         self._free[:] = memoryview(bytes(self.SIZE)).cast("I")

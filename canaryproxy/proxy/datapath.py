@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from time import monotonic
 from typing import Final
 
+from canaryproxy import counters
 from canaryproxy.config import Config, Variant
 from canaryproxy.counters import Counters
 from canaryproxy.proxy.answer_head import AnswerHeads
@@ -37,10 +38,14 @@ class DataPath:
     """
 
     def __init__(
-        self, config: Config, loop: asyncio.AbstractEventLoop, counters: Counters, table: RouteTable
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        cells: Counters,
+        table: RouteTable,
     ) -> None:
         self._loop = loop
-        self.counters = counters
+        self.counters = cells
         self.table = table
         self.limits = config.limits
         self.head_end = b"Via: 1.1 %b\r\n\r\n" % config.forwarded.via.encode("latin-1")
@@ -58,7 +63,7 @@ class DataPath:
         self.requests = RequestHeads(loop, self.head_end, strip)
         self.answers = AnswerHeads(loop)
         self.rules = MatchRules(config.split.match)
-        self.witness = Witness(config)
+        self.witness = Witness(config, counters.slots(list(config.judge.outcomes), {}))
         self.pools = (self._pool(config.variants.stable), self._pool(config.variants.canary))
         self.connections: set[Downstream] = set()
         self.in_flight = 0

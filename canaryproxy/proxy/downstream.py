@@ -235,6 +235,7 @@ class Downstream(asyncio.Protocol):
             forced = datapath.rules.variant_of(self._view(request))
             if forced is not None:
                 variant = forced
+                datapath.counters.variants[forced][counters.FORCED] += 1
         length = fields.length
         has_body = length > 0 or fields.chunked
         datapath.in_flight += 1

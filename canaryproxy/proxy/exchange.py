@@ -204,15 +204,14 @@ class Exchange:
 
     def _settle_outcomes(self, inspection: Inspection, now: float) -> None:
         cells = self._cells
-        witness = self._datapath.witness
         if inspection.exposed:
             cells[counters.EXPOSED] += 1
-        for at, held in inspection.judge():
-            cells[counters.OUTCOMES + 2 * at] += 1
+        for trials, held in inspection.judge():
+            cells[trials] += 1
             if held:
-                cells[counters.OUTCOMES + 2 * at + 1] += 1
-                if at == witness.business and witness.convert(inspection.bucket, now):
-                    cells[counters.CONVERTED] += 1
+                cells[trials + 1] += 1
+        if inspection.converts(now):
+            cells[counters.CONVERTED] += 1
 
     @property
     def answering(self) -> bool:

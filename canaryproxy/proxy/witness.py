@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from canaryproxy import counters
 from canaryproxy.config import Config
 from canaryproxy.outcomes import INSPECTED, Answer, OutcomeRules
 from canaryproxy.proxy.answer_head import Response
@@ -22,48 +23,49 @@ class Witness:
     """
 
     __slots__ = (
+        "_business",
         "_by_user",
+        "_cells",
         "_conversions",
         "_exposes",
         "_exposures",
         "_inspections",
         "_reducer",
-        "business",
         "claim",
         "error_statuses",
         "outcomes",
     )
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self, config: Config, slots: Mapping[str, int], before: Witness | None = None
+    ) -> None:
+        """``slots``: ``counters.slots`` of the outcomes. ``before``: whose knowledge of users it takes."""
         metrics = config.judge.metrics
         errors = metrics.errors
         self.error_statuses = _statuses(("5xx",) if errors is None else errors.statuses)
         """Whether a status is an error, by status."""
         self._by_user = errors is not None and errors.unit == "user"
-        self._reducer = UserReducer()
+        self._reducer: UserReducer = UserReducer() if before is None else before._reducer
         self.claim: Callable[[int, int], bool] = (
             self._reducer.claim if self._by_user else lambda _bucket, _now: True
         )
         """Whether a request of a bucket, routed now (tenths of a second), is a trial of the metric errors."""
         self.outcomes = OutcomeRules(config.judge.outcomes)
         names = [rule.name for rule in self.outcomes.rules]
-        self.business = -1
+        self._cells = tuple(counters.OUTCOMES + 2 * slots[name] for name in names)
+        self._business = -1
         """Index of the outcome that is a conversion; -1 without one."""
         if metrics.business is not None and metrics.business.outcome in names:
-            self.business = names.index(metrics.business.outcome)
+            self._business = names.index(metrics.business.outcome)
         self._exposes = metrics.business is not None
-        self._exposures = UserReducer()
-        self._conversions = UserReducer()
+        self._exposures: UserReducer = UserReducer() if before is None else before._exposures
+        self._conversions: UserReducer = UserReducer() if before is None else before._conversions
         self._inspections = _INSPECTED_A_TICK
 
     def failed(self, bucket: int) -> None:
         """Learn that a trial was an event."""
         if self._by_user:
             self._reducer.failed(bucket)
-
-    def convert(self, bucket: int, now: float) -> bool:
-        """Return whether a conversion now counts as a user converted."""
-        return self._conversions.claim(bucket, int(now * TICKS_PER_SECOND))
 
     @property
     def inspects(self) -> bool:
@@ -83,7 +85,20 @@ class Witness:
                 watching = tuple(at for at in watching if not rules[at].needs_body)
         if not (exposed or watching):
             return None
-        return Inspection(self.outcomes, watching, bucket, exposed=exposed)
+        return Inspection(self, watching, bucket, exposed=exposed)
+
+    def judge(self, watching: tuple[int, ...], answer: Answer) -> Iterable[tuple[int, int, bool]]:
+        """Yield index, cell of the trials, and result of each rule whose result can be told."""
+        for at, held in self.outcomes.judge(watching, answer):
+            yield at, self._cells[at], held
+
+    def converts(self, at: int, bucket: int, now: float) -> bool:
+        """Return whether an answer for which the rule ``at`` holds is a user converted now."""
+        return at == self._business and self._conversions.claim(bucket, int(now * TICKS_PER_SECOND))
+
+    def seen(self, limit: int, now: float) -> int | None:
+        """Return the buckets below ``limit`` whose users asked within ten seconds, if that is known."""
+        return self._reducer.seen(limit, int(now * TICKS_PER_SECOND)) if self._by_user else None
 
     def tick(self) -> None:
         """Begin a tick of the judge."""
@@ -112,20 +127,21 @@ class Inspection:
 
     __slots__ = (
         "_headers",
+        "_held",
         "_parts",
-        "_rules",
         "_seen",
         "_size",
         "_status",
+        "_witness",
         "bucket",
         "exposed",
         "watching",
     )
 
     def __init__(
-        self, rules: OutcomeRules, watching: tuple[int, ...], bucket: int, *, exposed: bool
+        self, witness: Witness, watching: tuple[int, ...], bucket: int, *, exposed: bool
     ) -> None:
-        self._rules = rules
+        self._witness = witness  # whose rules watch, also when the configuration changes meanwhile
         self.watching = watching
         """Indexes of the rules that look at this answer."""
         self.bucket = bucket
@@ -136,6 +152,7 @@ class Inspection:
         self._parts: list[bytes] = []
         self._seen = 0
         self._size = 0
+        self._held: list[int] = []
 
     def answer(self, response: Response, body: bytes) -> None:
         """Take the head of the answer and the beginning of its body."""
@@ -152,6 +169,13 @@ class Inspection:
             self._seen += min(len(data), room)
 
     def judge(self) -> Iterable[tuple[int, bool]]:
-        """Yield index and result of each rule whose result can be told."""
+        """Yield the cell of the trials and the result of each rule whose result can be told."""
         answer = Answer(self._status, self._headers, self._size, b"".join(self._parts))
-        return self._rules.judge(self.watching, answer)
+        for at, cell, held in self._witness.judge(self.watching, answer):
+            if held:
+                self._held.append(at)
+            yield cell, held
+
+    def converts(self, now: float) -> bool:
+        """Return whether the answer, which was judged, is a user converted."""
+        return any(self._witness.converts(at, self.bucket, now) for at in self._held)
