@@ -1,0 +1,110 @@
+"""Signatures of what is sent: Standard Webhooks 1.0.0, symmetric (``v1``: HMAC-SHA256).
+
+Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+_PREFIX = "whsec_"
+
+
+class SecretError(Exception):
+    """A key is configured and cannot be had. Says which variable or file, and never what is in it."""
+
+
+class Signed(Protocol):
+    """What ``Secret`` needs of a webhook or gate of the configuration."""
+
+    @property
+    def secret_env(self) -> str | None:
+        """Name of the environment variable."""
+
+    @property
+    def secret_file(self) -> str | None:
+        """Path of the file."""
+
+
+class Secret:
+    """The keys of one webhook.
+
+    Each line of the file or variable is a key, and all sign, so that one can replace another.
+    A line ``whsec_...`` is base64, as Standard Webhooks has it; of any other the bytes are the key.
+    """
+
+    def __init__(self, config: Signed) -> None:
+        self._env = config.secret_env
+        self._file = None if config.secret_file is None else Path(config.secret_file)
+        self._seen: tuple[int, ...] = ()
+        self._keys: tuple[bytes, ...] = ()
+
+    def keys(self) -> tuple[bytes, ...]:
+        """Return the keys: none if none is configured. A file is read again when it has changed.
+
+        Reads files: call it in a thread. Raises ``SecretError``: what shall be signed is never sent unsigned.
+        """
+        if self._env is not None:
+            text = os.environ.get(self._env)
+            if text is None:
+                raise SecretError(f"the environment variable {self._env} is not set")
+            return _parsed(text, f"the environment variable {self._env}")
+        if self._file is None:
+            return ()
+        try:
+            stat = self._file.stat()
+            seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            if seen != self._seen:
+                self._keys = _parsed(self._file.read_text("utf-8"), str(self._file))
+                self._seen = seen
+        except OSError as error:
+            raise SecretError(f"{self._file} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise SecretError(f"{self._file} is not text") from None
+        return self._keys
+
+
+def _parsed(text: str, where: str) -> tuple[bytes, ...]:
+    lines = [line.strip() for line in text.splitlines()]
+    keys = tuple(_key(line, where) for line in lines if line)
+    if not keys:
+        raise SecretError(f"{where} is empty")
+    return keys
+
+
+def _key(line: str, where: str) -> bytes:
+    if not line.startswith(_PREFIX):
+        return line.encode()
+    try:
+        key = base64.b64decode(line.removeprefix(_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not key:
+        raise SecretError(f"{where}: after {_PREFIX} there must be base64")
+    return key
+
+
+def sign(keys: Iterable[bytes], ident: str, timestamp: int, body: bytes) -> str:
+    """Return the value of ``webhook-signature``: one signature for each key."""
+    content = b"%s.%d.%s" % (ident.encode(), timestamp, body)
+    digests = (hmac.digest(key, content, hashlib.sha256) for key in keys)
+    return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
+
+
+def headers(keys: tuple[bytes, ...], ident: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """Return the headers of Standard Webhooks; without keys there is no signature.
+
+    ``ident`` is the same whenever the message is sent again; ``timestamp`` (seconds since the epoch) is
+    that of this attempt.
+    """
+    fields = {"webhook-id": ident, "webhook-timestamp": str(timestamp)}
+    if keys:
+        fields["webhook-signature"] = sign(keys, ident, timestamp, body)
+    return fields
