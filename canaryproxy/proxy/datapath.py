@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 from time import monotonic
@@ -47,7 +47,29 @@ class DataPath:
         self._loop = loop
         self.counters = cells
         self.table = table
-        self.limits = config.limits
+        self.answers = AnswerHeads(loop)
+        self.connections: set[Downstream] = set()
+        self.in_flight = 0
+        """Requests being answered, tunnels included."""
+        self.draining = False
+        self.pools = (Pool((), by_hash=False), Pool((), by_hash=False))
+        self._servers: list[asyncio.Server] = []
+        self._emptied: asyncio.Event = asyncio.Event()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._configure(config, Witness(config, counters.slots(list(config.judge.outcomes), {})))
+
+    def reconfigure(self, config: Config, slots: Mapping[str, int]) -> None:
+        """Serve by another configuration from the next request on; nothing in flight is touched.
+
+        ``slots`` are those of the outcomes. The caller publishes a table with a new epoch before the loop
+        goes on: what is remembered of requests' heads belongs to the old one. Sockets stay as they are.
+        """
+        self._configure(config, Witness(config, slots, self.witness))
+        for connection in self.connections:
+            connection.renew_peer()
+
+    def _configure(self, config: Config, witness: Witness) -> None:
+        self.limits = limits = config.limits
         self.head_end = b"Via: 1.1 %b\r\n\r\n" % config.forwarded.via.encode("latin-1")
         """What ends every head that we send: our Via field (RFC 9110 §7.6.3) and the empty line."""
         self.rescue = config.rescue.enabled
@@ -60,19 +82,15 @@ class DataPath:
         self.jar = CookieJar(sticky) if own_cookie else None
         hide = sticky.cookie is not None and not sticky.forward
         strip = cookie_stripper(sticky.cookie or "") if hide else None
-        self.requests = RequestHeads(loop, self.head_end, strip)
-        self.answers = AnswerHeads(loop)
+        self.requests = RequestHeads(self._loop, self.head_end, strip)
         self.rules = MatchRules(config.split.match)
-        self.witness = Witness(config, counters.slots(list(config.judge.outcomes), {}))
-        self.pools = (self._pool(config.variants.stable), self._pool(config.variants.canary))
-        self.connections: set[Downstream] = set()
-        self.in_flight = 0
-        """Requests being answered, tunnels included."""
-        self.draining = False
+        self.witness = witness
+        stable, canary = self.pools
+        self.pools = (
+            self._pool(config.variants.stable, stable),
+            self._pool(config.variants.canary, canary),
+        )
         self._trust = config.forwarded.trust
-        self._servers: list[asyncio.Server] = []
-        self._emptied: asyncio.Event = asyncio.Event()
-        limits = config.limits
         shortest = min(
             limits.header_timeout,
             limits.idle_timeout,
@@ -81,28 +99,25 @@ class DataPath:
             limits.endpoint_idle_timeout,
         )
         self._sweep_every = min(max(shortest / 4, _FINEST_SWEEP), _COARSEST_SWEEP)
-        self._sweeper: asyncio.TimerHandle | None = None
 
-    def _pool(self, variant: Variant | None) -> Pool:
-        if variant is None:
-            return Pool((), by_hash=False)
-
-        def refresh() -> None:
-            pool.refresh()
-
-        pool = Pool(
-            [
-                Endpoint(
-                    endpoint,
-                    self.limits,
-                    self._loop,
-                    lambda where: Upstream(where, self.answers),
-                    refresh,
-                )
-                for endpoint in variant.endpoints
-            ],
-            by_hash=variant.balance == "hash",
-        )
+    def _pool(self, variant: Variant | None, before: Pool) -> Pool:
+        """Return the variant's pool; endpoints that it had before keep their connections and their fate."""
+        had = {endpoint.config: endpoint for endpoint in before.endpoints}
+        wanted = variant.endpoints if variant is not None else ()
+        endpoints = [
+            had[one]
+            if one in had
+            else Endpoint(one, self.limits, self._loop, lambda where: Upstream(where, self.answers))
+            for one in wanted
+        ]
+        for one, gone in had.items():
+            if one not in wanted:
+                gone.close()
+        pool = Pool(endpoints, by_hash=variant is not None and variant.balance == "hash")
+        for endpoint in endpoints:
+            endpoint.limits = self.limits
+            endpoint.on_change = pool.refresh
+        pool.refresh()
         return pool
 
     def publish(self, table: RouteTable) -> None:
@@ -120,6 +135,10 @@ class DataPath:
     def refresh(self, limit: int) -> None:
         """To be called every ten seconds; buckets below ``limit`` are on the canary."""
         self.witness.refresh(limit)
+
+    def users_seen(self, limit: int) -> int | None:
+        """Return the buckets below ``limit`` whose users asked within ten seconds, if that is known."""
+        return self.witness.seen(limit, monotonic())
 
     def mark_late(self) -> None:
         """Count the requests in flight that are past a threshold: at once, not when they end."""

@@ -98,6 +98,11 @@ class Downstream(asyncio.Protocol):
             datapath.counters.proxy[counters.CONNECTIONS_REFUSED] += 1
             self._refuse(Refusal(503, "too many connections"))
 
+    def renew_peer(self) -> None:
+        """Look at the client anew: what we trust has changed."""
+        if not self.transport.is_closing():
+            self._peer = self._datapath.peer_of(self.transport)
+
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         datapath = self._datapath
         datapath.connections.discard(self)

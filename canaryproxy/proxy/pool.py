@@ -57,9 +57,7 @@ class Endpoint:
     __slots__ = (
         "_addresses",
         "_connect_protocol",
-        "_limits",
         "_loop",
-        "_on_change",
         "_pause",
         "_resolved_at",
         "_ssl",
@@ -72,6 +70,8 @@ class Endpoint:
         "ejected",
         "failures",
         "idle",
+        "limits",
+        "on_change",
         "open",
     )
 
@@ -81,7 +81,6 @@ class Endpoint:
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
         connect_protocol: Callable[[Endpoint], Upstream],
-        on_change: Callable[[], None],
     ) -> None:
         self.config = config
         self.authority = str(config).partition("://")[2]
@@ -95,10 +94,11 @@ class Endpoint:
         """Failures to connect since the last success."""
         self.ejected = False
         self.closed = False
-        self._limits = limits
+        self.limits = limits
+        self.on_change: Callable[[], None] = _nothing
+        """Called when the endpoint is ejected or comes back."""
         self._loop = loop
         self._connect_protocol = connect_protocol
-        self._on_change = on_change
         self._pause = FIRST_PAUSE
         self._waiting: deque[Caller] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,9 +115,9 @@ class Endpoint:
         """
         if self.idle and not fresh:
             caller.connected(self.idle.pop())
-        elif self.open < self._limits.max_endpoint_connections:
+        elif self.open < self.limits.max_endpoint_connections:
             self._open(caller)
-        elif len(self._waiting) < self._limits.max_requests:
+        elif len(self._waiting) < self.limits.max_requests:
             self._waiting.append(caller)
         else:
             caller.connect_failed(self, Reason.OVERFLOW)
@@ -129,7 +129,7 @@ class Endpoint:
             if not caller.cancelled:
                 caller.connected(upstream)
                 return
-        if len(self.idle) < self._limits.max_endpoint_idle and not self.closed:
+        if len(self.idle) < self.limits.max_endpoint_idle and not self.closed:
             self.idle.append(upstream)
         else:
             upstream.close()
@@ -139,7 +139,7 @@ class Endpoint:
         self.open -= 1
         if upstream in self.idle:
             self.idle.remove(upstream)
-        while self._waiting and self.open < self._limits.max_endpoint_connections:
+        while self._waiting and self.open < self.limits.max_endpoint_connections:
             caller = self._waiting.popleft()
             if not caller.cancelled:
                 self._open(caller)
@@ -149,7 +149,7 @@ class Endpoint:
         self.failures += 1
         if self.failures >= EJECT_AFTER and not self.ejected and not self.closed:
             self.ejected = True
-            self._on_change()
+            self.on_change()
             self._loop.call_later(self._pause, self._probe)
 
     def sweep(self, oldest: float) -> None:
@@ -172,7 +172,7 @@ class Endpoint:
         self._pause = FIRST_PAUSE
         if self.ejected:
             self.ejected = False
-            self._on_change()
+            self.on_change()
 
     def _probe_failed(self) -> None:
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
@@ -187,7 +187,7 @@ class Endpoint:
 
     async def _connect(self, caller: Caller) -> None:
         try:
-            async with asyncio.timeout(self._limits.connect_timeout):
+            async with asyncio.timeout(self.limits.connect_timeout):
                 upstream = await self._dial()
         except OSError as error:
             self.open -= 1
@@ -236,6 +236,10 @@ class Endpoint:
         if len(addresses) > 1:
             self._addresses = addresses[1:] + addresses[:1]
         return addresses
+
+
+def _nothing() -> None:
+    """Tell nobody."""
 
 
 class _Probe:
