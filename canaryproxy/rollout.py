@@ -17,6 +17,8 @@ the circuit is open, *probing* while it is half open, and ends *promoted* (canar
   not success;
 * the judge finds nothing suspect now and there is traffic to compare;
 * with ``promote: proof``, every metric has shown that the canary is not worse by its margin;
+* with gates, each of them has been asked after all that, and has let it pass: fail-closed. Who refused is
+  asked again every half minute; a suspicion takes back what was passed;
 * with ``promote: manual``, an operator resumes: the step is then *ready*.
 
 At a weight of 100 nothing is left to compare with: there the clock runs and requests count while the
@@ -40,7 +42,8 @@ promoted     ``Abort`` · ``SetWeight`` · ``Stop`` tripped
 aborted      ``Start`` running from the first step
 ===========  ============================================================================================
 
-Anything else is ``Refused`` with a reason, and changes nothing; ``Stop`` and ``Tick`` are never refused.
+``Replan`` (the plan or the judge has changed) and ``GateAnswer`` are taken everywhere. Anything else is
+``Refused`` with a reason, and changes nothing; ``Stop``, ``Restore`` and ``Tick`` are never refused.
 """
 
 from __future__ import annotations
@@ -90,6 +93,8 @@ class Plan:
     promote: Literal["bake", "proof", "manual"] = "bake"
     probe_weight: float = 1.0
     """Percent of users while the circuit is half open, if the step's weight is not smaller."""
+    gated: bool = False
+    """Whether gates are asked before a step is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,39 @@ class Tick:
     assessment: Assessment
 
 
-Event = Start | Pause | Resume | Promote | Abort | SetWeight | Stop | Probe | Restore | Tick
+@dataclass(frozen=True, slots=True)
+class GateAnswer:
+    """The gates were asked, and this is what they said."""
+
+    question: int
+    """``Gate.question`` of the question that it answers."""
+    passed: bool
+    cause: str
+    """Who said what, in plain words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replan:
+    """The plan given to ``step`` is another one than before. It has the step that the release is on."""
+
+    judge: bool = False
+    """What the judge compares is another thing, too."""
+
+
+Event = (
+    Start
+    | Pause
+    | Resume
+    | Promote
+    | Abort
+    | SetWeight
+    | Stop
+    | Probe
+    | Restore
+    | Tick
+    | GateAnswer
+    | Replan
+)
 
 
 class Action(Enum):
@@ -171,6 +208,20 @@ class Action(Enum):
     """Begin a new judge: α starts afresh."""
     EXPECT_CHANGE = "expect_change"
     """``Judge.expect_change`` and ``UserReducer.new_round``: the weight has risen."""
+    ASK_GATES = "ask_gates"
+    """Ask the gates whether the step may be left; the answer comes as ``GateAnswer``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the gates were asked last, and said. Not kept over a restart: then they are asked again."""
+
+    question: int = 0
+    """Grows with every question."""
+    state: Literal["idle", "asked", "passed", "refused"] = "idle"
+    since: float = 0.0
+    cause: str | None = None
+    """What was said last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +257,7 @@ class Rollout:
     """``Assessment.answered`` at the last tick."""
     heard: float | None = None
     """When the canary last answered."""
+    gate: Gate = Gate()
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values. Times of ticks are left out: a restart begins with a new one."""
@@ -248,6 +300,11 @@ class Rollout:
 Outcome = tuple[Rollout, tuple[Action, ...], tuple[Record, ...]]
 """The new state, what to do, what to write down."""
 
+ASK_AGAIN = 30.0
+"""Seconds after which gates that refused are asked again."""
+LOST = 300.0
+"""Seconds after which gates that did not answer are asked again; their own timeouts are shorter."""
+
 _AFRESH: dict[str, Any] = {
     "baked": 0.0,
     "judged_from": 0,
@@ -257,6 +314,7 @@ _AFRESH: dict[str, Any] = {
     "heard": None,
     "hold": None,
     "ready": False,
+    "gate": Gate(),
 }
 """What a new judge, whose counts begin at zero, means for the step."""
 
@@ -283,7 +341,14 @@ def _start(rollout: Rollout, event: Start, now: float, plan: Plan) -> Outcome:
 
 def _pause(rollout: Rollout, event: Pause, now: float, plan: Plan) -> Outcome:
     cause = f"by {event.by}"
-    paused = replace(rollout, state=State.PAUSED, since=now, hold=f"paused {cause}", ready=False)
+    paused = replace(
+        rollout,
+        state=State.PAUSED,
+        since=now,
+        hold=f"paused {cause}",
+        ready=False,
+        gate=_no_gate(rollout),
+    )
     return paused, (), _record(now, "paused", cause, paused, plan)
 
 
@@ -318,14 +383,28 @@ def _advance(rollout: Rollout, cause: str, now: float, plan: Plan) -> Outcome:
         answered_from=rollout.answered,
         hold=None,
         ready=False,
+        gate=_no_gate(rollout),
     )
     return moved, (Action.EXPECT_CHANGE,), _record(now, "step", cause, moved, plan)
+
+
+def _no_gate(rollout: Rollout) -> Gate:
+    """Return the gates as nobody asked; an answer that is still under way fits no more."""
+    return Gate(rollout.gate.question)
 
 
 def _end(
     rollout: Rollout, state: State, weight: float, cause: str, now: float, plan: Plan
 ) -> Outcome:
-    ended = replace(rollout, state=state, weight=weight, since=now, hold=None, ready=False)
+    ended = replace(
+        rollout,
+        state=state,
+        weight=weight,
+        since=now,
+        hold=None,
+        ready=False,
+        gate=_no_gate(rollout),
+    )
     return ended, (), _record(now, state.value, cause, ended, plan)
 
 
@@ -343,7 +422,15 @@ def _set_weight(rollout: Rollout, event: SetWeight, now: float, plan: Plan) -> O
     state, hold = rollout.state, rollout.hold
     if state is not State.IDLE:
         state, hold = State.PAUSED, f"weight set to {event.weight:g} by {event.by}"
-    changed = replace(rollout, state=state, weight=event.weight, since=now, hold=hold, ready=False)
+    changed = replace(
+        rollout,
+        state=state,
+        weight=event.weight,
+        since=now,
+        hold=hold,
+        ready=False,
+        gate=_no_gate(rollout),
+    )
     cause = f"{rollout.weight:g} to {event.weight:g} by {event.by}"
     return changed, (Action.EXPECT_CHANGE,), _record(now, "weight", cause, changed, plan)
 
@@ -358,6 +445,7 @@ def _stop(rollout: Rollout, event: Stop, now: float, plan: Plan) -> Outcome:
         weight_before=rollout.weight,
         hold=event.cause,
         ready=False,
+        gate=_no_gate(rollout),
     )
     return stopped, (), _record(now, "stopped", event.cause, rollout, plan)
 
@@ -414,13 +502,22 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         requests = seen.judged - rollout.judged_from
     if seen.level != "ok":
         suspects = ", ".join(v.metric for v in seen.verdicts if v.level != "ok")
-        return replace(rollout, baked=0.0, hold=f"suspect: {suspects}", ready=False), (), ()
+        held = replace(
+            rollout,
+            baked=0.0,
+            hold=f"suspect: {suspects}",
+            ready=False,
+            gate=_no_gate(rollout),
+        )
+        return held, (), ()
     if not flowing:
         return replace(rollout, hold=quiet or "no traffic", ready=False), (), ()
     rollout = replace(rollout, baked=rollout.baked + passed)
     hold = _waits_for(rollout, step, requests, seen, plan)
     if hold is not None:
         return replace(rollout, hold=hold, ready=False), (), ()
+    if plan.gated and rollout.gate.state != "passed":
+        return _ask(rollout, now)
     cause = f"{requests} canary requests in {rollout.baked:.0f} s showed nothing"
     if plan.promote != "manual":
         return _advance(rollout, cause, now, plan)
@@ -445,12 +542,57 @@ def _waits_for(
     return None
 
 
+def _ask(rollout: Rollout, now: float) -> Outcome:
+    """Wait for the gates, and ask them if it is time."""
+    gate = rollout.gate
+    actions: tuple[Action, ...] = ()
+    patience = {"idle": 0.0, "asked": LOST, "refused": ASK_AGAIN}[gate.state]
+    if now - gate.since >= patience:
+        gate = replace(gate, question=gate.question + 1, state="asked", since=now)
+        actions = (Action.ASK_GATES,)
+    waiting = replace(rollout, gate=gate, hold=gate.cause or "waits for the gates", ready=False)
+    return waiting, actions, ()
+
+
+def _gate_answer(rollout: Rollout, event: GateAnswer, now: float, plan: Plan) -> Outcome:
+    gate = rollout.gate
+    if gate.state != "asked" or event.question != gate.question:
+        return rollout, (), ()
+    state: Literal["passed", "refused"] = "passed" if event.passed else "refused"
+    answered = replace(
+        rollout, gate=replace(gate, state=state, since=now, cause=event.cause), hold=event.cause
+    )
+    if event.cause == gate.cause:  # the same refusal again
+        return answered, (), ()
+    figures = {**_figures(answered, plan), "passed": event.passed}
+    return answered, (), (Record(now, "gate", event.cause, figures),)
+
+
+def _replan(rollout: Rollout, event: Replan, now: float, plan: Plan) -> Outcome:
+    changed = rollout
+    actions: tuple[Action, ...] = ()
+    records: tuple[Record, ...] = ()
+    has_step = rollout.step < len(plan.steps)
+    weight = plan.steps[rollout.step].weight if has_step else rollout.weight
+    if rollout.state is State.RUNNING and weight != rollout.weight:
+        changed = replace(rollout, weight=weight, since=now, hold=None, ready=False)
+        cause = f"{rollout.weight:g} to {weight:g} by the plan"
+        actions, records = (Action.EXPECT_CHANGE,), _record(now, "weight", cause, changed, plan)
+    elif rollout.before is State.RUNNING and rollout.state in (State.TRIPPED, State.PROBING):
+        changed = replace(rollout, weight_before=weight)
+    if event.judge:
+        changed = replace(changed, **{**_AFRESH, "hold": changed.hold})
+        actions = (Action.NEW_JUDGE,)
+    return replace(changed, gate=_no_gate(changed)), actions, records
+
+
 _Handler = Callable[..., Outcome]
 
 TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
     State.IDLE: {Start: _start, SetWeight: _set_weight, Stop: _stop, Tick: _nothing},
     State.RUNNING: {
         Tick: _tick,
+        GateAnswer: _gate_answer,
         Pause: _pause,
         Resume: _advance_by_hand,
         Promote: _promote,
@@ -475,14 +617,17 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
     },
     State.PROBING: {Restore: _restore, Stop: _stop_probe, Abort: _abort, Tick: _nothing},
     State.PROMOTED: {Abort: _abort, SetWeight: _set_weight, Stop: _stop, Tick: _nothing},
-    State.ABORTED: {Start: _start, Stop: _nothing, Tick: _nothing},
+    State.ABORTED: {Start: _start, Stop: _nothing, Restore: _nothing, Tick: _nothing},
 }
 """What each event does in each state; a pair that is missing is ``Refused``."""
+
+EVERYWHERE: Mapping[type, _Handler] = {GateAnswer: _nothing, Replan: _replan}
+"""What these events do in states whose table does not name them."""
 
 
 def step(rollout: Rollout, event: Event, now: float, plan: Plan) -> Outcome:
     """Return the state after ``event`` at ``now`` (seconds), the actions and the records."""
-    handler = TRANSITIONS[rollout.state].get(type(event))
+    handler = TRANSITIONS[rollout.state].get(type(event)) or EVERYWHERE.get(type(event))
     if handler is None:
         wish = type(event).__name__.lower()
         raise Refused(f"{wish} is not possible while the release is {rollout.state.value}")

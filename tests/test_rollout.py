@@ -17,11 +17,13 @@ from canaryproxy.rollout import (
     Abort,
     Action,
     Event,
+    GateAnswer,
     Pause,
     Plan,
     Probe,
     Promote,
     Refused,
+    Replan,
     Restore,
     Resume,
     Rollout,
@@ -394,3 +396,112 @@ def test_promises_for_any_history(history: list[tuple[Event, float]], plan: Plan
             assert (rollout.baked, rollout.judged_from) == (0.0, 0)
         again = Rollout.from_dict(json.loads(json.dumps(rollout.to_dict(), allow_nan=False)))
         assert again == replace(rollout, ticked=None, heard=None)
+
+
+GATED = replace(PLAN, gated=True)
+
+
+def test_gates_are_asked_when_all_else_holds_and_let_the_step_pass() -> None:
+    run = Run(GATED)
+    run.ticks(10.0, seen(judged=4))
+    assert run.rollout.gate.state == "idle"
+    run.ticks(0.1, seen(judged=5))
+    assert run.actions == (Action.ASK_GATES,)
+    assert (run.rollout.step, run.rollout.hold) == (0, "waits for the gates")
+    run.ticks(5.0, seen(judged=6))
+    assert run.actions == ()
+    run.send(GateAnswer(run.rollout.gate.question, passed=True, cause="release-office: yes"))
+    assert run.rollout.step == 0
+    run.ticks(0.1, seen(judged=6))
+    assert run.rollout.step == 1
+    assert run.rollout.gate.state == "idle"
+    assert run.history == ["started", "gate", "step"]
+
+
+def test_who_refuses_is_asked_again_and_says_it_once() -> None:
+    run = Run(GATED)
+    asked = 0
+    for _ in range(1300):
+        run.ticks(0.1, seen(judged=5))
+        if run.actions == (Action.ASK_GATES,):
+            asked += 1
+            run.send(GateAnswer(run.rollout.gate.question, passed=False, cause="office: closed"))
+            assert run.rollout.hold == "office: closed"
+    assert asked == 5  # within 128 seconds, each half minute
+    assert run.rollout.step == 0
+    assert run.history == ["started", "gate"]
+
+
+def test_an_answer_to_an_old_question_opens_nothing() -> None:
+    run = Run(GATED)
+    run.ticks(10.0, seen(judged=5))
+    old = run.rollout.gate.question
+    run.ticks(0.1, seen(judged=5, level="suspect"))  # takes back the question
+    run.send(GateAnswer(old, passed=True, cause="yes"))
+    assert run.rollout.gate.state == "idle"
+    run.ticks(3.0, seen(judged=6))
+    assert run.rollout.gate.question > old
+    run.send(GateAnswer(old, passed=True, cause="yes"))
+    assert run.rollout.gate.state == "asked"
+    run.send(Pause())
+    run.send(GateAnswer(run.rollout.gate.question, passed=True, cause="yes"))
+    assert (run.rollout.gate.state, run.rollout.hold) == ("idle", "paused by operator")
+
+
+def test_a_suspicion_takes_back_what_the_gates_passed() -> None:
+    run = Run(GATED)
+    run.ticks(10.0, seen(judged=5))
+    run.send(GateAnswer(run.rollout.gate.question, passed=True, cause="yes"))
+    run.ticks(0.1, seen(judged=5, level="suspect"))
+    run.ticks(2.1, seen(judged=6))
+    assert (run.rollout.step, run.rollout.gate.state) == (0, "asked")
+
+
+def test_gates_that_never_answer_are_asked_again_and_never_pass() -> None:
+    run = Run(GATED)
+    run.ticks(2.2, seen(judged=5))
+    first = run.rollout.gate.question
+    run.ticks(machine.LOST + 1, seen(judged=5))
+    assert run.rollout.gate.question == first + 1
+    assert run.rollout.step == 0
+
+
+def test_another_plan_moves_the_weight_of_a_running_step_only() -> None:
+    run = Run()
+    run.plan = replace(PLAN, steps=(Step(2.5, 2.0, 5), Step(50)))
+    run.send(Replan())
+    assert (run.rollout.weight, run.actions) == (2.5, (Action.EXPECT_CHANGE,))
+    assert run.history == ["started", "weight"]
+    run.send(Pause())
+    run.plan = PLAN
+    run.send(Replan())
+    assert run.rollout.weight == 2.5
+    run.send(Resume())
+    assert run.rollout.weight == 1
+    run.send(Stop("breach"))
+    run.plan = replace(PLAN, steps=(Step(0.5), Step(50)))
+    run.send(Replan())
+    assert run.rollout.weight == 0.0
+    run.send(Restore())
+    assert run.rollout.weight == 0.5
+
+
+def test_another_judge_means_a_bake_from_the_beginning() -> None:
+    run = Run()
+    run.ticks(1.5, seen(judged=100))
+    run.send(Replan(judge=True))
+    assert (run.rollout.baked, run.rollout.judged_from, run.actions) == (
+        0.0,
+        0,
+        (Action.NEW_JUDGE,),
+    )
+    run.ticks(1.5, seen(judged=5))
+    assert run.rollout.step == 0
+
+
+def test_a_reset_after_an_abort_gives_nobody_the_canary() -> None:
+    run = Run()
+    run.send(Stop("breach"))
+    run.send(Abort())
+    run.send(Restore())
+    assert (run.rollout.state, run.rollout.weight) == (State.ABORTED, 0.0)
