@@ -17,6 +17,7 @@ from canaryproxy.rollout import (
     Abort,
     Action,
     Event,
+    Gate,
     GateAnswer,
     Pause,
     Plan,
@@ -348,6 +349,10 @@ events: Any = st.one_of(
     st.builds(SetWeight, st.floats(0.0, 100.0)),
     st.just(Stop("errors")),
     st.just(Probe()),
+    st.builds(
+        GateAnswer, question=st.integers(0, 3), passed=st.booleans(), cause=st.just("office")
+    ),
+    st.builds(Replan, judge=st.booleans()),
     st.just(Restore()),
 )
 PLANS = [
@@ -355,6 +360,7 @@ PLANS = [
     replace(PLAN, promote="proof"),
     replace(PLAN, promote="manual"),
     Plan((Step(5, 0.5), Step(60, 0.5, 3))),
+    replace(PLAN, gated=True),
 ]
 
 
@@ -390,12 +396,14 @@ def test_promises_for_any_history(history: list[tuple[Event, float]], plan: Plan
                 if plan.promote == "proof":
                     assert event.assessment.proven
                 assert plan.promote != "manual"
+                if plan.gated:
+                    assert before.gate.state == "passed"
         if rollout.state is not before.state:
             assert records
         if Action.NEW_JUDGE in actions:
             assert (rollout.baked, rollout.judged_from) == (0.0, 0)
         again = Rollout.from_dict(json.loads(json.dumps(rollout.to_dict(), allow_nan=False)))
-        assert again == replace(rollout, ticked=None, heard=None)
+        assert again == replace(rollout, ticked=None, heard=None, gate=Gate())
 
 
 GATED = replace(PLAN, gated=True)
