@@ -2,37 +2,123 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf, log
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
-from prometheus_client import Metric, openmetrics
+from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from canaryproxy import counters
 from canaryproxy.admin import metrics
+from canaryproxy.admin.metrics import EventCounts, Sources
 from canaryproxy.circuit import Circuit
+from canaryproxy.config.model import EventName
 from canaryproxy.controller import Status
 from canaryproxy.counters import Counters, Reason, observe
-from canaryproxy.rollout import Rollout
+from canaryproxy.judge import Assessment, Verdict
+from canaryproxy.rollout import Rollout, State
 from canaryproxy.routing import RouteTable
 
-STATUS = Status("r1", Rollout(), Circuit(), None, 5.0, (), None)
+DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 TEXT = "text/plain; version=0.0.4"
+
+
+def verdict(metric: str, level: Any, log_evidence: float, limit: float) -> Verdict:
+    return Verdict(
+        metric=metric,
+        level=level,
+        log_evidence=log_evidence,
+        limit=limit,
+        hold_limit=log(80.0),
+        log_proof=0.0,
+        proven=False,
+        stable=(100, 1),
+        canary=(10, 1),
+        difference=None,
+        ratio=None,
+        interval=(0.0, inf),
+        comparable=True,
+        reason="",
+    )
+
+
+ASSESSMENT = Assessment(
+    level="suspect",
+    verdicts=(
+        verdict("errors", "suspect", log(90.0), log(4000.0)),
+        verdict("latency", "ok", -800.0, log(4000.0)),
+        verdict("client_errors", "ok", 900.0, inf),
+    ),
+    judged=130,
+    answered=131,
+    comparable=True,
+    proven=False,
+    cause=None,
+    quiet=None,
+)
+STATUS = Status(
+    "r1",
+    Rollout(State.RUNNING, 1, 5.0, since=1790000000.0, baked=12.5, ready=True),
+    Circuit(),
+    ASSESSMENT,
+    5.0,
+    (),
+    None,
+)
+DOCUMENT: dict[str, Any] = {
+    "release": "r1",
+    "promote": "manual",
+    "step": 2,
+    "steps": [
+        {"weight": 1.0, "bake": 300.0, "min_requests": 500},
+        {"weight": 5.0, "bake": 600.0, "min_requests": 1000},
+    ],
+    "requests": 130,
+    "variants": {
+        "stable": {"endpoints": [{"url": "http://127.0.0.1:9001", "usable": True, "in_flight": 3}]},
+        "canary": {
+            "endpoints": [{"url": "http://[::1]:9002", "usable": False, "in_flight": 0}],
+        },
+    },
+    "config": {
+        "file": "a.yaml",
+        "loaded_at": 1790000001.5,
+        "error": "a.yaml:1:1: listen: ...",
+        "restart_needed": ["listen", "workers"],
+    },
+}
+
+
+@dataclass
+class Told:
+    sent: tuple[int, ...] = (5, 1)
+    failed: tuple[int, ...] = (0, 2)
+    dropped: tuple[int, ...] = (0, 3)
 
 
 def filled() -> Counters:
     made = Counters()
     for variant, cells in enumerate(made.variants):
         cells[counters.ROUTED] = 12 + variant
+        cells[counters.FORCED] = 4
         cells[counters.FINISHED] = 10
         cells[counters.CLIENT_CLOSED] = 1
         cells[counters.CODES + 200] = 7
         cells[counters.CODES + 503] = 2
         cells[counters.ERRORS + Reason.RESET] = 2
+        cells[counters.ERROR_TRIALS] = 9
+        cells[counters.ERROR_EVENTS] = 2
+        cells[counters.OUTCOMES + 6] = 8
+        cells[counters.OUTCOMES + 7] = 6
         for milliseconds in range(1, 10):
             observe(cells, counters.FIRST_BYTE, milliseconds / 1000)
             observe(cells, counters.DURATION, milliseconds / 500)
@@ -41,17 +127,31 @@ def filled() -> Counters:
     return made
 
 
-def exposition(accept: str, workers: list[Counters] | None = None) -> tuple[str, str]:
-    table = RouteTable(5.0)
-    source = metrics.registry(
-        metrics.CounterCollector(workers or [filled()], lambda: table, lambda: STATUS)
+def sources() -> Sources:
+    return Sources(
+        document=lambda: DOCUMENT,
+        events=lambda: {"tripped": 2, "step": 4},
+        outcomes=lambda: {"signup": 3},
+        notified=Told,
+        log_lines_dropped=lambda: 17,
     )
-    body, content_type = metrics.render(source, accept)
+
+
+def collector(
+    workers: list[Counters] | None = None, status: Status = STATUS, more: Sources | None = None
+) -> metrics.CounterCollector:
+    return metrics.CounterCollector(
+        workers or [filled()], lambda: RouteTable(5.0), lambda: status, more or sources()
+    )
+
+
+def exposition(accept: str, made: metrics.CounterCollector | None = None) -> tuple[str, str]:
+    body, content_type = metrics.render(metrics.registry(made or collector()), accept)
     return body.decode(), content_type
 
 
-def families(accept: str) -> list[Metric]:
-    text, _ = exposition(accept)
+def families(accept: str, made: metrics.CounterCollector | None = None) -> list[Metric]:
+    text, _ = exposition(accept, made)
     parse = (
         openmetrics_parser.text_string_to_metric_families
         if accept == OPENMETRICS
@@ -60,9 +160,12 @@ def families(accept: str) -> list[Metric]:
     return list(parse(text))
 
 
-def samples(accept: str = TEXT) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    found: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
-    for family in families(accept):
+Found = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples(accept: str = TEXT, made: metrics.CounterCollector | None = None) -> Found:
+    found: Found = {}
+    for family in families(accept, made):
         for sample in family.samples:
             key = (sample.name, tuple(sorted(sample.labels.items())))
             assert key not in found, f"{key} twice"
@@ -70,24 +173,34 @@ def samples(accept: str = TEXT) -> dict[tuple[str, tuple[tuple[str, str], ...]],
     return found
 
 
+def value(found: Found, name: str, **labels: str) -> float:
+    return found[name, tuple(sorted(labels.items()))]
+
+
 @pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
 def test_both_formats_are_accepted_by_their_parsers(accept: str) -> None:
-    assert len(families(accept)) > 15
+    assert len(families(accept)) > 40
     _, content_type = exposition(accept)
-    assert content_type.startswith(accept.partition(";")[0])
+    assert content_type == f"{accept}; charset=utf-8"
+
+
+def test_both_formats_say_the_same() -> None:
+    def ours(found: Found) -> Found:
+        return {key: value for key, value in found.items() if key[0].startswith("canaryproxy_")}
+
+    assert ours(samples(TEXT)) == ours(samples(OPENMETRICS))
 
 
 def test_openmetrics_ends_with_eof() -> None:
     assert exposition(OPENMETRICS)[0].endswith("# EOF\n")
-    assert openmetrics is not None
 
 
-def ours(accept: str = TEXT) -> Iterable[Metric]:
+def our_families(accept: str = TEXT) -> Iterable[Metric]:
     return (family for family in families(accept) if family.name.startswith("canaryproxy_"))
 
 
 def test_names_follow_the_rules() -> None:
-    for family in ours():
+    for family in our_families():
         assert re.fullmatch(r"canaryproxy_[a-z0-9_]+[a-z0-9]", family.name)
         assert family.documentation.endswith(".")
         assert family.type in ("counter", "gauge", "histogram")
@@ -102,7 +215,7 @@ def test_names_follow_the_rules() -> None:
 
 def test_histograms_add_up() -> None:
     checked = 0
-    for family in ours():
+    for family in our_families():
         if family.type != "histogram":
             continue
         for variant in ("stable", "canary"):
@@ -117,19 +230,203 @@ def test_histograms_add_up() -> None:
     assert checked == 4
 
 
+def test_bounds_are_written_as_openmetrics_wants_them() -> None:
+    for family in our_families(OPENMETRICS):
+        for sample in family.samples:
+            if "le" in sample.labels:
+                assert sample.labels["le"] in ("+Inf", str(float(sample.labels["le"])))
+
+
 def test_values() -> None:
     found = samples()
-    canary = (("variant", "canary"),)
-    assert found["canaryproxy_requests_total", (("code", "200"), *canary)] == 7
-    assert found["canaryproxy_inflight_requests", canary] == 3
-    assert found["canaryproxy_upstream_errors_total", (("reason", "reset"), *canary)] == 2
-    assert found["canaryproxy_rescued_total", ()] == 2
-    assert found["canaryproxy_refused_total", (("code", "400"),)] == 3
-    assert found["canaryproxy_weight_ratio", ()] == 0.05
-    assert found["canaryproxy_circuit_state", (("state", "closed"),)] == 1
-    assert found["canaryproxy_request_duration_seconds_sum", canary] == pytest.approx(0.09)
+    assert value(found, "canaryproxy_requests_total", code="200", variant="canary") == 7
+    assert value(found, "canaryproxy_routed_requests_total", variant="canary") == 13
+    assert value(found, "canaryproxy_forced_requests_total", variant="canary") == 4
+    assert value(found, "canaryproxy_inflight_requests", variant="canary") == 3
+    assert value(found, "canaryproxy_upstream_errors_total", reason="reset", variant="canary") == 2
+    assert value(found, "canaryproxy_rescued_total") == 2
+    assert value(found, "canaryproxy_refused_total", code="400") == 3
+    assert value(found, "canaryproxy_weight_ratio") == 0.05
+    duration = value(found, "canaryproxy_request_duration_seconds_sum", variant="canary")
+    assert duration == pytest.approx(0.09)
+
+
+def test_what_the_judge_compares() -> None:
+    found = samples()
+    for metric, trials, events in (("errors", 9, 2), ("latency", 0, 0), ("signup", 8, 6)):
+        labels = {"variant": "stable", "metric": metric}
+        assert value(found, "canaryproxy_judge_trials_total", **labels) == trials
+        assert value(found, "canaryproxy_judge_events_total", **labels) == events
+
+
+def test_release_and_circuit() -> None:
+    found = samples()
+    assert value(found, "canaryproxy_circuit_state", state="closed") == 1
+    assert value(found, "canaryproxy_circuit_state", state="open") == 0
+    assert value(found, "canaryproxy_circuit_trips_total") == 2
+    assert value(found, "canaryproxy_release_state", state="running") == 1
+    assert value(found, "canaryproxy_release_info", release="r1", promote="manual") == 1
+    assert value(found, "canaryproxy_release_step") == 2
+    assert value(found, "canaryproxy_release_steps") == 2
+    assert value(found, "canaryproxy_release_bake_seconds") == 600
+    assert value(found, "canaryproxy_release_baked_seconds") == 12.5
+    assert value(found, "canaryproxy_release_min_requests") == 1000
+    assert value(found, "canaryproxy_release_requests") == 130
+    assert value(found, "canaryproxy_release_ready") == 1
+    assert value(found, "canaryproxy_release_comparable") == 1
+    assert value(found, "canaryproxy_release_state_timestamp_seconds") == 1790000000
+
+
+def test_evidence_also_beyond_floats() -> None:
+    found = samples()
+    assert value(found, "canaryproxy_evidence", metric="errors") == pytest.approx(90)
+    assert value(found, "canaryproxy_evidence", metric="latency") == 0
+    assert value(found, "canaryproxy_evidence", metric="client_errors") == inf
+    assert value(found, "canaryproxy_evidence_limit", metric="errors") == pytest.approx(4000)
+    assert value(found, "canaryproxy_evidence_limit", metric="client_errors") == inf
+    assert value(found, "canaryproxy_evidence_hold_limit", metric="errors") == pytest.approx(80)
+    levels = [
+        value(found, "canaryproxy_metric_level", metric="errors", level=level)
+        for level in ("ok", "suspect", "breach")
+    ]
+    assert levels == [0, 1, 0]
+
+
+def test_endpoints_configuration_and_what_is_told() -> None:
+    found = samples()
+    up = "canaryproxy_endpoint_up"
+    assert value(found, up, variant="stable", endpoint="http://127.0.0.1:9001") == 1
+    assert value(found, up, variant="canary", endpoint="http://[::1]:9002") == 0
+    assert value(found, "canaryproxy_config_last_reload_successful") == 0
+    when = value(found, "canaryproxy_config_last_reload_success_timestamp_seconds")
+    assert when == 1790000001.5
+    assert value(found, "canaryproxy_config_restart_needed") == 2
+    assert value(found, "canaryproxy_events_total", event="step") == 4
+    assert value(found, "canaryproxy_notifications_total", webhook="1", result="failed") == 2
+    assert value(found, "canaryproxy_notifications_total", webhook="0", result="sent") == 5
+    assert value(found, "canaryproxy_access_log_dropped_total") == 17
+    assert value(found, "canaryproxy_state_unsaved") == 0
+
+
+def test_every_event_has_a_series_from_the_start() -> None:
+    names = {
+        dict(labels)["event"]
+        for name, labels in samples(made=collector(more=Sources()))
+        if name == "canaryproxy_events_total"
+    }
+    assert names == set(get_args(EventName))
+
+
+def test_without_release_canary_and_judge() -> None:
+    document = {
+        **DOCUMENT,
+        "release": None,
+        "step": 0,
+        "steps": [],
+        "requests": 0,
+        "variants": {"stable": DOCUMENT["variants"]["stable"], "canary": None},
+    }
+    status = replace(STATUS, release=None, rollout=Rollout(), assessment=None)
+    made = collector(status=status, more=Sources(document=lambda: document))
+    found = samples(OPENMETRICS, made)
+    assert value(found, "canaryproxy_release_info", release="", promote="manual") == 1
+    assert value(found, "canaryproxy_release_step") == 0
+    assert value(found, "canaryproxy_release_bake_seconds") == 0
+    assert value(found, "canaryproxy_release_comparable") == 0
+    assert not [key for key in found if key[0] == "canaryproxy_evidence"]
+
+
+def test_events_are_counted() -> None:
+    counts = EventCounts()
+    for what in ("step", "tripped", "step"):
+        counts("record", {"id": 1, "time": 1.0, "what": what, "cause": "", "figures": {}})
+    counts("point", {"t": 1.0})
+    assert dict(counts.counts()) == {"step": 2, "tripped": 1}
 
 
 def test_workers_are_added() -> None:
-    text, _ = exposition(TEXT, [filled(), filled()])
+    text, _ = exposition(TEXT, collector([filled(), filled()]))
     assert 'canaryproxy_requests_total{code="200",variant="stable"} 14.0' in text
+
+
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;"
+    "escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", TEXT),
+        ("*/*", TEXT),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", TEXT),
+        (PROMETHEUS_2, OPENMETRICS),
+        (PROMETHEUS_3, OPENMETRICS),
+        ("Application/OpenMetrics-Text", OPENMETRICS),
+        ('application/openmetrics-text; version="1.0.0"', OPENMETRICS),
+        ("application/openmetrics-text;version=1.0.0;q=0.2, text/plain;q=0.9", TEXT),
+        ("application/openmetrics-text;version=1.0.0;q=0", TEXT),
+        ("application/openmetrics-text;version=9.9", TEXT),
+        ("application/openmetrics-text;version=x.y;q=z,,;=;", TEXT),
+        ("application/json", TEXT),
+    ],
+)
+def test_format_by_accept(accept: str, expected: str) -> None:
+    text, content_type = exposition(accept)
+    assert content_type == f"{expected}; charset=utf-8"
+    assert text.endswith("# EOF\n") is (expected == OPENMETRICS)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "compressed"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5", True),
+        ("*", True),
+        ("*;q=0", False),
+        ("gzip;q=0, *", False),
+        ("br, identity", False),
+        ("identity;q=0.9, gzip;q=0.5", False),
+        ("gzip;q=nan", False),
+    ],
+)
+def test_compression(accepted: str, compressed: bool) -> None:
+    source = metrics.registry(collector())
+    body, fields = metrics.answer(source, TEXT, accepted)
+    assert ("Content-Encoding" in fields) is compressed
+    assert fields["Vary"] == "Accept, Accept-Encoding"
+    text = (gzip.decompress(body) if compressed else body).decode()
+    assert "canaryproxy_rescued_total 2.0" in text
+    assert fields["Content-Type"].startswith("text/plain")
+
+
+def documented() -> set[str]:
+    """Return the metrics of the tables of docs/metrics.md."""
+    return set(re.findall(r"^\| `(canaryproxy_\w+)`", DOCS.read_text(), re.MULTILINE))
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    exposed = {
+        family.name + "_total" * (family.type == "counter") for family in our_families(OPENMETRICS)
+    }
+    assert exposed == documented()
+
+
+def test_documented_labels_are_those_exposed() -> None:
+    labels = {
+        name: set(re.findall(r"\w+", cell))
+        for name, cell in re.findall(
+            r"^\| `(canaryproxy_\w+)` \|([^|]*)\|", DOCS.read_text(), re.MULTILINE
+        )
+    }
+    for family in our_families(OPENMETRICS):
+        for sample in family.samples:
+            name = family.name + "_total" * (family.type == "counter")
+            assert sample.labels.keys() - {"le"} == labels[name], name
