@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from canaryproxy import __version__
 from canaryproxy.notify.message import one_line
@@ -143,7 +144,7 @@ class Client:
         """
         try:
             async with self._session.post(
-                url,
+                URL(url, encoded=url.isascii()),  # as it is: a query may be signed byte for byte
                 data=body,
                 headers=headers,
                 allow_redirects=False,

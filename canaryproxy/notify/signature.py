@@ -43,13 +43,11 @@ class Secret:
     def __init__(self, config: Signed) -> None:
         self._env = config.secret_env
         self._file = None if config.secret_file is None else Path(config.secret_file)
-        self._seen: tuple[int, ...] = ()
-        self._keys: tuple[bytes, ...] = ()
 
     def keys(self) -> tuple[bytes, ...]:
-        """Return the keys: none if none is configured. A file is read again when it has changed.
+        """Return the keys as they are now: none if none is configured.
 
-        Reads files: call it in a thread. Raises ``SecretError``: what shall be signed is never sent unsigned.
+        Reads a file: call it in a thread. Raises ``SecretError``: what shall be signed is not sent unsigned.
         """
         if self._env is not None:
             text = os.environ.get(self._env)
@@ -59,16 +57,12 @@ class Secret:
         if self._file is None:
             return ()
         try:
-            stat = self._file.stat()
-            seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-            if seen != self._seen:
-                self._keys = _parsed(self._file.read_text("utf-8"), str(self._file))
-                self._seen = seen
+            text = self._file.read_text("utf-8")
         except OSError as error:
             raise SecretError(f"{self._file} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
             raise SecretError(f"{self._file} is not text") from None
-        return self._keys
+        return _parsed(text, str(self._file))
 
 
 def _parsed(text: str, where: str) -> tuple[bytes, ...]:

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from canaryproxy.config import Gate
+from canaryproxy.notify import Answer, Gates
+from canaryproxy.notify.outgoing import Client, shown
+from tests.notify.harness import DEADLINE, Hook, Raw, free_port, until
+
+QUESTION = {
+    "release": "cart-2.4",
+    "step": 2,
+    "next_step": 3,
+    "weight": 5.0,
+    "next_weight": 25.0,
+    "metrics": [{"metric": "errors", "level": "ok", "limit": float("inf")}],
+}
+
+
+def gates(*urls: str, **more: Any) -> Gates:
+    return Gates([Gate.model_validate({"webhook": url, **more}) for url in urls])
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+async def test_a_yes(hook: Hook, status: int) -> None:
+    hook.answers = [web.Response(status=status)]
+    answer = await gates(hook.url).ask(QUESTION)
+    assert answer == Answer(True, f"{hook.url} answered {status}")
+    (got,) = hook.got
+    assert got.json == QUESTION | {"metrics": [{"metric": "errors", "level": "ok", "limit": None}]}
+    assert got.headers["X-Canaryproxy-Event"] == "gate"
+    assert got.headers["Content-Type"] == "application/json"
+    assert got.headers["webhook-id"].startswith("msg_")
+
+
+@pytest.mark.parametrize(
+    "status", [300, 301, 302, 304, 307, 308, 400, 401, 403, 404, 429, 500, 503]
+)
+async def test_any_other_status_is_a_no(hook: Hook, other: Hook, status: int) -> None:
+    headers = {"Location": other.url, "Retry-After": "1"}
+    hook.answers = [web.Response(status=status, headers=headers)]
+    answer = await gates(hook.url).ask(QUESTION)
+    assert answer == Answer(False, f"{hook.url} answered {status}")
+    assert len(hook.got) == 1  # asked once
+    assert other.got == []
+
+
+BROKEN: list[tuple[bytes, str]] = [
+    (b"", "broke off its answer"),
+    (b"HTTP/1.1 200 OK\r\nContent-Le", "broke off its answer"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nyes", "broke off its answer"),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nyes\r\n", "broke off its answer"),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzzz\r\n", "did not answer in HTTP"),
+    (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", "did not answer in HTTP"),
+    (b"HTTP/1.1 2000 OK\r\n\r\n", "did not answer in HTTP"),
+    (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "did not answer in HTTP"),
+]
+
+
+@pytest.mark.parametrize(("sent", "words"), BROKEN)
+async def test_a_broken_answer_is_a_no(raw: Raw, sent: bytes, words: str) -> None:
+    raw.answer = sent
+    assert await gates(raw.url).ask(QUESTION) == Answer(False, f"{raw.url} {words}")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nyes",
+        b"HTTP/1.1 100 C\r\n\r\n",
+    ],
+)
+async def test_a_late_answer_is_a_no(raw: Raw, sent: bytes) -> None:
+    raw.answer, raw.close = sent, False
+    answer = await gates(raw.url, timeout="50ms").ask(QUESTION)
+    assert answer == Answer(False, f"{raw.url} did not answer within 0.05 s")
+
+
+async def test_nobody_there_is_a_no() -> None:
+    url = f"http://127.0.0.1:{free_port()}/may-promote"
+    answer = await gates(url).ask(QUESTION)
+    assert answer == Answer(False, f"{url} cannot be reached: connection refused")
+
+
+async def test_no_such_name_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def lookup(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    answer = await gates("http://gate.example/").ask(QUESTION)
+    assert answer == Answer(False, "http://gate.example/ cannot be reached: its name is not known")
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://127.0.0.1:99999/", "http://127.0.0.1:99999/"),
+        ("http://[::zz]/", "a URL that is not valid"),
+        ("http://a..b/", "http://a..b/"),
+        ("http://" + "a" * 64 + ".example/", "http://" + "a" * 64 + ".example/"),
+        ("http://u:p@/", "a URL that is not valid"),
+    ],
+)
+async def test_a_url_that_cannot_be_is_a_no(url: str, name: str) -> None:
+    answer = await gates(url).ask(QUESTION)
+    assert not answer.passed
+    assert answer.cause.startswith(f"{name} cannot be ")
+
+
+async def test_a_mistake_of_ours_is_a_no(monkeypatch: pytest.MonkeyPatch, hook: Hook) -> None:
+    async def post(*_: object, **__: object) -> None:
+        raise RuntimeError("http://ann:hunter2@127.0.0.1/")
+
+    monkeypatch.setattr(Client, "post", post)
+    answer = await gates(hook.url).ask(QUESTION)
+    assert answer == Answer(False, f"{hook.url} cannot be asked (RuntimeError)")
+
+
+async def test_every_gate_must_say_yes(hook: Hook, other: Hook) -> None:
+    both = gates(hook.url, other.url)
+    assert (await both.ask(QUESTION)).cause == f"{hook.url} answered 204; {other.url} answered 204"
+    other.answers = [web.Response(status=403)]
+    assert await both.ask(QUESTION) == Answer(False, f"{other.url} answered 403")
+    hook.answers = [web.Response(status=500)]
+    assert await both.ask(QUESTION) == Answer(False, f"{hook.url} answered 500")
+
+
+async def test_gates_are_asked_at_once(hook: Hook, other: Hook) -> None:
+    hook.answers, other.answers = [None], [None]
+    task = asyncio.create_task(gates(hook.url, other.url, timeout="1h").ask(QUESTION))
+    await until(lambda: hook.got and other.got)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_without_gates_nobody_refuses() -> None:
+    assert (await Gates([]).ask(QUESTION)).passed
+
+
+def text(words: str, **headers: str) -> Callable[[], web.Response]:
+    return lambda: web.Response(status=403, text=words, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (text("not before nine\n"), ": not before nine"),
+        (text('{"why": "frozen"}', **{"Content-Type": "application/json"}), ': {"why": "frozen"}'),
+        (text("a\x1b[31m\x00b\r\nc\u202ed\u2028e"), ": a [31m b c d e"),
+        (text("x" * 10_000), ": " + "x" * 200),
+        (text("<h1>no</h1>", **{"Content-Type": "text/html"}), ""),
+        (text("zzzz", **{"Content-Encoding": "gzip"}), ""),
+        (lambda: web.Response(status=403, body=b"\xff\xfe", content_type="text/plain"), ": ��"),
+        (lambda: web.Response(status=403, body=b"\0" * 99), ""),
+    ],
+)
+async def test_its_words_are_part_of_the_cause(
+    hook: Hook, answer: Callable[[], web.Response], words: str
+) -> None:
+    hook.answers = [answer()]
+    assert await gates(hook.url).ask(QUESTION) == Answer(False, f"{hook.url} answered 403{words}")
+
+
+async def test_causes_hide_credentials(hook: Hook) -> None:
+    url = f"http://ann:hunt%40er2@127.0.0.1:{hook.port}/gate?key=T0KEN%2F1&x=1"
+    echo = "no: /gate?key=T0KEN%2F1&x=1 T0KEN/1 hunt%40er2 hunt@er2"
+    hook.answers = [web.Response(status=404, text=echo)]
+    answer = await gates(url).ask(QUESTION)
+    assert answer.cause == (
+        f"http://127.0.0.1:{hook.port}/gate answered 404: "
+        "no: /gate?[hidden] [hidden] [hidden] [hidden]"
+    )
+    assert hook.got[0].path == "/gate?key=T0KEN%2F1&x=1"
+    assert hook.got[0].headers["Authorization"].startswith("Basic ")
+
+
+async def test_without_its_key_it_is_not_asked(hook: Hook, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    signed = gates(hook.url, secret_file=str(file))
+    answer = await signed.ask(QUESTION)
+    cause = f"{hook.url} was not asked: {file} cannot be read: No such file or directory"
+    assert answer == Answer(False, cause)
+    assert hook.got == []
+    file.write_text("hunter2hunter2hunter2")
+    assert (await signed.ask(QUESTION)).passed
+    assert hook.got[0].headers["webhook-signature"].startswith("v1,")
+
+
+async def test_a_key_that_cannot_be_read_in_time(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(Path, "read_text", lambda *_: over.wait(DEADLINE))
+    answer = await gates(hook.url, secret_file="/nfs/key", timeout="20ms").ask(QUESTION)
+    over.set()
+    assert answer == Answer(False, f"{hook.url} did not answer within 0.02 s")
+
+
+@given(
+    st.sampled_from(["http", "https"]),
+    st.none() | st.text(st.characters(exclude_characters="/?#", categories=["L", "N", "P"])),
+    st.from_regex(r"[a-z0-9.-]{1,20}(:[0-9]{1,5})?", fullmatch=True),
+    st.from_regex(r"(/[a-z@:]*)?", fullmatch=True),
+    st.from_regex(r"([?][A-Z@/:?]*)?", fullmatch=True),
+)
+def test_what_is_shown_of_a_url(
+    scheme: str, userinfo: str | None, host: str, path: str, query: str
+) -> None:
+    secret = "" if userinfo is None else f"{userinfo}@"
+    url = f"{scheme}://{secret}{host}{path}{query}"
+    assert shown(url) == f"{scheme}://{host}{path}"
+    assert shown(url, path=False) == f"{scheme}://{host}"

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import html
+import json
+import re
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from canaryproxy import __version__
+from canaryproxy.config.model import EventName
+from canaryproxy.notify import message
+
+TRIPPED = {
+    "id": 17,
+    "time": 1790000000.123,
+    "what": "tripped",
+    "cause": "errors: canary 12 of 40, stable 3 of 760",
+    "figures": {"weight": 5.0},
+}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+def test_json() -> None:
+    assert json.loads(message.document(TRIPPED, "cart-2.4", "edge-1")) == TRIPPED | {
+        "release": "cart-2.4",
+        "host": "edge-1",
+        "version": __version__,
+    }
+
+
+def test_a_chat_gets_plain_words() -> None:
+    assert json.loads(message.chat(TRIPPED, "cart-2.4", "edge-1")) == {
+        "text": "cart-2.4 was rolled back: errors: canary 12 of 40, stable 3 of 760 (edge-1)"
+    }
+    assert message.sentence(TRIPPED, None).startswith("The canary was rolled back: ")
+
+
+def test_a_step_says_where_it_is() -> None:
+    figures = {"step": 2, "steps": 5, "weight": 5.0, "baked": 0.0}
+    step = {
+        "what": "step",
+        "cause": "512 canary requests in 300 s showed nothing",
+        "figures": figures,
+    }
+    assert message.sentence(step, "cart-2.4") == (
+        "cart-2.4 goes on at 5 % of users, step 2 of 5: 512 canary requests in 300 s showed nothing"
+    )
+
+
+def test_a_gate_says_what_it_said() -> None:
+    refused = {"what": "gate", "cause": "http://a/ answered 403", "figures": {"passed": False}}
+    passed = {"what": "gate", "cause": "http://a/ answered 200", "figures": {"passed": True}}
+    assert message.sentence(refused, "x").startswith("A gate does not let x go on")
+    assert message.sentence(passed, "x").startswith("The gates let x go on")
+    assert message.is_notable(refused)
+    assert not message.is_notable(passed)
+
+
+@pytest.mark.parametrize("what", get_args(EventName))
+def test_every_event_has_its_sentence(what: str) -> None:
+    text = message.sentence({"what": what, "cause": "by ann", "figures": {}}, "cart-2.4")
+    assert text.endswith("by ann")
+    assert f", {what}:" not in text  # what an unknown one would say
+
+
+def test_what_is_notable_is_an_event() -> None:
+    assert set(get_args(EventName)) >= message.NOTABLE
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "id": json_values,
+            "time": json_values,
+            "what": st.text(),
+            "cause": json_values,
+            "figures": json_values,
+        },
+    ),
+    st.none() | st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True),
+)
+def test_any_record_can_be_told(record: dict[str, Any], release: str | None) -> None:
+    def refuse(_: str) -> None:
+        raise AssertionError("not JSON (RFC 8259)")
+
+    for form in (message.document, message.chat):
+        json.loads(form(record, release, "host"), parse_constant=refuse)
+    message.is_notable(record)
+
+
+@given(st.text(st.sampled_from("<>&@!#|[]()* aä€\u200b…") | st.characters()), st.integers(1, 80))
+def test_a_chat_shows_text_as_it_is(text: str, limit: int) -> None:
+    escaped = message.escaped(text, limit)
+    assert len(escaped) <= limit
+    assert not re.search("[<>]", escaped)
+    assert re.fullmatch(r"(?:[^&]|&(?:amp|lt|gt);)*", escaped, re.DOTALL)
+    seen = html.unescape(escaped)
+    for active in (r"@[^\s\u200b]", r"<[^\s\u200b]", r"\]\("):
+        assert not re.search(active, seen.removesuffix("…"))
+    plain = seen.replace("\u200b", "")
+    meant = text.replace("\u200b", "")
+    assert plain == meant or (plain.endswith("…") and meant.startswith(plain[:-1]))
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "<!channel> look",
+        "<@U012AB3CD>",
+        "<https://evil.example|the dashboard>",
+        "@everyone and @all",
+        "[the dashboard](https://evil.example)",
+    ],
+)
+def test_a_cause_calls_nobody(cause: str) -> None:
+    text = json.loads(message.chat(TRIPPED | {"cause": cause}, "r", "h"))["text"]
+    seen = html.unescape(text)
+    assert not re.search(r"[<>]", text)
+    assert not re.search(r"@\w|<[!@]|\]\(", seen)
+    assert cause in seen.replace("\u200b", "")
+
+
+@given(st.text())
+def test_one_line(text: str) -> None:
+    line = message.one_line(text)
+    assert line.isprintable()
+    assert line == line.strip()
+
+
+def test_a_long_cause_is_cut() -> None:
+    text = json.loads(message.chat(TRIPPED | {"cause": "&" * 5000}, "r", "h"))["text"]
+    assert len(text) <= message.LONGEST_TEXT
+    assert text.endswith("&amp;…")

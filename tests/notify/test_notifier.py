@@ -1,0 +1,449 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from canaryproxy import __version__
+from canaryproxy.config import Webhook
+from canaryproxy.notify import Notifier, notifier
+from tests.notify.harness import DEADLINE, Hook, QuickClock, Raw, free_port, record, until
+
+
+def webhook(url: str, **more: Any) -> Webhook:
+    return Webhook.model_validate({"webhook": url, **more})
+
+
+@asynccontextmanager
+async def notifying(
+    *webhooks: Webhook, clock: QuickClock | None = None, stop: float = DEADLINE
+) -> AsyncIterator[Notifier]:
+    notifying = Notifier(webhooks, "cart-2.4", clock or QuickClock(), host="edge-1")
+    notifying.start()
+    yield notifying
+    await notifying.stop(stop)
+
+
+def answers(*statuses: int) -> list[web.Response | None]:
+    return [web.Response(status=status) for status in statuses]
+
+
+async def test_a_record_is_delivered(hook: Hook) -> None:
+    async with notifying(webhook(hook.url)) as told:
+        told.tell(record(17, "tripped", figures={"weight": 5.0}))
+        await until(lambda: told.sent == (1,))
+    (got,) = hook.got
+    assert got.path == "/hook"
+    assert got.json == {
+        "id": 17,
+        "time": 1_790_000_000.25,
+        "what": "tripped",
+        "cause": "by ann",
+        "figures": {"weight": 5.0},
+        "release": "cart-2.4",
+        "host": "edge-1",
+        "version": __version__,
+    }
+    assert got.headers["Content-Type"] == "application/json"
+    assert got.headers["User-Agent"] == f"canaryproxy/{__version__}"
+    assert got.headers["X-Canaryproxy-Event"] == "tripped"
+    assert got.headers["webhook-id"].startswith("msg_")
+    assert got.headers["webhook-timestamp"] == "1790000000"
+    assert "webhook-signature" not in got.headers
+    assert (told.failed, told.dropped) == ((0,), (0,))
+
+
+async def test_a_webhook_hears_what_it_asked_for(hook: Hook, other: Hook) -> None:
+    some = webhook(hook.url, events=("weight", "gate"))
+    async with notifying(some, webhook(other.url)) as told:
+        for ident, what in enumerate(["weight", "step", "stopped", "gate", "tripped"]):
+            told.tell(record(ident, what, figures={"passed": True}))
+        told.tell(record(5, "gate", figures={"passed": False}))
+    assert hook.told == [0, 3, 5]
+    assert other.told == [1, 4, 5]
+    assert told.sent == (3, 3)
+
+
+async def test_a_chat_gets_text(hook: Hook) -> None:
+    async with notifying(webhook(hook.url, format="slack")) as told:
+        told.tell(record(1, "aborted", cause="by <!channel>"))
+    (text,) = hook.got[0].json.values()
+    assert text == (
+        "cart-2.4 was aborted, every user is on stable: by &lt;\u200b!channel&gt; (edge-1)"
+    )
+
+
+async def test_a_webhook_that_was_down_gets_everything_once_and_in_order() -> None:
+    port = free_port()
+    clock = QuickClock()
+    async with notifying(webhook(f"http://127.0.0.1:{port}/hook"), clock=clock) as told:
+        for ident in range(3):
+            told.tell(record(ident))
+        await until(lambda: len(clock.pauses) >= 2)
+        async with Hook(port=port) as hook:
+            await until(lambda: told.sent == (3,))
+    assert hook.told == [0, 1, 2]
+    assert len({got.headers["webhook-id"] for got in hook.got}) == 3
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 599])
+async def test_what_may_pass_is_tried_again(hook: Hook, status: int) -> None:
+    hook.answers = answers(status, status)
+    clock = QuickClock()
+    async with notifying(webhook(hook.url), clock=clock) as told:
+        told.tell(record(1))
+        await until(lambda: told.sent == (1,))
+    assert hook.told == [1, 1, 1]
+    assert len({got.headers["webhook-id"] for got in hook.got}) == 1
+    stamps = [int(got.headers["webhook-timestamp"]) - 1_790_000_000 for got in hook.got]
+    assert stamps == [0, 1, 3]  # of each attempt
+    assert told.failed == (0,)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 304, 400, 401, 403, 404, 410, 422])
+async def test_a_refusal_is_final_and_no_redirect_followed(
+    hook: Hook, other: Hook, status: int
+) -> None:
+    hook.answers = [web.Response(status=status, headers={"Location": other.url})]
+    async with notifying(webhook(hook.url)) as told:
+        told.tell(record(1))
+        told.tell(record(2))
+        await until(lambda: told.sent == (1,))
+    assert hook.told == [1, 2]
+    assert told.failed == (1,)
+    assert other.got == []
+
+
+async def test_pauses_grow_to_a_bound_and_end(hook: Hook) -> None:
+    hook.answers = answers(*[503] * notifier.ATTEMPTS)
+    clock = QuickClock()
+    async with notifying(webhook(hook.url), clock=clock) as told:
+        told.tell(record(1))
+        told.tell(record(2))
+        await until(lambda: told.sent == (1,))
+    assert hook.told == [1] * notifier.ATTEMPTS + [2]
+    assert told.failed == (1,)
+    assert clock.pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0] + [60.0] * (notifier.ATTEMPTS - 7)
+
+
+async def test_jitter_is_full(hook: Hook) -> None:
+    clock = QuickClock()
+    clock.jitter = iter([0.0, 0.5]).__next__  # type: ignore[method-assign]
+    hook.answers = answers(500, 500)
+    async with notifying(webhook(hook.url), clock=clock) as told:
+        told.tell(record(1))
+        await until(lambda: told.sent == (1,))
+    assert clock.pauses == [0.0, 1.0]
+
+
+async def test_what_is_old_is_tried_once(hook: Hook) -> None:
+    clock = QuickClock()
+    told = Notifier([webhook(hook.url)], None, clock)
+    told.tell(record(1))
+    clock.now += notifier.MAX_AGE
+    told.tell(record(2))
+    hook.answers = answers(503)
+    told.start()
+    await until(lambda: told.sent == (1,))
+    await told.stop(DEADLINE)
+    assert hook.told == [1, 2]
+    assert told.failed == (1,)
+    assert clock.pauses == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "pause"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": "0"}, 1.0),
+        ({"Retry-After": "99999999999999"}, notifier.LONGEST_RETRY_AFTER),
+        ({"Retry-After": "-5"}, 1.0),
+        ({"Retry-After": "soon"}, 1.0),
+        ({"Retry-After": "²"}, 1.0),
+        (
+            {
+                "Retry-After": "Wed, 21 Oct 2015 07:28:30 GMT",
+                "Date": "Wed, 21 Oct 2015 07:28:00 GMT",
+            },
+            30.0,
+        ),
+        (
+            {
+                "Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT",
+                "Date": "Wed, 21 Oct 2015 07:29:00 GMT",
+            },
+            1.0,
+        ),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after(hook: Hook, status: int, headers: dict[str, str], pause: float) -> None:
+    hook.answers = [web.Response(status=status, headers=headers)]
+    clock = QuickClock()
+    async with notifying(webhook(hook.url), clock=clock) as told:
+        told.tell(record(1))
+        await until(lambda: told.sent == (1,))
+    assert clock.pauses == [pause]
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"SSH-2.0-OpenSSH_9.9\r\n", b"HTTP/1.1 200 OK\r\nContent-Le"]
+)
+async def test_what_is_no_answer_is_tried_again(raw: Raw, answer: bytes) -> None:
+    raw.answer = answer
+    clock = QuickClock()
+    async with notifying(webhook(raw.url), clock=clock) as told:
+        told.tell(record(1))
+        await until(lambda: told.failed == (1,))
+    assert len(clock.pauses) == notifier.ATTEMPTS - 1
+
+
+async def test_a_body_without_end_is_not_read(raw: Raw) -> None:
+    raw.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n" + b"x" * 100_000
+    raw.close = False
+    async with notifying(webhook(raw.url)) as told:
+        told.tell(record(1))
+        await until(lambda: told.sent == (1,))
+
+
+async def test_a_slow_webhook_holds_up_nobody(hook: Hook, other: Hook) -> None:
+    hook.answers = [None]
+    slow, quick = webhook(hook.url, timeout="1h"), webhook(other.url)
+    async with notifying(slow, quick, stop=0.0) as told:
+        for ident in range(20):
+            told.tell(record(ident))
+        await until(lambda: told.sent == (0, 20))
+        assert len(hook.got) == 1
+    assert other.told == list(range(20))
+    assert told.dropped == (20, 0)
+
+
+async def test_telling_does_not_wait() -> None:
+    """Not for a connection, nor for the loop: nothing else runs meanwhile."""
+    told = Notifier([webhook("http://127.0.0.1:1/")], None)
+    told.start()
+    ran: list[int] = []
+    asyncio.get_running_loop().call_soon(ran.append, 1)
+    for ident in range(1000):
+        told.tell(record(ident))
+    assert not ran
+    await told.stop(0.0)
+    assert sum(told.dropped) + sum(told.failed) == 1000
+
+
+async def test_a_webhook_that_never_answers_is_given_up(hook: Hook) -> None:
+    hook.answers = [None] * notifier.ATTEMPTS
+    clock = QuickClock()
+    async with notifying(webhook(hook.url, timeout="20ms"), clock=clock) as told:
+        told.tell(record(1))
+        await until(lambda: told.failed == (1,))
+        told.tell(record(2))
+        await until(lambda: told.sent == (1,))
+    assert hook.told == [1] * notifier.ATTEMPTS + [2]
+
+
+async def test_too_much_waits_and_the_trip_stays() -> None:
+    port = free_port()
+    told = Notifier([webhook(f"http://127.0.0.1:{port}/hook")], None, QuickClock())
+    many = 3 * notifier.WAITING
+    told.tell(record(0, "tripped"))
+    for ident in range(1, many):
+        told.tell(record(ident))
+    async with Hook(port=port) as hook:
+        told.start()
+        await until(lambda: sum(told.sent) == notifier.WAITING)
+        await told.stop(DEADLINE)
+    assert hook.told == [0, *range(many - notifier.WAITING + 1, many)]
+    assert told.dropped == (many - notifier.WAITING,)
+
+
+async def test_stop_delivers_what_waits(hook: Hook) -> None:
+    async with notifying(webhook(hook.url)) as told:
+        for ident in range(20):
+            told.tell(record(ident))
+    assert hook.told == list(range(20))
+    assert told.sent == (20,)
+
+
+async def test_stop_ends_a_pause_and_tries_once_more(hook: Hook) -> None:
+    """With the real clock: the pause that stop cuts short is an hour long."""
+    hook.answers = answers(503)
+    clock = notifier.Clock()
+    clock.jitter = lambda: 3600.0  # type: ignore[method-assign]
+    told = Notifier([webhook(hook.url)], None, clock)
+    told.start()
+    told.tell(record(1))
+    told.tell(record(2))
+    await until(lambda: len(hook.got) == 1)
+    async with asyncio.timeout(DEADLINE):
+        await told.stop(3600.0)
+    assert hook.told == [1, 1, 2]
+    assert told.sent == (2,)
+
+
+async def test_stop_does_not_try_for_ever(hook: Hook) -> None:
+    hook.answers = answers(503, 503, 503, 503)
+    told = Notifier([webhook(hook.url)], None, QuickClock())
+    told.tell(record(1))
+    told.tell(record(2))
+    told.start()
+    await told.stop(DEADLINE)
+    assert hook.told == [1, 2]
+    assert told.failed == (2,)
+
+
+async def test_stop_gives_up_in_time(hook: Hook, caplog: pytest.LogCaptureFixture) -> None:
+    hook.answers = [None]
+    told = Notifier([webhook(hook.url, timeout="1h")], None)
+    told.start()
+    told.tell(record(1))
+    told.tell(record(2))
+    await until(lambda: hook.got)
+    async with asyncio.timeout(DEADLINE):
+        await told.stop(0.05)
+    assert (told.sent, told.failed, told.dropped) == ((0,), (0,), (2,))
+    assert "2 messages are not delivered: the end has come" in caplog.text
+    told.tell(record(3))
+    await told.stop(0.0)
+    assert told.dropped == (3,)
+
+
+async def test_nobody_to_tell() -> None:
+    async with notifying() as told:
+        told.tell(record(1, "tripped"))
+    assert told.sent == ()
+
+
+async def test_a_cookie_is_not_kept(hook: Hook) -> None:
+    hook.answers = [web.Response(status=204, headers={"Set-Cookie": "a=b"})]
+    async with notifying(webhook(hook.url)) as told:
+        told.tell(record(1))
+        told.tell(record(2))
+    assert "Cookie" not in hook.got[1].headers
+
+
+async def test_the_environment_names_no_proxy(
+    hook: Hook, other: Hook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login ann password hunter2\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{other.port}")
+    async with notifying(webhook(hook.url)) as told:
+        told.tell(record(1))
+    assert hook.told == [1]
+    assert "Authorization" not in hook.got[0].headers
+    assert other.got == []
+
+
+async def test_a_key_that_comes_later(hook: Hook, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    clock = QuickClock()
+    async with notifying(webhook(hook.url, secret_file=str(file)), clock=clock) as told:
+        told.tell(record(1))
+        await until(lambda: clock.pauses)
+        assert hook.got == []
+        file.write_text("first\n")
+        await until(lambda: told.sent == (1,))
+        file.write_text("other\n")
+        told.tell(record(1))
+    first, other = (got.headers["webhook-signature"] for got in hook.got)
+    assert first.startswith("v1,")
+    assert first != other
+
+
+async def test_secrets_are_not_logged(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, hook: Hook, raw: Raw
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / "key").write_text("whsec_c2VjcmV0LWtleQ==")
+    secrets = ["zoe", "hunter2", "T0KEN", "B0PATH", "c2VjcmV0LWtleQ", "secret-key"]
+    hook.answers = [web.Response(status=404, text="no /B0PATH?token=T0KEN here")]
+    raw.answer = b"nonsense hunter2"
+    bases = [f"127.0.0.1:{hook.port}", f"127.0.0.1:{raw.port}", f"127.0.0.1:{free_port()}"]
+    urls = [f"http://zoe:hunter2@{base}/B0PATH?token=T0KEN" for base in bases]
+    urls += [
+        "http://zoe:hunter2@127.0.0.1:99999/B0PATH",
+        "http://zoe:hunter2@" + "a" * 64 + ".invalid/B0PATH?T0KEN",
+        "http://zoe:hunter2/B0PATH@127.0.0.1/",  # a / in a password
+        "http://[hunter2]/B0PATH",
+    ]
+    hooks = [webhook(url, secret_file=str(tmp_path / "key")) for url in urls]
+    async with notifying(*hooks) as told:
+        told.tell(record(1, "tripped"))
+        await until(lambda: told.failed == (1,) * len(urls))
+        assert "hunter2" not in repr(told)
+    assert hook.got[0].headers["Authorization"].startswith("Basic ")
+    assert caplog.text.count("tripped is not delivered after") == len(urls)
+    assert f"notify[0] http://127.0.0.1:{hook.port}: " in caplog.text
+    for secret in secrets:
+        assert secret not in caplog.text
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> ssl.SSLContext:
+    """A certificate that nobody trusts."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout key -out cert"
+    subprocess.run(["openssl", *request.split()], cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    return context
+
+
+async def test_certificates_are_checked(
+    tls: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        Hook(tls=tls) as hook,
+        notifying(webhook(f"https://127.0.0.1:{hook.port}/hook")) as told,
+    ):
+        told.tell(record(1))
+        await until(lambda: told.failed == (1,))
+    assert hook.got == []
+    assert "has no valid certificate: self-signed certificate" in caplog.text
+
+
+@pytest.fixture
+def dead_name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Looking up dead.example does not end before the test."""
+    over = threading.Event()
+    import socket
+
+    real = socket.getaddrinfo
+
+    def lookup(host: str, *args: Any, **kwargs: Any) -> Any:
+        if host == "dead.example":
+            over.wait(DEADLINE)
+            raise socket.gaierror
+        return real(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    yield over
+    over.set()
+
+
+async def test_dead_name_servers_hold_up_nobody(
+    dead_name_server: threading.Event, hook: Hook
+) -> None:
+    """Neither another webhook nor the threads of the loop, which write the state file."""
+    dead = [webhook("http://dead.example/hook", timeout="10ms")] * 50
+    by_name = webhook(f"http://localhost:{hook.port}/hook")
+    begun = time.monotonic()
+    async with notifying(*dead, by_name) as told:
+        told.tell(record(1))
+        await until(lambda: sum(told.failed) == 50 and told.sent[-1] == 1)
+        await asyncio.to_thread(lambda: None)
+    assert time.monotonic() - begun < DEADLINE, "somebody waited for the dead ones"
