@@ -1,0 +1,122 @@
+"""What docs/notifications.md says is so."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from canaryproxy import config
+from canaryproxy.config import Webhook
+from canaryproxy.config.model import EventName
+from canaryproxy.notify import Clock, Notifier, message, notifier, outgoing, signature
+from tests.notify.harness import DEADLINE, Hook, QuickClock, record
+
+TEXT = (Path(__file__).parents[2] / "docs" / "notifications.md").read_text()
+KEY = "whsec_YW4gZXhhbXBsZSwgbm90IGEga2V5IGZvciB5b3UuISE="
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def is_genuine(*args: Any, **more: Any) -> bool:
+    names: dict[str, Any] = {}
+    exec(blocks("python")[0], names)
+    return bool(names["is_genuine"](*args, **more))
+
+
+def example() -> tuple[dict[str, str], bytes]:
+    head, _, body = blocks("http")[0].removesuffix("\n").partition("\n\n")
+    fields = (line.split(": ", 1) for line in head.splitlines()[1:])
+    return {name.lower(): value for name, value in fields}, body.encode()
+
+
+async def test_the_snippet_verifies_what_is_sent(hook: Hook, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"whsec_b3RoZXI=\n{KEY}\n")  # one key follows another
+    webhook = Webhook.model_validate({"webhook": hook.url, "secret_file": str(tmp_path / "key")})
+    told = Notifier([webhook], "cart-2.4", QuickClock())
+    told.start()
+    told.tell(record(1, "tripped", cause="größer"))
+    await told.stop(DEADLINE)
+    (got,) = hook.got
+    headers = {name.lower(): value for name, value in got.headers.items()}
+    now = QuickClock().time()
+    assert is_genuine(KEY, headers, got.body, now)
+    assert is_genuine("whsec_b3RoZXI=", headers, got.body, now + 300)
+    assert not is_genuine(KEY, headers, got.body, now + 301)
+    assert not is_genuine(KEY, headers, got.body, now - 301)
+    assert not is_genuine("whsec_d3Jvbmc=", headers, got.body, now)
+    assert not is_genuine(KEY, headers, got.body + b" ", now)
+    for name, other in (("webhook-id", "msg_7"), ("webhook-timestamp", str(int(now) + 1))):
+        assert not is_genuine(KEY, headers | {name: other}, got.body, now)
+    for name in ("webhook-id", "webhook-timestamp", "webhook-signature"):
+        assert not is_genuine(KEY, headers | {name: ""}, got.body, now)
+        without = {other: value for other, value in headers.items() if other != name}
+        assert not is_genuine(KEY, without, got.body, now)
+
+
+def test_the_example_is_signed() -> None:
+    headers, body = example()
+    assert is_genuine(KEY, headers, body, now=1790000001)
+    keys = signature._parsed(KEY, "docs")
+    signed = signature.headers(keys, headers["webhook-id"], 1790000001, body)
+    assert headers | signed == headers
+
+
+def test_the_example_is_what_is_sent() -> None:
+    headers, body = example()
+    told = json.loads(body)
+    now = json.loads(message.document(told, told["release"], told["host"]))
+    assert now | {"version": told["version"]} == told
+    assert headers["user-agent"] == f"canaryproxy/{told['version']}"
+    assert headers["x-canaryproxy-event"] == told["what"]
+    chat = json.loads(message.chat(told, told["release"], told["host"]))
+    assert chat in [json.loads(block) for block in blocks("json")]
+    table = TEXT.partition("| field | meaning |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(told)
+
+
+def test_the_events() -> None:
+    table = TEXT.partition("| event | told by default |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*?) ?\|", table, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(get_args(EventName))
+    assert {name for name, told in rows if told == "yes"} == message.NOTABLE
+    assert [name for name, told in rows if told == "only a refusal"] == ["gate"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"at most {notifier.WAITING} messages",
+        f"at most {notifier.ATTEMPTS} times",
+        f"at most {notifier.LONGEST_PAUSE:g} seconds",
+        f"up to {notifier.LONGEST_RETRY_AFTER / 60:g} minutes",
+        f"first {outgoing._BODY_LIMIT // 1024} KiB",
+        f"Up to {outgoing._EXCERPT} characters",
+        f"cut at {message.LONGEST_TEXT} characters",
+    ],
+)
+def test_the_bounds(words: str) -> None:
+    assert words in TEXT
+
+
+def test_an_hour() -> None:
+    assert notifier.MAX_AGE == 3600.0
+    assert "an hour old" in TEXT
+    assert 0.0 <= Clock().jitter() <= 1.0
+
+
+def test_the_configuration() -> None:
+    (text,) = blocks("yaml")
+    loaded = config.parse(text, file="docs")
+    assert [hook.format for hook in loaded.notify] == ["json", "slack"]
+    assert loaded.release is not None
+    assert len(loaded.release.gates) == 1
+
+
+def test_the_gate_compiles() -> None:
+    exec(blocks("python")[1], {"__name__": "gate"})
