@@ -5,5 +5,6 @@
 
 from canaryproxy.notify.gate import Answer, Gates
 from canaryproxy.notify.notifier import Clock, Notifier
+from canaryproxy.notify.outgoing import shown
 
-__all__ = ["Answer", "Clock", "Gates", "Notifier"]
+__all__ = ["Answer", "Clock", "Gates", "Notifier", "shown"]

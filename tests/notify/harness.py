@@ -114,11 +114,13 @@ class Raw:
 
 
 class QuickClock(Clock):
-    """Pauses end at once and move the time; jitter waits the whole pause."""
+    """Pauses move the time and end when ``running`` is set, as it is at first; jitter is all of a pause."""
 
     def __init__(self) -> None:
         self.now = 1_790_000_000.0
         self.pauses: list[float] = []
+        self.running = asyncio.Event()
+        self.running.set()
 
     def time(self) -> float:
         return self.now
@@ -133,6 +135,7 @@ class QuickClock(Clock):
         self.pauses.append(seconds)
         self.now += seconds
         await asyncio.sleep(0)
+        await self.running.wait()
 
 
 def record(ident: int, what: str = "step", **more: Any) -> dict[str, Any]:
