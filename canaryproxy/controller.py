@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, time
@@ -45,6 +45,8 @@ HISTORY = 1000
 _SAVE_EVERY = 5.0
 """Seconds between saves of evidence that is still growing."""
 _RETRY_SECONDS = 1.0
+_CLEARED_AFTER = 30.0
+"""Seconds without a suspicion after which the history says that it has passed."""
 _THRESHOLDS_EVERY = 1.0
 _REFRESH_EVERY = 10.0
 
@@ -68,6 +70,14 @@ class DataPlane(Protocol):
         """Every ten seconds; buckets below ``limit`` are on the canary."""
 
 
+Ask = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, str]]]
+"""Asks the gates whether a step may be left; returns whether it may, and who said what. Never raises."""
+
+
+class Unsaved(Exception):
+    """What was asked for is not on the disk; the text says what holds meanwhile."""
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """Where the release is, for people and metrics."""
@@ -79,6 +89,11 @@ class Status:
     weight: float
     """Percent of users on the canary, as published."""
     history: tuple[Record, ...]
+    recorded: int
+    """Number of the newest record of the history; they are numbered from 1 without gaps."""
+    plan: Plan
+    cooldown_left: float | None
+    """Seconds until an open circuit probes; ``None``: it does not."""
     unsaved: str | None
     """Why the state could not be written, if it could not."""
 
@@ -96,34 +111,29 @@ class Controller:
         plane: DataPlane,
         table: RouteTable,
         clock: Callable[[], float] = monotonic,
+        ask: Ask | None = None,
     ) -> None:
-        self._config = config
         self._cells = cells
         self._plane = plane
         self._clock = clock
         self._epoch_offset = time() - clock()
-        self._settings = judge_settings(config)
-        self._circuit_settings = CircuitSettings(cooldown=config.judge.cooldown)
-        release = config.release
-        steps = () if release is None else release.steps
-        self._plan = Plan(
-            tuple(Step(step.weight, step.bake, step.min_requests) for step in steps),
-            "bake" if release is None else release.promote,
-        )
-        self._release = None if release is None else release.id
-        self._has_canary = config.variants.canary is not None
-        latency = config.judge.metrics.latency
-        self._margin = 0.0 if latency is None else latency.margin
-        self._quantile = RecentQuantile(0.95 if latency is None else latency.quantile)
+        self._ask = ask
+        self._asking: set[asyncio.Task[None]] = set()
+        self.slots: Mapping[str, int] = {}
+        """``counters.slots`` of the outcomes."""
+        self._configure(config)
+        self._quantile = RecentQuantile(self._latency_quantile)
         self._posted = {"stable": 0, "canary": 0}
-        self._outcomes = tuple(config.judge.outcomes)
-        business = config.judge.metrics.business
-        self._posts_count = business is not None and business.outcome == "events"
         self._file = StateFile(Path(config.state))
         self._judge = Judge(self._settings)
         self._circuit = Circuit()
         self._rollout = Rollout(weight=table.weight)
         self._history: list[Record] = []
+        self._recorded = 0
+        self.revision = 0
+        """Grows with everything that an operator decides upon."""
+        self._listeners: list[Callable[[int, Record], None]] = []
+        self._suspect_at: float | None = None
         self._assessment: Assessment | None = None
         self.table = table
         self._version = 0
@@ -132,9 +142,33 @@ class Controller:
         self._saved_at = 0.0
         self._unsaved: str | None = None
         self._saving: asyncio.Task[None] | None = None
+        self._waiting: list[tuple[int, asyncio.Future[str | None]]] = []
+        """Versions that somebody waits for to be on the disk, and where to tell."""
         self._thresholds_at = self._refreshed_at = float("-inf")
         self._ticker: asyncio.TimerHandle | None = None
         self._stopped = False
+
+    def _configure(self, config: Config) -> None:
+        release = config.release
+        steps = () if release is None else release.steps
+        self._plan = Plan(
+            tuple(Step(step.weight, step.bake, step.min_requests) for step in steps),
+            "bake" if release is None else release.promote,
+            gated=release is not None and bool(release.gates),
+        )
+        self._release = config.release_id
+        self._has_canary = config.variants.canary is not None
+        self._weight = config.split.weight if release is None else None
+        self._settings = judge_settings(config)
+        self._rules = config.judge.model_copy(update={"cooldown": None})
+        """What evidence is about: if it changes, evidence begins anew."""
+        self._circuit_settings = CircuitSettings(cooldown=config.judge.cooldown)
+        latency = config.judge.metrics.latency
+        self._margin = 0.0 if latency is None else latency.margin
+        self._latency_quantile = 0.95 if latency is None else latency.quantile
+        self.slots = counters.slots(list(config.judge.outcomes), self.slots)
+        business = config.judge.metrics.business
+        self._posts_count = business is not None and business.outcome == "events"
 
     @property
     def now(self) -> float:
@@ -161,6 +195,7 @@ class Controller:
 
     def _restore(self, document: Mapping[str, Any]) -> None:
         self._history = [Record.from_dict(entry) for entry in document["history"]]
+        self._recorded = int(document.get("recorded", len(self._history)))
         if document["release"] != self._release:
             old = document["release"]
             self._note("release", f"{self._release or 'none'} follows {old or 'none'}", {})
@@ -197,8 +232,11 @@ class Controller:
         self._stopped = True
         if self._ticker is not None:
             self._ticker.cancel()
+        for task in self._asking:
+            task.cancel()
         if self._saving is not None:
             await self._saving
+        self._tell_waiting("the proxy stops")
         try:
             await asyncio.to_thread(self._file.save, self._document())
         except StateError as error:
@@ -215,6 +253,8 @@ class Controller:
             seen = self._assessment = self._judge.observe(now, self._sample())
             if seen.level == "breach" and self._rollout.weight > 0:
                 self._trip(seen.cause or "breach", _figures(seen))
+            else:
+                self._note_suspicion(now, seen)
             self._step_circuit(circuit.Tick(seen))
             if self._wanted().limit <= self.table.limit:  # else the step has not really begun
                 self._advance(rollout.Tick(seen), quiet=True)
@@ -228,6 +268,17 @@ class Controller:
             self._saved_at = now
             self._version += 1
         self._publish()
+
+    def _note_suspicion(self, now: float, seen: Assessment) -> None:
+        """Write down when a suspicion begins and when it has passed."""
+        if seen.level == "suspect":
+            if self._suspect_at is None:
+                suspects = [one.reason for one in seen.verdicts if one.level != "ok"]
+                self._note("suspect", "; ".join(suspects), _figures(seen))
+            self._suspect_at = now
+        elif self._suspect_at is not None and now - self._suspect_at >= _CLEARED_AFTER:
+            self._suspect_at = None
+            self._note("cleared", f"nothing suspect for {_CLEARED_AFTER:g} s", _figures(seen))
 
     def _sample(self) -> Sample:
         return Sample(self._counts("stable"), self._counts("canary"))
@@ -251,8 +302,8 @@ class Controller:
             cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED],
             failed,
         )
-        for at, name in enumerate(self._outcomes):
-            counts[name] = pair(counters.OUTCOMES + 2 * at, counters.OUTCOMES + 2 * at + 1)
+        for name, slot in self.slots.items():
+            counts[name] = pair(counters.OUTCOMES + 2 * slot, counters.OUTCOMES + 2 * slot + 1)
         if self._posts_count:
             counts["business"] = (cells[counters.EXPOSED], self._posted[variant])
         return counts
@@ -273,13 +324,122 @@ class Controller:
 
     def act(self, event: rollout.Event | circuit.Trip | circuit.Reset) -> None:
         """Do what an operator wants. Raises ``rollout.Refused`` with the reason if it cannot be done."""
+        is_open = self._circuit.state is circuit.State.OPEN
         if isinstance(event, circuit.Trip):
+            if is_open:
+                raise rollout.Refused(f"the circuit is open already: {self._circuit.cause}")
             self._trip(event.cause, event.figures)
         elif isinstance(event, circuit.Reset):
+            if self._circuit.state is circuit.State.CLOSED:
+                raise rollout.Refused("the circuit is closed: there is nothing to reset")
             self._step_circuit(event)
+        elif isinstance(event, rollout.Start) and is_open:
+            raise rollout.Refused("the circuit is open: reset it before the release starts")
         else:
             self._advance(event)
         self._publish()
+
+    async def act_and_save(self, event: rollout.Event | circuit.Trip | circuit.Reset) -> None:
+        """Do what an operator wants, and return when it is on the disk.
+
+        Raises ``rollout.Refused``, or ``Unsaved`` if the disk does not take it.
+        """
+        weight = self.table.limit
+        self.act(event)
+        await self.saved(raises_weight=self._wanted().limit > weight)
+
+    async def saved(self, *, raises_weight: bool = False) -> None:
+        """Return when everything until now is on the disk. Raises ``Unsaved`` if that does not work."""
+        if self._saved >= self._version:
+            return
+        told: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((self._version, told))
+        why = await told
+        if why is not None:
+            holds = (
+                "nobody gets the canary before it can be written"
+                if raises_weight
+                else "it holds, but a restart would not know of it"
+            )
+            raise Unsaved(f"{why}; {holds}")
+
+    def _tell_waiting(self, why: str | None) -> None:
+        """Tell those whose version is on the disk, or all of them that it could not be written."""
+        left = []
+        for version, told in self._waiting:
+            if why is None and version > self._saved:
+                left.append((version, told))
+            elif not told.done():
+                told.set_result(None if version <= self._saved else why)
+        self._waiting = left
+
+    def subscribe(self, listener: Callable[[int, Record], None]) -> Callable[[], None]:
+        """Call ``listener`` with the number and each record of the history; return what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def note(self, what: str, cause: str, figures: Mapping[str, Any]) -> None:
+        """Write something into the history."""
+        self._note(what, cause, figures)
+        self._publish()
+
+    def check(self, config: Config) -> None:
+        """Raise ``rollout.Refused`` if the release cannot go on by this configuration."""
+        steps = () if config.release is None else config.release.steps
+        here = self._rollout
+        if config.release_id == self._release and here.step >= max(len(steps), 1):
+            raise rollout.Refused(
+                f"release.steps: the release is on step {here.step + 1}, and the plan would have "
+                f"{len(steps)}: give the release another id, or abort it first"
+            )
+
+    def reconfigure(self, config: Config, table: RouteTable) -> None:
+        """Go on by another configuration; ``table`` is what it starts with (``first_table``).
+
+        The same release goes on: its step, its weight and its users stay, and evidence too if the judge
+        compares what it did. Another release begins anew, with nobody on the canary until the disk knows of
+        it. Raises ``rollout.Refused``, and changes nothing, if the plan has no step for where it is.
+        """
+        self.check(config)
+        same = config.release_id == self._release
+        old_rules, old_plan, old_quantile = self._rules, self._plan, self._latency_quantile
+        old_weight = self._weight
+        self._configure(config)
+        if self._latency_quantile != old_quantile:
+            self._quantile = RecentQuantile(self._latency_quantile)
+        self.revision += 1
+        keep = replace(
+            table,
+            slow=self.table.slow,
+            stall_after=self.table.stall_after,
+            epoch=self.table.epoch + 1,
+        )
+        if same:
+            self.table = replace(
+                keep, weight=self.table.weight, circuit_open=self.table.circuit_open
+            )
+            self._plane.publish(self.table)
+            weight = self._weight if self._weight != old_weight else None
+            judge_changed = self._rules != old_rules
+            if judge_changed or self._plan != old_plan or weight is not None:
+                self._advance(rollout.Replan(judge_changed, weight))
+        else:
+            self.table = replace(keep, weight=0.0, circuit_open=False)
+            self._plane.publish(self.table)
+            self._begin(table.weight)
+        self._publish()
+
+    def _begin(self, weight: float) -> None:
+        """Begin what the configuration names: its release, or a weight (percent) without one."""
+        self._judge = Judge(self._settings)
+        self._assessment = None
+        self._suspect_at = None
+        self._circuit = Circuit()
+        self._rollout = Rollout(weight=weight, since=self.now)
+        self._note("release", f"{self._release or 'no release'} begins", {})
+        self._version += 1
+        if self._release is not None:
+            self._advance(rollout.Start(by="configuration"))
 
     def post_events(self, variant: str, count: int) -> None:
         """Count business events that somebody reported for a variant (``stable`` or ``canary``)."""
@@ -308,22 +468,62 @@ class Controller:
         if not quiet:
             self._version += 1
         for action in actions:
+            if action is rollout.Action.ASK_GATES:
+                self._ask_gates()
+                continue
             if action is rollout.Action.NEW_JUDGE:
                 self._judge = Judge(self._settings)
+                self._suspect_at = None
             else:
                 self._judge.expect_change()
             self._plane.new_round()
+
+    def _ask_gates(self) -> None:
+        """Ask in the background; without anybody to ask the answer is no."""
+        task = asyncio.ensure_future(self._hear_gates(self._rollout.gate.question))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _hear_gates(self, number: int) -> None:
+        if self._ask is None:
+            passed, cause = False, "there is nobody to ask the gates"
+        else:
+            passed, cause = await self._ask(self._question())
+        self._advance(rollout.GateAnswer(number, passed, cause), quiet=True)
+
+    def _question(self) -> dict[str, Any]:
+        at, steps = self._rollout.step, self._plan.steps
+        last = at + 1 >= len(steps)
+        return {
+            "release": self._release,
+            "step": at + 1,
+            "steps": len(steps),
+            "weight": self._rollout.weight,
+            "next_step": None if last else at + 2,
+            "next_weight": 100.0 if last else steps[at + 1].weight,
+            "baked": round(self._rollout.baked, 3),
+            **({} if self._assessment is None else _figures(self._assessment)),
+        }
 
     def _note(self, what: str, cause: str, figures: Mapping[str, Any]) -> None:
         self._write_down((Record(self.now, what, cause, figures),))
 
     def _write_down(self, records: tuple[Record, ...]) -> None:
         for record in records:
-            _log.info("%s: %s", record.what, record.cause)
+            self._recorded += 1
             self._history.append(record)
+            _log.info(
+                "%s: %s",
+                record.what,
+                record.cause,
+                extra={"record": {"id": self._recorded, **record.to_dict()}},
+            )
+            for listener in tuple(self._listeners):
+                listener(self._recorded, record)
         if records:
             del self._history[:-HISTORY]
             self._version += 1
+            self.revision += 1
 
     # Publishing and saving
 
@@ -354,10 +554,12 @@ class Controller:
                     if self._unsaved is None:
                         _log.error("%s; the canary gets no more users until it can be", error)
                     self._unsaved = str(error)
+                    self._tell_waiting(self._unsaved)
                     await asyncio.sleep(_RETRY_SECONDS)
                     continue
                 self._saved = version
                 self._unsaved = None
+                self._tell_waiting(None)
         finally:
             self._saving = None
         self._publish()
@@ -369,6 +571,7 @@ class Controller:
             "rollout": self._rollout.to_dict(),
             "judge": self._judge.to_dict(),
             "history": [record.to_dict() for record in self._history],
+            "recorded": self._recorded,
         }
 
     def status(self) -> Status:
@@ -380,6 +583,9 @@ class Controller:
             self._assessment,
             self.table.limit / 100,
             tuple(self._history),
+            self._recorded,
+            self._plan,
+            self._circuit.left if self._circuit.state is circuit.State.OPEN else None,
             self._unsaved,
         )
 

@@ -183,6 +183,8 @@ class Replan:
 
     judge: bool = False
     """What the judge compares is another thing, too."""
+    weight: float | None = None
+    """Percent of users without a plan, if that is another one, too."""
 
 
 Event = (
@@ -572,14 +574,17 @@ def _replan(rollout: Rollout, event: Replan, now: float, plan: Plan) -> Outcome:
     changed = rollout
     actions: tuple[Action, ...] = ()
     records: tuple[Record, ...] = ()
-    has_step = rollout.step < len(plan.steps)
-    weight = plan.steps[rollout.step].weight if has_step else rollout.weight
-    if rollout.state is State.RUNNING and weight != rollout.weight:
+    follows, weight = State.IDLE, event.weight
+    if rollout.step < len(plan.steps):
+        follows, weight = State.RUNNING, plan.steps[rollout.step].weight
+    if rollout.state is follows and weight not in (None, rollout.weight):
         changed = replace(rollout, weight=weight, since=now, hold=None, ready=False)
-        cause = f"{rollout.weight:g} to {weight:g} by the plan"
+        cause = f"{rollout.weight:g} to {weight:g} by the configuration"
         actions, records = (Action.EXPECT_CHANGE,), _record(now, "weight", cause, changed, plan)
-    elif rollout.before is State.RUNNING and rollout.state in (State.TRIPPED, State.PROBING):
-        changed = replace(rollout, weight_before=weight)
+    elif rollout.state in (State.TRIPPED, State.PROBING) and rollout.before is follows:
+        changed = replace(
+            rollout, weight_before=rollout.weight_before if weight is None else weight
+        )
     if event.judge:
         changed = replace(changed, **{**_AFRESH, "hold": changed.hold})
         actions = (Action.NEW_JUDGE,)
@@ -617,7 +622,13 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
     },
     State.PROBING: {Restore: _restore, Stop: _stop_probe, Abort: _abort, Tick: _nothing},
     State.PROMOTED: {Abort: _abort, SetWeight: _set_weight, Stop: _stop, Tick: _nothing},
-    State.ABORTED: {Start: _start, Stop: _nothing, Restore: _nothing, Tick: _nothing},
+    State.ABORTED: {
+        Start: _start,
+        Stop: _nothing,
+        Probe: _nothing,
+        Restore: _nothing,
+        Tick: _nothing,
+    },
 }
 """What each event does in each state; a pair that is missing is ``Refused``."""
 

@@ -494,6 +494,19 @@ def test_another_plan_moves_the_weight_of_a_running_step_only() -> None:
     assert run.rollout.weight == 0.5
 
 
+def test_without_a_plan_the_weight_of_the_configuration_is_followed_when_it_changes() -> None:
+    run = Run(Plan(()), start=False)
+    run.send(SetWeight(7.0))
+    run.send(Replan())
+    assert run.rollout.weight == 7.0
+    run.send(Replan(weight=3.0))
+    assert run.rollout.weight == 3.0
+    run.send(Stop("errors"))
+    run.send(Replan(weight=2.0))
+    assert run.rollout.weight == 0.0
+    assert run.send(Restore()).weight == 2.0
+
+
 def test_another_judge_means_a_bake_from_the_beginning() -> None:
     run = Run()
     run.ticks(1.5, seen(judged=100))
@@ -511,5 +524,6 @@ def test_a_reset_after_an_abort_gives_nobody_the_canary() -> None:
     run = Run()
     run.send(Stop("breach"))
     run.send(Abort())
+    run.send(Probe())  # of a circuit with a cool-down
     run.send(Restore())
     assert (run.rollout.state, run.rollout.weight) == (State.ABORTED, 0.0)

@@ -678,6 +678,11 @@ class Config(_Section):
     ] = Field(None, description="A line for each request; {} for the defaults, false for off.")
     trace: Trace = Field(default_factory=Trace, description="W3C trace context.")
 
+    @property
+    def release_id(self) -> str | None:
+        """The release's id, if there is a release."""
+        return None if self.release is None else self.release.id
+
     @model_validator(mode="after")
     def _addresses(self) -> Config:
         _report(self._mistakes())

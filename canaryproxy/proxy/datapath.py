@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from canaryproxy import counters
 from canaryproxy.config import Config, Variant
@@ -139,6 +139,17 @@ class DataPath:
     def users_seen(self, limit: int) -> int | None:
         """Return the buckets below ``limit`` whose users asked within ten seconds, if that is known."""
         return self.witness.seen(limit, monotonic())
+
+    def endpoints(self, variant: int) -> list[dict[str, Any]]:
+        """Return ``url``, ``usable`` and ``in_flight`` of each endpoint of a variant."""
+        return [
+            {
+                "url": str(endpoint.config),
+                "usable": not endpoint.ejected,
+                "in_flight": endpoint.active,
+            }
+            for endpoint in self.pools[variant].endpoints
+        ]
 
     def mark_late(self) -> None:
         """Count the requests in flight that are past a threshold: at once, not when they end."""

@@ -1,0 +1,266 @@
+"""The configuration while the proxy runs: read again, compared, and applied as far as can be done live.
+
+A file that is invalid, unreadable or refused changes nothing; why is kept until a reload succeeds. What
+cannot change while the process runs keeps its old value, and is named until the file agrees with what runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import watchfiles
+from pydantic import BaseModel
+
+from canaryproxy import config as configuration
+from canaryproxy.config import Config, ConfigError
+from canaryproxy.rollout import Refused
+
+_log = logging.getLogger(__name__)
+
+NEEDS_RESTART = ("listen", "workers", "admin", "state", "access_log")
+"""Sections that belong to sockets, processes and open files."""
+
+_LOOK_ANYWAY = 5000
+"""Milliseconds after which a watched file is compared without news: some file systems send none."""
+_AFTER_ERROR = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reload did, as paths of fields."""
+
+    changed: tuple[str, ...]
+    """In force now."""
+    restart_needed: tuple[str, ...]
+    """In the file, and in force after a restart."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {"changed": list(self.changed), "restart_needed": list(self.restart_needed)}
+
+
+def differences(old: Config, new: Config) -> tuple[str, ...]:
+    """Return the paths of the fields in which two configurations differ, in the order of the file's model."""
+    return tuple(_differences(old, new, ""))
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
+    if old == new:
+        return
+    if isinstance(old, BaseModel) and isinstance(new, BaseModel) and type(old) is type(new):
+        for name, field in type(old).model_fields.items():
+            here = f"{path}.{field.alias or name}" if path else field.alias or name
+            yield from _differences(getattr(old, name), getattr(new, name), here)
+    elif isinstance(old, dict) and isinstance(new, dict):
+        for name in dict.fromkeys((*old, *new)):
+            yield from _differences(old.get(name), new.get(name), f"{path}.{name}")
+    elif isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new):
+        for at, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(before, after, f"{path}[{at}]")
+    else:
+        yield path
+
+
+def live(running: Config, wanted: Config) -> Config:
+    """Return ``wanted`` with everything that needs a restart as it is in ``running``."""
+    return wanted.model_copy(update={name: getattr(running, name) for name in NEEDS_RESTART})
+
+
+class Stale(Exception):
+    """What was to be changed has changed since it was looked at."""
+
+
+class Reloader:
+    """The configuration file of a running proxy.
+
+    ``check`` raises ``Refused`` for a configuration that cannot follow the running one; ``apply`` puts one in
+    force; ``note`` writes into the history; ``time`` gives seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        config: Config,
+        check: Callable[[Config], None],
+        apply: Callable[[Config], None],
+        note: Callable[[str, str, dict[str, Any]], None],
+        time: Callable[[], float],
+    ) -> None:
+        self.path = path
+        self.running = config
+        """What is in force."""
+        self.text = ""
+        """The file as it was read last, valid or not."""
+        self.loaded_at = time()
+        self.error: str | None = None
+        """Why the file is not in force, in one line."""
+        self.restart_needed: tuple[str, ...] = ()
+        self._unreadable = False
+        self._putting = asyncio.Lock()
+        self._check = check
+        self._apply = apply
+        self._note = note
+        self._time = time
+        if path is not None:
+            try:
+                self.text = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                # It was read a moment ago by whoever parsed it; the next reload will say what it is.
+                _log.warning("%s: cannot be read again: %s", path, error)
+
+    @property
+    def etag(self) -> str:
+        """A mark of the file's text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    def reload(self) -> Change:
+        """Read the file and put it in force.
+
+        Raises ``ConfigError`` if it is invalid, ``Refused`` if the release cannot go on with it, ``OSError``
+        if it cannot be read. Then nothing has changed.
+        """
+        self._unreadable = True
+        try:
+            if self.path is None:
+                raise Refused("the proxy was started without a configuration file")
+            try:
+                text = self.path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise OSError(f"{self.path} is not UTF-8 text (byte {error.start})") from None
+            self._unreadable = False
+            self.text = text
+            wanted = self._checked(text)
+        except (ConfigError, Refused, OSError) as error:
+            self._failed(_one_line(error))
+            raise
+        return self._take(wanted)
+
+    async def put(
+        self, text: str, *, dry_run: bool = False, if_match: Callable[[str], bool] | None = None
+    ) -> Change:
+        """Put another text into the file and in force; with ``dry_run`` only say what that would do.
+
+        ``if_match`` is given the mark of the text that would be replaced. Raises as ``reload`` does, and
+        ``Stale``; nothing is in force that is not in the file.
+        """
+        if self.path is None:
+            raise Refused("the proxy was started without a configuration file")
+        async with self._putting:
+            if if_match is not None and not if_match(self.etag):
+                raise Stale("the configuration has changed since it was read")
+            wanted = self._checked(text)
+            if dry_run:
+                return self._change(wanted)
+            await asyncio.to_thread(_write, self.path, text)
+            return self.reload()
+
+    def _checked(self, text: str) -> Config:
+        wanted = configuration.parse(text, file=str(self.path))
+        self._check(live(self.running, wanted))
+        return wanted
+
+    def _change(self, wanted: Config) -> Change:
+        allowed = live(self.running, wanted)
+        return Change(differences(self.running, allowed), differences(allowed, wanted))
+
+    def _take(self, wanted: Config) -> Change:
+        change = self._change(wanted)
+        if change.changed:
+            self.running = live(self.running, wanted)
+            self._apply(self.running)
+        news = change.changed or change.restart_needed != self.restart_needed or self.error
+        self.loaded_at = self._time()
+        self.error = None
+        self.restart_needed = change.restart_needed
+        if news:
+            parts = [", ".join(change.changed) or "nothing changed"]
+            if change.restart_needed:
+                parts.append(f"a restart is needed for {', '.join(change.restart_needed)}")
+            self._note("reload", "; ".join(parts), change.to_dict())
+        return change
+
+    def _failed(self, why: str) -> None:
+        if why != self.error:
+            self.error = why
+            self._note("reload_failed", why, {})
+
+    def try_reload(self) -> None:
+        """Reload; what is wrong is in ``error`` and in the history."""
+        try:
+            self.reload()
+        except (ConfigError, Refused, OSError) as error:
+            _log.error("the configuration stays as it was: %s", _one_line(error))
+
+    async def watch(self) -> None:
+        """Reload whenever the file's text changes, until ``reload.watch`` is off.
+
+        Looks at the folder, so that it sees files that are replaced, and the symbolic links of a Kubernetes
+        ConfigMap that are swapped.
+        """
+        assert self.path is not None
+        while self.running.reload.watch:
+            folders = {self.path.absolute().parent, self.path.resolve().parent}
+            try:
+                async for _ in watchfiles.awatch(
+                    *folders,
+                    watch_filter=None,
+                    debounce=400,
+                    step=50,
+                    recursive=False,
+                    rust_timeout=_LOOK_ANYWAY,
+                    yield_on_timeout=True,
+                ):
+                    if self._is_news():
+                        self.try_reload()
+                    moved = {self.path.absolute().parent, self.path.resolve().parent} != folders
+                    if moved or not self.running.reload.watch:
+                        break
+            except (OSError, RuntimeError) as error:  # the folder is gone, or no watches are left
+                _log.warning("%s cannot be watched: %s", self.path, error)
+                if self._is_news():
+                    self.try_reload()
+                await asyncio.sleep(_AFTER_ERROR)
+
+    def _is_news(self) -> bool:
+        assert self.path is not None
+        try:
+            return self.path.read_bytes() != self.text.encode() or self._unreadable
+        except OSError:
+            return not self._unreadable  # the reload will say why
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ConfigError):
+        first = str(error.problems[0])
+        more = len(error.problems) - 1
+        return f"{first} (and {more} more)" if more else first
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file so that a crash leaves the old or the new one; links to it stay."""
+    target = path.resolve()
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), target.stat().st_mode & 0o777)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
