@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Protocol
 
+from pydantic import BaseModel
+
 import canaryproxy
 from canaryproxy import circuit, counters, document, rollout
 from canaryproxy.circuit import Record
@@ -211,7 +213,7 @@ class Control:
         return {
             "file": None if reloader.path is None else str(reloader.path),
             "text": reloader.text,
-            "effective": _plain(reloader.running.model_dump(by_alias=True)),
+            "effective": _plain(reloader.running),
             "restart_needed": list(reloader.restart_needed),
             "error": reloader.error,
         }
@@ -242,6 +244,10 @@ class Control:
 
 def _plain(value: Any, name: str = "") -> Any:
     """Return JSON values; of webhooks' URLs only what is no secret."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields.items()
+        named = {field.alias or name: getattr(value, name) for name, field in fields}
+        return {key: _plain(item, key) for key, item in named.items()}
     if isinstance(value, Mapping):
         return {key: _plain(item, str(key)) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

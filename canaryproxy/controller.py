@@ -328,6 +328,8 @@ class Controller:
         if isinstance(event, circuit.Trip):
             if is_open:
                 raise rollout.Refused(f"the circuit is open already: {self._circuit.cause}")
+            if self._rollout.state is rollout.State.ABORTED:
+                raise rollout.Refused("the release is aborted: nobody is on the canary")
             self._trip(event.cause, event.figures)
         elif isinstance(event, circuit.Reset):
             if self._circuit.state is circuit.State.CLOSED:
