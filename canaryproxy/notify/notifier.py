@@ -251,7 +251,8 @@ class Notifier:
             _, late = await asyncio.wait(self._tasks, timeout=timeout)
             for task in late:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if late:
+                await asyncio.wait(late)
             self._tasks = []
         for worker in self._workers:
             worker.give_up()

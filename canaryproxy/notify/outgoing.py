@@ -1,7 +1,8 @@
 """One POST: what is sent, what comes back, and what went wrong in words that hide what is secret.
 
-Threads: looking up a name can take half a minute, and the loop's own threads write the state file. So each
-name is looked up in a thread of its own, and one dead name server holds up nobody else.
+Threads: looking up a name can take half a minute, and the few threads of the loop (uvloop: four) also look up
+the upstreams and write the state file. So each name is looked up in a thread of its own, and a dead name
+server holds up nobody else.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _EXCERPT = 200
 """Characters of an answer that people get to see."""
 _TEXTS = frozenset({"text/plain", "application/json", "application/problem+json"})
 _SHORTEST_SECRET = 4
+_NOT_VALID = "cannot be called: its URL is not valid"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -142,6 +144,8 @@ class Client:
         4 KiB, is read too, and a body that breaks off there is a broken answer; else it is not looked at.
         Raises ``Unanswered``.
         """
+        if _URL.fullmatch(url) is None:
+            raise Unanswered(_NOT_VALID)
         try:
             async with self._session.post(
                 URL(url, encoded=url.isascii()),  # as it is: a query may be signed byte for byte
@@ -161,7 +165,7 @@ class Client:
                 wait = _seconds(response.headers.get("Retry-After"), response.headers.get("Date"))
                 return Reply(response.status, wait, one_line(text)[:_EXCERPT])
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # ValueError: a host that cannot be a name. The errors' own words may hold the URL.
+            # None of their own words, which may hold the URL.
             raise Unanswered(_words(error, timeout)) from None
 
 
@@ -245,12 +249,15 @@ def _words(error: Exception, timeout: float) -> str:
             return f"has no valid certificate: {words or type(why).__name__}"
         case aiohttp.ClientSSLError():
             return "does not speak TLS as it should"
-        case aiohttp.ClientConnectorError() if error.os_error.errno:
-            return f"cannot be reached: {os.strerror(error.os_error.errno).lower()}"
+        case aiohttp.ClientConnectorError():
+            number = error.os_error.errno
+            return (
+                f"cannot be reached: {os.strerror(number).lower() if number else 'no connection'}"
+            )
         case aiohttp.ClientResponseError():
             return "did not answer in HTTP"
-        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
-            return "cannot be called: its URL is not valid"
+        case ValueError():  # of aiohttp, yarl or the encoding of names
+            return _NOT_VALID
         case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError():
             return "broke off its answer"
     return f"cannot be called ({type(error).__name__})"

@@ -43,6 +43,11 @@ def test_a_chat_gets_plain_words() -> None:
     assert message.sentence(TRIPPED, None).startswith("The canary was rolled back: ")
 
 
+def test_a_cause_is_one_line() -> None:
+    assert message.sentence(TRIPPED | {"cause": " a\n\x1b[31mb\u202e"}, "x").endswith(": a [31mb")
+    assert message.sentence(TRIPPED | {"cause": None}, "x").endswith(": no cause given")
+
+
 def test_a_step_says_where_it_is() -> None:
     figures = {"step": 2, "steps": 5, "weight": 5.0, "baked": 0.0}
     step = {
@@ -61,6 +66,7 @@ def test_a_gate_says_what_it_said() -> None:
     assert message.sentence(refused, "x").startswith("A gate does not let x go on")
     assert message.sentence(passed, "x").startswith("The gates let x go on")
     assert message.is_notable(refused)
+    assert message.is_notable({"what": "gate"})
     assert not message.is_notable(passed)
 
 

@@ -58,6 +58,7 @@ async def test_a_record_is_delivered(hook: Hook) -> None:
         "version": __version__,
     }
     assert got.headers["Content-Type"] == "application/json"
+    assert got.headers["Connection"] == "close"  # one that was kept may be dead at the next trip
     assert got.headers["User-Agent"] == f"canaryproxy/{__version__}"
     assert got.headers["X-Canaryproxy-Event"] == "tripped"
     assert got.headers["webhook-id"].startswith("msg_")
@@ -246,7 +247,9 @@ async def test_telling_does_not_wait() -> None:
     assert sum(told.dropped) + sum(told.failed) == 1000
 
 
-async def test_a_webhook_that_never_answers_is_given_up(hook: Hook) -> None:
+async def test_a_webhook_that_never_answers_is_given_up(
+    hook: Hook, caplog: pytest.LogCaptureFixture
+) -> None:
     hook.answers = [None] * notifier.ATTEMPTS
     clock = QuickClock()
     async with notifying(webhook(hook.url, timeout="20ms"), clock=clock) as told:
@@ -254,6 +257,7 @@ async def test_a_webhook_that_never_answers_is_given_up(hook: Hook) -> None:
         await until(lambda: told.failed == (1,))
     assert len(clock.pauses) == notifier.ATTEMPTS - 1
     assert told.sent == (0,)
+    assert "after 20 attempts: did not answer within 0.02 s" in caplog.text
 
 
 async def test_too_much_waits_and_the_trip_stays() -> None:
@@ -318,6 +322,7 @@ async def test_stop_gives_up_in_time(hook: Hook, caplog: pytest.LogCaptureFixtur
     assert (told.sent, told.failed, told.dropped) == ((0,), (0,), (2,))
     assert "2 messages are not delivered: the end has come" in caplog.text
     told.tell(record(3))
+    assert told.dropped == (3,)
     await told.stop(0.0)
     assert told.dropped == (3,)
 
@@ -402,8 +407,10 @@ def tls(tmp_path: Path) -> ssl.SSLContext:
     """A certificate that nobody trusts."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate with")
-    request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout key -out cert"
-    subprocess.run(["openssl", *request.split()], cwd=tmp_path, check=True, capture_output=True)
+    request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -keyout key -out cert"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", *request.split(), *names]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
     return context
@@ -422,32 +429,43 @@ async def test_certificates_are_checked(
     assert "has no valid certificate: self-signed certificate" in caplog.text
 
 
+async def test_tls(tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trusting = ssl.create_default_context(cafile=tmp_path / "cert")
+    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusting)  # the one by default
+    async with Hook(tls=tls) as hook, notifying(webhook(f"https://127.0.0.1:{hook.port}/")) as told:
+        told.tell(record(1))
+        told.tell(record(2))
+        await until(lambda: told.sent == (2,))
+    assert hook.told == [1, 2]
+
+
 @pytest.fixture
-def dead_name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Looking up dead.example does not end before the test."""
+def dead_lookups(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The threads that look up dead.example, which does not end before the test."""
     over = threading.Event()
+    names: list[str] = []
     import socket
 
     real = socket.getaddrinfo
 
     def lookup(host: str, *args: Any, **kwargs: Any) -> Any:
         if host == "dead.example":
+            names.append(threading.current_thread().name)
             over.wait(3 * DEADLINE)
             raise socket.gaierror
         return real(host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
-    yield over
+    yield names
     over.set()
 
 
-async def test_dead_name_servers_hold_up_nobody(
-    dead_name_server: threading.Event, hook: Hook
-) -> None:
-    """Neither another webhook nor the threads of the loop, which write the state file."""
+async def test_dead_name_servers_hold_up_nobody(dead_lookups: list[str], hook: Hook) -> None:
+    """Neither another webhook nor the threads of the loop."""
     dead = [webhook("http://dead.example/hook", timeout="10ms")] * 50
     by_name = webhook(f"http://localhost:{hook.port}/hook")
     async with asyncio.timeout(DEADLINE), notifying(*dead, by_name) as told:
         told.tell(record(1))
         await until(lambda: sum(told.failed) == 50 and told.sent[-1] == 1)
         await asyncio.to_thread(lambda: None)
+    assert {name.split("_")[0] for name in dead_lookups} == {"notify"}
