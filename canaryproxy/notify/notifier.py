@@ -152,7 +152,7 @@ class _Worker:
                 _log.info("%s: %s is tried again: %s", self._name, item.what, cause)
             await self._clock.pause(self._pause(attempt, reply), self._closing)
         self.counts.failed += 1
-        text = "%s: %s is not delivered after %d attempts: %s"
+        text = "%s: %s is given up at attempt %d: %s"
         _log.warning(text, self._name, item.what, attempt, cause)
 
     def _pause(self, attempt: int, reply: Reply | None) -> float:

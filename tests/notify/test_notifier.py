@@ -257,7 +257,7 @@ async def test_a_webhook_that_never_answers_is_given_up(
         await until(lambda: told.failed == (1,))
     assert len(clock.pauses) == notifier.ATTEMPTS - 1
     assert told.sent == (0,)
-    assert "after 20 attempts: did not answer within 0.02 s" in caplog.text
+    assert "step is given up at attempt 20: did not answer within 0.02 s" in caplog.text
 
 
 async def test_too_much_waits_and_the_trip_stays() -> None:
@@ -396,7 +396,7 @@ async def test_secrets_are_not_logged(
         await until(lambda: told.failed == (1,) * len(urls))
         assert "hunter2" not in repr(told)
     assert hook.got[0].headers["Authorization"].startswith("Basic ")
-    assert caplog.text.count("tripped is not delivered after") == len(urls)
+    assert caplog.text.count("tripped is given up") == len(urls)
     assert f"notify[0] http://127.0.0.1:{hook.port}: " in caplog.text
     for secret in secrets:
         assert secret not in caplog.text
