@@ -62,13 +62,13 @@ def run(path: Path) -> None:
     )
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config))
+            runner.run(_serve(config, path))
     except ListenError as error:
         _fail(str(error))
 
 
-async def _serve(config: Config) -> None:
-    await Supervisor(config).run()
+async def _serve(config: Config, path: Path) -> None:
+    await Supervisor(config, path).run()
 
 
 @main.command()
@@ -106,7 +106,14 @@ def schema() -> None:
     help="2: bakes half as long.",
 )
 @click.option("--seed", default=1, show_default=True, help="Chooses the users' moves.")
-def demo(as_json: bool, speed: float, seed: int) -> None:
+@click.option(
+    "--dashboard",
+    is_flag=False,
+    flag_value=9900,
+    type=click.IntRange(0, 65535),
+    help="Serve the dashboard on this port (9900 if none is given, 0: a free one), until Ctrl-C.",
+)
+def demo(as_json: bool, speed: float, seed: int, dashboard: int | None) -> None:
     """Show four releases, three of which go wrong, and what the proxy does about it.
 
     Needs no configuration: starts two small services, the proxy and some users on 127.0.0.1, and ends by
@@ -114,7 +121,7 @@ def demo(as_json: bool, speed: float, seed: int) -> None:
 
     Example: canaryproxy demo --speed 2
     """
-    sys.exit(run_demo(as_json=as_json, speed=speed, seed=seed))
+    sys.exit(run_demo(as_json=as_json, speed=speed, seed=seed, dashboard=dashboard))
 
 
 _RATIO = click.FloatRange(0, 1, min_open=True, max_open=True)

@@ -54,6 +54,14 @@ async def scrape(socket: Path) -> Series:
     }
 
 
+def release_of(series: Series) -> str | None:
+    """Return the release's id."""
+    for name, labels in series:
+        if name == "canaryproxy_release_info":
+            return dict(labels)["release"]
+    return None
+
+
 def between(before: Series, after: Series) -> Figures:
     """Return what happened between two scrapes."""
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -49,6 +50,16 @@ class Place:
     proxy: int
     stable: int
     canary: int
+    dashboard: int | None = None
+    """Port of the admin address, if people want to look at it."""
+
+    @property
+    def configuration_file(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def token(self) -> Path:
+        return self.folder / "token"
 
     @property
     def admin(self) -> Path:
@@ -70,7 +81,7 @@ class Place:
         return json.dumps(
             {
                 "listen": f"127.0.0.1:{self.proxy}",
-                "admin": {"socket": str(self.admin)},
+                "admin": {"socket": str(self.admin), **self._dashboard()},
                 "variants": {
                     "stable": {"endpoints": [f"http://127.0.0.1:{self.stable}"]},
                     "canary": {"endpoints": [f"http://127.0.0.1:{self.canary}"]},
@@ -84,15 +95,23 @@ class Place:
             }
         )
 
+    def _dashboard(self) -> dict[str, str]:
+        if self.dashboard is None:
+            return {}
+        return {"listen": f"127.0.0.1:{self.dashboard}", "token_file": str(self.token)}
 
-def demo(*, as_json: bool, speed: float, seed: int) -> int:
+
+def demo(*, as_json: bool, speed: float, seed: int, dashboard: int | None = None) -> int:
     """Run the demo and return the exit status.
 
     ``as_json`` prints one JSON object instead of the screen; ``speed`` 2 bakes for half the time;
-    ``seed`` chooses the users.
+    ``seed`` chooses the users. With a ``dashboard`` port (0: a free one) the proxy serves its dashboard
+    there, and after the story everything goes on until Ctrl-C.
     """
     try:
-        return uvloop.run(_until_signal(_run(as_json=as_json, speed=speed, seed=seed)))
+        return uvloop.run(
+            _until_signal(_run(as_json=as_json, speed=speed, seed=seed, dashboard=dashboard))
+        )
     except DemoError as error:
         print(f"canaryproxy demo: {error}", file=sys.stderr)
         return 1
@@ -111,44 +130,61 @@ async def _until_signal(story: Any) -> int:
     return 0
 
 
-async def _run(*, as_json: bool, speed: float, seed: int) -> None:
+async def _run(*, as_json: bool, speed: float, seed: int, dashboard: int | None) -> None:
     console = Console(stderr=as_json)
     with tempfile.TemporaryDirectory(prefix="canaryproxy-demo-") as name:
-        ports = _free_ports(3)
-        place = Place(Path(name), *ports)
+        proxy, stable, canary, free = _free_ports(4)
+        place = Place(Path(name), proxy, stable, canary, free if dashboard == 0 else dashboard)
         scenes: list[Scene] = []
         users = Users(f"http://127.0.0.1:{place.proxy}", _USERS, _RATE, seed)
         shown = not as_json and console.is_terminal
-        async with _children(_services(place), place) as _:
+        token = secrets.token_urlsafe(16)
+        place.token.write_text(token)
+        place.configuration_file.write_text(place.configuration(STORY[0], speed))
+        async with _children([*_services(place), _proxy(place)], place) as children:
+            if place.dashboard is not None:
+                screen.dashboard(console, place.dashboard, token)
             with (
                 Live(console=console, auto_refresh=False, transient=True)
                 if shown
                 else contextlib.nullcontext()
             ) as view:
                 for act in STORY:
-                    scenes.append(await _release(act, place, users, view, speed))
+                    await _begin(act, place, children[-1].pid, speed)
+                    scenes.append(await _release(act, place, users, view))
                     if not as_json and not shown:
                         console.print(screen.plain(scenes[-1]), soft_wrap=True)
-    if as_json:
-        print(json.dumps(_document(scenes, seed)))
-    else:
-        screen.summary(console, scenes)
+            if as_json:
+                print(json.dumps(_document(scenes, seed)), flush=True)
+            else:
+                screen.summary(console, scenes)
+            if place.dashboard is not None:
+                screen.dashboard(console, place.dashboard, token)
+                await users.run()  # until Ctrl-C
 
 
-async def _release(act: Act, place: Place, users: Users, view: Live | None, speed: float) -> Scene:
-    """Run one release with a proxy of its own; returns its last scene."""
-    path = place.folder / f"{act.name}.json"
-    path.write_text(place.configuration(act, speed))
+async def _begin(act: Act, place: Place, proxy: int, speed: float) -> None:
+    """Put a release into the configuration of the running proxy; the service is whole again."""
     await _switch(place, "none")
-    command = ("-m", "canaryproxy", "run", "-c", str(path))
-    async with _children([(place.proxy, command)], place):
-        users.begin_act()
-        sending = asyncio.create_task(users.run())
-        try:
-            return await _watch(act, place, users, view)
-        finally:
-            sending.cancel()
-            await asyncio.wait([sending])
+    place.configuration_file.write_text(place.configuration(act, speed))
+    os.kill(proxy, signal.SIGHUP)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _START_SECONDS
+    while measured.release_of(await measured.scrape(place.admin)) != f"demo-{act.name}":
+        if loop.time() > end:
+            raise DemoError("the proxy did not take the next release")
+        await asyncio.sleep(0.05)
+
+
+async def _release(act: Act, place: Place, users: Users, view: Live | None) -> Scene:
+    """Watch one release; returns its last scene."""
+    users.begin_act()
+    sending = asyncio.create_task(users.run())
+    try:
+        return await _watch(act, place, users, view)
+    finally:
+        sending.cancel()
+        await asyncio.wait([sending])
 
 
 async def _watch(act: Act, place: Place, users: Users, view: Live | None) -> Scene:
@@ -202,6 +238,10 @@ async def _switch(place: Place, fault: str) -> None:
         await response.read()
 
 
+def _proxy(place: Place) -> tuple[int, tuple[str, ...]]:
+    return place.proxy, ("-m", "canaryproxy", "run", "-c", str(place.configuration_file))
+
+
 def _services(place: Place) -> list[tuple[int, tuple[str, ...]]]:
     service = ("-m", "canaryproxy.demo.service")
     return [
@@ -213,7 +253,7 @@ def _services(place: Place) -> list[tuple[int, tuple[str, ...]]]:
 @contextlib.asynccontextmanager
 async def _children(
     commands: Sequence[tuple[int, tuple[str, ...]]], place: Place
-) -> AsyncIterator[None]:
+) -> AsyncIterator[list[asyncio.subprocess.Process]]:
     """Run Python commands that listen on their ports; all are ended by pid at the end."""
     children: list[asyncio.subprocess.Process] = []
     try:
@@ -232,7 +272,7 @@ async def _children(
                 )
         for child, (port, _) in zip(children, commands, strict=True):
             await _ready(child, port, place.folder / f"{port}.log")
-        yield
+        yield children
     finally:
         for child in children:
             if child.returncode is None:

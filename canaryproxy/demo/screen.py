@@ -123,6 +123,12 @@ def _users(scene: Scene) -> Text:
     return text
 
 
+def dashboard(console: Console, port: int, token: str) -> None:
+    """Print where the dashboard is, and what its buttons ask for."""
+    console.print(f"Dashboard: http://127.0.0.1:{port}/   token for its buttons: {token}")
+    console.print("Ctrl-C ends the demo.")
+
+
 def plain(scene: Scene) -> str:
     """Return one line for a finished act, for logs and pipes."""
     return f"{scene.act.title}: {_ending(scene)}"
