@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from time import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from canaryproxy.config import Gate
 from canaryproxy.notify import message, signature
 from canaryproxy.notify.outgoing import Client, Unanswered, shown
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What the gates said."""
 
     passed: bool
