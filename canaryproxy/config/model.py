@@ -290,6 +290,10 @@ def _one_secret(section: Webhook | Gate) -> Iterator[Mistake]:
         yield Mistake("secret_file and secret_env exclude each other", ("secret_env",))
 
 
+LONGEST_GATE = 120.0
+"""Seconds; who needs longer refuses, and is asked again."""
+
+
 class Gate(_Section):
     """Who is asked before a step is left: anything but a 2xx in time means no."""
 
@@ -303,8 +307,10 @@ class Gate(_Section):
     )
 
     @model_validator(mode="after")
-    def _secrets(self) -> Gate:
+    def _consistent(self) -> Gate:
         _report(_one_secret(self))
+        if self.timeout > LONGEST_GATE:
+            _report([Mistake(f"a gate has at most {LONGEST_GATE:g} s to answer", ("timeout",))])
         return self
 
 
