@@ -1,52 +1,129 @@
-"""The admin address: ``/metrics``, ``/livez`` and ``/readyz``."""
+"""The admin addresses: the API, its stream, the dashboard, ``/metrics``, ``/livez`` and ``/readyz``."""
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from canaryproxy.admin import metrics
+from canaryproxy.admin import bodies, dashboard, metrics
+from canaryproxy.admin.api import Api
+from canaryproxy.admin.connection import BOUNDS, Bounds, Connection, Connections
+from canaryproxy.admin.guard import Guard
+from canaryproxy.admin.ports import ControlLike
+from canaryproxy.admin.problem import Problem
+from canaryproxy.admin.stream import PACE, Hub, Pace
+from canaryproxy.config import Admin
 
-_log = logging.getLogger(__name__)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class AdminServer:
     """Serves the admin application on listening sockets.
 
-    ``ready`` tells whether the proxy takes new requests: false while it drains.
+    Unix sockets and TCP are two servers: what is allowed differs, and clients of the one take no room on the
+    other. Raises ``guard.TokenError`` if the configured token cannot be used.
     """
 
-    def __init__(self, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
-        self._registry = registry
-        self._ready = ready
-        app = web.Application()
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/livez", self._livez)
-        app.router.add_get("/readyz", self._readyz)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        control: ControlLike,
+        admin: Admin,
+        *,
+        bounds: Bounds = BOUNDS,
+        pace: Pace = PACE,
+    ) -> None:
+        self._unix = _Server(registry, control, Guard(None), bounds, pace)
+        self._tcp = _Server(registry, control, Guard.of_tcp(admin), bounds, pace)
 
-    async def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Serve on the sockets."""
-        await self._runner.setup()
-        for sock in sockets:
-            await web.SockSite(self._runner, sock).start()
+    async def start(
+        self, unix_sockets: Sequence[socket.socket], tcp_sockets: Sequence[socket.socket]
+    ) -> None:
+        """Serve on the sockets; those in ``unix_sockets`` need no token."""
+        await self._unix.start(unix_sockets)
+        await self._tcp.start(tcp_sockets)
 
     async def stop(self) -> None:
-        """Close the sockets and every connection."""
+        """End every stream, wait a moment for requests in progress, close everything."""
+        await asyncio.gather(self._unix.stop(), self._tcp.stop())
+
+
+class _Server:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        control: ControlLike,
+        guard: Guard,
+        bounds: Bounds,
+        pace: Pace,
+    ) -> None:
+        self._bounds = bounds
+        self._hub = Hub(control, bounds.streams, pace)
+        self._servers: list[asyncio.Server] = []
+        self._runner = web.AppRunner(
+            application(registry, control, guard, self._hub, bounds),
+            handle_signals=False,
+            shutdown_timeout=bounds.stop,
+        )
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        await self._runner.setup()
+        assert self._runner.server is not None
+        connections = Connections(self._runner.server, self._bounds)
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            self._servers.append(await loop.create_server(connections, sock=sock))
+
+    async def stop(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._hub.close()
         await self._runner.cleanup()
 
-    async def _metrics(self, request: web.Request) -> web.Response:
-        body, content_type = metrics.render(self._registry, request.headers.get("Accept", ""))
-        return web.Response(body=body, headers={"Content-Type": content_type})
 
-    async def _livez(self, _request: web.Request) -> web.Response:
+def application(
+    registry: CollectorRegistry, control: ControlLike, guard: Guard, hub: Hub, bounds: Bounds
+) -> web.Application:
+    """Return the application with all routes, behind the guard."""
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        try:
+            guard.check(request)
+            connection.busy = True
+            return await handler(request)
+        except Problem as problem:
+            return problem.answer()
+        finally:
+            connection.busy = False
+
+    async def scrape(request: web.Request) -> web.Response:
+        body, headers = metrics.answer(
+            registry,
+            request.headers.get("Accept", ""),
+            request.headers.get("Accept-Encoding", ""),
+        )
+        return web.Response(body=body, headers=headers)
+
+    async def livez(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
-    async def _readyz(self, _request: web.Request) -> web.Response:
-        if self._ready():
+    async def readyz(_request: web.Request) -> web.Response:
+        if control.ready:
             return web.Response(text="ok\n")
         return web.Response(text="draining\n", status=503)
+
+    app = web.Application(middlewares=[guarded])
+    app[bodies.PATIENCE] = bounds.body
+    app.router.add_get("/metrics", scrape)
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    dashboard.add_routes(app)
+    Api(control, guard, hub).add_routes(app)
+    return app

@@ -1,0 +1,214 @@
+"""The routes of ``/v1``: each turns a request into one call of ``Control`` and its answer into JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from aiohttp import web
+from pydantic import TypeAdapter
+
+from canaryproxy import circuit, rollout
+from canaryproxy.admin import bodies, conditions, openapi
+from canaryproxy.admin.answers import answer, encoded, fresh, hashed
+from canaryproxy.admin.guard import Guard
+from canaryproxy.admin.ports import ControlLike
+from canaryproxy.admin.problem import Problem
+from canaryproxy.admin.stream import Hub
+from canaryproxy.config import ConfigError
+from canaryproxy.config.problems import dotted
+from canaryproxy.control import Stale, Unsaved
+
+_WHO = TypeAdapter(bodies.Who)
+_WEIGHT = TypeAdapter(bodies.SetWeight)
+_TRIP = TypeAdapter(bodies.Trip)
+_DRILL = TypeAdapter(bodies.DrillBy)
+_EVENTS: TypeAdapter[bodies.Events | list[bodies.Events]] = TypeAdapter(bodies.EventList)
+
+_BY_OPERATOR: dict[str, Callable[[str], rollout.Event | circuit.Reset]] = {
+    "start": rollout.Start,
+    "pause": rollout.Pause,
+    "resume": rollout.Resume,
+    "promote": rollout.Promote,
+    "abort": rollout.Abort,
+    "reset": circuit.Reset,
+}
+_LARGEST_ID = 10**15
+_RECORDS = 100
+
+
+class Api:
+    """The API over one ``Control``, for one kind of address."""
+
+    def __init__(self, control: ControlLike, guard: Guard, hub: Hub) -> None:
+        self._control = control
+        self._guard = guard
+        self._hub = hub
+        self._openapi = encoded(openapi.document())
+
+    def add_routes(self, app: web.Application) -> None:
+        """Serve ``/v1``."""
+        add = app.router.add_route
+        app.router.add_get("/v1/release", self._get_release)
+        add("PUT", "/v1/weight", self._put_weight)
+        for name, event in _BY_OPERATOR.items():
+            add("POST", f"/v1/release/{name}", self._operation(event))
+        add("POST", "/v1/release/trip", self._trip)
+        add("POST", "/v1/release/drill", self._drill)
+        add("POST", "/v1/events", self._post_events)
+        app.router.add_get("/v1/history", self._get_history)
+        app.router.add_get("/v1/series", self._get_series)
+        app.router.add_get("/v1/stream", self._get_stream, allow_head=False)
+        app.router.add_get("/v1/config", self._get_config)
+        add("PUT", "/v1/config", self._put_config)
+        add("POST", "/v1/reload", self._reload)
+        app.router.add_get("/v1/openapi.json", self._get_openapi)
+
+    # To see
+
+    async def _get_release(self, request: web.Request) -> web.Response:
+        bodies.query(request, {})
+        return fresh(request, self._control.etag, lambda: encoded(self._control.document()))
+
+    async def _get_history(self, request: web.Request) -> web.Response:
+        wanted = bodies.query(
+            request, {"after": bodies.whole(0, _LARGEST_ID), "limit": bodies.whole(1, 1000)}
+        )
+        records = self._control.history(wanted.get("after"), wanted.get("limit", _RECORDS))
+        return hashed(
+            request, encoded({"records": records, "history_id": self._control.history_id})
+        )
+
+    async def _get_series(self, request: web.Request) -> web.Response:
+        wanted = bodies.query(request, {"since": bodies.seconds})
+        points = self._control.series(wanted.get("since", 0.0))
+        return hashed(request, encoded({"points": points}))
+
+    async def _get_stream(self, request: web.Request) -> web.StreamResponse:
+        bodies.query(request, {})
+        return await self._hub.serve(request)
+
+    async def _get_config(self, request: web.Request) -> web.Response:
+        bodies.query(request, {})
+        document = self._control.config()
+        etag = self._control.config_etag
+        if not self._guard.knows(request):
+            document["text"] = None  # it may hold secrets
+            etag += "-public"
+        shown = fresh(request, etag, lambda: encoded(document))
+        shown.headers["Vary"] = "Authorization"
+        return shown
+
+    async def _get_openapi(self, request: web.Request) -> web.Response:
+        bodies.query(request, {})
+        return hashed(request, self._openapi)
+
+    # To do
+
+    async def _put_weight(self, request: web.Request) -> web.Response:
+        bodies.query(request, {})
+        body = await bodies.json_body(request, _WEIGHT)
+        return await self._act(request, rollout.SetWeight(body.weight, body.words))
+
+    def _operation(
+        self, event: Callable[[str], rollout.Event | circuit.Reset]
+    ) -> Callable[[web.Request], Any]:
+        async def operate(request: web.Request) -> web.Response:
+            bodies.query(request, {})
+            body = await bodies.json_body(request, _WHO, optional=True)
+            return await self._act(request, event(body.words))
+
+        return operate
+
+    async def _trip(self, request: web.Request) -> web.Response:
+        bodies.query(request, {})
+        body = await bodies.json_body(request, _TRIP, optional=True)
+        cause = f"by {body.by}" if body.cause is None else f"by {body.by}: {body.cause}"
+        return await self._act(request, circuit.Trip(cause))
+
+    async def _act(
+        self, request: web.Request, event: rollout.Event | circuit.Trip | circuit.Reset
+    ) -> web.Response:
+        with self._refusals():
+            await self._control.act(event, if_match=conditions.allowed(request))
+        return self._changed(self._control.document())
+
+    async def _drill(self, request: web.Request) -> web.Response:
+        bodies.query(request, {})
+        body = await bodies.json_body(request, _DRILL, optional=True)
+        with self._refusals():
+            figures = await self._control.drill(body.by, if_match=conditions.allowed(request))
+        return self._changed({"drill": figures, "release": self._control.document()})
+
+    def _changed(self, document: dict[str, Any]) -> web.Response:
+        return answer(encoded(document), self._control.etag)
+
+    async def _post_events(self, request: web.Request) -> web.Response:
+        bodies.query(request, {})
+        body = await bodies.json_body(request, _EVENTS)
+        fits = conditions.allowed(request)
+        with self._refusals():
+            if fits is not None and not fits(self._control.etag):
+                raise Stale("the release has changed since it was looked at")
+            events = body if isinstance(body, list) else [body]
+            for one in events:
+                self._control.post_events(one.variant, one.count)
+        accepted = sum(one.count for one in events)
+        return web.json_response({"accepted": accepted}, status=202)
+
+    # The configuration
+
+    async def _put_config(self, request: web.Request) -> web.Response:
+        wanted = bodies.query(request, {"dry_run": bodies.flag})
+        text = await bodies.text_body(request, "application/yaml", bodies.LARGEST_CONFIG)
+        with self._refusals(of_config=True):
+            change = await self._control.put_config(
+                text,
+                if_match=conditions.allowed(request),
+                dry_run=wanted.get("dry_run", False),
+            )
+        return answer(encoded(change), self._control.config_etag)
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        bodies.query(request, {})
+        await bodies.json_body(request, _WHO, optional=True)
+        fits = conditions.allowed(request)
+        with self._refusals(of_config=True):
+            if fits is not None and not fits(self._control.config_etag):
+                raise Stale("the configuration has changed since it was looked at")
+            change = await self._control.reload()
+        return answer(encoded(change), self._control.config_etag)
+
+    @contextmanager
+    def _refusals(self, *, of_config: bool = False) -> Iterator[None]:
+        """Tell the client why ``Control`` did not do it."""
+        try:
+            yield
+        except rollout.Refused as error:
+            raise Problem(409, str(error)) from None
+        except Stale as error:
+            now = self._control.config_etag if of_config else self._control.etag
+            raise Problem(412, str(error), headers={"ETag": f'"{now}"'}) from None
+        except Unsaved as error:
+            raise Problem(507, str(error)) from None
+        except ConfigError as error:
+            raise _invalid_config(error) from None
+        except OSError as error:
+            if not of_config:
+                raise
+            raise Problem(409, f"the file cannot be read or written: {error}") from None
+
+
+def _invalid_config(error: ConfigError) -> Problem:
+    errors = [
+        {
+            "path": dotted(one.path),
+            "line": one.line,
+            "column": one.column,
+            "message": one.message,
+        }
+        for one in error.problems
+    ]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return Problem(422, f"{error.problems[0]}{more}", errors=errors)

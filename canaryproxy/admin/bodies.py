@@ -1,0 +1,240 @@
+"""What clients send: JSON read strictly, bodies as models, queries.
+
+Whatever is not exactly what is asked for is refused: duplicate keys, NaN, unknown keys, text for numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Annotated, Any, Literal, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from canaryproxy.admin.problem import Problem
+from canaryproxy.config.fields import Weight
+from canaryproxy.config.problems import dotted
+
+LARGEST_JSON = 64 * 1024
+LARGEST_CONFIG = 1024 * 1024
+_MOST_ERRORS = 20
+
+T = TypeVar("T")
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def _line(longest: int) -> Any:
+    return Field(min_length=1, max_length=longest, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")
+
+
+_Name = Annotated[str, _line(100)]
+_Text = Annotated[str, _line(500)]
+
+
+class Who(_Body):
+    """Who does it, and why."""
+
+    by: _Name = Field("operator", description="Who does it, for the history.", examples=["ann"])
+    reason: _Text | None = Field(None, description="Why, for the history.")
+
+    @property
+    def words(self) -> str:
+        """Return it as the history has it."""
+        return self.by if self.reason is None else f"{self.by}: {self.reason}"
+
+
+class SetWeight(Who):
+    """Another weight."""
+
+    weight: Weight = Field(
+        description="Percent of users on the canary, with at most two decimals.", examples=[5]
+    )
+
+
+class Trip(_Body):
+    """Why the circuit is to open."""
+
+    by: _Name = Field("operator", description="Who does it, for the history.", examples=["ann"])
+    cause: _Text | None = Field(None, description="Why, for the history.")
+
+
+class DrillBy(_Body):
+    """Who wants the drill."""
+
+    by: _Name = Field("operator", description="Who does it, for the history.", examples=["ann"])
+
+
+class Events(_Body):
+    """Business events that somebody counted."""
+
+    variant: Literal["stable", "canary"] = Field(description="The variant that the users were on.")
+    count: int = Field(1, ge=1, le=1_000_000, description="How many.")
+
+
+EventList = Events | Annotated[list[Events], Field(min_length=1, max_length=1000)]
+
+
+async def json_body(request: web.Request, kind: TypeAdapter[T], *, optional: bool = False) -> T:
+    """Return the body as ``kind``; an ``optional`` one that is missing as ``{}``. Raises ``Problem``."""
+    raw = await _body(request, "application/json", LARGEST_JSON, optional=optional)
+    value = strict_json(raw) if raw or not optional else {}
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+async def text_body(request: web.Request, content_type: str, largest: int) -> str:
+    """Return the body as text. Raises ``Problem``."""
+    raw = await _body(request, content_type, largest)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise Problem(400, f"the body is not UTF-8 (byte {error.start})") from None
+
+
+async def _body(
+    request: web.Request, content_type: str, largest: int, *, optional: bool = False
+) -> bytes:
+    headers = request.headers
+    has_body = request.body_exists and request.content_length != 0
+    if has_body or "Content-Type" in headers or not optional:
+        found = headers.get("Content-Type", "")
+        charset = (request.charset or "utf-8").lower()
+        if request.content_type != content_type or not found or charset not in ("utf-8", "utf8"):
+            named = f"found {found[:100]}" if found else "found no Content-Type"
+            raise Problem(
+                415, f"the body must be {content_type}, {named}", headers={"Accept": content_type}
+            )
+    if headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Problem(415, "the body must not be compressed", headers={"Accept-Encoding": ""})
+    too_large = Problem(413, f"the body may have {largest} bytes at most", close=True)
+    if (request.content_length or 0) > largest:
+        raise too_large
+    body = bytearray()
+    patience: float = request.app[PATIENCE]
+    try:
+        async with asyncio.timeout(patience):
+            while chunk := await request.content.readany():
+                body += chunk
+                if len(body) > largest:
+                    raise too_large
+    except TimeoutError:
+        raise Problem(408, f"the body was not complete within {patience:g} s", close=True) from None
+    except web.RequestPayloadError as error:
+        raise Problem(400, f"the body cannot be read: {error}", close=True) from None
+    return bytes(body)
+
+
+PATIENCE = web.AppKey("patience", float)
+"""Seconds that a client has for a body."""
+
+
+def strict_json(raw: bytes) -> Any:
+    """Return what JSON text says. Raises ``Problem``."""
+    try:
+        return json.loads(
+            raw.decode(), object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
+        )
+    except UnicodeDecodeError as error:
+        raise Problem(400, f"the body is not UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise Problem(400, "the body is nested too deep") from None
+    except ValueError as error:
+        raise Problem(400, f"the body is not valid JSON: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _invalid(error: ValidationError) -> Problem:
+    errors = [
+        {
+            "path": dotted(tuple(part for part in one["loc"] if not _is_branch(part))),
+            "message": one["msg"],
+        }
+        for one in error.errors(include_url=False, include_input=False, include_context=False)
+    ][:_MOST_ERRORS]
+    first = errors[0]
+    detail = f"{first['path']}: {first['message']}" if first["path"] else first["message"]
+    return Problem(422, detail, errors=errors)
+
+
+def _is_branch(part: object) -> bool:
+    """Return whether a part of a place names one of several types and no field."""
+    return part == "Events" or (isinstance(part, str) and part.startswith("list["))
+
+
+Parser = Callable[[str], Any]
+
+
+def query(request: web.Request, known: Mapping[str, Parser]) -> dict[str, Any]:
+    """Return the parameters that are given, parsed. Raises ``Problem``; parsers raise ``ValueError``."""
+    found: dict[str, Any] = {}
+    for name, text in request.query.items():
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise _bad_parameter(name, f"unknown; known here: {names}")
+        if name in found:
+            raise _bad_parameter(name, "is there twice")
+        try:
+            found[name] = known[name](text)
+        except ValueError as error:
+            raise _bad_parameter(name, str(error)) from None
+    return found
+
+
+def _bad_parameter(name: str, message: str) -> Problem:
+    shown = name[:50]
+    errors = [{"path": shown, "message": message}]
+    return Problem(422, f"query parameter {shown}: {message}", errors=errors)
+
+
+def whole(least: int, most: int) -> Parser:
+    """Return a parser for whole numbers."""
+
+    def parse(text: str) -> int:
+        if text.isascii() and text.isdigit() and len(text) <= 16 and least <= int(text) <= most:
+            return int(text)
+        raise ValueError(f"a whole number from {least} to {most} is needed")
+
+    return parse
+
+
+def seconds(text: str) -> float:
+    """Return a time in seconds since the epoch."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not isfinite(value):
+        raise ValueError("a time in seconds since the epoch is needed")
+    return value
+
+
+def flag(text: str) -> bool:
+    """Return whether it says true."""
+    if text not in ("true", "false"):
+        raise ValueError("true or false is needed")
+    return text == "true"

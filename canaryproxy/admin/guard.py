@@ -1,0 +1,259 @@
+"""Who may do what on the admin addresses.
+
+Whoever can open the Unix socket (mode 0600) may do everything. On TCP everybody who reaches the address may
+look, and changes need the bearer token. A browser can be made to send requests to either by a page from
+elsewhere, so what a browser tells of a request's origin must fit, and the Host on TCP must be a name that no
+stranger's DNS can point here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import re
+import stat
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from canaryproxy.admin.problem import Problem
+from canaryproxy.config import Admin
+
+_log = logging.getLogger(__name__)
+
+SHORTEST_TOKEN = 16
+_LONGEST_TOKEN_FILE = 4096
+SAFE_METHODS: Final = ("GET", "HEAD")
+ANY_HOST: Final = ("/livez", "/readyz", "/metrics")
+"""What probes and scrapers ask for under whatever name they know."""
+
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+_ONCE: Final = ("Host", "Origin", "Authorization", "Content-Type", "Content-Encoding",
+                "Sec-Fetch-Site", "Last-Event-ID")  # fmt: skip
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+
+_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Server": "canaryproxy",
+}
+_NOTHING: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_PAGE: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class TokenError(ValueError):
+    """A configured token that cannot be used; the text says why."""
+
+
+def secure(response: web.StreamResponse, path: str) -> None:
+    """Set the header fields that keep browsers from doing anything but what the dashboard does."""
+    headers = response.headers
+    for name, value in _HEADERS.items():
+        headers[name] = value
+    headers.setdefault("Cache-Control", "no-store")
+    is_page = path == "/" or path.startswith("/static/")
+    headers["Content-Security-Policy"] = _PAGE if is_page else _NOTHING
+
+
+class Tokens:
+    """The bearer token that allows changes, from a file (read again when it changes) or the environment.
+
+    Raises ``TokenError`` for one that is too short or can be no token. Without a token, and when the file
+    cannot be read any more, nothing is allowed.
+    """
+
+    def __init__(self, file: Path | None = None, env: str | None = None) -> None:
+        self.configured = file is not None or env is not None
+        self._file = file
+        self._stamp: object = None
+        self._digest: bytes | None = None
+        if file is not None:
+            self._stamp = _stamp(file)
+            self._digest = _digest(_read(file), str(file))
+        elif env is not None:
+            self._digest = _digest(os.environ.get(env, ""), f"the variable {env}")
+
+    def allow(self, presented: str) -> bool:
+        """Return whether this is the token; takes as long for every wrong one."""
+        self._read_again()
+        if self._digest is None:
+            return False
+        digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).digest()
+        return hmac.compare_digest(digest, self._digest)
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a token at all."""
+        self._read_again()
+        return self._digest is not None
+
+    def _read_again(self) -> None:
+        if self._file is None:
+            return
+        stamp = _stamp(self._file)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._digest = _digest(_read(self._file), str(self._file))
+        except TokenError as error:
+            self._digest = None
+            _log.error("%s: the admin address is read-only", error)
+
+
+def _stamp(file: Path) -> object:
+    try:
+        found = file.stat()
+    except OSError as error:
+        return error.errno
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _read(file: Path) -> str:
+    """Return what stands in the file, nothing if it cannot be read; never waits for a pipe."""
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise TokenError(f"{file} is not a file")
+        with file.open("rb") as opened:
+            content = opened.read(_LONGEST_TOKEN_FILE + 1)
+    except OSError as error:
+        _log.error("%s: the admin address is read-only", error)
+        return ""
+    if len(content) > _LONGEST_TOKEN_FILE:
+        raise TokenError(f"{file} is longer than {_LONGEST_TOKEN_FILE} bytes: it holds no token")
+    return content.decode("utf-8", "replace")
+
+
+def _digest(text: str, where: str) -> bytes | None:
+    token = text.strip()
+    if not token:
+        _log.warning("%s holds no token: the admin address is read-only", where)
+        return None
+    if len(token) < SHORTEST_TOKEN:
+        raise TokenError(
+            f"the token in {where} is too short: {SHORTEST_TOKEN} characters or more are needed"
+        )
+    if not _TOKEN.fullmatch(token):
+        raise TokenError(f"the token in {where} may hold letters, digits and signs only, no spaces")
+    return hashlib.sha256(token.encode()).digest()
+
+
+class Guard:
+    """Refuses requests before anything is done for them.
+
+    ``tokens`` is ``None`` on the Unix socket, where the permissions of the file decide.
+    """
+
+    def __init__(self, tokens: Tokens | None, hosts: tuple[str, ...] = ()) -> None:
+        self._tokens = tokens
+        self._hosts = frozenset(host.lower().rstrip(".") for host in hosts)
+
+    @classmethod
+    def of_tcp(cls, admin: Admin) -> Guard:
+        """Return the guard of ``admin.listen``. Raises ``TokenError``."""
+        file = None if admin.token_file is None else Path(admin.token_file)
+        return cls(Tokens(file, admin.token_env), admin.hosts)
+
+    def check(self, request: web.Request) -> None:
+        """Raise ``Problem`` if the request is not to be served."""
+        for name in _ONCE:
+            if len(request.headers.getall(name, ())) > 1:
+                raise Problem(400, f"{name} is there more than once", close=True)
+        if not request.raw_path.startswith("/"):
+            raise Problem(400, "the target must be a path", close=True)
+        host = request.headers.get("Host", "")
+        resource = request.match_info.route.resource
+        anywhere = resource is not None and resource.canonical in ANY_HOST
+        if self._tokens is not None and not (anywhere and request.method in SAFE_METHODS):
+            self._check_host(host)
+        if request.method in SAFE_METHODS:
+            return
+        _check_origin(request.headers, host)
+        if self._tokens is not None:
+            self._check_token(request)
+
+    def knows(self, request: web.Request) -> bool:
+        """Return whether who asks may see secrets of the configuration: the one who may change it."""
+        if self._tokens is None:
+            return True
+        presented = _bearer(request)
+        return presented is not None and self._tokens.allow(presented)
+
+    def _check_host(self, host: str) -> None:
+        found = _AUTHORITY.fullmatch(host)
+        name = found[1].lower().rstrip(".") if found else ""
+        if not (name and (name in self._hosts or "." not in name or _is_address(name))):
+            raise Problem(
+                421,
+                "this Host is not served here: use localhost, an address or a name without dots, "
+                "or add it to admin.hosts",
+                close=True,
+            )
+
+    def _check_token(self, request: web.Request) -> None:
+        tokens = self._tokens
+        assert tokens is not None
+        if not tokens.configured:
+            raise Problem(
+                403,
+                "this address is read-only: set admin.token_file or admin.token_env, "
+                "or use the Unix socket (admin.socket)",
+                close=True,
+            )
+        if not tokens.usable:
+            raise Problem(
+                403,
+                "this address is read-only: the configured token is missing or empty",
+                close=True,
+            )
+        presented = _bearer(request)
+        if presented is None or not tokens.allow(presented):
+            what = "needs" if presented is None else "was refused: that is not"
+            raise Problem(
+                401,
+                f"a change {what} the token (Authorization: Bearer ...)",
+                headers={"WWW-Authenticate": 'Bearer realm="canaryproxy"'},
+                close=True,
+            )
+
+
+def _bearer(request: web.Request) -> str | None:
+    scheme, _, presented = request.headers.get("Authorization", "").partition(" ")
+    return presented.strip(" ") if scheme.lower() == "bearer" else None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _check_origin(headers: Mapping[str, str], host: str) -> None:
+    origin = headers.get("Origin")
+    if origin is not None and not _same(origin, host):
+        raise Problem(403, "the request comes from a page of another origin", close=True)
+    if headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        raise Problem(403, "the request comes from a page of another site", close=True)
+
+
+def _same(origin: str, host: str) -> bool:
+    scheme, separator, authority = origin.partition("://")
+    default = _DEFAULT_PORTS.get(scheme)
+    ours, theirs = _AUTHORITY.fullmatch(host), _AUTHORITY.fullmatch(authority)
+    if not separator or default is None or ours is None or theirs is None:
+        return False
+    return (ours[1].lower(), ours[2] or default) == (theirs[1].lower(), theirs[2] or default)

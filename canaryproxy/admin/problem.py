@@ -1,0 +1,64 @@
+"""Errors as RFC 9457 has them: ``application/problem+json`` with type, title, status and detail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+CONTENT_TYPE = "application/problem+json"
+
+
+class Problem(Exception):
+    """A request that is not done, and why; ``extra`` are further members of the answer.
+
+    ``close`` ends the connection after the answer: for requests that were not read to their end.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        close: bool = False,
+        **extra: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers
+        self.close = close
+        self.extra = extra
+
+    def answer(self) -> web.Response:
+        """Return it as a response."""
+        body = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            **self.extra,
+        }
+        response = web.Response(
+            body=json.dumps(body).encode(),
+            status=self.status,
+            headers=self.headers,
+            content_type=CONTENT_TYPE,
+        )
+        if self.close:
+            response.force_close()
+        return response
+
+
+def of_exception(error: web.HTTPException, method: str, path: str) -> Problem:
+    """Return the problem for an exception of aiohttp's own: no route, wrong method, and the like."""
+    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+    detail = {
+        404: f"there is nothing at {path}",
+        405: f"{method} is not possible for {path}",
+    }.get(error.status, error.reason)
+    return Problem(error.status, detail, headers=headers)

@@ -1,0 +1,213 @@
+"""``/v1/stream``: server-sent events for dashboards and the command line.
+
+One hub serves all streams of an address: the release document is made once for all of them, at most ten times
+a second. A stream keeps only the newest document, and a bounded number of points and records; a client that
+falls behind is cut off, comes back, and gets the records that it missed by ``Last-Event-ID``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from canaryproxy.admin.answers import encoded
+from canaryproxy.admin.guard import secure
+from canaryproxy.admin.ports import ControlLike
+from canaryproxy.admin.problem import Problem
+
+_log = logging.getLogger(__name__)
+
+WAITING = 256
+"""Events that may wait for a client."""
+_BACKLOG = 1000
+"""Records that a client can catch up on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds between what a stream gets when nothing happens."""
+
+    look: float = 0.1
+    """Between looks whether the release has changed."""
+    release: float = 1.0
+    heartbeat: float = 15.0
+
+
+PACE = Pace()
+
+
+class _Stream:
+    """What waits for one client."""
+
+    def __init__(self) -> None:
+        self.events: deque[bytes] = deque()
+        self.release: bytes | None = None
+        self.ended = False
+        self.news = asyncio.Event()
+
+    def put(self, event: bytes) -> None:
+        if len(self.events) >= WAITING:
+            self.end()
+        else:
+            self.events.append(event)
+            self.news.set()
+
+    def put_release(self, event: bytes) -> None:
+        self.release = event
+        self.news.set()
+
+    def end(self) -> None:
+        self.ended = True
+        self.news.set()
+
+    def take(self) -> bytes:
+        self.news.clear()
+        chunk = b"".join(self.events) + (self.release or b"")
+        self.events.clear()
+        self.release = None
+        return chunk
+
+
+class Hub:
+    """The open streams. ``limit`` bounds them; ``close`` ends all of them."""
+
+    def __init__(self, control: ControlLike, limit: int, pace: Pace = PACE) -> None:
+        self._control = control
+        self._limit = limit
+        self._pace = pace
+        self._streams: set[_Stream] = set()
+        self._unsubscribe: Callable[[], None] | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._told: str | None = None
+        self._due = False
+        self._closed = False
+
+    @property
+    def open(self) -> int:
+        """Number of open streams."""
+        return len(self._streams)
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Answer with events until the client or the server goes away."""
+        after = _last_event_id(request)
+        if self._closed or len(self._streams) >= self._limit:
+            raise Problem(
+                503, f"{self._limit} streams are open already", headers={"Retry-After": "5"}
+            )
+        stream = _Stream()
+        self._begin(stream, after)
+        try:
+            response = web.StreamResponse(
+                headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
+            )
+            response.force_close()
+            secure(response, request.path)
+            await response.prepare(request)
+            while True:
+                await response.write(stream.take())
+                await request.writer.drain()
+                if stream.ended:
+                    break
+                await stream.news.wait()
+        finally:
+            self._streams.discard(stream)
+            if not self._streams:
+                self._rest()
+        return response
+
+    def close(self) -> None:
+        """End every stream and take no more."""
+        self._closed = True
+        for stream in self._streams:
+            stream.end()
+        self._rest()
+
+    def _begin(self, stream: _Stream, after: int | None) -> None:
+        """Let the client have the state of now, and everything that comes after it."""
+        if after is not None:
+            # A number that was never given is one of another history.
+            known = after if after <= self._control.history_id else 0
+            missed = self._control.history(known, _BACKLOG)
+            stream.events.append(b"".join(_record(record) for record in missed))
+        stream.events.appendleft(b"retry: 1000\n\n")
+        stream.put_release(_event("release", self._control.document()))
+        if not self._streams:
+            self._unsubscribe = self._control.subscribe(self._hear)
+            self._ticker = asyncio.ensure_future(self._tick())
+            self._ticker.add_done_callback(self._ticked)
+        self._streams.add(stream)
+
+    def _rest(self) -> None:
+        """Nobody looks: do nothing."""
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
+
+    def _hear(self, kind: str, value: dict[str, Any]) -> None:
+        if kind == "record":
+            self._put(_record(value))
+            if not self._due:  # after what is being done now is done
+                self._due = True
+                asyncio.get_running_loop().call_soon(self._tell)
+        else:
+            self._put(_event(kind, value))
+
+    def _put(self, event: bytes) -> None:
+        for stream in self._streams:
+            stream.put(event)
+
+    def _tell(self) -> None:
+        """Let every stream have the release document of now."""
+        self._due = False
+        if not self._streams:
+            return
+        self._told = self._control.etag
+        event = _event("release", self._control.document())
+        for stream in self._streams:
+            stream.put_release(event)
+
+    async def _tick(self) -> None:
+        pace, loop = self._pace, asyncio.get_running_loop()
+        told = beat = loop.time()
+        while True:
+            await asyncio.sleep(pace.look)
+            now = loop.time()
+            if now - told >= pace.release or self._control.etag != self._told:
+                self._tell()
+                told = now
+            if now - beat >= pace.heartbeat:
+                self._put(b": still here\n\n")
+                beat = now
+
+    def _ticked(self, ticker: asyncio.Task[None]) -> None:
+        if not ticker.cancelled() and (error := ticker.exception()) is not None:
+            _log.error("the streams end: the release cannot be shown", exc_info=error)
+            for stream in self._streams:
+                stream.end()
+
+
+def _event(kind: str, value: dict[str, Any], *, number: int | None = None) -> bytes:
+    head = "" if number is None else f"id: {number}\n"
+    return f"{head}event: {kind}\ndata: ".encode() + encoded(value) + b"\n\n"
+
+
+def _record(record: dict[str, Any]) -> bytes:
+    return _event("record", record, number=record["id"])
+
+
+def _last_event_id(request: web.Request) -> int | None:
+    given = request.headers.get("Last-Event-ID")
+    if given is None or given == "":
+        return None
+    if not (given.isascii() and given.isdigit() and len(given) <= 15):
+        raise Problem(400, "Last-Event-ID must be the number of a record")
+    return int(given)
