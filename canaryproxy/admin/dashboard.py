@@ -1,0 +1,76 @@
+"""The dashboard: one page at ``/``, its style sheets and modules at ``/static/<name>``.
+
+The files are package data, read once. A name is a key of what was read and never a path, so nothing else
+can be asked for. The page itself gets its figures from ``/v1``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+
+from aiohttp import ETag, web
+
+PAGE = "index.html"
+
+_CONTENT_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """A file as it is served."""
+
+    body: bytes
+    content_type: str
+    etag: str
+    """Without quotes: changes with the content."""
+
+
+def load() -> Mapping[str, StaticFile]:
+    """Return the files of the dashboard by name."""
+    served = {}
+    for entry in files("canaryproxy.admin").joinpath("static").iterdir():
+        content_type = _CONTENT_TYPES.get("." + entry.name.rpartition(".")[2])
+        if content_type is not None:
+            body = entry.read_bytes()
+            etag = hashlib.sha256(body).hexdigest()[:16]
+            served[entry.name] = StaticFile(body, content_type, etag)
+    return served
+
+
+def add_routes(app: web.Application) -> None:
+    """Serve the dashboard."""
+    served = load()
+
+    async def page(request: web.Request) -> web.Response:
+        return _answer(request, served[PAGE])
+
+    async def static(request: web.Request) -> web.Response:
+        found = served.get(request.match_info["name"])
+        if found is None:
+            raise web.HTTPNotFound
+        return _answer(request, found)
+
+    app.router.add_get("/", page)
+    app.router.add_get("/static/{name}", static)
+
+
+def _answer(request: web.Request, found: StaticFile) -> web.Response:
+    # The browser asks each time, so that page and modules are those of one version after an update.
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    known = request.if_none_match or ()
+    if any(etag.value in (found.etag, "*") for etag in known):
+        answer = web.Response(status=304, headers=headers)
+    else:
+        answer = web.Response(
+            body=found.body, content_type=found.content_type, charset="utf-8", headers=headers
+        )
+    answer.etag = ETag(found.etag)
+    return answer

@@ -1,0 +1,199 @@
+// The buttons, and the dialog that says what a change means before it is made.
+
+import { $, attr, el, keyed, text } from "./dom.js";
+import { ACTIONS, outcome } from "./actions.js";
+import { change, look, operator, token } from "./api.js";
+
+const GROUPS = ["rollout", "safety", "circuit", "upkeep"];
+
+export class Controls {
+  #live;
+  #name = null; // of the action in the dialog
+  #seen = null; // {release, etag}: what the operator saw
+  #busy = false;
+  #fields = {};
+
+  constructor(live) {
+    this.#live = live;
+    $("buttons").replaceChildren(
+      ...GROUPS.map((group) => el("div", { class: `group group-${group}` }, this.#buttons(group))),
+    );
+    $("confirm-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#do();
+    });
+    $("confirm-form").addEventListener("input", () => this.#explain());
+    $("confirm-cancel").addEventListener("click", () => $("confirm").close());
+    $("confirm").addEventListener("close", () => {
+      this.#name = null;
+    });
+  }
+
+  draw() {
+    const { release } = this.#live;
+    for (const name of Object.keys(ACTIONS)) $(`do-${name}`).disabled = !allowed(release, name);
+  }
+
+  /** Open the dialog of an action, with the release as it is now. */
+  async open(name) {
+    const action = ACTIONS[name];
+    if ($("confirm").open || !allowed(this.#live.release, name)) return;
+    this.#name = name;
+    this.#seen = null;
+    this.#make(action);
+    $("confirm").showModal();
+    await this.#look("");
+    this.#focus(action);
+  }
+
+  #buttons(group) {
+    return Object.entries(ACTIONS)
+      .filter(([, action]) => action.group === group)
+      .map(([name, action]) => {
+        const button = el(
+          "button",
+          { type: "button", id: `do-${name}`, disabled: true, "aria-keyshortcuts": action.key, "aria-haspopup": "dialog" },
+          action.label,
+        );
+        button.addEventListener("click", () => this.open(name));
+        return button;
+      });
+  }
+
+  #make(action) {
+    const fields = {
+      weight: field("Percent of users", { type: "number", min: 0, max: 100, step: 0.01, inputmode: "decimal", required: true }),
+      reason: field("Why (for the history)", { type: "text", maxlength: 200 }),
+      cause: field("Why (for the history)", { type: "text", maxlength: 200 }),
+      by: field("Your name (for the history)", { type: "text", maxlength: 64, autocomplete: "username" }, operator.get()),
+      token: field("Admin token (asked once, kept until this tab is closed)", { type: "password", autocomplete: "current-password" }),
+    };
+    const names = [...(action.fields ?? []), ...(action.anonymous ? [] : ["by"]), ...(token.get() === "" ? ["token"] : [])];
+    this.#fields = Object.fromEntries(names.map((name) => [name, fields[name]]));
+    $("confirm-fields").replaceChildren(...Object.values(this.#fields).map((each) => each.node));
+    text($("confirm-title"), `${action.does}?`);
+    text($("confirm-do"), action.does);
+    $("confirm-do").className = action.safe ? "do" : "do do-careful";
+    text($("confirm-problem"), "");
+    $("confirm-says").replaceChildren(el("li", {}, "Asking the proxy how things are…"));
+  }
+
+  /** Look at the release anew: what the dialog says is what If-Match stands for. */
+  async #look(problem) {
+    this.#wait(true);
+    const name = this.#name;
+    try {
+      this.#seen = await look();
+      this.#live.take(this.#seen.release);
+    } catch (error) {
+      problem = `${problem} ${error.message}`.trim();
+    }
+    if (this.#name !== name) return;
+    if (this.#seen !== null && !allowed(this.#seen.release, name)) {
+      problem = `${problem} ${ACTIONS[name].label.replace("…", "")} is not possible now: the release is ${this.#seen.release.state}.`.trim();
+    }
+    text($("confirm-problem"), problem);
+    this.#wait(false);
+    this.#explain();
+  }
+
+  #typed() {
+    const input = this.#fields.weight?.input;
+    if (!input || input.value === "" || !input.checkValidity()) return null;
+    return Number(input.value);
+  }
+
+  #explain() {
+    if (this.#name === null || this.#seen === null) return;
+    const action = ACTIONS[this.#name];
+    const says = action.says(this.#seen.release, this.#live.records, this.#typed()).filter((words) => words !== null);
+    keyed(
+      $("confirm-says"),
+      says.map((words, at) => ({ words, at })),
+      (item) => item.at,
+      () => el("li", {}),
+      (node, item) => text(node, item.words),
+    );
+    const ready = allowed(this.#seen.release, this.#name) && (!this.#fields.weight || this.#typed() !== null);
+    $("confirm-do").disabled = this.#busy || !ready;
+  }
+
+  #wait(busy) {
+    this.#busy = busy;
+    attr($("confirm"), "aria-busy", String(busy));
+    $("confirm-do").disabled = busy || this.#seen === null;
+  }
+
+  /** What leads off the canary is one key away; what leads onto it is not. */
+  #focus(action) {
+    if (!$("confirm").open) return;
+    const first = this.#fields.weight ?? this.#fields.token;
+    if (first) first.input.focus();
+    else $(action.safe && !$("confirm-do").disabled ? "confirm-do" : "confirm-cancel").focus();
+  }
+
+  async #do() {
+    if (this.#busy || this.#seen === null || $("confirm-do").disabled) return;
+    const name = this.#name;
+    const action = ACTIONS[name];
+    if (this.#fields.token) token.set(this.#fields.token.input.value.trim());
+    if (this.#fields.by) operator.set(this.#fields.by.input.value.trim());
+    text($("confirm-problem"), "");
+    this.#wait(true);
+    try {
+      const answer = await change(action.method, action.path, this.#body(), this.#seen.etag);
+      this.#live.take(answer.release ?? (answer.state ? answer : this.#live.release));
+      if (this.#name === name) $("confirm").close();
+      text($("outcome"), outcome(name, answer));
+    } catch (error) {
+      if (error.status === undefined) throw error;
+      await this.#failed(name, error);
+    }
+    this.#wait(false);
+  }
+
+  async #failed(name, error) {
+    if (this.#name !== name) {
+      text($("outcome"), error.message); // the dialog was closed meanwhile
+      return;
+    }
+    if (error.status === 401) this.#askToken();
+    if (error.status === 412 || error.status === 409) {
+      await this.#look(`${error.message} Above is what it would mean now.`);
+    } else {
+      text($("confirm-problem"), error.message);
+      this.#wait(false);
+      this.#explain();
+    }
+  }
+
+  #askToken() {
+    token.set("");
+    if (!this.#fields.token) {
+      const again = field("Admin token", { type: "password", autocomplete: "current-password" });
+      this.#fields.token = again;
+      $("confirm-fields").append(again.node);
+    }
+    this.#fields.token.input.select();
+    this.#fields.token.input.focus();
+  }
+
+  #body() {
+    const body = {};
+    for (const name of ["by", "reason", "cause"]) {
+      const value = this.#fields[name]?.input.value.trim();
+      if (value) body[name] = value;
+    }
+    if (this.#fields.weight) body.weight = this.#typed();
+    return body;
+  }
+}
+
+const allowed = (release, name) =>
+  release !== null && (ACTIONS[name].always === true || release.allowed.includes(name));
+
+function field(label, attributes, value = "") {
+  const input = el("input", { ...attributes, spellcheck: "false" });
+  input.value = value;
+  return { input, node: el("label", {}, el("span", {}, label), input) };
+}

@@ -1,0 +1,82 @@
+// The evidence of each metric: how far it is from holding and from tripping, and what is known in words.
+
+import { $, attr, badge, el, keyed, text } from "./dom.js";
+import { LEVELS, count, interval, metric, odds, percent, ratio } from "./words.js";
+
+export function evidence(live) {
+  if (live.release === null) return;
+  const { metrics } = live.release;
+  const node = $("evidence");
+  attr($("evidence-axis"), "hidden", metrics.length > 0 ? null : "");
+  if (metrics.length === 0) {
+    node.replaceChildren(el("p", { class: "note" }, "Nothing is compared."));
+    return;
+  }
+  // One scale for all, so that the marks stand in line.
+  const top = Math.max(...metrics.map((each) => each.limit ?? each.hold_limit)) * 1.15;
+  axis(metrics, top);
+  keyed(node, metrics, (each) => each.metric, make, (article, each) => update(article, each, top));
+}
+
+const share = (value, top) => `${(Math.min(Math.max(value / top, 0), 1) * 100).toFixed(2)}%`;
+
+function axis(metrics, top) {
+  const [, hold, trip] = $("evidence-axis").children;
+  const most = metrics.find((each) => each.limit !== null);
+  text(hold, `hold ${odds(metrics[0].hold_limit)}`);
+  hold.style.left = share(metrics[0].hold_limit, top);
+  attr(trip, "hidden", most ? null : "");
+  if (!most) return;
+  text(trip, `trip ${odds(most.limit)}`);
+  trip.style.left = share(most.limit, top);
+}
+
+function make(each) {
+  return el(
+    "article",
+    { class: "metric" },
+    el("div", { class: "row" }, el("h3", {}, metric(each.metric), " ", el("span", { class: "odds" })), el("span", { class: "level" })),
+    el(
+      "div",
+      { class: "bar-log", role: "meter", "aria-label": `Evidence, ${metric(each.metric)}`, "aria-valuemin": 0 },
+      el("span", { class: "bar-fill" }),
+      el("span", { class: "bar-mark bar-hold" }),
+      el("span", { class: "bar-mark bar-trip" }),
+    ),
+    el("div", { class: "row" }, el("p", { class: "said" }), el("span", { class: "proof" })),
+    el("p", { class: "counts" }),
+  );
+}
+
+function update(node, each, top) {
+  const [{ children: [title, level] }, bar, { children: [said, proof] }, counts] = node.children;
+  const { log_evidence: log, hold_limit: hold, limit } = each;
+  const never = limit === null;
+  const shown = each.comparable || each.level !== "ok" ? each.level : "unknown";
+  node.dataset.level = each.level;
+  text(title.lastElementChild, odds(log));
+  badge(level, shown, shown === "unknown" ? "cannot be judged" : LEVELS[each.level]);
+  const [fill, holdMark, tripMark] = bar.children;
+  fill.style.width = share(log, top);
+  holdMark.style.left = share(hold, top);
+  tripMark.style.left = share(limit ?? 0, top);
+  attr(tripMark, "hidden", never ? "" : null);
+  const limits = `holds at ${odds(hold)}, ${never ? "never trips" : `trips at ${odds(limit)}`}`;
+  attr(bar, "aria-valuemax", top.toFixed(2));
+  attr(bar, "aria-valuenow", Math.min(Math.max(log, 0), top).toFixed(2));
+  attr(bar, "aria-valuetext", `${odds(log)}; ${limits}`);
+  text(said, interval(each.interval) + (each.ratio ? ` (about ${ratio(each.ratio)})` : ""));
+  if (never) badge(proof, "info", "only holds");
+  else if (each.proven) badge(proof, "ok", "proven not worse");
+  else badge(proof, "unknown", "not proven");
+  text(counts, sides(each));
+}
+
+/** The reason has the counts; where it says no more than the level does, they are shown in columns' order. */
+function sides(each) {
+  if (each.level !== "ok" || !each.comparable) return each.reason.replace(`${each.metric}: `, "");
+  return `canary ${side(each.canary)} · stable ${side(each.stable)}`;
+}
+
+const side = ({ trials, events }) =>
+  `${count(events)} of ${count(trials)}${trials > 0 ? ` = ${percent(events / trials)}` : ""}`;

@@ -1,0 +1,105 @@
+// What happened: newest first, with causes and figures, to be filtered by kind and by text.
+
+import { $, attr, badge, el, keyed, text } from "./dom.js";
+import { count, duration, latency, moment, odds, plural, utc, weight } from "./words.js";
+
+const KINDS = {
+  everything: null,
+  "trips and suspicion": ["tripped", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared"],
+  "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate"],
+  "drills and configuration": ["drill", "reload", "reload_failed"],
+};
+const GLYPHS = {
+  tripped: "tripped",
+  stopped: "tripped",
+  probing: "probing",
+  recovered: "ok",
+  cleared: "ok",
+  suspect: "suspect",
+  reload_failed: "suspect",
+  step: "running",
+  started: "running",
+  resumed: "running",
+  paused: "paused",
+  promoted: "promoted",
+  aborted: "aborted",
+};
+const WORDS = { reload_failed: "reload failed" };
+const PAGE = 50;
+
+let shown = PAGE;
+
+/** Wire the filter; `changed` draws again. */
+export function setUpHistory(changed) {
+  $("history-kind").append(...Object.keys(KINDS).map((kind) => el("option", { value: kind }, kind)));
+  for (const id of ["history-kind", "history-find"]) {
+    $(id).addEventListener("input", () => {
+      shown = PAGE;
+      changed();
+    });
+  }
+  $("history-more").addEventListener("click", () => {
+    shown += PAGE;
+    changed();
+  });
+}
+
+export function history(live) {
+  const kinds = KINDS[$("history-kind").value];
+  const find = $("history-find").value.trim().toLowerCase();
+  const found = live.records.filter(
+    (record) =>
+      (kinds === null || kinds.includes(record.what)) &&
+      (find === "" || `${record.id} ${record.what} ${record.cause}`.toLowerCase().includes(find)),
+  );
+  const newest = found.slice(-shown).reverse();
+  text($("history-count"), found.length === live.records.length ? plural(found.length, "event") : `${count(found.length)} of ${plural(live.records.length, "event")}`);
+  attr($("history-more"), "hidden", found.length > shown ? null : "");
+  text($("history-more"), `Show ${Math.min(PAGE, found.length - shown)} more`);
+  keyed(
+    $("history").tBodies[0],
+    newest,
+    (record) => record.id,
+    (record) => make(record),
+    (row, record) => text(row.cells[1].firstElementChild, moment(record.time, live.now)),
+  );
+}
+
+function make(record) {
+  const what = el("td", { class: "what" });
+  badge(what, GLYPHS[record.what] ?? "info", WORDS[record.what] ?? record.what, record.what);
+  const iso = new Date(record.time * 1000).toISOString();
+  return el(
+    "tr",
+    {},
+    el("td", { class: "id" }, String(record.id)),
+    el("td", { class: "when" }, el("time", { datetime: iso, title: utc(record.time) })),
+    what,
+    el("td", { class: "cause" }, record.cause),
+    el("td", { class: "record-figures" }, figures(record.figures ?? {})),
+  );
+}
+
+const FIGURES = {
+  weight: (value) => `at ${weight(value)}`,
+  evidence: (value) => `evidence ${odds(Math.log(value))}`,
+  log_evidence: (value) => `evidence ${odds(value)}`,
+  baked: (value) => (value > 0 ? `baked ${duration(value)}` : ""),
+  seconds_to_last_request: (value) => `last request after ${latency(value)}`,
+  users_seen: (value) => `${plural(value, "user")} seen`,
+  requests_after: (value) => `${plural(value, "request")} after`,
+  passed: (value) => (value ? "passed" : "refused"),
+};
+
+/** Figures in words where they are known, else by their names. */
+function figures(all) {
+  const words = [];
+  if (typeof all.step === "number" && typeof all.steps === "number") words.push(`step ${all.step} of ${all.steps}`);
+  for (const [name, value] of Object.entries(all)) {
+    if (name === "step" || name === "steps" || value === null) continue;
+    const known = FIGURES[name];
+    if (known && typeof value !== "object" && typeof value !== "string") words.push(known(value));
+    else words.push(`${name.replaceAll("_", " ")} ${typeof value === "object" ? JSON.stringify(value) : value}`);
+  }
+  return words.filter((word) => word !== "").join(" · ");
+}

@@ -1,0 +1,42 @@
+// Puts the panels together: what the proxy says goes to each of them.
+
+import { Controls } from "./controls.js";
+import { evidence } from "./evidence.js";
+import { header } from "./header.js";
+import { history, setUpHistory } from "./history.js";
+import { setUpKeys } from "./keys.js";
+import { Live } from "./live.js";
+import { Plots } from "./plots.js";
+import { defect, problems } from "./problems.js";
+import { track } from "./track.js";
+import { variants } from "./variants.js";
+
+const live = new Live(draw);
+const controls = new Controls(live);
+const plots = new Plots(live);
+const panels = {
+  header: () => header(live),
+  rollout: () => track(live),
+  controls: () => controls.draw(),
+  "over time": () => plots.draw(),
+  evidence: () => evidence(live),
+  variants: () => variants(live),
+  history: () => history(live),
+  problems: () => problems(live),
+};
+
+function draw() {
+  for (const [name, panel] of Object.entries(panels)) {
+    try {
+      panel();
+    } catch (error) {
+      // One panel that cannot be drawn must not take the others with it; it is named on the page.
+      console.error(name, error);
+      defect(name);
+    }
+  }
+}
+
+setUpHistory(draw);
+setUpKeys(controls, plots);
+live.start();

@@ -1,0 +1,242 @@
+// The panel of plots: one time axis and one cursor for all of them, by mouse, touch and keyboard.
+
+import { $, attr, el, text } from "./dom.js";
+import { MARGIN, Plot } from "./plot.js";
+import { linear, nearest, timeTicks, within } from "./scale.js";
+import { clock, duration, latency, latencyTick, moment, percent, percentTick, utc, weight } from "./words.js";
+
+const RANGES = [
+  { name: "5 min", seconds: 300 },
+  { name: "30 min", seconds: 1800 },
+  { name: "All", seconds: Infinity },
+];
+const QUANTILES = ["p50", "p95", "p99"];
+const ROWS = 20; // of the table
+const MARKS = {
+  tripped: () => "tripped",
+  started: (record) => `start ${percentOf(record)}`,
+  step: (record) => percentOf(record),
+  weight: (record) => percentOf(record),
+  promoted: () => "promoted",
+  aborted: () => "aborted",
+  paused: () => "",
+  resumed: () => "",
+  suspect: () => "suspect",
+  reset: () => "reset",
+  probing: () => "probe",
+  recovered: () => "recovered",
+};
+
+const percentOf = (record) => (typeof record.figures.weight === "number" ? weight(record.figures.weight) : "");
+
+const sides = (value, low, high) =>
+  [
+    ["stable", "stable"],
+    ["canary", "canary"],
+  ].map(([name, kind]) => ({
+    name,
+    kind,
+    value: (point) => point[kind]?.[value()],
+    low: low && ((point) => point[kind]?.[low()]),
+    high: high && ((point) => point[kind]?.[high()]),
+  }));
+
+export class Plots {
+  #range = RANGES[0];
+  #quantile = "p95";
+  #cursor = null; // seconds since the epoch
+  #live;
+  #plots;
+  #shown = [];
+  #x = null;
+
+  constructor(live) {
+    this.#live = live;
+    const quantile = () => this.#quantile;
+    this.#plots = [
+      new Plot({
+        title: "Users on the canary",
+        height: 84,
+        lines: [
+          { name: "actual share", kind: "share", value: (point) => (point.share === null ? null : point.share * 100) },
+          { name: "weight", kind: "weight", value: (point) => point.weight, stepped: true },
+        ],
+        format: (value) => `${value.toFixed(1)} %`,
+        tick: weight,
+        least: 2,
+        most: 100,
+        labels: true,
+      }),
+      new Plot({
+        title: "Error rate",
+        height: 132,
+        lines: sides(
+          () => "error_rate",
+          () => "error_low",
+          () => "error_high",
+        ),
+        format: percent,
+        tick: percentTick,
+        least: 0.01,
+        most: 1,
+      }),
+      new Plot({
+        title: "P95 to first byte",
+        height: 132,
+        lines: sides(
+          quantile,
+          () => `${this.#quantile}_low`,
+          () => `${this.#quantile}_high`,
+        ),
+        format: latency,
+        tick: latencyTick,
+        least: 0.01,
+        axis: true,
+      }),
+    ];
+    $("figures").replaceChildren(...this.#plots.map((plot) => plot.node));
+    this.#choices($("ranges"), RANGES, (range) => range.name, () => this.#range, (range) => this.range(range));
+    this.#choices(
+      $("quantiles"),
+      QUANTILES,
+      (name) => name.toUpperCase(),
+      () => this.#quantile,
+      (name) => {
+        this.#quantile = name;
+        text(this.#plots[2].title, `${name.toUpperCase()} to first byte`);
+        this.draw();
+      },
+    );
+    for (const plot of this.#plots) {
+      plot.svg.addEventListener("pointermove", (event) => this.#point(plot, event));
+      plot.svg.addEventListener("pointerdown", (event) => this.#point(plot, event));
+      plot.svg.addEventListener("pointerleave", () => this.#move(null));
+    }
+    const slider = $("cursor");
+    slider.addEventListener("input", () => {
+      const at = Number(slider.value);
+      this.#move(at >= Number(slider.max) ? null : this.#shown[at]?.t ?? null);
+    });
+    slider.addEventListener("blur", () => this.#move(null));
+    $("table-details").addEventListener("toggle", () => this.draw());
+    new ResizeObserver(() => this.draw()).observe($("figures"));
+  }
+
+  /** Choose a range by its place, 0 to 2, or by itself. */
+  range(range) {
+    this.#range = RANGES[range] ?? range;
+    this.#press($("ranges"), RANGES.indexOf(this.#range));
+    this.draw();
+  }
+
+  draw() {
+    const width = Math.floor($("figures").clientWidth);
+    if (width < 100) return;
+    const { points, records } = this.#live;
+    const newest = points.at(-1)?.t ?? this.#live.now;
+    const end = this.#live.fresh ? newest : Math.max(this.#live.now, newest);
+    const first = points[0]?.t ?? end - 300;
+    const begin = this.#range.seconds === Infinity ? Math.min(first, end - 60) : end - this.#range.seconds;
+    this.#x = linear(begin, end, MARGIN.left, width - MARGIN.right);
+    this.#shown = within(points, begin, end).filter((point) => point.t >= begin - 5);
+    const found = timeTicks(begin, end, Math.max(Math.floor(width / 90), 2));
+    const times = { at: found.at, format: (t) => clock(t, found.step < 60) };
+    const marks = records
+      .filter((record) => record.what in MARKS && record.time >= begin && record.time <= end)
+      .map((record) => ({ t: record.time, kind: record.what, label: MARKS[record.what](record) }));
+    const gap = Math.max(5, (4 * (end - begin)) / Math.max(this.#shown.length, 1));
+    for (const plot of this.#plots) plot.draw(this.#shown, this.#x, width, marks, gap, end, times);
+    attr($("cursor"), "max", Math.max(this.#shown.length - 1, 0));
+    this.#move(this.#cursor);
+    this.#describe(begin, end);
+    if ($("table-details").open) this.#table();
+  }
+
+  #choices(parent, all, name, current, choose) {
+    const buttons = all.map((each) => {
+      const button = el("button", { type: "button", "aria-pressed": String(each === current()) }, name(each));
+      button.addEventListener("click", () => {
+        choose(each);
+        this.#press(parent, all.indexOf(each));
+      });
+      return button;
+    });
+    parent.replaceChildren(...buttons);
+  }
+
+  #press(parent, at) {
+    [...parent.children].forEach((button, index) => attr(button, "aria-pressed", String(index === at)));
+  }
+
+  #point(plot, event) {
+    if (this.#x === null) return;
+    const left = plot.svg.getBoundingClientRect().left;
+    this.#move(this.#x.back(event.clientX - left));
+  }
+
+  #move(t) {
+    this.#cursor = t;
+    const at = t === null ? -1 : nearest(this.#shown, t);
+    const point = at < 0 ? null : this.#shown[at];
+    const newest = this.#shown.at(-1) ?? null;
+    for (const plot of this.#plots) plot.point(point, this.#x, newest);
+    const slider = $("cursor");
+    slider.value = String(point === null ? slider.max : at);
+    const words = point === null ? "newest" : this.#words(point);
+    attr(slider, "aria-valuetext", words);
+    text($("cursor-time"), point === null ? "" : this.#when(point));
+  }
+
+  #when(point) {
+    const near = this.#live.records.findLast((record) => Math.abs(record.time - point.t) < this.#near());
+    return `${moment(point.t, this.#live.now)}${near ? ` · ${near.what}` : ""}`;
+  }
+
+  /** Seconds of three pixels: what the cursor is on. */
+  #near() {
+    return Math.max(this.#x.back(3) - this.#x.back(0), 0.6);
+  }
+
+  #words(point) {
+    const lines = this.#plots.flatMap((plot) =>
+      plot.options.lines.map(
+        (line) => `${plot.title.textContent}, ${line.name} ${plot.words(line, point, plot.options.format)}`,
+      ),
+    );
+    return [this.#when(point), ...lines].join("; ");
+  }
+
+  /** What each plot shows, for who does not see it. */
+  #describe(begin, end) {
+    for (const plot of this.#plots) {
+      const lines = plot.options.lines.map((line) => {
+        const values = this.#shown.map(line.value).filter((value) => typeof value === "number");
+        if (values.length === 0) return `${line.name}: no figures`;
+        const { format } = plot.options;
+        return `${line.name}: ${format(Math.min(...values))} to ${format(Math.max(...values))}, now ${format(values.at(-1))}`;
+      });
+      attr(plot.svg, "aria-label", `${plot.title.textContent} over ${duration(end - begin)}. ${lines.join("; ")}.`);
+    }
+  }
+
+  #table() {
+    const every = Math.max(Math.ceil(this.#shown.length / ROWS), 1);
+    const rows = this.#shown.filter((_, at) => (this.#shown.length - 1 - at) % every === 0).reverse();
+    const lines = this.#plots.flatMap((plot) => plot.options.lines.map((line) => ({ plot, line })));
+    const head = lines.map(({ plot, line }) =>
+      el("th", { scope: "col" }, plot === this.#plots[0] ? line.name : `${plot.title.textContent}, ${line.name}`),
+    );
+    const body = rows.map((point) =>
+      el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, el("time", { title: utc(point.t) }, moment(point.t, this.#live.now))),
+        lines.map(({ plot, line }) => el("td", {}, plot.words(line, point, plot.options.format))),
+      ),
+    );
+    $("figures-table").replaceChildren(
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Time"), head)),
+      el("tbody", {}, body),
+    );
+  }
+}

@@ -1,0 +1,88 @@
+// The rollout as a track of steps, and what the present one still waits for.
+
+import { $, attr, badge, el, glyph, keyed, text } from "./dom.js";
+import { count, duration, weight } from "./words.js";
+
+export function track(live) {
+  const { release } = live;
+  if (release === null) return;
+  const ended = release.state === "promoted";
+  const at = release.state === "idle" || release.state === "aborted" ? -1 : release.step - 1;
+  keyed(
+    $("steps"),
+    release.steps.map((step, index) => ({ step, index })),
+    (item) => item.index,
+    () => el("li", {}, el("span", { class: "step-bar" }, el("span", { class: "step-fill" })), el("span", { class: "step-weight" }), el("span", { class: "step-note" })),
+    (node, { step, index }) => {
+      const [bar, percent, note] = node.children;
+      const done = ended || index < at;
+      const current = !ended && index === at;
+      const stopped = current && release.state === "tripped";
+      node.className = `step ${done ? "step-done" : stopped ? "step-stopped" : current ? "step-current" : "step-next"}`;
+      attr(node, "aria-current", current ? "step" : null);
+      badge(percent, done ? "ok" : current ? release.state : "idle", weight(step.weight), done ? "done" : stopped ? "tripped" : current ? "current" : "next");
+      text(note, done ? "done" : stopped ? "stopped here" : current ? "now" : planned(step));
+      bar.firstElementChild.style.width = `${done ? 100 : current ? 100 * progress(release, step) : 0}%`;
+    },
+  );
+  details(release, at, live);
+}
+
+const planned = (step) =>
+  [step.bake > 0 && duration(step.bake), step.min_requests > 0 && `${count(step.min_requests)} req`]
+    .filter(Boolean)
+    .join(", ") || "no wait";
+
+const part = (have, need) => (need > 0 ? Math.min(have / need, 1) : 1);
+
+const progress = (release, step) => Math.min(part(release.baked, step.bake), part(release.requests, step.min_requests));
+
+function details(release, at, live) {
+  const node = $("progress");
+  const step = release.steps[at];
+  const lines = [];
+  if (release.steps.length === 0) {
+    lines.push(["info", "No plan: the weight is set by hand."]);
+  } else if (release.state === "idle") {
+    lines.push(["info", "Not started yet. Start begins with the first step."]);
+  } else if (release.state === "promoted") {
+    lines.push(["ok", `Done: every user is on the canary, for ${duration(live.now - release.since)} now.`]);
+  } else if (release.state === "aborted") {
+    lines.push(["aborted", `Aborted ${duration(live.now - release.since)} ago: every user is on stable.`]);
+  } else if (release.state === "tripped") {
+    lines.push(["tripped", `Stopped${step ? ` in step ${release.step}, at ${weight(step.weight)}` : ""}: no user is on the canary.`]);
+  } else if (release.ready) {
+    const next = release.steps[at + 1];
+    lines.push(["suspect", next ? `Ready: waits for an operator. Resume goes on to ${weight(next.weight)}.` : "Ready: waits for an operator. Resume promotes."]);
+  } else if (release.hold) {
+    lines.push([release.level === "suspect" ? "suspect" : release.state === "paused" ? "paused" : "info", `Holds: ${release.hold}`]);
+  }
+  if (release.gate) {
+    const words = { asked: "Gate asked, no answer yet", refused: "Gate refused", passed: "Gate passed" }[release.gate.state];
+    const kind = { asked: "info", refused: "suspect", passed: "ok" }[release.gate.state];
+    lines.push([kind ?? "info", [words ?? release.gate.state, release.gate.cause].filter(Boolean).join(": ")]);
+  }
+  const meters = [];
+  if (step && ["running", "paused", "probing"].includes(release.state)) {
+    if (step.bake > 0) meters.push(["Baked", release.baked, step.bake, `${duration(release.baked)} of ${duration(step.bake)}`]);
+    if (step.min_requests > 0) meters.push(["Requests", release.requests, step.min_requests, `${count(release.requests)} of ${count(step.min_requests)}`]);
+  }
+  keyed(
+    node,
+    [...meters.map((meter) => ({ key: meter[0], meter })), ...lines.map((line, index) => ({ key: index, line }))],
+    (item) => item.key,
+    (item) =>
+      item.meter
+        ? el("div", { class: "meter" }, el("label", { for: `meter-${item.key}` }, item.key), el("progress", { id: `meter-${item.key}`, max: 1 }), el("span", { class: "meter-words" }))
+        : el("p", { class: "line-note" }),
+    (each, { meter, line }) => {
+      if (line) badge(each, line[0], line[1]);
+      else {
+        each.children[1].value = part(meter[1], meter[2]);
+        text(each.children[2], meter[3]);
+        each.children[2].classList.toggle("enough", meter[1] >= meter[2]);
+        if (meter[1] >= meter[2] && each.children[2].childElementCount === 0) each.children[2].prepend(glyph("ok"));
+      }
+    },
+  );
+}

@@ -1,0 +1,65 @@
+// Both variants side by side, and their endpoints.
+
+import { $, attr, badge, el, keyed, text } from "./dom.js";
+import { count, latency, percent, rate } from "./words.js";
+
+const ROWS = [
+  ["Rate", (variant) => rate(variant.rate)],
+  ["Errors", (variant) => percent(variant.error_rate)],
+  ["P50", (variant) => latency(variant.p50)],
+  ["P95", (variant) => latency(variant.p95)],
+  ["P99", (variant) => latency(variant.p99)],
+  ["In flight", (variant) => count(variant.in_flight)],
+  ["Requests in all", (variant) => count(variant.requests)],
+  ["Failed in all", (variant) => count(variant.failed)],
+];
+const SIDES = ["stable", "canary"];
+
+export function variants(live) {
+  if (live.release === null) return;
+  const { variants: both } = live.release;
+  const node = $("variants");
+  if (node.childElementCount === 0) node.append(...make());
+  const [table, none, ...lists] = node.children;
+  attr(none, "hidden", both.canary === null ? null : "");
+  ROWS.forEach(([, value], row) =>
+    SIDES.forEach((side, column) => {
+      text(table.tBodies[0].rows[row].cells[column + 1], both[side] === null ? "–" : value(both[side]));
+    }),
+  );
+  SIDES.forEach((side, at) =>
+    keyed(lists[at], both[side]?.endpoints ?? [], (each) => each.url, endpoint, (item, each) => {
+      text(item.children[0], side);
+      text(item.children[1], each.url);
+      badge(item.children[2], each.usable ? "ok" : "suspect", each.usable ? "usable" : "unusable");
+      text(item.children[3], `${count(each.in_flight)} in flight`);
+    }),
+  );
+}
+
+function make() {
+  const head = SIDES.map((side) => el("th", { scope: "col", class: `of-${side}` }, side));
+  const body = ROWS.map(([name]) =>
+    el("tr", {}, el("th", { scope: "row" }, name), SIDES.map(() => el("td", {}))),
+  );
+  return [
+    el(
+      "table",
+      { class: "variants" },
+      el("thead", {}, el("tr", {}, el("td", {}), head)),
+      el("tbody", {}, body),
+    ),
+    el("p", { class: "note" }, "No canary is configured: every user is on stable."),
+    ...SIDES.map((side) => el("ul", { class: "endpoints", "aria-label": `Endpoints of ${side}` })),
+  ];
+}
+
+const endpoint = () =>
+  el(
+    "li",
+    {},
+    el("span", { class: "endpoint-side" }),
+    el("span", { class: "endpoint-url" }),
+    el("span", {}),
+    el("span", { class: "endpoint-flight" }),
+  );

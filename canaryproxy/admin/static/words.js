@@ -1,0 +1,124 @@
+// Figures and states in words. Pure.
+
+const COUNT = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 0 });
+const NONE = "–";
+const SPACE = "\u00a0"; // between a number and its unit: it does not break
+
+const known = (value) => typeof value === "number" && Number.isFinite(value);
+
+const digits = (value, significant) =>
+  String(Number(value.toPrecision(significant)));
+
+export const count = (value) => (known(value) ? COUNT.format(value) : NONE);
+
+/** "5 %" of a weight in percent, at its resolution of 0.01. */
+export const weight = (value) => (known(value) ? `${Number(value.toFixed(2))}${SPACE}%` : NONE);
+
+/** "0.59 %" of a fraction. */
+export function percent(fraction) {
+  if (!known(fraction)) return NONE;
+  const value = fraction * 100;
+  if (value === 0) return `0${SPACE}%`;
+  if (Math.abs(value) < 0.01) return `<0.01${SPACE}%`;
+  return `${Math.abs(value) < 10 ? value.toFixed(2) : value.toFixed(1)}${SPACE}%`;
+}
+
+/** "48 ms" or "1.25 s" of seconds. */
+export function latency(seconds) {
+  if (!known(seconds)) return NONE;
+  if (seconds >= 0.9995) return `${digits(seconds, 3)}${SPACE}s`;
+  const ms = seconds * 1000;
+  return `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)}${SPACE}ms`;
+}
+
+export const rate = (value) => (known(value) ? `${value < 100 ? digits(value, 3) : count(value)}${SPACE}/s` : NONE);
+
+/** "4 min 48 s" of seconds. */
+export function duration(seconds) {
+  if (!known(seconds)) return NONE;
+  const whole = Math.max(Math.floor(seconds), 0);
+  const parts = [
+    [Math.floor(whole / 86400), "d"],
+    [Math.floor(whole / 3600) % 24, "h"],
+    [Math.floor(whole / 60) % 60, "min"],
+    [whole % 60, "s"],
+  ];
+  const first = parts.findIndex(([value]) => value > 0);
+  if (first < 0) return "0 s";
+  return parts
+    .slice(first, first + 2)
+    .filter(([value]) => value > 0)
+    .map(([value, unit]) => `${value}${SPACE}${unit}`)
+    .join(" ");
+}
+
+const pad = (value) => String(value).padStart(2, "0");
+
+/** "2.5 %" of a fraction and "25 ms" of seconds, as short as an axis needs them. */
+export const percentTick = (fraction) => `${digits(fraction * 100, 3)}${SPACE}%`;
+export const latencyTick = (seconds) => (seconds < 1 ? `${digits(seconds * 1000, 3)}${SPACE}ms` : `${digits(seconds, 3)}${SPACE}s`);
+
+/** Local time of day. */
+export function clock(seconds, withSeconds = true) {
+  const at = new Date(seconds * 1000);
+  return `${pad(at.getHours())}:${pad(at.getMinutes())}${withSeconds ? `:${pad(at.getSeconds())}` : ""}`;
+}
+
+/** Local time of day, with the date if it is not that of `now`. */
+export function moment(seconds, now) {
+  const at = new Date(seconds * 1000);
+  const today = new Date(now * 1000).toDateString() === at.toDateString();
+  return today ? clock(seconds) : `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())} ${clock(seconds)}`;
+}
+
+/** "2026-01-31 12:03:10 UTC". */
+export const utc = (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`;
+
+/** "940 to 1" of a natural logarithm of evidence. */
+export function odds(log) {
+  if (!known(log)) return NONE;
+  const evidence = Math.exp(log);
+  if (evidence >= 1e6) return "over a million to 1";
+  return `${evidence < 10 ? digits(evidence, 2) : count(Number(evidence.toPrecision(3)))} to 1`;
+}
+
+const times = (value) => `${value >= 100 ? count(value) : digits(value, value < 1 ? 2 : 3)}×`;
+
+/** What the interval of the ratio says, its open sides too. */
+export function interval([low, high]) {
+  const below = known(low) && low > 0;
+  if (below && known(high)) return `${times(low)} to ${times(high)} of stable`;
+  if (below) return `at least ${times(low)} of stable, no upper bound`;
+  if (known(high)) return `at most ${times(high)} of stable, no lower bound`;
+  return "no bound yet: too little was seen";
+}
+
+export const ratio = (value) => (known(value) ? times(value) : NONE);
+
+export const STATES = {
+  idle: "Idle",
+  running: "Running",
+  paused: "Paused",
+  tripped: "Tripped",
+  probing: "Probing",
+  promoted: "Promoted",
+  aborted: "Aborted",
+};
+
+export const CIRCUITS = { closed: "closed", open: "open", half_open: "half open" };
+
+export const LEVELS = { ok: "no sign of a change", suspect: "suspect", breach: "breach" };
+
+const METRICS = { client_errors: "client errors (4xx)" };
+
+export const metric = (name) => METRICS[name] ?? name;
+
+/** The state with the step, for instance "Running, step 2 of 5". */
+export function state(release) {
+  const word = STATES[release.state] ?? release.state;
+  const stepped = ["running", "paused", "tripped", "probing"].includes(release.state);
+  if (stepped && release.steps.length > 0) return `${word}, step ${release.step} of ${release.steps.length}`;
+  return word;
+}
+
+export const plural = (number, word, more = `${word}s`) => `${count(number)} ${number === 1 ? word : more}`;

@@ -1,0 +1,139 @@
+"""The dashboard's files: complete, typed, cacheable, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import AsyncIterator
+from html.parser import HTMLParser
+from urllib.parse import urljoin
+
+import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
+
+from canaryproxy.admin import dashboard
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[TestServer]:
+    app = web.Application()
+    dashboard.add_routes(app)
+    running = TestServer(app)
+    await running.start_server()
+    yield running
+    await running.close()
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[ClientSession]:
+    async with ClientSession() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/static/page.css", "text/css; charset=utf-8"),
+        ("/static/main.js", "text/javascript; charset=utf-8"),
+        ("/static/favicon.svg", "image/svg+xml; charset=utf-8"),
+    ],
+)
+async def test_content_types(
+    server: TestServer, session: ClientSession, path: str, content_type: str
+) -> None:
+    async with session.get(server.make_url(path)) as answer:
+        assert answer.status == 200
+        assert answer.headers["Content-Type"] == content_type
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_unchanged_is_not_sent_again(server: TestServer, session: ClientSession) -> None:
+    async with session.get(server.make_url("/")) as answer:
+        etag = answer.headers["ETag"]
+    for known, status in ((etag, 304), (f'"other", {etag}', 304), ("*", 304), ('"other"', 200)):
+        async with session.get(server.make_url("/"), headers={"If-None-Match": known}) as answer:
+            assert answer.status == status, known
+            assert answer.headers["ETag"] == etag
+            assert (await answer.read() == b"") == (status == 304)
+
+
+async def test_head_is_get_without_body(server: TestServer, session: ClientSession) -> None:
+    async with session.head(server.make_url("/static/page.css")) as answer:
+        assert answer.status == 200
+        assert int(answer.headers["Content-Length"]) == len(dashboard.load()["page.css"].body)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/static/../dashboard.py",
+        "/static/..%2fdashboard.py",
+        "/static/%2e%2e/dashboard.py",
+        "/static/..%5cdashboard.py",
+        "/static/%2fetc%2fpasswd",
+        "/static//etc/passwd",
+        "/static/",
+        "/static/nothing.js",
+        "/static/main.js%00",
+    ],
+)
+async def test_nothing_else_is_served(server: TestServer, target: str) -> None:
+    """On a raw socket: clients would tidy the path up."""
+    assert server.port is not None
+    assert await _status(server.port, target) in (400, 404)
+
+
+async def _status(port: int, target: str) -> int:
+    import asyncio
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, family=socket.AF_INET)
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    line = await asyncio.wait_for(reader.readline(), 10)
+    writer.close()
+    await writer.wait_closed()
+    return int(line.split()[1])
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.inline: list[str] = []
+        self._in: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        link = named.get("src") or (named.get("href") if tag == "link" else None)
+        if link is not None:
+            self.found.append(link)
+        self.inline.extend(name for name in named if name == "style" or name.startswith("on"))
+        self._in = tag
+
+    def handle_data(self, data: str) -> None:
+        if self._in in ("script", "style") and data.strip():
+            self.inline.append(data)
+
+    def handle_endtag(self, _tag: str) -> None:
+        self._in = None
+
+
+def test_everything_that_is_named_is_there_and_nothing_comes_from_elsewhere() -> None:
+    served = dashboard.load()
+    links = _Links()
+    links.feed(served[dashboard.PAGE].body.decode())
+    assert links.inline == [], "the content security policy forbids these"
+    modules = {
+        urljoin(f"/static/{name}", module)
+        for name, file in served.items()
+        if name.endswith(".js")
+        for module in re.findall(r'from "([^"]+)"', file.body.decode())
+    }
+    named = {urljoin("/", link) for link in links.found} | modules
+    assert {name.removeprefix("/static/") for name in named} <= set(served)
+    for name, file in served.items():
+        elsewhere = re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]+[^\s\"']*", file.body.decode())
+        assert [url for url in elsewhere if url != "http://www.w3.org/2000/svg"] == [], name
+    unused = set(served) - {name.removeprefix("/static/") for name in named}
+    assert unused <= {dashboard.PAGE, "favicon-tripped.svg"}
