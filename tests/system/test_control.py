@@ -76,6 +76,14 @@ class Admin:
         self._path = running.socket
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
+    async def __aenter__(self) -> Admin:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            await self._streams[1].wait_closed()
+
     async def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Send a request; return status and JSON."""
         if self._streams is None:
@@ -110,14 +118,14 @@ def test_a_thousand_weight_changes_under_load_fail_nothing_and_move_only_who_mus
         sender = Sender(running.port)
 
         async def story() -> None:
-            admin = Admin(running)
-            for number in range(CHANGES):
-                weight = [10, 90, 50, 0, 100, 25.5, 30][number % 7]
-                begun.append(time.monotonic())
-                status, document = await admin.ask("PUT", "/v1/weight", {"weight": weight})
-                acknowledged.append(time.monotonic())
-                limits.append(round(weight * 100))
-                assert (status, document["weight"]) == (200, weight)
+            async with Admin(running) as admin:
+                for number in range(CHANGES):
+                    weight = [10, 90, 50, 0, 100, 25.5, 30][number % 7]
+                    begun.append(time.monotonic())
+                    status, document = await admin.ask("PUT", "/v1/weight", {"weight": weight})
+                    acknowledged.append(time.monotonic())
+                    limits.append(round(weight * 100))
+                    assert (status, document["weight"]) == (200, weight)
 
         uvloop.run(sender.during(story))
         seconds = max(end for _, end, *_ in sender.seen) - min(at for at, *_ in sender.seen)
@@ -135,7 +143,11 @@ def test_a_thousand_weight_changes_under_load_fail_nothing_and_move_only_who_mus
             variants_seen.add((variant, len(allowed)))
         assert {(b"canary", 1), (b"stable", 1)} <= variants_seen
         scraped = running.metrics()
-        codes = {name: value for name, value in scraped.items() if "requests_total" in name}
+        codes = {
+            name: value
+            for name, value in scraped.items()
+            if name.startswith("canaryproxy_requests_total")
+        }
         assert sum(codes.values()) == len(sender.seen)
         assert all('code="200"' in name for name in codes)
 
@@ -164,29 +176,29 @@ def test_endpoints_limits_and_rules_change_under_load_without_a_failed_request(
         rules = "split: {weight: 10, match: [{variant: canary, path: {equals: /}}]}"
 
         async def story() -> None:
-            admin = Admin(running)
-            state = f"state: {tmp_path}/state.json"
-            for number in range(30):
-                stable = [[a], [a, b], [b, a]][number % 3]
-                limits = (
-                    f"limits: {{idle_timeout: {60 + number}s, max_endpoint_idle: {number % 4}}}"
-                )
-                split = rules if number % 2 else "split: {weight: 10}"
-                configure(
-                    running, tmp_path, f"{variants(stable, [v2])}\n{split}\n{limits}\n{state}"
-                )
-                status, found = await admin.ask("POST", "/v1/reload")
-                assert status == 200, found
-                assert found["restart_needed"] == []
-                await sender.more(300)
-            configure(running, tmp_path, f"{variants([a], [v2])}\n{rules}\n{state}")
-            assert (await admin.ask("POST", "/v1/reload"))[0] == 200
-            _, document = await admin.ask("GET", "/v1/release")
-            assert [e["url"] for e in document["variants"]["stable"]["endpoints"]] == [
-                f"http://127.0.0.1:{a}"
-            ]
-            old.kill()  # nobody needs it
-            await sender.more(1000)
+            async with Admin(running) as admin:
+                state = f"state: {tmp_path}/state.json"
+                for number in range(30):
+                    stable = [[a], [a, b], [b, a]][number % 3]
+                    limits = (
+                        f"limits: {{idle_timeout: {60 + number}s, max_endpoint_idle: {number % 4}}}"
+                    )
+                    split = rules if number % 2 else "split: {weight: 10}"
+                    configure(
+                        running, tmp_path, f"{variants(stable, [v2])}\n{split}\n{limits}\n{state}"
+                    )
+                    status, found = await admin.ask("POST", "/v1/reload")
+                    assert status == 200, found
+                    assert found["restart_needed"] == []
+                    await sender.more(300)
+                configure(running, tmp_path, f"{variants([a], [v2])}\n{rules}\n{state}")
+                assert (await admin.ask("POST", "/v1/reload"))[0] == 200
+                _, document = await admin.ask("GET", "/v1/release")
+                assert [e["url"] for e in document["variants"]["stable"]["endpoints"]] == [
+                    f"http://127.0.0.1:{a}"
+                ]
+                old.kill()  # nobody needs it
+                await sender.more(1000)
 
         uvloop.run(sender.during(story))
         assert {status for _, _, _, status, _ in sender.seen} == {200}
@@ -205,20 +217,20 @@ def test_a_storm_of_sighup_with_good_and_bad_files_loses_nothing(tmp_path: Path)
         good = f"{variants([v1], [v2])}\nstate: {tmp_path}/state.json\nsplit: {{weight: 20}}"
 
         async def story() -> None:
-            admin = Admin(running)
-            for number in range(200):
-                configure(running, tmp_path, good if number % 2 else "split: {weight: [")
+            async with Admin(running) as admin:
+                for number in range(200):
+                    configure(running, tmp_path, good if number % 2 else "split: {weight: [")
+                    running.kill(signal.SIGHUP)
+                    await asyncio.sleep(0.005)
+                configure(running, tmp_path, "split: {weight: 300}")
                 running.kill(signal.SIGHUP)
-                await asyncio.sleep(0.005)
-            configure(running, tmp_path, "split: {weight: 300}")
-            running.kill(signal.SIGHUP)
-            await _soon(
-                admin, lambda found: "required key 'variants'" in str(found["config"]["error"])
-            )
-            assert (await admin.ask("GET", "/v1/release"))[1]["weight"] == 20
-            configure(running, tmp_path, good)
-            running.kill(signal.SIGHUP)
-            await _soon(admin, lambda found: found["config"]["error"] is None)
+                await _soon(
+                    admin, lambda found: "required key 'variants'" in str(found["config"]["error"])
+                )
+                assert (await admin.ask("GET", "/v1/release"))[1]["weight"] == 20
+                configure(running, tmp_path, good)
+                running.kill(signal.SIGHUP)
+                await _soon(admin, lambda found: found["config"]["error"] is None)
 
         uvloop.run(sender.during(story))
         assert {status for _, _, _, status, _ in sender.seen} == {200}
