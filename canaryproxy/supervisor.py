@@ -54,7 +54,8 @@ def first_table(config: Config) -> RouteTable:
 class Supervisor:
     """One proxy in one process. ``path`` is the file of its configuration, to be read again.
 
-    Raises ``ListenError`` from ``start`` if an address is taken.
+    Raises ``ListenError`` from ``start`` if an address is taken, ``TokenError`` if the admin token cannot be
+    one.
     """
 
     def __init__(self, config: Config, path: Path | None = None) -> None:
@@ -70,13 +71,12 @@ class Supervisor:
         config = self._config
         raise_file_limit()
         with contextlib.ExitStack() as opened:
-            admin_sockets = []
+            admin_unix, admin_tcp = [], []
             if config.admin.socket is not None:
-                admin_sockets.append(
-                    self._listen(UnixAddress(path=config.admin.socket), opened, _ADMIN_SOCKET_MODE)
-                )
+                path = UnixAddress(path=config.admin.socket)
+                admin_unix.append(self._listen(path, opened, _ADMIN_SOCKET_MODE))
             if config.admin.listen is not None:
-                admin_sockets.append(self._listen(config.admin.listen, opened))
+                admin_tcp.append(self._listen(config.admin.listen, opened))
             # Last, so that who can reach the proxy can also look at it.
             sockets = [self._listen(address, opened) for address in config.listen]
             opened.pop_all()
@@ -113,8 +113,8 @@ class Supervisor:
                 notified=lambda: self._notifier,
             ),
         )
-        self._admin = AdminServer(registry(collector), lambda: not self.datapath.draining)
-        await self._admin.start(admin_sockets)
+        self._admin = AdminServer(registry(collector), self.control, config.admin)
+        await self._admin.start(admin_unix, admin_tcp)
         await self.datapath.serve(sockets)
         self.controller.start()
         self.control.start()
