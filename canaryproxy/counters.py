@@ -8,12 +8,17 @@ A request that was routed ends in exactly one way: with the status code that its
 the proxy gave in its place), or as ``client_closed``. Hence
 
     routed = finished + in flight,   finished = sum of codes + client_closed
+
+Beside each histogram bucket lies the last exemplar: a trace whose request fell into it. Exemplars do not
+add up; of those of several workers the newest one is as good as any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
+from math import ceil
 
 from canaryproxy import histogram
 from canaryproxy.routing import CANARY, STABLE, VARIANTS
@@ -84,6 +89,12 @@ DURATION = FIRST_BYTE + histogram.CELLS
 """Histogram of the time from the request's head to the last byte of the answer."""
 VARIANT_CELLS = DURATION + histogram.CELLS
 
+_EXEMPLAR_SIZE = 5
+"""Cells of one exemplar: sequence (odd while it is written, 0 before the first), high and low half of the
+trace id, the observation in microseconds (rounded up), the time in milliseconds since the epoch."""
+EXEMPLAR_CELLS = 2 * histogram.BUCKETS * _EXEMPLAR_SIZE
+"""Cells of one variant's exemplars: one for each bucket of ``FIRST_BYTE``, then of ``DURATION``."""
+
 CONNECTIONS_OPENED = 0
 CONNECTIONS_CLOSED = 1
 CONNECTIONS_REFUSED = 2
@@ -93,17 +104,18 @@ REFUSED = 3
 PROXY_CELLS = REFUSED + _CODE_CELLS
 
 _CELL_BYTES = 8
-SIZE = (VARIANT_CELLS * len(VARIANTS) + PROXY_CELLS) * _CELL_BYTES
+SIZE = ((VARIANT_CELLS + EXEMPLAR_CELLS) * len(VARIANTS) + PROXY_CELLS) * _CELL_BYTES
 """Bytes of one worker's counters."""
 
 
 class Counters:
     """One worker's counters over ``buffer`` (at least ``SIZE`` bytes; a new ``bytearray`` if ``None``).
 
-    The views index cells by the offsets of this module: ``counters.canary[ROUTED] += 1``.
+    The views index cells by the offsets of this module: ``counters.canary[ROUTED] += 1``. ``exemplars``
+    are those of each variant, for ``exemplar``.
     """
 
-    __slots__ = ("canary", "proxy", "stable", "variants")
+    __slots__ = ("canary", "exemplars", "proxy", "stable", "variants")
 
     def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
         cells = memoryview(bytearray(SIZE) if buffer is None else buffer)[:SIZE].cast("Q")
@@ -113,7 +125,13 @@ class Counters:
         )
         self.stable = self.variants[STABLE]
         self.canary = self.variants[CANARY]
-        self.proxy = cells[2 * VARIANT_CELLS :]
+        rest = cells[2 * VARIANT_CELLS :]
+        self.proxy = rest[:PROXY_CELLS]
+        rest = rest[PROXY_CELLS:]
+        self.exemplars: tuple[memoryview[int], memoryview[int]] = (
+            rest[:EXEMPLAR_CELLS],
+            rest[EXEMPLAR_CELLS:],
+        )
 
 
 def in_flight(cells: memoryview[int]) -> int:
@@ -157,3 +175,51 @@ def observe(cells: memoryview[int], offset: int, seconds: float) -> None:
     """Add one observation in seconds to the histogram at ``offset``."""
     cells[offset + histogram.bucket_index(seconds)] += 1
     cells[offset + histogram.SUM] += int(seconds * 1e6)
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One request that a histogram bucket counted, and the trace that it belongs to."""
+
+    trace_id: str
+    """32 hex digits in lower case (W3C Trace Context)."""
+    seconds: float
+    """What was observed; it lies in the bucket."""
+    time: float
+    """When, in seconds since the epoch."""
+
+
+def exemplar(cells: memoryview[int], offset: int, bucket: int) -> Exemplar | None:
+    """Return the last exemplar of a histogram bucket, or ``None`` if there is none (or just being written).
+
+    ``cells`` are a variant's (``Counters.exemplars``), ``offset`` says which histogram (``FIRST_BYTE`` or
+    ``DURATION``), ``bucket`` is ``histogram.bucket_index`` of the observation.
+    """
+    at = _exemplar_at(offset, bucket)
+    sequence, high, low, micros, millis = cells[at : at + _EXEMPLAR_SIZE]
+    if not sequence or sequence % 2 or cells[at] != sequence:
+        return None
+    seconds = micros / 1e6
+    if bucket < len(histogram.BOUNDS):
+        seconds = min(seconds, histogram.BOUNDS[bucket])
+    return Exemplar(f"{high:016x}{low:016x}", seconds, millis / 1e3)
+
+
+def keep_exemplar(
+    cells: memoryview[int], offset: int, seconds: float, trace: tuple[int, int], time: float
+) -> None:
+    """Keep a trace (the halves of its id) for the bucket of an observation, in the place of the last one.
+
+    ``time`` is in seconds since the epoch.
+    """
+    bucket = histogram.bucket_index(seconds)
+    at = _exemplar_at(offset, bucket)
+    cells[at] += 1
+    cells[at + 1], cells[at + 2] = trace
+    cells[at + 3] = ceil(seconds * 1e6)
+    cells[at + 4] = int(time * 1e3)
+    cells[at] += 1
+
+
+def _exemplar_at(offset: int, bucket: int) -> int:
+    return ((histogram.BUCKETS if offset == DURATION else 0) + bucket) * _EXEMPLAR_SIZE

@@ -53,19 +53,19 @@ def test_a_buffer_has_the_size_that_it_says() -> None:
     made = Counters()
     assert len(made.stable) == len(made.canary) == counters.VARIANT_CELLS
     assert len(made.proxy) == counters.PROXY_CELLS
-    total = len(made.stable) + len(made.canary) + len(made.proxy)
+    assert [len(view) for view in made.exemplars] == [counters.EXEMPLAR_CELLS] * 2
+    total = len(made.stable) + len(made.canary) + len(made.proxy) + sum(map(len, made.exemplars))
     assert total * 8 == counters.SIZE
 
 
 def test_views_do_not_overlap() -> None:
     made = Counters()
-    for number, view in enumerate((made.stable, made.canary, made.proxy), 1):
+    views = (made.stable, made.canary, made.proxy, *made.exemplars)
+    for number, view in enumerate(views, 1):
         for cell in range(len(view)):
             assert view[cell] == 0
             view[cell] = number
-    assert set(made.stable) == {1}
-    assert set(made.canary) == {2}
-    assert set(made.proxy) == {3}
+    assert [set(view) for view in views] == [{1}, {2}, {3}, {4}, {5}]
 
 
 def test_another_process_would_see_the_same_over_shared_memory() -> None:
@@ -77,7 +77,7 @@ def test_another_process_would_see_the_same_over_shared_memory() -> None:
         assert reader.canary[counters.ROUTED] == 3
         assert list(refused(reader.proxy)) == [(400, 2**63)]
         for made in (writer, reader):
-            for view in (made.stable, made.canary, made.proxy):
+            for view in (made.stable, made.canary, made.proxy, *made.exemplars):
                 view.release()
         del writer, reader, made, view
     finally:
@@ -109,3 +109,54 @@ def test_observations_are_all_there(values: list[float]) -> None:
     assert sum(here[: histogram.BUCKETS]) == len(values)
     assert here[histogram.SUM] == pytest.approx(1e6 * sum(values), abs=len(values) + 1)
     assert sum(cells) == len(values) + here[histogram.SUM]
+
+
+_HALF = st.integers(0, 2**64 - 1)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([counters.FIRST_BYTE, counters.DURATION]),
+            st.floats(0, 1000),
+            st.tuples(_HALF, _HALF),
+            st.integers(0, 2**33),
+        ),
+        max_size=20,
+    )
+)
+def test_each_bucket_has_its_last_exemplar(
+    kept: list[tuple[int, float, tuple[int, int], int]],
+) -> None:
+    made = Counters()
+    expected = {}
+    for offset, seconds, trace, time in kept:
+        counters.keep_exemplar(made.exemplars[1], offset, seconds, trace, time)
+        expected[offset, histogram.bucket_index(seconds)] = (trace, seconds, time)
+    for offset in (counters.FIRST_BYTE, counters.DURATION):
+        for bucket in range(histogram.BUCKETS):
+            found = counters.exemplar(made.exemplars[1], offset, bucket)
+            if (offset, bucket) not in expected:
+                assert found is None
+                continue
+            trace, seconds, time = expected[offset, bucket]
+            assert found is not None
+            assert found.trace_id == f"{trace[0]:016x}{trace[1]:016x}"
+            assert len(found.trace_id) == 32
+            assert found.seconds == pytest.approx(seconds, abs=1.1e-6)
+            assert histogram.bucket_index(found.seconds) == bucket
+            assert found.time == time
+    assert not any(made.exemplars[0])
+    assert not any(made.stable)
+    assert not any(made.canary)
+    assert not any(made.proxy)
+
+
+def test_an_exemplar_that_is_being_written_is_not_read() -> None:
+    cells = Counters().exemplars[0]
+    counters.keep_exemplar(cells, counters.DURATION, 0.1, (1, 2), 3.0)
+    bucket = histogram.bucket_index(0.1)
+    assert counters.exemplar(cells, counters.DURATION, bucket) is not None
+    (sequence,) = [at for at, value in enumerate(cells) if value == 2 and cells[at + 1] == 1]
+    cells[sequence] += 1
+    assert counters.exemplar(cells, counters.DURATION, bucket) is None
