@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format unit bench-quick bench-judge clean
+.PHONY: help install demo dashboard test lint format unit bench-quick bench-judge clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ install: $(STAMP) ## set up .venv with everything that tests need
 
 demo: $(STAMP) ## a release gone wrong, live in this terminal, in under a minute
 	$(BIN)/canaryproxy demo
+
+dashboard: $(STAMP) ## the same in the browser, at http://127.0.0.1:9900/, until Ctrl-C
+	$(BIN)/canaryproxy demo --dashboard
 
 test: lint unit ## what the gate runs: lint, types, import rules, all tests
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -77,6 +78,7 @@ def test_every_command_is_known_to_these_tests() -> None:
             r"make [a-z-]+$"
             r"|python3 -m venv \.venv$|\.venv/bin/pip install \.$"
             r"|\.venv/bin/canaryproxy (check|run|schema|plan|judge)\b"
+            r"|\.venv/bin/canaryproxy (status|weight|trip|reset|history|reload)\b"
             r"|curl ",
             line,
         ), line
@@ -105,10 +107,22 @@ def test_commands_that_end_by_themselves(line: str, folder: Path) -> None:
 
 
 def test_the_proxy_answers_as_the_readme_asks(folder: Path, proxy: subprocess.Popen[bytes]) -> None:
-    answers = [run(line, folder) for line in COMMANDS if line.startswith("curl ")]
-    assert answers[0].startswith("HTTP/1.1 50")  # nothing listens on 9001 here
-    assert "canaryproxy_requests_total" in answers[1]
-    assert answers[2] == "ok\n"
+    steering = r"curl |\.venv/bin/canaryproxy (status|weight|trip|reset|history|reload)\b"
+    answers = {line: run(line, folder) for line in COMMANDS if re.match(steering, line)}
+
+    def of(part: str) -> str:
+        return next(answer for line, answer in answers.items() if part in line)
+
+    assert of("curl -i").startswith("HTTP/1.1 50")  # nothing listens on 9001 here
+    assert "canaryproxy_requests_total" in of("/metrics")
+    assert of("/readyz") == "ok\n"
+    assert "5 %" in of("canaryproxy status")
+    assert "10" in of("canaryproxy weight 10")
+    for command in ("trip", "reset", "reload"):
+        assert of(f"canaryproxy {command}")
+    assert "the on-call says so" in of("canaryproxy history")
+    assert json.loads(of("http://x/v1/weight"))["weight"] == 5.0
+    assert json.loads(of("http://x/v1/release"))["state"] == "idle"
 
 
 def test_the_configuration_shown_is_the_one_shipped() -> None:
