@@ -78,9 +78,14 @@ class AnswerHeads:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._names = Names(ANSWER_KINDS)
         self._known: dict[bytes, Response] = {}
         self._parser = self._new_parser()
+        self.leave_out(b"")
+
+    def leave_out(self, name: bytes) -> None:
+        """Forward no field with this name from now on; empty: none that means nothing to a proxy."""
+        self._names = Names(ANSWER_KINDS, name.lower())
+        self._known.clear()
 
     def _new_parser(self) -> HttpResponseParser:
         return HttpResponseParser(

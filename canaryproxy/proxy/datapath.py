@@ -23,7 +23,7 @@ from canaryproxy.proxy.request_head import Request, RequestHeads
 from canaryproxy.proxy.sticky import CookieJar, cookie_finder, cookie_stripper, key_reader
 from canaryproxy.proxy.upstream import Upstream
 from canaryproxy.proxy.witness import Witness
-from canaryproxy.routing import MatchRules, RouteTable
+from canaryproxy.routing import VARIANTS, MatchRules, RouteTable
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +71,16 @@ class DataPath:
     def _configure(self, config: Config, witness: Witness) -> None:
         self.limits = limits = config.limits
         self.head_end = b"Via: 1.1 %b\r\n\r\n" % config.forwarded.via.encode("latin-1")
-        """What ends every head that we send: our Via field (RFC 9110 §7.6.3) and the empty line."""
+        """What ends every head that we send upstream: our Via field (RFC 9110 §7.6.3) and the empty line."""
+        variant_header = (config.split.variant_header or "").encode("latin-1")
+        self.variant_lines = tuple(
+            b"%b: %b\r\n" % (variant_header, name.encode()) if variant_header else b""
+            for name in VARIANTS
+        )
+        """The line that names the variant, if answers are to have one."""
+        self.answer_ends = tuple(line + self.head_end for line in self.variant_lines)
+        """What ends the head of an answer, by variant."""
+        self.answers.leave_out(variant_header)
         self.rescue = config.rescue.enabled
         self.rescue_header = config.rescue.header
         self.replay_buffer = config.rescue.replay_buffer
@@ -82,7 +91,9 @@ class DataPath:
         self.jar = CookieJar(sticky) if own_cookie else None
         hide = sticky.cookie is not None and not sticky.forward
         strip = cookie_stripper(sticky.cookie or "") if hide else None
-        self.requests = RequestHeads(self._loop, self.head_end, strip)
+        self.requests = RequestHeads(
+            self._loop, self.head_end, strip, create_trace=config.trace.create
+        )
         self.rules = MatchRules(config.split.match)
         self.witness = witness
         stable, canary = self.pools

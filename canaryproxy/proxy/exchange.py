@@ -17,7 +17,7 @@ and what may come between:
 
 from __future__ import annotations
 
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Final
 
 from canaryproxy import counters, histogram
@@ -352,7 +352,7 @@ class Exchange:
         self._status = status
         self._answered_at = now
         request = self.request
-        end = self._datapath.head_end
+        end = self._datapath.answer_ends[self.variant]
         if (
             response.length < 0
             or self._cookie
@@ -377,7 +377,7 @@ class Exchange:
     def _answer_end(self, response: Response) -> bytes:
         """Return the fields that the proxy adds to this answer, and decide how its body is framed."""
         request = self.request
-        lines = self._datapath.head_end[:-2] + self._cookie
+        lines = self._datapath.answer_ends[self.variant][:-2] + self._cookie
         bodiless = response.status in (204, 304) or request.method == b"HEAD"
         self._close = (
             not request.fields.keep_alive or not self._body_done or self._datapath.draining
@@ -430,6 +430,8 @@ class Exchange:
                 micros = int(waited * 1e6)
             cells[_FIRST_BYTE + index] += 1
             cells[_FIRST_BYTE_SUM] += micros
+            if self.request.fields.sampled is not None:
+                self._keep_exemplars(max(waited, 0.0), took)
             status = self._status
             failed = self._datapath.witness.error_statuses[status]
             if failed or self._trial >= 0 or self.inspection is not None:
@@ -459,7 +461,7 @@ class Exchange:
         self._slow_after = 0.0  # a handshake is not an answer
         self._count(101, now, now, proxy_made=False)
         self._datapath.counters.variants[self.variant][counters.TUNNELS_OPENED] += 1
-        lines = self._datapath.head_end[:-2] + self._cookie
+        lines = self._datapath.answer_ends[self.variant][:-2] + self._cookie
         if self._rescued:
             self._datapath.counters.canary[counters.RESCUED] += 1
             if self._datapath.rescue_header:
@@ -587,7 +589,9 @@ class Exchange:
                 label=reason.label,
                 close=close,
                 head_only=self.request.method == b"HEAD",
-                extra=self._cookie + (_KEEP_ALIVE if self.request.http10 and not close else b""),
+                extra=self._datapath.variant_lines[self.variant]
+                + self._cookie
+                + (_KEEP_ALIVE if self.request.http10 and not close else b""),
             )
         )
         self._down.exchange_done(now, close=close)
@@ -614,5 +618,17 @@ class Exchange:
         cells[_FINISHED] += 1
         failed = proxy_made or bool(self._datapath.witness.error_statuses[status])
         self._settle(status, now, failed=failed)
-        counters.observe(cells, _FIRST_BYTE, max(answered - self._received, 0.0))
-        counters.observe(cells, _DURATION, now - self._started)
+        waited, took = max(answered - self._received, 0.0), now - self._started
+        counters.observe(cells, _FIRST_BYTE, waited)
+        counters.observe(cells, _DURATION, took)
+        if self.request.fields.sampled is not None:
+            self._keep_exemplars(waited, took)
+
+    def _keep_exemplars(self, waited: float, took: float) -> None:
+        """Keep the request's trace beside the buckets that count it."""
+        trace = self.request.fields.sampled
+        if trace is not None:
+            cells = self._datapath.counters.exemplars[self.variant]
+            now = time()
+            counters.keep_exemplar(cells, _FIRST_BYTE, waited, trace, now)
+            counters.keep_exemplar(cells, _DURATION, took, trace, now)

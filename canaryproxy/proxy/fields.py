@@ -41,6 +41,8 @@ IS_FORWARDED_PROTO: Final = 10
 IS_FORWARDED_HOST: Final = 11
 IS_FORWARDED: Final = 12
 IS_LOOK_ALIKE: Final = 13
+IS_TRACEPARENT: Final = 14
+IS_TRACESTATE: Final = 15
 
 REQUEST_KINDS: dict[bytes, int] = {
     b"keep-alive": IS_HOP,
@@ -58,6 +60,8 @@ REQUEST_KINDS: dict[bytes, int] = {
     b"x-forwarded-proto": IS_FORWARDED_PROTO,
     b"x-forwarded-host": IS_FORWARDED_HOST,
     b"forwarded": IS_FORWARDED,
+    b"traceparent": IS_TRACEPARENT,
+    b"tracestate": IS_TRACESTATE,
 }
 ANSWER_KINDS: dict[bytes, int] = {
     b"keep-alive": IS_HOP,
@@ -86,10 +90,12 @@ class Names:
     Bounded: a peer that sends many distinct names cannot make it grow, only miss it.
     """
 
-    __slots__ = ("_cache", "_kinds")
+    __slots__ = ("_cache", "_hop", "_kinds")
 
-    def __init__(self, kinds: dict[bytes, int]) -> None:
+    def __init__(self, kinds: dict[bytes, int], hop: bytes = b"") -> None:
+        """``hop``: one more name (lower case) that does not go further than this hop."""
         self._kinds = kinds
+        self._hop = hop
         self._cache: dict[bytes, int] = {}
 
     def kind(self, name: bytes) -> int:
@@ -100,6 +106,8 @@ class Names:
     def _classify(self, name: bytes) -> int:
         lower = name.lower()
         kind = self._kinds.get(lower)
+        if kind is None and lower == self._hop:
+            kind = IS_HOP
         if kind is None:
             kind = IS_PLAIN
             if not TOKEN.fullmatch(name) or (

@@ -29,6 +29,8 @@ from canaryproxy.proxy.fields import (
     IS_HOST,
     IS_LENGTH,
     IS_LOOK_ALIKE,
+    IS_TRACEPARENT,
+    IS_TRACESTATE,
     IS_UPGRADE,
     MAX_CACHED_HEAD,
     REQUEST_KINDS,
@@ -42,6 +44,7 @@ from canaryproxy.proxy.fields import (
     without,
 )
 from canaryproxy.proxy.forwarding import Peer
+from canaryproxy.proxy.trace import new_trace, read
 from canaryproxy.routing import NO_KEY_BUCKET, STABLE, Headers
 
 MAX_REQUEST_LINE: Final = 8 * 1024
@@ -93,6 +96,8 @@ class RequestFields:
         "key",
         "length",
         "raw",
+        "sampled",
+        "trace_id",
         "upgrade",
         "variant",
     )
@@ -118,6 +123,10 @@ class RequestFields:
         """Lines to add for the next hop."""
         self.forwarding: list[tuple[int, bytes]] | None = None
         """The client's own forwarding fields: kind and value."""
+        self.trace_id: bytes | None = b""
+        """The trace that the client names, empty without one; ``None``: each request begins its own."""
+        self.sampled: tuple[int, int] | None = None
+        """The halves of the trace id if the trace is sampled."""
         self.epoch = -1
         """The route table by which ``key``, ``bucket`` and ``variant`` were found."""
         self.key: bytes | None = None
@@ -135,7 +144,7 @@ class RequestFields:
 class Request:
     """One request's head, checked. All byte strings are as received."""
 
-    __slots__ = ("fields", "head", "http10", "method", "target")
+    __slots__ = ("fields", "head", "http10", "method", "target", "trace_id")
 
     method: bytes
     target: bytes
@@ -144,6 +153,8 @@ class Request:
     fields: RequestFields
     head: bytes
     """The head to forward, up to and with the empty line."""
+    trace_id: bytes
+    """The trace that the request belongs to (32 hex digits), empty without one."""
 
     @property
     def idempotent(self) -> bool:
@@ -160,19 +171,23 @@ class RequestHeads:
     """Checks heads of requests and makes the heads to forward; one object serves all connections.
 
     ``end`` is what ends every head: our Via field and the empty line. ``strip`` takes the lines of a head
-    and returns them without the sticky cookie; ``None`` forwards it.
+    and returns them without the sticky cookie; ``None`` forwards it. With ``create_trace`` a request that
+    comes without a valid traceparent gets one.
     """
 
-    __slots__ = ("_end", "_known", "_loop", "_names", "_parser", "_strip")
+    __slots__ = ("_create_trace", "_end", "_known", "_loop", "_names", "_parser", "_strip")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         end: bytes,
         strip: Callable[[bytes], bytes] | None = None,
+        *,
+        create_trace: bool = False,
     ) -> None:
         self._loop = loop
         self._end = end
+        self._create_trace = create_trace
         self._strip = strip
         self._names = Names(REQUEST_KINDS)
         self._known: dict[bytes, RequestFields] = {}
@@ -205,7 +220,9 @@ class RequestHeads:
             fields = self._fields(head, line_end, http10=False)
             if not fields.host:
                 raise Refusal(400, "no Host field")
-            if len(block) <= MAX_CACHED_HEAD:
+            if (
+                len(block) <= MAX_CACHED_HEAD and not fields.trace_id
+            ):  # a trace id does not come again
                 if len(self._known) >= REMEMBERED:
                     self._known.clear()
                 self._known[block] = fields
@@ -220,7 +237,17 @@ class RequestHeads:
             + fields.extra
             + self._end
         )
+        trace_id = fields.trace_id
+        if trace_id is None:
+            self._begin_trace(request)
+        else:
+            request.trace_id = trace_id
         return request
+
+    def _begin_trace(self, request: Request) -> None:
+        """Give the request a traceparent of its own; what is remembered of its fields has none."""
+        request.trace_id, line = new_trace()
+        request.head = request.head[:-2] + line + b"\r\n"
 
     def _parse_rare(self, head: bytes, line_end: int, peer: Peer) -> Request:
         """Parse what is not an origin-form HTTP/1.1 request with a common method."""
@@ -256,6 +283,10 @@ class RequestHeads:
         forwarding = peer.forwarding(fields.host, fields.forwarding)
         line_bytes = method + b" " + target + b" HTTP/1.1"
         request.head = line_bytes + block + forwarding + fields.extra + self._end
+        if fields.trace_id is None:
+            self._begin_trace(request)
+        else:
+            request.trace_id = fields.trace_id
         return request
 
     def _fields(self, head: bytes, line_end: int, *, http10: bool) -> RequestFields:
@@ -280,6 +311,8 @@ class RequestHeads:
         drop: list[Field] = []
         connection: list[bytes] = []
         forwarding: list[tuple[int, bytes]] = []
+        parents: list[bytes] = []
+        trace: list[Field] = []
         upgrade = b""
         trailers = has_length = False
         for field in raw:
@@ -306,6 +339,11 @@ class RequestHeads:
                     raise Refusal(417, "unknown expectation")
                 fields.expect = True
                 continue
+            if kind == IS_TRACEPARENT or kind == IS_TRACESTATE:
+                if kind == IS_TRACEPARENT:
+                    parents.append(value)
+                trace.append(field)
+                continue
             if kind == IS_LOOK_ALIKE:
                 raise Refusal(400, f"ambiguous header name {name.decode('latin-1')}")
             if kind == IS_CODING:
@@ -327,6 +365,12 @@ class RequestHeads:
             if not _HOST.fullmatch(host):
                 raise Refusal(400, "malformed Host")
             fields.host = host
+        context = read(parents) if parents and b"traceparent" not in connection else None
+        if context is not None:
+            fields.trace_id, fields.sampled = context.trace_id, context.halves
+        elif self._create_trace:
+            fields.trace_id = None
+            drop += trace  # without a valid traceparent, tracestate means nothing
         if connection and connection != CLOSE:
             drop = nominated(raw, drop, connection)
             fields.extra = _renewed(fields, connection, upgrade, trailers, http10=http10)

@@ -1,0 +1,58 @@
+"""W3C Trace Context: what a traceparent says, and how one is made.
+
+https://www.w3.org/TR/trace-context-1/ (the Recommendation) and https://www.w3.org/TR/trace-context-2/. The
+proxy records no spans: it passes both fields on as they are, reads the trace id, and begins a trace only if
+it is asked to (``trace.create``).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Final
+
+_TRACEPARENT = re.compile(
+    rb"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
+    rb"(?P<more>-.*)?",
+    re.DOTALL,
+)
+_NO_TRACE: Final = b"0" * 32
+_NO_PARENT: Final = b"0" * 16
+_SAMPLED: Final = 0x01
+
+
+class TraceContext:
+    """What a valid traceparent says."""
+
+    __slots__ = ("halves", "trace_id")
+
+    def __init__(self, trace_id: bytes, *, sampled: bool) -> None:
+        self.trace_id = trace_id
+        """32 hex digits in lower case, not all zero."""
+        self.halves = (int(trace_id[:16], 16), int(trace_id[16:], 16)) if sampled else None
+        """The trace id as two 64-bit numbers, if the caller says that it may have recorded the trace."""
+
+
+def read(values: Sequence[bytes]) -> TraceContext | None:
+    """Return what the traceparent fields of a request say; ``None`` for none, several, or an invalid one.
+
+    Versions after 00 are read as far as version 00 reaches (§4.3); ff is no version.
+    """
+    if len(values) != 1:
+        return None
+    match = _TRACEPARENT.fullmatch(values[0])
+    if match is None or match["version"] == b"ff" or (match["version"] == b"00" and match["more"]):
+        return None
+    if match["trace"] == _NO_TRACE or match["parent"] == _NO_PARENT:
+        return None
+    return TraceContext(match["trace"], sampled=bool(int(match["flags"], 16) & _SAMPLED))
+
+
+def new_trace() -> tuple[bytes, bytes]:
+    """Return a new trace id and its traceparent line with CRLF.
+
+    Not sampled, for nothing is recorded here. Ids must be unique, not secret.
+    """
+    trace = b"%032x" % (random.getrandbits(128) or 1)
+    return trace, b"traceparent: 00-%b-%016x-00\r\n" % (trace, random.getrandbits(64) or 1)
