@@ -14,7 +14,7 @@ import canaryproxy
 from canaryproxy import circuit, counters, document, rollout
 from canaryproxy.circuit import Record
 from canaryproxy.controller import Controller, Unsaved
-from canaryproxy.counters import Counters
+from canaryproxy.counters import Totals
 from canaryproxy.drill import Users, drill
 from canaryproxy.notify import shown
 from canaryproxy.reload import Change, Reloader, Stale
@@ -43,7 +43,7 @@ class Control:
     """One running proxy, seen and steered."""
 
     def __init__(
-        self, controller: Controller, cells: Counters, plane: Plane, reloader: Reloader
+        self, controller: Controller, cells: Totals, plane: Plane, reloader: Reloader
     ) -> None:
         self._controller = controller
         self._cells = cells

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from canaryproxy import circuit, counters, histogram, rollout
 from canaryproxy.circuit import Circuit, CircuitSettings, Record
 from canaryproxy.config import Config
-from canaryproxy.counters import Counters
+from canaryproxy.counters import Totals
 from canaryproxy.judge import (
     Assessment,
     BusinessRule,
@@ -107,7 +107,7 @@ class Controller:
     def __init__(
         self,
         config: Config,
-        cells: Counters,
+        cells: Totals,
         plane: DataPlane,
         table: RouteTable,
         clock: Callable[[], float] = monotonic,
@@ -311,7 +311,7 @@ class Controller:
     def _update_thresholds(self, now: float) -> None:
         cells = self._cells.stable
         counts = cells[counters.FIRST_BYTE : counters.FIRST_BYTE + histogram.BUCKETS]
-        tau = self._quantile.update(now, counts.tolist())
+        tau = self._quantile.update(now, list(counts))
         if tau is None:
             return
         found = thresholds(tau, self._margin)

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import ceil
+from typing import overload
 
 from canaryproxy import histogram
 from canaryproxy.routing import CANARY, STABLE, VARIANTS
@@ -134,12 +135,50 @@ class Counters:
         )
 
 
-def in_flight(cells: memoryview[int]) -> int:
+class Total(Sequence[int]):
+    """The same block of several workers as one, for readers: each cell is the sum when it is looked at."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Sequence[Sequence[int]]) -> None:
+        self._parts = tuple(parts)
+
+    def __len__(self) -> int:
+        return len(self._parts[0])
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[int]: ...
+    def __getitem__(self, at: int | slice) -> int | list[int]:
+        if isinstance(at, slice):
+            return [sum(cells) for cells in zip(*(part[at] for part in self._parts), strict=True)]
+        return sum(part[at] for part in self._parts)
+
+
+class Totals:
+    """The counters of all workers as one, for readers. With a single worker they are its own."""
+
+    __slots__ = ("canary", "proxy", "stable", "variants")
+
+    def __init__(self, workers: Sequence[Counters]) -> None:
+        def total(parts: Sequence[memoryview[int]]) -> Sequence[int]:
+            return parts[0] if len(parts) == 1 else Total(parts)
+
+        self.variants: tuple[Sequence[int], Sequence[int]] = (
+            total([worker.stable for worker in workers]),
+            total([worker.canary for worker in workers]),
+        )
+        self.stable, self.canary = self.variants
+        self.proxy = total([worker.proxy for worker in workers])
+
+
+def in_flight(cells: Sequence[int]) -> int:
     """Return the requests in flight of one variant's cells."""
     return cells[ROUTED] - cells[FINISHED]
 
 
-def drawn(cells: memoryview[int]) -> int:
+def drawn(cells: Sequence[int]) -> int:
     """Return the requests that the split, not a match rule, routed to the variant of these cells."""
     return cells[ROUTED] - cells[FORCED]
 
@@ -157,14 +196,14 @@ def slots(names: Sequence[str], before: Mapping[str, int]) -> dict[str, int]:
     return {name: kept[name] if name in kept else next(free) for name in names}
 
 
-def codes(cells: memoryview[int]) -> Iterable[tuple[int, int]]:
+def codes(cells: Sequence[int]) -> Iterable[tuple[int, int]]:
     """Yield ``(status, count)`` for every status that occurred in one variant's cells."""
     for status, count in enumerate(cells[CODES : CODES + _CODE_CELLS]):
         if count:
             yield status, count
 
 
-def refused(cells: memoryview[int]) -> Iterable[tuple[int, int]]:
+def refused(cells: Sequence[int]) -> Iterable[tuple[int, int]]:
     """Yield ``(status, count)`` for every status with which the proxy itself refused requests."""
     for status, count in enumerate(cells[REFUSED : REFUSED + _CODE_CELLS]):
         if count:

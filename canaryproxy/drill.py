@@ -8,7 +8,7 @@ users are on stable until somebody resets it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ def refusal(controller: Controller) -> str | None:
 
 async def drill(
     controller: Controller,
-    cells: Callable[[], memoryview[int]],
+    cells: Callable[[], Sequence[int]],
     users: Users,
     by: str,
     clock: Callable[[], float] = monotonic,

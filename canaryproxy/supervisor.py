@@ -18,7 +18,7 @@ from canaryproxy.admin.metrics import CounterCollector, EventCounts, Sources, re
 from canaryproxy.config import Config, UnixAddress
 from canaryproxy.control import Control
 from canaryproxy.controller import Controller
-from canaryproxy.counters import Counters
+from canaryproxy.counters import Counters, Totals
 from canaryproxy.notify import Gates, Notifier
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.listener import listen
@@ -84,8 +84,9 @@ class Supervisor:
             config, asyncio.get_running_loop(), self.counters, first_table(config)
         )
         self._gates = _gates(config)
+        totals = Totals([self.counters])
         self.controller = Controller(
-            config, self.counters, self.datapath, first_table(config), ask=self._ask
+            config, totals, self.datapath, first_table(config), ask=self._ask
         )
         self.reloader = Reloader(
             self._path,
@@ -95,7 +96,7 @@ class Supervisor:
             self.controller.note,
             lambda: self.controller.now,
         )
-        self.control = Control(self.controller, self.counters, self.datapath, self.reloader)
+        self.control = Control(self.controller, totals, self.datapath, self.reloader)
         events = EventCounts()
         self.control.subscribe(events)
         self._notifier = _notifier(config)

@@ -15,7 +15,7 @@ import pytest
 from canaryproxy import circuit, config, counters, rollout
 from canaryproxy.control import Control, Stale
 from canaryproxy.controller import TICK_SECONDS, Controller, Unsaved
-from canaryproxy.counters import Counters
+from canaryproxy.counters import Counters, Totals
 from canaryproxy.drill import drill
 from canaryproxy.reload import Reloader
 from canaryproxy.routing import RouteTable
@@ -75,7 +75,7 @@ class World:
         self.questions: list[Mapping[str, Any]] = []
         self.controller = Controller(
             self.config,
-            self.cells,
+            Totals([self.cells]),
             self.plane,
             first_table(self.config),
             lambda: self.clock,
@@ -89,7 +89,7 @@ class World:
             self.controller.note,
             lambda: self.controller.now,
         )
-        self.control = Control(self.controller, self.cells, self.plane, self.reloader)
+        self.control = Control(self.controller, Totals([self.cells]), self.plane, self.reloader)
         self.controller.load()
 
     def whole(self, text: str) -> str:

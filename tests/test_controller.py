@@ -14,7 +14,7 @@ import pytest
 
 from canaryproxy import circuit, config, counters, rollout
 from canaryproxy.controller import TICK_SECONDS, Controller
-from canaryproxy.counters import Counters
+from canaryproxy.counters import Counters, Totals
 from canaryproxy.routing import RouteTable
 from canaryproxy.supervisor import first_table
 
@@ -59,7 +59,11 @@ class World:
         self.plane = Plane()
         self.clock = 1000.0
         self.controller = Controller(
-            self.config, self.cells, self.plane, first_table(self.config), lambda: self.clock
+            self.config,
+            Totals([self.cells]),
+            self.plane,
+            first_table(self.config),
+            lambda: self.clock,
         )
         self.controller.load()
 
@@ -287,7 +291,11 @@ async def test_posted_events_count_for_the_business_metric(tmp_path: Path) -> No
     made.config = config.parse(text, file="f")
     made.cells, made.plane, made.clock = Counters(), Plane(), 1000.0
     made.controller = Controller(
-        made.config, made.cells, made.plane, first_table(made.config), lambda: made.clock
+        made.config,
+        Totals([made.cells]),
+        made.plane,
+        first_table(made.config),
+        lambda: made.clock,
     )
     made.controller.load()
     for _ in range(40):

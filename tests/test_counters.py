@@ -160,3 +160,19 @@ def test_an_exemplar_that_is_being_written_is_not_read() -> None:
     (sequence,) = [at for at, value in enumerate(cells) if value == 2 and cells[at + 1] == 1]
     cells[sequence] += 1
     assert counters.exemplar(cells, counters.DURATION, bucket) is None
+
+
+@given(st.lists(st.lists(st.integers(0, 1000), min_size=20, max_size=20), min_size=1, max_size=4))
+def test_totals_are_sums_of_what_each_worker_counted(rows: list[list[int]]) -> None:
+    workers = [Counters() for _ in rows]
+    totals = counters.Totals(workers)
+    for worker, row in zip(workers, rows, strict=True):
+        for at, count in enumerate(row):
+            worker.canary[at] += count
+            worker.proxy[at] += 2 * count
+    sums = [sum(column) for column in zip(*rows, strict=True)]
+    assert list(totals.canary[:20]) == sums
+    assert [totals.canary[at] for at in range(20)] == sums
+    assert list(totals.proxy[5:20]) == [2 * count for count in sums[5:]]
+    assert totals.variants[1] is totals.canary
+    assert len(totals.stable) == counters.VARIANT_CELLS

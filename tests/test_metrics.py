@@ -24,7 +24,7 @@ from canaryproxy.config.model import EventName
 from canaryproxy.controller import Status
 from canaryproxy.counters import Counters, Reason, observe
 from canaryproxy.judge import Assessment, Verdict
-from canaryproxy.rollout import Rollout, State
+from canaryproxy.rollout import Plan, Rollout, State
 from canaryproxy.routing import RouteTable
 
 DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -72,6 +72,9 @@ STATUS = Status(
     ASSESSMENT,
     5.0,
     (),
+    0,
+    Plan(()),
+    None,
     None,
 )
 DOCUMENT: dict[str, Any] = {
