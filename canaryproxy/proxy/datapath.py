@@ -14,10 +14,13 @@ from typing import Any, Final
 from canaryproxy import counters
 from canaryproxy.config import Config, Variant
 from canaryproxy.counters import Counters
+from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.answer_head import AnswerHeads
 from canaryproxy.proxy.downstream import Downstream
+from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.listener import BACKLOG
+from canaryproxy.proxy.logged import LoggedExchange
 from canaryproxy.proxy.pool import Endpoint, Pool
 from canaryproxy.proxy.request_head import Request, RequestHeads
 from canaryproxy.proxy.sticky import CookieJar, cookie_finder, cookie_stripper, key_reader
@@ -34,7 +37,8 @@ _COARSEST_SWEEP: Final = 0.5
 class DataPath:
     """Everything that one worker's connections need, made from the configuration.
 
-    ``counters`` is where it counts. ``publish`` replaces the route table: it acts on the next request.
+    ``counters`` is where it counts; ``access_log`` gets every request that ends. ``publish`` replaces the
+    route table: it acts on the next request.
     """
 
     def __init__(
@@ -43,8 +47,11 @@ class DataPath:
         loop: asyncio.AbstractEventLoop,
         cells: Counters,
         table: RouteTable,
+        access_log: AccessLog | None = None,
     ) -> None:
         self._loop = loop
+        self.access_log = access_log
+        self.exchange = Exchange if access_log is None else LoggedExchange
         self.counters = cells
         self.table = table
         self.answers = AnswerHeads(loop)

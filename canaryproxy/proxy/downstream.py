@@ -15,6 +15,8 @@ from canaryproxy.proxy.chunked import ChunkedDecoder, ChunkedError
 from canaryproxy.proxy.errors import Refusal, error_answer
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.fields import find_head_end
+from canaryproxy.proxy.forwarding import Peer
+from canaryproxy.proxy.logged import refused
 from canaryproxy.proxy.request_head import Request, check_partial
 from canaryproxy.routing import RequestView
 
@@ -54,16 +56,18 @@ class Downstream(asyncio.Protocol):
         "_full",
         "_half_closed",
         "_left",
-        "_peer",
         "_processing",
         "_reading",
         "_state",
         "_unsent",
         "deadline",
+        "peer",
         "transport",
     )
 
     transport: asyncio.Transport
+    peer: Peer
+    """What is known of the client."""
 
     def __init__(self, datapath: DataPath) -> None:
         self._datapath = datapath
@@ -89,19 +93,19 @@ class Downstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         datapath = self._datapath
-        self._peer = datapath.peer_of(self.transport)
+        self.peer = datapath.peer_of(self.transport)
         datapath.counters.proxy[counters.CONNECTIONS_OPENED] += 1
         full = len(datapath.connections) >= datapath.limits.max_connections
         datapath.connections.add(self)
         self.deadline = monotonic() + datapath.limits.header_timeout
         if full:
             datapath.counters.proxy[counters.CONNECTIONS_REFUSED] += 1
-            self._refuse(Refusal(503, "too many connections"))
+            self._refuse(Refusal(503, "too many connections"), b"")
 
     def renew_peer(self) -> None:
         """Look at the client anew: what we trust has changed."""
         if not self.transport.is_closing():
-            self._peer = self._datapath.peer_of(self.transport)
+            self.peer = self._datapath.peer_of(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         datapath = self._datapath
@@ -155,7 +159,7 @@ class Downstream(asyncio.Protocol):
                 try:
                     self._begin(data)
                 except Refusal as refusal:
-                    self._refuse(refusal)
+                    self._refuse(refusal, data)
                 return
             self._buffer = self._buffer + data if self._buffer else data
             if state == _HEAD:
@@ -187,7 +191,7 @@ class Downstream(asyncio.Protocol):
                     break
                 searched = 0
         except Refusal as refusal:
-            self._refuse(refusal)
+            self._refuse(refusal, self._buffer)
         finally:
             self._processing = False
 
@@ -211,13 +215,16 @@ class Downstream(asyncio.Protocol):
         else:
             self._buffer = data[end:]
             data = data[:end]
-        self._begin(data)
+        try:
+            self._begin(data)
+        except Refusal as refusal:
+            self._refuse(refusal, data)
         return True
 
     def _begin(self, head: bytes) -> None:
         """Route one request and start its exchange. Raises ``Refusal``."""
         datapath = self._datapath
-        request = datapath.requests.parse(head, self._peer)
+        request = datapath.requests.parse(head, self.peer)
         if datapath.in_flight >= datapath.limits.max_requests:
             raise Refusal(503, "too many requests in flight")
         now = monotonic()
@@ -227,7 +234,7 @@ class Downstream(asyncio.Protocol):
         if fields.epoch == table.epoch:
             key, bucket, variant = fields.key, fields.bucket, fields.variant
         else:
-            key = datapath.read_key(fields, self._peer)
+            key = datapath.read_key(fields, self.peer)
             if key is None and datapath.jar is not None:
                 key = datapath.jar.mint(table)
                 cookie = datapath.jar.set_cookie(key, secure=self._secure(fields.field))
@@ -244,7 +251,7 @@ class Downstream(asyncio.Protocol):
         length = fields.length
         has_body = length > 0 or fields.chunked
         datapath.in_flight += 1
-        exchange = self._exchange = Exchange(
+        exchange = self._exchange = datapath.exchange(
             datapath, self, request, key, cookie, variant, now, has_body
         )
         if forced is None:  # who was not drawn by lot cannot be compared
@@ -253,6 +260,8 @@ class Downstream(asyncio.Protocol):
                 exchange.inspection = datapath.witness.inspection(
                     lambda: self._view(request), bucket, now
                 )
+        else:
+            exchange.note_forced(bucket)
         if not has_body:
             self._state = _ANSWER
             self.deadline = now + datapath.limits.first_byte_timeout
@@ -282,9 +291,9 @@ class Downstream(asyncio.Protocol):
 
     def _secure(self, field: Callable[[bytes], bytes | None]) -> bool:
         """Tell whether the client speaks https, to us or to a trusted proxy."""
-        if self._peer.proto == b"https":
+        if self.peer.proto == b"https":
             return True
-        return self._peer.trusted and (field(b"x-forwarded-proto") or b"").lower() == b"https"
+        return self.peer.trusted and (field(b"x-forwarded-proto") or b"").lower() == b"https"
 
     def _body(self, data: bytes) -> None:
         exchange = self._exchange
@@ -317,10 +326,17 @@ class Downstream(asyncio.Protocol):
         if chunks.done and not exchange.cancelled:
             exchange.request_end(chunks.trailers)
 
-    def _refuse(self, refusal: Refusal) -> None:
-        """Answer with the proxy's own error and close."""
+    def _refuse(self, refusal: Refusal, head: bytes | None) -> None:
+        """Answer with the proxy's own error and close.
+
+        ``head`` is what came of the request, ``None`` if its exchange has logged it.
+        """
         self._datapath.counters.proxy[counters.REFUSED + refusal.status] += 1
-        self.write(error_answer(refusal.status, refusal.reason, close=True))
+        answer = error_answer(refusal.status, refusal.reason, close=True)
+        log = self._datapath.access_log
+        if log is not None and head is not None:
+            log.add(refused(self.peer, head, refusal, answer, monotonic()))
+        self.write(answer)
         self._linger()
 
     # The exchange's side
@@ -461,7 +477,7 @@ class Downstream(asyncio.Protocol):
             else:
                 exchange.timed_out()
         elif state == _HEAD and self._buffer:
-            self._refuse(Refusal(408, "the request's head did not arrive in time"))
+            self._refuse(Refusal(408, "the request's head did not arrive in time"), self._buffer)
         elif state == _HEAD:
             self.transport.close()
         else:
@@ -471,13 +487,14 @@ class Downstream(asyncio.Protocol):
         """End a request that the client broke off or spoilt after its head."""
         self._exchange = None
         self._datapath.in_flight -= 1
+        exchange.note_refusal(refusal)
         exchange.client_gone()
         if (
             exchange.answering
         ):  # an answer is under way: an error in its middle would be taken for it
             self._break(framed=exchange.framed)
         else:
-            self._refuse(refusal)
+            self._refuse(refusal, None)
 
     def mark_late(self, now: float) -> None:
         """Count the request in flight if it is past a threshold."""

@@ -24,7 +24,7 @@ from canaryproxy import counters, histogram
 from canaryproxy.counters import Reason
 from canaryproxy.proxy.answer_head import Response
 from canaryproxy.proxy.chunked import encode_chunk, last_chunk
-from canaryproxy.proxy.errors import STATUS_OF, WORDS, error_answer
+from canaryproxy.proxy.errors import STATUS_OF, WORDS, Refusal, error_answer
 from canaryproxy.proxy.request_head import Request
 from canaryproxy.proxy.witness import Inspection
 from canaryproxy.routing import CANARY, STABLE, RouteTable
@@ -565,6 +565,7 @@ class Exchange:
         if self._answered_at:
             self.cancelled = True
             self._count(STATUS_OF[reason], self._answered_at, now)
+            self.note_end(self._status, now, b"")
             self._down.break_off(framed=self._framed)
             return
         if self._repeatable():
@@ -582,18 +583,18 @@ class Exchange:
         self._count(status, now, now)
         self.cancelled = True
         close = not self.request.fields.keep_alive or not self._body_done or self._datapath.draining
-        self._down.write(
-            error_answer(
-                status,
-                WORDS[reason],
-                label=reason.label,
-                close=close,
-                head_only=self.request.method == b"HEAD",
-                extra=self._datapath.variant_lines[self.variant]
-                + self._cookie
-                + (_KEEP_ALIVE if self.request.http10 and not close else b""),
-            )
+        answer = error_answer(
+            status,
+            WORDS[reason],
+            label=reason.label,
+            close=close,
+            head_only=self.request.method == b"HEAD",
+            extra=self._datapath.variant_lines[self.variant]
+            + self._cookie
+            + (_KEEP_ALIVE if self.request.http10 and not close else b""),
         )
+        self.note_end(status, now, answer)
+        self._down.write(answer)
         self._down.exchange_done(now, close=close)
 
     def _rescue(self) -> None:
@@ -632,3 +633,14 @@ class Exchange:
             now = time()
             counters.keep_exemplar(cells, _FIRST_BYTE, waited, trace, now)
             counters.keep_exemplar(cells, _DURATION, took, trace, now)
+
+    # For the access log (``logged.LoggedExchange``); a plain request comes by none of these
+
+    def note_forced(self, bucket: int) -> None:
+        """Learn that a match rule chose the variant, whatever the user's bucket."""
+
+    def note_refusal(self, refusal: Refusal) -> None:
+        """Learn why the client is about to be gone: its request was spoilt after its head."""
+
+    def note_end(self, status: int, now: float, answer: bytes) -> None:
+        """Learn that the exchange ends now: with the proxy's answer, or with ``b""`` inside another."""

@@ -95,6 +95,7 @@ class RequestFields:
         "keep_alive",
         "key",
         "length",
+        "noted",
         "raw",
         "sampled",
         "trace_id",
@@ -125,6 +126,8 @@ class RequestFields:
         """The client's own forwarding fields: kind and value."""
         self.trace_id: bytes | None = b""
         """The trace that the client names, empty without one; ``None``: each request begins its own."""
+        self.noted: tuple[bytes | None, bytes | None, bytes] | None = None
+        """What the access log says of these fields, once it was asked."""
         self.sampled: tuple[int, int] | None = None
         """The halves of the trace id if the trace is sampled."""
         self.epoch = -1

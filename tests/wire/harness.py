@@ -13,6 +13,7 @@ from time import monotonic
 from canaryproxy import config
 from canaryproxy.config import TcpAddress
 from canaryproxy.counters import Counters
+from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.listener import listen
 from canaryproxy.routing import RouteTable
@@ -228,8 +229,9 @@ class Client:
 class Proxy:
     """A data path on a free port of 127.0.0.1."""
 
-    def __init__(self, datapath: DataPath, port: int) -> None:
+    def __init__(self, datapath: DataPath, port: int, log: AccessLog | None = None) -> None:
         self.datapath = datapath
+        self.log = log
         self.port = port
         self.counters = datapath.counters
         self._clients: list[Client] = []
@@ -273,14 +275,20 @@ async def proxy(text: str, send_buffer: int = 0) -> AsyncIterator[Proxy]:
     sock = listen(TcpAddress("127.0.0.1", _free_port()))
     if send_buffer:  # accepted sockets inherit it
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-    datapath = DataPath(made, asyncio.get_running_loop(), Counters(), first_table(made))
+    log = None
+    if made.access_log is not None:
+        log = AccessLog(made.access_log)
+        log.start()
+    datapath = DataPath(made, asyncio.get_running_loop(), Counters(), first_table(made), log)
     await datapath.serve([sock])
-    running = Proxy(datapath, sock.getsockname()[1])
+    running = Proxy(datapath, sock.getsockname()[1], log)
     try:
         yield running
     finally:
         running.close_clients()
         await datapath.drain(0.2)
+        if log is not None:
+            await log.stop()
 
 
 def _free_port() -> int:
