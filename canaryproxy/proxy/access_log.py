@@ -152,8 +152,7 @@ def _escaped(text: str, unsafe: re.Pattern[str]) -> str:
 
 
 def _escape(match: re.Match[str]) -> str:
-    char = match[0]
-    return _ESCAPES.get(char) or "".join(f"\\x{byte:02x}" for byte in char.encode())
+    return _ESCAPES.get(match[0]) or f"\\x{ord(match[0]):02x}"
 
 
 def _without_user(url: bytes) -> bytes:
