@@ -40,6 +40,16 @@ class AdminServer:
         self._unix = _Server(registry, control, Guard(None), bounds, pace)
         self._tcp = _Server(registry, control, Guard.of_tcp(admin), bounds, pace)
 
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return self._unix.connections + self._tcp.connections
+
+    @property
+    def streams(self) -> int:
+        """Open ``/v1/stream`` answers."""
+        return self._unix.hub.open + self._tcp.hub.open
+
     async def start(
         self, unix_sockets: Sequence[socket.socket], tcp_sockets: Sequence[socket.socket]
     ) -> None:
@@ -62,10 +72,11 @@ class _Server:
         pace: Pace,
     ) -> None:
         self._bounds = bounds
-        self._hub = Hub(control, bounds.streams, pace)
+        self.hub = Hub(control, bounds.streams, pace)
         self._servers: list[asyncio.Server] = []
+        self._connections: Connections | None = None
         self._runner = web.AppRunner(
-            application(registry, control, guard, self._hub, bounds),
+            application(registry, control, guard, self.hub, bounds),
             handle_signals=False,
             shutdown_timeout=bounds.stop,
         )
@@ -73,16 +84,22 @@ class _Server:
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         await self._runner.setup()
         assert self._runner.server is not None
-        connections = Connections(self._runner.server, self._bounds)
+        self._connections = Connections(self._runner.server, self._bounds)
         loop = asyncio.get_running_loop()
         for sock in sockets:
-            self._servers.append(await loop.create_server(connections, sock=sock))
+            self._servers.append(await loop.create_server(self._connections, sock=sock))
+
+    @property
+    def connections(self) -> int:
+        return 0 if self._connections is None else len(self._connections.open)
 
     async def stop(self) -> None:
         for server in self._servers:
             server.close()
-        self._hub.close()
+        self.hub.close()
         await self._runner.cleanup()
+        if self._connections is not None:
+            self._connections.abort()
 
 
 def application(

@@ -21,6 +21,7 @@ from canaryproxy.config.problems import dotted
 LARGEST_JSON = 64 * 1024
 LARGEST_CONFIG = 1024 * 1024
 _MOST_ERRORS = 20
+_LONGEST_INT = 18
 
 T = TypeVar("T")
 
@@ -113,7 +114,9 @@ async def _body(
                 415, f"the body must be {content_type}, {named}", headers={"Accept": content_type}
             )
     if headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Problem(415, "the body must not be compressed", headers={"Accept-Encoding": ""})
+        raise Problem(
+            415, "the body must not be compressed", headers={"Accept-Encoding": "identity"}
+        )
     too_large = Problem(413, f"the body may have {largest} bytes at most", close=True)
     if (request.content_length or 0) > largest:
         raise too_large
@@ -140,7 +143,11 @@ def strict_json(raw: bytes) -> Any:
     """Return what JSON text says. Raises ``Problem``."""
     try:
         return json.loads(
-            raw.decode(), object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
+            raw.decode(),
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_float,
+            parse_int=_int,
         )
     except UnicodeDecodeError as error:
         raise Problem(400, f"the body is not UTF-8 (byte {error.start})") from None
@@ -159,6 +166,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _int(text: str) -> int:
+    if len(text) > _LONGEST_INT:
+        raise ValueError("a number is too large")
+    return int(text)
 
 
 def _float(text: str) -> float:

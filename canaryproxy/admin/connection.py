@@ -66,6 +66,11 @@ class Connections:
         idle.abort()
         return True
 
+    def abort(self) -> None:
+        """End those that are left."""
+        for one in tuple(self.open):
+            one.abort()
+
 
 class Connection(web.RequestHandler):
     """One connection."""

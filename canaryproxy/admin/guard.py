@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from canaryproxy.admin.problem import Problem
 from canaryproxy.config import Admin
@@ -121,8 +121,8 @@ def _stamp(file: Path) -> object:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _read(file: Path) -> str:
-    """Return what stands in the file, nothing if it cannot be read; never waits for a pipe."""
+def _read(file: Path) -> str | None:
+    """Return what stands in the file, ``None`` if it cannot be read; never waits for a pipe."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
             raise TokenError(f"{file} is not a file")
@@ -130,13 +130,15 @@ def _read(file: Path) -> str:
             content = opened.read(_LONGEST_TOKEN_FILE + 1)
     except OSError as error:
         _log.error("%s: the admin address is read-only", error)
-        return ""
+        return None
     if len(content) > _LONGEST_TOKEN_FILE:
         raise TokenError(f"{file} is longer than {_LONGEST_TOKEN_FILE} bytes: it holds no token")
     return content.decode("utf-8", "replace")
 
 
-def _digest(text: str, where: str) -> bytes | None:
+def _digest(text: str | None, where: str) -> bytes | None:
+    if text is None:
+        return None
     token = text.strip()
     if not token:
         _log.warning("%s holds no token: the admin address is read-only", where)
@@ -173,6 +175,8 @@ class Guard:
                 raise Problem(400, f"{name} is there more than once", close=True)
         if not request.raw_path.startswith("/"):
             raise Problem(400, "the target must be a path", close=True)
+        if request.version not in (HttpVersion10, HttpVersion11):
+            raise Problem(400, "HTTP/1.1 is spoken here", close=True)
         host = request.headers.get("Host", "")
         resource = request.match_info.route.resource
         anywhere = resource is not None and resource.canonical in ANY_HOST

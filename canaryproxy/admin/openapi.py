@@ -238,6 +238,10 @@ _SCHEMAS: dict[str, Schema] = {
                     "requests_after": _integer("Requests that the canary got after the trip."),
                     "weight": _number("Percent of users on the canary before."),
                     "users_seen": _or_null(_integer("Users on the canary just before.")),
+                    "in_flight": {
+                        "type": "integer",
+                        "description": "Canary requests from before the trip that had not ended.",
+                    },
                 }
             ),
             "release": _ref("Release"),

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 CONTENT_TYPE = "application/problem+json"
+_LONGEST_PATH = 200
 
 
 class Problem(Exception):
@@ -57,8 +58,9 @@ class Problem(Exception):
 def of_exception(error: web.HTTPException, method: str, path: str) -> Problem:
     """Return the problem for an exception of aiohttp's own: no route, wrong method, and the like."""
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+    shown = path[:_LONGEST_PATH]
     detail = {
-        404: f"there is nothing at {path}",
-        405: f"{method} is not possible for {path}",
+        404: f"there is nothing at {shown}",
+        405: f"{method} is not possible for {shown}",
     }.get(error.status, error.reason)
     return Problem(error.status, detail, headers=headers)

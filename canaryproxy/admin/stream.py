@@ -43,9 +43,10 @@ PACE = Pace()
 
 
 class _Stream:
-    """What waits for one client."""
+    """What waits for one client; ``drop`` cuts it off."""
 
-    def __init__(self) -> None:
+    def __init__(self, drop: Callable[[], None]) -> None:
+        self._drop = drop
         self.events: deque[bytes] = deque()
         self.release: bytes | None = None
         self.ended = False
@@ -53,7 +54,7 @@ class _Stream:
 
     def put(self, event: bytes) -> None:
         if len(self.events) >= WAITING:
-            self.end()
+            self._drop()
         else:
             self.events.append(event)
             self.news.set()
@@ -100,7 +101,8 @@ class Hub:
             raise Problem(
                 503, f"{self._limit} streams are open already", headers={"Retry-After": "5"}
             )
-        stream = _Stream()
+        assert request.transport is not None
+        stream = _Stream(request.transport.abort)
         self._begin(stream, after)
         try:
             response = web.StreamResponse(
@@ -115,6 +117,8 @@ class Hub:
                 if stream.ended:
                     break
                 await stream.news.wait()
+        except ConnectionError:
+            pass  # the client is gone, as streams end
         finally:
             self._streams.discard(stream)
             if not self._streams:

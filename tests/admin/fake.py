@@ -1,0 +1,300 @@
+"""A stand-in for ``control.Control`` that counts what is done, and a client that sends bytes as they are."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from canaryproxy import circuit, rollout
+from canaryproxy.admin.app import AdminServer
+from canaryproxy.admin.connection import BOUNDS, Bounds
+from canaryproxy.admin.ports import ControlLike, Listener, Matches
+from canaryproxy.admin.stream import PACE, Pace
+from canaryproxy.config import Admin, ConfigError, UnixAddress, parse
+from canaryproxy.config.addresses import TcpAddress
+from canaryproxy.control import Stale, Unsaved
+from canaryproxy.proxy.listener import listen
+
+TOKEN = "correct horse".replace(" ", "-") + "-battery"
+CONFIG = "variants: {stable: {endpoints: [http://127.0.0.1:9]}}\n"
+
+
+class FakeControl:
+    """Behaves as ``Control`` does; ``acts`` are all that changed something."""
+
+    def __init__(self) -> None:
+        self.revision = 1
+        self.weight = 5.0
+        self.acts: list[Any] = []
+        self.counted = 0
+        self.ready = True
+        self.refusal: Exception | None = None
+        self.records: list[dict[str, Any]] = []
+        self.listeners: list[Listener] = []
+        self.text = CONFIG
+        self.padding = ""
+        self.asked = 0
+
+    @property
+    def etag(self) -> str:
+        return f"b3f2-{self.revision}"
+
+    @property
+    def config_etag(self) -> str:
+        return f"c-{abs(hash(self.text))}"
+
+    @property
+    def history_id(self) -> int:
+        return len(self.records)
+
+    def document(self) -> dict[str, Any]:
+        self.asked += 1
+        return {"release": "r1", "weight": self.weight, "time": 1.0, "padding": self.padding}
+
+    def record(self, what: str) -> None:
+        record = {
+            "id": len(self.records) + 1,
+            "time": 1.0,
+            "what": what,
+            "cause": "",
+            "figures": {},
+        }
+        self.records.append(record)
+        for listener in tuple(self.listeners):
+            listener("record", record)
+
+    def point(self, **values: Any) -> None:
+        for listener in tuple(self.listeners):
+            listener("point", values)
+
+    def history(self, after: int | None, limit: int) -> list[dict[str, Any]]:
+        if after is None:
+            return self.records[-limit:]
+        return [record for record in self.records if record["id"] > after][:limit]
+
+    def series(self, since: float) -> list[dict[str, Any]]:
+        return [{"t": t} for t in (1.0, 2.0, 3.0) if t > since]
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
+
+    def _may(self, if_match: Matches | None, etag: str) -> None:
+        if if_match is not None and not if_match(etag):
+            raise Stale("it has changed")
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def act(
+        self,
+        event: rollout.Event | circuit.Trip | circuit.Reset,
+        *,
+        if_match: Matches | None = None,
+    ) -> None:
+        self._may(if_match, self.etag)
+        self.acts.append(event)
+        self.revision += 1
+        if isinstance(event, rollout.SetWeight):
+            self.weight = event.weight
+        self.record(type(event).__name__.lower())
+
+    async def drill(self, by: str, *, if_match: Matches | None = None) -> dict[str, Any]:
+        self._may(if_match, self.etag)
+        self.acts.append(by)
+        self.revision += 1
+        return {
+            "seconds_to_last_request": 0.01,
+            "weight": 5.0,
+            "users_seen": 3,
+            "requests_after": 0,
+        }
+
+    def post_events(self, variant: str, count: int) -> None:
+        assert variant in ("stable", "canary")
+        self._may(None, "")
+        self.counted += count
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "file": "/etc/canaryproxy.yaml",
+            "text": self.text,
+            "effective": {},
+            "restart_needed": [],
+            "error": None,
+        }
+
+    async def reload(self) -> dict[str, Any]:
+        self._may(None, "")
+        self.acts.append("reload")
+        return {"changed": [], "restart_needed": []}
+
+    async def put_config(
+        self, text: str, *, if_match: Matches | None = None, dry_run: bool = False
+    ) -> dict[str, Any]:
+        self._may(if_match, self.config_etag)
+        parse(text, file="canaryproxy.yaml")
+        if not dry_run:
+            self.acts.append(text)
+            self.text = text
+        return {"changed": ["limits.idle_timeout"], "restart_needed": []}
+
+
+_IS_A_CONTROL: type[ControlLike] = FakeControl
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    count: dict[str, int] = field(default_factory=dict)
+    """How often each field is there."""
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Served:
+    """A running admin server."""
+
+    control: FakeControl
+    server: AdminServer
+    unix: str
+    port: int
+    registry: CollectorRegistry
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    async def connect(self, over: str = "tcp") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to the address; ``serve`` closes it at the end at the latest."""
+        if over == "unix":
+            reader, writer = await asyncio.open_unix_connection(self.unix)
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers.append(writer)
+        return reader, writer
+
+    async def raw(self, data: bytes, over: str = "tcp") -> list[Answer]:
+        """Send bytes and return all answers until the server closes."""
+        reader, writer = await self.connect(over)
+        try:
+            writer.write(data)
+            await writer.drain()
+            async with asyncio.timeout(20):
+                return answers(await reader.read())
+        finally:
+            writer.close()
+
+    async def ask(
+        self,
+        method: str,
+        target: str,
+        body: bytes | str | None = None,
+        *,
+        over: str = "unix",
+        host: str = "localhost",
+        **headers: str,
+    ) -> Answer:
+        """Ask once; header names with underscores for dashes."""
+        raw = body.encode() if isinstance(body, str) else body
+        fields = {"Host": host, "Connection": "close"}
+        if raw is not None:
+            fields["Content-Length"] = str(len(raw))
+            fields["Content-Type"] = "application/json"
+        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+        head = f"{method} {target} HTTP/1.1\r\n" + "".join(
+            f"{name}: {value}\r\n" for name, value in fields.items()
+        )
+        found = await self.raw(head.encode() + b"\r\n" + (raw or b""), over)
+        assert found, "no answer"
+        answer = found[-1]
+        if method == "HEAD":
+            assert answer.body == b""
+        return answer
+
+
+def answers(data: bytes) -> list[Answer]:
+    """Return the answers in a stream of bytes (``Content-Length`` only)."""
+    found = []
+    while data:
+        head, _, data = data.partition(b"\r\n\r\n")
+        line, *lines = head.decode("latin-1").split("\r\n")
+        status = int(line.split()[1])
+        pairs = [one.split(": ", 1) for one in lines]
+        count: dict[str, int] = {}
+        for name, _ in pairs:
+            count[name.lower()] = count.get(name.lower(), 0) + 1
+        headers = {name.lower(): value for name, value in pairs}
+        length = 0 if status in (100, 304) else int(headers.get("content-length", "0"))
+        body, data = data[:length], data[length:]
+        if status != 100:
+            found.append(Answer(status, headers, body, count))
+    return found
+
+
+@asynccontextmanager
+async def serve(
+    folder: Path,
+    *,
+    control: FakeControl | None = None,
+    token: str | None = TOKEN,
+    hosts: tuple[str, ...] = (),
+    bounds: Bounds = BOUNDS,
+    pace: Pace = PACE,
+    **admin: Any,
+) -> AsyncIterator[Served]:
+    """Serve on a Unix socket in ``folder`` and on a port of the loopback address."""
+    if token is not None and "token_env" not in admin:
+        file = folder / "token"
+        file.write_text(token + "\n")
+        admin["token_file"] = str(file)
+    control = control or FakeControl()
+    registry = CollectorRegistry()
+    server = AdminServer(registry, control, Admin(hosts=hosts, **admin), bounds=bounds, pace=pace)
+    path = str(folder / "admin.sock")
+    unix = listen(UnixAddress(path), mode=0o600)
+    tcp = listen(TcpAddress("127.0.0.1", 0))
+    await server.start([unix], [tcp])
+    served = Served(control, server, path, port_of(tcp), registry)
+    try:
+        yield served
+    finally:
+        await server.stop()
+        for writer in served.writers:
+            writer.transport.abort()
+
+
+def port_of(sock: socket.socket) -> int:
+    port: int = sock.getsockname()[1]
+    return port
+
+
+async def until(condition: Callable[[], bool], what: str = "it") -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
+__all__ = [
+    "CONFIG",
+    "TOKEN",
+    "ConfigError",
+    "FakeControl",
+    "Served",
+    "Unsaved",
+    "answers",
+    "serve",
+    "until",
+]
