@@ -166,15 +166,12 @@ class Answer:
 
 
 @dataclass
-class Served:
-    """A running admin server."""
+class Client:
+    """Asks admin addresses, byte by byte."""
 
-    control: FakeControl
-    server: AdminServer
     unix: str
     port: int
-    registry: CollectorRegistry
-    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list, kw_only=True)
 
     async def connect(self, over: str = "tcp") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to the address; ``serve`` closes it at the end at the latest."""
@@ -224,6 +221,14 @@ class Served:
         return answer
 
 
+@dataclass
+class Served(Client):
+    """A running admin server."""
+
+    control: FakeControl
+    server: AdminServer
+
+
 def answers(data: bytes) -> list[Answer]:
     """Return the answers in a stream of bytes (``Content-Length`` only)."""
     found = []
@@ -266,7 +271,7 @@ async def serve(
     unix = listen(UnixAddress(path), mode=0o600)
     tcp = listen(TcpAddress("127.0.0.1", 0))
     await server.start([unix], [tcp])
-    served = Served(control, server, path, port_of(tcp), registry)
+    served = Served(path, port_of(tcp), control, server)
     try:
         yield served
     finally:

@@ -1,31 +1,40 @@
-"""A whole proxy in this process, between small services, with its admin addresses."""
+"""A whole proxy as its command, in front of small services, with its admin addresses."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
-from prometheus_client import CollectorRegistry
 
-from canaryproxy import config
-from canaryproxy.supervisor import Supervisor
-from tests.admin.fake import TOKEN, FakeControl, Served
+from tests.admin.fake import TOKEN, Client
 
 
 @dataclass
-class Proxy:
+class Proxy(Client):
     """What runs."""
 
-    supervisor: Supervisor
-    admin: Served
-    """Asks its admin addresses; ``control`` and ``server`` are not of this proxy."""
-    url: str
-    file: Path
+    url: str = ""
+    """Where users come in."""
+    process: asyncio.subprocess.Process | None = None
+
+    async def release(self) -> dict[str, Any]:
+        """Return the release document."""
+        document: dict[str, Any] = (await self.ask("GET", "/v1/release")).json
+        return document
+
+    async def wait_for(self, **wanted: Any) -> None:
+        """Wait until the release document has these values."""
+        async with asyncio.timeout(20):
+            while not wanted.items() <= (await self.release()).items():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     async def traffic(self, count: int) -> None:
         """Send requests of as many users."""
@@ -74,21 +83,33 @@ async def proxy(folder: Path) -> AsyncIterator[Proxy]:
         )
         file = folder / "canaryproxy.yaml"
         file.write_text(text)
-        supervisor = Supervisor(config.parse(text, file=str(file)), file)
-        await supervisor.start()
-        served = Served(
-            FakeControl(),
-            supervisor._admin,
-            f"{folder}/admin.sock",
-            admin,
-            CollectorRegistry(),
+        log = (folder / "log").open("wb")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "canaryproxy", "run", "-c", str(file), stdout=log, stderr=log
+        )
+        running = Proxy(
+            f"{folder}/admin.sock", admin, url=f"http://127.0.0.1:{port}/", process=process
         )
         try:
-            yield Proxy(supervisor, served, f"http://127.0.0.1:{port}/", file)
+            async with asyncio.timeout(20):
+                while not await _is_ready(running):
+                    assert process.returncode is None, (folder / "log").read_text()
+                    await asyncio.sleep(0.02)
+            yield running
         finally:
-            for writer in served.writers:
+            for writer in running.writers:
                 writer.transport.abort()
-            await supervisor.shut_down()
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+            log.close()
+
+
+async def _is_ready(running: Proxy) -> bool:
+    try:
+        return (await running.ask("GET", "/readyz")).status == 200
+    except (ConnectionError, FileNotFoundError):
+        return False
 
 
 def free_port() -> int:

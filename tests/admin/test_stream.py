@@ -15,7 +15,7 @@ import pytest
 
 from canaryproxy.admin.connection import BOUNDS
 from canaryproxy.admin.stream import PACE, Pace
-from tests.admin.fake import FakeControl, Served, serve, until
+from tests.admin.fake import Client, FakeControl, Served, serve, until
 
 STILL = Pace(look=3600, release=3600, heartbeat=3600)
 
@@ -72,7 +72,7 @@ class Stream:
 
 
 @asynccontextmanager
-async def stream(served: Served, over: str = "tcp", **headers: str) -> AsyncIterator[Stream]:
+async def stream(served: Client, over: str = "tcp", **headers: str) -> AsyncIterator[Stream]:
     reader, writer = await served.connect(over)
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
     writer.write(f"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode())
