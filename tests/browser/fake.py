@@ -19,7 +19,7 @@ CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-TOKEN = "correct horse"
+TOKEN = "correct-horse-battery-staple"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -55,12 +55,14 @@ class FakeAdmin:
     """Connections stay open, and nothing comes."""
     down: bool = False
     """Everything is answered 503."""
+    hang_up: bool = False
+    """Changes are not answered: the connection is closed."""
     version: int = 1
 
     def __enter__(self) -> FakeAdmin:
         self._streams: set[asyncio.Queue[bytes | None]] = set()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.url = self._call(self._start())
         return self
@@ -109,10 +111,13 @@ class FakeAdmin:
         app.router.add_get("/v1/stream", self._stream)
         app.router.add_post("/v1/release/{action}", self._change)
         app.router.add_put("/v1/weight", self._change)
+        app.router.add_get("/v1/config", self._config)
         app.router.add_post("/v1/reload", self._change)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=0.1
+        )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0.1)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         self._ticker = asyncio.create_task(self._tick())
         return f"http://127.0.0.1:{self._runner.addresses[0][1]}/"
@@ -170,6 +175,12 @@ class FakeAdmin:
     async def _release(self, _request: web.Request) -> web.Response:
         return web.json_response(self.scene.document, headers={"ETag": self.etag})
 
+    async def _config(self, request: web.Request) -> web.Response:
+        return web.json_response({}, headers={"ETag": self._config_etag(request)})
+
+    def _config_etag(self, request: web.Request) -> str:
+        return '"c1"' if _authorized(request) else '"c1-public"'
+
     async def _history(self, request: web.Request) -> web.Response:
         after, limit = int(request.query.get("after", -1)), int(request.query.get("limit", 100))
         records = [record for record in self.scene.records if record["id"] > after]
@@ -199,7 +210,11 @@ class FakeAdmin:
         return answer
 
     async def _change(self, request: web.Request) -> web.Response:
-        if request.headers.get("Authorization") != f"Bearer {TOKEN}":
+        if self.hang_up:
+            assert request.transport is not None
+            request.transport.abort()
+            raise ConnectionResetError
+        if not _authorized(request):
             problem = Problem(401, "Unauthorized", "changes need the admin token")
             return _problem(problem, {"WWW-Authenticate": "Bearer"})
         body = await request.json() if request.can_read_body else None
@@ -208,7 +223,8 @@ class FakeAdmin:
         )
         if self.problems:
             return _problem(self.problems.pop(0))
-        if request.headers.get("If-Match") not in (None, self.etag):
+        etag = self.etag if request.path != "/v1/reload" else self._config_etag(request)
+        if request.headers.get("If-Match") not in (None, etag):
             return _problem(Problem(412, "Precondition Failed", "the release has changed"))
         await self._act(request.path.rpartition("/")[2], body or {})
         if request.path == "/v1/reload":
@@ -238,6 +254,10 @@ class FakeAdmin:
             await self._update({"state": "paused", "weight": float(body["weight"])})
         elif action == "trip":
             await self._trip({"cause": body.get("cause", by)})
+
+
+def _authorized(request: web.Request) -> bool:
+    return request.headers.get("Authorization") == f"Bearer {TOKEN}"
 
 
 def _problem(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:

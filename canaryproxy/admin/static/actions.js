@@ -29,7 +29,8 @@ const ends = "The release ends; a new start begins with the first step.";
 
 /**
  * By name: `label` of the button, `key`, request, `title` and `says` (release, records, typed) of the dialog, `does`
- * (what the button that does it is called), `safe` if it takes users off the canary or moves nobody, `fields`.
+ * (what the button that does it is called), `safe` if it takes users off the canary or moves nobody, `fields`;
+ * `always`: whatever `allowed` says; `config`: its If-Match is that of the configuration.
  */
 export const ACTIONS = {
   start: {
@@ -50,6 +51,7 @@ export const ACTIONS = {
     group: "rollout",
     does: "Pause the release",
     safe: true,
+    fields: ["reason"],
     says: (release) => [
       `No user moves: ${weight(release.weight)} stay on the canary.`,
       "No further step until somebody resumes. The judge goes on watching and can still trip.",
@@ -80,7 +82,7 @@ export const ACTIONS = {
     key: "w",
     group: "rollout",
     does: "Set the weight",
-    fields: ["weight"],
+    fields: ["weight", "reason"],
     says: (release, _records, typed) => [
       typed === null ? "Type a weight from 0 to 100 percent, in steps of 0.01." : moved(release.weight, typed),
       release.state === "idle"
@@ -150,7 +152,8 @@ export const ACTIONS = {
     does: "Run the drill",
     says: (release) => [
       `A rehearsal of a trip, with real users: the circuit opens, ${weight(release.weight)} of users move to stable, and move back when it is measured.`,
-      "It shows how long after a trip the last request reaches the canary.",
+      "It measures how long after a trip the last request reaches the canary: some seconds, at most ten.",
+      release.steps.length > 0 && release.state !== "idle" ? "The step then begins anew: its bake time counts from zero." : null,
     ],
   },
   reload: {
@@ -161,7 +164,7 @@ export const ACTIONS = {
     group: "upkeep",
     does: "Reload the configuration",
     always: true,
-    anonymous: true,
+    config: true,
     says: (release) => [
       `Reads ${release.config.file ?? "the configuration"} again. If it is not valid, nothing changes.`,
       "A plan with other weights moves users at once.",
@@ -173,6 +176,7 @@ export const ACTIONS = {
 export function outcome(name, answer) {
   if (name === "drill") {
     const { seconds_to_last_request: seconds, requests_after: after } = answer.drill;
+    if (seconds === null) return "Drill done: the canary still got requests at its end. Look at the history.";
     return `Drill done: the last request reached the canary ${latency(seconds)} after the trip, ${plural(after ?? 0, "request")} after that.`;
   }
   if (name === "reload") {

@@ -51,6 +51,8 @@ async function ask(path, options) {
   }
 }
 
+const authorization = () => (token.get() === "" ? {} : { Authorization: `Bearer ${token.get()}` });
+
 /** The release as it is now, with its ETag. */
 export async function look() {
   const answer = await ask("v1/release", {});
@@ -58,10 +60,16 @@ export async function look() {
   return { release: await answer.json(), etag: answer.headers.get("ETag") };
 }
 
+/** The ETag of the configuration in force: another one for who has no token. */
+export async function configTag() {
+  const answer = await ask("v1/config", { headers: authorization() });
+  if (!answer.ok) throw new Failed(answer.status, await words(answer));
+  return answer.headers.get("ETag");
+}
+
 /** Send a change and return the answer's document. Raises Failed. */
 export async function change(method, path, body, etag) {
-  const headers = { "Content-Type": "application/json" };
-  if (token.get() !== "") headers.Authorization = `Bearer ${token.get()}`;
+  const headers = { "Content-Type": "application/json", ...authorization() };
   if (etag) headers["If-Match"] = etag;
   let answer;
   try {

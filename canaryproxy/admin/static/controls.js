@@ -2,7 +2,7 @@
 
 import { $, attr, el, keyed, text } from "./dom.js";
 import { ACTIONS, outcome } from "./actions.js";
-import { change, look, operator, token } from "./api.js";
+import { change, configTag, look, operator, token } from "./api.js";
 
 const GROUPS = ["rollout", "safety", "circuit", "upkeep"];
 
@@ -25,7 +25,7 @@ export class Controls {
     $("confirm-form").addEventListener("input", () => this.#explain());
     $("confirm-cancel").addEventListener("click", () => $("confirm").close());
     $("confirm").addEventListener("close", () => {
-      this.#name = null;
+      if (!$("confirm").open) this.#name = null; // the event comes late: the next may be open already
     });
   }
 
@@ -68,7 +68,7 @@ export class Controls {
       by: field("Your name (for the history)", { type: "text", maxlength: 64, autocomplete: "username" }, operator.get()),
       token: field("Admin token (asked once, kept until this tab is closed)", { type: "password", autocomplete: "current-password" }),
     };
-    const names = [...(action.fields ?? []), ...(action.anonymous ? [] : ["by"]), ...(token.get() === "" ? ["token"] : [])];
+    const names = [...(action.fields ?? []), "by", ...(token.get() === "" ? ["token"] : [])];
     this.#fields = Object.fromEntries(names.map((name) => [name, fields[name]]));
     $("confirm-fields").replaceChildren(...Object.values(this.#fields).map((each) => each.node));
     text($("confirm-title"), `${action.does}?`);
@@ -84,6 +84,7 @@ export class Controls {
     const name = this.#name;
     try {
       this.#seen = await look();
+      if (ACTIONS[name].config) this.#seen.etag = await configTag();
       this.#live.take(this.#seen.release);
     } catch (error) {
       problem = `${problem} ${error.message}`.trim();
@@ -94,7 +95,6 @@ export class Controls {
     }
     text($("confirm-problem"), problem);
     this.#wait(false);
-    this.#explain();
   }
 
   #typed() {
@@ -121,7 +121,8 @@ export class Controls {
   #wait(busy) {
     this.#busy = busy;
     attr($("confirm"), "aria-busy", String(busy));
-    $("confirm-do").disabled = busy || this.#seen === null;
+    $("confirm-do").disabled = true;
+    this.#explain();
   }
 
   /** What leads off the canary is one key away; what leads onto it is not. */
@@ -137,19 +138,23 @@ export class Controls {
     const name = this.#name;
     const action = ACTIONS[name];
     if (this.#fields.token) token.set(this.#fields.token.input.value.trim());
+    const newToken = this.#fields.token !== undefined;
     if (this.#fields.by) operator.set(this.#fields.by.input.value.trim());
     text($("confirm-problem"), "");
     this.#wait(true);
     try {
+      if (action.config && newToken) this.#seen.etag = await configTag();
       const answer = await change(action.method, action.path, this.#body(), this.#seen.etag);
-      this.#live.take(answer.release ?? (answer.state ? answer : this.#live.release));
+      if (answer.drill) this.#live.take(answer.release);
+      else if (answer.state) this.#live.take(answer);
       if (this.#name === name) $("confirm").close();
       text($("outcome"), outcome(name, answer));
     } catch (error) {
       if (error.status === undefined) throw error;
       await this.#failed(name, error);
+    } finally {
+      this.#wait(false);
     }
-    this.#wait(false);
   }
 
   async #failed(name, error) {
@@ -162,8 +167,6 @@ export class Controls {
       await this.#look(`${error.message} Above is what it would mean now.`);
     } else {
       text($("confirm-problem"), error.message);
-      this.#wait(false);
-      this.#explain();
     }
   }
 

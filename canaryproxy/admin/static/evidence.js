@@ -52,18 +52,19 @@ function update(node, each, top) {
   const [{ children: [title, level] }, bar, { children: [said, proof] }, counts] = node.children;
   const { log_evidence: log, hold_limit: hold, limit } = each;
   const never = limit === null;
+  const length = log ?? (each.level === "breach" ? top : 0); // null: more than a number holds
   const shown = each.comparable || each.level !== "ok" ? each.level : "unknown";
   node.dataset.level = each.level;
   text(title.lastElementChild, odds(log));
   badge(level, shown, shown === "unknown" ? "cannot be judged" : LEVELS[each.level]);
   const [fill, holdMark, tripMark] = bar.children;
-  fill.style.width = share(log, top);
+  fill.style.width = share(length, top);
   holdMark.style.left = share(hold, top);
   tripMark.style.left = share(limit ?? 0, top);
   attr(tripMark, "hidden", never ? "" : null);
   const limits = `holds at ${odds(hold)}, ${never ? "never trips" : `trips at ${odds(limit)}`}`;
   attr(bar, "aria-valuemax", top.toFixed(2));
-  attr(bar, "aria-valuenow", Math.min(Math.max(log, 0), top).toFixed(2));
+  attr(bar, "aria-valuenow", Math.min(Math.max(length, 0), top).toFixed(2));
   attr(bar, "aria-valuetext", `${odds(log)}; ${limits}`);
   text(said, interval(each.interval) + (each.ratio ? ` (about ${ratio(each.ratio)})` : ""));
   if (never) badge(proof, "info", "only holds");

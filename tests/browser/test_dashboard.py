@@ -1,0 +1,583 @@
+"""The dashboard in a real browser, looking at a fake proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from tests.browser.fake import TOKEN, FakeAdmin, Problem, Received
+from tests.browser.page import Page
+from tests.browser.scenes import SCENES, TRIP_CAUSE, healthy, idle, no_canary, tripped
+
+Serve = Callable[[Any], FakeAdmin]
+
+AXE = files("axe_core_python") / "axe.min.js"
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_loads_without_complaint_and_from_here_only(page: Page, serve: Serve, name: str) -> None:
+    fake = serve(SCENES[name]())
+    page.open(fake.url)
+    assert page.text("release") == (fake.scene.document["release"] or "No release")
+    assert page.text("live") == "live"
+    loaded: list[str] = page.run(
+        "return performance.getEntriesByType('resource').map((r) => r.name)"
+    )
+    assert loaded
+    assert [url for url in loaded if not url.startswith(fake.url)] == []
+    failed = page.run(
+        "return performance.getEntriesByType('resource').filter((r) => r.responseStatus >= 400)"
+    )
+    assert failed == []
+    assert page.enabled() == {*fake.scene.document["allowed"], "reload"}
+
+
+def test_a_trip_cannot_be_missed(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    assert not page.shown("banner")
+    assert page.text("alert") == ""
+    fake.trip()
+    page.says("banner-title", "every user is on stable")
+    assert page.shown("banner")
+    page.says("banner-cause", TRIP_CAUSE)
+    page.says("banner-next", "Reset gives the same users the canary again")
+    page.says("banner-next", "Abort ends the release")
+    page.says("banner-next", "stays open until somebody resets it")
+    assert page.of("alert").get_dom_attribute("role") == "alert"
+    page.says("alert", f"Tripped: every user is on stable. {TRIP_CAUSE}")
+    page.says("weight", "0 %")
+    page.says("state", "Tripped, step 3 of 5")
+    assert page.driver.title.startswith("TRIPPED")
+    assert "tripped" in str(page.of("favicon").get_dom_attribute("href"))
+    page.says("history", TRIP_CAUSE)
+    assert page.enabled() == {"reset", "abort", "reload"}
+    page.until(lambda: page.all(".mark-tripped"), "the trip is marked in the plots")
+
+
+def test_other_changes_are_said_quietly(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    assert page.text("status") == ""
+    fake.update(step=4, weight=50.0, level="suspect")
+    page.says("status", "Running, step 4 of 5, 50 % of users on the canary, judge: suspect")
+    assert page.of("status").get_dom_attribute("role") == "status"
+    assert page.text("alert") == ""
+
+
+def test_cool_down_and_probe_are_told(page: Page, serve: Serve) -> None:
+    fake = serve(tripped())
+    page.open(fake.url)
+    fake.update(circuit=fake.scene.document["circuit"] | {"cooldown_left": 90.0})
+    page.says("banner-next", "a small probe begins in 1 min 30 s")
+    fake.update(circuit=fake.scene.document["circuit"] | {"state": "half_open"}, state="probing")
+    page.says("circuit", "half open")
+    page.until(lambda: not page.shown("banner"), "the banner goes")
+
+
+def test_abort_with_the_keyboard_only(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    page.tab_to("do-abort")
+    page.press(Keys.ENTER)
+    page.dialog()
+    page.says("confirm-says", "25 % of users move from the canary to stable")
+    page.says("confirm-says", "Every user is then on stable.")
+    assert fake.received == []
+    etag = fake.etag
+    page.until(lambda: page.run("return document.activeElement.type") == "password", "focus")
+    page.press(TOKEN)
+    page.chord(Keys.SHIFT, Keys.TAB)
+    page.press("ann", Keys.ENTER)
+    page.says("outcome", "Done: the release is aborted")
+    assert fake.received == [
+        Received("POST", "/v1/release/abort", etag, {"by": "ann"}),
+    ]
+    page.says("state", "Aborted")
+    assert page.focused() == "do-abort" or not page.of("do-abort").is_enabled()
+    assert TOKEN not in page.run("return document.documentElement.outerHTML")
+
+
+def test_escape_changes_nothing_and_gives_the_focus_back(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    page.tab_to("do-promote")
+    page.press(Keys.SPACE)
+    page.dialog()
+    page.says("confirm-says", "75 % of users move from stable to the canary")
+    page.press(Keys.ESCAPE)
+    page.until(lambda: not page.shown("confirm"), "the dialog is closed")
+    assert page.focused() == "do-promote"
+    assert fake.received == []
+
+
+def test_what_the_operator_saw_is_what_is_sent(page: Page, serve: Serve) -> None:
+    """Somebody else is quicker: nothing is done, and the dialog tells what it would mean now."""
+    fake = serve(healthy())
+    page.open(fake.url)
+    page.press("a")
+    page.dialog()
+    old = fake.etag
+    fake.update(weight=50.0, step=4)
+    page.press(TOKEN, Keys.ENTER)
+    page.says("confirm-problem", "Nothing was done: the release has changed since you looked.")
+    page.says("confirm-says", "50 % of users move from the canary to stable")
+    assert fake.scene.document["state"] == "running"
+    page.dialog()
+    page.of("confirm-do").click()
+    page.says("outcome", "Done")
+    assert [one.if_match for one in fake.received] == [old, fake_etag(fake, -1)]
+    assert fake.scene.document["state"] == "aborted"
+
+
+def fake_etag(fake: FakeAdmin, ago: int) -> str:
+    return f'"b3f2-{fake.version + ago}"'
+
+
+def test_what_is_not_possible_any_more_cannot_be_sent(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    page.press("m")
+    page.dialog()
+    fake.trip()
+    page.press(TOKEN, Keys.ENTER)
+    page.says("confirm-problem", "Promote is not possible now: the release is tripped.")
+    page.dialog()
+    assert not page.of("confirm-do").is_enabled()
+
+
+def test_token_is_asked_once_and_a_wrong_one_explained(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    page.press("p")
+    page.dialog()
+    page.press("wrong", Keys.ENTER)
+    page.says("confirm-problem", "the proxy wants its admin token")
+    page.dialog()
+    page.until(lambda: page.run("return document.activeElement.type") == "password", "focus")
+    page.press(TOKEN, Keys.ENTER)
+    page.says("outcome", "paused")
+    page.until(lambda: page.of("do-abort").is_enabled(), "abort is allowed")
+    page.press("a")
+    page.dialog()
+    assert page.all("#confirm input[type=password]") == []
+    page.driver.refresh()
+    page.until(lambda: page.text("live") == "live", "live again")
+    page.press("a")
+    page.dialog()
+    assert page.all("#confirm input[type=password]") == [], "kept until the tab is closed"
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (Problem(403, "Forbidden", "cross-site"), "does not take changes from this page"),
+        (Problem(409, "Conflict", "the circuit is open"), "the circuit is open"),
+        (Problem(421, "Misdirected", "not this host"), "admin.hosts"),
+        (Problem(422, "Invalid", "weight: too much"), "weight: too much"),
+        (Problem(503, "Busy", "128 connections"), "answered 503. 128 connections"),
+        (Problem(507, "Full", "done, but not saved"), "cannot write its state file. done, but"),
+    ],
+)
+def test_problems_are_shown_in_words(
+    page: Page, serve: Serve, problem: Problem, words: str
+) -> None:
+    fake = serve(healthy())
+    fake.problems.extend([problem, problem])  # a browser tries 421 again
+    page.open(fake.url)
+    page.press("a")
+    page.dialog()
+    page.press(TOKEN, Keys.ENTER)
+    page.says("confirm-problem", words)
+    assert page.of("confirm-problem").get_dom_attribute("role") == "alert"
+    assert page.shown("confirm")
+
+
+def test_no_answer_to_a_change_is_not_taken_for_a_no(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    page.press("a")
+    page.dialog()
+    fake.hang_up = True
+    page.press(TOKEN, Keys.ENTER)
+    page.says("confirm-problem", "Whether it was done is not known")
+
+
+def test_weight_is_checked_while_it_is_typed(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    page.press("w")
+    page.dialog()
+    for typed in ("101", "-1", "5.001", "", "e"):
+        page.chord(Keys.CONTROL, "a")
+        page.press(Keys.DELETE, typed)
+        page.says("confirm-says", "Type a weight from 0 to 100 percent")
+        assert not page.of("confirm-do").is_enabled(), typed
+    page.chord(Keys.CONTROL, "a")
+    page.press(Keys.DELETE, "30.25")
+    page.says("confirm-says", "5.25 % of users move from stable to the canary")
+    page.says("confirm-says", "25 % → 30.25 %")
+    page.run("document.querySelector('#confirm input[type=password]').focus()")
+    page.press(TOKEN, Keys.ENTER)
+    page.says("weight", "30.25 %")
+    (sent,) = fake.received
+    assert (sent.method, sent.path, sent.body) == ("PUT", "/v1/weight", {"weight": 30.25})
+
+
+def test_drill_trip_and_reload_say_what_came_of_them(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    page.press("l")
+    page.dialog()
+    page.press(TOKEN, Keys.ENTER)
+    page.says("outcome", "changed limits.idle_timeout; restart needed for listen")
+    assert fake.received[0].if_match == '"c1"', "that of the configuration"
+    page.press("d")
+    page.dialog()
+    page.says("confirm-says", "A rehearsal of a trip, with real users")
+    page.of("confirm-do").click()
+    page.says("outcome", "13 ms after the trip")
+    page.press("t")
+    page.dialog()
+    page.of("confirm-do").click()
+    page.says("banner-title", "every user is on stable")
+    page.until(lambda: not page.shown("confirm"), "the dialog is closed")
+    page.press("x")
+    page.dialog()
+    page.says("confirm-says", "25 % of users move from stable to the canary")
+    page.says("confirm-says", "It had opened because: by operator")
+
+
+def test_lost_connection_is_never_shown_as_live(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    assert not page.shown("lost")
+    fake.cut()
+    page.says("lost", "Connection lost. These figures are")
+    assert page.shown("lost")
+    page.until(lambda: page.age() >= 2, "the age is shown and grows")
+    assert page.driver.title.startswith("(old)")
+    assert "stale" in str(page.of("main").find_element("xpath", "..").get_dom_attribute("class"))
+    fake.record("paused", "by bob", weight=25.0)
+    fake.down = False
+    page.until(lambda: page.text("live") == "live", "live again")
+    assert not page.shown("lost")
+    page.says("history", "by bob")
+    assert not page.driver.title.startswith("(old)")
+
+
+def test_silence_on_an_open_connection_is_not_live_either(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    fake.silent = True
+    page.says("lost", "Connection lost. These figures are")
+    fake.silent = False
+    page.until(lambda: page.text("live") == "live", "live again")
+
+
+def test_another_history_replaces_the_one_before(page: Page, serve: Serve) -> None:
+    """A proxy that began anew numbers its records from 1 again."""
+    fake = serve(healthy())
+    page.open(fake.url)
+    page.says("history", "cart-2.4 follows cart-2.3")
+    fresh = idle()
+    fresh.record(fresh.document["time"], "release", "cart-3.0 begins")
+    fake.show(fresh)
+    page.says("history", "cart-3.0 begins")
+    page.until(lambda: "cart-2.4" not in page.text("history"), "the old one is gone")
+
+
+HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
+
+
+def test_hostile_text_is_only_text(page: Page, serve: Serve) -> None:
+    fake = serve(tripped())
+    document = fake.scene.document
+    document.update(release=HOSTILE, hold=HOSTILE, unsaved=HOSTILE, quiet=HOSTILE, version=HOSTILE)
+    document["circuit"]["cause"] = HOSTILE
+    document["config"].update(error=HOSTILE, restart_needed=[HOSTILE], file=HOSTILE)
+    document["gate"] = {"state": "refused", "cause": HOSTILE}
+    for metric in document["metrics"]:
+        metric.update(metric=HOSTILE + metric["metric"], reason=HOSTILE, level="suspect")
+    for side in ("stable", "canary"):
+        document["variants"][side]["endpoints"][0]["url"] = HOSTILE
+    fake.scene.record(document["time"], HOSTILE, HOSTILE, **{HOSTILE: HOSTILE})
+    page.open(fake.url)
+    for place in ("release", "banner-cause", "problem-list", "history", "variants", "evidence"):
+        page.says(place, HOSTILE)
+    page.press("x")
+    page.dialog()
+    page.says("confirm-says", HOSTILE)
+    fake.problems.append(Problem(409, HOSTILE, HOSTILE))
+    page.press(TOKEN, Keys.ENTER)
+    page.says("confirm-problem", HOSTILE)
+    page.wait_a_frame()
+    assert page.all("img, body script") == []
+    assert page.run("return window.hacked") is None
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize("name", SCENES)
+def test_nothing_that_axe_complains_about(page: Page, serve: Serve, name: str, scheme: str) -> None:
+    page.look(scheme, 1280, 900)
+    fake = serve(SCENES[name]())
+    page.open(fake.url)
+    assert axe(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_nothing_that_axe_complains_about_in_dialogs_and_when_lost(
+    page: Page, serve: Serve, scheme: str
+) -> None:
+    page.look(scheme, 390, 844)
+    fake = serve(healthy())
+    page.open(fake.url)
+    page.run("document.getElementById('table-details').open = true")
+    page.press("?")
+    assert page.shown("help")
+    assert axe(page) == []
+    page.press(Keys.ESCAPE)
+    page.until(lambda: not page.shown("help"), "the help is closed")
+    page.press("w")
+    page.dialog()
+    assert axe(page) == []
+    page.press(Keys.ESCAPE)
+    fake.cut()
+    page.says("lost", "Connection lost")
+    assert axe(page) == []
+
+
+def axe(page: Page) -> list[str]:
+    """Return what axe-core finds, each with the element."""
+    page.run(AXE.read_text())
+    found = page.driver.execute_async_script("axe.run(document).then(arguments[0])")
+    return [
+        f"{violation['id']}: {violation['help']}: {node['html'][:160]} {node.get('failureSummary')}"
+        for violation in found["violations"]
+        for node in violation["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280, 1920])
+@pytest.mark.parametrize("name", ["suspect", "tripped"])
+def test_nothing_is_wider_than_the_window(page: Page, serve: Serve, name: str, width: int) -> None:
+    page.look("dark", width, 844)
+    fake = serve(SCENES[name]())
+    page.open(fake.url)
+    too_wide = page.run(
+        "return [...document.querySelectorAll('body *')]"
+        ".filter((e) => e.getBoundingClientRect().right > innerWidth + 1"
+        "   && !e.closest('.scroll, .unseen, .skip, thead'))"
+        ".map((e) => e.outerHTML.slice(0, 80))"
+    )
+    assert too_wide == []
+    assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_cursor_by_keyboard_tells_values(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    cursor = page.of("cursor")
+    assert cursor.get_dom_attribute("aria-valuetext") == "newest"
+    page.press("c")
+    assert page.focused() == "cursor"
+    page.press(Keys.HOME)
+    words = str(page.of("cursor").get_dom_attribute("aria-valuetext")).replace("\u00a0", " ")
+    assert "weight 5.0 %" in words
+    assert "Error rate, stable" in words
+    assert "P95 to first byte, canary" in words
+    assert page.text("cursor-time") != ""
+    page.press("1", Keys.END)
+    page.until(lambda: page.text("cursor-time") == "", "the newest again")
+
+
+def test_ranges_quantiles_and_table(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    assert len(page.all(".plot .mark-step")) == 3, "one step in five minutes, in three plots"
+    page.press("2")
+    page.until(lambda: len(page.all(".plot .mark-step")) == 6, "two in half an hour")
+    assert [b.text for b in page.all("#ranges [aria-pressed=true]")] == ["30 min"]
+    for figure in page.all("svg[role=img]"):
+        label = str(figure.get_dom_attribute("aria-label"))
+        assert "over 30" in label
+        assert "now " in label
+    page.all("#quantiles button")[2].click()
+    page.says("figures", "P99 to first byte")
+    page.all("#table-details summary")[0].click()
+    page.until(lambda: len(page.all("#figures-table tbody tr")) > 10, "rows")
+    assert "P99 to first byte, canary" in page.text("figures-table")
+
+
+def test_mouse_over_a_plot_moves_the_cursor_of_all(page: Page, serve: Serve) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    fake = serve(healthy())
+    page.open(fake.url)
+    plot = page.all(".plot")[1]
+    ActionChains(page.driver).move_to_element(plot).perform()
+    page.until(lambda: page.text("cursor-time") != "", "the time under the cursor")
+    hairs = page.all(".hair")
+    assert {hair.get_dom_attribute("visibility") for hair in hairs} == {"visible"}
+    assert len({hair.get_dom_attribute("x1") for hair in hairs}) == 1
+
+
+def test_history_is_filtered(page: Page, serve: Serve) -> None:
+    fake = serve(tripped())
+    page.open(fake.url)
+    rows = "#history tbody tr"
+    everything = len(page.all(rows))
+    assert everything == len(fake.scene.records)
+    assert page.all(f"{rows}:first-child .what")[0].text == "stopped", "the newest first"
+    moment = page.all(f"{rows}:first-child time")[0]
+    assert str(moment.get_dom_attribute("title")).endswith(" UTC")
+    page.run(
+        "const s = document.getElementById('history-kind'); s.value = 'drills and configuration';"
+        "s.dispatchEvent(new Event('input'))"
+    )
+    assert [cell.text for cell in page.all(f"{rows} .what")] == ["reload", "drill"]
+    page.press("/")
+    page.press("13 ms")
+    page.until(lambda: len(page.all(rows)) == 1, "one is left")
+    assert page.text("history-count").startswith(f"1 of {everything}")
+
+
+def test_long_history_is_shown_in_parts(page: Page, serve: Serve) -> None:
+    scene = healthy()
+    for number in range(120):
+        scene.record(scene.document["time"], "weight", f"change {number}", weight=5.0)
+    fake = serve(scene)
+    page.open(fake.url)
+    page.until(lambda: len(page.all("#history tbody tr")) == 50, "a first part")
+    page.of("history-more").click()
+    page.until(lambda: len(page.all("#history tbody tr")) == 100, "a second")
+
+
+def test_evidence_in_words(page: Page, serve: Serve) -> None:
+    scene = healthy()
+    scene.document["metrics"][0]["log_evidence"] = None
+    scene.document["metrics"][0]["level"] = "breach"
+    fake = serve(scene)
+    page.open(fake.url)
+    page.says("evidence", "0.74× to 1.36× of stable")
+    page.says("evidence", "at most 4.2× of stable, no lower bound")
+    page.says("evidence", "at least 0.55× of stable, no upper bound")
+    page.says("evidence", "proven not worse")
+    page.says("evidence", "not proven")
+    page.says("evidence", "only holds")
+    meters = page.all("#evidence [role=meter]")
+    assert [meter.get_dom_attribute("aria-valuetext") for meter in meters][1] == (
+        "2.5 to 1; holds at 100 to 1, trips at 5,000 to 1"
+    )
+    fills = page.all("#evidence .bar-fill")
+    assert fills[0].size["width"] > fills[1].size["width"] * 5, "more than a number holds is full"
+
+
+def test_problems_are_listed(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    assert not page.shown("problems")
+    document = fake.scene.document
+    document["variants"]["canary"]["endpoints"][0]["usable"] = False
+    fake.update(
+        unsaved="no space left",
+        quiet="the canary has no traffic",
+        config=document["config"] | {"error": "line 3: no", "restart_needed": ["listen"]},
+    )
+    for words in (
+        "a restart would forget it: no space left",
+        "The configuration file is not valid, the one before is in force: line 3: no",
+        "in force only after a restart: listen",
+        "1 of 2 endpoints of canary is unusable",
+        "Nothing to compare: the canary has no traffic",
+    ):
+        page.says("problem-list", words)
+    page.says("variants", "unusable")
+
+
+def test_steps_say_what_they_wait_for(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    assert [step.get_dom_attribute("aria-current") for step in page.all("#steps li")] == [
+        None, None, "step", None, None,
+    ]  # fmt: skip
+    page.says("progress", "3 min 12 s of 10 min")
+    page.says("progress", "9,600 of 1,000")
+    page.says("progress", "Holds: 192 of 600 seconds baked")
+    fake.update(gate={"state": "refused", "cause": "http://gate/: not on Fridays"})
+    page.says("progress", "Gate refused: http://gate/: not on Fridays")
+    fake.update(ready=True, gate=None)
+    page.says("progress", "Resume goes on to 50 %")
+    fake.update(state="paused", ready=False, hold="paused by ann", weight=7.5)
+    page.says("progress", "Holds: paused by ann")
+
+
+def test_no_canary(page: Page, serve: Serve) -> None:
+    fake = serve(no_canary())
+    page.open(fake.url)
+    page.says("variants", "No canary is configured")
+    page.says("level", "nothing to compare")
+
+
+def test_single_keys_can_be_switched_off(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    page.press("?")
+    page.all("#help input[type=checkbox]")[0].click()
+    page.press(Keys.ESCAPE)
+    page.until(lambda: not page.shown("help"), "the help is closed")
+    page.press("a")
+    page.wait_a_frame()
+    assert not page.shown("confirm")
+    page.of("do-abort").click()
+    page.dialog()
+
+
+def test_a_panel_that_fails_does_not_take_the_others_along(page: Page, serve: Serve) -> None:
+    scene = healthy()
+    scene.document["metrics"] = [{"metric": "errors"}]
+    fake = serve(scene)
+    page.open(fake.url)
+    page.says("problem-list", 'This page cannot show "evidence"')
+    page.says("variants", "stable")
+    page.expected = '"evidence"'
+
+
+def test_nothing_moves_for_who_does_not_want_it(page: Page, serve: Serve) -> None:
+    page.look("dark", 1280, 900, motion="reduce")
+    fake = serve(healthy())
+    page.open(fake.url)
+    moving = page.run(
+        "return [...document.querySelectorAll('*')].filter((e) =>"
+        " getComputedStyle(e).transitionDuration !== '0s'"
+        " || getComputedStyle(e).animationName !== 'none').length"
+    )
+    assert moving == 0
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+@pytest.mark.parametrize("name", SCENES)
+def test_screenshots(
+    page: Page,
+    serve: Serve,
+    screenshots: Path | None,
+    name: str,
+    width: int,
+    height: int,
+    scheme: str,
+) -> None:
+    if screenshots is None:
+        pytest.skip("CANARYPROXY_SCREENSHOTS names no folder")
+    page.look(scheme, width, height)
+    fake = serve(SCENES[name]())
+    page.open(fake.url)
+    page.wait_a_frame()
+    file = screenshots / f"{name}-{scheme}-{width}.png"
+    file.write_bytes(page.driver.get_screenshot_as_png())
+    assert file.stat().st_size > 10_000
