@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import sys
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import Literal, NoReturn, TextIO
 
 import click
-import uvloop
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import canaryproxy
 from canaryproxy import config as configuration
+from canaryproxy.admin.guard import TokenError
 from canaryproxy.config import Config, ConfigError
 from canaryproxy.controller import judge_settings
 from canaryproxy.demo.run import demo as run_demo
@@ -61,14 +60,11 @@ def run(path: Path) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, path))
+        Supervisor(config, path).run()
     except ListenError as error:
         _fail(str(error))
-
-
-async def _serve(config: Config, path: Path) -> None:
-    await Supervisor(config, path).run()
+    except TokenError as error:
+        _fail(str(error), EXIT_CONFIG)
 
 
 @main.command()

@@ -32,11 +32,15 @@ _EVERY = 1.0
 class Plane(Users, Protocol):
     """What is asked of the data path."""
 
-    draining: bool
-    """It takes no new requests."""
+    @property
+    def draining(self) -> bool:
+        """It takes no new requests."""
 
     def endpoints(self, variant: int) -> list[dict[str, Any]]:
         """Return ``url``, ``usable`` and ``in_flight`` of each endpoint of a variant."""
+
+    async def adopted(self) -> None:
+        """Return when the newest configuration is in force for every request."""
 
 
 class Control:
@@ -238,6 +242,7 @@ class Control:
         return await self._saved(change)
 
     async def _saved(self, change: Change) -> dict[str, Any]:
+        await self._plane.adopted()
         await self._controller.saved()
         return change.to_dict()
 

@@ -54,8 +54,8 @@ _REFRESH_EVERY = 10.0
 class DataPlane(Protocol):
     """What the controller needs of the data path."""
 
-    def publish(self, table: RouteTable) -> None:
-        """Route by this table from the next request on."""
+    def publish(self, table: RouteTable, version: int) -> None:
+        """Route by this table from the next request on; ``version`` is that of the controller's state."""
 
     def mark_late(self) -> None:
         """Count the requests in flight that are past a threshold."""
@@ -112,6 +112,7 @@ class Controller:
         table: RouteTable,
         clock: Callable[[], float] = monotonic,
         ask: Ask | None = None,
+        slots: Mapping[str, int] | None = None,
     ) -> None:
         self._cells = cells
         self._plane = plane
@@ -119,7 +120,7 @@ class Controller:
         self._epoch_offset = time() - clock()
         self._ask = ask
         self._asking: set[asyncio.Task[None]] = set()
-        self.slots: Mapping[str, int] = {}
+        self.slots: Mapping[str, int] = slots or {}
         """``counters.slots`` of the outcomes."""
         self._configure(config)
         self._quantile = RecentQuantile(self._latency_quantile)
@@ -177,8 +178,12 @@ class Controller:
 
     # Life
 
-    def load(self) -> None:
-        """Go on from the state file, or begin the release. Publishes the first table."""
+    def load(self, last: tuple[RouteTable, int] | None = None) -> None:
+        """Go on from the state file, or begin the release. Publishes the first table.
+
+        ``last`` is the table that is in force with its version, if another controller was here before: what
+        it published and had no time to save holds.
+        """
         try:
             document = self._file.load()
             if document is not None:
@@ -189,11 +194,39 @@ class Controller:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             # A checksum that fits and a document that does not: written by another version.
             self._refuse_state(f"the state file {self._file.path} is not understood ({error!r})")
+        if last is not None:
+            self._follow(*last)
         if self._release is not None and self._rollout.state is rollout.State.IDLE:
             self._advance(rollout.Start(by="configuration"))
-        self._publish()
+        self._publish(first=True)
+
+    def _follow(self, table: RouteTable, version: int) -> None:
+        """Take over from a controller that ended without a word, on the side of caution."""
+        if table.salt != self.table.salt:
+            self.table = replace(self.table, epoch=table.epoch)
+            return
+        self.table = table
+        if version <= self._version:
+            return
+        self._version = version
+        is_open = self._circuit.state is circuit.State.OPEN
+        if table.circuit_open and not is_open:
+            self._trip("the circuit was open when the controller ended", {})
+        elif table.limit < self._wanted().limit and not is_open:
+            cause = "the controller ended before a lower weight was on the disk"
+            self._rollout = replace(
+                self._rollout,
+                state=self._rollout.state
+                if self._rollout.state is rollout.State.IDLE
+                else rollout.State.PAUSED,
+                weight=table.weight,
+                since=self.now,
+                hold=cause,
+            )
+            self._note("paused", cause, {"weight": table.weight})
 
     def _restore(self, document: Mapping[str, Any]) -> None:
+        self._version = int(document.get("version", 0))
         self._history = [Record.from_dict(entry) for entry in document["history"]]
         self._recorded = int(document.get("recorded", len(self._history)))
         if document["release"] != self._release:
@@ -318,7 +351,7 @@ class Controller:
         self.table = replace(
             self.table, slow=(found.stable, found.canary), stall_after=found.stall_after
         )
-        self._plane.publish(self.table)
+        self._plane.publish(self.table, self._version)
 
     # What happens
 
@@ -420,14 +453,14 @@ class Controller:
             self.table = replace(
                 keep, weight=self.table.weight, circuit_open=self.table.circuit_open
             )
-            self._plane.publish(self.table)
+            self._plane.publish(self.table, self._version)
             weight = self._weight if self._weight != old_weight else None
             judge_changed = self._rules != old_rules
             if judge_changed or self._plan != old_plan or weight is not None:
                 self._advance(rollout.Replan(judge_changed, weight))
         else:
             self.table = replace(keep, weight=0.0, circuit_open=False)
-            self._plane.publish(self.table)
+            self._plane.publish(self.table, self._version)
             self._begin(table.weight)
         self._publish()
 
@@ -529,14 +562,14 @@ class Controller:
 
     # Publishing and saving
 
-    def _publish(self) -> None:
+    def _publish(self, *, first: bool = False) -> None:
         """Publish what is safe now, and save what must be on the disk."""
-        wanted = self._wanted()
-        table = self.table
+        wanted, table = self._wanted(), self.table
         same = (wanted.weight, wanted.circuit_open) == (table.weight, table.circuit_open)
-        if not same and (wanted.limit <= table.limit or self._saved >= self._version):
-            self.table = replace(wanted, epoch=table.epoch + 1)
-            self._plane.publish(self.table)
+        allowed = wanted.limit <= table.limit or self._saved >= self._version
+        if first or (allowed and not same):
+            self.table = replace(wanted if allowed else table, epoch=table.epoch + 1)
+            self._plane.publish(self.table, self._version)
         if self._saved < self._version and self._saving is None and not self._stopped:
             self._saving = asyncio.ensure_future(self._save())
 
@@ -569,6 +602,7 @@ class Controller:
     def _document(self) -> dict[str, Any]:
         return {
             "release": self._release,
+            "version": self._version,
             "circuit": self._circuit.to_dict(),
             "rollout": self._rollout.to_dict(),
             "judge": self._judge.to_dict(),
@@ -590,6 +624,25 @@ class Controller:
             self._circuit.left if self._circuit.state is circuit.State.OPEN else None,
             self._unsaved,
         )
+
+
+def first_table(config: Config) -> RouteTable:
+    """Return the route table that a configuration starts with.
+
+    With a release nobody is on the canary until the controller says so, and its id is the salt; else
+    ``split.weight`` holds. Without a canary the weight is 0.
+    """
+    release = config.release
+    weight = config.split.weight if release is None else 0.0
+    salt = config.split.salt
+    if salt is None:
+        salt = "" if release is None else release.id
+    return RouteTable(
+        weight=weight if config.variants.canary is not None else 0.0,
+        salt=salt.encode(),
+        new_sessions_only=config.split.admit == "new_sessions",
+        epoch=1,
+    )
 
 
 def judge_settings(config: Config) -> JudgeSettings:

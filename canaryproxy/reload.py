@@ -92,11 +92,13 @@ class Reloader:
         apply: Callable[[Config], None],
         note: Callable[[str, str, dict[str, Any]], None],
         time: Callable[[], float],
+        text: str | None = None,
     ) -> None:
+        """``text`` is that of ``config``, if the file may be another one by now."""
         self.path = path
         self.running = config
         """What is in force."""
-        self.text = ""
+        self.text = text or ""
         """The file as it was read last, valid or not."""
         self.loaded_at = time()
         self.error: str | None = None
@@ -108,7 +110,7 @@ class Reloader:
         self._apply = apply
         self._note = note
         self._time = time
-        if path is not None:
+        if path is not None and text is None:
             try:
                 self.text = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:

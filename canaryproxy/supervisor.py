@@ -1,216 +1,345 @@
-"""Runs the proxy: sockets, data path, admin address, signals."""
+"""Runs the proxy: sockets, processes, signals; fail-static.
+
+**One worker** and its steering share one process and one event loop.
+
+**Several**: this process opens the sockets and the shared block, starts a process for each worker and one
+that steers, and does nothing but wait for signals and for children that end. A worker that dies is replaced:
+its counts stay, and so does its listening socket with the connections that wait in it. If the steering
+process dies, traffic goes on by the last table, and its successor goes on from the state file and that table.
+If this process dies, the kernel asks the others to drain.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
+import mmap
+import os
 import resource
 import signal
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from time import monotonic
 
-from canaryproxy.admin.app import AdminServer
-from canaryproxy.admin.metrics import CounterCollector, EventCounts, Sources, registry
-from canaryproxy.config import Config, UnixAddress
-from canaryproxy.control import Control
-from canaryproxy.controller import Controller
-from canaryproxy.counters import Counters, Totals
-from canaryproxy.notify import Gates, Notifier
-from canaryproxy.proxy.datapath import DataPath
+import uvloop
+
+from canaryproxy.admin.guard import Guard
+from canaryproxy.config import Config, TcpAddress, UnixAddress
+from canaryproxy.processes.steering import Steering
+from canaryproxy.processes.worker import Worker
 from canaryproxy.proxy.listener import listen
-from canaryproxy.reload import Reloader
-from canaryproxy.routing import RouteTable
+from canaryproxy.shared import Block
 
 _log = logging.getLogger(__name__)
 
 _ADMIN_SOCKET_MODE = 0o600
-_LAST_WORDS = 5.0
-"""Seconds that notifications have at the end."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+_SHORT_LIFE = 5.0
+"""Seconds; a child that ends sooner is replaced after a pause that doubles."""
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 5.0
+_GRACE = 5.0
+"""Seconds that a child has to end after its drain, before it is killed."""
+_STEERING_GRACE = 20.0
+_PR_SET_PDEATHSIG = 1
 
 
-def first_table(config: Config) -> RouteTable:
-    """Return the route table that a configuration starts with.
+@dataclass(slots=True)
+class Sockets:
+    """What the proxy listens on."""
 
-    With a release nobody is on the canary until the controller says so, and its id is the salt; else
-    ``split.weight`` holds. Without a canary the weight is 0.
-    """
-    release = config.release
-    weight = config.split.weight if release is None else 0.0
-    salt = config.split.salt
-    if salt is None:
-        salt = "" if release is None else release.id
-    return RouteTable(
-        weight=weight if config.variants.canary is not None else 0.0,
-        salt=salt.encode(),
-        new_sessions_only=config.split.admit == "new_sessions",
-        epoch=1,
-    )
+    admin_unix: list[socket.socket] = field(default_factory=list)
+    admin_tcp: list[socket.socket] = field(default_factory=list)
+    workers: list[list[socket.socket]] = field(default_factory=list)
+    """For each worker: its own socket of each TCP address, and the Unix sockets that all share."""
+    paths: list[Path] = field(default_factory=list)
+
+    def remove(self) -> None:
+        """Remove Unix sockets from the file system."""
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+
+
+def open_sockets(config: Config, workers: int) -> Sockets:
+    """Listen on everything. Raises ``ListenError``, and leaves nothing open then."""
+    made = Sockets()
+    with contextlib.ExitStack() as opened:
+
+        def one(
+            address: TcpAddress | UnixAddress, mode: int = 0o666, *, shared: bool = False
+        ) -> socket.socket:
+            sock = opened.enter_context(listen(address, mode=mode, shared=shared))
+            if isinstance(address, UnixAddress):
+                path = Path(address.path)
+                made.paths.append(path)
+                opened.callback(path.unlink, missing_ok=True)
+            return sock
+
+        if config.admin.socket is not None:
+            made.admin_unix.append(one(UnixAddress(config.admin.socket), _ADMIN_SOCKET_MODE))
+        if config.admin.listen is not None:
+            made.admin_tcp.append(one(config.admin.listen))
+        # Last, so that who can reach the proxy can also look at it.
+        made.workers = [[] for _ in range(workers)]
+        for address in config.listen:
+            several = workers > 1 and isinstance(address, TcpAddress)
+            first = one(address, shared=several)
+            for at, mine in enumerate(made.workers):
+                mine.append(one(address, shared=True) if several and at else first)
+        opened.pop_all()
+    return made
 
 
 class Supervisor:
-    """One proxy in one process. ``path`` is the file of its configuration, to be read again.
-
-    Raises ``ListenError`` from ``start`` if an address is taken, ``TokenError`` if the admin token cannot be
-    one.
-    """
+    """One proxy. ``path`` is the file of its configuration, to be read again."""
 
     def __init__(self, config: Config, path: Path | None = None) -> None:
         self._config = config
         self._path = path
-        self._unix_paths: list[Path] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.counters = Counters()
-        self._stopping = asyncio.Event()
+        self.workers = config.workers or len(os.sched_getaffinity(0))
 
-    async def start(self) -> None:
-        """Listen and serve."""
-        config = self._config
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain.
+
+        Raises ``ListenError`` if an address is taken, ``TokenError`` if the admin token cannot be one.
+        """
         raise_file_limit()
-        with contextlib.ExitStack() as opened:
-            admin_unix, admin_tcp = [], []
-            if config.admin.socket is not None:
-                path = UnixAddress(path=config.admin.socket)
-                admin_unix.append(self._listen(path, opened, _ADMIN_SOCKET_MODE))
-            if config.admin.listen is not None:
-                admin_tcp.append(self._listen(config.admin.listen, opened))
-            # Last, so that who can reach the proxy can also look at it.
-            sockets = [self._listen(address, opened) for address in config.listen]
-            opened.pop_all()
-        self.datapath = DataPath(
-            config, asyncio.get_running_loop(), self.counters, first_table(config)
-        )
-        self._gates = _gates(config)
-        totals = Totals([self.counters])
-        self.controller = Controller(
-            config, totals, self.datapath, first_table(config), ask=self._ask
-        )
-        self.reloader = Reloader(
-            self._path,
-            config,
-            self.controller.check,
-            self._reconfigure,
-            self.controller.note,
-            lambda: self.controller.now,
-        )
-        self.control = Control(self.controller, totals, self.datapath, self.reloader)
-        events = EventCounts()
-        self.control.subscribe(events)
-        self._notifier = _notifier(config)
-        self._notifier.start()
-        self.control.subscribe(self._tell)
-        self.controller.load()
-        collector = CounterCollector(
-            [self.counters],
-            lambda: self.datapath.table,
-            self.controller.status,
-            Sources(
-                document=self.control.document,
-                events=events.counts,
-                outcomes=lambda: self.controller.slots,
-                notified=lambda: self._notifier,
-            ),
-        )
-        self._admin = AdminServer(registry(collector), self.control, config.admin)
-        await self._admin.start(admin_unix, admin_tcp)
-        await self.datapath.serve(sockets)
-        self.controller.start()
-        self.control.start()
-        if config.reload.watch and self._path is not None:
-            self._spawn(self.reloader.watch())
-        # What lives as long as the process need not be looked at by the collector again.
-        gc.collect()
-        gc.freeze()
-        for sock in sockets:
-            _log.info("listening on %s", _printable(sock))
+        Guard.of_tcp(self._config.admin)
+        sockets = open_sockets(self._config, self.workers)
+        try:
+            if self.workers == 1:
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    runner.run(self._alone(sockets))
+            else:
+                _Family(self._config, self._path, self.workers, sockets).run()
+        finally:
+            sockets.remove()
 
-    def _listen(
-        self, address: object, opened: contextlib.ExitStack, mode: int = 0o666
-    ) -> socket.socket:
-        sock = opened.enter_context(listen(address, mode=mode))  # type: ignore[arg-type]
-        if isinstance(address, UnixAddress):
-            path = Path(address.path)
-            self._unix_paths.append(path)
-            opened.callback(path.unlink, missing_ok=True)
-        return sock
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _ask(self, question: Mapping[str, Any]) -> tuple[bool, str]:
-        answer = await self._gates.ask(question)
-        return answer.passed, answer.cause
-
-    def _tell(self, kind: str, value: dict[str, Any]) -> None:
-        if kind == "record":
-            self._notifier.tell(value)
-
-    def _reconfigure(self, config: Config) -> None:
-        """Go on by another configuration, which ``Controller.check`` has let pass."""
-        old, self._config = self._config, config
-        self._gates = _gates(config)
-        if (config.notify, config.release_id) != (old.notify, old.release_id):
-            self._spawn(self._notifier.stop(_LAST_WORDS))
-            self._notifier = _notifier(config)
-            self._notifier.start()
-        # Nothing runs between these two: a request sees the old configuration or the new one.
-        self.controller.reconfigure(config, first_table(config))
-        self.datapath.reconfigure(config, self.controller.slots)
-        if config.reload.watch and not old.reload.watch and self._path is not None:
-            self._spawn(self.reloader.watch())
-
-    def reload(self) -> None:
-        """Read the configuration again; what SIGHUP does."""
-        self.reloader.try_reload()
-
-    def stop(self) -> None:
-        """Ask ``run`` to drain and return; what SIGTERM and SIGINT do."""
-        self._stopping.set()
-
-    async def run(self) -> bool:
-        """Serve until ``stop``, then drain; returns whether every request in flight could end."""
+    async def _alone(self, sockets: Sockets) -> None:
+        stopping = _on_signals((signal.SIGTERM, signal.SIGINT))
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, _no_news)
-        await self.start()
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
-        await self._stopping.wait()
+        block = Block(1)
+        worker = Worker(self._config, block, 0)
+        steering = Steering(self._config, self._path, block, worker.tick)
+        steering.load()
+        await steering.start(sockets.admin_unix, sockets.admin_tcp)
+        await worker.start(sockets.workers[0], clock=False)
+        loop.add_signal_handler(signal.SIGHUP, steering.reload)
+        loop.add_signal_handler(signal.SIGUSR1, worker.reopen_log)
+        _settle_memory()
+        _say_addresses(sockets)
+        await stopping.wait()
         loop.add_signal_handler(signal.SIGHUP, _no_news)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-        return await self.shut_down()
-
-    async def shut_down(self) -> bool:
-        """Stop accepting, let requests in flight end within ``limits.drain_timeout``, close."""
-        _log.info("draining: %d requests in flight", self.datapath.in_flight)
-        for task in tuple(self._tasks):
-            task.cancel()
-        clean = await self.datapath.drain(self._config.limits.drain_timeout)
-        self.control.stop()
-        await self.controller.stop()
-        await self._admin.stop()
-        await self._notifier.stop(_LAST_WORDS)
-        for path in self._unix_paths:
-            path.unlink(missing_ok=True)
-        return clean
+        _log.info("draining: %d requests in flight", worker.datapath.in_flight)
+        steering.stop_watching()
+        await worker.drain(worker.drain_timeout)
+        await steering.stop()
 
 
-def _notifier(config: Config) -> Notifier:
-    return Notifier(config.notify, config.release_id)
+@dataclass(slots=True)
+class _Child:
+    """A place for a process: who is in it now, and when to fill it again."""
+
+    name: str
+    work: Callable[[], Awaitable[None]]
+    gone: Callable[[], None]
+    """Called when its process has ended."""
+    pid: int = 0
+    began: float = 0.0
+    pause: float = _FIRST_PAUSE
+    due: float = 0.0
 
 
-def _gates(config: Config) -> Gates:
-    return Gates(() if config.release is None else config.release.gates)
+class _Family:
+    """The workers and the steering process, and this one that replaces them."""
+
+    def __init__(self, config: Config, path: Path | None, workers: int, sockets: Sockets) -> None:
+        self._config = config
+        self._path = path
+        self._sockets = sockets
+        self._block = Block(workers, mmap.mmap(-1, Block.size(workers)))
+        self._workers = [
+            _Child(
+                f"worker {at}",
+                lambda at=at: self._work(at),  # type: ignore[misc]
+                lambda at=at: self._bury(at),  # type: ignore[misc]
+            )
+            for at in range(workers)
+        ]
+        self._steering = _Child("the steering process", self._steer, lambda: None)
+        self._stopping = False
+
+    def run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self._fill(self._steering)
+            said = False
+            while not self._stopping:
+                self._wait()
+                if self._ready and not said:
+                    said = True
+                    _say_addresses(self._sockets)
+            self._drain()
+        finally:
+            for child in (*self._workers, self._steering):
+                if child.pid:
+                    _kill(child, signal.SIGKILL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _wait(self) -> None:
+        """Wait for a signal or for the time to fill a place again, and act."""
+        now = monotonic()
+        empty = [child.due for child in (*self._workers, self._steering) if not child.pid]
+        patience = min((max(due - now, 0.01) for due in empty), default=1.0)
+        found = signal.sigtimedwait(_SIGNALS, patience)
+        number = None if found is None else found.si_signo
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._stopping = True
+        elif number == signal.SIGHUP:
+            _kill(self._steering, signal.SIGHUP)
+        elif number == signal.SIGUSR1:
+            for worker in self._workers:
+                _kill(worker, signal.SIGUSR1)
+        self._reap()
+        # The first table must be there before the first request.
+        for child in (self._steering, *(self._workers if self._ready else ())):
+            if not (self._stopping or child.pid) and child.due <= monotonic():
+                self._fill(child)
+
+    @property
+    def _ready(self) -> bool:
+        """The steering process has published a table."""
+        return self._block.table.sequence[0] != 0
+
+    def _reap(self) -> None:
+        for child in (*self._workers, self._steering):
+            if not child.pid:
+                continue
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if not pid:
+                continue
+            child.pid = 0
+            child.gone()
+            if self._stopping:
+                continue
+            if monotonic() - child.began >= _SHORT_LIFE:
+                child.pause = _FIRST_PAUSE
+            child.due = monotonic() + child.pause
+            _log.error("%s %s: it is replaced in %g s", child.name, _ending(status), child.pause)
+            child.pause = min(child.pause * 2, _LONGEST_PAUSE)
+
+    def _bury(self, at: int) -> None:
+        lost = self._block.workers[at].bury()
+        if lost and not self._stopping:
+            _log.error("%d requests were in flight there", lost)
+
+    def _fill(self, child: _Child) -> None:
+        parent = os.getpid()
+        child.began = monotonic()
+        child.pid = os.fork()
+        if child.pid:
+            return
+        status = 1
+        try:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() == parent:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
+                signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    runner.run(_finished(child.work()))
+                status = 0
+        except Exception:  # noqa: BLE001 - whatever it was, the child ends here
+            _log.exception("%s failed", child.name)
+        finally:
+            logging.shutdown()
+            os._exit(status)
+
+    async def _work(self, at: int) -> None:
+        stopping = _on_signals((signal.SIGTERM,))
+        worker = Worker(self._config, self._block, at)
+        await worker.start(self._sockets.workers[at])
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, worker.reopen_log)
+        _settle_memory()
+        await stopping.wait()
+        await worker.drain(worker.drain_timeout)
+
+    async def _steer(self) -> None:
+        stopping = _on_signals((signal.SIGTERM,))
+        steering = Steering(self._config, self._path, self._block)
+        steering.load()
+        await steering.start(self._sockets.admin_unix, self._sockets.admin_tcp)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, steering.reload)
+        _settle_memory()
+        await stopping.wait()
+        await steering.stop()
+
+    def _drain(self) -> None:
+        _log.info("draining")
+        for worker in self._workers:
+            _kill(worker, signal.SIGTERM)
+        self._wait_for_end(self._workers, self._config.limits.drain_timeout + _GRACE)
+        _kill(self._steering, signal.SIGTERM)
+        self._wait_for_end([self._steering], _STEERING_GRACE)
+
+    def _wait_for_end(self, children: Sequence[_Child], timeout: float) -> None:
+        """Wait until they have ended; a second SIGTERM or SIGINT, or the timeout, kills them."""
+        end = monotonic() + timeout
+        while any(child.pid for child in children):
+            left = end - monotonic()
+            found = signal.sigtimedwait(_SIGNALS, max(min(left, 1.0), 0.0))
+            impatient = found is not None and found.si_signo in (signal.SIGTERM, signal.SIGINT)
+            if impatient or left <= 0:
+                for child in children:
+                    _kill(child, signal.SIGKILL)
+            self._reap()
+
+
+async def _finished(work: Awaitable[None]) -> None:
+    await work
+
+
+def _kill(child: _Child, number: signal.Signals) -> None:
+    if child.pid:
+        os.kill(child.pid, number)
+
+
+def _ending(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"was ended by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"ended with status {os.waitstatus_to_exitcode(status)}"
+
+
+def _on_signals(numbers: Sequence[signal.Signals]) -> asyncio.Event:
+    """Return an event that these signals set, once."""
+    stopping = asyncio.Event()
+    for number in numbers:
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
 
 
 def _no_news() -> None:
     """A SIGHUP while the proxy starts or drains must not end it, as it would by default."""
+
+
+def _settle_memory() -> None:
+    """What lives as long as the process need not be looked at by the collector again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _say_addresses(sockets: Sockets) -> None:
+    for sock in sockets.workers[0]:
+        name = sock.getsockname()
+        where = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else f"unix:{name}"
+        _log.info("listening on %s", where)
 
 
 def raise_file_limit() -> None:
@@ -218,8 +347,3 @@ def raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _printable(sock: socket.socket) -> str:
-    name = sock.getsockname()
-    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else f"unix:{name}"

@@ -492,14 +492,14 @@ def test_loopback(host: str, local: bool) -> None:
 def test_warnings_name_risky_plans_and_what_is_not_active() -> None:
     found = config.warnings(
         parse(
-            "workers: 2\nmirror: {percent: 1}\n"
+            "mirror: {percent: 1}\n"
             "release: {id: a, steps: [{weight: 10, bake: 1m}, {weight: 100}]}\n"
             "split: {match: [{variant: canary, method: GET}]}"
         )
     )
     text = "\n".join(found)
     for part in (
-        "mirror.percent", "workers", "steps[0].weight", "steps[0].bake is 60 s",
+        "mirror.percent", "steps[0].weight", "steps[0].bake is 60 s",
         "release has no effect without variants.canary", "split.match[0] has no effect",
     ):  # fmt: skip
         assert part in text

@@ -14,12 +14,11 @@ import pytest
 
 from canaryproxy import circuit, config, counters, rollout
 from canaryproxy.control import Control, Stale
-from canaryproxy.controller import TICK_SECONDS, Controller, Unsaved
+from canaryproxy.controller import TICK_SECONDS, Controller, Unsaved, first_table
 from canaryproxy.counters import Counters, Totals
 from canaryproxy.drill import drill
 from canaryproxy.reload import Reloader
 from canaryproxy.routing import RouteTable
-from canaryproxy.supervisor import first_table
 
 BASE = """
 variants: {stable: {endpoints: ["http://127.0.0.1:1"]}, canary: {endpoints: ["http://127.0.0.1:2"]}}
@@ -38,7 +37,7 @@ class Plane:
     def __init__(self) -> None:
         self.tables: list[RouteTable] = []
 
-    def publish(self, table: RouteTable) -> None:
+    def publish(self, table: RouteTable, _version: int) -> None:
         self.tables.append(table)
 
     def mark_late(self) -> None:
@@ -55,6 +54,9 @@ class Plane:
 
     def users_seen(self, limit: int) -> int | None:
         return limit // 10
+
+    async def adopted(self) -> None:
+        pass
 
     def endpoints(self, variant: int) -> list[dict[str, Any]]:
         return [{"url": f"http://127.0.0.1:{variant}", "usable": True, "in_flight": 0}]

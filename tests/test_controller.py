@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from canaryproxy import circuit, config, counters, rollout
-from canaryproxy.controller import TICK_SECONDS, Controller
+from canaryproxy.controller import TICK_SECONDS, Controller, first_table
 from canaryproxy.counters import Counters, Totals
 from canaryproxy.routing import RouteTable
-from canaryproxy.supervisor import first_table
 
 BASE = """
 variants: {stable: {endpoints: ["http://127.0.0.1:1"]}, canary: {endpoints: ["http://127.0.0.1:2"]}}
@@ -34,7 +33,7 @@ class Plane:
         self.tables: list[RouteTable] = []
         self.rounds = 0
 
-    def publish(self, table: RouteTable) -> None:
+    def publish(self, table: RouteTable, _version: int) -> None:
         self.tables.append(table)
 
     def mark_late(self) -> None:

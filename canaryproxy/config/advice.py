@@ -13,7 +13,6 @@ BIG_FIRST_STEP = 5.0
 
 _NOT_ACTIVE: tuple[tuple[str, Callable[[Config], bool]], ...] = (
     ("mirror.percent", lambda config: config.mirror.percent > 0),
-    ("workers", lambda config: config.workers != 1),
 )
 """What the file may say already, but this version does not do. Take a line out when it does."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from canaryproxy import counters
 from canaryproxy.config import Config, Variant
@@ -27,6 +27,8 @@ from canaryproxy.proxy.sticky import CookieJar, cookie_finder, cookie_stripper, 
 from canaryproxy.proxy.upstream import Upstream
 from canaryproxy.proxy.witness import Witness
 from canaryproxy.routing import VARIANTS, MatchRules, RouteTable
+from canaryproxy.shared import TableCell
+from canaryproxy.watch import UserReducer
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +39,9 @@ _COARSEST_SWEEP: Final = 0.5
 class DataPath:
     """Everything that one worker's connections need, made from the configuration.
 
-    ``counters`` is where it counts; ``access_log`` gets every request that ends. ``publish`` replaces the
-    route table: it acts on the next request.
+    ``counters`` is where it counts; ``access_log`` gets every request that ends. ``table`` is where route
+    tables are published, possibly by another process: each acts on the next request. ``users`` knows them:
+    trials of the metric errors, users exposed, users converted.
     """
 
     def __init__(
@@ -46,14 +49,25 @@ class DataPath:
         config: Config,
         loop: asyncio.AbstractEventLoop,
         cells: Counters,
-        table: RouteTable,
+        table: RouteTable | TableCell,
         access_log: AccessLog | None = None,
+        users: tuple[UserReducer, ...] | None = None,
     ) -> None:
         self._loop = loop
         self.access_log = access_log
         self.exchange = Exchange if access_log is None else LoggedExchange
         self.counters = cells
-        self.table = table
+        self._users = users or (UserReducer(), UserReducer(), UserReducer())
+        if isinstance(table, TableCell):
+            self._cell = table
+        else:
+            self._cell = TableCell()
+            self._cell.publish(table)
+        self.sequence = self._cell.sequence
+        """One cell: when it is not ``seen``, there is another table."""
+        self.seen = 0
+        self.table = RouteTable()  # everybody to stable, until there is one
+        self.look()
         self.answers = AnswerHeads(loop)
         self.connections: set[Downstream] = set()
         self.in_flight = 0
@@ -63,19 +77,18 @@ class DataPath:
         self._servers: list[asyncio.Server] = []
         self._emptied: asyncio.Event = asyncio.Event()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._configure(config, Witness(config, counters.slots(list(config.judge.outcomes), {})))
+        self._configure(config, counters.slots(list(config.judge.outcomes), {}))
 
     def reconfigure(self, config: Config, slots: Mapping[str, int]) -> None:
         """Serve by another configuration from the next request on; nothing in flight is touched.
 
-        ``slots`` are those of the outcomes. The caller publishes a table with a new epoch before the loop
-        goes on: what is remembered of requests' heads belongs to the old one. Sockets stay as they are.
+        ``slots`` are those of the outcomes. Sockets stay as they are.
         """
-        self._configure(config, Witness(config, slots, self.witness))
+        self._configure(config, slots)
         for connection in self.connections:
             connection.renew_peer()
 
-    def _configure(self, config: Config, witness: Witness) -> None:
+    def _configure(self, config: Config, slots: Mapping[str, int]) -> None:
         self.limits = limits = config.limits
         self.head_end = b"Via: 1.1 %b\r\n\r\n" % config.forwarded.via.encode("latin-1")
         """What ends every head that we send upstream: our Via field (RFC 9110 §7.6.3) and the empty line."""
@@ -102,7 +115,7 @@ class DataPath:
             self._loop, self.head_end, strip, create_trace=config.trace.create
         )
         self.rules = MatchRules(config.split.match)
-        self.witness = witness
+        self.witness = Witness(config, slots, self._users)
         stable, canary = self.pools
         self.pools = (
             self._pool(config.variants.stable, stable),
@@ -140,34 +153,17 @@ class DataPath:
 
     def publish(self, table: RouteTable) -> None:
         """Route by this table from the next request on."""
-        self.table = table
+        self._cell.publish(table)
+
+    def look(self) -> None:
+        """Take the table that was published last; while it is being written, the old one holds."""
+        found = self._cell.read()
+        if found is not None:
+            self.seen, self.table, _ = found
 
     def begin_tick(self) -> None:
         """Learn that a tick of the judge begins."""
         self.witness.tick()
-
-    def new_round(self) -> None:
-        """Let every user count again for the metric errors."""
-        self.witness.new_round()
-
-    def refresh(self, limit: int) -> None:
-        """To be called every ten seconds; buckets below ``limit`` are on the canary."""
-        self.witness.refresh(limit)
-
-    def users_seen(self, limit: int) -> int | None:
-        """Return the buckets below ``limit`` whose users asked within ten seconds, if that is known."""
-        return self.witness.seen(limit, monotonic())
-
-    def endpoints(self, variant: int) -> list[dict[str, Any]]:
-        """Return ``url``, ``usable`` and ``in_flight`` of each endpoint of a variant."""
-        return [
-            {
-                "url": str(endpoint.config),
-                "usable": not endpoint.ejected,
-                "in_flight": endpoint.active,
-            }
-            for endpoint in self.pools[variant].endpoints
-        ]
 
     def mark_late(self) -> None:
         """Count the requests in flight that are past a threshold: at once, not when they end."""

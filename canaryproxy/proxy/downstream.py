@@ -228,10 +228,12 @@ class Downstream(asyncio.Protocol):
         if datapath.in_flight >= datapath.limits.max_requests:
             raise Refusal(503, "too many requests in flight")
         now = monotonic()
-        table = datapath.table
+        if datapath.sequence[0] != datapath.seen:
+            datapath.look()
+        table, epoch = datapath.table, datapath.seen
         fields = request.fields
         cookie = b""
-        if fields.epoch == table.epoch:
+        if fields.epoch == epoch:
             key, bucket, variant = fields.key, fields.bucket, fields.variant
         else:
             key = datapath.read_key(fields, self.peer)
@@ -241,7 +243,7 @@ class Downstream(asyncio.Protocol):
             bucket, variant = table.place(key)
             if not cookie and datapath.key_is_in_fields:
                 fields.key, fields.bucket, fields.variant = key, bucket, variant
-                fields.epoch = table.epoch
+                fields.epoch = epoch
         forced = None
         if datapath.rules:
             forced = datapath.rules.variant_of(self._view(request))

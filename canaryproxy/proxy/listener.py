@@ -18,18 +18,20 @@ class ListenError(OSError):
     """An address cannot be listened on; the text says which and why."""
 
 
-def listen(address: TcpAddress | UnixAddress, *, mode: int = 0o666) -> socket.socket:
+def listen(
+    address: TcpAddress | UnixAddress, *, mode: int = 0o666, shared: bool = False
+) -> socket.socket:
     """Return a listening, non-blocking socket on the address.
 
-    A TCP socket sets ``SO_REUSEADDR``, ``SO_REUSEPORT`` only where a later process of the same user may
-    join it, and keep-alive for its connections. A Unix socket replaces a dead socket at its path, never a
+    A TCP socket sets ``SO_REUSEADDR``, ``SO_REUSEPORT`` if it is ``shared`` with others of this user, and
+    keep-alive for its connections. A Unix socket replaces a dead socket at its path, never a
     file of another kind or one that somebody serves; it gets the permissions ``mode``.
     Raises ``ListenError``.
     """
     try:
         if isinstance(address, UnixAddress):
             return _listen_unix(address, mode)
-        return _listen_tcp(address)
+        return _listen_tcp(address, shared=shared)
     except ListenError:
         raise
     except OSError as error:
@@ -38,7 +40,7 @@ def listen(address: TcpAddress | UnixAddress, *, mode: int = 0o666) -> socket.so
         ) from None
 
 
-def _listen_tcp(address: TcpAddress) -> socket.socket:
+def _listen_tcp(address: TcpAddress, *, shared: bool) -> socket.socket:
     found = socket.getaddrinfo(
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
@@ -46,6 +48,8 @@ def _listen_tcp(address: TcpAddress) -> socket.socket:
     sock = socket.socket(family, kind, proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:

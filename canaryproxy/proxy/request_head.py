@@ -131,7 +131,7 @@ class RequestFields:
         self.sampled: tuple[int, int] | None = None
         """The halves of the trace id if the trace is sampled."""
         self.epoch = -1
-        """The route table by which ``key``, ``bucket`` and ``variant`` were found."""
+        """The number of the route table by which ``key``, ``bucket`` and ``variant`` were found."""
         self.key: bytes | None = None
         self.variant = STABLE
         self.bucket = NO_KEY_BUCKET

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from canaryproxy import counters
@@ -37,15 +37,15 @@ class Witness:
     )
 
     def __init__(
-        self, config: Config, slots: Mapping[str, int], before: Witness | None = None
+        self, config: Config, slots: Mapping[str, int], users: Sequence[UserReducer]
     ) -> None:
-        """``slots``: ``counters.slots`` of the outcomes. ``before``: whose knowledge of users it takes."""
+        """``slots``: ``counters.slots`` of the outcomes. ``users``: tried for errors, exposed, converted."""
         metrics = config.judge.metrics
         errors = metrics.errors
         self.error_statuses = _statuses(("5xx",) if errors is None else errors.statuses)
         """Whether a status is an error, by status."""
         self._by_user = errors is not None and errors.unit == "user"
-        self._reducer: UserReducer = UserReducer() if before is None else before._reducer
+        self._reducer, self._exposures, self._conversions = users
         self.claim: Callable[[int, int], bool] = (
             self._reducer.claim if self._by_user else lambda _bucket, _now: True
         )
@@ -58,8 +58,6 @@ class Witness:
         if metrics.business is not None and metrics.business.outcome in names:
             self._business = names.index(metrics.business.outcome)
         self._exposes = metrics.business is not None
-        self._exposures: UserReducer = UserReducer() if before is None else before._exposures
-        self._conversions: UserReducer = UserReducer() if before is None else before._conversions
         self._inspections = _INSPECTED_A_TICK
 
     def failed(self, bucket: int) -> None:
@@ -96,21 +94,9 @@ class Witness:
         """Return whether an answer for which the rule ``at`` holds is a user converted now."""
         return at == self._business and self._conversions.claim(bucket, int(now * TICKS_PER_SECOND))
 
-    def seen(self, limit: int, now: float) -> int | None:
-        """Return the buckets below ``limit`` whose users asked within ten seconds, if that is known."""
-        return self._reducer.seen(limit, int(now * TICKS_PER_SECOND)) if self._by_user else None
-
     def tick(self) -> None:
         """Begin a tick of the judge."""
         self._inspections = _INSPECTED_A_TICK
-
-    def new_round(self) -> None:
-        """Let every user count again: the weight has risen."""
-        self._reducer.new_round()
-
-    def refresh(self, limit: int) -> None:
-        """To be called every ten seconds; buckets below ``limit`` are on the canary."""
-        self._reducer.refresh(limit)
 
 
 def _statuses(patterns: tuple[str, ...]) -> bytes:

@@ -12,12 +12,12 @@ from time import monotonic
 
 from canaryproxy import config
 from canaryproxy.config import TcpAddress
+from canaryproxy.controller import first_table
 from canaryproxy.counters import Counters
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.listener import listen
 from canaryproxy.routing import RouteTable
-from canaryproxy.supervisor import first_table
 
 DEADLINE = 10.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

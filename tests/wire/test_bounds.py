@@ -10,10 +10,10 @@ import pytest
 
 from canaryproxy import config
 from canaryproxy.config import TcpAddress, UnixAddress
+from canaryproxy.controller import first_table
 from canaryproxy.counters import CODES, ERRORS, REFUSED, ROUTED, Counters, Reason
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.listener import listen
-from canaryproxy.supervisor import first_table
 
 from .harness import (
     ADDED,

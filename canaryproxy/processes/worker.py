@@ -1,0 +1,118 @@
+"""A worker: the data path, its part of the shared block, and its clock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Sequence
+
+from canaryproxy import config as configuration
+from canaryproxy import shared
+from canaryproxy.config import Config, ConfigError
+from canaryproxy.proxy.access_log import AccessLog
+from canaryproxy.proxy.datapath import DataPath
+from canaryproxy.reload import live
+from canaryproxy.routing import VARIANTS
+from canaryproxy.shared import Block
+
+_log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+
+
+class Worker:
+    """Carries requests by what the block says. In a running loop.
+
+    Needs nobody: while the controller is away, it goes on by the last table.
+    """
+
+    def __init__(self, config: Config, block: Block, index: int) -> None:
+        self._config = config
+        self._block = block
+        self._cells = block.workers[index]
+        self._log = None if config.access_log is None else AccessLog(config.access_log)
+        self.datapath = DataPath(
+            config,
+            asyncio.get_running_loop(),
+            self._cells.counters,
+            block.table,
+            self._log,
+            block.reducers,
+        )
+        self._generation = 0
+        self._clock: asyncio.TimerHandle | None = None
+
+    async def start(self, sockets: Sequence[socket.socket], *, clock: bool = True) -> None:
+        """Take up the configuration in force, and serve. Without a ``clock`` somebody else ticks."""
+        if self._log is not None:
+            self._log.start()
+        self._adopt()
+        self._tell()
+        await self.datapath.serve(list(sockets))
+        self._cells.status[shared.PID] = os.getpid()
+        if clock:
+            self._ticked()
+
+    def _ticked(self) -> None:
+        self._clock = asyncio.get_running_loop().call_later(TICK_SECONDS, self._ticked)
+        self.tick()
+
+    def tick(self) -> None:
+        """Ten times a second: count what is late, look for another configuration, tell how it goes."""
+        self.datapath.mark_late()
+        self.datapath.begin_tick()
+        self._adopt()
+        self._tell()
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds that requests in flight have at the end."""
+        return self._config.limits.drain_timeout
+
+    def reopen_log(self) -> None:
+        """Open the access log anew; what SIGUSR1 does after a rotation."""
+        if self._log is not None:
+            self._log.reopen()
+
+    async def drain(self, timeout: float) -> bool:
+        """Stop accepting, let requests in flight end, close; returns whether all of them ended."""
+        self._cells.status[shared.DRAINING] = 1
+        clean = await self.datapath.drain(timeout)
+        if self._clock is not None:
+            self._clock.cancel()
+        if self._log is not None:
+            await self._log.stop()
+        self._tell()
+        return clean
+
+    def _adopt(self) -> None:
+        """Serve by the configuration in force, if it is another one."""
+        if self._block.config.sequence[0] == self._generation:
+            return
+        found = self._block.config.read()
+        if found is None:
+            return
+        self._generation = found.generation
+        try:
+            wanted = configuration.parse(found.text, file="configuration")
+        except ConfigError as error:
+            # The controller has parsed it: this cannot be, and must not end a worker.
+            _log.error("the configuration in force is not valid here: %s", error.problems[0])
+            return
+        wanted = live(self._config, wanted)
+        if wanted != self._config:
+            self.datapath.reconfigure(wanted, found.slots)
+            self._config = wanted
+        self._cells.status[shared.CONFIGURED] = found.generation
+
+    def _tell(self) -> None:
+        cells, datapath = self._cells, self.datapath
+        for variant in range(len(VARIANTS)):
+            endpoints = datapath.pools[variant].endpoints
+            cells.tell_endpoints(variant, [(not one.ejected, one.active) for one in endpoints])
+        cells.status[shared.IN_FLIGHT] = datapath.in_flight
+        if self._log is not None:
+            cells.status[shared.LOG_WRITTEN] = self._log.written
+            cells.status[shared.LOG_DROPPED] = self._log.dropped
