@@ -11,14 +11,17 @@ from prometheus_client import CollectorRegistry
 
 from canaryproxy.admin import bodies, dashboard, metrics
 from canaryproxy.admin.api import Api
-from canaryproxy.admin.connection import BOUNDS, Bounds, Connection, Connections
-from canaryproxy.admin.guard import Guard
+from canaryproxy.admin.connection import BOUNDS, Bounds, Connection, Connections, Share
+from canaryproxy.admin.guard import SAFE_METHODS, Guard, route_of
 from canaryproxy.admin.ports import ControlLike
 from canaryproxy.admin.problem import Problem
 from canaryproxy.admin.stream import PACE, Hub, Pace
 from canaryproxy.config import Admin
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_UNSHARED = ("/v1/stream", "/livez", "/readyz")
+"""What does not end, and what must not wait behind others for it costs nothing."""
 
 
 class AdminServer:
@@ -107,14 +110,20 @@ def application(
 ) -> web.Application:
     """Return the application with all routes, behind the guard."""
 
+    share = Share()
+
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, Connection)
         try:
             guard.check(request)
-            connection.busy = True
-            return await handler(request)
+            if request.method not in SAFE_METHODS or route_of(request) in _UNSHARED:
+                connection.busy = True
+                return await handler(request)
+            async with share:
+                connection.busy = True
+                return await handler(request)
         except Problem as problem:
             return problem.answer()
         finally:

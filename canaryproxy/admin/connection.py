@@ -20,6 +20,7 @@ from canaryproxy.admin.problem import Problem, of_exception
 _log = logging.getLogger(__name__)
 
 _LONGEST_MESSAGE = 200
+_LONGEST_PAUSE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,26 @@ class Bounds:
 
 
 BOUNDS = Bounds()
+
+
+class Share:
+    """Who looks takes a share of the event loop at most, for users' requests are served by the same one.
+
+    What is done ``async with`` it, without waiting for anything, is done one at a time, and a pause of three
+    times its length follows.
+    """
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._began = 0.0
+
+    async def __aenter__(self) -> None:
+        await self._turn.acquire()
+        self._began = asyncio.get_running_loop().time()
+
+    async def __aexit__(self, *_: object) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(min(3 * (loop.time() - self._began), _LONGEST_PAUSE), self._turn.release)
 
 
 class Connections:
@@ -97,7 +118,7 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)
         if not self._among.make_room():
-            _log.warning("an admin connection is refused: %d are open", len(self._among.open))
+            _log.debug("an admin connection is refused: %d are open", len(self._among.open))
             self._manager = None
             transport.abort()
             return
@@ -145,8 +166,8 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        if request.writer.output_size > 0:
-            raise ConnectionError("an answer has begun already")
+        if request.transport is None or request.writer.output_size > 0:
+            raise ConnectionError("the client is gone, or has the beginning of an answer")
         if status < 500:
             detail = (message or "malformed request").splitlines()[0][:_LONGEST_MESSAGE]
         else:

@@ -67,6 +67,12 @@ def secure(response: web.StreamResponse, path: str) -> None:
     headers["Content-Security-Policy"] = _PAGE if is_page else _NOTHING
 
 
+def route_of(request: web.Request) -> str | None:
+    """Return the path of the route that serves the request, ``None`` if there is none."""
+    resource = request.match_info.route.resource
+    return None if resource is None else resource.canonical
+
+
 class Tokens:
     """The bearer token that allows changes, from a file (read again when it changes) or the environment.
 
@@ -178,9 +184,8 @@ class Guard:
         if request.version not in (HttpVersion10, HttpVersion11):
             raise Problem(400, "HTTP/1.1 is spoken here", close=True)
         host = request.headers.get("Host", "")
-        resource = request.match_info.route.resource
-        anywhere = resource is not None and resource.canonical in ANY_HOST
-        if self._tokens is not None and not (anywhere and request.method in SAFE_METHODS):
+        anywhere = route_of(request) in ANY_HOST and request.method in SAFE_METHODS
+        if self._tokens is not None and not anywhere:
             self._check_host(host)
         if request.method in SAFE_METHODS:
             return

@@ -101,7 +101,8 @@ class Hub:
             raise Problem(
                 503, f"{self._limit} streams are open already", headers={"Retry-After": "5"}
             )
-        assert request.transport is not None
+        if request.transport is None:
+            raise ConnectionResetError("the client is gone already")
         stream = _Stream(request.transport.abort)
         self._begin(stream, after)
         try:

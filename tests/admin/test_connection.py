@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
+from typing import Any
 
 import pytest
 
 from canaryproxy.admin.connection import BOUNDS
-from tests.admin.fake import TOKEN, Served, serve, until
+from tests.admin.fake import TOKEN, FakeControl, Served, serve, until
 
 QUICK = replace(BOUNDS, head=0.3, body=0.3, stall=0.3, linger=0.1)
 PATIENT = replace(BOUNDS, head=60, body=60, stall=60)
@@ -162,6 +164,37 @@ async def test_who_reads_slowly_but_reads_gets_all(tmp_path: Path) -> None:
                 await asyncio.sleep(0.001)
         assert got > 3_000_000
         writer.close()
+
+
+async def test_who_looks_leaves_the_loop_to_others(tmp_path: Path) -> None:
+    """However many ask at once, between two answers the loop comes round; probes do not wait for that."""
+    loop = asyncio.get_running_loop()
+    rounds = 0
+    made: list[int] = []
+
+    def come_round() -> None:
+        nonlocal rounds
+        rounds += 1
+        loop.call_soon(come_round)
+
+    class Slow(FakeControl):
+        def document(self) -> dict[str, Any]:
+            made.append(rounds)
+            sleep(0.002)
+            return super().document()
+
+    come_round()
+    async with serve(tmp_path, control=Slow(), bounds=PATIENT) as served:
+        request = b"GET /v1/release HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        clients = [await served.connect() for _ in range(30)]
+        for _, writer in clients:
+            writer.write(request * 3)
+        await until(lambda: len(made) > 10)
+        assert (await served.ask("GET", "/livez", over="tcp")).status == 200
+        assert len(made) < 90
+        await until(lambda: len(made) == 90)
+        assert min(after - before for before, after in pairwise(made)) > 1
+        assert (await served.ask("GET", "/nothing", over="tcp")).status == 404
 
 
 async def test_stopping_waits_for_no_client(tmp_path: Path) -> None:
