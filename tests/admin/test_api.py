@@ -462,12 +462,24 @@ async def test_secrets_of_the_configuration_need_the_token(served: Served) -> No
     ],
 )
 async def test_media_types(served: Served, content_type: str, status: int) -> None:
-    answer = await served.ask("PUT", "/v1/weight", '{"weight": 7}', Content_Type=content_type)
+    answer = await served.ask(
+        "PUT", "/v1/weight", '{"weight": 7}', over="tcp", Content_Type=content_type,
+        Authorization=f"Bearer {TOKEN}",
+    )  # fmt: skip
     assert answer.status == status
     assert served.control.weight == (7.0 if status == 200 else 5.0)
     if status == 415:
         problem(answer, 415)
         assert answer.headers["accept"] == "application/json"
+
+
+async def test_what_curl_sends_with_d_is_taken_over_the_unix_socket(served: Served) -> None:
+    curl = "application/x-www-form-urlencoded"
+    answer = await served.ask("PUT", "/v1/weight", '{"weight": 7}', Content_Type=curl)
+    assert (answer.status, served.control.weight) == (200, 7.0)
+    for other in ("text/plain", "multipart/form-data; boundary=x", f"{curl}; charset=utf-8"):
+        problem(await served.ask("PUT", "/v1/weight", '{"weight": 8}', Content_Type=other), 415)
+    assert served.control.weight == 7.0
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "gzip, identity", "x"])
