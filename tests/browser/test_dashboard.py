@@ -517,6 +517,56 @@ def test_steps_say_what_they_wait_for(page: Page, serve: Serve) -> None:
     page.says("progress", "Holds: paused by ann")
 
 
+def test_dialogs_tell_who_moves(page: Page, serve: Serve) -> None:
+    scene = healthy()
+    fake = serve(scene)
+    page.open(fake.url)
+
+    def says(name: str, *words: str) -> None:
+        page.until(lambda: page.of(f"do-{name}").is_enabled(), f"{name} is allowed")
+        page.of(f"do-{name}").click()
+        page.dialog()
+        for each in words:
+            page.says("confirm-says", each)
+        page.press(Keys.ESCAPE)
+        page.until(lambda: not page.shown("confirm"), "the dialog is closed")
+
+    says("pause", "No user moves: 25 % stay on the canary.")
+    says("promote", "2 steps of the plan are left out", "not proven yet: business")
+    fake.update(ready=True, allowed=["resume", "promote"])
+    says(
+        "resume",
+        "25 % of users move from stable to the canary",
+        "25 % → 50 %",
+        "Step 4 of 5 begins",
+    )
+    fake.update(step=5, weight=100.0)
+    says("resume", "No user moves.", "This was the last step: the release is promoted.")
+    metrics = scene.document["metrics"]
+    metrics[1]["level"] = "suspect"
+    fake.update(state="paused", step=3, weight=7.5, ready=False, level="suspect", metrics=metrics)
+    says("resume", "17.5 % of users move from stable to the canary", "Step 3 of 5 goes on.")
+    says("promote", "Mind: the judge finds latency suspect.")
+    fake.update(state="aborted", weight=0.0, allowed=["start"])
+    says("start", "1 % of users move from stable to the canary", "0 % → 1 %")
+
+
+def test_reset_gives_back_the_weight_of_before_the_first_trip(page: Page, serve: Serve) -> None:
+    """A probe trips again: what comes back is not the weight of the probe, nor that of the step."""
+    scene = healthy()
+    scene.document["weight"] = 7.5
+    fake = serve(scene)
+    page.open(fake.url)
+    fake.trip()
+    fake.record("probing", "the cool-down is over", trips=1)
+    fake.update(weight=1.0)
+    fake.trip()
+    page.says("weight", "0 %")
+    page.press("x")
+    page.dialog()
+    page.says("confirm-says", "0 % → 7.5 %")
+
+
 def test_no_canary(page: Page, serve: Serve) -> None:
     fake = serve(no_canary())
     page.open(fake.url)

@@ -1,6 +1,6 @@
 // What an operator can do, and what it means for users, in plain words. Pure: the release in, words out.
 
-import { duration, latency, plural, weight } from "./words.js";
+import { LEVELS, latency, metric, plural, weight } from "./words.js";
 
 /** How many percent of users move between two weights. */
 export function moved(from, to) {
@@ -22,6 +22,15 @@ export function weightBefore(release, records) {
     if (record.what === "stopped" && typeof record.figures.weight === "number") found = record.figures.weight;
   }
   return found ?? current(release)?.weight ?? null;
+}
+
+/** What the judge knows, for who is about to give the canary more users. */
+function judgement(release) {
+  const bad = release.metrics.filter((each) => each.level !== "ok").map((each) => metric(each.metric));
+  if (bad.length > 0) return `Mind: the judge finds ${bad.join(", ")} ${LEVELS[release.level]}.`;
+  if (release.metrics.length === 0 || release.quiet !== null) return "Mind: the judge has nothing to compare.";
+  const open = release.metrics.filter((each) => !each.proven && each.limit !== null).map((each) => metric(each.metric));
+  return `The judge sees no sign of a change${open.length > 0 ? `; not proven yet: ${open.join(", ")}` : ""}.`;
 }
 
 const post = (name) => ({ method: "POST", path: `v1/release/${name}` });
@@ -67,7 +76,7 @@ export const ACTIONS = {
       if (release.state === "running" && release.ready) {
         const after = next(release);
         if (!after) return [moved(release.weight, 100), "This was the last step: the release is promoted."];
-        return [moved(release.weight, after.weight), `Step ${release.step + 1} of ${release.steps.length} begins.`];
+        return [moved(release.weight, after.weight), judgement(release), `Step ${release.step + 1} of ${release.steps.length} begins.`];
       }
       return [
         moved(release.weight, current(release)?.weight ?? release.weight),
@@ -85,6 +94,7 @@ export const ACTIONS = {
     fields: ["weight", "reason"],
     says: (release, _records, typed) => [
       typed === null ? "Type a weight from 0 to 100 percent, in steps of 0.01." : moved(release.weight, typed),
+      typed !== null && typed > release.weight && release.weight > 0 ? judgement(release) : null,
       release.state === "idle"
         ? "No release is running; this is the weight until one starts."
         : "The plan is paused at this weight until somebody resumes.",
@@ -99,6 +109,7 @@ export const ACTIONS = {
     fields: ["reason"],
     says: (release) => [
       moved(release.weight, 100),
+      judgement(release),
       release.step < release.steps.length
         ? `${plural(release.steps.length - release.step, "step")} of the plan ${release.steps.length - release.step === 1 ? "is" : "are"} left out.`
         : null,
@@ -184,6 +195,5 @@ export function outcome(name, answer) {
     const restart = answer.restart_needed?.length ? `; restart needed for ${answer.restart_needed.join(", ")}` : "";
     return `Reloaded: ${changed}${restart}.`;
   }
-  const since = answer.since ? ` (${duration(answer.time - answer.since)} ago)` : "";
-  return `Done: the release is ${answer.state}${since}, ${weight(answer.weight)} of users are on the canary.`;
+  return `Done: the release is ${answer.state}, ${weight(answer.weight)} of users are on the canary.`;
 }

@@ -1,7 +1,7 @@
 // The top of the page: what a glance has to tell. Also the tab's title, and what is said aloud.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
-import { CIRCUITS, LEVELS, STATES, clock, duration, moment, state, utc, weight } from "./words.js";
+import { CIRCUITS, LEVELS, STATES, ago, clock, duration, moment, state, utc, weight } from "./words.js";
 
 let before = null;
 
@@ -16,7 +16,8 @@ export function header(live) {
   badge($("state"), release.state, state(release));
   text($("weight"), weight(release.weight));
   badge($("circuit"), release.circuit.state, CIRCUITS[release.circuit.state]);
-  const silent = release.level === "ok" && (release.quiet !== null || release.metrics.length === 0);
+  const both = release.weight > 0 && release.weight < 100 && release.metrics.length > 0;
+  const silent = release.level === "ok" && (!both || release.quiet !== null);
   badge($("level"), silent ? "unknown" : release.level, silent ? "nothing to compare" : LEVELS[release.level]);
   banner(release, live.now);
   tab(release, fresh);
@@ -47,7 +48,7 @@ function banner(release, now) {
   const title = $("banner-title");
   if (title.childElementCount === 0) title.append("Tripped ", el("time", {}), ": every user is on stable");
   const time = title.firstElementChild;
-  text(time, `${duration(now - since)} ago, at ${moment(since, now)}`);
+  text(time, `${ago(now - since)}, at ${moment(since, now)}`);
   attr(time, "title", utc(since));
   text($("banner-cause"), cause ?? "The cause is not known.");
   const can = (action) => release.allowed.includes(action);

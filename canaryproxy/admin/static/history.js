@@ -84,7 +84,7 @@ const FIGURES = {
   weight: (value) => `at ${weight(value)}`,
   evidence: (value) => `evidence ${odds(Math.log(value))}`,
   log_evidence: (value) => `evidence ${odds(value)}`,
-  baked: (value) => (value > 0 ? `baked ${duration(value)}` : ""),
+  baked: (value) => (value >= 1 ? `baked ${duration(value)}` : ""),
   seconds_to_last_request: (value) => `last request after ${latency(value)}`,
   users_seen: (value) => `${plural(value, "user")} seen`,
   requests_after: (value) => `${plural(value, "request")} after`,

@@ -5,7 +5,7 @@ import { bandPath, ceiling, linePath, linear, thin, thinBand, ticks } from "./sc
 
 export const MARGIN = { left: 46, right: 10, top: 6, bottom: 4 };
 const AXIS = 18; // px below the last plot for the times
-const MARK_APART = 44; // px between two labelled marks
+const LETTER = 6.5; // px of a letter of a mark
 
 let unique = 0;
 
@@ -130,20 +130,28 @@ export class Plot {
   }
 
   #marks(marks, x) {
-    const { height, labels } = this.options;
-    let free = MARGIN.left;
-    const nodes = marks.map(({ t, kind, label }) => {
-      const at = x(t);
-      const shown = labels && label && (at >= free || kind === "tripped");
-      if (shown) free = at + MARK_APART;
-      const left = at > this.svg.getAttribute("width") - 60;
-      const place = { x: at + (left ? -4 : 4), y: MARGIN.top + 10, "text-anchor": left ? "end" : "start" };
-      return [
-        svg("line", { class: `mark mark-${kind}`, x1: at, x2: at, y1: 0, y2: height - MARGIN.bottom }),
-        shown ? svg("text", { class: `mark-label mark-label-${kind}`, ...place }, label) : null,
-      ];
+    const bottom = this.options.height - MARGIN.bottom;
+    const lines = marks.map(({ t, kind }) =>
+      svg("line", { class: `mark mark-${kind}`, x1: x(t), x2: x(t), y1: 0, y2: bottom }),
+    );
+    this.marks.replaceChildren(...lines, ...(this.options.labels ? this.#labels(marks, x) : []));
+  }
+
+  /** Labels where there is room: those of trips first, then the newest. */
+  #labels(marks, x) {
+    const right = Number(this.svg.getAttribute("width")) - MARGIN.right;
+    const taken = [];
+    const order = [...marks].reverse().filter((mark) => mark.label);
+    order.sort((a, b) => (b.kind === "tripped") - (a.kind === "tripped"));
+    return order.flatMap(({ t, kind, label }) => {
+      const width = label.length * LETTER + 8;
+      const before = x(t) + width > right;
+      const from = before ? x(t) - width : x(t);
+      if (taken.some((other) => from < other.to && other.from < from + width)) return [];
+      taken.push({ from, to: from + width });
+      const place = { x: x(t) + (before ? -4 : 4), y: MARGIN.top + 10, "text-anchor": before ? "end" : "start" };
+      return [svg("text", { class: `mark-label mark-label-${kind}`, ...place }, label)];
     });
-    this.marks.replaceChildren(...nodes.flat().filter((node) => node !== null));
   }
 }
 

@@ -132,11 +132,12 @@ export class Plots {
   draw() {
     const width = Math.floor($("figures").clientWidth);
     if (width < 100) return;
-    const { points, records } = this.#live;
+    const { records } = this.#live;
+    const points = this.#upToNow();
     const newest = points.at(-1)?.t ?? this.#live.now;
     const end = this.#live.fresh ? newest : Math.max(this.#live.now, newest);
     const first = points[0]?.t ?? end - 300;
-    const begin = this.#range.seconds === Infinity ? Math.min(first, end - 60) : end - this.#range.seconds;
+    const begin = Math.max(end - this.#range.seconds, Math.min(first, end - 60));
     this.#x = linear(begin, end, MARGIN.left, width - MARGIN.right);
     this.#shown = within(points, begin, end).filter((point) => point.t >= begin - 5);
     const found = timeTicks(begin, end, Math.max(Math.floor(width / 90), 2));
@@ -150,6 +151,14 @@ export class Plots {
     this.#move(this.#cursor);
     this.#describe(begin, end);
     if ($("table-details").open) this.#table();
+  }
+
+  /** The points, and the weight of now: a trip is not to wait a second for the next point. */
+  #upToNow() {
+    const { points, release } = this.#live;
+    const last = points.at(-1);
+    if (!last || release === null || release.weight === last.weight || release.time <= last.t) return points;
+    return [...points, { ...last, t: release.time, weight: release.weight }];
   }
 
   #choices(parent, all, name, current, choose) {

@@ -1,13 +1,13 @@
 // The rollout as a track of steps, and what the present one still waits for.
 
 import { $, attr, badge, el, glyph, keyed, text } from "./dom.js";
-import { count, duration, weight } from "./words.js";
+import { ago, count, duration, weight } from "./words.js";
 
 export function track(live) {
   const { release } = live;
   if (release === null) return;
   const ended = release.state === "promoted";
-  const at = release.state === "idle" || release.state === "aborted" ? -1 : release.step - 1;
+  const at = release.state === "idle" ? -1 : release.step - 1;
   keyed(
     $("steps"),
     release.steps.map((step, index) => ({ step, index })),
@@ -17,11 +17,11 @@ export function track(live) {
       const [bar, percent, note] = node.children;
       const done = ended || index < at;
       const current = !ended && index === at;
-      const stopped = current && release.state === "tripped";
-      node.className = `step ${done ? "step-done" : stopped ? "step-stopped" : current ? "step-current" : "step-next"}`;
+      const stopped = current && ["tripped", "aborted"].includes(release.state);
+      node.className = `step ${done ? "step-done" : stopped ? `step-stopped step-${release.state}` : current ? "step-current" : "step-next"}`;
       attr(node, "aria-current", current ? "step" : null);
-      badge(percent, done ? "ok" : current ? release.state : "idle", weight(step.weight), done ? "done" : stopped ? "tripped" : current ? "current" : "next");
-      text(note, done ? "done" : stopped ? "stopped here" : current ? "now" : planned(step));
+      badge(percent, done ? "ok" : current ? release.state : "idle", weight(step.weight), done ? "done" : stopped ? release.state : current ? "current" : "next");
+      text(note, done ? "done" : stopped ? `${release.state} here` : current ? "now" : planned(step));
       bar.firstElementChild.style.width = `${done ? 100 : current ? 100 * progress(release, step) : 0}%`;
     },
   );
@@ -48,7 +48,7 @@ function details(release, at, live) {
   } else if (release.state === "promoted") {
     lines.push(["ok", `Done: every user is on the canary, for ${duration(live.now - release.since)} now.`]);
   } else if (release.state === "aborted") {
-    lines.push(["aborted", `Aborted ${duration(live.now - release.since)} ago: every user is on stable.`]);
+    lines.push(["aborted", `Aborted ${ago(live.now - release.since)}: every user is on stable.`]);
   } else if (release.state === "tripped") {
     lines.push(["tripped", `Stopped${step ? ` in step ${release.step}, at ${weight(step.weight)}` : ""}: no user is on the canary.`]);
   } else if (release.ready) {

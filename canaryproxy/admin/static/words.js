@@ -28,6 +28,7 @@ export function latency(seconds) {
   if (!known(seconds)) return NONE;
   if (seconds >= 0.9995) return `${digits(seconds, 3)}${SPACE}s`;
   const ms = seconds * 1000;
+  if (ms === 0) return `0${SPACE}ms`;
   return `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)}${SPACE}ms`;
 }
 
@@ -51,6 +52,9 @@ export function duration(seconds) {
     .map(([value, unit]) => `${value}${SPACE}${unit}`)
     .join(" ");
 }
+
+/** "just now" or "4 min 48 s ago". */
+export const ago = (seconds) => (seconds < 2 ? "just now" : `${duration(seconds)} ago`);
 
 const pad = (value) => String(value).padStart(2, "0");
 
