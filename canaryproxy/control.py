@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Callable, Mapping
 from time import monotonic
@@ -133,6 +134,7 @@ class Control:
                 "restart_needed": list(reloader.restart_needed),
             },
             "version": canaryproxy.__version__,
+            "pid": os.getpid(),
         }
 
     def _variant(self, which: int) -> dict[str, Any]:

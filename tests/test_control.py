@@ -65,7 +65,14 @@ class Plane:
 class World:
     """A controller and its control; time and traffic are the test's."""
 
-    def __init__(self, folder: Path, text: str, answer: tuple[bool, str] = (True, "yes")) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        text: str,
+        answer: tuple[bool, str] = (True, "yes"),
+        *,
+        load: bool = True,
+    ) -> None:
         self.folder = folder
         self.file = folder / "c.yaml"
         self.file.write_text(self.whole(text))
@@ -92,7 +99,8 @@ class World:
             lambda: self.controller.now,
         )
         self.control = Control(self.controller, Totals([self.cells]), self.plane, self.reloader)
-        self.controller.load()
+        if load:
+            self.controller.load()
 
     def whole(self, text: str) -> str:
         return f"{BASE}\nstate: {self.folder}/state.json\n{text}"
@@ -478,3 +486,52 @@ async def test_the_document_is_json_in_every_state(tmp_path: Path) -> None:
         assert document["variants"]["canary"]["endpoints"][0]["usable"] is True
         assert made.control.series(0.0)
         assert made.control.series(made.controller.now + 1) == []
+
+
+# A controller that takes over from one that died
+
+
+async def take_over(folder: Path, table: RouteTable, version: int) -> World:
+    """Return the world of a second controller; ``table`` is what the workers route by."""
+    made = World(folder, RELEASE, load=False)
+    made.controller.load((table, version))
+    await made.settle()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("weight", "is_open", "newer", "expected"),
+    [
+        (10.0, False, 0, (10.0, False, "running")),  # it saved all that it published
+        (10.0, False, 5, (10.0, False, "running")),  # it was about to save the same
+        (10.0, True, 5, (10.0, True, "tripped")),  # it had tripped, and no time to save
+        (10.0, True, 0, (10.0, False, "running")),  # the file is newer: it was reset
+        (0.0, False, 5, (0.0, False, "paused")),  # it had lowered the weight, and no time to save
+        (0.0, False, 0, (10.0, False, "running")),  # the file is newer: the weight was to rise
+    ],
+)
+async def test_what_was_published_and_not_saved_holds(
+    tmp_path: Path, weight: float, is_open: bool, newer: int, expected: tuple[float, bool, str]
+) -> None:
+    async with world(tmp_path) as first:
+        version = first.controller._version
+    table = RouteTable(weight=weight, salt=b"r1", circuit_open=is_open, epoch=77)
+    made = await take_over(tmp_path, table, version + newer)
+    try:
+        status = made.controller.status()
+        assert made.plane.tables[0].epoch > 77
+        assert made.controller.table.circuit_open is expected[1]
+        assert status.rollout.state.value == expected[2]
+        assert status.weight == (0.0 if expected[1] else expected[0])
+        if expected[2] != "running":
+            assert all(published.limit == 0 for published in made.plane.tables)
+    finally:
+        await made.controller.stop()
+
+
+async def test_a_table_of_another_release_is_not_followed(tmp_path: Path) -> None:
+    table = RouteTable(weight=90.0, salt=b"other", epoch=77)
+    made = await take_over(tmp_path, table, 1000)
+    assert [published.limit for published in made.plane.tables] == [0, 1000]
+    assert made.plane.tables[0].salt == b"r1"
+    await made.controller.stop()

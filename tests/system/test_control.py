@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import time
@@ -25,7 +26,10 @@ USERS = [b"user-%d" % number for number in range(3000)]
 class Sender:
     """Pipelined connections that remember when each answer was asked for, came, and from whom."""
 
-    def __init__(self, port: int, connections: int = 12, batch: int = 8) -> None:
+    def __init__(
+        self, port: int, connections: int = 12, batch: int = 8, *, may_close: bool = False
+    ) -> None:
+        self._may_close = may_close  # the proxy, between answers
         self._port = port
         self._connections = connections
         self._batch = batch
@@ -50,7 +54,23 @@ class Sender:
 
     async def _send(self, number: int, over: asyncio.Event) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        at = number * 97
+        try:
+            await self._talk(reader, writer, number * 97, over)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            if not self._may_close:
+                raise
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _talk(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        at: int,
+        over: asyncio.Event,
+    ) -> None:
         while not over.is_set():
             users = [USERS[(at + k) % len(USERS)] for k in range(self._batch)]
             at += self._batch
@@ -65,8 +85,6 @@ class Sender:
                 size = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
                 body = await reader.readexactly(size)
                 self.seen.append((sent, time.monotonic(), user, int(head[9:12]), body))
-        writer.close()
-        await writer.wait_closed()
 
 
 class Admin:
