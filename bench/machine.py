@@ -8,15 +8,21 @@ from pathlib import Path
 
 
 def describe() -> dict[str, str]:
-    """Return processor, usable cores, kernel, TCP congestion control, Python and load average."""
+    """Return processor, usable cores, memory, kernel, TCP congestion control, Python and load average."""
     return {
         "cpu": cpu_model(Path("/proc/cpuinfo").read_text()),
         "cores": str(len(os.sched_getaffinity(0))),
+        "memory": _memory(Path("/proc/meminfo").read_text()),
         "kernel": f"{platform.system()} {platform.release()}",
         "tcp": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "load average": f"{os.getloadavg()[0]:.2f}",
     }
+
+
+def _memory(meminfo: str) -> str:
+    kibibytes = next(line for line in meminfo.splitlines() if line.startswith("MemTotal:"))
+    return f"{int(kibibytes.split()[1]) / 1024**2:.0f} GiB memory"
 
 
 def cpu_model(cpuinfo: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench import cores, cputime, ports, probe, process, upstream, wrk
+from bench import cores, cputime, ports, probe, process, tls, upstream, wrk
 from bench.cores import Cores
 from bench.loads import Load
 from bench.peers import Peer, Site
@@ -21,17 +22,26 @@ DIRECT = "direct"
 """Name of the reference without a proxy: load generator and upstream alone on their core."""
 
 READY_SECONDS = 20.0
-WARM_UP_SECONDS = 1
+WARM_UP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something to send load to; ``process`` is None for the upstream itself."""
+    """Something to send load to; ``process`` is None for the upstream itself.
+
+    load: its own, instead of the plan's.
+    """
 
     name: str
     port: int
     process: Process | None
     canary_share: float | None = None
+    tls: bool = False
+    load: Load | None = None
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{HOST}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,7 @@ class Sample:
     cpu_seconds: CPU time of the proxy with all its threads and workers; None without a proxy.
     wall_seconds: from before the first connect until after the last answer.
     proxy_core_busy, load_core_busy: share of that time, 0..1, in which the core was not idle.
+    upstream_cpu_seconds: CPU time of the upstreams.
     """
 
     name: str
@@ -52,6 +63,7 @@ class Sample:
     wall_seconds: float
     proxy_core_busy: float
     load_core_busy: float
+    upstream_cpu_seconds: float = 0.0
 
     @property
     def requests_per_second(self) -> float:
@@ -76,14 +88,24 @@ class Sample:
             return None
         return max(0.0, self.proxy_core_busy - self.cpu_seconds / self.wall_seconds)
 
+    @property
+    def generator_share(self) -> float:
+        """Share of the load core, 0..1, that the load generator used."""
+        return self.wrk.cpu_seconds / self.wall_seconds
+
+    @property
+    def upstream_share(self) -> float:
+        """Share of the load core, 0..1, that the upstreams used."""
+        return self.upstream_cpu_seconds / self.wall_seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to measure: the load, rounds, whole seconds a sample, percent of users on the canary."""
+    """How to measure: the load, rounds, seconds a sample, percent of users on the canary."""
 
     load: Load
     rounds: int
-    seconds: int
+    seconds: float
     cores: Cores
     weight: float = 10.0
 
@@ -105,6 +127,28 @@ class Measured:
     upstream: str
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Running peers over running upstreams, to be measured under any number of loads.
+
+    targets: the peers that run, in the order of the tables, then ``DIRECT``.
+    behind: the upstreams.
+    missing: the reason for each peer that does not run; grows when one ends.
+    versions: by peer.
+    """
+
+    targets: list[Target]
+    behind: Upstreams
+    folder: Path
+    say: Callable[[str], None]
+    missing: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def canary_shares(self) -> dict[str, float]:
+        return {t.name: t.canary_share for t in self.targets if t.canary_share is not None}
+
+
 def measure(
     peers: Sequence[Peer], plan: Plan, folder: Path, say: Callable[[str], None]
 ) -> Measured:
@@ -113,14 +157,41 @@ def measure(
     Every peer is started once and checked (answers, stickiness, split); the rounds then take the
     peers in turn, each round starting with another one. Everything is stopped on the way out.
     """
-    missing: dict[str, str] = {}
-    versions = {"wrk": wrk.version()}
+    with staged(peers, plan.cores, folder, say, weight=plan.weight) as stage:
+        samples = rounds(stage, plan)
+    return Measured(
+        samples=samples,
+        missing=stage.missing,
+        versions={"wrk": wrk.version(), **stage.versions},
+        canary_shares=stage.canary_shares,
+        upstream=stage.behind.kind,
+    )
+
+
+@contextlib.contextmanager
+def staged(
+    peers: Sequence[Peer],
+    on: Cores,
+    folder: Path,
+    say: Callable[[str], None],
+    *,
+    weight: float = 10.0,
+    with_tls: bool = False,
+    python_upstream: bool = False,
+    addresses: int = 1,
+) -> Iterator[Stage]:
+    """Start upstreams and peers, check each peer, and stop everything in the end."""
     with process.running() as started:
         numbers = ports.free(2 + len(peers))
         behind = upstream.start(
-            *numbers[:2], core=plan.cores.load, folder=_made(folder / "up"), started=started
+            *numbers[:2],
+            core=on.load,
+            folder=_made(folder / "up"),
+            started=started,
+            addresses=addresses,
+            python=python_upstream,
         )
-        targets: list[Target] = []
+        stage = Stage(targets=[], behind=behind, folder=folder, say=say)
         for peer, port in zip(peers, numbers[2:], strict=True):
             reason = peer.missing()
             if reason is None:
@@ -129,85 +200,129 @@ def measure(
                     port=port,
                     stable=behind.stable,
                     canary=behind.canary,
-                    weight=plan.weight,
+                    weight=weight,
+                    tls=with_tls,
                 )
                 try:
-                    targets.append(_start(peer, site, plan, started))
-                    versions[peer.name] = peer.version()
+                    stage.targets.append(start(peer, site, on, started))
+                    stage.versions[peer.name] = peer.version()
                     continue
                 except (StartError, probe.WrongAnswerError) as error:
                     reason = str(error)
-            missing[peer.name] = reason
+            stage.missing[peer.name] = reason
             say(f"missing: {peer.name}: {reason}")
-        targets.append(Target(DIRECT, behind.stable, None))
-        samples = _rounds(targets, plan, behind, folder, missing, say)
-    return Measured(
-        samples=samples,
-        missing=missing,
-        versions=versions,
-        canary_shares={t.name: t.canary_share for t in targets if t.canary_share is not None},
-        upstream=behind.kind,
-    )
+        stage.targets.append(Target(DIRECT, behind.stable, None))
+        yield stage
 
 
-def _start(peer: Peer, site: Site, plan: Plan, started: list[Process]) -> Target:
+def start(peer: Peer, site: Site, on: Cores, started: list[Process]) -> Target:
+    """Start one peer and check that it does its work.
+
+    The process is added to ``started``. Raises ``StartError`` and ``probe.WrongAnswerError``.
+    """
+    if site.tls:
+        tls.write_certificate(site)
     config = site.folder / "config"
     config.write_text(peer.render_config(site))
     running = process.start(
         peer.name,
         peer.command(site, config),
-        core=plan.cores.proxy,
+        core=on.proxy,
         folder=site.folder,
         env=PYTHONPATH,
     )
     started.append(running)
-    running.wait_until(lambda: probe.answers(site.port), READY_SECONDS)
-    share = probe.check(site.port, plan.weight if peer.splits else None)
-    return Target(peer.name, site.port, running, share if peer.splits else None)
+    running.wait_until(lambda: probe.answers(site.port, tls=site.tls), READY_SECONDS)
+    share = probe.check(site.port, site.weight if peer.splits else None, tls=site.tls)
+    return Target(peer.name, site.port, running, share if peer.splits else None, site.tls)
 
 
-def _rounds(
-    targets: list[Target],
+def rounds(
+    stage: Stage,
     plan: Plan,
-    behind: Upstreams,
-    folder: Path,
-    missing: dict[str, str],
-    say: Callable[[str], None],
+    *,
+    warm_up: float = WARM_UP_SECONDS,
+    failed: dict[str, str] | None = None,
 ) -> dict[str, list[Sample]]:
+    """Measure the targets of a stage in turn, each round starting with another one.
+
+    A peer that ends is named in ``stage.missing`` and left out; one that no load can be sent to is named
+    in ``failed`` if that is given, else ``wrk.WrkError`` is raised. ``StartError`` if an upstream ends.
+    """
+    targets = list(stage.targets)
     samples: dict[str, list[Sample]] = {target.name: [] for target in targets}
-    for target in targets:
-        wrk.run(
-            _url(target), plan.load, seconds=WARM_UP_SECONDS, core=plan.cores.load, folder=folder
-        )
+    for target in tuple(targets):
+        try:
+            sample(stage, target, replace(plan, seconds=warm_up), 0)
+        except wrk.WrkError as error:
+            _leave_out(target, error, targets, samples, failed)
     for number in range(plan.rounds):
-        turn = number % len(targets)
+        turn = number % max(1, len(targets))
         for target in targets[turn:] + targets[:turn]:
-            sample = _sample(target, number, plan, folder)
-            if target.process is not None and target.process.popen.poll() is not None:
-                missing[target.name] = f"ended in round {number + 1}: {target.process.tail()}"
-                say(f"missing: {target.name}: {missing[target.name]}")
+            if target.name not in samples:
+                continue
+            try:
+                taken = sample(stage, target, plan, number)
+            except wrk.WrkError as error:
+                _leave_out(target, error, targets, samples, failed)
+                continue
+            if ended(stage, target, number):
                 targets.remove(target)
                 del samples[target.name]
                 continue
-            samples[target.name].append(sample)
-            cpu = f", {sample.cpu_us:.1f} CPU µs each" if sample.cpu_us else ""
-            say(
-                f"round {number + 1}/{plan.rounds} {target.name}: "
-                f"{sample.requests_per_second:,.0f} requests/s{cpu}"
+            samples[target.name].append(taken)
+            cpu = f", {taken.cpu_us:.1f} CPU µs each" if taken.cpu_us else ""
+            stage.say(
+                f"{plan.load.name} round {number + 1}/{plan.rounds} {target.name}: "
+                f"{taken.requests_per_second:,.0f} requests/s{cpu}"
             )
-        for up in behind.processes:
-            if up.popen.poll() is not None:
-                raise StartError(f"{up.name} ended while it was needed: {up.tail()}")
+        check_upstreams(stage)
     return samples
 
 
-def _sample(target: Target, number: int, plan: Plan, folder: Path) -> Sample:
+def _leave_out(
+    target: Target,
+    error: wrk.WrkError,
+    targets: list[Target],
+    samples: dict[str, list[Sample]],
+    failed: dict[str, str] | None,
+) -> None:
+    if failed is None:
+        raise error
+    failed[target.name] = f"failed: {error}"
+    targets.remove(target)
+    del samples[target.name]
+
+
+def check_upstreams(stage: Stage) -> None:
+    """Raise ``StartError`` if an upstream has ended."""
+    for up in stage.behind.processes:
+        if up.popen.poll() is not None:
+            raise StartError(f"{up.name} ended while it was needed: {up.tail()}")
+
+
+def ended(stage: Stage, target: Target, number: int) -> bool:
+    """Return whether a target has ended by itself; it is then no longer part of the stage."""
+    if target.process is None or target.process.popen.poll() is None:
+        return False
+    stage.missing[target.name] = f"ended in round {number + 1}: {target.process.tail()}"
+    stage.say(f"missing: {target.name}: {stage.missing[target.name]}")
+    stage.targets.remove(target)
+    return True
+
+
+def sample(stage: Stage, target: Target, plan: Plan, number: int) -> Sample:
+    """Send the load of the plan to one target once."""
     pid = target.process.pid if target.process else None
     began = time.perf_counter()
     proxy_core, load_core = cores.read(plan.cores.proxy), cores.read(plan.cores.load)
-    cpu = cputime.of_tree(pid) if pid else 0
+    cpu, upstream_cpu = cputime.of_tree(pid) if pid else 0, _upstream_cpu(stage)
     result = wrk.run(
-        _url(target), plan.load, seconds=plan.seconds, core=plan.cores.load, folder=folder
+        target.url,
+        target.load or plan.load,
+        seconds=plan.seconds,
+        core=plan.cores.load,
+        folder=stage.folder,
     )
     spent = cputime.of_tree(pid) - cpu if pid else None
     return Sample(
@@ -218,11 +333,12 @@ def _sample(target: Target, number: int, plan: Plan, folder: Path) -> Sample:
         wall_seconds=time.perf_counter() - began,
         proxy_core_busy=cores.busy_share(proxy_core, cores.read(plan.cores.proxy)),
         load_core_busy=cores.busy_share(load_core, cores.read(plan.cores.load)),
+        upstream_cpu_seconds=(_upstream_cpu(stage) - upstream_cpu) / 1e9,
     )
 
 
-def _url(target: Target) -> str:
-    return f"http://{HOST}:{target.port}/"
+def _upstream_cpu(stage: Stage) -> int:
+    return sum(cputime.of_tree(up.pid) for up in stage.behind.processes)
 
 
 def _made(folder: Path) -> Path:

@@ -26,3 +26,8 @@ def free(count: int) -> list[int]:
                 continue
             found.append(port)
     raise RuntimeError(f"no {count} free ports on {HOST}")
+
+
+def address(number: int) -> str:
+    """Return the loopback address of a number: 127.0.0.1 for 0, and up to 200 others."""
+    return f"127.0.0.{number + 1}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 
 from bench.loads import ANSWER_BYTES, LOADS
 from bench.ports import HOST
@@ -16,9 +17,9 @@ class WrongAnswerError(Exception):
     """A peer does not do what it is measured for."""
 
 
-def answers(port: int) -> bool:
+def answers(port: int, *, tls: bool = False) -> bool:
     """Return whether something on the port answers a GET with 200."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT_SECONDS)
+    connection = _connection(port, tls=tls)
     try:
         connection.request("GET", "/")
         return connection.getresponse().status == http.HTTPStatus.OK
@@ -28,13 +29,13 @@ def answers(port: int) -> bool:
         connection.close()
 
 
-def check(port: int, weight: float | None) -> float:
+def check(port: int, weight: float | None, *, tls: bool = False) -> float:
     """Ask as 500 users, twice each, and return the share, 0..1, of users on the canary.
 
     Raises ``WrongAnswerError`` for an answer that is not the upstream's, a user seen on both sides,
     or a share that is not ``weight`` percent (None: a peer that does not split).
     """
-    connection = http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT_SECONDS)
+    connection = _connection(port, tls=tls)
     try:
         users = LOADS["users"].cookies()[:_ASKED_USERS]
         first = [_variant(connection, cookie) for cookie in users]
@@ -49,6 +50,15 @@ def check(port: int, weight: float | None) -> float:
     if weight is not None and abs(share - weight / 100) > _SHARE_TOLERANCE:
         raise WrongAnswerError(f"{share:.1%} of users on the canary, configured are {weight:g} %")
     return share
+
+
+def _connection(port: int, *, tls: bool) -> http.client.HTTPConnection:
+    if not tls:
+        return http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT_SECONDS)
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # the certificate was made a moment ago, on this machine
+    return http.client.HTTPSConnection(HOST, port, timeout=_TIMEOUT_SECONDS, context=context)
 
 
 def _variant(connection: http.client.HTTPConnection, cookie: str) -> str:

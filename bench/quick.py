@@ -15,9 +15,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from bench import cores, goals, machine, measure, report, summary, wrk
+from bench.command_line import positive, say, selection, terminate
 from bench.loads import LOADS
 from bench.measure import Plan
 from bench.peers import PEERS
@@ -38,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         wrk.find()
         found = _run(arguments, argv if argv is not None else sys.argv[1:])
     except (wrk.WrkError, StartError) as error:
-        _say(f"bench: {error}")
+        say(f"bench: {error}")
         return EXIT_CANNOT_RUN
     except KeyboardInterrupt:
-        _say("bench: interrupted; everything that was started has been stopped")
+        say("bench: interrupted; everything that was started has been stopped")
         return EXIT_INTERRUPTED
     print(report.markdown(found))
     if arguments.json is not None:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.require:
         problems = goals.unmet(found.rows, found.ratios)
         for problem in problems:
-            _say(f"bench: required: {problem}")
+            say(f"bench: required: {problem}")
         return EXIT_GOAL if problems else 0
     return 0
 
@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> report.Report:
     peers = [peer for name, peer in PEERS.items() if name in arguments.only]
     described = machine.describe()
     with tempfile.TemporaryDirectory(prefix="canaryproxy-bench-") as folder:
-        measured = measure.measure(peers, plan, Path(folder), _say)
+        measured = measure.measure(peers, plan, Path(folder), say)
     ours = measured.samples.get("ours")
     ratios = {
         name: ratio
@@ -88,16 +88,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--only",
-        type=_names,
-        default=list(PEERS),
+        type=selection(PEERS),
+        default=[name for name in PEERS if name != "proxypy"],
         metavar="NAMES",
-        help=f"comma-separated, of: {', '.join(PEERS)} (default: all)",
+        help=f"comma-separated, of: {', '.join(PEERS)} (default: all but proxypy)",
     )
-    parser.add_argument("--rounds", type=_positive, default=3, help="default: %(default)s")
+    parser.add_argument("--rounds", type=positive, default=3, help="default: %(default)s")
     parser.add_argument(
-        "--seconds", type=_positive, default=5, help="length of a sample (default: %(default)s)"
+        "--seconds", type=positive, default=5, help="length of a sample (default: %(default)s)"
     )
-    parser.add_argument("--connections", type=_positive, default=32, help="default: %(default)s")
+    parser.add_argument("--connections", type=positive, default=32, help="default: %(default)s")
     parser.add_argument(
         "--load",
         choices=list(LOADS),
@@ -115,31 +115,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in PEERS]
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f"unknown: {', '.join(unknown)}; there are: {', '.join(PEERS)}"
-        )
-    return names
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     sys.exit(main())

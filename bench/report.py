@@ -10,6 +10,7 @@ from bench.goals import Goal
 from bench.loads import ANSWER_BYTES
 from bench.measure import DIRECT, Measured, Plan
 from bench.summary import Ratio, Row, Spread
+from bench.text import counts, decimals, milliseconds
 
 _NOISY = 0.05
 
@@ -102,12 +103,12 @@ def _figures(rows: Mapping[str, Row]) -> list[str]:
     for name, row in rows.items():
         cells = [
             name,
-            _counts(row.requests_per_second),
-            _decimals(row.cpu_us, 1),
-            _counts(row.requests_per_core_second),
-            _milliseconds(row.p50_us),
-            _milliseconds(row.p99_us),
-            _milliseconds(row.p999_us),
+            counts(row.requests_per_second),
+            decimals(row.cpu_us, 1),
+            counts(row.requests_per_core_second),
+            milliseconds(row.p50_us),
+            milliseconds(row.p99_us),
+            milliseconds(row.p999_us),
             f"**{row.errors:,}**" if row.errors else "0",
             f"{row.proxy_core_busy.median:.0%}",
             f"{row.load_core_busy.median:.0%}",
@@ -130,8 +131,8 @@ def _ratios(report: Report) -> list[str]:
         per_core = ratio.requests_per_core_second
         met = "" if goal is None else f"≥ {goal.factor:g}: {_verdict(per_core, goal)}"
         lines.append(
-            f"| {name} | {_decimals(per_core, 2)} | {_decimals(ratio.requests_per_second, 2)} "
-            f"| {_decimals(ratio.p99, 2)} | {met} |"
+            f"| {name} | {decimals(per_core, 2)} | {decimals(ratio.requests_per_second, 2)} "
+            f"| {decimals(ratio.p99, 2)} | {met} |"
         )
     return [*lines, ""]
 
@@ -181,19 +182,3 @@ def _notes(report: Report) -> list[str]:
             lines.append(f"- {name}: {report.titles[name]}; version {measured.versions[name]}.")
     lines.extend(f"- **Missing: {name}**: {reason}" for name, reason in measured.missing.items())
     return lines
-
-
-def _counts(value: Spread | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value.median:,.0f} ({value.low:,.0f}–{value.high:,.0f})"
-
-
-def _decimals(value: Spread | None, digits: int) -> str:
-    if value is None:
-        return "–"
-    return f"{value.median:.{digits}f} ({value.low:.{digits}f}–{value.high:.{digits}f})"
-
-
-def _milliseconds(value: Spread) -> str:
-    return f"{value.median / 1000:.2f} ({value.low / 1000:.2f}–{value.high / 1000:.2f})"

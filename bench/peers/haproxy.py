@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.loads import COOKIE
-from bench.peers.base import Site, ask, missing_program, required
+from bench.peers.base import ALL, MAX_CONNECTIONS, Site, ask, missing_program, required
 from bench.ports import HOST
 
 
@@ -17,6 +17,7 @@ class Haproxy:
     name: str = "haproxy"
     title: str = "HAProxy, backend by hash of the cookie, http-reuse always, 1 thread"
     splits: bool = True
+    features: frozenset[str] = ALL
 
     def missing(self) -> str | None:
         return missing_program("haproxy", "Debian, Ubuntu: apt-get install haproxy")
@@ -25,21 +26,24 @@ class Haproxy:
         return ask(required("haproxy"), "-v").split()[2]
 
     def render_config(self, site: Site) -> str:
+        ssl = f" ssl crt {site.pair}" if site.tls else ""
         bucket = f"req.cook({COOKIE}),xxh32,mod(10000)"
         return f"""\
 global
     nbthread 1
-    maxconn 4096
+    maxconn {MAX_CONNECTIONS}
+    no strict-limits
 defaults
     mode http
     timeout connect 2s
     timeout client 1h
     timeout server 1h
     timeout http-keep-alive 1h
+    timeout tunnel 1h
     http-reuse always
     option forwardfor
 frontend front
-    bind {HOST}:{site.port} backlog 1024
+    bind {HOST}:{site.port} backlog 1024{ssl}
     use_backend canary if {{ {bucket} -m int lt {site.weight * 100:.0f} }}
     default_backend stable
 backend stable

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.loads import COOKIE
-from bench.peers.base import Site, ask, missing_program, required
+from bench.peers.base import ALL, MAX_CONNECTIONS, Site, ask, missing_program, required
 from bench.ports import HOST
 
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -15,12 +17,15 @@ _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 def worker_config(folder: Path, http: str) -> str:
     """Return a configuration of one worker in the foreground with all files in ``folder``."""
     paths = "\n".join(f"    {kind}_temp_path {folder}/{kind};" for kind in _TEMPORARY)
+    # A master that is root gives its worker another user, who may not read the folder.
+    user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
     return f"""\
 daemon off;
+{user}
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log stderr error;
-events {{ worker_connections 8192; }}
+events {{ worker_connections {MAX_CONNECTIONS}; }}
 http {{
     access_log off;
     keepalive_requests 1000000000;
@@ -38,6 +43,7 @@ class Nginx:
     name: str = "nginx"
     title: str = "nginx, split_clients by cookie, upstream keepalive, 1 worker"
     splits: bool = True
+    features: frozenset[str] = ALL
 
     def missing(self) -> str | None:
         return missing_program("nginx", "Debian, Ubuntu: apt-get install nginx-light")
@@ -46,6 +52,12 @@ class Nginx:
         return ask(required("nginx"), "-v").rpartition("/")[2]
 
     def render_config(self, site: Site) -> str:
+        ssl = " ssl" if site.tls else ""
+        certificate = (
+            f"ssl_certificate {site.certificate}; ssl_certificate_key {site.key};"
+            if site.tls
+            else ""
+        )
         return worker_config(
             site.folder,
             f"""
@@ -65,12 +77,22 @@ class Nginx:
         {site.weight:g}% canary;
         * stable;
     }}
+    map $http_upgrade $upgrading {{
+        default upgrade;
+        "" "";
+    }}
     server {{
-        listen {HOST}:{site.port} backlog=1024;
+        listen {HOST}:{site.port}{ssl} backlog=1024;
+        {certificate}
+        client_max_body_size 0;
         location / {{
             proxy_pass http://$variant;
             proxy_http_version 1.1;
-            proxy_set_header Connection "";
+            proxy_request_buffering off;
+            proxy_max_temp_file_size 0;
+            proxy_buffers 8 32k;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $upgrading;
             proxy_set_header Host $http_host;
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
         }}

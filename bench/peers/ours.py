@@ -6,57 +6,118 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from bench.loads import COOKIE
-from bench.peers.base import PYTHONPATH, Site
-from bench.ports import HOST
+from bench.peers.base import MAX_CONNECTIONS, PYTHONPATH, Site
+from bench.ports import HOST, address
 
-_IMPORT_SECONDS = 30
+_SECONDS = 30
+_INACTIVE_WORKERS = "workers is not active"
 
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """``python -m canaryproxy run`` from this checkout, one worker."""
+    """``python -m canaryproxy run`` from this checkout.
+
+    judged: a release is under way and all five metrics of the judge are on (errors, latency, throughput,
+        a business outcome that every answer is looked at for, a bad outcome by the length of the body).
+    workers: as in the configuration.
+    endpoints: number of endpoints of each variant, each with an address of its own.
+    rules: number of match rules that are tried with each request; none holds.
+    """
 
     name: str = "ours"
     title: str = "canaryproxy, split by cookie, counting on, 1 worker"
     splits: bool = True
+    features: frozenset[str] = frozenset(("websocket", "idle"))
+    judged: bool = False
+    workers: int = 1
+    endpoints: int = 1
+    rules: int = 0
 
     def missing(self) -> str | None:
-        done = self._python("import canaryproxy.cli")
-        if done.returncode == 0:
-            return None
-        reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        return f"canaryproxy cannot be imported: {reason[0]} (pip install -e .)"
+        done = self._python("-c", "import canaryproxy.cli")
+        if done.returncode != 0:
+            reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
+            return f"canaryproxy cannot be imported: {reason[0]} (pip install -e .)"
+        if self.workers != 1 and not self._has_workers():
+            return "not active: this version of canaryproxy has no workers yet"
+        return None
 
     def version(self) -> str:
-        return self._python("import canaryproxy; print(canaryproxy.__version__)").stdout.strip()
+        code = "import canaryproxy; print(canaryproxy.__version__)"
+        return self._python("-c", code).stdout.strip()
 
     def render_config(self, site: Site) -> str:
-        config = {
+        config: dict[str, Any] = {
             "listen": f"{HOST}:{site.port}",
-            "workers": 1,
+            "workers": self.workers,
             "admin": {"socket": str(site.folder / "admin.sock")},
             "variants": {
-                "stable": {"endpoints": [f"http://{HOST}:{site.stable}"]},
-                "canary": {"endpoints": [f"http://{HOST}:{site.canary}"]},
+                "stable": {"endpoints": self._endpoints(site.stable)},
+                "canary": {"endpoints": self._endpoints(site.canary)},
             },
             "split": {"weight": site.weight, "sticky": {"cookie": COOKIE}},
+            "limits": {"max_connections": MAX_CONNECTIONS, "idle_timeout": "1h"},
             "state": str(site.folder / "state.json"),
         }
+        if self.rules:
+            config["split"]["match"] = [_rule(number) for number in range(self.rules)]
+        if self.judged:
+            config["release"] = {
+                "id": "bench",
+                "steps": [{"weight": site.weight, "bake": "1h"}, {"weight": 100}],
+            }
+            config["judge"] = {
+                "metrics": {
+                    "errors": {},
+                    "latency": {},
+                    "throughput": {},
+                    "business": {"outcome": "served"},
+                },
+                "outcomes": {
+                    "served": {"match": {"path": {"prefix": "/"}}, "when": {"status": "2xx"}},
+                    "empty": {"when": {"body_under": "10B"}, "bad": True},
+                },
+            }
         return yaml.safe_dump(config, sort_keys=False)
 
     def command(self, site: Site, config: Path) -> list[str]:  # noqa: ARG002
         return [sys.executable, "-m", "canaryproxy", "run", "-c", str(config)]
 
-    def _python(self, code: str) -> subprocess.CompletedProcess[str]:
+    def _endpoints(self, port: int) -> list[str]:
+        return [f"http://{address(number)}:{port}" for number in range(self.endpoints)]
+
+    def _has_workers(self) -> bool:
+        """Whether ``canaryproxy check`` takes the number of workers without a warning."""
+        text = (
+            f"workers: {self.workers}\n"
+            "variants: {stable: {endpoints: ['http://127.0.0.1:9']}}\n"
+            "admin: {socket: null}\n"
+        )
+        done = self._python("-m", "canaryproxy", "check", "-c", "/dev/stdin", text=text)
+        return _INACTIVE_WORKERS not in done.stdout + done.stderr
+
+    def _python(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, *arguments],
             env=PYTHONPATH,
+            input=text,
             capture_output=True,
             text=True,
-            timeout=_IMPORT_SECONDS,
+            timeout=_SECONDS,
             check=False,
         )
+
+
+def _rule(number: int) -> dict[str, Any]:
+    """One of the three kinds of conditions in turn, none of which holds for the benchmark's requests."""
+    conditions: tuple[dict[str, Any], ...] = (
+        {"header": {"name": f"X-Group-{number}", "equals": "beta"}},
+        {"path": {"prefix": f"/group-{number}/"}},
+        {"cookie": {"name": f"group{number}", "equals": "beta"}},
+    )
+    return {"variant": "canary", **conditions[number % len(conditions)]}

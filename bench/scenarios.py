@@ -1,0 +1,112 @@
+"""What the full benchmark measures: loads, and the variations of canaryproxy whose cost is compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bench.loads import UPLOAD_BYTES, Load
+from bench.peers.ours import Ours
+
+OURS = Ours(
+    title="canaryproxy, split by cookie, a release under way, all five metrics judged, 1 worker",
+    judged=True,
+)
+"""How canaryproxy is measured throughout: everything on."""
+
+SMALL = Load("small-32", "small answers, 32 kept-alive connections, 1000 returning users in turn")
+"""The load that everything else is compared with."""
+
+CLOSED = (
+    replace(SMALL, name="small-1", description="small answers, 1 connection", connections=1),
+    SMALL,
+    replace(SMALL, name="small-256", description="small answers, 256 connections", connections=256),
+    replace(
+        SMALL,
+        name="traced",
+        description="small-32 with a trace id of its own in each request: no two requests are alike",
+        traced=True,
+    ),
+    replace(
+        SMALL,
+        name="connect",
+        description="small answers, a new connection for each request, 32 at a time",
+        close=True,
+    ),
+    replace(SMALL, name="10k", description="answers of 10 KiB, 32 connections", path="/10k"),
+    replace(
+        SMALL, name="1m", description="answers of 1 MiB, 8 connections", path="/1m", connections=8
+    ),
+    replace(
+        SMALL,
+        name="upload",
+        description="uploads of 64 KiB, 32 connections",
+        method="POST",
+        upload_bytes=UPLOAD_BYTES,
+        users=100,
+    ),
+    replace(
+        SMALL,
+        name="chunked",
+        description="chunked answers of 10 KiB, 32 connections",
+        path="/chunked",
+    ),
+)
+"""Closed model, all peers."""
+
+TLS = replace(SMALL, name="tls", description="small-32 with TLS to the proxy", tls=True)
+
+WEBSOCKET = Load(
+    "websocket",
+    "WebSocket echo of 64 bytes, 32 connections with one message in flight each; a request is a message",
+    tool="websocket",
+)
+
+HALF = Load(
+    "latency-half",
+    "open model at half of each proxy's own requests/s in small-32",
+    connections=256,
+    tool="open_model",
+)
+SAME = replace(
+    HALF,
+    name="latency-same",
+    description="open model at 2,000 requests/s for everybody",
+    rate=2000.0,
+)
+MAX_RATE = 20_000.0
+"""Requests/s above which the open-model generator would itself be a good part of the latency."""
+
+IDLE = Load("idle", "small-32 alone, then beside idle connections that have made one request each")
+
+VARIATIONS = (
+    OURS,
+    replace(OURS, name="no release", title="no release, default metrics", judged=False),
+    replace(OURS, name="2 workers", title="2 workers, both on the proxy's core", workers=2),
+    replace(OURS, name="8 endpoints", title="8 endpoints a variant", endpoints=8),
+    replace(OURS, name="64 endpoints", title="64 endpoints a variant", endpoints=64),
+    replace(OURS, name="5 rules", title="5 match rules, none of which holds", rules=5),
+    replace(OURS, name="20 rules", title="20 match rules, none of which holds", rules=20),
+)
+"""canaryproxy in several configurations under ``SMALL``: what a thing costs."""
+
+COST = replace(
+    SMALL, name="cost", description="small-32 on variations of canaryproxy's configuration"
+)
+
+USERS = tuple(
+    replace(
+        SMALL,
+        name=f"{count:,} user{'s' * (count > 1)}",
+        description=f"cookies of {count:,} users in turn",
+        users=count,
+        made=True,
+    )
+    for count in (1, 1_000, 1_000_000)
+)
+"""The cost against the number of users; cookies are made by the generator while it sends."""
+
+NAMES = (
+    *(load.name for load in CLOSED),
+    *("latency-half", "latency-same", "idle", "websocket", "cost", "users", "tls"),
+)
+"""What ``--load`` takes."""
