@@ -152,6 +152,25 @@ async def test_who_does_not_read_is_cut_off(tmp_path: Path, over: str, size: int
         await alive(served)
 
 
+async def test_a_little_that_is_not_read_counts_too(tmp_path: Path) -> None:
+    """Answers of many sizes: of some only the last bytes do not fit into the kernel's buffers."""
+    async with serve(tmp_path, bounds=QUICK) as served:
+        loop = asyncio.get_running_loop()
+        clients = []
+        for size in range(60_000, 400_000, 20_000):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.setblocking(False)
+            await loop.sock_connect(sock, served.unix)
+            clients.append(sock)
+            served.control.padding = "x" * size
+            asked = served.control.asked
+            await loop.sock_sendall(sock, b"GET /v1/release HTTP/1.1\r\nHost: x\r\n\r\n")
+            await until(lambda asked=asked: served.control.asked > asked)  # type: ignore[misc]
+        await until(lambda: _open(served) == 0)
+        for sock in clients:
+            sock.close()
+
+
 async def test_who_reads_slowly_but_reads_gets_all(tmp_path: Path) -> None:
     async with serve(tmp_path, bounds=replace(QUICK, stall=5.0)) as served:
         served.control.padding = "x" * 3_000_000
