@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dashboard test lint format unit bench-quick bench-judge clean
+.PHONY: help install demo dashboard test lint format unit bench bench-gate bench-quick bench-judge clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +44,12 @@ unit: $(BENCH_STAMP) ## pytest
 format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(BENCH_STAMP) ## the whole benchmark beside other proxies: bench/RESULTS.md (25 min)
+	$(BIN)/python -m bench
+
+bench-gate: $(BENCH_STAMP) ## fail if a request costs 10 % more than the stored baseline (1 min)
+	$(BIN)/python -m bench.gate
 
 bench-quick: $(BENCH_STAMP) ## requests per second and CPU per request beside nginx, HAProxy, Envoy, Caddy (3 min)
 	$(BIN)/python -m bench.quick
