@@ -82,6 +82,16 @@ class Run:
             self.send(Tick(assessment))
         return self.rollout
 
+    @property
+    def gate(self) -> str:
+        """Where the gates are."""
+        return self.rollout.gate.state
+
+    @property
+    def asks(self) -> bool:
+        """Whether the last event asked the gates."""
+        return Action.ASK_GATES in self.actions
+
     def restart(self) -> None:
         self.rollout = Rollout.from_dict(json.loads(json.dumps(self.rollout.to_dict())))
         self.now += 10_000.0
@@ -412,17 +422,17 @@ GATED = replace(PLAN, gated=True)
 def test_gates_are_asked_when_all_else_holds_and_let_the_step_pass() -> None:
     run = Run(GATED)
     run.ticks(10.0, seen(judged=4))
-    assert run.rollout.gate.state == "idle"
+    assert run.gate == "idle"
     run.ticks(0.1, seen(judged=5))
-    assert run.actions == (Action.ASK_GATES,)
+    assert run.asks
     assert (run.rollout.step, run.rollout.hold) == (0, "waits for the gates")
     run.ticks(5.0, seen(judged=6))
-    assert run.actions == ()
+    assert not run.asks
     run.send(GateAnswer(run.rollout.gate.question, passed=True, cause="release-office: yes"))
     assert run.rollout.step == 0
     run.ticks(0.1, seen(judged=6))
     assert run.rollout.step == 1
-    assert run.rollout.gate.state == "idle"
+    assert run.gate == "idle"
     assert run.history == ["started", "gate", "step"]
 
 
@@ -431,7 +441,7 @@ def test_who_refuses_is_asked_again_and_says_it_once() -> None:
     asked = 0
     for _ in range(1300):
         run.ticks(0.1, seen(judged=5))
-        if run.actions == (Action.ASK_GATES,):
+        if run.asks:
             asked += 1
             run.send(GateAnswer(run.rollout.gate.question, passed=False, cause="office: closed"))
             assert run.rollout.hold == "office: closed"
@@ -446,14 +456,14 @@ def test_an_answer_to_an_old_question_opens_nothing() -> None:
     old = run.rollout.gate.question
     run.ticks(0.1, seen(judged=5, level="suspect"))  # takes back the question
     run.send(GateAnswer(old, passed=True, cause="yes"))
-    assert run.rollout.gate.state == "idle"
+    assert run.gate == "idle"
     run.ticks(3.0, seen(judged=6))
     assert run.rollout.gate.question > old
     run.send(GateAnswer(old, passed=True, cause="yes"))
-    assert run.rollout.gate.state == "asked"
+    assert run.gate == "asked"
     run.send(Pause())
     run.send(GateAnswer(run.rollout.gate.question, passed=True, cause="yes"))
-    assert (run.rollout.gate.state, run.rollout.hold) == ("idle", "paused by operator")
+    assert (run.gate, run.rollout.hold) == ("idle", "paused by operator")
 
 
 def test_a_suspicion_takes_back_what_the_gates_passed() -> None:
@@ -462,7 +472,7 @@ def test_a_suspicion_takes_back_what_the_gates_passed() -> None:
     run.send(GateAnswer(run.rollout.gate.question, passed=True, cause="yes"))
     run.ticks(0.1, seen(judged=5, level="suspect"))
     run.ticks(2.1, seen(judged=6))
-    assert (run.rollout.step, run.rollout.gate.state) == (0, "asked")
+    assert (run.rollout.step, run.gate) == (0, "asked")
 
 
 def test_gates_that_never_answer_are_asked_again_and_never_pass() -> None:
