@@ -149,6 +149,8 @@ export class Controls {
       else if (answer.state) this.#live.take(answer);
       if (this.#name === name) $("confirm").close();
       text($("outcome"), outcome(name, answer));
+      const focus = document.activeElement;
+      if (focus === document.body || $("confirm").contains(focus)) $("outcome").focus(); // the button is no more
     } catch (error) {
       if (error.status === undefined) throw error;
       await this.#failed(name, error);

@@ -66,7 +66,8 @@ function update(node, each, top) {
   attr(bar, "aria-valuemax", top.toFixed(2));
   attr(bar, "aria-valuenow", Math.min(Math.max(length, 0), top).toFixed(2));
   attr(bar, "aria-valuetext", `${odds(log)}; ${limits}`);
-  text(said, interval(each.interval) + (each.ratio ? ` (about ${ratio(each.ratio)})` : ""));
+  const bounded = each.interval[0] > 0 && each.interval[1] !== null;
+  text(said, interval(each.interval) + (bounded && each.ratio ? ` (about ${ratio(each.ratio)})` : ""));
   if (never) badge(proof, "info", "only holds");
   else if (each.proven) badge(proof, "ok", "proven not worse");
   else badge(proof, "unknown", "not proven");

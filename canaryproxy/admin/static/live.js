@@ -111,7 +111,7 @@ export class Live {
     try {
       const [series, history] = await Promise.all([
         json(`v1/series?since=${since}`),
-        json(last === null ? "v1/history?limit=500" : `v1/history?limit=500&after=${last}`),
+        json(last === null ? `v1/history?limit=${MOST_RECORDS}` : `v1/history?limit=${MOST_RECORDS}&after=${last}`),
       ]);
       if (source !== this.#source) return;
       this.points = merge(this.points, series.points);
