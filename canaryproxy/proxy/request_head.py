@@ -44,7 +44,7 @@ from canaryproxy.proxy.fields import (
     without,
 )
 from canaryproxy.proxy.forwarding import Peer
-from canaryproxy.proxy.trace import new_trace, read
+from canaryproxy.proxy.trace import MADE_LINE, made_line, read
 from canaryproxy.routing import NO_KEY_BUCKET, STABLE, Headers
 
 MAX_REQUEST_LINE: Final = 8 * 1024
@@ -147,7 +147,7 @@ class RequestFields:
 class Request:
     """One request's head, checked. All byte strings are as received."""
 
-    __slots__ = ("fields", "head", "http10", "method", "target", "trace_id")
+    __slots__ = ("fields", "head", "http10", "method", "target")
 
     method: bytes
     target: bytes
@@ -156,13 +156,17 @@ class Request:
     fields: RequestFields
     head: bytes
     """The head to forward, up to and with the empty line."""
-    trace_id: bytes
-    """The trace that the request belongs to (32 hex digits), empty without one."""
 
     @property
     def idempotent(self) -> bool:
         """Whether the method may be repeated (RFC 9110 §9.2.2)."""
         return self.method in _IDEMPOTENT
+
+    @property
+    def trace_id(self) -> bytes:
+        """The trace that the request belongs to (32 hex digits), empty without one."""
+        named = self.fields.trace_id
+        return self.head.rpartition(MADE_LINE)[2][:32] if named is None else named
 
     @property
     def path(self) -> bytes:
@@ -240,17 +244,9 @@ class RequestHeads:
             + fields.extra
             + self._end
         )
-        trace_id = fields.trace_id
-        if trace_id is None:
-            self._begin_trace(request)
-        else:
-            request.trace_id = trace_id
+        if fields.trace_id is None:  # each has its own; what is remembered of the fields has none
+            request.head = request.head[:-2] + made_line() + b"\r\n"
         return request
-
-    def _begin_trace(self, request: Request) -> None:
-        """Give the request a traceparent of its own; what is remembered of its fields has none."""
-        request.trace_id, line = new_trace()
-        request.head = request.head[:-2] + line + b"\r\n"
 
     def _parse_rare(self, head: bytes, line_end: int, peer: Peer) -> Request:
         """Parse what is not an origin-form HTTP/1.1 request with a common method."""
@@ -287,9 +283,7 @@ class RequestHeads:
         line_bytes = method + b" " + target + b" HTTP/1.1"
         request.head = line_bytes + block + forwarding + fields.extra + self._end
         if fields.trace_id is None:
-            self._begin_trace(request)
-        else:
-            request.trace_id = fields.trace_id
+            request.head = request.head[:-2] + made_line() + b"\r\n"
         return request
 
     def _fields(self, head: bytes, line_end: int, *, http10: bool) -> RequestFields:

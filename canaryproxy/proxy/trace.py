@@ -21,6 +21,9 @@ _NO_TRACE: Final = b"0" * 32
 _NO_PARENT: Final = b"0" * 16
 _SAMPLED: Final = 0x01
 
+MADE_LINE: Final = b"traceparent: 00-"
+"""How the line of a trace that begins here begins; the trace id follows."""
+
 
 class TraceContext:
     """What a valid traceparent says."""
@@ -49,10 +52,10 @@ def read(values: Sequence[bytes]) -> TraceContext | None:
     return TraceContext(match["trace"], sampled=bool(int(match["flags"], 16) & _SAMPLED))
 
 
-def new_trace() -> tuple[bytes, bytes]:
-    """Return a new trace id and its traceparent line with CRLF.
+def made_line() -> bytes:
+    """Return a traceparent line with CRLF that begins a trace.
 
     Not sampled, for nothing is recorded here. Ids must be unique, not secret.
     """
-    trace = b"%032x" % (random.getrandbits(128) or 1)
-    return trace, b"traceparent: 00-%b-%016x-00\r\n" % (trace, random.getrandbits(64) or 1)
+    trace, parent = random.getrandbits(128) or 1, random.getrandbits(64) or 1
+    return b"%b%032x-%016x-00\r\n" % (MADE_LINE, trace, parent)
