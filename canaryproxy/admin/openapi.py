@@ -125,6 +125,7 @@ _SCHEMAS: dict[str, Schema] = {
             "unsaved": _or_null(_text("Why the state file cannot be written.")),
             "history_id": _integer("Number of the newest record."),
             "version": _text("Version of canaryproxy."),
+            "pid": _integer("Process that steers."),
             "time": _number(f"Now, {_TIME}."),
         },
         "Where the release is.",

@@ -142,7 +142,13 @@ async def test_nothing_changes(served: Served, name: str) -> None:
         name
         for name in REQUESTS
         if not name.startswith(("no token", "wrong token", "rebinding", "two tokens", "token "))
-        and name not in ("no host, old protocol", "an address that is said to be near", "upgrade")
+        and name
+        not in (
+            "no host, old protocol",
+            "an address that is said to be near",
+            "upgrade",
+            "empty form post",  # there curl is believed, as no browser comes
+        )
     ],
 )
 async def test_nor_on_the_unix_socket(served: Served, name: str) -> None:
@@ -160,11 +166,10 @@ async def test_nor_on_the_unix_socket(served: Served, name: str) -> None:
 async def test_pipelined_after_a_refusal(served: Served) -> None:
     """What follows a refused request on its connection is not looked at."""
     good = f"{WEIGHT}{HOST}{AUTH}{JSON}\r\n{BODY}"
-    assert (await served.raw((good + good).encode().replace(b"99", b"42")))[0].status == 200
+    last = good.replace(HOST, f"{HOST}Connection: close\r\n")
+    assert [one.status for one in await served.raw((good + last).encode())] == [200, 200]
     served.control.acts.clear()
-    for bad in ("no token", "cross-site fetch", "rebinding", "text form with JSON in it"):
-        if bad.startswith("text"):
-            continue
+    for bad in ("no token", "cross-site fetch", "rebinding", "two origins"):
         found = await served.raw((REQUESTS[bad] + good).encode())
         assert len(found) == 1
         assert served.control.acts == []
