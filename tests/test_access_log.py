@@ -401,12 +401,14 @@ async def test_a_line_cut_by_a_full_disk_is_ended_when_there_is_room(
         await until(lambda: log.dropped)
         assert path.stat().st_size == 700
         assert log.written == 1
+        log.add(PLAIN._replace(bucket=9))
+        await until(lambda: log.dropped == 3)
         room = 1 << 20
         log.add(PLAIN._replace(bucket=4))
         await until(lambda: log.written == 3)
     buckets = [json.loads(line)["bucket"] for line in path.read_bytes().splitlines()]
     assert buckets == [0, 1, 4]
-    assert log.dropped == 2
+    assert log.dropped == 3
     assert "writing again" in caplog.text
 
 
@@ -484,3 +486,27 @@ async def test_a_pipe_made_non_blocking_by_others_is_waited_for(
     os.close(reader)
     assert [json.loads(line)["bucket"] for line in got.splitlines()] == list(range(1000))
     assert (log.written, log.dropped) == (1000, 0)
+
+
+async def test_lines_of_two_workers_do_not_mingle_in_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    logs = [AccessLog(settings(path)), AccessLog(settings(path))]
+    for worker, log in enumerate(logs):
+        log.start()
+        for number in range(1000):
+            agent = b"a" * (number % 600)
+            log.add(PLAIN._replace(variant=worker, bucket=number, user_agent=agent))
+    got = b""
+    while got.count(b"\n") < 2000:
+        try:
+            got += os.read(reader, 1000)
+        except BlockingIOError:
+            await asyncio.sleep(0.001)
+    for log in logs:
+        await log.stop()
+    os.close(reader)
+    lines = [json.loads(line) for line in got.splitlines()]
+    for name in ("stable", "canary"):
+        assert [line["bucket"] for line in lines if line["variant"] == name] == list(range(1000))

@@ -18,7 +18,7 @@ import re
 import select
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from json import JSONEncoder
 from time import gmtime, monotonic, time
@@ -163,6 +163,20 @@ def _without_user(url: bytes) -> bytes:
 # The writer
 
 
+def _groups(lines: list[bytes]) -> Iterator[list[bytes]]:
+    """Divide lines so that each group goes into a pipe at once: workers that share one must not mingle."""
+    group: list[bytes] = []
+    size = 0
+    for line in lines:
+        size += len(line)
+        if group and size > select.PIPE_BUF:
+            yield group
+            group, size = [], len(line)
+        group.append(line)
+    if group:
+        yield group
+
+
 class AccessLog:
     """Writes entries to a file, a named pipe or standard output.
 
@@ -260,7 +274,8 @@ class AccessLog:
                 self._open_again()
                 epoch = time() - monotonic()
                 entries = [queue.popleft() for _ in range(min(len(queue), _SLICE))]
-                self._write([self._format(entry, epoch) for entry in entries])
+                for group in _groups([self._format(entry, epoch) for entry in entries]):
+                    self._write(group)
             self._open_again()
             if self._stopping:
                 break
@@ -301,7 +316,8 @@ class AccessLog:
         if self._descriptor is None:
             self._lost += len(lines)
             return
-        if self._cut:
+        resumed = bool(self._cut)
+        if resumed:
             lines.insert(0, self._cut)
             self._cut = b""
         data = b"".join(lines)
@@ -315,10 +331,10 @@ class AccessLog:
             if self._broken:
                 self._broken = False
                 _log.warning("access log %s: writing again", self._path)
-        for line in lines:
+        for at, line in enumerate(lines):
             if done >= len(line):
                 self.written += 1
-            elif done > 0:
+            elif done > 0 or (resumed and at == 0):
                 self._cut = line[done:]
             else:
                 self._lost += 1
