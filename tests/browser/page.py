@@ -48,7 +48,8 @@ class Page:
 
     def leave(self) -> None:
         """Forget what the page has stored, and close its connections."""
-        self.run("sessionStorage.clear(); localStorage.clear()")
+        if self.driver.current_url.startswith("http"):
+            self.run("sessionStorage.clear(); localStorage.clear()")
         self.driver.get("data:,")
         self._log()
 
