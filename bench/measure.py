@@ -233,6 +233,8 @@ def start(peer: Peer, site: Site, on: Cores, started: list[Process]) -> Target:
     )
     started.append(running)
     running.wait_until(lambda: probe.answers(site.port, tls=site.tls), READY_SECONDS)
+    if peer.splits:
+        running.wait_until(lambda: probe.has_split(site.port, tls=site.tls), READY_SECONDS)
     share = probe.check(site.port, site.weight if peer.splits else None, tls=site.tls)
     return Target(peer.name, site.port, running, share if peer.splits else None, site.tls)
 

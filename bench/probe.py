@@ -29,6 +29,18 @@ def answers(port: int, *, tls: bool = False) -> bool:
         connection.close()
 
 
+def has_split(port: int, *, tls: bool = False) -> bool:
+    """Return whether any user reaches the canary: a release begins a moment after the start."""
+    connection = _connection(port, tls=tls)
+    try:
+        users = LOADS["users"].cookies()[:_ASKED_USERS]
+        return any(_variant(connection, cookie) == "canary" for cookie in users)
+    except (OSError, http.client.HTTPException, WrongAnswerError):
+        return False
+    finally:
+        connection.close()
+
+
 def check(port: int, weight: float | None, *, tls: bool = False) -> float:
     """Ask as 500 users, twice each, and return the share, 0..1, of users on the canary.
 

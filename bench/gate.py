@@ -1,0 +1,323 @@
+"""The regression gate: fails when a request costs 10 % more than the stored baseline.
+
+The yardstick is the number of instructions of a request in user space, counted by callgrind: it is the
+same on a busy machine and on an idle one. With another Python or other libraries than those of the
+baseline, the ratio to the plain aiohttp proxy, counted in the same run, is compared instead. Where valgrind
+is not installed it is the CPU time of a request as a ratio to that proxy, measured in turn with it. Takes
+under a minute.
+Example: python -m bench.gate --update
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench import callgrind, cores, cputime, ports, probe, process, scenarios, upstream
+from bench.callgrind import CallgrindError, Counter
+from bench.command_line import positive, positive_float, say, terminate
+from bench.peers import PEERS, Peer, Site
+from bench.peers.base import PYTHONPATH
+from bench.process import Process, StartError
+from bench.steady import Steady
+
+EXIT_SLOWER = 1
+EXIT_CANNOT_RUN = 2
+EXIT_INTERRUPTED = 130
+
+BASELINE = Path(__file__).with_name("gate.json")
+LIMIT = 0.10
+"""Growth, as a fraction, at which the gate fails."""
+
+LOADS = {"returning users": False, "a trace id in each request": True}
+"""The loads, and whether each request is different."""
+
+_LEAST_REPETITIONS = 3
+_READY_SECONDS = 40.0
+_WEIGHT = 10.0
+_FEWER = 6
+_PLAIN_SHARE = 0.25  # of the requests: a request of the plain proxy takes several times as long
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one request: of canaryproxy and of the plain aiohttp proxy, in the same unit."""
+
+    ours: float
+    plain: float
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.plain
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one run found.
+
+    method: "instructions" or "cpu" (microseconds).
+    stack: what the figures depend on beside our own code.
+    costs: by load.
+    """
+
+    method: str
+    stack: str
+    costs: dict[str, Cost]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One load: ``growth`` 0.02 is 2 % more than the baseline."""
+
+    load: str
+    what: str
+    before: float
+    now: float
+
+    @property
+    def growth(self) -> float:
+        return self.now / self.before - 1
+
+    @property
+    def fails(self) -> bool:
+        return self.growth > LIMIT
+
+    def __str__(self) -> str:
+        return f"{self.load}: {self.what} {self.now:,.5g}, baseline {self.before:,.5g}: {self.growth:+.1%}"
+
+
+class NoBaselineError(Exception):
+    """There is nothing to compare with."""
+
+
+def compare(measured: Measured, baseline: Mapping[str, Any]) -> list[Comparison]:
+    """Compare with the baseline of the same method.
+
+    Raises ``NoBaselineError`` if it has none, or lacks a load.
+    """
+    known = baseline.get(measured.method)
+    if known is None or not measured.costs.keys() <= known["costs"].keys():
+        raise NoBaselineError(
+            f"the baseline has no {measured.method} for all loads: python -m bench.gate --update"
+        )
+    found = []
+    for load, cost in measured.costs.items():
+        before = Cost(**known["costs"][load])
+        if measured.method == "instructions" and known["stack"] == measured.stack:
+            found.append(Comparison(load, "instructions a request", before.ours, cost.ours))
+        else:
+            unit = "instructions" if measured.method == "instructions" else "CPU time"
+            what = f"{unit} a request ÷ plain aiohttp"
+            found.append(Comparison(load, what, before.ratio, cost.ratio))
+    return found
+
+
+def updated(baseline: Mapping[str, Any], measured: Measured) -> dict[str, Any]:
+    """Return the baseline with this method's figures replaced."""
+    entry = {
+        "stack": measured.stack,
+        "costs": {load: asdict(cost) for load, cost in measured.costs.items()},
+    }
+    return {**baseline, measured.method: entry}
+
+
+def stack() -> str:
+    """Return what instructions a request takes beside our own: Python's build and the libraries."""
+    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("aiohttp", "uvloop"))
+    return f"{platform.machine()}, Python {sys.version}, {libraries}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and compare; returns the exit status.
+
+    0: fine or updated; 1: a request costs more; 2: it cannot run; 130: interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    baseline_file: Path = arguments.baseline
+    baseline = json.loads(baseline_file.read_text()) if baseline_file.exists() else {}
+    reason = callgrind.missing()
+    methods = ["cpu"] if arguments.method == "cpu" or reason else ["instructions"]
+    if arguments.method == "instructions" and reason:
+        say(f"bench.gate: {reason}")
+        return EXIT_CANNOT_RUN
+    if arguments.method == "auto" and reason:
+        say(f"bench.gate: {reason}; CPU time is compared instead, which is coarser")
+    if arguments.update and arguments.method == "auto" and not reason:
+        methods = ["instructions", "cpu"]
+    try:
+        found = [_measure(method, arguments.requests, arguments.seconds) for method in methods]
+    except (StartError, CallgrindError, OSError) as error:
+        say(f"bench.gate: {error}")
+        return EXIT_CANNOT_RUN
+    except KeyboardInterrupt:
+        say("bench.gate: interrupted; everything that was started has been stopped")
+        return EXIT_INTERRUPTED
+    if arguments.update:
+        for measured in found:
+            baseline = updated(baseline, measured)
+            for load, cost in measured.costs.items():
+                say(
+                    f"{load}: {cost.ours:,.5g} {measured.method}, {cost.ratio:.3f} of plain aiohttp"
+                )
+        baseline_file.write_text(json.dumps(baseline, indent=1) + "\n")
+        say(f"written: {baseline_file}")
+        return 0
+    return _verdict(found[0], baseline)
+
+
+def _verdict(measured: Measured, baseline: Mapping[str, Any]) -> int:
+    try:
+        comparisons = compare(measured, baseline)
+    except NoBaselineError as error:
+        say(f"bench.gate: {error}")
+        return EXIT_CANNOT_RUN
+    for comparison in comparisons:
+        print(comparison, flush=True)
+    slower = [comparison for comparison in comparisons if comparison.fails]
+    for comparison in slower:
+        say(
+            f"bench.gate: a request ({comparison.load}) costs {comparison.growth:.0%} more than the "
+            f"baseline; at most {LIMIT:.0%} is let through. Make it cheaper, or if it is worth its "
+            "price store a new baseline: python -m bench.gate --update"
+        )
+    return EXIT_SLOWER if slower else 0
+
+
+def _measure(method: str, requests: int, seconds: float) -> Measured:
+    """Start everything, measure in turn until the time is up, keep the least of each."""
+    on = cores.choose()
+    least: dict[str, dict[str, float]] = {load: {} for load in LOADS}
+    with (
+        tempfile.TemporaryDirectory(prefix="canaryproxy-gate-") as name,
+        process.running() as started,
+    ):
+        folder = Path(name)
+        began = time.monotonic()
+        numbers = ports.free(4)
+        behind = upstream.start(
+            *numbers[:2], core=on.load, folder=folder, started=started, python=True
+        )
+        servers = {
+            peer.name: _start(peer, port, behind, method, folder, on, started)
+            for peer, port in zip((scenarios.OURS, PEERS["plain"]), numbers[2:], strict=True)
+        }
+        for server, site in servers.values():
+            _wait(server, site)
+        costs = {
+            name: _meter(method, server, site.folder) for name, (server, site) in servers.items()
+        }
+        counts = {
+            name: requests if name == "ours" else max(1, round(requests * _PLAIN_SHARE))
+            for name in servers
+        }
+        repetition = 0  # that of number 0 only warms up
+        while repetition < _LEAST_REPETITIONS or time.monotonic() - began < seconds:
+            for load, traced in LOADS.items():
+                for name, (_, site) in servers.items():
+                    with Steady(site.port, traced=traced) as client:
+                        client.send(max(1, counts[name] // 4))
+                        cost = costs[name](client, counts[name])
+                    if repetition:
+                        least[load][name] = min(cost, least[load].get(name, cost))
+            if repetition:
+                say(", ".join(f"{load} {of['ours']:,.5g}" for load, of in least.items()))
+            repetition += 1
+            for server, _ in servers.values():
+                if server.popen.poll() is not None:
+                    raise StartError(f"{server.name} ended: {server.tail()}")
+    return Measured(method, stack(), {load: Cost(**of) for load, of in least.items()})
+
+
+def _start(
+    peer: Peer,
+    port: int,
+    behind: upstream.Upstreams,
+    method: str,
+    folder: Path,
+    on: cores.Cores,
+    started: list[Process],
+) -> tuple[Process, Site]:
+    own = folder / peer.name
+    own.mkdir()
+    site = Site(folder=own, port=port, stable=behind.stable, canary=behind.canary, weight=_WEIGHT)
+    config = own / "config"
+    config.write_text(peer.render_config(site))
+    command = peer.command(site, config)
+    server = process.start(
+        peer.name,
+        callgrind.command(command, own) if method == "instructions" else command,
+        core=on.proxy,
+        folder=own,
+        env={**PYTHONPATH, "PYTHONHASHSEED": "0"},
+    )
+    started.append(server)
+    return server, site
+
+
+def _wait(server: Process, site: Site) -> None:
+    server.wait_until(lambda: probe.has_split(site.port), _READY_SECONDS)
+
+
+def _meter(method: str, server: Process, folder: Path) -> Callable[[Steady, int], float]:
+    """Return what measures the cost of each of a number of requests."""
+    if method == "cpu":
+
+        def cpu(client: Steady, count: int) -> float:
+            before = cputime.of_tree(server.pid)
+            sent = client.send(count)
+            return (cputime.of_tree(server.pid) - before) / 1000 / sent
+
+        return cpu
+
+    counter = Counter(server, folder)
+
+    def instructions(client: Steady, count: int) -> float:
+        # canaryproxy counts and judges ten times a second, however many requests there are. Under callgrind
+        # a second holds so few requests that this would be a fifth of each. So a window full of requests is
+        # compared with one that is as long and has a few.
+        counter.start()
+        began = time.monotonic()
+        many = client.send(count)
+        seconds = time.monotonic() - began
+        full = counter.stop()
+        counter.start()
+        few = client.spread(max(1, count // _FEWER), seconds)
+        return (full - counter.stop()) / (many - few)
+
+    return instructions
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--update", action="store_true", help="rewrite the baseline")
+    parser.add_argument("--method", choices=("auto", "instructions", "cpu"), default="auto")
+    parser.add_argument("--baseline", type=Path, default=BASELINE, metavar="FILE")
+    parser.add_argument(
+        "--requests", type=positive, default=300, help="in a repetition (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=positive_float,
+        default=30.0,
+        help="begin no repetition after (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminate)
+    sys.exit(main())
