@@ -427,7 +427,12 @@ def probing() -> Scene:
     scene = tripped()
     now = time.time()
     scene.document.update(
-        state="probing", weight=1.0, since=now - 20, hold="probing", allowed=["reset", "abort"]
+        state="probing",
+        weight=1.0,
+        since=now - 20,
+        hold="probing",
+        quiet=None,
+        allowed=["reset", "abort"],
     )
     scene.document["circuit"].update(state="half_open", since=now - 20)
     scene.record(now - 20, "probing", "the cool-down is over", trips=1)

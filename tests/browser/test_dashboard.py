@@ -597,6 +597,7 @@ def test_no_canary(page: Page, serve: Serve) -> None:
     fake = serve(no_canary())
     page.open(fake.url)
     page.says("variants", "No canary is configured")
+    page.says("progress", "there is nothing to roll out")
     page.says("level", "nothing to compare")
 
 

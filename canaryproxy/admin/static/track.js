@@ -41,7 +41,9 @@ function details(release, at, live) {
   const node = $("progress");
   const step = release.steps[at];
   const lines = [];
-  if (release.steps.length === 0) {
+  if (release.variants.canary === null) {
+    lines.push(["info", "No canary is configured: there is nothing to roll out."]);
+  } else if (release.steps.length === 0) {
     lines.push(["info", "No plan: the weight is set by hand."]);
   } else if (release.state === "idle") {
     lines.push(["info", "Not started yet. Start begins with the first step."]);
