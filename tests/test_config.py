@@ -362,7 +362,7 @@ ONLY_PARSE_KNOWS = {
     "endpoint_port", "endpoint_twice", "gate_timeout", "listen_admin", "listen_every_v6",
     "listen_localhost", "listen_loop", "listen_loop_every", "listen_port", "listen_sexagesimal",
     "listen_twice", "match_regex", "outcome_unknown", "regex_warning", "secret_two", "steps_fall",
-    "sticky_cookie_only", "weight_fine",
+    "sticky_cookie_only", "variant_header", "weight_fine",
 }  # fmt: skip
 """Mistakes of several fields, of ranges inside text, and of regular expressions."""
 

@@ -248,6 +248,17 @@ class MatchRule(_Section):
         return self
 
 
+_NOT_OURS = frozenset(
+    (
+        *("age", "cache-control", "connection", "content-encoding", "content-length"),
+        *("content-range", "content-type", "date", "etag", "expires", "host", "keep-alive"),
+        *("last-modified", "location", "proxy-authenticate", "retry-after", "set-cookie", "te"),
+        *("trailer", "transfer-encoding", "upgrade", "vary", "via", "www-authenticate"),
+    )
+)
+"""Header fields of answers that cannot name the variant."""
+
+
 class Split(_Section):
     """Who gets the canary."""
 
@@ -268,6 +279,13 @@ class Split(_Section):
     variant_header: f.Name | None = Field(
         None, description="Header of answers that names the variant; none by default."
     )
+
+    @model_validator(mode="after")
+    def _own_header(self) -> Split:
+        if (self.variant_header or "").lower() in _NOT_OURS:
+            message = f"{self.variant_header} means something else already; choose a name such as X-Variant"
+            _report([Mistake(message, ("variant_header",))])
+        return self
 
     @model_validator(mode="after")
     def _admission(self) -> Split:

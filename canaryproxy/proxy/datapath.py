@@ -44,6 +44,41 @@ class DataPath:
     trials of the metric errors, users exposed, users converted.
     """
 
+    __slots__ = (
+        "_cell",
+        "_emptied",
+        "_loop",
+        "_servers",
+        "_sweep_every",
+        "_sweeper",
+        "_trust",
+        "_users",
+        "access_log",
+        "answer_ends",
+        "answers",
+        "connections",
+        "counters",
+        "draining",
+        "exchange",
+        "head_end",
+        "in_flight",
+        "jar",
+        "key_is_in_fields",
+        "limits",
+        "pools",
+        "read_key",
+        "replay_buffer",
+        "requests",
+        "rescue",
+        "rescue_header",
+        "rules",
+        "seen",
+        "sequence",
+        "table",
+        "variant_lines",
+        "witness",
+    )
+
     def __init__(
         self,
         config: Config,

@@ -11,7 +11,6 @@ from canaryproxy.proxy.access_log import CLIENT_CLOSED, Entry
 from canaryproxy.proxy.answer_head import Response
 from canaryproxy.proxy.errors import Refusal
 from canaryproxy.proxy.exchange import Exchange
-from canaryproxy.proxy.fields import IS_FORWARDED_FOR
 from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.request_head import MAX_REQUEST_LINE, RequestFields
 from canaryproxy.routing import CANARY, VARIANTS, RouteTable
@@ -220,7 +219,4 @@ def _noted(fields: RequestFields) -> tuple[bytes | None, bytes | None, bytes]:
 
 def _client(fields: RequestFields, peer: Peer) -> bytes:
     """Return what a trusted proxy says of the client's address: the last one of the last X-Forwarded-For."""
-    if not peer.trusted or fields.forwarding is None:
-        return b""
-    chains = [value for kind, value in fields.forwarding if kind == IS_FORWARDED_FOR]
-    return chains[-1].rpartition(b",")[2].strip()[:_LONGEST_FIELD] if chains else b""
+    return fields.forwarded_for[:_LONGEST_FIELD] if peer.trusted else b""

@@ -25,6 +25,7 @@ from canaryproxy.proxy.fields import (
     IS_CONNECTION,
     IS_COOKIE,
     IS_EXPECT,
+    IS_FORWARDED_FOR,
     IS_HOP,
     IS_HOST,
     IS_LENGTH,
@@ -135,6 +136,15 @@ class RequestFields:
         self.key: bytes | None = None
         self.variant = STABLE
         self.bucket = NO_KEY_BUCKET
+
+    @property
+    def forwarded_for(self) -> bytes:
+        """The address that the proxy before us saw, empty without one.
+
+        The last one of the last X-Forwarded-For: those before it are what others said, clients among them.
+        """
+        chains = [value for kind, value in self.forwarding or () if kind == IS_FORWARDED_FOR]
+        return chains[-1].rpartition(b",")[2].strip() if chains else b""
 
     def field(self, name: bytes) -> bytes | None:
         """Return the value of the first field with this name (lower case), or ``None``."""

@@ -45,10 +45,8 @@ def key_reader(sticky: Sticky) -> KeyReader:
 
 def _client_address(fields: RequestFields, peer: Peer) -> bytes | None:
     """Return the client's address: what a trusted proxy says it is, else the connection's."""
-    chain = fields.field(b"x-forwarded-for") if peer.trusted else None
-    if chain:
-        return chain.rpartition(b",")[2].strip() or None
-    return peer.address.encode() or None
+    named = fields.forwarded_for if peer.trusted else b""
+    return named or peer.address.encode() or None
 
 
 class CookieJar:

@@ -154,7 +154,8 @@ async def test_the_address_can_be_the_key() -> None:
 async def test_the_address_behind_a_trusted_proxy_is_the_one_that_it_names() -> None:
     named = b"203.0.113.9"
     bucket = bucket_of(b"", named)
-    request = get(b"X-Forwarded-For: 10.9.9.9, 203.0.113.9\r\n")
+    # A proxy that adds a line of its own, and not to the client's: the client must not choose its bucket.
+    request = get(b"X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: 10.9.9.9, 203.0.113.9\r\n")
     trust = '\nforwarded: {trust: ["127.0.0.0/8"]}'
     for weight, expected in (((bucket + 1) / 100, b"canary"), (bucket / 100, b"stable")):
         more = f"split: {{weight: {weight:.2f}, sticky: {{address: true}}}}{trust}"
