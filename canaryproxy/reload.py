@@ -30,6 +30,8 @@ NEEDS_RESTART = ("listen", "workers", "admin", "state", "access_log")
 _LOOK_ANYWAY = 5000
 """Milliseconds after which a watched file is compared without news: some file systems send none."""
 _AFTER_ERROR = 5.0
+_SECRETS = frozenset(("webhook", "secret_env", "secret_file", "token_env", "token_file"))
+"""Fields whose values everybody who may look at the status must not see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +242,10 @@ class Reloader:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, ConfigError):
-        first = str(error.problems[0])
+        problem = error.problems[0]
+        first = str(problem)
+        if not _SECRETS.isdisjoint(problem.path):
+            first = first.partition(", found ")[0]
         more = len(error.problems) - 1
         return f"{first} (and {more} more)" if more else first
     if isinstance(error, OSError) and error.strerror:

@@ -135,6 +135,14 @@ def test_an_invalid_file_changes_nothing(tmp_path: Path, text: str, why: str) ->
     assert [what for what, _ in world.notes] == ["reload_failed", "reload"]
 
 
+def test_why_a_file_is_refused_shows_no_secret(tmp_path: Path) -> None:
+    world = World(tmp_path / "c.yaml", "")
+    world.write("notify: [{webhook: 'hooks.example/T0/secret'}]")
+    world.reloader.try_reload()
+    assert "notify[0].webhook" in (world.reloader.error or "")
+    assert "secret" not in (world.reloader.error or "")
+
+
 def test_a_file_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
     world = World(tmp_path / "c.yaml", "")
     (tmp_path / "c.yaml").unlink()
