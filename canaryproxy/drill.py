@@ -61,7 +61,7 @@ async def drill(
     seen = users.users_seen(round(weight * 100))
     before = last = counters.drawn(cells())
     began = heard = clock()
-    controller.act(circuit.Trip(f"a drill by {by}"))
+    controller.act(circuit.Trip(f"a drill by {by}", {"drill": True}))
     ended = False
     while clock() - began < LONGEST:
         await asyncio.sleep(_EVERY)

@@ -660,6 +660,17 @@ def percent(rate: float) -> str:
     return f"{rate * 100:.3g} %"
 
 
+def _odds(log_e: float) -> str:
+    """Return evidence as people say it, three digits of it."""
+    if log_e > log(1e9):
+        return "more than 1,000,000,000 to 1"
+    value = exp(max(log_e, 0.0))
+    if value < 100:
+        return f"{value:.3g} to 1"
+    unit = 10 ** (len(f"{value:.0f}") - 3)
+    return f"{round(value / unit) * unit:,} to 1"
+
+
 def _words(metric: _Metric, level: Level, log_e: float, proven: bool, silence: str | None) -> str:
     (n_s, e_s), (n_c, e_c) = metric.stable, metric.canary
     name = metric.spec.name
@@ -669,7 +680,7 @@ def _words(metric: _Metric, level: Level, log_e: float, proven: bool, silence: s
         f"{name}: {e_c} of {n_c} on the canary ({percent(e_c / n_c)}), "
         f"{e_s} of {n_s} on stable ({percent(e_s / n_s)})"
     )
-    odds = f"{exp(min(max(log_e, 0.0), 700.0)):.3g} to 1"
+    odds = _odds(log_e)
     if level == "breach":
         return f"{figures}: worse by {odds}, and by more than the margin"
     if level == "suspect":

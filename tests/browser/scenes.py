@@ -361,7 +361,7 @@ def suspect() -> Scene:
 
 TRIP_CAUSE = (
     "errors: 74 of 190 on the canary (38.9 %), 1159 of 231840 on stable (0.5 %): "
-    "worse by 1.2e+05 to 1, and by more than the margin"
+    "worse by 120,000 to 1, and by more than the margin"
 )
 
 

@@ -91,12 +91,16 @@ const FIGURES = {
   passed: (value) => (value ? "passed" : "refused"),
 };
 
-/** Figures in words where they are known, else by their names. */
+/** Figures in words where they are known, else by their names; those of each metric are in the cause. */
 function figures(all) {
   const words = [];
   if (typeof all.step === "number" && typeof all.steps === "number") words.push(`step ${all.step} of ${all.steps}`);
   for (const [name, value] of Object.entries(all)) {
-    if (name === "step" || name === "steps" || value === null) continue;
+    if (name === "step" || name === "steps" || name === "metrics" || value === null) continue;
+    if (Array.isArray(value)) {
+      if (value.length > 0) words.push(`${name.replaceAll("_", " ")}: ${value.join(", ")}`);
+      continue;
+    }
     const known = FIGURES[name];
     if (known && typeof value !== "object" && typeof value !== "string") words.push(known(value));
     else words.push(`${name.replaceAll("_", " ")} ${typeof value === "object" ? JSON.stringify(value) : value}`);
