@@ -25,7 +25,7 @@ from canaryproxy.plan import Forecast, duration, forecast
 from canaryproxy.proxy.listener import ListenError
 from canaryproxy.replay import RowError, read_rows, replay
 from canaryproxy.rollout import Step
-from canaryproxy.supervisor import Supervisor
+from canaryproxy.supervisor import StartError, Supervisor
 
 EXIT_CONFIG = 2
 EXIT_FAILED = 1
@@ -61,7 +61,7 @@ def run(path: Path) -> None:
     )
     try:
         Supervisor(config, path).run()
-    except ListenError as error:
+    except (ListenError, StartError) as error:
         _fail(str(error))
     except TokenError as error:
         _fail(str(error), EXIT_CONFIG)

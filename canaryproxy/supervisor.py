@@ -28,10 +28,12 @@ from time import monotonic
 
 import uvloop
 
+from canaryproxy import config as configuration
 from canaryproxy.admin.guard import Guard
 from canaryproxy.config import Config, TcpAddress, UnixAddress
 from canaryproxy.processes.steering import Steering
 from canaryproxy.processes.worker import Worker
+from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.listener import listen
 from canaryproxy.shared import Block
 
@@ -47,6 +49,10 @@ _GRACE = 5.0
 """Seconds that a child has to end after its drain, before it is killed."""
 _STEERING_GRACE = 20.0
 _PR_SET_PDEATHSIG = 1
+
+
+class StartError(Exception):
+    """The proxy cannot start; the text says why."""
 
 
 @dataclass(slots=True)
@@ -106,9 +112,12 @@ class Supervisor:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain.
 
-        Raises ``ListenError`` if an address is taken, ``TokenError`` if the admin token cannot be one.
+        Raises ``ListenError`` if an address is taken, ``TokenError`` if the admin token cannot be one,
+        ``StartError`` for what else stands in the way.
         """
         raise_file_limit()
+        if self._config.access_log is not None:
+            _check_log(self._config.access_log)
         Guard.of_tcp(self._config.admin)
         sockets = open_sockets(self._config, self.workers)
         try:
@@ -300,6 +309,15 @@ class _Family:
                 for child in children:
                     _kill(child, signal.SIGKILL)
             self._reap()
+
+
+def _check_log(settings: configuration.AccessLog) -> None:
+    try:
+        AccessLog(settings).check()
+    except OSError as error:
+        raise StartError(
+            f"the access log {settings.path} cannot be opened: {error.strerror}"
+        ) from None
 
 
 async def _finished(work: Awaitable[None]) -> None:

@@ -314,10 +314,21 @@ async def test_the_file_is_not_for_everybody(tmp_path: Path) -> None:
         assert (tmp_path / "log").stat().st_mode & 0o007 == 0
 
 
-async def test_a_log_that_cannot_be_opened_is_said_at_once(tmp_path: Path) -> None:
-    log = AccessLog(settings(tmp_path / "no" / "log"))
+async def test_a_log_that_cannot_be_opened_is_said_at_once_and_opened_when_it_can_be(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "no" / "log"
+    log = AccessLog(settings(path))
     with pytest.raises(FileNotFoundError):
-        log.start()
+        log.check()
+    log.start()
+    path.parent.mkdir()
+    end = monotonic() + 10
+    while not path.exists():
+        assert monotonic() < end
+        log.add(PLAIN)
+        await asyncio.sleep(0.05)
+    await log.stop()
 
 
 async def test_a_moved_file_is_left_at_reopen(tmp_path: Path) -> None:

@@ -212,17 +212,23 @@ class AccessLog:
         """Lines that were not written: the queue was full, or writing failed."""
         return self._overflowed + self._lost
 
-    def start(self) -> None:
-        """Open the log and begin to write. Raises ``OSError`` if it cannot be opened.
+    def check(self) -> None:
+        """Raise ``OSError`` if the log cannot be opened; a named pipe that nobody reads is no error."""
+        try:
+            descriptor = self._open()
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+        else:
+            if self._path != "-":
+                os.close(descriptor)
 
-        A named pipe that nobody reads is no error: it is opened when somebody does.
-        """
+    def start(self) -> None:
+        """Open the log and begin to write; what cannot be opened is tried again every second."""
         self._loop = asyncio.get_running_loop()
         try:
             self._descriptor = self._open()
         except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
             self._complain(error)
         self._limit = self._size
         self._thread.start()
