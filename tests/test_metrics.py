@@ -12,20 +12,23 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Exemplar
 
-from canaryproxy import counters
+from canaryproxy import counters, histogram
 from canaryproxy.admin import metrics
 from canaryproxy.admin.metrics import EventCounts, Sources
 from canaryproxy.circuit import Circuit
 from canaryproxy.config.model import EventName
 from canaryproxy.controller import Status
-from canaryproxy.counters import Counters, Reason, observe
+from canaryproxy.counters import Counters, Reason, keep_exemplar, observe
 from canaryproxy.judge import Assessment, Verdict
 from canaryproxy.rollout import Plan, Rollout, State
-from canaryproxy.routing import RouteTable
+from canaryproxy.routing import CANARY, RouteTable
 
 DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -350,6 +353,58 @@ def test_events_are_counted() -> None:
 def test_workers_are_added() -> None:
     text, _ = exposition(TEXT, collector([filled(), filled()]))
     assert 'canaryproxy_requests_total{code="200",variant="stable"} 14.0' in text
+
+
+def exemplars(made: metrics.CounterCollector) -> dict[tuple[str, str, str], Exemplar]:
+    return {
+        (family.name, sample.labels["variant"], sample.labels["le"]): sample.exemplar
+        for family in families(OPENMETRICS, made)
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+
+
+def keep(made: Counters, offset: int, seconds: float, low: int, time: float) -> None:
+    observe(made.canary, offset, seconds)
+    keep_exemplar(made.exemplars[CANARY], offset, seconds, (1 << 60, low), time)
+
+
+def test_exemplars_name_traces_in_openmetrics_only() -> None:
+    made = Counters()
+    keep(made, counters.DURATION, 0.25, 0xABC, 1790000000.25)
+    keep(made, counters.FIRST_BYTE, 100.0, 0xDEF, 1790000001.5)
+    found = exemplars(collector([made]))
+    assert found.keys() == {
+        ("canaryproxy_request_duration_seconds", "canary", "0.256"),
+        ("canaryproxy_first_byte_seconds", "canary", "+Inf"),
+    }
+    first = found["canaryproxy_request_duration_seconds", "canary", "0.256"]
+    assert first.labels == {"trace_id": "1000000000000000" + "0" * 13 + "abc"}
+    assert first.value == pytest.approx(0.25, abs=1e-6)
+    assert float(first.timestamp or 0.0) == 1790000000.25
+    assert "trace_id" not in exposition(TEXT, collector([made]))[0]
+
+
+def test_the_newest_exemplar_of_all_workers_is_shown() -> None:
+    workers = [Counters(), Counters(), Counters()]
+    for worker, low, time in zip(workers, (1, 2, 3), (100.0, 300.0, 200.0), strict=True):
+        keep(worker, counters.DURATION, 0.25, low, time)
+    (found,) = exemplars(collector(workers)).values()
+    assert found.labels["trace_id"].endswith("2")
+
+
+@given(st.lists(st.floats(0.0, 200.0), min_size=1, max_size=20))
+def test_an_exemplar_lies_in_its_bucket(observed: list[float]) -> None:
+    made = Counters()
+    for seconds in observed:
+        keep(made, counters.DURATION, seconds, 7, 1790000000.0)
+    text, _ = exposition(OPENMETRICS, collector([made]))
+    found = re.findall(r'_bucket\{le="([^"]+)",.*# \{[^}]*\} (\S+)', text)
+    assert len(found) == len({histogram.bucket_index(seconds) for seconds in observed})
+    bounds = [0.0, *histogram.BOUNDS, inf]
+    for upper, seconds in found:
+        at = bounds.index(float(upper))
+        assert bounds[at - 1] <= float(seconds) <= bounds[at]
 
 
 PROMETHEUS_2 = (

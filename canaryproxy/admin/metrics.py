@@ -23,6 +23,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 import canaryproxy
 from canaryproxy import counters, histogram, rollout
@@ -177,15 +178,17 @@ class CounterCollector(Collector):
             "Upgraded connections (WebSocket and the like) that are open.",
             labels=["variant"],
         )
-        for variant, here in zip(VARIANTS, cells, strict=True):
+        for at, (variant, here) in enumerate(zip(VARIANTS, cells, strict=True)):
+            exemplars = [worker.exemplars[at] for worker in self._workers]
             for code, count in counters.codes(here):
                 requests.add_metric([variant, str(code)], count)
             routed.add_metric([variant], here[counters.ROUTED])
             forced.add_metric([variant], here[counters.FORCED])
-            in_flight.add_metric([variant], counters.in_flight(here))
+            # Another process may end a request between the two readings.
+            in_flight.add_metric([variant], max(counters.in_flight(here), 0))
             client_closed.add_metric([variant], here[counters.CLIENT_CLOSED])
-            _add_histogram(duration, variant, here[counters.DURATION :])
-            _add_histogram(first_byte, variant, here[counters.FIRST_BYTE :])
+            _add_histogram(duration, variant, here, counters.DURATION, exemplars)
+            _add_histogram(first_byte, variant, here, counters.FIRST_BYTE, exemplars)
             tunnels.add_metric(
                 [variant], here[counters.TUNNELS_OPENED] - here[counters.TUNNELS_CLOSED]
             )
@@ -539,7 +542,27 @@ def _sum(blocks: Sequence[memoryview[int]]) -> memoryview[int]:
     return total
 
 
-def _add_histogram(family: HistogramMetricFamily, variant: str, cells: memoryview[int]) -> None:
-    counts = accumulate(cells[: histogram.BUCKETS])
-    buckets = list(zip(_BOUNDS, map(float, counts), strict=True))
-    family.add_metric([variant], buckets, sum_value=cells[histogram.SUM] / 1e6)
+def _add_histogram(
+    family: HistogramMetricFamily,
+    variant: str,
+    cells: memoryview[int],
+    offset: int,
+    exemplars: Sequence[memoryview[int]],
+) -> None:
+    """Add the histogram at ``offset`` of a variant; ``exemplars`` are those of each worker."""
+    buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+    counts = cells[offset : offset + histogram.BUCKETS].tolist()
+    for at, total in enumerate(accumulate(counts)):
+        found = _exemplar(exemplars, offset, at) if counts[at] else None
+        bucket = (_BOUNDS[at], float(total))
+        buckets.append(bucket if found is None else (*bucket, found))
+    family.add_metric([variant], buckets, sum_value=cells[offset + histogram.SUM] / 1e6)
+
+
+def _exemplar(workers: Sequence[memoryview[int]], offset: int, bucket: int) -> Exemplar | None:
+    """Return the newest exemplar of a bucket."""
+    kept = [counters.exemplar(cells, offset, bucket) for cells in workers]
+    newest = max((one for one in kept if one is not None), key=lambda one: one.time, default=None)
+    if newest is None:
+        return None
+    return Exemplar({"trace_id": newest.trace_id}, newest.seconds, newest.time)
