@@ -56,6 +56,11 @@ def _aligned(size: int) -> int:
     return -(-size // 64) * 64
 
 
+def _checksum(data: bytes, sequence: int) -> int:
+    """Return a checksum of the data under its number: the header itself may be seen by halves."""
+    return crc32(data, sequence & 0xFFFFFFFF)
+
+
 class _Versioned:
     """Bytes under a sequence number. One writer, any number of readers."""
 
@@ -64,7 +69,7 @@ class _Versioned:
     FRONT = 64 + 16
     """Bytes before the data: the sequence number in a cache line of its own, and the header."""
     _HEADER = struct.Struct("=QII")
-    """Sequence number, length, CRC-32."""
+    """Sequence number, length, checksum of both number and data."""
 
     def __init__(self, room: memoryview) -> None:
         self.sequence: memoryview[int] = room[:_CELL].cast("Q")
@@ -77,7 +82,7 @@ class _Versioned:
         began = self.sequence[0] | 1
         self.sequence[0] = began
         self._data[: len(data)] = data
-        self._room[:] = self._HEADER.pack(began + 1, len(data), crc32(data))
+        self._room[:] = self._HEADER.pack(began + 1, len(data), _checksum(data, began + 1))
         self.sequence[0] = began + 1
         return began + 1
 
@@ -88,7 +93,7 @@ class _Versioned:
         if sequence & 1 or not sequence or written != sequence or length > len(self._data):
             return None
         data = bytes(self._data[:length])
-        return (sequence, data) if crc32(data) == checksum else None
+        return (sequence, data) if _checksum(data, sequence) == checksum else None
 
 
 class TableCell:
