@@ -1,129 +1,28 @@
-"""The command line."""
+"""Commands that need no proxy: what a plan will see, and what the judge would have done."""
 
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from pathlib import Path
-from typing import Literal, NoReturn, TextIO
+from typing import Literal, TextIO
 
 import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import canaryproxy
-from canaryproxy import config as configuration
-from canaryproxy.admin.guard import TokenError
-from canaryproxy.config import Config, ConfigError
+from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
 from canaryproxy.controller import judge_settings
-from canaryproxy.demo.run import demo as run_demo
 from canaryproxy.evidence import as_float
 from canaryproxy.judge import tripping_metrics
 from canaryproxy.plan import Forecast, duration, forecast
-from canaryproxy.proxy.listener import ListenError
 from canaryproxy.replay import RowError, read_rows, replay
 from canaryproxy.rollout import Step
-from canaryproxy.supervisor import StartError, Supervisor
-
-EXIT_CONFIG = 2
-EXIT_FAILED = 1
-
-_config_option = click.option(
-    "-c",
-    "--config",
-    "path",
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The configuration file (YAML).",
-)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(canaryproxy.__version__, prog_name="canaryproxy")
-def main() -> None:
-    """A reverse proxy in front of two versions of a service, to release the new one safely."""
-
-
-@main.command()
-@_config_option
-def run(path: Path) -> None:
-    """Run the proxy until SIGTERM or SIGINT; requests in flight may end first.
-
-    Example: canaryproxy run -c config/minimal.yaml
-    """
-    config = _load(path)
-    for line in configuration.warnings(config):
-        click.echo(f"{path}: warning: {line}", err=True)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
-    try:
-        Supervisor(config, path).run()
-    except (ListenError, StartError) as error:
-        _fail(str(error))
-    except TokenError as error:
-        _fail(str(error), EXIT_CONFIG)
-
-
-@main.command()
-@_config_option
-def check(path: Path) -> None:
-    """Check a configuration file: exit status 0 if it is valid, 2 if not.
-
-    Prints every error as file:line:column: field: what was found and what is allowed, and warns about plans
-    that are valid but risky.
-
-    Example: canaryproxy check -c config/example.yaml
-    """
-    config = _load(path)
-    for line in configuration.warnings(config):
-        click.echo(f"{path}: warning: {line}", err=True)
-    click.echo(f"{path}: ok")
-
-
-@main.command()
-def schema() -> None:
-    """Print the JSON Schema of the configuration, for editors.
-
-    Example: canaryproxy schema > canaryproxy.schema.json
-    """
-    click.echo(json.dumps(configuration.schema(), indent=2))
-
-
-@main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
-@click.option(
-    "--speed",
-    default=1.0,
-    show_default=True,
-    type=click.FloatRange(0.2, 10),
-    help="2: bakes half as long.",
-)
-@click.option("--seed", default=1, show_default=True, help="Chooses the users' moves.")
-@click.option(
-    "--dashboard",
-    is_flag=False,
-    flag_value=9900,
-    type=click.IntRange(0, 65535),
-    help="Serve the dashboard on this port (9900 if none is given, 0: a free one), until Ctrl-C.",
-)
-def demo(as_json: bool, speed: float, seed: int, dashboard: int | None) -> None:
-    """Show four releases, three of which go wrong, and what the proxy does about it.
-
-    Needs no configuration: starts two small services, the proxy and some users on 127.0.0.1, and ends by
-    itself in about a minute.
-
-    Example: canaryproxy demo --speed 2
-    """
-    sys.exit(run_demo(as_json=as_json, speed=speed, seed=seed, dashboard=dashboard))
-
 
 _RATIO = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
-@main.command()
+@click.command()
 @click.argument("file", type=click.File("r", encoding="utf-8-sig"))
 @click.option(
     "--alpha", default=0.001, show_default=True, type=_RATIO, help="Chance of a false breach."
@@ -159,9 +58,9 @@ def judge(
     try:
         found = replay(read_rows(file), alpha=alpha, margin=margin, direction=direction)
     except RowError as error:
-        _fail(f"{file.name}: {error}", EXIT_CONFIG)
+        fail(f"{file.name}: {error}", EXIT_CONFIG)
     except UnicodeDecodeError:
-        _fail(f"{file.name}: is not UTF-8 text", EXIT_CONFIG)
+        fail(f"{file.name}: is not UTF-8 text", EXIT_CONFIG)
     if as_json:
         click.echo(json.dumps(found.to_dict()))
         return
@@ -177,8 +76,8 @@ def judge(
     click.echo(f"the canary's rate is {low:.3g} to {high:.3g} times stable's")
 
 
-@main.command()
-@_config_option
+@click.command()
+@config_option
 @click.option(
     "--rps", required=True, type=click.FloatRange(0), help="Requests a second, both variants."
 )
@@ -194,9 +93,9 @@ def plan(path: Path, rps: float, error_rate: float, as_json: bool) -> None:
 
     Example: canaryproxy plan -c config/example.yaml --rps 200 --error-rate 0.005
     """
-    config = _load(path)
+    config = load(path)
     if config.release is None:
-        _fail(f"{path}: there is no release to plan", EXIT_CONFIG)
+        fail(f"{path}: there is no release to plan", EXIT_CONFIG)
     errors = config.judge.metrics.errors
     found = forecast(
         [Step(step.weight, step.bake, step.min_requests) for step in config.release.steps],
@@ -210,21 +109,6 @@ def plan(path: Path, rps: float, error_rate: float, as_json: bool) -> None:
         click.echo(json.dumps(found.to_dict()))
         return
     print_forecast(Console(), found, error_rate)
-
-
-def _load(path: Path) -> Config:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        _fail(f"{path}: cannot be read: {error.strerror}", EXIT_CONFIG)
-    except UnicodeDecodeError as error:
-        _fail(f"{path}: is not UTF-8 text (byte {error.start})", EXIT_CONFIG)
-    try:
-        return configuration.parse(text, file=str(path))
-    except ConfigError as error:
-        for problem in error.problems:
-            click.echo(str(problem), err=True)
-        sys.exit(EXIT_CONFIG)
 
 
 def print_forecast(console: Console, found: Forecast, error_rate: float) -> None:
@@ -254,8 +138,3 @@ def print_forecast(console: Console, found: Forecast, error_rate: float) -> None
     console.print(table)
     for warning in found.warnings:
         console.print(f"warning: {warning}", soft_wrap=True)
-
-
-def _fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
-    click.echo(f"canaryproxy: {message}", err=True)
-    sys.exit(status)

@@ -1,0 +1,91 @@
+"""Commands that run the proxy, or look at its configuration before."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from canaryproxy import config as configuration
+from canaryproxy.admin.guard import TokenError
+from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
+from canaryproxy.demo.run import demo as run_demo
+from canaryproxy.proxy.listener import ListenError
+from canaryproxy.supervisor import StartError, Supervisor
+
+
+@click.command()
+@config_option
+def run(path: Path) -> None:
+    """Run the proxy until SIGTERM or SIGINT; requests in flight may end first.
+
+    Example: canaryproxy run -c config/minimal.yaml
+    """
+    config = load(path)
+    for line in configuration.warnings(config):
+        click.echo(f"{path}: warning: {line}", err=True)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    try:
+        Supervisor(config, path).run()
+    except (ListenError, StartError) as error:
+        fail(str(error))
+    except TokenError as error:
+        fail(str(error), EXIT_CONFIG)
+
+
+@click.command()
+@config_option
+def check(path: Path) -> None:
+    """Check a configuration file: exit status 0 if it is valid, 2 if not.
+
+    Prints every error as file:line:column: field: what was found and what is allowed, and warns about plans
+    that are valid but risky.
+
+    Example: canaryproxy check -c config/example.yaml
+    """
+    config = load(path)
+    for line in configuration.warnings(config):
+        click.echo(f"{path}: warning: {line}", err=True)
+    click.echo(f"{path}: ok")
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors.
+
+    Example: canaryproxy schema > canaryproxy.schema.json
+    """
+    click.echo(json.dumps(configuration.schema(), indent=2))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@click.option(
+    "--speed",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0.2, 10),
+    help="2: bakes half as long.",
+)
+@click.option("--seed", default=1, show_default=True, help="Chooses the users' moves.")
+@click.option(
+    "--dashboard",
+    is_flag=False,
+    flag_value=9900,
+    type=click.IntRange(0, 65535),
+    help="Serve the dashboard on this port (9900 if none is given, 0: a free one), until Ctrl-C.",
+)
+def demo(as_json: bool, speed: float, seed: int, dashboard: int | None) -> None:
+    """Show four releases, three of which go wrong, and what the proxy does about it.
+
+    Needs no configuration: starts two small services, the proxy and some users on 127.0.0.1, and ends by
+    itself in about a minute.
+
+    Example: canaryproxy demo --speed 2
+    """
+    sys.exit(run_demo(as_json=as_json, speed=speed, seed=seed, dashboard=dashboard))

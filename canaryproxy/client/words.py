@@ -1,0 +1,191 @@
+"""Figures and texts of a release document in words. Pure; nothing of it can steer a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from math import exp, isfinite
+from typing import Any
+
+NONE = "–"
+_LONGEST = 1000
+
+NOUNS = {
+    "errors": "errors",
+    "latency": "slow answers",
+    "throughput": "stalls",
+    "client_errors": "4xx answers",
+    "business": "conversions",
+}
+"""What is counted, by metric."""
+
+
+def clean(value: object, longest: int = _LONGEST) -> str:
+    """Return a text of the server on one line, without anything that a terminal would obey."""
+    text = value if isinstance(value, str) else "" if value is None else str(value)
+    if len(text) > longest:
+        text = text[: longest - 1] + "…"
+    return "".join(
+        one if one.isprintable() else " " if one in "\n\r\t\u00a0" else "\ufffd" for one in text
+    )
+
+
+def number(value: object) -> float | None:
+    """Return a finite number, or ``None``."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value):
+        return float(value)
+    return None
+
+
+def count(value: object) -> str:
+    """``12,345``."""
+    found = number(value)
+    return NONE if found is None else f"{found:,.0f}"
+
+
+def weight(value: object) -> str:
+    """``5 %`` of percent."""
+    found = number(value)
+    return NONE if found is None else f"{round(found, 2):g} %"
+
+
+def percent(value: object) -> str:
+    """``0.59 %`` of a fraction."""
+    found = number(value)
+    if found is None:
+        return NONE
+    found *= 100
+    if found == 0:
+        return "0 %"
+    if abs(found) < 0.01:
+        return "<0.01 %"
+    return f"{found:.2f} %" if abs(found) < 10 else f"{found:.1f} %"
+
+
+def rate(value: object) -> str:
+    """``195`` a second."""
+    found = number(value)
+    if found is None:
+        return NONE
+    return (
+        f"{found:,.0f}"
+        if found >= 100
+        else f"{found:.3g}"
+        if found >= 1 or not found
+        else f"{found:.2f}"
+    )
+
+
+def latency(value: object) -> str:
+    """``48 ms`` or ``1.25 s`` of seconds."""
+    found = number(value)
+    if found is None:
+        return NONE
+    if found >= 0.9995:
+        return f"{found:.3g} s"
+    return f"{found * 1000:.0f} ms" if found >= 0.01 else f"{found * 1000:.1f} ms"
+
+
+def span(value: object) -> str:
+    """``4m 48s`` of seconds, in two units at most."""
+    found = number(value)
+    if found is None:
+        return NONE
+    left = max(int(found), 0)
+    parts = []
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        parts.append((left // length, unit))
+        left %= length
+    first = next((at for at, (amount, _) in enumerate(parts) if amount), 3)
+    shown = [f"{amount}{unit}" for amount, unit in parts[first : first + 2] if amount]
+    return " ".join(shown) or "0s"
+
+
+def moment(value: object, now: float) -> str:
+    """Return the local time of day, with the date if it is not that of ``now``."""
+    found = number(value)
+    if found is None:
+        return NONE
+    try:
+        at, today = datetime.fromtimestamp(found), datetime.fromtimestamp(now)
+    except (ValueError, OverflowError, OSError):  # no such year
+        return NONE
+    return at.strftime("%H:%M:%S" if at.date() == today.date() else "%Y-%m-%d %H:%M:%S")
+
+
+def odds(log: object) -> str:
+    """``940 : 1`` of a natural logarithm of evidence."""
+    found = number(log)
+    if found is None:
+        return NONE
+    if found >= 13.8:
+        return ">10⁶ : 1"
+    value = exp(found)
+    if value < 0.01:
+        return "<0.01 : 1"
+    return f"{value:.2g} : 1" if value < 10 else f"{value:,.0f} : 1"
+
+
+def times(value: float) -> str:
+    """``1.4×``."""
+    return f"{value:,.0f}×" if value >= 100 else f"{value:.2g}×" if value < 10 else f"{value:.3g}×"
+
+
+def interval(edges: object) -> str:
+    """Return what the interval of the ratio says: ``0.6× to 1.4× of stable``."""
+    pair = edges if isinstance(edges, Sequence) and len(edges) == 2 else (None, None)
+    low, high = number(pair[0]), number(pair[1])
+    below = low is not None and low > 0
+    if below and high is not None:
+        return f"{times(low or 0)} to {times(high)} of stable"
+    if below:
+        return f"at least {times(low or 0)} of stable"
+    if high is not None:
+        return f"at most {times(high)} of stable"
+    return "not known yet"
+
+
+def noun(metric: object) -> str:
+    """Return what a metric counts."""
+    name = clean(metric, 40)
+    return NOUNS.get(name, name.replace("_", " "))
+
+
+def where(document: Mapping[str, Any]) -> str:
+    """Return ``running, step 2 of 5 at 5 %``."""
+    state = clean(document.get("state"), 20) or "in an unknown state"
+    steps = document.get("steps")
+    step = number(document.get("step"))
+    stepped = state in ("running", "paused", "tripped", "probing")
+    at = f" at {weight(document.get('weight'))}"
+    if stepped and step and isinstance(steps, list) and steps:
+        return f"{state}, step {step:.0f} of {len(steps)}{at}"
+    return f"{state}{at}"
+
+
+def name(document: Mapping[str, Any]) -> str:
+    """Return the release's id."""
+    return clean(document.get("release"), 60) or "no release"
+
+
+def record(entry: Mapping[str, Any], now: float) -> str:
+    """Return a record of the history as one line."""
+    line = f"{moment(entry.get('time'), now)}  {clean(entry.get('what'), 20):<13} "
+    return (line + clean(entry.get("cause"))).rstrip()
+
+
+def drilled(figures: Mapping[str, Any]) -> str:
+    """Return what a drill has found."""
+    seconds = number(figures.get("seconds_to_last_request"))
+    if seconds is None:
+        return (
+            "the canary still got requests when the drill ended: the circuit stays open, users are on stable;"
+            " look at canaryproxy status, then canaryproxy reset"
+        )
+    users = number(figures.get("users_seen"))
+    moved = "" if users is None else f" {count(users)} groups of users moved to stable and back."
+    after = number(figures.get("requests_after")) or 0
+    return (
+        f"the last request reached the canary {latency(seconds)} after the trip"
+        f" ({count(after)} request{'' if after == 1 else 's'} after it).{moved}"
+    )
