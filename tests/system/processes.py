@@ -87,14 +87,18 @@ def upstream(folder: Path, name: str, port: int = 0) -> Iterator[tuple[Process, 
 
 
 class Proxy(Process):
-    """``canaryproxy run`` with a configuration; ``{}`` stands for the admin socket in it."""
+    """``canaryproxy run`` with a configuration. ``admin`` is a port for ``admin.listen``."""
 
-    def __init__(self, folder: Path, variants: str, more: str = "") -> None:
+    def __init__(
+        self, folder: Path, variants: str, more: str = "", admin: int | None = None
+    ) -> None:
         self.port = free_port()
         self.socket = folder / "admin.sock"
         path = folder / "proxy.yaml"
+        listen = "" if admin is None else f", listen: 127.0.0.1:{admin}"
         path.write_text(
-            f"listen: 127.0.0.1:{self.port}\nadmin: {{socket: {self.socket}}}\n{variants}\n{more}\n"
+            f"listen: 127.0.0.1:{self.port}\n"
+            f"admin: {{socket: {self.socket}{listen}}}\n{variants}\n{more}\n"
         )
         super().__init__("-m", "canaryproxy", "run", "-c", str(path), folder=folder)
 
@@ -117,9 +121,9 @@ class Proxy(Process):
 
 
 @contextlib.contextmanager
-def proxy(folder: Path, variants: str, more: str = "") -> Iterator[Proxy]:
+def proxy(folder: Path, variants: str, more: str = "", admin: int | None = None) -> Iterator[Proxy]:
     """Run the proxy until the block ends."""
-    process = Proxy(folder, variants, more)
+    process = Proxy(folder, variants, more, admin)
     try:
         until(lambda: answers(process.port) or process.child.poll() is not None, "proxy")
         assert process.child.poll() is None, process.log.read_text()
