@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import Metric
@@ -30,7 +32,9 @@ from canaryproxy.judge import Assessment, Verdict
 from canaryproxy.rollout import Plan, Rollout, State
 from canaryproxy.routing import CANARY, RouteTable
 
-DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs" / "metrics.md"
+CONFIG = ROOT / "config"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 TEXT = "text/plain; version=0.0.4"
 
@@ -488,3 +492,61 @@ def test_documented_labels_are_those_exposed() -> None:
         for sample in family.samples:
             name = family.name + "_total" * (family.type == "counter")
             assert sample.labels.keys() - {"le"} == labels[name], name
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((CONFIG / "alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def test_every_alert_says_what_it_is_and_where_help_is() -> None:
+    sections = re.findall(r"^### (Canaryproxy\w+)\n\n(\w+)\.", DOCS.read_text(), re.MULTILINE)
+    assert [(rule["alert"], rule["labels"]["severity"]) for rule in alerts()] == sections
+    for rule in alerts():
+        told = rule["annotations"]
+        assert told["runbook"] == f"docs/metrics.md#{rule['alert'].lower()}"
+        assert told["summary"]
+        assert not told["summary"].endswith(".")
+        assert told["description"].endswith(".")
+        assert rule["labels"]["severity"] in ("critical", "warning", "info")
+
+
+def test_dashboard_can_be_imported_anywhere() -> None:
+    board = json.loads((CONFIG / "grafana.json").read_text())
+    assert board["id"] is None
+    assert board["schemaVersion"] >= 41
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(ids) == len(set(ids)) > 20
+    variables = {one["name"]: one for one in board["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    source = {"type": "prometheus", "uid": "${datasource}"}
+    asking = [variable for variable in variables.values() if variable["type"] == "query"]
+    asking += [one for one in board["annotations"]["list"] if not one.get("builtIn")]
+    for panel in board["panels"]:
+        if panel["type"] != "row":
+            asking += [panel, *panel["targets"]]
+            assert panel["description"].endswith("."), panel["title"]
+            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+            for target in panel["targets"]:
+                assert 'job="$job",instance=~"$instance"' in target["expr"]
+    assert all(one["datasource"] == source for one in asking)
+
+
+def test_dashboard_panels_do_not_overlap() -> None:
+    taken: dict[tuple[int, int], str] = {}
+    for panel in json.loads((CONFIG / "grafana.json").read_text())["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        for x in range(place["x"], place["x"] + place["w"]):
+            for y in range(place["y"], place["y"] + place["h"]):
+                other = taken.setdefault((x, y), panel["title"])
+                assert other == panel["title"], f"{other} and {panel['title']}"
+
+
+def test_prometheus_scrapes_the_example() -> None:
+    example = yaml.safe_load((CONFIG / "example.yaml").read_text())
+    scraping = yaml.safe_load((CONFIG / "prometheus.yml").read_text())
+    (job,) = scraping["scrape_configs"]
+    assert job["job_name"] == "canaryproxy"
+    assert job["static_configs"] == [{"targets": [example["admin"]["listen"]]}]
+    assert [(CONFIG / name).is_file() for name in scraping["rule_files"]] == [True]
