@@ -28,7 +28,7 @@ demo: $(STAMP) ## a release gone wrong, live in this terminal, in under a minute
 	$(BIN)/canaryproxy demo
 
 dashboard: $(STAMP) ## the same in the browser, at http://127.0.0.1:9900/, until Ctrl-C
-	$(BIN)/canaryproxy demo --dashboard
+	@$(BIN)/canaryproxy demo --dashboard || [ $$? = 130 ]
 
 test: lint unit ## what the gate runs: lint, types, import rules, all tests
 

@@ -125,7 +125,9 @@ def _users(scene: Scene) -> Text:
 
 def dashboard(console: Console, port: int, token: str) -> None:
     """Print where the dashboard is, and what its buttons ask for."""
-    console.print(f"Dashboard: http://127.0.0.1:{port}/   token for its buttons: {token}")
+    console.print(
+        f"Dashboard: http://127.0.0.1:{port}/   token for its buttons: {token}", soft_wrap=True
+    )
     console.print("Ctrl-C ends the demo.")
 
 
