@@ -9,7 +9,7 @@ from canaryproxy.cli import look, offline, proxy, shell, steer
 
 _SECTIONS: tuple[tuple[str, tuple[click.Command, ...]], ...] = (
     ("Run", (proxy.run, proxy.check, proxy.schema, proxy.demo)),
-    ("Look", (look.status, look.history)),
+    ("Look", (look.status, look.history, look.wait)),
     ("Release", (steer.start, steer.pause, steer.resume, steer.weight, steer.promote, steer.abort)),
     ("Safety", (steer.trip, steer.reset, steer.drill)),
     ("Configuration", (steer.reload,)),

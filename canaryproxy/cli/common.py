@@ -69,8 +69,13 @@ class Target:
     address: Address
     token: str | None = None
 
-    def talk(self, work: Callable[[Client], Awaitable[T]]) -> T:
-        """Return what ``work`` returns, or exit with one line about what went wrong."""
+    def talk(
+        self, work: Callable[[Client], Awaitable[T]], *, interrupted: int = EXIT_INTERRUPTED
+    ) -> T:
+        """Return what ``work`` returns, or exit with one line about what went wrong.
+
+        ``interrupted`` is the exit status for Ctrl-C.
+        """
 
         async def whole() -> T:
             async with Client(self.address, self.token) as client:
@@ -88,7 +93,7 @@ class Target:
         except Refused as error:
             self._refused(error)
         except KeyboardInterrupt:
-            sys.exit(EXIT_INTERRUPTED)
+            sys.exit(interrupted)
 
     def _unreachable(self, why: str) -> str:
         if why == os.strerror(13):

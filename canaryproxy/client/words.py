@@ -8,6 +8,7 @@ from math import exp, isfinite
 from typing import Any
 
 NONE = "–"
+BEYOND = ">10⁶ : 1"
 _LONGEST = 1000
 
 NOUNS = {
@@ -81,6 +82,8 @@ def latency(value: object) -> str:
     found = number(value)
     if found is None:
         return NONE
+    if found == 0:
+        return "0 ms"
     if found >= 0.9995:
         return f"{found:.3g} s"
     return f"{found * 1000:.0f} ms" if found >= 0.01 else f"{found * 1000:.1f} ms"
@@ -119,7 +122,7 @@ def odds(log: object) -> str:
     if found is None:
         return NONE
     if found >= 13.8:
-        return ">10⁶ : 1"
+        return BEYOND
     value = exp(found)
     if value < 0.01:
         return "<0.01 : 1"
@@ -182,10 +185,14 @@ def drilled(figures: Mapping[str, Any]) -> str:
             "the canary still got requests when the drill ended: the circuit stays open, users are on stable;"
             " look at canaryproxy status, then canaryproxy reset"
         )
-    users = number(figures.get("users_seen"))
-    moved = "" if users is None else f" {count(users)} groups of users moved to stable and back."
-    after = number(figures.get("requests_after")) or 0
+    users, after = number(figures.get("users_seen")), number(figures.get("requests_after")) or 0
+    found = (
+        f"the last request reached the canary {latency(seconds)} after the trip ({count(after)} in all)"
+        if after
+        else "no request reached the canary after the trip"
+    )
+    if users is None:
+        return found
     return (
-        f"the last request reached the canary {latency(seconds)} after the trip"
-        f" ({count(after)} request{'' if after == 1 else 's'} after it).{moved}"
+        f"{found}; {count(users)} user bucket{'' if users == 1 else 's'} moved to stable and back"
     )

@@ -1,0 +1,87 @@
+"""What ``wait`` waits for, and how a release document or a record answers it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from canaryproxy.client import words
+
+Verdict = Literal["came", "opposite", "not yet"]
+
+_OPPOSITE: Mapping[str, tuple[str, ...]] = {
+    "promoted": ("tripped", "aborted"),
+    "tripped": ("promoted", "aborted"),
+    "aborted": ("promoted",),
+    "paused": ("promoted", "tripped", "aborted"),
+    "ready": ("promoted", "tripped", "aborted"),
+    "step": ("tripped", "aborted"),
+    "ended": (),
+}
+_ENDS = ("promoted", "tripped", "aborted")
+_DRILL = "a drill by "
+"""How the cause of a trip begins that is undone within seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A state of the release, or a step (``step`` counts from 1)."""
+
+    name: str
+    step: int = 0
+
+    @classmethod
+    def of(cls, text: str) -> Goal:
+        """Return the goal for ``promoted``, ``step=3`` and the like. Raises ``ValueError``."""
+        name, given, number = text.partition("=")
+        if name == "step" and number.isascii() and number.isdigit() and int(number) > 0:
+            return cls(name, int(number))
+        if name in _OPPOSITE and name != "step" and not given:
+            return cls(name)
+        raise ValueError("expected promoted, tripped, aborted, paused, ready, ended, or step=N")
+
+    def __str__(self) -> str:
+        return f"step {self.step}" if self.step else self.name
+
+    def of_document(self, document: Mapping[str, Any]) -> Verdict:
+        """Tell what the release as it is means."""
+        state = document.get("state")
+        if state == "tripped" and _drilled(_cause(document.get("circuit"))):
+            return "not yet"
+        if self.name == "step":
+            here = words.number(document.get("step")) or 0
+            under_way = state in ("running", "paused") and here >= self.step
+            came = under_way or state == "promoted"
+        elif self.name == "ready":
+            came = state == "running" and document.get("ready") is True
+        elif self.name == "ended":
+            came = state in _ENDS
+        else:
+            came = state == self.name
+        if came:
+            return "came"
+        return "opposite" if state in _OPPOSITE[self.name] else "not yet"
+
+    def of_record(self, record: Mapping[str, Any]) -> Verdict:
+        """Tell whether this came, be it for a moment; what is opposite only a document tells."""
+        what = record.get("what")
+        if what == "tripped" and _drilled(record.get("cause")):
+            return "not yet"
+        if self.name == "step":
+            figures = record.get("figures")
+            step = figures.get("step") if isinstance(figures, Mapping) else None
+            came = what == "step" and (words.number(step) or 0) >= self.step
+        elif self.name == "ended":
+            came = what in _ENDS
+        else:
+            came = what == self.name
+        return "came" if came else "not yet"
+
+
+def _cause(circuit: object) -> object:
+    return circuit.get("cause") if isinstance(circuit, Mapping) else None
+
+
+def _drilled(cause: object) -> bool:
+    return isinstance(cause, str) and cause.startswith(_DRILL)

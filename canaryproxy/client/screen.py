@@ -1,0 +1,425 @@
+"""The status of a release as rich renderables: what ``status`` prints and ``status --watch`` keeps on screen.
+
+Everything is a line that is as wide as the terminal at most, so that the live screen always knows its height.
+Texts of the server become ``Text``, never markup, and pass ``words.clean``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
+from rich.style import StyleType
+from rich.text import Text
+
+from canaryproxy.client import words
+from canaryproxy.client.words import clean, number
+
+EVENTS = 5
+"""Records that are shown."""
+NARROWEST = 60
+
+_STATES = {
+    "running": "bold black on green",
+    "probing": "bold black on yellow",
+    "paused": "bold black on yellow",
+    "tripped": "bold white on red",
+    "promoted": "bold black on green",
+    "aborted": "bold black on white",
+}
+_LEVELS = {"ok": "green", "suspect": "yellow", "breach": "red"}
+_RECORDS = {
+    "tripped": "red",
+    "suspect": "yellow",
+    "reload_failed": "yellow",
+    "promoted": "green",
+    "recovered": "green",
+    "cleared": "green",
+}
+_ASCII = str.maketrans(
+    {"━": "=", "─": "-", "┃": "|", "┊": ":", "╋": "+", "┼": "+", "▶": ">", "✓": "*", "×": "x",
+     "–": "-", "…": "~", "·": "-", "⁶": "6", "\ufffd": "?", "→": ">"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is known: the release document, its newest records (oldest first), and whether it is still so."""
+
+    document: Mapping[str, Any]
+    records: Iterable[Mapping[str, Any]] = ()
+    now: float = 0.0
+    """Seconds since the epoch, for dates and ages."""
+    lost: str | None = None
+    """Why the connection is lost; the figures are the last ones then."""
+
+
+def has_unicode(encoding: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether a terminal shows more than ASCII.
+
+    Python turns the locale C into C.UTF-8 (PEP 538, 540), so what the user asked for counts as well.
+    """
+    if not encoding.lower().replace("-", "").startswith("utf"):
+        return False
+    asked = environment.get("LC_ALL") or environment.get("LC_CTYPE")
+    if asked in (None, "", "C.UTF-8") and not environment.get("LC_ALL"):
+        asked = environment.get("LANG")
+    return asked not in ("C", "POSIX")
+
+
+class Ascii:
+    """A renderable whose signs every terminal has."""
+
+    def __init__(self, inner: RenderableType) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render with one ASCII character for each sign."""
+        for text, style, control in console.render(self._inner, options):
+            yield Segment(text if control else text.translate(_ASCII), style, control)
+
+
+def screen(view: View, width: int, height: int | None = None) -> Group:
+    """Return the status for a terminal of that size.
+
+    Without ``height`` everything is said; with it, records and metrics give way and long texts are cut.
+    """
+    document, width = view.document, max(width, NARROWEST)
+    live = height is not None
+    head = [*_head(view, width), *_notices(view, width, 2 if live else None)]
+    going = _going(view, width, 1 if live else None)
+    variants = _variants(document, width)
+    metrics = _metrics(document, width)
+    records = _records(view, width, 1 if live else None)
+    blocks = [head + going, variants, metrics, records]
+    if height is not None:
+        blocks = _fitted(blocks, height)
+    lines: list[Text] = []
+    for block in blocks:
+        if lines and block:
+            lines.append(Text())
+        lines.extend(block)
+    for line in lines:
+        line.no_wrap = True
+        line.truncate(width, overflow="ellipsis")
+    if view.lost is not None:
+        first = len(_lost(view, width))
+        lines[first:] = [Text(line.plain, style="dim", no_wrap=True) for line in lines[first:]]
+    return Group(*lines)
+
+
+def _fitted(blocks: list[list[Text]], height: int) -> list[list[Text]]:
+    """Leave out old records, then metrics, then the end."""
+
+    def over() -> int:
+        shown = [block for block in blocks if block]
+        return sum(map(len, shown)) + len(shown) - 1 - height
+
+    head, variants, metrics, records = blocks
+    blocks = [head, variants, metrics, records]
+    if (more := over()) > 0 and records:
+        kept = max(len(records) - more, 2)
+        records[1 : len(records) - kept + 1] = []
+    if (more := over()) > 0 and len(metrics) > 3:
+        left = max(len(metrics) - 1 - more, 2)
+        hidden = len(metrics) - left
+        metrics[left:] = [Text(f" … and {hidden} more: canaryproxy status", style="dim")]
+    while over() > 0 and len(blocks) > 1:
+        blocks.pop()
+    if over() > 0:
+        blocks[0] = blocks[0][:height]
+    return blocks
+
+
+# The parts
+
+
+def _head(view: View, width: int) -> list[Text]:
+    document = view.document
+    state = clean(document.get("state"), 20) or "unknown"
+    line = Text(" ")
+    line.append(words.name(document), "bold")
+    line.append("  ")
+    line.append(f" {state.upper()} ", _STATES.get(state, "bold reverse"))
+    line.append(f"  {words.weight(document.get('weight'))} of users on the canary")
+    age = number(document.get("since"))
+    time = number(document.get("time")) or view.now
+    since = "" if age is None else f"for {words.span(time - age)}"
+    line.append(since.rjust(width - line.cell_len - 1) if since else "", "dim")
+    return [*_lost(view, width), line]
+
+
+def _lost(view: View, width: int) -> list[Text]:
+    if view.lost is None:
+        return []
+    age = view.now - (number(view.document.get("time")) or view.now)
+    text = f" connection lost, trying again ({clean(view.lost, 60)}); figures of {words.span(age)} ago "
+    return [Text(text.ljust(width), style="black on yellow")]
+
+
+def _notices(view: View, width: int, most: int | None) -> list[Text]:
+    document = view.document
+    lines: list[Text] = []
+    unsaved = document.get("unsaved")
+    if unsaved:
+        lines += _said(" NOT SAVED ", clean(unsaved), width, most, "bold white on red", "bold red")
+    config = _mapping(document.get("config"))
+    if config.get("error"):
+        lines += _said(
+            " configuration ",
+            f"not taken: {clean(config['error'])}",
+            width,
+            most,
+            "yellow",
+            "yellow",
+        )
+    restart = config.get("restart_needed")
+    if isinstance(restart, list) and restart:
+        named = ", ".join(clean(one, 60) for one in restart)
+        lines += _said(
+            " configuration ", f"a restart is needed for {named}", width, most, "yellow", "yellow"
+        )
+    return lines
+
+
+def _going(view: View, width: int, most: int | None) -> list[Text]:
+    """Say where in its plan the release is, what holds it, and what the circuit does."""
+    document = view.document
+    lines: list[Text] = []
+    steps = [one for one in _list(document.get("steps")) if isinstance(one, Mapping)]
+    if steps:
+        lines.append(_track(document, steps, width))
+        if document.get("state") in ("running", "paused", "probing", "tripped"):
+            lines.append(_bake(document, steps))
+    hold = document.get("hold")
+    if document.get("ready") is True:
+        lines += _said(
+            " ready", "an operator may resume: canaryproxy resume", width, most, "bold green", ""
+        )
+    elif hold:
+        lines += _said(" hold", clean(hold), width, most, "dim", "")
+    gate = _mapping(document.get("gate"))
+    if gate:
+        style = {"refused": "yellow", "passed": "green"}.get(str(gate.get("state")), "")
+        cause = clean(gate.get("cause"))
+        said = clean(gate.get("state"), 20) + (f": {cause}" if cause else "")
+        lines += _said(" gate", said, width, most, "dim", style)
+    return [*lines, *_circuit(view, width, None if most is None else 2)]
+
+
+def _track(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], width: int) -> Text:
+    """Show the steps in a row; of a plan that is too long, those around the current one."""
+    here = int(number(document.get("step")) or 0) - 1
+    state = document.get("state")
+    marks: list[tuple[str, StyleType]] = []
+    for at, step in enumerate(steps):
+        name = words.weight(step.get("weight"))
+        if state == "promoted" or (at < here and state != "aborted"):
+            marks.append((f"✓ {name}", "green"))
+        elif at == here and state in ("running", "paused", "probing", "tripped"):
+            style = {"running": "bold green", "tripped": "bold red"}.get(str(state), "bold yellow")
+            marks.append((f"▶ {name}", style))
+        else:
+            marks.append((name, "dim"))
+    first, last = max(min(here, len(marks) - 1), 0), max(min(here, len(marks) - 1), 0)
+
+    def length(start: int, end: int) -> int:
+        return 13 + sum(len(mark) + 4 for mark, _ in marks[start : end + 1])
+
+    while True:  # one more on each side, as long as there is room
+        before = (first, last)
+        if last + 1 < len(marks) and length(first, last + 1) <= width:
+            last += 1
+        if first > 0 and length(first - 1, last) <= width:
+            first -= 1
+        if before == (first, last):
+            break
+    line = Text(" steps    ", style="dim")
+    if first > 0:
+        line.append("… ", "dim")
+    for at in range(first, last + 1):
+        if at > first:
+            line.append(" ── ", "green" if marks[at][1] == "green" else "dim")
+        line.append(*marks[at])
+    if last + 1 < len(marks):
+        line.append(" …", "dim")
+    return Text.assemble(line)
+
+
+def _bake(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Text:
+    here = int(number(document.get("step")) or 0)
+    step = steps[here - 1] if 1 <= here <= len(steps) else {}
+    bake, least = number(step.get("bake")) or 0.0, number(step.get("min_requests")) or 0.0
+    baked, requests = number(document.get("baked")) or 0.0, number(document.get("requests")) or 0.0
+    line = Text(" baked    ", style="dim")
+    line.append(f"{words.span(baked)} of {words.span(bake)}", "" if baked < bake else "green")
+    line.append("  ·  ", "dim")
+    wanted = f" of {words.count(least)}" if least else ""
+    line.append(f"{words.count(requests)}{wanted} requests", "" if requests < least else "green")
+    promote = clean(document.get("promote"), 20)
+    line.append(f"  ·  promote: {promote}", "dim")
+    return Text.assemble(line)
+
+
+def _circuit(view: View, width: int, most: int | None) -> list[Text]:
+    circuit = _mapping(view.document.get("circuit"))
+    state = clean(circuit.get("state"), 20).replace("_", " ")
+    cause = clean(circuit.get("cause"))
+    trips = number(circuit.get("trips")) or 0
+    said = state or words.NONE
+    if state != "closed":
+        since = number(circuit.get("since"))
+        time = number(view.document.get("time")) or view.now
+        said += "" if since is None else f" for {words.span(time - since)}"
+        left = number(circuit.get("cooldown_left"))
+        said += "" if left is None else f", probes in {words.span(left)}"
+    said += f" ({trips:.0f} trip{'' if trips == 1 else 's'})" if trips else ""
+    said += f": {cause}" if cause and state != "closed" else ""
+    style = {"closed": "green", "half open": "yellow"}.get(state, "bold red")
+    lines = _said(" circuit", said, width, most, "dim", style)
+    quiet = view.document.get("quiet")
+    if quiet and not view.document.get("hold"):
+        lines += _said(" quiet", clean(quiet), width, most, "dim", "")
+    return lines
+
+
+_COLUMNS = (("req/s", 9), ("errors", 9), ("p50", 9), ("p95", 9), ("p99", 9), ("in flight", 11))
+
+
+def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
+    head = Text(" last 10 s", style="dim")
+    for title, wide in _COLUMNS:
+        head.append(title.rjust(wide), "dim")
+    head.append("  endpoints", "dim")
+    lines = [head]
+    both = _mapping(document.get("variants"))
+    for side in ("stable", "canary"):
+        variant = both.get(side)
+        line = Text(f" {side:<9}")
+        if not isinstance(variant, Mapping):
+            line.append("  not configured", "dim")
+            lines.append(line)
+            continue
+        errors = number(variant.get("error_rate")) or 0.0
+        cells = (
+            (words.rate(variant.get("rate")), ""),
+            (words.percent(variant.get("error_rate")), "red" if errors > 0 else ""),
+            (words.latency(variant.get("p50")), ""),
+            (words.latency(variant.get("p95")), ""),
+            (words.latency(variant.get("p99")), ""),
+            (words.count(variant.get("in_flight")), ""),
+        )
+        for (text, style), (_, wide) in zip(cells, _COLUMNS, strict=True):
+            line.append(text.rjust(wide), style)
+        endpoints = [one for one in _list(variant.get("endpoints")) if isinstance(one, Mapping)]
+        bad = [clean(one.get("url"), 200) for one in endpoints if one.get("usable") is not True]
+        if not bad:
+            line.append(f"  {len(endpoints)} usable", "dim")
+            lines.append(line)
+            continue
+        line.append(f"  {len(endpoints) - len(bad)} of {len(endpoints)}", "bold red")
+        lines.append(line)
+        lines += _said("", f"not usable: {', '.join(bad)}", width, 1, "", "red")
+    return lines
+
+
+def _metrics(document: Mapping[str, Any], width: int) -> list[Text]:
+    metrics = [one for one in _list(document.get("metrics")) if isinstance(one, Mapping)]
+    if not metrics:
+        return []
+    names = [clean(one.get("metric"), 40) for one in metrics]
+    name_width = min(max(*map(len, names), 8) if len(names) > 1 else max(len(names[0]), 8), 16)
+    roomy = width >= 100
+    bar = min(max(width - name_width - 49 - (22 if roomy else 0), 10), 40)
+    head = Text(f" {'judge':<{name_width}} {'evidence':<{bar}}{'':>11}", style="dim")
+    head.append(f"  {'level':<8}  canary's rate", "dim")
+    lines = [head]
+    proof = document.get("promote") == "proof"
+    for name, one in zip(names, metrics, strict=True):
+        level = clean(one.get("level"), 20)
+        style = _LEVELS.get(level, "")
+        line = Text(f" {name[:name_width]:<{name_width}} ")
+        line.append_text(_bar(one, bar, style))
+        beyond = one.get("log_evidence") is None and level == "breach"
+        odds = words.BEYOND if beyond else words.odds(one.get("log_evidence"))
+        line.append(odds.rjust(11))
+        shown = "proven" if proof and level == "ok" and one.get("proven") is True else level
+        known = one.get("comparable") is True or level != "ok"
+        line.append(f"  {shown if known else 'no data':<8}", style if known else "dim")
+        said = words.interval(one.get("interval"))
+        if roomy and "of stable" in said:
+            said = f"canary {words.noun(name)} {said}"
+        line.append(f"  {said}", "" if known else "dim")
+        lines.append(line)
+    return lines
+
+
+def _bar(metric: Mapping[str, Any], wide: int, style: str) -> Text:
+    """Show the evidence on its way to the limit, with a tick where it holds (logarithmic)."""
+    log, limit = number(metric.get("log_evidence")), number(metric.get("limit"))
+    hold = number(metric.get("hold_limit"))
+    top = limit or (hold or 1.0) * 1.5  # what never trips only holds
+    if log is None:  # more than a number holds, or nothing
+        log = top if metric.get("level") == "breach" else 0.0
+    room = wide - 1
+    full = int(min(max(log / top, 0.0), 1.0) * room)
+    tick = None if hold is None or hold >= top else min(int(hold / top * room), room - 1)
+    bar = Text()
+    for at in range(room):
+        if at < full:
+            bar.append("╋" if at == tick else "━", style)
+        else:
+            bar.append("┼" if at == tick else "─", "yellow" if at == tick else "dim")
+    bar.append("┃" if limit is not None else "┊", "red" if limit is not None else "dim")
+    return bar
+
+
+def _records(view: View, width: int, most: int | None) -> list[Text]:
+    records = list(view.records)[-EVENTS:]
+    if not records:
+        return []
+    lines = [Text(" what happened", style="dim")]
+    for record in records:
+        what = clean(record.get("what"), 20)
+        at = words.moment(record.get("time"), view.now)
+        name = f" {at}  {what:<11}"
+        style = _RECORDS.get(what, "")
+        lines += _said(name, clean(record.get("cause")), width, most, style, "")
+    return lines
+
+
+# Helpers
+
+
+def _said(
+    name: str, text: str, width: int, most: int | None, name_style: StyleType, style: StyleType
+) -> list[Text]:
+    """Return a name and a text beside it, in ``most`` lines."""
+    name = name.ljust(9) + " "
+    room = max(width - len(name), 20)
+    wrapped = _wrap(text, room)
+    if most is not None and len(wrapped) > most:
+        rest = text[sum(len(line) for line in wrapped[: most - 1]) :].lstrip()
+        wrapped = [*wrapped[: most - 1], rest]
+    lines = []
+    for at, part in enumerate(wrapped or [""]):
+        line = Text(name if at == 0 else " " * len(name), style=name_style if at == 0 else "")
+        lines.append(Text.assemble(line, (part.strip(), style)))
+    return lines
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    console = Console(width=width, file=None, force_terminal=False, color_system=None)
+    return [line.plain for line in Text(text).wrap(console, width)]
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> Iterable[Any]:
+    return value if isinstance(value, list) else ()
