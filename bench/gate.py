@@ -43,9 +43,9 @@ LOADS = {"returning users": False, "a trace id in each request": True}
 """The loads, and whether each request is different."""
 
 _LEAST_REPETITIONS = 3
+_SLOWER = 20.0
 _READY_SECONDS = 40.0
 _WEIGHT = 10.0
-_FEWER = 6
 _PLAIN_SHARE = 0.25  # of the requests: a request of the plain proxy takes several times as long
 
 
@@ -93,7 +93,15 @@ class Comparison:
         return self.growth > LIMIT
 
     def __str__(self) -> str:
-        return f"{self.load}: {self.what} {self.now:,.5g}, baseline {self.before:,.5g}: {self.growth:+.1%}"
+        return (
+            f"{self.load}: {self.what} {figure(self.now)}, baseline {figure(self.before)}: "
+            f"{self.growth:+.1%}"
+        )
+
+
+def figure(value: float) -> str:
+    """Return a figure with four digits that tell something, or all of those before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 class NoBaselineError(Exception):
@@ -167,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             baseline = updated(baseline, measured)
             for load, cost in measured.costs.items():
                 say(
-                    f"{load}: {cost.ours:,.5g} {measured.method}, {cost.ratio:.3f} of plain aiohttp"
+                    f"{load}: {figure(cost.ours)} {measured.method}, {cost.ratio:.3f} of plain aiohttp"
                 )
         baseline_file.write_text(json.dumps(baseline, indent=1) + "\n")
         say(f"written: {baseline_file}")
@@ -229,8 +237,6 @@ def _measure(method: str, requests: int, seconds: float) -> Measured:
                         cost = costs[name](client, counts[name])
                     if repetition:
                         least[load][name] = min(cost, least[load].get(name, cost))
-            if repetition:
-                say(", ".join(f"{load} {of['ours']:,.5g}" for load, of in least.items()))
             repetition += 1
             for server, _ in servers.values():
                 if server.popen.poll() is not None:
@@ -255,13 +261,20 @@ def _start(
     command = peer.command(site, config)
     server = process.start(
         peer.name,
-        callgrind.command(command, own) if method == "instructions" else command,
+        _counted(command, own) if method == "instructions" else command,
         core=on.proxy,
         folder=own,
         env={**PYTHONPATH, "PYTHONHASHSEED": "0"},
     )
     started.append(server)
     return server, site
+
+
+def _counted(command: list[str], folder: Path) -> list[str]:
+    """Return the command with callgrind around it and timers that are as slow as that makes it."""
+    python, minus_m, *module = command
+    slow = [python, minus_m, "bench.slow_clock", f"{_SLOWER:g}", *module]
+    return callgrind.command(slow, folder)
 
 
 def _wait(server: Process, site: Site) -> None:
@@ -282,17 +295,9 @@ def _meter(method: str, server: Process, folder: Path) -> Callable[[Steady, int]
     counter = Counter(server, folder)
 
     def instructions(client: Steady, count: int) -> float:
-        # canaryproxy counts and judges ten times a second, however many requests there are. Under callgrind
-        # a second holds so few requests that this would be a fifth of each. So a window full of requests is
-        # compared with one that is as long and has a few.
         counter.start()
-        began = time.monotonic()
-        many = client.send(count)
-        seconds = time.monotonic() - began
-        full = counter.stop()
-        counter.start()
-        few = client.spread(max(1, count // _FEWER), seconds)
-        return (full - counter.stop()) / (many - few)
+        sent = client.send(count)
+        return counter.stop() / sent
 
     return instructions
 

@@ -6,7 +6,6 @@ It needs nothing installed, and the same call always sends the same bytes.
 from __future__ import annotations
 
 import socket
-import time
 from types import TracebackType
 
 from bench.loads import ANSWER_BYTES, Load
@@ -54,17 +53,6 @@ class Steady:
             for connection in self._sockets:
                 _read(connection)
         return self._sent - before
-
-    def spread(self, count: int, seconds: float) -> int:
-        """Send ``count`` requests one by one, evenly over the given time; return how many."""
-        began = time.monotonic()
-        for number in range(count):
-            time.sleep(max(0.0, began + number * seconds / count - time.monotonic()))
-            connection = self._sockets[0]
-            connection.sendall(self._next())
-            _read(connection)
-        time.sleep(max(0.0, began + seconds - time.monotonic()))
-        return count
 
     def _next(self) -> bytes:
         self._sent += 1

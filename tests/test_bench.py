@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -12,14 +13,35 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bench import cores, cputime, goals, quick, report, summary, wrk
+from bench import (
+    callgrind,
+    cores,
+    cputime,
+    frames,
+    gate,
+    goals,
+    idle,
+    memory,
+    quick,
+    report,
+    results,
+    scenarios,
+    summary,
+    wrk,
+)
+from bench.__main__ import main as bench_main
 from bench.cores import Cores
 from bench.loads import LOADS
 from bench.measure import Measured, Plan, Sample
+from bench.open_model import Schedule
+from bench.outcome import Closed, OpenModel, Outcome
 from bench.peers import PEERS, Site
 from bench.peers.caddy import prefixes
 from bench.process import StartError, running, start
+from bench.quantiles import in_microseconds, quantile
 
 WRK_OUTPUT = """\
 Running 1s test @ http://127.0.0.1:31000/
@@ -265,3 +287,161 @@ def _is_inside(process: Path, folder: Path) -> bool:
         return str((process / "cwd").readlink()).startswith(str(folder))
     except OSError:
         return False
+
+
+def _fake(name: str, *, cpu: float, requests: int = 10_000, p50: float = 100.0) -> Sample:
+    one = sample(name, cpu_us=cpu, requests=requests)
+    return replace(one, wrk=replace(one.wrk, p50_us=p50))
+
+
+def test_schedule_is_constant_and_does_not_drift() -> None:
+    schedule = Schedule(start=1_000, rate=3.0, seconds=2.0)
+    assert schedule.count == 6
+    assert list(schedule.take(999)) == []
+    assert list(schedule.take(1_000)) == [0]
+    assert list(schedule.take(1_000 + 333_333_332)) == []
+    assert list(schedule.take(1_000 + 333_333_333)) == [1]
+    assert list(schedule.take(1_000 + 10**12)) == [2, 3, 4, 5]
+    assert schedule.exhausted
+    assert schedule.due(3) == 1_000 + 10**9
+
+
+@given(st.floats(0.5, 50_000), st.lists(st.integers(0, 10**8), max_size=30), st.integers(0, 10**15))
+def test_schedule_gives_each_request_once_when_it_is_due(
+    rate: float, pauses: list[int], start: int
+) -> None:
+    schedule = Schedule(start, rate, seconds=1.0)
+    now, taken = start, list(schedule.take(start))
+    for pause in pauses:
+        now += pause
+        new = list(schedule.take(now))
+        assert all(schedule.due(number) <= now for number in new)
+        taken += new
+    assert taken == list(range(len(taken)))
+    assert len(taken) == schedule.count or schedule.due(len(taken)) > now
+
+
+def test_quantiles() -> None:
+    assert quantile(range(1, 1001), 0.999) == 999
+    assert quantile([7], 0.5) == 7
+    found = in_microseconds([3000, 1000, 2000])
+    assert found == {"p50_us": 2.0, "p99_us": 3.0, "p999_us": 3.0, "max_us": 3.0}
+
+
+@given(st.lists(st.binary(max_size=125), max_size=5), st.integers(1, 40))
+def test_echo_gives_payloads_back_however_they_are_cut(payloads: list[bytes], size: int) -> None:
+    stream = b"".join(frames.frame(payload, b"\x01\x02\xfe\xff") for payload in payloads)
+    echo = frames.Echo()
+    parts = [stream[at : at + size] for at in range(0, len(stream), size)]
+    replies = b"".join(echo.feed(part) for part in parts)
+    assert replies == b"".join(frames.frame(payload) for payload in payloads)
+
+
+def test_resident_memory_is_read() -> None:
+    assert memory.resident("Name:\tx\nVmRSS:\t    2048 kB\n") == 2 * 1024 * 1024
+    assert memory.resident("Name:\tkthreadd\n") == 0
+
+
+def test_held_connections_are_counted() -> None:
+    assert idle.parse('READY {"open": 9, "failed": 1}\nCLOSED 2') == idle.Counted(9, 1, 2)
+    with pytest.raises(ValueError, match="not held"):
+        idle.parse('READY {"open": 9, "failed": 1}')
+
+
+def test_totals_of_callgrind() -> None:
+    assert callgrind.totals("events: Ir\nfn=(0)\n0 5\ntotals: 258877267\n") == 258877267
+    with pytest.raises(callgrind.CallgrindError):
+        callgrind.totals("events: Ir\n")
+
+
+def _gate(ours: float, stack: str = "a") -> gate.Measured:
+    return gate.Measured("instructions", stack, {"x": gate.Cost(ours=ours, plain=400.0)})
+
+
+@pytest.mark.parametrize(("ours", "fails"), [(100.0, False), (109.9, False), (110.2, True)])
+def test_gate_fails_above_ten_percent(ours: float, fails: bool) -> None:
+    (found,) = gate.compare(_gate(ours), gate.updated({}, _gate(100.0)))
+    assert found.fails is fails
+    assert "instructions a request" in str(found)
+
+
+def test_gate_compares_ratios_on_another_stack_and_needs_a_baseline() -> None:
+    baseline = gate.updated({}, _gate(100.0))
+    (found,) = gate.compare(_gate(100.0, stack="b"), baseline)
+    assert found.before == 0.25
+    assert "plain aiohttp" in found.what
+    with pytest.raises(gate.NoBaselineError, match="--update"):
+        gate.compare(_gate(100.0), {})
+
+
+def _outcome() -> Outcome:
+    outcome = Outcome(
+        command="python -m bench",
+        commit="abc",
+        machine=dict.fromkeys(
+            ("cpu", "cores", "memory", "kernel", "tcp", "python", "load average"), "x"
+        ),
+        rounds=1,
+        seconds=1.0,
+        weight=10.0,
+        proxy_core=1,
+        load_core=0,
+        began="now",
+    )
+    samples = {
+        "ours": [_fake("ours", cpu=20)],
+        "nginx": [_fake("nginx", cpu=13)],
+        "envoy": [_fake("envoy", cpu=39)],
+    }
+    broken = samples["envoy"][0]
+    samples["envoy"] = [replace(broken, wrk=replace(broken.wrk, errors={"status": 3}))]
+    outcome.closed["small-32"] = Closed(
+        scenarios.SMALL, samples, {"caddy": "caddy is not installed"}, "nginx"
+    )
+    outcome.open_model["latency-half"] = OpenModel(
+        scenarios.HALF,
+        {"ours": 20_000.0},
+        frozenset({"ours"}),
+        {"ours": [_fake("ours", cpu=20, p50=190.0)]},
+        {"ours": [_fake("direct", cpu=1, p50=60.0)]},
+        {},
+    )
+    return outcome
+
+
+def test_results_say_what_failed_and_what_is_missing() -> None:
+    outcome = _outcome()
+    page = results.markdown(outcome)
+    assert "small-32: envoy: 3 errors" in page
+    assert "**3: failed**" in page
+    assert "caddy: caddy is not installed" in page
+    assert "Fewer than 5 rounds" in page
+    assert "20,000 ²" in page
+    json.dumps(results.as_json(outcome))
+
+
+def test_targets_are_met_missed_or_not_measured() -> None:
+    by_wish = {one.wanted: one for one in goals.verdicts(_outcome())}
+    small = "small answers, everything on, per core: ≥ "
+    assert by_wish[f"{small}0.6 × nginx"].met is True
+    assert by_wish[f"{small}2 × envoy"].met is None  # it had errors
+    assert by_wish[f"{small}3 × caddy"].met is None
+    assert by_wish["added p50 at half load: ≤ 120 µs"].met is False
+
+
+def test_short_full_run_with_the_plain_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if shutil.which("wrk") is None:
+        pytest.skip(wrk.HINT)
+    page = tmp_path / "R.md"
+    words = ["--only", "plain", "--rounds", "1", "--seconds", "0.3", "--idle", "50"]
+    loads = "small-32,upload,chunked,latency-same,idle"
+    assert bench_main([*words, "--load", loads, "--output", str(page)]) == 0
+    found = json.loads(page.with_suffix(".json").read_text())
+    assert found["failures"] == []
+    assert found["closed"]["upload"]["rows"]["plain"]["requests"] > 0
+    assert found["open_model"]["latency-same"]["rates"] == {"plain": 2000}
+    assert found["idle"]["samples"]["plain"][0]["opened"] == 50
+    assert "## idle" in page.read_text()
