@@ -1,0 +1,288 @@
+"""Commands against an admin server on a real socket, as processes of their own."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from canaryproxy.cli import main
+from canaryproxy.client.words import clean
+from tests.cli.fake import Fake, command, document, finished, line, spawn, until_followed
+
+ME = getpass.getuser()
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m[bold red]x[/]\u202egnp\r\nfake: line"
+
+OPERATIONS: list[tuple[list[str], str, str, dict[str, Any], str]] = [
+    (["start"], "POST", "/v1/release/start", {}, "running, step 1 at 1 %"),
+    (["pause", "--reason", "holidays"], "POST", "/v1/release/pause", {"reason": "holidays"}, "paused"),
+    (["resume"], "POST", "/v1/release/resume", {}, "step 3 at 25 %"),
+    (["promote"], "POST", "/v1/release/promote", {}, "promoted: every user on the canary"),
+    (["abort"], "POST", "/v1/release/abort", {}, "aborted: every user on stable"),
+    (["reset"], "POST", "/v1/release/reset", {}, "the circuit closes"),
+    (["trip"], "POST", "/v1/release/trip", {}, "tripped: every user on stable"),
+    (["trip", "looks", "wrong"], "POST", "/v1/release/trip", {"cause": "looks wrong"}, "tripped"),
+    (["weight", "10"], "PUT", "/v1/weight", {"weight": 10.0}, "10 % of users on the canary and paused"),
+    (["weight", "0.25%"], "PUT", "/v1/weight", {"weight": 0.25}, "0.25 % of users"),
+    (["drill", "--yes"], "POST", "/v1/release/drill", {}, "tripped, measured and reset"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "method", "path", "body", "says"), OPERATIONS)
+async def test_a_change_looks_first_and_says_who(
+    fake: Fake,
+    tmp_path: Path,
+    arguments: list[str],
+    method: str,
+    path: str,
+    body: dict[str, Any],
+    says: str,
+) -> None:
+    done = await command(*arguments, folder=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    first, last = done.out.splitlines()
+    assert first.startswith("cart-2.4: running, step 2 of 5 at 5 % -> ")
+    assert says in first
+    assert last.startswith(("done: cart-2.4 is ", "drill: "))
+    (sent,) = fake.changes
+    assert (sent.method, sent.path, sent.body) == (method, path, {"by": ME, **body})
+    assert sent.headers["If-Match"] == '"b3f2-0"'
+    assert "Authorization" not in sent.headers
+
+
+async def test_a_drill_needs_yes_without_a_terminal(fake: Fake, tmp_path: Path) -> None:
+    done = await command("drill", folder=tmp_path)
+    assert (done.status, done.out) == (2, "")
+    assert "--yes" in done.err
+    assert fake.requests == []
+
+
+async def test_a_drill_tells_its_figures(fake: Fake, tmp_path: Path) -> None:
+    done = await command("drill", "--yes", folder=tmp_path)
+    assert "13 ms after the trip (2 in all); 31 user buckets moved" in done.out
+
+
+async def test_a_reload_names_what_changed(fake: Fake, tmp_path: Path) -> None:
+    done = await command("reload", folder=tmp_path)
+    assert done.status == 0
+    assert "done: changed limits.idle_timeout; restart needed for listen" in done.out
+    assert fake.changes[0].headers["If-Match"] == '"c-1"'
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "more"),
+    [
+        (401, "a change needs the token", "--token-file"),
+        (403, "read-only", ""),
+        (409, "resume is not possible while the release is tripped", ""),
+        (412, "the release has changed", "try again"),
+        (421, "Host not served", "admin.hosts"),
+        (507, "the weight is 5, but not on the disk: No space left", ""),
+    ],
+)
+async def test_a_refusal_is_one_line(
+    fake: Fake, tmp_path: Path, status: int, detail: str, more: str
+) -> None:
+    fake.refusal = (status, {"detail": detail})
+    done = await command("resume", folder=tmp_path)
+    assert done.status == 1
+    (said,) = done.err.splitlines()
+    assert said.startswith(f"canaryproxy: {detail}")
+    assert more in said
+    assert "done" not in done.out
+
+
+async def test_what_is_not_allowed_is_not_announced(fake: Fake, tmp_path: Path) -> None:
+    fake.document = document(allowed=["start"])
+    fake.refusal = (409, {"detail": "no"})
+    done = await command("promote", folder=tmp_path)
+    assert (done.status, done.out, done.err) == (1, "", "canaryproxy: no\n")
+
+
+async def test_an_invalid_configuration_is_told_by_line(fake: Fake, tmp_path: Path) -> None:
+    errors = [
+        {"path": "split.weight", "line": 3, "column": 9, "message": f"too much {HOSTILE}"},
+        {"path": "listen", "line": 1, "column": 1, "message": "no address"},
+    ]
+    fake.refusal = (422, {"detail": "c.yaml:3:9: too much (and 1 more)", "errors": errors})
+    done = await command("reload", folder=tmp_path)
+    assert done.status == 1
+    assert "3:9: split.weight: too much" in done.err
+    assert "1:1: listen: no address" in done.err
+    assert len(done.err.splitlines()) == 3
+    harmless(done.err)
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    for arguments in (["status"], ["weight", "5"], ["wait", "--for", "promoted"], ["history"]):
+        done = await command(*arguments, folder=tmp_path)
+        assert (done.status, done.out) == (3, "")
+        assert done.err.startswith(
+            "canaryproxy: no proxy answers on ./run/admin.sock (No such file"
+        )
+        assert "canaryproxy run -c" in done.err
+        assert "--admin" in done.err
+        assert len(done.err.splitlines()) == 1
+
+
+async def test_something_else_answers(fake: Fake, tmp_path: Path) -> None:
+    done = await command("status", "--admin", str(fake.path), folder=tmp_path)
+    assert done.status == 0
+    fake.document = {}
+    assert (await command("status", folder=tmp_path)).status == 0  # a document of another version
+
+
+async def test_where_the_proxy_is(fake: Fake, tmp_path: Path) -> None:
+    """--admin, then CANARYPROXY_ADMIN, then the configuration, then ./run/admin.sock."""
+    other = tmp_path / "other"
+    other.mkdir()
+    config = other / "c.yaml"
+    config.write_text(
+        f"admin: {{socket: {fake.path}}}\nvariants: {{stable: {{endpoints: ['http://h:1']}}}}\n"
+    )
+    path, nowhere = str(fake.path), str(tmp_path / "nowhere")
+    reached = [
+        (["--admin", path], {"CANARYPROXY_ADMIN": nowhere}),
+        ([], {"CANARYPROXY_ADMIN": path, "CANARYPROXY_CONFIG": "missing"}),
+        (["-c", str(config)], {}),
+        ([], {"CANARYPROXY_CONFIG": str(config)}),
+    ]
+    for arguments, variables in reached:
+        done = await command("status", *arguments, folder=other, **variables)
+        assert done.status == 0, done.err
+    assert (await command("status", folder=other)).status == 3
+    config.write_text("nonsense: 1\n")
+    done = await command("status", "-c", str(config), folder=other)
+    assert done.status == 2
+    assert "nonsense" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["weight", "101"],
+        ["weight", "0.001"],
+        ["weight", "nan"],
+        ["weight"],
+        ["wait", "--for", "step=0"],
+        ["wait", "--for", "nirvana"],
+        ["wait", "--for", "promoted", "--timeout", "30"],
+        ["wait"],
+        ["history", "-n", "0"],
+        ["completion", "tcsh"],
+    ],
+)
+async def test_usage(arguments: list[str], tmp_path: Path) -> None:
+    done = await command(*arguments, folder=tmp_path)
+    assert done.status == 2
+    assert "Traceback" not in done.err
+
+
+async def test_a_token_goes_to_http_only(tmp_path: Path, fake: Fake) -> None:
+    done = await command("pause", folder=tmp_path, CANARYPROXY_TOKEN="secret-secret-secret")
+    assert done.status == 0
+    assert "Authorization" not in fake.changes[0].headers
+    done = await command("pause", "--token-file", "missing", folder=tmp_path)
+    assert done.status == 2
+
+
+async def test_history(fake: Fake, tmp_path: Path) -> None:
+    fake.record("started", "by ann")
+    fake.record("tripped", HOSTILE)
+    done = await command("history", "-n", "1", folder=tmp_path)
+    assert done.status == 0
+    (said,) = done.out.splitlines()
+    assert "tripped" in said
+    assert clean(HOSTILE) in said
+    harmless(done.out)
+    done = await command("history", "--json", folder=tmp_path)
+    assert [json.loads(one) for one in done.out.splitlines()] == fake.records
+    assert done.out.isascii()
+
+
+async def test_history_goes_on(fake: Fake, tmp_path: Path) -> None:
+    fake.record("started", "by ann")
+    process = await spawn("history", "--follow", folder=tmp_path)
+    await line(process, "by ann")
+    await until_followed(fake)
+    fake.record("paused", "by bob")
+    await line(process, "by bob")
+    process.send_signal(signal.SIGINT)
+    done = await finished(process)
+    assert (done.status, done.err) == (0, "")
+
+
+async def test_nothing_steers_the_terminal(fake: Fake, tmp_path: Path) -> None:
+    """Whatever texts come: no control character reaches the output, and no markup is obeyed."""
+    fake.document = _hostile(document())
+    fake.record(HOSTILE, HOSTILE)
+    fake.refusal = (409, {"detail": HOSTILE})
+    for arguments in (["status"], ["history"], ["resume"], ["reload"]):
+        done = await command(*arguments, folder=tmp_path)
+        harmless(done.out)
+        harmless(done.err)
+    assert "[bold red]x[/]" in (await command("status", folder=tmp_path)).out
+    done = await command("status", "--json", folder=tmp_path)
+    assert json.loads(done.out)["circuit"]["cause"] == HOSTILE
+    assert done.out.rstrip("\n").isprintable()
+
+
+def _hostile(value: Any) -> Any:
+    """Replace every text."""
+    if isinstance(value, dict):
+        return {key: _hostile(one) for key, one in value.items()} | (
+            {"cause": HOSTILE, "state": "open"} if "trips" in value else {}
+        )
+    if isinstance(value, list):
+        return [_hostile(one) for one in value] or [HOSTILE]
+    return HOSTILE if isinstance(value, str) or value is None else value
+
+
+def harmless(text: str) -> None:
+    assert all(one.isprintable() for one in text.replace("\n", "")), ascii(text)
+    assert "fake: line" not in text.splitlines()
+
+
+async def test_plain_terminals(fake: Fake, tmp_path: Path) -> None:
+    done = await command("status", folder=tmp_path)
+    assert "▶ 5 %" in done.out
+    for variables in ({"LANG": "C"}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}):
+        done = await command("status", folder=tmp_path, **variables)
+        assert done.status == 0, done.err
+        assert done.out.isascii()
+        assert "> 5 %" in done.out
+
+
+def test_every_command_has_an_example_and_the_help_has_every_command() -> None:
+    runner = CliRunner()
+    whole = runner.invoke(main, ["--help"]).output
+    for name in main.commands:
+        assert f"\n  {name}" in whole
+        assert "Example" in runner.invoke(main, [name, "--help"]).output, name
+    for title in ("Run:", "Look:", "Release:", "Safety:", "Exit status:"):
+        assert title in whole
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    done = CliRunner().invoke(main, ["completion", shell])
+    assert done.exit_code == 0
+    assert "_CANARYPROXY_COMPLETE" in done.output
+    found = CliRunner().invoke(
+        main,
+        prog_name="canaryproxy",
+        env={
+            "_CANARYPROXY_COMPLETE": "bash_complete",
+            "COMP_WORDS": "canaryproxy st",
+            "COMP_CWORD": "1",
+            "PATH": os.environ["PATH"],
+        },
+    )
+    assert "plain,status" in found.output
+    assert "plain,start" in found.output

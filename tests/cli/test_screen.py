@@ -1,0 +1,194 @@
+"""The status screen as lines: what it says, and that it fits."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from canaryproxy.client.screen import Ascii, View, has_unicode, screen
+from tests.cli.fake import document
+
+NOW = 1_790_000_000.0
+RECORDS = [
+    {"id": number, "time": NOW - 60, "what": "step", "cause": f"cause {number}", "figures": {}}
+    for number in range(1, 9)
+]
+
+
+def lines(
+    view: View, width: int = 80, height: int | None = None, *, ascii_only: bool = False
+) -> list[str]:
+    """Return the screen as a terminal shows it."""
+    to = Console(
+        file=io.StringIO(), width=width, height=height or 100, force_terminal=False, color_system=None,
+        _environ={},
+    )  # fmt: skip
+    shown = screen(view, width, height)
+    to.print(Ascii(shown) if ascii_only else shown)
+    assert isinstance(to.file, io.StringIO)
+    return to.file.getvalue().splitlines()
+
+
+def text(records: list[dict[str, Any]] | None = None, **changed: Any) -> str:
+    view = View(document(**changed), records or [], NOW)
+    return "\n".join(lines(view, 120))
+
+
+def test_it_says_everything() -> None:
+    shown = text(RECORDS)
+    for part in (
+        "cart-2.4", "RUNNING", "5 % of users on the canary", "for 3m 10s",
+        "✓ 1 % ── ▶ 5 % ── 25 % ── 50 % ── 100 %", "12s of 5m", "130 of 1,000 requests",
+        "hold     130 of 1000 requests", "circuit  closed",
+        "195", "0.50 %", "12 ms", "50 ms", "90 ms", "1 usable",
+        "canary errors 0.6× to 1.4× of stable", "canary slow answers at least 1.1× of stable",
+        "canary stalls at most 2.5× of stable", "not known yet", "0.8 : 1",
+        "cause 4", "cause 8",
+    ):  # fmt: skip
+        assert part in shown, part
+    assert "cause 3" not in shown
+
+
+def test_what_is_wrong_is_loud() -> None:
+    shown = text(
+        state="tripped",
+        weight=0.0,
+        unsaved="No space left on device",
+        circuit={
+            "state": "open", "cause": "errors: canary 12 of 40", "trips": 2, "since": 1.0,
+            "cooldown_left": 40.0,
+        },
+        config={"error": "c.yaml:3:1: listen: no address", "restart_needed": ["listen", "workers"]},
+        gate={"state": "refused", "cause": "status 503"},
+        variants={"stable": {"endpoints": [{"url": "http://dead:1", "usable": False}]}, "canary": None},
+    )  # fmt: skip
+    for part in (
+        "TRIPPED", "NOT SAVED  No space left on device", "probes in 40s (2 trips): errors: canary 12 of 40",
+        "not taken: c.yaml:3:1: listen: no address", "a restart is needed for listen, workers",
+        "refused: status 503", "0 of 1", "not usable: http://dead:1", "not configured",
+    ):  # fmt: skip
+        assert part in shown, part
+
+
+def test_the_bar() -> None:
+    """Evidence from 1 to the limit, logarithmic, with a tick where the step is held."""
+    metric = document()["metrics"][0]
+
+    def bar(**changed: Any) -> str:
+        shown = text(metrics=[{**metric, **changed}]).splitlines()
+        (found,) = [line for line in shown if line.startswith(" errors ")]
+        return found.split()[1]
+
+    quiet, half = bar(log_evidence=-3.0), bar(log_evidence=4.0)
+    tripped = bar(log_evidence=9.0, level="breach")
+    assert "━" not in quiet
+    assert quiet.endswith("┃")
+    wide = len(quiet) - 1
+    assert abs(quiet.index("┼") - wide * 4.1 / 8.0) <= 1
+    assert abs(half.count("━") - wide / 2) <= 1
+    assert tripped == "━" * tripped.index("╋") + "╋" + "━" * (wide - tripped.index("╋") - 1) + "┃"
+    assert bar(log_evidence=None, level="breach", limit=8.0) == tripped
+    assert bar(limit=None).endswith("┊")
+
+
+def test_of_a_long_plan_the_steps_around_the_current_one_are_shown() -> None:
+    steps = [{"weight": float(one), "bake": 1.0, "min_requests": 0} for one in range(1, 61)]
+    (track,) = [line for line in lines(View(document(steps=steps, step=30))) if "steps " in line]
+    assert "▶ 30 %" in track
+    assert track.count("…") == 2
+    assert "✓ 29 %" in track
+    assert "── 31 %" in track
+
+
+def test_a_lost_connection_keeps_the_figures() -> None:
+    now = document()["time"]
+    view = View(document(time=now - 12), RECORDS, now, "Connection refused")
+    shown = lines(view, 80, 24)
+    assert shown[0].startswith(
+        " connection lost, trying again (Connection refused); figures of 12s"
+    )
+    assert "cart-2.4" in shown[1]
+    renderables = screen(view, 80, 24).renderables
+    assert all(getattr(one, "style", None) == "dim" for one in renderables[1:])
+
+
+HOSTILE = st.text(
+    st.characters() | st.sampled_from("\x1b\x9b\x07[]/漢字👩‍👩‍👧‍👦\u202e\n"), max_size=400
+)
+VALUE = st.one_of(
+    st.none(), st.booleans(), st.floats(), st.integers(), HOSTILE, st.lists(st.none(), max_size=2),
+    st.dictionaries(st.sampled_from(["state", "cause", "error"]), HOSTILE, max_size=3),
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(sorted(document())), VALUE, max_size=12),
+    st.integers(0, 30),
+    st.integers(60, 140),
+    st.integers(10, 40),
+    st.lists(HOSTILE, max_size=7),
+    st.none() | HOSTILE,
+)
+def test_it_fits_whatever_the_server_says(
+    changed: dict[str, Any],
+    metrics: int,
+    width: int,
+    height: int,
+    causes: list[str],
+    lost: str | None,
+) -> None:
+    shown = document()
+    shown["metrics"] = [{**shown["metrics"][0], "metric": f"m{one}"} for one in range(metrics)]
+    records = [{"id": 1, "time": NOW, "what": cause, "cause": cause} for cause in causes]
+    view = View({**shown, **changed}, records, NOW, lost)
+    found = lines(view, width, height)
+    assert len(found) <= height
+    for line in found:
+        assert cell_len(line) <= width
+        assert line.isprintable()
+    for line in lines(view, width):
+        assert cell_len(line) <= width
+        assert line.isprintable()
+
+
+def test_80_by_24_shows_a_usual_release_whole() -> None:
+    shown = lines(View(document(), RECORDS, NOW), 80, 24)
+    assert len(shown) <= 24
+    assert "cause 8" in shown[-1]
+    assert "cause 4" in "\n".join(shown)
+    assert "canary's rate" in "\n".join(shown)
+
+
+def test_markup_is_text() -> None:
+    assert "[bold red]x[/]" in text(hold="[bold red]x[/]")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "environment", "able"),
+    [
+        ("utf-8", {}, True),
+        ("UTF-8", {"LANG": "en_US.UTF-8"}, True),
+        ("utf8", {"LC_CTYPE": "C.UTF-8"}, True),
+        ("utf-8", {"LC_CTYPE": "C.UTF-8", "LANG": "C"}, False),
+        ("utf-8", {"LC_ALL": "C"}, False),
+        ("utf-8", {"LC_ALL": "C.UTF-8", "LANG": "C"}, True),
+        ("utf-8", {"LANG": "POSIX"}, False),
+        ("iso8859-1", {"LANG": "de_DE"}, False),
+        ("ascii", {}, False),
+    ],
+)
+def test_what_terminals_can(encoding: str, environment: dict[str, str], able: bool) -> None:
+    assert has_unicode(encoding, environment) is able
+
+
+def test_ascii() -> None:
+    shown = lines(View(document(), RECORDS, NOW), 80, 24, ascii_only=True)
+    assert "\n".join(shown).isascii()
+    assert len(shown) == len(lines(View(document(), RECORDS, NOW), 80, 24))

@@ -1,0 +1,174 @@
+"""``wait``: what it waits for, its exit statuses, and a proxy that goes away meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from canaryproxy.client.goal import Goal
+from tests.cli.fake import Fake, command, document, finished, line, spawn, until_followed
+
+DRILL = {"state": "open", "cause": "a drill by ann", "trips": 1, "since": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("goal", "changed", "verdict"),
+    [
+        ("promoted", {"state": "promoted"}, "came"),
+        ("promoted", {"state": "tripped"}, "opposite"),
+        ("promoted", {"state": "tripped", "circuit": DRILL}, "not yet"),
+        ("promoted", {"state": "aborted"}, "opposite"),
+        ("promoted", {"state": "paused"}, "not yet"),
+        ("promoted", {"state": "idle", "release": None}, "not yet"),
+        ("tripped", {"state": "tripped"}, "came"),
+        ("tripped", {"state": "promoted"}, "opposite"),
+        ("aborted", {"state": "tripped"}, "not yet"),
+        ("aborted", {"state": "promoted"}, "opposite"),
+        ("paused", {"state": "paused"}, "came"),
+        ("paused", {"state": "promoted"}, "opposite"),
+        ("ready", {"ready": True}, "came"),
+        ("ready", {"ready": False}, "not yet"),
+        ("ready", {"state": "promoted"}, "opposite"),
+        ("step=2", {}, "came"),
+        ("step=3", {}, "not yet"),
+        ("step=3", {"state": "promoted"}, "came"),
+        ("step=2", {"state": "tripped"}, "opposite"),
+        ("ended", {"state": "aborted"}, "came"),
+        ("ended", {"state": "tripped"}, "came"),
+        ("ended", {"state": "running"}, "not yet"),
+        ("promoted", {"state": 7, "step": "x", "circuit": None}, "not yet"),
+    ],
+)
+def test_what_a_document_means(goal: str, changed: dict[str, Any], verdict: str) -> None:
+    assert Goal.of(goal).of_document(document(**changed)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("goal", "record", "verdict"),
+    [
+        ("paused", {"what": "paused"}, "came"),
+        ("tripped", {"what": "tripped", "cause": "errors"}, "came"),
+        ("tripped", {"what": "tripped", "cause": "a drill by ann"}, "not yet"),
+        ("promoted", {"what": "tripped"}, "not yet"),
+        ("step=2", {"what": "step", "figures": {"step": 3}}, "came"),
+        ("step=2", {"what": "step", "figures": {"step": 1}}, "not yet"),
+        ("step=2", {"what": "step"}, "not yet"),
+        ("ended", {"what": "aborted"}, "came"),
+    ],
+)
+def test_what_a_record_means(goal: str, record: dict[str, Any], verdict: str) -> None:
+    assert Goal.of(goal).of_record(record) == verdict
+
+
+async def waiting(fake: Fake, folder: Path, *arguments: str) -> asyncio.subprocess.Process:
+    """Begin to wait, and return when the stream is open."""
+    process = await spawn("wait", *arguments, folder=folder)
+    await line(process, "waiting for")
+    await until_followed(fake)
+    return process
+
+
+async def test_it_comes(fake: Fake, tmp_path: Path) -> None:
+    process = await waiting(fake, tmp_path, "--for", "promoted")
+    fake.record("step", "step 3 of 5")
+    fake.change(step=3)
+    await line(process, "step 3 of 5")
+    fake.record("promoted", "all steps done")
+    fake.change(state="promoted", weight=100.0)
+    done = await finished(process)
+    assert (done.status, done.err) == (0, "")
+    assert "all steps done" in done.out
+    assert done.out.splitlines()[-1].endswith("cart-2.4: promoted at 100 %")
+
+
+async def test_it_is_there_already(fake: Fake, tmp_path: Path) -> None:
+    done = await command("wait", "--for", "step=2", folder=tmp_path)
+    assert done.status == 0
+
+
+async def test_it_came_for_a_moment(fake: Fake, tmp_path: Path) -> None:
+    """The state is gone when the next document is made; the record tells."""
+    process = await waiting(fake, tmp_path, "--for", "paused")
+    fake.record("paused", "by ann")
+    fake.record("resumed", "by ann")
+    fake.change()
+    assert (await finished(process)).status == 0
+
+
+async def test_the_opposite_comes(fake: Fake, tmp_path: Path) -> None:
+    process = await waiting(fake, tmp_path, "--for", "promoted")
+    fake.record("tripped", "errors: canary 12 of 40")
+    fake.change(state="tripped", weight=0.0)
+    done = await finished(process)
+    assert done.status == 4
+    assert "errors: canary 12 of 40" in done.out
+    assert done.err == "canaryproxy: cart-2.4 is tripped, step 2 of 5 at 0 %\n"
+
+
+async def test_another_release_follows(fake: Fake, tmp_path: Path) -> None:
+    process = await waiting(fake, tmp_path, "--for", "promoted")
+    fake.change(release="cart-2.5", state="promoted")
+    assert (await finished(process)).status == 4
+
+
+async def test_a_drill_is_no_end(fake: Fake, tmp_path: Path) -> None:
+    process = await waiting(fake, tmp_path, "--for", "promoted")
+    fake.record("tripped", "a drill by ann")
+    fake.change(state="tripped", circuit=DRILL)
+    fake.record("reset", "by the drill of ann")
+    fake.change(**document())
+    await line(process, "by the drill of ann")
+    fake.change(state="promoted")
+    assert (await finished(process)).status == 0
+
+
+async def test_the_timeout_passes(fake: Fake, tmp_path: Path) -> None:
+    done = await command("wait", "--for", "promoted", "--timeout", "200ms", folder=tmp_path)
+    assert done.status == 5
+    assert done.err == "canaryproxy: promoted did not come within 200ms\n"
+
+
+async def test_a_step_that_the_plan_does_not_have(fake: Fake, tmp_path: Path) -> None:
+    done = await command("wait", "--for", "step=6", folder=tmp_path)
+    assert done.status == 2
+    assert "5 steps" in done.err
+
+
+async def test_a_restart_of_the_proxy(fake: Fake, tmp_path: Path) -> None:
+    """What happened while nobody was connected is told afterwards."""
+    process = await waiting(fake, tmp_path, "--for", "promoted")
+    fake.record("step", "the third")
+    await line(process, "the third")
+    await fake.stop()
+    await line(process, "connection lost, trying again")
+    fake.record("step", "the fourth")
+    await fake.start()
+    await line(process, "the fourth")
+    await line(process, "connected again")
+    await until_followed(fake)
+    fake.change(state="promoted")
+    done = await finished(process)
+    assert (done.status, done.err) == (0, "")
+    assert "the third" not in done.out  # once
+
+
+async def test_without_a_stream_it_asks(fake: Fake, tmp_path: Path) -> None:
+    fake.streams = False
+    process = await spawn("wait", "--for", "promoted", folder=tmp_path)
+    await line(process, "waiting for")
+    fake.record("step", "the third")
+    await line(process, "the third")
+    fake.change(state="promoted")
+    done = await finished(process)
+    assert (done.status, done.err) == (0, "")
+
+
+async def test_ctrl_c_is_quiet(fake: Fake, tmp_path: Path) -> None:
+    process = await waiting(fake, tmp_path, "--for", "promoted")
+    process.send_signal(signal.SIGINT)
+    done = await finished(process)
+    assert (done.status, done.out, done.err) == (130, "", "")
