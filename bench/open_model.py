@@ -47,8 +47,8 @@ class Schedule:
 
     def take(self, now: int) -> range:
         """Return the numbers of the requests that have become due since the last call."""
-        reached = min(self.count, int((now - self.start) / self._interval) + 1)
-        # Floating point may be off by one around a due time.
+        # One more than there may be: floating point is off by one around a due time.
+        reached = min(self.count, int((now - self.start) / self._interval) + 2)
         while reached > self._next and self.due(reached - 1) > now:
             reached -= 1
         taken = range(self._next, max(self._next, reached))
