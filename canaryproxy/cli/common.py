@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from pydantic import ValidationError
 
 from canaryproxy import config as configuration
 from canaryproxy.client.api import Address, Client, Refused, Unreachable
 from canaryproxy.client.words import clean
-from canaryproxy.config import Config, ConfigError
+from canaryproxy.config import Admin, Config, ConfigError
+from canaryproxy.config.document import read
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
@@ -46,20 +48,28 @@ def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
     sys.exit(status)
 
 
-def load(path: Path) -> Config:
-    """Return the configuration in a file, or exit with what is wrong with it."""
+def read_text(path: Path) -> str:
+    """Return the text of a file, or exit."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         fail(f"{path}: cannot be read: {error.strerror}", EXIT_CONFIG)
     except UnicodeDecodeError as error:
         fail(f"{path}: is not UTF-8 text (byte {error.start})", EXIT_CONFIG)
+
+
+def load(path: Path) -> Config:
+    """Return the configuration in a file, or exit with what is wrong with it."""
     try:
-        return configuration.parse(text, file=str(path))
+        return configuration.parse(read_text(path), file=str(path))
     except ConfigError as error:
-        for problem in error.problems:
-            click.echo(str(problem), err=True)
-        sys.exit(EXIT_CONFIG)
+        _refuse(error)
+
+
+def _refuse(error: ConfigError) -> NoReturn:
+    for problem in error.problems:
+        click.echo(str(problem), err=True)
+    sys.exit(EXIT_CONFIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +166,28 @@ def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
+def _admin_of(path: Path) -> Admin:
+    """Return a file's admin section, also if something else is wrong: that is when people want to look."""
+    text = read_text(path)
+    try:
+        return configuration.parse(text, file=str(path)).admin
+    except ConfigError as error:
+        value = read(text, str(path)).value
+        section = value.get("admin") if isinstance(value, dict) else None
+        try:
+            found = Admin.model_validate(section or {})
+        except ValidationError:
+            _refuse(error)
+        click.echo(f"canaryproxy: {path} is not valid now; its admin address is used", err=True)
+        return found
+
+
 def _target(admin: str | None, config_path: Path | None, token_file: Path | None) -> Target:
     token = os.environ.get("CANARYPROXY_TOKEN") or None
     if admin:
         address = Address.of(admin)
     elif config_path is not None:
-        section = load(config_path).admin
+        section = _admin_of(config_path)
         if section.socket is not None:
             address = Address(socket=str(section.socket))
         elif section.listen is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from canaryproxy import config as configuration
+from canaryproxy import logs
 from canaryproxy.admin.guard import TokenError
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
 from canaryproxy.demo.run import demo as run_demo
@@ -19,17 +20,22 @@ from canaryproxy.supervisor import StartError, Supervisor
 
 @click.command()
 @config_option
-def run(path: Path) -> None:
+@click.option(
+    "--log-format",
+    default="text",
+    show_default=True,
+    type=click.Choice(["text", "json"]),
+    help="How the proxy's own log, on standard error, is written.",
+)
+def run(path: Path, log_format: Literal["text", "json"]) -> None:
     """Run the proxy until SIGTERM or SIGINT; requests in flight may end first.
 
-    Example: canaryproxy run -c config/minimal.yaml
+    Example: canaryproxy run -c config/minimal.yaml --log-format json
     """
     config = load(path)
     for line in configuration.warnings(config):
         click.echo(f"{path}: warning: {line}", err=True)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
+    logs.configure(log_format)
     try:
         Supervisor(config, path).run()
     except (ListenError, StartError) as error:
