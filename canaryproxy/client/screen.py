@@ -238,7 +238,8 @@ def _track(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], widt
             first -= 1
         if before == (first, last):
             break
-    line = Text(" steps    ", style="dim")
+    line = Text()
+    line.append(" steps    ", "dim")
     if first > 0:
         line.append("… ", "dim")
     for at in range(first, last + 1):
@@ -247,7 +248,7 @@ def _track(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], widt
         line.append(*marks[at])
     if last + 1 < len(marks):
         line.append(" …", "dim")
-    return Text.assemble(line)
+    return line
 
 
 def _bake(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Text:
@@ -255,14 +256,15 @@ def _bake(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Te
     step = steps[here - 1] if 1 <= here <= len(steps) else {}
     bake, least = number(step.get("bake")) or 0.0, number(step.get("min_requests")) or 0.0
     baked, requests = number(document.get("baked")) or 0.0, number(document.get("requests")) or 0.0
-    line = Text(" baked    ", style="dim")
+    line = Text()
+    line.append(" baked    ", "dim")
     line.append(f"{words.span(baked)} of {words.span(bake)}", "" if baked < bake else "green")
     line.append("  ·  ", "dim")
     wanted = f" of {words.count(least)}" if least else ""
     line.append(f"{words.count(requests)}{wanted} requests", "" if requests < least else "green")
     promote = clean(document.get("promote"), 20)
     line.append(f"  ·  promote: {promote}", "dim")
-    return Text.assemble(line)
+    return line
 
 
 def _circuit(view: View, width: int, most: int | None) -> list[Text]:
@@ -297,6 +299,7 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
     head.append("  endpoints", "dim")
     lines = [head]
     both = _mapping(document.get("variants"))
+    usual = 0.0
     for side in ("stable", "canary"):
         variant = both.get(side)
         line = Text(f" {side:<9}")
@@ -305,9 +308,11 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
             lines.append(line)
             continue
         errors = number(variant.get("error_rate")) or 0.0
+        worse = side == "canary" and errors > usual
+        usual = errors
         cells = (
             (words.rate(variant.get("rate")), ""),
-            (words.percent(variant.get("error_rate")), "red" if errors > 0 else ""),
+            (words.percent(variant.get("error_rate")), "red" if worse else ""),
             (words.latency(variant.get("p50")), ""),
             (words.latency(variant.get("p95")), ""),
             (words.latency(variant.get("p99")), ""),

@@ -172,3 +172,18 @@ async def test_ctrl_c_is_quiet(fake: Fake, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     done = await finished(process)
     assert (done.status, done.out, done.err) == (130, "", "")
+
+
+async def test_a_record_is_told_once_if_the_connection_breaks_after_it(
+    fake: Fake, tmp_path: Path
+) -> None:
+    """The document that would know of it never comes."""
+    process = await waiting(fake, tmp_path, "--for", "promoted")
+    fake.record("step", "the third")
+    await line(process, "the third")
+    await fake.stop()
+    await fake.start()
+    await until_followed(fake)
+    assert fake.requests[-1].headers["Last-Event-ID"] == "1"
+    fake.change(state="promoted")
+    assert (await finished(process)).status == 0
