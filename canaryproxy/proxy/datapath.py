@@ -65,6 +65,7 @@ class DataPath:
         "jar",
         "key_is_in_fields",
         "limits",
+        "looks",
         "pools",
         "read_key",
         "replay_buffer",
@@ -151,6 +152,8 @@ class DataPath:
         )
         self.rules = MatchRules(config.split.match)
         self.witness = Witness(config, slots, self._users)
+        self.looks = bool(self.rules) or bool(self.witness.outcomes)
+        """Whether rules or outcomes look at requests."""
         stable, canary = self.pools
         self.pools = (
             self._pool(config.variants.stable, stable),

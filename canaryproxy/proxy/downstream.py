@@ -40,6 +40,8 @@ _CR: Final = 13
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER of no seconds: closing sends a reset instead of an end."""
 _LINGER_SECONDS: Final = 2.0
+_PATHS_REMEMBERED: Final = 32
+"""Methods and paths for which it is remembered what rules say of requests with the same fields."""
 _READ_AHEAD: Final = 64 * 1024
 """Bytes of pipelined requests that are kept while one is answered; then reading stops."""
 
@@ -244,9 +246,10 @@ class Downstream(asyncio.Protocol):
             if not cookie and datapath.key_is_in_fields:
                 fields.key, fields.bucket, fields.variant = key, bucket, variant
                 fields.epoch = epoch
-        forced = None
-        if datapath.rules:
-            forced = datapath.rules.variant_of(self._view(request))
+        forced: int | None = None
+        watching: tuple[int, ...] = ()
+        if datapath.looks:
+            forced, watching = self._look_at(request)
             if forced is not None:
                 variant = forced
                 datapath.counters.variants[forced][counters.FORCED] += 1
@@ -258,10 +261,8 @@ class Downstream(asyncio.Protocol):
         )
         if forced is None:  # who was not drawn by lot cannot be compared
             exchange.testify(table, bucket, now)
-            if datapath.witness.inspects:
-                exchange.inspection = datapath.witness.inspection(
-                    lambda: self._view(request), bucket, now
-                )
+            if watching or datapath.witness.exposes:
+                exchange.inspection = datapath.witness.inspection(watching, bucket, now)
         else:
             exchange.note_forced(bucket)
         if not has_body:
@@ -282,14 +283,25 @@ class Downstream(asyncio.Protocol):
             data, self._buffer = self._buffer, b""
             self._body(data)
 
-    def _view(self, request: Request) -> RequestView:
-        """Return what match rules look at."""
-        return RequestView(
+    def _look_at(self, request: Request) -> tuple[int | None, tuple[int, ...]]:
+        """Return the variant that a match rule forces, and the outcomes that watch the answer."""
+        fields = request.fields
+        asked = request.method, request.path
+        looks = fields.looks
+        if looks is not None and (known := looks.get(asked)) is not None:
+            return known
+        datapath = self._datapath
+        view = RequestView(
             request.method.decode(),
-            request.path.decode("latin-1"),
-            request.fields.raw,
-            lambda name: self._datapath.cookie(request, name),
+            asked[1].decode("latin-1"),
+            fields.raw,
+            lambda name: datapath.cookie(request, name),
         )
+        found = datapath.rules.variant_of(view), datapath.witness.outcomes.watching(view)
+        if looks is None or len(looks) >= _PATHS_REMEMBERED:
+            fields.looks = looks = {}
+        looks[asked] = found
+        return found
 
     def _secure(self, field: Callable[[bytes], bytes | None]) -> bool:
         """Tell whether the client speaks https, to us or to a trusted proxy."""

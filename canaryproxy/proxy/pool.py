@@ -295,7 +295,10 @@ class Pool:
                 usable, key=lambda e: mmh3.hash(e.authority.encode() + b"\0" + key, signed=False)
             )
         if count > 3:
-            usable = random.sample(usable, 2)
+            one = int(random.random() * count)  # noqa: S311 - nothing is secret about it
+            other = int(random.random() * (count - 1))  # noqa: S311
+            first, second = usable[one], usable[other + (other >= one)]
+            return second if second.active < first.active else first
         self._turn = turn = (self._turn + 1) % len(usable)
         best = usable[turn]  # among equals each in its turn
         for endpoint in usable:

@@ -6,6 +6,8 @@ refused here.
 
 Clients repeat themselves: a browser's or a service's requests differ in the request line and share all
 fields. So the meaning of a block of fields is remembered, by its bytes, and only the request line is new.
+What differs between users and requests that are otherwise alike is the Cookie and the traceparent: a block
+that is not known is looked up without these two lines, if they are plain, and they are put back.
 """
 
 from __future__ import annotations
@@ -56,6 +58,8 @@ MAX_FIELDS: Final = 128
 """Most fields of a head; more get 431."""
 REMEMBERED: Final = 4096
 """Blocks of fields whose meaning is remembered at the most."""
+TEMPLATES: Final = 1024
+"""The same without Cookie and traceparent."""
 
 _TARGET = rb"[!$-;=?-Z\[\\\]^_`a-z{|}~]*"
 """Visible ASCII but ``"``, ``#``, ``<`` and ``>``: RFC 3986 plus what browsers leave unescaped."""
@@ -74,6 +78,12 @@ _HOST = re.compile(
 _HOST_LINE = re.compile(rb"\r\n(?i:host):[^\r\n]*(?=\r\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
+_VALUE = re.compile(rb"[!-~](?:[\t -~]*[!-~])?")
+"""A field value that means nothing special to any parser (RFC 9110 §5.5, without obs-text)."""
+_COOKIE_LINES: Final = (b"\r\nCookie: ", b"\r\ncookie: ")
+_TRACE_LINES: Final = (b"\r\ntraceparent: ", b"\r\nTraceparent: ")
+_NOMINATE_NOTHING: Final = frozenset((b"close", b"keep-alive"))
+
 _IDEMPOTENT = frozenset(
     (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"REPORT", b"SEARCH")
 )
@@ -88,6 +98,7 @@ class RequestFields:
         "bucket",
         "chunked",
         "cookie",
+        "dropped",
         "epoch",
         "expect",
         "extra",
@@ -96,9 +107,11 @@ class RequestFields:
         "keep_alive",
         "key",
         "length",
+        "looks",
         "noted",
         "raw",
         "sampled",
+        "special",
         "trace_id",
         "upgrade",
         "variant",
@@ -121,6 +134,8 @@ class RequestFields:
         """The value of the Cookie field, empty without one."""
         self.block = b""
         """The lines to forward as received: CRLF, then whole lines."""
+        self.dropped: list[Field] = []
+        """The fields that are not among them."""
         self.extra = b""
         """Lines to add for the next hop."""
         self.forwarding: list[tuple[int, bytes]] | None = None
@@ -131,6 +146,10 @@ class RequestFields:
         """What the access log says of these fields, once it was asked."""
         self.sampled: tuple[int, int] | None = None
         """The halves of the trace id if the trace is sampled."""
+        self.looks: dict[tuple[bytes, bytes], tuple[int | None, tuple[int, ...]]] | None = None
+        """What match rules and outcomes say of requests with these fields, by method and path."""
+        self.special = False
+        """There is a Cookie or a traceparent, or Connection names more than ``close`` and ``keep-alive``."""
         self.epoch = -1
         """The number of the route table by which ``key``, ``bucket`` and ``variant`` were found."""
         self.key: bytes | None = None
@@ -192,7 +211,16 @@ class RequestHeads:
     comes without a valid traceparent gets one.
     """
 
-    __slots__ = ("_create_trace", "_end", "_known", "_loop", "_names", "_parser", "_strip")
+    __slots__ = (
+        "_create_trace",
+        "_end",
+        "_known",
+        "_loop",
+        "_names",
+        "_parser",
+        "_strip",
+        "_templates",
+    )
 
     def __init__(
         self,
@@ -208,6 +236,7 @@ class RequestHeads:
         self._strip = strip
         self._names = Names(REQUEST_KINDS)
         self._known: dict[bytes, RequestFields] = {}
+        self._templates: dict[bytes, RequestFields] = {}
         self._parser = self._new_parser()
 
     def _new_parser(self) -> HttpRequestParser:
@@ -234,7 +263,7 @@ class RequestHeads:
         block = head[line_end:]
         fields = self._known.get(block)
         if fields is None:
-            fields = self._fields(head, line_end, http10=False)
+            fields = self._like(block) or self._fields(head, line_end, http10=False)
             if not fields.host:
                 raise Refusal(400, "no Host field")
             if (
@@ -257,6 +286,54 @@ class RequestHeads:
         if fields.trace_id is None:  # each has its own; what is remembered of the fields has none
             request.head = request.head[:-2] + made_line() + b"\r\n"
         return request
+
+    def _like(self, block: bytes) -> RequestFields | None:
+        """Return the fields of a block that is known but for its Cookie and traceparent, if it is.
+
+        Means the same as ``_fields``, for less; ``None`` where it might not. Raises ``Refusal`` for what is
+        wrong with the other lines.
+        """
+        rest, cookie = _cut(block, _COOKIE_LINES)
+        rest, trace = _cut(rest, _TRACE_LINES)
+        if self._strip is not None or not (cookie or trace) or len(block) > MAX_CACHED_HEAD:
+            return None
+        if trace and self._create_trace:
+            return None  # without it, what is said of the trace's state is another thing
+        template = self._templates.get(rest)
+        if template is None:
+            template = self._fields(b"GET / HTTP/1.1" + rest, 14, http10=False)
+            if len(self._templates) >= TEMPLATES:
+                self._templates.clear()
+            self._templates[rest] = template
+        if template.special:
+            return None  # the same field once more, or fields that Connection names away
+        raw = template.raw
+        if len(raw) > MAX_FIELDS - 2:
+            return None
+        fields = RequestFields(raw)
+        fields.host = template.host
+        fields.keep_alive = template.keep_alive
+        fields.length = template.length
+        fields.chunked = template.chunked
+        fields.expect = template.expect
+        fields.extra = template.extra
+        fields.forwarding = template.forwarding
+        fields.trace_id = template.trace_id
+        if cookie:
+            name, _, value = cookie.partition(b": ")
+            if not _VALUE.fullmatch(value):
+                return None
+            fields.raw = [*fields.raw, (name, value)]
+            fields.cookie = value
+        if trace:
+            name, _, value = trace.partition(b": ")
+            context = read([value])
+            if context is None:
+                return None
+            fields.raw = [*fields.raw, (name, value)]
+            fields.trace_id, fields.sampled = context.trace_id, context.halves
+        fields.block = without(block[:-2], template.dropped, fields.raw)
+        return fields
 
     def _parse_rare(self, head: bytes, line_end: int, peer: Peer) -> Request:
         """Parse what is not an origin-form HTTP/1.1 request with a common method."""
@@ -333,6 +410,7 @@ class RequestHeads:
                 host = value
                 continue
             if kind == IS_COOKIE:
+                fields.special = True
                 fields.cookie = fields.cookie + b"; " + value if fields.cookie else value
                 continue
             if kind == IS_LENGTH:
@@ -348,6 +426,7 @@ class RequestHeads:
                 continue
             if kind == IS_TRACEPARENT or kind == IS_TRACESTATE:
                 if kind == IS_TRACEPARENT:
+                    fields.special = True
                     parents.append(value)
                 trace.append(field)
                 continue
@@ -379,15 +458,28 @@ class RequestHeads:
             fields.trace_id = None
             drop += trace  # without a valid traceparent, tracestate means nothing
         if connection and connection != CLOSE:
+            fields.special = fields.special or not _NOMINATE_NOTHING.issuperset(connection)
             drop = nominated(raw, drop, connection)
             fields.extra = _renewed(fields, connection, upgrade, trailers, http10=http10)
         if fields.chunked:
             fields.extra += b"Transfer-Encoding: chunked\r\n"
         fields.forwarding = forwarding or None
+        fields.dropped = drop
         fields.block = without(head[line_end:-2], drop, raw)
         if self._strip is not None:
             fields.block = self._strip(fields.block)
         return fields
+
+
+def _cut(block: bytes, lines: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """Return a block without the first line that begins so, and that line without its CRLF."""
+    at = block.find(lines[0])
+    if at < 0:
+        at = block.find(lines[1])
+        if at < 0:
+            return block, b""
+    end = block.find(b"\r\n", at + 2)
+    return block[:at] + block[end:], block[at + 2 : end]
 
 
 def check_partial(data: bytes) -> None:

@@ -9,7 +9,7 @@ from canaryproxy import counters
 from canaryproxy.config import Config
 from canaryproxy.outcomes import INSPECTED, Answer, OutcomeRules
 from canaryproxy.proxy.answer_head import Response
-from canaryproxy.routing import Headers, RequestView
+from canaryproxy.routing import Headers
 from canaryproxy.watch import TICKS_PER_SECOND, UserReducer
 
 _INSPECTED_A_TICK: Final = 20
@@ -27,12 +27,12 @@ class Witness:
         "_by_user",
         "_cells",
         "_conversions",
-        "_exposes",
         "_exposures",
         "_inspections",
         "_reducer",
         "claim",
         "error_statuses",
+        "exposes",
         "outcomes",
     )
 
@@ -57,7 +57,8 @@ class Witness:
         """Index of the outcome that is a conversion; -1 without one."""
         if metrics.business is not None and metrics.business.outcome in names:
             self._business = names.index(metrics.business.outcome)
-        self._exposes = metrics.business is not None
+        self.exposes = metrics.business is not None
+        """Whether users exposed are counted."""
         self._inspections = _INSPECTED_A_TICK
 
     def failed(self, bucket: int) -> None:
@@ -65,19 +66,14 @@ class Witness:
         if self._by_user:
             self._reducer.failed(bucket)
 
-    @property
-    def inspects(self) -> bool:
-        """Whether ``inspection`` can return anything but ``None``."""
-        return self._exposes or bool(self.outcomes)
+    def inspection(self, watching: tuple[int, ...], bucket: int, now: float) -> Inspection | None:
+        """Return what collects the answer to a request routed now, or ``None`` if nobody looks at it.
 
-    def inspection(
-        self, view: Callable[[], RequestView], bucket: int, now: float
-    ) -> Inspection | None:
-        """Return what collects the answer to a request routed now, or ``None`` if nobody looks at it."""
-        exposed = self._exposes and self._exposures.claim(bucket, int(now * TICKS_PER_SECOND))
-        watching = self.outcomes.watching(view()) if self.outcomes else ()
+        ``watching`` are the outcomes whose rules look at such requests.
+        """
+        exposed = self.exposes and self._exposures.claim(bucket, int(now * TICKS_PER_SECOND))
         rules = self.outcomes.rules
-        if any(rules[at].needs_body for at in watching):
+        if watching and any(rules[at].needs_body for at in watching):
             self._inspections -= 1
             if self._inspections < 0:
                 watching = tuple(at for at in watching if not rules[at].needs_body)

@@ -1,0 +1,134 @@
+"""What is remembered of requests' fields means the same as what is parsed anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from canaryproxy.proxy.errors import Refusal
+from canaryproxy.proxy.forwarding import Peer
+from canaryproxy.proxy.request_head import RequestFields, RequestHeads
+
+END = b"Via: 1.1 canaryproxy\r\n\r\n"
+PEER = Peer("127.0.0.1", b"http", False, b"localhost")
+PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class Anew(RequestHeads):
+    """Remembers nothing."""
+
+    def parse(self, head: bytes, peer: Peer) -> Any:
+        self._known.clear()
+        return super().parse(head, peer)
+
+    def _like(self, _block: bytes) -> RequestFields | None:
+        return None
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+def meaning(heads: RequestHeads, head: bytes) -> Any:
+    """Return all that a request means, or the status of its refusal."""
+    try:
+        request = heads.parse(head, PEER)
+    except Refusal as refusal:
+        return refusal.status
+    fields = request.fields
+    line, _, lines = request.head.partition(b"\r\n")
+    return {
+        "line": (request.method, request.target, request.http10, line),
+        "lines": sorted(lines.split(b"\r\n")),
+        "end": request.head.endswith(END),
+        "raw": sorted(fields.raw),
+        **{
+            name: getattr(fields, name)
+            for name in (
+                *("host", "keep_alive", "length", "chunked", "expect", "upgrade", "cookie"),
+                *("forwarding", "trace_id", "sampled"),
+            )
+        },
+    }
+
+
+lines = st.sampled_from(
+    [
+        b"Host: h", b"Host: h", b"Host: h", b"host: other", b"Cookie: canary_id=a", b"cookie: id=b; x=y",
+        b"COOKIE: c=d", b"Cookie: ", b"Cookie:e=f", b"Cookie:  g=h ", b"Cookie: \xe4=1", b"Cookie: a\x00b",
+        b"Cookie: a\rb", b" folded=1", b"\tfolded", b"Cookie : a=b", b"Cookie", b"X-Cookie: a=b",
+        b"traceparent: " + PARENT, b"Traceparent: " + PARENT, b"TraceParent: " + PARENT,
+        b"traceparent: 00-bad", b"traceparent: ", b"traceparent: " + PARENT + b" ", b"tracestate: a=1",
+        b"Connection: cookie", b"Connection: close", b"Connection: keep-alive, traceparent",
+        b"Connection: keep-alive", b"Connection: upgrade", b"Upgrade: websocket", b"TE: trailers",
+        b"Content-Length: 5", b"Content-Length: 6", b"Content-Length: x", b"Transfer-Encoding: chunked",
+        b"Transfer_Encoding: chunked", b"Expect: 100-continue", b"X-Forwarded-For: 1.2.3.4",
+        b"Accept: */*", b"X-Long: " + b"x" * 3000, b"", b"\r", b"Bad Name: x", b"X: a\nCookie: z=1",
+    ]
+)  # fmt: skip
+starts = st.sampled_from(
+    [
+        b"GET / HTTP/1.1",
+        b"GET /a?b HTTP/1.1",
+        b"POST /x HTTP/1.1",
+        b"GET / HTTP/1.0",
+        b"FOO / HTTP/1.1",
+    ]
+)
+
+
+@given(
+    st.lists(st.tuples(starts, st.lists(lines, max_size=9)), min_size=1, max_size=6), st.booleans()
+)
+@settings(max_examples=600, deadline=None)
+def test_a_remembered_head_means_what_a_parsed_one_means(
+    loop: asyncio.AbstractEventLoop, requests: list[tuple[bytes, list[bytes]]], create: bool
+) -> None:
+    known = RequestHeads(loop, END, create_trace=create)
+    anew = Anew(loop, END, create_trace=create)
+    for start, fields in requests:
+        head = b"\r\n".join((start, *fields, b"", b""))
+        expected = meaning(anew, head)
+        for _ in range(2):
+            found = meaning(known, head)
+            if isinstance(expected, dict) and expected["trace_id"] is None:
+                made = [line for line in found["lines"] if line.startswith(b"traceparent: ")]
+                assert len(made) == 1  # a trace of its own
+                for one in (found, expected):
+                    one["lines"] = [x for x in one["lines"] if not x.startswith(b"traceparent: ")]
+            assert found == expected
+
+
+def test_users_that_differ_in_their_cookie_and_trace_share_a_template(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    heads = RequestHeads(loop, END)
+    for number in range(50):
+        head = b"GET / HTTP/1.1\r\nHost: h\r\nCookie: canary_id=%d\r\nAccept: */*\r\n\r\n" % number
+        request = heads.parse(head, PEER)
+        assert request.fields.cookie == b"canary_id=%d" % number
+        assert b"\r\nCookie: canary_id=%d\r\n" % number in request.head
+        traced = head[:-2] + b"traceparent: 00-%032x-b7ad6b7169203331-01\r\n\r\n" % (number + 1)
+        request = heads.parse(traced, PEER)
+        assert request.fields.trace_id == b"%032x" % (number + 1)
+        assert request.head.count(b"traceparent: ") == 1
+    assert len(heads._templates) == 1
+    assert len(heads._known) == 50  # a trace does not come again
+
+
+def test_what_is_remembered_is_bounded(loop: asyncio.AbstractEventLoop) -> None:
+    heads = RequestHeads(loop, END)
+    for number in range(6000):
+        heads.parse(
+            b"GET / HTTP/1.1\r\nHost: h%d\r\nCookie: canary_id=%d\r\n\r\n" % (number, number), PEER
+        )
+        assert len(heads._templates) <= 1024
+        assert len(heads._known) <= 4096
