@@ -244,19 +244,26 @@ def exemplar(cells: memoryview[int], offset: int, bucket: int) -> Exemplar | Non
     return Exemplar(f"{high:016x}{low:016x}", seconds, millis / 1e3)
 
 
+EXEMPLAR_EVERY = 0.1
+"""Seconds for which a bucket keeps its exemplar at least: one is as good as another."""
+
+
 def keep_exemplar(
-    cells: memoryview[int], offset: int, seconds: float, trace: tuple[int, int], time: float
+    cells: memoryview[int], offset: int, seconds: float, trace: bytes, time: float
 ) -> None:
-    """Keep a trace (the halves of its id) for the bucket of an observation, in the place of the last one.
+    """Keep a trace (32 hex digits) for the bucket of an observation, in the place of one that is older.
 
     ``time`` is in seconds since the epoch.
     """
     bucket = histogram.bucket_index(seconds)
     at = _exemplar_at(offset, bucket)
+    millis = int(time * 1e3)
+    if cells[at] and 0 <= millis - cells[at + 4] < EXEMPLAR_EVERY * 1e3:
+        return
     cells[at] += 1
-    cells[at + 1], cells[at + 2] = trace
+    cells[at + 1], cells[at + 2] = int(trace[:16], 16), int(trace[16:], 16)
     cells[at + 3] = ceil(seconds * 1e6)
-    cells[at + 4] = int(time * 1e3)
+    cells[at + 4] = millis
     cells[at] += 1
 
 

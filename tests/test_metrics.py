@@ -370,7 +370,7 @@ def exemplars(made: metrics.CounterCollector) -> dict[tuple[str, str, str], Exem
 
 def keep(made: Counters, offset: int, seconds: float, low: int, time: float) -> None:
     observe(made.canary, offset, seconds)
-    keep_exemplar(made.exemplars[CANARY], offset, seconds, (1 << 60, low), time)
+    keep_exemplar(made.exemplars[CANARY], offset, seconds, b"%016x%016x" % (1 << 60, low), time)
 
 
 def test_exemplars_name_traces_in_openmetrics_only() -> None:

@@ -148,7 +148,11 @@ class DataPath:
         hide = sticky.cookie is not None and not sticky.forward
         strip = cookie_stripper(sticky.cookie or "") if hide else None
         self.requests = RequestHeads(
-            self._loop, self.head_end, strip, create_trace=config.trace.create
+            self._loop,
+            self.head_end,
+            strip,
+            create_trace=config.trace.create,
+            trace_matters=_looks_at(config, "traceparent"),
         )
         self.rules = MatchRules(config.split.match)
         self.witness = Witness(config, slots, self._users)
@@ -277,6 +281,14 @@ class DataPath:
         if self._sweeper is not None:
             self._sweeper.cancel()
         return clean
+
+
+def _looks_at(config: Config, header: str) -> bool:
+    """Tell whether a rule, an outcome or the sticky key looks at a header of requests."""
+    matches = [rule.header for rule in config.split.match]
+    matches += [outcome.match.header for outcome in config.judge.outcomes.values()]
+    names = [config.split.sticky.header, *(match.name for match in matches if match is not None)]
+    return header in [name.lower() for name in names if name is not None]
 
 
 @lru_cache(maxsize=64)

@@ -430,7 +430,7 @@ class Exchange:
                 micros = int(waited * 1e6)
             cells[_FIRST_BYTE + index] += 1
             cells[_FIRST_BYTE_SUM] += micros
-            if self.request.fields.sampled is not None:
+            if self.request.sampled:
                 self._keep_exemplars(max(waited, 0.0), took)
             status = self._status
             failed = self._datapath.witness.error_statuses[status]
@@ -622,17 +622,16 @@ class Exchange:
         waited, took = max(answered - self._received, 0.0), now - self._started
         counters.observe(cells, _FIRST_BYTE, waited)
         counters.observe(cells, _DURATION, took)
-        if self.request.fields.sampled is not None:
+        if self.request.sampled:
             self._keep_exemplars(waited, took)
 
     def _keep_exemplars(self, waited: float, took: float) -> None:
         """Keep the request's trace beside the buckets that count it."""
-        trace = self.request.fields.sampled
-        if trace is not None:
-            cells = self._datapath.counters.exemplars[self.variant]
-            now = time()
-            counters.keep_exemplar(cells, _FIRST_BYTE, waited, trace, now)
-            counters.keep_exemplar(cells, _DURATION, took, trace, now)
+        trace = self.request.sampled
+        cells = self._datapath.counters.exemplars[self.variant]
+        now = time()
+        counters.keep_exemplar(cells, _FIRST_BYTE, waited, trace, now)
+        counters.keep_exemplar(cells, _DURATION, took, trace, now)
 
     # For the access log (``logged.LoggedExchange``); a plain request comes by none of these
 

@@ -6,8 +6,8 @@ refused here.
 
 Clients repeat themselves: a browser's or a service's requests differ in the request line and share all
 fields. So the meaning of a block of fields is remembered, by its bytes, and only the request line is new.
-What differs between users and requests that are otherwise alike is the Cookie and the traceparent: a block
-that is not known is looked up without these two lines, if they are plain, and they are put back.
+What differs between users that are otherwise alike is the Cookie, and between a user's requests the
+traceparent: a block that is not known is looked up without these two lines, if they are plain.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from canaryproxy.proxy.fields import (
     without,
 )
 from canaryproxy.proxy.forwarding import Peer
-from canaryproxy.proxy.trace import MADE_LINE, made_line, read
+from canaryproxy.proxy.trace import MADE_LINE, NO_PARENT, NO_TRACE, made_line, read
 from canaryproxy.routing import NO_KEY_BUCKET, STABLE, Headers
 
 MAX_REQUEST_LINE: Final = 8 * 1024
@@ -82,6 +82,8 @@ _VALUE = re.compile(rb"[!-~](?:[\t -~]*[!-~])?")
 """A field value that means nothing special to any parser (RFC 9110 §5.5, without obs-text)."""
 _COOKIE_LINES: Final = (b"\r\nCookie: ", b"\r\ncookie: ")
 _TRACE_LINES: Final = (b"\r\ntraceparent: ", b"\r\nTraceparent: ")
+_TRACE_LINE = re.compile(rb"[Tt]raceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_ODD: Final = b"13579bdf"
 _NOMINATE_NOTHING: Final = frozenset((b"close", b"keep-alive"))
 
 _IDEMPOTENT = frozenset(
@@ -103,15 +105,17 @@ class RequestFields:
         "expect",
         "extra",
         "forwarding",
+        "has_cookie",
+        "has_trace",
         "host",
         "keep_alive",
         "key",
         "length",
         "looks",
+        "nominates",
         "noted",
         "raw",
         "sampled",
-        "special",
         "trace_id",
         "upgrade",
         "variant",
@@ -144,12 +148,14 @@ class RequestFields:
         """The trace that the client names, empty without one; ``None``: each request begins its own."""
         self.noted: tuple[bytes | None, bytes | None, bytes] | None = None
         """What the access log says of these fields, once it was asked."""
-        self.sampled: tuple[int, int] | None = None
-        """The halves of the trace id if the trace is sampled."""
+        self.sampled = False
+        """The client may have recorded that trace."""
         self.looks: dict[tuple[bytes, bytes], tuple[int | None, tuple[int, ...]]] | None = None
         """What match rules and outcomes say of requests with these fields, by method and path."""
-        self.special = False
-        """There is a Cookie or a traceparent, or Connection names more than ``close`` and ``keep-alive``."""
+        self.has_cookie = self.has_trace = False
+        """There are such fields, valid or not."""
+        self.nominates = False
+        """Connection names more than ``close`` and ``keep-alive``."""
         self.epoch = -1
         """The number of the route table by which ``key``, ``bucket`` and ``variant`` were found."""
         self.key: bytes | None = None
@@ -176,8 +182,12 @@ class RequestFields:
 class Request:
     """One request's head, checked. All byte strings are as received."""
 
-    __slots__ = ("fields", "head", "http10", "method", "target")
+    __slots__ = ("fields", "head", "http10", "method", "sampled", "target", "trace")
 
+    trace: bytes | None
+    """The trace that the client names, empty without one; ``None``: it begins here."""
+    sampled: bytes
+    """That trace, if the client may have recorded it; else empty."""
     method: bytes
     target: bytes
     """The target in origin or asterisk form."""
@@ -194,7 +204,7 @@ class Request:
     @property
     def trace_id(self) -> bytes:
         """The trace that the request belongs to (32 hex digits), empty without one."""
-        named = self.fields.trace_id
+        named = self.trace
         return self.head.rpartition(MADE_LINE)[2][:32] if named is None else named
 
     @property
@@ -208,7 +218,7 @@ class RequestHeads:
 
     ``end`` is what ends every head: our Via field and the empty line. ``strip`` takes the lines of a head
     and returns them without the sticky cookie; ``None`` forwards it. With ``create_trace`` a request that
-    comes without a valid traceparent gets one.
+    comes without a valid traceparent gets one; ``trace_matters`` if somebody looks at that field.
     """
 
     __slots__ = (
@@ -220,6 +230,7 @@ class RequestHeads:
         "_parser",
         "_strip",
         "_templates",
+        "_trace_matters",
     )
 
     def __init__(
@@ -229,10 +240,12 @@ class RequestHeads:
         strip: Callable[[bytes], bytes] | None = None,
         *,
         create_trace: bool = False,
+        trace_matters: bool = False,
     ) -> None:
         self._loop = loop
         self._end = end
         self._create_trace = create_trace
+        self._trace_matters = trace_matters or create_trace
         self._strip = strip
         self._names = Names(REQUEST_KINDS)
         self._known: dict[bytes, RequestFields] = {}
@@ -261,24 +274,26 @@ class RequestHeads:
         if plain is None or line_end > MAX_REQUEST_LINE or len(head) > MAX_HEAD:
             return self._parse_rare(head, line_end, peer)
         block = head[line_end:]
-        fields = self._known.get(block)
+        fields, trace = self._known.get(block), b""
         if fields is None:
-            fields = self._like(block) or self._fields(head, line_end, http10=False)
+            fields, trace = self._find(head, line_end, block)
             if not fields.host:
                 raise Refusal(400, "no Host field")
-            if (
-                len(block) <= MAX_CACHED_HEAD and not fields.trace_id
-            ):  # a trace id does not come again
-                if len(self._known) >= REMEMBERED:
-                    self._known.clear()
-                self._known[block] = fields
         request = Request()
         request.method, request.target = plain.groups()
         request.http10 = False
         request.fields = fields
+        block = fields.block
+        if trace:
+            request.trace = trace[16:48]
+            request.sampled = request.trace if trace[-1] in _ODD else b""
+            block = self._with(head[line_end:], trace, fields)
+        else:
+            request.trace = fields.trace_id
+            request.sampled = fields.trace_id if fields.sampled and fields.trace_id else b""
         request.head = (
             head[:line_end]
-            + fields.block
+            + block
             + peer.forwarding(fields.host, fields.forwarding)
             + fields.extra
             + self._end
@@ -287,30 +302,69 @@ class RequestHeads:
             request.head = request.head[:-2] + made_line() + b"\r\n"
         return request
 
+    def _find(self, head: bytes, line_end: int, block: bytes) -> tuple[RequestFields, bytes]:
+        """Return the fields of a block that is not known, and remember them.
+
+        The second value is the traceparent line if the fields are those of the block without it.
+        """
+        if not self._trace_matters:
+            rest, trace = _cut(block, _TRACE_LINES)
+            if (
+                _TRACE_LINE.fullmatch(trace)
+                and trace[16:48] != NO_TRACE
+                and trace[49:65] != NO_PARENT
+            ):
+                fields = self._known.get(rest)
+                if fields is None:
+                    fields = self._like(rest) or self._fields(head[:line_end] + rest, line_end)
+                    self._remember(rest, fields)
+                if not (fields.nominates or fields.has_trace) and len(fields.raw) < MAX_FIELDS:
+                    return fields, trace
+        fields = self._like(block) or self._fields(head, line_end)
+        if not fields.trace_id:  # a trace id does not come again
+            self._remember(block, fields)
+        return fields, b""
+
+    def _remember(self, block: bytes, fields: RequestFields) -> None:
+        if len(block) <= MAX_CACHED_HEAD and fields.host:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[block] = fields
+
+    def _with(self, block: bytes, trace: bytes, fields: RequestFields) -> bytes:
+        """Return the lines to forward of a block whose fields were found without its traceparent."""
+        lines = block[:-2]
+        if fields.dropped:
+            name, _, value = trace.partition(b": ")
+            lines = without(lines, fields.dropped, [*fields.raw, (name, value)])
+        return lines if self._strip is None else self._strip(lines)
+
     def _like(self, block: bytes) -> RequestFields | None:
-        """Return the fields of a block that is known but for its Cookie and traceparent, if it is.
+        """Return the fields of a block that is known but for its Cookie, if it is.
 
         Means the same as ``_fields``, for less; ``None`` where it might not. Raises ``Refusal`` for what is
         wrong with the other lines.
         """
         rest, cookie = _cut(block, _COOKIE_LINES)
-        rest, trace = _cut(rest, _TRACE_LINES)
-        if self._strip is not None or not (cookie or trace) or len(block) > MAX_CACHED_HEAD:
+        name, _, value = cookie.partition(b": ")
+        if self._strip is not None or len(block) > MAX_CACHED_HEAD or not _VALUE.fullmatch(value):
             return None
-        if trace and self._create_trace:
-            return None  # without it, what is said of the trace's state is another thing
         template = self._templates.get(rest)
         if template is None:
-            template = self._fields(b"GET / HTTP/1.1" + rest, 14, http10=False)
+            template = self._fields(b"GET / HTTP/1.1" + rest, 14)
             if len(self._templates) >= TEMPLATES:
                 self._templates.clear()
             self._templates[rest] = template
-        if template.special:
+        if (
+            template.has_cookie
+            or template.has_trace
+            or template.nominates
+            or len(template.raw) >= MAX_FIELDS
+        ):
             return None  # the same field once more, or fields that Connection names away
-        raw = template.raw
-        if len(raw) > MAX_FIELDS - 2:
-            return None
-        fields = RequestFields(raw)
+        fields = RequestFields([*template.raw, (name, value)])
+        fields.has_cookie = True
+        fields.cookie = value
         fields.host = template.host
         fields.keep_alive = template.keep_alive
         fields.length = template.length
@@ -319,19 +373,7 @@ class RequestHeads:
         fields.extra = template.extra
         fields.forwarding = template.forwarding
         fields.trace_id = template.trace_id
-        if cookie:
-            name, _, value = cookie.partition(b": ")
-            if not _VALUE.fullmatch(value):
-                return None
-            fields.raw = [*fields.raw, (name, value)]
-            fields.cookie = value
-        if trace:
-            name, _, value = trace.partition(b": ")
-            context = read([value])
-            if context is None:
-                return None
-            fields.raw = [*fields.raw, (name, value)]
-            fields.trace_id, fields.sampled = context.trace_id, context.halves
+        fields.dropped = template.dropped
         fields.block = without(block[:-2], template.dropped, fields.raw)
         return fields
 
@@ -369,11 +411,13 @@ class RequestHeads:
         forwarding = peer.forwarding(fields.host, fields.forwarding)
         line_bytes = method + b" " + target + b" HTTP/1.1"
         request.head = line_bytes + block + forwarding + fields.extra + self._end
+        request.trace = fields.trace_id
+        request.sampled = fields.trace_id if fields.sampled and fields.trace_id else b""
         if fields.trace_id is None:
             request.head = request.head[:-2] + made_line() + b"\r\n"
         return request
 
-    def _fields(self, head: bytes, line_end: int, *, http10: bool) -> RequestFields:
+    def _fields(self, head: bytes, line_end: int, *, http10: bool = False) -> RequestFields:
         """Check the fields of a head; ``host`` stays empty if there is none."""
         try:
             messages, upgraded, _ = self._parser.feed_data(head)
@@ -410,7 +454,7 @@ class RequestHeads:
                 host = value
                 continue
             if kind == IS_COOKIE:
-                fields.special = True
+                fields.has_cookie = True
                 fields.cookie = fields.cookie + b"; " + value if fields.cookie else value
                 continue
             if kind == IS_LENGTH:
@@ -426,7 +470,7 @@ class RequestHeads:
                 continue
             if kind == IS_TRACEPARENT or kind == IS_TRACESTATE:
                 if kind == IS_TRACEPARENT:
-                    fields.special = True
+                    fields.has_trace = True
                     parents.append(value)
                 trace.append(field)
                 continue
@@ -453,12 +497,12 @@ class RequestHeads:
             fields.host = host
         context = read(parents) if parents and b"traceparent" not in connection else None
         if context is not None:
-            fields.trace_id, fields.sampled = context.trace_id, context.halves
+            fields.trace_id, fields.sampled = context
         elif self._create_trace:
             fields.trace_id = None
             drop += trace  # without a valid traceparent, tracestate means nothing
         if connection and connection != CLOSE:
-            fields.special = fields.special or not _NOMINATE_NOTHING.issuperset(connection)
+            fields.nominates = not _NOMINATE_NOTHING.issuperset(connection)
             drop = nominated(raw, drop, connection)
             fields.extra = _renewed(fields, connection, upgrade, trailers, http10=http10)
         if fields.chunked:

@@ -10,31 +10,28 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 _TRACEPARENT = re.compile(
     rb"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
     rb"(?P<more>-.*)?",
     re.DOTALL,
 )
-_NO_TRACE: Final = b"0" * 32
-_NO_PARENT: Final = b"0" * 16
+NO_TRACE: Final = b"0" * 32
+NO_PARENT: Final = b"0" * 16
 _SAMPLED: Final = 0x01
 
 MADE_LINE: Final = b"traceparent: 00-"
 """How the line of a trace that begins here begins; the trace id follows."""
 
 
-class TraceContext:
+class TraceContext(NamedTuple):
     """What a valid traceparent says."""
 
-    __slots__ = ("halves", "trace_id")
-
-    def __init__(self, trace_id: bytes, *, sampled: bool) -> None:
-        self.trace_id = trace_id
-        """32 hex digits in lower case, not all zero."""
-        self.halves = (int(trace_id[:16], 16), int(trace_id[16:], 16)) if sampled else None
-        """The trace id as two 64-bit numbers, if the caller says that it may have recorded the trace."""
+    trace_id: bytes
+    """32 hex digits in lower case, not all zero."""
+    sampled: bool
+    """The caller may have recorded the trace."""
 
 
 def read(values: Sequence[bytes]) -> TraceContext | None:
@@ -47,9 +44,9 @@ def read(values: Sequence[bytes]) -> TraceContext | None:
     match = _TRACEPARENT.fullmatch(values[0])
     if match is None or match["version"] == b"ff" or (match["version"] == b"00" and match["more"]):
         return None
-    if match["trace"] == _NO_TRACE or match["parent"] == _NO_PARENT:
+    if match["trace"] == NO_TRACE or match["parent"] == NO_PARENT:
         return None
-    return TraceContext(match["trace"], sampled=bool(int(match["flags"], 16) & _SAMPLED))
+    return TraceContext(match["trace"], bool(int(match["flags"], 16) & _SAMPLED))
 
 
 def made_line() -> bytes:
