@@ -4,111 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
 
-from canaryproxy import circuit, config, counters, rollout
-from canaryproxy.controller import TICK_SECONDS, Controller, first_table
-from canaryproxy.counters import Counters, Totals
-from canaryproxy.routing import RouteTable
+from canaryproxy import circuit, counters, rollout
 
-BASE = """
-variants: {stable: {endpoints: ["http://127.0.0.1:1"]}, canary: {endpoints: ["http://127.0.0.1:2"]}}
-judge: {metrics: {errors: {unit: request}, latency: {}}}
-"""
+from .world import BASE, World, running
+
 RELEASE = """
 release: {id: r1, steps: [{weight: 1, bake: 1s, min_requests: 5}, {weight: 50, bake: 5s}, {weight: 100}]}
 """
 
 
-class Plane:
-    """A data path that only remembers."""
-
-    def __init__(self) -> None:
-        self.tables: list[RouteTable] = []
-        self.rounds = 0
-
-    def publish(self, table: RouteTable, _version: int) -> None:
-        self.tables.append(table)
-
-    def mark_late(self) -> None:
-        pass
-
-    def begin_tick(self) -> None:
-        pass
-
-    def new_round(self) -> None:
-        self.rounds += 1
-
-    def refresh(self, limit: int) -> None:
-        pass
-
-
-class World:
-    """A controller whose time and traffic the test makes."""
-
-    def __init__(self, folder: Path, text: str) -> None:
-        self.config = config.parse(f"{BASE}\nstate: {folder}/state.json\n{text}", file="f")
-        self.cells = Counters()
-        self.plane = Plane()
-        self.clock = 1000.0
-        self.controller = Controller(
-            self.config,
-            Totals([self.cells]),
-            self.plane,
-            first_table(self.config),
-            lambda: self.clock,
-        )
-        self.controller.load()
-
-    @property
-    def weight(self) -> float:
-        return self.controller.table.limit / 100
-
-    def traffic(self, stable: tuple[int, int], canary: tuple[int, int]) -> None:
-        """Add answered and failed requests."""
-        sides = ((self.cells.stable, *stable), (self.cells.canary, *canary))
-        for cells, answered, failed in sides:
-            for cell, count in (
-                (counters.FINISHED, answered),
-                (counters.ROUTED, answered),
-                (counters.ERROR_TRIALS, answered),
-                (counters.ERROR_EVENTS, failed),
-                (counters.FAILED, failed),
-            ):
-                cells[cell] += count
-
-    async def run(
-        self, seconds: float, stable: tuple[int, int] = (0, 0), canary: tuple[int, int] = (0, 0)
-    ) -> None:
-        """Tick through time with this much traffic in each tick, letting saves finish."""
-        for _ in range(round(seconds / TICK_SECONDS)):
-            self.traffic(stable, canary)
-            self.clock += TICK_SECONDS
-            self.controller.tick()
-            await self.settle()
-
-    async def settle(self) -> None:
-        """Wait until nothing is being saved."""
-        end = monotonic() + 10
-        while self.controller._saving is not None and self.controller._unsaved is None:
-            assert monotonic() < end
-            await asyncio.sleep(0.001)
-
-
-@asynccontextmanager
-async def world(folder: Path, text: str = RELEASE) -> AsyncIterator[World]:
-    made = World(folder, text)
-    await made.settle()
-    try:
-        yield made
-    finally:
-        await made.controller.stop()
+def world(folder: Path, text: str = RELEASE) -> AbstractAsyncContextManager[World]:
+    return running(folder, text)
 
 
 def whats(made: World) -> list[str]:
@@ -282,21 +195,8 @@ async def test_thresholds_are_published_once_stable_is_known(tmp_path: Path) -> 
 
 
 async def test_posted_events_count_for_the_business_metric(tmp_path: Path) -> None:
-    text = "split: {weight: 50}\njudge: {metrics: {business: {outcome: events}}}"
-    text = f"{BASE}\nstate: {tmp_path}/state.json\n{text}".replace(
-        "judge: {metrics: {errors: {unit: request}, latency: {}}}\n", ""
-    )
-    made = World.__new__(World)
-    made.config = config.parse(text, file="f")
-    made.cells, made.plane, made.clock = Counters(), Plane(), 1000.0
-    made.controller = Controller(
-        made.config,
-        Totals([made.cells]),
-        made.plane,
-        first_table(made.config),
-        lambda: made.clock,
-    )
-    made.controller.load()
+    base = BASE.replace("errors: {unit: request}, latency: {}", "business: {outcome: events}")
+    made = World(tmp_path, "split: {weight: 50}", base=base)
     for _ in range(40):
         for cells, posted in ((made.cells.stable, 30), (made.cells.canary, 1)):
             cells[counters.EXPOSED] += 100
