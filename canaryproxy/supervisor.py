@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import gc
 import logging
 import mmap
 import os
@@ -31,6 +30,7 @@ import uvloop
 from canaryproxy import config as configuration
 from canaryproxy.admin.guard import Guard
 from canaryproxy.config import Config, TcpAddress, UnixAddress
+from canaryproxy.processes import memory
 from canaryproxy.processes.steering import Steering
 from canaryproxy.processes.worker import Worker
 from canaryproxy.proxy.access_log import AccessLog
@@ -116,6 +116,7 @@ class Supervisor:
         ``StartError`` for what else stands in the way.
         """
         raise_file_limit()
+        memory.keep_freed()
         if self._config.access_log is not None:
             _check_log(self._config.access_log)
         Guard.of_tcp(self._config.admin)
@@ -141,7 +142,7 @@ class Supervisor:
         await worker.start(sockets.workers[0], clock=False)
         loop.add_signal_handler(signal.SIGHUP, steering.reload)
         loop.add_signal_handler(signal.SIGUSR1, worker.reopen_log)
-        _settle_memory()
+        memory.settle()
         _say_addresses(sockets)
         await stopping.wait()
         loop.add_signal_handler(signal.SIGHUP, _no_news)
@@ -276,7 +277,7 @@ class _Family:
         worker = Worker(self._config, self._block, at)
         await worker.start(self._sockets.workers[at])
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, worker.reopen_log)
-        _settle_memory()
+        memory.settle()
         await stopping.wait()
         await worker.drain(worker.drain_timeout)
 
@@ -286,7 +287,7 @@ class _Family:
         steering.load()
         await steering.start(self._sockets.admin_unix, self._sockets.admin_tcp)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, steering.reload)
-        _settle_memory()
+        memory.settle()
         await stopping.wait()
         await steering.stop()
 
@@ -345,12 +346,6 @@ def _on_signals(numbers: Sequence[signal.Signals]) -> asyncio.Event:
 
 def _no_news() -> None:
     """A SIGHUP while the proxy starts or drains must not end it, as it would by default."""
-
-
-def _settle_memory() -> None:
-    """What lives as long as the process need not be looked at by the collector again."""
-    gc.collect()
-    gc.freeze()
 
 
 def _say_addresses(sockets: Sockets) -> None:
