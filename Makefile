@@ -6,7 +6,8 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dashboard test lint format unit bench bench-gate bench-quick bench-judge clean
+.PHONY: help install demo dashboard test lint format unit bench bench-gate bench-quick bench-judge \
+	lock dist image pin-base clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,7 +20,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 $(BENCH_STAMP): $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench,release]'
 	@touch $@
 
 install: $(STAMP) ## set up .venv with everything that tests need
@@ -56,6 +57,28 @@ bench-quick: $(BENCH_STAMP) ## requests per second and CPU per request beside ng
 
 bench-judge: $(BENCH_STAMP) ## healthy canaries rolled back and users hurt, beside other rules (2 min)
 	$(BIN)/python -m bench.judge --quick
+
+LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header
+
+lock: $(BENCH_STAMP) ## renew the hashes of everything that the image installs
+	$(LOCK) --extra brotli --output-file requirements.lock pyproject.toml
+	echo hatchling | $(LOCK) --output-file requirements-build.lock -
+
+dist: $(BENCH_STAMP) ## the wheel and the sdist in dist/, checked; the same bytes for the same commit
+	@version=$$($(BIN)/python -c 'import canaryproxy; print(canaryproxy.__version__)'); \
+		for tag in $$(git tag --points-at HEAD 'v*'); do [ "$$tag" = "v$$version" ] || \
+		{ echo "the tag is $$tag, but canaryproxy/__init__.py says $$version"; exit 1; }; done
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	cd dist && sha256sum -- * > SHA256SUMS && cat SHA256SUMS
+
+IMAGE ?= canaryproxy
+image: ## the container image, on the digest that its base has today (needs docker)
+	config/image/build.sh build $(IMAGE)
+
+pin-base: ## write the digest that the base image has today into the Dockerfile (needs docker or skopeo)
+	config/image/build.sh pin
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

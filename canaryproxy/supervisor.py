@@ -20,7 +20,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -134,6 +134,9 @@ class Supervisor:
         stopping = _on_signals((signal.SIGTERM, signal.SIGINT))
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, _no_news)
+        if os.getpid() == 1:
+            # It starts no processes, but is given those of others; ignored, the kernel buries them.
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         block = Block(1)
         worker = Worker(self._config, block, 0)
         steering = Steering(self._config, self._path, block, worker.tick)
@@ -228,6 +231,8 @@ class _Family:
         return self._block.table.sequence[0] != 0
 
     def _reap(self) -> None:
+        if os.getpid() == 1:
+            _bury_orphans({child.pid for child in (*self._workers, self._steering)})
         for child in (*self._workers, self._steering):
             if not child.pid:
                 continue
@@ -323,6 +328,18 @@ def _check_log(settings: configuration.AccessLog) -> None:
 
 async def _finished(work: Awaitable[None]) -> None:
     await work
+
+
+def _bury_orphans(own: Collection[int]) -> None:
+    """Take the exit statuses of processes that the kernel gave to process 1 of a container, not of ``own``.
+
+    What is started there beside the proxy, such as by ``docker exec``, may leave some; nobody else can.
+    """
+    with contextlib.suppress(ChildProcessError):  # there are no children at all
+        while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if found.si_pid in own:
+                return  # the same one would be found again; the others have their turn after it
+            os.waitpid(found.si_pid, 0)
 
 
 def _kill(child: _Child, number: signal.Signals) -> None:

@@ -1,0 +1,1 @@
+"""What people deploy with: the image, manifests, packages and guides name nothing that does not exist."""

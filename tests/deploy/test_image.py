@@ -1,0 +1,145 @@
+"""The Dockerfile: its rules, its facts, and its build steps run here without an engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import canaryproxy
+from canaryproxy.cli import main
+from tests.deploy.dockerfile import DOCKERFILE, ROOT, Line, lines, stages
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def only(stage: list[Line], name: str) -> str:
+    (value,) = [line.value for line in stage if line.name == name]
+    return value
+
+
+def copied() -> list[tuple[str, list[str]]]:
+    """From the context: the target and the sources of each COPY."""
+    found = []
+    for line in stages()[0]:
+        if line.name == "COPY":
+            *sources, target = line.value.split()
+            found.append((target, sources))
+    return found
+
+
+def locked(name: str) -> dict[str, Version]:
+    text = (ROOT / name).read_text()
+    pins = re.findall(r"^([a-z0-9._-]+)==(\S+)(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    for package, _, rest in pins:
+        assert "--hash=sha256:" in rest, package
+    return {package: Version(version) for package, version, _ in pins}
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    linter = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([linter, DOCKERFILE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_base_is_one_image_with_a_full_name_and_a_tag() -> None:
+    (base,) = [line.value for line in lines()[:1]]
+    assert re.fullmatch(
+        r"BASE=docker\.io/library/python:3\.11-slim-bookworm(@sha256:[0-9a-f]{64})?", base
+    )
+    froms = [stage[0].value for stage in stages()]
+    assert froms == ["${BASE} AS build", "${BASE}"]
+    supported = PROJECT["project"]["classifiers"]
+    assert "Programming Language :: Python :: 3.11" in supported
+
+
+def test_every_copied_file_exists_and_reaches_the_build() -> None:
+    wanted = {source.rstrip("/") for _, sources in copied() for source in sources}
+    for source in wanted:
+        assert (ROOT / source).exists(), source
+    ignore = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in ignore if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    assert {line[1:] for line in rules if line.startswith("!")} == wanted
+    # What the wheel's build reads, by pyproject.toml, is copied.
+    project = PROJECT["project"]
+    assert {project["readme"], *project["license-files"], "pyproject.toml"} <= wanted
+
+
+def test_nothing_is_installed_but_what_the_locks_have_hashes_of() -> None:
+    steps = " && ".join(line.value for line in lines() if line.name == "RUN")
+    installs = re.findall(r"pip (?:--python \S+ +)?(?:install|wheel) (?:(?!&&).)*", steps)
+    assert len(installs) == 4
+    for step in installs:
+        assert ("--require-hashes" in step and "--only-binary :all:" in step) or (
+            "--no-deps" in step and "--no-index" in step
+        ), step
+
+
+def test_the_locks_are_those_of_this_project() -> None:
+    project = PROJECT["project"]
+    extras = [one for name in ("brotli",) for one in project["optional-dependencies"][name]]
+    for name, wanted in (
+        ("requirements.lock", [*project["dependencies"], *extras]),
+        ("requirements-build.lock", PROJECT["build-system"]["requires"]),
+    ):
+        pins = locked(name)
+        for text in wanted:
+            one = Requirement(text)
+            assert one.name in pins, f"{one.name} is not in {name}: make lock"
+            assert pins[one.name] in one.specifier, f"{one} in {name}: make lock"
+
+
+def test_the_process_that_runs() -> None:
+    final = stages()[1]
+    user, group = only(final, "USER").split(":")
+    assert (
+        int(user) == int(group) >= 10000
+    )  # a number, so that Kubernetes can see that it is not root
+    assert json.loads(only(final, "ENTRYPOINT")) == ["canaryproxy"]
+    command, *arguments = json.loads(only(final, "CMD"))
+    options = {name for option in main.commands[command].params for name in option.opts}
+    assert {one for one in arguments if one.startswith("-")} <= options
+    made = only(final, "RUN")
+    assert only(final, "WORKDIR") in made
+    assert f"--owner={user} --group={group}" in made
+    assert str(Path(arguments[1]).parent) in made
+    assert only(final, "STOPSIGNAL") == "SIGTERM"
+    check = only(final, "HEALTHCHECK")
+    health = json.loads(check[check.index("[") :])
+    assert health[:2] == ["python", "-m"]
+    assert (ROOT / (health[2].replace(".", "/") + ".py")).is_file()
+
+
+@pytest.mark.slow
+def test_the_build_steps_make_a_proxy_with_what_is_locked(installed: Path) -> None:
+    shown = subprocess.run(
+        [installed / "bin" / "canaryproxy", "--version"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.strip() == f"canaryproxy, version {canaryproxy.__version__}"
+    have = json.loads(
+        subprocess.run(
+            [installed / "bin" / "python", "-c", _INSTALLED],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    )
+    pins = {name: str(version) for name, version in locked("requirements.lock").items()}
+    assert have == pins | {"canaryproxy": canaryproxy.__version__}
+    assert not (installed / "bin" / "pip").exists()
+
+
+_INSTALLED = """
+import json, re
+from importlib.metadata import distributions
+name = lambda one: re.sub("[-_.]+", "-", one.metadata["Name"]).lower()
+print(json.dumps({name(one): one.version for one in distributions()}))
+"""
