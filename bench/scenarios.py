@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench.loads import UPLOAD_BYTES, Load
+from bench.peers.nginx import Nginx
 from bench.peers.ours import Ours
 
 OURS = Ours(
@@ -84,10 +85,12 @@ VARIATIONS = (
     replace(OURS, name="2 workers", title="2 workers, both on the proxy's core", workers=2),
     replace(OURS, name="8 endpoints", title="8 endpoints a variant", endpoints=8),
     replace(OURS, name="64 endpoints", title="64 endpoints a variant", endpoints=64),
+    Nginx(name="nginx"),
+    Nginx(name="nginx, 64 endpoints", title="nginx, 64 servers a variant", endpoints=64),
     replace(OURS, name="5 rules", title="5 match rules, none of which holds", rules=5),
     replace(OURS, name="20 rules", title="20 match rules, none of which holds", rules=20),
 )
-"""canaryproxy in several configurations under ``SMALL``: what a thing costs."""
+"""canaryproxy in several configurations under ``SMALL``: what a thing costs, and what it costs nginx."""
 
 COST = replace(
     SMALL, name="cost", description="small-32 on variations of canaryproxy's configuration"

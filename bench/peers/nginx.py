@@ -9,21 +9,21 @@ from pathlib import Path
 
 from bench.loads import COOKIE
 from bench.peers.base import ALL, MAX_CONNECTIONS, Site, ask, missing_program, required
-from bench.ports import HOST
+from bench.ports import HOST, address
 
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 def worker_config(folder: Path, http: str) -> str:
     """Return a configuration of one worker in the foreground with all files in ``folder``."""
-    paths = "\n".join(f"    {kind}_temp_path {folder}/{kind};" for kind in _TEMPORARY)
+    paths = "\n".join(f'    {kind}_temp_path "{folder}/{kind}";' for kind in _TEMPORARY)
     # A master that is root gives its worker another user, who may not read the folder.
     user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
     return f"""\
 daemon off;
 {user}
 worker_processes 1;
-pid {folder}/nginx.pid;
+pid "{folder}/nginx.pid";
 error_log stderr error;
 events {{ worker_connections {MAX_CONNECTIONS}; }}
 http {{
@@ -38,12 +38,17 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Nginx:
-    """nginx as Debian ships it."""
+    """nginx as Debian ships it.
+
+    endpoints: number of servers of each variant, each with an address of its own; the better of two drawn at
+        random gets a request, as with canaryproxy.
+    """
 
     name: str = "nginx"
     title: str = "nginx, split_clients by cookie, upstream keepalive, 1 worker"
     splits: bool = True
     features: frozenset[str] = ALL
+    endpoints: int = 1
 
     def missing(self) -> str | None:
         return missing_program("nginx", "Debian, Ubuntu: apt-get install nginx-light")
@@ -62,13 +67,13 @@ class Nginx:
             site.folder,
             f"""
     upstream stable {{
-        server {HOST}:{site.stable};
+{self._servers(site.stable)}
         keepalive 512;
         keepalive_requests 1000000000;
         keepalive_timeout 3600s;
     }}
     upstream canary {{
-        server {HOST}:{site.canary};
+{self._servers(site.canary)}
         keepalive 512;
         keepalive_requests 1000000000;
         keepalive_timeout 3600s;
@@ -101,3 +106,9 @@ class Nginx:
 
     def command(self, site: Site, config: Path) -> list[str]:
         return [required("nginx"), "-p", str(site.folder), "-c", str(config)]
+
+    def _servers(self, port: int) -> str:
+        servers = [f"        server {address(number)}:{port};" for number in range(self.endpoints)]
+        return "\n".join(
+            (*(["        random two least_conn;"] if len(servers) > 1 else []), *servers)
+        )
