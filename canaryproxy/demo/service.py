@@ -1,4 +1,4 @@
-"""A small service with switches for faults: ``python -m canaryproxy.demo.service NAME PORT``.
+"""A small service with switches for faults: ``python -m canaryproxy.demo.service NAME PORT [HOST]``.
 
 ``/`` and ``/search`` answer JSON. ``PUT /switch`` with a fault's name changes how they do from then on.
 """
@@ -48,8 +48,8 @@ class Service:
 
 def main() -> None:
     """Serve until killed."""
-    name, port = sys.argv[1], int(sys.argv[2])
-    web.run_app(Service(name).app(), host="127.0.0.1", port=port, print=None, access_log=None)
+    name, port, host = sys.argv[1], int(sys.argv[2]), (*sys.argv[3:], "127.0.0.1")[0]
+    web.run_app(Service(name).app(), host=host, port=port, print=None, access_log=None)
 
 
 if __name__ == "__main__":
