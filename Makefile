@@ -39,8 +39,8 @@ lint: $(BENCH_STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(BENCH_STAMP) ## pytest
-	$(BIN)/pytest
+unit: $(BENCH_STAMP) ## pytest, a process for each core
+	$(BIN)/pytest -n auto --dist loadfile
 
 format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
