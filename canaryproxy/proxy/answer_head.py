@@ -174,8 +174,8 @@ class AnswerHeads:
         response.keep_alive = b"keep-alive" in connection if http10 else b"close" not in connection
         if connection and connection != CLOSE:
             drop = nominated(raw, drop, connection)
-        if response.status == 204:
-            # RFC 9110 §8.6, RFC 9112 §6.1: it has no body, and must not say how long it is.
+        if response.status == 204 or response.status < 200:
+            # RFC 9110 §8.6, RFC 9112 §6.1: they have no body, and must not say how long it is.
             drop = drop + [field for field in raw if self._names.kind(field[0]) == IS_LENGTH]
             response.length, response.chunked = -1, False
         block = without(head[line_end:-2], drop, raw)

@@ -75,6 +75,7 @@ class ChunkedDecoder:
 
     def __init__(self) -> None:
         self._left = 0
+        """Bytes of the chunk that are to come; of trailers, those that came."""
         self._pending = b""
         self._reading: _Step = ChunkedDecoder._size
         self.done = False
@@ -141,27 +142,24 @@ class ChunkedDecoder:
         raise ChunkedError("chunk data does not end with CRLF")
 
     def _trailers(self, data: bytes, at: int, _payload: list[bytes]) -> int:
-        kept: list[bytes] = []
-        start = at
-        while True:
-            end = data.find(b"\r\n", at)
-            if (end if end >= 0 else len(data)) - start > MAX_TRAILERS:
-                raise ChunkedError("trailers too long")
-            if end < 0:
-                if re.search(rb"(?<!\r)\n", data[at:]):
-                    raise ChunkedError("bare LF in trailers")
-                return -1
-            line = data[at:end]
-            at = end + 2
-            if not line:
-                self.trailers = b"".join(kept)
-                self.done = True
-                return at
-            match = _TRAILER_LINE.fullmatch(line)
-            if match is None:
-                raise ChunkedError("malformed trailer field")
-            if match[1].lower().replace(b"_", b"-") not in _FORBIDDEN_TRAILERS:
-                kept.append(line + b"\r\n")
+        end = data.find(b"\r\n", at)
+        line = data[at:end] if end >= 0 else data[at:]
+        if self._left + len(line) > MAX_TRAILERS:
+            raise ChunkedError("trailers too long")
+        if end < 0:
+            if b"\n" in line:
+                raise ChunkedError("bare LF in trailers")
+            return -1
+        if not line:
+            self.done = True
+            return end + 2
+        match = _TRAILER_LINE.fullmatch(line)
+        if match is None:
+            raise ChunkedError("malformed trailer field")
+        self._left += len(line) + 2
+        if match[1].lower().replace(b"_", b"-") not in _FORBIDDEN_TRAILERS:
+            self.trailers += line + b"\r\n"
+        return end + 2
 
 
 def _may_begin_size(line: bytes) -> bool:

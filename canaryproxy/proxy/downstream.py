@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -40,6 +41,10 @@ _CR: Final = 13
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER of no seconds: closing sends a reset instead of an end."""
 _LINGER_SECONDS: Final = 2.0
+"""How long a client may be silent then."""
+_LINGER_TURNS: Final = 15
+"""How many times that long it may go on sending: 30 s in all, as with nginx."""
+_EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 _PATHS_REMEMBERED: Final = 32
 """Methods and paths for which it is remembered what rules say of requests with the same fields."""
 _READ_AHEAD: Final = 64 * 1024
@@ -176,9 +181,7 @@ class Downstream(asyncio.Protocol):
             self._active = True
             self._body(data)
         elif state == _LINGER:
-            self._left -= len(data)
-            if self._left < 0:
-                self.transport.abort()
+            self._active = True
 
     # Requests
 
@@ -200,15 +203,14 @@ class Downstream(asyncio.Protocol):
     def _take_head(self, searched: int) -> bool:
         data = self._buffer
         if data[0] in b"\r\n":  # RFC 9112 §2.2: an empty line before the request line is ignored
-            while data.startswith(b"\r\n"):
-                data = data[2:]
-            self._buffer = data
+            lines = _EMPTY_LINES.match(data)
+            self._buffer = data = data[lines.end() if lines else 0 :]
             searched = 0
             if not data or data == b"\r":
                 return False
         end = find_head_end(data, searched)
         if end < 0:
-            check_partial(data)
+            check_partial(data, searched)
             if not searched:
                 self.deadline = monotonic() + self._datapath.limits.header_timeout
             return False
@@ -432,7 +434,8 @@ class Downstream(asyncio.Protocol):
     def _linger(self) -> None:
         """Send no more, and throw away what the client still sends, for a short while."""
         self._state = _LINGER
-        self._left = 1 << 20
+        self._left = _LINGER_TURNS
+        self._active = False
         self._buffer = b""
         self._chunks = None
         self.deadline = monotonic() + _LINGER_SECONDS
@@ -479,8 +482,13 @@ class Downstream(asyncio.Protocol):
             self._active = False
             self.deadline = now + self._datapath.limits.body_timeout
             return
-        self.deadline = inf
         state = self._state
+        if self._active and state == _LINGER and self._left:
+            self._active = False
+            self._left -= 1
+            self.deadline = now + _LINGER_SECONDS
+            return
+        self.deadline = inf
         if state == _TUNNEL or (exchange is None and unsent):
             self.transport.abort()
         elif exchange is not None:

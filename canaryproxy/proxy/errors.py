@@ -11,7 +11,10 @@ from canaryproxy.counters import Reason
 
 
 class Refusal(Exception):
-    """A request that the proxy answers itself: ``status`` and a reason in plain words."""
+    """A request that the proxy answers itself: ``status`` and a reason in plain words.
+
+    All are errors but one: 200 for OPTIONS that is to go no further.
+    """
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -85,7 +88,7 @@ def error_answer(
         lines.append(f"X-Canaryproxy-Reason: {label}")
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         lines.append("Retry-After: 1")
-    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+    if status in (HTTPStatus.OK, HTTPStatus.METHOD_NOT_ALLOWED):
         lines.append("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
     if close:
         lines.append("Connection: close")

@@ -240,10 +240,11 @@ class Exchange:
         endpoint.active += 1
         endpoint.acquire(self)
 
+    def wants(self, endpoint: Endpoint) -> bool:
+        """Tell whether a connection of ``endpoint`` is still wanted: not if it came too late."""
+        return endpoint is self._endpoint and not self.cancelled
+
     def connected(self, upstream: Upstream) -> None:
-        if upstream.endpoint is not self._endpoint:
-            upstream.endpoint.release(upstream)  # it came too late: another variant answers
-            return
         self._upstream = upstream
         self._sent = True
         head = self.request.head

@@ -43,6 +43,7 @@ IS_FORWARDED: Final = 12
 IS_LOOK_ALIKE: Final = 13
 IS_TRACEPARENT: Final = 14
 IS_TRACESTATE: Final = 15
+IS_HOPS: Final = 16
 
 REQUEST_KINDS: dict[bytes, int] = {
     b"keep-alive": IS_HOP,
@@ -62,6 +63,7 @@ REQUEST_KINDS: dict[bytes, int] = {
     b"forwarded": IS_FORWARDED,
     b"traceparent": IS_TRACEPARENT,
     b"tracestate": IS_TRACESTATE,
+    b"max-forwards": IS_HOPS,
 }
 ANSWER_KINDS: dict[bytes, int] = {
     b"keep-alive": IS_HOP,

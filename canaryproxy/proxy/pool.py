@@ -41,8 +41,8 @@ _AddrInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int
 class Caller(Protocol):
     """Who asks an endpoint for a connection."""
 
-    cancelled: bool
-    """No longer wants it."""
+    def wants(self, endpoint: Endpoint) -> bool:
+        """Tell whether a connection of ``endpoint`` is still wanted."""
 
     def connected(self, upstream: Upstream) -> None:
         """Take the connection; it is the caller's until released or closed."""
@@ -126,7 +126,7 @@ class Endpoint:
         """Take back a connection that can carry another request."""
         while self._waiting:
             caller = self._waiting.popleft()
-            if not caller.cancelled:
+            if caller.wants(self):
                 caller.connected(upstream)
                 return
         if len(self.idle) < self.limits.max_endpoint_idle and not self.closed:
@@ -141,7 +141,7 @@ class Endpoint:
             self.idle.remove(upstream)
         while self._waiting and self.open < self.limits.max_endpoint_connections:
             caller = self._waiting.popleft()
-            if not caller.cancelled:
+            if caller.wants(self):
                 self._open(caller)
 
     def failed(self) -> None:
@@ -196,10 +196,10 @@ class Endpoint:
             caller.connect_failed(self, reason_of(error))
             return
         self._readmit()
-        if caller.cancelled:
-            self.release(upstream)
-        else:
+        if caller.wants(self):
             caller.connected(upstream)
+        else:
+            self.release(upstream)
 
     async def _dial(self) -> Upstream:
         addresses = await self._resolve()
@@ -245,11 +245,13 @@ def _nothing() -> None:
 class _Probe:
     """Asks an ejected endpoint for a connection, in place of a request."""
 
-    __slots__ = ("_endpoint", "cancelled")
+    __slots__ = ("_endpoint",)
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self.cancelled = False
+
+    def wants(self, endpoint: Endpoint) -> bool:  # noqa: ARG002
+        return True
 
     def connected(self, upstream: Upstream) -> None:
         self._endpoint.release(upstream)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from ipaddress import IPv6Address
 from typing import Final
 
 from aiohttp.http_exceptions import HttpProcessingError
@@ -29,6 +30,7 @@ from canaryproxy.proxy.fields import (
     IS_EXPECT,
     IS_FORWARDED_FOR,
     IS_HOP,
+    IS_HOPS,
     IS_HOST,
     IS_LENGTH,
     IS_LOOK_ALIKE,
@@ -37,6 +39,7 @@ from canaryproxy.proxy.fields import (
     IS_UPGRADE,
     MAX_CACHED_HEAD,
     REQUEST_KINDS,
+    TOKEN,
     UNLIMITED,
     Field,
     Names,
@@ -61,21 +64,30 @@ REMEMBERED: Final = 4096
 TEMPLATES: Final = 1024
 """The same without Cookie and traceparent."""
 
-_TARGET = rb"[!$-;=?-Z\[\\\]^_`a-z{|}~]*"
-"""Visible ASCII but ``"``, ``#``, ``<`` and ``>``: RFC 3986 plus what browsers leave unescaped."""
-_REQUEST_LINE = re.compile(
-    rb"([A-Z\-]+) ([!$-;=?-Z\[\\\]^_`a-z{|}~]" + _TARGET + rb") HTTP/1\.([01])"
-)
+_IN_PATH = rb"[!$&-;=@-Z\[\]_a-z|~]*+"
+_PATH = rb"/" + _IN_PATH + rb"(?:%[0-9A-Fa-f]{2}" + _IN_PATH + rb")*+"
+_QUERY = rb"(?:\?[!$-;=?-Z\[\\\]^_`a-z{|}~]*+)?"
+"""RFC 3986, and what browsers leave unescaped there (https://url.spec.whatwg.org/#percent-encoded-bytes)."""
+_REQUEST_LINE = re.compile(rb"([A-Z\-]+) ([!-~]+) HTTP/1\.([01])")
 _PLAIN_LINE = re.compile(
-    rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/" + _TARGET + rb") HTTP/1\.1"
+    rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (" + _PATH + _QUERY + rb") HTTP/1\.1"
 )
-_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(/[^?]*)?(\?.*)?")
+_ORIGIN = re.compile(_PATH + _QUERY)
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(" + _PATH + rb")?(" + _QUERY + rb")")
 _HOST = re.compile(
-    rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+(?::[0-9]{0,5})?"
-    rb"|\[(?:[0-9A-Fa-f:.]+|[vV][0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+)\](?::[0-9]{0,5})?"
+    rb"(?:(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})+"
+    rb"|\[(?:(?P<ipv6>[0-9A-Fa-f:.]+)|[vV][0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+)\])"
+    rb"(?::(?P<port>[0-9]{0,5}))?"
 )
-"""``uri-host [ ":" port ]`` (RFC 9110 §7.2), not empty."""
+"""``uri-host [ ":" port ]`` (RFC 9110 §7.2), not empty.
+
+Without the comma that RFC 3986 allows in a name: it is what joins two Host fields (RFC 9110 §5.2).
+"""
+_HIGHEST_PORT: Final = 65535
+_MOST_HOPS: Final = 255
+"""The largest Max-Forwards that we send on."""
 _HOST_LINE = re.compile(rb"\r\n(?i:host):[^\r\n]*(?=\r\n)")
+_HOPS_LINE = re.compile(rb"\r\n(?i:max-forwards):[^\r\n]*(?=\r\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 _VALUE = re.compile(rb"[!-~](?:[\t -~]*[!-~])?")
@@ -84,6 +96,11 @@ _COOKIE_LINES: Final = (b"\r\nCookie: ", b"\r\ncookie: ")
 _TRACE_LINES: Final = (b"\r\ntraceparent: ", b"\r\nTraceparent: ")
 _TRACE_LINE = re.compile(rb"[Tt]raceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ODD: Final = b"13579bdf"
+_UPGRADE = re.compile(
+    rb"[ \t,]*%b(?:/%b)?(?:[ \t]*,[ \t,]*(?:%b(?:/%b)?)?)*"
+    % ((rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++",) * 4)
+)
+"""A list of protocols and versions (RFC 9110 §7.8)."""
 _NOMINATE_NOTHING: Final = frozenset((b"close", b"keep-alive"))
 
 _IDEMPOTENT = frozenset(
@@ -107,6 +124,7 @@ class RequestFields:
         "forwarding",
         "has_cookie",
         "has_trace",
+        "hops",
         "host",
         "keep_alive",
         "key",
@@ -132,8 +150,10 @@ class RequestFields:
         self.chunked = False
         self.expect = False
         """The client waits for ``100 Continue``."""
-        self.upgrade = False
-        """The client asks for another protocol on this connection."""
+        self.upgrade = b""
+        """The protocols that the client asks for on this connection, empty if it asks for none."""
+        self.hops: list[bytes] = []
+        """The values of Max-Forwards: they mean something with OPTIONS only."""
         self.cookie = b""
         """The value of the Cookie field, empty without one."""
         self.block = b""
@@ -279,6 +299,8 @@ class RequestHeads:
             fields, trace = self._find(head, line_end, block)
             if not fields.host:
                 raise Refusal(400, "no Host field")
+            if fields.hops:  # such fields are not remembered
+                return self._parse_rare(head, line_end, peer)
         request = Request()
         request.method, request.target = plain.groups()
         request.http10 = False
@@ -326,7 +348,7 @@ class RequestHeads:
         return fields, b""
 
     def _remember(self, block: bytes, fields: RequestFields) -> None:
-        if len(block) <= MAX_CACHED_HEAD and fields.host:
+        if len(block) <= MAX_CACHED_HEAD and fields.host and not fields.hops:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             self._known[block] = fields
@@ -359,6 +381,7 @@ class RequestHeads:
             template.has_cookie
             or template.has_trace
             or template.nominates
+            or template.hops
             or len(template.raw) >= MAX_FIELDS
         ):
             return None  # the same field once more, or fields that Connection names away
@@ -394,13 +417,18 @@ class RequestHeads:
         if not fields.host and not http10:
             raise Refusal(400, "no Host field")
         block = fields.block
+        if fields.hops and method == b"OPTIONS":
+            block = _one_hop_less(block, fields)
         if target == b"*":
             if method != b"OPTIONS":
                 raise Refusal(400, "malformed request target")
-        elif not target.startswith(b"/"):
+        elif target.startswith(b"/"):
+            if not _ORIGIN.fullmatch(target):
+                raise Refusal(400, "malformed request target")
+        else:
             target, fields.host = _origin_form(target, method)
             block = _HOST_LINE.sub(b"", block) + b"Host: " + fields.host + b"\r\n"
-        elif not fields.host:
+        if not fields.host:
             fields.host = peer.local
             block += b"Host: " + fields.host + b"\r\n"
         request = Request()
@@ -481,18 +509,24 @@ class RequestHeads:
                     raise Refusal(400, "unsupported Transfer-Encoding")
                 fields.chunked = True
             elif kind == IS_CONNECTION:
-                connection += tokens(value)
+                options = tokens(value)
+                if not all(map(TOKEN.fullmatch, options)):
+                    raise Refusal(400, "malformed Connection")
+                connection += options
             elif kind == IS_UPGRADE:
-                upgrade = value
+                upgrade = upgrade + b", " + value if upgrade else value
             elif kind == IS_HOP:
                 trailers = trailers or (name.lower() == b"te" and b"trailers" in tokens(value))
+            elif kind == IS_HOPS:
+                fields.hops.append(value)
+                continue
             elif kind != IS_EXPECT:
                 forwarding.append((kind, value))
             drop.append(field)
         if fields.chunked and has_length:
             raise Refusal(400, "both Content-Length and Transfer-Encoding")
         if host is not None:
-            if not _HOST.fullmatch(host):
+            if not _is_host(host):
                 raise Refusal(400, "malformed Host")
             fields.host = host
         context = read(parents) if parents and b"traceparent" not in connection else None
@@ -526,17 +560,18 @@ def _cut(block: bytes, lines: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
     return block[:at] + block[end:], block[at + 2 : end]
 
 
-def check_partial(data: bytes) -> None:
+def check_partial(data: bytes, searched: int = 0) -> None:
     """Refuse an unfinished head that no further byte can make valid.
 
-    Raises ``Refusal``, so that neither an endless head nor bare LF has to wait for a timeout.
+    ``searched`` is how much of it was looked at before. Raises ``Refusal``, so that neither an endless head
+    nor bare LF has to wait for a timeout.
     """
     line_end = data.find(b"\r\n")
     if (line_end if line_end >= 0 else len(data)) > MAX_REQUEST_LINE:
         raise Refusal(414, "request line too long")
     if len(data) > MAX_HEAD:
         raise Refusal(431, "request head too large")
-    if _BARE_LF.search(data):
+    if _BARE_LF.search(data, searched):
         raise Refusal(400, "bare LF in the request head")
 
 
@@ -559,11 +594,40 @@ def _origin_form(target: bytes, method: bytes) -> tuple[bytes, bytes]:
     if match is None:
         raise Refusal(400, "malformed request target")
     authority, path, query = match.groups()
-    if not _HOST.fullmatch(authority):
+    if not _is_host(authority):
         raise Refusal(400, "malformed authority in the request target")
-    if path is None and query is None and method == b"OPTIONS":
+    if path is None and not query and method == b"OPTIONS":
         return b"*", authority
-    return (path or b"/") + (query or b""), authority
+    return (path or b"/") + query, authority
+
+
+def _is_host(value: bytes) -> bool:
+    """Tell whether ``value`` is a host and perhaps a port that can be connected to."""
+    match = _HOST.fullmatch(value)
+    if match is None or int(match["port"] or 0) > _HIGHEST_PORT:
+        return False
+    if match["ipv6"] is None:
+        return True
+    try:
+        IPv6Address(match["ipv6"].decode())
+    except ValueError:
+        return False
+    return True
+
+
+def _one_hop_less(block: bytes, fields: RequestFields) -> bytes:
+    """Return the lines of an OPTIONS request with Max-Forwards less one (RFC 9110 §7.6.2).
+
+    Raises ``Refusal`` with 200, our own answer, if the request is to go no further.
+    """
+    value = fields.hops[0]
+    if len(fields.hops) > 1 or not value.isdigit():
+        raise Refusal(400, "malformed Max-Forwards")
+    value = value.lstrip(b"0")
+    if not value:
+        raise Refusal(200, "Max-Forwards is 0: the request goes no further")
+    left = int(value) - 1 if len(value) < 4 else _MOST_HOPS
+    return _HOPS_LINE.sub(b"\r\nMax-Forwards: %d" % min(left, _MOST_HOPS), block)
 
 
 def _renewed(
@@ -578,9 +642,10 @@ def _renewed(
         upgrade
         and b"upgrade" in connection
         and not (http10 or fields.chunked or fields.length)
+        and _UPGRADE.fullmatch(upgrade)
         and b"h2c" not in tokens(upgrade)
     ):
-        fields.upgrade = True
+        fields.upgrade = upgrade
         options.append(b"upgrade")
         lines += b"Upgrade: " + upgrade + b"\r\n"
     if trailers and b"te" in connection:

@@ -9,7 +9,7 @@ from canaryproxy.counters import Reason
 from canaryproxy.proxy.answer_head import MAX_ANSWER_HEAD, AnswerHeads, Response
 from canaryproxy.proxy.chunked import ChunkedDecoder, ChunkedError
 from canaryproxy.proxy.errors import BrokenAnswer
-from canaryproxy.proxy.fields import find_head_end
+from canaryproxy.proxy.fields import find_head_end, tokens
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.exchange import Exchange
@@ -24,6 +24,12 @@ _TUNNEL: Final = 5
 _CLOSED: Final = 6
 
 _UNKNOWN_LENGTH: Final = -1
+
+
+def _agreed(chosen: bytes, asked: bytes) -> bool:
+    """Tell whether an upstream switches to protocols that the client asked for (RFC 9110 §7.8)."""
+    names = {one.partition(b"/")[0] for one in tokens(asked)}
+    return bool(chosen) and all(one.partition(b"/")[0] in names for one in tokens(chosen))
 
 
 class Upstream(asyncio.Protocol):
@@ -185,7 +191,7 @@ class Upstream(asyncio.Protocol):
             if status >= 200:
                 break
             if status == 101:
-                if not exchange.request.fields.upgrade:
+                if not _agreed(response.upgrade, exchange.request.fields.upgrade):
                     self._fail(exchange, Reason.BROKEN_ANSWER)
                     return
                 self._state = _TUNNEL

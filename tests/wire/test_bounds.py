@@ -171,6 +171,26 @@ AMBIGUOUS = {
     "absolute with bad port": get(target=b"http://h:x/"),
     "absolute without slashes": get(target=b"http:h/"),
     "authority form": get(target=b"h:80"),
+    "absolute with list of hosts": get(target=b"http://a,b/"),
+    "absolute with byte outside": get(target=b"http://h/\\x"),
+    "absolute with high port": get(target=b"http://h:65536/"),
+    "Host list without blank": get(host=b"Host: a,b\r\n"),
+    "Host comma": get(host=b"Host: a,\r\n"),
+    "Host with high port": get(host=b"Host: h:65536\r\n"),
+    "Host not IPv6": get(host=b"Host: [:::1]\r\n"),
+    "Host IPv6 with zone": get(host=b"Host: [fe80::1%25eth0]\r\n"),
+    "path with backslash": get(target=b"/a\\b"),
+    "path with brace": get(target=b"/{a"),
+    "path with caret": get(target=b"/a^"),
+    "path with backquote": get(target=b"/`a"),
+    "path with bad percent": get(target=b"/%zz"),
+    "path with cut percent": get(target=b"/a%2"),
+    "option not a token": get(b"Connection: close, a b\r\n"),
+    "option with high byte": get(b"Connection: \xa0close\r\n"),
+    "option in quotes": get(b'Connection: "close"\r\n'),
+    "hops not a number": b"OPTIONS / HTTP/1.1\r\nHost: h\r\nMax-Forwards: -1\r\n\r\n",
+    "hops empty": b"OPTIONS / HTTP/1.1\r\nHost: h\r\nMax-Forwards:\r\n\r\n",
+    "hops twice": b"OPTIONS * HTTP/1.1\r\nHost: h\r\nMax-Forwards: 1\r\nMax-Forwards: 1\r\n\r\n",
     "star with more": b"OPTIONS *x HTTP/1.1\r\nHost: h\r\n\r\n",
 }  # fmt: skip
 
@@ -209,6 +229,8 @@ async def test_methods_that_a_proxy_must_not_pass_on(
         assert upstream.links == []
 
 
+IN_QUERY = bytes(b for b in range(0x21, 0x7F) if b not in b'"#<>')
+IN_PATH = bytes(b for b in IN_QUERY if b not in b"%?\\^`{}")
 LEGAL = {
     "coding with tabs": (
         b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding:\tCHUNKED\t \r\n\r\n2\r\nab\r\n0\r\n\r\n",
@@ -240,9 +262,17 @@ LEGAL = {
         b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"\r\n\r\n0\r\n\r\n",
     ),
-    "every legal byte of a target": (
-        b"GET /" + bytes(b for b in range(0x21, 0x7F) if b not in b'"#<>') + b" HTTP/1.1\r\nHost: h\r\n\r\n",
-        b"GET /" + bytes(b for b in range(0x21, 0x7F) if b not in b'"#<>') + b" HTTP/1.1\r\n",
+    "every legal byte of a path": (
+        b"GET /" + IN_PATH + b"%2f HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /" + IN_PATH + b"%2f HTTP/1.1\r\n"
+    ),
+    "every legal byte of a query": (
+        b"GET /?" + IN_QUERY + b" HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /?" + IN_QUERY + b" HTTP/1.1\r\n"
+    ),
+    "options in a list": (
+        get(b"Connection: , a,,\tb ,\r\nA: 1\r\nB: 2\r\n"), b"GET / HTTP/1.1\r\nHost: h\r\nX-"
+    ),
+    "Max-Forwards of another method": (
+        b"GET / HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n", b"\r\nMax-Forwards: 0\r\n"
     ),
 }  # fmt: skip
 

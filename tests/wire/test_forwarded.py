@@ -124,6 +124,40 @@ async def test_targets_are_sent_in_origin_or_asterisk_form(line: bytes, target: 
     assert got.startswith(target + b"HTTP/1.1\r\n")
 
 
+@pytest.mark.parametrize(
+    ("hops", "left"),
+    [(b"1", b"0"), (b"10", b"9"), (b"0007", b"6"), (b"256", b"255"), (b"9" * 5000, b"255")],
+)
+@pytest.mark.parametrize(
+    "line", [b"OPTIONS / HTTP/1.1", b"OPTIONS * HTTP/1.1", b"OPTIONS http://h HTTP/1.1"]
+)
+async def test_options_has_one_hop_less(line: bytes, hops: bytes, left: bytes) -> None:
+    lines = HOST + b"Max-Forwards:" + hops + b"\r\nA: b\r\n" + COOKIE + b"\r\n"
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(variants(upstream.port)) as running,
+    ):
+        client = await running.connect()
+        for count in (1, 2):
+            await client.send(line + b"\r\n" + lines)
+            await client.take(b"ok", count)
+        assert upstream.got.count(b"\r\nMax-Forwards: " + left + b"\r\nA: b\r\n") == 2
+
+
+async def test_options_without_hops_left_is_answered_by_the_proxy() -> None:
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(variants(upstream.port)) as running,
+    ):
+        for more in (b"", COOKIE, b"traceparent: 00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01\r\n"):
+            head = b"OPTIONS /x HTTP/1.1\r\n" + HOST + more + b"Max-Forwards: 0\r\n\r\n"
+            answer = await running.ask(head)
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"\r\nAllow: GET, HEAD, " in answer
+            assert b"goes no further" in answer
+        assert upstream.links == []
+
+
 async def test_an_http_1_0_client_is_served_and_closed() -> None:
     async with (
         Upstream(always(OK)).serving() as upstream,
