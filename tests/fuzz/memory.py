@@ -1,0 +1,201 @@
+"""A data path without sockets: transports that hold what is written, and are fed by hand.
+
+Nothing runs by itself. ``feed`` and ``eof`` call the protocols as a loop would; what a loop would call later
+(``connection_lost``) is called by ``Wires.settle``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from canaryproxy import config
+from canaryproxy.controller import first_table
+from canaryproxy.counters import Counters, Reason
+from canaryproxy.proxy.datapath import DataPath
+from canaryproxy.proxy.downstream import Downstream
+from canaryproxy.proxy.pool import Caller, Endpoint, Pool, _Probe
+from canaryproxy.proxy.upstream import Upstream
+
+
+class Wires:
+    """What the loop would call next."""
+
+    def __init__(self) -> None:
+        self.later: deque[Callable[[], None]] = deque()
+
+    def settle(self) -> None:
+        """Call all that is due."""
+        while self.later:
+            self.later.popleft()()
+
+
+class MemoryTransport(asyncio.Transport):
+    """One end of a connection, the proxy's. ``peer`` gets what is written."""
+
+    def __init__(self, wires: Wires, protocol: Downstream | Upstream, high: int = 1 << 16) -> None:
+        super().__init__()
+        self._wires = wires
+        self.protocol = protocol
+        self.written = bytearray()
+        """What the peer has not taken yet."""
+        self.ended = False
+        """The proxy writes no more."""
+        self.closed = False
+        """The proxy closed, or the peer did."""
+        self.aborted = False
+        self.reading = True
+        self._high = high
+        self._full = False
+        self._kept: deque[bytes | None] = deque()
+        """What came while the proxy did not read; ``None`` is the end."""
+
+    # The proxy's side
+
+    def write(self, data: Any) -> None:
+        assert not self.ended or self.closed, "written after the end"
+        if self.closed:
+            return
+        self.written += data
+        if len(self.written) > self._high and not self._full:
+            self._full = True
+            self.protocol.pause_writing()
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.write(b"".join(list_of_data))
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.written) if self._full else 0
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self._lose(None)
+
+    def abort(self) -> None:
+        self.aborted = True
+        self._lose(None)
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        if not self.reading:
+            self.reading = True
+            self._wires.later.append(self._flush)
+
+    def is_reading(self) -> bool:
+        return self.reading
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return {"peername": ("127.0.0.1", 4), "sockname": ("127.0.0.1", 80)}.get(name, default)
+
+    # The peer's side
+
+    def take(self) -> bytes:
+        """Take what the proxy wrote."""
+        data = bytes(self.written)
+        self.written.clear()
+        if self._full:
+            self._full = False
+            if not self.closed:
+                self.protocol.resume_writing()
+        return data
+
+    def feed(self, data: bytes) -> None:
+        """Send to the proxy."""
+        self._kept.append(data)
+        self._flush()
+
+    def eof(self) -> None:
+        """Send no more."""
+        self._kept.append(None)
+        self._flush()
+
+    def lose(self) -> None:
+        """Reset the connection."""
+        self._lose(ConnectionResetError())
+
+    def _flush(self) -> None:
+        while self._kept and self.reading and not self.closed:
+            data = self._kept.popleft()
+            if data is not None:
+                self.protocol.data_received(data)
+            elif not self.protocol.eof_received():
+                self._lose(None)
+
+    def _lose(self, error: Exception | None) -> None:
+        if not self.closed:
+            self.closed = True
+            self._wires.later.append(lambda: self.protocol.connection_lost(error))
+
+
+class MemoryEndpoint(Endpoint):
+    """An endpoint whose connections are opened by ``on_open``: nothing is dialled."""
+
+    on_open: Callable[[MemoryEndpoint, Caller], None]
+    """Called for each connection that is wanted; calls ``connect`` or ``fail`` now or later."""
+
+    def _open(self, caller: Caller) -> None:
+        self.open += 1
+        self.on_open(self, caller)
+
+    def connect(self, wires: Wires, caller: Caller) -> MemoryTransport:
+        """Give the caller its connection, as ``_connect`` does; return the proxy's end of it."""
+        upstream = self._connect_protocol(self)
+        transport = MemoryTransport(wires, upstream)
+        upstream.connection_made(transport)
+        self._readmit()
+        if caller.wants(self):
+            caller.connected(upstream)
+        else:
+            self.release(upstream)
+        return transport
+
+    def fail(self, caller: Caller, reason: Reason) -> None:
+        """Tell the caller that there is no connection, as ``_connect`` does."""
+        self.open -= 1
+        if not isinstance(caller, _Probe):
+            self.failed()
+        caller.connect_failed(self, reason)
+
+
+class MemoryProxy:
+    """A data path whose endpoints are in memory: one of stable, and one of the canary if it has one."""
+
+    def __init__(self, text: str, loop: asyncio.AbstractEventLoop) -> None:
+        made = config.parse(text, file="test.yaml")
+        self.wires = Wires()
+        self.counters = Counters()
+        self.datapath = DataPath(made, loop, self.counters, first_table(made))
+        self.endpoints: list[MemoryEndpoint] = []
+        pools = []
+        for variant in (made.variants.stable, made.variants.canary):
+            endpoints = [
+                MemoryEndpoint(
+                    one, made.limits, loop, lambda where: Upstream(where, self.datapath.answers)
+                )
+                for one in (variant.endpoints if variant else ())
+            ]
+            pool = Pool(endpoints, by_hash=False)
+            for endpoint in endpoints:
+                endpoint.on_change = pool.refresh
+            self.endpoints += endpoints
+            pools.append(pool)
+        self.datapath.pools = (pools[0], pools[1])
+
+    def client(self, high: int = 1 << 16) -> MemoryTransport:
+        """Return the proxy's end of a new client's connection."""
+        protocol = Downstream(self.datapath)
+        transport = MemoryTransport(self.wires, protocol, high)
+        protocol.connection_made(transport)
+        return transport
