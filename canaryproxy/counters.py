@@ -40,10 +40,28 @@ class Reason(IntEnum):
     BODY_TIMEOUT = 9
     NO_ENDPOINT = 10
     OVERFLOW = 11
+    CERTIFICATE = 12
 
     @property
     def label(self) -> str:
         """The name used in metrics and in error bodies, for instance ``connect_refused``."""
+        return self.name.lower()
+
+
+class NoEntry(IntEnum):
+    """Why a connection came to an end before its first request could; the value is an offset."""
+
+    TLS = 0
+    """The handshake failed."""
+    PROXY_PROTOCOL = 1
+    """The header is malformed or not there."""
+    TIMEOUT = 2
+    CLOSED = 3
+    """The client closed it."""
+
+    @property
+    def label(self) -> str:
+        """The name used in metrics, for instance ``proxy_protocol``."""
         return self.name.lower()
 
 
@@ -102,7 +120,9 @@ CONNECTIONS_REFUSED = 2
 """Connections over ``limits.max_connections``, answered 503 and closed."""
 REFUSED = 3
 """``REFUSED + status`` counts requests that the proxy refused before routing them (400, 414, 503...)."""
-PROXY_CELLS = REFUSED + _CODE_CELLS
+NOT_ENTERED = REFUSED + _CODE_CELLS
+"""``NOT_ENTERED + reason`` counts connections that never came to a request, by ``NoEntry``."""
+PROXY_CELLS = NOT_ENTERED + len(NoEntry)
 
 _CELL_BYTES = 8
 SIZE = ((VARIANT_CELLS + EXEMPLAR_CELLS) * len(VARIANTS) + PROXY_CELLS) * _CELL_BYTES

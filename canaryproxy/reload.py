@@ -20,12 +20,14 @@ from pydantic import BaseModel
 
 from canaryproxy import config as configuration
 from canaryproxy.config import Config, ConfigError
+from canaryproxy.proxy import certificates
+from canaryproxy.proxy.certificates import Files
 from canaryproxy.rollout import Refused
 
 _log = logging.getLogger(__name__)
 
 NEEDS_RESTART = ("listen", "workers", "admin", "state", "access_log")
-"""Sections that belong to sockets, processes and open files."""
+"""Sections that belong to sockets, processes and open files; of ``listen`` only the addresses."""
 
 _LOOK_ANYWAY = 5000
 """Milliseconds after which a watched file is compared without news: some file systems send none."""
@@ -72,7 +74,10 @@ def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
 
 def live(running: Config, wanted: Config) -> Config:
     """Return ``wanted`` with everything that needs a restart as it is in ``running``."""
-    return wanted.model_copy(update={name: getattr(running, name) for name in NEEDS_RESTART})
+    kept = {name: getattr(running, name) for name in NEEDS_RESTART}
+    there = {listener.address: listener for listener in wanted.listen}
+    kept["listen"] = tuple(there.get(one.address, one) for one in running.listen)
+    return wanted.model_copy(update=kept)
 
 
 class Stale(Exception):
@@ -95,13 +100,17 @@ class Reloader:
         note: Callable[[str, str, dict[str, Any]], None],
         time: Callable[[], float],
         text: str | None = None,
+        files: Files | None = None,
     ) -> None:
-        """``text`` is that of ``config``, if the file may be another one by now."""
+        """``text`` is that of ``config``, ``files`` those of its TLS, if they may be other ones by now."""
         self.path = path
         self.running = config
         """What is in force."""
         self.text = text or ""
         """The file as it was read last, valid or not."""
+        self.files = certificates.read(config) if files is None else files
+        """The files of TLS that are in force."""
+        self._files_seen = self.files
         self.loaded_at = time()
         self.error: str | None = None
         """Why the file is not in force, in one line."""
@@ -140,11 +149,11 @@ class Reloader:
                 raise OSError(f"{self.path} is not UTF-8 text (byte {error.start})") from None
             self._unreadable = False
             self.text = text
-            wanted = self._checked(text)
+            wanted, files = self._checked(text)
         except (ConfigError, Refused, OSError) as error:
             self._failed(_one_line(error))
             raise
-        return self._take(wanted)
+        return self._take(wanted, files)
 
     async def put(
         self, text: str, *, dry_run: bool = False, if_match: Callable[[str], bool] | None = None
@@ -159,25 +168,32 @@ class Reloader:
         async with self._putting:
             if if_match is not None and not if_match(self.etag):
                 raise Stale("the configuration has changed since it was read")
-            wanted = self._checked(text)
+            wanted, files = self._checked(text)
             if dry_run:
-                return self._change(wanted)
+                return self._change(wanted, files)
             await asyncio.to_thread(_write, self.path, text)
             return self.reload()
 
-    def _checked(self, text: str) -> Config:
+    def _checked(self, text: str) -> tuple[Config, Files]:
+        """Return what ``text`` says and the files of its TLS, and of what runs on without a restart."""
         wanted = configuration.parse(text, file=str(self.path))
-        self._check(live(self.running, wanted))
-        return wanted
-
-    def _change(self, wanted: Config) -> Change:
+        self._files_seen = certificates.read(wanted)
+        files = certificates.load(wanted, text, file=str(self.path))
         allowed = live(self.running, wanted)
-        return Change(differences(self.running, allowed), differences(allowed, wanted))
+        self._check(allowed)
+        return wanted, {**certificates.kept(allowed, self.files), **files}
 
-    def _take(self, wanted: Config) -> Change:
-        change = self._change(wanted)
+    def _change(self, wanted: Config, files: Files) -> Change:
+        allowed = live(self.running, wanted)
+        changed = differences(self.running, allowed)
+        renewed = certificates.changed(allowed, self.files, files)
+        return Change((*changed, *renewed), differences(allowed, wanted))
+
+    def _take(self, wanted: Config, files: Files) -> Change:
+        change = self._change(wanted, files)
         if change.changed:
             self.running = live(self.running, wanted)
+            self.files = files
             self._apply(self.running)
         news = change.changed or change.restart_needed != self.restart_needed or self.error
         self.loaded_at = self._time()
@@ -210,7 +226,7 @@ class Reloader:
         """
         assert self.path is not None
         while self.running.reload.watch:
-            folders = {self.path.absolute().parent, self.path.resolve().parent}
+            folders = self._folders()
             try:
                 async for _ in watchfiles.awatch(
                     *folders,
@@ -223,8 +239,7 @@ class Reloader:
                 ):
                     if self._is_news():
                         self.try_reload()
-                    moved = {self.path.absolute().parent, self.path.resolve().parent} != folders
-                    if moved or not self.running.reload.watch:
+                    if self._folders() != folders or not self.running.reload.watch:
                         break
             except (OSError, RuntimeError) as error:  # the folder is gone, or no watches are left
                 _log.warning("%s cannot be watched: %s", self.path, error)
@@ -232,12 +247,23 @@ class Reloader:
                     self.try_reload()
                 await asyncio.sleep(_AFTER_ERROR)
 
+    def _folders(self) -> set[Path]:
+        """Return where to look for changes: of the file, and of the files of TLS that it names."""
+        assert self.path is not None
+        folders = {self.path.absolute().parent, self.path.resolve().parent}
+        for _, name in certificates.named(self.running):
+            file = Path(name)
+            folders |= {file.absolute().parent, file.resolve().parent}
+        return {folder for folder in folders if folder.is_dir()} or folders
+
     def _is_news(self) -> bool:
         assert self.path is not None
         try:
-            return self.path.read_bytes() != self.text.encode() or self._unreadable
+            if self.path.read_bytes() != self.text.encode() or self._unreadable:
+                return True
         except OSError:
             return not self._unreadable  # the reload will say why
+        return {**self._files_seen, **certificates.read(self.running)} != self._files_seen
 
 
 def _one_line(error: Exception) -> str:

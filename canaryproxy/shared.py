@@ -29,8 +29,8 @@ from canaryproxy.counters import Counters
 from canaryproxy.routing import VARIANTS, RouteTable
 from canaryproxy.watch import UserReducer
 
-LARGEST_CONFIG: Final = 2 * 1024 * 1024
-"""Bytes of a configuration with its slots."""
+LARGEST_CONFIG: Final = 4 * 1024 * 1024
+"""Bytes of a configuration with its slots and the files of its TLS."""
 LONGEST_SALT: Final = 1024
 """Bytes."""
 MOST_ENDPOINTS: Final = 256
@@ -159,6 +159,8 @@ class Configured:
     text: str
     slots: Mapping[str, int]
     """``counters.slots`` of its outcomes."""
+    files: Mapping[str, bytes]
+    """The files of its TLS, as they were when it was taken."""
 
 
 class ConfigCell:
@@ -174,9 +176,12 @@ class ConfigCell:
         self.sequence = self._room.sequence
         """One cell that changes with every configuration."""
 
-    def publish(self, text: str, slots: Mapping[str, int]) -> int:
+    def publish(
+        self, text: str, slots: Mapping[str, int], files: Mapping[str, bytes] | None = None
+    ) -> int:
         """Put a configuration in force; return its generation. Raises ``ValueError`` if it is too large."""
-        data = json.dumps({"text": text, "slots": dict(slots)}).encode()
+        held = {path: content.decode("latin-1") for path, content in (files or {}).items()}
+        data = json.dumps({"text": text, "slots": dict(slots), "files": held}).encode()
         if len(data) > LARGEST_CONFIG:
             raise ValueError(f"a configuration has at most {LARGEST_CONFIG} bytes")
         return self._room.write(data)
@@ -187,7 +192,8 @@ class ConfigCell:
         if whole is None:
             return None
         found = json.loads(whole[1])
-        return Configured(whole[0], found["text"], found["slots"])
+        files = {path: content.encode("latin-1") for path, content in found["files"].items()}
+        return Configured(whole[0], found["text"], found["slots"], files)
 
 
 class WorkerCells:

@@ -33,7 +33,9 @@ from canaryproxy.config import Config, TcpAddress, UnixAddress
 from canaryproxy.processes import memory
 from canaryproxy.processes.steering import Steering
 from canaryproxy.processes.worker import Worker
+from canaryproxy.proxy import certificates
 from canaryproxy.proxy.access_log import AccessLog
+from canaryproxy.proxy.certificates import Files
 from canaryproxy.proxy.listener import listen
 from canaryproxy.shared import Block
 
@@ -92,7 +94,7 @@ def open_sockets(config: Config, workers: int) -> Sockets:
             made.admin_tcp.append(one(config.admin.listen))
         # Last, so that who can reach the proxy can also look at it.
         made.workers = [[] for _ in range(workers)]
-        for address in config.listen:
+        for address in [listener.address for listener in config.listen]:
             several = workers > 1 and isinstance(address, TcpAddress)
             first = one(address, shared=several)
             for at, mine in enumerate(made.workers):
@@ -102,10 +104,13 @@ def open_sockets(config: Config, workers: int) -> Sockets:
 
 
 class Supervisor:
-    """One proxy. ``path`` is the file of its configuration, to be read again."""
+    """One proxy. ``path`` is the file of its configuration, to be read again; ``files`` are its TLS's."""
 
-    def __init__(self, config: Config, path: Path | None = None) -> None:
+    def __init__(
+        self, config: Config, path: Path | None = None, files: Files | None = None
+    ) -> None:
         self._config = config
+        self._files = certificates.read(config) if files is None else files
         self._path = path
         self.workers = config.workers or len(os.sched_getaffinity(0))
 
@@ -126,7 +131,7 @@ class Supervisor:
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     runner.run(self._alone(sockets))
             else:
-                _Family(self._config, self._path, self.workers, sockets).run()
+                _Family(self._config, self._path, self.workers, sockets, self._files).run()
         finally:
             sockets.remove()
 
@@ -138,8 +143,8 @@ class Supervisor:
             # It starts no processes, but is given those of others; ignored, the kernel buries them.
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         block = Block(1)
-        worker = Worker(self._config, block, 0)
-        steering = Steering(self._config, self._path, block, worker.tick)
+        worker = Worker(self._config, block, 0, self._files)
+        steering = Steering(self._config, self._path, block, worker.tick, self._files)
         steering.load()
         await steering.start(sockets.admin_unix, sockets.admin_tcp)
         await worker.start(sockets.workers[0], clock=False)
@@ -172,8 +177,11 @@ class _Child:
 class _Family:
     """The workers and the steering process, and this one that replaces them."""
 
-    def __init__(self, config: Config, path: Path | None, workers: int, sockets: Sockets) -> None:
+    def __init__(
+        self, config: Config, path: Path | None, workers: int, sockets: Sockets, files: Files
+    ) -> None:
         self._config = config
+        self._files = files
         self._path = path
         self._sockets = sockets
         self._block = Block(workers, mmap.mmap(-1, Block.size(workers)))
@@ -279,7 +287,7 @@ class _Family:
 
     async def _work(self, at: int) -> None:
         stopping = _on_signals((signal.SIGTERM,))
-        worker = Worker(self._config, self._block, at)
+        worker = Worker(self._config, self._block, at, self._files)
         await worker.start(self._sockets.workers[at])
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, worker.reopen_log)
         memory.settle()
@@ -288,7 +296,7 @@ class _Family:
 
     async def _steer(self) -> None:
         stopping = _on_signals((signal.SIGTERM,))
-        steering = Steering(self._config, self._path, self._block)
+        steering = Steering(self._config, self._path, self._block, files=self._files)
         steering.load()
         await steering.start(self._sockets.admin_unix, self._sockets.admin_tcp)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, steering.reload)

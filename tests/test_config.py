@@ -64,7 +64,7 @@ def test_examples_are_valid_and_match_the_schema(path: Path) -> None:
 
 def test_example_values() -> None:
     found = config.parse((ROOT / "config/example.yaml").read_text(), file="example.yaml")
-    assert found.listen == (TcpAddress("127.0.0.1", 8080),)
+    assert [one.address for one in found.listen] == [TcpAddress("127.0.0.1", 8080)]
     assert found.variants.canary is not None
     assert found.variants.canary.endpoints[1] == Endpoint("http", "127.0.0.1", 9003)
     assert found.split.weight == 5
@@ -128,7 +128,7 @@ def test_values_are_frozen() -> None:
     ],
 )
 def test_listen(text: str, expected: tuple[Any, ...]) -> None:
-    assert parse(text).listen == expected
+    assert tuple(one.address for one in parse(text).listen) == expected
 
 
 @pytest.mark.parametrize("text", ["yes", "no", "on", "off", "10:30", "0x10", "2026-01-01", "1_000"])
@@ -361,8 +361,8 @@ ONLY_PARSE_KNOWS = {
     "admin_open", "admin_socket_taken", "admin_tokens", "admit_header", "alpha_order", "duration_long",
     "endpoint_port", "endpoint_twice", "gate_timeout", "listen_admin", "listen_every_v6",
     "listen_localhost", "listen_loop", "listen_loop_every", "listen_port", "listen_sexagesimal",
-    "listen_twice", "match_regex", "outcome_unknown", "regex_warning", "secret_two", "steps_fall",
-    "sticky_cookie_only", "variant_header", "weight_fine",
+    "listen_twice", "match_regex", "outcome_unknown", "own_socket", "regex_warning", "secret_two",
+    "steps_fall", "sticky_cookie_only", "variant_header", "weight_fine",
 }  # fmt: skip
 """Mistakes of several fields, of ranges inside text, and of regular expressions."""
 
@@ -507,3 +507,52 @@ def test_warnings_name_risky_plans_and_what_is_not_active() -> None:
     assert config.warnings(parse("split: {weight: 5}")) == (
         "split.weight has no effect without variants.canary",
     )
+
+
+# Connections
+
+
+TLS_LISTENER = """
+listen:
+  - 127.0.0.1:8080
+  - address: 0.0.0.0:8443
+    tls: {certificates: [{cert: a.pem, key: a.key, names: ["*.a.example"]}], min_version: 1.3}
+    proxy_protocol: true
+  - {address: "unix:/run/p.sock", proxy_protocol: trusted}
+"""
+
+
+def test_a_listener_is_an_address_or_says_more() -> None:
+    plain, secure, local = parse(TLS_LISTENER).listen
+    assert plain.tls is None
+    assert plain.proxy_protocol == "off"
+    assert secure.tls is not None
+    assert secure.tls.certificates[0].names == ("*.a.example",)
+    assert secure.tls.min_version == "1.3"
+    assert secure.proxy_protocol == "required"
+    assert local.address == UnixAddress("/run/p.sock")
+    advice = config.warnings(parse(TLS_LISTENER))
+    assert any(
+        line.startswith("listen[1].proxy_protocol is required of everybody") for line in advice
+    )
+    assert any(line.startswith("listen[2].proxy_protocol has no effect") for line in advice)
+
+
+def test_endpoints_on_unix_sockets() -> None:
+    found = config.parse('variants: {stable: {endpoints: ["unix:/run/a.sock"]}}', file="f.yaml")
+    (endpoint,) = found.variants.stable.endpoints
+    assert str(endpoint) == "unix:/run/a.sock"
+    assert endpoint.authority == "/run/a.sock"
+
+
+def test_unverified_endpoints_are_warned_about() -> None:
+    text = 'variants: {stable: {endpoints: ["https://a:1"], tls: {verify: false}}}'
+    (line,) = config.warnings(config.parse(text, file="f.yaml"))
+    assert line.startswith("variants.stable.tls.verify is false")
+
+
+def test_a_problem_found_later_has_its_place_in_the_file() -> None:
+    where = ("listen", 0, "tls", "certificates", 0, "key")
+    text = "listen:\n  address: 127.0.0.1:1\n  tls:\n    certificates:\n      - cert: a\n        key: b\n"
+    found = config.problem(text, file="f.yaml", path=where, message="does not fit")
+    assert str(found) == "f.yaml:6:14: listen.tls.certificates[0].key: does not fit"

@@ -21,7 +21,13 @@ def spans() -> dict[str, range]:
         and isinstance(value, int)
         and not name.endswith(("CELLS", "SIZE", "BYTES"))
     }
-    for name in ("CONNECTIONS_OPENED", "CONNECTIONS_CLOSED", "CONNECTIONS_REFUSED", "REFUSED"):
+    for name in (
+        "CONNECTIONS_OPENED",
+        "CONNECTIONS_CLOSED",
+        "CONNECTIONS_REFUSED",
+        "REFUSED",
+        "NOT_ENTERED",
+    ):
         del found[name]  # the proxy's own
     for name in ("STABLE", "CANARY", "MOST_OUTCOMES"):  # numbers, not cells
         found.pop(name, None)

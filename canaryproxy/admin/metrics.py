@@ -30,7 +30,7 @@ from canaryproxy import counters, histogram, rollout
 from canaryproxy.circuit import State
 from canaryproxy.config.model import EventName
 from canaryproxy.controller import Status
-from canaryproxy.counters import Counters, Reason
+from canaryproxy.counters import Counters, NoEntry, Reason
 from canaryproxy.evidence import as_float
 from canaryproxy.routing import VARIANTS, RouteTable
 
@@ -76,6 +76,8 @@ class Sources:
     """The slots of ``judge.outcomes`` by name (``counters.slots``)."""
     notified: Callable[[], Notified | None] = lambda: None
     """The notifier of now; another one counts anew."""
+    certificates: Callable[[], Mapping[str, float]] = dict
+    """When the certificates in use end, in seconds since the epoch, by the name of the server."""
     log_lines_dropped: Callable[[], int] = int
     """Access-log lines that were dropped since the process began, for the queue was full."""
 
@@ -253,6 +255,22 @@ class CounterCollector(Collector):
             "Downstream connections closed for being over the limit.",
             proxy[counters.CONNECTIONS_REFUSED],
         )
+        failed = CounterMetricFamily(
+            "canaryproxy_handshakes_failed",
+            "Downstream connections that ended before their first request could come.",
+            labels=["reason"],
+        )
+        for why in NoEntry:
+            failed.add_metric([why.label], proxy[counters.NOT_ENTERED + why])
+        yield failed
+        ends = GaugeMetricFamily(
+            "canaryproxy_certificate_expiry_timestamp_seconds",
+            "When a certificate that the proxy shows to others ends.",
+            labels=["name"],
+        )
+        for name, end in self._sources.certificates().items():
+            ends.add_metric([name], end)
+        yield ends
         yield _gauge(
             "canaryproxy_open_connections",
             "Downstream connections open.",

@@ -6,6 +6,7 @@ import asyncio
 import getpass
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -20,6 +21,8 @@ from canaryproxy.client.api import Address, Client, Refused, Unreachable
 from canaryproxy.client.words import clean
 from canaryproxy.config import Admin, Config, ConfigError
 from canaryproxy.config.document import read
+from canaryproxy.proxy import certificates
+from canaryproxy.proxy.certificates import Files
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
@@ -64,6 +67,25 @@ def load(path: Path) -> Config:
         return configuration.parse(read_text(path), file=str(path))
     except ConfigError as error:
         _refuse(error)
+
+
+def load_with_files(path: Path) -> tuple[Config, Files]:
+    """Return the configuration in a file and the files of its TLS, or exit with what is wrong with them.
+
+    Prints the warnings.
+    """
+    text = read_text(path)
+    try:
+        config = configuration.parse(text, file=str(path))
+        files = certificates.load(config, text, file=str(path))
+    except ConfigError as error:
+        _refuse(error)
+    for line in (
+        *configuration.warnings(config),
+        *certificates.warnings(config, files, time.time()),
+    ):
+        click.echo(f"{path}: warning: {line}", err=True)
+    return config, files
 
 
 def _refuse(error: ConfigError) -> NoReturn:

@@ -12,7 +12,7 @@ import click
 from canaryproxy import config as configuration
 from canaryproxy import logs
 from canaryproxy.admin.guard import TokenError
-from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
+from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load_with_files
 from canaryproxy.demo.run import demo as run_demo
 from canaryproxy.proxy.listener import ListenError
 from canaryproxy.supervisor import StartError, Supervisor
@@ -32,12 +32,10 @@ def run(path: Path, log_format: Literal["text", "json"]) -> None:
 
     Example: canaryproxy run -c config/minimal.yaml --log-format json
     """
-    config = load(path)
-    for line in configuration.warnings(config):
-        click.echo(f"{path}: warning: {line}", err=True)
+    config, files = load_with_files(path)
     logs.configure(log_format)
     try:
-        Supervisor(config, path).run()
+        Supervisor(config, path, files).run()
     except (ListenError, StartError) as error:
         fail(str(error))
     except TokenError as error:
@@ -50,13 +48,12 @@ def check(path: Path) -> None:
     """Check a configuration file: exit status 0 if it is valid, 2 if not.
 
     Prints every error as file:line:column: field: what was found and what is allowed, and warns about plans
-    that are valid but risky.
+    that are valid but risky. The files of TLS are looked into, too: keys must fit their certificates, and
+    what has expired or soon will is warned about.
 
     Example: canaryproxy check -c config/example.yaml
     """
-    config = load(path)
-    for line in configuration.warnings(config):
-        click.echo(f"{path}: warning: {line}", err=True)
+    load_with_files(path)
     click.echo(f"{path}: ok")
 
 

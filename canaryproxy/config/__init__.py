@@ -9,11 +9,13 @@ from __future__ import annotations
 from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress
 from canaryproxy.config.advice import warnings
 from canaryproxy.config.document import read
-from canaryproxy.config.explain import validate
+from canaryproxy.config.explain import placed, validate
 from canaryproxy.config.model import (
     AccessLog,
     Admin,
     Business,
+    Certificate,
+    ClientTls,
     Config,
     Errors,
     Forwarded,
@@ -24,6 +26,7 @@ from canaryproxy.config.model import (
     Judge,
     Latency,
     Limits,
+    Listener,
     MatchRule,
     Metrics,
     Mirror,
@@ -33,6 +36,7 @@ from canaryproxy.config.model import (
     Release,
     Reload,
     Rescue,
+    ServerTls,
     Split,
     Step,
     Sticky,
@@ -43,13 +47,15 @@ from canaryproxy.config.model import (
     Webhook,
     When,
 )
-from canaryproxy.config.problems import ConfigError, Problem, dotted, shown
+from canaryproxy.config.problems import ConfigError, Path, Problem, dotted, shown
 from canaryproxy.config.schema import schema
 
 __all__ = [
     "AccessLog",
     "Admin",
     "Business",
+    "Certificate",
+    "ClientTls",
     "Config",
     "ConfigError",
     "Endpoint",
@@ -62,6 +68,7 @@ __all__ = [
     "Judge",
     "Latency",
     "Limits",
+    "Listener",
     "MatchRule",
     "Metrics",
     "Mirror",
@@ -72,6 +79,7 @@ __all__ = [
     "Release",
     "Reload",
     "Rescue",
+    "ServerTls",
     "Split",
     "Step",
     "Sticky",
@@ -84,6 +92,7 @@ __all__ = [
     "Webhook",
     "When",
     "parse",
+    "problem",
     "schema",
     "warnings",
 ]
@@ -108,3 +117,8 @@ def parse(text: str, *, file: str) -> Config:
         unique = {(p.line, p.column, dotted(p.path), p.message): p for p in problems}
         raise ConfigError(tuple(unique[key] for key in sorted(unique)))
     return config
+
+
+def problem(text: str, *, file: str, path: Path, message: str) -> Problem:
+    """Return a problem of a field of a valid configuration that only the world around it shows."""
+    return placed(read(text, file), path, message)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal
 
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9_-]+)*\.?")
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _URL = re.compile(r"(https?)://(\[[^\]]*\]|[^\[\]:/?#@\s]+)(?::([0-9]{1,5}))?")
 _SOCKET_PATH_BYTES = 107
@@ -42,14 +42,21 @@ class UnixAddress:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """``scheme://host:port`` of one process of a variant."""
+    """``scheme://host:port`` of one process of a variant, or ``unix:/path`` (then without host and port)."""
 
-    scheme: Literal["http", "https"]
+    scheme: Literal["http", "https", "unix"]
     host: str
     port: int
+    path: str = ""
+    """Of the Unix socket."""
+
+    @property
+    def authority(self) -> str:
+        """Its name in logs and in the hash of the split: ``host:port``, or the path of the socket."""
+        return self.path or str(TcpAddress(self.host, self.port))
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{TcpAddress(self.host, self.port)}"
+        return f"unix:{self.path}" if self.path else f"{self.scheme}://{self.authority}"
 
 
 def address(value: object) -> TcpAddress | UnixAddress:
@@ -80,14 +87,19 @@ def socket_path(value: object, what: str = "a path") -> str:
 
 
 def endpoint(value: object) -> Endpoint:
-    """Return the endpoint for ``http://host:port`` (default ports 80 and 443)."""
+    """Return the endpoint for ``http://host:port`` (default ports 80 and 443) or ``unix:/path``."""
+    if isinstance(value, str) and value.startswith("unix:"):
+        path = socket_path(value.removeprefix("unix:"), "unix:/path with a path")
+        return Endpoint("unix", "", 0, path)
     match = _URL.fullmatch(value) if isinstance(value, str) else None
     if match is not None and (host := _host(match[2])) is not None:
         scheme: Literal["http", "https"] = "https" if match[1] == "https" else "http"
         port = _port(match[3]) if match[3] else {"http": 80, "https": 443}[scheme]
         if port is not None:
             return Endpoint(scheme, host, port)
-    raise ValueError("http://host:port or https://host:port, without path, query or user")
+    raise ValueError(
+        "http://host:port or https://host:port, without path, query or user, or unix:/path"
+    )
 
 
 def network(value: object) -> IPv4Network | IPv6Network:
@@ -133,8 +145,10 @@ def overlap(one: TcpAddress | UnixAddress, other: TcpAddress | UnixAddress) -> b
     return (":" in here) == (":" in there)
 
 
-def leads_to(endpoint: Endpoint, listener: TcpAddress) -> bool:
+def leads_to(endpoint: Endpoint, listener: TcpAddress | UnixAddress) -> bool:
     """Tell whether requests to the endpoint would come back to the listener."""
+    if endpoint.path or isinstance(listener, UnixAddress):
+        return overlap(UnixAddress(endpoint.path), listener)
     if endpoint.port != listener.port:
         return False
     host, listening = endpoint.host.lower(), listener.host.lower()

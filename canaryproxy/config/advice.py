@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from canaryproxy.config.addresses import TcpAddress, is_loopback
 from canaryproxy.config.model import Config
 
 SHORT_BAKE = 300.0
@@ -22,7 +23,27 @@ def warnings(config: Config) -> tuple[str, ...]:
     inactive = (
         f"{path} is not active in this version" for path, is_used in _NOT_ACTIVE if is_used(config)
     )
-    return (*inactive, *_without_canary(config), *_plan(config))
+    return (*inactive, *_without_canary(config), *_plan(config), *_connections(config))
+
+
+def _connections(config: Config) -> Iterator[str]:
+    for name, variant in (("stable", config.variants.stable), ("canary", config.variants.canary)):
+        if variant is not None and variant.tls is not None and not variant.tls.verify:
+            yield (
+                f"variants.{name}.tls.verify is false: whoever is between can read and change everything"
+            )
+    for at, one in enumerate(config.listen):
+        if one.proxy_protocol == "trusted" and not config.forwarded.trust:
+            yield f"listen[{at}].proxy_protocol has no effect: forwarded.trust names no network"
+        if (
+            one.proxy_protocol == "required"
+            and isinstance(one.address, TcpAddress)
+            and not is_loopback(one.address.host)
+        ):
+            yield (
+                f"listen[{at}].proxy_protocol is required of everybody: whoever reaches {one.address} may"
+                " claim any address; trusted takes it from forwarded.trust only"
+            )
 
 
 def _without_canary(config: Config) -> Iterator[str]:

@@ -162,6 +162,8 @@ class _Without:
                 if not isinstance(here, tuple):
                     continue  # a single value in place of a list
                 part = self._kept(here, path)[part]
+            if isinstance(part, str) and isinstance(here, (str, int, float)):
+                continue  # a single value in place of a mapping
             if isinstance(here, dict):
                 here = here.get(part)
             elif isinstance(here, tuple) and isinstance(part, int):
@@ -170,6 +172,15 @@ class _Without:
                 here = None
             path = (*path, part)
         return path
+
+
+def placed(document: Document, path: Path, message: str) -> Problem:
+    """Return a problem of a field of a valid configuration, by its place in the document.
+
+    ``path`` is that of the values: lists of one item and short forms are found as the file has them.
+    """
+    written = _Without(document).original(path)
+    return document.problem(written, message, found=_found(document, written))
 
 
 def _found(document: Document, path: Path) -> str:

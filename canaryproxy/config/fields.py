@@ -161,7 +161,9 @@ SocketPath = Annotated[
 EndpointUrl = Annotated[
     Endpoint,
     _checked(addresses.endpoint),
-    WithJsonSchema(_pattern(r"^https?://(?:\[[^\]]*\]|[^\[\]:/?#@\s]+)(?::[0-9]{1,5})?$")),
+    WithJsonSchema(
+        _pattern(r"^(?:unix:.+|https?://(?:\[[^\]]*\]|[^\[\]:/?#@\s]+)(?::[0-9]{1,5})?)$")
+    ),
 ]
 Network = Annotated[
     IPv4Network | IPv6Network,
@@ -213,7 +215,47 @@ _check, _schema = _form(
 WebUrl = Annotated[str, _check, _schema]
 _check, _schema = _form(r"\.?[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})", "a domain name")
 Domain = Annotated[str, _check, _schema]
+_LABELS = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*"
+_check, _schema = _form(_LABELS, "the name of a server, such as www.example.com")
+ServerName = Annotated[str, _check, _schema]
+_check, _schema = _form(
+    rf"(?:\*\.)?{_LABELS}",
+    "the name of a server, such as www.example.com or *.example.com",
+    examples=["www.example.com", "*.example.com"],
+)
+ServerPattern = Annotated[str, _check, _schema]
 VariantName = Literal["stable", "canary"]
+_TLS_VERSIONS = {"1.2": "1.2", "1.3": "1.3", 1.2: "1.2", 1.3: "1.3"}
+
+
+def _tls_version(value: object) -> str:
+    """Return a version; ``1.2`` needs no quotes."""
+    found = _TLS_VERSIONS.get(value) if isinstance(value, (str, float)) else None
+    if found is None:
+        raise ValueError("1.2 or 1.3")
+    return found
+
+
+TlsVersion = Annotated[
+    Literal["1.2", "1.3"],
+    _checked(_tls_version),
+    WithJsonSchema({"enum": ["1.2", "1.3", 1.2, 1.3]}),
+]
+
+
+def _proxy_protocol(value: object) -> str:
+    """Return what is expected; true is required, false is off."""
+    found = {True: "required", False: "off"}[value] if isinstance(value, bool) else value
+    if found in ("off", "required", "trusted"):
+        return str(found)
+    raise ValueError("one of off, required (or true), trusted")
+
+
+ProxyProtocol = Annotated[
+    Literal["off", "required", "trusted"],
+    _checked(_proxy_protocol),
+    WithJsonSchema({"enum": ["off", "required", "trusted", True, False]}),
+]
 
 
 def one_or_more(item: Any) -> BeforeValidator:
@@ -224,4 +266,3 @@ def one_or_more(item: Any) -> BeforeValidator:
 
 Methods = Annotated[tuple[Method, ...], Field(min_length=1)]
 Statuses = Annotated[tuple[Status, ...], Field(min_length=1)]
-Addresses = Annotated[tuple[Address, ...], Field(min_length=1)]

@@ -109,11 +109,99 @@ class Admin(_Section):
             )
 
 
+class Certificate(_Section):
+    """A certificate and its key."""
+
+    cert: f.FilePath = Field(description="PEM file: the certificate, then those that lead to it.")
+    key: f.FilePath = Field(description="PEM file of its private key, without a passphrase.")
+    names: tuple[f.ServerPattern, ...] = Field(
+        (),
+        description="Servers that it is for, *.example.com for any one label; by default those it names.",
+    )
+
+
+class ServerTls(_Section):
+    """TLS with clients."""
+
+    certificates: tuple[Certificate, ...] = Field(
+        min_length=1,
+        description="Chosen by the server that a client names (SNI); the first is for all others.",
+    )
+    min_version: f.TlsVersion = Field("1.2", description="Oldest version: 1.2 or 1.3.")
+    client_ca: f.FilePath | None = Field(
+        None, description="PEM file of authorities: clients are asked for a certificate of theirs."
+    )
+    client_auth: Literal["required", "optional"] = Field(
+        "required", description="Whether a client without a certificate is let in, with client_ca."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ServerTls:
+        if self.client_ca is None and "client_auth" in self.model_fields_set:
+            message = "only with client_ca, the authorities of clients"
+            _report([Mistake(message, ("client_auth",), (("client_ca",),))])
+        return self
+
+
+class Listener(_Section):
+    """An address that clients connect to."""
+
+    address: f.Address = Field(description="host:port, [::1]:port or unix:/path.")
+    tls: ServerTls | None = Field(None, description="TLS with its clients; none by default.")
+    proxy_protocol: f.ProxyProtocol = Field(
+        "off",
+        description="PROXY protocol: required of all, of the networks in forwarded.trust, or off.",
+    )
+
+
+def _as_listener(value: object) -> object:
+    """``listen: host:port`` is short for ``listen: {address: host:port}``."""
+    return value if isinstance(value, (dict, Listener)) else {"address": value}
+
+
+_AnyListener = Annotated[
+    Listener, BeforeValidator(_as_listener, json_schema_input_type=f.Address | Listener)
+]
+
+
+class ClientTls(_Section):
+    """TLS with the endpoints of a variant."""
+
+    ca: f.FilePath | None = Field(
+        None, description="PEM file of authorities to trust; the system's by default."
+    )
+    server_name: f.ServerName | None = Field(
+        None, description="Name in the endpoints' certificate; the host of each by default."
+    )
+    cert: f.FilePath | None = Field(
+        None, description="PEM file of our own certificate, for endpoints that ask for one."
+    )
+    key: f.FilePath | None = Field(
+        None, description="PEM file of its private key, without a passphrase."
+    )
+    verify: bool = Field(True, description="Whether the endpoints' certificates are verified.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ClientTls:
+        _report(self._mistakes())
+        return self
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        if (self.cert is None) != (self.key is None):
+            here, other = ("cert", "key") if self.key is None else ("key", "cert")
+            yield Mistake(f"needs {other} beside it", (here,), ((other,),))
+        if self.ca is not None and not self.verify:
+            yield Mistake("has no effect with verify: false", ("ca",), (("verify",),))
+
+
 class Variant(_Section):
     """One version of the service."""
 
     endpoints: tuple[f.EndpointUrl, ...] = Field(
-        min_length=1, description="Where it runs: http://host:port of each process."
+        min_length=1, description="Where it runs: http://host:port or unix:/path of each process."
+    )
+    tls: ClientTls | None = Field(
+        None, description="TLS with its https endpoints; by default verified by the system's."
     )
     balance: Literal["least_requests", "hash"] = Field(
         "least_requests",
@@ -122,14 +210,17 @@ class Variant(_Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Variant:
-        keys = [(one.scheme, one.host.lower(), one.port) for one in self.endpoints]
-        first = {key: at for at, key in reversed(list(enumerate(keys)))}
-        _report(
-            Mistake(f"{self.endpoints[at]} is listed twice", ("endpoints", at))
-            for at, key in enumerate(keys)
-            if first[key] != at
-        )
+        _report(self._mistakes())
         return self
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        keys = [(one.scheme, one.host.lower(), one.port, one.path) for one in self.endpoints]
+        first = {key: at for at, key in reversed(list(enumerate(keys)))}
+        for at, key in enumerate(keys):
+            if first[key] != at:
+                yield Mistake(f"{self.endpoints[at]} is listed twice", ("endpoints", at))
+        if self.tls is not None and all(one.scheme != "https" for one in self.endpoints):
+            yield Mistake("no endpoint is https", ("tls",), (("endpoints",),))
 
 
 class Variants(_Section):
@@ -567,6 +658,9 @@ class Limits(_Section):
     max_requests: int = Field(10_000, ge=1, description="Requests in flight.")
     max_endpoint_connections: int = Field(1024, ge=1, description="Connections to an endpoint.")
     max_endpoint_idle: int = Field(256, ge=0, description="Idle connections kept to an endpoint.")
+    handshake_timeout: f.Timeout = Field(
+        10.0, description="For a client's PROXY protocol header and TLS handshake together."
+    )
     header_timeout: f.Timeout = Field(10.0, description="For the whole head of a request.")
     idle_timeout: f.Timeout = Field(75.0, description="Between the requests of a connection.")
     body_timeout: f.Timeout = Field(30.0, description="A stall between bytes of a body.")
@@ -662,9 +756,12 @@ class Trace(_Section):
 class Config(_Section):
     """The configuration of canaryproxy."""
 
-    listen: Annotated[f.Addresses, f.one_or_more(f.Address)] = Field(
-        (TcpAddress("127.0.0.1", 8080),),
-        description="host:port, [::1]:port, unix:/path, or a list of them.",
+    listen: Annotated[
+        Annotated[tuple[_AnyListener, ...], Field(min_length=1)], f.one_or_more(_AnyListener)
+    ] = Field(
+        default_factory=lambda: (Listener.model_validate({"address": "127.0.0.1:8080"}),),
+        description="host:port, [::1]:port, unix:/path, a mapping with address, or a list of them.",
+        json_schema_extra={"default": "127.0.0.1:8080"},
     )
     workers: int = Field(
         1, ge=0, le=256, description="Processes that share the port; 0 = one per core."
@@ -714,7 +811,7 @@ class Config(_Section):
 
     def _mistakes(self) -> Iterator[Mistake]:
         wanted: list[tuple[Path, TcpAddress | UnixAddress]] = [
-            (("listen", at), address) for at, address in enumerate(self.listen)
+            (("listen", at), one.address) for at, one in enumerate(self.listen)
         ]
         if self.admin.listen is not None:
             wanted.append((("admin", "listen"), self.admin.listen))
@@ -734,10 +831,9 @@ class Config(_Section):
                     else:
                         yield Mistake(f"{address} overlaps with {other}", path, because_of)
                     break
-        listeners = [one for one in self.listen if isinstance(one, TcpAddress)]
         for name, variant in (("stable", self.variants.stable), ("canary", self.variants.canary)):
             for at, endpoint in enumerate(variant.endpoints if variant else ()):
-                if any(leads_to(endpoint, listener) for listener in listeners):
+                if any(leads_to(endpoint, listener.address) for listener in self.listen):
                     yield Mistake(
                         f"{endpoint} is the proxy's own address: a loop",
                         ("variants", name, "endpoints", at),

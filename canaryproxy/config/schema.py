@@ -22,7 +22,6 @@ def schema() -> dict[str, Any]:
     depends on several fields, such as rising weights, only ``parse`` knows.
     """
     made = Config.model_json_schema(mode="validation")
-    made["properties"]["listen"]["default"] = "127.0.0.1:8080"
     made["$defs"]["Judge"]["properties"]["outcomes"]["additionalProperties"] = False
     for section in (made, *made["$defs"].values()):
         for described in section.get("properties", {}).values():

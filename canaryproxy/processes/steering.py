@@ -19,6 +19,8 @@ from canaryproxy.controller import Controller, first_table
 from canaryproxy.counters import Totals
 from canaryproxy.notify import Gates, Notifier
 from canaryproxy.processes.plane import SharedPlane
+from canaryproxy.proxy import certificates
+from canaryproxy.proxy.certificates import Files
 from canaryproxy.reload import Reloader, live
 from canaryproxy.shared import Block
 
@@ -31,7 +33,8 @@ _LAST_WORDS = 5.0
 class Steering:
     """Steers the workers of a block. ``path`` is the file of the configuration, to be read again.
 
-    ``local`` is the tick of a worker in this process. Raises ``TokenError`` if the admin token cannot be one.
+    ``local`` is the tick of a worker in this process, ``files`` are those of the configuration's TLS. Raises
+    ``TokenError`` if the admin token cannot be one.
     """
 
     def __init__(
@@ -40,10 +43,12 @@ class Steering:
         path: Path | None,
         block: Block,
         local: Callable[[], None] | None = None,
+        files: Files | None = None,
     ) -> None:
         in_force = block.config.read()
         if in_force is not None:  # the one before has reloaded
             config = live(config, configuration.parse(in_force.text, file=str(path)))
+            files = in_force.files
         self._config = config
         self._block = block
         self._tasks: set[asyncio.Task[None]] = set()
@@ -66,6 +71,7 @@ class Steering:
             self.controller.note,
             lambda: self.controller.now,
             text=None if in_force is None else in_force.text,
+            files=files,
         )
         self.control = Control(self.controller, totals, self._plane, self.reloader)
         events = EventCounts()
@@ -81,6 +87,9 @@ class Steering:
                 events=events.counts,
                 outcomes=lambda: self.controller.slots,
                 notified=lambda: self._notifier,
+                certificates=lambda: certificates.expiries(
+                    self.reloader.running, self.reloader.files
+                ),
                 log_lines_dropped=lambda: sum(
                     worker.status[shared.LOG_DROPPED] for worker in block.workers
                 ),
@@ -130,7 +139,7 @@ class Steering:
             self._notifier.start()
         self.controller.reconfigure(config, first_table(config))
         self._plane.config = config
-        self._block.config.publish(self.reloader.text, self.controller.slots)
+        self._block.config.publish(self.reloader.text, self.controller.slots, self.reloader.files)
         if not old.reload.watch:
             self._watch()
 

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from canaryproxy import config as configuration
 from canaryproxy import shared
 from canaryproxy.config import Config, ConfigError
+from canaryproxy.proxy import certificates
 from canaryproxy.proxy.access_log import AccessLog
+from canaryproxy.proxy.certificates import Files
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.reload import live
 from canaryproxy.routing import VARIANTS
@@ -25,11 +27,15 @@ TICK_SECONDS = 0.1
 class Worker:
     """Carries requests by what the block says. In a running loop.
 
-    Needs nobody: while the controller is away, it goes on by the last table.
+    ``files`` are those of the configuration's TLS. Needs nobody: while the controller is away, it goes on by
+    the last table.
     """
 
-    def __init__(self, config: Config, block: Block, index: int) -> None:
+    def __init__(
+        self, config: Config, block: Block, index: int, files: Files | None = None
+    ) -> None:
         self._config = config
+        self._files = certificates.read(config) if files is None else files
         self._block = block
         self._cells = block.workers[index]
         self._log = None if config.access_log is None else AccessLog(config.access_log)
@@ -40,6 +46,7 @@ class Worker:
             block.table,
             self._log,
             block.reducers,
+            self._files,
         )
         self._generation = 0
         self._clock: asyncio.TimerHandle | None = None
@@ -102,9 +109,10 @@ class Worker:
             _log.error("the configuration in force is not valid here: %s", error.problems[0])
             return
         wanted = live(self._config, wanted)
-        if wanted != self._config:
-            self.datapath.reconfigure(wanted, found.slots)
+        if wanted != self._config or found.files != self._files:
+            self.datapath.reconfigure(wanted, found.slots, found.files)
             self._config = wanted
+            self._files = found.files
         self._cells.status[shared.CONFIGURED] = found.generation
 
     def _tell(self) -> None:

@@ -5,25 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import ip_address
 from time import monotonic
 from typing import Final
 
 from canaryproxy import counters
-from canaryproxy.config import Config, Variant
+from canaryproxy.config import Config, Listener, Variant
 from canaryproxy.counters import Counters
+from canaryproxy.proxy import certificates
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.answer_head import AnswerHeads
+from canaryproxy.proxy.certificates import Files
 from canaryproxy.proxy.downstream import Downstream
+from canaryproxy.proxy.entrance import Entrance, Gate
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.listener import BACKLOG
 from canaryproxy.proxy.logged import LoggedExchange
 from canaryproxy.proxy.pool import Endpoint, Pool
+from canaryproxy.proxy.proxy_protocol import ProxyHeader
 from canaryproxy.proxy.request_head import Request, RequestHeads
 from canaryproxy.proxy.sticky import CookieJar, cookie_finder, cookie_stripper, key_reader
+from canaryproxy.proxy.tls import client_context, server_context
 from canaryproxy.proxy.upstream import Upstream
 from canaryproxy.proxy.witness import Witness
 from canaryproxy.routing import VARIANTS, MatchRules, RouteTable
@@ -46,7 +52,9 @@ class DataPath:
 
     __slots__ = (
         "_cell",
+        "_contexts",
         "_emptied",
+        "_gates",
         "_loop",
         "_servers",
         "_sweep_every",
@@ -59,6 +67,7 @@ class DataPath:
         "connections",
         "counters",
         "draining",
+        "entering",
         "exchange",
         "head_end",
         "in_flight",
@@ -88,8 +97,12 @@ class DataPath:
         table: RouteTable | TableCell,
         access_log: AccessLog | None = None,
         users: tuple[UserReducer, ...] | None = None,
+        files: Files | None = None,
     ) -> None:
         self._loop = loop
+        self._contexts: dict[object, ssl.SSLContext] = {}
+        self._gates: tuple[Gate | None, ...] = ()
+        """What connections have to pass, by listener; ``None``: nothing."""
         self.access_log = access_log
         self.exchange = Exchange if access_log is None else LoggedExchange
         self.counters = cells
@@ -106,6 +119,8 @@ class DataPath:
         self.look()
         self.answers = AnswerHeads(loop)
         self.connections: set[Downstream] = set()
+        self.entering: set[Entrance] = set()
+        """Connections whose PROXY header or TLS handshake is not complete."""
         self.in_flight = 0
         """Requests being answered, tunnels included."""
         self.draining = False
@@ -113,18 +128,25 @@ class DataPath:
         self._servers: list[asyncio.Server] = []
         self._emptied: asyncio.Event = asyncio.Event()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._configure(config, counters.slots(list(config.judge.outcomes), {}))
+        if files is None:
+            files = certificates.read(config)
+        self._configure(config, counters.slots(list(config.judge.outcomes), {}), files)
 
-    def reconfigure(self, config: Config, slots: Mapping[str, int]) -> None:
+    def reconfigure(
+        self, config: Config, slots: Mapping[str, int], files: Files | None = None
+    ) -> None:
         """Serve by another configuration from the next request on; nothing in flight is touched.
 
-        ``slots`` are those of the outcomes. Sockets stay as they are.
+        ``slots`` are those of the outcomes, ``files`` those of TLS, read anew by default. Sockets stay as
+        they are.
         """
-        self._configure(config, slots)
+        self._configure(config, slots, certificates.read(config) if files is None else files)
         for connection in self.connections:
             connection.renew_peer()
 
-    def _configure(self, config: Config, slots: Mapping[str, int]) -> None:
+    def _configure(self, config: Config, slots: Mapping[str, int], files: Files) -> None:
+        made: dict[object, ssl.SSLContext] = {}
+        self._gates = tuple(self._gate(listener, files, made) for listener in config.listen)
         self.limits = limits = config.limits
         self.head_end = b"Via: 1.1 %b\r\n\r\n" % config.forwarded.via.encode("latin-1")
         """What ends every head that we send upstream: our Via field (RFC 9110 §7.6.3) and the empty line."""
@@ -160,11 +182,13 @@ class DataPath:
         """Whether rules or outcomes look at requests."""
         stable, canary = self.pools
         self.pools = (
-            self._pool(config.variants.stable, stable),
-            self._pool(config.variants.canary, canary),
+            self._pool(config.variants.stable, stable, files, made),
+            self._pool(config.variants.canary, canary, files, made),
         )
+        self._contexts = made
         self._trust = config.forwarded.trust
         shortest = min(
+            limits.handshake_timeout,
             limits.header_timeout,
             limits.idle_timeout,
             limits.body_timeout,
@@ -173,7 +197,40 @@ class DataPath:
         )
         self._sweep_every = min(max(shortest / 4, _FINEST_SWEEP), _COARSEST_SWEEP)
 
-    def _pool(self, variant: Variant | None, before: Pool) -> Pool:
+    def _gate(
+        self, listener: Listener, files: Files, made: dict[object, ssl.SSLContext]
+    ) -> Gate | None:
+        """Return what connections of a listener have to pass."""
+        tls = listener.tls
+        if tls is None:
+            if listener.proxy_protocol == "off":
+                return None
+            return Gate(listener.proxy_protocol, None)
+        names = [one for pair in tls.certificates for one in (pair.cert, pair.key)]
+        context = self._context(
+            (tls, *(files.get(name) for name in (*names, tls.client_ca or ""))),
+            lambda: server_context(tls, files, certificates.server_names(tls, files)),
+            made,
+        )
+        return Gate(listener.proxy_protocol, context)
+
+    def _context(
+        self,
+        key: object,
+        make: Callable[[], ssl.SSLContext],
+        made: dict[object, ssl.SSLContext],
+    ) -> ssl.SSLContext:
+        """Return a context, the one in use if nothing has changed: it knows the sessions of its clients."""
+        context = made[key] = made.get(key) or self._contexts.get(key) or make()
+        return context
+
+    def _pool(
+        self,
+        variant: Variant | None,
+        before: Pool,
+        files: Files,
+        made: dict[object, ssl.SSLContext],
+    ) -> Pool:
         """Return the variant's pool; endpoints that it had before keep their connections and their fate."""
         had = {endpoint.config: endpoint for endpoint in before.endpoints}
         wanted = variant.endpoints if variant is not None else ()
@@ -187,8 +244,16 @@ class DataPath:
             if one not in wanted:
                 gone.close()
         pool = Pool(endpoints, by_hash=variant is not None and variant.balance == "hash")
+        tls = None if variant is None else variant.tls
+        context = None
+        if any(one.scheme == "https" for one in wanted):
+            names = () if tls is None else (tls.ca or "", tls.cert or "", tls.key or "")
+            context = self._context(
+                (tls, *map(files.get, names)), lambda: client_context(tls, files), made
+            )
         for endpoint in endpoints:
             endpoint.limits = self.limits
+            endpoint.secure(context, None if tls is None else tls.server_name)
             endpoint.on_change = pool.refresh
         pool.refresh()
         return pool
@@ -218,31 +283,56 @@ class DataPath:
         value = _finder(name)(request.fields.cookie)
         return None if value is None else value.decode("latin-1")
 
-    def peer_of(self, transport: asyncio.Transport) -> Peer:
-        """Return what the forwarding fields say of a client's connection."""
+    def is_full(self) -> bool:
+        """Tell whether there are as many connections as there may be."""
+        return len(self.connections) + len(self.entering) >= self.limits.max_connections
+
+    def peer_of(self, transport: asyncio.Transport, header: ProxyHeader | None = None) -> Peer:
+        """Return what the forwarding fields say of a client's connection.
+
+        ``header`` is what the proxy before us said of it: then the client is who is named there.
+        """
         address, local = "", b"localhost"
         name = transport.get_extra_info("peername")
         trusted = not isinstance(name, tuple)  # who may open our Unix socket is one of us
-        if not trusted:
+        if header is not None and header.told:
+            trusted = False
+            if header.source is not None:
+                address = header.source.host.removeprefix("::ffff:")
+                trusted = self._trusts(address)
+                local = str(header.destination).encode()
+        elif not trusted:
             address = name[0].partition("%")[0].removeprefix("::ffff:")
-            if self._trust:
-                ip = ip_address(address)
-                trusted = any(ip in network for network in self._trust)
+            trusted = self._trusts(address)
             host, port = transport.get_extra_info("sockname")[:2]
             local = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
         proto = b"https" if transport.get_extra_info("sslcontext") else b"http"
         return Peer(address, proto, trusted, local)
 
+    def _trusts(self, address: str) -> bool:
+        if not self._trust:
+            return False
+        ip = ip_address(address)
+        return any(ip in network for network in self._trust)
+
     async def serve(self, sockets: list[socket.socket]) -> None:
-        """Accept connections on the listening sockets."""
-        for sock in sockets:
-            self._servers.append(
-                await self._loop.create_server(lambda: Downstream(self), sock=sock, backlog=BACKLOG)
+        """Accept connections on the listening sockets, which are those of ``listen`` in its order."""
+        for at, sock in enumerate(sockets):
+            server = await self._loop.create_server(
+                partial(self._accept, at), sock=sock, backlog=BACKLOG
             )
+            self._servers.append(server)
         self._sweeper = self._loop.call_later(self._sweep_every, self._sweep)
+
+    def _accept(self, at: int) -> asyncio.Protocol:
+        gate = self._gates[at] if at < len(self._gates) else None
+        return Downstream(self) if gate is None else Entrance(self, gate)
 
     def _sweep(self) -> None:
         now = monotonic()
+        if self.entering:
+            for entrance in [e for e in self.entering if e.deadline < now]:
+                entrance.sweep()
         for connection in [c for c in self.connections if c.deadline < now]:
             connection.sweep(now)
         oldest = now - self.limits.endpoint_idle_timeout
@@ -261,6 +351,8 @@ class DataPath:
         for server in self._servers:
             server.close()
         self.draining = True
+        for entrance in list(self.entering):
+            entrance.abort()
         for connection in list(self.connections):
             connection.drain()
         self._sweep_every = _FINEST_SWEEP

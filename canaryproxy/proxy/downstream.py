@@ -18,6 +18,7 @@ from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.fields import find_head_end
 from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.logged import refused
+from canaryproxy.proxy.proxy_protocol import ProxyHeader
 from canaryproxy.proxy.request_head import Request, check_partial
 from canaryproxy.routing import RequestView
 
@@ -68,6 +69,7 @@ class Downstream(asyncio.Protocol):
         "_state",
         "_unsent",
         "deadline",
+        "header",
         "peer",
         "transport",
     )
@@ -78,6 +80,8 @@ class Downstream(asyncio.Protocol):
 
     def __init__(self, datapath: DataPath) -> None:
         self._datapath = datapath
+        self.header: ProxyHeader | None = None
+        """What the proxy before us said of the client, by PROXY protocol."""
         self._exchange: Exchange | None = None
         self._state = _HEAD
         self._buffer = b""
@@ -100,9 +104,9 @@ class Downstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         datapath = self._datapath
-        self.peer = datapath.peer_of(self.transport)
+        self.peer = datapath.peer_of(self.transport, self.header)
         datapath.counters.proxy[counters.CONNECTIONS_OPENED] += 1
-        full = len(datapath.connections) >= datapath.limits.max_connections
+        full = datapath.is_full()
         datapath.connections.add(self)
         self.deadline = monotonic() + datapath.limits.header_timeout
         if full:
@@ -112,7 +116,7 @@ class Downstream(asyncio.Protocol):
     def renew_peer(self) -> None:
         """Look at the client anew: what we trust has changed."""
         if not self.transport.is_closing():
-            self.peer = self._datapath.peer_of(self.transport)
+            self.peer = self._datapath.peer_of(self.transport, self.header)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         datapath = self._datapath

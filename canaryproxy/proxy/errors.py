@@ -39,6 +39,7 @@ STATUS_OF: dict[Reason, int] = {
     Reason.BODY_TIMEOUT: 504,
     Reason.NO_ENDPOINT: 503,
     Reason.OVERFLOW: 503,
+    Reason.CERTIFICATE: 502,
 }
 """The status that stands for each upstream failure, for the client and for the counters."""
 
@@ -55,6 +56,7 @@ WORDS: dict[Reason, str] = {
     Reason.BODY_TIMEOUT: "the upstream stopped in the middle of the exchange",
     Reason.NO_ENDPOINT: "no endpoint of the variant is usable",
     Reason.OVERFLOW: "too many requests wait for the upstream",
+    Reason.CERTIFICATE: "the upstream's certificate cannot be verified",
 }
 
 
@@ -96,11 +98,13 @@ def error_answer(
     return head if head_only else head + body
 
 
-def reason_of(error: OSError) -> Reason:
+def reason_of(error: Exception) -> Reason:
     """Map what connecting raised to a ``Reason``: the only place where low-level errors are named."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Reason.CERTIFICATE
     if isinstance(error, ssl.SSLError):
         return Reason.TLS
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, (socket.gaierror, UnicodeError)):
         return Reason.DNS
     if isinstance(error, TimeoutError):
         return Reason.CONNECT_TIMEOUT

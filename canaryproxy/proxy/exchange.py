@@ -45,6 +45,7 @@ _FAILOVER: Final = frozenset(
         Reason.CONNECT_FAILED,
         Reason.DNS,
         Reason.TLS,
+        Reason.CERTIFICATE,
         Reason.RESET,
     )
 )
@@ -519,7 +520,7 @@ class Exchange:
         if stale and self._may_resend():
             endpoint.acquire(self, fresh=True)
             return
-        if reason == Reason.RESET and not stale:
+        if reason in (Reason.RESET, Reason.TLS) and not stale:
             endpoint.failed()
         self._failed(reason)
 

@@ -22,6 +22,7 @@ from canaryproxy.config import Endpoint as EndpointConfig
 from canaryproxy.config import Limits
 from canaryproxy.counters import Reason
 from canaryproxy.proxy.errors import reason_of
+from canaryproxy.proxy.tls_connection import TlsConnection
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.upstream import Upstream
@@ -34,6 +35,9 @@ LONGEST_PAUSE = 5.0
 """Longest pause between probes in seconds."""
 DNS_TTL = 5.0
 """Seconds for which a resolved name is used before it is looked up again."""
+
+_QUEUE_FULL = 0.01
+"""Seconds until a Unix socket whose queue was full is tried again."""
 
 _AddrInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
 
@@ -57,10 +61,11 @@ class Endpoint:
     __slots__ = (
         "_addresses",
         "_connect_protocol",
+        "_context",
         "_loop",
         "_pause",
         "_resolved_at",
-        "_ssl",
+        "_server_name",
         "_tasks",
         "_waiting",
         "active",
@@ -83,7 +88,7 @@ class Endpoint:
         connect_protocol: Callable[[Endpoint], Upstream],
     ) -> None:
         self.config = config
-        self.authority = str(config).partition("://")[2]
+        self.authority = config.authority
         self.active = 0
         """Requests that hold or wait for a connection of this endpoint."""
         self.idle: list[Upstream] = []
@@ -102,11 +107,20 @@ class Endpoint:
         self._pause = FIRST_PAUSE
         self._waiting: deque[Caller] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ssl = ssl.create_default_context() if config.scheme == "https" else None
+        self._context: ssl.SSLContext | None = None
+        self._server_name = config.host
         self._resolved_at = float("-inf")
-        self._addresses: list[_AddrInfo] = _literal(config.host, config.port)
+        self._addresses: list[_AddrInfo] = [] if config.path else _literal(config.host, config.port)
         if self._addresses:
             self._resolved_at = float("inf")
+
+    def secure(self, context: ssl.SSLContext | None, server_name: str | None) -> None:
+        """Use this context for new connections, if the endpoint is https.
+
+        ``server_name`` is the name to ask for and to verify; the endpoint's host by default.
+        """
+        self._context = context if self.config.scheme == "https" else None
+        self._server_name = server_name or self.config.host
 
     def acquire(self, caller: Caller, *, fresh: bool = False) -> None:
         """Give the caller a connection: at once if one is idle, else when one is opened or released.
@@ -189,11 +203,17 @@ class Endpoint:
         try:
             async with asyncio.timeout(self.limits.connect_timeout):
                 upstream = await self._dial()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one in DNS
             self.open -= 1
             if not isinstance(caller, _Probe):
                 self.failed()
             caller.connect_failed(self, reason_of(error))
+            return
+        if upstream.transport.is_closing():
+            # It has been refused since it was opened; ``lost`` is told, or will be.
+            if not isinstance(caller, _Probe):
+                self.failed()
+            caller.connect_failed(self, Reason.RESET)
             return
         self._readmit()
         if caller.wants(self):
@@ -202,18 +222,63 @@ class Endpoint:
             self.release(upstream)
 
     async def _dial(self) -> Upstream:
+        if self.config.path:
+            return await self._dial_unix(self.config.path)
         addresses = await self._resolve()
         sock = await aiohappyeyeballs.start_connection(
             addresses, happy_eyeballs_delay=0.25 if len(addresses) > 1 else None, loop=self._loop
         )
         try:
+            if self._context is not None:
+                return await self._dial_tls(sock, self._context)
             _, upstream = await self._loop.create_connection(
-                lambda: self._connect_protocol(self),
-                sock=sock,
-                ssl=self._ssl,
-                server_hostname=self.config.host if self._ssl else None,
+                lambda: self._connect_protocol(self), sock=sock
             )
         except BaseException:  # the socket is ours until a transport owns it, cancelled or not
+            sock.close()
+            raise
+        return upstream
+
+    async def _dial_tls(self, sock: socket.socket, context: ssl.SSLContext) -> Upstream:
+        done: asyncio.Future[Upstream] = self._loop.create_future()
+
+        def ready(error: Exception | None) -> None:
+            if done.done():
+                return
+            if error is not None:
+                done.set_exception(error)
+                return
+            upstream = self._connect_protocol(self)
+            connection.set_protocol(upstream)
+            upstream.connection_made(connection)
+            done.set_result(upstream)
+
+        connection = TlsConnection(
+            context, ready, server_side=False, server_hostname=self._server_name
+        )
+        await self._loop.create_connection(lambda: connection, sock=sock)
+        try:
+            return await done
+        except BaseException:  # a timeout, too
+            connection.abort()
+            raise
+
+    async def _dial_unix(self, path: str) -> Upstream:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            while True:
+                try:
+                    sock.connect(path)
+                except BlockingIOError:
+                    # Its queue is full, and nothing tells when it is not (connect(2), EAGAIN).
+                    await asyncio.sleep(_QUEUE_FULL)
+                else:
+                    break
+            _, upstream = await self._loop.create_unix_connection(
+                lambda: self._connect_protocol(self), sock=sock
+            )
+        except BaseException:
             sock.close()
             raise
         return upstream

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from ssl import SSLError
 from typing import TYPE_CHECKING, Final, cast
 
 from canaryproxy.counters import Reason
@@ -136,7 +137,9 @@ class Upstream(asyncio.Protocol):
             exchange.tunnel_closed()
         elif state == _HEAD:
             stale = self.served > 0 and not self._buffer and not self._spoke
-            exchange.upstream_failed(Reason.RESET, stale=stale)
+            # With TLS 1.3 a server refuses our certificate after the handshake.
+            reason = Reason.TLS if isinstance(exc, SSLError) else Reason.RESET
+            exchange.upstream_failed(reason, stale=stale)
         else:
             exchange.upstream_failed(Reason.INCOMPLETE_ANSWER)
 

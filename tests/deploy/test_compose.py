@@ -74,7 +74,7 @@ def test_the_proxy_gets_what_the_image_expects() -> None:
 def test_ports_are_those_of_the_configurations() -> None:
     assert CONFIG.admin.listen is not None
     ports = published("proxy")
-    assert {address.port for address in CONFIG.listen} < ports.keys()  # type: ignore[union-attr]
+    assert {one.address.port for one in CONFIG.listen} < ports.keys()  # type: ignore[union-attr]
     assert ports[CONFIG.admin.listen.port].startswith(
         "127.0.0.1:"
     )  # the dashboard is for this machine

@@ -167,7 +167,7 @@ def test_ports_and_probes_are_those_of_the_configuration(objects: list[dict[str,
     assert ipaddress.ip_address(
         found.admin.listen.host
     ).is_unspecified  # kubelet comes from outside
-    (address,) = found.listen
+    (address,) = (one.address for one in found.listen)
     assert isinstance(address, TcpAddress)
     if "http" in ports:
         assert ports["http"] == address.port

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from time import monotonic
 
 from canaryproxy import config
@@ -19,6 +21,8 @@ from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.listener import listen
 from canaryproxy.routing import RouteTable
 
+from ..certificates import authority, loopback
+
 DEADLINE = 10.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 COOKIE = b"Cookie: canary_id=0123456789abcdef0123456789abcdef\r\n"
@@ -28,6 +32,17 @@ ADDED = (
 )
 """What the proxy adds for a client on loopback that asks for host h."""
 VIA = b"Via: 1.1 canaryproxy\r\n"
+
+
+@dataclass
+class Secured:
+    """Which sides of the proxy speak TLS: tests written for plain TCP are run again with other values."""
+
+    downstream: bool = False
+    upstream: bool = False
+
+
+SECURED = Secured()
 
 Answer = Callable[["Link"], Awaitable[None]]
 
@@ -77,8 +92,11 @@ class Link:
         await self._writer.drain()
 
     def send_eof(self) -> None:
-        """Close this half only."""
-        self._writer.write_eof()
+        """Close this half only; over TLS (uvloop's has no halves) the connection."""
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
+        else:
+            self._writer.close()
 
     def close(self) -> None:
         """Close the connection in order."""
@@ -110,7 +128,8 @@ class Upstream:
         """Everything that came, over all connections."""
         return b"".join(link.got for link in self.links)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve_link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
         link = Link(reader, writer)
         self.links.append(link)
         task = asyncio.current_task()
@@ -125,8 +144,12 @@ class Upstream:
             writer.close()
 
     @asynccontextmanager
-    async def serving(self, port: int = 0) -> AsyncIterator[Upstream]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+    async def serving(
+        self, port: int = 0, context: ssl.SSLContext | None = None
+    ) -> AsyncIterator[Upstream]:
+        if SECURED.upstream:
+            context = authority().server(loopback())
+        server = await asyncio.start_server(self.serve_link, "127.0.0.1", port, ssl=context)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -247,9 +270,16 @@ class Proxy:
         except OSError:
             sock.close()
             raise
-        reader, writer = await asyncio.open_connection(sock=sock, limit=receive_buffer or 1 << 20)
+        reader, writer = await asyncio.open_connection(
+            sock=sock,
+            limit=receive_buffer or 1 << 20,
+            ssl=authority().client() if SECURED.downstream else None,
+            server_hostname="localhost" if SECURED.downstream else None,
+        )
         client = Client(reader, writer)
         self._clients.append(client)
+        if SECURED.downstream:
+            await until(lambda: not self.datapath.entering, "end of the handshake")
         return client
 
     async def ask(self, data: bytes) -> bytes:
@@ -271,7 +301,7 @@ class Proxy:
 @asynccontextmanager
 async def proxy(text: str, send_buffer: int = 0) -> AsyncIterator[Proxy]:
     """Run a data path with this configuration (YAML); ``send_buffer`` is that of clients' sockets."""
-    made = config.parse(text, file="test.yaml")
+    made = config.parse(_secured(text), file="test.yaml")
     sock = listen(TcpAddress("127.0.0.1", _free_port()))
     if send_buffer:  # accepted sockets inherit it
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
@@ -291,6 +321,14 @@ async def proxy(text: str, send_buffer: int = 0) -> AsyncIterator[Proxy]:
             await log.stop()
 
 
+def _secured(text: str) -> str:
+    """Return a configuration whose listener speaks TLS, if it shall."""
+    if not SECURED.downstream:
+        return text
+    tls = f"{{certificates: [{loopback().yaml()}]}}"
+    return f"listen: {{address: 127.0.0.1:8443, tls: {tls}}}\n{text}"
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -300,8 +338,13 @@ def _free_port() -> int:
 
 def variants(stable: int, canary: int | None = None, more: str = "") -> str:
     """Return a configuration with one endpoint each."""
-    second = f'\n  canary: {{endpoints: ["http://127.0.0.1:{canary}"]}}' if canary else ""
-    return f'variants:\n  stable: {{endpoints: ["http://127.0.0.1:{stable}"]}}{second}\n{more}'
+    scheme, tls = (
+        ("https", f", tls: {{ca: {authority().ca}}}") if SECURED.upstream else ("http", "")
+    )
+    first, second = (
+        f'{{endpoints: ["{scheme}://127.0.0.1:{port}"]{tls}}}' for port in (stable, canary)
+    )
+    return f"variants:\n  stable: {first}\n" + f"  canary: {second}\n" * bool(canary) + more
 
 
 def status_of(answer: bytes) -> int:

@@ -1,0 +1,104 @@
+"""TLS settings as OpenSSL's contexts: certificates by server name, authorities, versions, ALPN."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from canaryproxy.config import ClientTls, ServerTls
+
+_VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_PROTOCOLS: Final = ["http/1.1"]
+
+
+def server_context(
+    tls: ServerTls, files: Mapping[str, bytes], names: Sequence[tuple[str, ...]]
+) -> ssl.SSLContext:
+    """Return the context for a listener; ``names`` are the servers that each certificate is for.
+
+    The certificate is chosen by the name that the client asks for (RFC 6066 §3): the whole name, else
+    ``*`` in place of its first label, else the first certificate of the list. Certificates with the same
+    names and keys of different kinds go together, and the client's algorithms choose. Raises ``OSError``
+    (``ssl.SSLError`` among them) or ``KeyError`` if a file is not among ``files``.
+    """
+    contexts: dict[tuple[str, ...], ssl.SSLContext] = {}
+    by_name: dict[str, ssl.SSLContext] = {}
+    for pair, its_names in zip(tls.certificates, names, strict=True):
+        context = contexts.get(its_names)
+        if context is None:
+            context = contexts[its_names] = _new_server_context(tls, files)
+        _load_chain(context, files[pair.cert], files[pair.key])
+        for name in its_names:
+            by_name.setdefault(name.rstrip("."), context)
+    first = next(iter(contexts.values()))
+
+    def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        if name is not None:
+            name = name.lower().rstrip(".")
+            wild = "*." + name.partition(".")[2]
+            connection.context = by_name.get(name) or by_name.get(wild) or first
+
+    if len(contexts) > 1:
+        first.sni_callback = choose
+    return first
+
+
+def _new_server_context(tls: ServerTls, files: Mapping[str, bytes]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[tls.min_version]
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.set_alpn_protocols(_PROTOCOLS)
+    if tls.client_ca is not None:
+        required = tls.client_auth == "required"
+        context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+        context.load_verify_locations(cadata=_text(files[tls.client_ca]))
+    return context
+
+
+def client_context(tls: ClientTls | None, files: Mapping[str, bytes]) -> ssl.SSLContext:
+    """Return the context for connections to endpoints: verified, by name, unless ``tls`` says otherwise.
+
+    Raises as ``server_context`` does.
+    """
+    own_ca = None if tls is None or tls.ca is None else _text(files[tls.ca])
+    context = ssl.create_default_context(cadata=own_ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(_PROTOCOLS)
+    if tls is not None:
+        if not tls.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if tls.cert is not None and tls.key is not None:
+            _load_chain(context, files[tls.cert], files[tls.key])
+    return context
+
+
+def _text(pem: bytes) -> str:
+    """Return the certificates of a PEM file alone: comments may have characters that OpenSSL is not given."""
+    return pem.decode("ascii", errors="replace").replace("�", "?")
+
+
+def _load_chain(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
+    """Load from memory what ``load_cert_chain`` takes from files only."""
+    with _MemoryFile(cert) as certificate, _MemoryFile(key) as private:
+        # Without a password OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(certificate.path, private.path, password=lambda: b"")
+
+
+class _MemoryFile:
+    """A file that is in memory only and gone at the end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __enter__(self) -> _MemoryFile:
+        self._descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
+        self.path = f"/proc/self/fd/{self._descriptor}"
+        with os.fdopen(os.dup(self._descriptor), "wb") as file:
+            file.write(self._data)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
