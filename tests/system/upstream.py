@@ -1,6 +1,6 @@
 """A small upstream for system tests: ``python upstream.py NAME PORT``.
 
-Answers its name; ``/zeros?N`` sends N bytes, a body is read and counted.
+Answers its name; ``/zeros?N`` sends N bytes, ``/head`` what it got, a body is read and counted.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class Service(asyncio.Protocol):
                     b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % self._sending
                 )
                 self._send()
+            elif target == b"/head":
+                self._answer(head)
             else:
                 self._transport.write(self._ok)
 
