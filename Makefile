@@ -7,7 +7,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo dashboard test lint format unit bench bench-gate bench-quick bench-judge \
-	lock dist image pin-base clean
+	pictures lock dist image pin-base clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ bench-quick: $(BENCH_STAMP) ## requests per second and CPU per request beside ng
 
 bench-judge: $(BENCH_STAMP) ## healthy canaries rolled back and users hurt, beside other rules (2 min)
 	$(BIN)/python -m bench.judge --quick
+
+pictures: $(BENCH_STAMP) ## draw the pictures of docs/judge.md from simulated releases
+	$(BIN)/python -m bench.judge.pictures
 
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header
 
