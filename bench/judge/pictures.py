@@ -155,7 +155,7 @@ def evidence() -> str:
 
 def peeking() -> str:
     """How many healthy canaries each rule has rolled back so far, if it is looked at all the time."""
-    seconds, releases = 150.0, 50
+    seconds, releases = 120.0, 40
     named: tuple[tuple[str, str, Callable[[Ticks], rules.Run]], ...] = (
         ("rate &gt; stable + 1 point", WARN, rules.naive),
         ("z-test at 5 %", BAD, rules.z_test),
@@ -164,8 +164,8 @@ def peeking() -> str:
     rng = np.random.default_rng(SEED)
     drawn = [Errors(0.02, 0.02, 5.0, rate=RATE).run(rng, seconds) for _ in range(releases)]
     picture = Picture(
-        "Healthy canaries rolled back by three rules over two and a half minutes",
-        Axis(0, seconds, 70, 520, [(t, f"{t:g} s") for t in range(0, 151, 30)],
+        "Healthy canaries rolled back by three rules over two minutes",
+        Axis(0, seconds, 70, 520, [(t, f"{t:g} s") for t in range(0, 121, 30)],
              "canary and stable both fail 2 % of their answers; 5 % of the users on the canary"),
         Axis(0, 1, 260, 40, [(n / 5, f"{n * 20} %") for n in range(6)],
              f"healthy canaries rolled back by then, of {releases}"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 from dockerfile_parse import DockerfileParser
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
@@ -38,3 +40,12 @@ def stages() -> list[list[Line]]:
         if found:
             found[-1].append(line)
     return found
+
+
+def locked(name: str) -> dict[str, Version]:
+    """Return what a lock pins; each has a hash."""
+    text = (ROOT / name).read_text()
+    pins = re.findall(r"^([a-z0-9._-]+)==(\S+)(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    for package, _, rest in pins:
+        assert "--hash=sha256:" in rest, package
+    return {package: Version(version) for package, version, _ in pins}

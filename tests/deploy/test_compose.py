@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import re
 import shutil
 import subprocess
+import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import yaml
 
 from canaryproxy import config
 from tests.deploy.dockerfile import ROOT, stages
+from tests.system.processes import DEADLINE, Process, answers, free_port, until
 
 FOLDER = ROOT / "config" / "compose"
 COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
@@ -122,3 +127,30 @@ def test_the_configuration_is_valid_and_safe() -> None:
     assert (
         mounts("proxy")["/etc/canaryproxy"] == "./canaryproxy"
     )  # the folder: a replaced file is seen
+
+
+def test_the_services_run_and_can_be_made_to_fail_as_the_guide_says(tmp_path: Path) -> None:
+    port = free_port()
+    service = SERVICES["canary"]
+    words = [*service["entrypoint"][1:], *service["command"]]
+    process = Process(*(str(port) if word == "8000" else word for word in words), folder=tmp_path)
+    try:
+        until(lambda: answers(port), "service")
+        # On every address, not only on 127.0.0.1.
+        with urllib.request.urlopen(f"http://127.0.0.2:{port}/") as answer:
+            assert json.load(answer)["version"] == service["command"][0]
+        guide = (ROOT / "docs" / "deploy.md").read_text()
+        (line,) = re.findall(r"exec canary python -c '(.*)'$", guide, re.MULTILINE)
+        switch = [sys.executable, "-c", line.replace("8000", str(port))]
+        subprocess.run(switch, check=True, timeout=DEADLINE)
+        statuses = set()
+        for _ in range(200):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+                    statuses.add(answer.status)
+            except urllib.error.HTTPError as error:
+                statuses.add(error.code)
+                error.close()
+        assert statuses == {200, 500}
+    finally:
+        process.end()

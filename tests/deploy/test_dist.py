@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import pytest
 
 import canaryproxy
 from tests.deploy.dockerfile import ROOT
-from tests.system.processes import DEADLINE, free_port, until
 
 VERSION = canaryproxy.__version__
 PACKED = ["canaryproxy", "config", "docs", "tests", "bench"]
@@ -115,46 +113,3 @@ def test_the_changelog_knows_the_version_that_is_next() -> None:
 
 def _changelog() -> str:
     return (ROOT / "CHANGELOG.md").read_text()
-
-
-def test_it_runs_without_the_repository(installed: Path, tmp_path: Path) -> None:
-    """Check, run, look, the dashboard, drain: from the wheel alone."""
-    port, admin = free_port(), free_port()
-    config = tmp_path / "canaryproxy.yaml"
-    config.write_text(
-        f"listen: 127.0.0.1:{port}\nadmin: {{listen: 127.0.0.1:{admin}}}\n"
-        f"variants: {{stable: {{endpoints: [http://127.0.0.1:{free_port()}]}}}}\n"
-    )
-    environment = {"PATH": f"{installed}/bin:/usr/bin:/bin"}
-
-    def run(*command: str) -> str:
-        return subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=True,
-        ).stdout
-
-    def ready() -> bool:
-        check = ["python", "-m", "canaryproxy.health"]
-        return not subprocess.run(check, cwd=tmp_path, env=environment, check=False).returncode
-
-    assert "ok" in run("canaryproxy", "check", "-c", str(config))
-    assert '"listen"' in run("canaryproxy", "schema")
-    process = subprocess.Popen(
-        [installed / "bin" / "canaryproxy", "run", "-c", config], cwd=tmp_path, env=environment
-    )
-    try:
-        until(ready, "ready")
-        assert "closed" in run("canaryproxy", "status")
-        for name in ("", "static/main.js"):
-            with urllib.request.urlopen(f"http://127.0.0.1:{admin}/{name}") as answer:
-                assert answer.status == 200
-        process.terminate()
-        assert process.wait(DEADLINE) == 0
-    finally:
-        process.kill()
-        process.wait()
