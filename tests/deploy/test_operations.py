@@ -29,7 +29,7 @@ def test_every_metric() -> None:
     }
     listed = rows("| metric | look at it when | wrong is |")
     assert len(listed) == len(set(listed))
-    assert set(listed) == exposed
+    assert set(listed) == exposed, "docs/operations.md"
 
 
 def test_every_alert_in_the_order_of_its_file() -> None:
