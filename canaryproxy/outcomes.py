@@ -14,8 +14,8 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from math import inf
+from typing import Any, Protocol
 
 from canaryproxy.config import HeaderMatch, JsonWhen, Outcome
 from canaryproxy.routing import Headers, RequestView, conditions_of, text_test
@@ -23,19 +23,28 @@ from canaryproxy.routing import Headers, RequestView, conditions_of, text_test
 INSPECTED = 64 * 1024
 """Bytes at the beginning of a body that rules may look at, before and after decompression."""
 
+ALL_STATUSES = tuple(f"{digit}xx" for digit in range(1, 10))
+"""Patterns that every status fits."""
+
 _MISSING = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Protocol):
     """What rules see of an answer."""
 
-    status: int
-    headers: Headers
-    size: int
-    """Bytes of the body as sent."""
-    prefix: bytes
-    """The first ``INSPECTED`` bytes of the body as sent."""
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Headers: ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body as sent."""
+
+    @property
+    def prefix(self) -> bytes:
+        """The first ``INSPECTED`` bytes of the body as sent, if a rule ``needs_body``."""
 
 
 Test = Callable[[Answer, "_Body"], "bool | None"]
@@ -72,7 +81,16 @@ class _Body:
 class OutcomeRule:
     """One compiled outcome."""
 
-    __slots__ = ("_conditions", "_tests", "bad", "margin", "name", "needs_body")
+    __slots__ = (
+        "_below",
+        "_conditions",
+        "_statuses",
+        "_tests",
+        "bad",
+        "margin",
+        "name",
+        "needs_body",
+    )
 
     def __init__(self, name: str, outcome: Outcome) -> None:
         self.name = name
@@ -85,14 +103,11 @@ class OutcomeRule:
         """It looks into bodies."""
         match = outcome.match
         self._conditions = conditions_of(match.method, match.path, match.header)
+        self._statuses = status_table(when.status or ALL_STATUSES)
+        self._below = inf if when.body_under is None else when.body_under
         tests: list[Test] = []
-        if when.status is not None:
-            tests.append(_status_test(when.status))
         if when.header is not None:
             tests.append(_header_test(when.header))
-        if when.body_under is not None:
-            limit = when.body_under
-            tests.append(lambda answer, _: answer.size < limit)
         if when.regex is not None:
             tests.append(_regex_test(when.regex))
         if when.json_ is not None:
@@ -105,6 +120,10 @@ class OutcomeRule:
 
     def holds(self, answer: Answer, body: _Body | None = None) -> bool | None:
         """Tell whether the answer counts; ``None`` if that cannot be told (too long, undecodable)."""
+        if not self._statuses[answer.status] or answer.size >= self._below:
+            return False
+        if not self._tests:
+            return True
         body = body or _Body(answer)
         found: bool | None = True
         for test in self._tests:
@@ -119,10 +138,12 @@ class OutcomeRule:
 class OutcomeRules:
     """All outcomes of a configuration, in its order."""
 
-    __slots__ = ("rules",)
+    __slots__ = ("needs_body", "rules")
 
     def __init__(self, outcomes: Mapping[str, Outcome]) -> None:
         self.rules = tuple(OutcomeRule(name, outcome) for name, outcome in outcomes.items())
+        self.needs_body = any(rule.needs_body for rule in self.rules)
+        """Some rule looks into bodies."""
 
     def __bool__(self) -> bool:
         return bool(self.rules)
@@ -131,13 +152,15 @@ class OutcomeRules:
         """Return the indexes of the rules that look at the answer to this request."""
         return tuple(at for at, rule in enumerate(self.rules) if rule.watches(request))
 
-    def judge(self, watching: Iterable[int], answer: Answer) -> Iterable[tuple[int, bool]]:
-        """Yield index and result of each of the rules whose result can be told."""
-        body = _Body(answer)
+    def judge(self, watching: Iterable[int], answer: Answer) -> list[tuple[int, bool]]:
+        """Return index and result of each of the rules whose result can be told."""
+        body = _Body(answer) if self.needs_body else None
+        found = []
         for at in watching:
             held = self.rules[at].holds(answer, body)
             if held is not None:
-                yield at, held
+                found.append((at, held))
+        return found
 
 
 def decode(answer: Answer) -> tuple[bytes, bool]:
@@ -185,15 +208,14 @@ def _unbrotli(data: bytes, whole: bool) -> tuple[bytes, bool]:
     return text[:INSPECTED], whole and len(text) <= INSPECTED and bool(unpacker.is_finished())
 
 
-def _status_test(statuses: tuple[str, ...]) -> Test:
-    wanted = frozenset(
-        code
-        for text in statuses
-        for code in (
-            range(int(text[0]) * 100, int(text[0]) * 100 + 100) if "x" in text else (int(text),)
-        )
-    )
-    return lambda answer, _: answer.status in wanted
+def status_table(patterns: tuple[str, ...]) -> bytes:
+    """Return whether a status is one of ``5xx`` or ``404``, by status."""
+    wanted = bytearray(1000)
+    for text in patterns:
+        low = int(text.replace("x", "0"))
+        for status in range(low, low + (100 if "x" in text else 1)):
+            wanted[status] = 1
+    return bytes(wanted)
 
 
 def _header_test(match: HeaderMatch) -> Test:

@@ -5,15 +5,26 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from dataclasses import dataclass
 
 import brotli
 import pytest
 
 from canaryproxy import config
-from canaryproxy.outcomes import INSPECTED, Answer, OutcomeRules, decode
-from canaryproxy.routing import RequestView
+from canaryproxy.outcomes import INSPECTED, OutcomeRules, decode
+from canaryproxy.routing import Headers, RequestView
 
 BASE = 'variants: {stable: {endpoints: ["http://a:1"]}}\n'
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What rules see of an answer."""
+
+    status: int
+    headers: Headers
+    size: int
+    prefix: bytes
 
 
 def rules(text: str) -> OutcomeRules:
@@ -74,6 +85,7 @@ BODY = json.dumps({"results": [], "padding": "x" * 1000}).encode()
         ("br", brotli.compress(BODY)),
         ("identity", BODY),
     ],
+    ids=["gzip", "upper case", "deflate", "deflate without a header", "br", "identity"],
 )
 def test_packed_bodies_are_unpacked(coding: str, body: bytes) -> None:
     assert held(EMPTY, answer(body, content_encoding=coding)) is True

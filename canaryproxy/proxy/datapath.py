@@ -175,6 +175,8 @@ class DataPath:
             strip,
             create_trace=config.trace.create,
             trace_matters=_looks_at(config, "traceparent"),
+            cookie_matters=_looks_at(config, "cookie")
+            or any(rule.cookie is not None for rule in config.split.match),
         )
         self.rules = MatchRules(config.split.match)
         self.witness = Witness(config, slots, self._users)

@@ -21,6 +21,7 @@ from canaryproxy.proxy.logged import refused
 from canaryproxy.proxy.proxy_protocol import ProxyHeader
 from canaryproxy.proxy.request_head import Request, check_partial
 from canaryproxy.routing import RequestView
+from canaryproxy.watch import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.datapath import DataPath
@@ -266,9 +267,10 @@ class Downstream(asyncio.Protocol):
             datapath, self, request, key, cookie, variant, now, has_body
         )
         if forced is None:  # who was not drawn by lot cannot be compared
-            exchange.testify(table, bucket, now)
+            tick = int(now * TICKS_PER_SECOND)
+            exchange.testify(table, bucket, tick)
             if watching or datapath.witness.exposes:
-                exchange.inspection = datapath.witness.inspection(watching, bucket, now)
+                exchange.inspection = datapath.witness.inspection(watching, bucket, tick)
         else:
             exchange.note_forced(bucket)
         if not has_body:
@@ -304,8 +306,10 @@ class Downstream(asyncio.Protocol):
             lambda name: datapath.cookie(request, name),
         )
         found = datapath.rules.variant_of(view), datapath.witness.outcomes.watching(view)
-        if looks is None or len(looks) >= _PATHS_REMEMBERED:
+        if looks is None:
             fields.looks = looks = {}
+        elif len(looks) >= _PATHS_REMEMBERED:
+            looks.clear()
         looks[asked] = found
         return found
 

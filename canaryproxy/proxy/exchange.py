@@ -28,7 +28,6 @@ from canaryproxy.proxy.errors import STATUS_OF, WORDS, Refusal, error_answer
 from canaryproxy.proxy.request_head import Request
 from canaryproxy.proxy.witness import Inspection
 from canaryproxy.routing import CANARY, STABLE, RouteTable
-from canaryproxy.watch import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.datapath import DataPath
@@ -150,12 +149,12 @@ class Exchange:
 
     # Witness (what is a trial is settled here, before anything is known of the answer)
 
-    def testify(self, table: RouteTable, bucket: int, now: float) -> None:
-        """Make the request a trial of the judge's metrics."""
+    def testify(self, table: RouteTable, bucket: int, tick: int) -> None:
+        """Make the request a trial of the judge's metrics. ``tick``: now, in tenths of a second."""
         if table.slow is not None:
             self._slow_after = table.slow[self.variant]
             self._stall_after = table.stall_after
-        if self._datapath.witness.claim(bucket, int(now * TICKS_PER_SECOND)):
+        if self._datapath.witness.claim(bucket, tick):
             self._trial = bucket
 
     def mark_late(self, now: float) -> None:
@@ -201,18 +200,7 @@ class Exchange:
         self._slow_after = 0.0
         inspection, self.inspection = self.inspection, None
         if inspection is not None:
-            self._settle_outcomes(inspection, now)
-
-    def _settle_outcomes(self, inspection: Inspection, now: float) -> None:
-        cells = self._cells
-        if inspection.exposed:
-            cells[counters.EXPOSED] += 1
-        for trials, held in inspection.judge():
-            cells[trials] += 1
-            if held:
-                cells[trials + 1] += 1
-        if inspection.converts(now):
-            cells[counters.CONVERTED] += 1
+            inspection.settle(cells, now)
 
     @property
     def answering(self) -> bool:

@@ -238,10 +238,12 @@ class RequestHeads:
 
     ``end`` is what ends every head: our Via field and the empty line. ``strip`` takes the lines of a head
     and returns them without the sticky cookie; ``None`` forwards it. With ``create_trace`` a request that
-    comes without a valid traceparent gets one; ``trace_matters`` if somebody looks at that field.
+    comes without a valid traceparent gets one; ``trace_matters`` if somebody looks at that field,
+    ``cookie_matters`` if match rules or outcomes look at cookies.
     """
 
     __slots__ = (
+        "_cookie_matters",
         "_create_trace",
         "_end",
         "_known",
@@ -261,9 +263,11 @@ class RequestHeads:
         *,
         create_trace: bool = False,
         trace_matters: bool = False,
+        cookie_matters: bool = True,
     ) -> None:
         self._loop = loop
         self._end = end
+        self._cookie_matters = cookie_matters
         self._create_trace = create_trace
         self._trace_matters = trace_matters or create_trace
         self._strip = strip
@@ -374,6 +378,7 @@ class RequestHeads:
         template = self._templates.get(rest)
         if template is None:
             template = self._fields(b"GET / HTTP/1.1" + rest, 14)
+            template.looks = None if self._cookie_matters else {}
             if len(self._templates) >= TEMPLATES:
                 self._templates.clear()
             self._templates[rest] = template
@@ -388,6 +393,7 @@ class RequestHeads:
         fields = RequestFields([*template.raw, (name, value)])
         fields.has_cookie = True
         fields.cookie = value
+        fields.looks = template.looks
         fields.host = template.host
         fields.keep_alive = template.keep_alive
         fields.length = template.length

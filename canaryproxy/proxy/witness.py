@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from canaryproxy import counters
 from canaryproxy.config import Config
-from canaryproxy.outcomes import INSPECTED, Answer, OutcomeRules
+from canaryproxy.outcomes import INSPECTED, OutcomeRules, status_table
 from canaryproxy.proxy.answer_head import Response
 from canaryproxy.routing import Headers
 from canaryproxy.watch import TICKS_PER_SECOND, UserReducer
@@ -42,7 +42,7 @@ class Witness:
         """``slots``: ``counters.slots`` of the outcomes. ``users``: tried for errors, exposed, converted."""
         metrics = config.judge.metrics
         errors = metrics.errors
-        self.error_statuses = _statuses(("5xx",) if errors is None else errors.statuses)
+        self.error_statuses = status_table(("5xx",) if errors is None else errors.statuses)
         """Whether a status is an error, by status."""
         self._by_user = errors is not None and errors.unit == "user"
         self._reducer, self._exposures, self._conversions = users
@@ -66,98 +66,101 @@ class Witness:
         if self._by_user:
             self._reducer.failed(bucket)
 
-    def inspection(self, watching: tuple[int, ...], bucket: int, now: float) -> Inspection | None:
-        """Return what collects the answer to a request routed now, or ``None`` if nobody looks at it.
+    def inspection(self, watching: tuple[int, ...], bucket: int, tick: int) -> Inspection | None:
+        """Return what collects the answer to a request, or ``None`` if nobody looks at it.
 
-        ``watching`` are the outcomes whose rules look at such requests.
+        ``watching`` are the outcomes whose rules look at such requests; ``tick`` is when it was routed, in
+        tenths of a second.
         """
-        exposed = self.exposes and self._exposures.claim(bucket, int(now * TICKS_PER_SECOND))
-        rules = self.outcomes.rules
-        if watching and any(rules[at].needs_body for at in watching):
-            self._inspections -= 1
-            if self._inspections < 0:
-                watching = tuple(at for at in watching if not rules[at].needs_body)
-        if not (exposed or watching):
-            return None
-        return Inspection(self, watching, bucket, exposed=exposed)
+        exposed = self.exposes and self._exposures.claim(bucket, tick)
+        looks_inside = False
+        if watching and self.outcomes.needs_body:
+            rules = self.outcomes.rules
+            looks_inside = any(rules[at].needs_body for at in watching)
+            if looks_inside:
+                self._inspections -= 1
+                if self._inspections < 0:
+                    looks_inside = False
+                    watching = tuple(at for at in watching if not rules[at].needs_body)
+        if exposed or watching:
+            return Inspection(self, watching, bucket, exposed=exposed, looks_inside=looks_inside)
+        return None
 
-    def judge(self, watching: tuple[int, ...], answer: Answer) -> Iterable[tuple[int, int, bool]]:
-        """Yield index, cell of the trials, and result of each rule whose result can be told."""
-        for at, held in self.outcomes.judge(watching, answer):
-            yield at, self._cells[at], held
-
-    def converts(self, at: int, bucket: int, now: float) -> bool:
-        """Return whether an answer for which the rule ``at`` holds is a user converted now."""
-        return at == self._business and self._conversions.claim(bucket, int(now * TICKS_PER_SECOND))
+    def judge(self, inspection: Inspection, cells: memoryview[int], now: float) -> None:
+        """Count what the rules say of an answer that is complete."""
+        if inspection.exposed:
+            cells[counters.EXPOSED] += 1
+        converted = False
+        for at, held in self.outcomes.judge(inspection.watching, inspection):
+            trials = self._cells[at]
+            cells[trials] += 1
+            if held:
+                cells[trials + 1] += 1
+                converted = converted or at == self._business
+        if converted and self._conversions.claim(inspection.bucket, int(now * TICKS_PER_SECOND)):
+            cells[counters.CONVERTED] += 1
 
     def tick(self) -> None:
         """Begin a tick of the judge."""
         self._inspections = _INSPECTED_A_TICK
 
 
-def _statuses(patterns: tuple[str, ...]) -> bytes:
-    wanted = bytearray(1000)
-    for text in patterns:
-        low = int(text.replace("x", "0"))
-        for status in range(low, low + (100 if "x" in text else 1)):
-            wanted[status] = 1
-    return bytes(wanted)
-
-
 class Inspection:
-    """The answer to one request, as outcomes need to see it."""
+    """The answer to one request, as outcomes need to see it (``outcomes.Answer``)."""
 
     __slots__ = (
-        "_headers",
-        "_held",
+        "_keeps",
         "_parts",
-        "_seen",
-        "_size",
-        "_status",
-        "_witness",
         "bucket",
         "exposed",
+        "headers",
+        "size",
+        "status",
         "watching",
+        "witness",
     )
 
     def __init__(
-        self, witness: Witness, watching: tuple[int, ...], bucket: int, *, exposed: bool
+        self,
+        witness: Witness,
+        watching: tuple[int, ...],
+        bucket: int,
+        *,
+        exposed: bool,
+        looks_inside: bool,
     ) -> None:
-        self._witness = witness  # whose rules watch, also when the configuration changes meanwhile
+        self.witness = witness
+        """Whose rules watch, also when the configuration changes meanwhile."""
         self.watching = watching
         """Indexes of the rules that look at this answer."""
         self.bucket = bucket
         self.exposed = exposed
         """This request counts as a user exposed."""
-        self._status = 0
-        self._headers: Headers = ()
+        self.status = 0
+        self.headers: Headers = ()
+        self.size = 0
+        self._keeps = INSPECTED if looks_inside else 0
+        """How many more bytes of the body are kept."""
         self._parts: list[bytes] = []
-        self._seen = 0
-        self._size = 0
-        self._held: list[int] = []
+
+    @property
+    def prefix(self) -> bytes:
+        return b"".join(self._parts)
 
     def answer(self, response: Response, body: bytes) -> None:
         """Take the head of the answer and the beginning of its body."""
-        self._status = response.status
-        self._headers = response.fields
+        self.status = response.status
+        self.headers = response.fields
         self.body(body)
 
     def body(self, data: bytes) -> None:
-        """Take more of the body; no more than ``INSPECTED`` bytes are kept."""
-        self._size += len(data)
-        room = INSPECTED - self._seen
-        if room > 0 and data:
-            self._parts.append(data[:room])
-            self._seen += min(len(data), room)
+        """Take more of the body."""
+        self.size += len(data)
+        if self._keeps and data:
+            data = data[: self._keeps]
+            self._keeps -= len(data)
+            self._parts.append(data)
 
-    def judge(self) -> Iterable[tuple[int, bool]]:
-        """Yield the cell of the trials and the result of each rule whose result can be told."""
-        answer = Answer(self._status, self._headers, self._size, b"".join(self._parts))
-        for at, cell, held in self._witness.judge(self.watching, answer):
-            if held:
-                self._held.append(at)
-            yield cell, held
-
-    def converts(self, now: float) -> bool:
-        """Return whether the answer, which was judged, is a user converted."""
-        return any(self._witness.converts(at, self.bucket, now) for at in self._held)
+    def settle(self, cells: memoryview[int], now: float) -> None:
+        """Count the answer, which is complete."""
+        self.witness.judge(self, cells, now)
