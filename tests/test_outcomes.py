@@ -102,6 +102,7 @@ def test_what_cannot_be_unpacked_cannot_be_told(coding: str) -> None:
         ("gzip", gzip.compress(bytes(200 << 20))),
         ("br", brotli.compress(bytes(50 << 20), quality=5)),
     ],
+    ids=["gzip", "br"],
 )
 def test_a_bomb_unpacks_to_no_more_than_is_looked_at(coding: str, bomb: bytes) -> None:
     text, whole = decode(answer(bomb, content_encoding=coding))

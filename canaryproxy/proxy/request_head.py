@@ -90,11 +90,10 @@ _HOST_LINE = re.compile(rb"\r\n(?i:host):[^\r\n]*(?=\r\n)")
 _HOPS_LINE = re.compile(rb"\r\n(?i:max-forwards):[^\r\n]*(?=\r\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
-_VALUE = re.compile(rb"[!-~](?:[\t -~]*[!-~])?")
-"""A field value that means nothing special to any parser (RFC 9110 §5.5, without obs-text)."""
-_COOKIE_LINES: Final = (b"\r\nCookie: ", b"\r\ncookie: ")
-_TRACE_LINES: Final = (b"\r\ntraceparent: ", b"\r\nTraceparent: ")
-_TRACE_LINE = re.compile(rb"[Tt]raceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_COOKIE_LINE = re.compile(rb"\r\n([Cc]ookie): ([!-~](?:[\t -~]*[!-~])?)(?=\r\n)")
+"""A Cookie whose value means nothing special to any parser (RFC 9110 §5.5, without obs-text)."""
+_TRACE_NAME: Final = b"raceparent: "
+_TRACE_LINE = re.compile(rb"\r\n([Tt]raceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})(?=\r\n)")
 _ODD: Final = b"13579bdf"
 _UPGRADE = re.compile(
     rb"[ \t,]*%b(?:/%b)?(?:[ \t]*,[ \t,]*(?:%b(?:/%b)?)?)*"
@@ -181,6 +180,31 @@ class RequestFields:
         self.key: bytes | None = None
         self.variant = STABLE
         self.bucket = NO_KEY_BUCKET
+
+    def with_cookie(self, cookie: Field) -> RequestFields:
+        """Return the same fields and a Cookie; ``block`` is the caller's to set."""
+        fields = RequestFields.__new__(RequestFields)
+        fields.raw = [*self.raw, cookie]
+        fields.cookie = cookie[1]
+        fields.has_cookie = True
+        fields.epoch = -1
+        fields.host = self.host
+        fields.keep_alive = self.keep_alive
+        fields.length = self.length
+        fields.chunked = self.chunked
+        fields.expect = self.expect
+        fields.upgrade = self.upgrade
+        fields.hops = self.hops
+        fields.dropped = self.dropped
+        fields.extra = self.extra
+        fields.forwarding = self.forwarding
+        fields.trace_id = self.trace_id
+        fields.noted = self.noted
+        fields.sampled = self.sampled
+        fields.looks = self.looks
+        fields.has_trace = self.has_trace
+        fields.nominates = self.nominates
+        return fields
 
     @property
     def forwarded_for(self) -> bytes:
@@ -334,12 +358,11 @@ class RequestHeads:
         The second value is the traceparent line if the fields are those of the block without it.
         """
         if not self._trace_matters:
-            rest, trace = _cut(block, _TRACE_LINES)
-            if (
-                _TRACE_LINE.fullmatch(trace)
-                and trace[16:48] != NO_TRACE
-                and trace[49:65] != NO_PARENT
-            ):
+            at = block.find(_TRACE_NAME)
+            line = _TRACE_LINE.match(block, at - 3) if at > 0 else None
+            trace = line[1] if line is not None else b""
+            if line is not None and trace[16:48] != NO_TRACE and trace[49:65] != NO_PARENT:
+                rest = block[: line.start()] + block[line.end() :]
                 fields = self._known.get(rest)
                 if fields is None:
                     fields = self._like(rest) or self._fields(head[:line_end] + rest, line_end)
@@ -371,10 +394,10 @@ class RequestHeads:
         Means the same as ``_fields``, for less; ``None`` where it might not. Raises ``Refusal`` for what is
         wrong with the other lines.
         """
-        rest, cookie = _cut(block, _COOKIE_LINES)
-        name, _, value = cookie.partition(b": ")
-        if self._strip is not None or len(block) > MAX_CACHED_HEAD or not _VALUE.fullmatch(value):
+        line = _COOKIE_LINE.search(block)
+        if line is None or self._strip is not None or len(block) > MAX_CACHED_HEAD:
             return None
+        rest = block[: line.start()] + block[line.end() :]
         template = self._templates.get(rest)
         if template is None:
             template = self._fields(b"GET / HTTP/1.1" + rest, 14)
@@ -390,19 +413,7 @@ class RequestHeads:
             or len(template.raw) >= MAX_FIELDS
         ):
             return None  # the same field once more, or fields that Connection names away
-        fields = RequestFields([*template.raw, (name, value)])
-        fields.has_cookie = True
-        fields.cookie = value
-        fields.looks = template.looks
-        fields.host = template.host
-        fields.keep_alive = template.keep_alive
-        fields.length = template.length
-        fields.chunked = template.chunked
-        fields.expect = template.expect
-        fields.extra = template.extra
-        fields.forwarding = template.forwarding
-        fields.trace_id = template.trace_id
-        fields.dropped = template.dropped
+        fields = template.with_cookie((line[1], line[2]))
         fields.block = without(block[:-2], template.dropped, fields.raw)
         return fields
 
@@ -553,17 +564,6 @@ class RequestHeads:
         if self._strip is not None:
             fields.block = self._strip(fields.block)
         return fields
-
-
-def _cut(block: bytes, lines: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-    """Return a block without the first line that begins so, and that line without its CRLF."""
-    at = block.find(lines[0])
-    if at < 0:
-        at = block.find(lines[1])
-        if at < 0:
-            return block, b""
-    end = block.find(b"\r\n", at + 2)
-    return block[:at] + block[end:], block[at + 2 : end]
 
 
 def check_partial(data: bytes, searched: int = 0) -> None:
