@@ -148,7 +148,7 @@ def _head(view: View, width: int) -> list[Text]:
     line.append(f"  {words.weight(document.get('weight'))} of users on the canary")
     age = number(document.get("since"))
     time = number(document.get("time")) or view.now
-    since = "" if age is None else f"for {words.span(time - age)}"
+    since = f"for {words.span(time - age)}" if age else ""  # 0: nothing has begun yet
     line.append(since.rjust(width - line.cell_len - 1) if since else "", "dim")
     return [*_lost(view, width), line]
 

@@ -76,6 +76,12 @@ def test_what_is_wrong_is_loud() -> None:
         assert part in shown, part
 
 
+def test_what_never_began_has_no_age() -> None:
+    head = text(state="idle", since=0.0, circuit={}).splitlines()[0]
+    assert "IDLE" in head
+    assert " for " not in head
+
+
 def test_the_bar() -> None:
     """Evidence from 1 to the limit, logarithmic, with a tick where the step is held."""
     metric = document()["metrics"][0]

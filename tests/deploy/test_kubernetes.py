@@ -90,6 +90,13 @@ def test_kubernetes_takes_them(objects: list[dict[str, Any]], version: str) -> N
             kubernetes_validate.validate(one, version, strict=True)
 
 
+def test_the_schemas_do_refuse(built: dict[str, list[dict[str, Any]]]) -> None:
+    (one,) = of(built["edge"], "StatefulSet")
+    one = {**one, "spec": {**one["spec"], "replica": 2}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="replica"):
+        kubernetes_validate.validate(one, NEWEST, strict=True)
+
+
 def test_the_pod_monitor_names_what_is_there(built: dict[str, list[dict[str, Any]]]) -> None:
     (monitor,) = of(built["example"], "PodMonitor")
     ((pod, container),) = proxies(built["example"])
