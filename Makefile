@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SECONDS ?= 60
 BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo dashboard test lint format unit bench bench-gate bench-quick bench-judge \
+	fuzz tunnel \
 	pictures lock dist image pin-base clean
 
 help: ## list the targets
@@ -83,5 +85,14 @@ image: ## the container image, on the digest that its base has today (needs dock
 pin-base: ## write the digest that the base image has today into the Dockerfile (needs docker or skopeo)
 	config/image/build.sh pin
 
+fuzz: $(STAMP) ## parsers under atheris for SECONDS=60, many conversations, a million requests (10 min)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.guided --seconds $(SECONDS)
+	FUZZ_EXAMPLES=2000 $(BIN)/pytest -q tests/fuzz/test_conversation.py
+	$(BIN)/python -m tests.fuzz.differential --cases 1000000 --jobs 2
+
+tunnel: $(STAMP) ## 1 GiB each way through a WebSocket to a slow reader, and the memory it takes (1 min)
+	TUNNEL_MIB=1024 $(BIN)/pytest -q -s tests/system/test_tunnel.py
+
 clean: ## remove what the targets made
-	rm -rf $(VENV) build dist run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .fuzz build dist run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -251,7 +251,11 @@ def requests_in(
             else:  # more is needed, or nothing more will come
                 return found
     except h11.ProtocolError as error:
-        if blind is not None and head is not None and "Content-Length" in str(error):
+        if (
+            blind is not None
+            and head is not None
+            and re.search("Content-Length|Transfer-Encoding", str(error))
+        ):
             blind.append(str(error))
         return found
 

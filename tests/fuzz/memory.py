@@ -46,6 +46,8 @@ class MemoryTransport(asyncio.Transport):
         self.closed = False
         """The proxy closed, or the peer did."""
         self.aborted = False
+        self._over = False
+        """The peer sends no more."""
         self.reading = True
         self._high = high
         self._full = False
@@ -112,14 +114,17 @@ class MemoryTransport(asyncio.Transport):
         return data
 
     def feed(self, data: bytes) -> None:
-        """Send to the proxy."""
-        self._kept.append(data)
-        self._flush()
+        """Send to the proxy, if the end was not sent yet."""
+        if not self._over:
+            self._kept.append(data)
+            self._flush()
 
     def eof(self) -> None:
         """Send no more."""
-        self._kept.append(None)
-        self._flush()
+        if not self._over:
+            self._over = True
+            self._kept.append(None)
+            self._flush()
 
     def lose(self) -> None:
         """Reset the connection."""
@@ -149,10 +154,13 @@ class MemoryEndpoint(Endpoint):
         self.open += 1
         self.on_open(self, caller)
 
+    high = 1 << 16
+    """Bytes after which an upstream that does not read is full."""
+
     def connect(self, wires: Wires, caller: Caller) -> MemoryTransport:
         """Give the caller its connection, as ``_connect`` does; return the proxy's end of it."""
         upstream = self._connect_protocol(self)
-        transport = MemoryTransport(wires, upstream)
+        transport = MemoryTransport(wires, upstream, self.high)
         upstream.connection_made(transport)
         self._readmit()
         if caller.wants(self):
@@ -172,7 +180,7 @@ class MemoryEndpoint(Endpoint):
 class MemoryProxy:
     """A data path whose endpoints are in memory: one of stable, and one of the canary if it has one."""
 
-    def __init__(self, text: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, text: str, loop: asyncio.AbstractEventLoop, high: int = 1 << 16) -> None:
         made = config.parse(text, file="test.yaml")
         self.wires = Wires()
         self.counters = Counters()
@@ -188,6 +196,7 @@ class MemoryProxy:
             ]
             pool = Pool(endpoints, by_hash=False)
             for endpoint in endpoints:
+                endpoint.high = high
                 endpoint.on_change = pool.refresh
             self.endpoints += endpoints
             pools.append(pool)
