@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--include-tls",
         action="store_true",
-        help="also measure TLS (canaryproxy does not listen with TLS)",
+        help="also measure TLS with clients",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the page")
     parser.add_argument(

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from bench.loads import COOKIE
-from bench.peers.base import MAX_CONNECTIONS, PYTHONPATH, Site
+from bench.peers.base import ALL, MAX_CONNECTIONS, PYTHONPATH, Site
 from bench.ports import HOST, address
 
 _SECONDS = 30
@@ -32,7 +32,7 @@ class Ours:
     name: str = "ours"
     title: str = "canaryproxy, split by cookie, counting on, 1 worker"
     splits: bool = True
-    features: frozenset[str] = frozenset(("websocket", "idle"))
+    features: frozenset[str] = ALL
     judged: bool = False
     workers: int = 1
     endpoints: int = 1
@@ -53,7 +53,7 @@ class Ours:
 
     def render_config(self, site: Site) -> str:
         config: dict[str, Any] = {
-            "listen": f"{HOST}:{site.port}",
+            "listen": _listener(site),
             "workers": self.workers,
             "admin": {"socket": str(site.folder / "admin.sock")},
             "variants": {
@@ -111,6 +111,14 @@ class Ours:
             timeout=_SECONDS,
             check=False,
         )
+
+
+def _listener(site: Site) -> dict[str, Any] | str:
+    where = f"{HOST}:{site.port}"
+    if not site.tls:
+        return where
+    pair = {"cert": str(site.certificate), "key": str(site.key)}
+    return {"address": where, "tls": {"certificates": [pair]}}
 
 
 def _rule(number: int) -> dict[str, Any]:

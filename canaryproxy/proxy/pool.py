@@ -240,13 +240,15 @@ class Endpoint:
         return upstream
 
     async def _dial_tls(self, sock: socket.socket, context: ssl.SSLContext) -> Upstream:
-        done: asyncio.Future[Upstream] = self._loop.create_future()
+        done: asyncio.Future[Upstream | None] = self._loop.create_future()
+        failure: list[Exception] = []  # not in the future: that would keep all of this alive
 
         def ready(error: Exception | None) -> None:
             if done.done():
                 return
             if error is not None:
-                done.set_exception(error)
+                failure.append(error)
+                done.set_result(None)
                 return
             upstream = self._connect_protocol(self)
             connection.set_protocol(upstream)
@@ -258,10 +260,13 @@ class Endpoint:
         )
         await self._loop.create_connection(lambda: connection, sock=sock)
         try:
-            return await done
+            upstream = await done
         except BaseException:  # a timeout, too
             connection.abort()
             raise
+        if upstream is None:
+            raise failure.pop()
+        return upstream
 
     async def _dial_unix(self, path: str) -> Upstream:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -16,6 +16,8 @@ _RECORD: Final = 16384
 """Bytes of the largest record (RFC 8446 §5.1)."""
 _AT_ONCE: Final = 16
 """Records that are handed on together."""
+_NOBODY: Final = asyncio.Protocol()
+"""Who hears of a connection that is over."""
 
 
 class Truncated(ConnectionError):
@@ -110,8 +112,10 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         self._closing = True
         if self._ready is not None:
             self._fail(exc or ConnectionResetError("closed during the handshake"))
-        else:
-            self._protocol.connection_lost(self._cause or exc)
+        # Nothing leads back here from now on: what is over is to be freed at once.
+        protocol, self._protocol = self._protocol, _NOBODY
+        cause, self._cause = self._cause, None
+        protocol.connection_lost(cause or exc)
 
     def pause_writing(self) -> None:
         if self._ready is None:
@@ -143,12 +147,13 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         """The handshake failed: tell the peer why, and the one who waits for it."""
         ready, self._ready = self._ready, None
         assert ready is not None
-        self._cause = error if isinstance(error, OSError) else ConnectionError(str(error))
+        cause = error if isinstance(error, OSError) else ConnectionError(str(error))
+        self._cause = cause.with_traceback(None)  # which leads back here
         self._closing = True
-        self._protocol = asyncio.Protocol()  # nobody hears of this connection any more
+        self._protocol = _NOBODY
         if not self._raw.is_closing():
             self._flush()
-        ready(self._cause)
+        ready(cause)
         self._raw.close()
 
     def _flush(self) -> None:
@@ -177,7 +182,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         except ssl.SSLZeroReturnError:
             self._ended = True
         except ssl.SSLError as error:
-            self._ended = error
+            self._ended = error.with_traceback(None)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _deliver(self) -> None:
@@ -203,7 +208,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._cut(Truncated("closed without close_notify"))
 
     def _cut(self, cause: Exception) -> None:
-        self._cause = cause
+        self._cause = cause.with_traceback(None)
         self.abort()
 
     def _say_end(self) -> None:

@@ -277,3 +277,20 @@ async def test_ipv6_on_both_sides() -> None:
             await asyncio.open_connection("127.0.0.1", mine)  # IPv6 only
         assert datapath.counters.stable[CODES + 200] == 1
         datapath.pools[0].endpoints[0].close()
+
+
+async def test_a_client_of_a_balancer_that_is_on_a_unix_socket_is_not_trusted_for_it(
+    folder: Path,
+) -> None:
+    header = b"\r\n\r\n\0\r\nQUIT\n" + struct.pack("!BBH", 0x21, 0x31, 216) + bytes(216)
+    request = LAST[:-2] + b"X-Forwarded-For: 203.0.113.9\r\n\r\n"
+    path = folder / "p.sock"
+    async with Upstream(always(OK)).serving() as upstream:
+        text = f'listen: {{address: "unix:{path}", proxy_protocol: trusted}}\n'
+        async with listening(text + variants(upstream.port), UnixAddress(str(path))):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(header + request)
+            assert status_of(await asyncio.wait_for(reader.read(), DEADLINE)) == 200
+            writer.close()
+            assert b"203.0.113.9" not in upstream.got
+            assert b"X-Forwarded-For" not in upstream.got

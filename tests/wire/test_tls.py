@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
 import socket
 import ssl
 import time
@@ -27,6 +28,8 @@ from canaryproxy.counters import (
     NoEntry,
     Reason,
 )
+from canaryproxy.proxy.downstream import Downstream
+from canaryproxy.proxy.entrance import Entrance
 from canaryproxy.proxy.tls_connection import TlsConnection
 
 from ..certificates import Authority, Pair, authority, loopback
@@ -478,6 +481,27 @@ async def test_tunnels_over_tls_are_half_closed_like_others() -> None:
         await until(lambda: running.counters.stable[TUNNELS_CLOSED] == 1)
         tls.close()
         await until(lambda: not running.datapath.connections)
+
+
+@pytest.mark.parametrize("verified", [True, False])
+async def test_what_is_over_is_freed_at_once(verified: bool) -> None:
+    async with (
+        Upstream(always(OK)).serving(context=authority().server(loopback())) as upstream,
+        proxy(listener(loopback()) + https(upstream.port, tls=None if verified else "")) as running,
+    ):
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await apart(lambda: ask(running.port))
+            with suppress(OSError):  # and one that fails
+                await apart(lambda: plain(running.port, b"GET / HTTP/1.1\r\n\r\n"))
+            running.datapath.pools[0].endpoints[0].close()
+            await until(lambda: not running.datapath.connections)
+            kinds = (TlsConnection, Entrance, Downstream)
+            await until(lambda: not [one for one in gc.get_objects() if isinstance(one, kinds)])
+        finally:
+            gc.enable()
 
 
 # Certificates that change
