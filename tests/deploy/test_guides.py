@@ -17,6 +17,7 @@ import yaml
 
 from canaryproxy import config
 from canaryproxy.cli import main
+from canaryproxy.config import advice
 from tests.deploy.dockerfile import ROOT, stages
 
 DOCS = ROOT / "docs"
@@ -186,6 +187,13 @@ def test_the_image_that_deploy_describes() -> None:
     assert f"`limits.drain_timeout` ({default.limits.drain_timeout:g}s)" in text
     mounted = re.findall(r"--volume \S+:(/\S+?)(?::ro)?(?= |$)", text)
     assert mounted == ["/etc/canaryproxy/canaryproxy.yaml", values["WORKDIR"]]
+
+
+def test_the_playbook_says_what_check_warns_of() -> None:
+    text = " ".join((DOCS / "playbook.md").read_text().split())
+    assert f"`check` warns of a first weight above {advice.BIG_FIRST_STEP:g} %" in text
+    assert advice.SHORT_BAKE == 5 * 60
+    assert "`check` warns of less than five minutes" in text
 
 
 def test_the_readme_leads_to_every_page() -> None:
