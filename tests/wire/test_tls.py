@@ -628,3 +628,36 @@ async def test_a_canary_that_cannot_be_verified_is_rescued() -> None:
         await client.take(b"ok")
         assert stable.got.endswith(b"hi")
         assert running.counters.canary[ERRORS + Reason.CERTIFICATE] == 1
+
+
+# The end of the proxy
+
+
+async def test_a_proxy_that_goes_away_ends_answers_under_way_in_order_and_handshakes_at_once() -> (
+    None
+):
+    go = asyncio.Event()
+
+    async def late(link: Link) -> None:
+        await link.take(b"\r\n\r\n")
+        await go.wait()
+        await link.send(OK)
+
+    async with (
+        Upstream(late).serving() as upstream,
+        proxy(secure(upstream.port)) as running,
+    ):
+        asking = asyncio.create_task(apart(lambda: ask(running.port, GET)))
+        await until(lambda: upstream.got.endswith(b"\r\n\r\n"))
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        await until(lambda: running.datapath.entering)
+        draining = asyncio.create_task(running.datapath.drain(DEADLINE))
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), DEADLINE) == b""
+        writer.close()
+        assert not asking.done()
+        go.set()
+        got = await asking
+        assert b"\r\nConnection: close\r\n" in got
+        assert got.endswith(b"ok")
+        assert await draining
