@@ -88,12 +88,9 @@ def guide(tmp_path: Path) -> Iterator[Guide]:
 @pytest.mark.slow
 def test_the_guide_from_first_to_last(guide: Guide) -> None:
     (shown,) = blocks("yaml")
-    quick = re.sub(
-        r"min_requests: \d+", "min_requests: 5", shown.replace("30s", "1s", 1).replace("30s", "8s")
-    )
-    (guide.folder / "first.yaml").write_text(
-        guide.here(f"listen: 127.0.0.1:8080\n{quick}"), encoding="utf-8"
-    )
+    quick = re.sub(r"min_requests: \d+", "min_requests: 5", shown.replace("bake: 30s", "bake: 1s"))
+    plan = guide.folder / "first.yaml"
+    plan.write_text(guide.here(f"listen: 127.0.0.1:8080\n{quick}"), encoding="utf-8")
     said: dict[str, str] = {}
     for line in "".join(blocks("sh")).splitlines():
         if line in INSTALL:
@@ -108,6 +105,9 @@ def test_the_guide_from_first_to_last(guide: Guide) -> None:
             guide.start(line)
             until(lambda: answers(guide.ports[8080]), "proxy")
         else:
+            if line.startswith("sed "):  # the next release is to last until it was drilled
+                first, mark, second = plan.read_text().partition("bake: 1s")
+                plan.write_text(first + mark + second.replace(mark, "bake: 10m"))
             said[line] = said.get(line, "") + guide.run(line)
 
     def of(part: str) -> str:
