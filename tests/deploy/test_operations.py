@@ -32,11 +32,13 @@ def test_every_metric() -> None:
     assert set(listed) == exposed, "docs/operations.md"
 
 
-def test_every_alert_in_the_order_of_its_file() -> None:
+def test_every_alert() -> None:
     groups = yaml.safe_load((ROOT / "config" / "alerts.yml").read_text())["groups"]
     known = [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
-    assert rows("| alert | first |") == known
+    assert sorted(rows("| alert | first |")) == sorted(known), "docs/operations.md"
 
 
 def test_every_kind_of_record() -> None:
-    assert sorted(rows("| record | means | do |")) == sorted(get_args(EventName))
+    assert sorted(rows("| record | means | do |")) == sorted(get_args(EventName)), (
+        "docs/operations.md"
+    )
