@@ -594,6 +594,22 @@ async def test_endpoints_that_ask_for_a_certificate_get_ours_or_refuse_us() -> N
             await fails_with(running, Reason.TLS)
 
 
+async def test_new_authorities_are_for_new_connections_to_endpoints(tmp_path: Path) -> None:
+    ca = tmp_path / "trusted.pem"
+    ca.write_bytes(Authority(tmp_path / "wrong").ca.read_bytes())
+    upstream = Upstream(always(OK))
+    async with upstream.serving(context=authority().server(loopback())):
+        text = https(upstream.port, tls=f"ca: {ca}")
+        async with proxy(text) as running:
+            await fails_with(running, Reason.CERTIFICATE)
+            ca.write_bytes(authority().ca.read_bytes())
+            await fails_with(running, Reason.CERTIFICATE)  # nobody has said so yet
+            running.datapath.reconfigure(config.parse(text, file="test.yaml"), {})
+            client = await running.connect()
+            await client.send(GET)
+            await client.take(b"ok")
+
+
 async def test_an_endpoint_that_never_shakes_hands_is_a_timeout() -> None:
     async def silent(link: Link) -> None:
         await link.to_end()

@@ -10,6 +10,7 @@ import pytest
 from . import test_bodies as bodies
 from . import test_patience as patience
 from . import test_tunnels as tunnels
+from . import test_websockets as websockets
 from .harness import SECURED
 
 AGAIN = {
@@ -30,6 +31,11 @@ AGAIN = {
     "tunnel_upstream_full": tunnels.test_an_upstream_that_does_not_read_stops_the_client,
     "tunnel_early_bytes": tunnels.test_bytes_sent_with_the_handshake_go_first_and_none_is_lost,
     "tunnel_reset": tunnels.test_a_client_that_resets_ends_the_upstreams_side,
+    "websocket_messages": partial(websockets.test_messages_come_back, "deflate"),
+    "websocket_pings": websockets.test_pings_of_both_sides_are_answered_by_the_other,
+    "websocket_fragments": websockets.test_fragments_stay_fragments,
+    "websocket_close": partial(websockets.test_the_server_closes_with_a_code, 4000, "over"),
+    "websocket_many": websockets.test_many_tunnels_at_once_do_not_mix,
     "tunnel_rescue": tunnels.test_an_upgrade_that_fails_on_the_canary_is_rescued,
 }
 

@@ -25,7 +25,8 @@ from canaryproxy.counters import (
     TUNNELS_OPENED,
 )
 
-from .harness import COOKIE, DEADLINE, Link, Proxy, Upstream, proxy, until, variants
+from ..certificates import authority, loopback
+from .harness import COOKIE, DEADLINE, SECURED, Link, Proxy, Upstream, proxy, until, variants
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
@@ -33,7 +34,10 @@ Handler = Callable[[ServerConnection], Awaitable[None]]
 @asynccontextmanager
 async def service(handler: Handler, *, compression: str | None = None) -> AsyncIterator[int]:
     """Run a WebSocket server and yield its port."""
-    async with serve(handler, "127.0.0.1", 0, compression=compression, max_size=None) as server:
+    context = authority().server(loopback()) if SECURED.upstream else None
+    async with serve(
+        handler, "127.0.0.1", 0, compression=compression, max_size=None, ssl=context
+    ) as server:
         yield server.sockets[0].getsockname()[1]
 
 
@@ -43,7 +47,8 @@ async def through(
 ) -> AsyncIterator[ClientConnection]:
     """Connect a WebSocket client to the proxy."""
     async with connect_to(
-        f"ws://127.0.0.1:{running.port}{path}",
+        f"ws{'s' * SECURED.downstream}://127.0.0.1:{running.port}{path}",
+        ssl=authority().client() if SECURED.downstream else None,
         compression=compression,
         proxy=None,
         max_size=None,
