@@ -209,3 +209,25 @@ def test_what_an_address_does_changes_live_and_which_there_are_does_not(own: Aut
     assert kept.proxy_protocol == "required"
     other = config.parse(f"listen: 127.0.0.1:9\n{plain}", file="f.yaml")
     assert live(running, other).listen == running.listen
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"secret", ": line 1 has 6 bytes: a key has at least 32"),
+        (b"", ": holds no key"),
+    ],
+)
+def test_what_is_wrong_with_signing_keys_is_named(
+    tmp_path: Path, data: bytes | None, said: str
+) -> None:
+    keys = tmp_path / "keys"
+    if data is not None:
+        keys.write_bytes(data)
+    (found,) = problems(
+        'variants: {stable: {endpoints: ["http://127.0.0.1:1"]}}\n'
+        f"split: {{sticky: {{sign: {{key_file: {keys}}}}}}}\n"
+    )
+    where = "f.yaml:2:35: split.sticky.sign.key_file: "
+    assert found == where + str(keys) + ("" if said.startswith(":") else " ") + said

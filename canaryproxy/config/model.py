@@ -231,7 +231,15 @@ class Variants(_Section):
 
 
 _STICKY = ("cookie", "header", "address")
-_COOKIE_ONLY = ("set", "max_age", "forward", "same_site", "domain")
+_COOKIE_ONLY = ("set", "max_age", "forward", "same_site", "domain", "sign")
+
+
+class Sign(_Section):
+    """Signatures of sticky cookies, so that nobody can make one that is in the canary."""
+
+    key_file: f.FilePath = Field(
+        description="File of keys, a line each: the first signs, all are accepted."
+    )
 
 
 class Sticky(_Section):
@@ -253,6 +261,7 @@ class Sticky(_Section):
     domain: f.Domain | None = Field(
         None, description="Domain attribute of the cookie; none by default."
     )
+    sign: Sign | None = Field(None, description="Cookies that are signed; none by default.")
 
     @property
     def set(self) -> bool:
@@ -281,6 +290,9 @@ class Sticky(_Section):
                 if ("set_" if name == "set" else name) in self.model_fields_set:
                     message = f"only for a cookie, but users are known by {given[0]}"
                     yield Mistake(message, (name,), (("cookie",),))
+        elif self.sign is not None and not self.set_:
+            message = "only for a cookie that the proxy sets, but set is false"
+            yield Mistake(message, ("sign",), (("set",),))
 
 
 class HeaderMatch(_Section):

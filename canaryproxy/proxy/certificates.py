@@ -1,4 +1,6 @@
-"""The files of TLS: certificates, keys and authorities, read once and checked before anything uses them.
+"""The files that a configuration names: certificates, authorities and keys, of TLS and of signatures.
+
+They are read once and checked before anything uses them.
 
 Whoever takes a configuration reads its files at the same moment, and gives both on together: a worker that
 starts later serves by what was checked, not by what is in the folder then.
@@ -19,6 +21,7 @@ from canaryproxy import config as configuration
 from canaryproxy.config import Certificate, ClientTls, Config, ConfigError, ServerTls
 from canaryproxy.config.problems import Path as FieldPath
 from canaryproxy.config.problems import dotted
+from canaryproxy.proxy.signing import keys_of
 from canaryproxy.proxy.tls import client_context, server_context
 
 Files = Mapping[str, bytes]
@@ -30,13 +33,16 @@ EXPIRES_SOON: Final = 14 * 86400.0
 """Seconds before the end of a certificate from which on it is warned about."""
 
 
+_SIGNING_KEYS: Final[FieldPath] = ("split", "sticky", "sign", "key_file")
+
+
 class _Mistake(NamedTuple):
     at: FieldPath
     message: str
 
 
 def named(config: Config) -> Iterator[tuple[FieldPath, str]]:
-    """Yield every field that names a file of TLS, with the file's path."""
+    """Yield every field that names such a file, with the file's path."""
     for at, listener in enumerate(config.listen):
         if listener.tls is None:
             continue
@@ -51,6 +57,8 @@ def named(config: Config) -> Iterator[tuple[FieldPath, str]]:
             file: str | None = getattr(tls, name)
             if file is not None:
                 yield (*path, name), file
+    if config.split.sticky.sign is not None:
+        yield _SIGNING_KEYS, config.split.sticky.sign.key_file
 
 
 def _client_sections(config: Config) -> Iterator[tuple[FieldPath, ClientTls]]:
@@ -189,6 +197,12 @@ def _mistakes(config: Config, files: Files) -> Iterator[_Mistake]:
         if at[-1] in ("ca", "client_ca") and file in files and not _certificates(files[file]):
             broken = True
             yield _Mistake(at, f"{file} holds no certificate in PEM form")
+        if at == _SIGNING_KEYS and file in files:
+            try:
+                keys_of(files[file])
+            except ValueError as error:
+                broken = True
+                yield _Mistake(at, f"{file}: {error}")
     if not broken and all(file in files for _, file in named(config)):
         yield from _context_mistakes(config, files)
 

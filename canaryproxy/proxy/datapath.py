@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Final
 
 from canaryproxy import counters
-from canaryproxy.config import Config, Listener, Variant
+from canaryproxy.config import Config, Listener, Sticky, Variant
 from canaryproxy.counters import Counters
 from canaryproxy.proxy import certificates
 from canaryproxy.proxy.access_log import AccessLog
@@ -28,6 +28,7 @@ from canaryproxy.proxy.logged import LoggedExchange
 from canaryproxy.proxy.pool import Endpoint, Pool
 from canaryproxy.proxy.proxy_protocol import ProxyHeader
 from canaryproxy.proxy.request_head import Request, RequestHeads
+from canaryproxy.proxy.signing import Signer, keys_of
 from canaryproxy.proxy.sticky import CookieJar, cookie_finder, cookie_stripper, key_reader
 from canaryproxy.proxy.tls import client_context, server_context
 from canaryproxy.proxy.upstream import Upstream
@@ -163,10 +164,11 @@ class DataPath:
         self.rescue_header = config.rescue.header
         self.replay_buffer = config.rescue.replay_buffer
         sticky = config.split.sticky
-        self.read_key = key_reader(sticky)
+        signer = _signer(sticky, files)
+        self.read_key = key_reader(sticky, signer)
         self.key_is_in_fields = not sticky.address
         own_cookie = sticky.cookie is not None and sticky.set_
-        self.jar = CookieJar(sticky) if own_cookie else None
+        self.jar = CookieJar(sticky, signer) if own_cookie else None
         hide = sticky.cookie is not None and not sticky.forward
         strip = cookie_stripper(sticky.cookie or "") if hide else None
         self.requests = RequestHeads(
@@ -375,6 +377,12 @@ class DataPath:
         if self._sweeper is not None:
             self._sweeper.cancel()
         return clean
+
+
+def _signer(sticky: Sticky, files: Files) -> Signer | None:
+    if sticky.sign is None:
+        return None
+    return Signer(keys_of(files.get(sticky.sign.key_file, b"")), (sticky.cookie or "").encode())
 
 
 def _looks_at(config: Config, header: str) -> bool:

@@ -249,6 +249,13 @@ class Downstream(asyncio.Protocol):
             if key is None and datapath.jar is not None:
                 key = datapath.jar.mint(table)
                 cookie = datapath.jar.set_cookie(key, secure=self._secure(fields.field))
+            elif (
+                datapath.jar is not None
+                and datapath.jar.rotates
+                and key is not None
+                and datapath.jar.is_old(fields.cookie)
+            ):
+                cookie = datapath.jar.set_cookie(key, secure=self._secure(fields.field))
             bucket, variant = table.place(key)
             if not cookie and datapath.key_is_in_fields:
                 fields.key, fields.bucket, fields.variant = key, bucket, variant

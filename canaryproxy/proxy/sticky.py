@@ -9,6 +9,7 @@ from collections.abc import Callable
 from canaryproxy.config import Sticky
 from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.request_head import RequestFields
+from canaryproxy.proxy.signing import Signer
 from canaryproxy.routing import RouteTable
 
 KeyReader = Callable[[RequestFields, Peer], bytes | None]
@@ -32,15 +33,28 @@ def cookie_finder(name: str) -> Callable[[bytes], bytes | None]:
     return find
 
 
-def key_reader(sticky: Sticky) -> KeyReader:
-    """Return the function that reads the sticky key as configured."""
+def key_reader(sticky: Sticky, signer: Signer | None = None) -> KeyReader:
+    """Return the function that reads the sticky key as configured.
+
+    With a ``signer`` a cookie without a valid signature is none.
+    """
     if sticky.header is not None:
         header = sticky.header.lower().encode("latin-1")
         return lambda fields, _: fields.field(header) or None
     if sticky.address:
         return _client_address
     find = cookie_finder(sticky.cookie or "")
+    if signer is not None:
+        return _signed_reader(find, signer)
     return lambda fields, _: find(fields.cookie) if fields.cookie else None
+
+
+def _signed_reader(find: Callable[[bytes], bytes | None], signer: Signer) -> KeyReader:
+    def read(fields: RequestFields, _: Peer) -> bytes | None:
+        value = find(fields.cookie) if fields.cookie else None
+        return None if value is None else signer.verify(value)
+
+    return read
 
 
 def _client_address(fields: RequestFields, peer: Peer) -> bytes | None:
@@ -52,9 +66,13 @@ def _client_address(fields: RequestFields, peer: Peer) -> bytes | None:
 class CookieJar:
     """Mints sticky cookies and writes them as ``Set-Cookie`` lines (RFC 6265 §4.1)."""
 
-    __slots__ = ("_attributes", "_name", "_secure")
+    __slots__ = ("_attributes", "_find", "_name", "_secure", "_signer", "rotates")
 
-    def __init__(self, sticky: Sticky) -> None:
+    def __init__(self, sticky: Sticky, signer: Signer | None = None) -> None:
+        self._signer = signer
+        self._find = cookie_finder(sticky.cookie or "")
+        self.rotates = signer is not None and signer.rotates
+        """Cookies may have to be signed anew."""
         self._name = (sticky.cookie or "").encode("latin-1")
         attributes = (
             f"; Path=/; Max-Age={int(sticky.max_age)}; HttpOnly; SameSite={sticky.same_site}"
@@ -69,8 +87,15 @@ class CookieJar:
         key = secrets.token_hex(_RANDOM_BYTES).encode()
         return key + b"." + table.tag if table.new_sessions_only else key
 
+    def is_old(self, cookies: bytes) -> bool:
+        """Tell whether the sticky cookie among these, which was valid, was signed by a key that is to go."""
+        value = self._find(cookies)
+        return self._signer is not None and value is not None and self._signer.is_old(value)
+
     def set_cookie(self, key: bytes, *, secure: bool) -> bytes:
         """Return the ``Set-Cookie`` line with CRLF; ``secure``: the client speaks https."""
+        if self._signer is not None:
+            key = self._signer.sign(key)
         flag = b"; Secure" if secure or self._secure else b""
         return b"Set-Cookie: " + self._name + b"=" + key + self._attributes + flag + b"\r\n"
 

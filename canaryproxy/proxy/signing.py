@@ -1,0 +1,70 @@
+"""Signatures of sticky cookies: who has no key cannot make a cookie, and so not choose a bucket.
+
+A signed value is ``key.signature``: the sticky key, and 22 characters of URL-safe base64 that hold the first
+128 bits of HMAC-SHA256 (RFC 2104, with the truncation of its §5) over the cookie's name and the sticky key.
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64encode
+from typing import Final
+
+SHORTEST_KEY: Final = 32
+"""Bytes of a key at the least."""
+
+_PURPOSE: Final = b"canaryproxy sticky cookie"
+_SIGNATURE_BYTES: Final = 16
+
+
+def keys_of(text: bytes) -> tuple[bytes, ...]:
+    """Return the keys in a file: a line each, without white space around it.
+
+    Raises ``ValueError`` if there is none, or one is too short; says which line and never what is in it.
+    """
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        key = line.strip()
+        if key and len(key) < SHORTEST_KEY:
+            raise ValueError(
+                f"line {number} has {len(key)} bytes: a key has at least {SHORTEST_KEY}"
+            )
+        if key:
+            found.append(key)
+    if not found:
+        raise ValueError("holds no key")
+    return tuple(found)
+
+
+class Signer:
+    """Signs with the first key, accepts all of them: so one key can replace another."""
+
+    __slots__ = ("_keys", "_prefix", "rotates")
+
+    def __init__(self, keys: tuple[bytes, ...], cookie: bytes) -> None:
+        """``cookie`` is its name: a value signed for one cookie is worth nothing in another."""
+        self._keys = keys
+        self._prefix = _PURPOSE + b"\0" + cookie + b"\0"
+        self.rotates = len(keys) > 1
+        """There are keys that no longer sign."""
+
+    def sign(self, key: bytes) -> bytes:
+        """Return the signed value of a sticky key."""
+        return key + b"." + self._signature(self._keys[0], key)
+
+    def verify(self, value: bytes) -> bytes | None:
+        """Return the sticky key of a signed value, ``None`` if none of the keys has signed it."""
+        key, _, signature = value.rpartition(b".")
+        for one in self._keys:
+            if hmac.compare_digest(self._signature(one, key), signature):
+                return key
+        return None
+
+    def is_old(self, value: bytes) -> bool:
+        """Tell whether a value that was verified is to be signed anew."""
+        key, _, signature = value.rpartition(b".")
+        return not hmac.compare_digest(self._signature(self._keys[0], key), signature)
+
+    def _signature(self, secret: bytes, key: bytes) -> bytes:
+        digest = hmac.digest(secret, self._prefix + key, "sha256")
+        return urlsafe_b64encode(digest[:_SIGNATURE_BYTES])[:-2]
