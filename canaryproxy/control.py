@@ -48,8 +48,15 @@ class Control:
     """One running proxy, seen and steered."""
 
     def __init__(
-        self, controller: Controller, cells: Totals, plane: Plane, reloader: Reloader
+        self,
+        controller: Controller,
+        cells: Totals,
+        plane: Plane,
+        reloader: Reloader,
+        main_pid: int | None = None,
     ) -> None:
+        """``main_pid`` is the process that takes signals, if it is not this one."""
+        self._main_pid = main_pid
         self._controller = controller
         self._cells = cells
         self._plane = plane
@@ -135,6 +142,7 @@ class Control:
             },
             "version": canaryproxy.__version__,
             "pid": os.getpid(),
+            "main_pid": self._main_pid or os.getpid(),
         }
 
     def _variant(self, which: int) -> dict[str, Any]:

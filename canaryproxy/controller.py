@@ -205,7 +205,15 @@ class Controller:
         if table.salt != self.table.salt:
             self.table = replace(self.table, epoch=table.epoch)
             return
-        self.table = table
+        # What the configuration says may be new: another program may have gone on with its own.
+        self.table = replace(
+            self.table,
+            weight=table.weight if self._has_canary else 0.0,
+            circuit_open=table.circuit_open,
+            slow=table.slow,
+            stall_after=table.stall_after,
+            epoch=table.epoch,
+        )
         if version <= self._version:
             return
         self._version = version
@@ -357,6 +365,7 @@ class Controller:
 
     def act(self, event: rollout.Event | circuit.Trip | circuit.Reset) -> None:
         """Do what an operator wants. Raises ``rollout.Refused`` with the reason if it cannot be done."""
+        self._refuse_if_stopped()
         is_open = self._circuit.state is circuit.State.OPEN
         if isinstance(event, circuit.Trip):
             if is_open:
@@ -420,6 +429,7 @@ class Controller:
 
     def check(self, config: Config) -> None:
         """Raise ``rollout.Refused`` if the release cannot go on by this configuration."""
+        self._refuse_if_stopped()
         steps = () if config.release is None else config.release.steps
         here = self._rollout
         if config.release_id == self._release and here.step >= max(len(steps), 1):
@@ -475,6 +485,10 @@ class Controller:
         self._version += 1
         if self._release is not None:
             self._advance(rollout.Start(by="configuration"))
+
+    def _refuse_if_stopped(self) -> None:
+        if self._stopped:
+            raise rollout.Refused("this process steers no more: ask again, another may do")
 
     def post_events(self, variant: str, count: int) -> None:
         """Count business events that somebody reported for a variant (``stable`` or ``canary``)."""

@@ -47,7 +47,11 @@ CONFIGURED = 2
 IN_FLIGHT = 3
 LOG_WRITTEN = 4
 LOG_DROPPED = 5
-ENDPOINTS = 6
+BEAT = 6
+"""Milliseconds of the monotonic clock when its loop last came round."""
+LINGER = 7
+"""Set from outside before it is told to end: connections that wait for a request may send one more."""
+ENDPOINTS = 8
 """Two cells for each endpoint of each variant: whether it is usable, and its requests in flight."""
 STATUS_CELLS = ENDPOINTS + 2 * MOST_ENDPOINTS * len(VARIANTS)
 
@@ -236,17 +240,26 @@ class WorkerCells:
             lost += gone
         proxy = self.counters.proxy
         proxy[counters.CONNECTIONS_CLOSED] = proxy[counters.CONNECTIONS_OPENED]
-        for cell in (PID, DRAINING, CONFIGURED, IN_FLIGHT):
-            self.status[cell] = 0
+        self.vacate()
         return lost
+
+    def vacate(self) -> None:
+        """Say that nobody is here: for a worker that ends, and before one begins."""
+        for cell in (PID, DRAINING, CONFIGURED, IN_FLIGHT, BEAT, LINGER):
+            self.status[cell] = 0
 
 
 class Block:
-    """The whole block for so many workers, over ``buffer`` (at least ``Block.size(workers)`` bytes)."""
+    """The whole block for so many workers, over ``buffer`` (at least ``Block.size(workers)`` bytes).
+
+    It has two sides, for a proxy and for the one that replaces it: both route by one table and count beside
+    each other until the first has drained. ``side`` (0 or 1) is the own one.
+    """
 
     REDUCERS = 3
+    SIDES = 2
 
-    def __init__(self, workers: int, buffer: Any = None) -> None:
+    def __init__(self, workers: int, buffer: Any = None, side: int = 0) -> None:
         room = memoryview(bytearray(self.size(workers)) if buffer is None else buffer)
         at = 0
 
@@ -256,11 +269,21 @@ class Block:
             at += _aligned(size)
             return part
 
+        self.side = side
         self.table = TableCell(take(TableCell.SIZE))
         self.config = ConfigCell(take(ConfigCell.SIZE))
         self.reducers = tuple(UserReducer(take(UserReducer.SIZE)) for _ in range(self.REDUCERS))
         """Trials of the metric errors, users exposed, users converted."""
-        self.workers = tuple(WorkerCells(take(WorkerCells.SIZE)) for _ in range(workers))
+        self.beats: memoryview[int] = take(self.SIDES * _CELL).cast("Q")
+        """For each side: milliseconds of the monotonic clock when its steering last came round; 0: never."""
+        sides = [
+            tuple(WorkerCells(take(WorkerCells.SIZE)) for _ in range(workers))
+            for _ in range(self.SIDES)
+        ]
+        self.workers = sides[side]
+        """Those of the own side."""
+        self.others = sides[1 - side]
+        self.everybody = (*self.workers, *self.others)
 
     @classmethod
     def size(cls, workers: int) -> int:
@@ -269,6 +292,7 @@ class Block:
             TableCell.SIZE,
             ConfigCell.SIZE,
             *(UserReducer.SIZE,) * cls.REDUCERS,
-            *(WorkerCells.SIZE,) * workers,
+            cls.SIDES * _CELL,
+            *(WorkerCells.SIZE,) * (workers * cls.SIDES),
         )
         return sum(map(_aligned, parts))

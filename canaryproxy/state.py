@@ -8,15 +8,21 @@ stable, because the file may have held a trip.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 _FORMAT = "canaryproxy-state"
 _VERSION = 1
 _MAX_BYTES = 64 * 1024 * 1024
+_LOOK_EVERY = 0.01
 
 
 class StateError(Exception):
@@ -99,6 +105,61 @@ class StateFile:
         return StateError(
             f"the state file {self.path} {why}; all users go to stable until an operator resets the circuit"
         )
+
+
+class StateLock:
+    """At most one process steers by a state file: who holds the lock on a file beside it.
+
+    The kernel gives it back when its holder ends, however that happens (flock(2)). The file stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.with_name(f".{path.name}.lock")
+        self._descriptor: int | None = None
+
+    def acquire(self, patience: float) -> None:
+        """Take the lock. Raises ``StateError`` if another process keeps it for ``patience`` seconds.
+
+        Where the file cannot be made there is no lock: no state can be written there either.
+        """
+        if self._descriptor is not None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            _log.warning("%s cannot be made: %s", self.path, error.strerror)
+            return
+        end = monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if monotonic() >= end:
+                    holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+                    os.close(descriptor)
+                    raise StateError(
+                        f"another proxy (process {holder or 'unknown'}) steers by the same state file: "
+                        f"{self.path} is locked; give each proxy a file of its own"
+                    ) from None
+                sleep(_LOOK_EVERY)
+            except OSError as error:  # a file system without locks
+                os.close(descriptor)
+                _log.warning("%s cannot be locked: %s", self.path, error.strerror)
+                return
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        except OSError as error:  # only the message to others suffers
+            _log.warning("%s cannot be written: %s", self.path, error.strerror)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let another process have it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def _digest(document: dict[str, Any]) -> str:

@@ -7,6 +7,8 @@ that steers, and does nothing but wait for signals and for children that end. A 
 its counts stay, and so does its listening socket with the connections that wait in it. If the steering
 process dies, traffic goes on by the last table, and its successor goes on from the state file and that table.
 If this process dies, the kernel asks the others to drain.
+
+On SIGUSR2 either starts the program anew and hands everything over (``handover``).
 """
 
 from __future__ import annotations
@@ -14,35 +16,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import json
 import logging
-import mmap
 import os
 import resource
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
 import uvloop
 
 from canaryproxy import config as configuration
+from canaryproxy import shared, systemd
 from canaryproxy.admin.guard import Guard
-from canaryproxy.config import Config, TcpAddress, UnixAddress
+from canaryproxy.config import Config
+from canaryproxy.handover import Before, HandoverError, Memory, State, Successor, layout
 from canaryproxy.processes import memory
+from canaryproxy.processes.alive import is_alive
 from canaryproxy.processes.steering import Steering
 from canaryproxy.processes.worker import Worker
 from canaryproxy.proxy import certificates
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.certificates import Files
-from canaryproxy.proxy.listener import listen
-from canaryproxy.shared import Block
+from canaryproxy.shared import Block, Configured
+from canaryproxy.sockets import Given, Sockets, open_sockets
+from canaryproxy.state import StateError, StateLock
 
 _log = logging.getLogger(__name__)
 
-_ADMIN_SOCKET_MODE = 0o600
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCHLD,
+)
 _SHORT_LIFE = 5.0
 """Seconds; a child that ends sooner is replaced after a pause that doubles."""
 _FIRST_PAUSE = 0.05
@@ -51,113 +62,296 @@ _GRACE = 5.0
 """Seconds that a child has to end after its drain, before it is killed."""
 _STEERING_GRACE = 20.0
 _PR_SET_PDEATHSIG = 1
+_LOOK_EVERY = 0.01
+_ANOTHER_WITHIN = 5.0
+"""Seconds that another proxy has to give up the state file, before this one does not start."""
 
 
 class StartError(Exception):
     """The proxy cannot start; the text says why."""
 
 
-@dataclass(slots=True)
-class Sockets:
-    """What the proxy listens on."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What both ways of running need."""
 
-    admin_unix: list[socket.socket] = field(default_factory=list)
-    admin_tcp: list[socket.socket] = field(default_factory=list)
-    workers: list[list[socket.socket]] = field(default_factory=list)
-    """For each worker: its own socket of each TCP address, and the Unix sockets that all share."""
-    paths: list[Path] = field(default_factory=list)
+    config: Config
+    path: Path | None
+    files: Files
+    """Those of the configuration's TLS."""
+    sockets: Sockets
+    memory: Memory
+    mark: str
+    """``handover.layout`` of the code that runs."""
+    before: Before | None
+    pid_file: Path | None
 
-    def remove(self) -> None:
-        """Remove Unix sockets from the file system."""
-        for path in self.paths:
-            path.unlink(missing_ok=True)
+    @property
+    def block(self) -> Block:
+        return self.memory.block
+
+    def why_not_now(self) -> str | None:
+        """Return why nothing can be handed over at the moment."""
+        if os.getpid() == 1:
+            return (
+                "this is process 1, and everything here ends with it: replace the container instead"
+            )
+        others = [worker.status[shared.PID] for worker in self.block.others]
+        if any(pid and is_alive(pid) for pid in others) or (
+            self.before is not None and not self.before.is_gone
+        ):
+            return "the process before this one has not drained yet"
+        return None
+
+    def successor(self) -> Successor:
+        """Start the next one. Raises ``HandoverError``."""
+        why = self.why_not_now()
+        if why is not None:
+            raise HandoverError(why)
+        _log.info("starting another process to go on")
+        return Successor(self.sockets.given, self.memory, self.mark)
+
+    def restore(self, before: Configured | None) -> None:
+        """Let the configuration be in force that was when another process took over, and failed."""
+        now = self.block.config.read()
+        if before is not None and now != before:
+            self.block.config.publish(before.text, before.slots, before.files)
+
+    def serves(self) -> None:
+        """Say that requests are answered."""
+        self.sockets.drop()
+        _say_addresses(self.sockets)
+        if self.before is not None:
+            self.before.ready()
+        systemd.notify("READY=1")
+        if self.pid_file is not None:
+            _write_pid(self.pid_file)
+
+    def leave(self, *, handed_over: bool) -> None:
+        """Take away what is there for others to find, unless another process has it now."""
+        if handed_over:
+            return
+        self.sockets.remove()
+        if self.pid_file is not None:
+            with contextlib.suppress(OSError, ValueError):
+                if int(self.pid_file.read_text(encoding="ascii")) == os.getpid():
+                    self.pid_file.unlink()
 
 
-def open_sockets(config: Config, workers: int) -> Sockets:
-    """Listen on everything. Raises ``ListenError``, and leaves nothing open then."""
-    made = Sockets()
-    with contextlib.ExitStack() as opened:
-
-        def one(
-            address: TcpAddress | UnixAddress, mode: int = 0o666, *, shared: bool = False
-        ) -> socket.socket:
-            sock = opened.enter_context(listen(address, mode=mode, shared=shared))
-            if isinstance(address, UnixAddress):
-                path = Path(address.path)
-                made.paths.append(path)
-                opened.callback(path.unlink, missing_ok=True)
-            return sock
-
-        if config.admin.socket is not None:
-            made.admin_unix.append(one(UnixAddress(config.admin.socket), _ADMIN_SOCKET_MODE))
-        if config.admin.listen is not None:
-            made.admin_tcp.append(one(config.admin.listen))
-        # Last, so that who can reach the proxy can also look at it.
-        made.workers = [[] for _ in range(workers)]
-        for address in [listener.address for listener in config.listen]:
-            several = workers > 1 and isinstance(address, TcpAddress)
-            first = one(address, shared=several)
-            for at, mine in enumerate(made.workers):
-                mine.append(one(address, shared=True) if several and at else first)
-        opened.pop_all()
-    return made
+def _why_given_up(error: HandoverError) -> str:
+    return f"this process goes on: {error}"
 
 
 class Supervisor:
-    """One proxy. ``path`` is the file of its configuration, to be read again; ``files`` are its TLS's."""
+    """One proxy. ``path`` is the file of its configuration, to be read again; ``files`` are its TLS's.
+
+    ``before`` is the proxy that this one replaces; ``pid_file`` holds the process id while it serves.
+    """
 
     def __init__(
-        self, config: Config, path: Path | None = None, files: Files | None = None
+        self,
+        config: Config,
+        path: Path | None = None,
+        files: Files | None = None,
+        *,
+        before: Before | None = None,
+        pid_file: Path | None = None,
     ) -> None:
         self._config = config
         self._files = certificates.read(config) if files is None else files
         self._path = path
+        self._before = before
+        self._pid_file = pid_file
         self.workers = config.workers or len(os.sched_getaffinity(0))
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain.
+        """Serve until SIGTERM or SIGINT, then drain; or until another process goes on.
 
         Raises ``ListenError`` if an address is taken, ``TokenError`` if the admin token cannot be one,
-        ``StartError`` for what else stands in the way.
+        ``HandoverError`` if the proxy before does not hand over, ``StartError`` for what else stands in the
+        way.
         """
         raise_file_limit()
         memory.keep_freed()
         if self._config.access_log is not None:
             _check_log(self._config.access_log)
         Guard.of_tcp(self._config.admin)
-        sockets = open_sockets(self._config, self.workers)
+        sockets = open_sockets(self._config, self.workers, self._given())
+        mark = layout()
+        try:
+            if self._before is not None:
+                self._before.prepared()
+                room = self._before.memory(self.workers, mark)
+            else:
+                _check_alone(self._config)
+                room = Memory(self.workers)
+        except (HandoverError, StartError):
+            if self._before is None:
+                sockets.remove()
+            raise
+        place = _Place(
+            self._config,
+            self._path,
+            self._files,
+            sockets,
+            room,
+            mark,
+            self._before,
+            self._pid_file,
+        )
+        handed_over = False
         try:
             if self.workers == 1:
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    runner.run(self._alone(sockets))
+                    handed_over = runner.run(_Single(place).run())
             else:
-                _Family(self._config, self._path, self.workers, sockets, self._files).run()
+                handed_over = _Family(place).run()
         finally:
-            sockets.remove()
+            place.leave(handed_over=handed_over)
 
-    async def _alone(self, sockets: Sockets) -> None:
-        stopping = _on_signals((signal.SIGTERM, signal.SIGINT))
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, _no_news)
+    def _given(self) -> list[Given]:
+        if self._before is not None:
+            return self._before.sockets
+        try:
+            passed = systemd.passed_sockets()
+        except systemd.SocketsError as error:
+            raise StartError(str(error)) from None
+        return [Given(one.sock, one.name, systemd=True, fresh=True) for one in passed]
+
+
+class _Single:
+    """The one worker and its steering, in this process."""
+
+    def __init__(self, place: _Place) -> None:
+        self._place = place
+        self._stopping = asyncio.Event()
+        self._handed_over = False
+        self._successor: Successor | None = None
+        self._handing: asyncio.Task[None] | None = None
+
+    async def run(self) -> bool:
+        """Serve and drain; return whether another process has the addresses now."""
+        place, loop = self._place, asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        for number in (signal.SIGHUP, signal.SIGUSR2):
+            loop.add_signal_handler(number, _no_news)
         if os.getpid() == 1:
             # It starts no processes, but is given those of others; ignored, the kernel buries them.
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        block = Block(1)
-        worker = Worker(self._config, block, 0, self._files)
-        steering = Steering(self._config, self._path, block, worker.tick, self._files)
-        steering.load()
-        await steering.start(sockets.admin_unix, sockets.admin_tcp)
-        await worker.start(sockets.workers[0], clock=False)
-        loop.add_signal_handler(signal.SIGHUP, steering.reload)
-        loop.add_signal_handler(signal.SIGUSR1, worker.reopen_log)
+        self._worker = Worker(place.config, place.block, 0, place.files)
+        self._steering = Steering(
+            place.config,
+            place.path,
+            place.block,
+            self._worker.tick,
+            place.files,
+            takes_over=place.before is not None,
+        )
+        self._steering.load()
+        await self._start_steering()
+        await self._worker.start(place.sockets.workers[0], clock=False)
+        if place.before is not None:
+            self._note("upgrade", f"process {os.getpid()} goes on for {place.before.pid}")
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGUSR1, self._worker.reopen_log)
+        loop.add_signal_handler(signal.SIGUSR2, self._hand_over)
+        self._feed_watchdog()
         memory.settle()
-        _say_addresses(sockets)
-        await stopping.wait()
-        loop.add_signal_handler(signal.SIGHUP, _no_news)
+        place.serves()
+        await self._stopping.wait()
+        for number in (signal.SIGHUP, signal.SIGUSR2):
+            loop.add_signal_handler(number, _no_news)
+        await self._end()
+        return self._handed_over
+
+    async def _start_steering(self) -> None:
+        """The admin sockets stay open here, whatever becomes of their servers."""
+        sockets = self._place.sockets
+        await self._steering.start(
+            [sock.dup() for sock in sockets.admin_unix], [sock.dup() for sock in sockets.admin_tcp]
+        )
+
+    def _reload(self) -> None:
+        self._steering.reload()
+
+    def _note(self, what: str, cause: str) -> None:
+        self._steering.controller.note(what, cause, {})
+
+    def _feed_watchdog(self) -> None:
+        every = systemd.watchdog_every()
+        if every is not None and not self._handed_over:
+            systemd.notify("WATCHDOG=1")
+            asyncio.get_running_loop().call_later(every, self._feed_watchdog)
+
+    async def _end(self) -> None:
+        worker = self._worker
+        if not self._handed_over:
+            systemd.stopping(worker.drain_timeout + _GRACE + _STEERING_GRACE)
+        if self._handing is not None and not self._handing.done():
+            self._handing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._handing
         _log.info("draining: %d requests in flight", worker.datapath.in_flight)
-        steering.stop_watching()
-        await worker.drain(worker.drain_timeout)
-        await steering.stop()
+        if self._handed_over:
+            worker.linger()
+            closing = asyncio.get_running_loop().create_task(self._steering.close())
+            await worker.drain(worker.drain_timeout)
+            worker.leave()
+            await closing
+        else:
+            self._steering.stop_watching()
+            await worker.drain(worker.drain_timeout)
+            await self._steering.stop()
+            worker.leave()
+
+    # Hand-over
+
+    def _hand_over(self) -> None:
+        if self._handing is None or self._handing.done():
+            self._handing = asyncio.get_running_loop().create_task(self._try_hand_over())
+
+    async def _try_hand_over(self) -> None:
+        place = self._place
+        let_go = False
+        in_force: Configured | None = None
+        successor: Successor | None = None
+        try:
+            successor = self._successor = place.successor()
+            await _until(successor, "prepared")
+            in_force = place.block.config.read()
+            self._worker.start_clock()
+            let_go = True
+            await self._steering.let_go()
+            successor.go()
+            await _until(successor, "ready")
+        except HandoverError as error:
+            if successor is not None:
+                await asyncio.to_thread(successor.abandon)
+            _log.error("%s", _why_given_up(error))
+            if let_go:
+                await self._steer_again(in_force)
+            self._note("upgrade_failed", _why_given_up(error))
+            return
+        except asyncio.CancelledError:  # SIGTERM: nobody goes on
+            if successor is not None:
+                successor.abandon()
+            raise
+        systemd.notify(f"MAINPID={successor.pid}")
+        _log.info("process %d goes on", successor.pid)
+        self._handed_over = True
+        self._stopping.set()
+
+    async def _steer_again(self, in_force: Configured | None) -> None:
+        await self._steering.close()
+        self._place.restore(in_force)
+        self._worker.stop_clock()
+        self._steering = Steering(
+            self._place.config, self._place.path, self._place.block, self._worker.tick
+        )
+        await self._steering.wait_for_turn()
+        self._steering.load()
+        await self._start_steering()
 
 
 @dataclass(slots=True)
@@ -177,47 +371,131 @@ class _Child:
 class _Family:
     """The workers and the steering process, and this one that replaces them."""
 
-    def __init__(
-        self, config: Config, path: Path | None, workers: int, sockets: Sockets, files: Files
-    ) -> None:
-        self._config = config
-        self._files = files
-        self._path = path
-        self._sockets = sockets
-        self._block = Block(workers, mmap.mmap(-1, Block.size(workers)))
+    def __init__(self, place: _Place) -> None:
+        self._place = place
+        self._block = place.block
         self._workers = [
             _Child(
                 f"worker {at}",
                 lambda at=at: self._work(at),  # type: ignore[misc]
                 lambda at=at: self._bury(at),  # type: ignore[misc]
             )
-            for at in range(workers)
+            for at in range(len(self._block.workers))
         ]
         self._steering = _Child("the steering process", self._steer, lambda: None)
         self._stopping = False
+        self._took_over = place.before is None
+        """Whether the configuration in the block is ours."""
+        self._said = False
+        self._successor: Successor | None = None
+        self._let_go = False
+        """The successor may steer."""
+        self._handed_over = False
+        self._in_force: Configured | None = None
+        self._hears, self._says = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        """What the steering process is to write into the history."""
+        self._watchdog_every = systemd.watchdog_every()
+        self._watchdog_due = 0.0
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Serve and drain; return whether another process has the addresses now."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             self._fill(self._steering)
-            said = False
             while not self._stopping:
                 self._wait()
-                if self._ready and not said:
-                    said = True
-                    _say_addresses(self._sockets)
+                if self._ready and not self._said and self._all_serve:
+                    self._said = self._took_over = True
+                    self._place.serves()
+                    if self._place.before is not None:
+                        before = self._place.before.pid
+                        self._note("upgrade", f"process {os.getpid()} goes on for {before}")
+                self._feed_watchdog()
+                self._follow_successor()
             self._drain()
         finally:
             for child in (*self._workers, self._steering):
                 if child.pid:
                     _kill(child, signal.SIGKILL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        return self._handed_over
+
+    @property
+    def _all_serve(self) -> bool:
+        pairs = zip(self._workers, self._block.workers, strict=True)
+        return all(child.pid and cells.status[shared.PID] == child.pid for child, cells in pairs)
+
+    def _feed_watchdog(self) -> None:
+        """Tell systemd that all live: each process is there, and its loop came round lately."""
+        every, now = self._watchdog_every, monotonic()
+        if every is None or self._handed_over or now < self._watchdog_due or not self._said:
+            return
+        self._watchdog_due = now + every
+        beats = [cells.status[shared.BEAT] for cells in self._block.workers]
+        steers = self._successor is None or not self._let_go
+        if steers:
+            beats.append(self._block.beats[self._block.side])
+        children = (*self._workers, self._steering) if steers else self._workers
+        fresh = all(now - beat / 1000 < max(every, 2.0) for beat in beats)
+        if fresh and all(child.pid for child in children):
+            systemd.notify("WATCHDOG=1")
+
+    def _note(self, what: str, cause: str) -> None:
+        line = json.dumps({"what": what, "cause": cause}) + "\n"
+        try:
+            os.write(self._says, line.encode())
+        except BlockingIOError:
+            _log.warning("not in the history: %s", cause)
+
+    # Hand-over
+
+    def _hand_over(self) -> None:
+        if self._successor is not None:
+            return
+        try:
+            self._successor = self._place.successor()
+        except HandoverError as error:
+            self._give_up(error)
+
+    def _follow_successor(self) -> None:
+        successor = self._successor
+        if successor is None or self._stopping:
+            return
+        try:
+            state = successor.poll()
+            if state == "prepared" and not self._let_go:
+                self._in_force = self._block.config.read()
+                self._let_go = True
+                _kill(self._steering, signal.SIGTERM)  # it saves, and gives the lock back
+                successor.go()
+        except HandoverError as error:
+            self._give_up(error)
+            return
+        if state == "ready":
+            systemd.notify(f"MAINPID={successor.pid}")
+            _log.info("process %d goes on", successor.pid)
+            self._handed_over = self._stopping = True
+
+    def _give_up(self, error: HandoverError) -> None:
+        if self._successor is not None:
+            self._successor.abandon()
+            self._successor = None
+        _log.error("%s", _why_given_up(error))
+        if self._let_go:
+            self._place.restore(self._in_force)
+            self._let_go = False
+        self._note("upgrade_failed", _why_given_up(error))
 
     def _wait(self) -> None:
         """Wait for a signal or for the time to fill a place again, and act."""
         now = monotonic()
         empty = [child.due for child in (*self._workers, self._steering) if not child.pid]
-        patience = min((max(due - now, 0.01) for due in empty), default=1.0)
+        if self._let_go:  # another process steers, or is about to
+            empty = [child.due for child in self._workers if not child.pid]
+        longest = 1.0 if self._watchdog_every is None else min(1.0, self._watchdog_every / 2)
+        patience = min((max(due - now, 0.01) for due in empty), default=longest)
+        if self._successor is not None or not self._said:
+            patience = min(patience, _LOOK_EVERY)
         found = signal.sigtimedwait(_SIGNALS, patience)
         number = None if found is None else found.si_signo
         if number in (signal.SIGTERM, signal.SIGINT):
@@ -227,16 +505,20 @@ class _Family:
         elif number == signal.SIGUSR1:
             for worker in self._workers:
                 _kill(worker, signal.SIGUSR1)
+        elif number == signal.SIGUSR2:
+            self._hand_over()
         self._reap()
         # The first table must be there before the first request.
         for child in (self._steering, *(self._workers if self._ready else ())):
+            if child is self._steering and self._let_go:
+                continue
             if not (self._stopping or child.pid) and child.due <= monotonic():
                 self._fill(child)
 
     @property
     def _ready(self) -> bool:
-        """The steering process has published a table."""
-        return self._block.table.sequence[0] != 0
+        """The steering process has published a table, and can be reached."""
+        return self._block.beats[self._block.side] != 0
 
     def _reap(self) -> None:
         if os.getpid() == 1:
@@ -249,7 +531,7 @@ class _Family:
                 continue
             child.pid = 0
             child.gone()
-            if self._stopping:
+            if self._stopping or (child is self._steering and self._let_go):
                 continue
             if monotonic() - child.began >= _SHORT_LIFE:
                 child.pause = _FIRST_PAUSE
@@ -258,6 +540,8 @@ class _Family:
             child.pause = min(child.pause * 2, _LONGEST_PAUSE)
 
     def _bury(self, at: int) -> None:
+        if self._handed_over:
+            return  # whoever goes on reads these counters, and buries
         lost = self._block.workers[at].bury()
         if lost and not self._stopping:
             _log.error("%d requests were in flight there", lost)
@@ -275,6 +559,10 @@ class _Family:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
                 signal.signal(signal.SIGHUP, signal.SIG_IGN)
                 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+                signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+                for other in (self._successor, self._place.before):
+                    if other is not None:
+                        other.forget()
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     runner.run(_finished(child.work()))
@@ -287,18 +575,27 @@ class _Family:
 
     async def _work(self, at: int) -> None:
         stopping = _on_signals((signal.SIGTERM,))
-        worker = Worker(self._config, self._block, at, self._files)
-        await worker.start(self._sockets.workers[at])
+        worker = Worker(self._place.config, self._block, at, self._place.files)
+        await worker.start(self._place.sockets.workers[at])
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, worker.reopen_log)
         memory.settle()
         await stopping.wait()
         await worker.drain(worker.drain_timeout)
 
     async def _steer(self) -> None:
+        place = self._place
         stopping = _on_signals((signal.SIGTERM,))
-        steering = Steering(self._config, self._path, self._block, files=self._files)
+        steering = Steering(
+            place.config,
+            place.path,
+            self._block,
+            files=place.files,
+            takes_over=not self._took_over,
+            main_pid=os.getppid(),
+        )
         steering.load()
-        await steering.start(self._sockets.admin_unix, self._sockets.admin_tcp)
+        await steering.start(place.sockets.admin_unix, place.sockets.admin_tcp)
+        steering.hear(self._hears)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, steering.reload)
         memory.settle()
         await stopping.wait()
@@ -306,9 +603,17 @@ class _Family:
 
     def _drain(self) -> None:
         _log.info("draining")
+        longest = self._place.config.limits.drain_timeout + _GRACE
+        if self._handed_over:
+            for cells in self._block.workers:
+                cells.status[shared.LINGER] = 1
+        else:
+            systemd.stopping(longest + _STEERING_GRACE)
+            if self._successor is not None:
+                self._successor.abandon()
         for worker in self._workers:
             _kill(worker, signal.SIGTERM)
-        self._wait_for_end(self._workers, self._config.limits.drain_timeout + _GRACE)
+        self._wait_for_end(self._workers, longest)
         _kill(self._steering, signal.SIGTERM)
         self._wait_for_end([self._steering], _STEERING_GRACE)
 
@@ -325,6 +630,25 @@ class _Family:
             self._reap()
 
 
+def _check_alone(config: Config) -> None:
+    """Raise ``StartError`` if another proxy steers by this state file, and goes on doing so."""
+    lock = StateLock(Path(config.state))
+    try:
+        lock.acquire(_ANOTHER_WITHIN)
+    except StateError as error:
+        raise StartError(str(error)) from None
+    lock.release()
+
+
+def _write_pid(path: Path) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_text(f"{os.getpid()}\n", encoding="ascii")
+        beside.replace(path)
+    except OSError as error:
+        _log.error("the pid file %s cannot be written: %s", path, error.strerror)
+
+
 def _check_log(settings: configuration.AccessLog) -> None:
     try:
         AccessLog(settings).check()
@@ -332,6 +656,14 @@ def _check_log(settings: configuration.AccessLog) -> None:
         raise StartError(
             f"the access log {settings.path} cannot be opened: {error.strerror}"
         ) from None
+
+
+async def _until(successor: Successor, state: State) -> None:
+    """Wait for it. Raises ``HandoverError`` if it cannot come."""
+    while True:
+        if successor.poll() == state:
+            return
+        await asyncio.sleep(_LOOK_EVERY)
 
 
 async def _finished(work: Awaitable[None]) -> None:
@@ -374,7 +706,7 @@ def _no_news() -> None:
 
 
 def _say_addresses(sockets: Sockets) -> None:
-    for sock in sockets.workers[0]:
+    for _, sock in sockets.workers[0]:
         name = sock.getsockname()
         where = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else f"unix:{name}"
         _log.info("listening on %s", where)

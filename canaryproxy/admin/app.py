@@ -60,6 +60,11 @@ class AdminServer:
         await self._unix.start(unix_sockets)
         await self._tcp.start(tcp_sockets)
 
+    def stop_accepting(self) -> None:
+        """Take no more connections; those that are open go on."""
+        self._unix.stop_accepting()
+        self._tcp.stop_accepting()
+
     async def stop(self) -> None:
         """End every stream, wait a moment for requests in progress, close everything."""
         await asyncio.gather(self._unix.stop(), self._tcp.stop())
@@ -96,9 +101,12 @@ class _Server:
     def connections(self) -> int:
         return 0 if self._connections is None else len(self._connections.open)
 
-    async def stop(self) -> None:
+    def stop_accepting(self) -> None:
         for server in self._servers:
             server.close()
+
+    async def stop(self) -> None:
+        self.stop_accepting()
         self.hub.close()
         await self._runner.cleanup()
         if self._connections is not None:

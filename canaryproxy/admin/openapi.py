@@ -126,6 +126,7 @@ _SCHEMAS: dict[str, Schema] = {
             "history_id": _integer("Number of the newest record."),
             "version": _text("Version of canaryproxy."),
             "pid": _integer("Process that steers."),
+            "main_pid": _integer("Process that takes signals."),
             "time": _number(f"Now, {_TIME}."),
         },
         "Where the release is.",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 import canaryproxy
-from canaryproxy.cli import look, offline, proxy, shell, steer
+from canaryproxy.cli import look, offline, proxy, shell, steer, upgrade
 
 _SECTIONS: tuple[tuple[str, tuple[click.Command, ...]], ...] = (
     ("Run", (proxy.run, proxy.check, proxy.schema, proxy.demo)),
     ("Look", (look.status, look.history, look.wait)),
     ("Release", (steer.start, steer.pause, steer.resume, steer.weight, steer.promote, steer.abort)),
     ("Safety", (steer.trip, steer.reset, steer.drill)),
-    ("Configuration", (steer.reload,)),
+    ("Configuration", (steer.reload, upgrade.upgrade)),
     ("Before and after", (offline.plan, offline.judge)),
     ("Shell", (shell.completion,)),
 )

@@ -45,10 +45,18 @@ config_option = click.option(
 )
 
 
+class Ended(SystemExit):
+    """The command ends; ``why`` was printed."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(status)
+        self.why = why
+
+
 def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
     """Print one line and exit."""
     click.echo(f"canaryproxy: {message}", err=True)
-    sys.exit(status)
+    raise Ended(status, message)
 
 
 def read_text(path: Path) -> str:
@@ -91,7 +99,9 @@ def load_with_files(path: Path) -> tuple[Config, Files]:
 def _refuse(error: ConfigError) -> NoReturn:
     for problem in error.problems:
         click.echo(str(problem), err=True)
-    sys.exit(EXIT_CONFIG)
+    more = len(error.problems) - 1
+    first = str(error.problems[0]).partition(", found ")[0]  # what was found may be a secret
+    raise Ended(EXIT_CONFIG, f"{first} (and {more} more)" if more else first)
 
 
 @dataclass(frozen=True, slots=True)

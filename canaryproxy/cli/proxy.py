@@ -12,9 +12,11 @@ import click
 from canaryproxy import config as configuration
 from canaryproxy import logs
 from canaryproxy.admin.guard import TokenError
-from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load_with_files
+from canaryproxy.cli.common import EXIT_CONFIG, Ended, config_option, fail, load_with_files
 from canaryproxy.demo.run import demo as run_demo
+from canaryproxy.handover import Before, HandoverError
 from canaryproxy.proxy.listener import ListenError
+from canaryproxy.state import StateError
 from canaryproxy.supervisor import StartError, Supervisor
 
 
@@ -27,16 +29,37 @@ from canaryproxy.supervisor import StartError, Supervisor
     type=click.Choice(["text", "json"]),
     help="How the proxy's own log, on standard error, is written.",
 )
-def run(path: Path, log_format: Literal["text", "json"]) -> None:
+@click.option(
+    "--pid-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Holds the process id while the proxy serves.",
+)
+def run(path: Path, log_format: Literal["text", "json"], pid_file: Path | None) -> None:
     """Run the proxy until SIGTERM or SIGINT; requests in flight may end first.
+
+    SIGHUP reads the configuration again, SIGUSR1 reopens the access log, SIGUSR2 starts the program anew and
+    hands everything over to it.
 
     Example: canaryproxy run -c config/minimal.yaml --log-format json
     """
-    config, files = load_with_files(path)
     logs.configure(log_format)
     try:
-        Supervisor(config, path, files).run()
-    except (ListenError, StartError) as error:
+        before = Before.from_environment()
+    except HandoverError as error:
+        fail(str(error))
+    try:
+        _run(path, before, pid_file)
+    except Ended as ended:
+        if before is not None:
+            before.failed(ended.why)
+        raise
+
+
+def _run(path: Path, before: Before | None, pid_file: Path | None) -> None:
+    config, files = load_with_files(path)
+    try:
+        Supervisor(config, path, files, before=before, pid_file=pid_file).run()
+    except (ListenError, StartError, HandoverError, StateError) as error:
         fail(str(error))
     except TokenError as error:
         fail(str(error), EXIT_CONFIG)

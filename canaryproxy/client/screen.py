@@ -36,6 +36,7 @@ _RECORDS = {
     "tripped": "red",
     "suspect": "yellow",
     "reload_failed": "yellow",
+    "upgrade_failed": "yellow",
     "promoted": "green",
     "recovered": "green",
     "cleared": "green",

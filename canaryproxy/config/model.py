@@ -713,6 +713,8 @@ EventName = Literal[
     "release",
     "reload",
     "reload_failed",
+    "upgrade",
+    "upgrade_failed",
 ]
 """What the history records."""
 

@@ -25,6 +25,7 @@ NOTABLE = frozenset(
         "resumed",
         "drill",
         "reload_failed",
+        "upgrade_failed",
     }
 )
 """What is told if a webhook names no events; and of ``gate`` the refusals."""
@@ -53,6 +54,8 @@ _SENTENCES = {
     "release": "Another release follows: {cause}",
     "reload": "The configuration was loaded again: {cause}",
     "reload_failed": "The configuration could not be loaded, the old one holds: {cause}",
+    "upgrade": "Another process of the proxy goes on: {cause}",
+    "upgrade_failed": "No other process goes on, the old one does: {cause}",
 }
 
 

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from time import monotonic
 
 from canaryproxy import config as configuration
-from canaryproxy import shared
+from canaryproxy import counters, shared
 from canaryproxy.config import Config, ConfigError
 from canaryproxy.proxy import certificates
 from canaryproxy.proxy.access_log import AccessLog
@@ -22,6 +23,8 @@ from canaryproxy.shared import Block
 _log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
+_LINGER = 5.0
+"""Seconds that a connection which waits for a request is kept for one more, when another process goes on."""
 
 
 class Worker:
@@ -48,19 +51,36 @@ class Worker:
             block.reducers,
             self._files,
         )
+        self._slots: Mapping[str, int] = counters.slots(list(config.judge.outcomes), {})
         self._generation = 0
         self._clock: asyncio.TimerHandle | None = None
 
-    async def start(self, sockets: Sequence[socket.socket], *, clock: bool = True) -> None:
-        """Take up the configuration in force, and serve. Without a ``clock`` somebody else ticks."""
+    async def start(
+        self, sockets: Sequence[tuple[int, socket.socket]], *, clock: bool = True
+    ) -> None:
+        """Take up the configuration in force, and serve. Without a ``clock`` somebody else ticks.
+
+        Each socket comes with its listener's place in the configuration.
+        """
         if self._log is not None:
             self._log.start()
         self._adopt()
         self._tell()
-        await self.datapath.serve(list(sockets))
+        await self.datapath.serve([sock for _, sock in sockets], [at for at, _ in sockets])
         self._cells.status[shared.PID] = os.getpid()
         if clock:
+            self.start_clock()
+
+    def start_clock(self) -> None:
+        """Tick by itself."""
+        if self._clock is None:
             self._ticked()
+
+    def stop_clock(self) -> None:
+        """Somebody else ticks from now on."""
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
 
     def _ticked(self) -> None:
         self._clock = asyncio.get_running_loop().call_later(TICK_SECONDS, self._ticked)
@@ -84,15 +104,27 @@ class Worker:
             self._log.reopen()
 
     async def drain(self, timeout: float) -> bool:
-        """Stop accepting, let requests in flight end, close; returns whether all of them ended."""
+        """Stop accepting, let requests in flight end, close; returns whether all of them ended.
+
+        If ``shared.LINGER`` is set, another process serves the addresses on: who waits with an open
+        connection may be about to send a request, so it is answered, and closed then.
+        """
         self._cells.status[shared.DRAINING] = 1
-        clean = await self.datapath.drain(timeout)
-        if self._clock is not None:
-            self._clock.cancel()
+        linger = min(_LINGER, timeout) if self._cells.status[shared.LINGER] else 0.0
+        clean = await self.datapath.drain(timeout, linger)
+        self.stop_clock()
         if self._log is not None:
             await self._log.stop()
         self._tell()
         return clean
+
+    def linger(self) -> None:
+        """Let ``drain`` be that of a proxy whose addresses are served on by another process."""
+        self._cells.status[shared.LINGER] = 1
+
+    def leave(self) -> None:
+        """Nobody is here any more; what was counted stays."""
+        self._cells.vacate()
 
     def _adopt(self) -> None:
         """Serve by the configuration in force, if it is another one."""
@@ -109,10 +141,10 @@ class Worker:
             _log.error("the configuration in force is not valid here: %s", error.problems[0])
             return
         wanted = live(self._config, wanted)
-        if wanted != self._config or found.files != self._files:
+        news = (wanted, found.files, found.slots)
+        if news != (self._config, self._files, self._slots):
             self.datapath.reconfigure(wanted, found.slots, found.files)
-            self._config = wanted
-            self._files = found.files
+            self._config, self._files, self._slots = news
         self._cells.status[shared.CONFIGURED] = found.generation
 
     def _tell(self) -> None:
@@ -120,6 +152,7 @@ class Worker:
         for variant in range(len(VARIANTS)):
             endpoints = datapath.pools[variant].endpoints
             cells.tell_endpoints(variant, [(not one.ejected, one.active) for one in endpoints])
+        cells.status[shared.BEAT] = int(monotonic() * 1000)
         cells.status[shared.IN_FLIGHT] = datapath.in_flight
         if self._log is not None:
             cells.status[shared.LOG_WRITTEN] = self._log.written

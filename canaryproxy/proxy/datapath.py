@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from ipaddress import ip_address
 from time import monotonic
@@ -319,9 +319,14 @@ class DataPath:
         ip = ip_address(address)
         return any(ip in network for network in self._trust)
 
-    async def serve(self, sockets: list[socket.socket]) -> None:
-        """Accept connections on the listening sockets, which are those of ``listen`` in its order."""
-        for at, sock in enumerate(sockets):
+    async def serve(
+        self, sockets: list[socket.socket], places: Sequence[int] | None = None
+    ) -> None:
+        """Accept connections on the listening sockets.
+
+        ``places`` says which of ``listen`` each belongs to; by default they are in its order.
+        """
+        for at, sock in zip(places or range(len(sockets)), sockets, strict=True):
             server = await self._loop.create_server(
                 partial(self._accept, at), sock=sock, backlog=BACKLOG
             )
@@ -343,22 +348,26 @@ class DataPath:
         for pool in self.pools:
             for endpoint in pool.endpoints:
                 endpoint.sweep(oldest)
-        if self.draining and not self.connections:
+        if self.draining and not (self.connections or self.entering):
             self._emptied.set()
         self._sweeper = self._loop.call_later(self._sweep_every, self._sweep)
 
-    async def drain(self, timeout: float) -> bool:
+    async def drain(self, timeout: float, linger: float = 0.0) -> bool:
         """Stop accepting, let the requests in flight end, and close everything.
 
-        Waits at most ``timeout`` seconds; returns whether every connection ended by itself.
+        Connections that wait for a request are closed at once, or after ``linger`` seconds; what they send
+        until then is answered with ``Connection: close``. Waits at most ``timeout`` seconds; returns whether
+        every connection ended by itself.
         """
         for server in self._servers:
             server.close()
         self.draining = True
-        for entrance in list(self.entering):
-            entrance.abort()
+        if linger <= 0:
+            for entrance in list(self.entering):
+                entrance.abort()
+        until = monotonic() + linger if linger > 0 else None
         for connection in list(self.connections):
-            connection.drain()
+            connection.drain(until)
         self._sweep_every = _FINEST_SWEEP
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -368,7 +377,9 @@ class DataPath:
                 await self._emptied.wait()
         except TimeoutError:
             _log.warning("drain timeout: closing %d connections", len(self.connections))
-        clean = not self.connections
+        clean = not (self.connections or self.entering)
+        for entrance in list(self.entering):
+            entrance.abort()
         for connection in list(self.connections):
             connection.transport.abort()
         for pool in self.pools:

@@ -538,7 +538,10 @@ class Downstream(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.mark_late(now)
 
-    def drain(self) -> None:
-        """The proxy is going away: close now if idle, else after the answer under way."""
+    def drain(self, until: float | None = None) -> None:
+        """The proxy is going away: close if idle, now or at a time; else after the answer under way."""
         if self._state == _HEAD and not self._buffer:
-            self.close()
+            if until is None:
+                self.close()
+            else:
+                self.deadline = min(self.deadline, until)

@@ -7,7 +7,7 @@ const KINDS = {
   everything: null,
   "trips and suspicion": ["tripped", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared"],
   "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate"],
-  "drills and configuration": ["drill", "reload", "reload_failed"],
+  "drills and configuration": ["drill", "reload", "reload_failed", "upgrade", "upgrade_failed"],
 };
 const GLYPHS = {
   tripped: "tripped",
@@ -17,6 +17,7 @@ const GLYPHS = {
   cleared: "ok",
   suspect: "suspect",
   reload_failed: "suspect",
+  upgrade_failed: "suspect",
   step: "running",
   started: "running",
   resumed: "running",
@@ -24,7 +25,7 @@ const GLYPHS = {
   promoted: "promoted",
   aborted: "aborted",
 };
-const WORDS = { reload_failed: "reload failed" };
+const WORDS = { reload_failed: "reload failed", upgrade_failed: "upgrade failed" };
 const PAGE = 50;
 
 let shown = PAGE;
