@@ -20,9 +20,11 @@ from .test_handover import ask, drained, end, handed_over
 from .test_workers import pids
 
 LAUNCHER = """
-import os, sys
+import ctypes, fcntl, os, sys
+if "REFUSE_WRITABLE_CODE" in os.environ:  # prctl(2): PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN
+    assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0
 passed = [int(text) for text in sys.argv[1].split(",") if text]
-for at, descriptor in enumerate([os.dup(one) for one in passed]):
+for at, descriptor in enumerate([fcntl.fcntl(one, fcntl.F_DUPFD, 100) for one in passed]):
     os.dup2(descriptor, 3 + at, inheritable=True)
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.environ["LISTEN_FDS"] = str(len(passed))
@@ -200,7 +202,7 @@ class Notified:
         return self.said
 
     def has(self, name: str, value: str = "", at_least: int = 1) -> bool:
-        found = [one for one in self.look() if value in one.get(name, "\0")]
+        found = [one for one in self.look() if name in one and value in one[name]]
         return len(found) >= at_least
 
     def close(self) -> None:
