@@ -176,6 +176,9 @@ class Supervisor:
         if self._config.access_log is not None:
             _check_log(self._config.access_log)
         Guard.of_tcp(self._config.admin)
+        if self._before is None:
+            # Before anything listens: with several workers it would be given a share of the connections.
+            _check_alone(self._config)
         sockets = open_sockets(self._config, self.workers, self._given())
         mark = layout()
         try:
@@ -183,12 +186,9 @@ class Supervisor:
                 self._before.prepared()
                 room = self._before.memory(self.workers, mark)
             else:
-                _check_alone(self._config)
                 room = Memory(self.workers)
-        except (HandoverError, StartError):
-            if self._before is None:
-                sockets.remove()
-            raise
+        except OSError as error:
+            raise StartError(f"no shared memory: {error.strerror}") from None
         place = _Place(
             self._config,
             self._path,

@@ -16,7 +16,7 @@ import pytest
 
 from .accounts import Accounts
 from .processes import DEADLINE, Proxy, free_port, until, upstream, variants
-from .test_handover import ask, drained, end, handed_over
+from .test_handover import ask, drained, end, end_all, handed_over
 from .test_workers import pids
 
 LAUNCHER = """
@@ -67,16 +67,13 @@ def unit(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Unit]:
     running = Unit(folder, text, sockets, environment)
-    main = running.pid
     try:
         until(lambda: running.socket.exists() or running.child.poll() is not None, "start")
         if running.child.poll() is None:
             until(lambda: ask(running)["pid"], "steering")
         yield running
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            main = ask(running)["main_pid"] if running.socket.exists() else main
     finally:
-        end(main)
+        end_all(folder / "proxy.yaml")
         running.end()
 
 

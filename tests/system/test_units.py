@@ -120,7 +120,7 @@ def test_it_needs_no_memory_that_is_written_and_executed(tmp_path: Path, workers
         with unit(tmp_path, text, environment={"REFUSE_WRITABLE_CODE": "1"}) as running:
             running.kill(signal.SIGHUP)
             running.kill(signal.SIGUSR2)
-            new = handed_over(running, running.pid)
+            handed_over(running, running.pid)
             drained(running, running.pid)
             assert ask(running)["weight"] == 5
             assert "Traceback" not in running.log.read_text()
