@@ -234,8 +234,9 @@ class _Single:
         place, loop = self._place, asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        for number in (signal.SIGHUP, signal.SIGUSR2):
-            loop.add_signal_handler(number, _no_news)
+        early: list[Callable[[], None]] = []  # what was asked for while the proxy starts
+        loop.add_signal_handler(signal.SIGHUP, early.append, self._reload)
+        loop.add_signal_handler(signal.SIGUSR2, early.append, self._hand_over)
         if os.getpid() == 1:
             # It starts no processes, but is given those of others; ignored, the kernel buries them.
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -259,6 +260,8 @@ class _Single:
         self._feed_watchdog()
         memory.settle()
         place.serves()
+        for asked in early:
+            asked()
         await self._stopping.wait()
         for number in (signal.SIGHUP, signal.SIGUSR2):
             loop.add_signal_handler(number, _no_news)
@@ -387,6 +390,7 @@ class _Family:
         self._took_over = place.before is None
         """Whether the configuration in the block is ours."""
         self._said = False
+        self._reload_due = False
         self._successor: Successor | None = None
         self._let_go = False
         """The successor may steer."""
@@ -410,6 +414,9 @@ class _Family:
                     if self._place.before is not None:
                         before = self._place.before.pid
                         self._note("upgrade", f"process {os.getpid()} goes on for {before}")
+                if self._reload_due and self._said:
+                    self._reload_due = False
+                    _kill(self._steering, signal.SIGHUP)
                 self._feed_watchdog()
                 self._follow_successor()
             self._drain()
@@ -501,7 +508,7 @@ class _Family:
         if number in (signal.SIGTERM, signal.SIGINT):
             self._stopping = True
         elif number == signal.SIGHUP:
-            _kill(self._steering, signal.SIGHUP)
+            self._reload_due = True
         elif number == signal.SIGUSR1:
             for worker in self._workers:
                 _kill(worker, signal.SIGUSR1)

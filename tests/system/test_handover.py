@@ -186,13 +186,12 @@ def test_a_trip_reaches_what_still_drains(tmp_path: Path, workers: int) -> None:
         drained(running, running.pid)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
-    ("more", "why"),
+    ("workers", "more", "why"),
     [
-        ("split: {weight: 200}\n", "split.weight"),
-        ("no_such_key: 1\n", "no_such_key"),
-        ("access_log: {path: /nowhere/at/all/log}\n", "access log"),
+        (1, "split: {weight: 200}\n", "split.weight"),
+        (2, "no_such_key: 1\n", "no_such_key"),
+        (2, "access_log: {path: /nowhere/at/all/log}\n", "access log"),
     ],
 )
 def test_a_successor_that_cannot_start_changes_nothing(
@@ -230,7 +229,7 @@ def successor_of(running: Proxy) -> int:
     return (set(children(running.pid)) - before).pop()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1])
 def test_the_successor_is_killed_while_it_starts(tmp_path: Path, workers: int) -> None:
     with serving(tmp_path, workers) as running, Accounts(running.port, 3, 1) as load:
         new = successor_of(running)
@@ -273,7 +272,7 @@ def test_the_successor_is_killed_when_nobody_steers(tmp_path: Path, workers: int
         load.check()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [2])
 def test_the_old_one_is_killed_while_the_successor_starts(tmp_path: Path, workers: int) -> None:
     with serving(tmp_path, workers, RELEASE) as running, Accounts(running.port, 3, 1) as load:
         until(lambda: ask(running)["step"] == 2, "the second step")
@@ -334,7 +333,7 @@ def test_two_proxies_never_steer_by_one_state_file(tmp_path: Path) -> None:
         assert ask(running)["main_pid"] == running.pid
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (3, 2), (2, 1)])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (3, 2)])
 def test_another_number_of_workers(tmp_path: Path, before: int, after: int) -> None:
     with serving(tmp_path, before) as running, Accounts(running.port) as load:
         file = tmp_path / "proxy.yaml"

@@ -206,8 +206,7 @@ class Notified:
         self._sock.close()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("abstract", [False, True])
+@pytest.mark.parametrize(("workers", "abstract"), [(1, True), (2, False)])
 def test_systemd_is_told_how_it_fares(tmp_path: Path, workers: int, abstract: bool) -> None:
     address = f"@canaryproxy-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     notified = Notified(address)
