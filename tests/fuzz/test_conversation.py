@@ -295,11 +295,11 @@ class Conversation(RuleBasedStateMachine):
     @rule(data=st.data(), how=st.sampled_from(("eof", "lose", "noise")))
     def upstream_fails(self, data: st.DataObject, how: str) -> None:
         link = data.draw(st.sampled_from(self.links))
+        link.take()
         if link.transport.closed:
             return
         if how == "noise":
-            link.take()
-            if link.answered < len(link.begun) or link.recorder.begun:
+            if link.answered < len(link.begun) or link.recorder.begun or link.to_send:
                 return
             link.transport.feed(b"HTTP/1.1 200 OK\r\nX-Id: noise\r\nContent-Length: 0\r\n\r\n")
         else:
@@ -310,13 +310,15 @@ class Conversation(RuleBasedStateMachine):
     # Time and operators
 
     @precondition(lambda self: self.clients)
-    @rule(data=st.data())
-    def time_is_over_for_a_client(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), silent=st.booleans())
+    def time_is_over_for_a_client(self, data: st.DataObject, silent: bool) -> None:
+        """Once is a look whether something moved, twice that nothing did meanwhile."""
         protocol = data.draw(st.sampled_from(self.clients)).transport.protocol
         assert isinstance(protocol, Downstream)
-        if protocol.deadline < float("inf"):
-            protocol.sweep(protocol.deadline + 0.001)
-            self.settle()
+        for _ in range(1 + silent):
+            if protocol.deadline < float("inf"):
+                protocol.sweep(protocol.deadline + 0.001)
+                self.settle()
 
     @precondition(lambda self: self.loop.later)
     @rule()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,7 @@ from ..wire.harness import Link, Upstream, proxy, until, variants
 from .differential import Case, Trial, finals, run
 from .recorder import Malformed, Recorded, Recorder
 
+ROOT = Path(__file__).parent.parent.parent
 CASES = 5000
 SECONDS = 5.0
 SOCKETS = 100
@@ -21,6 +25,41 @@ def test_what_is_forwarded_means_one_thing() -> None:
     assert seen["cases"] >= CASES / 10  # on a slow machine
     assert seen["requests"] > seen["cases"] / 4
     assert seen["refused"] > seen["cases"] / 4
+
+
+def test_the_command_says_what_it_did() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.fuzz.differential",
+            "--cases",
+            "20",
+            "--jobs",
+            "2",
+            "--seed",
+            "s",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "cases: 20" in done.stdout
+    assert "seed s, 2 jobs" in done.stdout
+
+
+@pytest.mark.parametrize("target", ["fuzz", "tunnel"])
+def test_make_knows_the_long_runs(target: str) -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", target, "SECONDS=600"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wanted = "tests.fuzz.guided --seconds 600" if target == "fuzz" else "TUNNEL_MIB=1024"
+    assert wanted in done.stdout
 
 
 async def test_sockets_make_no_difference() -> None:
