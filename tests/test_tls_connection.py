@@ -298,6 +298,23 @@ async def test_records_that_were_tampered_with_end_the_connection(at: int) -> No
     assert pair.server.protocol.got == b""
 
 
+async def test_replies_of_tls_itself_are_bounded() -> None:
+    """As after many attempts to renegotiate: OpenSSL refuses each with an alert."""
+    pair = Pair()
+    pair.shake()
+    server = pair.server
+    server.tls._outgoing.write(bytes(4000))
+    pair.client.tls.write(b"x")
+    pair.carry()
+    assert not server.wire.closing
+    server.tls._outgoing.write(bytes(200))
+    pair.client.tls.write(b"x")
+    pair.carry()
+    assert server.wire.closing
+    server.tls.connection_lost(None)
+    assert isinstance(server.protocol.lost[0], ConnectionAbortedError)
+
+
 async def test_nothing_is_written_after_the_end() -> None:
     pair = Pair()
     pair.shake()

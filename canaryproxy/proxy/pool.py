@@ -120,7 +120,7 @@ class Endpoint:
         ``server_name`` is the name to ask for and to verify; the endpoint's host by default.
         """
         self._context = context if self.config.scheme == "https" else None
-        self._server_name = server_name or self.config.host
+        self._server_name = server_name or self.config.host.rstrip(".")
 
     def acquire(self, caller: Caller, *, fresh: bool = False) -> None:
         """Give the caller a connection: at once if one is idle, else when one is opened or released.
@@ -203,7 +203,7 @@ class Endpoint:
         try:
             async with asyncio.timeout(self.limits.connect_timeout):
                 upstream = await self._dial()
-        except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one in DNS
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
             self.open -= 1
             if not isinstance(caller, _Probe):
                 self.failed()

@@ -16,6 +16,8 @@ _RECORD: Final = 16384
 """Bytes of the largest record (RFC 8446 §5.1)."""
 _AT_ONCE: Final = 16
 """Records that are handed on together."""
+_MOST_REPLIES: Final = 4096
+"""Bytes that OpenSSL may reply by itself (alerts, key updates) before something of ours is written."""
 _NOBODY: Final = asyncio.Protocol()
 """Who hears of a connection that is over."""
 
@@ -194,6 +196,10 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._protocol.data_received(data)
             if not self._incoming.pending and not self._ended and not self._held:
                 break
+        if self._outgoing.pending > _MOST_REPLIES:
+            # They go with our next write; who makes more of them is after our memory.
+            self._cut(ConnectionAbortedError("too many messages of TLS itself"))
+            return
         if self._paused or self._closing or self._held:
             return
         if isinstance(self._ended, Exception):
