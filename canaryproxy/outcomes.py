@@ -18,6 +18,7 @@ from math import inf
 from typing import Any, Protocol
 
 from canaryproxy.config import HeaderMatch, JsonWhen, Outcome
+from canaryproxy.config.patterns import searcher
 from canaryproxy.routing import Headers, RequestView, conditions_of, text_test
 
 INSPECTED = 64 * 1024
@@ -229,11 +230,11 @@ def _header_test(match: HeaderMatch) -> Test:
 
 
 def _regex_test(regex: str) -> Test:
-    pattern = re.compile(regex.encode())
+    found = searcher(regex)
 
     def holds(_answer: Answer, body: _Body) -> bool | None:
         text, whole = body.decoded()
-        if pattern.search(text):
+        if found(text):
             return True
         return False if whole or len(text) >= INSPECTED else None
 

@@ -6,13 +6,13 @@ canary, lowering it only back, and two replicas with the same table agree withou
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import mmh3
 
 from canaryproxy.config import HeaderMatch, MatchRule, PathMatch
+from canaryproxy.config.patterns import searcher
 
 STABLE = 0
 CANARY = 1
@@ -162,5 +162,5 @@ def text_test(match: HeaderMatch | PathMatch) -> Callable[[str | None], bool]:
     if match.prefix is not None:
         prefix = match.prefix
         return lambda text: text is not None and text.startswith(prefix)
-    pattern = re.compile(match.regex or "")
-    return lambda text: text is not None and pattern.search(text) is not None
+    found = searcher(match.regex or "")
+    return lambda text: text is not None and found(text.encode("latin-1"))

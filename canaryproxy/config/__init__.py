@@ -1,7 +1,8 @@
 """The configuration: YAML to frozen values, errors with file, line and column, and its JSON Schema.
 
 ``document`` reads YAML and keeps places, ``units`` and ``addresses`` read single values, ``fields`` and
-``model`` say what is allowed, ``explain`` says what is wrong, ``advice`` what is risky.
+``model`` say what is allowed, ``patterns`` are regular expressions, ``explain`` says what is wrong,
+``advice`` what is risky.
 """
 
 from __future__ import annotations
