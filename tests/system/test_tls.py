@@ -18,6 +18,7 @@ import pytest
 from tests.certificates import Authority, Pair
 from tests.system import processes
 from tests.system.processes import Proxy, answers, free_port, until
+from tests.system.test_handover import end_all
 
 LAST = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -35,7 +36,7 @@ def secure(pair: Pair, port: int, more: str = "") -> str:
 
 
 @contextlib.contextmanager
-def running(folder: Path, listeners: str, upstream: int, more: str = "") -> Iterator[Proxy]:
+def running(folder: Path, listeners: str, upstream: int, more: str = "") -> Iterator[Listening]:
     """Run a proxy with these listeners beside a plain one."""
     port = free_port()
     process = Listening(folder, port, listeners, upstream, more)
@@ -144,6 +145,25 @@ def test_a_worker_that_is_replaced_serves_by_what_was_checked(
             return False
 
         until(again, "the same certificate")
+
+
+def test_a_listener_with_tls_is_handed_over(tmp_path: Path, own: Authority) -> None:
+    pair, port = own.pair(), free_port()
+    with (
+        processes.upstream(tmp_path, "stable") as (_, upstream),
+        running(tmp_path, secure(pair, port), upstream) as proxy,
+    ):
+        try:
+            before = shown(own, port)
+            with connect(own, port) as old:
+                assert ask(old, GET).startswith(b"HTTP/1.1 200")
+                own.pair()  # the next process reads the files anew
+                proxy.kill(signal.SIGUSR2)
+                until(lambda: all(shown(own, port) != before for _ in range(8)), "the new process")
+                with connect(own, port) as new:
+                    assert ask(new, LAST).startswith(b"HTTP/1.1 200")
+        finally:
+            end_all(proxy.config)
 
 
 def test_watched_certificates_are_taken_as_they_change(tmp_path: Path, own: Authority) -> None:
