@@ -9,7 +9,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 .DEFAULT_GOAL := help
 .PHONY: help install demo dashboard test lint format unit bench bench-gate bench-quick bench-judge \
 	fuzz tunnel \
-	pictures lock dist image pin-base clean
+	pictures lock dist sbom audit image pin-base clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -77,6 +77,14 @@ dist: $(BENCH_STAMP) ## the wheel and the sdist in dist/, checked; the same byte
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/twine check --strict dist/*
 	cd dist && sha256sum -- * > SHA256SUMS && cat SHA256SUMS
+
+sbom: $(BENCH_STAMP) ## what the image installs, with hashes, as CycloneDX: dist/canaryproxy.cdx.json
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/canaryproxy.cdx.json requirements.lock 2>/dev/null
+
+audit: $(BENCH_STAMP) ## known vulnerabilities of what the image installs (asks PyPI's service)
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
 IMAGE ?= canaryproxy
 image: ## the container image, on the digest that its base has today (needs docker)
