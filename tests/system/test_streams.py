@@ -259,7 +259,7 @@ def test_a_unix_socket_may_be_listened_on_and_is_gone_at_the_end(tmp_path: Path)
         text = (tmp_path / "proxy.yaml").read_text()
         path = tmp_path / "data.sock"
         text = text.replace(f"listen: 127.0.0.1:{first.port}", f"listen: 'unix:{path}'")
-        text = text.replace("admin.sock", "other.sock")
+        text = text.replace("admin.sock", "other.sock") + "state: other.json\n"
         (tmp_path / "second.yaml").write_text(text)
         second = Process(
             "-m", "canaryproxy", "run", "-c", str(tmp_path / "second.yaml"), folder=tmp_path
