@@ -39,11 +39,31 @@ BASELINE = Path(__file__).with_name("gate.json")
 LIMIT = 0.10
 """Growth, as a fraction, at which the gate fails."""
 
-LOADS = {"returning users": False, "a trace id in each request": True}
-"""The loads, and whether each request is different."""
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One load of the gate.
+
+    judged: of canaryproxy with a release under way and all five metrics on.
+    traced: each request has a trace id of its own.
+    unseen: each request is a new user's, with a sticky cookie.
+    """
+
+    judged: bool = False
+    traced: bool = False
+    unseen: bool = False
+
+
+LOADS = {
+    "returning users": Kind(),
+    "a trace id in each request": Kind(traced=True),
+    "a user in each request": Kind(unseen=True),
+    "all metrics on": Kind(judged=True),
+}
+_JUDGED = "judged"
 
 _LEAST_REPETITIONS = 3
-_SLOWER = 20.0
+_SLOWER = 100.0
 _READY_SECONDS = 40.0
 _WEIGHT = 10.0
 _PLAIN_SHARE = 0.25  # of the requests: a request of the plain proxy takes several times as long
@@ -211,13 +231,14 @@ def _measure(method: str, requests: int, seconds: float) -> Measured:
     ):
         folder = Path(name)
         began = time.monotonic()
-        numbers = ports.free(4)
+        numbers = ports.free(5)
+        peers = {"plain": PEERS["plain"], "ours": scenarios.OURS_ALONE, _JUDGED: scenarios.OURS}
         behind = upstream.start(
             *numbers[:2], core=on.load, folder=folder, started=started, python=True
         )
         servers = {
-            peer.name: _start(peer, port, behind, method, folder, on, started)
-            for peer, port in zip((scenarios.OURS, PEERS["plain"]), numbers[2:], strict=True)
+            name: _start(name, peer, port, behind, method, folder, on, started)
+            for (name, peer), port in zip(peers.items(), numbers[2:], strict=True)
         }
         for server, site in servers.values():
             _wait(server, site)
@@ -225,18 +246,19 @@ def _measure(method: str, requests: int, seconds: float) -> Measured:
             name: _meter(method, server, site.folder) for name, (server, site) in servers.items()
         }
         counts = {
-            name: requests if name == "ours" else max(1, round(requests * _PLAIN_SHARE))
+            name: max(1, round(requests * _PLAIN_SHARE)) if name == "plain" else requests
             for name in servers
         }
         repetition = 0  # that of number 0 only warms up
         while repetition < _LEAST_REPETITIONS or time.monotonic() - began < seconds:
-            for load, traced in LOADS.items():
-                for name, (_, site) in servers.items():
-                    with Steady(site.port, traced=traced) as client:
+            for load, kind in LOADS.items():
+                for whose, name in (("ours", _JUDGED if kind.judged else "ours"), ("plain",) * 2):
+                    port = servers[name][1].port
+                    with Steady(port, traced=kind.traced, unseen=kind.unseen) as client:
                         client.send(max(1, counts[name] // 4))
                         cost = costs[name](client, counts[name])
                     if repetition:
-                        least[load][name] = min(cost, least[load].get(name, cost))
+                        least[load][whose] = min(cost, least[load].get(whose, cost))
             repetition += 1
             for server, _ in servers.values():
                 if server.popen.poll() is not None:
@@ -245,6 +267,7 @@ def _measure(method: str, requests: int, seconds: float) -> Measured:
 
 
 def _start(
+    name: str,
     peer: Peer,
     port: int,
     behind: upstream.Upstreams,
@@ -253,7 +276,7 @@ def _start(
     on: cores.Cores,
     started: list[Process],
 ) -> tuple[Process, Site]:
-    own = folder / peer.name
+    own = folder / name
     own.mkdir()
     site = Site(folder=own, port=port, stable=behind.stable, canary=behind.canary, weight=_WEIGHT)
     config = own / "config"

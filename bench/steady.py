@@ -1,14 +1,15 @@
 """A closed-loop client inside this process: a given number of requests over a few connections.
 
-It needs nothing installed, and the same call always sends the same bytes.
+It needs nothing installed, and the same call sends the same bytes (new users' keys apart).
 """
 
 from __future__ import annotations
 
+import secrets
 import socket
 from types import TracebackType
 
-from bench.loads import ANSWER_BYTES, Load
+from bench.loads import ANSWER_BYTES, COOKIE, Load
 from bench.ports import HOST
 
 _SECONDS = 20.0
@@ -16,12 +17,24 @@ _READ_BYTES = 65536
 
 
 class Steady:
-    """Kept-alive connections to one port. Every answer has to be a 200 with the upstreams' body."""
+    """Kept-alive connections to one port. Every answer has to be a 200 with the upstreams' body.
 
-    def __init__(self, port: int, *, connections: int = 1, users: int = 100, traced: bool) -> None:
+    ``traced``: each request has a trace id of its own; ``unseen``: a user of its own.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *,
+        connections: int = 1,
+        users: int = 100,
+        traced: bool = False,
+        unseen: bool = False,
+    ) -> None:
+        self._start = f"GET / HTTP/1.1\r\nHost: {HOST}:{port}\r\nCookie: "
+        self._unseen = unseen
         self._requests = [
-            f"GET / HTTP/1.1\r\nHost: {HOST}:{port}\r\nCookie: {cookie}\r\n".encode()
-            for cookie in Load("", "", users=users).cookies()
+            f"{self._start}{cookie}\r\n".encode() for cookie in Load("", "", users=users).cookies()
         ]
         self._traced = traced
         self._sent = 0
@@ -57,6 +70,8 @@ class Steady:
     def _next(self) -> bytes:
         self._sent += 1
         request = self._requests[self._sent % len(self._requests)]
+        if self._unseen:
+            request = f"{self._start}{COOKIE}={secrets.token_hex(16)}\r\n".encode()
         if self._traced:
             trace = f"traceparent: 00-{self._sent:032x}-{self._sent:016x}-01\r\n"
             return request + trace.encode() + b"\r\n"

@@ -83,14 +83,14 @@ class OutcomeRule:
     """One compiled outcome."""
 
     __slots__ = (
-        "_below",
         "_conditions",
-        "_statuses",
-        "_tests",
         "bad",
+        "below",
         "margin",
         "name",
         "needs_body",
+        "statuses",
+        "tests",
     )
 
     def __init__(self, name: str, outcome: Outcome) -> None:
@@ -104,8 +104,10 @@ class OutcomeRule:
         """It looks into bodies."""
         match = outcome.match
         self._conditions = conditions_of(match.method, match.path, match.header)
-        self._statuses = status_table(when.status or ALL_STATUSES)
-        self._below = inf if when.body_under is None else when.body_under
+        self.statuses = status_table(when.status or ALL_STATUSES)
+        """Whether a status may count, by status."""
+        self.below = inf if when.body_under is None else when.body_under
+        """Bytes from which on an answer does not count."""
         tests: list[Test] = []
         if when.header is not None:
             tests.append(_header_test(when.header))
@@ -113,7 +115,8 @@ class OutcomeRule:
             tests.append(_regex_test(when.regex))
         if when.json_ is not None:
             tests.append(_json_test(when.json_))
-        self._tests = tuple(tests)
+        self.tests = tuple(tests)
+        """What else has to hold."""
 
     def watches(self, request: RequestView) -> bool:
         """Tell whether the rule looks at the answer to this request."""
@@ -121,13 +124,13 @@ class OutcomeRule:
 
     def holds(self, answer: Answer, body: _Body | None = None) -> bool | None:
         """Tell whether the answer counts; ``None`` if that cannot be told (too long, undecodable)."""
-        if not self._statuses[answer.status] or answer.size >= self._below:
+        if not self.statuses[answer.status] or answer.size >= self.below:
             return False
-        if not self._tests:
+        if not self.tests:
             return True
         body = body or _Body(answer)
         found: bool | None = True
-        for test in self._tests:
+        for test in self.tests:
             result = test(answer, body)
             if result is False:
                 return False
@@ -156,11 +159,18 @@ class OutcomeRules:
     def judge(self, watching: Iterable[int], answer: Answer) -> list[tuple[int, bool]]:
         """Return index and result of each of the rules whose result can be told."""
         body = _Body(answer) if self.needs_body else None
-        found = []
+        found: list[tuple[int, bool]] = []
+        rules, status, size = self.rules, answer.status, answer.size
         for at in watching:
-            held = self.rules[at].holds(answer, body)
-            if held is not None:
-                found.append((at, held))
+            rule = rules[at]
+            if not rule.statuses[status] or size >= rule.below:
+                found.append((at, False))
+            elif not rule.tests:
+                found.append((at, True))
+            else:
+                held = rule.holds(answer, body)
+                if held is not None:
+                    found.append((at, held))
         return found
 
 

@@ -124,6 +124,29 @@ def test_users_that_differ_in_their_cookie_and_trace_share_a_template(
     assert len(heads._known) == 50  # the blocks without a trace, which does not come again
 
 
+def test_users_that_come_again_are_soon_known_and_the_oldest_give_way(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    heads = RequestHeads(loop, END)
+
+    def ask(kind: bytes, users: range) -> None:
+        for number in users:
+            heads.parse(
+                b"GET / HTTP/1.1\r\nHost: h\r\nCookie: %b=%d\r\n\r\n" % (kind, number), PEER
+            )
+
+    def known(kind: bytes) -> int:
+        return sum(b" %b=" % kind in block for block in heads._known)
+
+    ask(b"old", range(4096))
+    assert known(b"old") == 4096
+    ask(b"once", range(8000))
+    assert (known(b"old"), known(b"once")) == (3096, 1000)
+    for _ in range(60):
+        ask(b"returning", range(100))
+    assert known(b"returning") == 100
+
+
 def test_what_is_remembered_is_bounded(loop: asyncio.AbstractEventLoop) -> None:
     heads = RequestHeads(loop, END)
     for number in range(6000):

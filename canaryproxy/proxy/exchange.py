@@ -200,7 +200,7 @@ class Exchange:
         self._slow_after = 0.0
         inspection, self.inspection = self.inspection, None
         if inspection is not None:
-            inspection.settle(cells, now)
+            inspection.witness.judge(inspection, cells, now)
 
     @property
     def answering(self) -> bool:

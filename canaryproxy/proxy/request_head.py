@@ -63,6 +63,11 @@ REMEMBERED: Final = 4096
 """Blocks of fields whose meaning is remembered at the most."""
 TEMPLATES: Final = 1024
 """The same without Cookie and traceparent."""
+ONE_IN: Final = 8
+"""When there is no more room, one in so many blocks that were not known takes the place of the oldest.
+
+Who comes again is soon known; a million users who come once each do not push out those who come often.
+"""
 
 _IN_PATH = rb"[!$&-;=@-Z\[\]_a-z|~]*+"
 _PATH = rb"/" + _IN_PATH + rb"(?:%[0-9A-Fa-f]{2}" + _IN_PATH + rb")*+"
@@ -92,6 +97,7 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 _COOKIE_LINE = re.compile(rb"\r\n([Cc]ookie): ([!-~](?:[\t -~]*[!-~])?)(?=\r\n)")
 """A Cookie whose value means nothing special to any parser (RFC 9110 §5.5, without obs-text)."""
+_COOKIE_NAME: Final = b"ookie: "
 _TRACE_NAME: Final = b"raceparent: "
 _TRACE_LINE = re.compile(rb"\r\n([Tt]raceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})(?=\r\n)")
 _ODD: Final = b"13579bdf"
@@ -272,6 +278,7 @@ class RequestHeads:
         "_end",
         "_known",
         "_loop",
+        "_misses",
         "_names",
         "_parser",
         "_strip",
@@ -297,6 +304,7 @@ class RequestHeads:
         self._strip = strip
         self._names = Names(REQUEST_KINDS)
         self._known: dict[bytes, RequestFields] = {}
+        self._misses = 0
         self._templates: dict[bytes, RequestFields] = {}
         self._parser = self._new_parser()
 
@@ -375,10 +383,16 @@ class RequestHeads:
         return fields, b""
 
     def _remember(self, block: bytes, fields: RequestFields) -> None:
+        known = self._known
+        full = len(known) >= REMEMBERED
+        if full:
+            self._misses += 1
+            if self._misses % ONE_IN:
+                return
         if len(block) <= MAX_CACHED_HEAD and fields.host and not fields.hops:
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            self._known[block] = fields
+            if full:
+                del known[next(iter(known))]  # to clear all at once would be a stall
+            known[block] = fields
 
     def _with(self, block: bytes, trace: bytes, fields: RequestFields) -> bytes:
         """Return the lines to forward of a block whose fields were found without its traceparent."""
@@ -394,7 +408,8 @@ class RequestHeads:
         Means the same as ``_fields``, for less; ``None`` where it might not. Raises ``Refusal`` for what is
         wrong with the other lines.
         """
-        line = _COOKIE_LINE.search(block)
+        at = block.find(_COOKIE_NAME)
+        line = _COOKIE_LINE.match(block, at - 3) if at > 0 else None
         if line is None or self._strip is not None or len(block) > MAX_CACHED_HEAD:
             return None
         rest = block[: line.start()] + block[line.end() :]
@@ -414,7 +429,9 @@ class RequestHeads:
         ):
             return None  # the same field once more, or fields that Connection names away
         fields = template.with_cookie((line[1], line[2]))
-        fields.block = without(block[:-2], template.dropped, fields.raw)
+        fields.block = block[:-2]
+        if template.dropped:
+            fields.block = without(fields.block, template.dropped, fields.raw)
         return fields
 
     def _parse_rare(self, head: bytes, line_end: int, peer: Peer) -> Request:

@@ -24,10 +24,17 @@ def cookie_finder(name: str) -> Callable[[bytes], bytes | None]:
     The first one wins (RFC 6265 §5.4 puts the most specific first); surrounding quotes are not part of
     the value; an empty value counts as absent.
     """
-    pattern = re.compile(rb"(?:^|;)[ \t]*" + re.escape(name.encode("latin-1")) + rb'="?([^;" \t]+)')
+    pair = re.escape(name.encode("latin-1")) + rb'="?([^;" \t]+)'
+    anywhere = re.compile(pair)  # begins with fixed bytes, which are found several times as quickly
+    pattern = re.compile(rb"(?:^|;)[ \t]*" + pair)
 
     def find(cookies: bytes) -> bytes | None:
-        match = pattern.search(cookies)
+        match = anywhere.search(cookies)
+        if match is None:
+            return None
+        start = match.start()
+        if start and cookies[start - 2 : start] != b"; ":
+            match = pattern.search(cookies)
         return match[1] if match else None
 
     return find

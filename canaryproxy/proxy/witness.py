@@ -151,7 +151,10 @@ class Inspection:
         """Take the head of the answer and the beginning of its body."""
         self.status = response.status
         self.headers = response.fields
-        self.body(body)
+        if self._keeps:
+            self.body(body)
+        else:
+            self.size = len(body)
 
     def body(self, data: bytes) -> None:
         """Take more of the body."""
@@ -160,7 +163,3 @@ class Inspection:
             data = data[: self._keeps]
             self._keeps -= len(data)
             self._parts.append(data)
-
-    def settle(self, cells: memoryview[int], now: float) -> None:
-        """Count the answer, which is complete."""
-        self.witness.judge(self, cells, now)
