@@ -8,7 +8,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo dashboard test lint format unit bench bench-gate bench-quick bench-judge \
-	fuzz tunnel \
+	fuzz tunnel soak \
 	pictures lock dist sbom audit image pin-base clean
 
 help: ## list the targets
@@ -101,6 +101,9 @@ fuzz: $(STAMP) ## parsers under atheris for SECONDS=60, many conversations, a mi
 
 tunnel: $(STAMP) ## 1 GiB each way through a WebSocket to a slow reader, and the memory it takes (1 min)
 	TUNNEL_MIB=1024 $(BIN)/pytest -q -s tests/system/test_tunnel.py
+
+soak: $(STAMP) ## a mixed load with faults for SECONDS=600: accounts, memory and connections have to balance
+	$(BIN)/python -m tests.soak --seconds $(if $(filter command line,$(origin SECONDS)),$(SECONDS),600)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .fuzz build dist run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

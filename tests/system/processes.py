@@ -102,20 +102,25 @@ class Proxy(Process):
         )
         super().__init__("-m", "canaryproxy", "run", "-c", str(path), folder=folder)
 
-    def metrics(self) -> dict[str, float]:
-        """Scrape; keys are the series as written."""
-        connection = http.client.HTTPConnection("admin")
+    def ask(self, method: str, path: str, body: object = None, *, allow: int = 200) -> str:
+        """Ask the admin API over its socket; fails if the answer is an error but ``allow``."""
+        connection = http.client.HTTPConnection("admin", timeout=DEADLINE)
         connection.sock = socket.socket(socket.AF_UNIX)
         try:
             connection.sock.connect(str(self.socket))
-        except OSError:
-            connection.close()
-            raise
-        try:
-            connection.request("GET", "/metrics")
-            text = connection.getresponse().read().decode()
+            sent = None if body is None else json.dumps(body)
+            headers = {} if body is None else {"Content-Type": "application/json"}
+            connection.request(method, path, sent, headers)
+            answer = connection.getresponse()
+            text = answer.read().decode()
         finally:
             connection.close()
+        assert answer.status in {200, 202, allow}, text
+        return text
+
+    def metrics(self) -> dict[str, float]:
+        """Scrape; keys are the series as written."""
+        text = self.ask("GET", "/metrics")
         lines = [line for line in text.splitlines() if not line.startswith("#")]
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 

@@ -1,0 +1,1 @@
+"""A long mixed load with faults, whose accounts have to balance at the end."""

@@ -1,0 +1,236 @@
+"""The soak: processes, faults, and what has to hold at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import linear_regression
+
+import uvloop
+
+from ..system.processes import Process, Proxy, answers, free_port, until
+from .clients import Crowd, Ledger
+
+SERVICE = Path(__file__).with_name("service.py")
+WARM_UP = 0.4
+"""Share of the time whose memory is not looked at: caches, pools and arenas fill."""
+LIMITS = (
+    "limits: {first_byte_timeout: 2s, body_timeout: 5s, connect_timeout: 1s, endpoint_idle_timeout: %ds,"
+    " idle_timeout: 10s}"
+)
+MIB = 1 << 20
+
+
+def open_files(process: Process) -> int:
+    """Return how many file descriptors a process has open."""
+    return len(os.listdir(f"/proc/{process.pid}/fd"))  # noqa: PTH208 - no objects, it is asked often
+
+
+@dataclass
+class Sample:
+    at: float
+    """Seconds since the beginning."""
+    resident: int
+    """Bytes."""
+    files: int
+
+
+@dataclass
+class Report:
+    """What a soak found."""
+
+    seconds: float
+    ledger: Ledger
+    counted: dict[str, float]
+    samples: list[Sample]
+    faults: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        ledger = self.ledger
+        late = [s.resident / MIB for s in self.samples if s.at > WARM_UP * self.seconds]
+        lines = [
+            f"{self.seconds:.0f} s, {ledger.sent:,} requests; faults: "
+            + ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items())),
+            f"sent {ledger.sent:,} = answered {ledger.answered.total():,} {dict(ledger.answered)}"
+            f" + refused {ledger.refused.total():,} + cut {ledger.cut:,} + left {ledger.left:,}",
+            "counted " + ", ".join(f"{name} {value:,.0f}" for name, value in self.counted.items()),
+            f"resident {min(late):.1f} to {max(late):.1f} MiB after warm-up, "
+            f"slope {self.slope * 60 / MIB:+.3f} MiB a minute",
+        ]
+        return "\n".join([*lines, *(f"PROBLEM: {problem}" for problem in self.problems)])
+
+    @property
+    def slope(self) -> float:
+        """Bytes a second, by least squares over what was resident after warm-up."""
+        late = [sample for sample in self.samples if sample.at > WARM_UP * self.seconds]
+        return linear_regression([s.at for s in late], [s.resident for s in late]).slope
+
+
+class Soak:
+    """``folder`` is for files."""
+
+    def __init__(self, folder: Path, seconds: float, seed: int = 1) -> None:
+        self._folder = folder
+        self._seconds = seconds
+        self._random = random.Random(seed)
+        self._ports = [free_port() for _ in range(3)]
+        self._names = ["stable", "stable", "canary"]
+        self._services: list[Process | None] = [None, None, None]
+        self._faults: dict[str, int] = {}
+        self._samples: list[Sample] = []
+
+    def run(self) -> Report:
+        """Return what was found; ``problems`` is empty if all is well."""
+        with contextlib.ExitStack() as stack:
+            for at in range(3):
+                self._start(at)
+            stack.callback(self._end_services)
+            proxy = stack.enter_context(self._proxy())
+            proxy.ask("PUT", "/v1/weight", {"weight": 30})  # so all that it keeps open is open
+            files = open_files(proxy)
+            crowd = uvloop.run(self._load(proxy))
+            return self._judge(proxy, crowd.ledger, files)
+
+    @contextlib.contextmanager
+    def _proxy(self) -> Iterator[Proxy]:
+        proxy = Proxy(self._folder, self._variants(), self._more(2))
+        try:
+            until(lambda: answers(proxy.port) and proxy.socket.exists(), "the proxy")
+            yield proxy
+        finally:
+            proxy.end()
+
+    def _variants(self) -> str:
+        stable, other, canary = (f'"http://127.0.0.1:{port}"' for port in self._ports)
+        return f"variants: {{stable: {{endpoints: [{stable}, {other}]}}, canary: {{endpoints: [{canary}]}}}}"
+
+    def _more(self, idle: int) -> str:
+        return f"state: {self._folder}/state.json\nsplit: {{weight: 30}}\n" + LIMITS % idle
+
+    def _start(self, at: int) -> None:
+        port = self._ports[at]
+        process = Process(str(SERVICE), self._names[at], str(port), folder=self._folder)
+        until(lambda: answers(port), "a service")
+        self._services[at] = process
+
+    def _end_services(self) -> None:
+        for service in self._services:
+            if service is not None:
+                service.end()
+
+    async def _load(self, proxy: Proxy) -> Crowd:
+        crowd = Crowd(proxy.port, self._random.randrange(1 << 30))
+        running = asyncio.create_task(crowd.run())
+        watching = asyncio.create_task(self._watch(proxy, crowd.over))
+        end = time.monotonic() + self._seconds
+        while time.monotonic() < end and not running.done():
+            await asyncio.sleep(self._random.uniform(0.3, 1.2))
+            if not running.done():
+                await asyncio.to_thread(self._fault, proxy)
+        crowd.over.set()
+        await asyncio.gather(running, watching)
+        return crowd
+
+    async def _watch(self, proxy: Proxy, over: asyncio.Event) -> None:
+        began = time.monotonic()
+        while not over.is_set():
+            await asyncio.sleep(0.25)
+            at = time.monotonic() - began
+            self._samples.append(Sample(at, proxy.memory("VmRSS"), open_files(proxy)))
+
+    def _fault(self, proxy: Proxy) -> None:
+        name = self._random.choice(("kill", "kill", "stop", "weight", "reload", "trip"))
+        self._faults[name] = self._faults.get(name, 0) + 1
+        if name == "kill":
+            at = self._random.choice((1, 2))
+            service = self._services[at]
+            assert service is not None
+            service.end()
+            time.sleep(0.2)
+            self._start(at)
+        elif name == "stop":
+            service = self._services[2]
+            assert service is not None
+            service.kill(signal.SIGSTOP)
+            time.sleep(0.3)
+            service.kill(signal.SIGCONT)
+        elif name == "weight":
+            weight = self._random.choice((0, 5, 30, 60, 100))
+            proxy.ask("POST", "/v1/release/reset", allow=409)  # the judge may have tripped
+            proxy.ask("PUT", "/v1/weight", {"weight": weight}, allow=409)
+        elif name == "reload":
+            path = self._folder / "proxy.yaml"
+            lines = path.read_text().splitlines()
+            lines[-1] = LIMITS % self._random.choice((1, 2, 3))
+            beside = path.with_suffix(".new")
+            beside.write_text("\n".join(lines) + "\n")
+            beside.replace(path)
+            proxy.kill(signal.SIGHUP)
+        else:
+            proxy.ask("POST", "/v1/release/trip", {"cause": "soak"}, allow=409)
+            proxy.ask("POST", "/v1/release/reset", allow=409)
+
+    def _judge(self, proxy: Proxy, ledger: Ledger, files_before: int) -> Report:
+        problems = []
+
+        left = ""
+
+        def idle() -> bool:
+            nonlocal left
+            scraped = proxy.metrics()
+            in_flight = sum(v for k, v in scraped.items() if k.startswith(IN_FLIGHT))
+            here = scraped["canaryproxy_open_connections"]
+            files = open_files(proxy)
+            left = (
+                f"{in_flight:.0f} requests, {here:.0f} connections, {files} open files at the end"
+            )
+            return in_flight == here == 0 and files <= files_before
+
+        try:
+            until(idle)
+        except AssertionError:
+            problems.append(f"{left}; {files_before} open files at the beginning")
+        scraped = proxy.metrics()
+        counted = {
+            name: sum(v for k, v in scraped.items() if k.startswith(f"canaryproxy_{name}_total"))
+            for name in ("requests", "client_closed", "refused")
+        }
+        report = Report(self._seconds, ledger, counted, self._samples, dict(self._faults), problems)
+        if ledger.sent != ledger.ended:
+            problems.append(f"{ledger.sent - ledger.ended} requests of the clients have no end")
+        if sum(counted.values()) != ledger.sent:
+            problems.append(f"{sum(counted.values()):.0f} counted of {ledger.sent} sent")
+        if counted["refused"] != ledger.refused.total():
+            problems.append(f"{counted['refused']:.0f} refused, {ledger.refused} seen")
+        if set(ledger.answered) - {101, 200, 500, 502, 503, 504} or set(ledger.refused) - {400}:
+            problems.append(f"answers that nobody should get: {ledger.answered} {ledger.refused}")
+        rescued = sum(v for k, v in scraped.items() if k.startswith("canaryproxy_rescued_total"))
+        astray = (
+            ledger.left + ledger.cut + rescued
+        )  # a rescued one is counted as what it was saved from
+        for status, seen in ledger.answered.items():
+            found = sum(
+                v for k, v in scraped.items() if f'code="{status}"' in k and "requests" in k
+            )
+            if not seen - rescued <= found <= seen + astray:
+                problems.append(f"{seen} answers {status} seen, {found:.0f} counted")
+        growth = report.slope * (1 - WARM_UP) * self._seconds
+        allowed = max(4 * MIB, 0.05 * max(s.resident for s in self._samples))
+        if growth > allowed:
+            problems.append(f"resident memory grew by {growth / MIB:.1f} MiB after warm-up")
+        if proxy.child.poll() is not None:
+            problems.append(f"the proxy ended: {proxy.log.read_text()[-2000:]}")
+        if "Traceback" in proxy.log.read_text():
+            problems.append(f"the proxy logged an error: {proxy.log}")
+        return report
+
+
+IN_FLIGHT = "canaryproxy_inflight_requests"
