@@ -33,7 +33,8 @@ demo: $(STAMP) ## a release gone wrong, live in this terminal, in under a minute
 dashboard: $(STAMP) ## the same in the browser, at http://127.0.0.1:9900/, until Ctrl-C
 	@$(BIN)/canaryproxy demo --dashboard || [ $$? = 130 ]
 
-test: lint unit ## what the gate runs: lint, types, import rules, all tests
+test: lint unit ## what the gate runs: lint, types, import rules, all tests, instructions a request (with valgrind)
+	@if command -v valgrind >/dev/null; then $(MAKE) bench-gate; else echo "no valgrind: no bench-gate"; fi
 
 lint: $(BENCH_STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
