@@ -122,7 +122,15 @@ REFUSED = 3
 """``REFUSED + status`` counts requests that the proxy refused before routing them (400, 414, 503...)."""
 NOT_ENTERED = REFUSED + _CODE_CELLS
 """``NOT_ENTERED + reason`` counts connections that never came to a request, by ``NoEntry``."""
-PROXY_CELLS = NOT_ENTERED + len(NoEntry)
+MIRRORED = NOT_ENTERED + len(NoEntry)
+"""``MIRRORED + result`` counts copies for the canary: ``DROPPED``, ``FAILED_COPY``, or status // 100."""
+DROPPED = 0
+"""There was no room for the copy."""
+FAILED_COPY = 1
+"""It got no whole answer."""
+COPY_RESULTS = ("dropped", "failed", "2xx", "3xx", "4xx", "5xx")
+"""Names of the results, by their number."""
+PROXY_CELLS = MIRRORED + len(COPY_RESULTS)
 
 _CELL_BYTES = 8
 SIZE = ((VARIANT_CELLS + EXEMPLAR_CELLS) * len(VARIANTS) + PROXY_CELLS) * _CELL_BYTES

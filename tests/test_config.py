@@ -489,7 +489,7 @@ def test_loopback(host: str, local: bool) -> None:
 # Advice
 
 
-def test_warnings_name_risky_plans_and_what_is_not_active() -> None:
+def test_warnings_name_risky_plans_and_what_has_no_effect() -> None:
     found = config.warnings(
         parse(
             "mirror: {percent: 1}\n"

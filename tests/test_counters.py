@@ -27,6 +27,9 @@ def spans() -> dict[str, range]:
         "CONNECTIONS_REFUSED",
         "REFUSED",
         "NOT_ENTERED",
+        "MIRRORED",
+        "DROPPED",
+        "FAILED_COPY",
     ):
         del found[name]  # the proxy's own
     for name in ("STABLE", "CANARY", "MOST_OUTCOMES"):  # numbers, not cells

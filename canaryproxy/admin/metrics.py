@@ -255,6 +255,14 @@ class CounterCollector(Collector):
             "Downstream connections closed for being over the limit.",
             proxy[counters.CONNECTIONS_REFUSED],
         )
+        mirrored = CounterMetricFamily(
+            "canaryproxy_mirrored",
+            "Copies of stable's requests for the canary, by what became of them.",
+            labels=["result"],
+        )
+        for result, name in enumerate(counters.COPY_RESULTS):
+            mirrored.add_metric([name], proxy[counters.MIRRORED + result])
+        yield mirrored
         failed = CounterMetricFamily(
             "canaryproxy_handshakes_failed",
             "Downstream connections that ended before their first request could come.",

@@ -1,8 +1,8 @@
-"""Advice on a valid configuration: risky plans, and what this version does not do yet."""
+"""Advice on a valid configuration: risky plans, and what has no effect."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from canaryproxy.config.addresses import TcpAddress, is_loopback
 from canaryproxy.config.model import Config
@@ -12,18 +12,10 @@ SHORT_BAKE = 300.0
 BIG_FIRST_STEP = 5.0
 """Percent of users that a plan should not begin above."""
 
-_NOT_ACTIVE: tuple[tuple[str, Callable[[Config], bool]], ...] = (
-    ("mirror.percent", lambda config: config.mirror.percent > 0),
-)
-"""What the file may say already, but this version does not do. Take a line out when it does."""
-
 
 def warnings(config: Config) -> tuple[str, ...]:
     """Return advice on a valid configuration, one line each; nothing of it is an error."""
-    inactive = (
-        f"{path} is not active in this version" for path, is_used in _NOT_ACTIVE if is_used(config)
-    )
-    return (*inactive, *_without_canary(config), *_plan(config), *_connections(config))
+    return (*_without_canary(config), *_plan(config), *_connections(config))
 
 
 def _connections(config: Config) -> Iterator[str]:
@@ -53,6 +45,8 @@ def _without_canary(config: Config) -> Iterator[str]:
         yield "release has no effect without variants.canary"
     elif config.split.weight > 0:
         yield "split.weight has no effect without variants.canary"
+    if config.mirror.percent > 0:
+        yield "mirror.percent has no effect without variants.canary"
     for at, rule in enumerate(config.split.match):
         if rule.variant == "canary":
             yield f"split.match[{at}] has no effect without variants.canary"

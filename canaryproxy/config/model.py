@@ -658,9 +658,12 @@ class Rescue(_Section):
 
 
 class Mirror(_Section):
-    """Send copies of requests to the canary and discard its answers."""
+    """Send copies of requests to the canary and discard its answers: GET and HEAD without a body only."""
 
-    percent: f.Weight = Field(0.0, description="Percent of stable's requests to copy, 0 to 100.")
+    percent: f.Weight = Field(
+        0.0,
+        description="Percent of stable's requests to copy, 0 to 100; none while the circuit is open.",
+    )
 
 
 class Limits(_Section):

@@ -25,6 +25,7 @@ from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.listener import BACKLOG
 from canaryproxy.proxy.logged import LoggedExchange
+from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Endpoint, Pool
 from canaryproxy.proxy.proxy_protocol import ProxyHeader
 from canaryproxy.proxy.request_head import Request, RequestHeads
@@ -57,6 +58,7 @@ class DataPath:
         "_emptied",
         "_gates",
         "_loop",
+        "_mirror",
         "_servers",
         "_sweep_every",
         "_sweeper",
@@ -76,6 +78,7 @@ class DataPath:
         "key_is_in_fields",
         "limits",
         "looks",
+        "mirror",
         "pools",
         "read_key",
         "replay_buffer",
@@ -126,6 +129,7 @@ class DataPath:
         """Requests being answered, tunnels included."""
         self.draining = False
         self.pools = (Pool((), by_hash=False), Pool((), by_hash=False))
+        self._mirror = Mirror(self)
         self._servers: list[asyncio.Server] = []
         self._emptied: asyncio.Event = asyncio.Event()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -190,6 +194,11 @@ class DataPath:
             self._pool(config.variants.canary, canary, files, made),
         )
         self._contexts = made
+        self._mirror.set_percent(config.mirror.percent)
+        self.mirror = (
+            self._mirror if config.mirror.percent > 0 and self.pools[1].endpoints else None
+        )
+        """What copies requests, if any shall be."""
         self._trust = config.forwarded.trust
         shortest = min(
             limits.handshake_timeout,
@@ -344,6 +353,7 @@ class DataPath:
                 entrance.sweep()
         for connection in [c for c in self.connections if c.deadline < now]:
             connection.sweep(now)
+        self._mirror.sweep(now)
         oldest = now - self.limits.endpoint_idle_timeout
         for pool in self.pools:
             for endpoint in pool.endpoints:
@@ -382,6 +392,7 @@ class DataPath:
             entrance.abort()
         for connection in list(self.connections):
             connection.transport.abort()
+        self._mirror.end()
         for pool in self.pools:
             for endpoint in pool.endpoints:
                 endpoint.close()

@@ -20,7 +20,7 @@ from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.logged import refused
 from canaryproxy.proxy.proxy_protocol import ProxyHeader
 from canaryproxy.proxy.request_head import Request, check_partial
-from canaryproxy.routing import RequestView
+from canaryproxy.routing import STABLE, RequestView
 from canaryproxy.watch import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
@@ -284,6 +284,8 @@ class Downstream(asyncio.Protocol):
             self._state = _ANSWER
             self.deadline = now + datapath.limits.first_byte_timeout
             exchange.start()
+            if datapath.mirror is not None and variant == STABLE and forced is None:
+                datapath.mirror.offer(request, key, table, now)
             return
         limits = datapath.limits
         self.deadline = now + (limits.first_byte_timeout if fields.expect else limits.body_timeout)

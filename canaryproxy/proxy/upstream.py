@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from ssl import SSLError
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from canaryproxy.counters import Reason
 from canaryproxy.proxy.answer_head import MAX_ANSWER_HEAD, AnswerHeads, Response
@@ -13,8 +13,8 @@ from canaryproxy.proxy.errors import BrokenAnswer
 from canaryproxy.proxy.fields import find_head_end, tokens
 
 if TYPE_CHECKING:
-    from canaryproxy.proxy.exchange import Exchange
     from canaryproxy.proxy.pool import Endpoint
+    from canaryproxy.proxy.request_head import Request
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -31,6 +31,56 @@ def _agreed(chosen: bytes, asked: bytes) -> bool:
     """Tell whether an upstream switches to protocols that the client asked for (RFC 9110 §7.8)."""
     names = {one.partition(b"/")[0] for one in tokens(asked)}
     return bool(chosen) and all(one.partition(b"/")[0] in names for one in tokens(chosen))
+
+
+class Receiver(Protocol):
+    """Who has sent a request and takes what comes back: an ``Exchange``, or a copy that nobody waits for.
+
+    What has a body here is left alone by those that need not know.
+    """
+
+    __slots__ = ()
+
+    request: Request
+
+    def interim(self, response: Response) -> None:  # noqa: ARG002
+        """Take a 1xx answer."""
+        return
+
+    def answer(
+        self, response: Response, body: bytes, *, complete: bool, trailers: bytes = b""
+    ) -> None:
+        """Take the head of the final answer and what came of its body with it."""
+
+    def body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
+        """Take more of the body."""
+
+    def upstream_failed(self, reason: Reason, *, stale: bool = False) -> None:
+        """The connection is of no more use, and the answer is not complete."""
+
+    def upstream_full(self) -> None:
+        """Write no more until ``upstream_drained``."""
+        return
+
+    def upstream_drained(self) -> None:
+        """Write again."""
+        return
+
+    def switched(self, response: Response, data: bytes) -> None:  # noqa: ARG002
+        """Take a 101 answer; from here on there are the four below."""
+        return
+
+    def tunnel_data(self, data: bytes) -> None:  # noqa: ARG002
+        """Take bytes."""
+        return
+
+    def tunnel_eof(self) -> None:
+        """No more bytes come."""
+        return
+
+    def tunnel_closed(self) -> None:
+        """The connection is closed."""
+        return
 
 
 class Upstream(asyncio.Protocol):
@@ -61,7 +111,7 @@ class Upstream(asyncio.Protocol):
     def __init__(self, endpoint: Endpoint, heads: AnswerHeads) -> None:
         self.endpoint = endpoint
         self._heads = heads
-        self._exchange: Exchange | None = None
+        self._exchange: Receiver | None = None
         self._state = _IDLE
         self._buffer = b""
         self._left = 0
@@ -76,7 +126,7 @@ class Upstream(asyncio.Protocol):
 
     # The exchange's side
 
-    def send(self, exchange: Exchange, head: bytes) -> None:
+    def send(self, exchange: Receiver, head: bytes) -> None:
         """Begin an exchange: write the request's head (and what is known of its body)."""
         self._exchange = exchange
         self._state = _HEAD
@@ -173,7 +223,7 @@ class Upstream(asyncio.Protocol):
         else:
             exchange.tunnel_data(data)
 
-    def _head(self, exchange: Exchange, data: bytes) -> None:
+    def _head(self, exchange: Receiver, data: bytes) -> None:
         searched = len(self._buffer)
         if searched:
             data = self._buffer + data
@@ -232,7 +282,7 @@ class Upstream(asyncio.Protocol):
         self._state = _IDLE
         exchange.answer(response, rest, complete=True)
 
-    def _chunked_answer(self, exchange: Exchange, response: Response, rest: bytes) -> None:
+    def _chunked_answer(self, exchange: Receiver, response: Response, rest: bytes) -> None:
         chunks = self._chunks = ChunkedDecoder()
         self._state = _CHUNKED
         try:
@@ -244,7 +294,7 @@ class Upstream(asyncio.Protocol):
             self._end_of_chunks(chunks)
         exchange.answer(response, payload, complete=chunks.done, trailers=chunks.trailers)
 
-    def _length_body(self, exchange: Exchange, data: bytes) -> None:
+    def _length_body(self, exchange: Receiver, data: bytes) -> None:
         self._left -= len(data)
         if self._left > 0:
             exchange.body(data, complete=False)
@@ -255,7 +305,7 @@ class Upstream(asyncio.Protocol):
         self._state = _IDLE
         exchange.body(data, complete=True)
 
-    def _chunked_body(self, exchange: Exchange, data: bytes) -> None:
+    def _chunked_body(self, exchange: Receiver, data: bytes) -> None:
         chunks = self._chunks
         assert chunks is not None
         try:
@@ -273,6 +323,6 @@ class Upstream(asyncio.Protocol):
         if chunks.rest:
             self._reusable = False
 
-    def _fail(self, exchange: Exchange, reason: Reason) -> None:
+    def _fail(self, exchange: Receiver, reason: Reason) -> None:
         self.close()
         exchange.upstream_failed(reason)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import linear_regression
+from statistics import linear_regression, median
 
 import uvloop
 
@@ -64,8 +64,14 @@ class Report:
             "counted " + ", ".join(f"{name} {value:,.0f}" for name, value in self.counted.items()),
             f"resident {min(late):.1f} to {max(late):.1f} MiB after warm-up, "
             f"slope {self.slope * 60 / MIB:+.3f} MiB a minute",
+            "resident MiB by the tenth: "
+            + " ".join(f"{self._resident(tenth) / MIB:.1f}" for tenth in range(10)),
         ]
         return "\n".join([*lines, *(f"PROBLEM: {problem}" for problem in self.problems)])
+
+    def _resident(self, tenth: int) -> float:
+        step = max(1, len(self.samples) // 10)
+        return median(s.resident for s in self.samples[tenth * step : (tenth + 1) * step])
 
     @property
     def slope(self) -> float:
