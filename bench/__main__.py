@@ -31,7 +31,6 @@ EXIT_INTERRUPTED = 130
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _MAIN = tuple(name for name in PEERS if name != "floor")
-_DEFAULT = tuple(name for name in scenarios.NAMES if name != "tls")
 _SPARE_FILES = 500
 
 
@@ -65,12 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, command: str) -> Outcome:
     on = cores.choose()
-    loads = set(arguments.load)
-    if arguments.include_tls:
-        loads.add("tls")
     settings = Settings(
         peers=tuple(arguments.only),
-        loads=frozenset(loads),
+        loads=frozenset(arguments.load),
         rounds=arguments.rounds,
         seconds=arguments.seconds,
         idle=_possible(arguments.idle),
@@ -113,7 +109,7 @@ def _output(arguments: argparse.Namespace) -> Path | None:
     if arguments.output is not None:
         output: Path = arguments.output
         return output
-    everything = set(arguments.only) >= set(_MAIN) and set(arguments.load) >= set(_DEFAULT)
+    everything = set(arguments.only) >= set(_MAIN) and set(arguments.load) >= set(scenarios.NAMES)
     return RESULTS if everything else None
 
 
@@ -145,9 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--load",
         type=selection(scenarios.NAMES),
-        default=list(_DEFAULT),
+        default=list(scenarios.NAMES),
         metavar="NAMES",
-        help=f"comma-separated, of: {', '.join(scenarios.NAMES)} (default: all but tls)",
+        help=f"comma-separated, of: {', '.join(scenarios.NAMES)} (default: all)",
     )
     parser.add_argument("--rounds", type=positive, default=5, help="default: %(default)s")
     parser.add_argument(
@@ -158,11 +154,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--idle", type=positive, default=10_000, help="idle connections (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--include-tls",
-        action="store_true",
-        help="also measure TLS with clients",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the page")
     parser.add_argument(
