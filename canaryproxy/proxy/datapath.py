@@ -23,6 +23,7 @@ from canaryproxy.proxy.downstream import Downstream
 from canaryproxy.proxy.entrance import Entrance, Gate
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.forwarding import Peer
+from canaryproxy.proxy.inspector import Inspector
 from canaryproxy.proxy.listener import BACKLOG
 from canaryproxy.proxy.logged import LoggedExchange
 from canaryproxy.proxy.mirror import Mirror
@@ -57,6 +58,7 @@ class DataPath:
         "_contexts",
         "_emptied",
         "_gates",
+        "_inspector",
         "_loop",
         "_mirror",
         "_servers",
@@ -111,6 +113,7 @@ class DataPath:
         self.exchange = Exchange if access_log is None else LoggedExchange
         self.counters = cells
         self._users = users or (UserReducer(), UserReducer(), UserReducer())
+        self._inspector = Inspector()
         if isinstance(table, TableCell):
             self._cell = table
         else:
@@ -185,7 +188,7 @@ class DataPath:
             or any(rule.cookie is not None for rule in config.split.match),
         )
         self.rules = MatchRules(config.split.match)
-        self.witness = Witness(config, slots, self._users)
+        self.witness = Witness(config, slots, self._users, self._inspector)
         self.looks = bool(self.rules) or bool(self.witness.outcomes)
         """Whether rules or outcomes look at requests."""
         stable, canary = self.pools
@@ -283,7 +286,7 @@ class DataPath:
 
     def begin_tick(self) -> None:
         """Learn that a tick of the judge begins."""
-        self.witness.tick()
+        self._inspector.tick()
 
     def mark_late(self) -> None:
         """Count the requests in flight that are past a threshold: at once, not when they end."""

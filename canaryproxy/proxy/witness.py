@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from functools import partial
 
 from canaryproxy import counters
 from canaryproxy.config import Config
 from canaryproxy.outcomes import INSPECTED, OutcomeRules, status_table
 from canaryproxy.proxy.answer_head import Response
+from canaryproxy.proxy.inspector import Inspector
 from canaryproxy.routing import Headers
 from canaryproxy.watch import TICKS_PER_SECOND, UserReducer
-
-_INSPECTED_A_TICK: Final = 20
-"""Bodies that are looked into in each tick of the judge: the first ones to be routed, whatever they are."""
 
 
 class Witness:
@@ -28,7 +26,7 @@ class Witness:
         "_cells",
         "_conversions",
         "_exposures",
-        "_inspections",
+        "_inspector",
         "_reducer",
         "claim",
         "error_statuses",
@@ -37,9 +35,14 @@ class Witness:
     )
 
     def __init__(
-        self, config: Config, slots: Mapping[str, int], users: Sequence[UserReducer]
+        self,
+        config: Config,
+        slots: Mapping[str, int],
+        users: Sequence[UserReducer],
+        inspector: Inspector,
     ) -> None:
         """``slots``: ``counters.slots`` of the outcomes. ``users``: tried for errors, exposed, converted."""
+        self._inspector = inspector
         metrics = config.judge.metrics
         errors = metrics.errors
         self.error_statuses = status_table(("5xx",) if errors is None else errors.statuses)
@@ -59,7 +62,6 @@ class Witness:
             self._business = names.index(metrics.business.outcome)
         self.exposes = metrics.business is not None
         """Whether users exposed are counted."""
-        self._inspections = _INSPECTED_A_TICK
 
     def failed(self, bucket: int) -> None:
         """Learn that a trial was an event."""
@@ -77,17 +79,21 @@ class Witness:
         if watching and self.outcomes.needs_body:
             rules = self.outcomes.rules
             looks_inside = any(rules[at].needs_body for at in watching)
-            if looks_inside:
-                self._inspections -= 1
-                if self._inspections < 0:
-                    looks_inside = False
-                    watching = tuple(at for at in watching if not rules[at].needs_body)
+            if looks_inside and not self._inspector.chosen():
+                looks_inside = False
+                watching = tuple(at for at in watching if not rules[at].needs_body)
         if exposed or watching:
             return Inspection(self, watching, bucket, exposed=exposed, looks_inside=looks_inside)
         return None
 
     def judge(self, inspection: Inspection, cells: memoryview[int], now: float) -> None:
-        """Count what the rules say of an answer that is complete."""
+        """Count what the rules say of an complete answer, later if there is no time to look inside."""
+        if inspection.looks_inside:
+            self._inspector.look(partial(self._count, inspection, cells, now))
+        else:
+            self._count(inspection, cells, now)
+
+    def _count(self, inspection: Inspection, cells: memoryview[int], now: float) -> None:
         if inspection.exposed:
             cells[counters.EXPOSED] += 1
         converted = False
@@ -100,10 +106,6 @@ class Witness:
         if converted and self._conversions.claim(inspection.bucket, int(now * TICKS_PER_SECOND)):
             cells[counters.CONVERTED] += 1
 
-    def tick(self) -> None:
-        """Begin a tick of the judge."""
-        self._inspections = _INSPECTED_A_TICK
-
 
 class Inspection:
     """The answer to one request, as outcomes need to see it (``outcomes.Answer``)."""
@@ -114,6 +116,7 @@ class Inspection:
         "bucket",
         "exposed",
         "headers",
+        "looks_inside",
         "size",
         "status",
         "watching",
@@ -136,6 +139,8 @@ class Inspection:
         self.bucket = bucket
         self.exposed = exposed
         """This request counts as a user exposed."""
+        self.looks_inside = looks_inside
+        """A rule wants its body."""
         self.status = 0
         self.headers: Headers = ()
         self.size = 0

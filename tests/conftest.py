@@ -1,0 +1,7 @@
+"""What all tests share."""
+
+from hypothesis import settings
+
+# A slow machine is not a failure.
+settings.register_profile("canaryproxy", deadline=None)
+settings.load_profile("canaryproxy")
