@@ -51,7 +51,9 @@ BEAT = 6
 """Milliseconds of the monotonic clock when its loop last came round."""
 LINGER = 7
 """Set from outside before it is told to end: connections that wait for a request may send one more."""
-ENDPOINTS = 8
+TASKS = 8
+"""Tasks of its event loop."""
+ENDPOINTS = 9
 """Two cells for each endpoint of each variant: whether it is usable, and its requests in flight."""
 STATUS_CELLS = ENDPOINTS + 2 * MOST_ENDPOINTS * len(VARIANTS)
 
@@ -245,7 +247,7 @@ class WorkerCells:
 
     def vacate(self) -> None:
         """Say that nobody is here: for a worker that ends, and before one begins."""
-        for cell in (PID, DRAINING, CONFIGURED, IN_FLIGHT, BEAT, LINGER):
+        for cell in (PID, DRAINING, CONFIGURED, IN_FLIGHT, BEAT, LINGER, TASKS):
             self.status[cell] = 0
 
 

@@ -143,6 +143,7 @@ def sources() -> Sources:
         events=lambda: {"tripped": 2, "step": 4},
         outcomes=lambda: {"signup": 3},
         notified=Told,
+        tasks=lambda: 6,
         log_lines_dropped=lambda: 17,
     )
 

@@ -78,6 +78,8 @@ class Sources:
     """The notifier of now; another one counts anew."""
     certificates: Callable[[], Mapping[str, float]] = dict
     """When the certificates in use end, in seconds since the epoch, by the name of the server."""
+    tasks: Callable[[], int] = int
+    """Tasks of the workers' event loops."""
     log_lines_dropped: Callable[[], int] = int
     """Access-log lines that were dropped since the process began, for the queue was full."""
 
@@ -283,6 +285,11 @@ class CounterCollector(Collector):
             "canaryproxy_open_connections",
             "Downstream connections open.",
             proxy[counters.CONNECTIONS_OPENED] - proxy[counters.CONNECTIONS_CLOSED],
+        )
+        yield _gauge(
+            "canaryproxy_tasks",
+            "Tasks of the workers' event loops; a request needs none.",
+            self._sources.tasks(),
         )
 
     def _routing(self) -> Iterable[Metric]:

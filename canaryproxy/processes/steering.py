@@ -107,6 +107,7 @@ class Steering:
                 certificates=lambda: certificates.expiries(
                     self.reloader.running, self.reloader.files
                 ),
+                tasks=lambda: sum(worker.status[shared.TASKS] for worker in block.everybody),
                 log_lines_dropped=lambda: sum(
                     worker.status[shared.LOG_DROPPED] for worker in block.everybody
                 ),

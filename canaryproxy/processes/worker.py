@@ -154,6 +154,7 @@ class Worker:
             cells.tell_endpoints(variant, [(not one.ejected, one.active) for one in endpoints])
         cells.status[shared.BEAT] = int(monotonic() * 1000)
         cells.status[shared.IN_FLIGHT] = datapath.in_flight
+        cells.status[shared.TASKS] = len(asyncio.all_tasks())
         if self._log is not None:
             cells.status[shared.LOG_WRITTEN] = self._log.written
             cells.status[shared.LOG_DROPPED] = self._log.dropped

@@ -9,7 +9,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from statistics import linear_regression, median
 
@@ -31,6 +31,30 @@ MIB = 1 << 20
 def open_files(process: Process) -> int:
     """Return how many file descriptors a process has open."""
     return len(os.listdir(f"/proc/{process.pid}/fd"))  # noqa: PTH208 - no objects, it is asked often
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an idle proxy holds."""
+
+    requests: int
+    connections: int
+    tasks: int
+    files: int
+
+    @classmethod
+    def by(cls, proxy: Proxy) -> Held:
+        """Ask the proxy."""
+        scraped = proxy.metrics()
+        requests = [v for k, v in scraped.items() if k.startswith("canaryproxy_inflight_requests")]
+        connections = scraped["canaryproxy_open_connections"]
+        tasks = scraped["canaryproxy_tasks"]
+        return cls(int(sum(requests)), int(connections), int(tasks), open_files(proxy))
+
+    def __le__(self, other: Held) -> bool:
+        return all(
+            mine <= theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)
+        )
 
 
 @dataclass
@@ -101,9 +125,9 @@ class Soak:
             stack.callback(self._end_services)
             proxy = stack.enter_context(self._proxy())
             proxy.ask("PUT", "/v1/weight", {"weight": 30})  # so all that it keeps open is open
-            files = open_files(proxy)
+            before = Held.by(proxy)
             crowd = uvloop.run(self._load(proxy))
-            return self._judge(proxy, crowd.ledger, files)
+            return self._judge(proxy, crowd.ledger, before)
 
     @contextlib.contextmanager
     def _proxy(self) -> Iterator[Proxy]:
@@ -184,26 +208,12 @@ class Soak:
             proxy.ask("POST", "/v1/release/trip", {"cause": "soak"}, allow=409)
             proxy.ask("POST", "/v1/release/reset", allow=409)
 
-    def _judge(self, proxy: Proxy, ledger: Ledger, files_before: int) -> Report:
+    def _judge(self, proxy: Proxy, ledger: Ledger, before: Held) -> Report:
         problems = []
-
-        left = ""
-
-        def idle() -> bool:
-            nonlocal left
-            scraped = proxy.metrics()
-            in_flight = sum(v for k, v in scraped.items() if k.startswith(IN_FLIGHT))
-            here = scraped["canaryproxy_open_connections"]
-            files = open_files(proxy)
-            left = (
-                f"{in_flight:.0f} requests, {here:.0f} connections, {files} open files at the end"
-            )
-            return in_flight == here == 0 and files <= files_before
-
         try:
-            until(idle)
+            until(lambda: Held.by(proxy) <= before)
         except AssertionError:
-            problems.append(f"{left}; {files_before} open files at the beginning")
+            problems.append(f"at the end {Held.by(proxy)}, at the beginning {before}")
         scraped = proxy.metrics()
         counted = {
             name: sum(v for k, v in scraped.items() if k.startswith(f"canaryproxy_{name}_total"))
@@ -237,6 +247,3 @@ class Soak:
         if "Traceback" in proxy.log.read_text():
             problems.append(f"the proxy logged an error: {proxy.log}")
         return report
-
-
-IN_FLIGHT = "canaryproxy_inflight_requests"
