@@ -309,12 +309,17 @@ class Exchange:
     # The answer, from upstream
 
     def interim(self, response: Response) -> None:
-        """Pass on a 1xx answer; 100 only once, whatever is tried again."""
+        """Pass on a 1xx answer; 100 only once, whatever is tried again.
+
+        Only 100 gives more time, because the client's body comes next: the others are not what it waits for.
+        """
         if self.request.http10 or (response.status == 100 and self._continued):
             return
         if response.status == 100:
             self._continued = True
-        self._down.write(response.head + b"\r\n")
+            self._down.write(response.head + b"\r\n")
+        else:
+            self._down.transport.write(response.head + b"\r\n")
 
     def answer(
         self, response: Response, body: bytes, *, complete: bool, trailers: bytes = b""

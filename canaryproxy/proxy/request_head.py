@@ -106,6 +106,8 @@ _UPGRADE = re.compile(
     % ((rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++",) * 4)
 )
 """A list of protocols and versions (RFC 9110 §7.8)."""
+_HIDING: Final = frozenset((b"h2c", b"h2", b"http", b"tls"))
+"""Protocols that would carry requests."""
 _NOMINATE_NOTHING: Final = frozenset((b"close", b"keep-alive"))
 
 _IDEMPOTENT = frozenset(
@@ -658,7 +660,7 @@ def _renewed(
 ) -> bytes:
     """Return the hop-by-hop fields that the next hop gets in its turn: Upgrade and ``TE: trailers``.
 
-    An upgrade to h2c is not passed on: inside that tunnel requests would escape routing.
+    An upgrade to HTTP or TLS is not passed on: inside that tunnel requests would escape routing.
     """
     options, lines = [], b""
     if (
@@ -666,7 +668,7 @@ def _renewed(
         and b"upgrade" in connection
         and not (http10 or fields.chunked or fields.length)
         and _UPGRADE.fullmatch(upgrade)
-        and b"h2c" not in tokens(upgrade)
+        and _HIDING.isdisjoint(one.partition(b"/")[0] for one in tokens(upgrade))
     ):
         fields.upgrade = upgrade
         options.append(b"upgrade")

@@ -25,6 +25,8 @@ _TUNNEL: Final = 5
 _CLOSED: Final = 6
 
 _UNKNOWN_LENGTH: Final = -1
+_MOST_INTERIM: Final = 100
+"""1xx answers before a final one. More are a flood that a client would have to read."""
 
 
 def _agreed(chosen: bytes, asked: bytes) -> bool:
@@ -118,8 +120,8 @@ class Upstream(asyncio.Protocol):
         self._chunks: ChunkedDecoder | None = None
         self._reusable = True
         self._reading = True
-        self._spoke = False
-        """Something of the current answer came already: a 1xx."""
+        self._spoke = 0
+        """How many 1xx of the current answer came already."""
         self.served = 0
         """Answers that came over this connection: above zero it may turn out to be stale."""
         self.idle_since = 0.0
@@ -130,7 +132,7 @@ class Upstream(asyncio.Protocol):
         """Begin an exchange: write the request's head (and what is known of its body)."""
         self._exchange = exchange
         self._state = _HEAD
-        self._spoke = False
+        self._spoke = 0
         self.transport.write(head)
 
     def finish(self, now: float, *, reusable: bool) -> None:
@@ -250,7 +252,10 @@ class Upstream(asyncio.Protocol):
                 self._state = _TUNNEL
                 exchange.switched(response, rest)
                 return
-            self._spoke = True
+            self._spoke += 1
+            if self._spoke > _MOST_INTERIM:
+                self._fail(exchange, Reason.BROKEN_ANSWER)
+                return
             exchange.interim(response)
             self._buffer = data = rest
             searched = 0
