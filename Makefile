@@ -9,7 +9,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 .DEFAULT_GOAL := help
 .PHONY: help install demo dashboard test lint format unit bench bench-gate bench-quick bench-judge \
 	fuzz tunnel soak \
-	pictures lock dist sbom audit image pin-base clean
+	pictures lock dist sbom audit image pin-base model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -105,6 +105,9 @@ tunnel: $(STAMP) ## 1 GiB each way through a WebSocket to a slow reader, and the
 
 soak: $(STAMP) ## a mixed load with faults for SECONDS=600: accounts, memory and connections have to balance
 	$(BIN)/python -m tests.soak --seconds $(if $(filter command line,$(origin SECONDS)),$(SECONDS),600)
+
+model: $(STAMP) ## every interleaving of a fleet of replicas within a budget of mishaps (5 min)
+	$(BIN)/python -m tests.model
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .fuzz build dist run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -15,7 +15,7 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Any, Protocol
 
-from canaryproxy import circuit, counters, histogram, rollout
+from canaryproxy import circuit, counters, histogram, release, rollout
 from canaryproxy.circuit import Circuit, CircuitSettings, Record
 from canaryproxy.config import Config
 from canaryproxy.counters import Totals
@@ -197,7 +197,7 @@ class Controller:
         if last is not None:
             self._follow(*last)
         if self._release is not None and self._rollout.state is rollout.State.IDLE:
-            self._advance(rollout.Start(by="configuration"))
+            self._apply(rollout.Start(by="configuration"))
         self._publish(first=True)
 
     def _follow(self, table: RouteTable, version: int) -> None:
@@ -296,9 +296,9 @@ class Controller:
                 self._trip(seen.cause or "breach", _figures(seen))
             else:
                 self._note_suspicion(now, seen)
-            self._step_circuit(circuit.Tick(seen))
+            self._apply(circuit.Tick(seen), quiet=True)
             if self._wanted().limit <= self.table.limit:  # else the step has not really begun
-                self._advance(rollout.Tick(seen), quiet=True)
+                self._apply(rollout.Tick(seen), quiet=True)
         if now - self._thresholds_at >= _THRESHOLDS_EVERY:
             self._thresholds_at = now
             self._update_thresholds(now)
@@ -366,21 +366,8 @@ class Controller:
     def act(self, event: rollout.Event | circuit.Trip | circuit.Reset) -> None:
         """Do what an operator wants. Raises ``rollout.Refused`` with the reason if it cannot be done."""
         self._refuse_if_stopped()
-        is_open = self._circuit.state is circuit.State.OPEN
-        if isinstance(event, circuit.Trip):
-            if is_open:
-                raise rollout.Refused(f"the circuit is open already: {self._circuit.cause}")
-            if self._rollout.state is rollout.State.ABORTED:
-                raise rollout.Refused("the release is aborted: nobody is on the canary")
-            self._trip(event.cause, event.figures)
-        elif isinstance(event, circuit.Reset):
-            if self._circuit.state is circuit.State.CLOSED:
-                raise rollout.Refused("the circuit is closed: there is nothing to reset")
-            self._step_circuit(event)
-        elif isinstance(event, rollout.Start) and is_open:
-            raise rollout.Refused("the circuit is open: reset it before the release starts")
-        else:
-            self._advance(event)
+        release.refuse(event, self._circuit, self._rollout)
+        self._apply(event)
         self._publish()
 
     async def act_and_save(self, event: rollout.Event | circuit.Trip | circuit.Reset) -> None:
@@ -467,7 +454,7 @@ class Controller:
             weight = self._weight if self._weight != old_weight else None
             judge_changed = self._rules != old_rules
             if judge_changed or self._plan != old_plan or weight is not None:
-                self._advance(rollout.Replan(judge_changed, weight))
+                self._apply(rollout.Replan(judge_changed, weight))
         else:
             self.table = replace(keep, weight=0.0, circuit_open=False)
             self._plane.publish(self.table, self._version)
@@ -484,7 +471,7 @@ class Controller:
         self._note("release", f"{self._release or 'no release'} begins", {})
         self._version += 1
         if self._release is not None:
-            self._advance(rollout.Start(by="configuration"))
+            self._apply(rollout.Start(by="configuration"))
 
     def _refuse_if_stopped(self) -> None:
         if self._stopped:
@@ -495,27 +482,20 @@ class Controller:
         self._posted[variant] += count
 
     def _trip(self, cause: str, figures: Mapping[str, Any]) -> None:
-        self._step_circuit(circuit.Trip(cause, figures))
+        self._apply(circuit.Trip(cause, figures))
 
-    def _step_circuit(self, event: circuit.Event) -> None:
-        now = self.now
-        self._circuit, actions, records = circuit.step(
-            self._circuit, event, now, self._circuit_settings
+    def _apply(self, event: release.Event, *, quiet: bool = False) -> None:
+        """Let something happen to the release; ``quiet``: it need not be on the disk for itself."""
+        change = release.step(
+            self._circuit, self._rollout, event, self.now, self._plan, self._circuit_settings
         )
-        self._write_down(records)
-        for action in actions:
-            if action is circuit.Action.STOP:
-                self._advance(rollout.Stop(self._circuit.cause or "trip"))
-            elif action is circuit.Action.PROBE:
-                self._advance(rollout.Probe())
-            else:
-                self._advance(rollout.Restore(records[-1].cause if records else "reset"))
-
-    def _advance(self, event: rollout.Event, *, quiet: bool = False) -> None:
-        self._rollout, actions, records = rollout.step(self._rollout, event, self.now, self._plan)
-        self._write_down(records)
+        self._circuit, self._rollout = change.circuit, change.rollout
+        self._write_down(change.records)
         if not quiet:
             self._version += 1
+        self._do(change.actions)
+
+    def _do(self, actions: tuple[rollout.Action, ...]) -> None:
         for action in actions:
             if action is rollout.Action.ASK_GATES:
                 self._ask_gates()
@@ -538,7 +518,7 @@ class Controller:
             passed, cause = False, "there is nobody to ask the gates"
         else:
             passed, cause = await self._ask(self._question())
-        self._advance(rollout.GateAnswer(number, passed, cause), quiet=True)
+        self._apply(rollout.GateAnswer(number, passed, cause), quiet=True)
 
     def _question(self) -> dict[str, Any]:
         at, steps = self._rollout.step, self._plan.steps

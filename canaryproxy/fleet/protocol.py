@@ -1,0 +1,285 @@
+"""How replicas agree on one release. Pure: no I/O, no clock, no chance; names of acts are arguments.
+
+Theory of operation
+-------------------
+
+There is one document (``Document``) at one place, the store (Redis). It changes by *acts*: a step, an
+operator's command, a trip. An act is made from a document and replaces exactly that one, by
+compare-and-set; each has a name of its own, and a document knows the names of the acts that led to it.
+
+**Two kinds of acts.**
+
+* What gives the canary more users, or takes anything back (``is_cautious`` is false: start, step, resume,
+  promote, a higher weight, reset) holds when the store has taken it, and not before. Steps are also
+  *fenced*: the store takes them only from who holds the lease, with the lease's newest token, so two
+  leaders never both step from one document and a leader that slept steps nothing.
+* What takes users off the canary (``is_cautious``: trip, abort, pause, a lower weight) holds at once
+  where it is made, also without the store. Its document is then *ahead* of the store's, and is written
+  as soon as that can be reached.
+
+So whatever a replica has was in the store, plus cautious acts of its own.
+
+**Seeing the store** (``decide``), with *mine* and *theirs*:
+
+====================================  =========================================================
+theirs                                what follows
+====================================  =========================================================
+is not there; mine is nothing         wait for others that may know better, then begin
+is not there; I have one              put mine back: the store has lost its data
+was made from mine                    take theirs
+mine was made from theirs             write mine: it is ahead, or the store has lost its last acts
+neither                               ``merge``: take it at once, and write it
+====================================  =========================================================
+
+**The most cautious state wins** (``merge``): open before half open before closed, aborted before anything
+that has users on the canary, the lower weight, the earlier step. An open circuit is only ever added; what
+closes it is a ``Reset``, an act that was made from a document in which it was open. A trip that the reset
+did not know of is written after it, and opens the circuit again.
+
+**Configurations.** The document says by which configuration it goes (``settings``). A replica with another
+one follows the document's weight and circuit with the document's salt, adds nothing to the counts and does
+not lead; if even the release is another one, it sends everybody to stable. While such a replica is there,
+no step is left. When all replicas have the other configuration, their leader puts it into force
+(``adopt``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from canaryproxy import circuit, release, rollout
+from canaryproxy.circuit import Circuit, CircuitSettings, Record
+from canaryproxy.fleet.document import Document
+from canaryproxy.rollout import Plan, Rollout
+
+__all__ = [
+    "Decision", "Settings",
+    "adopt", "begin", "changed", "decide", "is_cautious", "merge", "step", "unknown",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a replica's configuration means for the fleet."""
+
+    release: str | None
+    settings: str
+    judge: str
+    salt: str
+    plan: Plan
+    circuit: CircuitSettings
+    weight: float | None = None
+    """Percent of users without a plan."""
+
+
+def unknown(settings: Settings) -> Document:
+    """Return what a replica has that knows nothing of the release yet: nobody is on the canary."""
+    return Document(
+        release=settings.release,
+        settings=settings.settings,
+        judge=settings.judge,
+        salt=settings.salt,
+    )
+
+
+def begin(settings: Settings, act: str, now: float) -> Document:
+    """Return the first document of what a configuration names."""
+    return _begun(Document(), settings, act, now)
+
+
+def _begun(before: Document, settings: Settings, act: str, now: float) -> Document:
+    here = Rollout(weight=settings.weight or 0.0, since=now)
+    records: tuple[Record, ...] = (
+        Record(now, "release", f"{settings.release or 'no release'} begins", {}),
+    )
+    if settings.plan.steps:
+        event = rollout.Start(by="configuration")
+        here, _, started = rollout.step(here, event, now, settings.plan)
+        records += started
+    return before.acted(
+        act,
+        Circuit(),
+        here,
+        records,
+        release=settings.release,
+        settings=settings.settings,
+        judge=settings.judge,
+        salt=settings.salt,
+        round=before.round + 1,
+    )
+
+
+def step(
+    document: Document, event: release.Event, now: float, settings: Settings, act: str
+) -> Document:
+    """Return what an act of an operator, of the judge or of the plan makes of a document.
+
+    It is the same document if nothing happens. Raises ``rollout.Refused``.
+    """
+    change = release.step(
+        document.circuit, document.rollout, event, now, settings.plan, settings.circuit
+    )
+    return changed(document, change, act)
+
+
+def changed(document: Document, change: release.Change, act: str) -> Document:
+    """Return the document after a change; it is the same if nothing lasting has happened."""
+    if not change.records and (change.circuit.state, change.rollout.state) == (
+        document.circuit.state,
+        document.rollout.state,
+    ):
+        return document
+    afresh = rollout.Action.NEW_JUDGE in change.actions
+    return document.acted(
+        act,
+        change.circuit,
+        _of_the_step(change.rollout),
+        change.records,
+        round=document.round + afresh,
+    )
+
+
+def _of_the_step(here: Rollout) -> Rollout:
+    """Return a rollout that counts from the beginning of the step, whoever judged."""
+    return replace(
+        here,
+        judged=max(here.judged - here.judged_from, 0),
+        answered=max(here.answered - here.answered_from, 0),
+        judged_from=0,
+        answered_from=0,
+    )
+
+
+def adopt(document: Document, settings: Settings, now: float, act: str) -> Document | None:
+    """Return the document under another configuration; ``None`` if the release cannot go on by that."""
+    if document.release != settings.release:
+        return _begun(document, settings, act, now)
+    if document.rollout.step >= max(len(settings.plan.steps), 1):
+        return None
+    event = rollout.Replan(document.judge != settings.judge, settings.weight)
+    here, actions, records = rollout.step(document.rollout, event, now, settings.plan)
+    return document.acted(
+        act,
+        document.circuit,
+        _of_the_step(here),
+        (Record(now, "release", "all replicas have another configuration", {}), *records),
+        settings=settings.settings,
+        judge=settings.judge,
+        salt=settings.salt,
+        round=document.round + (rollout.Action.NEW_JUDGE in actions),
+    )
+
+
+_RANK = {circuit.State.OPEN: 2, circuit.State.HALF_OPEN: 1, circuit.State.CLOSED: 0}
+
+
+def is_cautious(before: Document, after: Document) -> bool:
+    """Whether an act may hold before the store knows of it: it gives nobody the canary, now or by itself."""
+    if after.release != before.release or after.settings != before.settings:
+        return False
+    if _RANK[after.circuit.state] < _RANK[before.circuit.state] or after.limit > before.limit:
+        return False
+    opened = after.is_open and not before.is_open
+    ends = (rollout.State.PAUSED, rollout.State.ABORTED, rollout.State.IDLE)
+    return opened or after.rollout.state in ends
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do about what is in the store."""
+
+    document: Document
+    """What holds here from now on."""
+    write: bool = False
+    """Whether the store is to get it in the place of what it has."""
+
+
+def decide(mine: Document, theirs: Document | None, act: str) -> Decision:
+    """Return what a replica that has ``mine`` (with an act) does about what the store has."""
+    if theirs is None:
+        return Decision(mine, write=True)
+    if theirs.follows(mine):
+        return Decision(theirs)
+    if mine.follows(theirs):
+        return Decision(mine, write=True)
+    merged = merge(mine, theirs, act)
+    return Decision(merged, write=merged is not theirs)
+
+
+def merge(mine: Document, theirs: Document, act: str) -> Document:
+    """Return the more cautious of two documents that went different ways, part by part.
+
+    ``theirs`` itself if it is that already. Another release is none of mine.
+    """
+    if mine.release != theirs.release:
+        return theirs
+    ranks = _RANK[mine.circuit.state], _RANK[theirs.circuit.state]
+    broken = theirs.circuit if ranks[1] >= ranks[0] else mine.circuit
+    lower = _lower(_resting(theirs.rollout), _resting(mine.rollout))
+    if broken.state is circuit.State.CLOSED or lower.state is rollout.State.ABORTED:
+        here = lower
+    else:
+        stopped = theirs.rollout if broken is theirs.circuit else mine.rollout
+        here = replace(stopped, step=lower.step, before=lower.state, weight_before=lower.weight)
+    if broken is theirs.circuit and _same(here, theirs.rollout):
+        return theirs
+    newer = max(mine, theirs, key=lambda one: (one.version, one.act))
+    cause = "replicas went different ways: the more cautious state holds"
+    record = Record(max(broken.since, here.since), "merged", cause, {"weight": here.weight})
+    return replace(
+        theirs.acted(
+            act,
+            broken,
+            here,
+            (record,),
+            round=max(mine.round, theirs.round),
+        ),
+        version=newer.version + 1,
+        trail=_both(mine, theirs),
+    )
+
+
+def _resting(here: Rollout) -> Rollout:
+    """Return a rollout as it was before the circuit opened."""
+    if here.state in (rollout.State.TRIPPED, rollout.State.PROBING):
+        return replace(here, state=here.before, weight=here.weight_before)
+    return here
+
+
+def _lower(theirs: Rollout, mine: Rollout) -> Rollout:
+    """Return the more cautious of two; who knew of no release yet has nothing to say about it."""
+    idle = rollout.State.IDLE
+    if (theirs.state is idle) != (mine.state is idle):
+        return mine if theirs.state is idle else theirs
+    return min(theirs, mine, key=_caution)
+
+
+_FINALITY = (
+    rollout.State.ABORTED,
+    rollout.State.PAUSED,
+    rollout.State.IDLE,
+    rollout.State.RUNNING,
+    rollout.State.PROMOTED,
+)
+
+
+def _caution(here: Rollout) -> tuple[bool, float, int, int]:
+    is_over = here.state is rollout.State.ABORTED
+    return not is_over, here.weight, here.step, _FINALITY.index(here.state)
+
+
+def _same(one: Rollout, other: Rollout) -> bool:
+    return (one.state, one.step, one.weight, one.before, one.weight_before) == (
+        other.state,
+        other.step,
+        other.weight,
+        other.before,
+        other.weight_before,
+    )
+
+
+def _both(mine: Document, theirs: Document) -> tuple[str, ...]:
+    """Return the acts of both ways; those of each keep their order."""
+    acts = dict.fromkeys((*theirs.trail, *mine.trail, mine.act, theirs.act))
+    acts.pop("", None)
+    return tuple(acts)[-256:]

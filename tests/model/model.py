@@ -1,0 +1,334 @@
+"""A model of the fleet's protocol: a store, replicas, and everything that can go wrong between them.
+
+Acts go through the product's own functions (``canaryproxy.fleet.protocol``). The store answers as the Lua
+scripts do: compare-and-set by the name of the act, and for steps the lease and its token. What is modelled
+beside: lease expiry at any moment, crashes, a partition of each replica, lost answers, a store that loses
+all of its data, trips of any replica, an operator at any replica.
+
+A state is a value; ``moves`` yields every state that can follow. ``search`` visits all of them, breadth
+first, so that a counterexample is a shortest one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from canaryproxy import circuit, rollout
+from canaryproxy.circuit import CircuitSettings
+from canaryproxy.fleet import protocol
+from canaryproxy.fleet.document import Document
+from canaryproxy.fleet.protocol import Settings
+from canaryproxy.judge import Assessment
+from canaryproxy.rollout import Plan, State, Step
+
+PLAN = Plan((Step(10.0, 0.0, 1), Step(50.0, 0.0, 1), Step(100.0, 0.0, 1)))
+SETTINGS = Settings("r1", "s", "j", "r1", PLAN, CircuitSettings())
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """What a replica knows."""
+
+    mine: Document
+    lost: bool = False
+    """It cannot reach the store."""
+    token: int = 0
+    """The lease's token as it was last told; 0: it does not lead."""
+    pending: Document | None = None
+    """A step that it is about to send, made from ``mine``: it may sleep before it does."""
+    base: str = ""
+    """The act that ``pending`` is to replace."""
+    knew: frozenset[str] = frozenset()
+    """Trips without a reset that it has known of since it began: it must not forget one."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything, at one moment."""
+
+    store: Document | None
+    holder: int
+    """Who has the lease; -1: nobody."""
+    term: int
+    """The newest token of the lease."""
+    replicas: tuple[Replica, ...]
+    budget: tuple[tuple[str, int], ...]
+    """How often each mishap may still happen."""
+    trips: frozenset[str] = frozenset()
+    """Acts that opened the circuit, wherever."""
+    resets: tuple[tuple[str, frozenset[str]], ...] = ()
+    """Acts that closed it, and the trips that their operator could see."""
+    steps: tuple[tuple[str, int, int, bool], ...] = ()
+    """Steps that the store took: from which act, from and to which step, and whether by who leads."""
+    losses: int = 0
+    """How often the store has lost its data."""
+    highest: int = 0
+    """The highest limit that the store has ever had."""
+
+    def left(self, what: str) -> int:
+        return dict(self.budget)[what]
+
+    def spend(self, what: str) -> World:
+        spent = tuple((name, left - (name == what)) for name, left in self.budget)
+        return replace(self, budget=spent)
+
+    def cleared(self, document: Document) -> frozenset[str]:
+        """Return the trips that the resets of a document knew of."""
+        acts = known(document)
+        return frozenset[str]().union(*(saw for reset, saw in self.resets if reset in acts))
+
+    def uncleared(self, document: Document) -> frozenset[str]:
+        """Return the trips that led to a document and that no reset has seen."""
+        return (self.trips & known(document)) - self.cleared(document)
+
+    def put(self, at: int, **changes: object) -> World:
+        changed = replace(self.replicas[at], **changes)  # type: ignore[arg-type]
+        if "mine" in changes:
+            knew = self.uncleared(changed.mine)
+            if not covers(changed.mine):
+                knew |= self.replicas[at].knew - self.cleared(changed.mine)
+            changed = replace(changed, knew=knew)
+        return replace(self, replicas=(*self.replicas[:at], changed, *self.replicas[at + 1 :]))
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The protocol, part by part, so that a test can plant a bug into it."""
+
+    decide: Callable[[Document, Document | None, str], protocol.Decision] = protocol.decide
+    fenced: bool = True
+    """The store looks at lease and token of a step."""
+    compared: bool = True
+    """The store looks at the act that is to be replaced."""
+    is_cautious: Callable[[Document, Document], bool] = protocol.is_cautious
+
+
+BUDGET = (
+    ("trip", 1), ("reset", 1), ("step", 2), ("expire", 1), ("cut", 1), ("loss", 1), ("abort", 1),
+    ("crash", 1),
+)  # fmt: skip
+"""How often each mishap may happen in one history."""
+
+
+def plain(document: Document) -> Document:
+    """Return a document without what does not matter here: its records, which have no hash."""
+    return replace(document, records=()) if document.records else document
+
+
+def covers(document: Document) -> bool:
+    """Return whether nobody is on the canary until an operator says so."""
+    return document.is_open or document.rollout.state is State.ABORTED
+
+
+def known(document: Document) -> frozenset[str]:
+    """Return the acts that a document was made by."""
+    return frozenset((document.act, *document.trail))
+
+
+def first(replicas: int, budget: tuple[tuple[str, int], ...] = BUDGET) -> World:
+    """Return the world in which a release has just begun, and nobody leads."""
+    document = plain(protocol.begin(SETTINGS, "a", 0.0))
+    begun = World(document, -1, 0, (Replica(document),) * replicas, budget)
+    return replace(begun, highest=document.limit)
+
+
+def moves(world: World, rules: Rules) -> Iterator[tuple[str, World]]:
+    """Yield what can happen, and the world after it."""
+    if world.holder >= 0 and world.left("expire"):
+        yield "the lease expires", replace(world.spend("expire"), holder=-1)
+    if world.store is not None and world.left("loss"):
+        # Whoever holds the lease, the token and the document: all of it is gone.
+        lost = replace(world.spend("loss"), store=None, holder=-1, term=0)
+        yield "the store loses its data", replace(lost, losses=world.losses + 1)
+    for at, replica in enumerate(world.replicas):
+        if replica.lost:
+            yield f"{at} is back", world.put(at, lost=False)
+        else:
+            yield from _exchange(world, at, rules)
+            if world.left("cut"):
+                yield f"{at} is cut off", world.spend("cut").put(at, lost=True)
+        if world.left("crash"):
+            anew = list(world.replicas)
+            anew[at] = Replica(protocol.unknown(SETTINGS))
+            yield f"{at} crashes", replace(world.spend("crash"), replicas=tuple(anew))
+        yield from _lead(world, at, rules)
+        yield from _operate(world, at, rules)
+
+
+def _cas(
+    world: World, base: str | None, document: Document, rules: Rules, fence: tuple[int, int] | None
+) -> World | None:
+    """Return the world after the store took a document; ``None`` if it refused."""
+    there = None if world.store is None else world.store.act
+    if rules.compared and there != base:
+        return None
+    if fence is not None and rules.fenced and fence != (world.holder, world.term):
+        return None
+    return replace(world, store=document, highest=max(world.highest, document.limit))
+
+
+def _exchange(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
+    """Let a replica look at the store, and do what ``decide`` says; the answer to its write may get lost."""
+    replica = world.replicas[at]
+    theirs = world.store
+    named = f"({replica.mine.act}+{theirs.act if theirs else ''}){at}"
+    if theirs is None and not replica.mine.act:  # it has waited for others in vain
+        found = protocol.Decision(plain(protocol.begin(SETTINGS, named, 0.0)), write=True)
+    else:
+        found = rules.decide(replica.mine, theirs, named)
+        found = replace(found, document=plain(found.document))
+    after = world.put(at, mine=found.document)
+    term = max(after.term, 0)
+    if after.holder == at or (after.holder == -1 and theirs is not None):
+        if after.holder == -1:
+            # A token is never given twice, also after a loss: replicas tell which they have seen.
+            term = max(term, *(one.token for one in after.replicas)) + 1
+        after = replace(after, holder=at, term=term).put(at, token=term)
+    else:
+        after = after.put(at, token=0)
+    if after.replicas[at].pending is not None and after.replicas[at].mine.act != replica.mine.act:
+        after = after.put(at, pending=None)
+    if found.write:
+        base = None if theirs is None else theirs.act
+        written = _cas(after, base, found.document, rules, None)
+        assert written is not None
+        after = written
+    yield f"{at} looks", after
+
+
+_SEEN = Assessment(
+    level="ok", verdicts=(), judged=9, answered=9, comparable=True, proven=True, cause=None, quiet=None
+)  # fmt: skip
+
+
+def _lead(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
+    replica = world.replicas[at]
+    if replica.pending is not None:
+        if replica.lost:
+            return
+        kept = world.put(at, pending=None)
+        taken = _cas(kept, replica.base, replica.pending, rules, (at, replica.token))
+        if taken is None:
+            yield f"{at}'s step is refused", kept
+            return
+        found = 0 if world.store is None else world.store.rollout.step
+        leads = (at, replica.token) == (world.holder, world.term)
+        entry = (replica.base, found, replica.pending.rollout.step, leads)
+        taken = replace(taken, steps=(*taken.steps, entry))
+        yield f"{at} steps", taken.put(at, mine=replica.pending)
+        yield f"{at} steps and is not told", taken
+    elif replica.token and world.left("step"):
+        if replica.mine.rollout.state is not State.RUNNING:
+            return
+        named = f"{replica.mine.act}s{at}"
+        made = protocol.step(replica.mine, rollout.Tick(_SEEN), 0.0, SETTINGS, named)
+        if made is not replica.mine:
+            if rules.is_cautious(replica.mine, made):
+                yield f"{at} steps by itself", world.spend("step").put(at, mine=plain(made))
+                return
+            planned = world.spend("step").put(at, pending=plain(made), base=replica.mine.act)
+            yield f"{at} plans a step", planned
+
+
+def _operate(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
+    """Let an operator (or the judge) act at a replica."""
+    replica = world.replicas[at]
+    events = (
+        ("trip", circuit.Trip("bad")),
+        ("reset", circuit.Reset()),
+        ("abort", rollout.Abort()),
+    )
+    for what, event in events:
+        if not world.left(what):
+            continue
+        named = f"{replica.mine.act}{what[0]}{at}"
+        try:
+            made = protocol.step(replica.mine, event, 0.0, SETTINGS, named)
+        except rollout.Refused:
+            continue
+        if made is replica.mine:
+            continue
+        made, after = plain(made), world.spend(what)
+        if what == "trip":
+            after = replace(after, trips=after.trips | {named})
+        if what == "reset":
+            saw = after.trips & known(replica.mine)
+            after = replace(after, resets=(*after.resets, (named, saw)))
+        if rules.is_cautious(replica.mine, made):
+            yield f"{what} at {at}", after.put(at, mine=made, pending=None)
+        elif not replica.lost:
+            there = None if world.store is None else replica.mine.act
+            taken = _cas(after, there, made, rules, None)
+            if taken is not None:
+                yield f"{what} at {at}", taken.put(at, mine=made, pending=None)
+
+
+class Broken(AssertionError):
+    """An invariant that does not hold, and how that came about."""
+
+
+def check(world: World) -> None:
+    """Raise ``Broken`` for a world that must not be."""
+    documents = [replica.mine for replica in world.replicas]
+    if world.store is not None:
+        documents.append(world.store)
+    for document in documents:
+        here = document.rollout
+        if document.is_open:
+            if document.limit:
+                raise Broken("an open circuit with users on the canary")
+            continue
+        # A trip is never lost without a reset.
+        if not covers(document) and (lost := world.uncleared(document)):
+            raise Broken(f"the trip {', '.join(lost)} is lost without a reset")
+        if here.state is State.RUNNING and here.weight != PLAN.steps[here.step].weight:
+            raise Broken("a weight that is not that of its step")
+    for replica in world.replicas:
+        if replica.knew and not covers(replica.mine):
+            raise Broken("a replica has forgotten a trip")
+        if replica.mine.limit > world.highest:
+            raise Broken("a replica gives the canary more than the store ever allowed")
+        if replica.token > world.term and not world.losses:
+            raise Broken("a token from the future")
+    if not world.losses:
+        bases = [base for base, *_ in world.steps]
+        if len(set(bases)) < len(bases):
+            raise Broken("two steps from one act: a step is taken twice")
+    for _, before, after, leads in world.steps:
+        if not leads:
+            raise Broken("a step of who does not lead any more")
+        if after != before + 1:
+            raise Broken("a step is skipped or taken twice")
+
+
+def search(start: World, rules: Rules = Rules(), most: int = 10_000_000) -> int:
+    """Visit every world that can follow; return how many there are.
+
+    Raises ``Broken`` with a shortest way to a world in which an invariant does not hold, and
+    ``OverflowError`` if there are more than ``most``.
+    """
+    before: dict[World, tuple[World, str] | None] = {start: None}
+    waiting = deque([start])
+    while waiting:
+        world = waiting.popleft()
+        try:
+            check(world)
+        except Broken as error:
+            raise Broken(f"{error}, after: {'; '.join(_way(before, world))}") from None
+        for what, after in moves(world, rules):
+            if after not in before:
+                before[after] = (world, what)
+                waiting.append(after)
+        if len(before) > most:
+            raise OverflowError(f"more than {most} states")
+    return len(before)
+
+
+def _way(before: dict[World, tuple[World, str] | None], world: World) -> list[str]:
+    way = []
+    while (found := before[world]) is not None:
+        world, what = found
+        way.append(what)
+    return way[::-1]

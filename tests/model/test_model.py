@@ -1,0 +1,69 @@
+"""Every interleaving within a budget of mishaps keeps the protocol's promises; planted bugs are found.
+
+The large run is ``make model``: ``python -m tests.model``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from canaryproxy.fleet import protocol
+from canaryproxy.fleet.document import Document
+
+from .model import BUDGET, Broken, Rules, first, search
+
+SMALL: tuple[tuple[int, dict[str, int], int], ...] = (
+    (2, {"trip": 2, "reset": 1, "step": 1, "cut": 1}, 4_000),
+    (2, {"trip": 1, "step": 2, "expire": 2, "crash": 1}, 8_000),
+    (3, {"trip": 1, "reset": 1, "step": 1, "cut": 1}, 9_000),
+    (3, {"trip": 1, "step": 2, "expire": 1}, 5_000),
+    (2, {"trip": 1, "reset": 1, "loss": 1, "abort": 1}, 400),
+)
+"""Replicas, budget, and how many states there are at least."""
+
+
+def budget(**given: int) -> tuple[tuple[str, int], ...]:
+    return tuple((name, given.get(name, 0)) for name, _ in BUDGET)
+
+
+@pytest.mark.parametrize(("replicas", "given", "least"), SMALL)
+def test_no_interleaving_breaks_a_promise(replicas: int, given: dict[str, int], least: int) -> None:
+    assert search(first(replicas, budget(**given))) >= least
+
+
+def _forgets_what_is_ahead(mine: Document, theirs: Document | None, _act: str) -> protocol.Decision:
+    return protocol.Decision(mine, write=True) if theirs is None else protocol.Decision(theirs)
+
+
+def _everything_holds_at_once(_before: Document, _after: Document) -> bool:
+    return True
+
+
+def _higher_wins(mine: Document, theirs: Document | None, act: str) -> protocol.Decision:
+    found = protocol.decide(mine, theirs, act)
+    if found.write and theirs is not None and theirs.limit > found.document.limit:
+        return protocol.Decision(replace(theirs))
+    return found
+
+
+MUTANTS: dict[str, tuple[int, dict[str, int], Any]] = {
+    "the store does not compare": (2, {"step": 2, "expire": 1}, Rules(compared=False)),
+    "the store does not fence": (2, {"step": 1, "expire": 1}, Rules(fenced=False)),
+    "what is ahead is forgotten": (2, {"trip": 1}, Rules(decide=_forgets_what_is_ahead)),
+    "raises do not wait for the store": (
+        2,
+        {"step": 1, "cut": 1},
+        Rules(is_cautious=_everything_holds_at_once),
+    ),
+    "the higher weight wins": (2, {"trip": 1, "step": 1, "cut": 1}, Rules(decide=_higher_wins)),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_bug_is_found(name: str) -> None:
+    replicas, given, rules = MUTANTS[name]
+    with pytest.raises(Broken, match="after: "):
+        search(first(replicas, budget(**given)), rules)
