@@ -14,7 +14,7 @@ from pydantic import BaseModel
 import canaryproxy
 from canaryproxy import circuit, counters, document, rollout
 from canaryproxy.circuit import Record
-from canaryproxy.controller import Controller, Unsaved
+from canaryproxy.controller import Controller, Overtaken, Unavailable, Unsaved
 from canaryproxy.counters import Totals
 from canaryproxy.drill import Users, drill
 from canaryproxy.notify import shown
@@ -22,12 +22,14 @@ from canaryproxy.reload import Change, Reloader, Stale
 from canaryproxy.routing import CANARY, STABLE, VARIANTS
 from canaryproxy.traffic import Course
 
-__all__ = ["Control", "Plane", "Stale", "Unsaved"]
+__all__ = ["Control", "Plane", "Stale", "Unavailable", "Unsaved"]
 
 Matches = Callable[[str], bool]
 Listener = Callable[[str, dict[str, Any]], None]
 
 _EVERY = 1.0
+_ATTEMPTS = 5
+"""How often an act is tried that other replicas' acts overtake."""
 
 
 class Plane(Users, Protocol):
@@ -121,13 +123,15 @@ class Control:
     @property
     def etag(self) -> str:
         """Changes with everything that an operator decides upon; without quotes."""
-        return f"{self._boot}-{self._controller.revision}"
+        return self._controller.tag or f"{self._boot}-{self._controller.revision}"
 
     def document(self) -> dict[str, Any]:
         """Return the release document."""
         reloader = self._reloader
+        fleet = self._controller.fleet()
         return {
             **document.release(self._controller.status(), self._controller.now),
+            **({} if fleet is None else {"fleet": fleet}),
             "variants": {
                 "stable": self._variant(STABLE),
                 "canary": self._variant(CANARY)
@@ -185,10 +189,16 @@ class Control:
     ) -> None:
         """Do it; returns when it is on the disk.
 
-        ``if_match`` is given the ETag. Raises ``rollout.Refused``, ``Stale`` or ``Unsaved``.
+        ``if_match`` is given the ETag. Raises ``rollout.Refused``, ``Stale``, ``Unavailable`` or ``Unsaved``.
         """
-        self._compare(if_match)
-        await self._controller.act_and_save(event)
+        for _ in range(_ATTEMPTS):
+            self._compare(if_match)
+            try:
+                await self._controller.act_and_save(event)
+            except Overtaken:
+                continue
+            return
+        raise Stale("the release changes faster than this can be done")
 
     def _compare(self, if_match: Matches | None) -> None:
         if if_match is not None and not if_match(self.etag):

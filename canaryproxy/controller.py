@@ -74,6 +74,14 @@ Ask = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, str]]]
 """Asks the gates whether a step may be left; returns whether it may, and who said what. Never raises."""
 
 
+class Unavailable(Exception):
+    """What was asked for needs something that cannot be reached now; nothing has changed."""
+
+
+class Overtaken(Exception):
+    """Somebody else has changed the release meanwhile; nothing has been done."""
+
+
 class Unsaved(Exception):
     """What was asked for is not on the disk; the text says what holds meanwhile."""
 
@@ -172,6 +180,19 @@ class Controller:
         self._posts_count = business is not None and business.outcome == "events"
 
     @property
+    def tag(self) -> str | None:
+        """What an ETag is made of, if it is the same for several proxies; ``None``: it is not."""
+        return None
+
+    def fleet(self) -> dict[str, Any] | None:
+        """Return how the fleet is, if this is a replica of one."""
+        return None
+
+    def is_mine(self, record: Mapping[str, Any]) -> bool:  # noqa: ARG002 - a fleet's looks at it
+        """Whether a record (as JSON values) is this proxy's to tell."""
+        return True
+
+    @property
     def now(self) -> float:
         """Seconds since the epoch that never fall or jump while the process runs."""
         return self._clock() + self._epoch_offset
@@ -196,9 +217,12 @@ class Controller:
             self._refuse_state(f"the state file {self._file.path} is not understood ({error!r})")
         if last is not None:
             self._follow(*last)
+        self._begin_if_idle()
+        self._publish(first=True)
+
+    def _begin_if_idle(self) -> None:
         if self._release is not None and self._rollout.state is rollout.State.IDLE:
             self._apply(rollout.Start(by="configuration"))
-        self._publish(first=True)
 
     def _follow(self, table: RouteTable, version: int) -> None:
         """Take over from a controller that ended without a word, on the side of caution."""
@@ -293,12 +317,17 @@ class Controller:
         if self._has_canary:
             seen = self._assessment = self._judge.observe(now, self._sample())
             if seen.level == "breach" and self._rollout.weight > 0:
-                self._trip(seen.cause or "breach", _figures(seen))
+                self._trip(seen.cause or "breach", figures(seen))
             else:
                 self._note_suspicion(now, seen)
             self._apply(circuit.Tick(seen), quiet=True)
             if self._wanted().limit <= self.table.limit:  # else the step has not really begun
                 self._apply(rollout.Tick(seen), quiet=True)
+        self._keep_house(now)
+        self._publish()
+
+    def _keep_house(self, now: float) -> None:
+        """Do what is due now and then."""
         if now - self._thresholds_at >= _THRESHOLDS_EVERY:
             self._thresholds_at = now
             self._update_thresholds(now)
@@ -308,18 +337,17 @@ class Controller:
         if now - self._saved_at >= _SAVE_EVERY and self._rollout.state is rollout.State.RUNNING:
             self._saved_at = now
             self._version += 1
-        self._publish()
 
     def _note_suspicion(self, now: float, seen: Assessment) -> None:
         """Write down when a suspicion begins and when it has passed."""
         if seen.level == "suspect":
             if self._suspect_at is None:
                 suspects = [one.reason for one in seen.verdicts if one.level != "ok"]
-                self._note("suspect", "; ".join(suspects), _figures(seen))
+                self._note("suspect", "; ".join(suspects), figures(seen))
             self._suspect_at = now
         elif self._suspect_at is not None and now - self._suspect_at >= _CLEARED_AFTER:
             self._suspect_at = None
-            self._note("cleared", f"nothing suspect for {_CLEARED_AFTER:g} s", _figures(seen))
+            self._note("cleared", f"nothing suspect for {_CLEARED_AFTER:g} s", figures(seen))
 
     def _sample(self) -> Sample:
         return Sample(self._counts("stable"), self._counts("canary"))
@@ -437,8 +465,7 @@ class Controller:
         old_rules, old_plan, old_quantile = self._rules, self._plan, self._latency_quantile
         old_weight = self._weight
         self._configure(config)
-        if self._latency_quantile != old_quantile:
-            self._quantile = RecentQuantile(self._latency_quantile)
+        self._requantile(old_quantile)
         self.revision += 1
         keep = replace(
             table,
@@ -460,6 +487,10 @@ class Controller:
             self._plane.publish(self.table, self._version)
             self._begin(table.weight)
         self._publish()
+
+    def _requantile(self, old: float) -> None:
+        if self._latency_quantile != old:
+            self._quantile = RecentQuantile(self._latency_quantile)
 
     def _begin(self, weight: float) -> None:
         """Begin what the configuration names: its release, or a weight (percent) without one."""
@@ -531,7 +562,7 @@ class Controller:
             "next_step": None if last else at + 2,
             "next_weight": 100.0 if last else steps[at + 1].weight,
             "baked": round(self._rollout.baked, 3),
-            **({} if self._assessment is None else _figures(self._assessment)),
+            **({} if self._assessment is None else figures(self._assessment)),
         }
 
     def _note(self, what: str, cause: str, figures: Mapping[str, Any]) -> None:
@@ -559,13 +590,22 @@ class Controller:
     def _publish(self, *, first: bool = False) -> None:
         """Publish what is safe now, and save what must be on the disk."""
         wanted, table = self._wanted(), self.table
-        same = (wanted.weight, wanted.circuit_open) == (table.weight, table.circuit_open)
-        allowed = wanted.limit <= table.limit or self._saved >= self._version
+        same = (wanted.weight, wanted.circuit_open, wanted.salt) == (
+            table.weight,
+            table.circuit_open,
+            table.salt,
+        )
+        allowed = wanted.limit <= table.limit or self._is_kept
         if first or (allowed and not same):
             self.table = replace(wanted if allowed else table, epoch=table.epoch + 1)
             self._plane.publish(self.table, self._version)
         if self._saved < self._version and self._saving is None and not self._stopped:
             self._saving = asyncio.ensure_future(self._save())
+
+    @property
+    def _is_kept(self) -> bool:
+        """Whether a crash would not forget what the release's state is."""
+        return self._saved >= self._version
 
     def _wanted(self) -> RouteTable:
         weight = self._rollout.weight if self._has_canary else 0.0
@@ -663,7 +703,7 @@ def judge_settings(config: Config) -> JudgeSettings:
     )
 
 
-def _figures(seen: Assessment) -> dict[str, Any]:
+def figures(seen: Assessment) -> dict[str, Any]:
     """Return what a trip's record keeps of the assessment."""
     return {
         "judged": seen.judged,

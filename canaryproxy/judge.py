@@ -535,7 +535,8 @@ class Judge:
         self.settings = settings
         self._metrics = [_Metric(spec) for spec in _specs(settings)]
         tripping = sum(metric.spec.trips for metric in self._metrics)
-        self._limit = log(max(tripping, 1) / settings.alpha)
+        self._tripping = max(tripping, 1)
+        self._limit = log(self._tripping / settings.alpha)
         self._hold_limit = log(max(len(self._metrics), 1) / settings.alpha_hold)
         self._requests = _Pairing(_Spec(REQUESTS))
         self._guard = _Guard(settings.guard_rails) if settings.guard_rails else None
@@ -568,6 +569,10 @@ class Judge:
             counted = REQUESTS if self.settings.errors is None else "errors"
             rail = self._guard.tick(now, *self._guard_growth.gained(sample.canary.get(counted)))
         return self._assess(now, rail)
+
+    def share(self, alpha: float) -> None:
+        """Trip by this α from now on: one that is smaller than that of the settings."""
+        self._limit = log(self._tripping / min(alpha, self.settings.alpha))
 
     def expect_change(self) -> None:
         """Stake a part of the evidence on a change from now on: each minute, and at each new step."""

@@ -26,13 +26,18 @@ from canaryproxy.rollout import Refused
 
 _log = logging.getLogger(__name__)
 
-NEEDS_RESTART = ("listen", "workers", "admin", "state", "access_log")
+NEEDS_RESTART = ("listen", "workers", "admin", "state", "access_log", "fleet")
 """Sections that belong to sockets, processes and open files; of ``listen`` only the addresses."""
 
 _LOOK_ANYWAY = 5000
 """Milliseconds after which a watched file is compared without news: some file systems send none."""
 _AFTER_ERROR = 5.0
-_SECRETS = frozenset(("webhook", "secret_env", "secret_file", "token_env", "token_file"))
+_SECRETS = frozenset(
+    (
+        *("webhook", "secret_env", "secret_file", "token_env", "token_file"),
+        *("redis", "password_env", "password_file"),
+    )
+)
 """Fields whose values everybody who may look at the status must not see."""
 
 

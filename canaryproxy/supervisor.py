@@ -176,6 +176,8 @@ class Supervisor:
         if self._config.access_log is not None:
             _check_log(self._config.access_log)
         Guard.of_tcp(self._config.admin)
+        if self._config.fleet is not None:
+            _check_fleet(self._config.fleet)
         if self._before is None:
             # Before anything listens: with several workers it would be given a share of the connections.
             _check_alone(self._config)
@@ -663,6 +665,18 @@ def _check_log(settings: configuration.AccessLog) -> None:
         raise StartError(
             f"the access log {settings.path} cannot be opened: {error.strerror}"
         ) from None
+
+
+def _check_fleet(settings: configuration.Fleet) -> None:
+    try:
+        # Only a fleet needs redis, which is an extra.
+        from canaryproxy.fleet import link  # noqa: PLC0415
+    except ImportError:
+        raise StartError("fleet needs redis: pip install 'canaryproxy[redis]'") from None
+    try:
+        link.password(settings)
+    except link.SecretError as error:
+        raise StartError(f"fleet: {error}") from None
 
 
 async def _until(successor: Successor, state: State) -> None:

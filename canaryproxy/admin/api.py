@@ -18,7 +18,7 @@ from canaryproxy.admin.problem import Problem
 from canaryproxy.admin.stream import Hub
 from canaryproxy.config import ConfigError
 from canaryproxy.config.problems import dotted
-from canaryproxy.control import Stale, Unsaved
+from canaryproxy.control import Stale, Unavailable, Unsaved
 
 _WHO = TypeAdapter(bodies.Who)
 _WEIGHT = TypeAdapter(bodies.SetWeight)
@@ -190,6 +190,8 @@ class Api:
         except Stale as error:
             now = self._control.config_etag if of_config else self._control.etag
             raise Problem(412, str(error), headers={"ETag": f'"{now}"'}) from None
+        except Unavailable as error:
+            raise Problem(503, str(error), headers={"Retry-After": "1"}) from None
         except Unsaved as error:
             raise Problem(507, str(error)) from None
         except ConfigError as error:

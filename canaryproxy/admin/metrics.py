@@ -137,6 +137,7 @@ class CounterCollector(Collector):
         if self._sources.document is not None:
             document = self._sources.document()
             yield from _plan(document)
+            yield from _fleet(document.get("fleet"))
             yield from _endpoints(document)
             yield from _configuration(document)
 
@@ -434,6 +435,31 @@ def _plan(document: Mapping[str, Any]) -> Iterable[Metric]:
         "Canary requests judged in the step.",
         document["requests"],
     )
+
+
+def _fleet(fleet: Mapping[str, Any] | None) -> Iterable[Metric]:
+    """Yield the metrics of a replica; without a fleet they have no series."""
+    told = {
+        "connected": "1 while this replica reaches Redis.",
+        "replicas": "Replicas of the fleet that were heard of within a lease.",
+        "leader": "1 while this replica leads: it takes the steps.",
+        "conflict": "1 while this replica's configuration is not the one in force.",
+        "propagation_seconds": "From the last act of another replica to its taking effect here.",
+    }
+    values: dict[str, float | None] = {}
+    if fleet is not None:
+        values = {
+            "connected": int(fleet["connected"]),
+            "replicas": fleet["replicas"],
+            "leader": int(fleet["leads"]),
+            "conflict": int(fleet["conflict"] is not None),
+            "propagation_seconds": fleet["propagation"],
+        }
+    for name, documentation in told.items():
+        family = GaugeMetricFamily(f"canaryproxy_fleet_{name}", documentation)
+        if (value := values.get(name)) is not None:
+            family.add_metric([], value)
+        yield family
 
 
 def _endpoints(document: Mapping[str, Any]) -> Iterable[Metric]:

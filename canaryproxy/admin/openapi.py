@@ -131,6 +131,25 @@ _SCHEMAS: dict[str, Schema] = {
         },
         "Where the release is.",
     ),
+    "Fleet": _object(
+        {
+            "group": _text("Name of the fleet."),
+            "replica": _text("This process in the fleet."),
+            "connected": _boolean("Redis is reached."),
+            "error": _or_null(_text("Why it is not.")),
+            "leader": _or_null(_text("Who takes the steps.")),
+            "leads": _boolean("This replica does."),
+            "replicas": _integer("Replicas heard of within a lease; 0: not known."),
+            "version": _integer("Version of the release document."),
+            "judging": {"enum": ["sums", "own"]},
+            "conflict": _or_null(
+                _text("How this replica's configuration differs from the fleet's.")
+            ),
+            "propagation": _or_null(_number("Seconds from another replica's act to this one's.")),
+            "silent": _or_null(_number("Seconds since Redis last answered.")),
+        },
+        "How the fleet is, as this replica sees it.",
+    ),
     "Step": _object(
         {
             "weight": _number("Percent of users."),
@@ -302,6 +321,10 @@ _SCHEMAS: dict[str, Schema] = {
         ],
     },
 }
+_SCHEMAS["Release"]["properties"]["fleet"] = {
+    "$ref": "#/components/schemas/Fleet",
+    "description": "Only in a fleet.",
+}
 
 _PROBLEMS = {
     "400": "Malformed: the head, a condition or the JSON.",
@@ -318,11 +341,11 @@ _PROBLEMS = {
     "421": "The Host is not served here.",
     "422": "Invalid values; errors names them.",
     "500": "A mistake of the proxy; its log says more.",
-    "503": "Too many streams, or the proxy drains.",
+    "503": "Too many streams, the proxy drains, or a replica cannot reach Redis.",
     "507": "The state cannot be written; detail says what holds.",
 }
 _ALWAYS = ("400", "417", "421", "500")
-_CHANGING = ("401", "403", "408", "412", "413", "415", "422", "507")
+_CHANGING = ("401", "403", "408", "412", "413", "415", "422", "503", "507")
 _ETAG = {"ETag": {"schema": {"type": "string"}, "description": "Version of what is shown."}}
 
 

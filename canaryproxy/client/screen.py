@@ -184,6 +184,32 @@ def _notices(view: View, width: int, most: int | None) -> list[Text]:
         lines += _said(
             " configuration ", f"a restart is needed for {named}", width, most, "yellow", "yellow"
         )
+    return [*lines, *_fleet(_mapping(document.get("fleet")), width, most)]
+
+
+def _fleet(fleet: Mapping[str, Any], width: int, most: int | None) -> list[Text]:
+    """Say how the fleet is, if this is a replica of one."""
+    if not fleet:
+        return []
+    name = clean(fleet.get("group"), 40)
+    if fleet.get("connected") is not True:
+        said = f"{name}: {clean(fleet.get('error'), 200)}; this replica goes on by itself"
+        return _said(" FLEET ", said, width, most, "bold white on red", "bold red")
+    leads = (
+        "this one leads"
+        if fleet.get("leads") is True
+        else f"{clean(fleet.get('leader'), 60)} leads"
+    )
+    lines = _said(
+        " fleet",
+        f"{name}: {words.count(fleet.get('replicas'))} replicas, {leads}",
+        width,
+        most,
+        "dim",
+        "",
+    )
+    if fleet.get("conflict"):
+        lines += _said(" fleet", clean(fleet["conflict"]), width, most, "yellow", "yellow")
     return lines
 
 

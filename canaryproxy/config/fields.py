@@ -213,6 +213,14 @@ _check, _schema = _form(
     examples=["https://hooks.example.com/canary"],
 )
 WebUrl = Annotated[str, _check, _schema]
+_check, _schema = _form(
+    r"(?:rediss?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(?:/[0-9]{1,4})?|unix:///[^\s?#@]+)",
+    "redis://host:port/number, rediss://host:port/number or unix:///path, without user, password or query",
+    examples=["redis://127.0.0.1:6379/0"],
+)
+RedisUrl = Annotated[str, _check, _schema]
+_check, _schema = _form(r"[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits and . _ -")
+Word = Annotated[str, _check, _schema]
 _check, _schema = _form(r"\.?[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})", "a domain name")
 Domain = Annotated[str, _check, _schema]
 _LABELS = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*"

@@ -694,6 +694,51 @@ class Forwarded(_Section):
     via: f.Name = Field("canaryproxy", description="Our name in Via.")
 
 
+SHORTEST_INTERVAL = 0.05
+"""Seconds."""
+
+
+class Fleet(_Section):
+    """Replicas that share one release through Redis (pip install canaryproxy[redis])."""
+
+    redis: f.RedisUrl = Field(
+        description="redis://, rediss:// or unix:// URL without a password.",
+    )
+    group: f.Word = Field(description="Name of the fleet; its replicas share one release.")
+    replica: f.Word | None = Field(
+        None, description="Name of this replica; by default the host's name, pid and a random part."
+    )
+    username: f.Word | None = Field(None, description="User in Redis; none by default.")
+    password_env: _Variable | None = Field(
+        None, description="Name of the environment variable that holds Redis' password."
+    )
+    password_file: f.FilePath | None = Field(None, description="File that holds Redis' password.")
+    ca_file: f.FilePath | None = Field(
+        None, description="Certificates to trust with rediss://; the system's by default."
+    )
+    lease: f.WholeSeconds = Field(
+        3.0, description="After this long without a word another replica leads; a duration."
+    )
+    interval: f.Timeout = Field(
+        0.1, description="Between two looks at Redis; a duration from 50ms to a third of the lease."
+    )
+    timeout: f.Timeout = Field(1.0, description="For an answer of Redis; a duration.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Fleet:
+        _report(self._mistakes())
+        return self
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        if self.password_env is not None and self.password_file is not None:
+            yield Mistake("password_file and password_env exclude each other", ("password_env",))
+        if not SHORTEST_INTERVAL <= self.interval <= self.lease / 3:
+            message = f"an interval is 50ms to a third of the lease ({self.lease / 3:g} s)"
+            yield Mistake(message, ("interval",), (("lease",),))
+        if self.ca_file is not None and not self.redis.startswith("rediss:"):
+            yield Mistake("only with rediss://", ("ca_file",), (("redis",),))
+
+
 EventName = Literal[
     "started",
     "step",
@@ -815,6 +860,9 @@ class Config(_Section):
         AccessLog | None, BeforeValidator(_off, json_schema_input_type=AccessLog | bool | None)
     ] = Field(None, description="A line for each request; {} for the defaults, false for off.")
     trace: Trace = Field(default_factory=Trace, description="W3C trace context.")
+    fleet: Fleet | None = Field(
+        None, description="Replicas that share one release; none by default."
+    )
 
     @property
     def release_id(self) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from canaryproxy.admin.metrics import CounterCollector, EventCounts, Sources, re
 from canaryproxy.circuit import State as CircuitState
 from canaryproxy.config import Config
 from canaryproxy.control import Control
-from canaryproxy.controller import Controller, first_table
+from canaryproxy.controller import Ask, Controller, first_table
 from canaryproxy.counters import Totals
 from canaryproxy.notify import Gates, Notifier
 from canaryproxy.processes.alive import is_alive
@@ -72,14 +73,8 @@ class Steering:
         totals = Totals([worker.counters for worker in block.everybody])
         self._plane = SharedPlane(block, config, local)
         self._gates = _gates(config)
-        self.controller = Controller(
-            config,
-            totals,
-            self._plane,
-            first_table(config),
-            ask=self._ask,
-            slots=None if in_force is None else in_force.slots,
-        )
+        slots = None if in_force is None else in_force.slots
+        self.controller = _controller(config, totals, self._plane, self._ask, slots)
         self.reloader = Reloader(
             path,
             config,
@@ -181,7 +176,7 @@ class Steering:
         return answer.passed, answer.cause
 
     def _tell(self, kind: str, value: dict[str, Any]) -> None:
-        if kind == "record":
+        if kind == "record" and self.controller.is_mine(value):
             self._notifier.tell(value)
 
     def _reconfigure(self, config: Config) -> None:
@@ -258,6 +253,26 @@ def _in_a_line(controller: Controller) -> str:
     else:
         parts.append("circuit closed")
     return "; ".join(parts).replace("\n", " ")[:500]
+
+
+def _controller(
+    config: Config,
+    totals: Totals,
+    plane: SharedPlane,
+    ask: Ask,
+    slots: Mapping[str, int] | None,
+) -> Controller:
+    table = first_table(config)
+    if config.fleet is None:
+        return Controller(config, totals, plane, table, ask=ask, slots=slots)
+    # Only a fleet needs redis, which is an extra.
+    from canaryproxy.fleet.controller import FleetController  # noqa: PLC0415
+    from canaryproxy.fleet.link import Link  # noqa: PLC0415
+
+    name = config.fleet.replica or f"{socket.gethostname().partition('.')[0]}-{os.getpid()}"
+    me = f"{name}:{secrets.token_hex(4)}"
+    link = Link(config.fleet, me)
+    return FleetController(config, totals, plane, table, link, me, ask=ask, slots=slots)
 
 
 def _notifier(config: Config) -> Notifier:

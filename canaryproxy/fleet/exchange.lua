@@ -1,0 +1,75 @@
+-- One tick of one replica: tell its counts, ask for the lease, hear the sums and what has changed.
+-- KEYS: document (hash), lease, members (sorted set), counts of this replica, sums.
+-- ARGV: names below, in this order. Redis runs a script as one: nothing happens in between.
+local document, lease, members, counts, sums = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local me, settings, before = ARGV[1], ARGV[2], ARGV[3]
+local lease_ms, keep_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
+local known, marker, seen_term = ARGV[6], ARGV[7], tonumber(ARGV[8])
+local progress, row = ARGV[9], ARGV[10]
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local d = redis.call('HMGET', document, 'act', 'settings', 'marker', 'term', 'at', 'progress')
+local act, in_force = d[1] or '', d[2] or ''
+local term = math.max(tonumber(d[4] or '0'), seen_term)
+
+-- Who is there. A member is "name settings"; who was not heard of for a lease's time is gone.
+redis.call('ZADD', members, now, me .. ' ' .. settings)
+if before ~= '' then redis.call('ZREM', members, me .. ' ' .. before) end
+redis.call('ZREMRANGEBYSCORE', members, '-inf', now - lease_ms)
+
+local agree, go_by = 0, 0
+local function look()
+  for _, member in ipairs(redis.call('ZRANGE', members, 0, -1)) do
+    local theirs = string.match(member, ' (%S*)$')
+    if theirs == settings then agree = agree + 1 end
+    if theirs == in_force then go_by = go_by + 1 end
+  end
+end
+
+-- Who leads: by the configuration in force, or by another one if nobody goes by that any more.
+local holder = redis.call('GET', lease) or ''
+if act ~= '' and (holder == '' or holder == me) then
+  look()
+  if settings == in_force or go_by == 0 then
+    if holder == '' then
+      term = term + 1
+      redis.call('HSET', document, 'term', term)
+    end
+    redis.call('SET', lease, me, 'PX', lease_ms)
+    holder = me
+  elseif holder == me then
+    redis.call('DEL', lease)
+    holder = ''
+  end
+end
+if holder == me and progress ~= '' then
+  redis.call('HSET', document, 'progress', progress)
+  d[6] = progress
+end
+
+-- Counts: what the row has grown by since it was last told, if it was counted under what is in force.
+local last = redis.call('GET', counts)
+redis.call('SET', counts, row, 'PX', keep_ms)
+local total = redis.call('GET', sums) or ''
+if last and act ~= '' and marker == d[3] then
+  local old, have = {}, {}
+  for part in string.gmatch(last, '%S+') do old[#old + 1] = tonumber(part) end
+  for part in string.gmatch(total, '%S+') do have[#have + 1] = tonumber(part) end
+  local new, at, grows, falls = {}, 0, false, false
+  for part in string.gmatch(row, '%S+') do
+    at = at + 1
+    local gain = tonumber(part) - (old[at] or 0)
+    if gain < 0 then falls = true elseif gain > 0 then grows = true end
+    new[at] = string.format('%.0f', (have[at] or 0) + gain)
+  end
+  if grows and not falls and at == #old then
+    total = table.concat(new, ' ')
+    redis.call('SET', sums, total, 'PX', 86400000)
+  end
+end
+
+local text = ''
+if act ~= '' and act ~= known then text = redis.call('HGET', document, 'text') end
+return {now, act, d[3] or '', tostring(term), holder, d[5] or '0', d[6] or '', total, text,
+        redis.call('ZCARD', members), agree, go_by}

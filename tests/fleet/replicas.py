@@ -1,0 +1,147 @@
+"""Replicas whose traffic the test makes: real controllers, real time, a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from canaryproxy import config
+from canaryproxy.control import Control
+from canaryproxy.controller import first_table
+from canaryproxy.counters import Counters, Totals
+from canaryproxy.fleet.controller import FleetController
+from canaryproxy.fleet.link import Link
+from canaryproxy.reload import Reloader
+
+from ..world import BASE, Plane, World
+
+DEADLINE = 20.0
+RELEASE = """
+release:
+  id: r1
+  steps: [{weight: 10, bake: 1s, min_requests: 5}, {weight: 50, bake: 1h}, {weight: 100}]
+"""
+
+
+class Replica(World):
+    """One replica. ``skew`` seconds are added to its wall clock."""
+
+    controller: FleetController
+
+    def __init__(
+        self, folder: Path, port: int, name: str, text: str = RELEASE, *, skew: float = 0.0
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        self.name = name
+        self.base = BASE
+        self.folder = folder
+        self.more = (
+            f"fleet: {{redis: 'redis://127.0.0.1:{port}/0', group: g, replica: {name}, lease: 1s}}"
+        )
+        self.file = folder / "c.yaml"
+        self.file.write_text(self.whole(text))
+        self.config = config.parse(self.file.read_text(), file=str(self.file))
+        self.cells = Counters()
+        self.plane = Plane()
+        self.answer = (True, "yes")
+        self.questions = []
+        assert self.config.fleet is not None
+        self.me = f"{name}:{id(self)}"
+        self.controller = FleetController(
+            self.config,
+            Totals([self.cells]),
+            self.plane,
+            first_table(self.config),
+            Link(self.config.fleet, self.me),
+            self.me,
+            ask=self.ask,
+        )
+        self.controller._epoch_offset += skew
+        self.reloader = Reloader(
+            self.file,
+            self.config,
+            self.controller.check,
+            lambda made: self.controller.reconfigure(made, first_table(made)),
+            self.controller.note,
+            lambda: self.controller.now,
+        )
+        self.control = Control(self.controller, Totals([self.cells]), self.plane, self.reloader)
+        self.busy: tuple[tuple[int, int], tuple[int, int]] | None = None
+        self._traffic: asyncio.Task[None] | None = None
+
+    def whole(self, text: str) -> str:
+        return f"{super().whole(text)}\n{self.more}\n"
+
+    def start(self) -> None:
+        self.controller.load()
+        self.controller.start()
+        self._traffic = asyncio.ensure_future(self._send())
+
+    async def _send(self) -> None:
+        while True:
+            if self.busy is not None:
+                stable, canary = self.busy
+                self.traffic(stable, canary if self.weight else (0, 0))
+            await asyncio.sleep(0.05)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return self.control.document()
+
+    @property
+    def fleet(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.document["fleet"]
+        return found
+
+    @property
+    def is_open(self) -> bool:
+        return self.controller.table.circuit_open
+
+    def halt(self) -> None:
+        """End without a word, as SIGKILL does."""
+        if self._traffic is not None:
+            self._traffic.cancel()
+        if self.controller._ticker is not None:
+            self.controller._ticker.cancel()
+        for task in self.controller._tasks:
+            task.cancel()
+
+    async def stop(self) -> None:
+        self.halt()
+        self.control.stop()
+        await self.controller.stop()
+
+
+async def soon(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> float:
+    """Wait for a condition; return how long that took."""
+    began = monotonic()
+    while not condition():
+        assert monotonic() - began < seconds, f"{what} did not come true"
+        await asyncio.sleep(0.005)
+    return monotonic() - began
+
+
+@contextlib.asynccontextmanager
+async def fleet(
+    folder: Path, ports: list[int], text: str = RELEASE, *, running: bool = True
+) -> AsyncIterator[list[Replica]]:
+    """Run a replica for each port of a Redis; yield them when the release runs on its first step."""
+    made = [Replica(folder / f"r{at}", port, f"r{at}", text) for at, port in enumerate(ports)]
+    try:
+        for one in made:
+            one.start()
+        if running:
+            await soon(lambda: all(one.weight == 10 for one in made) and leader(made), "first step")
+        yield made
+    finally:
+        for one in made:
+            await one.stop()
+
+
+def leader(replicas: list[Replica]) -> Replica | None:
+    """Return who leads, by what the replicas think of themselves."""
+    return next((one for one in replicas if one.fleet["leads"]), None)

@@ -1,0 +1,370 @@
+"""Replicas over a real Redis: trips, steps, operators, and everything that Redis can do to them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from canaryproxy import circuit, rollout
+from canaryproxy.control import Stale
+from canaryproxy.controller import Unavailable, Unsaved
+
+from .replicas import RELEASE, Replica, fleet, leader, soon
+from .server import RedisServer, needs_redis, redis_server, wire
+
+pytestmark = needs_redis
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with redis_server(tmp_path) as made:
+        yield made
+
+
+async def test_five_replicas_begin_one_release_and_one_of_them_leads(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 5) as replicas:
+        await soon(lambda: all(one.fleet["replicas"] == 5 for one in replicas), "five")
+        first = leader(replicas)
+        assert first is not None
+        await soon(lambda: {one.fleet["leader"] for one in replicas} == {first.me}, "one leader")
+        assert sum(one.fleet["leads"] for one in replicas) == 1
+        assert len({one.control.etag for one in replicas}) == 1
+        assert [one.whats for one in replicas] == [["release", "started"]] * 5
+
+
+async def test_a_regression_that_only_the_sum_shows_trips_all(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    """Each replica has a fifth of the evidence, and no replica would trip by that."""
+    async with fleet(tmp_path, [server.port] * 5) as replicas:
+        for one in replicas:
+            one.traffic((100, 0), (0, 0))
+        await asyncio.sleep(0.5)
+        for one in replicas:
+            one.traffic((100, 0), (2, 2))
+        took = await soon(lambda: all(one.is_open for one in replicas), "trip", 5)
+        assert took < 1.0
+        tripped = [
+            record
+            for record in replicas[0].control.history(None, 100)
+            if record["what"] == "tripped"
+        ]
+        assert len(tripped) == 1
+        assert tripped[0]["figures"]["judged_by"] == "the sums of the fleet"
+        for one in replicas:
+            own = one.controller._own.observe(one.controller.now, one.controller._sample())
+            assert own.level != "breach"
+            assert one.whats.count("tripped") == 1
+
+
+async def test_a_replica_trips_the_fleet_by_its_own_counts(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 3) as replicas:
+        bad = replicas[1]
+        bad.busy = ((20, 0), (2, 2))
+        await soon(lambda: all(one.is_open for one in replicas), "trip")
+
+
+async def test_a_step_is_taken_by_all_at_once_and_once(tmp_path: Path, server: RedisServer) -> None:
+    async with fleet(tmp_path, [server.port] * 3) as replicas:
+        for one in replicas:
+            one.busy = ((20, 0), (3, 0))
+        await soon(lambda: all(one.weight == 50 for one in replicas), "step")
+        assert all(one.whats.count("step") == 1 for one in replicas)
+        assert all((one.fleet["propagation"] or 0) < 1 for one in replicas)
+
+
+async def test_another_goes_on_where_the_leader_was_killed(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    text = RELEASE.replace("bake: 1s, min_requests: 5", "bake: 4s, min_requests: 5")
+    async with fleet(tmp_path, [server.port] * 3, text) as replicas:
+        for one in replicas:
+            one.busy = ((20, 0), (3, 0))
+        first = leader(replicas)
+        assert first is not None
+        others = [one for one in replicas if one is not first]
+        await soon(lambda: all(one.document["baked"] > 1.5 for one in others), "half of the step")
+        first.halt()
+        took = await soon(lambda: leader(others), "another leader")
+        assert took < 1 + 1  # the lease, and a look
+        assert all(one.document["baked"] > 1.5 for one in others)
+        rest = await soon(lambda: all(one.weight == 50 for one in others), "step")
+        assert rest < 4  # it went on from where the other one was
+        assert all(one.whats.count("step") == 1 for one in others)
+
+
+async def test_the_dead_stay_counted_and_who_is_back_is_not_counted_twice(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 2) as replicas:
+        for _ in range(20):
+            for one in replicas:
+                one.traffic((10, 0), (1, 0))
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.3)
+        key = server.cli("KEYS", "canaryproxy:{g}:sum:*").split()[0]
+        before = server.cli("GET", key)
+        numbers = list(map(int, before.split()))
+        assert max(numbers) <= 2 * 200
+        assert max(numbers) >= 2 * 180  # all but the ticks around the first step
+        replicas[0].halt()
+        again = Replica(tmp_path / "r0b", server.port, "r0")
+        again.cells = replicas[0].cells  # a new process that finds counts in shared memory
+        again.controller._cells = replicas[0].controller._cells
+        again.start()
+        await soon(lambda: again.fleet["connected"], "connected")
+        await asyncio.sleep(0.5)
+        assert server.cli("GET", key) == before
+        await again.stop()
+
+
+# Operators
+
+
+async def test_operators_act_at_any_replica(tmp_path: Path, server: RedisServer) -> None:
+    async with fleet(tmp_path, [server.port] * 3) as replicas:
+        one, two, three = replicas
+        await two.control.act(rollout.SetWeight(30.0, by="ann"))
+        await soon(lambda: all(other.weight == 30 for other in replicas), "weight")
+        seen = one.control.etag
+        await three.control.act(circuit.Trip("by hand"))
+        await soon(lambda: all(other.is_open for other in replicas), "trip")
+        with pytest.raises(Stale):
+            await one.control.act(circuit.Reset(), if_match=lambda etag: etag == seen)
+        with pytest.raises(rollout.Refused):
+            await two.control.act(rollout.SetWeight(40.0))
+        await one.control.act(circuit.Reset(by="ann"))
+        await soon(lambda: all(other.weight == 30 for other in replicas), "reset")
+
+
+async def test_of_two_acts_at_once_one_holds_or_both_do_one_after_the_other(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 5) as replicas:
+        weights = [11.0, 12.0, 13.0, 14.0, 15.0]
+        await asyncio.gather(
+            *(
+                one.control.act(rollout.SetWeight(weight))
+                for one, weight in zip(replicas, weights, strict=True)
+            )
+        )
+        await soon(lambda: len({one.weight for one in replicas}) == 1, "one weight")
+        assert replicas[0].weight in weights
+        assert len({one.control.etag for one in replicas}) == 1
+
+
+# Redis goes away
+
+
+async def _without_redis(replicas: list[Replica]) -> None:
+    """Nothing is promoted or raised; a trip by own evidence works."""
+    await soon(lambda: not any(one.fleet["connected"] for one in replicas), "away")
+    with pytest.raises(Unavailable):
+        await replicas[0].control.act(rollout.SetWeight(60.0))
+    await asyncio.sleep(2)  # longer than the bake time of the step
+    assert [one.weight for one in replicas] == [10.0] * len(replicas)
+    replicas[1].busy = ((20, 0), (2, 2))
+    await soon(lambda: replicas[1].is_open, "own trip")
+    assert not replicas[0].is_open
+    replicas[1].busy = None
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+async def test_redis_goes_and_comes_back(tmp_path: Path, server: RedisServer, how: str) -> None:
+    """Stopped it comes back with its data, killed it comes back empty."""
+    async with fleet(tmp_path, [server.port] * 3) as replicas:
+        for one in replicas:
+            one.busy = ((20, 0), (3, 0))
+        if how == "stopped":
+            server.signal(signal.SIGSTOP)
+        else:
+            server.kill()
+        await _without_redis(replicas)
+        if how == "stopped":
+            server.signal(signal.SIGCONT)
+        else:
+            server.start()
+        took = await soon(lambda: all(one.is_open for one in replicas), "one state")
+        assert took < 2
+        await soon(lambda: len({one.control.etag for one in replicas}) == 1, "one document")
+        await replicas[2].control.act(circuit.Reset())
+        await soon(lambda: all(one.weight == 10 for one in replicas), "reset")
+
+
+async def test_a_store_that_lost_its_data_gets_it_back_and_promotes_nothing(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 3) as replicas:
+        await replicas[0].control.act(rollout.SetWeight(7.0))
+        await soon(lambda: all(one.weight == 7 for one in replicas), "weight")
+        act = replicas[0].control.etag
+        server.cli("FLUSHALL")
+        await soon(lambda: server.cli("HGET", "canaryproxy:{g}:release", "act"), "put back")
+        await asyncio.sleep(1.5)
+        assert [one.weight for one in replicas] == [7.0] * 3
+        assert [one.control.etag for one in replicas] == [act] * 3
+
+
+async def test_a_replica_that_is_cut_off_follows_when_it_is_back(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with (
+        wire(server.port) as line,
+        fleet(tmp_path, [server.port, server.port, line.port]) as replicas,
+    ):
+        alone = replicas[2]
+        line.is_cut = True
+        await soon(lambda: not alone.fleet["connected"], "cut off")
+        await replicas[0].control.act(rollout.SetWeight(20.0))
+        with pytest.raises(Unsaved):
+            await alone.control.act(circuit.Trip("by hand, alone"))
+        assert alone.is_open
+        assert not replicas[0].is_open
+        line.is_cut = False
+        await soon(lambda: all(one.is_open for one in replicas), "trip")
+        await soon(lambda: len({one.control.etag for one in replicas}) == 1, "one document")
+
+
+async def test_slow_redis_slows_and_breaks_nothing(tmp_path: Path, server: RedisServer) -> None:
+    async with wire(server.port) as line, fleet(tmp_path, [line.port] * 3) as replicas:
+        line.delay = 0.1
+        for one in replicas:
+            one.busy = ((20, 0), (3, 0))
+        await soon(lambda: all(one.weight == 50 for one in replicas), "step")
+        assert all(one.whats.count("step") == 1 for one in replicas)
+        await replicas[0].control.act(circuit.Trip("by hand"))
+        await soon(lambda: all(one.is_open for one in replicas), "trip", 2)
+
+
+async def test_a_clock_that_is_a_minute_off_changes_nothing(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 2) as replicas:
+        wrong = [
+            Replica(tmp_path / f"w{skew}", server.port, f"w{skew + 60}", skew=skew)
+            for skew in (60, -60)
+        ]
+        for one in wrong:
+            one.start()
+        everybody = [*replicas, *wrong]
+        for one in everybody:
+            one.busy = ((20, 0), (3, 0))
+        await soon(lambda: all(one.weight == 50 for one in everybody), "step")
+        first = leader(everybody)
+        assert first is not None
+        for one in replicas:
+            one.halt()
+        await soon(lambda: leader(wrong), "another leader")
+        await wrong[0].control.act(circuit.Trip("by hand"))
+        await soon(lambda: all(one.is_open for one in wrong), "trip")
+        times = [record["time"] for record in wrong[0].control.history(None, 100)]
+        assert max(times) - min(times) < 30
+        for one in wrong:
+            await one.stop()
+
+
+# Redis refuses
+
+
+@pytest.mark.parametrize(
+    ("setting", "back", "words"),
+    [
+        (("maxmemory", "1"), ("maxmemory", "0"), "maxmemory"),
+        (("requirepass", "secret-word"), ("requirepass", ""), "Redis"),
+        (("min-replicas-to-write", "1"), ("min-replicas-to-write", "0"), "Redis"),
+    ],
+)
+async def test_redis_that_refuses_is_redis_that_is_away(
+    tmp_path: Path,
+    server: RedisServer,
+    setting: tuple[str, str],
+    back: tuple[str, str],
+    words: str,
+) -> None:
+    async with fleet(tmp_path, [server.port] * 2) as replicas:
+        server.cli("CONFIG", "SET", *setting)
+        if setting[0] == "requirepass":
+            server.cli("-a", setting[1], "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await soon(lambda: not any(one.fleet["connected"] for one in replicas), "refused")
+        assert words in replicas[0].fleet["error"]
+        with pytest.raises((Unavailable, Unsaved)):
+            await replicas[0].control.act(rollout.SetWeight(60.0))
+        replicas[0].busy = ((20, 0), (2, 2))
+        await soon(lambda: replicas[0].is_open, "own trip")
+        auth = ("-a", setting[1]) if setting[0] == "requirepass" else ()
+        server.cli(*auth, "CONFIG", "SET", *back)
+        await soon(lambda: all(one.is_open for one in replicas), "trip")
+
+
+# Another configuration
+
+
+async def test_a_replica_with_another_plan_holds_the_release_and_follows(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 2) as replicas:
+        old = Replica(tmp_path / "old", server.port, "old", RELEASE.replace("bake: 1h", "bake: 2h"))
+        old.start()
+        await soon(lambda: old.weight == 10, "follows")
+        assert "plan, split or judge" in old.fleet["conflict"]
+        for one in (*replicas, old):
+            one.busy = ((20, 0), (3, 0))
+        await soon(lambda: "another configuration" in (old.document["hold"] or ""), "hold")
+        await asyncio.sleep(1.5)
+        assert {one.weight for one in (*replicas, old)} == {10.0}
+        await old.control.act(circuit.Trip("the old one trips"))
+        await soon(lambda: all(one.is_open for one in replicas), "trip")
+        await replicas[0].control.act(circuit.Reset())
+        await soon(lambda: old.weight == 10, "reset")
+        await old.stop()
+        await soon(lambda: all(one.weight == 50 for one in replicas), "the release goes on")
+
+
+async def test_another_release_begins_when_all_replicas_have_it(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 2) as replicas:
+        one, two = replicas
+        second = RELEASE.replace("id: r1", "id: r2")
+        one.file.write_text(one.whole(second))
+        await one.control.reload()
+        assert one.weight == 0
+        assert "the fleet is at r1" in one.fleet["conflict"]
+        await asyncio.sleep(1.5)
+        assert (one.weight, two.weight) == (0, 10)
+        two.file.write_text(two.whole(second))
+        await two.control.reload()
+        await soon(lambda: all(other.weight == 10 for other in replicas), "r2")
+        assert {other.controller.table.salt for other in replicas} == {b"r2"}
+        assert {other.document["release"] for other in replicas} == {"r2"}
+
+
+# A start without Redis
+
+
+async def test_a_replica_that_starts_without_redis_goes_by_its_file_else_stable(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 2) as replicas:
+        await replicas[0].control.act(rollout.SetWeight(7.0))
+        await soon(lambda: replicas[1].weight == 7, "weight")
+    server.kill()
+    known = Replica(tmp_path / "r1", server.port, "r1")
+    fresh = Replica(tmp_path / "r9", server.port, "r9")
+    for one in (known, fresh):
+        one.start()
+    await asyncio.sleep(0.5)
+    assert (known.weight, fresh.weight) == (7.0, 0.0)
+    server.start()
+    await soon(lambda: fresh.weight == 7, "the file of the one is the document of both")
+    assert fresh.document["state"] == "paused"
+    for one in (known, fresh):
+        await one.stop()
