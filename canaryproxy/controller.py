@@ -246,16 +246,20 @@ class Controller:
             self._trip("the circuit was open when the controller ended", {})
         elif table.limit < self._wanted().limit and not is_open:
             cause = "the controller ended before a lower weight was on the disk"
-            self._rollout = replace(
+            is_idle = self._rollout.state is rollout.State.IDLE
+            here = replace(
                 self._rollout,
-                state=self._rollout.state
-                if self._rollout.state is rollout.State.IDLE
-                else rollout.State.PAUSED,
+                state=rollout.State.IDLE if is_idle else rollout.State.PAUSED,
                 weight=table.weight,
                 since=self.now,
                 hold=cause,
             )
-            self._note("paused", cause, {"weight": table.weight})
+            self._fall_back(here, Record(self.now, "paused", cause, {"weight": table.weight}))
+
+    def _fall_back(self, here: Rollout, why: Record) -> None:
+        """Take a rollout with fewer users on the canary, which was in force already."""
+        self._rollout = here
+        self._write_down((why,))
 
     def _restore(self, document: Mapping[str, Any]) -> None:
         self._version = int(document.get("version", 0))

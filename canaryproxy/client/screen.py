@@ -37,6 +37,7 @@ _RECORDS = {
     "suspect": "yellow",
     "reload_failed": "yellow",
     "upgrade_failed": "yellow",
+    "merged": "yellow",
     "promoted": "green",
     "recovered": "green",
     "cleared": "green",

@@ -763,6 +763,7 @@ EventName = Literal[
     "reload_failed",
     "upgrade",
     "upgrade_failed",
+    "merged",
 ]
 """What the history records."""
 

@@ -39,6 +39,7 @@ from canaryproxy.fleet.link import Away, Taken, Told
 from canaryproxy.fleet.protocol import Settings
 from canaryproxy.fleet.settings import settings as fleet_settings
 from canaryproxy.judge import Assessment, Judge
+from canaryproxy.rollout import Rollout
 from canaryproxy.routing import RouteTable
 
 _log = logging.getLogger(__name__)
@@ -156,6 +157,9 @@ class FleetController(Controller):
         if document["release"] == self._release and kept is not None:
             self._judge = Judge.from_dict(self._settings, document["judge"])
 
+    def _fall_back(self, here: Rollout, why: Record) -> None:
+        self._take(_signed(self._agreed.acted(self._name(), self._circuit, here, (why,)), self._me))
+
     def _document(self) -> dict[str, Any]:
         return {**super()._document(), "fleet": self._agreed.to_dict()}
 
@@ -169,6 +173,7 @@ class FleetController(Controller):
 
     async def stop(self) -> None:
         """Tick no more, leave the fleet, and save."""
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -517,6 +522,7 @@ class FleetController(Controller):
     def _made(self, event: release.Event, *, refuse: bool = True) -> Document | None:
         """Return the document after an event, ``None`` if nothing happens. Raises ``rollout.Refused``."""
         if refuse:
+            self._refuse_if_stopped()
             release.refuse(event, self._circuit, self._rollout)
             if self._agreed.release != self._release and not isinstance(event, circuit.Trip):
                 raise rollout.Refused(self._conflict or "another release is in force")

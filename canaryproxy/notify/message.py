@@ -26,6 +26,7 @@ NOTABLE = frozenset(
         "drill",
         "reload_failed",
         "upgrade_failed",
+        "merged",
     }
 )
 """What is told if a webhook names no events; and of ``gate`` the refusals."""
@@ -56,6 +57,7 @@ _SENTENCES = {
     "reload_failed": "The configuration could not be loaded, the old one holds: {cause}",
     "upgrade": "Another process of the proxy goes on: {cause}",
     "upgrade_failed": "No other process goes on, the old one does: {cause}",
+    "merged": "Replicas of {release} had gone different ways{at}: {cause}",
 }
 
 

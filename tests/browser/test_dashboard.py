@@ -526,6 +526,21 @@ def test_problems_are_listed(page: Page, serve: Serve) -> None:
     page.says("variants", "unusable")
 
 
+def test_a_replica_says_how_its_fleet_is(page: Page, serve: Serve) -> None:
+    fake = serve(healthy())
+    page.open(fake.url)
+    assert not page.shown("fleet-fact")
+    fleet = {"connected": True, "leads": True, "replicas": 5, "error": None, "conflict": None}
+    fake.update(fleet=fleet)
+    page.says("fleet", "5 replicas, this one leads")
+    assert not page.shown("problems")
+    fake.update(fleet=fleet | {"leads": False, "conflict": "its users are on stable"})
+    page.says("problem-list", "is not the fleet's: its users are on stable")
+    fake.update(fleet=fleet | {"connected": False, "leads": False, "error": "Redis is gone"})
+    page.says("fleet", "by itself")
+    page.says("problem-list", "nothing is promoted: Redis is gone")
+
+
 def test_steps_say_what_they_wait_for(page: Page, serve: Serve) -> None:
     fake = serve(healthy())
     page.open(fake.url)

@@ -1,7 +1,7 @@
 // The top of the page: what a glance has to tell. Also the tab's title, and what is said aloud.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
-import { CIRCUITS, LEVELS, STATES, ago, clock, duration, moment, state, utc, weight } from "./words.js";
+import { CIRCUITS, LEVELS, STATES, ago, clock, duration, moment, plural, state, utc, weight } from "./words.js";
 
 let before = null;
 
@@ -19,9 +19,17 @@ export function header(live) {
   const both = release.weight > 0 && release.weight < 100 && release.metrics.length > 0;
   const silent = release.level === "ok" && (!both || release.quiet !== null);
   badge($("level"), silent ? "unknown" : release.level, silent ? "nothing to compare" : LEVELS[release.level]);
+  fleet(release.fleet);
   banner(release, live.now);
   tab(release, fresh);
   announce(release);
+}
+
+function fleet(fleet) {
+  attr($("fleet-fact"), "hidden", fleet ? null : "");
+  if (!fleet) return;
+  if (!fleet.connected) badge($("fleet"), "suspect", "by itself");
+  else badge($("fleet"), fleet.leads ? "running" : "ok", `${plural(fleet.replicas, "replica")}${fleet.leads ? ", this one leads" : ""}`);
 }
 
 function connection(live) {

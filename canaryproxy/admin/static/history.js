@@ -6,7 +6,7 @@ import { count, duration, latency, moment, odds, plural, utc, weight } from "./w
 const KINDS = {
   everything: null,
   "trips and suspicion": ["tripped", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared"],
-  "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate"],
+  "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate", "merged"],
   "drills and configuration": ["drill", "reload", "reload_failed", "upgrade", "upgrade_failed"],
 };
 const GLYPHS = {
@@ -18,6 +18,7 @@ const GLYPHS = {
   suspect: "suspect",
   reload_failed: "suspect",
   upgrade_failed: "suspect",
+  merged: "suspect",
   step: "running",
   started: "running",
   resumed: "running",

@@ -25,7 +25,9 @@ export function problems(live) {
 
 function of(release) {
   const found = [];
-  const { config, unsaved, quiet, variants } = release;
+  const { config, fleet, unsaved, quiet, variants } = release;
+  if (fleet && !fleet.connected) found.push(["suspect", `This replica goes on by itself, and nothing is promoted: ${fleet.error}`]);
+  if (fleet?.conflict) found.push(["suspect", `This replica's configuration is not the fleet's: ${fleet.conflict}`]);
   if (unsaved !== null) found.push(["suspect", `The state cannot be saved, a restart would forget it: ${unsaved}`]);
   if (config.error !== null) found.push(["suspect", `The configuration file is not valid, the one before is in force: ${config.error}`]);
   if (config.restart_needed.length > 0) found.push(["suspect", `Changed in the file, in force only after a restart: ${config.restart_needed.join(", ")}`]);
