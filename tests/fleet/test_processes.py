@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import os
 import signal
 import socket
 import time
@@ -13,7 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from canaryproxy.processes.alive import is_alive
+
+from ..system.accounts import Accounts
 from ..system.processes import Proxy, answers, until, variants
+from ..system.test_handover import ask, end, end_all, handed_over
 from ..system.test_release import service
 from .server import needs_redis, redis_server
 
@@ -139,3 +144,56 @@ def test_five_proxies_one_release(tmp_path: Path) -> None:
 
         asyncio.run(users.run(story))
         assert len(users.seen) > 500
+
+
+def test_a_fleet_whose_processes_are_replaced(tmp_path: Path) -> None:
+    """Each replica hands over to another process, one loses the process that steers: nobody notices."""
+    with contextlib.ExitStack() as stack:
+        redis = stack.enter_context(redis_server(tmp_path))
+        stable = stack.enter_context(service(tmp_path, "stable"))
+        canary = stack.enter_context(service(tmp_path, "canary"))
+        proxies: list[Proxy] = []
+        for at, workers in enumerate((1, 2)):
+            folder = tmp_path / f"p{at}"
+            folder.mkdir()
+            more = RELEASE.format(folder=folder, url=redis.url, at=at) + f"workers: {workers}\n"
+            proxies.append(Proxy(folder, variants([stable.port], [canary.port]), more))
+            stack.callback(end_all, folder / "proxy.yaml")
+            stack.callback(proxies[-1].end)
+        for one in proxies:
+            until(lambda one=one: answers(one.port), "proxy")  # type: ignore[misc]
+
+        def is_one(replicas: int = 2) -> bool:
+            found = [ask(one) for one in proxies]
+            return (
+                all(
+                    document["weight"] == 20
+                    and document["fleet"]["connected"]
+                    and document["fleet"]["replicas"] == replicas
+                    for document in found
+                )
+                and [document["fleet"]["leads"] for document in found].count(True) == 1
+            )
+
+        until(is_one, "a fleet")
+        with contextlib.ExitStack() as under_load:
+            loads = [under_load.enter_context(Accounts(one.port)) for one in proxies]
+            for one in proxies:
+                old = ask(one)["main_pid"]
+                os.kill(old, signal.SIGUSR2)
+                handed_over(one, old)
+                until(lambda old=old: not is_alive(old), "the end of the old one")  # type: ignore[misc]
+                until(is_one, "one release")
+            second = proxies[1]
+            steering = ask(second)["pid"]
+            assert steering != ask(second)["main_pid"]
+            end(steering)
+            until(lambda: ask(second)["pid"] != steering, "another that steers")
+            until(is_one, "one release")
+        for load in loads:
+            load.check()
+        canary.behave("* 500 0")
+        with contextlib.ExitStack() as under_load:
+            for one in proxies:
+                under_load.enter_context(Accounts(one.port))
+            until(lambda: all(ask(one)["circuit"]["state"] == "open" for one in proxies), "trip")
