@@ -49,6 +49,8 @@ _LINGER_TURNS: Final = 15
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 _PATHS_REMEMBERED: Final = 32
 """Methods and paths for which it is remembered what rules say of requests with the same fields."""
+_LONGEST_REMEMBERED: Final = 256
+"""Bytes of such a path: thousands of clients with long ones of their own would fill the memory."""
 _READ_AHEAD: Final = 64 * 1024
 """Bytes of pipelined requests that are kept while one is answered; then reading stops."""
 
@@ -315,6 +317,8 @@ class Downstream(asyncio.Protocol):
             lambda name: datapath.cookie(request, name),
         )
         found = datapath.rules.variant_of(view), datapath.witness.outcomes.watching(view)
+        if len(asked[1]) > _LONGEST_REMEMBERED:
+            return found
         if looks is None:
             fields.looks = looks = {}
         elif len(looks) >= _PATHS_REMEMBERED:

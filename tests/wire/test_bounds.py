@@ -290,6 +290,22 @@ async def test_what_is_only_odd_is_passed_on_as_it_is(name: str) -> None:
         await until(lambda: expected in upstream.got, f"{expected!r} in {upstream.got!r}")
 
 
+async def test_what_is_remembered_of_paths_is_bounded() -> None:
+    more = "split: {match: [{variant: stable, path: {prefix: /a}}]}\n"
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(variants(upstream.port, more=more)) as running,
+    ):
+        client = await running.connect()
+        for number in range(100):
+            await client.send(get(COOKIE, target=b"/%d" % number + b"a" * 8000 * (number % 2)))
+            await client.take(b"ok", number + 1)
+        (fields,) = running.datapath.requests._known.values()
+        assert fields.looks
+        assert len(fields.looks) <= 32
+        assert max(len(path) for _, path in fields.looks) <= 256
+
+
 # Read ahead
 
 
