@@ -189,7 +189,7 @@ JsonState = Annotated[
     _checked(_json_state),
     WithJsonSchema({"enum": [*_STATES, None, True, False]}),
 ]
-_check, _schema = _form(r"[^\x00-\x1f\x7f]{1,4096}", "the path of a file, as text")
+_check, _schema = _form(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,4096}", "the path of a file, as text")
 FilePath = Annotated[str, _check, _schema]
 _check, _schema = _form(
     r"/[^?#\s]*", "a path that begins with /, without query, space or #", examples=["/admin"]
@@ -208,7 +208,7 @@ _check, _schema = _form(
 )
 Pointer = Annotated[str, _check, _schema]
 _check, _schema = _form(
-    r"https?://[^\s/?#]+(?:[/?]\S*)?",
+    r"https?://[^\s/?#\x00-\x1f\x7f-\x9f]+(?:[/?][^\s\x00-\x1f\x7f-\x9f]*)?",
     "a URL with http:// or https://",
     examples=["https://hooks.example.com/canary"],
 )
