@@ -67,7 +67,7 @@ pictures: $(BENCH_STAMP) ## draw the pictures of docs/judge.md from simulated re
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header
 
 lock: $(BENCH_STAMP) ## renew the hashes of everything that the image installs
-	$(LOCK) --extra brotli --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra brotli --extra redis --output-file requirements.lock pyproject.toml
 	echo hatchling | $(LOCK) --output-file requirements-build.lock -
 
 dist: $(BENCH_STAMP) ## the wheel and the sdist in dist/, checked; the same bytes for the same commit

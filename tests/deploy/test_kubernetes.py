@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -20,10 +21,11 @@ from canaryproxy.config import Config, TcpAddress
 from tests.deploy.dockerfile import ROOT, stages
 
 FOLDER = ROOT / "config" / "kubernetes"
-NAMES = ("edge", "sidecar", "example")
+NAMES = ("edge", "sidecar", "example", "fleet")
 OLDEST, NEWEST = "1.30", "1.37"
 """Of Kubernetes; preStop.sleep is on by default since the first."""
 OURS = "canaryproxy"
+REDIS = "canaryproxy-redis"
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 
@@ -54,6 +56,12 @@ def objects(
 
 def of(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [one for one in objects if one["kind"] == kind]
+
+
+def our(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """The only one of its kind, Redis' own apart."""
+    (found,) = (one for one in of(objects, kind) if one["metadata"]["name"] != REDIS)
+    return found
 
 
 def pods(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -225,7 +233,7 @@ def test_selectors_find_the_pods_they_mean(objects: list[dict[str, Any]]) -> Non
             selected = selects(one["spec"]["selector"]["matchLabels"])
             assert selected == [one["spec"]["template"]["metadata"]["labels"]]
     for kind in ("NetworkPolicy", "PodDisruptionBudget"):
-        (one,) = of(objects, kind)
+        one = our(objects, kind)
         name = "podSelector" if kind == "NetworkPolicy" else "selector"
         assert selects(one["spec"][name]["matchLabels"]) == [ours]
     ports = {port["name"] for one in containers(pod) for port in one["ports"]}
@@ -233,7 +241,7 @@ def test_selectors_find_the_pods_they_mean(objects: list[dict[str, Any]]) -> Non
         if service["metadata"]["name"] in ("cart", "canaryproxy-pods"):
             assert selects(service["spec"]["selector"]) == [ours]
             assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
-    (policy,) = of(objects, "NetworkPolicy")
+    policy = our(objects, "NetworkPolicy")
     allowed = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
     assert allowed <= ports
 
@@ -243,7 +251,7 @@ def test_the_policy_lets_the_proxy_reach_its_upstreams(
 ) -> None:
     for objects in built.values():
         found = configuration(objects)
-        (policy,) = of(objects, "NetworkPolicy")
+        policy = our(objects, "NetworkPolicy")
         out = policy["spec"]["egress"]
         assert found.variants.canary is not None
         for variant in (found.variants.stable, found.variants.canary):
@@ -270,6 +278,39 @@ def test_the_policy_lets_the_proxy_reach_its_upstreams(
             (container,) = containers(pod)
             assert container["command"][-1] == "canaryproxy.demo.service"
             assert container["args"][1] == str(endpoint.port)
+
+
+def test_the_fleet_finds_its_redis(built: dict[str, list[dict[str, Any]]]) -> None:
+    objects = built["fleet"]
+    settings = configuration(objects).fleet
+    assert settings is not None
+    url = urlsplit(settings.redis)
+    (service,) = (one for one in of(objects, "Service") if one["metadata"]["name"] == url.hostname)
+    assert service["spec"]["ports"][0]["port"] == url.port
+    (pod,) = (
+        pod
+        for pod in pods(objects)
+        if service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    )
+    (redis,) = containers(pod)
+    secret = redis["env"][0]["valueFrom"]["secretKeyRef"]
+    # The proxies have the same password, and both policies let them talk.
+    ((proxy, container),) = proxies(objects)
+    assert settings.password_file is not None
+    path = Path(settings.password_file)
+    assert path.name == secret["key"]
+    (mount,) = (m for m in container["volumeMounts"] if m["mountPath"] == str(path.parent))
+    (volume,) = (v for v in proxy["spec"]["volumes"] if v["name"] == mount["name"])
+    assert volume["secret"]["secretName"] == secret["name"]
+    out = our(objects, "NetworkPolicy")["spec"]["egress"]
+    to = {"podSelector": {"matchLabels": pod["metadata"]["labels"]}}
+    assert any(rule["to"] == [to] and rule["ports"][0]["port"] == url.port for rule in out)
+    (policy,) = (p for p in of(objects, "NetworkPolicy") if p["metadata"]["name"] == REDIS)
+    (rule,) = policy["spec"]["ingress"]
+    chosen = rule["from"][0]["podSelector"]["matchLabels"]
+    assert chosen.items() <= proxy["metadata"]["labels"].items()
+    # It takes no writes rather than to lose some, and its options are those of a real one.
+    assert redis["args"][redis["args"].index("--maxmemory-policy") + 1] == "noeviction"
 
 
 def test_the_examples_images_are_one_of_this_version(
