@@ -38,7 +38,10 @@ limits: {max_endpoint_connections: 2, max_requests: 3}
 MOST_CLIENTS = 3
 HIGH = 600
 """Bytes after which a client or an upstream that does not read is full."""
-LARGEST_WRITE = 1200
+LARGEST_PIECE = 900
+"""Bytes that an upstream sends at once."""
+LARGEST_WRITE = LARGEST_PIECE + 300
+"""What the proxy makes of them, with fields of its own."""
 
 REQUESTS = (
     ("GET", "GET {id} HTTP/1.1\r\nHost: h\r\n\r\n"),
@@ -150,10 +153,14 @@ class Link:
 class Conversation(RuleBasedStateMachine):
     """Everything that can happen to a proxy, one thing at a time."""
 
+    mirror = 0
+    """Percent of stable's requests that the canary gets copies of."""
+
     def __init__(self) -> None:
         super().__init__()
         self.loop = StoppedLoop()
-        self.proxy = MemoryProxy(CONFIG, self.loop, HIGH)
+        text = f"{CONFIG}mirror: {{percent: {self.mirror}}}\n"
+        self.proxy = MemoryProxy(text, self.loop, HIGH)
         self.clients: list[Client] = []
         self.links: list[Link] = []
         self.dialling: list[tuple[MemoryEndpoint, Caller]] = []
@@ -257,12 +264,8 @@ class Conversation(RuleBasedStateMachine):
             link.take()
             self.settle()
             self.answer(link, answer, switch)
-            if not link.transport.closed:
-                piece, link.to_send = link.to_send, b""
-                link.transport.feed(piece)
-                if link.end:
-                    link.transport.eof()
-                self.settle()
+            while link.to_send and not link.transport.closed:
+                self.send_piece(link, LARGEST_PIECE)
         for client in self.clients:
             client.got += client.transport.take()
             self.settle()
@@ -286,15 +289,18 @@ class Conversation(RuleBasedStateMachine):
         link.answered += 1
 
     @precondition(lambda self: any(one.to_send for one in self.links))
-    @rule(data=st.data(), size=st.one_of(st.integers(1, 60), st.just(900), st.just(10000)))
+    @rule(data=st.data(), size=st.one_of(st.integers(1, 60), st.just(LARGEST_PIECE)))
     def upstream_sends(self, data: st.DataObject, size: int) -> None:
         link = data.draw(st.sampled_from([one for one in self.links if one.to_send]))
         if not link.transport.closed:
-            piece, link.to_send = link.to_send[:size], link.to_send[size:]
-            link.transport.feed(piece)
-            if link.end and not link.to_send:
-                link.transport.eof()
-            self.settle()
+            self.send_piece(link, size)
+
+    def send_piece(self, link: Link, size: int) -> None:
+        piece, link.to_send = link.to_send[:size], link.to_send[size:]
+        link.transport.feed(piece)
+        if link.end and not link.to_send:
+            link.transport.eof()
+        self.settle()
 
     @precondition(lambda self: self.links)
     @rule(data=st.data(), how=st.sampled_from(("eof", "lose", "noise")))
@@ -418,16 +424,30 @@ class Conversation(RuleBasedStateMachine):
             assert codes + one[counters.CLIENT_CLOSED] == one[counters.FINISHED]
             assert one[counters.TUNNELS_OPENED] == one[counters.TUNNELS_CLOSED]
         assert cells.variants[CANARY][counters.RESCUED] <= cells.variants[CANARY][counters.ROUTED]
+        assert not datapath._mirror.copies
         for endpoint in self.proxy.endpoints:
             assert endpoint.active == 0
             assert endpoint.open == 0
             assert not endpoint.idle
 
 
-TestConversation = Conversation.TestCase
-TestConversation.settings = settings(
+class Mirrored(Conversation):
+    """The same, with copies that nobody may notice."""
+
+    mirror = 70
+
+    @rule()
+    def copies_are_late(self) -> None:
+        self.proxy.datapath._mirror.end()
+        self.settle()
+
+
+SETTINGS = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "120")),
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+TestConversation = Conversation.TestCase
+TestMirrored = Mirrored.TestCase
+TestConversation.settings = TestMirrored.settings = SETTINGS
