@@ -52,12 +52,15 @@ forwarded: {trust: ["10.0.0.0/8"], via: me}
 notify: [{webhook: "http://h.example/hook", secret_file: s, events: [tripped]}]
 access_log: {path: a.log, format: json}
 state: ./state.json
+fleet:
+  {redis: "rediss://h.example:1/0", group: cart, replica: one, username: u, password_file: p, ca_file: c.pem}
 """
 OTHER = """
 admin: {listen: "127.0.0.1:9900", token_env: TOKEN}
 variants: {stable: {endpoints: ["http://127.0.0.1:1"]}}
 split: {sticky: {header: X-User}}
 notify: [{webhook: "http://h.example/hook", secret_env: SECRET}]
+fleet: {redis: "redis://h.example", group: cart, password_env: PASSWORD}
 """
 TRIES = (
     "{}\r\nEvil: 1",
