@@ -170,6 +170,14 @@ class FleetController(Controller):
             asyncio.ensure_future(self._talk()),
             asyncio.ensure_future(self._store.listen(self._nudge.set)),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Without a talk there is no fleet: nothing may go on as if there were one."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.critical("a defect in the talk with the fleet", exc_info=error)
+            self._lose(Away("a defect in the talk with the fleet: restart this replica"))
 
     async def stop(self) -> None:
         """Tick no more, leave the fleet, and save."""
@@ -213,7 +221,11 @@ class FleetController(Controller):
             return
         now = self.now
         order = counts.names(self._sample())
-        self._sums.take(self._sums_key, order, counts.numbers(told.sums))
+        try:
+            sums = counts.numbers(told.sums)
+        except (ValueError, OverflowError) as error:
+            raise Away(f"the fleet's sums are not understood ({error!r})") from None
+        self._sums.take(self._sums_key, order, sums)
         seen = self._assessment = self._judge.observe(now, self._sums.sample)
         if seen.level != "breach" or self._rollout.weight <= 0:
             self._breach_since = None
@@ -349,7 +361,10 @@ class FleetController(Controller):
             state = json.loads(kept)
             if state["of"] == self._sums_key:
                 self._judge = Judge.from_dict(self._settings, state["judge"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            *(ValueError, KeyError, TypeError, AttributeError),
+            *(OverflowError, RecursionError),
+        ) as error:
             _log.warning("the evidence of the fleet is not understood: %r", error)
 
     # Leading
@@ -445,7 +460,7 @@ class FleetController(Controller):
                     hold=told["hold"],
                     ready=bool(told["ready"]),
                 )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise Away(f"the leader's progress is not understood ({error!r})") from None
 
     # The document

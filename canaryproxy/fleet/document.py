@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any
 
 from canaryproxy.circuit import Circuit, Record
 from canaryproxy.circuit import State as CircuitState
 from canaryproxy.rollout import Rollout
+from canaryproxy.shared import LONGEST_SALT
 
 TRAIL = 256
 """Acts that a document remembers: who saw none of them counts as one who went another way."""
@@ -133,9 +135,31 @@ class Document:
     def from_json(cls, text: str) -> Document:
         """Return the document whose ``to_json`` this was. Raises ``Garbled``."""
         try:
-            return cls.from_dict(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            document = cls.from_dict(json.loads(text))
+            _check(document)
+        except (
+            *(ValueError, KeyError, TypeError, AttributeError),
+            *(OverflowError, RecursionError),
+        ) as error:
             raise Garbled(f"the release document is not understood ({error!r})") from None
+        return document
+
+
+def _check(document: Document) -> None:
+    """Raise ``ValueError`` for what nobody would write who means it."""
+    here, broken = document.rollout, document.circuit
+    texts = [document.release, here.hold, broken.cause, document.salt]
+    texts += [word for record in document.records for word in (record.what, record.cause)]
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise ValueError("a number in the place of a text")
+    if len(document.salt.encode()) > LONGEST_SALT:
+        raise ValueError("the salt is too long")
+    if not (0 <= here.weight <= 100 and 0 <= here.weight_before <= 100 and here.step >= 0):
+        raise ValueError("a weight is 0 to 100, a step not negative")
+    times = [here.since, here.baked, broken.since, broken.left or 0.0, broken.probed]
+    times += [record.time for record in document.records]
+    if not all(map(isfinite, times)):
+        raise ValueError("a time without end")
 
 
 class Garbled(Exception):

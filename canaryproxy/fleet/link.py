@@ -230,7 +230,7 @@ class Link:
         try:
             async with asyncio.timeout(self._settings.timeout * 2):
                 return await work
-        except (RedisError, OSError, TimeoutError, ValueError, Garbled) as error:
+        except (RedisError, OSError, TimeoutError, ValueError) as error:
             raise _away(error) from None
 
     async def listen(self, heard: Callable[[], None]) -> None:
@@ -274,7 +274,11 @@ def _end_if_cancelled() -> None:
 
 
 def _document(text: str) -> Document | None:
-    return Document.from_json(text) if text else None
+    """Return the document of a text, ``None`` if it is empty. Raises ``Away``."""
+    try:
+        return Document.from_json(text) if text else None
+    except Garbled as error:
+        raise Away(str(error), refused=True) from None
 
 
 def _away(error: Exception) -> Away:
@@ -282,8 +286,6 @@ def _away(error: Exception) -> Away:
         return Away("Redis does not accept the user or the password", refused=True)
     if isinstance(error, ReadOnlyError):
         return Away("Redis is read-only: it is a replica", refused=True)
-    if isinstance(error, Garbled):
-        return Away(str(error), refused=True)
     if isinstance(error, ResponseError):
         first = str(error).partition("\n")[0][:200]
         return Away(f"Redis refuses: {first}", refused=True)

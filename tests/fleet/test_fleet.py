@@ -304,6 +304,41 @@ async def test_redis_that_refuses_is_redis_that_is_away(
         await soon(lambda: all(one.is_open for one in replicas), "trip")
 
 
+KEY = "canaryproxy:{g}:release"
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        ("HSET", KEY, "act", "x", "text", "not JSON"),
+        ("HSET", KEY, "act", "x", "text", '{"format": 2}'),
+        ("HSET", KEY, "act", "x", "text", '{"format": 1, "release": {}}'),
+        ("HSET", KEY, "term", "many"),
+        ("SET", KEY, "a string"),
+        ("SET", "canaryproxy:{g}:members", "a string"),
+        ("HSET", "canaryproxy:{g}:lease", "a", "hash"),
+    ],
+    ids=str,
+)
+async def test_nonsense_in_redis_is_redis_that_is_away(
+    tmp_path: Path, server: RedisServer, nonsense: tuple[str, ...]
+) -> None:
+    async with fleet(tmp_path, [server.port] * 2) as replicas:
+        await replicas[0].control.act(rollout.SetWeight(7.0))
+        await soon(lambda: all(one.weight == 7 for one in replicas), "weight")
+        if nonsense[:2] != ("HSET", KEY):
+            server.cli("DEL", nonsense[1])
+        server.cli(*nonsense)
+        await soon(lambda: not any(one.fleet["connected"] for one in replicas), "away")
+        assert [one.weight for one in replicas] == [7.0] * 2
+        with pytest.raises((Unavailable, Unsaved)):
+            await replicas[0].control.act(rollout.SetWeight(60.0))
+        replicas[0].busy = ((20, 0), (2, 2))
+        await soon(lambda: replicas[0].is_open, "own trip")
+        server.cli("DEL", nonsense[1])
+        await soon(lambda: all(one.is_open for one in replicas), "one state")
+
+
 # Another configuration
 
 
