@@ -183,6 +183,11 @@ class Link:
             ],
         )
         now, act, marker, term, holder, at, progress, sums, text, replicas, agree, go_by = answer
+        document = _document(text)
+        if act not in ("", ask.known) and (document is None or document.act != act):
+            raise Away("the release document is not that of its act", refused=True)
+        if not at.isdecimal():
+            raise Away("when the release document was written is not understood", refused=True)
         return Told(
             now=int(now) / 1000,
             act=act,
@@ -193,7 +198,7 @@ class Link:
             acted_at=int(at) / 1000,
             progress=progress,
             sums=sums,
-            document=_document(text),
+            document=document,
             replicas=int(replicas),
             agree=int(agree),
             go_by=int(go_by),
