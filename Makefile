@@ -8,7 +8,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo dashboard test lint format unit bench bench-gate bench-quick bench-judge \
-	fuzz tunnel soak fleet \
+	fuzz tunnel soak faults fleet \
 	pictures lock dist sbom audit image pin-base model clean
 
 help: ## list the targets
@@ -105,6 +105,9 @@ tunnel: $(STAMP) ## 1 GiB each way through a WebSocket to a slow reader, and the
 
 soak: $(STAMP) ## a mixed load with faults for SECONDS=600: accounts, memory and connections have to balance
 	$(BIN)/python -m tests.soak --seconds $(if $(filter command line,$(origin SECONDS)),$(SECONDS),600)
+
+faults: $(STAMP) ## upstreams, clients, disks, names and clocks that fail, and 20,000 connections (2 min)
+	CONNECTIONS=20000 $(BIN)/pytest -q -s tests/faults
 
 fleet: $(STAMP) ## five proxies under load, Redis away for a minute; what took how long (3 min)
 	REDIS_AWAY=60 $(BIN)/pytest -q -s tests/fleet

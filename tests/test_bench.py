@@ -436,7 +436,7 @@ def test_short_full_run_with_the_plain_proxy(
     if shutil.which("wrk") is None:
         pytest.skip(wrk.HINT)
     page = tmp_path / "R.md"
-    words = ["--only", "plain", "--rounds", "1", "--seconds", "0.3", "--idle", "50"]
+    words = ["--only", "plain", "--rounds", "1", "--seconds", "0.8", "--idle", "50"]
     loads = "small-32,upload,chunked,latency-same,idle"
     assert bench_main([*words, "--load", loads, "--output", str(page)]) == 0
     found = json.loads(page.with_suffix(".json").read_text())

@@ -234,9 +234,12 @@ class Link:
     async def _do(self, work: Any) -> Any:
         try:
             async with asyncio.timeout(self._settings.timeout * 2):
-                return await work
+                answer = await work
         except (RedisError, OSError, TimeoutError, ValueError) as error:
+            _end_if_cancelled()
             raise _away(error) from None
+        _end_if_cancelled()
+        return answer
 
     async def listen(self, heard: Callable[[], None]) -> None:
         """Call ``heard`` at each act of anybody, until cancelled. Who polls misses nothing without it."""

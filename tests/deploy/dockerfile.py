@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dockerfile_parse import DockerfileParser
+from packaging.markers import Marker
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
@@ -43,9 +44,13 @@ def stages() -> list[list[Line]]:
 
 
 def locked(name: str) -> dict[str, Version]:
-    """Return what a lock pins; each has a hash."""
+    """Return what a lock pins for this Python; each has a hash."""
     text = (ROOT / name).read_text()
     pins = re.findall(r"^([a-z0-9._-]+)==(\S+)(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
-    for package, _, rest in pins:
+    found = {}
+    for package, version, rest in pins:
         assert "--hash=sha256:" in rest, package
-    return {package: Version(version) for package, version, _ in pins}
+        marker = re.match(r" ; (.*?) \\\n", rest)
+        if marker is None or Marker(marker[1]).evaluate():
+            found[package] = Version(version)
+    return found
