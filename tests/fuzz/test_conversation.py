@@ -15,7 +15,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from canaryproxy import counters
 from canaryproxy.counters import Reason
@@ -35,7 +35,7 @@ split: {weight: 50}
 rescue: {replay_buffer: 64B}
 limits: {max_endpoint_connections: 2, max_requests: 3}
 """
-MOST_CLIENTS = 3
+MOST_CLIENTS = 4
 HIGH = 600
 """Bytes after which a client or an upstream that does not read is full."""
 LARGEST_PIECE = 900
@@ -135,6 +135,10 @@ class Link:
         self.end = False
         """It closes when all is sent."""
         self.tunnel: bytes | None = None
+        self.last = False
+        """The answer under way says, or shows, that it is the last one over this connection."""
+        self.most = 1000
+        """Requests that may begin over it."""
 
     def take(self) -> None:
         """Take what the proxy wrote."""
@@ -170,6 +174,15 @@ class Conversation(RuleBasedStateMachine):
 
     def settle(self) -> None:
         self.proxy.wires.settle()
+
+    @initialize(warm=st.booleans())
+    def there_was_traffic(self, warm: bool) -> None:
+        """Where there was, connections wait in pools: they may be stale."""
+        if warm:
+            for _ in range(2):
+                self.client_connects([REQUESTS[0]], "")
+            for _ in range(2):
+                self.all_goes_on(ANSWERS[1], switch=False)
 
     # Clients
 
@@ -248,9 +261,9 @@ class Conversation(RuleBasedStateMachine):
         self.answer(link, answer, switch)
         self.settle()
 
-    @rule(answer=st.sampled_from(ANSWERS), switch=st.booleans())
-    def all_goes_on(self, answer: bytes, switch: bool) -> None:
-        """Everybody sends and reads what there is."""
+    @rule()
+    def all_ask(self) -> None:
+        """Every client sends all that it has, and the upstreams read it."""
         for client in self.clients:
             if not client.gone:
                 piece, client.to_send = client.to_send, b""
@@ -263,6 +276,12 @@ class Conversation(RuleBasedStateMachine):
         for link in self.links:
             link.take()
             self.settle()
+
+    @rule(answer=st.sampled_from(ANSWERS), switch=st.booleans())
+    def all_goes_on(self, answer: bytes, switch: bool) -> None:
+        """Everybody sends and reads what there is."""
+        self.all_ask()
+        for link in self.links:
             self.answer(link, answer, switch)
             while link.to_send and not link.transport.closed:
                 self.send_piece(link, LARGEST_PIECE)
@@ -285,6 +304,7 @@ class Conversation(RuleBasedStateMachine):
                 link.to_send += head + b"\r\n\r\n"
                 head = more
             link.to_send += head + b"\r\n\r\n" + (b"" if method == b"HEAD" else body)
+            link.last = b"close" in head or (method != b"HEAD" and b"hello and more" in body)
             link.end = link.end or (b"\n\r\nhello" in b"\n\r\n" + body and b"ength" not in head)
         link.answered += 1
 
@@ -301,6 +321,12 @@ class Conversation(RuleBasedStateMachine):
         if link.end and not link.to_send:
             link.transport.eof()
         self.settle()
+        self.memory_is_bounded()
+        if not link.to_send and link.tunnel is None and link.transport.reading:
+            # All of the answer has come; a request that has not come whole by now is broken off.
+            link.take()
+            if link.last or len(link.recorder.requests) < link.answered:
+                link.most = min(link.most, link.answered)
 
     @precondition(lambda self: self.links)
     @rule(data=st.data(), how=st.sampled_from(("eof", "lose", "noise")))
@@ -372,6 +398,11 @@ class Conversation(RuleBasedStateMachine):
                 assert one.method in (b"PUT", b"POST") or not one.body
 
     @invariant()
+    def connections_that_are_over_are_not_used_again(self) -> None:
+        for link in self.links:
+            assert len(link.begun) <= link.most
+
+    @invariant()
     def memory_is_bounded(self) -> None:
         for client in self.clients:
             assert len(client.transport.written) <= HIGH + LARGEST_WRITE
@@ -389,6 +420,12 @@ class Conversation(RuleBasedStateMachine):
             assert endpoint.active >= 0
             assert 0 <= endpoint.open <= 2 + len(self.loop.later) + 1
 
+    def none_connects(self) -> None:
+        while self.dialling:
+            endpoint, caller = self.dialling.pop()
+            endpoint.fail(caller, Reason.CONNECT_REFUSED)
+            self.settle()
+
     def teardown(self) -> None:
         try:
             self.end()
@@ -403,13 +440,11 @@ class Conversation(RuleBasedStateMachine):
             client.got += client.transport.take()
             client.transport.lose()
         self.settle()
-        while self.dialling:
-            endpoint, caller = self.dialling.pop()
-            endpoint.fail(caller, Reason.CONNECT_REFUSED)
-            self.settle()
+        self.none_connects()
         for link in self.links:
             link.transport.lose()
         self.settle()
+        self.none_connects()  # a copy is sent again over a new connection if its own was stale
         self.answers_are_in_order_and_at_most_one_each()
         self.what_must_not_be_repeated_is_not()
         datapath = self.proxy.datapath
