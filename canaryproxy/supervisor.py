@@ -54,6 +54,8 @@ _SIGNALS = (
     signal.SIGUSR2,
     signal.SIGCHLD,
 )
+_NEWS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""By default they end a process: they wait while nobody takes them, at the start and at the end."""
 _SHORT_LIFE = 5.0
 """Seconds; a child that ends sooner is replaced after a pause that doubles."""
 _FIRST_PAUSE = 0.05
@@ -167,10 +169,12 @@ class Supervisor:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain; or until another process goes on.
 
+        Signals stay blocked afterwards: this process is to end.
         Raises ``ListenError`` if an address is taken, ``TokenError`` if the admin token cannot be one,
         ``HandoverError`` if the proxy before does not hand over, ``StartError`` for what else stands in the
         way.
         """
+        signal.pthread_sigmask(signal.SIG_BLOCK, _NEWS)
         raise_file_limit()
         memory.keep_freed()
         if self._config.access_log is not None:
@@ -238,7 +242,9 @@ class _Single:
             loop.add_signal_handler(number, self._stopping.set)
         early: list[Callable[[], None]] = []  # what was asked for while the proxy starts
         loop.add_signal_handler(signal.SIGHUP, early.append, self._reload)
+        loop.add_signal_handler(signal.SIGUSR1, _no_news)
         loop.add_signal_handler(signal.SIGUSR2, early.append, self._hand_over)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _NEWS)
         if os.getpid() == 1:
             # It starts no processes, but is given those of others; ignored, the kernel buries them.
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -267,7 +273,9 @@ class _Single:
         await self._stopping.wait()
         for number in (signal.SIGHUP, signal.SIGUSR2):
             loop.add_signal_handler(number, _no_news)
+        loop.add_signal_handler(signal.SIGINT, self._worker.hurry)  # Ctrl-C once more
         await self._end()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # who has ended well says so
         return self._handed_over
 
     async def _start_steering(self) -> None:
@@ -426,7 +434,6 @@ class _Family:
             for child in (*self._workers, self._steering):
                 if child.pid:
                     _kill(child, signal.SIGKILL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return self._handed_over
 
     @property
@@ -627,12 +634,12 @@ class _Family:
         self._wait_for_end([self._steering], _STEERING_GRACE)
 
     def _wait_for_end(self, children: Sequence[_Child], timeout: float) -> None:
-        """Wait until they have ended; a second SIGTERM or SIGINT, or the timeout, kills them."""
+        """Wait until they have ended; SIGINT (Ctrl-C once more), or the timeout, kills them."""
         end = monotonic() + timeout
         while any(child.pid for child in children):
             left = end - monotonic()
             found = signal.sigtimedwait(_SIGNALS, max(min(left, 1.0), 0.0))
-            impatient = found is not None and found.si_signo in (signal.SIGTERM, signal.SIGINT)
+            impatient = found is not None and found.si_signo == signal.SIGINT
             if impatient or left <= 0:
                 for child in children:
                     _kill(child, signal.SIGKILL)

@@ -103,6 +103,10 @@ class Worker:
         if self._log is not None:
             self._log.reopen()
 
+    def hurry(self) -> None:
+        """Break off what a drain still waits for."""
+        self.datapath.abort()
+
     async def drain(self, timeout: float) -> bool:
         """Stop accepting, let requests in flight end, close; returns whether all of them ended.
 

@@ -365,6 +365,13 @@ class DataPath:
             self._emptied.set()
         self._sweeper = self._loop.call_later(self._sweep_every, self._sweep)
 
+    def abort(self) -> None:
+        """Close every connection of a client, whatever is under way."""
+        for entrance in list(self.entering):
+            entrance.abort()
+        for connection in list(self.connections):
+            connection.transport.abort()
+
     async def drain(self, timeout: float, linger: float = 0.0) -> bool:
         """Stop accepting, let the requests in flight end, and close everything.
 
@@ -391,10 +398,7 @@ class DataPath:
         except TimeoutError:
             _log.warning("drain timeout: closing %d connections", len(self.connections))
         clean = not (self.connections or self.entering)
-        for entrance in list(self.entering):
-            entrance.abort()
-        for connection in list(self.connections):
-            connection.transport.abort()
+        self.abort()
         self._mirror.end()
         for pool in self.pools:
             for endpoint in pool.endpoints:
