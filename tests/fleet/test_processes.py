@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
 import json
@@ -16,6 +15,7 @@ from typing import Any
 
 from canaryproxy.processes.alive import is_alive
 
+from ..faults.users import Users
 from ..system.accounts import Accounts
 from ..system.processes import Proxy, answers, until, variants
 from ..system.test_handover import ask, end, end_all, handed_over
@@ -48,54 +48,6 @@ def release(proxy: Proxy) -> dict[str, Any]:
     return document
 
 
-class Users:
-    """Users of every proxy, one request at a time on a connection that stays."""
-
-    def __init__(self, ports: list[int], each: int = 4, pause: float = 0.02) -> None:
-        self._ports = ports
-        self._each = each
-        self._pause = pause
-        self.seen: list[tuple[float, int]] = []
-        """Time and status."""
-        self.lost: list[str] = []
-        self.gone: set[int] = set()
-        """Ports of proxies that the test has ended."""
-
-    async def run(self, story: Callable[[], Any]) -> None:
-        tasks = [
-            asyncio.ensure_future(self._use(port, user))
-            for port in self._ports
-            for user in range(self._each)
-        ]
-        try:
-            await asyncio.to_thread(story)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _use(self, port: int, user: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        number = 0
-        with contextlib.closing(writer):
-            while port not in self.gone:
-                number += 1
-                name = f"{port}-{user}-{number % 50}"
-                try:
-                    writer.write(
-                        f"GET / HTTP/1.1\r\nHost: h\r\nCookie: canary_id={name}\r\n\r\n".encode()
-                    )
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-                    await reader.readexactly(size)
-                except (OSError, asyncio.IncompleteReadError) as error:
-                    if port not in self.gone:
-                        self.lost.append(repr(error))
-                    return
-                self.seen.append((time.monotonic(), int(head[9:12])))
-                await asyncio.sleep(self._pause)
-
-
 def test_five_proxies_one_release(tmp_path: Path) -> None:
     """Redis dies and comes back empty, the leader is killed, the canary breaks: one release all along."""
     with contextlib.ExitStack() as stack:
@@ -111,44 +63,46 @@ def test_five_proxies_one_release(tmp_path: Path) -> None:
             stack.callback(proxies[-1].end)
         for one in proxies:
             until(lambda one=one: answers(one.port), "proxy")  # type: ignore[misc]
-        users = Users([one.port for one in proxies])
+        users = {one.pid: Users(one.port, 4, pause=0.02) for one in proxies}
 
         def every(condition: Callable[[dict[str, Any]], object]) -> bool:
             return all(condition(release(one)) for one in proxies)
 
-        def story() -> None:
-            until(lambda: every(lambda found: found["weight"] == 20), "first step")
-            until(lambda: every(lambda found: found["fleet"]["replicas"] == 5), "five")
-            # Redis is killed under load: nothing fails, nothing is promoted.
-            redis.kill()
-            began = time.monotonic()
-            until(lambda: every(lambda found: not found["fleet"]["connected"]), "away")
-            time.sleep(AWAY)
-            assert every(lambda found: found["weight"] == 20)
-            assert not users.lost
-            assert {status for at, status in users.seen if at > began} == {200}
-            # It is back, empty: one consistent state.
-            redis.start()
-            back = time.monotonic()
-            until(lambda: every(lambda found: found["fleet"]["connected"]), "connected")
-            until(lambda: every(lambda found: found["fleet"]["leader"]), "leader")
-            until(lambda: len({release(one)["fleet"]["version"] for one in proxies}) == 1, "one")
-            took = time.monotonic() - back
-            print(f"one state and a leader {took:.2f} s after Redis was back, away for {AWAY:g} s")
-            # The leader is killed: another one leads.
-            first = next(one for one in proxies if release(one)["fleet"]["leads"])
-            users.gone.add(first.port)
-            first.kill(signal.SIGKILL)
-            proxies.remove(first)
-            until(lambda: any(release(one)["fleet"]["leads"] for one in proxies), "another")
-            assert every(lambda found: found["weight"] == 20)
-            # The canary breaks: everybody leaves it.
-            canary.behave("* 500 0")
-            until(lambda: every(lambda found: found["circuit"]["state"] == "open"), "trip")
-
-        asyncio.run(users.run(story))
-        assert len(users.seen) > 500
-        print(f"{len(users.seen):,} answers, {len(users.lost)} lost")
+        until(lambda: every(lambda found: found["weight"] == 20), "first step")
+        until(lambda: every(lambda found: found["fleet"]["replicas"] == 5), "five")
+        for crowd in users.values():
+            stack.enter_context(crowd)
+        # Redis is killed under load: nothing fails, nothing is promoted.
+        redis.kill()
+        until(lambda: every(lambda found: not found["fleet"]["connected"]), "away")
+        time.sleep(AWAY)
+        assert every(lambda found: found["weight"] == 20)
+        # It is back, empty: one consistent state.
+        redis.start()
+        back = time.monotonic()
+        until(lambda: every(lambda found: found["fleet"]["connected"]), "connected")
+        until(lambda: every(lambda found: found["fleet"]["leader"]), "leader")
+        until(lambda: len({release(one)["fleet"]["version"] for one in proxies}) == 1, "one")
+        took = time.monotonic() - back
+        print(f"one state and a leader {took:.2f} s after Redis was back, away for {AWAY:g} s")
+        # The leader is killed: another one leads.
+        first = next(one for one in proxies if release(one)["fleet"]["leads"])
+        users[first.pid].stop()
+        first.kill(signal.SIGKILL)
+        proxies.remove(first)
+        until(lambda: any(release(one)["fleet"]["leads"] for one in proxies), "another")
+        assert every(lambda found: found["weight"] == 20)
+        # The canary breaks: everybody leaves it.
+        for crowd in users.values():
+            assert crowd.seen.keys() == {200}
+        canary.behave("* 500 0")
+        until(lambda: every(lambda found: found["circuit"]["state"] == "open"), "trip")
+        for crowd in users.values():
+            crowd.stop()
+        answered = sum(crowd.seen.total() for crowd in users.values())
+        assert answered > 500
+        assert not any(crowd.cut for crowd in users.values())
+        print(f"{answered:,} answers, none lost")
 
 
 def test_a_fleet_whose_processes_are_replaced(tmp_path: Path) -> None:
