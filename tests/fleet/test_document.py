@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -38,6 +39,17 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *below]
 
 
+def put(state: Any, path: tuple[Any, ...], value: Any) -> None:
+    """Put a value at a path of a JSON value, if an earlier change has left the path there."""
+    *above, last = path
+    try:
+        for step in above:
+            state = state[step]
+        state[last] = value
+    except (KeyError, IndexError, TypeError):
+        return
+
+
 def test_a_document_is_what_it_was() -> None:
     assert Document.from_json(DOCUMENT.to_json()) == DOCUMENT
 
@@ -52,13 +64,7 @@ def test_a_document_that_was_changed_can_be_gone_by_or_is_garbled(
 ) -> None:
     state = json.loads(DOCUMENT.to_json())
     for path, value in changes:
-        here = state
-        for step in path[:-1]:
-            if not isinstance(here, (dict, list)) or (isinstance(here, list) and not here):
-                return
-            here = here[step] if isinstance(here, list) else here.get(step)
-        if isinstance(here, dict) or (isinstance(here, list) and len(here) > path[-1]):
-            here[path[-1]] = value
+        put(state, path, copy.deepcopy(value))
     try:
         found = Document.from_json(json.dumps(state))
     except Garbled:

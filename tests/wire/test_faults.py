@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from typing import Any
 
 import pytest
 
@@ -154,7 +156,17 @@ async def test_a_refused_connection_is_502_and_the_clients_connection_is_kept() 
         assert errors(running, "stable", Reason.CONNECT_REFUSED) == 2
 
 
-async def test_a_name_that_does_not_resolve_is_502() -> None:
+async def test_a_name_that_does_not_resolve_is_502(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    resolve = loop.getaddrinfo
+
+    async def unknown(host: str, port: int, **more: Any) -> Any:
+        if host == "does-not-exist.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return await resolve(host, port, **more)
+
+    # A machine's own resolver may need longer for its "no" than a connection may take.
+    monkeypatch.setattr(loop, "getaddrinfo", unknown)
     text = 'variants: {stable: {endpoints: ["http://does-not-exist.invalid:80"]}}'
     async with proxy(text) as running:
         assert status_of(await once(running)) == 502
