@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import ceil
-from typing import overload
+from typing import Final, overload
 
 from canaryproxy import histogram
 from canaryproxy.routing import CANARY, STABLE, VARIANTS
@@ -65,75 +65,75 @@ class NoEntry(IntEnum):
         return self.name.lower()
 
 
-ROUTED = 0
+ROUTED: Final = 0
 """Requests routed to the variant."""
-FINISHED = 1
+FINISHED: Final = 1
 """Requests that ended, in whatever way."""
-CLIENT_CLOSED = 2
+CLIENT_CLOSED: Final = 2
 """Requests whose client went away before the answer was complete; held against nobody."""
-RESCUED = 3
+RESCUED: Final = 3
 """Requests of the canary that stable answered in its place."""
-TUNNELS_OPENED = 4
-TUNNELS_CLOSED = 5
-FAILED = 6
+TUNNELS_OPENED: Final = 4
+TUNNELS_CLOSED: Final = 5
+FAILED: Final = 6
 """Requests that ended in an error as the configuration defines it (``judge.metrics.errors``)."""
-ERROR_TRIALS = 7
+ERROR_TRIALS: Final = 7
 """Requests that are trials of the metric errors, see ``watch``; and those that failed."""
-ERROR_EVENTS = 8
-CLIENT_ERROR_EVENTS = 9
+ERROR_EVENTS: Final = 8
+CLIENT_ERROR_EVENTS: Final = 9
 """Of the same trials, those that ended with 4xx."""
-LATENCY_TRIALS = 10
+LATENCY_TRIALS: Final = 10
 """Requests whose first byte came or is late; and those for which it is late."""
-LATENCY_EVENTS = 11
-THROUGHPUT_TRIALS = 12
+LATENCY_EVENTS: Final = 11
+THROUGHPUT_TRIALS: Final = 12
 """Requests that finished or are stalled; and those that are stalled."""
-THROUGHPUT_EVENTS = 13
-EXPOSED = 14
+THROUGHPUT_EVENTS: Final = 13
+EXPOSED: Final = 14
 """Users exposed, for the business metric; and those that converted."""
-CONVERTED = 15
-FORCED = 16
+CONVERTED: Final = 15
+FORCED: Final = 16
 """Requests that a match rule sent to the variant; they are routed, too."""
-OUTCOMES = 17
+OUTCOMES: Final = 17
 """Two cells for each outcome: answers looked at, and those for which its rule holds."""
-MOST_OUTCOMES = 16
+MOST_OUTCOMES: Final = 16
 """Outcomes that a configuration can have."""
-ERRORS = OUTCOMES + 2 * MOST_OUTCOMES
+ERRORS: Final = OUTCOMES + 2 * MOST_OUTCOMES
 """First cell of the upstream errors by ``Reason``."""
-CODES = ERRORS + len(Reason)
+CODES: Final = ERRORS + len(Reason)
 """``CODES + status`` counts the requests that ended with that status (0..999)."""
-_CODE_CELLS = 1000
-FIRST_BYTE = CODES + _CODE_CELLS
+_CODE_CELLS: Final = 1000
+FIRST_BYTE: Final = CODES + _CODE_CELLS
 """Histogram of the time from the complete request to the first byte of the answer."""
-DURATION = FIRST_BYTE + histogram.CELLS
+DURATION: Final = FIRST_BYTE + histogram.CELLS
 """Histogram of the time from the request's head to the last byte of the answer."""
-VARIANT_CELLS = DURATION + histogram.CELLS
+VARIANT_CELLS: Final = DURATION + histogram.CELLS
 
-_EXEMPLAR_SIZE = 5
+_EXEMPLAR_SIZE: Final = 5
 """Cells of one exemplar: sequence (odd while it is written, 0 before the first), high and low half of the
 trace id, the observation in microseconds (rounded up), the time in milliseconds since the epoch."""
-EXEMPLAR_CELLS = 2 * histogram.BUCKETS * _EXEMPLAR_SIZE
+EXEMPLAR_CELLS: Final = 2 * histogram.BUCKETS * _EXEMPLAR_SIZE
 """Cells of one variant's exemplars: one for each bucket of ``FIRST_BYTE``, then of ``DURATION``."""
 
-CONNECTIONS_OPENED = 0
-CONNECTIONS_CLOSED = 1
-CONNECTIONS_REFUSED = 2
+CONNECTIONS_OPENED: Final = 0
+CONNECTIONS_CLOSED: Final = 1
+CONNECTIONS_REFUSED: Final = 2
 """Connections over ``limits.max_connections``, answered 503 and closed."""
-REFUSED = 3
+REFUSED: Final = 3
 """``REFUSED + status`` counts requests that the proxy refused before routing them (400, 414, 503...)."""
-NOT_ENTERED = REFUSED + _CODE_CELLS
+NOT_ENTERED: Final = REFUSED + _CODE_CELLS
 """``NOT_ENTERED + reason`` counts connections that never came to a request, by ``NoEntry``."""
-MIRRORED = NOT_ENTERED + len(NoEntry)
+MIRRORED: Final = NOT_ENTERED + len(NoEntry)
 """``MIRRORED + result`` counts copies for the canary: ``DROPPED``, ``FAILED_COPY``, or status // 100."""
-DROPPED = 0
+DROPPED: Final = 0
 """There was no room for the copy."""
-FAILED_COPY = 1
+FAILED_COPY: Final = 1
 """It got no whole answer."""
-COPY_RESULTS = ("dropped", "failed", "2xx", "3xx", "4xx", "5xx")
+COPY_RESULTS: Final = ("dropped", "failed", "2xx", "3xx", "4xx", "5xx")
 """Names of the results, by their number."""
-PROXY_CELLS = MIRRORED + len(COPY_RESULTS)
+PROXY_CELLS: Final = MIRRORED + len(COPY_RESULTS)
 
-_CELL_BYTES = 8
-SIZE = ((VARIANT_CELLS + EXEMPLAR_CELLS) * len(VARIANTS) + PROXY_CELLS) * _CELL_BYTES
+_CELL_BYTES: Final = 8
+SIZE: Final = ((VARIANT_CELLS + EXEMPLAR_CELLS) * len(VARIANTS) + PROXY_CELLS) * _CELL_BYTES
 """Bytes of one worker's counters."""
 
 
@@ -219,8 +219,8 @@ def slots(names: Sequence[str], before: Mapping[str, int]) -> dict[str, int]:
     """
     kept = {name: before[name] for name in names if name in before}
     fresh = [slot for slot in range(MOST_OUTCOMES) if slot not in before.values()]
-    left = [slot for slot in range(MOST_OUTCOMES) if slot not in (*kept.values(), *fresh)]
-    free = iter((*fresh, *left))
+    taken = {*kept.values(), *fresh}
+    free = iter(fresh + [slot for slot in range(MOST_OUTCOMES) if slot not in taken])
     return {name: kept[name] if name in kept else next(free) for name in names}
 
 
@@ -272,7 +272,7 @@ def exemplar(cells: memoryview[int], offset: int, bucket: int) -> Exemplar | Non
     return Exemplar(f"{high:016x}{low:016x}", seconds, millis / 1e3)
 
 
-EXEMPLAR_EVERY = 0.1
+EXEMPLAR_EVERY: Final = 0.1
 """Seconds for which a bucket keeps its exemplar at least: one is as good as another."""
 
 

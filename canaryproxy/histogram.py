@@ -10,10 +10,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from math import floor, log10
+from typing import Final
 
-_PER_OCTAVE = 8
-_LOWEST = 0.00025
-_OCTAVES = 18
+_PER_OCTAVE: Final = 8
+_LOWEST: Final = 0.00025
+_OCTAVES: Final = 18
 
 
 def _round(value: float) -> float:
@@ -21,18 +22,18 @@ def _round(value: float) -> float:
     return round(value, 3 - floor(log10(value)))
 
 
-BOUNDS: tuple[float, ...] = tuple(
+BOUNDS: Final[tuple[float, ...]] = tuple(
     _round(_LOWEST * 2 ** (i / _PER_OCTAVE)) for i in range(_OCTAVES * _PER_OCTAVE + 1)
 )
 """Upper bounds of the buckets in seconds, inclusive (``le``), from 0.25 ms to 65.5 s."""
 
-BUCKETS = len(BOUNDS) + 1
+BUCKETS: Final = len(BOUNDS) + 1
 """Number of count cells: one per bound, then one for everything above the last (``+Inf``)."""
 
-SUM = BUCKETS
+SUM: Final = BUCKETS
 """Offset of the cell that holds the sum of the observations in microseconds."""
 
-CELLS = BUCKETS + 1
+CELLS: Final = BUCKETS + 1
 """Number of cells of one histogram."""
 
 

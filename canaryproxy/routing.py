@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import mmh3
 
 from canaryproxy.config import HeaderMatch, MatchRule, PathMatch
 from canaryproxy.config.patterns import searcher
 
-STABLE = 0
-CANARY = 1
-VARIANTS = ("stable", "canary")
+STABLE: Final = 0
+CANARY: Final = 1
+VARIANTS: Final = ("stable", "canary")
 """Names of the variants; ``STABLE`` and ``CANARY`` index it."""
 
-BUCKETS = 10_000
+BUCKETS: Final = 10_000
 """Users are divided into this many buckets: a resolution of 0.01 percent."""
 
-NO_KEY_BUCKET = BUCKETS - 1
+NO_KEY_BUCKET: Final = BUCKETS - 1
 """Bucket of a request without a sticky key: the last to move to the canary and the first to move back."""
 
 Headers = Sequence[tuple[bytes, bytes]]

@@ -31,21 +31,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Final
 
 from canaryproxy import histogram
 
-BUCKETS = 10_000
+BUCKETS: Final = 10_000
 """User buckets, as in ``routing``."""
 
-WINDOW = 10.0
+WINDOW: Final = 10.0
 """Seconds for which a granted bucket is not granted again."""
 
-TICKS_PER_SECOND = 10
+TICKS_PER_SECOND: Final = 10
 """Unit of the times given to ``UserReducer``: ``int(seconds * TICKS_PER_SECOND)``."""
 
-_CELL_BYTES = 4
-_OUT = 0xFFFFFFFF
-_SPACING = int(WINDOW * TICKS_PER_SECOND)
+_CELL_BYTES: Final = 4
+_OUT: Final = 0xFFFFFFFF
+_SPACING: Final = int(WINDOW * TICKS_PER_SECOND)
 
 
 class UserReducer:
@@ -72,7 +73,7 @@ class UserReducer:
 
     __slots__ = ("_free",)
 
-    SIZE = BUCKETS * _CELL_BYTES
+    SIZE: ClassVar[int] = BUCKETS * _CELL_BYTES
 
     def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
         room = memoryview(bytearray(self.SIZE) if buffer is None else buffer)
@@ -145,10 +146,10 @@ class RecentQuantile:
 
     __slots__ = ("_past", "_quantile")
 
-    _EVERY = 5.0
-    _RECENT = 60.0
-    _LONGEST = 600.0
-    _ENOUGH = 100
+    _EVERY: ClassVar[float] = 5.0
+    _RECENT: ClassVar[float] = 60.0
+    _LONGEST: ClassVar[float] = 600.0
+    _ENOUGH: ClassVar[int] = 100
 
     def __init__(self, quantile: float = 0.95) -> None:
         self._quantile = quantile

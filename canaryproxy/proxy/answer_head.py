@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Final
+from typing import Any, Final
 
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpResponseParser
@@ -26,12 +26,12 @@ from canaryproxy.proxy.fields import (
     UNLIMITED,
     Field,
     Names,
-    NoFlowControl,
     first_line,
     nominated,
     tokens,
     without,
 )
+from canaryproxy.proxy.no_flow_control import NoFlowControl
 from canaryproxy.routing import Headers
 
 MAX_ANSWER_HEAD: Final = 64 * 1024
@@ -122,7 +122,8 @@ class AnswerHeads:
         if line is None:
             raise BrokenAnswer("malformed status line")
         try:
-            messages, upgraded, _ = self._parser.feed_data(head)
+            parser: Any = self._parser  # its messages are not of the class that it names
+            messages, upgraded, _ = parser.feed_data(head)
             message = messages[0][0]
         except (HttpProcessingError, IndexError) as error:
             self._parser = self._new_parser()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from ipaddress import ip_address
 from time import monotonic
-from typing import Final
+from typing import Final, cast
 
 from canaryproxy import counters
 from canaryproxy.config import Config, Listener, Sticky, Variant
@@ -21,11 +21,9 @@ from canaryproxy.proxy.answer_head import AnswerHeads
 from canaryproxy.proxy.certificates import Files
 from canaryproxy.proxy.downstream import Downstream
 from canaryproxy.proxy.entrance import Entrance, Gate
-from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.inspector import Inspector
 from canaryproxy.proxy.listener import BACKLOG
-from canaryproxy.proxy.logged import LoggedExchange
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Endpoint, Pool
 from canaryproxy.proxy.proxy_protocol import ProxyHeader
@@ -73,7 +71,6 @@ class DataPath:
         "counters",
         "draining",
         "entering",
-        "exchange",
         "head_end",
         "in_flight",
         "jar",
@@ -110,7 +107,6 @@ class DataPath:
         self._gates: tuple[Gate | None, ...] = ()
         """What connections have to pass, by listener; ``None``: nothing."""
         self.access_log = access_log
-        self.exchange = Exchange if access_log is None else LoggedExchange
         self.counters = cells
         self._users = users or (UserReducer(), UserReducer(), UserReducer())
         self._inspector = Inspector()
@@ -347,7 +343,7 @@ class DataPath:
 
     def _accept(self, at: int) -> asyncio.Protocol:
         gate = self._gates[at] if at < len(self._gates) else None
-        return Downstream(self) if gate is None else Entrance(self, gate)
+        return cast(asyncio.Protocol, Downstream(self)) if gate is None else Entrance(self, gate)
 
     def _sweep(self) -> None:
         now = monotonic()

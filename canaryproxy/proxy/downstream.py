@@ -17,7 +17,7 @@ from canaryproxy.proxy.errors import Refusal, error_answer
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.fields import find_head_end
 from canaryproxy.proxy.forwarding import Peer
-from canaryproxy.proxy.logged import refused
+from canaryproxy.proxy.logged import LoggedExchange, refused
 from canaryproxy.proxy.proxy_protocol import ProxyHeader
 from canaryproxy.proxy.request_head import Request, check_partial
 from canaryproxy.routing import STABLE, RequestView
@@ -55,8 +55,8 @@ _READ_AHEAD: Final = 64 * 1024
 """Bytes of pipelined requests that are kept while one is answered; then reading stops."""
 
 
-class Downstream(asyncio.Protocol):
-    """An HTTP/1.x server connection."""
+class Downstream:
+    """An HTTP/1.x server connection: an ``asyncio.Protocol`` without its name, so that it can be compiled."""
 
     __slots__ = (
         "_active",
@@ -272,8 +272,10 @@ class Downstream(asyncio.Protocol):
         length = fields.length
         has_body = length > 0 or fields.chunked
         datapath.in_flight += 1
-        exchange = self._exchange = datapath.exchange(
-            datapath, self, request, key, cookie, variant, now, has_body
+        exchange = self._exchange = (
+            Exchange(datapath, self, request, key, cookie, variant, now, has_body)
+            if datapath.access_log is None
+            else LoggedExchange(datapath, self, request, key, cookie, variant, now, has_body)
         )
         if forced is None:  # who was not drawn by lot cannot be compared
             tick = int(now * TICKS_PER_SECOND)

@@ -122,7 +122,7 @@ class Entrance(asyncio.Protocol):
         datapath.entering.discard(self)
         connection = Downstream(datapath)
         connection.header = self._header
-        transport.set_protocol(connection)
+        transport.set_protocol(cast(asyncio.Protocol, connection))
         connection.connection_made(transport)
         data, self._buffer = self._buffer, b""
         if data:

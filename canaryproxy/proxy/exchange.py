@@ -26,6 +26,7 @@ from canaryproxy.proxy.answer_head import Response
 from canaryproxy.proxy.chunked import encode_chunk, last_chunk
 from canaryproxy.proxy.errors import STATUS_OF, WORDS, Refusal, error_answer
 from canaryproxy.proxy.request_head import Request
+from canaryproxy.proxy.upstream import Receiver, Upstream
 from canaryproxy.proxy.witness import Inspection
 from canaryproxy.routing import CANARY, STABLE, RouteTable
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from canaryproxy.proxy.datapath import DataPath
     from canaryproxy.proxy.downstream import Downstream
     from canaryproxy.proxy.pool import Endpoint
-    from canaryproxy.proxy.upstream import Upstream
 
 _RESCUED_STATUSES: Final = frozenset((502, 503, 504))
 """Answers of the canary that count as its failure to answer at all."""
@@ -63,7 +63,7 @@ _THROUGHPUT_TRIALS = counters.THROUGHPUT_TRIALS
 _bucket_index = histogram.bucket_index
 
 
-class Exchange:
+class Exchange(Receiver):
     """The state of one request, from its head to the last byte of its answer."""
 
     __slots__ = (
@@ -94,7 +94,6 @@ class Exchange:
         "_upstream",
         "cancelled",
         "inspection",
-        "request",
         "variant",
     )
 

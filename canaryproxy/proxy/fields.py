@@ -6,11 +6,9 @@ never bodies (see ``chunked``), so one parser serves all connections.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Final
 
-from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import BadHttpMessage
 
 from canaryproxy.routing import Headers
@@ -119,13 +117,6 @@ class Names:
         if len(self._cache) < _CACHED_NAMES:
             self._cache[name] = kind
         return kind
-
-
-class NoFlowControl(BaseProtocol):
-    """Stands in for the protocol that aiohttp's parser would pause; it sees no bodies."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
 
 
 def find_head_end(data: bytes, start: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""Requests as the access log tells them. Without a log nothing here is used: see ``DataPath.exchange``."""
+"""Requests as the access log tells them. Without a log nothing here is used."""
 
 from __future__ import annotations
 

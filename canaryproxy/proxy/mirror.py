@@ -87,7 +87,7 @@ def _has_room(endpoint: Endpoint) -> bool:
 class Copy(Receiver):
     """One copy: takes the answer and lets it go."""
 
-    __slots__ = ("_endpoint", "_mirror", "_status", "_upstream", "request")
+    __slots__ = ("_endpoint", "_mirror", "_status", "_upstream")
 
     def __init__(self, mirror: Mirror, request: Request, endpoint: Endpoint) -> None:
         self._mirror = mirror

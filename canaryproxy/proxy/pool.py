@@ -13,7 +13,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, cast
 
 import aiohappyeyeballs
 import mmh3
@@ -42,17 +42,22 @@ _QUEUE_FULL = 0.01
 _AddrInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
 
 
-class Caller(Protocol):
+class Caller:
     """Who asks an endpoint for a connection."""
+
+    __slots__ = ()
 
     def wants(self, endpoint: Endpoint) -> bool:
         """Tell whether a connection of ``endpoint`` is still wanted."""
+        raise NotImplementedError
 
     def connected(self, upstream: Upstream) -> None:
         """Take the connection; it is the caller's until released or closed."""
+        raise NotImplementedError
 
     def connect_failed(self, endpoint: Endpoint, reason: Reason) -> None:
         """Learn that there is none to be had from ``endpoint``."""
+        raise NotImplementedError
 
 
 class Endpoint:
@@ -231,13 +236,14 @@ class Endpoint:
         try:
             if self._context is not None:
                 return await self._dial_tls(sock, self._context)
-            _, upstream = await self._loop.create_connection(
-                lambda: self._connect_protocol(self), sock=sock
-            )
+            _, upstream = await self._loop.create_connection(self._protocol, sock=sock)
         except BaseException:  # the socket is ours until a transport owns it, cancelled or not
             sock.close()
             raise
-        return upstream
+        return cast("Upstream", upstream)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return cast(asyncio.Protocol, self._connect_protocol(self))
 
     async def _dial_tls(self, sock: socket.socket, context: ssl.SSLContext) -> Upstream:
         done: asyncio.Future[Upstream | None] = self._loop.create_future()
@@ -251,7 +257,7 @@ class Endpoint:
                 done.set_result(None)
                 return
             upstream = self._connect_protocol(self)
-            connection.set_protocol(upstream)
+            connection.set_protocol(cast(asyncio.Protocol, upstream))
             upstream.connection_made(connection)
             done.set_result(upstream)
 
@@ -280,13 +286,11 @@ class Endpoint:
                     await asyncio.sleep(_QUEUE_FULL)
                 else:
                     break
-            _, upstream = await self._loop.create_unix_connection(
-                lambda: self._connect_protocol(self), sock=sock
-            )
+            _, upstream = await self._loop.create_unix_connection(self._protocol, sock=sock)
         except BaseException:
             sock.close()
             raise
-        return upstream
+        return cast("Upstream", upstream)
 
     async def _resolve(self) -> list[_AddrInfo]:
         """Return the addresses, another one first each time; the last known ones if DNS fails."""
@@ -312,7 +316,7 @@ def _nothing() -> None:
     """Tell nobody."""
 
 
-class _Probe:
+class _Probe(Caller):
     """Asks an ejected endpoint for a connection, in place of a request."""
 
     __slots__ = ("_endpoint",)

@@ -16,7 +16,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from ipaddress import IPv6Address
-from typing import Final
+from typing import Any, Final
 
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser
@@ -43,13 +43,13 @@ from canaryproxy.proxy.fields import (
     UNLIMITED,
     Field,
     Names,
-    NoFlowControl,
     first_line,
     nominated,
     tokens,
     without,
 )
 from canaryproxy.proxy.forwarding import Peer
+from canaryproxy.proxy.no_flow_control import NoFlowControl
 from canaryproxy.proxy.trace import MADE_LINE, NO_PARENT, NO_TRACE, made_line, read
 from canaryproxy.routing import NO_KEY_BUCKET, STABLE, Headers
 
@@ -191,11 +191,9 @@ class RequestFields:
 
     def with_cookie(self, cookie: Field) -> RequestFields:
         """Return the same fields and a Cookie; ``block`` is the caller's to set."""
-        fields = RequestFields.__new__(RequestFields)
-        fields.raw = [*self.raw, cookie]
+        fields = RequestFields([*self.raw, cookie])
         fields.cookie = cookie[1]
         fields.has_cookie = True
-        fields.epoch = -1
         fields.host = self.host
         fields.keep_alive = self.keep_alive
         fields.length = self.length
@@ -484,7 +482,8 @@ class RequestHeads:
     def _fields(self, head: bytes, line_end: int, *, http10: bool = False) -> RequestFields:
         """Check the fields of a head; ``host`` stays empty if there is none."""
         try:
-            messages, upgraded, _ = self._parser.feed_data(head)
+            parser: Any = self._parser  # its messages are not of the class that it names
+            messages, upgraded, _ = parser.feed_data(head)
             message = messages[0][0]
         except (HttpProcessingError, IndexError) as error:
             self._parser = self._new_parser()

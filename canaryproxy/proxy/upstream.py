@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from ssl import SSLError
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from canaryproxy.counters import Reason
 from canaryproxy.proxy.answer_head import MAX_ANSWER_HEAD, AnswerHeads, Response
 from canaryproxy.proxy.chunked import ChunkedDecoder, ChunkedError
 from canaryproxy.proxy.errors import BrokenAnswer
 from canaryproxy.proxy.fields import find_head_end, tokens
+from canaryproxy.proxy.pool import Caller
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.pool import Endpoint
@@ -35,13 +36,13 @@ def _agreed(chosen: bytes, asked: bytes) -> bool:
     return bool(chosen) and all(one.partition(b"/")[0] in names for one in tokens(chosen))
 
 
-class Receiver(Protocol):
+class Receiver(Caller):
     """Who has sent a request and takes what comes back: an ``Exchange``, or a copy that nobody waits for.
 
-    What has a body here is left alone by those that need not know.
+    What does nothing here is left alone by those that need not know.
     """
 
-    __slots__ = ()
+    __slots__ = ("request",)
 
     request: Request
 
@@ -53,12 +54,15 @@ class Receiver(Protocol):
         self, response: Response, body: bytes, *, complete: bool, trailers: bytes = b""
     ) -> None:
         """Take the head of the final answer and what came of its body with it."""
+        raise NotImplementedError
 
     def body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
         """Take more of the body."""
+        raise NotImplementedError
 
     def upstream_failed(self, reason: Reason, *, stale: bool = False) -> None:
         """The connection is of no more use, and the answer is not complete."""
+        raise NotImplementedError
 
     def upstream_full(self) -> None:
         """Write no more until ``upstream_drained``."""
@@ -85,8 +89,8 @@ class Receiver(Protocol):
         return
 
 
-class Upstream(asyncio.Protocol):
-    """An HTTP/1.x client connection.
+class Upstream:
+    """An HTTP/1.x client connection: an ``asyncio.Protocol`` without its name, so that it can be compiled.
 
     Life: idle, then ``send`` makes it read an answer's head and body for one exchange, then it goes back to
     its endpoint's pool, or is closed if anything about it is in doubt.
