@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from canaryproxy.compiled import COMPILED
 from canaryproxy.proxy.errors import Refusal
 from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.request_head import RequestFields, RequestHeads
@@ -85,6 +86,7 @@ starts = st.sampled_from(
     st.lists(st.tuples(starts, st.lists(lines, max_size=9)), min_size=1, max_size=6), st.booleans()
 )
 @settings(max_examples=600, deadline=None)
+@pytest.mark.skipif(COMPILED, reason="nothing can inherit from what is compiled")
 def test_a_remembered_head_means_what_a_parsed_one_means(
     loop: asyncio.AbstractEventLoop, requests: list[tuple[bytes, list[bytes]]], create: bool
 ) -> None:

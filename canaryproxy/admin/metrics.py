@@ -28,6 +28,7 @@ from prometheus_client.samples import Exemplar
 import canaryproxy
 from canaryproxy import counters, histogram, rollout
 from canaryproxy.circuit import State
+from canaryproxy.compiled import COMPILED
 from canaryproxy.config.model import EventName
 from canaryproxy.controller import Status
 from canaryproxy.counters import Counters, NoEntry, Reason
@@ -302,7 +303,11 @@ class CounterCollector(Collector):
         yield _info(
             "canaryproxy_build_info",
             "Versions of what runs.",
-            {"version": canaryproxy.__version__, "python": platform.python_version()},
+            {
+                "version": canaryproxy.__version__,
+                "python": platform.python_version(),
+                "compiled": str(COMPILED).lower(),
+            },
         )
 
     def _release(self) -> Iterable[Metric]:

@@ -6,6 +6,7 @@ import click
 
 import canaryproxy
 from canaryproxy.cli import look, offline, proxy, shell, steer, upgrade
+from canaryproxy.compiled import COMPILED
 
 _SECTIONS: tuple[tuple[str, tuple[click.Command, ...]], ...] = (
     ("Run", (proxy.run, proxy.check, proxy.schema, proxy.demo)),
@@ -35,7 +36,11 @@ class Sections(click.Group):
 
 
 @click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(canaryproxy.__version__, prog_name="canaryproxy")
+@click.version_option(
+    canaryproxy.__version__,
+    prog_name="canaryproxy",
+    message="%(prog)s %(version)s" + (" (compiled)" if COMPILED else ""),
+)
 def main() -> None:
     """A reverse proxy in front of two versions of a service, to release the new one safely.
 

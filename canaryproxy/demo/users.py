@@ -50,6 +50,8 @@ class Users:
         self._random = random.Random(seed)  # noqa: S311 - a demo
         self._cookies: list[str | None] = [None] * count
         self._versions: list[list[str]] = [[] for _ in range(count)]
+        self._latest = [0] * count
+        """Number of each user's last request that was answered: slow answers come out of turn."""
         self._open: set[asyncio.Task[None]] = set()
         self.seen = Seen()
 
@@ -57,6 +59,7 @@ class Users:
         """Count from zero; the users keep their cookies."""
         self.seen = Seen()
         self._versions = [[] for _ in self._versions]
+        self._latest = [0] * len(self._versions)
 
     async def run(self) -> None:
         """Send until cancelled; then wait for what is under way."""
@@ -85,6 +88,7 @@ class Users:
         cookie = self._cookies[user]
         headers = {} if cookie is None else {"Cookie": f"canary_id={cookie}"}
         seen.sent += 1
+        number = seen.sent
         begin = loop.time()
         try:
             async with session.get(self._url + path, headers=headers) as response:
@@ -101,6 +105,8 @@ class Users:
         version = document.get("version")
         if match and self._cookies[user] is None:
             self._cookies[user] = match[1]
-        elif version is not None and versions[-1:] != [version]:
+        elif version is not None and versions[-1:] != [version] and number > self._latest[user]:
             versions.append(version)
             seen.back_and_forth += versions[-3:] == ["canary", "stable", "canary"]
+        if versions is self._versions[user]:
+            self._latest[user] = max(self._latest[user], number)

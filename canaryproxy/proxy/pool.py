@@ -82,6 +82,7 @@ class Endpoint:
         "idle",
         "limits",
         "on_change",
+        "on_open",
         "open",
     )
 
@@ -107,6 +108,8 @@ class Endpoint:
         self.limits = limits
         self.on_change: Callable[[], None] = _nothing
         """Called when the endpoint is ejected or comes back."""
+        self.on_open: Callable[[Caller], None] | None = None
+        """Called in place of dialling, for tests whose connections are in memory."""
         self._loop = loop
         self._connect_protocol = connect_protocol
         self._pause = FIRST_PAUSE
@@ -200,6 +203,9 @@ class Endpoint:
 
     def _open(self, caller: Caller) -> None:
         self.open += 1
+        if self.on_open is not None:
+            self.on_open(caller)
+            return
         task = self._loop.create_task(self._connect(caller))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -33,7 +33,7 @@ def cookie_finder(name: str) -> Callable[[bytes], bytes | None]:
         if match is None:
             return None
         start = match.start()
-        if start and cookies[start - 2 : start] != b"; ":
+        if start and not cookies.startswith(b"; ", max(start - 2, 0)):
             match = pattern.search(cookies)
         return match[1] if match else None
 

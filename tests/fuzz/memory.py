@@ -144,37 +144,53 @@ class MemoryTransport(asyncio.Transport):
             self._wires.later.append(lambda: self.protocol.connection_lost(error))
 
 
-class MemoryEndpoint(Endpoint):
+class MemoryEndpoint:
     """An endpoint whose connections are opened by ``on_open``: nothing is dialled."""
-
-    on_open: Callable[[MemoryEndpoint, Caller], None]
-    """Called for each connection that is wanted; calls ``connect`` or ``fail`` now or later."""
-
-    def _open(self, caller: Caller) -> None:
-        self.open += 1
-        self.on_open(self, caller)
 
     high = 1 << 16
     """Bytes after which an upstream that does not read is full."""
 
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        endpoint.on_open = lambda caller: self.on_open(self, caller)
+        self.on_open: Callable[[MemoryEndpoint, Caller], None]
+        """Called for each connection that is wanted; calls ``connect`` or ``fail`` now or later."""
+
+    @property
+    def active(self) -> int:
+        """Requests that hold or wait for a connection."""
+        return self._endpoint.active
+
+    @property
+    def open(self) -> int:
+        """Connections open or being opened."""
+        return self._endpoint.open
+
+    @property
+    def idle(self) -> list[Upstream]:
+        """Connections to use again."""
+        return self._endpoint.idle
+
     def connect(self, wires: Wires, caller: Caller) -> MemoryTransport:
         """Give the caller its connection, as ``_connect`` does; return the proxy's end of it."""
-        upstream = self._connect_protocol(self)
+        endpoint = self._endpoint
+        upstream = endpoint._connect_protocol(endpoint)
         transport = MemoryTransport(wires, upstream, self.high)
         upstream.connection_made(transport)
-        self._readmit()
-        if caller.wants(self):
+        endpoint._readmit()
+        if caller.wants(endpoint):
             caller.connected(upstream)
         else:
-            self.release(upstream)
+            endpoint.release(upstream)
         return transport
 
     def fail(self, caller: Caller, reason: Reason) -> None:
         """Tell the caller that there is no connection, as ``_connect`` does."""
-        self.open -= 1
+        endpoint = self._endpoint
+        endpoint.open -= 1
         if not isinstance(caller, _Probe):
-            self.failed()
-        caller.connect_failed(self, reason)
+            endpoint.failed()
+        caller.connect_failed(endpoint, reason)
 
 
 class MemoryProxy:
@@ -189,16 +205,17 @@ class MemoryProxy:
         pools = []
         for variant in (made.variants.stable, made.variants.canary):
             endpoints = [
-                MemoryEndpoint(
+                Endpoint(
                     one, made.limits, loop, lambda where: Upstream(where, self.datapath.answers)
                 )
                 for one in (variant.endpoints if variant else ())
             ]
             pool = Pool(endpoints, by_hash=False)
             for endpoint in endpoints:
-                endpoint.high = high
                 endpoint.on_change = pool.refresh
-            self.endpoints += endpoints
+                held = MemoryEndpoint(endpoint)
+                held.high = high
+                self.endpoints.append(held)
             pools.append(pool)
         self.datapath.pools = (pools[0], pools[1])
 

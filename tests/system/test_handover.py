@@ -178,10 +178,14 @@ def test_a_trip_reaches_what_still_drains(tmp_path: Path, workers: int) -> None:
         os.kill(running.pid, signal.SIGUSR2)
         handed_over(running, running.pid)
         ask(running, "/v1/release/trip", "POST", {"cause": "now"})
-        client.request("GET", "/")
-        with client.getresponse() as answer:
-            assert answer.getheader("Connection") == "close"  # by the old one
-            assert answer.read() == b"stable"
+
+        def old_says_goodbye() -> bool:
+            client.request("GET", "/")
+            with client.getresponse() as answer:
+                assert answer.read() == b"stable"
+                return answer.getheader("Connection") == "close"
+
+        until(old_says_goodbye, "the old process's last answer")
         client.close()
         drained(running, running.pid)
 
