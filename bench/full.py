@@ -50,7 +50,7 @@ def run(settings: Settings, outcome: Outcome, folder: Path, say: Callable[[str],
     An experiment that cannot run is noted in the outcome, and the next one follows.
     """
     peers: list[Peer] = [
-        scenarios.OURS if name == OURS else peer
+        {OURS: scenarios.OURS, scenarios.PURE.name: scenarios.PURE}.get(name, peer)
         for name, peer in PEERS.items()
         if name in settings.peers
     ]

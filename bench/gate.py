@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from bench import callgrind, cores, cputime, ports, probe, process, scenarios, u
 from bench.callgrind import CallgrindError, Counter
 from bench.command_line import positive, positive_float, say, terminate
 from bench.peers import PEERS, Peer, Site
-from bench.peers.base import PYTHONPATH
+from bench.peers.ours import environment
 from bench.process import Process, StartError
 from bench.steady import Steady
 
@@ -45,11 +45,13 @@ class Kind:
     """One load of the gate.
 
     judged: of canaryproxy with a release under way and all five metrics on.
+    compiled: of the compiled data path (``make compiled``).
     traced: each request has a trace id of its own.
     unseen: each request is a new user's, with a sticky cookie.
     """
 
     judged: bool = False
+    compiled: bool = False
     traced: bool = False
     unseen: bool = False
 
@@ -59,8 +61,8 @@ LOADS = {
     "a trace id in each request": Kind(traced=True),
     "a user in each request": Kind(unseen=True),
     "all metrics on": Kind(judged=True),
+    "compiled, all metrics on": Kind(judged=True, compiled=True),
 }
-_JUDGED = "judged"
 
 _LEAST_REPETITIONS = 3
 _SLOWER = 100.0
@@ -224,21 +226,32 @@ def _verdict(measured: Measured, baseline: Mapping[str, Any]) -> int:
 def _measure(method: str, requests: int, seconds: float) -> Measured:
     """Start everything, measure in turn until the time is up, keep the least of each."""
     on = cores.choose()
-    least: dict[str, dict[str, float]] = {load: {} for load in LOADS}
     with (
         tempfile.TemporaryDirectory(prefix="canaryproxy-gate-") as name,
         process.running() as started,
     ):
         folder = Path(name)
         began = time.monotonic()
-        numbers = ports.free(5)
-        peers = {"plain": PEERS["plain"], "ours": scenarios.OURS_ALONE, _JUDGED: scenarios.OURS}
+        numbers = ports.free(6)
+        peers = {
+            "plain": PEERS["plain"],
+            "alone": replace(scenarios.OURS_ALONE, compiled=False),
+            "judged": scenarios.PURE,
+            "compiled": scenarios.OURS,
+        }
+        loads = dict(LOADS)
+        reason = scenarios.OURS.missing()
+        if reason:
+            say(f"bench.gate: {reason}; only plain Python is measured")
+            del peers["compiled"]
+            loads = {name: kind for name, kind in LOADS.items() if not kind.compiled}
+        least: dict[str, dict[str, float]] = {load: {} for load in loads}
         behind = upstream.start(
             *numbers[:2], core=on.load, folder=folder, started=started, python=True
         )
         servers = {
             name: _start(name, peer, port, behind, method, folder, on, started)
-            for (name, peer), port in zip(peers.items(), numbers[2:], strict=True)
+            for (name, peer), port in zip(peers.items(), numbers[2:], strict=False)
         }
         for server, site in servers.values():
             _wait(server, site)
@@ -251,8 +264,8 @@ def _measure(method: str, requests: int, seconds: float) -> Measured:
         }
         repetition = 0  # that of number 0 only warms up
         while repetition < _LEAST_REPETITIONS or time.monotonic() - began < seconds:
-            for load, kind in LOADS.items():
-                for whose, name in (("ours", _JUDGED if kind.judged else "ours"), ("plain",) * 2):
+            for load, kind in loads.items():
+                for whose, name in (("ours", _who(kind)), ("plain", "plain")):
                     port = servers[name][1].port
                     with Steady(port, traced=kind.traced, unseen=kind.unseen) as client:
                         client.send(max(1, counts[name] // 4))
@@ -264,6 +277,12 @@ def _measure(method: str, requests: int, seconds: float) -> Measured:
                 if server.popen.poll() is not None:
                     raise StartError(f"{server.name} ended: {server.tail()}")
     return Measured(method, stack(), {load: Cost(**of) for load, of in least.items()})
+
+
+def _who(kind: Kind) -> str:
+    if kind.compiled:
+        return "compiled"
+    return "judged" if kind.judged else "alone"
 
 
 def _start(
@@ -287,7 +306,7 @@ def _start(
         _counted(command, own) if method == "instructions" else command,
         core=on.proxy,
         folder=own,
-        env={**PYTHONPATH, "PYTHONHASHSEED": "0"},
+        env={**environment(peer), "PYTHONHASHSEED": "0"},
     )
     started.append(server)
     return server, site

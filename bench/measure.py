@@ -12,7 +12,7 @@ from bench import cores, cputime, ports, probe, process, tls, upstream, wrk
 from bench.cores import Cores
 from bench.loads import Load
 from bench.peers import Peer, Site
-from bench.peers.base import PYTHONPATH
+from bench.peers.ours import environment
 from bench.ports import HOST
 from bench.process import Process, StartError
 from bench.upstream import Upstreams
@@ -229,7 +229,7 @@ def start(peer: Peer, site: Site, on: Cores, started: list[Process]) -> Target:
         peer.command(site, config),
         core=on.proxy,
         folder=site.folder,
-        env=PYTHONPATH,
+        env=environment(peer),
     )
     started.append(running)
     running.wait_until(lambda: probe.answers(site.port, tls=site.tls), READY_SECONDS)

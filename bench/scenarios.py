@@ -9,10 +9,14 @@ from bench.peers.nginx import Nginx
 from bench.peers.ours import Ours
 
 OURS = Ours(
-    title="canaryproxy, split by cookie, a release under way, all five metrics judged, 1 worker",
+    title="canaryproxy, compiled, split by cookie, a release under way, all five metrics judged, 1 worker",
     judged=True,
 )
 """How canaryproxy is measured throughout: everything on."""
+
+PURE = replace(
+    OURS, name="pure", title="the same in plain Python, without a compiler", compiled=False
+)
 
 OURS_ALONE = replace(OURS, name="no release", title="no release, default metrics", judged=False)
 """Without a release, so with less to do for each request."""

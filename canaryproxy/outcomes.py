@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, Protocol
 
@@ -48,11 +48,11 @@ class Answer(Protocol):
         """The first ``INSPECTED`` bytes of the body as sent, if a rule ``needs_body``."""
 
 
-Test = Callable[[Answer, "_Body"], "bool | None"]
+Test = Callable[[Answer, "Body"], "bool | None"]
 """Whether a condition holds; ``None``: it cannot be told."""
 
 
-class _Body:
+class Body:
     """The decoded beginning of a body, decoded once for all rules."""
 
     __slots__ = ("_answer", "_decoded", "_json")
@@ -122,13 +122,13 @@ class OutcomeRule:
         """Tell whether the rule looks at the answer to this request."""
         return all(condition(request) for condition in self._conditions)
 
-    def holds(self, answer: Answer, body: _Body | None = None) -> bool | None:
+    def holds(self, answer: Answer, body: Body | None = None) -> bool | None:
         """Tell whether the answer counts; ``None`` if that cannot be told (too long, undecodable)."""
         if not self.statuses[answer.status] or answer.size >= self.below:
             return False
         if not self.tests:
             return True
-        body = body or _Body(answer)
+        body = body or Body(answer)
         found: bool | None = True
         for test in self.tests:
             result = test(answer, body)
@@ -156,22 +156,16 @@ class OutcomeRules:
         """Return the indexes of the rules that look at the answer to this request."""
         return tuple(at for at, rule in enumerate(self.rules) if rule.watches(request))
 
-    def judge(self, watching: Iterable[int], answer: Answer) -> list[tuple[int, bool]]:
-        """Return index and result of each of the rules whose result can be told."""
-        body = _Body(answer) if self.needs_body else None
-        found: list[tuple[int, bool]] = []
-        rules, status, size = self.rules, answer.status, answer.size
-        for at in watching:
-            rule = rules[at]
-            if not rule.statuses[status] or size >= rule.below:
-                found.append((at, False))
-            elif not rule.tests:
-                found.append((at, True))
-            else:
-                held = rule.holds(answer, body)
-                if held is not None:
-                    found.append((at, held))
-        return found
+    def held(self, at: int, answer: Answer, body: Body | None) -> bool | None:
+        """Tell whether rule ``at`` holds; ``None`` if that cannot be told. ``body`` as ``body_of`` says."""
+        rule = self.rules[at]
+        if not rule.statuses[answer.status] or answer.size >= rule.below:
+            return False
+        return rule.holds(answer, body) if rule.tests else True
+
+    def body_of(self, answer: Answer) -> Body | None:
+        """Return what rules share of an answer's body, if any looks into bodies."""
+        return Body(answer) if self.needs_body else None
 
 
 def decode(answer: Answer) -> tuple[bytes, bool]:
@@ -232,7 +226,7 @@ def status_table(patterns: tuple[str, ...]) -> bytes:
 def _header_test(match: HeaderMatch) -> Test:
     name, test = match.name.lower().encode("latin-1"), text_test(match)
 
-    def holds(answer: Answer, _body: _Body) -> bool:
+    def holds(answer: Answer, _body: Body) -> bool:
         values = [v.decode("latin-1") for n, v in answer.headers if n.lower() == name]
         return any(map(test, values)) if values else test(None)
 
@@ -242,7 +236,7 @@ def _header_test(match: HeaderMatch) -> Test:
 def _regex_test(regex: str) -> Test:
     found = searcher(regex)
 
-    def holds(_answer: Answer, body: _Body) -> bool | None:
+    def holds(_answer: Answer, body: Body) -> bool | None:
         text, whole = body.decoded()
         if found(text):
             return True
@@ -254,7 +248,7 @@ def _regex_test(regex: str) -> Test:
 def _json_test(when: JsonWhen) -> Test:
     steps = [part.replace("~1", "/").replace("~0", "~") for part in when.pointer.split("/")[1:]]
 
-    def holds(_answer: Answer, body: _Body) -> bool | None:
+    def holds(_answer: Answer, body: Body) -> bool | None:
         document = body.json()
         if document is _MISSING:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from math import inf, nan, nextafter
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,22 @@ def test_a_bound_is_inclusive(value: float) -> None:
     index = bucket_index(value)
     assert index == len(BOUNDS) or value <= BOUNDS[index]
     assert index == 0 or value > BOUNDS[index - 1]
+
+
+@pytest.mark.parametrize("at", range(len(BOUNDS)))
+def test_a_bound_is_the_last_value_of_its_bucket(at: int) -> None:
+    assert bucket_index(BOUNDS[at]) == at
+    assert bucket_index(nextafter(BOUNDS[at], inf)) == at + 1
+    assert bucket_index(nextafter(BOUNDS[at], 0)) == at
+
+
+@pytest.mark.parametrize("odd", [-1.0, 0.0, -inf, nan])
+def test_what_is_no_duration_is_in_the_first_bucket(odd: float) -> None:
+    assert bucket_index(odd) == 0
+
+
+def test_longest() -> None:
+    assert bucket_index(inf) == BUCKETS - 1
 
 
 @given(st.lists(seconds, min_size=1, max_size=300), st.sampled_from([0.5, 0.9, 0.95, 0.99, 0.999]))

@@ -38,8 +38,8 @@ def answer(body: bytes = b"", status: int = 200, **headers: str) -> Answer:
 
 
 def held(text: str, seen: Answer) -> bool | None:
-    found = dict(rules(text).judge([0], seen))
-    return found.get(0)
+    made = rules(text)
+    return made.held(0, seen, made.body_of(seen))
 
 
 @pytest.mark.parametrize(

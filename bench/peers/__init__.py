@@ -12,8 +12,24 @@ from bench.peers.python_peers import Floor, PlainAiohttp, ProxyPy
 
 __all__ = ["PEERS", "Peer", "Site"]
 
+PURE = Ours(
+    name="pure",
+    title="canaryproxy, plain Python, split by cookie, counting on, 1 worker",
+    compiled=False,
+)
+
 PEERS: dict[str, Peer] = {
     peer.name: peer
-    for peer in (Ours(), Nginx(), Haproxy(), Envoy(), Caddy(), PlainAiohttp(), ProxyPy(), Floor())
+    for peer in (
+        Ours(),
+        PURE,
+        Nginx(),
+        Haproxy(),
+        Envoy(),
+        Caddy(),
+        PlainAiohttp(),
+        ProxyPy(),
+        Floor(),
+    )
 }
 """All peers by name, in the order of the tables."""

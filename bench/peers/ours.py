@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from typing import Any
 import yaml
 
 from bench.loads import COOKIE
-from bench.peers.base import ALL, MAX_CONNECTIONS, PYTHONPATH, Site
+from bench.peers.base import ALL, MAX_CONNECTIONS, PYTHONPATH, ROOT, Peer, Site
 from bench.ports import HOST, address
+
+COMPILED = ROOT / "build" / "compiled"
+"""What ``make compiled`` makes."""
 
 _SECONDS = 30
 _INACTIVE_WORKERS = "workers is not active"
@@ -22,6 +26,7 @@ _INACTIVE_WORKERS = "workers is not active"
 class Ours:
     """``python -m canaryproxy run`` from this checkout.
 
+    compiled: with the data path compiled, as in the image; else plain Python.
     judged: a release is under way and all five metrics of the judge are on (errors, latency, throughput,
         a business outcome that every answer is looked at for, a bad outcome by the length of the body).
     workers: as in the configuration.
@@ -30,15 +35,23 @@ class Ours:
     """
 
     name: str = "ours"
-    title: str = "canaryproxy, split by cookie, counting on, 1 worker"
+    title: str = "canaryproxy, compiled, split by cookie, counting on, 1 worker"
     splits: bool = True
     features: frozenset[str] = ALL
+    compiled: bool = True
     judged: bool = False
     workers: int = 1
     endpoints: int = 1
     rules: int = 0
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return what makes ``python -m canaryproxy`` find it."""
+        return {"PYTHONPATH": f"{COMPILED}:{ROOT}"} if self.compiled else PYTHONPATH
+
     def missing(self) -> str | None:
+        if self.compiled and not (COMPILED / ".done").exists():
+            return "not compiled: make compiled"
         done = self._python("-c", "import canaryproxy.cli")
         if done.returncode != 0:
             reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
@@ -48,8 +61,7 @@ class Ours:
         return None
 
     def version(self) -> str:
-        code = "import canaryproxy; print(canaryproxy.__version__)"
-        return self._python("-c", code).stdout.strip()
+        return self._python("-m", "canaryproxy", "--version").stdout.strip().partition(" ")[2]
 
     def render_config(self, site: Site) -> str:
         config: dict[str, Any] = {
@@ -104,13 +116,19 @@ class Ours:
     def _python(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *arguments],
-            env=PYTHONPATH,
+            env={**os.environ, **self.environment},
+            cwd="/",
             input=text,
             capture_output=True,
             text=True,
             timeout=_SECONDS,
             check=False,
         )
+
+
+def environment(peer: Peer) -> dict[str, str]:
+    """Return the variables that a peer's process needs beside those that all have."""
+    return peer.environment if isinstance(peer, Ours) else PYTHONPATH
 
 
 def _listener(site: Site) -> dict[str, Any] | str:

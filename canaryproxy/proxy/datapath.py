@@ -71,12 +71,15 @@ class DataPath:
         "counters",
         "draining",
         "entering",
+        "first_byte_timeout",
         "head_end",
+        "idle_timeout",
         "in_flight",
         "jar",
         "key_is_in_fields",
         "limits",
         "looks",
+        "max_requests",
         "mirror",
         "pools",
         "read_key",
@@ -152,6 +155,9 @@ class DataPath:
         made: dict[object, ssl.SSLContext] = {}
         self._gates = tuple(self._gate(listener, files, made) for listener in config.listen)
         self.limits = limits = config.limits
+        self.max_requests = limits.max_requests
+        self.first_byte_timeout = limits.first_byte_timeout
+        self.idle_timeout = limits.idle_timeout
         self.head_end = b"Via: 1.1 %b\r\n\r\n" % config.forwarded.via.encode("latin-1")
         """What ends every head that we send upstream: our Via field (RFC 9110 §7.6.3) and the empty line."""
         variant_header = (config.split.variant_header or "").encode("latin-1")

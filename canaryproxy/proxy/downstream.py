@@ -236,7 +236,7 @@ class Downstream:
         """Route one request and start its exchange. Raises ``Refusal``."""
         datapath = self._datapath
         request = datapath.requests.parse(head, self.peer)
-        if datapath.in_flight >= datapath.limits.max_requests:
+        if datapath.in_flight >= datapath.max_requests:
             raise Refusal(503, "too many requests in flight")
         now = monotonic()
         if datapath.sequence[0] != datapath.seen:
@@ -286,7 +286,7 @@ class Downstream:
             exchange.note_forced(bucket)
         if not has_body:
             self._state = _ANSWER
-            self.deadline = now + datapath.limits.first_byte_timeout
+            self.deadline = now + datapath.first_byte_timeout
             exchange.start()
             if datapath.mirror is not None and variant == STABLE and forced is None:
                 datapath.mirror.offer(request, key, table, now)
@@ -422,7 +422,7 @@ class Downstream:
             return
         self._state = _HEAD
         self._active = False
-        self.deadline = now + datapath.limits.idle_timeout
+        self.deadline = now + datapath.idle_timeout
         if not self._reading:
             self.resume()
         if self._buffer:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from canaryproxy import counters, histogram
 from canaryproxy.counters import Reason
+from canaryproxy.histogram import bucket_index
 from canaryproxy.proxy.answer_head import Response
 from canaryproxy.proxy.chunked import encode_chunk, last_chunk
 from canaryproxy.proxy.errors import STATUS_OF, WORDS, Refusal, error_answer
@@ -53,14 +54,13 @@ _FAILOVER: Final = frozenset(
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
 
-_CODES = counters.CODES
-_FINISHED = counters.FINISHED
-_FIRST_BYTE = counters.FIRST_BYTE
-_DURATION = counters.DURATION
-_FIRST_BYTE_SUM = counters.FIRST_BYTE + histogram.SUM
-_DURATION_SUM = counters.DURATION + histogram.SUM
-_THROUGHPUT_TRIALS = counters.THROUGHPUT_TRIALS
-_bucket_index = histogram.bucket_index
+_CODES: Final = counters.CODES
+_FINISHED: Final = counters.FINISHED
+_FIRST_BYTE: Final = counters.FIRST_BYTE
+_DURATION: Final = counters.DURATION
+_FIRST_BYTE_SUM: Final = counters.FIRST_BYTE + histogram.SUM
+_DURATION_SUM: Final = counters.DURATION + histogram.SUM
+_THROUGHPUT_TRIALS: Final = counters.THROUGHPUT_TRIALS
 
 
 class Exchange(Receiver):
@@ -413,14 +413,14 @@ class Exchange(Receiver):
             cells[_CODES + self._status] += 1
             cells[_FINISHED] += 1
             took = now - self._started
-            index = _bucket_index(took)
+            index = bucket_index(took)
             micros = int(took * 1e6)
             cells[_DURATION + index] += 1
             cells[_DURATION_SUM] += micros
             waited = self._answered_at - self._received
             if waited != took:
                 waited = max(waited, 0.0)
-                index = _bucket_index(waited)
+                index = bucket_index(waited)
                 micros = int(waited * 1e6)
             cells[_FIRST_BYTE + index] += 1
             cells[_FIRST_BYTE_SUM] += micros

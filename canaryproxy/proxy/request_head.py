@@ -63,6 +63,9 @@ REMEMBERED: Final = 4096
 """Blocks of fields whose meaning is remembered at the most."""
 TEMPLATES: Final = 1024
 """The same without Cookie and traceparent."""
+LINES: Final = 1024
+"""Request lines that are remembered at the most, none longer than ``_LONGEST_LINE`` bytes."""
+_LONGEST_LINE: Final = 256
 ONE_IN: Final = 8
 """When there is no more room, one in so many blocks that were not known takes the place of the oldest.
 
@@ -277,7 +280,9 @@ class RequestHeads:
         "_create_trace",
         "_end",
         "_known",
+        "_lines",
         "_loop",
+        "_missed_lines",
         "_misses",
         "_names",
         "_parser",
@@ -305,6 +310,8 @@ class RequestHeads:
         self._names = Names(REQUEST_KINDS)
         self._known: dict[bytes, RequestFields] = {}
         self._misses = 0
+        self._lines: dict[bytes, tuple[bytes, bytes]] = {}
+        self._missed_lines = 0
         self._templates: dict[bytes, RequestFields] = {}
         self._parser = self._new_parser()
 
@@ -326,8 +333,11 @@ class RequestHeads:
         Raises ``Refusal`` with the status and the reason for the client.
         """
         line_end = head.find(b"\r\n")
-        plain = _PLAIN_LINE.fullmatch(head, 0, line_end)
-        if plain is None or line_end > MAX_REQUEST_LINE or len(head) > MAX_HEAD:
+        line = head[:line_end]
+        asked = self._lines.get(line)
+        if asked is None:
+            asked = self._plain(line)
+        if asked is None or len(head) > MAX_HEAD:
             return self._parse_rare(head, line_end, peer)
         block = head[line_end:]
         fields, trace = self._known.get(block), b""
@@ -338,7 +348,7 @@ class RequestHeads:
             if fields.hops:  # such fields are not remembered
                 return self._parse_rare(head, line_end, peer)
         request = Request()
-        request.method, request.target = plain.groups()
+        request.method, request.target = asked
         request.http10 = False
         request.fields = fields
         block = fields.block
@@ -350,7 +360,7 @@ class RequestHeads:
             request.trace = fields.trace_id
             request.sampled = fields.trace_id if fields.sampled and fields.trace_id else b""
         request.head = (
-            head[:line_end]
+            line
             + block
             + peer.forwarding(fields.host, fields.forwarding)
             + fields.extra
@@ -359,6 +369,21 @@ class RequestHeads:
         if fields.trace_id is None:  # each has its own; what is remembered of the fields has none
             request.head = request.head[:-2] + made_line() + b"\r\n"
         return request
+
+    def _plain(self, line: bytes) -> tuple[bytes, bytes] | None:
+        """Return method and target of a request line that needs no second look, and remember them."""
+        plain = _PLAIN_LINE.fullmatch(line)
+        if plain is None or len(line) > MAX_REQUEST_LINE:
+            return None
+        asked = plain[1], plain[2]
+        if len(line) <= _LONGEST_LINE:
+            if len(self._lines) >= LINES:
+                self._missed_lines += 1
+                if self._missed_lines % ONE_IN:
+                    return asked
+                del self._lines[next(iter(self._lines))]
+            self._lines[line] = asked
+        return asked
 
     def _find(self, head: bytes, line_end: int, block: bytes) -> tuple[RequestFields, bytes]:
         """Return the fields of a block that is not known, and remember them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from canaryproxy import counters
@@ -28,7 +28,6 @@ class Witness:
         "_exposures",
         "_inspector",
         "_reducer",
-        "claim",
         "error_statuses",
         "exposes",
         "outcomes",
@@ -49,10 +48,6 @@ class Witness:
         """Whether a status is an error, by status."""
         self._by_user = errors is not None and errors.unit == "user"
         self._reducer, self._exposures, self._conversions = users
-        self.claim: Callable[[int, int], bool] = (
-            self._reducer.claim if self._by_user else lambda _bucket, _now: True
-        )
-        """Whether a request of a bucket, routed now (tenths of a second), is a trial of the metric errors."""
         self.outcomes = OutcomeRules(config.judge.outcomes)
         names = [rule.name for rule in self.outcomes.rules]
         self._cells = tuple(counters.OUTCOMES + 2 * slots[name] for name in names)
@@ -62,6 +57,10 @@ class Witness:
             self._business = names.index(metrics.business.outcome)
         self.exposes = metrics.business is not None
         """Whether users exposed are counted."""
+
+    def claim(self, bucket: int, tick: int) -> bool:
+        """Tell whether a request, routed now (tenths of a second), is a trial of the metric errors."""
+        return not self._by_user or self._reducer.claim(bucket, tick)
 
     def failed(self, bucket: int) -> None:
         """Learn that a trial was an event."""
@@ -97,7 +96,11 @@ class Witness:
         if inspection.exposed:
             cells[counters.EXPOSED] += 1
         converted = False
-        for at, held in self.outcomes.judge(inspection.watching, inspection):
+        body = self.outcomes.body_of(inspection)
+        for at in inspection.watching:
+            held = self.outcomes.held(at, inspection, body)
+            if held is None:
+                continue
             trials = self._cells[at]
             cells[trials] += 1
             if held:
