@@ -40,6 +40,7 @@ from bench.open_model import Schedule
 from bench.outcome import Closed, OpenModel, Outcome
 from bench.peers import PEERS, Site
 from bench.peers.caddy import prefixes
+from bench.peers.ours import COMPILED, environment
 from bench.process import StartError, running, start
 from bench.quantiles import in_microseconds, quantile
 
@@ -107,14 +108,22 @@ def test_configuration_names_its_ports_and_the_weight(name: str, tmp_path: Path)
         assert port in text
     weights = {
         "ours": "weight: 10.0",
+        "pure": "weight: 10.0",
         "nginx": "10% canary;",
         "haproxy": "lt 1000 }",
         "envoy": '"weight": 9000',
         "caddy": '"canary_id=19*"',
     }
     assert weights[name] in text
-    if name in {"ours", "envoy", "caddy"}:
+    if name in {"ours", "pure", "envoy", "caddy"}:
         assert isinstance(yaml.safe_load(text), dict)
+
+
+def test_what_is_compiled_is_found_before_the_checkout() -> None:
+    compiled = environment(PEERS["ours"])["PYTHONPATH"].split(":")
+    assert compiled == [str(COMPILED), *environment(PEERS["pure"])["PYTHONPATH"].split(":")]
+    missing = PEERS["ours"].missing()
+    assert missing is None or "make compiled" in missing
 
 
 @pytest.mark.parametrize(("weight", "ids"), [(0, 0), (10, 26), (50, 128), (100, 256)])

@@ -270,7 +270,7 @@ class DataPath:
                 (tls, *map(files.get, names)), lambda: client_context(tls, files), made
             )
         for endpoint in endpoints:
-            endpoint.limits = self.limits
+            endpoint.limit(self.limits)
             endpoint.secure(context, None if tls is None else tls.server_name)
             endpoint.on_change = pool.refresh
         pool.refresh()

@@ -307,7 +307,7 @@ class Downstream:
     def _look_at(self, request: Request) -> tuple[int | None, tuple[int, ...]]:
         """Return the variant that a match rule forces, and the outcomes that watch the answer."""
         fields = request.fields
-        asked = request.method, request.target.partition(b"?")[0]
+        asked = request.asked
         looks = fields.looks
         if looks is not None and (known := looks.get(asked)) is not None:
             return known

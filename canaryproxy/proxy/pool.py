@@ -81,6 +81,7 @@ class Endpoint:
         "failures",
         "idle",
         "limits",
+        "max_idle",
         "on_change",
         "on_open",
         "open",
@@ -105,7 +106,7 @@ class Endpoint:
         """Failures to connect since the last success."""
         self.ejected = False
         self.closed = False
-        self.limits = limits
+        self.limit(limits)
         self.on_change: Callable[[], None] = _nothing
         """Called when the endpoint is ejected or comes back."""
         self.on_open: Callable[[Caller], None] | None = None
@@ -121,6 +122,11 @@ class Endpoint:
         self._addresses: list[_AddrInfo] = [] if config.path else _literal(config.host, config.port)
         if self._addresses:
             self._resolved_at = float("inf")
+
+    def limit(self, limits: Limits) -> None:
+        """Keep within these from now on."""
+        self.limits = limits
+        self.max_idle = limits.max_endpoint_idle
 
     def secure(self, context: ssl.SSLContext | None, server_name: str | None) -> None:
         """Use this context for new connections, if the endpoint is https.
@@ -151,7 +157,7 @@ class Endpoint:
             if caller.wants(self):
                 caller.connected(upstream)
                 return
-        if len(self.idle) < self.limits.max_endpoint_idle and not self.closed:
+        if len(self.idle) < self.max_idle and not self.closed:
             self.idle.append(upstream)
         else:
             upstream.close()

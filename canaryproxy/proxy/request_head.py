@@ -72,6 +72,9 @@ ONE_IN: Final = 8
 Who comes again is soon known; a million users who come once each do not push out those who come often.
 """
 
+_Line = tuple[bytes, bytes, tuple[bytes, bytes]]
+"""Method, target, and both again without the query."""
+
 _IN_PATH = rb"[!$&-;=@-Z\[\]_a-z|~]*+"
 _PATH = rb"/" + _IN_PATH + rb"(?:%[0-9A-Fa-f]{2}" + _IN_PATH + rb")*+"
 _QUERY = rb"(?:\?[!$-;=?-Z\[\\\]^_`a-z{|}~]*+)?"
@@ -235,7 +238,7 @@ class RequestFields:
 class Request:
     """One request's head, checked. All byte strings are as received."""
 
-    __slots__ = ("fields", "head", "http10", "method", "sampled", "target", "trace")
+    __slots__ = ("asked", "fields", "head", "http10", "method", "sampled", "target", "trace")
 
     trace: bytes | None
     """The trace that the client names, empty without one; ``None``: it begins here."""
@@ -244,6 +247,8 @@ class Request:
     method: bytes
     target: bytes
     """The target in origin or asterisk form."""
+    asked: tuple[bytes, bytes]
+    """The method, and the target without its query."""
     http10: bool
     fields: RequestFields
     head: bytes
@@ -259,11 +264,6 @@ class Request:
         """The trace that the request belongs to (32 hex digits), empty without one."""
         named = self.trace
         return self.head.rpartition(MADE_LINE)[2][:32] if named is None else named
-
-    @property
-    def path(self) -> bytes:
-        """The target without its query."""
-        return self.target.partition(b"?")[0]
 
 
 class RequestHeads:
@@ -310,7 +310,7 @@ class RequestHeads:
         self._names = Names(REQUEST_KINDS)
         self._known: dict[bytes, RequestFields] = {}
         self._misses = 0
-        self._lines: dict[bytes, tuple[bytes, bytes]] = {}
+        self._lines: dict[bytes, _Line] = {}
         self._missed_lines = 0
         self._templates: dict[bytes, RequestFields] = {}
         self._parser = self._new_parser()
@@ -334,10 +334,10 @@ class RequestHeads:
         """
         line_end = head.find(b"\r\n")
         line = head[:line_end]
-        asked = self._lines.get(line)
-        if asked is None:
-            asked = self._plain(line)
-        if asked is None or len(head) > MAX_HEAD:
+        found = self._lines.get(line)
+        if found is None:
+            found = self._plain(line)
+        if found is None or len(head) > MAX_HEAD:
             return self._parse_rare(head, line_end, peer)
         block = head[line_end:]
         fields, trace = self._known.get(block), b""
@@ -348,7 +348,7 @@ class RequestHeads:
             if fields.hops:  # such fields are not remembered
                 return self._parse_rare(head, line_end, peer)
         request = Request()
-        request.method, request.target = asked
+        request.method, request.target, request.asked = found
         request.http10 = False
         request.fields = fields
         block = fields.block
@@ -370,20 +370,21 @@ class RequestHeads:
             request.head = request.head[:-2] + made_line() + b"\r\n"
         return request
 
-    def _plain(self, line: bytes) -> tuple[bytes, bytes] | None:
-        """Return method and target of a request line that needs no second look, and remember them."""
+    def _plain(self, line: bytes) -> _Line | None:
+        """Return what a request line says that needs no second look, and remember it."""
         plain = _PLAIN_LINE.fullmatch(line)
         if plain is None or len(line) > MAX_REQUEST_LINE:
             return None
-        asked = plain[1], plain[2]
+        method, target = plain[1], plain[2]
+        found = method, target, (method, target.partition(b"?")[0])
         if len(line) <= _LONGEST_LINE:
             if len(self._lines) >= LINES:
                 self._missed_lines += 1
                 if self._missed_lines % ONE_IN:
-                    return asked
+                    return found
                 del self._lines[next(iter(self._lines))]
-            self._lines[line] = asked
-        return asked
+            self._lines[line] = found
+        return found
 
     def _find(self, head: bytes, line_end: int, block: bytes) -> tuple[RequestFields, bytes]:
         """Return the fields of a block that is not known, and remember them.
@@ -493,6 +494,7 @@ class RequestHeads:
         request = Request()
         request.method = method
         request.target = target
+        request.asked = method, target.partition(b"?")[0]
         request.http10 = http10
         request.fields = fields
         forwarding = peer.forwarding(fields.host, fields.forwarding)
