@@ -101,11 +101,13 @@ _HOST_LINE = re.compile(rb"\r\n(?i:host):[^\r\n]*(?=\r\n)")
 _HOPS_LINE = re.compile(rb"\r\n(?i:max-forwards):[^\r\n]*(?=\r\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
-_COOKIE_LINE = re.compile(rb"\r\n([Cc]ookie): ([!-~](?:[\t -~]*[!-~])?)(?=\r\n)")
-"""A Cookie whose value means nothing special to any parser (RFC 9110 §5.5, without obs-text)."""
 _COOKIE_NAME: Final = b"ookie: "
+_COOKIE_STARTS: Final = frozenset((b"\r\nC", b"\r\nc"))
+_IN_VALUE: Final = b"\t" + bytes(range(0x20, 0x7F))
+"""Bytes of a value that means nothing special to any parser (RFC 9110 §5.5, without obs-text)."""
 _TRACE_NAME: Final = b"raceparent: "
 _TRACE_LINE = re.compile(rb"\r\n([Tt]raceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})(?=\r\n)")
+_BLANK: Final = 0x20
 _ODD: Final = b"13579bdf"
 _UPGRADE = re.compile(
     rb"[ \t,]*%b(?:/%b)?(?:[ \t]*,[ \t,]*(?:%b(?:/%b)?)?)*"
@@ -435,10 +437,20 @@ class RequestHeads:
         wrong with the other lines.
         """
         at = block.find(_COOKIE_NAME)
-        line = _COOKIE_LINE.match(block, at - 3) if at > 0 else None
-        if line is None or self._strip is not None or len(block) > MAX_CACHED_HEAD:
+        if at < 3 or self._strip is not None or len(block) > MAX_CACHED_HEAD:
             return None
-        rest = block[: line.start()] + block[line.end() :]
+        start = at + len(_COOKIE_NAME)
+        end = block.find(b"\r\n", start)
+        value = block[start:end]
+        if (
+            block[at - 3 : at] not in _COOKIE_STARTS
+            or not value
+            or value[0] <= _BLANK
+            or value[-1] <= _BLANK
+            or value.translate(None, _IN_VALUE)
+        ):
+            return None
+        rest = block[: at - 3] + block[end:]
         template = self._templates.get(rest)
         if template is None:
             template = self._fields(b"GET / HTTP/1.1" + rest, 14)
@@ -454,7 +466,7 @@ class RequestHeads:
             or len(template.raw) >= MAX_FIELDS
         ):
             return None  # the same field once more, or fields that Connection names away
-        fields = template.with_cookie((line[1], line[2]))
+        fields = template.with_cookie((block[at - 1 : start - 2], value))
         fields.block = block[:-2]
         if template.dropped:
             fields.block = without(fields.block, template.dropped, fields.raw)

@@ -24,17 +24,20 @@ def cookie_finder(name: str) -> Callable[[bytes], bytes | None]:
     The first one wins (RFC 6265 §5.4 puts the most specific first); surrounding quotes are not part of
     the value; an empty value counts as absent.
     """
-    pair = re.escape(name.encode("latin-1")) + rb'="?([^;" \t]+)'
-    anywhere = re.compile(pair)  # begins with fixed bytes, which are found several times as quickly
-    pattern = re.compile(rb"(?:^|;)[ \t]*" + pair)
+    begin = name.encode("latin-1") + b"="
+    pattern = re.compile(rb"(?:^|;)[ \t]*" + re.escape(begin) + rb'"?([^;" \t]+)')
 
     def find(cookies: bytes) -> bytes | None:
-        match = anywhere.search(cookies)
-        if match is None:
+        at = cookies.find(begin)
+        if at < 0:
             return None
-        start = match.start()
-        if start and not cookies.startswith(b"; ", max(start - 2, 0)):
-            match = pattern.search(cookies)
+        if at == 0 or (at >= 2 and cookies.startswith(b"; ", at - 2)):
+            at += len(begin)
+            end = cookies.find(b";", at)
+            value = cookies[at:end] if end >= 0 else cookies[at:]
+            if value and not (b'"' in value or b" " in value or b"\t" in value):
+                return value
+        match = pattern.search(cookies)  # several times as slow, and means the same
         return match[1] if match else None
 
     return find
