@@ -103,11 +103,10 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 _COOKIE_NAME: Final = b"ookie: "
 _COOKIE_STARTS: Final = frozenset((b"\r\nC", b"\r\nc"))
-_IN_VALUE: Final = b"\t" + bytes(range(0x20, 0x7F))
-"""Bytes of a value that means nothing special to any parser (RFC 9110 §5.5, without obs-text)."""
+_VALUE: Final = re.compile(rb"[!-~](?:[\t -~]*[!-~])?")
+"""A value that means nothing special to any parser (RFC 9110 §5.5, without obs-text)."""
 _TRACE_NAME: Final = b"raceparent: "
 _TRACE_LINE = re.compile(rb"\r\n([Tt]raceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})(?=\r\n)")
-_BLANK: Final = 0x20
 _ODD: Final = b"13579bdf"
 _UPGRADE = re.compile(
     rb"[ \t,]*%b(?:/%b)?(?:[ \t]*,[ \t,]*(?:%b(?:/%b)?)?)*"
@@ -442,13 +441,7 @@ class RequestHeads:
         start = at + len(_COOKIE_NAME)
         end = block.find(b"\r\n", start)
         value = block[start:end]
-        if (
-            block[at - 3 : at] not in _COOKIE_STARTS
-            or not value
-            or value[0] <= _BLANK
-            or value[-1] <= _BLANK
-            or value.translate(None, _IN_VALUE)
-        ):
+        if block[at - 3 : at] not in _COOKIE_STARTS or _VALUE.fullmatch(value) is None:
             return None
         rest = block[: at - 3] + block[end:]
         template = self._templates.get(rest)
