@@ -61,7 +61,9 @@ class Ours:
         return None
 
     def version(self) -> str:
-        return self._python("-m", "canaryproxy", "--version").stdout.strip().partition(" ")[2]
+        return (
+            self._python("-m", "canaryproxy", "--version").stdout.strip().rpartition("version ")[2]
+        )
 
     def render_config(self, site: Site) -> str:
         config: dict[str, Any] = {

@@ -39,7 +39,7 @@ class Sections(click.Group):
 @click.version_option(
     canaryproxy.__version__,
     prog_name="canaryproxy",
-    message="%(prog)s %(version)s" + (" (compiled)" if COMPILED else ""),
+    message="%(prog)s, version %(version)s" + (" (compiled)" if COMPILED else ""),
 )
 def main() -> None:
     """A reverse proxy in front of two versions of a service, to release the new one safely.

@@ -17,6 +17,8 @@ import pyte
 
 from tests.cli.fake import DEADLINE, environment
 
+CTRL_C = "\x03"
+
 
 class Terminal:
     """What a person sees. ``screen`` has the cells with their colours."""
@@ -56,6 +58,20 @@ class Terminal:
         """Return the exit status."""
         async with asyncio.timeout(DEADLINE):
             return await self.process.wait()
+
+    async def interrupted(self) -> int:
+        """Press Ctrl-C until it ends; return the exit status.
+
+        Once may not do: what comes between a prompt and the wait for its answer is noticed with the next key.
+        """
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                self.type(CTRL_C)
+                try:
+                    async with asyncio.timeout(1):
+                        return await self.process.wait()
+                except TimeoutError:
+                    continue
 
     def _read(self) -> None:
         try:

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.fake import Fake, command, finished, line, spawn, until_followed
-from tests.cli.terminal import terminal
-
-CTRL_C = "\x03"
+from tests.cli.terminal import CTRL_C, terminal
 
 
 async def test_a_live_screen(fake: Fake, tmp_path: Path) -> None:
@@ -87,8 +85,7 @@ async def test_it_asks_where_it_is_dangerous(fake: Fake, tmp_path: Path, name: s
         await seen.shows("Nothing was done.")
     async with terminal(name, folder=tmp_path) as seen:
         await seen.shows("Do it? [y/N]:")
-        seen.type(CTRL_C)
-        assert await seen.ends() == 130
+        assert await seen.interrupted() == 130
         assert "Aborted" not in seen.text
     assert fake.changes == []
     async with terminal(name, folder=tmp_path) as seen:
