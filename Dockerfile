@@ -1,13 +1,21 @@
 # The image: canaryproxy in a virtual environment of its own, run by a user without rights.
 #   make image        builds it with the base pinned by the digest that its tag has today
 #   docker build .    builds it on the tag below
+# Its data path is compiled; --build-arg COMPILE=false builds plain Python, which does the same and needs no compiler.
 # `make pin-base` writes today's digest into the next line, to be committed; docs/deploy.md says why.
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-# What it is built with and what it needs: exactly the files whose hashes are in the locks, nothing compiled here.
+ARG COMPILE=true
+# The compiler stays in this stage. Debian keeps no old versions to pin.
+# hadolint ignore=DL3008
+RUN if [ "${COMPILE}" = true ] && ! command -v gcc; then \
+        apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
+# What it is built with and what it needs: exactly the files whose hashes are in the locks.
 COPY requirements-build.lock requirements.lock ./
 RUN pip install --require-hashes --only-binary :all: --requirement requirements-build.lock \
     && python -m venv --without-pip /opt/canaryproxy \
@@ -17,10 +25,13 @@ COPY pyproject.toml README.md LICENSE ./
 COPY canaryproxy/ canaryproxy/
 # The time in the wheel's archive: of the commit, so that the same commit gives the same wheel.
 ARG SOURCE_DATE_EPOCH=0
-RUN SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH}" \
+# The compiler of types reads those of what is installed.
+RUN PYTHONPATH="$(/opt/canaryproxy/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+        HATCH_BUILD_HOOK_ENABLE_MYPYC="${COMPILE}" SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH}" \
         pip wheel --no-build-isolation --no-deps --no-index --wheel-dir /wheels . \
     && pip --python /opt/canaryproxy/bin/python install --no-deps --no-index /wheels/*.whl \
-    && /opt/canaryproxy/bin/canaryproxy --version
+    && /opt/canaryproxy/bin/canaryproxy --version > version \
+    && if [ "${COMPILE}" = true ]; then grep compiled version; fi
 
 FROM ${BASE}
 ARG BASE

@@ -87,7 +87,8 @@ LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-ver
 
 lock: $(BENCH_STAMP) ## renew the hashes of everything that the image installs
 	$(LOCK) --extra brotli --extra redis --output-file requirements.lock pyproject.toml
-	echo hatchling | $(LOCK) --output-file requirements-build.lock -
+	printf '%s\n' hatchling hatch-mypyc setuptools | \
+		$(LOCK) --constraint requirements.lock --output-file requirements-build.lock -
 
 dist: $(BENCH_STAMP) ## the wheel and the sdist in dist/, checked; the same bytes for the same commit
 	@version=$$($(BIN)/python -c 'import canaryproxy; print(canaryproxy.__version__)'); \

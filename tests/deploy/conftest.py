@@ -37,6 +37,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ["/bin/sh", "-ec", step],
                 cwd=source,
                 env={"PATH": f"{folder}/base/bin:/usr/bin:/bin", "SOURCE_DATE_EPOCH": "0"}
+                | {"COMPILE": str(shutil.which("gcc") is not None).lower()}
                 | network(),
                 capture_output=True,
                 text=True,
