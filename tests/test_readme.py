@@ -136,3 +136,11 @@ def test_links_lead_somewhere() -> None:
     for page in pages:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("peer", ["envoy", "nginx"])
+def test_speed_is_what_the_benchmark_found(peer: str) -> None:
+    targets = json.loads((ROOT / "bench" / "RESULTS.json").read_text())["targets"]
+    found = next(one["found"] for one in targets if one["wanted"].endswith(f"× {peer}"))
+    text = " ".join(README.split())
+    assert text.count(found.split()[0] + " ×") == 1
