@@ -40,6 +40,8 @@ REMEMBERED: Final = 1024
 """Heads whose meaning is remembered at the most."""
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t \x21-\x7e\x80-\xff]*)?")
+_BEGINNING: Final = b"HTTP/1."
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 _LEGAL_IN_LINE = bytes(b for b in range(256) if b == 0x09 or 0x20 <= b != 0x7F)
 
 
@@ -182,3 +184,15 @@ class AnswerHeads:
         block = without(head[line_end:-2], drop, raw)
         response.head = b"HTTP/1.1" + head[8:line_end] + block
         return response
+
+
+def is_hopeless(data: bytes, searched: int) -> bool:
+    """Tell whether no further byte can make an unfinished head valid.
+
+    ``searched`` is how much of it was looked at before. So nonsense does not have to wait for a timeout.
+    """
+    return (
+        len(data) > MAX_ANSWER_HEAD
+        or not _BEGINNING.startswith(data[: len(_BEGINNING)])
+        or _BARE_LF.search(data, searched) is not None
+    )

@@ -79,7 +79,9 @@ _IN_PATH = rb"[!$&-;=@-Z\[\]_a-z|~]*+"
 _PATH = rb"/" + _IN_PATH + rb"(?:%[0-9A-Fa-f]{2}" + _IN_PATH + rb")*+"
 _QUERY = rb"(?:\?[!$-;=?-Z\[\\\]^_`a-z{|}~]*+)?"
 """RFC 3986, and what browsers leave unescaped there (https://url.spec.whatwg.org/#percent-encoded-bytes)."""
-_REQUEST_LINE = re.compile(rb"([A-Z\-]+) ([!-~]+) HTTP/1\.([01])")
+_METHOD = rb"[A-Z][A-Z0-9_\-]*+"
+"""Known to us or not: new ones may come (RFC 9110 §9.1), but by convention none in small letters."""
+_REQUEST_LINE = re.compile(rb"(" + _METHOD + rb") ([!-~]+) HTTP/1\.([01])")
 _PLAIN_LINE = re.compile(
     rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (" + _PATH + _QUERY + rb") HTTP/1\.1"
 )
@@ -478,7 +480,8 @@ class RequestHeads:
         if method in (b"CONNECT", b"TRACE"):
             raise Refusal(405, f"method {method.decode()} is not allowed")
         http10 = minor == b"0"
-        fields = self._fields(head, line_end, http10=http10)
+        # The parser takes only methods that it knows by name.
+        fields = self._fields(b"GET / HTTP/1." + minor + head[line_end:], 14, http10=http10)
         if not fields.host and not http10:
             raise Refusal(400, "no Host field")
         block = fields.block
@@ -634,7 +637,7 @@ def check_partial(data: bytes, searched: int = 0) -> None:
 def _bad_request_line(line: bytes) -> Refusal:
     if line.startswith(b"CONNECT "):
         return Refusal(405, "method CONNECT is not allowed")
-    if re.fullmatch(rb"[A-Z\-]+ \S+ HTTP/[0-9]\.[0-9]", line) and not line.endswith(
+    if re.fullmatch(_METHOD + rb" \S+ HTTP/[0-9]\.[0-9]", line) and not line.endswith(
         (b"/1.1", b"/1.0")
     ):
         return Refusal(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")

@@ -7,7 +7,7 @@ from ssl import SSLError
 from typing import TYPE_CHECKING, Final, cast
 
 from canaryproxy.counters import Reason
-from canaryproxy.proxy.answer_head import MAX_ANSWER_HEAD, AnswerHeads, Response
+from canaryproxy.proxy.answer_head import AnswerHeads, Response, is_hopeless
 from canaryproxy.proxy.chunked import ChunkedDecoder, ChunkedError
 from canaryproxy.proxy.errors import BrokenAnswer
 from canaryproxy.proxy.fields import find_head_end, tokens
@@ -237,7 +237,7 @@ class Upstream:
             end = find_head_end(data, searched)
             if end < 0:
                 self._buffer = data
-                if len(data) > MAX_ANSWER_HEAD:
+                if is_hopeless(data, searched):
                     self._fail(exchange, Reason.BROKEN_ANSWER)
                 return
             head, rest = (data, b"") if end == len(data) else (data[:end], data[end:])

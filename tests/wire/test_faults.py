@@ -99,6 +99,8 @@ def status(code: bytes) -> Answer:
         (always(b"HTTP/2 200 OK\r\n\r\n"), 502, Reason.BROKEN_ANSWER),
         (always(b"HTTP/1.1 2000 OK\r\n\r\n"), 502, Reason.BROKEN_ANSWER),
         (always(b"hello\r\n\r\n"), 502, Reason.BROKEN_ANSWER),
+        (always(b"SSH-2.0-OpenSSH_9.2\r\n"), 502, Reason.BROKEN_ANSWER),
+        (always(b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok"), 502, Reason.BROKEN_ANSWER),
         (always(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"), 502, Reason.BROKEN_ANSWER),
         (
             always(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),

@@ -84,7 +84,7 @@ REFUSED_REQUESTS = {
     "blank at the end": (400, b"GET / HTTP/1.1 \r\nHost: h\r\n\r\n"),
     "no version": (400, b"GET /\r\nHost: h\r\n\r\n"),
     "lower-case method": (400, b"get / HTTP/1.1\r\nHost: h\r\n\r\n"),
-    "unknown method": (400, b"FROB / HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "mixed-case method": (400, b"Frob / HTTP/1.1\r\nHost: h\r\n\r\n"),
     "lower-case version": (400, get(version=b"http/1.1")),
     "version 2.0": (505, get(version=b"HTTP/2.0")),
     "version 1.2": (505, get(version=b"HTTP/1.2")),
