@@ -196,7 +196,7 @@ def _inflate(data: bytes, coding: bytes, whole: bool) -> tuple[bytes, bool]:
             text = unpacker.decompress(data, INSPECTED)
         except zlib.error:
             continue
-        return text, whole and unpacker.eof
+        return text, whole and unpacker.eof and not unpacker.unused_data
     return b"", False
 
 
@@ -208,7 +208,7 @@ def _unbrotli(data: bytes, whole: bool) -> tuple[bytes, bool]:
     unpacker = brotli.Decompressor()
     try:
         text: bytes = unpacker.process(data, output_buffer_limit=INSPECTED)
-    except brotli.error:
+    except (brotli.error, TypeError):  # before 1.2 it knows no limit: it must not be used then
         return b"", False
     return text[:INSPECTED], whole and len(text) <= INSPECTED and bool(unpacker.is_finished())
 

@@ -111,6 +111,21 @@ def test_a_bomb_unpacks_to_no_more_than_is_looked_at(coding: str, bomb: bytes) -
     assert held(EMPTY, answer(bomb, content_encoding=coding)) is None
 
 
+def test_a_brotli_without_a_limit_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Before12:
+        def process(self, _data: bytes, /) -> bytes:
+            raise AssertionError("would unpack all of it")
+
+    monkeypatch.setattr(brotli, "Decompressor", Before12)
+    assert held(EMPTY, answer(brotli.compress(BODY), content_encoding="br")) is None
+
+
+def test_a_second_member_of_a_gzip_file_is_not_overlooked() -> None:
+    two = gzip.compress(b"first") + gzip.compress(b"second")
+    assert held('{when: {regex: "first"}}', answer(two, content_encoding="gzip")) is True
+    assert held('{when: {regex: "second"}}', answer(two, content_encoding="gzip")) is None
+
+
 def test_a_body_longer_than_what_is_looked_at() -> None:
     long = b'{"results": [], "x": "' + b"x" * INSPECTED + b'"}'
     assert held(EMPTY, answer(long)) is None
