@@ -365,13 +365,14 @@ class Downstream:
         if chunks.done and not exchange.cancelled:
             exchange.request_end(chunks.trailers)
 
-    def _refuse(self, refusal: Refusal, head: bytes | None) -> None:
+    def _refuse(self, refusal: Refusal, head: bytes | None, method: bytes = b"") -> None:
         """Answer with the proxy's own error and close.
 
-        ``head`` is what came of the request, ``None`` if its exchange has logged it.
+        ``head`` is what came of the request; ``None`` if its exchange has logged it, with its ``method``.
         """
         self._datapath.counters.proxy[counters.REFUSED + refusal.status] += 1
-        answer = error_answer(refusal.status, refusal.reason, close=True)
+        to_head = method == b"HEAD" if head is None else head.startswith(b"HEAD ")
+        answer = error_answer(refusal.status, refusal.reason, close=True, head_only=to_head)
         log = self._datapath.access_log
         if log is not None and head is not None:
             log.add(refused(self.peer, head, refusal, answer, monotonic()))
@@ -539,7 +540,7 @@ class Downstream:
         ):  # an answer is under way: an error in its middle would be taken for it
             self._break(framed=exchange.framed)
         else:
-            self._refuse(refusal, None)
+            self._refuse(refusal, None, exchange.request.method)
 
     def mark_late(self, now: float) -> None:
         """Count the request in flight if it is past a threshold."""

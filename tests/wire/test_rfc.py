@@ -180,3 +180,23 @@ async def test_trailers_that_drip_arrive_whole() -> None:
         for at in range(0, len(body), 7):
             await client.send(body[at : at + 7])
         await until(lambda: upstream.got.endswith(b"\r\n\r\n0\r\n" + trailers + b"\r\n"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "body", "status"),
+    [
+        (b"Expect: x\r\n", b"", 417),
+        (b"A : b\r\n", b"", 400),
+        (b"Transfer-Encoding: chunked\r\n", b"x\r\n", 400),
+    ],
+)
+async def test_a_refused_head_gets_no_body(fields: bytes, body: bytes, status: int) -> None:
+    """RFC 9110 §9.3.2."""
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(variants(upstream.port)) as running,
+    ):
+        got = await running.ask(b"HEAD / HTTP/1.1\r\n" + HOST + COOKIE + fields + b"\r\n" + body)
+        assert status_of(got) == status
+        assert got.endswith(b"\r\n\r\n")
+        assert got.count(b"\r\n\r\n") == 1
