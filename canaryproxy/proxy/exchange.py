@@ -47,9 +47,15 @@ _FAILOVER: Final = frozenset(
         Reason.TLS,
         Reason.CERTIFICATE,
         Reason.RESET,
+        Reason.FIRST_BYTE_TIMEOUT,
+        Reason.BROKEN_ANSWER,
     )
 )
 """Failures for which another endpoint of the same variant is worth trying."""
+_ATTEMPTS: Final = 3
+"""Endpoints of a variant that are tried for a request at the most."""
+_PATIENT_ATTEMPTS: Final = 2
+"""The same after one that did not answer in time: if all are slow, more requests make them no quicker."""
 
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
@@ -570,7 +576,11 @@ class Exchange(Receiver):
             if endpoint is not None and reason in _FAILOVER:
                 self._tried = (*self._tried, endpoint)
                 pool = self._datapath.pools[self.variant]
-                if len(self._tried) < 3 and pool.choose(self._key, self._tried) is not None:
+                late = reason == Reason.FIRST_BYTE_TIMEOUT
+                most = _PATIENT_ATTEMPTS if late else _ATTEMPTS
+                if len(self._tried) < most and pool.choose(self._key, self._tried) is not None:
+                    if late:
+                        self._down.await_answer(now)
                     self.start()
                     return
         status = STATUS_OF[reason]

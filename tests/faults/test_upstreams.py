@@ -131,6 +131,24 @@ def test_a_bad_endpoint_of_stable_is_passed_over_and_put_out(tmp_path: Path, kin
         assert users.longest < LONGEST
 
 
+def test_an_endpoint_of_stable_that_only_connects_costs_no_user_an_answer(tmp_path: Path) -> None:
+    with (
+        upstream(tmp_path, "s") as (_, good),
+        faulty(tmp_path, "deaf") as bad,
+        proxy(tmp_path, variants([good, bad]), LIMITS) as running,
+    ):
+
+        def failed() -> float:
+            name = "canaryproxy_upstream_errors_total"
+            return sum(value for key, value in running.metrics().items() if key.startswith(name))
+
+        with Users(running.port) as users:
+            until(lambda: failed() > 3, "failures")
+        users.agree(running)
+        assert users.seen == {200: users.sent}
+        assert users.longest < LONGEST
+
+
 def test_every_kind_is_tried() -> None:
     tried = {
         *BEFORE_THE_ANSWER,

@@ -151,6 +151,59 @@ async def test_a_get_that_was_reset_goes_to_the_other_endpoint_a_post_does_not()
         assert broken.got.count(b"POST ") == 1
 
 
+async def silent(link: Link) -> None:
+    await link.to_end()
+
+
+async def no_http(link: Link) -> None:
+    await link.take(b"\r\n\r\n")
+    await link.send(b"220 mail.example ESMTP\r\n")
+    await link.to_end()
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason", "status"),
+    [(silent, Reason.FIRST_BYTE_TIMEOUT, 504), (no_http, Reason.BROKEN_ANSWER, 502)],
+)
+async def test_a_get_without_an_answer_goes_to_the_other_endpoint_a_post_does_not(
+    bad: Answer, reason: Reason, status: int
+) -> None:
+    more = "limits: {first_byte_timeout: 200ms}"
+    async with (
+        Upstream(bad).serving() as broken,
+        Upstream(named(b"alive")).serving() as alive,
+        proxy(two(broken.port, alive.port, more, balance="hash")) as running,
+    ):
+        first = running.datapath.pools[0].endpoints[0]
+        users = (b"u%d" % n for n in range(100))
+        chosen = next(one for one in users if running.datapath.pools[0].choose(one) is first)
+        cookie = b"Cookie: canary_id=%b\r\n" % chosen
+        for _ in range(4):  # its connections are taken: it is not put out
+            assert await ask(running, GET.replace(COOKIE, cookie)) == (200, b"alive")
+        assert (await ask(running, POST.replace(COOKIE, cookie)))[0] == status
+        assert alive.got.count(b"POST ") == 0
+        assert errors(running, 0) == {reason: 5}
+        cells = running.counters.stable
+        assert (cells[CODES + 200], cells[CODES + status], cells[FINISHED]) == (4, 1, 5)
+        assert [one.active for one in running.datapath.pools[0].endpoints] == [0, 0]
+
+
+async def test_when_all_are_slow_only_one_more_is_asked() -> None:
+    async with (
+        Upstream(silent).serving() as one,
+        Upstream(silent).serving() as other,
+        Upstream(silent).serving() as three,
+        proxy(
+            "variants: {stable: {endpoints: ["
+            + ", ".join(f'"http://127.0.0.1:{each.port}"' for each in (one, other, three))
+            + "]}}\nlimits: {first_byte_timeout: 200ms}"
+        ) as running,
+    ):
+        assert (await ask(running))[0] == 504
+        assert sum(each.got.count(b"GET ") for each in (one, other, three)) == 2
+        assert errors(running, 0) == {Reason.FIRST_BYTE_TIMEOUT: 2}
+
+
 async def test_hashed_users_of_a_lost_endpoint_move_and_come_back_and_others_stay() -> None:
     users = [b"user-%d" % n for n in range(30)]
 
