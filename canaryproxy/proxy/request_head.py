@@ -110,11 +110,8 @@ _VALUE: Final = re.compile(rb"[!-~](?:[\t -~]*[!-~])?")
 _TRACE_NAME: Final = b"raceparent: "
 _TRACE_LINE = re.compile(rb"\r\n([Tt]raceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})(?=\r\n)")
 _ODD: Final = b"13579bdf"
-_UPGRADE = re.compile(
-    rb"[ \t,]*%b(?:/%b)?(?:[ \t]*,[ \t,]*(?:%b(?:/%b)?)?)*"
-    % ((rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++",) * 4)
-)
-"""A list of protocols and versions (RFC 9110 §7.8)."""
+_PROTOCOL = re.compile(TOKEN.pattern + rb"(?:/" + TOKEN.pattern + rb")?")
+"""A protocol and perhaps its version (RFC 9110 §7.8)."""
 _HIDING: Final = frozenset((b"h2c", b"h2", b"http", b"tls"))
 """Protocols that would carry requests."""
 _NOMINATE_NOTHING: Final = frozenset((b"close", b"keep-alive"))
@@ -697,12 +694,13 @@ def _renewed(
     An upgrade to HTTP or TLS is not passed on: inside that tunnel requests would escape routing.
     """
     options, lines = [], b""
+    # Not one expression for the whole list: it would try each way to read commas without end.
+    protocols = tokens(upgrade) if b"upgrade" in connection else []
     if (
-        upgrade
-        and b"upgrade" in connection
+        protocols
         and not (http10 or fields.chunked or fields.length)
-        and _UPGRADE.fullmatch(upgrade)
-        and _HIDING.isdisjoint(one.partition(b"/")[0] for one in tokens(upgrade))
+        and all(map(_PROTOCOL.fullmatch, protocols))
+        and _HIDING.isdisjoint(one.partition(b"/")[0] for one in protocols)
     ):
         fields.upgrade = upgrade
         options.append(b"upgrade")
