@@ -13,6 +13,10 @@ import aiohttp
 
 PATIENCE = 30.0
 """Seconds for one answer; the timeouts of the proxy under test are far shorter."""
+REPLAYED = 64 * 1024
+"""Bytes of a request that the proxy keeps to send it again."""
+EXCUSES = frozenset((502, 503, 504))
+"""What the proxy says if it has no answer; no service of a soak says so."""
 
 
 @dataclass
@@ -28,6 +32,8 @@ class Ledger:
     """The proxy broke the answer off, or closed the connection without one."""
     left: int = 0
     """The client went away first."""
+    lost: int = 0
+    """Of those answered: requests that may be repeated, and got the proxy's excuse."""
 
     @property
     def ended(self) -> int:
@@ -121,7 +127,11 @@ class Crowd:
         try:
             async with asyncio.timeout(PATIENCE):
                 await connection.send(request)
-                ledger.answered[await connection.answer(pause)] += 1
+                status = await connection.answer(pause)
+            ledger.answered[status] += 1
+            repeatable = request.startswith((b"GET ", b"PUT ")) and len(request) < REPLAYED
+            if status in EXCUSES and repeatable:
+                ledger.lost += 1
         except (ConnectionError, asyncio.IncompleteReadError):
             ledger.cut += 1
             connection.usable = False

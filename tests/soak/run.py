@@ -222,6 +222,8 @@ class Soak:
         report = Report(self._seconds, ledger, counted, self._samples, dict(self._faults), problems)
         if ledger.sent != ledger.ended:
             problems.append(f"{ledger.sent - ledger.ended} requests of the clients have no end")
+        if ledger.lost:  # an endpoint of stable is never touched
+            problems.append(f"{ledger.lost} requests that may be repeated were not answered")
         if sum(counted.values()) != ledger.sent:
             problems.append(f"{sum(counted.values()):.0f} counted of {ledger.sent} sent")
         if counted["refused"] != ledger.refused.total():
