@@ -14,6 +14,18 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 DEADLINE = 20.0
 
+_SUMMARY = """
+const words = (id) => document.getElementById(id)?.textContent.trim() ?? "nothing";
+const dialogs = [...document.querySelectorAll("dialog[open]")].map((d) =>
+  `${d.id} is open${d.getAttribute("aria-busy") === "true" ? " and waits" : ""}`);
+const focus = document.activeElement;
+return [
+  `state ${words("state")}`, `figures ${words("live")}`, ...(dialogs.length ? dialogs : ["no dialog"]),
+  `title ${words("confirm-title")}`, `says ${words("confirm-says")}`, `problem ${words("confirm-problem")}`,
+  `outcome ${words("outcome")}`, `focus on ${focus?.outerHTML.slice(0, 80)}`,
+].join("; ");
+"""
+
 T = TypeVar("T")
 
 
@@ -71,7 +83,14 @@ class Page:
                 lambda _driver: condition()
             )
         except TimeoutException:
-            raise AssertionError(f"not within {DEADLINE:g} s: {what}") from None
+            raise AssertionError(
+                f"not within {DEADLINE:g} s: {what}; the page shows: {self.summary()}"
+            ) from None
+
+    def summary(self) -> str:
+        """Return in one line what somebody who looks at the page would want to know of it."""
+        found: str = self.run(_SUMMARY)
+        return found.replace("\u00a0", " ")
 
     def of(self, identifier: str) -> WebElement:
         """Return an element by its id."""

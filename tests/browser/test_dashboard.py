@@ -630,6 +630,37 @@ def test_single_keys_can_be_switched_off(page: Page, serve: Serve) -> None:
     page.dialog()
 
 
+def test_the_key_right_after_a_dialog_is_heard(page: Page, serve: Serve) -> None:
+    """Until the browser draws, a field of the closed dialog has the focus; nobody types there."""
+    page.open(serve(healthy()).url)
+    page.press("?")
+    page.until(lambda: page.run("return document.activeElement.tagName") == "INPUT", "a field")
+    page.run(
+        "document.querySelector('dialog[open]').close();"
+        "document.activeElement.dispatchEvent("
+        "  new KeyboardEvent('keydown', { key: 'a', bubbles: true, cancelable: true }))"
+    )
+    page.dialog()
+    assert page.text("confirm-do") == "Abort the release"
+
+
+def test_a_wait_in_vain_says_what_the_page_shows(
+    page: Page, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page.open(serve(healthy()).url)
+    page.press("?")
+    monkeypatch.setattr("tests.browser.page.DEADLINE", 0.0)
+    with pytest.raises(AssertionError) as raised:
+        page.dialog()
+    for words in (
+        "the dialog can be answered",
+        "state Running, step 3 of 5",
+        "help is open",
+        "<input",
+    ):
+        assert words in str(raised.value)
+
+
 def test_a_panel_that_fails_does_not_take_the_others_along(page: Page, serve: Serve) -> None:
     scene = healthy()
     scene.document["metrics"] = [{"metric": "errors"}]

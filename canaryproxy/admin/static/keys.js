@@ -24,6 +24,9 @@ function recall() {
   }
 }
 
+/** Whether keys are text there. What stands in a dialog that has closed keeps the focus until the browser draws. */
+const typing = (node) => node.closest("input:not([type=range]), select, textarea") !== null && node.closest("dialog") === null;
+
 /** Listen to keys; `controls` opens dialogs, `plots` chooses ranges. */
 export function setUpKeys(controls, plots) {
   enabled = recall();
@@ -56,7 +59,7 @@ export function setUpKeys(controls, plots) {
   $("help-close").addEventListener("click", () => $("help").close());
   document.addEventListener("keydown", (event) => {
     if (!enabled || event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
-    if (document.querySelector("dialog[open]") || event.target.closest("input:not([type=range]), select, textarea")) return;
+    if (document.querySelector("dialog[open]") || typing(event.target)) return;
     const name = Object.keys(ACTIONS).find((each) => ACTIONS[each].key === event.key);
     if (name) controls.open(name);
     else if ("123".includes(event.key)) plots.range(Number(event.key) - 1);
