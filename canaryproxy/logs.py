@@ -19,6 +19,8 @@ def configure(form: Format = "text", level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # It would write a line whenever anything changes in a watched folder, be it the log itself.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
 class TextLines(logging.Formatter):

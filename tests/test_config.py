@@ -445,6 +445,10 @@ def test_ratios_and_weights(hundredths: int) -> None:
     assert units.weight(hundredths / 100) == hundredths / 100
 
 
+def test_no_weight_is_less_than_nothing() -> None:
+    assert str(units.weight(-0.0)) == "0.0"
+
+
 @given(st.floats(0, 1).map(lambda number: round(number, 9)))
 def test_ratios_round_trip(fraction: float) -> None:
     assert units.ratio(units.ratio_text(fraction)) == units.ratio(fraction) == fraction

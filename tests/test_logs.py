@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
+import time
+from pathlib import Path
 
 import pytest
+import watchfiles
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,3 +75,25 @@ def test_configure_writes_to_standard_error(capsys: pytest.CaptureFixture[str]) 
     finally:
         root.handlers, root.level = before
     assert json.loads(capsys.readouterr().err)["message"] == "hello"
+
+
+async def test_what_happens_in_a_watched_folder_is_no_news(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log may lie there itself: a line about it would be followed by another for ever."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    root.handlers = []
+    watcher = watchfiles.awatch(tmp_path, debounce=50, step=10, watch_filter=None)
+    try:
+        logs.configure()
+        seen = asyncio.ensure_future(anext(watcher))
+        async with asyncio.timeout(20):
+            while not seen.done():
+                (tmp_path / "proxy.log").write_text(str(time.monotonic()))
+                await asyncio.sleep(0.01)
+        assert await seen
+    finally:
+        root.handlers, root.level = before
+        await watcher.aclose()
+    assert capsys.readouterr().err == ""

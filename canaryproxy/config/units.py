@@ -104,7 +104,7 @@ def weight(value: object) -> float:
         raise ValueError("a percentage from 0 to 100, such as 5 or 0.25")
     if abs(found * 100 - round(found * 100)) > 1e-6:
         raise ValueError("a percentage with at most two decimals (a step is 0.01)")
-    return round(found, 2)
+    return abs(round(found, 2))  # -0.0 is 0
 
 
 def _number(value: object) -> float | None:
