@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 import click
 
 import canaryproxy
 from canaryproxy.cli import look, offline, proxy, shell, steer, upgrade
+from canaryproxy.cli.common import EXIT_CONFIG, fail
 from canaryproxy.compiled import COMPILED
 
 _SECTIONS: tuple[tuple[str, tuple[click.Command, ...]], ...] = (
@@ -20,7 +23,21 @@ _SECTIONS: tuple[tuple[str, tuple[click.Command, ...]], ...] = (
 
 
 class Sections(click.Group):
-    """A group whose help lists its commands by what they are for."""
+    """A group whose help lists its commands by what they are for, and whose errors are one line."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse what comes before the command."""
+        try:
+            return super().make_context(*args, **extra)
+        except click.UsageError as error:
+            _misused(error)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Find the command, parse what comes after it, and do it."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            _misused(error)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each group of commands."""
@@ -33,6 +50,15 @@ class Sections(click.Group):
                         for one in commands
                     ]
                 )
+
+
+def _misused(error: click.UsageError) -> NoReturn:
+    """Print one line and exit; help that was not asked for is still help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        raise error
+    command = "canaryproxy" if error.ctx is None else error.ctx.command_path
+    message = " ".join(error.format_message().split())
+    fail(f"{message.rstrip('.')} (see {command} --help)", EXIT_CONFIG)
 
 
 @click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import getpass
 import os
 import sys
@@ -193,7 +194,12 @@ def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
         token_file: Path | None,
         **options: Any,
     ) -> Any:
-        return command(_target(admin, config_path, token_file), *args, **options)
+        try:
+            return command(_target(admin, config_path, token_file), *args, **options)
+        except OSError as error:  # of files and connections each is told where it happens
+            if error.errno == errno.EPIPE:
+                raise  # who reads has seen enough: click ends quietly
+            fail(f"the output cannot be written: {error.strerror}")
 
     return found
 

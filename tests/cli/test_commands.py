@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,16 @@ from click.testing import CliRunner
 
 from canaryproxy.cli import main
 from canaryproxy.client.words import clean
-from tests.cli.fake import Fake, command, document, finished, line, spawn, until_followed
+from tests.cli.fake import (
+    Fake,
+    command,
+    document,
+    environment,
+    finished,
+    line,
+    spawn,
+    until_followed,
+)
 
 ME = getpass.getuser()
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m[bold red]x[/]\u202egnp\r\nfake: line"
@@ -129,6 +140,47 @@ async def test_nobody_there(tmp_path: Path) -> None:
         assert "canaryproxy run -c" in done.err
         assert "--admin" in done.err
         assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--bogus", "No such option '--bogus' (see canaryproxy --help)"),
+        ("bogus", "No such command 'bogus' (see canaryproxy --help)"),
+        ("weight", "Missing argument 'PERCENT' (see canaryproxy weight --help)"),
+        ("weight 101", "a percentage from 0 to 100, such as 5 or 0.25 (see canaryproxy weight"),
+        ("wait --for x", "expected promoted, tripped, aborted, paused, ready, ended, or step=N"),
+        ("wait --for ended --timeout 2", "such as 250ms, 5s, 5m, 1h or 30d"),
+        ("completion", "Choose from: bash, zsh, fish (see canaryproxy completion --help)"),
+        ("run", "Missing option '-c' / '--config' (see canaryproxy run --help)"),
+    ],
+)
+def test_a_mistyped_command_is_told_in_one_line(arguments: str, says: str) -> None:
+    done = CliRunner().invoke(main, arguments, prog_name="canaryproxy")
+    assert (done.exit_code, done.stdout) == (2, "")
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("canaryproxy: ")
+    assert says in said
+
+
+def test_no_command_is_a_question_for_help() -> None:
+    done = CliRunner().invoke(main, "", prog_name="canaryproxy")
+    assert done.exit_code == 2
+    assert "Safety:" in done.output
+
+
+async def test_output_that_cannot_be_written_is_told_in_one_line(
+    fake: Fake, tmp_path: Path
+) -> None:
+    done = await finished(
+        await asyncio.create_subprocess_exec(
+            "sh", "-c", '"$1" -m canaryproxy status --json > /dev/full', "sh", sys.executable,
+            cwd=tmp_path, env=environment(),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )
+    )  # fmt: skip
+    assert (done.status, len(fake.requests)) == (1, 1)
+    assert done.err == "canaryproxy: the output cannot be written: No space left on device\n"
 
 
 async def test_something_else_answers(fake: Fake, tmp_path: Path) -> None:
