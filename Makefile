@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RUN_STAMP := $(VENV)/.installed-run
+EXTRAS :=
 SECONDS ?= 60
 BENCH_STAMP := $(VENV)/.installed-bench
 
@@ -14,11 +16,12 @@ BENCH_STAMP := $(VENV)/.installed-bench
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml
+$(STAMP): EXTRAS := [test,lint]
+$(STAMP) $(RUN_STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'canaryproxy needs Python 3.11 or later: make PYTHON=/path/to/python3.11'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.$(EXTRAS)'
 	@touch $@
 
 $(BENCH_STAMP): $(STAMP)
@@ -27,10 +30,12 @@ $(BENCH_STAMP): $(STAMP)
 
 install: $(STAMP) ## set up .venv with everything that tests need
 
-demo: $(STAMP) ## a release gone wrong, live in this terminal, in under a minute
+# A newcomer's demo need not wait for what only tests need.
+demo dashboard: $(or $(wildcard $(STAMP)),$(RUN_STAMP))
+demo: ## a release gone wrong, live in this terminal, in under a minute
 	$(BIN)/canaryproxy demo
 
-dashboard: $(STAMP) ## the same in the browser, at http://127.0.0.1:9900/, until Ctrl-C
+dashboard: ## the same in the browser, at http://127.0.0.1:9900/, until Ctrl-C
 	@$(BIN)/canaryproxy demo --dashboard || [ $$? = 130 ]
 
 test: lint unit ## what the gate runs: lint, types, import rules, all tests, instructions a request (with valgrind)

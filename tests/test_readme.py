@@ -72,6 +72,19 @@ def run(line: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("target", ["demo", "dashboard"])
+def test_a_newcomer_waits_for_nothing_that_only_tests_need(tmp_path: Path, target: str) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    steps = run(f"make --dry-run {target}", tmp_path)
+    assert "--editable '.'" in steps
+    assert "[test" not in steps
+    assert f"canaryproxy demo{' --dashboard' if target == 'dashboard' else ''}" in steps
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".installed").touch()
+    assert "pip" not in run(f"make --dry-run {target}", tmp_path)
+
+
 def test_every_command_is_known_to_these_tests() -> None:
     for line in COMMANDS:
         assert re.match(
