@@ -78,7 +78,9 @@ async def drill(
         "users_seen": seen,
         "in_flight": counters.in_flight(cells()),
     }
-    if ended:
+    if ended and last == before:
+        cause = f"by {by}: no request reached the canary after the trip"
+    elif ended:
         cause = f"by {by}: the canary's last request came {heard - began:.2f} s after the trip"
     else:
         cause = f"by {by}: the canary still got requests {LONGEST:g} s after the trip"

@@ -305,6 +305,17 @@ async def test_a_drill_trips_measures_and_resumes(tmp_path: Path) -> None:
         assert made.whats == ["started", "tripped", "stopped", "drill", "reset", "restored"]
 
 
+async def test_a_drill_after_which_nobody_came_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("canaryproxy.drill.QUIET", 0.05)
+    async with world(tmp_path) as made:
+        figures = await made.control.drill("ann")
+        assert figures["requests_after"] == 0
+        (record,) = [one for one in made.control.history(0, 100) if one["what"] == "drill"]
+        assert record["cause"] == "by ann: no request reached the canary after the trip"
+
+
 async def test_a_drill_that_shows_a_leak_leaves_the_circuit_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

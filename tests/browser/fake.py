@@ -236,7 +236,7 @@ class FakeAdmin:
                 "seconds_to_last_request": 0.013,
                 "weight": 25.0,
                 "users_seen": 31,
-                "requests_after": 0,
+                "requests_after": 2,
             }
             return web.json_response({"drill": figures, "release": self.scene.document})
         return web.json_response(self.scene.document, headers={"ETag": self.etag})

@@ -242,7 +242,7 @@ def test_drill_trip_and_reload_say_what_came_of_them(page: Page, serve: Serve) -
     page.dialog()
     page.says("confirm-says", "A rehearsal of a trip, with real users")
     page.of("confirm-do").click()
-    page.says("outcome", "13 ms after the trip")
+    page.says("outcome", "13 ms after the trip (2 requests in all)")
     page.press("t")
     page.dialog()
     page.of("confirm-do").click()

@@ -188,7 +188,8 @@ export function outcome(name, answer) {
   if (name === "drill") {
     const { seconds_to_last_request: seconds, requests_after: after } = answer.drill;
     if (seconds === null) return "Drill done: the canary still got requests at its end. Look at the history.";
-    return `Drill done: the last request reached the canary ${latency(seconds)} after the trip, ${plural(after ?? 0, "request")} after that.`;
+    if (!after) return "Drill done: no request reached the canary after the trip.";
+    return `Drill done: the last request reached the canary ${latency(seconds)} after the trip (${plural(after, "request")} in all).`;
   }
   if (name === "reload") {
     const changed = answer.changed?.length ? `changed ${answer.changed.join(", ")}` : "nothing has changed";
