@@ -247,12 +247,12 @@ class Control:
         """A mark of the file's text."""
         return self._reloader.etag
 
-    async def reload(self) -> dict[str, Any]:
-        """Read the file again; return ``changed`` and ``restart_needed``.
+    async def reload(self, by: str | None = None) -> dict[str, Any]:
+        """Read the file again, as ``by`` wants; return ``changed`` and ``restart_needed``.
 
         Raises ``config.ConfigError``, ``rollout.Refused``, ``OSError`` or ``Unsaved``.
         """
-        return await self._saved(self._reloader.reload())
+        return await self._saved(self._reloader.reload(by))
 
     async def put_config(
         self, text: str, *, if_match: Matches | None = None, dry_run: bool = False

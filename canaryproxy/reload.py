@@ -138,8 +138,8 @@ class Reloader:
         """A mark of the file's text."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
-    def reload(self) -> Change:
-        """Read the file and put it in force.
+    def reload(self, by: str | None = None) -> Change:
+        """Read the file and put it in force; ``by`` says for the history who wants it.
 
         Raises ``ConfigError`` if it is invalid, ``Refused`` if the release cannot go on with it, ``OSError``
         if it cannot be read. Then nothing has changed.
@@ -156,9 +156,9 @@ class Reloader:
             self.text = text
             wanted, files = self._checked(text)
         except (ConfigError, Refused, OSError) as error:
-            self._failed(_one_line(error))
+            self._failed(_one_line(error), by)
             raise
-        return self._take(wanted, files)
+        return self._take(wanted, files, by)
 
     async def put(
         self, text: str, *, dry_run: bool = False, if_match: Callable[[str], bool] | None = None
@@ -194,7 +194,7 @@ class Reloader:
         renewed = certificates.changed(allowed, self.files, files)
         return Change((*changed, *renewed), differences(allowed, wanted))
 
-    def _take(self, wanted: Config, files: Files) -> Change:
+    def _take(self, wanted: Config, files: Files, by: str | None) -> Change:
         change = self._change(wanted, files)
         if change.changed:
             self.running = live(self.running, wanted)
@@ -208,13 +208,13 @@ class Reloader:
             parts = [", ".join(change.changed) or "nothing changed"]
             if change.restart_needed:
                 parts.append(f"a restart is needed for {', '.join(change.restart_needed)}")
-            self._note("reload", "; ".join(parts), change.to_dict())
+            self._note("reload", _with("; ".join(parts), by), change.to_dict())
         return change
 
-    def _failed(self, why: str) -> None:
+    def _failed(self, why: str, by: str | None) -> None:
         if why != self.error:
             self.error = why
-            self._note("reload_failed", why, {})
+            self._note("reload_failed", _with(why, by), {})
 
     def try_reload(self) -> None:
         """Reload; what is wrong is in ``error`` and in the history."""
@@ -269,6 +269,10 @@ class Reloader:
         except OSError:
             return not self._unreadable  # the reload will say why
         return {**self._files_seen, **certificates.read(self.running)} != self._files_seen
+
+
+def _with(cause: str, by: str | None) -> str:
+    return cause if by is None else f"{cause} (by {by})"
 
 
 def _one_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from canaryproxy import circuit, counters, rollout
+from canaryproxy.config import ConfigError
 from canaryproxy.control import Stale
 from canaryproxy.controller import Unsaved
 from canaryproxy.drill import drill
@@ -241,6 +242,19 @@ async def test_another_release_begins_with_nobody_on_the_canary(tmp_path: Path) 
         assert [(table.salt, table.limit) for table in tables] == [(b"r2", 0), (b"r2", 1000)]
         assert made.control.document()["circuit"]["state"] == "closed"
         assert made.whats[-3:] == ["release", "started", "reload"]
+
+
+async def test_the_history_has_who_wanted_a_reload(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        made.file.write_text(made.whole(f"{RELEASE}\nlimits: {{idle_timeout: 9s}}"))
+        await made.control.reload("ann: longer")
+        made.file.write_text("split: [")
+        with pytest.raises(ConfigError):
+            await made.control.reload("bob")
+        causes = [one["cause"] for one in made.control.history(None, 2)]
+        assert causes[0] == "limits.idle_timeout (by ann: longer)"
+        assert causes[1].endswith("(by bob)")
+        assert "bob" not in made.control.document()["config"]["error"]
 
 
 async def test_another_judge_means_evidence_from_the_beginning(tmp_path: Path) -> None:

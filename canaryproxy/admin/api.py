@@ -172,12 +172,12 @@ class Api:
 
     async def _reload(self, request: web.Request) -> web.Response:
         bodies.query(request, {})
-        await bodies.json_body(request, _WHO, optional=True)
+        body = await bodies.json_body(request, _WHO, optional=True)
         fits = conditions.allowed(request)
         with self._refusals(of_config=True):
             if fits is not None and not fits(self._control.config_etag):
                 raise Stale("the configuration has changed since it was looked at")
-            change = await self._control.reload()
+            change = await self._control.reload(body.words)
         return answer(encoded(change), self._control.config_etag)
 
     @contextmanager

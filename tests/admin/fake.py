@@ -131,9 +131,9 @@ class FakeControl:
             "error": None,
         }
 
-    async def reload(self) -> dict[str, Any]:
+    async def reload(self, by: str | None = None) -> dict[str, Any]:
         self._may(None, "")
-        self.acts.append("reload")
+        self.acts.append(f"reload by {by}")
         return {"changed": [], "restart_needed": []}
 
     async def put_config(

@@ -416,6 +416,8 @@ async def test_configuration(served: Served) -> None:
     problem(await served.ask("POST", "/v1/reload", If_Match='"other"'), 412)
     reloaded = await served.ask("POST", "/v1/reload", If_Match=again.headers["etag"])
     assert reloaded.json == {"changed": [], "restart_needed": []}
+    await served.ask("POST", "/v1/reload", '{"by": "ann", "reason": "lunch"}')
+    assert served.control.acts[-2:] == ["reload by operator", "reload by ann: lunch"]
 
 
 async def test_every_mistake_of_a_configuration_is_named(served: Served) -> None:
