@@ -11,7 +11,8 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local d = redis.call('HMGET', document, 'act', 'settings', 'marker', 'term', 'at', 'progress')
 local act, in_force = d[1] or '', d[2] or ''
-local term = math.max(tonumber(d[4] or '0'), seen_term)
+local newest = tonumber(d[4] or '0')
+local term = math.max(newest, seen_term) -- the store may have lost its last writes
 
 -- Who is there. A member is "name settings"; who was not heard of for a lease's time is gone.
 redis.call('ZADD', members, now, me .. ' ' .. settings)
@@ -32,10 +33,8 @@ local holder = redis.call('GET', lease) or ''
 if act ~= '' and (holder == '' or holder == me) then
   look()
   if settings == in_force or go_by == 0 then
-    if holder == '' then
-      term = term + 1
-      redis.call('HSET', document, 'term', term)
-    end
+    if holder == '' then term = term + 1 end
+    if term > newest then redis.call('HSET', document, 'term', term) end
     redis.call('SET', lease, me, 'PX', lease_ms)
     holder = me
   elseif holder == me then
