@@ -317,12 +317,9 @@ class FleetController(Controller):
             if theirs is None and not self._agreed.act:
                 if not self._has_waited:
                     return
-                begun = protocol.begin(self._mine, self._name(), self._fleet_now)
-                taken = await self._store.commit("", _signed(begun, self._me), self._term)
-                if taken.yes:
-                    self._take(_signed(begun, self._me))
-                    return
-                theirs = taken.acted_on
+                begun = _signed(protocol.begin(self._mine, self._name(), self._fleet_now), self._me)
+                taken = await self._store.commit("", begun, self._term)
+                theirs = begun if taken.yes else taken.acted_on
                 continue
             found = protocol.decide(self._agreed, theirs, self._name())
             if found.document.act != self._agreed.act:
@@ -427,7 +424,7 @@ class FleetController(Controller):
     async def _step(self, made: Document) -> None:
         taken = await self._store.commit(self._agreed.act, made, self._term, self._token)
         if taken.yes:
-            self._take(made)
+            await self._see(made)  # not simply taken: the circuit may have opened meanwhile
 
     async def _adopt(self) -> None:
         made = protocol.adopt(self._agreed, self._mine, self._fleet_now, self._name())
@@ -581,6 +578,7 @@ class FleetController(Controller):
             raise Unavailable(f"{self._away}; without it nobody gets the canary")
         try:
             taken = await self._store.commit(self._agreed.act, made, self._term)
+            await self._see(made if taken.yes else taken.acted_on)
         except Away as error:
             self._lose(error)
             if error.refused:
@@ -589,9 +587,7 @@ class FleetController(Controller):
                 f"{error}; whether it was taken shows when it is back: look again"
             ) from None
         if not taken.yes:
-            await self._see(taken.acted_on)
             raise Overtaken
-        self._take(made)
 
     def reconfigure(self, config: Config, table: RouteTable) -> None:
         """Go on by another configuration. What the fleet goes by changes when all replicas have it."""

@@ -12,11 +12,15 @@ import pytest
 from canaryproxy import circuit, rollout
 from canaryproxy.control import Stale
 from canaryproxy.controller import Unavailable, Unsaved
+from canaryproxy.fleet.document import Document
+from canaryproxy.fleet.link import Taken
 
 from .replicas import RELEASE, Replica, fleet, leader, soon
 from .server import RedisServer, needs_redis, redis_server, wire
 
 pytestmark = needs_redis
+
+KEY = "canaryproxy:{g}:release"
 
 
 @pytest.fixture
@@ -79,6 +83,45 @@ async def test_a_step_is_taken_by_all_at_once_and_once(tmp_path: Path, server: R
         await soon(lambda: all(one.weight == 50 for one in replicas), "step")
         assert all(one.whats.count("step") == 1 for one in replicas)
         assert all((one.fleet["propagation"] or 0) < 1 for one in replicas)
+
+
+async def test_the_store_may_have_forgotten_the_leaders_token(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    """A failover, or a document that was put back by who had seen less."""
+    async with fleet(tmp_path, [server.port] * 2) as replicas:
+        server.cli("HSET", KEY, "term", "0")
+        for one in replicas:
+            one.busy = ((20, 0), (3, 0))
+        await soon(lambda: all(one.weight == 50 for one in replicas), "step")
+
+
+@pytest.mark.parametrize("who", ["plan", "operator"])
+async def test_a_trip_while_redis_takes_a_higher_weight_is_not_lost(
+    tmp_path: Path, server: RedisServer, who: str
+) -> None:
+    async with fleet(tmp_path, [server.port] * 2) as replicas:
+        first = leader(replicas)
+        assert first is not None
+        store = first.controller._store
+        take = store.commit
+
+        async def slow(base: str, document: Document, term: int, token: int = 0) -> Taken:
+            """The circuit opens after Redis took the act, and before it said so."""
+            taken = await take(base, document, term, token)
+            if document.rollout.weight > 10 and "tripped" not in first.whats:
+                first.controller._trip("meanwhile", {})
+            return taken
+
+        store.commit = slow  # type: ignore[method-assign]
+        if who == "operator":
+            await first.control.act(rollout.SetWeight(60.0))
+        else:
+            for one in replicas:
+                one.busy = ((20, 0), (3, 0))
+        await soon(lambda: all(one.is_open for one in replicas), "trip")
+        await soon(lambda: len({one.control.etag for one in replicas}) == 1, "one document")
+        assert first.is_open
 
 
 async def test_another_goes_on_where_the_leader_was_killed(
@@ -302,9 +345,6 @@ async def test_redis_that_refuses_is_redis_that_is_away(
         auth = ("-a", setting[1]) if setting[0] == "requirepass" else ()
         server.cli(*auth, "CONFIG", "SET", *back)
         await soon(lambda: all(one.is_open for one in replicas), "trip")
-
-
-KEY = "canaryproxy:{g}:release"
 
 
 @pytest.mark.parametrize(
