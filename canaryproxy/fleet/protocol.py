@@ -209,10 +209,12 @@ def decide(mine: Document, theirs: Document | None, act: str) -> Decision:
 def merge(mine: Document, theirs: Document, act: str) -> Document:
     """Return the more cautious of two documents that went different ways, part by part.
 
-    ``theirs`` itself if it is that already. Another release is none of mine.
+    ``theirs`` itself if it is that already. Of two releases it is the one that began after the other;
+    if neither knows of the other, mine is none of the fleet's.
     """
     if mine.release != theirs.release:
-        return theirs
+        is_later = mine.round > theirs.round and bool(_known(mine) & _known(theirs))
+        return mine if is_later else theirs
     ranks = _RANK[mine.circuit.state], _RANK[theirs.circuit.state]
     broken = theirs.circuit if ranks[1] >= ranks[0] else mine.circuit
     lower = _lower(_resting(theirs.rollout), _resting(mine.rollout))
@@ -220,7 +222,13 @@ def merge(mine: Document, theirs: Document, act: str) -> Document:
         here = lower
     else:
         stopped = theirs.rollout if broken is theirs.circuit else mine.rollout
-        here = replace(stopped, step=lower.step, before=lower.state, weight_before=lower.weight)
+        here = replace(
+            stopped,
+            step=lower.step,
+            weight=min(stopped.weight, lower.weight),
+            before=lower.state,
+            weight_before=lower.weight,
+        )
     if broken is theirs.circuit and _same(here, theirs.rollout):
         return theirs
     newer = max(mine, theirs, key=lambda one: (one.version, one.act))
@@ -276,6 +284,10 @@ def _same(one: Rollout, other: Rollout) -> bool:
         other.before,
         other.weight_before,
     )
+
+
+def _known(document: Document) -> set[str]:
+    return {document.act, *document.trail} - {""}
 
 
 def _both(mine: Document, theirs: Document) -> tuple[str, ...]:
