@@ -2,8 +2,9 @@
 
 Acts go through the product's own functions (``canaryproxy.fleet.protocol``). The store answers as the Lua
 scripts do: compare-and-set by the name of the act, and for steps the lease and its token. What is modelled
-beside: lease expiry at any moment, crashes, a partition of each replica, lost answers, a store that loses
-all of its data, trips of any replica, an operator at any replica.
+beside: lease expiry at any moment, crashes, a partition of each replica, questions and answers that are lost
+or late (a replica acts while it waits for one), a store that loses all of its data or its last act, trips of
+any replica, an operator at any replica, the next release.
 
 A state is a value; ``moves`` yields every state that can follow. ``search`` visits all of them, breadth
 first, so that a counterexample is a shortest one.
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from canaryproxy import circuit, rollout
 from canaryproxy.circuit import CircuitSettings
@@ -25,6 +27,7 @@ from canaryproxy.rollout import Plan, State, Step
 
 PLAN = Plan((Step(10.0, 0.0, 1), Step(50.0, 0.0, 1), Step(100.0, 0.0, 1)))
 SETTINGS = Settings("r1", "s", "j", "r1", PLAN, CircuitSettings())
+NEXT = Settings("r2", "t", "j", "r2", PLAN, CircuitSettings())
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,15 @@ class Replica:
     token: int = 0
     """The lease's token as it was last told; 0: it does not lead."""
     pending: Document | None = None
-    """A step that it is about to send, made from ``mine``: it may sleep before it does."""
+    """What it has asked the store to take: the store may get it, and the replica be told, at any time."""
     base: str = ""
     """The act that ``pending`` is to replace."""
+    kind: str = ""
+    """What ``pending`` is: a ``step``, the ``next`` release (both fenced), or what an operator wants."""
     knew: frozenset[str] = frozenset()
     """Trips without a reset that it has known of since it began: it must not forget one."""
+    fell_back: bool = False
+    """It has gone from the next release back to the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +63,8 @@ class World:
     replicas: tuple[Replica, ...]
     budget: tuple[tuple[str, int], ...]
     """How often each mishap may still happen."""
-    trips: frozenset[str] = frozenset()
-    """Acts that opened the circuit, wherever."""
+    trips: frozenset[tuple[str, str | None]] = frozenset()
+    """Acts that opened the circuit, wherever, and of which release."""
     resets: tuple[tuple[str, frozenset[str]], ...] = ()
     """Acts that closed it, and the trips that their operator could see."""
     steps: tuple[tuple[str, int, int, bool], ...] = ()
@@ -66,9 +73,11 @@ class World:
     """How often the store has lost its data."""
     highest: int = 0
     """The highest limit that the store has ever had."""
+    past: Document | None = None
+    """What the store had before its last act, where that can be lost."""
 
     def left(self, what: str) -> int:
-        return dict(self.budget)[what]
+        return next(left for name, left in self.budget if name == what)
 
     def spend(self, what: str) -> World:
         spent = tuple((name, left - (name == what)) for name, left in self.budget)
@@ -81,15 +90,25 @@ class World:
 
     def uncleared(self, document: Document) -> frozenset[str]:
         """Return the trips that led to a document and that no reset has seen."""
-        return (self.trips & known(document)) - self.cleared(document)
+        return (self.of(document) & known(document)) - self.cleared(document)
+
+    def of(self, document: Document) -> frozenset[str]:
+        """Return the trips of a document's release."""
+        return frozenset(act for act, release in self.trips if release == document.release)
 
     def put(self, at: int, **changes: object) -> World:
-        changed = replace(self.replicas[at], **changes)  # type: ignore[arg-type]
-        if "mine" in changes:
-            knew = self.uncleared(changed.mine)
-            if not covers(changed.mine):
-                knew |= self.replicas[at].knew - self.cleared(changed.mine)
-            changed = replace(changed, knew=knew)
+        old = self.replicas[at]
+        if all(getattr(old, name) is value for name, value in changes.items()):
+            return self
+        mine = changes.get("mine")
+        if isinstance(mine, Document):
+            knew = self.uncleared(mine)
+            if not covers(mine):
+                knew |= old.knew & self.of(mine) - self.cleared(mine)
+            back = (old.mine.release, mine.release) == (NEXT.release, SETTINGS.release)
+            back = back and bool(known(old.mine) & known(mine) - {""})
+            changes |= {"knew": knew, "fell_back": old.fell_back or back}
+        changed = replace(old, **changes)  # type: ignore[arg-type]
         return replace(self, replicas=(*self.replicas[:at], changed, *self.replicas[at + 1 :]))
 
 
@@ -103,11 +122,13 @@ class Rules:
     compared: bool = True
     """The store looks at the act that is to be replaced."""
     is_cautious: Callable[[Document, Document], bool] = protocol.is_cautious
+    told: Callable[[Document, Document | None, str], protocol.Decision] = protocol.decide
+    """What a replica does about an act of its own that the store took."""
 
 
 BUDGET = (
     ("trip", 1), ("reset", 1), ("step", 2), ("expire", 1), ("cut", 1), ("loss", 1), ("abort", 1),
-    ("crash", 1),
+    ("crash", 1), ("failover", 1), ("next", 1),
 )  # fmt: skip
 """How often each mishap may happen in one history."""
 
@@ -141,7 +162,10 @@ def moves(world: World, rules: Rules) -> Iterator[tuple[str, World]]:
     if world.store is not None and world.left("loss"):
         # Whoever holds the lease, the token and the document: all of it is gone.
         lost = replace(world.spend("loss"), store=None, holder=-1, term=0)
-        yield "the store loses its data", replace(lost, losses=world.losses + 1)
+        yield "the store loses its data", replace(lost, losses=world.losses + 1, past=None)
+    if world.past is not None and world.left("failover"):
+        lost = replace(world.spend("failover"), store=world.past, holder=-1, past=None)
+        yield "the store loses its last act", replace(lost, losses=world.losses + 1)
     for at, replica in enumerate(world.replicas):
         if replica.lost:
             yield f"{at} is back", world.put(at, lost=False)
@@ -154,6 +178,7 @@ def moves(world: World, rules: Rules) -> Iterator[tuple[str, World]]:
             anew[at] = Replica(protocol.unknown(SETTINGS))
             yield f"{at} crashes", replace(world.spend("crash"), replicas=tuple(anew))
         yield from _lead(world, at, rules)
+        yield from _await(world, at, rules)
         yield from _operate(world, at, rules)
 
 
@@ -166,11 +191,13 @@ def _cas(
         return None
     if fence is not None and rules.fenced and fence != (world.holder, world.term):
         return None
-    return replace(world, store=document, highest=max(world.highest, document.limit))
+    past = world.store if world.left("failover") else None
+    highest = max(world.highest, document.limit)
+    return replace(world, store=document, highest=highest, past=past)
 
 
 def _exchange(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
-    """Let a replica look at the store, and do what ``decide`` says; the answer to its write may get lost."""
+    """Let a replica look at the store, and do what ``decide`` says; its write may get lost."""
     replica = world.replicas[at]
     theirs = world.store
     named = f"({replica.mine.act}+{theirs.act if theirs else ''}){at}"
@@ -188,9 +215,10 @@ def _exchange(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]
         after = replace(after, holder=at, term=term).put(at, token=term)
     else:
         after = after.put(at, token=0)
-    if after.replicas[at].pending is not None and after.replicas[at].mine.act != replica.mine.act:
-        after = after.put(at, pending=None)
+    if replica.kind in FENCED and found.document.act != replica.mine.act:
+        after = after.put(at, **NOTHING)
     if found.write:
+        yield f"{at} looks and its write is lost", after
         base = None if theirs is None else theirs.act
         written = _cas(after, base, found.document, rules, None)
         assert written is not None
@@ -203,33 +231,54 @@ _SEEN = Assessment(
 )  # fmt: skip
 
 
+FENCED = ("step", "next")
+NOTHING: dict[str, Any] = {"pending": None, "base": "", "kind": ""}
+
+
 def _lead(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
+    """Let a replica that believes that it leads ask for the next step, or the next release."""
     replica = world.replicas[at]
-    if replica.pending is not None:
-        if replica.lost:
-            return
-        kept = world.put(at, pending=None)
-        taken = _cas(kept, replica.base, replica.pending, rules, (at, replica.token))
-        if taken is None:
-            yield f"{at}'s step is refused", kept
-            return
+    mine = replica.mine
+    if not replica.token or replica.pending is not None:
+        return
+    if world.left("step") and mine.rollout.state is State.RUNNING:
+        named = f"{mine.act}s{at}"
+        made = protocol.step(mine, rollout.Tick(_SEEN), 0.0, SETTINGS, named)
+        if made is not mine and rules.is_cautious(mine, made):
+            yield f"{at} steps by itself", world.spend("step").put(at, mine=plain(made))
+        elif made is not mine:
+            yield f"{at} plans a step", _ask(world.spend("step"), at, made, "step")
+    if world.left("next") and mine.release == SETTINGS.release:
+        named = f"{mine.act}n{at}"
+        begun = protocol.adopt(mine, NEXT, 0.0, named)
+        assert begun is not None
+        yield f"{at} plans the next release", _ask(world.spend("next"), at, begun, "next")
+
+
+def _ask(world: World, at: int, made: Document, kind: str) -> World:
+    return world.put(at, pending=plain(made), base=world.replicas[at].mine.act, kind=kind)
+
+
+def _await(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
+    """Let the store get what a replica has asked for, and the replica hear what became of it."""
+    replica = world.replicas[at]
+    made = replica.pending
+    if made is None or replica.lost:
+        return
+    kept = world.put(at, **NOTHING)
+    fence = (at, replica.token) if replica.kind in FENCED else None
+    taken = _cas(kept, replica.base, made, rules, fence)
+    if taken is None:
+        yield f"{at}'s {replica.kind} is refused", kept
+        return
+    if replica.kind == "step":
         found = 0 if world.store is None else world.store.rollout.step
         leads = (at, replica.token) == (world.holder, world.term)
-        entry = (replica.base, found, replica.pending.rollout.step, leads)
+        entry = (replica.base, found, made.rollout.step, leads)
         taken = replace(taken, steps=(*taken.steps, entry))
-        yield f"{at} steps", taken.put(at, mine=replica.pending)
-        yield f"{at} steps and is not told", taken
-    elif replica.token and world.left("step"):
-        if replica.mine.rollout.state is not State.RUNNING:
-            return
-        named = f"{replica.mine.act}s{at}"
-        made = protocol.step(replica.mine, rollout.Tick(_SEEN), 0.0, SETTINGS, named)
-        if made is not replica.mine:
-            if rules.is_cautious(replica.mine, made):
-                yield f"{at} steps by itself", world.spend("step").put(at, mine=plain(made))
-                return
-            planned = world.spend("step").put(at, pending=plain(made), base=replica.mine.act)
-            yield f"{at} plans a step", planned
+    yield f"{at}'s {replica.kind} is taken and it is not told", taken
+    found_here = rules.told(replica.mine, made, f"({replica.mine.act}+{made.act}){at}")
+    yield f"{at}'s {replica.kind} is taken", taken.put(at, mine=plain(found_here.document))
 
 
 def _operate(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
@@ -252,17 +301,14 @@ def _operate(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]
             continue
         made, after = plain(made), world.spend(what)
         if what == "trip":
-            after = replace(after, trips=after.trips | {named})
+            after = replace(after, trips=after.trips | {(named, made.release)})
         if what == "reset":
-            saw = after.trips & known(replica.mine)
+            saw = after.of(replica.mine) & known(replica.mine)
             after = replace(after, resets=(*after.resets, (named, saw)))
         if rules.is_cautious(replica.mine, made):
-            yield f"{what} at {at}", after.put(at, mine=made, pending=None)
-        elif not replica.lost:
-            there = None if world.store is None else replica.mine.act
-            taken = _cas(after, there, made, rules, None)
-            if taken is not None:
-                yield f"{what} at {at}", taken.put(at, mine=made, pending=None)
+            yield f"{what} at {at}", after.put(at, mine=made)
+        elif not replica.lost and replica.pending is None:
+            yield f"{what} is asked for at {at}", _ask(after, at, made, what)
 
 
 class Broken(AssertionError):
@@ -288,6 +334,8 @@ def check(world: World) -> None:
     for replica in world.replicas:
         if replica.knew and not covers(replica.mine):
             raise Broken("a replica has forgotten a trip")
+        if replica.fell_back:
+            raise Broken("a replica has gone back to the release before")
         if replica.mine.limit > world.highest:
             raise Broken("a replica gives the canary more than the store ever allowed")
         if replica.token > world.term and not world.losses:

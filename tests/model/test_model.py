@@ -16,11 +16,15 @@ from canaryproxy.fleet.document import Document
 from .model import BUDGET, Broken, Rules, first, search
 
 SMALL: tuple[tuple[int, dict[str, int], int], ...] = (
-    (2, {"trip": 2, "reset": 1, "step": 1, "cut": 1}, 4_000),
-    (2, {"trip": 1, "step": 2, "expire": 2, "crash": 1}, 8_000),
-    (3, {"trip": 1, "reset": 1, "step": 1, "cut": 1}, 9_000),
-    (3, {"trip": 1, "step": 2, "expire": 1}, 5_000),
-    (2, {"trip": 1, "reset": 1, "loss": 1, "abort": 1}, 400),
+    (2, {"trip": 2, "reset": 1, "step": 1, "cut": 1}, 9_000),
+    (2, {"trip": 1, "step": 2, "expire": 2}, 3_500),
+    (2, {"trip": 1, "step": 1, "expire": 1, "crash": 1}, 1_500),
+    (3, {"trip": 1, "step": 1, "cut": 1}, 2_000),
+    (3, {"trip": 1, "step": 2, "expire": 1}, 10_000),
+    (3, {"trip": 1, "reset": 1, "step": 1}, 4_000),
+    (2, {"trip": 1, "reset": 1, "loss": 1, "abort": 1}, 7_000),
+    (2, {"trip": 1, "reset": 1, "step": 1, "failover": 1}, 3_500),
+    (2, {"trip": 1, "next": 1, "failover": 1, "cut": 1}, 2_500),
 )
 """Replicas, budget, and how many states there are at least."""
 
@@ -57,6 +61,11 @@ MUTANTS: dict[str, tuple[int, dict[str, int], Any]] = {
         2,
         {"step": 1, "cut": 1},
         Rules(is_cautious=_everything_holds_at_once),
+    ),
+    "an answer overrules a trip that came before it": (
+        2,
+        {"trip": 1, "step": 1},
+        Rules(told=lambda _mine, theirs, _act: protocol.Decision(theirs)),  # type: ignore[arg-type]
     ),
     "the higher weight wins": (2, {"trip": 1, "step": 1, "cut": 1}, Rules(decide=_higher_wins)),
 }
