@@ -322,8 +322,9 @@ class FleetController(Controller):
                 theirs = begun if taken.yes else taken.acted_on
                 continue
             found = protocol.decide(self._agreed, theirs, self._name())
-            if found.document.act != self._agreed.act:
-                self._take(found.document)
+            document = _signed(found.document, self._me) if found.write else found.document
+            if document.act != self._agreed.act:
+                self._take(document)
             if not found.write:
                 return
             base = "" if theirs is None else theirs.act

@@ -233,7 +233,7 @@ def merge(mine: Document, theirs: Document, act: str) -> Document:
         return theirs
     newer = max(mine, theirs, key=lambda one: (one.version, one.act))
     cause = "replicas went different ways: the more cautious state holds"
-    record = Record(max(broken.since, here.since), "release", cause, {"weight": here.weight})
+    record = Record(max(broken.since, here.since), "merged", cause, {"weight": here.weight})
     return replace(
         theirs.acted(
             act,

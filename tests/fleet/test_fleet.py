@@ -274,6 +274,15 @@ async def test_a_replica_that_is_cut_off_follows_when_it_is_back(
         line.is_cut = False
         await soon(lambda: all(one.is_open for one in replicas), "trip")
         await soon(lambda: len({one.control.etag for one in replicas}) == 1, "one document")
+        told = [
+            [record for record in one.control.history(None, 100) if record["what"] == "merged"]
+            for one in replicas
+        ]
+        assert [len(records) for records in told] == [1, 1, 1]
+        tells = [
+            one.controller.is_mine(records[0]) for one, records in zip(replicas, told, strict=True)
+        ]
+        assert tells == [False, False, True]
 
 
 async def test_slow_redis_slows_and_breaks_nothing(tmp_path: Path, server: RedisServer) -> None:
