@@ -104,7 +104,7 @@ class FleetController(Controller):
         """What the store said last; ``None`` while it is away."""
         self._away: str | None = "not connected yet"
         self._met_at: float | None = None
-        """When the store was first reached."""
+        """Since when the store is reached."""
         self._heard_at: float | None = None
         self._offset = 0.0
         """The server's clock less ours."""
@@ -307,7 +307,7 @@ class FleetController(Controller):
     def _lose(self, error: Away) -> None:
         if self._told is not None or self._away != str(error):
             _log.warning("%s: the last table stays, nothing is promoted", error)
-        self._told, self._away = None, str(error)
+        self._told, self._away, self._met_at = None, str(error), None
         self._token, self._leading = 0, False
         self._breach_since = self._agree_since = None
 

@@ -455,3 +455,19 @@ async def test_a_replica_that_starts_without_redis_goes_by_its_file_else_stable(
     assert fresh.document["state"] == "paused"
     for one in (known, fresh):
         await one.stop()
+
+
+async def test_who_knows_nothing_waits_for_others_each_time_that_redis_is_back(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    """Redis is back without its data, and those that had the release are later than this replica."""
+    fresh = Replica(tmp_path / "r0", server.port, "r0")
+    fresh.start()
+    await soon(lambda: fresh.fleet["connected"], "connected")
+    server.kill()
+    await soon(lambda: not fresh.fleet["connected"], "away")
+    await asyncio.sleep(1)  # the lease's time since it was connected first
+    server.start()
+    took = await soon(lambda: fresh.weight == 10, "first step")
+    assert took > 0.9
+    await fresh.stop()
