@@ -10,11 +10,12 @@ LARGE: tuple[tuple[int, dict[str, int]], ...] = (
     (2, {"trip": 2, "reset": 1, "step": 2, "expire": 1, "cut": 1}),
     (2, {"trip": 1, "reset": 1, "step": 1, "expire": 1, "loss": 1, "abort": 1}),
     (2, {"trip": 1, "reset": 1, "step": 2, "expire": 1, "crash": 1}),
+    (2, {"trip": 1, "reset": 1, "step": 2, "expire": 1, "failover": 1}),
     (3, {"trip": 1, "reset": 1, "step": 2, "expire": 1}),
     (3, {"trip": 1, "step": 1, "loss": 1, "cut": 1}),
-    (2, {"trip": 1, "reset": 1, "step": 2, "expire": 1, "failover": 1}),
-    (2, {"trip": 2, "step": 1, "next": 1, "failover": 1, "cut": 1}),
+    (2, {"trip": 2, "next": 1, "failover": 1, "cut": 1}),
     (2, {"trip": 1, "next": 1, "loss": 1, "cut": 1, "crash": 1}),
+    (3, {"trip": 1, "next": 1, "failover": 1}),
 )
 
 
