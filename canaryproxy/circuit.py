@@ -29,7 +29,8 @@ half open  ``Reset``                            closed, no trips; ``RESTORE``
 =========  ===================================  =====================================================
 
 A ``Trip`` of an open circuit and a ``Reset`` of a closed one change nothing and are not recorded; a tick
-that finds nothing to do moves the clocks only.
+that finds nothing to do moves the clocks only. A circuit that only a drill has opened is opened anew by a
+``Trip`` that is none: the end of the drill does not close it then.
 """
 
 from __future__ import annotations
@@ -144,6 +145,8 @@ class Circuit:
     """Seconds of the probe that counted."""
     ticked: float | None = None
     """Time of the last tick."""
+    drill: bool = False
+    """It is open, and only for a drill."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values. The time of the last tick is left out: a restart begins with a new one."""
@@ -154,6 +157,7 @@ class Circuit:
             "cause": self.cause,
             "left": self.left,
             "probed": self.probed,
+            "drill": self.drill,
         }
 
     @classmethod
@@ -167,6 +171,7 @@ class Circuit:
             cause=state["cause"],
             left=None if left is None else float(left),
             probed=float(state["probed"]),
+            drill=bool(state.get("drill", False)),
         )
 
 
@@ -181,8 +186,15 @@ def _nothing(circuit: Circuit, _event: Any, _now: float, _settings: CircuitSetti
 def _open(circuit: Circuit, event: Trip, now: float, settings: CircuitSettings) -> Step:
     trips = circuit.trips + 1
     left = settings.cooldown if trips == 1 else None
-    opened = Circuit(State.OPEN, trips, now, event.cause, left, ticked=circuit.ticked)
+    drill = bool(event.figures.get("drill"))
+    opened = Circuit(State.OPEN, trips, now, event.cause, left, ticked=circuit.ticked, drill=drill)
     return opened, (Action.STOP,), (Record(now, "tripped", event.cause, event.figures),)
+
+
+def _open_in_earnest(circuit: Circuit, event: Trip, now: float, settings: CircuitSettings) -> Step:
+    if not circuit.drill or event.figures.get("drill"):
+        return circuit, (), ()
+    return _open(replace(circuit, trips=circuit.trips - 1), event, now, settings)
 
 
 def _reset(circuit: Circuit, event: Reset, now: float, _settings: CircuitSettings) -> Step:
@@ -222,7 +234,7 @@ def _probe(circuit: Circuit, event: Tick, now: float, settings: CircuitSettings)
 
 TRANSITIONS: Mapping[State, Mapping[type, Callable[..., Step]]] = {
     State.CLOSED: {Trip: _open, Reset: _nothing, Tick: _nothing},
-    State.OPEN: {Trip: _nothing, Reset: _reset, Tick: _cool},
+    State.OPEN: {Trip: _open_in_earnest, Reset: _reset, Tick: _cool},
     State.HALF_OPEN: {Trip: _open, Reset: _reset, Tick: _probe},
 }
 """What each event does in each state; every pair is there."""

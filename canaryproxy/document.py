@@ -84,7 +84,7 @@ def allowed(status: Status) -> tuple[str, ...]:
         found.remove("resume")
     if broken is not circuit.State.CLOSED:
         found.append("reset")
-    if state not in (State.TRIPPED, State.ABORTED):
+    if state not in (State.TRIPPED, State.ABORTED) or status.circuit.drill:
         found.append("trip")
     if broken is circuit.State.CLOSED and state is not State.PROMOTED and status.weight > 0:
         found.append("drill")

@@ -1,25 +1,28 @@
 """The rollback drill: an exit plan that was never tried is a hope.
 
 Opens the circuit of a release in progress for real, measures when the canary got its last request, closes the
-circuit, and writes the result into the history. If the process dies in between, the circuit stays open:
-users are on stable until somebody resets it.
+circuit, and writes the result into the history. If the process dies in between, or something trips in
+earnest, the circuit stays open: users are on stable until somebody resets it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
 from canaryproxy import circuit, counters, rollout
-from canaryproxy.controller import Controller
+from canaryproxy.controller import Controller, Overtaken
 
 QUIET = 1.0
 """Seconds without a request after which the last one was the last."""
 LONGEST = 10.0
 """Seconds after which the drill gives up waiting for that."""
 _EVERY = 0.01
+_ATTEMPTS = 5
+"""How often the circuit is closed that other replicas' acts overtake."""
 
 
 class Users(Protocol):
@@ -85,6 +88,9 @@ async def drill(
     else:
         cause = f"by {by}: the canary still got requests {LONGEST:g} s after the trip"
     controller.note("drill", cause, figures)
-    if controller.status().circuit.state is circuit.State.OPEN and ended:
-        await controller.act_and_save(circuit.Reset(by=f"the drill of {by}"))
+    for _ in range(_ATTEMPTS if ended else 0):
+        if not controller.status().circuit.drill:  # closed, or opened in earnest meanwhile
+            break
+        with contextlib.suppress(Overtaken):
+            await controller.act_and_save(circuit.Reset(by=f"the drill of {by}"))
     return figures

@@ -29,7 +29,7 @@ def refuse(event: Event, broken: Circuit, here: Rollout) -> None:
     """Raise ``rollout.Refused`` for what an operator may not do because of the circuit."""
     is_open = broken.state is circuit.State.OPEN
     if isinstance(event, circuit.Trip):
-        if is_open:
+        if is_open and not broken.drill:
             raise rollout.Refused(f"the circuit is open already: {broken.cause}")
         if here.state is rollout.State.ABORTED:
             raise rollout.Refused("the release is aborted: nobody is on the canary")

@@ -330,6 +330,21 @@ async def test_a_drill_after_which_nobody_came_says_so(
         assert record["cause"] == "by ann: no request reached the canary after the trip"
 
 
+async def test_who_trips_in_earnest_meanwhile_is_not_reset_by_the_drill(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        tripped = asyncio.Event()
+        made.control.subscribe(lambda _kind, _record: tripped.set())
+        task = asyncio.create_task(made.control.drill("ann"))
+        await asyncio.wait_for(tripped.wait(), 10)
+        assert "trip" in made.control.document()["allowed"]
+        await made.control.act(circuit.Trip("checkout looks wrong"))
+        assert "trip" not in made.control.document()["allowed"]
+        await task
+        assert made.controller.table.circuit_open
+        assert made.control.document()["circuit"]["cause"] == "checkout looks wrong"
+        assert made.whats == ["started", "tripped", "stopped", "tripped", "drill"]
+
+
 async def test_a_drill_that_shows_a_leak_leaves_the_circuit_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

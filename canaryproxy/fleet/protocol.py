@@ -173,13 +173,17 @@ def adopt(document: Document, settings: Settings, now: float, act: str) -> Docum
 _RANK = {circuit.State.OPEN: 2, circuit.State.HALF_OPEN: 1, circuit.State.CLOSED: 0}
 
 
+def _rank(broken: Circuit) -> tuple[int, bool]:
+    return _RANK[broken.state], not broken.drill
+
+
 def is_cautious(before: Document, after: Document) -> bool:
     """Whether an act may hold before the store knows of it: it gives nobody the canary, now or by itself."""
     if after.release != before.release or after.settings != before.settings:
         return False
-    if _RANK[after.circuit.state] < _RANK[before.circuit.state] or after.limit > before.limit:
+    if _rank(after.circuit) < _rank(before.circuit) or after.limit > before.limit:
         return False
-    opened = after.is_open and not before.is_open
+    opened = after.is_open and _rank(after.circuit) > _rank(before.circuit)
     ends = (rollout.State.PAUSED, rollout.State.ABORTED, rollout.State.IDLE)
     return opened or after.rollout.state in ends
 
@@ -215,8 +219,8 @@ def merge(mine: Document, theirs: Document, act: str) -> Document:
     if mine.release != theirs.release:
         is_later = mine.round > theirs.round and bool(_known(mine) & _known(theirs))
         return mine if is_later else theirs
-    ranks = _RANK[mine.circuit.state], _RANK[theirs.circuit.state]
-    broken = theirs.circuit if ranks[1] >= ranks[0] else mine.circuit
+    is_theirs = _rank(theirs.circuit) >= _rank(mine.circuit)
+    broken = theirs.circuit if is_theirs else mine.circuit
     lower = _lower(_resting(theirs.rollout), _resting(mine.rollout))
     if broken.state is circuit.State.CLOSED or lower.state is rollout.State.ABORTED:
         here = lower

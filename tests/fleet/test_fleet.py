@@ -204,6 +204,20 @@ async def test_of_two_acts_at_once_one_holds_or_both_do_one_after_the_other(
         assert len({one.control.etag for one in replicas}) == 1
 
 
+async def test_drills_at_once_end_and_one_trip_in_earnest_outlasts_them(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 3) as replicas:
+        await asyncio.gather(*(one.control.drill("ann") for one in replicas))
+        await soon(lambda: all(one.weight == 10 for one in replicas), "reset")
+        drills = [asyncio.ensure_future(one.control.drill("ann")) for one in replicas[:2]]
+        await soon(lambda: all(one.is_open for one in replicas[:2]), "drills")
+        await replicas[2].control.act(circuit.Trip("in earnest"))
+        await asyncio.gather(*drills)
+        await soon(lambda: len({one.control.etag for one in replicas}) == 1, "one document")
+        assert {one.document["circuit"]["cause"] for one in replicas} == {"in earnest"}
+
+
 # Redis goes away
 
 
