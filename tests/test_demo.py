@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from canaryproxy.demo.story import STORY
+from canaryproxy.demo.users import Users
 
 DEADLINE = 80.0
 COMMAND = [sys.executable, "-m", "canaryproxy", "demo", "--speed", "2"]
@@ -86,6 +89,52 @@ def test_a_bad_release_is_rolled_back_before_many_users_are_hurt(document: Any, 
     assert 0 < bad["users"][{"errors": "errors", "slow": "slow", "empty": "empty"}[name]] < 300
     metric = {"errors": "errors", "slow": "latency", "empty": "empty_search"}[name]
     assert bad["cause"].startswith(f"{metric}: ")
+
+
+@pytest.mark.parametrize(("each", "at_once", "found"), [(30, 1, 1), (1, 3, 0)])
+async def test_who_is_sent_back_and_forth_is_told_by_requests_that_follow_each_other(
+    each: int, at_once: int, found: int
+) -> None:
+    """Requests that are under way at once overtake each other, and say nothing of an order."""
+    versions = ["canary"] * each + ["stable"] * each + ["canary"] * each
+    held: list[asyncio.Future[None]] = []
+    strangers = 0
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal strangers
+        if "Cookie" not in request.headers:
+            strangers += 1
+            return web.json_response({}, headers={"Set-Cookie": "canary_id=me; Path=/"})
+        if not versions:
+            await asyncio.Event().wait()
+        version = versions.pop(0)
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        held.append(mine)
+        await mine
+        return web.json_response({"version": version})
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    users = Users(f"http://127.0.0.1:{runner.addresses[0][1]}", count=1, rate=200, seed=1)
+    sending = asyncio.create_task(users.run())
+    try:
+        async with asyncio.timeout(DEADLINE):
+            for _ in range(3 * each // at_once):
+                while len(held) < at_once:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+                for _ in range(at_once):
+                    answered = users.seen.answered - strangers
+                    held.pop(0).set_result(None)
+                    while users.seen.answered - strangers == answered:  # noqa: ASYNC110
+                        await asyncio.sleep(0.001)
+    finally:
+        sending.cancel()
+        await runner.cleanup()
+        await asyncio.wait([sending])
+    assert users.seen.back_and_forth == found
 
 
 def test_without_a_terminal_it_prints_lines_and_a_summary() -> None:

@@ -50,8 +50,12 @@ class Users:
         self._random = random.Random(seed)  # noqa: S311 - a demo
         self._cookies: list[str | None] = [None] * count
         self._versions: list[list[str]] = [[] for _ in range(count)]
-        self._latest = [0] * count
-        """Number of each user's last request that was answered: slow answers come out of turn."""
+        self._settled = [0] * count
+        """How many requests had been sent when a user was last seen on a version.
+
+        Requests of a user that are under way at once overtake each other; what they say of the order of
+        versions means something only if one was sent after the other's answer.
+        """
         self._open: set[asyncio.Task[None]] = set()
         self.seen = Seen()
 
@@ -59,7 +63,7 @@ class Users:
         """Count from zero; the users keep their cookies."""
         self.seen = Seen()
         self._versions = [[] for _ in self._versions]
-        self._latest = [0] * len(self._versions)
+        self._settled = [0] * len(self._versions)
 
     async def run(self) -> None:
         """Send until cancelled; then wait for what is under way."""
@@ -103,10 +107,15 @@ class Users:
         seen.slow += loop.time() - begin >= _SLOW_SECONDS
         seen.empty += document.get("results") == []
         version = document.get("version")
-        if match and self._cookies[user] is None:
-            self._cookies[user] = match[1]
-        elif version is not None and versions[-1:] != [version] and number > self._latest[user]:
-            versions.append(version)
-            seen.back_and_forth += versions[-3:] == ["canary", "stable", "canary"]
-        if versions is self._versions[user]:
-            self._latest[user] = max(self._latest[user], number)
+        if cookie is None:
+            if match and self._cookies[user] is None:
+                self._cookies[user] = match[1]
+        elif (
+            version is not None
+            and versions is self._versions[user]
+            and number > self._settled[user]
+        ):
+            self._settled[user] = seen.sent
+            if versions[-1:] != [version]:
+                versions.append(version)
+                seen.back_and_forth += versions[-3:] == ["canary", "stable", "canary"]
