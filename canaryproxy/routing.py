@@ -35,7 +35,7 @@ def bucket_of(salt: bytes, key: bytes) -> int:
 
     MurmurHash3 x86 32-bit of ``salt + key`` with seed 0, modulo 10,000.
     """
-    return mmh3.hash(salt + key, signed=False) % BUCKETS
+    return mmh3.mmh3_32_uintdigest(salt + key) % BUCKETS
 
 
 def release_tag(salt: bytes) -> bytes:
@@ -79,7 +79,7 @@ class RouteTable:
         """Return the bucket and the variant of a user by sticky key."""
         if key is None:
             return NO_KEY_BUCKET, CANARY if self.limit > NO_KEY_BUCKET else STABLE
-        bucket = mmh3.hash(self.salt + key, signed=False) % BUCKETS
+        bucket = bucket_of(self.salt, key)
         if bucket >= self.limit or (self.new_sessions_only and not key.endswith(self.tag)):
             return bucket, STABLE
         return bucket, CANARY

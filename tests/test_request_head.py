@@ -23,8 +23,8 @@ PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 class Anew(RequestHeads):
     """Remembers nothing."""
 
-    def _find(self, head: bytes, line_end: int, _block: bytes) -> tuple[RequestFields, bytes]:
-        return self._fields(head, line_end), b""
+    def _find(self, line: bytes, block: bytes) -> tuple[RequestFields, bytes]:
+        return self._fields(line + b"\r\n" + block, len(line)), b""
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,14 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     made.close()
 
 
-def meaning(heads: RequestHeads, head: bytes) -> Any:
+def meaning(heads: RequestHeads, head: bytes, *, take: bool = False) -> Any:
     """Return all that a request means, or the status of its refusal."""
     try:
-        request = heads.parse(head, PEER)
+        request = (heads.take if take else heads.parse)(head, PEER)
     except Refusal as refusal:
         return refusal.status
+    if request is None:
+        return None
     fields = request.fields
     line, _, lines = request.head.partition(b"\r\n")
     return {
@@ -96,8 +98,11 @@ def test_a_remembered_head_means_what_a_parsed_one_means(
     for start, fields in requests:
         head = b"\r\n".join((start, *fields, b"", b""))
         expected = meaning(anew, head)
-        for _ in range(2):
-            found = meaning(known, head)
+        for take in (False, True, False):
+            found = meaning(known, head, take=take)
+            if take and head.find(b"\r\n\r\n") != len(head) - 4:
+                assert found is None
+                continue
             if isinstance(expected, dict) and expected["trace"][0] is None:
                 made = [line for line in found["lines"] if line.startswith(b"traceparent: ")]
                 assert len(made) == 1  # a trace of its own
@@ -107,6 +112,30 @@ def test_a_remembered_head_means_what_a_parsed_one_means(
         if isinstance(expected, dict):  # whoever looks at all fields sees all
             whole, looked = anew.parse(head, PEER), matters.parse(head, PEER)
             assert sorted(looked.fields.raw) == sorted(whole.fields.raw)
+
+
+@pytest.mark.skipif(COMPILED, reason="nothing can inherit from what is compiled")
+@pytest.mark.parametrize("cookie", [b"", b"Cookie: canary_id=%d\r\n"])
+@pytest.mark.parametrize("trace", [b"", b"traceparent: " + PARENT + b"\r\n"])
+@pytest.mark.parametrize("without", [b"Host: h\r\n", b""])
+def test_two_heads_at_once_are_not_one_however_well_they_are_known(
+    loop: asyncio.AbstractEventLoop, cookie: bytes, trace: bytes, without: bytes
+) -> None:
+    heads = RequestHeads(loop, END)
+    start = b"GET / HTTP/1.1\r\n"
+    rest = without + b"Accept: */*\r\n"
+    for number in range(3):
+        lines = rest + (cookie % number if cookie else b"") + trace + b"\r\n"
+        found = meaning(heads, start + lines, take=True)
+        assert found == meaning(Anew(loop, END), start + lines)
+        assert (found == 400) == (not without)
+        for more in (
+            start + lines,
+            lines,
+            cookie % 7 + b"\r\n" if cookie else trace + b"\r\n",
+            b"\r\n",
+        ):
+            assert heads.take(start + lines + more, PEER) is None
 
 
 def test_users_that_differ_in_their_cookie_and_trace_share_a_template(

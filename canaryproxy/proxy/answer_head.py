@@ -101,6 +101,13 @@ class AnswerHeads:
             auto_decompress=False,
         )
 
+    def known(self, head: bytes) -> Response | None:
+        """Return the answer if this head was parsed before and is remembered.
+
+        What is remembered is one complete head and nothing else.
+        """
+        return self._known.get(head)
+
     def parse(self, head: bytes) -> Response:
         """Check one complete head (with its empty line) and return the answer, ready to forward.
 

@@ -164,17 +164,20 @@ class Downstream:
         if state == _HEAD or state == _ANSWER:
             if (
                 state == _HEAD
+                and data.endswith(b"\r\n\r\n")
+                and data[0] != _CR
                 and not self._buffer
                 and not self._full
-                and 0 < data.find(b"\r\n\r\n") == len(data) - 4
-                and data[0] != _CR
             ):
-                # One whole head and nothing else: the plain case, with nothing to keep.
+                # One whole head and nothing else is the plain case, with nothing to keep.
                 try:
-                    self._begin(data)
+                    request = self._datapath.requests.take(data, self.peer)
+                    if request is not None:
+                        self._begin(request)
+                        return
                 except Refusal as refusal:
                     self._refuse(refusal, data)
-                return
+                    return
             self._buffer = self._buffer + data if self._buffer else data
             if state == _HEAD:
                 self._process(len(self._buffer) - len(data))
@@ -227,15 +230,14 @@ class Downstream:
             self._buffer = data[end:]
             data = data[:end]
         try:
-            self._begin(data)
+            self._begin(self._datapath.requests.parse(data, self.peer))
         except Refusal as refusal:
             self._refuse(refusal, data)
         return True
 
-    def _begin(self, head: bytes) -> None:
+    def _begin(self, request: Request) -> None:
         """Route one request and start its exchange. Raises ``Refusal``."""
         datapath = self._datapath
-        request = datapath.requests.parse(head, self.peer)
         if datapath.in_flight >= datapath.max_requests:
             raise Refusal(503, "too many requests in flight")
         now = monotonic()

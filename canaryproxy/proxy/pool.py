@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import random
 import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
+from random import random
 from typing import TYPE_CHECKING, cast
 
 import aiohappyeyeballs
@@ -383,9 +383,9 @@ class Pool:
                 usable, key=lambda e: mmh3.hash(e.authority.encode() + b"\0" + key, signed=False)
             )
         if count > 3:
-            one = int(random.random() * count)  # noqa: S311 - nothing is secret about it
-            other = int(random.random() * (count - 1))  # noqa: S311
-            first, second = usable[one], usable[other + (other >= one)]
+            pair = int(random() * (count * (count - 1)))  # noqa: S311 - nothing is secret about it
+            one, other = pair // (count - 1), pair % (count - 1)
+            first, second = usable[one], usable[other + 1 if other >= one else other]
             return second if second.active < first.active else first
         self._turn = turn = (self._turn + 1) % len(usable)
         best = usable[turn]  # among equals each in its turn

@@ -103,12 +103,15 @@ _HOST_LINE = re.compile(rb"\r\n(?i:host):[^\r\n]*(?=\r\n)")
 _HOPS_LINE = re.compile(rb"\r\n(?i:max-forwards):[^\r\n]*(?=\r\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
+_CRLF: Final = b"\r\n"
+_END: Final = b"\r\n\r\n"
 _COOKIE_NAME: Final = b"ookie: "
-_COOKIE_STARTS: Final = frozenset((b"\r\nC", b"\r\nc"))
-_VALUE: Final = re.compile(rb"[!-~](?:[\t -~]*[!-~])?")
-"""A value that means nothing special to any parser (RFC 9110 §5.5, without obs-text)."""
+_COOKIE_STARTS: Final = frozenset((b"C", b"c"))
 _TRACE_NAME: Final = b"raceparent: "
-_TRACE_LINE = re.compile(rb"\r\n([Tt]raceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})(?=\r\n)")
+_TRACE_STARTS: Final = frozenset((b"T", b"t"))
+_BLANKED: Final = bytes(byte if 0x20 <= byte <= 0x7E else 0x20 for byte in range(256))
+"""Turns what is neither visible ASCII nor a blank into a blank."""
+_TRACE: Final = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ODD: Final = b"13579bdf"
 _PROTOCOL = re.compile(TOKEN.pattern + rb"(?:/" + TOKEN.pattern + rb")?")
 """A protocol and perhaps its version (RFC 9110 §7.8)."""
@@ -285,6 +288,8 @@ class RequestHeads:
         "_missed_lines",
         "_misses",
         "_names",
+        "_oldest",
+        "_order",
         "_parser",
         "_strip",
         "_templates",
@@ -309,6 +314,9 @@ class RequestHeads:
         self._strip = strip
         self._names = Names(REQUEST_KINDS)
         self._known: dict[bytes, RequestFields] = {}
+        self._order: list[bytes] = []
+        """What is known, in a ring: the oldest at ``_oldest`` once there is no more room."""
+        self._oldest = 0
         self._misses = 0
         self._lines: dict[bytes, _Line] = {}
         self._missed_lines = 0
@@ -327,41 +335,69 @@ class RequestHeads:
             auto_decompress=False,
         )
 
+    def take(self, data: bytes, peer: Peer) -> Request | None:
+        """Check what came and return the request, or ``None`` if it is not one head and nothing else.
+
+        ``data`` ends with an empty line. So does what is remembered, and has no other: where it is the same,
+        there is nothing to search for. Raises ``Refusal`` as ``parse`` does.
+        """
+        line, _, block = data.partition(_CRLF)
+        found = self._lines.get(line)
+        if found is not None:
+            fields, trace = self._known.get(block), b""
+            if fields is None:
+                fields, trace = self._recall(block)
+            if fields is not None and fields.host:
+                return self._made(line, found, fields, trace, block, peer)
+        if data.find(_END) != len(data) - len(_END):
+            return None
+        return self.parse(data, peer)
+
     def parse(self, head: bytes, peer: Peer) -> Request:
         """Check one complete head (with its empty line) and return the request, ready to forward.
 
         Raises ``Refusal`` with the status and the reason for the client.
         """
-        line_end = head.find(b"\r\n")
-        line = head[:line_end]
+        line, _, block = head.partition(_CRLF)
         found = self._lines.get(line)
         if found is None:
             found = self._plain(line)
         if found is None or len(head) > MAX_HEAD:
-            return self._parse_rare(head, line_end, peer)
-        block = head[line_end:]
+            return self._parse_rare(head, len(line), peer)
         fields, trace = self._known.get(block), b""
         if fields is None:
-            fields, trace = self._find(head, line_end, block)
+            fields, trace = self._find(line, block)
             if not fields.host:
                 raise Refusal(400, "no Host field")
             if fields.hops:  # such fields are not remembered
-                return self._parse_rare(head, line_end, peer)
+                return self._parse_rare(head, len(line), peer)
+        return self._made(line, found, fields, trace, block, peer)
+
+    def _made(
+        self,
+        line: bytes,
+        found: _Line,
+        fields: RequestFields,
+        trace: bytes,
+        block: bytes,
+        peer: Peer,
+    ) -> Request:
+        """Return the request with this line and these fields; ``trace`` is its own traceparent line."""
         request = Request()
         request.method, request.target, request.asked = found
         request.http10 = False
         request.fields = fields
-        block = fields.block
+        forwarded = fields.block
         if trace:
             request.trace = trace[16:48]
             request.sampled = request.trace if trace[-1] in _ODD else b""
-            block = self._with(head[line_end:], trace, fields)
+            forwarded = self._with(_CRLF + block, trace, fields)
         else:
             request.trace = fields.trace_id
             request.sampled = fields.trace_id if fields.sampled and fields.trace_id else b""
         request.head = (
             line
-            + block
+            + forwarded
             + peer.forwarding(fields.host, fields.forwarding)
             + fields.extra
             + self._end
@@ -386,39 +422,56 @@ class RequestHeads:
             self._lines[line] = found
         return found
 
-    def _find(self, head: bytes, line_end: int, block: bytes) -> tuple[RequestFields, bytes]:
-        """Return the fields of a block that is not known, and remember them.
+    def _recall(self, block: bytes) -> tuple[RequestFields | None, bytes]:
+        """Return the fields of a block that is known but for its Cookie and its traceparent, if it is.
 
-        The second value is the traceparent line if the fields are those of the block without it.
+        A block is what comes after the request line. The second value is the traceparent line if the fields
+        are those of the block without it.
         """
+        rest, trace = (block, b"") if self._trace_matters else _without_trace(block)
+        fields = self._known.get(rest) if trace else None
+        if fields is None:
+            fields = self._like(rest)
+            if fields is None:
+                return None, b""
+            self._remember(rest, fields)
+        if trace and not _takes_trace(fields):
+            return None, b""
+        return fields, trace
+
+    def _find(self, line: bytes, block: bytes) -> tuple[RequestFields, bytes]:
+        """Return the fields of a block that is not known, and remember them; the rest as ``_recall``."""
         if not self._trace_matters:
-            at = block.find(_TRACE_NAME)
-            line = _TRACE_LINE.match(block, at - 3) if at > 0 else None
-            trace = line[1] if line is not None else b""
-            if line is not None and trace[16:48] != NO_TRACE and trace[49:65] != NO_PARENT:
-                rest = block[: line.start()] + block[line.end() :]
+            rest, trace = _without_trace(block)
+            if trace:
                 fields = self._known.get(rest)
                 if fields is None:
-                    fields = self._like(rest) or self._fields(head[:line_end] + rest, line_end)
+                    fields = self._like(rest, new=True) or self._fields(
+                        line + _CRLF + rest, len(line)
+                    )
                     self._remember(rest, fields)
-                if not (fields.nominates or fields.has_trace) and len(fields.raw) < MAX_FIELDS:
+                if _takes_trace(fields):
                     return fields, trace
-        fields = self._like(block) or self._fields(head, line_end)
+        fields = self._like(block, new=True) or self._fields(line + _CRLF + block, len(line))
         if not fields.trace_id:  # a trace id does not come again
             self._remember(block, fields)
         return fields, b""
 
     def _remember(self, block: bytes, fields: RequestFields) -> None:
-        known = self._known
-        full = len(known) >= REMEMBERED
-        if full:
+        if len(block) > MAX_CACHED_HEAD or not fields.host or fields.hops:
+            return
+        order = self._order
+        if len(order) >= REMEMBERED:
             self._misses += 1
             if self._misses % ONE_IN:
                 return
-        if len(block) <= MAX_CACHED_HEAD and fields.host and not fields.hops:
-            if full:
-                del known[next(iter(known))]  # to clear all at once would be a stall
-            known[block] = fields
+            at = self._oldest
+            del self._known[order[at]]  # to clear all at once would be a stall
+            order[at] = block
+            self._oldest = (at + 1) % REMEMBERED
+        else:
+            order.append(block)
+        self._known[block] = fields
 
     def _with(self, block: bytes, trace: bytes, fields: RequestFields) -> bytes:
         """Return the lines to forward of a block whose fields were found without its traceparent."""
@@ -428,24 +481,22 @@ class RequestHeads:
             lines = without(lines, fields.dropped, [*fields.raw, (name, value)])
         return lines if self._strip is None else self._strip(lines)
 
-    def _like(self, block: bytes) -> RequestFields | None:
-        """Return the fields of a block that is known but for its Cookie, if it is.
+    def _like(self, block: bytes, *, new: bool = False) -> RequestFields | None:
+        """Return the fields of a block that is known but for its Cookie, if it is; a ``new`` one is learnt.
 
         Means the same as ``_fields``, for less; ``None`` where it might not. Raises ``Refusal`` for what is
         wrong with the other lines.
         """
-        at = block.find(_COOKIE_NAME)
-        if at < 3 or self._strip is not None or len(block) > MAX_CACHED_HEAD:
+        if self._strip is not None or len(block) > MAX_CACHED_HEAD:
             return None
-        start = at + len(_COOKIE_NAME)
-        end = block.find(b"\r\n", start)
-        value = block[start:end]
-        if block[at - 3 : at] not in _COOKIE_STARTS or _VALUE.fullmatch(value) is None:
+        start, value, rest = _cut(block, _COOKIE_NAME, _COOKIE_STARTS)
+        if not start or not _is_plain(value):
             return None
-        rest = block[: at - 3] + block[end:]
         template = self._templates.get(rest)
         if template is None:
-            template = self._fields(b"GET / HTTP/1.1" + rest, 14)
+            if not new:
+                return None
+            template = self._fields(b"GET / HTTP/1.1\r\n" + rest, 14)
             template.looks = None if self._cookie_matters else {}
             if len(self._templates) >= TEMPLATES:
                 self._templates.clear()
@@ -458,8 +509,8 @@ class RequestHeads:
             or len(template.raw) >= MAX_FIELDS
         ):
             return None  # the same field once more, or fields that Connection names away
-        fields = template.with_cookie((block[at - 1 : start - 2], value))
-        fields.block = block[:-2]
+        fields = template.with_cookie((start + b"ookie", value))
+        fields.block = _CRLF + block[:-2]
         if template.dropped:
             fields.block = without(fields.block, template.dropped, fields.raw)
         return fields
@@ -614,6 +665,47 @@ class RequestHeads:
         if self._strip is not None:
             fields.block = self._strip(fields.block)
         return fields
+
+
+def _cut(block: bytes, name: bytes, starts: frozenset[bytes]) -> tuple[bytes, bytes, bytes]:
+    """Take the line of a field out of a block: its name is one of ``starts`` and ``name``.
+
+    Returns that start, the value, and the other lines; an empty start if it is not at the start of a line.
+    """
+    before, found, after = block.partition(name)
+    start, lines = before[-1:], before[:-1]
+    if not found or start not in starts or (lines and not lines.endswith(_CRLF)):
+        return b"", b"", block
+    value, found, tail = after.partition(_CRLF)
+    return (start, value, lines + tail) if found else (b"", b"", block)
+
+
+def _is_plain(value: bytes) -> bool:
+    """Tell whether a value means nothing special to any parser: visible ASCII, and blanks inside."""
+    return (
+        bool(value)
+        and value.translate(_BLANKED) == value
+        and not value.startswith(b" ")
+        and not value.endswith(b" ")
+    )
+
+
+def _takes_trace(fields: RequestFields) -> bool:
+    """Tell whether these fields and one traceparent line mean what each of them means."""
+    return not (fields.nominates or fields.has_trace) and len(fields.raw) < MAX_FIELDS
+
+
+def _without_trace(block: bytes) -> tuple[bytes, bytes]:
+    """Return a block without its traceparent line, and that line: empty if it is not a plain one."""
+    start, value, rest = _cut(block, _TRACE_NAME, _TRACE_STARTS)
+    if (
+        not start
+        or _TRACE.fullmatch(value) is None
+        or value[3:35] == NO_TRACE
+        or value[36:52] == NO_PARENT
+    ):
+        return block, b""
+    return rest, start + _TRACE_NAME + value
 
 
 def check_partial(data: bytes, searched: int = 0) -> None:

@@ -100,6 +100,7 @@ class Upstream:
         "_buffer",
         "_chunks",
         "_exchange",
+        "_head_length",
         "_heads",
         "_left",
         "_reading",
@@ -120,6 +121,8 @@ class Upstream:
         self._exchange: Receiver | None = None
         self._state = _IDLE
         self._buffer = b""
+        self._head_length = 0
+        """Bytes of the last head: the next is often as long, and known."""
         self._left = 0
         self._chunks: ChunkedDecoder | None = None
         self._reusable = True
@@ -234,18 +237,23 @@ class Upstream:
         if searched:
             data = self._buffer + data
         while True:
-            end = find_head_end(data, searched)
-            if end < 0:
-                self._buffer = data
-                if is_hopeless(data, searched):
+            end = self._head_length
+            head = data[:end]
+            response = self._heads.known(head) if head.endswith(b"\r\n\r\n") else None
+            if response is None:
+                end = find_head_end(data, searched)
+                if end < 0:
+                    self._buffer = data
+                    if is_hopeless(data, searched):
+                        self._fail(exchange, Reason.BROKEN_ANSWER)
+                    return
+                self._head_length = end
+                try:
+                    response = self._heads.parse(data[:end])
+                except BrokenAnswer:
                     self._fail(exchange, Reason.BROKEN_ANSWER)
-                return
-            head, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
-            try:
-                response = self._heads.parse(head)
-            except BrokenAnswer:
-                self._fail(exchange, Reason.BROKEN_ANSWER)
-                return
+                    return
+            rest = data[end:]
             status = response.status
             if status >= 200:
                 break
