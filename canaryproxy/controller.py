@@ -148,6 +148,9 @@ class Controller:
         self._version = 0
         """Grows with every change that must be on the disk."""
         self._saved = 0
+        self._split = _split(table)
+        """What is wanted of the route table, and the version since which it is."""
+        self._split_version = 0
         self._saved_at = 0.0
         self._unsaved: str | None = None
         self._saving: asyncio.Task[None] | None = None
@@ -594,11 +597,10 @@ class Controller:
     def _publish(self, *, first: bool = False) -> None:
         """Publish what is safe now, and save what must be on the disk."""
         wanted, table = self._wanted(), self.table
-        same = (wanted.weight, wanted.circuit_open, wanted.salt) == (
-            table.weight,
-            table.circuit_open,
-            table.salt,
-        )
+        split = _split(wanted)
+        same = split == _split(table)
+        if split != self._split:
+            self._split, self._split_version = split, self._version
         allowed = wanted.limit <= table.limit or self._is_kept
         if first or (allowed and not same):
             self.table = replace(wanted if allowed else table, epoch=table.epoch + 1)
@@ -608,8 +610,8 @@ class Controller:
 
     @property
     def _is_kept(self) -> bool:
-        """Whether a crash would not forget what the release's state is."""
-        return self._saved >= self._version
+        """Whether a crash would not forget why the split is to be as it is."""
+        return self._saved >= self._split_version
 
     def _wanted(self) -> RouteTable:
         weight = self._rollout.weight if self._has_canary else 0.0
@@ -632,10 +634,10 @@ class Controller:
                     continue
                 self._saved = version
                 self._unsaved = None
+                self._publish()  # what is acknowledged is in force
                 self._tell_waiting(None)
         finally:
             self._saving = None
-        self._publish()
 
     def _document(self) -> dict[str, Any]:
         return {
@@ -722,3 +724,8 @@ def figures(seen: Assessment) -> dict[str, Any]:
             for verdict in seen.verdicts
         },
     }
+
+
+def _split(table: RouteTable) -> tuple[float, bool, bytes]:
+    """Return what of a route table has to be on the disk before more users come to the canary by it."""
+    return table.weight, table.circuit_open, table.salt

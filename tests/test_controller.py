@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from time import monotonic
@@ -67,6 +69,29 @@ async def test_silence_is_not_success(tmp_path: Path) -> None:
         await made.run(20)
         await made.run(20, stable=(50, 0))
         assert made.weight == 1
+
+
+async def test_what_is_acknowledged_is_in_force_whatever_else_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path) as made:
+        controller, save = made.controller, made.controller._file.save
+
+        def slow(document: Mapping[str, Any]) -> None:
+            save(document)
+            made_loop.call_soon_threadsafe(controller.note, "gate", "something else happens", {})
+            noted.wait(10)
+
+        made_loop, noted = asyncio.get_running_loop(), threading.Event()
+        controller.subscribe(lambda _number, record: noted.set() if record.what == "gate" else None)
+        monkeypatch.setattr(controller._file, "save", slow)
+        try:
+            await controller.act_and_save(rollout.SetWeight(30.0))
+            assert made.weight == 30
+        finally:
+            monkeypatch.undo()
+        await made.settle()
+        assert made.weight == 30
 
 
 async def test_a_restart_goes_on_in_the_middle_of_a_step(tmp_path: Path) -> None:
