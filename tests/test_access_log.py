@@ -26,7 +26,7 @@ from canaryproxy.proxy.errors import Refusal, error_answer
 from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.logged import refused
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 PLAIN = Entry(
     started=100.0,
     ended=100.25,

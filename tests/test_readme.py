@@ -19,7 +19,7 @@ from canaryproxy import config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 def blocks(language: str) -> list[str]:

@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 _SUMMARY = """
 const words = (id) => document.getElementById(id)?.textContent.trim() ?? "nothing";

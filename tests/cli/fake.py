@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 ROOT = Path(__file__).parent.parent.parent
-DEADLINE = 20.0
+DEADLINE = 60.0
 ALL = ["start", "pause", "resume", "promote", "abort", "reset", "weight", "trip", "drill"]
 
 

@@ -19,7 +19,7 @@ from canaryproxy.reload import Reloader
 
 from ..world import BASE, Plane, World
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 RELEASE = """
 release:
   id: r1

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from canaryproxy.notify import Clock
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 HERE = Path(__file__).parent
 
 

@@ -23,7 +23,7 @@ from canaryproxy.routing import RouteTable
 
 from ..certificates import authority, loopback
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 COOKIE = b"Cookie: canary_id=0123456789abcdef0123456789abcdef\r\n"
 ADDED = (
