@@ -255,10 +255,15 @@ class Control:
         return await self._saved(self._reloader.reload(by))
 
     async def put_config(
-        self, text: str, *, if_match: Matches | None = None, dry_run: bool = False
+        self,
+        text: str,
+        *,
+        if_match: Matches | None = None,
+        dry_run: bool = False,
+        by: str | None = None,
     ) -> dict[str, Any]:
         """Put a text into the file and in force. Raises as ``reload`` does, and ``Stale``."""
-        change = await self._reloader.put(text, dry_run=dry_run, if_match=if_match)
+        change = await self._reloader.put(text, dry_run=dry_run, if_match=if_match, by=by)
         return await self._saved(change)
 
     async def _saved(self, change: Change) -> dict[str, Any]:

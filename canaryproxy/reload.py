@@ -161,7 +161,12 @@ class Reloader:
         return self._take(wanted, files, by)
 
     async def put(
-        self, text: str, *, dry_run: bool = False, if_match: Callable[[str], bool] | None = None
+        self,
+        text: str,
+        *,
+        dry_run: bool = False,
+        if_match: Callable[[str], bool] | None = None,
+        by: str | None = None,
     ) -> Change:
         """Put another text into the file and in force; with ``dry_run`` only say what that would do.
 
@@ -177,7 +182,7 @@ class Reloader:
             if dry_run:
                 return self._change(wanted, files)
             await asyncio.to_thread(_write, self.path, text)
-            return self.reload()
+            return self.reload(by)
 
     def _checked(self, text: str) -> tuple[Config, Files]:
         """Return what ``text`` says and the files of its TLS, and of what runs on without a restart."""

@@ -21,6 +21,11 @@ from canaryproxy.config.problems import dotted
 from canaryproxy.control import Stale, Unavailable, Unsaved
 
 _WHO = TypeAdapter(bodies.Who)
+_PUT_CONFIG = {
+    "dry_run": bodies.flag,
+    "by": bodies.line(bodies.Name),
+    "reason": bodies.line(bodies.Text),
+}
 _WEIGHT = TypeAdapter(bodies.SetWeight)
 _TRIP = TypeAdapter(bodies.Trip)
 _DRILL = TypeAdapter(bodies.DrillBy)
@@ -160,13 +165,15 @@ class Api:
     # The configuration
 
     async def _put_config(self, request: web.Request) -> web.Response:
-        wanted = bodies.query(request, {"dry_run": bodies.flag})
+        wanted = bodies.query(request, _PUT_CONFIG)
+        dry_run = wanted.pop("dry_run", False)
         text = await bodies.text_body(request, "application/yaml", bodies.LARGEST_CONFIG)
         with self._refusals(of_config=True):
             change = await self._control.put_config(
                 text,
                 if_match=conditions.allowed(request),
-                dry_run=wanted.get("dry_run", False),
+                dry_run=dry_run,
+                by=bodies.Who(**wanted).words,
             )
         return answer(encoded(change), self._control.config_etag)
 

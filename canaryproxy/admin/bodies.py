@@ -35,15 +35,17 @@ def _line(longest: int) -> Any:
     return Field(min_length=1, max_length=longest, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")
 
 
-_Name = Annotated[str, _line(100)]
-_Text = Annotated[str, _line(500)]
+Name = Annotated[str, _line(100)]
+"""Who does something."""
+Text = Annotated[str, _line(500)]
+"""Why."""
 
 
 class Who(_Body):
     """Who does it, and why."""
 
-    by: _Name = Field("operator", description="Who does it, for the history.", examples=["ann"])
-    reason: _Text | None = Field(None, description="Why, for the history.")
+    by: Name = Field("operator", description="Who does it, for the history.", examples=["ann"])
+    reason: Text | None = Field(None, description="Why, for the history.")
 
     @property
     def words(self) -> str:
@@ -62,14 +64,14 @@ class SetWeight(Who):
 class Trip(_Body):
     """Why the circuit is to open."""
 
-    by: _Name = Field("operator", description="Who does it, for the history.", examples=["ann"])
-    cause: _Text | None = Field(None, description="Why, for the history.")
+    by: Name = Field("operator", description="Who does it, for the history.", examples=["ann"])
+    cause: Text | None = Field(None, description="Why, for the history.")
 
 
 class DrillBy(_Body):
     """Who wants the drill."""
 
-    by: _Name = Field("operator", description="Who does it, for the history.", examples=["ann"])
+    by: Name = Field("operator", description="Who does it, for the history.", examples=["ann"])
 
 
 class Events(_Body):
@@ -255,6 +257,19 @@ def seconds(text: str) -> float:
     if not isfinite(value):
         raise ValueError("a time in seconds since the epoch is needed")
     return value
+
+
+def line(kind: Any) -> Parser:
+    """Return a parser for lines such as ``Name`` and ``Text``."""
+    adapter: TypeAdapter[str] = TypeAdapter(kind)
+
+    def parse(text: str) -> str:
+        try:
+            return adapter.validate_python(text)
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"]) from None
+
+    return parse
 
 
 def flag(text: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 import canaryproxy
 from canaryproxy import circuit, rollout
@@ -597,6 +597,13 @@ def _paths() -> Schema:
                 parameters=(
                     _parameter(
                         "dry_run", "Only say what it would do.", {"enum": ["true", "false"]}
+                    ),
+                    *(
+                        _parameter(name, words, TypeAdapter(kind).json_schema())
+                        for name, words, kind in (
+                            ("by", "Who does it, for the history.", bodies.Name),
+                            ("reason", "Why, for the history.", bodies.Text),
+                        )
                     ),
                 ),
             ),

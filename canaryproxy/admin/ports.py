@@ -39,5 +39,10 @@ class ControlLike(Protocol):
     def config(self) -> dict[str, Any]: ...
     async def reload(self, by: str | None = None) -> dict[str, Any]: ...
     async def put_config(
-        self, text: str, *, if_match: Matches | None = None, dry_run: bool = False
+        self,
+        text: str,
+        *,
+        if_match: Matches | None = None,
+        dry_run: bool = False,
+        by: str | None = None,
     ) -> dict[str, Any]: ...

@@ -137,12 +137,17 @@ class FakeControl:
         return {"changed": [], "restart_needed": []}
 
     async def put_config(
-        self, text: str, *, if_match: Matches | None = None, dry_run: bool = False
+        self,
+        text: str,
+        *,
+        if_match: Matches | None = None,
+        dry_run: bool = False,
+        by: str | None = None,
     ) -> dict[str, Any]:
         self._may(if_match, self.config_etag)
         parse(text, file="canaryproxy.yaml")
         if not dry_run:
-            self.acts.append(text)
+            self.acts += [text, f"put by {by}"]
             self.text = text
         return {"changed": ["limits.idle_timeout"], "restart_needed": []}
 

@@ -410,6 +410,11 @@ async def test_configuration(served: Served) -> None:
     assert served.control.text == changed
     again = await served.ask("GET", target)
     assert done.headers["etag"] == again.headers["etag"] != shown.headers["etag"]
+    assert served.control.acts[-1] == "put by operator"
+    await served.ask("PUT", f"{target}?by=ann&reason=more%20patience", changed, **put)
+    assert served.control.acts[-1] == "put by ann: more patience"
+    for bad in ("by=", "by=a%0Ab", f"by={'a' * 101}", f"reason={'a' * 501}", "by=a&by=b"):
+        problem(await served.ask("PUT", f"{target}?{bad}", changed, **put), 422)
     stale = await served.ask("PUT", target, CONFIG, If_Match=shown.headers["etag"], **put)
     problem(stale, 412)
     assert stale.headers["etag"] == again.headers["etag"]

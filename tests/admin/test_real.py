@@ -92,8 +92,10 @@ async def test_the_configuration_over_the_api(real: Proxy, tmp_path: Path) -> No
     tried = await real.ask("PUT", "/v1/config?dry_run=true", wanted, **yaml)
     assert tried.json == {"changed": ["limits.idle_timeout"], "restart_needed": []}
     assert file.read_text() == text
-    done = await real.ask("PUT", "/v1/config", wanted, **yaml)
+    done = await real.ask("PUT", "/v1/config?by=ann", wanted, **yaml)
     assert done.json == tried.json
+    told = await real.ask("GET", "/v1/history?limit=1")
+    assert told.json["records"][0]["cause"] == "limits.idle_timeout (by ann)"
     assert file.read_text() == wanted
     shown = await real.ask("GET", "/v1/config")
     assert shown.json["effective"]["limits"]["idle_timeout"] == 33.0
