@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from time import monotonic
@@ -77,7 +76,7 @@ async def test_what_is_acknowledged_is_in_force_whatever_else_waits_for_the_disk
     async with world(tmp_path) as made:
         controller, save = made.controller, made.controller._file.save
 
-        def slow(document: Mapping[str, Any]) -> None:
+        def slow(document: dict[str, Any]) -> None:
             save(document)
             made_loop.call_soon_threadsafe(controller.note, "gate", "something else happens", {})
             noted.wait(10)
