@@ -10,7 +10,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo dashboard test lint format unit bench bench-gate bench-quick bench-judge \
-	fuzz tunnel soak faults fleet compiled unit-compiled \
+	fuzz tunnel split soak faults fleet compiled unit-compiled \
 	pictures lock dist sbom audit image pin-base model clean
 
 help: ## list the targets
@@ -129,6 +129,9 @@ fuzz: $(STAMP) ## parsers under atheris for SECONDS=60, many conversations, a mi
 
 tunnel: $(STAMP) ## 1 GiB each way through a WebSocket to a slow reader, and the memory it takes (1 min)
 	TUNNEL_MIB=1024 $(BIN)/pytest -q -s tests/system/test_tunnel.py
+
+split: $(STAMP) ## a million requests of 200,000 users, each always on the side of its bucket (2 min)
+	ROUNDS=5 $(BIN)/pytest -q tests/system/test_system.py -k every_user
 
 soak: $(STAMP) ## a mixed load with faults for SECONDS=600: accounts, memory and connections have to balance
 	$(BIN)/python -m tests.soak --seconds $(if $(filter command line,$(origin SECONDS)),$(SECONDS),600)

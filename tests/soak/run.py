@@ -115,6 +115,7 @@ class Soak:
         self._names = ["stable", "stable", "canary"]
         self._services: list[Process | None] = [None, None, None]
         self._faults: dict[str, int] = {}
+        self._due: list[str] = []
         self._samples: list[Sample] = []
 
     def run(self) -> Report:
@@ -177,7 +178,10 @@ class Soak:
             self._samples.append(Sample(at, proxy.memory("VmRSS"), open_files(proxy)))
 
     def _fault(self, proxy: Proxy) -> None:
-        name = self._random.choice(("kill", "kill", "stop", "weight", "reload", "trip"))
+        if not self._due:  # each in its turn: also a short soak has all of them
+            self._due = ["kill", "kill", "stop", "weight", "reload", "trip"]
+            self._random.shuffle(self._due)
+        name = self._due.pop()
         self._faults[name] = self._faults.get(name, 0) + 1
         if name == "kill":
             at = self._random.choice((1, 2))
