@@ -65,10 +65,8 @@ compiled: $(COMPILED)/.done ## a copy in build/compiled, and a wheel in build/wh
 unit-compiled: $(COMPILED)/.done ## what the wire says of the compiled data path (2 min)
 	cd $(COMPILED) && ../../$(BIN)/pytest -n auto --dist loadfile tests/wire tests/fuzz
 
-# More processes than cores: many tests wait for others most of the time.
-JOBS := $(shell echo $$(($$(nproc) * 3 / 2)))
-unit: $(BENCH_STAMP) ## pytest, with some more processes than there are cores
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --durations 30
+unit: $(BENCH_STAMP) ## pytest, a process for each core
+	$(BIN)/pytest -n auto --dist loadfile --durations 30
 
 format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
