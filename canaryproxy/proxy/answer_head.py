@@ -16,6 +16,7 @@ from aiohttp.http_parser import HttpResponseParser
 from canaryproxy.proxy.errors import BrokenAnswer
 from canaryproxy.proxy.fields import (
     ANSWER_KINDS,
+    BARE_LF,
     CLOSE,
     IS_CODING,
     IS_CONNECTION,
@@ -41,7 +42,6 @@ REMEMBERED: Final = 1024
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t \x21-\x7e\x80-\xff]*)?")
 _BEGINNING: Final = b"HTTP/1."
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 _LEGAL_IN_LINE = bytes(b for b in range(256) if b == 0x09 or 0x20 <= b != 0x7F)
 
 
@@ -201,5 +201,5 @@ def is_hopeless(data: bytes, searched: int) -> bool:
     return (
         len(data) > MAX_ANSWER_HEAD
         or not _BEGINNING.startswith(data[: len(_BEGINNING)])
-        or _BARE_LF.search(data, searched) is not None
+        or BARE_LF.search(data, searched) is not None
     )

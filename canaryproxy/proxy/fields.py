@@ -21,6 +21,9 @@ MAX_CACHED_HEAD: Final = 2048
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """RFC 9110 §5.6.2."""
 
+BARE_LF = re.compile(rb"(?<!\r)\n")
+"""An end of line that is none (RFC 9112 §2.2)."""
+
 UNLIMITED: Final = 1 << 20
 """For aiohttp's own limits: ours come first."""
 

@@ -23,6 +23,7 @@ from aiohttp.http_parser import HttpRequestParser
 
 from canaryproxy.proxy.errors import Refusal
 from canaryproxy.proxy.fields import (
+    BARE_LF,
     CLOSE,
     IS_CODING,
     IS_CONNECTION,
@@ -101,7 +102,6 @@ _MOST_HOPS: Final = 255
 """The largest Max-Forwards that we send on."""
 _HOST_LINE = re.compile(rb"\r\n(?i:host):[^\r\n]*(?=\r\n)")
 _HOPS_LINE = re.compile(rb"\r\n(?i:max-forwards):[^\r\n]*(?=\r\n)")
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 
 _CRLF: Final = b"\r\n"
 _END: Final = b"\r\n\r\n"
@@ -719,7 +719,7 @@ def check_partial(data: bytes, searched: int = 0) -> None:
         raise Refusal(414, "request line too long")
     if len(data) > MAX_HEAD:
         raise Refusal(431, "request head too large")
-    if _BARE_LF.search(data, searched):
+    if BARE_LF.search(data, searched):
         raise Refusal(400, "bare LF in the request head")
 
 
