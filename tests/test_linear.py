@@ -19,7 +19,7 @@ from canaryproxy.proxy.errors import BrokenAnswer, Refusal
 from canaryproxy.proxy.fields import ANSWER_KINDS, REQUEST_KINDS
 from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.request_head import RequestHeads
-from canaryproxy.proxy.sticky import cookie_finder, cookie_stripper
+from canaryproxy.proxy.sticky import CookieFinder, cookie_stripper
 
 FILLS = (
     b",",
@@ -97,7 +97,7 @@ def test_heads_of_answers(loop: asyncio.AbstractEventLoop, name: bytes) -> None:
 
 
 def test_chunks_and_cookies_and_conditions() -> None:
-    find, strip = cookie_finder("id"), cookie_stripper("id")
+    find, strip = CookieFinder("id").find, cookie_stripper("id")
     for value in VALUES:
         with pytest.raises(ChunkedError):
             ChunkedDecoder().feed(b"5;" + value + b"\r\n")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from canaryproxy.compiled import COMPILED
 from canaryproxy.proxy.errors import Refusal
 from canaryproxy.proxy.forwarding import Peer
-from canaryproxy.proxy.request_head import RequestFields, RequestHeads
+from canaryproxy.proxy.request_head import RequestHeads, User
 
 END = b"Via: 1.1 canaryproxy\r\n\r\n"
 PEER = Peer("127.0.0.1", b"http", False, b"localhost")
@@ -23,8 +23,8 @@ PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 class Anew(RequestHeads):
     """Remembers nothing."""
 
-    def _find(self, line: bytes, block: bytes) -> tuple[RequestFields, bytes]:
-        return self._fields(line + b"\r\n" + block, len(line)), b""
+    def _find(self, line: bytes, block: bytes) -> tuple[User, bytes]:
+        return self._parsed(line + b"\r\n" + block, len(line)), b""
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     made.close()
 
 
-def meaning(heads: RequestHeads, head: bytes, *, take: bool = False) -> Any:
+def meaning(heads: RequestHeads, head: bytes, *, take: bool = False, peer: Peer = PEER) -> Any:
     """Return all that a request means, or the status of its refusal."""
     try:
-        request = (heads.take if take else heads.parse)(head, PEER)
+        request = (heads.take if take else heads.parse)(head, peer)
     except Refusal as refusal:
         return refusal.status
     if request is None:
@@ -49,11 +49,12 @@ def meaning(heads: RequestHeads, head: bytes, *, take: bool = False) -> Any:
         "lines": sorted(lines.split(b"\r\n")),
         "end": request.head.endswith(END),
         "trace": (request.trace, request.sampled),
+        "cookie": request.user.cookie,
+        "raw": sorted(field for field in request.user.raw if field[0].lower() != b"traceparent"),
         **{
             name: getattr(fields, name)
             for name in (
-                *("host", "keep_alive", "length", "chunked", "expect", "upgrade", "cookie"),
-                "forwarding",
+                *("host", "keep_alive", "length", "chunked", "expect", "upgrade", "forwarding"),
             )
         },
     }
@@ -113,7 +114,66 @@ def test_a_remembered_head_means_what_a_parsed_one_means(
             assert found == expected
         if isinstance(expected, dict):  # whoever looks at all fields sees all
             seen, looked = anew.parse(head, PEER), matters.parse(head, PEER)
-            assert sorted(looked.fields.raw) == sorted(seen.fields.raw)
+            assert sorted(looked.user.raw) == sorted(seen.user.raw)
+
+
+others = st.lists(
+    st.sampled_from(
+        [
+            b"Accept: */*", b"Connection: keep-alive", b"Connection:  close", b"Connection: cookie",
+            b"X-Forwarded-For: 1.2.3.4", b"Content-Length: 3", b"cookie: x=y", b"TE: trailers",
+            b"traceparent: " + PARENT, b"X-Cookie: z", b"CAccept: 1", b"C: 1", b"Max-Forwards: 3",
+        ]
+    ),
+    max_size=4,
+)  # fmt: skip
+values = st.one_of(
+    st.text("abc=; ", max_size=8).map(str.encode),
+    st.sampled_from(
+        [
+            b"id=a", b"id=b", b"", b" ", b"id=a ", b" id=a", b"id=\xe4", b"id=a\x00", b"id=\ta",
+            b"id=a\r\nHost: evil", b"id=a\r\n\r\nGET / HTTP/1.1", b"id=a\r\nC", b"id=a\n", b"id=a\r",
+            b"id=" + b"a" * 3000,
+        ]
+    ),
+)  # fmt: skip
+
+
+@given(others, others, st.sampled_from([b"Cookie", b"cookie"]), st.lists(values, min_size=2))
+@settings(max_examples=600, deadline=None)
+@pytest.mark.skipif(COMPILED, reason="nothing can inherit from what is compiled")
+def test_users_alike_on_one_connection_are_told_apart_by_their_cookie_only(
+    loop: asyncio.AbstractEventLoop,
+    before: list[bytes],
+    after: list[bytes],
+    name: bytes,
+    cookies: list[bytes],
+) -> None:
+    heads = RequestHeads(loop, END)
+    peer = Peer("127.0.0.1", b"http", False, b"localhost")
+    for cookie in (b"id=first", *cookies, *cookies):
+        lines = [b"GET / HTTP/1.1", b"Host: h", *before, name + b": " + cookie, *after, b"", b""]
+        head = b"\r\n".join(lines)
+        found = meaning(heads, head, take=True, peer=peer)
+        if head.find(b"\r\n\r\n") == len(head) - 4:
+            assert found == meaning(Anew(loop, END), head)
+        else:
+            assert found is None
+
+
+def test_whoever_is_like_the_one_before_is_not_parsed(loop: asyncio.AbstractEventLoop) -> None:
+    heads = RequestHeads(loop, END)
+    peer = Peer("127.0.0.1", b"http", False, b"localhost")
+    start = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nCookie: "
+    parsed = 0
+    for number in range(10):
+        request = heads.take(start + b"id=%d\r\nAccept: */*\r\n\r\n" % number, peer)
+        assert request is not None
+        assert request.user.cookie == b"id=%d" % number
+        assert b"\r\nCookie: id=%d\r\nAccept: */*\r\n" % number in request.head
+        assert b"Connection" not in request.head
+        parsed += request.user.alike is not peer.alike
+    assert parsed == 1  # the first: it is not known yet what the others will be like
 
 
 @pytest.mark.skipif(COMPILED, reason="nothing can inherit from what is compiled")
@@ -147,7 +207,7 @@ def test_users_that_differ_in_their_cookie_and_trace_share_a_template(
     for number in range(50):
         head = b"GET / HTTP/1.1\r\nHost: h\r\nCookie: canary_id=%d\r\nAccept: */*\r\n\r\n" % number
         request = heads.parse(head, PEER)
-        assert request.fields.cookie == b"canary_id=%d" % number
+        assert request.user.cookie == b"canary_id=%d" % number
         assert b"\r\nCookie: canary_id=%d\r\n" % number in request.head
         traced = head[:-2] + b"traceparent: 00-%032x-b7ad6b7169203331-01\r\n\r\n" % (number + 1)
         request = heads.parse(traced, PEER)

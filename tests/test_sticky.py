@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.request_head import RequestHeads
-from canaryproxy.proxy.sticky import cookie_finder
+from canaryproxy.proxy.sticky import CookieFinder
 
 MEANT = re.compile(rb'(?:^|;)[ \t]*id="?([^;" \t]+)')
-find = cookie_finder("id")
+find = CookieFinder("id").find
 
 pieces = st.lists(
     st.sampled_from(
@@ -48,7 +48,7 @@ def test_a_cookie_line_is_read_the_same_alone_and_among_known_lines(
         for _ in range(2):
             known, anew = quick.parse(head, peer), slow.parse(head, peer)
             assert known.head == anew.head
-            assert known.fields.cookie == anew.fields.cookie
-            assert known.fields.field(b"cookie") == anew.fields.field(b"cookie")
+            assert known.user.cookie == anew.user.cookie
+            assert known.user.field(b"cookie") == anew.user.field(b"cookie")
     finally:
         loop.close()

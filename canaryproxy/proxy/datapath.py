@@ -29,7 +29,7 @@ from canaryproxy.proxy.pool import Endpoint, Pool
 from canaryproxy.proxy.proxy_protocol import ProxyHeader
 from canaryproxy.proxy.request_head import Request, RequestHeads
 from canaryproxy.proxy.signing import Signer, keys_of
-from canaryproxy.proxy.sticky import CookieJar, cookie_finder, cookie_stripper, key_reader
+from canaryproxy.proxy.sticky import CookieFinder, CookieJar, cookie_stripper, key_reader
 from canaryproxy.proxy.tls import client_context, server_context
 from canaryproxy.proxy.upstream import Upstream
 from canaryproxy.proxy.witness import Witness
@@ -77,12 +77,12 @@ class DataPath:
         "in_flight",
         "jar",
         "key_is_in_fields",
+        "key_reader",
         "limits",
         "looks",
         "max_requests",
         "mirror",
         "pools",
-        "read_key",
         "replay_buffer",
         "requests",
         "rescue",
@@ -174,7 +174,7 @@ class DataPath:
         self.replay_buffer = config.rescue.replay_buffer
         sticky = config.split.sticky
         signer = _signer(sticky, files)
-        self.read_key = key_reader(sticky, signer)
+        self.key_reader = key_reader(sticky, signer)
         self.key_is_in_fields = not sticky.address
         own_cookie = sticky.cookie is not None and sticky.set_
         self.jar = CookieJar(sticky, signer) if own_cookie else None
@@ -298,7 +298,7 @@ class DataPath:
 
     def cookie(self, request: Request, name: str) -> str | None:
         """Return the value of a cookie of the request, or ``None``."""
-        value = _finder(name)(request.fields.cookie)
+        value = _finder(name).find(request.user.cookie)
         return None if value is None else value.decode("latin-1")
 
     def is_full(self) -> bool:
@@ -425,5 +425,5 @@ def _looks_at(config: Config, header: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _finder(name: str) -> Callable[[bytes], bytes | None]:
-    return cookie_finder(name)
+def _finder(name: str) -> CookieFinder:
+    return CookieFinder(name)

@@ -244,12 +244,12 @@ class Downstream:
         if datapath.sequence[0] != datapath.seen:
             datapath.look()
         table, epoch = datapath.table, datapath.seen
-        fields = request.fields
+        fields, user = request.fields, request.user
         cookie = b""
-        if fields.epoch == epoch:
-            key, bucket, variant = fields.key, fields.bucket, fields.variant
+        if user.epoch == epoch:
+            key, bucket, variant = user.key, user.bucket, user.variant
         else:
-            key = datapath.read_key(fields, self.peer)
+            key = datapath.key_reader.read(user, self.peer)
             if key is None and datapath.jar is not None:
                 key = datapath.jar.mint(table)
                 cookie = datapath.jar.set_cookie(key, secure=self._secure(fields.field))
@@ -257,13 +257,13 @@ class Downstream:
                 datapath.jar is not None
                 and datapath.jar.rotates
                 and key is not None
-                and datapath.jar.is_old(fields.cookie)
+                and datapath.jar.is_old(user.cookie)
             ):
                 cookie = datapath.jar.set_cookie(key, secure=self._secure(fields.field))
             bucket, variant = table.place(key)
             if not cookie and datapath.key_is_in_fields:
-                fields.key, fields.bucket, fields.variant = key, bucket, variant
-                fields.epoch = epoch
+                user.key, user.bucket, user.variant = key, bucket, variant
+                user.epoch = epoch
         forced: int | None = None
         watching: tuple[int, ...] = ()
         if datapath.looks:
@@ -308,23 +308,23 @@ class Downstream:
 
     def _look_at(self, request: Request) -> tuple[int | None, tuple[int, ...]]:
         """Return the variant that a match rule forces, and the outcomes that watch the answer."""
-        fields = request.fields
+        user = request.user
         asked = request.asked
-        looks = fields.looks
+        looks = user.looks
         if looks is not None and (known := looks.get(asked)) is not None:
             return known
         datapath = self._datapath
         view = RequestView(
             request.method.decode(),
             asked[1].decode("latin-1"),
-            fields.raw,
+            user.raw,
             lambda name: datapath.cookie(request, name),
         )
         found = datapath.rules.variant_of(view), datapath.witness.outcomes.watching(view)
         if len(asked[1]) > _LONGEST_REMEMBERED:
             return found
         if looks is None:
-            fields.looks = looks = {}
+            user.looks = looks = {}
         elif len(looks) >= _PATHS_REMEMBERED:
             looks.clear()
         looks[asked] = found

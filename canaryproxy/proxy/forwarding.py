@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from canaryproxy.proxy.fields import (
     IS_FORWARDED,
     IS_FORWARDED_FOR,
@@ -10,11 +12,14 @@ from canaryproxy.proxy.fields import (
     TOKEN,
 )
 
+if TYPE_CHECKING:
+    from canaryproxy.proxy.request_head import Alike
+
 
 class Peer:
     """What the forwarding fields say of one downstream connection."""
 
-    __slots__ = ("_host", "_lines", "address", "local", "proto", "trusted")
+    __slots__ = ("_host", "_lines", "address", "alike", "local", "proto", "trusted")
 
     def __init__(self, address: str, proto: bytes, trusted: bool, local: bytes) -> None:
         self.address = address
@@ -25,6 +30,8 @@ class Peer:
         """Its own forwarding fields are kept and appended to."""
         self.local = local
         """Host for HTTP/1.0 clients that name none: the address that the client connected to."""
+        self.alike: Alike | None = None
+        """What requests on this connection had in common, the last time that one was not known."""
         self._host = b""
         self._lines = b""
 

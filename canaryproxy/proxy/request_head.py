@@ -7,7 +7,8 @@ refused here.
 Clients repeat themselves: a browser's or a service's requests differ in the request line and share all
 fields. So the meaning of a block of fields is remembered, by its bytes, and only the request line is new.
 What differs between users that are otherwise alike is the Cookie, and between a user's requests the
-traceparent: a block that is not known is looked up without these two lines, if they are plain.
+traceparent: a block that is not known is looked up without these two lines, if they are plain. First of all
+it is compared with what came before on the same connection, of which it may be the same but for the Cookie.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ _COOKIE_NAME: Final = b"ookie: "
 _COOKIE_STARTS: Final = frozenset((b"C", b"c"))
 _TRACE_NAME: Final = b"raceparent: "
 _TRACE_STARTS: Final = frozenset((b"T", b"t"))
+_BLANK: Final = 0x20
 _BLANKED: Final = bytes(byte if 0x20 <= byte <= 0x7E else 0x20 for byte in range(256))
 """Turns what is neither visible ASCII nor a blank into a blank."""
 _TRACE: Final = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -126,15 +128,11 @@ _IDEMPOTENT = frozenset(
 
 
 class RequestFields:
-    """The fields of a request: what they mean, and what of them is forwarded. Shared by equal requests."""
+    """What fields mean. Shared by requests with equal fields, the Cookie and a traceparent apart."""
 
     __slots__ = (
-        "block",
-        "bucket",
         "chunked",
-        "cookie",
         "dropped",
-        "epoch",
         "expect",
         "extra",
         "forwarding",
@@ -143,16 +141,13 @@ class RequestFields:
         "hops",
         "host",
         "keep_alive",
-        "key",
         "length",
-        "looks",
         "nominates",
         "noted",
         "raw",
         "sampled",
         "trace_id",
         "upgrade",
-        "variant",
     )
 
     def __init__(self, raw: Headers) -> None:
@@ -170,12 +165,8 @@ class RequestFields:
         """The protocols that the client asks for on this connection, empty if it asks for none."""
         self.hops: list[bytes] = []
         """The values of Max-Forwards: they mean something with OPTIONS only."""
-        self.cookie = b""
-        """The value of the Cookie field, empty without one."""
-        self.block = b""
-        """The lines to forward as received: CRLF, then whole lines."""
         self.dropped: list[Field] = []
-        """The fields that are not among them."""
+        """The fields that are not forwarded."""
         self.extra = b""
         """Lines to add for the next hop."""
         self.forwarding: list[tuple[int, bytes]] | None = None
@@ -186,40 +177,10 @@ class RequestFields:
         """What the access log says of these fields, once it was asked."""
         self.sampled = False
         """The client may have recorded that trace."""
-        self.looks: dict[tuple[bytes, bytes], tuple[int | None, tuple[int, ...]]] | None = None
-        """What match rules and outcomes say of requests with these fields, by method and path."""
         self.has_cookie = self.has_trace = False
         """There are such fields, valid or not."""
         self.nominates = False
         """Connection names more than ``close`` and ``keep-alive``."""
-        self.epoch = -1
-        """The number of the route table by which ``key``, ``bucket`` and ``variant`` were found."""
-        self.key: bytes | None = None
-        self.variant = STABLE
-        self.bucket = NO_KEY_BUCKET
-
-    def with_cookie(self, cookie: Field) -> RequestFields:
-        """Return the same fields and a Cookie; ``block`` is the caller's to set."""
-        fields = RequestFields([*self.raw, cookie])
-        fields.cookie = cookie[1]
-        fields.has_cookie = True
-        fields.host = self.host
-        fields.keep_alive = self.keep_alive
-        fields.length = self.length
-        fields.chunked = self.chunked
-        fields.expect = self.expect
-        fields.upgrade = self.upgrade
-        fields.hops = self.hops
-        fields.dropped = self.dropped
-        fields.extra = self.extra
-        fields.forwarding = self.forwarding
-        fields.trace_id = self.trace_id
-        fields.noted = self.noted
-        fields.sampled = self.sampled
-        fields.looks = self.looks
-        fields.has_trace = self.has_trace
-        fields.nominates = self.nominates
-        return fields
 
     @property
     def forwarded_for(self) -> bytes:
@@ -231,17 +192,118 @@ class RequestFields:
         return chains[-1].rpartition(b",")[2].strip() if chains else b""
 
     def field(self, name: bytes) -> bytes | None:
+        """Return the value of the first field with this name (lower case), or ``None``.
+
+        The Cookie is not always among them, see ``User.field``.
+        """
+        return _value(self.raw, name)
+
+
+_Looks = dict[tuple[bytes, bytes], tuple[int | None, tuple[int, ...]]]
+
+
+class User:
+    """Who sends a block of fields, as far as it tells, and where the split puts them."""
+
+    __slots__ = (
+        "alike",
+        "block",
+        "bucket",
+        "cookie",
+        "epoch",
+        "fields",
+        "key",
+        "looks",
+        "variant",
+    )
+
+    def __init__(
+        self,
+        fields: RequestFields,
+        cookie: bytes,
+        block: bytes,
+        alike: Alike | None = None,
+        looks: _Looks | None = None,
+    ) -> None:
+        self.fields = fields
+        self.cookie = cookie
+        """The value of the Cookie field, empty without one."""
+        self.block = block
+        """The lines to forward as received: CRLF, then whole lines."""
+        self.alike = alike
+        """What the block has in common with those of other users, if that is known."""
+        self.looks = looks
+        """What match rules and outcomes say of requests with these fields, by method and path."""
+        self.epoch = -1
+        """The number of the route table by which ``key``, ``bucket`` and ``variant`` were found."""
+        self.key: bytes | None = None
+        self.variant = STABLE
+        self.bucket = NO_KEY_BUCKET
+
+    @property
+    def raw(self) -> Headers:
+        """All fields."""
+        alike = self.alike
+        return self.fields.raw if alike is None else [*self.fields.raw, (alike.name, self.cookie)]
+
+    def field(self, name: bytes) -> bytes | None:
         """Return the value of the first field with this name (lower case), or ``None``."""
-        for key, value in self.raw:
-            if key.lower() == name:
-                return value
-        return None
+        return _value(self.raw, name)
+
+
+class Alike:
+    """What blocks of fields have in common that differ in the value of their Cookie only."""
+
+    __slots__ = ("_after", "_before", "_fields", "_lead", "_looks", "_trail", "name")
+
+    def __init__(
+        self,
+        fields: RequestFields,
+        before: bytes,
+        value: bytes,
+        after: bytes,
+        looks: _Looks | None,
+    ) -> None:
+        """``fields`` are those without the Cookie of a block that is ``before + value + after``."""
+        self._fields = fields
+        self._before = before
+        self._after = after
+        self._looks = looks
+        line = before.rpartition(b"\n")[2] + value
+        self.name = line.partition(b":")[0]
+        block = _CRLF + before + value + after[:-2]
+        if fields.dropped:
+            block = without(block, fields.dropped, [*fields.raw, (self.name, value)])
+        lead, _, trail = block.partition(_CRLF + line + _CRLF)
+        self._lead = lead + _CRLF + self.name + b": "
+        """What is forwarded before the value, and after it."""
+        self._trail = _CRLF + trail
+
+    def user_of(self, block: bytes) -> User | None:
+        """Return who sends this block; ``None`` if it is another one, or its Cookie is not plain."""
+        start, end = len(self._before), len(block) - len(self._after)
+        if start >= end or not (block.startswith(self._before) and block.endswith(self._after)):
+            return None
+        value = block[start:end]
+        if not _is_plain(value) or len(block) > MAX_CACHED_HEAD:
+            return None
+        return User(self._fields, value, self._lead + value + self._trail, self, self._looks)
 
 
 class Request:
     """One request's head, checked. All byte strings are as received."""
 
-    __slots__ = ("asked", "fields", "head", "http10", "method", "sampled", "target", "trace")
+    __slots__ = (
+        "asked",
+        "fields",
+        "head",
+        "http10",
+        "method",
+        "sampled",
+        "target",
+        "trace",
+        "user",
+    )
 
     trace: bytes | None
     """The trace that the client names, empty without one; ``None``: it begins here."""
@@ -254,6 +316,8 @@ class Request:
     """The method, and the target without its query."""
     http10: bool
     fields: RequestFields
+    """What its fields mean; the Cookie is its user's."""
+    user: User
     head: bytes
     """The head to forward, up to and with the empty line."""
 
@@ -313,14 +377,15 @@ class RequestHeads:
         self._trace_matters = trace_matters or create_trace
         self._strip = strip
         self._names = Names(REQUEST_KINDS)
-        self._known: dict[bytes, RequestFields] = {}
+        self._known: dict[bytes, User] = {}
         self._order: list[bytes] = []
         """What is known, in a ring: the oldest at ``_oldest`` once there is no more room."""
         self._oldest = 0
         self._misses = 0
         self._lines: dict[bytes, _Line] = {}
         self._missed_lines = 0
-        self._templates: dict[bytes, RequestFields] = {}
+        self._templates: dict[tuple[bytes, bytes], Alike | None] = {}
+        """By what comes before and after the value of the Cookie; ``None``: such blocks are not alike."""
         self._parser = self._new_parser()
 
     def _new_parser(self) -> HttpRequestParser:
@@ -344,11 +409,11 @@ class RequestHeads:
         line, _, block = data.partition(_CRLF)
         found = self._lines.get(line)
         if found is not None:
-            fields, trace = self._known.get(block), b""
-            if fields is None:
-                fields, trace = self._recall(block)
-            if fields is not None and fields.host:
-                return self._made(line, found, fields, trace, block, peer)
+            user, trace = self._known.get(block), b""
+            if user is None:
+                user, trace = self._recall(block, peer)
+            if user is not None and user.fields.host:
+                return self._made(line, found, user, trace, block, peer)
         if data.find(_END) != len(data) - len(_END):
             return None
         return self.parse(data, peer)
@@ -364,34 +429,35 @@ class RequestHeads:
             found = self._plain(line)
         if found is None or len(head) > MAX_HEAD:
             return self._parse_rare(head, len(line), peer)
-        fields, trace = self._known.get(block), b""
-        if fields is None:
-            fields, trace = self._find(line, block)
-            if not fields.host:
+        user, trace = self._known.get(block), b""
+        if user is None:
+            user, trace = self._find(line, block)
+            if not user.fields.host:
                 raise Refusal(400, "no Host field")
-            if fields.hops:  # such fields are not remembered
+            if user.fields.hops:  # such fields are not remembered
                 return self._parse_rare(head, len(line), peer)
-        return self._made(line, found, fields, trace, block, peer)
+        return self._made(line, found, user, trace, block, peer)
 
     def _made(
         self,
         line: bytes,
         found: _Line,
-        fields: RequestFields,
+        user: User,
         trace: bytes,
         block: bytes,
         peer: Peer,
     ) -> Request:
-        """Return the request with this line and these fields; ``trace`` is its own traceparent line."""
+        """Return the request with this line from this user; ``trace`` is its own traceparent line."""
         request = Request()
         request.method, request.target, request.asked = found
         request.http10 = False
-        request.fields = fields
-        forwarded = fields.block
+        request.user = user
+        request.fields = fields = user.fields
+        forwarded = user.block
         if trace:
             request.trace = trace[16:48]
             request.sampled = request.trace if trace[-1] in _ODD else b""
-            forwarded = self._with(_CRLF + block, trace, fields)
+            forwarded = self._with(_CRLF + block, trace, user)
         else:
             request.trace = fields.trace_id
             request.sampled = fields.trace_id if fields.sampled and fields.trace_id else b""
@@ -422,43 +488,51 @@ class RequestHeads:
             self._lines[line] = found
         return found
 
-    def _recall(self, block: bytes) -> tuple[RequestFields | None, bytes]:
-        """Return the fields of a block that is known but for its Cookie and its traceparent, if it is.
+    def _recall(self, block: bytes, peer: Peer) -> tuple[User | None, bytes]:
+        """Return who sends a block that is known but for its Cookie and its traceparent, if it is.
 
-        A block is what comes after the request line. The second value is the traceparent line if the fields
-        are those of the block without it.
+        A block is what comes after the request line. The second value is the traceparent line if the user's
+        fields are those of the block without it.
         """
+        alike = peer.alike
+        if alike is not None and (user := alike.user_of(block)) is not None:
+            self._remember(block, user)
+            return user, b""
         rest, trace = (block, b"") if self._trace_matters else _without_trace(block)
-        fields = self._known.get(rest) if trace else None
-        if fields is None:
-            fields = self._like(rest)
-            if fields is None:
+        user = self._known.get(rest) if trace else None
+        if user is None:
+            if trace and alike is not None:
+                user = alike.user_of(rest)
+            if user is None:
+                user = self._like(rest)
+            if user is None:
                 return None, b""
-            self._remember(rest, fields)
-        if trace and not _takes_trace(fields):
+            peer.alike = user.alike
+            self._remember(rest, user)
+        if trace and not _takes_trace(user.fields):
             return None, b""
-        return fields, trace
+        return user, trace
 
-    def _find(self, line: bytes, block: bytes) -> tuple[RequestFields, bytes]:
-        """Return the fields of a block that is not known, and remember them; the rest as ``_recall``."""
+    def _find(self, line: bytes, block: bytes) -> tuple[User, bytes]:
+        """Return who sends a block that is not known, and remember them; the rest as ``_recall``."""
         if not self._trace_matters:
             rest, trace = _without_trace(block)
             if trace:
-                fields = self._known.get(rest)
-                if fields is None:
-                    fields = self._like(rest, new=True) or self._fields(
+                user = self._known.get(rest)
+                if user is None:
+                    user = self._like(rest, new=True) or self._parsed(
                         line + _CRLF + rest, len(line)
                     )
-                    self._remember(rest, fields)
-                if _takes_trace(fields):
-                    return fields, trace
-        fields = self._like(block, new=True) or self._fields(line + _CRLF + block, len(line))
-        if not fields.trace_id:  # a trace id does not come again
-            self._remember(block, fields)
-        return fields, b""
+                    self._remember(rest, user)
+                if _takes_trace(user.fields):
+                    return user, trace
+        user = self._like(block, new=True) or self._parsed(line + _CRLF + block, len(line))
+        if not user.fields.trace_id:  # a trace id does not come again
+            self._remember(block, user)
+        return user, b""
 
-    def _remember(self, block: bytes, fields: RequestFields) -> None:
-        if len(block) > MAX_CACHED_HEAD or not fields.host or fields.hops:
+    def _remember(self, block: bytes, user: User) -> None:
+        if len(block) > MAX_CACHED_HEAD or not user.fields.host or user.fields.hops:
             return
         order = self._order
         if len(order) >= REMEMBERED:
@@ -471,49 +545,52 @@ class RequestHeads:
             self._oldest = (at + 1) % REMEMBERED
         else:
             order.append(block)
-        self._known[block] = fields
+        self._known[block] = user
 
-    def _with(self, block: bytes, trace: bytes, fields: RequestFields) -> bytes:
-        """Return the lines to forward of a block whose fields were found without its traceparent."""
+    def _with(self, block: bytes, trace: bytes, user: User) -> bytes:
+        """Return the lines to forward of a block whose user was found without its traceparent."""
         lines = block[:-2]
-        if fields.dropped:
+        if user.fields.dropped:
             name, _, value = trace.partition(b": ")
-            lines = without(lines, fields.dropped, [*fields.raw, (name, value)])
+            lines = without(lines, user.fields.dropped, [*user.raw, (name, value)])
         return lines if self._strip is None else self._strip(lines)
 
-    def _like(self, block: bytes, *, new: bool = False) -> RequestFields | None:
-        """Return the fields of a block that is known but for its Cookie, if it is; a ``new`` one is learnt.
+    def _like(self, block: bytes, *, new: bool = False) -> User | None:
+        """Return who sends a block that is known but for its Cookie, if it is; a ``new`` one is learnt.
 
-        Means the same as ``_fields``, for less; ``None`` where it might not. Raises ``Refusal`` for what is
+        Means the same as ``_parsed``, for less; ``None`` where it might not. Raises ``Refusal`` for what is
         wrong with the other lines.
         """
         if self._strip is not None or len(block) > MAX_CACHED_HEAD:
             return None
-        start, value, rest = _cut(block, _COOKIE_NAME, _COOKIE_STARTS)
-        if not start or not _is_plain(value):
+        before, found, after = block.partition(_COOKIE_NAME)
+        lines = before[:-1]
+        if before[-1:] not in _COOKIE_STARTS or (lines and not lines.endswith(_CRLF)):
             return None
-        template = self._templates.get(rest)
-        if template is None:
-            if not new:
+        before += found
+        value, found, rest = after.partition(_CRLF)
+        if not found or not _is_plain(value):
+            return None
+        key = before, rest
+        alike = self._templates.get(key)
+        if alike is None:
+            if not new or key in self._templates:
                 return None
-            template = self._fields(b"GET / HTTP/1.1\r\n" + rest, 14)
-            template.looks = None if self._cookie_matters else {}
             if len(self._templates) >= TEMPLATES:
                 self._templates.clear()
-            self._templates[rest] = template
-        if (
-            template.has_cookie
-            or template.has_trace
-            or template.nominates
-            or template.hops
-            or len(template.raw) >= MAX_FIELDS
-        ):
-            return None  # the same field once more, or fields that Connection names away
-        fields = template.with_cookie((start + b"ookie", value))
-        fields.block = _CRLF + block[:-2]
-        if template.dropped:
-            fields.block = without(fields.block, template.dropped, fields.raw)
-        return fields
+            fields = self._parsed(b"GET / HTTP/1.1\r\n" + lines + rest, 14).fields
+            if (
+                fields.has_cookie
+                or fields.has_trace
+                or fields.nominates
+                or fields.hops
+                or len(fields.raw) >= MAX_FIELDS
+            ):
+                self._templates[key] = None
+                return None  # the same field once more, or fields that Connection names away
+            looks: _Looks | None = None if self._cookie_matters else {}
+            self._templates[key] = alike = Alike(fields, before, value, _CRLF + rest, looks)
+        return alike.user_of(block)
 
     def _parse_rare(self, head: bytes, line_end: int, peer: Peer) -> Request:
         """Parse what is not an origin-form HTTP/1.1 request with a common method."""
@@ -529,10 +606,10 @@ class RequestHeads:
             raise Refusal(405, f"method {method.decode()} is not allowed")
         http10 = minor == b"0"
         # The parser takes only methods that it knows by name.
-        fields = self._fields(b"GET / HTTP/1." + minor + head[line_end:], 14, http10=http10)
+        user = self._parsed(b"GET / HTTP/1." + minor + head[line_end:], 14, http10=http10)
+        fields, block = user.fields, user.block
         if not fields.host and not http10:
             raise Refusal(400, "no Host field")
-        block = fields.block
         if fields.hops and method == b"OPTIONS":
             block = _one_hop_less(block, fields)
         if target == b"*":
@@ -552,6 +629,7 @@ class RequestHeads:
         request.target = target
         request.asked = method, target.partition(b"?")[0]
         request.http10 = http10
+        request.user = user
         request.fields = fields
         forwarding = peer.forwarding(fields.host, fields.forwarding)
         line_bytes = method + b" " + target + b" HTTP/1.1"
@@ -562,7 +640,7 @@ class RequestHeads:
             request.head = request.head[:-2] + made_line() + b"\r\n"
         return request
 
-    def _fields(self, head: bytes, line_end: int, *, http10: bool = False) -> RequestFields:
+    def _parsed(self, head: bytes, line_end: int, *, http10: bool = False) -> User:
         """Check the fields of a head; ``host`` stays empty if there is none."""
         try:
             parser: Any = self._parser  # its messages are not of the class that it names
@@ -587,7 +665,7 @@ class RequestHeads:
         forwarding: list[tuple[int, bytes]] = []
         parents: list[bytes] = []
         trace: list[Field] = []
-        upgrade = b""
+        cookie = upgrade = b""
         trailers = has_length = False
         for field in raw:
             name, value = field
@@ -601,7 +679,7 @@ class RequestHeads:
                 continue
             if kind == IS_COOKIE:
                 fields.has_cookie = True
-                fields.cookie = fields.cookie + b"; " + value if fields.cookie else value
+                cookie = cookie + b"; " + value if cookie else value
                 continue
             if kind == IS_LENGTH:
                 if not value.isdigit() or len(value) > 18:
@@ -661,23 +739,15 @@ class RequestHeads:
             fields.extra += b"Transfer-Encoding: chunked\r\n"
         fields.forwarding = forwarding or None
         fields.dropped = drop
-        fields.block = without(head[line_end:-2], drop, raw)
-        if self._strip is not None:
-            fields.block = self._strip(fields.block)
-        return fields
+        block = without(head[line_end:-2], drop, raw)
+        return User(fields, cookie, block if self._strip is None else self._strip(block))
 
 
-def _cut(block: bytes, name: bytes, starts: frozenset[bytes]) -> tuple[bytes, bytes, bytes]:
-    """Take the line of a field out of a block: its name is one of ``starts`` and ``name``.
-
-    Returns that start, the value, and the other lines; an empty start if it is not at the start of a line.
-    """
-    before, found, after = block.partition(name)
-    start, lines = before[-1:], before[:-1]
-    if not found or start not in starts or (lines and not lines.endswith(_CRLF)):
-        return b"", b"", block
-    value, found, tail = after.partition(_CRLF)
-    return (start, value, lines + tail) if found else (b"", b"", block)
+def _value(fields: Headers, name: bytes) -> bytes | None:
+    for key, value in fields:
+        if key.lower() == name:
+            return value
+    return None
 
 
 def _is_plain(value: bytes) -> bool:
@@ -685,27 +755,33 @@ def _is_plain(value: bytes) -> bool:
     return (
         bool(value)
         and value.translate(_BLANKED) == value
-        and not value.startswith(b" ")
-        and not value.endswith(b" ")
+        and value[0] != _BLANK
+        and value[-1] != _BLANK
     )
 
 
 def _takes_trace(fields: RequestFields) -> bool:
-    """Tell whether these fields and one traceparent line mean what each of them means."""
-    return not (fields.nominates or fields.has_trace) and len(fields.raw) < MAX_FIELDS
+    """Tell whether these fields, a Cookie and one traceparent line mean what each of them means."""
+    return not (fields.nominates or fields.has_trace) and len(fields.raw) + 1 < MAX_FIELDS
 
 
 def _without_trace(block: bytes) -> tuple[bytes, bytes]:
     """Return a block without its traceparent line, and that line: empty if it is not a plain one."""
-    start, value, rest = _cut(block, _TRACE_NAME, _TRACE_STARTS)
+    before, found, after = block.partition(_TRACE_NAME)
+    if not found:
+        return block, b""
+    start, lines = before[-1:], before[:-1]
+    value, found, rest = after.partition(_CRLF)
     if (
-        not start
+        start not in _TRACE_STARTS
+        or (lines and not lines.endswith(_CRLF))
+        or not found
         or _TRACE.fullmatch(value) is None
         or value[3:35] == NO_TRACE
         or value[36:52] == NO_PARENT
     ):
         return block, b""
-    return rest, start + _TRACE_NAME + value
+    return lines + rest, start + _TRACE_NAME + value
 
 
 def check_partial(data: bytes, searched: int = 0) -> None:

@@ -5,81 +5,129 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
+from typing import Final
 
 from canaryproxy.config import Sticky
 from canaryproxy.proxy.forwarding import Peer
-from canaryproxy.proxy.request_head import RequestFields
+from canaryproxy.proxy.request_head import User
 from canaryproxy.proxy.signing import Signer
 from canaryproxy.routing import RouteTable
 
-KeyReader = Callable[[RequestFields, Peer], bytes | None]
-"""Returns the sticky key of a request, or ``None`` if it carries none."""
+_RANDOM_BYTES: Final = 16
+_TAB: Final = 0x09
+_BLANK: Final = 0x20
+_QUOTE: Final = 0x22
+_SEMICOLON: Final = 0x3B
 
-_RANDOM_BYTES = 16
-_UNQUOTED = re.compile(rb'[^" \t]+')
 
+class CookieFinder:
+    """Finds the cookie with this name in the value of a Cookie field."""
 
-def cookie_finder(name: str) -> Callable[[bytes], bytes | None]:
-    """Return a function that takes the value of a Cookie field and returns that of cookie ``name``.
+    __slots__ = ("_begin", "_pattern")
 
-    The first one wins (RFC 6265 §5.4 puts the most specific first); surrounding quotes are not part of
-    the value; an empty value counts as absent.
-    """
-    begin = name.encode("latin-1") + b"="
-    pattern = re.compile(rb"(?:^|;)[ \t]*" + re.escape(begin) + rb'"?([^;" \t]+)')
+    def __init__(self, name: str) -> None:
+        self._begin = name.encode("latin-1") + b"="
+        self._pattern = re.compile(rb"(?:^|;)[ \t]*" + re.escape(self._begin) + rb'"?([^;" \t]+)')
 
-    def find(cookies: bytes) -> bytes | None:
-        before, found, after = cookies.partition(begin)
-        if not found:
-            return None
-        if not before or before.endswith(b"; "):
-            value, _, _ = after.partition(b";")
-            if value.isalnum() or _UNQUOTED.fullmatch(value):
-                return value
-        match = pattern.search(cookies)  # several times as slow, and means the same
+    def find(self, cookies: bytes) -> bytes | None:
+        """Return the cookie's value, ``None`` if it is not there.
+
+        The first one wins (RFC 6265 §5.4 puts the most specific first); surrounding quotes are not part of
+        the value; an empty value counts as absent.
+        """
+        begin = self._begin
+        if cookies.startswith(begin):
+            value = cookies[len(begin) :]
+        else:
+            before, found, value = cookies.partition(begin)
+            if not found:
+                return None
+            if not before.endswith(b"; "):
+                return self._search(cookies)
+        if _SEMICOLON in value:
+            value = value.partition(b";")[0]
+        # Anything odd is left to the expression: several times as slow, and means the same.
+        if not value or _BLANK in value or _QUOTE in value or _TAB in value:
+            return self._search(cookies)
+        return value
+
+    def _search(self, cookies: bytes) -> bytes | None:
+        match = self._pattern.search(cookies)
         return match[1] if match else None
 
-    return find
+
+class KeyReader:
+    """Reads the sticky key of a request."""
+
+    __slots__ = ()
+
+    def read(self, user: User, peer: Peer) -> bytes | None:
+        """Return the key, ``None`` if the request carries none."""
+        raise NotImplementedError
+
+
+class _FromCookie(KeyReader):
+    __slots__ = ("_finder",)
+
+    def __init__(self, name: str) -> None:
+        self._finder = CookieFinder(name)
+
+    def read(self, user: User, peer: Peer) -> bytes | None:  # noqa: ARG002
+        return self._finder.find(user.cookie) if user.cookie else None
+
+
+class _FromSignedCookie(KeyReader):
+    """A cookie without a valid signature is none."""
+
+    __slots__ = ("_finder", "_signer")
+
+    def __init__(self, name: str, signer: Signer) -> None:
+        self._finder = CookieFinder(name)
+        self._signer = signer
+
+    def read(self, user: User, peer: Peer) -> bytes | None:  # noqa: ARG002
+        value = self._finder.find(user.cookie) if user.cookie else None
+        return None if value is None else self._signer.verify(value)
+
+
+class _FromHeader(KeyReader):
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name.lower().encode("latin-1")
+
+    def read(self, user: User, peer: Peer) -> bytes | None:  # noqa: ARG002
+        return user.field(self._name) or None
+
+
+class _FromAddress(KeyReader):
+    """The client's address: what a trusted proxy says it is, else the connection's."""
+
+    __slots__ = ()
+
+    def read(self, user: User, peer: Peer) -> bytes | None:
+        named = user.fields.forwarded_for if peer.trusted else b""
+        return named or peer.address.encode() or None
 
 
 def key_reader(sticky: Sticky, signer: Signer | None = None) -> KeyReader:
-    """Return the function that reads the sticky key as configured.
-
-    With a ``signer`` a cookie without a valid signature is none.
-    """
+    """Return what reads the sticky key as configured; with a ``signer`` from signed cookies only."""
     if sticky.header is not None:
-        header = sticky.header.lower().encode("latin-1")
-        return lambda fields, _: fields.field(header) or None
+        return _FromHeader(sticky.header)
     if sticky.address:
-        return _client_address
-    find = cookie_finder(sticky.cookie or "")
-    if signer is not None:
-        return _signed_reader(find, signer)
-    return lambda fields, _: find(fields.cookie) if fields.cookie else None
-
-
-def _signed_reader(find: Callable[[bytes], bytes | None], signer: Signer) -> KeyReader:
-    def read(fields: RequestFields, _: Peer) -> bytes | None:
-        value = find(fields.cookie) if fields.cookie else None
-        return None if value is None else signer.verify(value)
-
-    return read
-
-
-def _client_address(fields: RequestFields, peer: Peer) -> bytes | None:
-    """Return the client's address: what a trusted proxy says it is, else the connection's."""
-    named = fields.forwarded_for if peer.trusted else b""
-    return named or peer.address.encode() or None
+        return _FromAddress()
+    name = sticky.cookie or ""
+    return _FromCookie(name) if signer is None else _FromSignedCookie(name, signer)
 
 
 class CookieJar:
     """Mints sticky cookies and writes them as ``Set-Cookie`` lines (RFC 6265 §4.1)."""
 
-    __slots__ = ("_attributes", "_find", "_name", "_secure", "_signer", "rotates")
+    __slots__ = ("_attributes", "_finder", "_name", "_secure", "_signer", "rotates")
 
     def __init__(self, sticky: Sticky, signer: Signer | None = None) -> None:
         self._signer = signer
-        self._find = cookie_finder(sticky.cookie or "")
+        self._finder = CookieFinder(sticky.cookie or "")
         self.rotates = signer is not None and signer.rotates
         """Cookies may have to be signed anew."""
         self._name = (sticky.cookie or "").encode("latin-1")
@@ -98,7 +146,7 @@ class CookieJar:
 
     def is_old(self, cookies: bytes) -> bool:
         """Tell whether the sticky cookie among these, which was valid, was signed by a key that is to go."""
-        value = self._find(cookies)
+        value = self._finder.find(cookies)
         return self._signer is not None and value is not None and self._signer.is_old(value)
 
     def set_cookie(self, key: bytes, *, secure: bool) -> bytes:

@@ -20,7 +20,7 @@ from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.proxy_protocol import MalformedHeader
 from canaryproxy.proxy.proxy_protocol import parse as parse_proxy
 from canaryproxy.proxy.request_head import Request, RequestHeads
-from canaryproxy.proxy.sticky import cookie_finder, cookie_stripper
+from canaryproxy.proxy.sticky import CookieFinder, cookie_stripper
 
 from .recorder import FIELD, Recorder
 
@@ -36,7 +36,7 @@ _trusted = Peer("192.0.2.1", b"http", trusted=True, local=b"local:80")
 _warm = RequestHeads(_loop, END)
 """Remembers what it saw, takes cookies and traces out before it looks."""
 _answers = AnswerHeads(_loop)
-_find = cookie_finder("id")
+_find = CookieFinder("id").find
 _strip = cookie_stripper("id")
 
 
@@ -60,7 +60,7 @@ def request_head(data: bytes) -> None:
         assert first == again == plain, (first, again, plain)
         return
     assert first.head == again.head == plain.head, (first.head, again.head, plain.head)
-    assert first.fields.cookie == plain.fields.cookie
+    assert first.user.cookie == plain.user.cookie
     assert first.trace == plain.trace
     assert first.sampled == plain.sampled
     for name in ("host", "keep_alive", "length", "chunked", "expect", "upgrade"):
