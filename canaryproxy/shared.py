@@ -235,9 +235,11 @@ class WorkerCells:
         """
         lost = 0
         for cells in self.counters.variants:
-            gone = counters.in_flight(cells)
+            # It may have died between writing that a request is finished and how.
+            answered = sum(count for _, count in counters.codes(cells))
+            gone = cells[counters.ROUTED] - answered - cells[counters.CLIENT_CLOSED]
             cells[counters.CLIENT_CLOSED] += gone
-            cells[counters.FINISHED] += gone
+            cells[counters.FINISHED] = cells[counters.ROUTED]
             cells[counters.TUNNELS_CLOSED] = cells[counters.TUNNELS_OPENED]
             lost += gone
         proxy = self.counters.proxy

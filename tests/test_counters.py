@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from multiprocessing import shared_memory
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from canaryproxy import counters, histogram
-from canaryproxy.counters import Counters, Reason, codes, in_flight, observe, refused
+from canaryproxy.compiled import COMPILED
+from canaryproxy.counters import Counters, Reason, Tally, codes, in_flight, refused
 
 
 def spans() -> dict[str, range]:
@@ -112,12 +114,54 @@ def test_in_flight_is_a_difference() -> None:
 @given(st.lists(st.floats(0, 1000), max_size=50))
 def test_observations_are_all_there(values: list[float]) -> None:
     cells = Counters().stable
+    tally = Tally(cells, lambda: None)
     for value in values:
-        observe(cells, counters.FIRST_BYTE, value)
+        tally.observe(counters.FIRST_BYTE, value)
+    assert not any(cells)
+    tally.write()
     here = cells[counters.FIRST_BYTE : counters.FIRST_BYTE + histogram.CELLS]
     assert sum(here[: histogram.BUCKETS]) == len(values)
     assert here[histogram.SUM] == pytest.approx(1e6 * sum(values), abs=len(values) + 1)
     assert sum(cells) == len(values) + here[histogram.SUM]
+
+
+class Written(list[int]):
+    """Remembers in which order cells were written."""
+
+    def __init__(self) -> None:
+        super().__init__([0] * counters.VARIANT_CELLS)
+        self.order: list[int] = []
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        self.order.append(at)
+        super().__setitem__(at, value)
+
+
+_COUNTED = st.tuples(st.integers(0, counters.VARIANT_CELLS - 1), st.integers(0, 5))
+
+
+@pytest.mark.skipif(COMPILED, reason="compiled, it takes nothing but a memoryview")
+@given(st.lists(st.lists(_COUNTED, max_size=30), max_size=5))
+def test_what_was_counted_is_written_once_and_in_the_order_of_the_cells(
+    turns: list[list[tuple[int, int]]],
+) -> None:
+    cells = Written()
+    asked: list[int] = []
+    tally = Tally(cast(Any, cells), lambda: asked.append(len(asked)))
+    expected = [0] * counters.VARIANT_CELLS
+    for number, turn in enumerate(turns):
+        before = len(asked)
+        for at, count in turn:
+            tally.add(at, count)
+            expected[at] += count
+        assert len(asked) - before == bool(turn), number
+        cells.order.clear()
+        tally.write()
+        assert list(cells) == expected
+        assert cells.order == sorted(cells.order)
+    cells.order.clear()
+    tally.write()
+    assert not cells.order
 
 
 _HALF = st.integers(0, 2**64 - 1)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canaryproxy import histogram
-from canaryproxy.counters import Counters, observe
+from canaryproxy.counters import Counters, Tally
 from canaryproxy.histogram import BOUNDS, BUCKETS, bucket_index, quantile
 
 seconds = st.floats(0.0005, 60.0)
@@ -80,6 +80,8 @@ def test_what_is_longer_than_the_last_bound_counts_as_the_last_bound() -> None:
 
 def test_sums_are_in_microseconds() -> None:
     cells = Counters().stable
-    observe(cells, 0, 0.25)
-    observe(cells, 0, 1.5)
+    tally = Tally(cells, lambda: None)
+    tally.observe(0, 0.25)
+    tally.observe(0, 1.5)
+    tally.write()
     assert cells[histogram.SUM] == 1_750_000

@@ -27,7 +27,7 @@ from canaryproxy.admin.metrics import EventCounts, Sources
 from canaryproxy.circuit import Circuit
 from canaryproxy.config.model import EventName
 from canaryproxy.controller import Status
-from canaryproxy.counters import Counters, Reason, keep_exemplar, observe
+from canaryproxy.counters import Counters, Reason, Tally, keep_exemplar
 from canaryproxy.judge import Assessment, Verdict
 from canaryproxy.rollout import Plan, Rollout, State
 from canaryproxy.routing import CANARY, RouteTable
@@ -129,9 +129,11 @@ def filled() -> Counters:
         cells[counters.ERROR_EVENTS] = 2
         cells[counters.OUTCOMES + 6] = 8
         cells[counters.OUTCOMES + 7] = 6
+        tally = Tally(cells, lambda: None)
         for milliseconds in range(1, 10):
-            observe(cells, counters.FIRST_BYTE, milliseconds / 1000)
-            observe(cells, counters.DURATION, milliseconds / 500)
+            tally.observe(counters.FIRST_BYTE, milliseconds / 1000)
+            tally.observe(counters.DURATION, milliseconds / 500)
+        tally.write()
     made.canary[counters.RESCUED] = 2
     made.proxy[counters.REFUSED + 400] = 3
     return made
@@ -370,7 +372,9 @@ def exemplars(made: metrics.CounterCollector) -> dict[tuple[str, str, str], Exem
 
 
 def keep(made: Counters, offset: int, seconds: float, low: int, time: float) -> None:
-    observe(made.canary, offset, seconds)
+    tally = Tally(made.canary, lambda: None)
+    tally.observe(offset, seconds)
+    tally.write()
     keep_exemplar(made.exemplars[CANARY], offset, seconds, b"%016x%016x" % (1 << 60, low), time)
 
 

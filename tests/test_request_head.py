@@ -161,19 +161,23 @@ def test_users_alike_on_one_connection_are_told_apart_by_their_cookie_only(
             assert found is None
 
 
-def test_whoever_is_like_the_one_before_is_not_parsed(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_connection_knows_what_its_users_have_in_common(loop: asyncio.AbstractEventLoop) -> None:
     heads = RequestHeads(loop, END)
     peer = Peer("127.0.0.1", b"http", False, b"localhost")
     start = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nCookie: "
-    parsed = 0
     for number in range(10):
         request = heads.take(start + b"id=%d\r\nAccept: */*\r\n\r\n" % number, peer)
         assert request is not None
         assert request.user.cookie == b"id=%d" % number
         assert b"\r\nCookie: id=%d\r\nAccept: */*\r\n" % number in request.head
         assert b"Connection" not in request.head
-        parsed += request.user.alike is not peer.alike
-    assert parsed == 1  # the first: it is not known yet what the others will be like
+        assert request.user.alike is heads._alikes[0]
+        assert peer.alike == (0 if number else -1)
+    # What it has kept may by now be of somebody else, or of nobody.
+    stale = Peer("127.0.0.1", b"http", False, b"localhost")
+    for stale.alike in (0, 1, 1000):
+        found = meaning(heads, b"GET / HTTP/1.1\r\nHost: i\r\nCookie: id=1\r\n\r\n", peer=stale)
+        assert found["host"] == b"i"
 
 
 @pytest.mark.skipif(COMPILED, reason="nothing can inherit from what is compiled")

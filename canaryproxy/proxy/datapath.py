@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from canaryproxy import counters
 from canaryproxy.config import Config, Listener, Sticky, Variant
-from canaryproxy.counters import Counters
+from canaryproxy.counters import Counters, Tally
 from canaryproxy.proxy import certificates
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.answer_head import AnswerHeads
@@ -54,6 +54,7 @@ class DataPath:
     __slots__ = (
         "_cell",
         "_contexts",
+        "_counting",
         "_emptied",
         "_gates",
         "_inspector",
@@ -91,6 +92,7 @@ class DataPath:
         "seen",
         "sequence",
         "table",
+        "tallies",
         "variant_lines",
         "witness",
     )
@@ -111,6 +113,12 @@ class DataPath:
         """What connections have to pass, by listener; ``None``: nothing."""
         self.access_log = access_log
         self.counters = cells
+        self.tallies = (
+            Tally(cells.stable, self._count_soon),
+            Tally(cells.canary, self._count_soon),
+        )
+        """What is counted of each variant."""
+        self._counting = False
         self._users = users or (UserReducer(), UserReducer(), UserReducer())
         self._inspector = Inspector()
         if isinstance(table, TableCell):
@@ -295,6 +303,19 @@ class DataPath:
         now = monotonic()
         for connection in self.connections:
             connection.mark_late(now)
+        self.write_counts()  # for the judge, who looks now
+
+    def _count_soon(self) -> None:
+        if not self._counting:
+            self._counting = True
+            # uvloop calls this before it sends what was written in this turn.
+            self._loop.call_soon(self.write_counts)
+
+    def write_counts(self) -> None:
+        """Write down what was counted: by itself in the next turn of the event loop."""
+        self._counting = False
+        for tally in self.tallies:
+            tally.write()
 
     def cookie(self, request: Request, name: str) -> str | None:
         """Return the value of a cookie of the request, or ``None``."""

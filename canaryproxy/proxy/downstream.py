@@ -270,7 +270,7 @@ class Downstream:
             forced, watching = self._look_at(request)
             if forced is not None:
                 variant = forced
-                datapath.counters.variants[forced][counters.FORCED] += 1
+                datapath.tallies[forced].add(counters.FORCED)
         length = fields.length
         has_body = length > 0 or fields.chunked
         datapath.in_flight += 1

@@ -75,7 +75,6 @@ class Exchange(Receiver):
     __slots__ = (
         "_answered_at",
         "_body_done",
-        "_cells",
         "_close",
         "_continued",
         "_cookie",
@@ -95,6 +94,7 @@ class Exchange(Receiver):
         "_stall_after",
         "_started",
         "_status",
+        "_tally",
         "_trial",
         "_tried",
         "_upstream",
@@ -121,8 +121,8 @@ class Exchange(Receiver):
         self._key = key
         self._cookie = cookie
         """The Set-Cookie line for the answer, or nothing."""
-        self._cells = cells = datapath.counters.variants[variant]
-        cells[counters.ROUTED] += 1
+        self._tally = tally = datapath.tallies[variant]
+        tally.add(counters.ROUTED)
         self._counted = False
         self._started = self._received = now
         self._answered_at = 0.0
@@ -167,45 +167,45 @@ class Exchange(Receiver):
         if not self._body_done:
             return
         waited = now - self._received
-        cells = self._cells
+        tally = self._tally
         if self._slow_after and waited > self._slow_after:
             self._slow_after = 0.0
-            cells[counters.LATENCY_TRIALS] += 1
-            cells[counters.LATENCY_EVENTS] += 1
+            tally.add(counters.LATENCY_TRIALS)
+            tally.add(counters.LATENCY_EVENTS)
         if self._stall_after and waited > self._stall_after:
             self._stall_after = 0.0
-            cells[counters.THROUGHPUT_TRIALS] += 1
-            cells[counters.THROUGHPUT_EVENTS] += 1
+            tally.add(counters.THROUGHPUT_TRIALS)
+            tally.add(counters.THROUGHPUT_EVENTS)
 
     def _settle_first_byte(self, now: float) -> None:
-        cells = self._cells
-        cells[counters.LATENCY_TRIALS] += 1
+        tally = self._tally
+        tally.add(counters.LATENCY_TRIALS)
         if now - self._received > self._slow_after:
-            cells[counters.LATENCY_EVENTS] += 1
+            tally.add(counters.LATENCY_EVENTS)
         self._slow_after = 0.0
 
     def _settle(self, status: int, now: float, *, failed: bool) -> None:
         """Count the end of the request for the judge."""
-        cells = self._cells
+        tally = self._tally
         if failed:
-            cells[counters.FAILED] += 1
+            tally.add(counters.FAILED)
         if self._trial >= 0:
-            cells[counters.ERROR_TRIALS] += 1
+            tally.add(counters.ERROR_TRIALS)
             if failed:
-                cells[counters.ERROR_EVENTS] += 1
+                tally.add(counters.ERROR_EVENTS)
                 self._datapath.witness.failed(self._trial)
             elif 400 <= status < 500:
-                cells[counters.CLIENT_ERROR_EVENTS] += 1
+                tally.add(counters.CLIENT_ERROR_EVENTS)
             self._trial = -1
         if self._stall_after:
-            cells[counters.THROUGHPUT_TRIALS] += 1
+            tally.add(counters.THROUGHPUT_TRIALS)
             if now - self._received > self._stall_after:
-                cells[counters.THROUGHPUT_EVENTS] += 1
+                tally.add(counters.THROUGHPUT_EVENTS)
             self._stall_after = 0.0
         self._slow_after = 0.0
         inspection, self.inspection = self.inspection, None
         if inspection is not None:
-            inspection.witness.judge(inspection, cells, now)
+            inspection.witness.judge(inspection, tally, now)
 
     @property
     def answering(self) -> bool:
@@ -415,21 +415,21 @@ class Exchange(Receiver):
         upstream, self._upstream = self._upstream, None
         if not self._counted:
             # Same as _count, written out: this is the end of every plain request.
-            cells = self._cells
-            cells[_CODES + self._status] += 1
-            cells[_FINISHED] += 1
+            tally = self._tally
+            tally.add(_CODES + self._status)
+            tally.add(_FINISHED)
             took = now - self._started
             index = bucket_index(took)
             micros = int(took * 1e6)
-            cells[_DURATION + index] += 1
-            cells[_DURATION_SUM] += micros
+            tally.add(_DURATION + index)
+            tally.add(_DURATION_SUM, micros)
             waited = self._answered_at - self._received
             if waited != took:
                 waited = max(waited, 0.0)
                 index = bucket_index(waited)
                 micros = int(waited * 1e6)
-            cells[_FIRST_BYTE + index] += 1
-            cells[_FIRST_BYTE_SUM] += micros
+            tally.add(_FIRST_BYTE + index)
+            tally.add(_FIRST_BYTE_SUM, micros)
             if self.request.sampled:
                 self._keep_exemplars(max(waited, 0.0), took)
             status = self._status
@@ -437,11 +437,11 @@ class Exchange(Receiver):
             if failed or self._trial >= 0 or self.inspection is not None:
                 self._settle(status, now, failed=bool(failed))
             elif self._stall_after:
-                cells[_THROUGHPUT_TRIALS] += 1
+                tally.add(_THROUGHPUT_TRIALS)
                 if now - self._received > self._stall_after:
-                    cells[counters.THROUGHPUT_EVENTS] += 1
+                    tally.add(counters.THROUGHPUT_EVENTS)
         elif self._rescued:
-            self._datapath.counters.canary[counters.RESCUED] += 1
+            self._datapath.tallies[CANARY].add(counters.RESCUED)
         endpoint = self._endpoint
         if endpoint is not None:
             endpoint.active -= 1
@@ -460,10 +460,10 @@ class Exchange(Receiver):
         self._answered_at = now
         self._slow_after = 0.0  # a handshake is not an answer
         self._count(101, now, now, proxy_made=False)
-        self._datapath.counters.variants[self.variant][counters.TUNNELS_OPENED] += 1
+        self._datapath.tallies[self.variant].add(counters.TUNNELS_OPENED)
         lines = self._datapath.answer_ends[self.variant][:-2] + self._cookie
         if self._rescued:
-            self._datapath.counters.canary[counters.RESCUED] += 1
+            self._datapath.tallies[CANARY].add(counters.RESCUED)
             if self._datapath.rescue_header:
                 lines += _RESCUED
         head = response.head + lines
@@ -506,7 +506,7 @@ class Exchange(Receiver):
         if not self.cancelled:
             self.cancelled = True
             self._leave_endpoint()
-            self._datapath.counters.variants[self.variant][counters.TUNNELS_CLOSED] += 1
+            self._datapath.tallies[self.variant].add(counters.TUNNELS_CLOSED)
 
     # What goes wrong
 
@@ -536,8 +536,8 @@ class Exchange(Receiver):
         self._drop_upstream()
         if not self._counted:
             self._counted = True
-            self._cells[counters.CLIENT_CLOSED] += 1
-            self._cells[_FINISHED] += 1
+            self._tally.add(counters.CLIENT_CLOSED)
+            self._tally.add(_FINISHED)
 
     def _may_resend(self) -> bool:
         """A stale connection: resend if nothing was answered and nothing can happen twice."""
@@ -555,7 +555,7 @@ class Exchange(Receiver):
 
     def _failed(self, reason: Reason) -> None:
         """An attempt failed: count it, then try what may still answer the client."""
-        self._datapath.counters.variants[self.variant][counters.ERRORS + reason] += 1
+        self._datapath.tallies[self.variant].add(counters.ERRORS + reason)
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.close()
@@ -618,14 +618,14 @@ class Exchange(Receiver):
         if self._counted:
             return
         self._counted = True
-        cells = self._cells
-        cells[_CODES + status] += 1
-        cells[_FINISHED] += 1
+        tally = self._tally
+        tally.add(_CODES + status)
+        tally.add(_FINISHED)
         failed = proxy_made or bool(self._datapath.witness.error_statuses[status])
         self._settle(status, now, failed=failed)
         waited, took = max(answered - self._received, 0.0), now - self._started
-        counters.observe(cells, _FIRST_BYTE, waited)
-        counters.observe(cells, _DURATION, took)
+        tally.observe(_FIRST_BYTE, waited)
+        tally.observe(_DURATION, took)
         if self.request.sampled:
             self._keep_exemplars(waited, took)
 

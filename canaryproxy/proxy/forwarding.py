@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Final
 
 from canaryproxy.proxy.fields import (
     IS_FORWARDED,
@@ -12,14 +12,14 @@ from canaryproxy.proxy.fields import (
     TOKEN,
 )
 
-if TYPE_CHECKING:
-    from canaryproxy.proxy.request_head import Alike
+_LONGEST_KEPT: Final = 256
+"""Bytes of a host that a connection keeps while it is idle."""
 
 
 class Peer:
     """What the forwarding fields say of one downstream connection."""
 
-    __slots__ = ("_host", "_lines", "address", "alike", "local", "proto", "trusted")
+    __slots__ = ("_end", "_ending", "_host", "address", "alike", "local", "proto", "trusted")
 
     def __init__(self, address: str, proto: bytes, trusted: bool, local: bytes) -> None:
         self.address = address
@@ -30,25 +30,29 @@ class Peer:
         """Its own forwarding fields are kept and appended to."""
         self.local = local
         """Host for HTTP/1.0 clients that name none: the address that the client connected to."""
-        self.alike: Alike | None = None
-        """What requests on this connection had in common, the last time that one was not known."""
-        self._host = b""
-        self._lines = b""
+        self.alike = -1
+        """Number of what requests of this connection had in common (``RequestHeads``); -1: not known."""
+        self._host = self._end = self._ending = b""
 
-    def forwarding(self, host: bytes, received: list[tuple[int, bytes]] | None) -> bytes:
-        """Return the X-Forwarded-* and Forwarded lines to send upstream.
+    def ending(
+        self, host: bytes, received: list[tuple[int, bytes]] | None, extra: bytes, end: bytes
+    ) -> bytes:
+        """Return the end of a head that is sent upstream: X-Forwarded-*, Forwarded, ``extra``, ``end``.
 
         ``received`` holds the client's own such fields as pairs of kind and value.
         """
-        if received and self.trusted:
-            return self._forwarding(host, received)
-        if host != self._host:
-            self._host, self._lines = host, self._forwarding(host, [])
-        return self._lines
+        if (received and self.trusted) or extra:
+            return self._forwarding(host, received or []) + extra + end
+        if host != self._host or end != self._end or not host:
+            ending = self._forwarding(host, []) + end
+            if len(host) > _LONGEST_KEPT:
+                return ending
+            self._host, self._end, self._ending = host, end, ending
+        return self._ending
 
     def _forwarding(self, host: bytes, received: list[tuple[int, bytes]]) -> bytes:
         values: dict[int, list[bytes]] = {}
-        for kind, value in received:
+        for kind, value in received if self.trusted else ():
             values.setdefault(kind, []).append(value)
         chain = values.get(IS_FORWARDED_FOR, [])
         if self.address:

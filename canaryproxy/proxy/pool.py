@@ -12,8 +12,8 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from random import random
-from typing import TYPE_CHECKING, cast
+from random import getrandbits
+from typing import TYPE_CHECKING, Final, cast
 
 import aiohappyeyeballs
 import mmh3
@@ -35,6 +35,12 @@ LONGEST_PAUSE = 5.0
 """Longest pause between probes in seconds."""
 DNS_TTL = 5.0
 """Seconds for which a resolved name is used before it is looked up again."""
+
+# A linear congruential generator of full period (Hull & Dobell 1962) for drawing endpoints, for a tenth of the
+# price of ``random``. Its high bits are used, the better ones; all is small enough for compiled integers.
+_FACTOR: Final = 22695477
+_DRAW_BITS: Final = 30
+_DRAWS: Final = 0x3FFFFFFF
 
 _QUEUE_FULL = 0.01
 """Seconds until a Unix socket whose queue was full is tried again."""
@@ -349,7 +355,7 @@ class _Probe(Caller):
 class Pool:
     """The endpoints of one variant and how requests are spread over them."""
 
-    __slots__ = ("_by_hash", "_turn", "endpoints", "usable")
+    __slots__ = ("_by_hash", "_draw", "_turn", "endpoints", "usable")
 
     def __init__(self, endpoints: Sequence[Endpoint], *, by_hash: bool) -> None:
         self.endpoints = tuple(endpoints)
@@ -357,6 +363,7 @@ class Pool:
         """The endpoints that are not ejected."""
         self._by_hash = by_hash
         self._turn = 0
+        self._draw = getrandbits(_DRAW_BITS)
 
     def refresh(self) -> None:
         """Learn that an endpoint was ejected or came back."""
@@ -370,11 +377,9 @@ class Pool:
         the one with the fewest requests; above three endpoints the better of two drawn at random
         (Mitzenmacher 2001), which is as even and does not grow with their number.
         """
-        usable: Sequence[Endpoint] = self.usable
-        if len(usable) == 1 and not tried:
-            return usable[0]
+        usable = self.usable
         if tried:
-            usable = [endpoint for endpoint in usable if endpoint not in tried]
+            usable = tuple([endpoint for endpoint in usable if endpoint not in tried])
         count = len(usable)
         if count < 2:
             return usable[0] if count else None
@@ -383,7 +388,8 @@ class Pool:
                 usable, key=lambda e: mmh3.hash(e.authority.encode() + b"\0" + key, signed=False)
             )
         if count > 3:
-            pair = int(random() * (count * (count - 1)))  # noqa: S311 - nothing is secret about it
+            self._draw = draw = (self._draw * _FACTOR + 1) & _DRAWS
+            pair = draw * (count * (count - 1)) >> _DRAW_BITS
             one, other = pair // (count - 1), pair % (count - 1)
             first, second = usable[one], usable[other + 1 if other >= one else other]
             return second if second.active < first.active else first

@@ -254,7 +254,7 @@ class User:
 class Alike:
     """What blocks of fields have in common that differ in the value of their Cookie only."""
 
-    __slots__ = ("_after", "_before", "_fields", "_lead", "_looks", "_trail", "name")
+    __slots__ = ("_after", "_before", "_fields", "_lead", "_looks", "_trail", "name", "number")
 
     def __init__(
         self,
@@ -263,8 +263,10 @@ class Alike:
         value: bytes,
         after: bytes,
         looks: _Looks | None,
+        number: int,
     ) -> None:
         """``fields`` are those without the Cookie of a block that is ``before + value + after``."""
+        self.number = number
         self._fields = fields
         self._before = before
         self._after = after
@@ -343,6 +345,7 @@ class RequestHeads:
     """
 
     __slots__ = (
+        "_alikes",
         "_cookie_matters",
         "_create_trace",
         "_end",
@@ -384,6 +387,8 @@ class RequestHeads:
         self._misses = 0
         self._lines: dict[bytes, _Line] = {}
         self._missed_lines = 0
+        self._alikes: list[Alike] = []
+        """By number. Connections keep nothing but the number: what they ask for is looked at anyway."""
         self._templates: dict[tuple[bytes, bytes], Alike | None] = {}
         """By what comes before and after the value of the Cookie; ``None``: such blocks are not alike."""
         self._parser = self._new_parser()
@@ -462,11 +467,7 @@ class RequestHeads:
             request.trace = fields.trace_id
             request.sampled = fields.trace_id if fields.sampled and fields.trace_id else b""
         request.head = (
-            line
-            + forwarded
-            + peer.forwarding(fields.host, fields.forwarding)
-            + fields.extra
-            + self._end
+            line + forwarded + peer.ending(fields.host, fields.forwarding, fields.extra, self._end)
         )
         if fields.trace_id is None:  # each has its own; what is remembered of the fields has none
             request.head = request.head[:-2] + made_line() + b"\r\n"
@@ -494,7 +495,7 @@ class RequestHeads:
         A block is what comes after the request line. The second value is the traceparent line if the user's
         fields are those of the block without it.
         """
-        alike = peer.alike
+        alike = self._alikes[peer.alike] if 0 <= peer.alike < len(self._alikes) else None
         if alike is not None and (user := alike.user_of(block)) is not None:
             self._remember(block, user)
             return user, b""
@@ -507,7 +508,8 @@ class RequestHeads:
                 user = self._like(rest)
             if user is None:
                 return None, b""
-            peer.alike = user.alike
+            if user.alike is not None:
+                peer.alike = user.alike.number
             self._remember(rest, user)
         if trace and not _takes_trace(user.fields):
             return None, b""
@@ -578,6 +580,7 @@ class RequestHeads:
                 return None
             if len(self._templates) >= TEMPLATES:
                 self._templates.clear()
+                self._alikes.clear()
             fields = self._parsed(b"GET / HTTP/1.1\r\n" + lines + rest, 14).fields
             if (
                 fields.has_cookie
@@ -589,7 +592,9 @@ class RequestHeads:
                 self._templates[key] = None
                 return None  # the same field once more, or fields that Connection names away
             looks: _Looks | None = None if self._cookie_matters else {}
-            self._templates[key] = alike = Alike(fields, before, value, _CRLF + rest, looks)
+            alike = Alike(fields, before, value, _CRLF + rest, looks, len(self._alikes))
+            self._templates[key] = alike
+            self._alikes.append(alike)
         return alike.user_of(block)
 
     def _parse_rare(self, head: bytes, line_end: int, peer: Peer) -> Request:
@@ -631,9 +636,12 @@ class RequestHeads:
         request.http10 = http10
         request.user = user
         request.fields = fields
-        forwarding = peer.forwarding(fields.host, fields.forwarding)
         line_bytes = method + b" " + target + b" HTTP/1.1"
-        request.head = line_bytes + block + forwarding + fields.extra + self._end
+        request.head = (
+            line_bytes
+            + block
+            + peer.ending(fields.host, fields.forwarding, fields.extra, self._end)
+        )
         request.trace = fields.trace_id
         request.sampled = fields.trace_id if fields.sampled and fields.trace_id else b""
         if fields.trace_id is None:

@@ -7,6 +7,7 @@ from functools import partial
 
 from canaryproxy import counters
 from canaryproxy.config import Config
+from canaryproxy.counters import Tally
 from canaryproxy.outcomes import INSPECTED, OutcomeRules, status_table
 from canaryproxy.proxy.answer_head import Response
 from canaryproxy.proxy.inspector import Inspector
@@ -85,16 +86,16 @@ class Witness:
             return Inspection(self, watching, bucket, exposed=exposed, looks_inside=looks_inside)
         return None
 
-    def judge(self, inspection: Inspection, cells: memoryview[int], now: float) -> None:
+    def judge(self, inspection: Inspection, tally: Tally, now: float) -> None:
         """Count what the rules say of an complete answer, later if there is no time to look inside."""
         if inspection.looks_inside:
-            self._inspector.look(partial(self._count, inspection, cells, now))
+            self._inspector.look(partial(self._count, inspection, tally, now))
         else:
-            self._count(inspection, cells, now)
+            self._count(inspection, tally, now)
 
-    def _count(self, inspection: Inspection, cells: memoryview[int], now: float) -> None:
+    def _count(self, inspection: Inspection, tally: Tally, now: float) -> None:
         if inspection.exposed:
-            cells[counters.EXPOSED] += 1
+            tally.add(counters.EXPOSED)
         converted = False
         body = self.outcomes.body_of(inspection)
         for at in inspection.watching:
@@ -102,12 +103,12 @@ class Witness:
             if held is None:
                 continue
             trials = self._cells[at]
-            cells[trials] += 1
+            tally.add(trials)
             if held:
-                cells[trials + 1] += 1
+                tally.add(trials + 1)
                 converted = converted or at == self._business
         if converted and self._conversions.claim(inspection.bucket, int(now * TICKS_PER_SECOND)):
-            cells[counters.CONVERTED] += 1
+            tally.add(counters.CONVERTED)
 
 
 class Inspection:
