@@ -2,8 +2,7 @@
 
 One block per variant, then one block for the proxy itself. Each cell has a single writer and only ever
 grows, so a reader (the controller, ``/metrics``) may read at any time without a lock, and the blocks of
-several workers add up cell by cell. In flight is a difference of two growing cells, not a gauge. The data
-path counts in a ``Tally`` for each variant, which writes once in each turn of the event loop.
+several workers add up cell by cell. In flight is a difference of two growing cells, not a gauge.
 
 A request that was routed ends in exactly one way: with the status code that its variant gave (or that
 the proxy gave in its place), or as ``client_closed``. Hence
@@ -16,7 +15,7 @@ add up; of those of several workers the newest one is as good as any.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import ceil
@@ -108,6 +107,8 @@ FIRST_BYTE: Final = CODES + _CODE_CELLS
 DURATION: Final = FIRST_BYTE + histogram.CELLS
 """Histogram of the time from the request's head to the last byte of the answer."""
 VARIANT_CELLS: Final = DURATION + histogram.CELLS
+_FIRST_BYTE_SUM: Final = FIRST_BYTE + histogram.SUM
+_DURATION_SUM: Final = DURATION + histogram.SUM
 
 _EXEMPLAR_SIZE: Final = 5
 """Cells of one exemplar: sequence (odd while it is written, 0 before the first), high and low half of the
@@ -165,46 +166,38 @@ class Counters:
 
 
 class Tally:
-    """Counts of one variant that are still to be written into its cells, all together by ``write``.
+    """Counts in the cells of one variant, which nobody else may write meanwhile.
 
-    A cell costs several hundred instructions to write, and most requests count in the same ones. ``soon`` is
-    called with the first count after a ``write``: it is to see to the next one before anything of what was
-    counted leaves the process, so that whoever has an answer finds it counted.
+    Reading a cell and writing it cost several hundred instructions each; what is in them is known here, so
+    they are only written.
     """
 
-    __slots__ = ("_cells", "_counts", "_soon", "_touched")
+    __slots__ = ("cells", "values")
 
-    def __init__(self, cells: memoryview[int], soon: Callable[[], None]) -> None:
-        self._cells = cells
-        self._counts = [0] * VARIANT_CELLS
-        self._touched: list[int] = []
-        """Cells that have something to be written, each at least once."""
-        self._soon = soon
+    def __init__(self, cells: memoryview[int]) -> None:
+        self.cells = cells
+        self.values = cells.tolist()
+        """What is in the cells."""
 
     def add(self, at: int, count: int = 1) -> None:
         """Count in a cell."""
-        counts = self._counts
-        before = counts[at]
-        counts[at] = before + count
-        if not before:
-            touched = self._touched
-            touched.append(at)
-            if len(touched) == 1:
-                self._soon()
+        self.values[at] = self.cells[at] = self.values[at] + count
 
-    def observe(self, histogram_at: int, seconds: float) -> None:
-        """Count one observation in seconds in the histogram at this cell."""
-        self.add(histogram_at + histogram.bucket_index(seconds))
-        self.add(histogram_at + histogram.SUM, int(seconds * 1e6))
-
-    def write(self) -> None:
-        """Write what was counted, in the order of the cells: routed before finished, trials before events."""
-        cells, counts, touched = self._cells, self._counts, self._touched
-        touched.sort()
-        for at in touched:
-            cells[at] += counts[at]
-            counts[at] = 0
-        touched.clear()
+    def finish(self, status: int, waited: float, took: float) -> None:
+        """Count the end of a request: its status, and the seconds to the first and to the last byte."""
+        values, cells = self.values, self.cells
+        code = CODES + status
+        values[code] = cells[code] = values[code] + 1
+        values[FINISHED] = cells[FINISHED] = values[FINISHED] + 1
+        index, micros = histogram.bucket_index(took), int(took * 1e6)
+        bucket = DURATION + index
+        values[bucket] = cells[bucket] = values[bucket] + 1
+        values[_DURATION_SUM] = cells[_DURATION_SUM] = values[_DURATION_SUM] + micros
+        if waited != took:
+            index, micros = histogram.bucket_index(waited), int(waited * 1e6)
+        bucket = FIRST_BYTE + index
+        values[bucket] = cells[bucket] = values[bucket] + 1
+        values[_FIRST_BYTE_SUM] = cells[_FIRST_BYTE_SUM] = values[_FIRST_BYTE_SUM] + micros
 
 
 class Total(Sequence[int]):

@@ -235,7 +235,7 @@ class WorkerCells:
         """
         lost = 0
         for cells in self.counters.variants:
-            # It may have died between writing that a request is finished and how.
+            # It may have died between counting how a request ended and that it did.
             answered = sum(count for _, count in counters.codes(cells))
             gone = cells[counters.ROUTED] - answered - cells[counters.CLIENT_CLOSED]
             cells[counters.CLIENT_CLOSED] += gone

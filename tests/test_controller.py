@@ -208,10 +208,9 @@ async def test_thresholds_are_published_once_stable_is_known(tmp_path: Path) -> 
     async with world(tmp_path) as made:
         await made.run(1)
         assert made.controller.table.slow is None
-        tally = counters.Tally(made.cells.stable, lambda: None)
+        tally = counters.Tally(made.cells.stable)
         for milliseconds in range(1, 201):
-            tally.observe(counters.FIRST_BYTE, milliseconds / 1000)
-        tally.write()
+            tally.finish(200, milliseconds / 1000, milliseconds / 1000)
         await made.run(2)
         slow = made.controller.table.slow
         assert slow is not None

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from multiprocessing import shared_memory
-from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from canaryproxy import counters, histogram
-from canaryproxy.compiled import COMPILED
 from canaryproxy.counters import Counters, Reason, Tally, codes, in_flight, refused
 
 
@@ -21,6 +19,7 @@ def spans() -> dict[str, range]:
         for name, value in vars(counters).items()
         if name.isupper()
         and isinstance(value, int)
+        and not name.startswith("_")
         and not name.endswith(("CELLS", "SIZE", "BYTES"))
     }
     for name in (
@@ -114,54 +113,39 @@ def test_in_flight_is_a_difference() -> None:
 @given(st.lists(st.floats(0, 1000), max_size=50))
 def test_observations_are_all_there(values: list[float]) -> None:
     cells = Counters().stable
-    tally = Tally(cells, lambda: None)
+    tally = Tally(cells)
     for value in values:
-        tally.observe(counters.FIRST_BYTE, value)
-    assert not any(cells)
-    tally.write()
-    here = cells[counters.FIRST_BYTE : counters.FIRST_BYTE + histogram.CELLS]
-    assert sum(here[: histogram.BUCKETS]) == len(values)
-    assert here[histogram.SUM] == pytest.approx(1e6 * sum(values), abs=len(values) + 1)
-    assert sum(cells) == len(values) + here[histogram.SUM]
+        tally.finish(204, value, 2 * value)
+    sums = 0
+    for at, factor in ((counters.FIRST_BYTE, 1), (counters.DURATION, 2)):
+        here = cells[at : at + histogram.CELLS]
+        buckets = [0] * histogram.BUCKETS
+        for value in values:
+            buckets[histogram.bucket_index(factor * value)] += 1
+        assert list(here[: histogram.BUCKETS]) == buckets
+        assert here[histogram.SUM] == pytest.approx(factor * 1e6 * sum(values), abs=len(values) + 1)
+        sums += here[histogram.SUM]
+    assert cells[counters.CODES + 204] == cells[counters.FINISHED] == len(values)
+    assert sum(cells) == 4 * len(values) + sums
+    assert cells.tolist() == tally.values
 
 
-class Written(list[int]):
-    """Remembers in which order cells were written."""
-
-    def __init__(self) -> None:
-        super().__init__([0] * counters.VARIANT_CELLS)
-        self.order: list[int] = []
-
-    def __setitem__(self, at: Any, value: Any) -> None:
-        self.order.append(at)
-        super().__setitem__(at, value)
+_COUNTED = st.tuples(st.integers(0, counters.VARIANT_CELLS - 1), st.integers(0, 2**40))
 
 
-_COUNTED = st.tuples(st.integers(0, counters.VARIANT_CELLS - 1), st.integers(0, 5))
-
-
-@pytest.mark.skipif(COMPILED, reason="compiled, it takes nothing but a memoryview")
-@given(st.lists(st.lists(_COUNTED, max_size=30), max_size=5))
-def test_what_was_counted_is_written_once_and_in_the_order_of_the_cells(
-    turns: list[list[tuple[int, int]]],
+@given(st.lists(_COUNTED, max_size=30), st.lists(_COUNTED, max_size=30))
+def test_whoever_counts_goes_on_where_the_one_before_ended(
+    first: list[tuple[int, int]], second: list[tuple[int, int]]
 ) -> None:
-    cells = Written()
-    asked: list[int] = []
-    tally = Tally(cast(Any, cells), lambda: asked.append(len(asked)))
+    cells = Counters().canary
     expected = [0] * counters.VARIANT_CELLS
-    for number, turn in enumerate(turns):
-        before = len(asked)
-        for at, count in turn:
+    for counted in (first, second):
+        tally = Tally(cells)
+        for at, count in counted:
             tally.add(at, count)
             expected[at] += count
-        assert len(asked) - before == bool(turn), number
-        cells.order.clear()
-        tally.write()
-        assert list(cells) == expected
-        assert cells.order == sorted(cells.order)
-    cells.order.clear()
-    tally.write()
-    assert not cells.order
+            assert cells[at] == tally.values[at] == expected[at]
+    assert cells.tolist() == expected
 
 
 _HALF = st.integers(0, 2**64 - 1)

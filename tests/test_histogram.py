@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canaryproxy import histogram
-from canaryproxy.counters import Counters, Tally
 from canaryproxy.histogram import BOUNDS, BUCKETS, bucket_index, quantile
 
 seconds = st.floats(0.0005, 60.0)
@@ -76,12 +74,3 @@ def test_what_is_longer_than_the_last_bound_counts_as_the_last_bound() -> None:
     counts = [0] * BUCKETS
     counts[bucket_index(1e9)] = 5
     assert quantile(counts, 0.5) == BOUNDS[-1]
-
-
-def test_sums_are_in_microseconds() -> None:
-    cells = Counters().stable
-    tally = Tally(cells, lambda: None)
-    tally.observe(0, 0.25)
-    tally.observe(0, 1.5)
-    tally.write()
-    assert cells[histogram.SUM] == 1_750_000

@@ -129,7 +129,7 @@ class Watched:
         self.inspector = Inspector()
         self.witness = Witness(made, slots, users, self.inspector)
         self.cells = counters.Counters().variants[0]
-        self.tally = counters.Tally(self.cells, lambda: None)
+        self.tally = counters.Tally(self.cells)
 
     def routed(self) -> Inspection:
         inspection = self.witness.inspection((BODY, HEAD), 0, 0)
@@ -140,7 +140,6 @@ class Watched:
         """Take an answer, and return the trials and events of the outcomes body and head up to now."""
         inspection.answer(Response(200), body)
         self.witness.judge(inspection, self.tally, 0.0)
-        self.tally.write()
         return list(self.cells[counters.OUTCOMES : counters.OUTCOMES + 4])
 
 
@@ -159,7 +158,6 @@ def test_what_waits_is_counted_in_a_later_tick(clock: Clock) -> None:
         assert watched.answers(inspection, b"something is wrong") == [0, 0, 0, 0]
     watched.inspector.tick()
     watched.inspector.tick()
-    watched.tally.write()
     assert list(watched.cells[counters.OUTCOMES : counters.OUTCOMES + 4]) == [3, 3, 3, 3]
 
 

@@ -118,6 +118,9 @@ class Told:
 def filled() -> Counters:
     made = Counters()
     for variant, cells in enumerate(made.variants):
+        tally = Tally(cells)
+        for milliseconds in range(1, 10):
+            tally.finish(200, milliseconds / 1000, milliseconds / 500)
         cells[counters.ROUTED] = 12 + variant
         cells[counters.FORCED] = 4
         cells[counters.FINISHED] = 10
@@ -129,11 +132,6 @@ def filled() -> Counters:
         cells[counters.ERROR_EVENTS] = 2
         cells[counters.OUTCOMES + 6] = 8
         cells[counters.OUTCOMES + 7] = 6
-        tally = Tally(cells, lambda: None)
-        for milliseconds in range(1, 10):
-            tally.observe(counters.FIRST_BYTE, milliseconds / 1000)
-            tally.observe(counters.DURATION, milliseconds / 500)
-        tally.write()
     made.canary[counters.RESCUED] = 2
     made.proxy[counters.REFUSED + 400] = 3
     return made
@@ -372,9 +370,7 @@ def exemplars(made: metrics.CounterCollector) -> dict[tuple[str, str, str], Exem
 
 
 def keep(made: Counters, offset: int, seconds: float, low: int, time: float) -> None:
-    tally = Tally(made.canary, lambda: None)
-    tally.observe(offset, seconds)
-    tally.write()
+    made.canary[offset + histogram.bucket_index(seconds)] += 1
     keep_exemplar(made.exemplars[CANARY], offset, seconds, b"%016x%016x" % (1 << 60, low), time)
 
 

@@ -128,7 +128,6 @@ class Worker:
 
     def leave(self) -> None:
         """Nobody is here any more; what was counted stays."""
-        self.datapath.write_counts()
         self._cells.vacate()
 
     def _adopt(self) -> None:

@@ -54,7 +54,6 @@ class DataPath:
     __slots__ = (
         "_cell",
         "_contexts",
-        "_counting",
         "_emptied",
         "_gates",
         "_inspector",
@@ -113,12 +112,8 @@ class DataPath:
         """What connections have to pass, by listener; ``None``: nothing."""
         self.access_log = access_log
         self.counters = cells
-        self.tallies = (
-            Tally(cells.stable, self._count_soon),
-            Tally(cells.canary, self._count_soon),
-        )
-        """What is counted of each variant."""
-        self._counting = False
+        self.tallies = (Tally(cells.stable), Tally(cells.canary))
+        """Counts of each variant."""
         self._users = users or (UserReducer(), UserReducer(), UserReducer())
         self._inspector = Inspector()
         if isinstance(table, TableCell):
@@ -303,19 +298,6 @@ class DataPath:
         now = monotonic()
         for connection in self.connections:
             connection.mark_late(now)
-        self.write_counts()  # for the judge, who looks now
-
-    def _count_soon(self) -> None:
-        if not self._counting:
-            self._counting = True
-            # uvloop calls this before it sends what was written in this turn.
-            self._loop.call_soon(self.write_counts)
-
-    def write_counts(self) -> None:
-        """Write down what was counted: by itself in the next turn of the event loop."""
-        self._counting = False
-        for tally in self.tallies:
-            tally.write()
 
     def cookie(self, request: Request, name: str) -> str | None:
         """Return the value of a cookie of the request, or ``None``."""

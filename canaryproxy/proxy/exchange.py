@@ -20,9 +20,8 @@ from __future__ import annotations
 from time import monotonic, time
 from typing import TYPE_CHECKING, Final
 
-from canaryproxy import counters, histogram
+from canaryproxy import counters
 from canaryproxy.counters import Reason
-from canaryproxy.histogram import bucket_index
 from canaryproxy.proxy.answer_head import Response
 from canaryproxy.proxy.chunked import encode_chunk, last_chunk
 from canaryproxy.proxy.errors import STATUS_OF, WORDS, Refusal, error_answer
@@ -60,12 +59,9 @@ _PATIENT_ATTEMPTS: Final = 2
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
 
-_CODES: Final = counters.CODES
 _FINISHED: Final = counters.FINISHED
 _FIRST_BYTE: Final = counters.FIRST_BYTE
 _DURATION: Final = counters.DURATION
-_FIRST_BYTE_SUM: Final = counters.FIRST_BYTE + histogram.SUM
-_DURATION_SUM: Final = counters.DURATION + histogram.SUM
 _THROUGHPUT_TRIALS: Final = counters.THROUGHPUT_TRIALS
 
 
@@ -415,24 +411,11 @@ class Exchange(Receiver):
         upstream, self._upstream = self._upstream, None
         if not self._counted:
             # Same as _count, written out: this is the end of every plain request.
-            tally = self._tally
-            tally.add(_CODES + self._status)
-            tally.add(_FINISHED)
-            took = now - self._started
-            index = bucket_index(took)
-            micros = int(took * 1e6)
-            tally.add(_DURATION + index)
-            tally.add(_DURATION_SUM, micros)
-            waited = self._answered_at - self._received
-            if waited != took:
-                waited = max(waited, 0.0)
-                index = bucket_index(waited)
-                micros = int(waited * 1e6)
-            tally.add(_FIRST_BYTE + index)
-            tally.add(_FIRST_BYTE_SUM, micros)
+            tally, status = self._tally, self._status
+            waited, took = max(self._answered_at - self._received, 0.0), now - self._started
+            tally.finish(status, waited, took)
             if self.request.sampled:
-                self._keep_exemplars(max(waited, 0.0), took)
-            status = self._status
+                self._keep_exemplars(waited, took)
             failed = self._datapath.witness.error_statuses[status]
             if failed or self._trial >= 0 or self.inspection is not None:
                 self._settle(status, now, failed=bool(failed))
@@ -618,14 +601,10 @@ class Exchange(Receiver):
         if self._counted:
             return
         self._counted = True
-        tally = self._tally
-        tally.add(_CODES + status)
-        tally.add(_FINISHED)
+        waited, took = max(answered - self._received, 0.0), now - self._started
+        self._tally.finish(status, waited, took)
         failed = proxy_made or bool(self._datapath.witness.error_statuses[status])
         self._settle(status, now, failed=failed)
-        waited, took = max(answered - self._received, 0.0), now - self._started
-        tally.observe(_FIRST_BYTE, waited)
-        tally.observe(_DURATION, took)
         if self.request.sampled:
             self._keep_exemplars(waited, took)
 

@@ -36,8 +36,8 @@ LONGEST_PAUSE = 5.0
 DNS_TTL = 5.0
 """Seconds for which a resolved name is used before it is looked up again."""
 
-# A linear congruential generator of full period (Hull & Dobell 1962) for drawing endpoints, for a tenth of the
-# price of ``random``. Its high bits are used, the better ones; all is small enough for compiled integers.
+# A linear congruential generator of full period (Hull & Dobell 1962) draws endpoints, for a tenth of what
+# ``random`` costs. Its high bits are used, the better ones; all is small enough for compiled integers.
 _FACTOR: Final = 22695477
 _DRAW_BITS: Final = 30
 _DRAWS: Final = 0x3FFFFFFF
