@@ -8,6 +8,9 @@ EXTRAS :=
 SECONDS ?= 60
 BENCH_STAMP := $(VENV)/.installed-bench
 
+# What tests start again and again is not to be compiled to bytecode each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo dashboard test lint format unit bench bench-gate bench-quick bench-judge \
 	fuzz tunnel split soak faults fleet compiled unit-compiled \
