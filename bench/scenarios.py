@@ -100,7 +100,10 @@ VARIATIONS = (
 """canaryproxy in several configurations under ``SMALL``: what a thing costs, and what it costs nginx."""
 
 COST = replace(
-    SMALL, name="cost", description="small-32 on variations of canaryproxy's configuration"
+    SMALL,
+    name="cost",
+    description="small-32 on variations of canaryproxy's configuration; "
+    "three times as many rounds of half the length",
 )
 
 USERS = tuple(

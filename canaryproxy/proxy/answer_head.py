@@ -33,6 +33,7 @@ from canaryproxy.proxy.fields import (
     without,
 )
 from canaryproxy.proxy.no_flow_control import NoFlowControl
+from canaryproxy.proxy.room import Room
 from canaryproxy.routing import Headers
 
 MAX_ANSWER_HEAD: Final = 64 * 1024
@@ -76,11 +77,12 @@ class Response:
 class AnswerHeads:
     """Checks heads of answers; one object serves all connections."""
 
-    __slots__ = ("_known", "_loop", "_names", "_parser")
+    __slots__ = ("_known", "_loop", "_names", "_parser", "_room")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._known: dict[bytes, Response] = {}
+        self._room = Room(REMEMBERED)
         self._parser = self._new_parser()
         self.leave_out(b"")
 
@@ -88,6 +90,7 @@ class AnswerHeads:
         """Forward no field with this name from now on; empty: none that means nothing to a proxy."""
         self._names = Names(ANSWER_KINDS, name.lower())
         self._known.clear()
+        self._room = Room(REMEMBERED)
 
     def _new_parser(self) -> HttpResponseParser:
         return HttpResponseParser(
@@ -117,9 +120,7 @@ class AnswerHeads:
         if known is not None:
             return known
         response = self._parse(head)
-        if len(head) <= MAX_CACHED_HEAD:
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
+        if len(head) <= MAX_CACHED_HEAD and self._room.admits(head, self._known):
             self._known[head] = response
         return response
 

@@ -52,6 +52,7 @@ from canaryproxy.proxy.fields import (
 )
 from canaryproxy.proxy.forwarding import Peer
 from canaryproxy.proxy.no_flow_control import NoFlowControl
+from canaryproxy.proxy.room import Room
 from canaryproxy.proxy.trace import MADE_LINE, NO_PARENT, NO_TRACE, made_line, read
 from canaryproxy.routing import NO_KEY_BUCKET, STABLE, Headers
 
@@ -68,12 +69,6 @@ TEMPLATES: Final = 1024
 LINES: Final = 1024
 """Request lines that are remembered at the most, none longer than ``_LONGEST_LINE`` bytes."""
 _LONGEST_LINE: Final = 256
-ONE_IN: Final = 8
-"""When there is no more room, one in so many blocks that were not known takes the place of the oldest.
-
-Who comes again is soon known; a million users who come once each do not push out those who come often.
-"""
-
 _Line = tuple[bytes, bytes, tuple[bytes, bytes]]
 """Method, target, and both again without the query."""
 
@@ -352,12 +347,10 @@ class RequestHeads:
         "_known",
         "_lines",
         "_loop",
-        "_missed_lines",
-        "_misses",
         "_names",
-        "_oldest",
-        "_order",
         "_parser",
+        "_room",
+        "_room_of_lines",
         "_strip",
         "_templates",
         "_trace_matters",
@@ -381,12 +374,9 @@ class RequestHeads:
         self._strip = strip
         self._names = Names(REQUEST_KINDS)
         self._known: dict[bytes, User] = {}
-        self._order: list[bytes] = []
-        """What is known, in a ring: the oldest at ``_oldest`` once there is no more room."""
-        self._oldest = 0
-        self._misses = 0
+        self._room = Room(REMEMBERED)
         self._lines: dict[bytes, _Line] = {}
-        self._missed_lines = 0
+        self._room_of_lines = Room(LINES)
         self._alikes: list[Alike] = []
         """By number. Connections keep nothing but the number: what they ask for is looked at anyway."""
         self._templates: dict[tuple[bytes, bytes], Alike | None] = {}
@@ -480,12 +470,7 @@ class RequestHeads:
             return None
         method, target = plain[1], plain[2]
         found = method, target, (method, target.partition(b"?")[0])
-        if len(line) <= _LONGEST_LINE:
-            if len(self._lines) >= LINES:
-                self._missed_lines += 1
-                if self._missed_lines % ONE_IN:
-                    return found
-                del self._lines[next(iter(self._lines))]
+        if len(line) <= _LONGEST_LINE and self._room_of_lines.admits(line, self._lines):
             self._lines[line] = found
         return found
 
@@ -536,18 +521,8 @@ class RequestHeads:
     def _remember(self, block: bytes, user: User) -> None:
         if len(block) > MAX_CACHED_HEAD or not user.fields.host or user.fields.hops:
             return
-        order = self._order
-        if len(order) >= REMEMBERED:
-            self._misses += 1
-            if self._misses % ONE_IN:
-                return
-            at = self._oldest
-            del self._known[order[at]]  # to clear all at once would be a stall
-            order[at] = block
-            self._oldest = (at + 1) % REMEMBERED
-        else:
-            order.append(block)
-        self._known[block] = user
+        if self._room.admits(block, self._known):
+            self._known[block] = user
 
     def _with(self, block: bytes, trace: bytes, user: User) -> bytes:
         """Return the lines to forward of a block whose user was found without its traceparent."""

@@ -102,6 +102,10 @@ class Proxy(Process):
         )
         super().__init__("-m", "canaryproxy", "run", "-c", str(path), folder=folder)
 
+    def serves(self) -> bool:
+        """Tell whether it said so."""
+        return "listening on" in self.log.read_text()
+
     def ask(self, method: str, path: str, body: object = None, *, allow: int = 200) -> str:
         """Ask the admin API over its socket; fails if the answer is an error but ``allow``."""
         connection = http.client.HTTPConnection("admin", timeout=DEADLINE)
@@ -130,7 +134,8 @@ def proxy(folder: Path, variants: str, more: str = "", admin: int | None = None)
     """Run the proxy until the block ends."""
     process = Proxy(folder, variants, more, admin)
     try:
-        until(lambda: answers(process.port) or process.child.poll() is not None, "proxy")
+        # Its sockets listen before it can be told anything, by a signal for instance.
+        until(lambda: process.serves() or process.child.poll() is not None, "proxy")
         assert process.child.poll() is None, process.log.read_text()
         yield process
     finally:

@@ -220,7 +220,7 @@ def canary_users(count: int, weight: float, prefix: str) -> list[str]:
     return found
 
 
-def test_one_client_that_retries_does_not_open_the_circuit_and_twenty_users_do(
+def test_one_client_that_retries_does_not_open_the_circuit_and_many_users_do(
     tmp_path: Path,
 ) -> None:
     with release(tmp_path) as (_, canary, running):
@@ -233,7 +233,8 @@ def test_one_client_that_retries_does_not_open_the_circuit_and_twenty_users_do(
                 assert await traffic.ask(alone) == 500
             await asyncio.sleep(0.5)
             assert trip(tmp_path) is None
-            for user in canary_users(21, 20, "bad")[1:]:
+            # Some share their bucket with a user who was a trial just now: they do not count.
+            for user in canary_users(61, 20, "bad")[1:]:
                 if trip(tmp_path) is None:
                     await traffic.ask(user)
             await soon(lambda: trip(tmp_path), "trip")
