@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import mmh3
+from mmh3 import mmh3_32_uintdigest
 
 from canaryproxy.config import HeaderMatch, MatchRule, PathMatch
 from canaryproxy.config.patterns import searcher
@@ -35,7 +36,7 @@ def bucket_of(salt: bytes, key: bytes) -> int:
 
     MurmurHash3 x86 32-bit of ``salt + key`` with seed 0, modulo 10,000.
     """
-    return mmh3.mmh3_32_uintdigest(salt + key) % BUCKETS
+    return mmh3_32_uintdigest(salt + key) % BUCKETS
 
 
 def release_tag(salt: bytes) -> bytes:

@@ -95,13 +95,17 @@ def test_a_remembered_head_means_what_a_parsed_one_means(
 ) -> None:
     known = RequestHeads(loop, END, create_trace=create)
     taken = RequestHeads(loop, END, create_trace=create)
+    nobody = RequestHeads(loop, END, create_trace=create, remember_users=False)
     matters = RequestHeads(loop, END, create_trace=create, trace_matters=True)
     anew = Anew(loop, END, create_trace=create)
     for start, fields in requests:
         head = b"\r\n".join((start, *fields, b"", b""))
         expected = meaning(anew, head)
         whole = head.find(b"\r\n\r\n") == len(head) - 4
-        for heads, take in ((known, False), (known, False), (taken, True), (taken, True)):
+        for heads, take in (
+            *((known, False), (known, False), (taken, True), (taken, True)),
+            *((nobody, True), (nobody, False)),
+        ):
             found = meaning(heads, head, take=take)
             if take and not whole:
                 assert found is None
@@ -139,7 +143,13 @@ values = st.one_of(
 )  # fmt: skip
 
 
-@given(others, others, st.sampled_from([b"Cookie", b"cookie"]), st.lists(values, min_size=2))
+@given(
+    others,
+    others,
+    st.sampled_from([b"Cookie", b"cookie"]),
+    st.lists(values, min_size=2),
+    st.booleans(),
+)
 @settings(max_examples=600, deadline=None)
 @pytest.mark.skipif(COMPILED, reason="nothing can inherit from what is compiled")
 def test_users_alike_on_one_connection_are_told_apart_by_their_cookie_only(
@@ -148,8 +158,9 @@ def test_users_alike_on_one_connection_are_told_apart_by_their_cookie_only(
     after: list[bytes],
     name: bytes,
     cookies: list[bytes],
+    users: bool,
 ) -> None:
-    heads = RequestHeads(loop, END)
+    heads = RequestHeads(loop, END, remember_users=users)
     peer = Peer("127.0.0.1", b"http", False, b"localhost")
     for cookie in (b"id=first", *cookies, *cookies):
         lines = [b"GET / HTTP/1.1", b"Host: h", *before, name + b": " + cookie, *after, b"", b""]
@@ -219,6 +230,19 @@ def test_users_that_differ_in_their_cookie_and_trace_share_a_template(
         assert request.head.count(b"traceparent: ") == 1
     assert len(heads._templates) == 1
     assert len(heads._known) == 50  # the blocks without a trace, which does not come again
+
+
+@pytest.mark.parametrize("cookie", [b"", b"Cookie: id=1\r\n"])
+def test_users_who_are_alike_are_not_remembered_if_that_is_no_quicker(
+    loop: asyncio.AbstractEventLoop, cookie: bytes
+) -> None:
+    heads = RequestHeads(loop, END, remember_users=False)
+    for number in range(50):
+        block = b"Host: h\r\nAccept: %d\r\n" % (number % 5) + cookie + b"\r\n"
+        for _ in range(2):
+            assert heads.take(b"GET / HTTP/1.1\r\n" + block, PEER) is not None
+    assert len(heads._known) == (0 if cookie else 5)
+    assert len(heads._templates) == (5 if cookie else 0)
 
 
 def test_users_that_come_again_are_soon_known_and_the_oldest_give_way(

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Final, cast
 
 from canaryproxy import counters
+from canaryproxy.compiled import COMPILED
 from canaryproxy.config import Config, Listener, Sticky, Variant
 from canaryproxy.counters import Counters, Tally
 from canaryproxy.proxy import certificates
@@ -183,14 +184,18 @@ class DataPath:
         self.jar = CookieJar(sticky, signer) if own_cookie else None
         hide = sticky.cookie is not None and not sticky.forward
         strip = cookie_stripper(sticky.cookie or "") if hide else None
+        cookie_matters = _looks_at(config, "cookie") or any(
+            rule.cookie is not None for rule in config.split.match
+        )
         self.requests = RequestHeads(
             self._loop,
             self.head_end,
             strip,
             create_trace=config.trace.create,
             trace_matters=_looks_at(config, "traceparent"),
-            cookie_matters=_looks_at(config, "cookie")
-            or any(rule.cookie is not None for rule in config.split.match),
+            cookie_matters=cookie_matters,
+            # Compiled, it takes no longer to read a plain cookie than to find its user among thousands.
+            remember_users=cookie_matters or signer is not None or not COMPILED,
         )
         self.rules = MatchRules(config.split.match)
         self.witness = Witness(config, slots, self._users, self._inspector)

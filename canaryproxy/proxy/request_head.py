@@ -7,8 +7,8 @@ refused here.
 Clients repeat themselves: a browser's or a service's requests differ in the request line and share all
 fields. So the meaning of a block of fields is remembered, by its bytes, and only the request line is new.
 What differs between users that are otherwise alike is the Cookie, and between a user's requests the
-traceparent: a block that is not known is looked up without these two lines, if they are plain. First of all
-it is compared with what came before on the same connection, of which it may be the same but for the Cookie.
+traceparent: a block that is not known is looked up without these two lines, if they are plain. Most often it
+is what came before on the same connection but for the value of the Cookie.
 """
 
 from __future__ import annotations
@@ -336,7 +336,9 @@ class RequestHeads:
     ``end`` is what ends every head: our Via field and the empty line. ``strip`` takes the lines of a head
     and returns them without the sticky cookie; ``None`` forwards it. With ``create_trace`` a request that
     comes without a valid traceparent gets one; ``trace_matters`` if somebody looks at that field,
-    ``cookie_matters`` if match rules or outcomes look at cookies.
+    ``cookie_matters`` if match rules or outcomes look at cookies. ``remember_users`` if it takes more to find
+    out about a user than to look for what was found out before: in a large table that nobody has looked at
+    for a while the latter takes as long, and it takes no longer for a million users than for one.
     """
 
     __slots__ = (
@@ -349,6 +351,7 @@ class RequestHeads:
         "_loop",
         "_names",
         "_parser",
+        "_remember_users",
         "_room",
         "_room_of_lines",
         "_strip",
@@ -365,10 +368,12 @@ class RequestHeads:
         create_trace: bool = False,
         trace_matters: bool = False,
         cookie_matters: bool = True,
+        remember_users: bool = True,
     ) -> None:
         self._loop = loop
         self._end = end
         self._cookie_matters = cookie_matters
+        self._remember_users = remember_users
         self._create_trace = create_trace
         self._trace_matters = trace_matters or create_trace
         self._strip = strip
@@ -404,9 +409,7 @@ class RequestHeads:
         line, _, block = data.partition(_CRLF)
         found = self._lines.get(line)
         if found is not None:
-            user, trace = self._known.get(block), b""
-            if user is None:
-                user, trace = self._recall(block, peer)
+            user, trace = self._recall(block, peer)
             if user is not None and user.fields.host:
                 return self._made(line, found, user, trace, block, peer)
         if data.find(_END) != len(data) - len(_END):
@@ -424,7 +427,7 @@ class RequestHeads:
             found = self._plain(line)
         if found is None or len(head) > MAX_HEAD:
             return self._parse_rare(head, len(line), peer)
-        user, trace = self._known.get(block), b""
+        user, trace = self._recall(block, peer)
         if user is None:
             user, trace = self._find(line, block)
             if not user.fields.host:
@@ -475,14 +478,19 @@ class RequestHeads:
         return found
 
     def _recall(self, block: bytes, peer: Peer) -> tuple[User | None, bytes]:
-        """Return who sends a block that is known but for its Cookie and its traceparent, if it is.
+        """Return who sends a block that is known, maybe but for its Cookie and its traceparent.
 
         A block is what comes after the request line. The second value is the traceparent line if the user's
         fields are those of the block without it.
         """
+        users = self._remember_users
+        if users and (user := self._known.get(block)) is not None:
+            return user, b""
         alike = self._alikes[peer.alike] if 0 <= peer.alike < len(self._alikes) else None
         if alike is not None and (user := alike.user_of(block)) is not None:
             self._remember(block, user)
+            return user, b""
+        if not users and (user := self._known.get(block)) is not None:
             return user, b""
         rest, trace = (block, b"") if self._trace_matters else _without_trace(block)
         user = self._known.get(rest) if trace else None
@@ -519,7 +527,12 @@ class RequestHeads:
         return user, b""
 
     def _remember(self, block: bytes, user: User) -> None:
-        if len(block) > MAX_CACHED_HEAD or not user.fields.host or user.fields.hops:
+        if (
+            (user.alike is not None and not self._remember_users)
+            or len(block) > MAX_CACHED_HEAD
+            or not user.fields.host
+            or user.fields.hops
+        ):
             return
         if self._room.admits(block, self._known):
             self._known[block] = user
