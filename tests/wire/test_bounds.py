@@ -300,10 +300,11 @@ async def test_what_is_remembered_of_paths_is_bounded() -> None:
         for number in range(100):
             await client.send(get(COOKIE, target=b"/%d" % number + b"a" * 8000 * (number % 2)))
             await client.take(b"ok", number + 1)
-        (fields,) = running.datapath.requests._known.values()
-        assert fields.looks
-        assert len(fields.looks) <= 32
-        assert max(len(path) for _, path in fields.looks) <= 256
+        (alike,) = running.datapath.requests._alikes
+        looks = alike._looks
+        assert looks
+        assert len(looks) <= 32
+        assert max(len(path) for _, path in looks) <= 256
 
 
 # Read ahead
