@@ -599,11 +599,12 @@ def _paths() -> Schema:
                         "dry_run", "Only say what it would do.", {"enum": ["true", "false"]}
                     ),
                     *(
-                        _parameter(name, words, TypeAdapter(kind).json_schema())
-                        for name, words, kind in (
-                            ("by", "Who does it, for the history.", bodies.Name),
-                            ("reason", "Why, for the history.", bodies.Text),
+                        _parameter(
+                            name,
+                            bodies.Who.model_fields[name].description or "",
+                            TypeAdapter(kind).json_schema(),
                         )
+                        for name, kind in (("by", bodies.Name), ("reason", bodies.Text))
                     ),
                 ),
             ),

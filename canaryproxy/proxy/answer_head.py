@@ -82,7 +82,6 @@ class AnswerHeads:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._known: dict[bytes, Response] = {}
-        self._room = Room(REMEMBERED)
         self._parser = self._new_parser()
         self.leave_out(b"")
 

@@ -43,7 +43,7 @@ class Peer:
         """
         if (received and self.trusted) or extra:
             return self._forwarding(host, received or []) + extra + end
-        if host != self._host or end != self._end or not host:
+        if host != self._host or end != self._end:
             ending = self._forwarding(host, []) + end
             if len(host) > _LONGEST_KEPT:
                 return ending

@@ -430,10 +430,10 @@ class RequestHeads:
         user, trace = self._recall(block, peer)
         if user is None:
             user, trace = self._find(line, block)
-            if not user.fields.host:
-                raise Refusal(400, "no Host field")
-            if user.fields.hops:  # such fields are not remembered
-                return self._parse_rare(head, len(line), peer)
+        if not user.fields.host:
+            raise Refusal(400, "no Host field")
+        if user.fields.hops:
+            return self._parse_rare(head, len(line), peer)
         return self._made(line, found, user, trace, block, peer)
 
     def _made(
