@@ -19,14 +19,14 @@ from typing import Any
 
 import redis.asyncio as redis
 
-from canaryproxy import circuit
-from canaryproxy.circuit import CircuitSettings
 from canaryproxy.config import Fleet
 from canaryproxy.fleet import counts, protocol
-from canaryproxy.fleet.link import Ask, Link
 from canaryproxy.fleet.protocol import Settings
-from canaryproxy.judge import Judge, JudgeSettings, Sample
-from canaryproxy.rollout import Plan, Step
+from canaryproxy.fleet.redis_store import Ask, Link
+from canaryproxy.judging.judge import Judge, JudgeSettings, Sample
+from canaryproxy.release import circuit
+from canaryproxy.release.circuit import CircuitSettings
+from canaryproxy.release.rollout import Plan, Step
 from tests.system.processes import answers, free_port, until
 
 _SETTINGS = Settings(

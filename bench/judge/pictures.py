@@ -18,7 +18,7 @@ import numpy as np
 from bench.judge import rules
 from bench.judge.rules import FIVE_METRICS
 from bench.judge.world import TICK, Errors, Ticks
-from canaryproxy.judge import Judge, Sample
+from canaryproxy.judging.judge import Judge, Sample
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 SEED = 1

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.judge.world import TICK, Ints, Ticks
-from canaryproxy.evidence import EProcess
-from canaryproxy.judge import (
+from canaryproxy.judging.evidence import EProcess
+from canaryproxy.judging.judge import (
     BusinessRule,
     ErrorsRule,
     Judge,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from canaryproxy import histogram
-from canaryproxy.watch import RecentQuantile, thresholds
+from canaryproxy.measure import histogram
+from canaryproxy.measure.trials import RecentQuantile, thresholds
 
 TICK = 0.1
 Ints = NDArray[np.int64]

@@ -9,16 +9,16 @@ from typing import Any
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from canaryproxy import circuit, rollout
 from canaryproxy.admin import bodies, conditions, openapi
 from canaryproxy.admin.answers import answer, encoded, fresh, hashed
 from canaryproxy.admin.guard import Guard
-from canaryproxy.admin.ports import ControlLike
+from canaryproxy.admin.interfaces import ControlLike
 from canaryproxy.admin.problem import Problem
 from canaryproxy.admin.stream import Hub
 from canaryproxy.config import ConfigError
-from canaryproxy.config.problems import dotted
-from canaryproxy.control import Stale, Unavailable, Unsaved
+from canaryproxy.config.errors import dotted
+from canaryproxy.control.service import Stale, Unavailable, Unsaved
+from canaryproxy.release import circuit, rollout
 
 _WHO = TypeAdapter(bodies.Who)
 _PUT_CONFIG = {

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from canaryproxy.admin import bodies, dashboard, metrics
+from canaryproxy.admin import bodies, dashboard
+from canaryproxy.admin import collector as metrics
 from canaryproxy.admin.api import Api
 from canaryproxy.admin.connection import BOUNDS, Bounds, Connection, Connections, Share
 from canaryproxy.admin.guard import SAFE_METHODS, Guard, route_of
-from canaryproxy.admin.ports import ControlLike
+from canaryproxy.admin.interfaces import ControlLike
 from canaryproxy.admin.problem import Problem
 from canaryproxy.admin.stream import PACE, Hub, Pace
 from canaryproxy.config import Admin

@@ -16,8 +16,8 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from canaryproxy.admin.problem import Problem
-from canaryproxy.config.fields import Weight
-from canaryproxy.config.problems import dotted
+from canaryproxy.config.errors import dotted
+from canaryproxy.config.types import Weight
 
 LARGEST_JSON = 64 * 1024
 LARGEST_CONFIG = 1024 * 1024

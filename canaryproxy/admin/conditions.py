@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from canaryproxy.admin.ports import Matches
+from canaryproxy.admin.interfaces import Matches
 from canaryproxy.admin.problem import Problem
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\U0010ffff]*"'

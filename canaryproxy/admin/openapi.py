@@ -8,9 +8,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter
 
 import canaryproxy
-from canaryproxy import circuit, rollout
 from canaryproxy.admin import bodies
 from canaryproxy.config.model import EventName
+from canaryproxy.release import circuit, rollout
 
 Schema = dict[str, Any]
 

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from canaryproxy.admin.answers import encoded
 from canaryproxy.admin.guard import secure
-from canaryproxy.admin.ports import ControlLike
+from canaryproxy.admin.interfaces import ControlLike
 from canaryproxy.admin.problem import Problem
 
 _log = logging.getLogger(__name__)

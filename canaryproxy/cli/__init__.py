@@ -7,9 +7,24 @@ from typing import Any, NoReturn
 import click
 
 import canaryproxy
-from canaryproxy.cli import look, offline, proxy, shell, steer, upgrade
+from canaryproxy.cli import (
+    completion as shell,
+)
+from canaryproxy.cli import (
+    offline,
+    upgrade,
+)
+from canaryproxy.cli import (
+    operate as steer,
+)
+from canaryproxy.cli import (
+    run as proxy,
+)
+from canaryproxy.cli import (
+    status as look,
+)
 from canaryproxy.cli.common import EXIT_CONFIG, fail
-from canaryproxy.compiled import COMPILED
+from canaryproxy.measure.compiled import COMPILED
 
 _SECTIONS: tuple[tuple[str, tuple[click.Command, ...]], ...] = (
     ("Run", (proxy.run, proxy.check, proxy.schema, proxy.demo)),

@@ -19,11 +19,11 @@ from pydantic import ValidationError
 
 from canaryproxy import config as configuration
 from canaryproxy.client.api import Address, Client, Refused, Unreachable
-from canaryproxy.client.words import clean
+from canaryproxy.client.text import clean
 from canaryproxy.config import Admin, Config, ConfigError
-from canaryproxy.config.document import read
-from canaryproxy.proxy import certificates
-from canaryproxy.proxy.certificates import Files
+from canaryproxy.config.yaml_reader import read
+from canaryproxy.tls import files as certificates
+from canaryproxy.tls.files import Files
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2

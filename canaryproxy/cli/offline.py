@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
-from canaryproxy.controller import judge_settings
-from canaryproxy.evidence import as_float
-from canaryproxy.judge import tripping_metrics
-from canaryproxy.plan import Forecast, duration, forecast
-from canaryproxy.replay import RowError, read_rows, replay
-from canaryproxy.rollout import Step
+from canaryproxy.control.controller import judge_settings
+from canaryproxy.judging.evidence import as_float
+from canaryproxy.judging.judge import tripping_metrics
+from canaryproxy.judging.replay import RowError, read_rows, replay
+from canaryproxy.release.forecast import Forecast, duration, forecast
+from canaryproxy.release.rollout import Step
 
 _RATIO = click.FloatRange(0, 1, min_open=True, max_open=True)
 

@@ -10,7 +10,7 @@ import click
 
 from canaryproxy.cli.common import EXIT_TIMEOUT, Target, fail, reaching
 from canaryproxy.client.api import Client, Unreachable
-from canaryproxy.client.words import clean
+from canaryproxy.client.text import clean
 
 _LOOK_EVERY = 0.1
 _RECORDS = 1000

@@ -14,9 +14,9 @@ import click
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from canaryproxy.client import words
+from canaryproxy.client import text as words
 from canaryproxy.client.api import Client
-from canaryproxy.client.live import Follower, Happened, Lost, News, Shown
+from canaryproxy.client.follow import Follower, Happened, Lost, News, Shown
 from canaryproxy.client.screen import EVENTS, Ascii, View, has_unicode, screen
 
 Document = Mapping[str, Any]

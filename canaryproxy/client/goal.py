@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from canaryproxy.client import words
+from canaryproxy.client import text as words
 
 Verdict = Literal["came", "opposite", "not yet"]
 

@@ -16,8 +16,8 @@ from rich.segment import Segment
 from rich.style import StyleType
 from rich.text import Text
 
-from canaryproxy.client import words
-from canaryproxy.client.words import clean, number
+from canaryproxy.client import text as words
+from canaryproxy.client.text import clean, number
 
 EVENTS = 5
 """Records that are shown."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress
 from canaryproxy.config.advice import warnings
-from canaryproxy.config.document import read
+from canaryproxy.config.errors import ConfigError, Path, Problem, dotted, shown
 from canaryproxy.config.explain import placed, validate
 from canaryproxy.config.model import (
     AccessLog,
@@ -49,8 +49,8 @@ from canaryproxy.config.model import (
     Webhook,
     When,
 )
-from canaryproxy.config.problems import ConfigError, Path, Problem, dotted, shown
 from canaryproxy.config.schema import schema
+from canaryproxy.config.yaml_reader import read
 
 __all__ = [
     "AccessLog",

@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from canaryproxy.config.document import Document
+from canaryproxy.config.errors import Path, Problem, shown
 from canaryproxy.config.model import Config, Mistake
-from canaryproxy.config.problems import Path, Problem, shown
+from canaryproxy.config.yaml_reader import Document
 
 _STAND_INS: dict[Path, Any] = {
     ("variants",): {},

@@ -13,15 +13,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from canaryproxy.config import fields as f
-from canaryproxy.config.addresses import (
-    TcpAddress,
-    UnixAddress,
-    is_loopback,
-    leads_to,
-    overlap,
-)
-from canaryproxy.config.problems import Path
+from canaryproxy.config import types as f
+from canaryproxy.config.addresses import TcpAddress, UnixAddress, is_loopback, leads_to, overlap
+from canaryproxy.config.errors import Path
 
 
 class Mistake(NamedTuple):

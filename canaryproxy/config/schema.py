@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from canaryproxy.config import fields, units
+from canaryproxy.config import types as fields
+from canaryproxy.config import units
 from canaryproxy.config.model import Config
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

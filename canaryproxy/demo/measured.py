@@ -8,8 +8,8 @@ from pathlib import Path
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from canaryproxy.histogram import BOUNDS, quantile
-from canaryproxy.routing import VARIANTS
+from canaryproxy.measure.histogram import BOUNDS, quantile
+from canaryproxy.measure.routing import VARIANTS
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -47,10 +47,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from canaryproxy import circuit, release, rollout
-from canaryproxy.circuit import Circuit, CircuitSettings, Record
-from canaryproxy.fleet.document import Document
-from canaryproxy.rollout import Plan, Rollout
+from canaryproxy.fleet.state import Document
+from canaryproxy.release import circuit, rollout
+from canaryproxy.release import transitions as release
+from canaryproxy.release.circuit import Circuit, CircuitSettings, Record
+from canaryproxy.release.rollout import Plan, Rollout
 
 __all__ = [
     "Decision", "Settings",

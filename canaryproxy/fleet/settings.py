@@ -6,10 +6,10 @@ import hashlib
 import json
 from typing import Any
 
-from canaryproxy.circuit import CircuitSettings
 from canaryproxy.config import Config
 from canaryproxy.fleet.protocol import Settings
-from canaryproxy.rollout import Plan
+from canaryproxy.release.circuit import CircuitSettings
+from canaryproxy.release.rollout import Plan
 
 
 def settings(config: Config, plan: Plan, circuit: CircuitSettings, salt: bytes) -> Settings:

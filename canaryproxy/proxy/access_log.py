@@ -25,7 +25,7 @@ from time import gmtime, monotonic, time
 from typing import Any, Final, NamedTuple
 
 from canaryproxy import config
-from canaryproxy.routing import VARIANTS
+from canaryproxy.measure.routing import VARIANTS
 
 _log = logging.getLogger(__name__)
 

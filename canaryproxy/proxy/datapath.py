@@ -12,31 +12,31 @@ from ipaddress import ip_address
 from time import monotonic
 from typing import Final, cast
 
-from canaryproxy import counters
-from canaryproxy.compiled import COMPILED
 from canaryproxy.config import Config, Listener, Sticky, Variant
-from canaryproxy.counters import Counters, Tally
-from canaryproxy.proxy import certificates
+from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.proxy_protocol import ProxyHeader
+from canaryproxy.http1.request import Request, RequestHeads
+from canaryproxy.http1.response import AnswerHeads
+from canaryproxy.measure import counters
+from canaryproxy.measure.compiled import COMPILED
+from canaryproxy.measure.counters import Counters, Tally
+from canaryproxy.measure.routing import VARIANTS, MatchRules, RouteTable
+from canaryproxy.measure.shared_memory import TableCell
+from canaryproxy.measure.trials import UserReducer
 from canaryproxy.proxy.access_log import AccessLog
-from canaryproxy.proxy.answer_head import AnswerHeads
-from canaryproxy.proxy.certificates import Files
-from canaryproxy.proxy.downstream import Downstream
-from canaryproxy.proxy.entrance import Entrance, Gate
-from canaryproxy.proxy.forwarding import Peer
-from canaryproxy.proxy.inspector import Inspector
+from canaryproxy.proxy.body_sampler import Inspector
+from canaryproxy.proxy.client_connection import Downstream
+from canaryproxy.proxy.handshake import Entrance, Gate
 from canaryproxy.proxy.listener import BACKLOG
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Endpoint, Pool
-from canaryproxy.proxy.proxy_protocol import ProxyHeader
-from canaryproxy.proxy.request_head import Request, RequestHeads
 from canaryproxy.proxy.signing import Signer, keys_of
 from canaryproxy.proxy.sticky import CookieFinder, CookieJar, cookie_stripper, key_reader
-from canaryproxy.proxy.tls import client_context, server_context
-from canaryproxy.proxy.upstream import Upstream
-from canaryproxy.proxy.witness import Witness
-from canaryproxy.routing import VARIANTS, MatchRules, RouteTable
-from canaryproxy.shared import TableCell
-from canaryproxy.watch import UserReducer
+from canaryproxy.proxy.trial_recorder import Witness
+from canaryproxy.proxy.upstream_connection import Upstream
+from canaryproxy.tls import files as certificates
+from canaryproxy.tls.contexts import client_context, server_context
+from canaryproxy.tls.files import Files
 
 _log = logging.getLogger(__name__)
 

@@ -20,19 +20,19 @@ from __future__ import annotations
 from time import monotonic, time
 from typing import TYPE_CHECKING, Final
 
-from canaryproxy import counters
-from canaryproxy.counters import Reason
-from canaryproxy.proxy.answer_head import Response
-from canaryproxy.proxy.chunked import encode_chunk, last_chunk
-from canaryproxy.proxy.errors import STATUS_OF, WORDS, Refusal, error_answer
-from canaryproxy.proxy.request_head import Request
-from canaryproxy.proxy.upstream import Receiver, Upstream
-from canaryproxy.proxy.witness import Inspection
-from canaryproxy.routing import CANARY, STABLE, RouteTable
+from canaryproxy.http1.chunked import encode_chunk, last_chunk
+from canaryproxy.http1.errors import STATUS_OF, WORDS, Refusal, error_answer
+from canaryproxy.http1.request import Request
+from canaryproxy.http1.response import Response
+from canaryproxy.measure import counters
+from canaryproxy.measure.counters import Reason
+from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
+from canaryproxy.proxy.trial_recorder import Inspection
+from canaryproxy.proxy.upstream_connection import Receiver, Upstream
 
 if TYPE_CHECKING:
+    from canaryproxy.proxy.client_connection import Downstream
     from canaryproxy.proxy.datapath import DataPath
-    from canaryproxy.proxy.downstream import Downstream
     from canaryproxy.proxy.pool import Endpoint
 
 _RESCUED_STATUSES: Final = frozenset((502, 503, 504))

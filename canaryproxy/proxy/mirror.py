@@ -11,12 +11,12 @@ import random
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from canaryproxy import counters
-from canaryproxy.counters import DROPPED, FAILED_COPY, Reason
-from canaryproxy.proxy.answer_head import Response
-from canaryproxy.proxy.request_head import Request
-from canaryproxy.proxy.upstream import Receiver, Upstream
-from canaryproxy.routing import CANARY, RouteTable
+from canaryproxy.http1.request import Request
+from canaryproxy.http1.response import Response
+from canaryproxy.measure import counters
+from canaryproxy.measure.counters import DROPPED, FAILED_COPY, Reason
+from canaryproxy.measure.routing import CANARY, RouteTable
+from canaryproxy.proxy.upstream_connection import Receiver, Upstream
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.datapath import DataPath

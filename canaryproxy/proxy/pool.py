@@ -20,12 +20,12 @@ import mmh3
 
 from canaryproxy.config import Endpoint as EndpointConfig
 from canaryproxy.config import Limits
-from canaryproxy.counters import Reason
-from canaryproxy.proxy.errors import reason_of
-from canaryproxy.proxy.tls_connection import TlsConnection
+from canaryproxy.http1.errors import reason_of
+from canaryproxy.measure.counters import Reason
+from canaryproxy.tls.transport import TlsConnection
 
 if TYPE_CHECKING:
-    from canaryproxy.proxy.upstream import Upstream
+    from canaryproxy.proxy.upstream_connection import Upstream
 
 EJECT_AFTER = 3
 """Failures to connect in a row after which an endpoint is ejected."""

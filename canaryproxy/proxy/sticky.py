@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Final
 
 from canaryproxy.config import Sticky
-from canaryproxy.proxy.forwarding import Peer
-from canaryproxy.proxy.request_head import User
+from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.request import User
+from canaryproxy.measure.routing import RouteTable
 from canaryproxy.proxy.signing import Signer
-from canaryproxy.routing import RouteTable
 
 _RANDOM_BYTES: Final = 16
 _TAB: Final = 0x09

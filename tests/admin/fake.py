@@ -13,15 +13,15 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from canaryproxy import circuit, rollout
 from canaryproxy.admin.app import AdminServer
 from canaryproxy.admin.connection import BOUNDS, Bounds
-from canaryproxy.admin.ports import ControlLike, Listener, Matches
+from canaryproxy.admin.interfaces import ControlLike, Listener, Matches
 from canaryproxy.admin.stream import PACE, Pace
 from canaryproxy.config import Admin, ConfigError, UnixAddress, parse
 from canaryproxy.config.addresses import TcpAddress
-from canaryproxy.control import Stale, Unsaved
+from canaryproxy.control.service import Stale, Unsaved
 from canaryproxy.proxy.listener import listen
+from canaryproxy.release import circuit, rollout
 
 TOKEN = "correct horse".replace(" ", "-") + "-battery"
 CONFIG = "variants: {stable: {endpoints: [http://127.0.0.1:9]}}\n"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from canaryproxy import circuit, rollout
-from canaryproxy.rollout import Refused
+from canaryproxy.release import circuit, rollout
+from canaryproxy.release.rollout import Refused
 from tests.admin.fake import CONFIG, TOKEN, Served, Unsaved, serve
 
 RELEASE = "/v1/release"

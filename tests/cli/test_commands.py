@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from canaryproxy.cli import main
-from canaryproxy.client.words import clean
+from canaryproxy.client.text import clean
 from tests.cli.fake import (
     Fake,
     command,

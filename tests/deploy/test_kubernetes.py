@@ -14,10 +14,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from canaryproxy import __version__, config, supervisor
+from canaryproxy import __version__, config
 from canaryproxy.admin import openapi
 from canaryproxy.cli import main
 from canaryproxy.config import Config, TcpAddress
+from canaryproxy.runtime import supervisor
 from tests.deploy.dockerfile import ROOT, stages
 
 FOLDER = ROOT / "config" / "kubernetes"

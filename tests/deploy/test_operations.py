@@ -8,8 +8,8 @@ from typing import get_args
 import yaml
 
 from canaryproxy.config.model import EventName
+from tests.admin.test_collector import OPENMETRICS, our_families
 from tests.deploy.dockerfile import ROOT
-from tests.test_metrics import OPENMETRICS, our_families
 
 TEXT = (ROOT / "docs" / "operations.md").read_text()
 

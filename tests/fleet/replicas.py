@@ -10,14 +10,14 @@ from time import monotonic
 from typing import Any
 
 from canaryproxy import config
-from canaryproxy.control import Control
-from canaryproxy.controller import first_table
-from canaryproxy.counters import Counters, Totals
-from canaryproxy.fleet.controller import FleetController
-from canaryproxy.fleet.link import Link
-from canaryproxy.reload import Reloader
+from canaryproxy.control.controller import first_table
+from canaryproxy.control.reload import Reloader
+from canaryproxy.control.service import Control
+from canaryproxy.fleet.authority import FleetController
+from canaryproxy.fleet.redis_store import Link
+from canaryproxy.measure.counters import Counters, Totals
 
-from ..world import BASE, Plane, World
+from ..control.world import BASE, Plane, World
 
 DEADLINE = 60.0
 RELEASE = """

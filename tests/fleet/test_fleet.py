@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from canaryproxy import circuit, rollout
-from canaryproxy.control import Stale
-from canaryproxy.controller import Unavailable, Unsaved
-from canaryproxy.fleet.document import Document
-from canaryproxy.fleet.link import Taken
+from canaryproxy.control.controller import Unavailable, Unsaved
+from canaryproxy.control.service import Stale
+from canaryproxy.fleet.redis_store import Taken
+from canaryproxy.fleet.state import Document
+from canaryproxy.release import circuit, rollout
 
 from .replicas import RELEASE, Replica, fleet, leader, soon
 from .server import RedisServer, needs_redis, redis_server, wire

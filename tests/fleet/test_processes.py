@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from canaryproxy.processes.alive import is_alive
+from canaryproxy.runtime.alive import is_alive
 
 from ..faults.users import Users
 from ..system.accounts import Accounts
 from ..system.processes import Proxy, answers, until, variants
-from ..system.test_handover import ask, end, end_all, handed_over
+from ..system.test_hot_restart import ask, end, end_all, handed_over
 from ..system.test_release import service
 from .server import needs_redis, redis_server
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from canaryproxy import circuit, rollout
-from canaryproxy.circuit import CircuitSettings
 from canaryproxy.fleet import protocol
-from canaryproxy.fleet.document import Document
 from canaryproxy.fleet.protocol import Settings
-from canaryproxy.rollout import Plan, Step
+from canaryproxy.fleet.state import Document
+from canaryproxy.release import circuit, rollout
+from canaryproxy.release.circuit import CircuitSettings
+from canaryproxy.release.rollout import Plan, Step
 
 PLAN = Plan((Step(10.0, 60.0), Step(50.0, 60.0), Step(100.0)), probe_weight=1.0)
 FIRST = Settings("r1", "s", "j", "r1", PLAN, CircuitSettings(cooldown=1.0))

@@ -27,7 +27,7 @@ from time import monotonic
 
 import h11
 
-from canaryproxy.counters import CLIENT_CLOSED, FINISHED, ROUTED
+from canaryproxy.measure.counters import CLIENT_CLOSED, FINISHED, ROUTED
 from canaryproxy.proxy.pool import Caller
 
 from .grammar import PROBE, Meant, mutant, request

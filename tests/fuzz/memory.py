@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from canaryproxy import config
-from canaryproxy.controller import first_table
-from canaryproxy.counters import Counters, Reason
+from canaryproxy.control.controller import first_table
+from canaryproxy.measure.counters import Counters, Reason
+from canaryproxy.proxy.client_connection import Downstream
 from canaryproxy.proxy.datapath import DataPath
-from canaryproxy.proxy.downstream import Downstream
 from canaryproxy.proxy.pool import Caller, Endpoint, Pool, _Probe
-from canaryproxy.proxy.upstream import Upstream
+from canaryproxy.proxy.upstream_connection import Upstream
 
 
 class Wires:

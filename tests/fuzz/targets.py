@@ -13,13 +13,13 @@ from ipaddress import ip_address
 from typing import Final
 
 from canaryproxy.config import TcpAddress
-from canaryproxy.proxy.answer_head import AnswerHeads
-from canaryproxy.proxy.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
-from canaryproxy.proxy.errors import BrokenAnswer, Refusal
-from canaryproxy.proxy.forwarding import Peer
-from canaryproxy.proxy.proxy_protocol import MalformedHeader
-from canaryproxy.proxy.proxy_protocol import parse as parse_proxy
-from canaryproxy.proxy.request_head import Request, RequestHeads
+from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
+from canaryproxy.http1.errors import BrokenAnswer, Refusal
+from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.proxy_protocol import MalformedHeader
+from canaryproxy.http1.proxy_protocol import parse as parse_proxy
+from canaryproxy.http1.request import Request, RequestHeads
+from canaryproxy.http1.response import AnswerHeads
 from canaryproxy.proxy.sticky import CookieFinder, cookie_stripper
 
 from .recorder import FIELD, Recorder

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from canaryproxy import counters
-from canaryproxy.counters import Reason
-from canaryproxy.proxy.downstream import Downstream
+from canaryproxy.measure import counters
+from canaryproxy.measure.counters import Reason
+from canaryproxy.measure.routing import CANARY, RouteTable
+from canaryproxy.proxy.client_connection import Downstream
 from canaryproxy.proxy.pool import Caller
-from canaryproxy.routing import CANARY, RouteTable
 
 from .answers import Parsed, answers_in
 from .memory import MemoryEndpoint, MemoryProxy, MemoryTransport

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from canaryproxy import circuit, rollout
-from canaryproxy.circuit import CircuitSettings
 from canaryproxy.fleet import protocol
-from canaryproxy.fleet.document import Document
 from canaryproxy.fleet.protocol import Settings
-from canaryproxy.judge import Assessment
-from canaryproxy.rollout import Plan, State, Step
+from canaryproxy.fleet.state import Document
+from canaryproxy.judging.judge import Assessment
+from canaryproxy.release import circuit, rollout
+from canaryproxy.release.circuit import CircuitSettings
+from canaryproxy.release.rollout import Plan, State, Step
 
 PLAN = Plan((Step(10.0, 0.0, 1), Step(50.0, 0.0, 1), Step(100.0, 0.0, 1)))
 SETTINGS = Settings("r1", "s", "j", "r1", PLAN, CircuitSettings())

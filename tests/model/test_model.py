@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from canaryproxy.fleet import protocol
-from canaryproxy.fleet.document import Document
+from canaryproxy.fleet.state import Document
 
 from .model import BUDGET, Broken, Rules, first, search
 

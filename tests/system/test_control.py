@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from canaryproxy.routing import bucket_of
+from canaryproxy.measure.routing import bucket_of
 
 from .processes import Proxy, proxy, until, upstream, variants
 

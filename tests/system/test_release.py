@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from canaryproxy.routing import bucket_of
+from canaryproxy.measure.routing import bucket_of
 
 from .processes import HERE, Process, Proxy, answers, free_port, proxy, until, variants
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from canaryproxy.routing import bucket_of
+from canaryproxy.measure.routing import bucket_of
 
 from .load import Load
 from .processes import DEADLINE, free_port, proxy, until, upstream, variants

@@ -16,7 +16,7 @@ import pytest
 
 from .accounts import Accounts
 from .processes import DEADLINE, Proxy, free_port, until, upstream, variants
-from .test_handover import ask, drained, end, end_all, handed_over
+from .test_hot_restart import ask, drained, end, end_all, handed_over
 from .test_workers import pids
 
 LAUNCHER = """

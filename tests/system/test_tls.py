@@ -18,7 +18,7 @@ import pytest
 from tests.certificates import Authority, Pair
 from tests.system import processes
 from tests.system.processes import Proxy, answers, free_port, until
-from tests.system.test_handover import end_all
+from tests.system.test_hot_restart import end_all
 
 LAST = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"

@@ -18,7 +18,7 @@ from canaryproxy import config
 from canaryproxy.cli import main
 
 from .processes import free_port, upstream, variants
-from .test_handover import ask, drained, handed_over
+from .test_hot_restart import ask, drained, handed_over
 from .test_systemd import unit
 
 ROOT = Path(__file__).parents[2]

@@ -14,12 +14,12 @@ from time import monotonic
 
 from canaryproxy import config
 from canaryproxy.config import TcpAddress
-from canaryproxy.controller import first_table
-from canaryproxy.counters import Counters
+from canaryproxy.control.controller import first_table
+from canaryproxy.measure.counters import Counters
+from canaryproxy.measure.routing import RouteTable
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.listener import listen
-from canaryproxy.routing import RouteTable
 
 from ..certificates import authority, loopback
 

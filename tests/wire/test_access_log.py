@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from canaryproxy.counters import CLIENT_CLOSED, FINISHED
+from canaryproxy.measure.counters import CLIENT_CLOSED, FINISHED
 
 from .harness import (
     COOKIE,

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from canaryproxy.counters import CODES, TUNNELS_CLOSED, TUNNELS_OPENED
+from canaryproxy.measure.counters import CODES, TUNNELS_CLOSED, TUNNELS_OPENED
 
 from .harness import COOKIE, OK, VIA, Link, Upstream, always, proxy, status_of, until, variants
 

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from canaryproxy.counters import (
+from canaryproxy.measure.counters import (
     CLIENT_CLOSED,
     CODES,
     ERRORS,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from canaryproxy.counters import (
+from canaryproxy.measure.counters import (
     CLIENT_CLOSED,
     CODES,
     CONNECTIONS_REFUSED,

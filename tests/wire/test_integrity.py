@@ -9,7 +9,7 @@ import socket
 import h11
 import pytest
 
-from canaryproxy.counters import CODES, ERRORS, FINISHED, RESCUED, ROUTED, Reason
+from canaryproxy.measure.counters import CODES, ERRORS, FINISHED, RESCUED, ROUTED, Reason
 
 from .harness import COOKIE, OK, VIA, Link, Upstream, always, proxy, status_of, until, variants
 

@@ -7,10 +7,11 @@ from functools import partial
 
 import pytest
 
-from canaryproxy import config, counters
-from canaryproxy.counters import COPY_RESULTS, DROPPED, FAILED_COPY, FINISHED, ROUTED
+from canaryproxy import config
+from canaryproxy.measure import counters
+from canaryproxy.measure.counters import COPY_RESULTS, DROPPED, FAILED_COPY, FINISHED, ROUTED
+from canaryproxy.measure.routing import RouteTable
 from canaryproxy.proxy.mirror import MOST_COPIES
-from canaryproxy.routing import RouteTable
 
 from .harness import OK, Answer, Link, Proxy, Upstream, always, proxy, until, variants
 

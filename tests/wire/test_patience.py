@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from canaryproxy.counters import (
+from canaryproxy.measure.counters import (
     CLIENT_CLOSED,
     CODES,
     ERRORS,

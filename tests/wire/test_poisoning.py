@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from canaryproxy.counters import CODES, ERRORS, FINISHED, LATENCY_EVENTS, Reason
-from canaryproxy.routing import RouteTable
+from canaryproxy.measure.counters import CODES, ERRORS, FINISHED, LATENCY_EVENTS, Reason
+from canaryproxy.measure.routing import RouteTable
 
 from .harness import COOKIE, OK, Answer, Link, Upstream, always, proxy, status_of, until, variants
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from canaryproxy.counters import REFUSED
+from canaryproxy.measure.counters import REFUSED
 
 from .harness import COOKIE, OK, Upstream, always, proxy, status_of, variants
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from canaryproxy.counters import CODES, ERRORS, RESCUED, TUNNELS_OPENED, Reason
+from canaryproxy.measure.counters import CODES, ERRORS, RESCUED, TUNNELS_OPENED, Reason
 
 from .harness import COOKIE, OK, VIA, Link, Upstream, always, proxy, status_of, until, variants
 

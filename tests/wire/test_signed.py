@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from canaryproxy import config, counters
+from canaryproxy import config
+from canaryproxy.measure import counters
+from canaryproxy.measure.routing import bucket_of
 from canaryproxy.proxy.signing import Signer
-from canaryproxy.routing import bucket_of
 
 from .harness import Proxy, Upstream, proxy, variants
 from .test_split_wire import CANARY, STABLE, cookie_in, get

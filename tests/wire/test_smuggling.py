@@ -12,9 +12,9 @@ from itertools import product
 
 import pytest
 
-from canaryproxy.counters import REFUSED, ROUTED
-from canaryproxy.proxy.chunked import _FORBIDDEN_TRAILERS
-from canaryproxy.proxy.fields import REQUEST_KINDS
+from canaryproxy.http1.chunked import _FORBIDDEN_TRAILERS
+from canaryproxy.http1.fields import REQUEST_KINDS
+from canaryproxy.measure.counters import REFUSED, ROUTED
 
 from ..fuzz.recorder import Recorded, Recorder
 from .harness import OK, Link, Upstream, always, proxy, status_of, variants

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from canaryproxy.counters import ROUTED
-from canaryproxy.routing import bucket_of, release_tag
+from canaryproxy.measure.counters import ROUTED
+from canaryproxy.measure.routing import bucket_of, release_tag
 
 from .harness import Upstream, always, proxy, variants
 

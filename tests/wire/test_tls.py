@@ -18,7 +18,7 @@ from typing import TypeVar
 import pytest
 
 from canaryproxy import config
-from canaryproxy.counters import (
+from canaryproxy.measure.counters import (
     CODES,
     CONNECTIONS_OPENED,
     CONNECTIONS_REFUSED,
@@ -28,9 +28,9 @@ from canaryproxy.counters import (
     NoEntry,
     Reason,
 )
-from canaryproxy.proxy.downstream import Downstream
-from canaryproxy.proxy.entrance import Entrance
-from canaryproxy.proxy.tls_connection import TlsConnection
+from canaryproxy.proxy.client_connection import Downstream
+from canaryproxy.proxy.handshake import Entrance
+from canaryproxy.tls.transport import TlsConnection
 
 from ..certificates import Authority, Pair, authority, loopback
 from .harness import (

@@ -8,9 +8,10 @@ from time import time
 
 import pytest
 
-from canaryproxy import config, counters, histogram
-from canaryproxy.counters import DURATION, FIRST_BYTE, Exemplar, exemplar
-from canaryproxy.routing import CANARY, STABLE
+from canaryproxy import config
+from canaryproxy.measure import counters, histogram
+from canaryproxy.measure.counters import DURATION, FIRST_BYTE, Exemplar, exemplar
+from canaryproxy.measure.routing import CANARY, STABLE
 
 from .harness import ADDED, COOKIE, OK, VIA, Link, Proxy, Upstream, always, proxy, variants
 

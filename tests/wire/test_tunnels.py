@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 
-from canaryproxy.counters import (
+from canaryproxy.measure.counters import (
     CLIENT_CLOSED,
     CODES,
     ERRORS,
@@ -16,8 +16,8 @@ from canaryproxy.counters import (
     TUNNELS_OPENED,
     Reason,
 )
-from canaryproxy.histogram import BUCKETS
-from canaryproxy.routing import bucket_of
+from canaryproxy.measure.histogram import BUCKETS
+from canaryproxy.measure.routing import bucket_of
 
 from .harness import ADDED, COOKIE, OK, VIA, Link, Upstream, always, proxy, until, variants
 

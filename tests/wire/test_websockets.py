@@ -16,7 +16,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
-from canaryproxy.counters import (
+from canaryproxy.measure.counters import (
     CLIENT_CLOSED,
     CODES,
     FINISHED,

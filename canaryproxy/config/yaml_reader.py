@@ -1,0 +1,236 @@
+"""YAML text to plain values, with the place of each.
+
+YAML 1.1's surprises are left out on purpose: plain scalars are resolved as by the core schema of YAML 1.2, so
+only ``true`` and ``false`` are booleans (``yes`` and ``on`` are text), ``10:30`` is text, dates are text.
+Duplicate keys, tags of other types, merge keys and endless aliases are problems.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from yaml.composer import ComposerError
+from yaml.nodes import MappingNode, Node, ScalarNode
+
+from canaryproxy.config.errors import Path, Problem, shown
+
+MAX_CHARACTERS = 250_000
+"""More would take PyYAML seconds to read."""
+MAX_VALUES = 10_000
+"""More values than any real configuration has: an alias bomb."""
+MAX_DEPTH = 32
+
+_TAG = "tag:yaml.org,2002:"
+_NULL = re.compile(r"~|null|Null|NULL|")
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(
+    r"[-+]?(?:[0-9]{1,300}(?:\.[0-9]{0,300})?|\.[0-9]{1,300})(?:[eE][-+]?[0-9]{1,3})?"
+)
+_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Place = tuple[int, int]
+"""Line and column, from 1."""
+
+
+@dataclass
+class Document:
+    """A parsed file: ``value`` (mappings, tuples and scalars), and where things stand."""
+
+    file: str
+    value: Any = None
+    problems: list[Problem] = field(default_factory=list)
+    unread: list[Path] = field(default_factory=list)
+    """Values that are problems already; ``None`` stands in for them."""
+    values: dict[Path, Place] = field(default_factory=dict)
+    """Where the value at a path begins."""
+    keys: dict[Path, Place] = field(default_factory=dict)
+    """Where the key of a path begins."""
+
+    def problem(
+        self, path: Path, message: str, *, found: str = "", at_key: bool = False
+    ) -> Problem:
+        """Return a problem at a path, or at the nearest place above it that exists in the file."""
+        places = (self.keys, self.values) if at_key else (self.values, self.keys)
+        for length in range(len(path), -1, -1):
+            for table in places:
+                if (place := table.get(path[:length])) is not None:
+                    return Problem(self.file, *place, path, found, message)
+        return Problem(self.file, 1, 1, path, found, message)
+
+
+def read(text: str, file: str) -> Document:
+    """Read YAML; what cannot be read is in ``problems``. Never raises."""
+    document = Document(file)
+    try:
+        root = _compose(text)
+        if root is not None:
+            document.value = _Reader(document).value(root, ())
+    except _Unreadable as error:
+        document.value = None
+        document.problems = [Problem(file, *error.place, error.path, "", str(error))]
+    return document
+
+
+class _Unreadable(Exception):
+    """The file as a whole cannot be read."""
+
+    def __init__(self, message: str, place: Place = (1, 1), path: Path = ()) -> None:
+        super().__init__(message)
+        self.place = place
+        self.path = path
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's composer with the scalars of YAML 1.2 and a bound on nesting."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    _depth = 0
+
+    def compose_node(self, parent: Node | None, index: int) -> Node | None:
+        """Compose one value and all in it."""
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", mark)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+for _kind, _pattern in (("null", _NULL), ("bool", _BOOL), ("int", _INT), ("float", _FLOAT)):
+    _Loader.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_pattern.pattern})\Z"), None)
+
+
+def _compose(text: str) -> Node | None:
+    if len(text) > MAX_CHARACTERS:
+        raise _Unreadable(f"larger than {MAX_CHARACTERS:,} characters")
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        breaks = list(_BREAK.finditer(text, 0, error.position))
+        begin = breaks[-1].end() if breaks else 0
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        raise _Unreadable(
+            f"not valid YAML: character U+{code:04X} is not allowed",
+            (len(breaks) + 1, error.position - begin + 1),
+        ) from None
+    try:
+        node: Node | None = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark or loader.get_mark()
+        what = (error.problem or error.context or "malformed").strip()
+        if "another document" in what:
+            what = "one document is allowed, found another"
+        elif r"'\t'" in what:
+            what += " (indent with spaces, not tabs)"
+        raise _Unreadable(f"not valid YAML: {what}", (mark.line + 1, mark.column + 1)) from None
+    except (ValueError, OverflowError):  # "\UFFFFFFFF"
+        mark = loader.get_mark()
+        raise _Unreadable(
+            "not valid YAML: an escape names no character", (mark.line + 1, mark.column + 1)
+        ) from None
+    finally:
+        loader.dispose()
+    return node
+
+
+def _place(node: Node) -> Place:
+    return node.start_mark.line + 1, node.start_mark.column + 1
+
+
+class _Reader:
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._count = 0
+        self._open: set[int] = set()
+
+    def value(self, node: Node, path: Path) -> Any:
+        place = _place(node)
+        self._document.values.setdefault(path, place)
+        self._count += 1
+        if self._count > MAX_VALUES or len(path) > MAX_DEPTH:
+            raise _Unreadable(
+                f"aliases make this file too large (more than {MAX_VALUES:,} values or"
+                f" {MAX_DEPTH} levels)",
+                place,
+                path[:1],
+            )
+        if id(node) in self._open:
+            return self._refuse(place, path, "an alias stands inside the value that it refers to")
+        if isinstance(node, ScalarNode):
+            return self._scalar(node, path)
+        if node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
+            return self._refuse_tag(node, path)
+        self._open.add(id(node))
+        try:
+            if isinstance(node, MappingNode):
+                return self._mapping(node.value, path)
+            return tuple(self.value(item, (*path, at)) for at, item in enumerate(node.value))
+        finally:
+            self._open.discard(id(node))
+
+    def _mapping(self, pairs: Sequence[tuple[Node, Node]], path: Path) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in pairs:
+            place = _place(key_node)
+            if not isinstance(key_node, ScalarNode):
+                self._problem(place, path, "a key must be a name, found a list or a mapping")
+                continue
+            key = str(key_node.value)
+            here = (*path, key)
+            if key_node.tag.removeprefix(_TAG) not in ("str", "int", "float", "bool", "null"):
+                self._problem(place, path, f"{_short(key_node.tag)} is not allowed on a key")
+            elif _SURROGATE.search(key):
+                self._problem(place, path, f"half of a character pair in the key {shown(key)}")
+            elif key == "<<" and key_node.style is None:
+                self._problem(place, here, "merge keys are not supported; alias a whole value")
+            elif key in found:
+                first = self._document.keys[here][0]
+                self._problem(place, here, f"duplicate key {shown(key)}, first on line {first}")
+            else:
+                self._document.keys[here] = place
+                found[key] = self.value(value_node, here)
+        return found
+
+    def _scalar(self, node: ScalarNode, path: Path) -> Any:
+        text = str(node.value)
+        kind = node.tag.removeprefix(_TAG)
+        if kind == "str":
+            if _SURROGATE.search(text):
+                message = f"half of a character pair in {shown(text)}"
+                return self._refuse(_place(node), path, message)
+            return text
+        if kind == "null" and _NULL.fullmatch(text):
+            return None
+        if kind == "bool" and _BOOL.fullmatch(text):
+            return text.lower() == "true"
+        if kind == "int" and _INT.fullmatch(text):
+            return int(text)
+        if kind == "float" and _FLOAT.fullmatch(text):
+            return float(text)
+        return self._refuse_tag(node, path)
+
+    def _refuse_tag(self, node: Node, path: Path) -> None:
+        known = isinstance(node, ScalarNode) and node.tag.removeprefix(_TAG) in (
+            "null", "bool", "int", "float",
+        )  # fmt: skip
+        end = f"does not fit {shown(str(node.value))}" if known else "is not allowed"
+        self._refuse(_place(node), path, f"the tag {_short(node.tag)} {end}")
+
+    def _refuse(self, place: Place, path: Path, message: str) -> None:
+        self._document.unread.append(path)
+        self._problem(place, path, message)
+
+    def _problem(self, place: Place, path: Path, message: str) -> None:
+        self._document.problems.append(Problem(self._document.file, *place, path, "", message))
+
+
+def _short(tag: str) -> str:
+    return shown(tag.replace(_TAG, "!!", 1))[1:-1]

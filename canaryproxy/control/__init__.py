@@ -1,0 +1,1 @@
+"""The control plane: counters in, route tables out."""

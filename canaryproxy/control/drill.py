@@ -1,0 +1,97 @@
+"""The rollback drill: an exit plan that was never tried is a hope.
+
+Opens the circuit of a release in progress for real, measures when the canary got its last request, closes the
+circuit, and writes the result into the history. If the process dies in between, or something trips in
+earnest, the circuit stays open: users are on stable until somebody resets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, Protocol
+
+from canaryproxy.control.controller import Controller, Overtaken
+from canaryproxy.measure import counters
+from canaryproxy.release import circuit, rollout
+
+QUIET = 1.0
+"""Seconds without a request after which the last one was the last."""
+LONGEST = 10.0
+"""Seconds after which the drill gives up waiting for that."""
+_EVERY = 0.01
+_ATTEMPTS = 5
+"""How often the circuit is closed that other replicas' acts overtake."""
+
+
+class Users(Protocol):
+    """What the drill asks the data path."""
+
+    def users_seen(self, limit: int) -> int | None:
+        """Return the buckets below ``limit`` whose users asked within ten seconds, if that is known."""
+
+
+def refusal(controller: Controller) -> str | None:
+    """Return why there can be no drill now, or ``None``."""
+    status = controller.status()
+    if status.circuit.state is not circuit.State.CLOSED:
+        return f"the circuit is {status.circuit.state.value.replace('_', ' ')}"
+    if status.rollout.state is rollout.State.PROMOTED:
+        return "the release is promoted: a drill would begin its last step again"
+    if status.weight <= 0:
+        return "nobody is on the canary"
+    return None
+
+
+async def drill(
+    controller: Controller,
+    cells: Callable[[], Sequence[int]],
+    users: Users,
+    by: str,
+    clock: Callable[[], float] = monotonic,
+) -> dict[str, Any]:
+    """Trip, measure, reset; return the figures.
+
+    ``cells`` gives the canary's counters. ``seconds_to_last_request`` counts the requests that the split sent
+    to the canary (those of a match rule go on), to 0.01 s, ``null`` if they did not end; ``requests_after``
+    is their number. ``users_seen`` are user buckets that were on the canary within ten seconds before.
+    Raises ``rollout.Refused``, or ``controller.Unsaved``.
+    """
+    if (why := refusal(controller)) is not None:
+        raise rollout.Refused(f"no drill: {why}")
+    weight = controller.status().weight
+    seen = users.users_seen(round(weight * 100))
+    before = last = counters.drawn(cells())
+    began = heard = clock()
+    controller.act(circuit.Trip(f"a drill by {by}", {"drill": True}))
+    ended = False
+    while clock() - began < LONGEST:
+        await asyncio.sleep(_EVERY)
+        drawn = counters.drawn(cells())
+        if drawn != last:
+            last, heard = drawn, clock()
+        elif clock() - heard >= QUIET:
+            ended = True
+            break
+    figures = {
+        "seconds_to_last_request": round(heard - began, 3) if ended else None,
+        "requests_after": last - before,
+        "weight": weight,
+        "users_seen": seen,
+        "in_flight": counters.in_flight(cells()),
+    }
+    if ended and last == before:
+        cause = f"by {by}: no request reached the canary after the trip"
+    elif ended:
+        cause = f"by {by}: the canary's last request came {heard - began:.2f} s after the trip"
+    else:
+        cause = f"by {by}: the canary still got requests {LONGEST:g} s after the trip"
+    controller.note("drill", cause, figures)
+    for _ in range(_ATTEMPTS if ended else 0):
+        if not controller.status().circuit.drill:  # closed, or opened in earnest meanwhile
+            break
+        with contextlib.suppress(Overtaken):
+            await controller.act_and_save(circuit.Reset(by=f"the drill of {by}"))
+    return figures

@@ -1,0 +1,313 @@
+"""The configuration while the proxy runs: read again, compared, and applied as far as can be done live.
+
+A file that is invalid, unreadable or refused changes nothing; why is kept until a reload succeeds. What
+cannot change while the process runs keeps its old value, and is named until the file agrees with what runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import watchfiles
+from pydantic import BaseModel
+
+from canaryproxy import config as configuration
+from canaryproxy.config import Config, ConfigError
+from canaryproxy.release.rollout import Refused
+from canaryproxy.tls import files as certificates
+from canaryproxy.tls.files import Files
+
+_log = logging.getLogger(__name__)
+
+NEEDS_RESTART = ("listen", "workers", "admin", "state", "access_log", "fleet")
+"""Sections that belong to sockets, processes and open files; of ``listen`` only the addresses."""
+
+_LOOK_ANYWAY = 5000
+"""Milliseconds after which a watched file is compared without news: some file systems send none."""
+_AFTER_ERROR = 5.0
+_SECRETS = frozenset(
+    (
+        *("webhook", "secret_env", "secret_file", "token_env", "token_file"),
+        *("redis", "password_env", "password_file"),
+    )
+)
+"""Fields whose values everybody who may look at the status must not see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reload did, as paths of fields."""
+
+    changed: tuple[str, ...]
+    """In force now."""
+    restart_needed: tuple[str, ...]
+    """In the file, and in force after a restart."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {"changed": list(self.changed), "restart_needed": list(self.restart_needed)}
+
+
+def differences(old: Config, new: Config) -> tuple[str, ...]:
+    """Return the paths of the fields in which two configurations differ, in the order of the file's model."""
+    return tuple(_differences(old, new, ""))
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
+    if old == new:
+        return
+    if isinstance(old, BaseModel) and isinstance(new, BaseModel) and type(old) is type(new):
+        for name, field in type(old).model_fields.items():
+            here = f"{path}.{field.alias or name}" if path else field.alias or name
+            yield from _differences(getattr(old, name), getattr(new, name), here)
+    elif isinstance(old, dict) and isinstance(new, dict):
+        for name in dict.fromkeys((*old, *new)):
+            yield from _differences(old.get(name), new.get(name), f"{path}.{name}")
+    elif isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new):
+        for at, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(before, after, f"{path}[{at}]")
+    else:
+        yield path
+
+
+def live(running: Config, wanted: Config) -> Config:
+    """Return ``wanted`` with everything that needs a restart as it is in ``running``."""
+    kept = {name: getattr(running, name) for name in NEEDS_RESTART}
+    there = {listener.address: listener for listener in wanted.listen}
+    kept["listen"] = tuple(there.get(one.address, one) for one in running.listen)
+    return wanted.model_copy(update=kept)
+
+
+class Stale(Exception):
+    """What was to be changed has changed since it was looked at."""
+
+
+class Reloader:
+    """The configuration file of a running proxy.
+
+    ``check`` raises ``Refused`` for a configuration that cannot follow the running one; ``apply`` puts one in
+    force; ``note`` writes into the history; ``time`` gives seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        config: Config,
+        check: Callable[[Config], None],
+        apply: Callable[[Config], None],
+        note: Callable[[str, str, dict[str, Any]], None],
+        time: Callable[[], float],
+        text: str | None = None,
+        files: Files | None = None,
+    ) -> None:
+        """``text`` is that of ``config``, ``files`` those of its TLS, if they may be other ones by now."""
+        self.path = path
+        self.running = config
+        """What is in force."""
+        self.text = text or ""
+        """The file as it was read last, valid or not."""
+        self.files = certificates.read(config) if files is None else files
+        """The files of TLS that are in force."""
+        self._files_seen = self.files
+        self.loaded_at = time()
+        self.error: str | None = None
+        """Why the file is not in force, in one line."""
+        self.restart_needed: tuple[str, ...] = ()
+        self._unreadable = False
+        self._putting = asyncio.Lock()
+        self._check = check
+        self._apply = apply
+        self._note = note
+        self._time = time
+        if path is not None and text is None:
+            try:
+                self.text = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                # It was read a moment ago by whoever parsed it; the next reload will say what it is.
+                _log.warning("%s: cannot be read again: %s", path, error)
+
+    @property
+    def etag(self) -> str:
+        """A mark of the file's text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    def reload(self, by: str | None = None) -> Change:
+        """Read the file and put it in force; ``by`` says for the history who wants it.
+
+        Raises ``ConfigError`` if it is invalid, ``Refused`` if the release cannot go on with it, ``OSError``
+        if it cannot be read. Then nothing has changed.
+        """
+        self._unreadable = True
+        try:
+            if self.path is None:
+                raise Refused("the proxy was started without a configuration file")
+            try:
+                text = self.path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise OSError(f"{self.path} is not UTF-8 text (byte {error.start})") from None
+            self._unreadable = False
+            self.text = text
+            wanted, files = self._checked(text)
+        except (ConfigError, Refused, OSError) as error:
+            self._failed(_one_line(error), by)
+            raise
+        return self._take(wanted, files, by)
+
+    async def put(
+        self,
+        text: str,
+        *,
+        dry_run: bool = False,
+        if_match: Callable[[str], bool] | None = None,
+        by: str | None = None,
+    ) -> Change:
+        """Put another text into the file and in force; with ``dry_run`` only say what that would do.
+
+        ``if_match`` is given the mark of the text that would be replaced. Raises as ``reload`` does, and
+        ``Stale``; nothing is in force that is not in the file.
+        """
+        if self.path is None:
+            raise Refused("the proxy was started without a configuration file")
+        async with self._putting:
+            if if_match is not None and not if_match(self.etag):
+                raise Stale("the configuration has changed since it was read")
+            wanted, files = self._checked(text)
+            if dry_run:
+                return self._change(wanted, files)
+            await asyncio.to_thread(_write, self.path, text)
+            return self.reload(by)
+
+    def _checked(self, text: str) -> tuple[Config, Files]:
+        """Return what ``text`` says and the files of its TLS, and of what runs on without a restart."""
+        wanted = configuration.parse(text, file=str(self.path))
+        self._files_seen = certificates.read(wanted)
+        files = certificates.load(wanted, text, file=str(self.path))
+        allowed = live(self.running, wanted)
+        self._check(allowed)
+        return wanted, {**certificates.kept(allowed, self.files), **files}
+
+    def _change(self, wanted: Config, files: Files) -> Change:
+        allowed = live(self.running, wanted)
+        changed = differences(self.running, allowed)
+        renewed = certificates.changed(allowed, self.files, files)
+        return Change((*changed, *renewed), differences(allowed, wanted))
+
+    def _take(self, wanted: Config, files: Files, by: str | None) -> Change:
+        change = self._change(wanted, files)
+        if change.changed:
+            self.running = live(self.running, wanted)
+            self.files = files
+            self._apply(self.running)
+        news = change.changed or change.restart_needed != self.restart_needed or self.error
+        self.loaded_at = self._time()
+        self.error = None
+        self.restart_needed = change.restart_needed
+        if news:
+            parts = [", ".join(change.changed) or "nothing changed"]
+            if change.restart_needed:
+                parts.append(f"a restart is needed for {', '.join(change.restart_needed)}")
+            self._note("reload", _with("; ".join(parts), by), change.to_dict())
+        return change
+
+    def _failed(self, why: str, by: str | None) -> None:
+        if why != self.error:
+            self.error = why
+            self._note("reload_failed", _with(why, by), {})
+
+    def try_reload(self) -> None:
+        """Reload; what is wrong is in ``error`` and in the history."""
+        try:
+            self.reload()
+        except (ConfigError, Refused, OSError) as error:
+            _log.error("the configuration stays as it was: %s", _one_line(error))
+
+    async def watch(self) -> None:
+        """Reload whenever the file's text changes, until ``reload.watch`` is off.
+
+        Looks at the folder, so that it sees files that are replaced, and the symbolic links of a Kubernetes
+        ConfigMap that are swapped.
+        """
+        assert self.path is not None
+        while self.running.reload.watch:
+            folders = self._folders()
+            try:
+                async for _ in watchfiles.awatch(
+                    *folders,
+                    watch_filter=None,
+                    debounce=400,
+                    step=50,
+                    recursive=False,
+                    rust_timeout=_LOOK_ANYWAY,
+                    yield_on_timeout=True,
+                ):
+                    if self._is_news():
+                        self.try_reload()
+                    if self._folders() != folders or not self.running.reload.watch:
+                        break
+            except (OSError, RuntimeError) as error:  # the folder is gone, or no watches are left
+                _log.warning("%s cannot be watched: %s", self.path, error)
+                if self._is_news():
+                    self.try_reload()
+                await asyncio.sleep(_AFTER_ERROR)
+
+    def _folders(self) -> set[Path]:
+        """Return where to look for changes: of the file, and of the files of TLS that it names."""
+        assert self.path is not None
+        folders = {self.path.absolute().parent, self.path.resolve().parent}
+        for _, name in certificates.named(self.running):
+            file = Path(name)
+            folders |= {file.absolute().parent, file.resolve().parent}
+        return {folder for folder in folders if folder.is_dir()} or folders
+
+    def _is_news(self) -> bool:
+        assert self.path is not None
+        try:
+            if self.path.read_bytes() != self.text.encode() or self._unreadable:
+                return True
+        except OSError:
+            return not self._unreadable  # the reload will say why
+        return {**self._files_seen, **certificates.read(self.running)} != self._files_seen
+
+
+def _with(cause: str, by: str | None) -> str:
+    return cause if by is None else f"{cause} (by {by})"
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ConfigError):
+        problem = error.problems[0]
+        first = str(problem)
+        if not _SECRETS.isdisjoint(problem.path):
+            first = first.partition(", found ")[0]
+        more = len(error.problems) - 1
+        return f"{first} (and {more} more)" if more else first
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file so that a crash leaves the old or the new one; links to it stay."""
+    target = path.resolve()
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), target.stat().st_mode & 0o777)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,289 @@
+"""What an operator can see and do, whatever the way in: the admin API calls this and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+import canaryproxy
+from canaryproxy.control import release_view as document
+from canaryproxy.control.controller import Controller, Overtaken, Unavailable, Unsaved
+from canaryproxy.control.drill import Users, drill
+from canaryproxy.control.reload import Change, Reloader, Stale
+from canaryproxy.control.timeseries import Course
+from canaryproxy.measure import counters
+from canaryproxy.measure.counters import Totals
+from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
+from canaryproxy.notify import shown
+from canaryproxy.release import circuit, rollout
+from canaryproxy.release.circuit import Record
+
+__all__ = ["Control", "Plane", "Stale", "Unavailable", "Unsaved"]
+
+Matches = Callable[[str], bool]
+Listener = Callable[[str, dict[str, Any]], None]
+
+_EVERY = 1.0
+_ATTEMPTS = 5
+"""How often an act is tried that other replicas' acts overtake."""
+
+
+class Plane(Users, Protocol):
+    """What is asked of the data path."""
+
+    @property
+    def draining(self) -> bool:
+        """It takes no new requests."""
+
+    def endpoints(self, variant: int) -> list[dict[str, Any]]:
+        """Return ``url``, ``usable`` and ``in_flight`` of each endpoint of a variant."""
+
+    async def adopted(self) -> None:
+        """Return when the newest configuration is in force for every request."""
+
+
+class Control:
+    """One running proxy, seen and steered."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        cells: Totals,
+        plane: Plane,
+        reloader: Reloader,
+        main_pid: int | None = None,
+    ) -> None:
+        """``main_pid`` is the process that takes signals, if it is not this one."""
+        self._main_pid = main_pid
+        self._controller = controller
+        self._cells = cells
+        self._plane = plane
+        self._reloader = reloader
+        self._course = Course()
+        self._listeners: list[Listener] = []
+        self._boot = secrets.token_hex(4)
+        """Two runs of the proxy never share an ETag."""
+        self._clock: asyncio.TimerHandle | None = None
+        self._unsubscribe = controller.subscribe(self._recorded)
+
+    # Life
+
+    def start(self) -> None:
+        """Take a point of the course every second until ``stop``."""
+        self._clock = asyncio.get_running_loop().call_later(_EVERY, self._second)
+        self._take()
+
+    def stop(self) -> None:
+        """End that."""
+        if self._clock is not None:
+            self._clock.cancel()
+        self._unsubscribe()
+
+    def _second(self) -> None:
+        self._clock = asyncio.get_running_loop().call_later(_EVERY, self._second)
+        point = self._take()
+        for listener in tuple(self._listeners):
+            listener("point", point)
+
+    def _take(self) -> dict[str, Any]:
+        status = self._controller.status()
+        verdicts = status.assessment.verdicts if status.assessment is not None else ()
+        return self._course.take(
+            monotonic(),
+            self._controller.now,
+            self._cells.variants,
+            status.weight,
+            {verdict.metric: document.finite(verdict.log_evidence) for verdict in verdicts},
+        )
+
+    def _recorded(self, number: int, entry: Record) -> None:
+        told = document.record(number, entry)
+        for listener in tuple(self._listeners):
+            listener("record", told)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call ``listener("record", …)`` and ``listener("point", …)`` as they come; return what ends it.
+
+        It is called in the event loop and must not block.
+        """
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    # To see
+
+    @property
+    def ready(self) -> bool:
+        """Whether the proxy takes new requests: not while it drains."""
+        return not self._plane.draining
+
+    @property
+    def etag(self) -> str:
+        """Changes with everything that an operator decides upon; without quotes."""
+        return self._controller.tag or f"{self._boot}-{self._controller.revision}"
+
+    def document(self) -> dict[str, Any]:
+        """Return the release document."""
+        reloader = self._reloader
+        fleet = self._controller.fleet()
+        return {
+            **document.release(self._controller.status(), self._controller.now),
+            **({} if fleet is None else {"fleet": fleet}),
+            "variants": {
+                "stable": self._variant(STABLE),
+                "canary": self._variant(CANARY)
+                if reloader.running.variants.canary is not None
+                else None,
+            },
+            "config": {
+                "file": None if reloader.path is None else str(reloader.path),
+                "loaded_at": reloader.loaded_at,
+                "error": reloader.error,
+                "restart_needed": list(reloader.restart_needed),
+            },
+            "version": canaryproxy.__version__,
+            "pid": os.getpid(),
+            "main_pid": self._main_pid or os.getpid(),
+        }
+
+    def _variant(self, which: int) -> dict[str, Any]:
+        cells = self._cells.variants[which]
+        return document.variant(
+            self._course.now()[which],
+            cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED],
+            cells[counters.FAILED],
+            counters.in_flight(cells),
+            self._plane.endpoints(which),
+        )
+
+    @property
+    def history_id(self) -> int:
+        """Number of the newest record."""
+        return self._controller.status().recorded
+
+    def history(self, after: int | None, limit: int) -> list[dict[str, Any]]:
+        """Return records, oldest first: those after a number, or the newest ones."""
+        status = self._controller.status()
+        first = status.recorded - len(status.history) + 1
+        numbered = list(enumerate(status.history, first))
+        if after is None:
+            chosen = numbered[-limit:] if limit > 0 else []
+        else:
+            chosen = [(number, entry) for number, entry in numbered if number > after][:limit]
+        return [document.record(number, entry) for number, entry in chosen]
+
+    def series(self, since: float) -> list[dict[str, Any]]:
+        """Return the points of the course after a time."""
+        return [point for point in self._course.points if point["t"] > since]
+
+    # To do
+
+    async def act(
+        self,
+        event: rollout.Event | circuit.Trip | circuit.Reset,
+        *,
+        if_match: Matches | None = None,
+    ) -> None:
+        """Do it; returns when it is on the disk.
+
+        ``if_match`` is given the ETag. Raises ``rollout.Refused``, ``Stale``, ``Unavailable`` or ``Unsaved``.
+        """
+        for _ in range(_ATTEMPTS):
+            self._compare(if_match)
+            try:
+                await self._controller.act_and_save(event)
+            except Overtaken:
+                continue
+            return
+        raise Stale("the release changes faster than this can be done")
+
+    def _compare(self, if_match: Matches | None) -> None:
+        if if_match is not None and not if_match(self.etag):
+            raise Stale("the release has changed since it was looked at")
+
+    async def drill(self, by: str, *, if_match: Matches | None = None) -> dict[str, Any]:
+        """Trip, measure, reset; return the figures. Raises as ``act`` does.
+
+        Who asked may go away: once begun, a drill ends.
+        """
+        self._compare(if_match)
+        cells = self._cells.canary
+        return await asyncio.shield(drill(self._controller, lambda: cells, self._plane, by))
+
+    def post_events(self, variant: str, count: int) -> None:
+        """Count business events that somebody reports for ``stable`` or ``canary``.
+
+        Raises ``rollout.Refused`` if the configuration does not ask for them.
+        """
+        assert variant in VARIANTS
+        business = self._reloader.running.judge.metrics.business
+        if business is None or business.outcome != "events":
+            raise rollout.Refused(
+                "posted events count only with judge: {metrics: {business: {outcome: events}}}"
+            )
+        self._controller.post_events(variant, count)
+
+    # The configuration
+
+    def config(self) -> dict[str, Any]:
+        """Return the file, its text, what is in force, and why they differ if they do.
+
+        The text may hold secrets (the URLs of webhooks); ``effective`` does not.
+        """
+        reloader = self._reloader
+        return {
+            "file": None if reloader.path is None else str(reloader.path),
+            "text": reloader.text,
+            "effective": _plain(reloader.running),
+            "restart_needed": list(reloader.restart_needed),
+            "error": reloader.error,
+        }
+
+    @property
+    def config_etag(self) -> str:
+        """A mark of the file's text."""
+        return self._reloader.etag
+
+    async def reload(self, by: str | None = None) -> dict[str, Any]:
+        """Read the file again, as ``by`` wants; return ``changed`` and ``restart_needed``.
+
+        Raises ``config.ConfigError``, ``rollout.Refused``, ``OSError`` or ``Unsaved``.
+        """
+        return await self._saved(self._reloader.reload(by))
+
+    async def put_config(
+        self,
+        text: str,
+        *,
+        if_match: Matches | None = None,
+        dry_run: bool = False,
+        by: str | None = None,
+    ) -> dict[str, Any]:
+        """Put a text into the file and in force. Raises as ``reload`` does, and ``Stale``."""
+        change = await self._reloader.put(text, dry_run=dry_run, if_match=if_match, by=by)
+        return await self._saved(change)
+
+    async def _saved(self, change: Change) -> dict[str, Any]:
+        await self._plane.adopted()
+        await self._controller.saved()
+        return change.to_dict()
+
+
+def _plain(value: Any, name: str = "") -> Any:
+    """Return JSON values; of webhooks' URLs only what is no secret."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields.items()
+        named = {field.alias or name: getattr(value, name) for name, field in fields}
+        return {key: _plain(item, key) for key, item in named.items()}
+    if isinstance(value, Mapping):
+        return {key: _plain(item, str(key)) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return shown(value, path=False) if name == "webhook" else str(value)

@@ -1,0 +1,244 @@
+"""What people look at: rates, error rates and latency quantiles of both variants, and their course.
+
+Nothing here decides anything; the judge has its own eyes.
+
+**Bands.** An error rate is shown with a confidence sequence at 95 %: the interval of all rates p for which
+the mixture likelihood ratio ``B(e + ½, n - e + ½) / (B(½, ½) pᵉ (1-p)ⁿ⁻ᵉ)`` stays below 1/α (Robbins 1970;
+Howard, Ramdas, McAuliffe & Sekhon 2021, *Time-uniform, nonparametric, nonasymptotic confidence sequences*,
+proposition 7 with a beta mixture). It holds at every moment of a window, however often one looks. A
+quantile's band comes from the same test turned round: the ranks at which the share of answers below the
+quantile is not refuted (Howard & Ramdas 2022, *Sequential estimation of quantiles*), read from the histogram.
+Neighbouring windows overlap, and no promise is made for all of them together.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, lgamma, log
+from typing import Any
+
+from canaryproxy.measure import counters, histogram
+from canaryproxy.measure.routing import VARIANTS
+
+NOW = 10.0
+"""Seconds that "now" means."""
+WINDOW = 30.0
+"""Seconds that a point of the course looks back."""
+POINTS = 1200
+"""Points that are kept; when there are more, every second one goes."""
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The growing counts of one variant at one moment."""
+
+    time: float
+    """Seconds, on any clock that only goes forward."""
+    routed: int
+    ended: int
+    """Requests that ended, without those whose client went away."""
+    failed: int
+    first_byte: tuple[int, ...]
+    """The histogram of the time to the first byte."""
+
+    @classmethod
+    def of(cls, now: float, cells: Sequence[int]) -> Reading:
+        """Read a variant's cells."""
+        failed = cells[counters.FAILED]  # before the trials, which are written first
+        return cls(
+            now,
+            cells[counters.ROUTED],
+            cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED],
+            failed,
+            tuple(cells[counters.FIRST_BYTE : counters.FIRST_BYTE + histogram.BUCKETS]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What happened between two readings of a variant. Rates are a second's, quantiles seconds."""
+
+    rate: float
+    """Requests a second."""
+    routed: int
+    ended: int
+    failed: int
+    first_byte: tuple[int, ...]
+
+    @classmethod
+    def between(cls, old: Reading, new: Reading) -> Window:
+        """Return what was added; counts that fell (a new worker) add what they are now."""
+        seconds = new.time - old.time
+        routed = _added(old.routed, new.routed)
+        ended = _added(old.ended, new.ended)
+        return cls(
+            rate=routed / seconds if seconds > 0 else 0.0,
+            routed=routed,
+            ended=ended,
+            failed=min(_added(old.failed, new.failed), ended),
+            first_byte=tuple(map(_added, old.first_byte, new.first_byte)),
+        )
+
+    @property
+    def error_rate(self) -> float | None:
+        """Share of requests that failed, 0..1; ``None`` without requests."""
+        return self.failed / self.ended if self.ended else None
+
+    def quantile(self, q: float) -> float | None:
+        """Return a quantile (``q`` in 0..1) of the time to the first byte in seconds."""
+        return histogram.quantile(self.first_byte, q)
+
+
+def _added(old: int, new: int) -> int:
+    return new - old if new >= old else new
+
+
+def rate_band(events: int, trials: int, alpha: float = ALPHA) -> tuple[float, float]:
+    """Return the confidence sequence of a rate after ``trials`` with ``events``: low and high, 0..1."""
+    if trials <= 0:
+        return 0.0, 1.0
+    mixture = _log_mixture(events, trials)
+    limit = -log(alpha)
+
+    def refuted(rate: float) -> bool:
+        return mixture - _log_likelihood(events, trials, rate) >= limit
+
+    middle = events / trials
+    return _edge(0.0, middle, refuted), _edge(1.0, middle, refuted)
+
+
+def quantile_band(
+    counts: Sequence[int], q: float, alpha: float = ALPHA
+) -> tuple[float, float] | None:
+    """Return the confidence sequence of a quantile (``q`` in 0..1), in seconds; ``None`` without answers.
+
+    ``counts`` are the buckets of a histogram: the band is no finer than they are.
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    limit = -log(alpha)
+
+    def refuted(share: float) -> bool:
+        rank = round(share * total)
+        return _log_mixture(rank, total) - _log_likelihood(rank, total, q) >= limit
+
+    low, high = _edge(0.0, q, refuted), _edge(1.0, q, refuted)
+    found = histogram.quantile(counts, low), histogram.quantile(counts, high)
+    assert found[0] is not None
+    assert found[1] is not None
+    return found[0], found[1]
+
+
+def _log_mixture(events: int, trials: int) -> float:
+    """Return ln of B(e + ½, n - e + ½) / B(½, ½)."""
+    return _log_beta(events + 0.5, trials - events + 0.5) - _log_beta(0.5, 0.5)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return lgamma(a) + lgamma(b) - lgamma(a + b)
+
+
+def _log_likelihood(events: int, trials: int, rate: float) -> float:
+    """Return ln of pᵉ (1-p)ⁿ⁻ᵉ."""
+    misses = trials - events
+    if (events and rate <= 0.0) or (misses and rate >= 1.0):
+        return -inf
+    return (events * log(rate) if events else 0.0) + (misses * log(1.0 - rate) if misses else 0.0)
+
+
+def _edge(outside: float, inside: float, refuted: Callable[[float], bool]) -> float:
+    """Return where what is refuted ends, between a value that may be and one that is not."""
+    if not refuted(outside):
+        return outside
+    for _ in range(40):
+        middle = (outside + inside) / 2
+        if refuted(middle):
+            outside = middle
+        else:
+            inside = middle
+    return outside
+
+
+class Course:
+    """The recent past of both variants. ``take`` is called once a second."""
+
+    def __init__(self) -> None:
+        self._readings: deque[tuple[Reading, ...]] = deque()
+        self.points: list[dict[str, Any]] = []
+        """The course since the start, oldest first, as the admin API gives it."""
+        self._every = 1
+        self._taken = 0
+
+    def take(
+        self,
+        now: float,
+        time: float,
+        cells: Sequence[Sequence[int]],
+        weight: float,
+        evidence: Mapping[str, float | None],
+    ) -> dict[str, Any]:
+        """Read the cells of both variants and return the point of this second.
+
+        ``now`` is monotonic, ``time`` seconds since the epoch, ``weight`` percent, ``evidence`` natural
+        logarithms by metric.
+        """
+        self._readings.append(tuple(Reading.of(now, here) for here in cells))
+        while len(self._readings) > 2 and now - self._readings[1][0].time >= WINDOW:
+            self._readings.popleft()
+        windows = self._since(WINDOW)
+        routed = sum(window.routed for window in windows)
+        point: dict[str, Any] = {
+            "t": time,
+            "weight": weight,
+            "share": windows[1].routed / routed if routed else None,
+            "evidence": dict(evidence),
+        }
+        for name, window in zip(VARIANTS, windows, strict=True):
+            point[name] = _course(window)
+        self._keep(point)
+        return point
+
+    def _keep(self, point: dict[str, Any]) -> None:
+        self._taken += 1
+        if self._taken % self._every:
+            return
+        self.points.append(point)
+        if len(self.points) > POINTS:
+            del self.points[::2]
+            self._every *= 2
+
+    def _since(self, seconds: float) -> tuple[Window, ...]:
+        newest = self._readings[-1]
+        oldest = newest
+        for readings in reversed(self._readings):
+            oldest = readings
+            if newest[0].time - readings[0].time >= seconds:
+                break
+        return tuple(Window.between(old, new) for old, new in zip(oldest, newest, strict=True))
+
+    def now(self) -> tuple[Window, ...]:
+        """Return both variants over the last ``NOW`` seconds; nothing happened before the first reading."""
+        if not self._readings:
+            nothing = Window(0.0, 0, 0, 0, (0,) * histogram.BUCKETS)
+            return (nothing,) * len(VARIANTS)
+        return self._since(NOW)
+
+
+def _course(window: Window) -> dict[str, float | None]:
+    low, high = rate_band(window.failed, window.ended) if window.ended else (None, None)
+    band = quantile_band(window.first_byte, 0.95) or (None, None)
+    return {
+        "rate": window.rate,
+        "error_rate": window.error_rate,
+        "error_low": low,
+        "error_high": high,
+        "p50": window.quantile(0.5),
+        "p95": window.quantile(0.95),
+        "p95_low": band[0],
+        "p95_high": band[1],
+        "p99": window.quantile(0.99),
+    }

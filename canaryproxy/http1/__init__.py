@@ -1,0 +1,1 @@
+"""HTTP/1 as bytes: heads, bodies, forwarding fields. No sockets, no clock."""

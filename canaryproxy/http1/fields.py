@@ -1,0 +1,163 @@
+"""Header fields: what they mean to a proxy, and how fields are taken out of a head.
+
+aiohttp's C parsers split heads into fields and refuse most malformed ones. They are given whole heads only,
+never bodies (see ``chunked``), so one parser serves all connections.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from aiohttp.http_exceptions import BadHttpMessage
+
+from canaryproxy.measure.routing import Headers
+
+Field = tuple[bytes, bytes]
+
+MAX_CACHED_HEAD: Final = 2048
+"""Longest head in bytes whose meaning is remembered."""
+
+TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+"""RFC 9110 §5.6.2."""
+
+BARE_LF = re.compile(rb"(?<!\r)\n")
+"""An end of line that is none (RFC 9112 §2.2)."""
+
+UNLIMITED: Final = 1 << 20
+"""For aiohttp's own limits: ours come first."""
+
+# What a field means to a proxy. Plain integers: they are compared for every field of every message.
+IS_PLAIN: Final = 0
+IS_HOP: Final = 1
+IS_CONNECTION: Final = 2
+IS_HOST: Final = 3
+IS_LENGTH: Final = 4
+IS_CODING: Final = 5
+IS_COOKIE: Final = 6
+IS_EXPECT: Final = 7
+IS_UPGRADE: Final = 8
+IS_FORWARDED_FOR: Final = 9
+IS_FORWARDED_PROTO: Final = 10
+IS_FORWARDED_HOST: Final = 11
+IS_FORWARDED: Final = 12
+IS_LOOK_ALIKE: Final = 13
+IS_TRACEPARENT: Final = 14
+IS_TRACESTATE: Final = 15
+IS_HOPS: Final = 16
+
+REQUEST_KINDS: dict[bytes, int] = {
+    b"keep-alive": IS_HOP,
+    b"proxy-connection": IS_HOP,
+    b"proxy-authorization": IS_HOP,
+    b"te": IS_HOP,
+    b"connection": IS_CONNECTION,
+    b"host": IS_HOST,
+    b"content-length": IS_LENGTH,
+    b"transfer-encoding": IS_CODING,
+    b"cookie": IS_COOKIE,
+    b"expect": IS_EXPECT,
+    b"upgrade": IS_UPGRADE,
+    b"x-forwarded-for": IS_FORWARDED_FOR,
+    b"x-forwarded-proto": IS_FORWARDED_PROTO,
+    b"x-forwarded-host": IS_FORWARDED_HOST,
+    b"forwarded": IS_FORWARDED,
+    b"traceparent": IS_TRACEPARENT,
+    b"tracestate": IS_TRACESTATE,
+    b"max-forwards": IS_HOPS,
+}
+ANSWER_KINDS: dict[bytes, int] = {
+    b"keep-alive": IS_HOP,
+    b"proxy-connection": IS_HOP,
+    b"proxy-authenticate": IS_HOP,
+    b"te": IS_HOP,
+    b"connection": IS_CONNECTION,
+    b"content-length": IS_LENGTH,
+    b"transfer-encoding": IS_CODING,
+    b"upgrade": IS_UPGRADE,
+}
+_NEVER_NOMINATED = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"connection", b"close")
+)
+"""Fields that ``Connection`` cannot name away: without them the message would change its meaning."""
+
+CLOSE: Final = [b"close"]
+"""What Connection says most of the time; it names no fields to drop."""
+
+_CACHED_NAMES = 512
+
+
+class Names:
+    """Looks the kind of a field up by its name as received, without lowering it each time.
+
+    Bounded: a peer that sends many distinct names cannot make it grow, only miss it.
+    """
+
+    __slots__ = ("_cache", "_hop", "_kinds")
+
+    def __init__(self, kinds: dict[bytes, int], hop: bytes = b"") -> None:
+        """``hop``: one more name (lower case) that does not go further than this hop."""
+        self._kinds = kinds
+        self._hop = hop
+        self._cache: dict[bytes, int] = {}
+
+    def kind(self, name: bytes) -> int:
+        """Return what a field with this name means, one of the ``IS_`` constants."""
+        kind = self._cache.get(name)
+        return self._classify(name) if kind is None else kind
+
+    def _classify(self, name: bytes) -> int:
+        lower = name.lower()
+        kind = self._kinds.get(lower)
+        if kind is None and lower == self._hop:
+            kind = IS_HOP
+        if kind is None:
+            kind = IS_PLAIN
+            if not TOKEN.fullmatch(name) or (
+                b"_" in lower and lower.replace(b"_", b"-") in self._kinds
+            ):
+                kind = IS_LOOK_ALIKE
+        if len(self._cache) < _CACHED_NAMES:
+            self._cache[name] = kind
+        return kind
+
+
+def find_head_end(data: bytes, start: int = 0) -> int:
+    """Return the offset just after the empty line that ends a head, or -1.
+
+    ``start`` is how much of ``data`` was already searched.
+    """
+    end = data.find(b"\r\n\r\n", max(start - 3, 0))
+    return end + 4 if end >= 0 else -1
+
+
+def first_line(error: Exception) -> str:
+    """Return what an aiohttp parser error says, without the peer's own bytes."""
+    text = error.message if isinstance(error, BadHttpMessage) else ""
+    return text.partition(":\n")[0].partition("\n")[0] or "malformed head"
+
+
+def tokens(value: bytes) -> list[bytes]:
+    """Split a comma-separated list of tokens, in lower case."""
+    return [token for part in value.lower().split(b",") if (token := part.strip(b" \t"))]
+
+
+def nominated(fields: Headers, drop: list[Field], connection: list[bytes]) -> list[Field]:
+    """Return ``drop`` and the fields that Connection names (RFC 9110 §7.6.1)."""
+    named = frozenset(connection) - _NEVER_NOMINATED
+    return drop + [field for field in fields if field[0].lower() in named and field not in drop]
+
+
+def without(block: bytes, drop: list[Field], fields: Headers) -> bytes:
+    """Return the field lines in ``block`` less those in ``drop``, the others byte for byte.
+
+    A block is CRLF, then whole lines; ``fields`` is what the parser made of it.
+    """
+    for name, value in drop:
+        shorter = block.replace(b"\r\n%b: %b\r\n" % (name, value), b"\r\n", 1)
+        if len(shorter) == len(block):
+            break  # spelt with other white space: put the lines together anew
+        block = shorter
+    else:
+        return block
+    return b"\r\n" + b"".join(b"%b: %b\r\n" % field for field in fields if field not in drop)

@@ -1,0 +1,80 @@
+"""X-Forwarded-* and Forwarded (RFC 7239): what the upstream is told about the client."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from canaryproxy.http1.fields import (
+    IS_FORWARDED,
+    IS_FORWARDED_FOR,
+    IS_FORWARDED_HOST,
+    IS_FORWARDED_PROTO,
+    TOKEN,
+)
+
+_LONGEST_KEPT: Final = 256
+"""Bytes of a host that a connection keeps while it is idle."""
+
+
+class Peer:
+    """What the forwarding fields say of one downstream connection."""
+
+    __slots__ = ("_end", "_ending", "_host", "address", "alike", "local", "proto", "trusted")
+
+    def __init__(self, address: str, proto: bytes, trusted: bool, local: bytes) -> None:
+        self.address = address
+        """The client's address, empty for a Unix socket."""
+        self.proto = proto
+        """``http`` or ``https``, as this connection is."""
+        self.trusted = trusted
+        """Its own forwarding fields are kept and appended to."""
+        self.local = local
+        """Host for HTTP/1.0 clients that name none: the address that the client connected to."""
+        self.alike = -1
+        """Number of what requests of this connection had in common (``RequestHeads``); -1: not known."""
+        self._host = self._end = self._ending = b""
+
+    def ending(
+        self, host: bytes, received: list[tuple[int, bytes]] | None, extra: bytes, end: bytes
+    ) -> bytes:
+        """Return the end of a head that is sent upstream: X-Forwarded-*, Forwarded, ``extra``, ``end``.
+
+        ``received`` holds the client's own such fields as pairs of kind and value.
+        """
+        if (received and self.trusted) or extra:
+            return self._forwarding(host, received or []) + extra + end
+        if host != self._host or end != self._end:
+            ending = self._forwarding(host, []) + end
+            if len(host) > _LONGEST_KEPT:
+                return ending
+            self._host, self._end, self._ending = host, end, ending
+        return self._ending
+
+    def _forwarding(self, host: bytes, received: list[tuple[int, bytes]]) -> bytes:
+        values: dict[int, list[bytes]] = {}
+        for kind, value in received if self.trusted else ():
+            values.setdefault(kind, []).append(value)
+        chain = values.get(IS_FORWARDED_FOR, [])
+        if self.address:
+            chain = [*chain, self.address.encode()]
+        elements = [
+            *values.get(IS_FORWARDED, []),
+            b"for=%b;host=%b;proto=%b" % (self._node(), _quoted(host), self.proto),
+        ]
+        return b"%bX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b\r\n" % (
+            b"X-Forwarded-For: " + b", ".join(chain) + b"\r\n" if chain else b"",
+            values.get(IS_FORWARDED_PROTO, [self.proto])[0],
+            values.get(IS_FORWARDED_HOST, [host])[0],
+            b", ".join(elements),
+        )
+
+    def _node(self) -> bytes:
+        """Return the client's address as a ``node`` of RFC 7239 §6."""
+        if not self.address:
+            return b"unknown"
+        return f'"[{self.address}]"'.encode() if ":" in self.address else self.address.encode()
+
+
+def _quoted(value: bytes) -> bytes:
+    """Return ``value`` as a token where it is one, else as a quoted-string (RFC 7239 §4)."""
+    return value if TOKEN.fullmatch(value) else b'"' + value + b'"'

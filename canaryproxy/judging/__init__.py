@@ -1,0 +1,1 @@
+"""Whether the canary is worse than stable: evidence and verdicts. Pure."""

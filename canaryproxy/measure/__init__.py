@@ -1,0 +1,1 @@
+"""What the data path counts and the control plane reads. Pure."""

@@ -1,0 +1,330 @@
+"""What the data path counts: plain unsigned 64-bit cells over any writable buffer.
+
+One block per variant, then one block for the proxy itself. Each cell has a single writer and only ever
+grows, so a reader (the controller, ``/metrics``) may read at any time without a lock, and the blocks of
+several workers add up cell by cell. In flight is a difference of two growing cells, not a gauge.
+
+A request that was routed ends in exactly one way: with the status code that its variant gave (or that
+the proxy gave in its place), or as ``client_closed``. Hence
+
+    routed = finished + in flight,   finished = sum of codes + client_closed
+
+Beside each histogram bucket lies the last exemplar: a trace whose request fell into it. Exemplars do not
+add up; of those of several workers the newest one is as good as any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from math import ceil
+from typing import Final, overload
+
+from canaryproxy.measure import histogram
+from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
+
+
+class Reason(IntEnum):
+    """Why an upstream failed; the value is the offset inside the block of reasons."""
+
+    CONNECT_REFUSED = 0
+    CONNECT_TIMEOUT = 1
+    CONNECT_FAILED = 2
+    DNS = 3
+    TLS = 4
+    RESET = 5
+    FIRST_BYTE_TIMEOUT = 6
+    BROKEN_ANSWER = 7
+    INCOMPLETE_ANSWER = 8
+    BODY_TIMEOUT = 9
+    NO_ENDPOINT = 10
+    OVERFLOW = 11
+    CERTIFICATE = 12
+
+    @property
+    def label(self) -> str:
+        """The name used in metrics and in error bodies, for instance ``connect_refused``."""
+        return self.name.lower()
+
+
+class NoEntry(IntEnum):
+    """Why a connection came to an end before its first request could; the value is an offset."""
+
+    TLS = 0
+    """The handshake failed."""
+    PROXY_PROTOCOL = 1
+    """The header is malformed or not there."""
+    TIMEOUT = 2
+    CLOSED = 3
+    """The client closed it."""
+
+    @property
+    def label(self) -> str:
+        """The name used in metrics, for instance ``proxy_protocol``."""
+        return self.name.lower()
+
+
+ROUTED: Final = 0
+"""Requests routed to the variant."""
+FINISHED: Final = 1
+"""Requests that ended, in whatever way."""
+CLIENT_CLOSED: Final = 2
+"""Requests whose client went away before the answer was complete; held against nobody."""
+RESCUED: Final = 3
+"""Requests of the canary that stable answered in its place."""
+TUNNELS_OPENED: Final = 4
+TUNNELS_CLOSED: Final = 5
+FAILED: Final = 6
+"""Requests that ended in an error as the configuration defines it (``judge.metrics.errors``)."""
+ERROR_TRIALS: Final = 7
+"""Requests that are trials of the metric errors, see ``watch``; and those that failed."""
+ERROR_EVENTS: Final = 8
+CLIENT_ERROR_EVENTS: Final = 9
+"""Of the same trials, those that ended with 4xx."""
+LATENCY_TRIALS: Final = 10
+"""Requests whose first byte came or is late; and those for which it is late."""
+LATENCY_EVENTS: Final = 11
+THROUGHPUT_TRIALS: Final = 12
+"""Requests that finished or are stalled; and those that are stalled."""
+THROUGHPUT_EVENTS: Final = 13
+EXPOSED: Final = 14
+"""Users exposed, for the business metric; and those that converted."""
+CONVERTED: Final = 15
+FORCED: Final = 16
+"""Requests that a match rule sent to the variant; they are routed, too."""
+OUTCOMES: Final = 17
+"""Two cells for each outcome: answers looked at, and those for which its rule holds."""
+MOST_OUTCOMES: Final = 16
+"""Outcomes that a configuration can have."""
+ERRORS: Final = OUTCOMES + 2 * MOST_OUTCOMES
+"""First cell of the upstream errors by ``Reason``."""
+CODES: Final = ERRORS + len(Reason)
+"""``CODES + status`` counts the requests that ended with that status (0..999)."""
+_CODE_CELLS: Final = 1000
+FIRST_BYTE: Final = CODES + _CODE_CELLS
+"""Histogram of the time from the complete request to the first byte of the answer."""
+DURATION: Final = FIRST_BYTE + histogram.CELLS
+"""Histogram of the time from the request's head to the last byte of the answer."""
+VARIANT_CELLS: Final = DURATION + histogram.CELLS
+_FIRST_BYTE_SUM: Final = FIRST_BYTE + histogram.SUM
+_DURATION_SUM: Final = DURATION + histogram.SUM
+
+_EXEMPLAR_SIZE: Final = 5
+"""Cells of one exemplar: sequence (odd while it is written, 0 before the first), high and low half of the
+trace id, the observation in microseconds (rounded up), the time in milliseconds since the epoch."""
+EXEMPLAR_CELLS: Final = 2 * histogram.BUCKETS * _EXEMPLAR_SIZE
+"""Cells of one variant's exemplars: one for each bucket of ``FIRST_BYTE``, then of ``DURATION``."""
+
+CONNECTIONS_OPENED: Final = 0
+CONNECTIONS_CLOSED: Final = 1
+CONNECTIONS_REFUSED: Final = 2
+"""Connections over ``limits.max_connections``, answered 503 and closed."""
+REFUSED: Final = 3
+"""``REFUSED + status`` counts requests that the proxy refused before routing them (400, 414, 503...)."""
+NOT_ENTERED: Final = REFUSED + _CODE_CELLS
+"""``NOT_ENTERED + reason`` counts connections that never came to a request, by ``NoEntry``."""
+MIRRORED: Final = NOT_ENTERED + len(NoEntry)
+"""``MIRRORED + result`` counts copies for the canary: ``DROPPED``, ``FAILED_COPY``, or status // 100."""
+DROPPED: Final = 0
+"""There was no room for the copy."""
+FAILED_COPY: Final = 1
+"""It got no whole answer."""
+COPY_RESULTS: Final = ("dropped", "failed", "2xx", "3xx", "4xx", "5xx")
+"""Names of the results, by their number."""
+PROXY_CELLS: Final = MIRRORED + len(COPY_RESULTS)
+
+_CELL_BYTES: Final = 8
+SIZE: Final = ((VARIANT_CELLS + EXEMPLAR_CELLS) * len(VARIANTS) + PROXY_CELLS) * _CELL_BYTES
+"""Bytes of one worker's counters."""
+
+
+class Counters:
+    """One worker's counters over ``buffer`` (at least ``SIZE`` bytes; a new ``bytearray`` if ``None``).
+
+    The views index cells by the offsets of this module: ``counters.canary[ROUTED] += 1``. ``exemplars``
+    are those of each variant, for ``exemplar``.
+    """
+
+    __slots__ = ("canary", "exemplars", "proxy", "stable", "variants")
+
+    def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
+        cells = memoryview(bytearray(SIZE) if buffer is None else buffer)[:SIZE].cast("Q")
+        self.variants: tuple[memoryview[int], memoryview[int]] = (
+            cells[:VARIANT_CELLS],
+            cells[VARIANT_CELLS : 2 * VARIANT_CELLS],
+        )
+        self.stable = self.variants[STABLE]
+        self.canary = self.variants[CANARY]
+        rest = cells[2 * VARIANT_CELLS :]
+        self.proxy = rest[:PROXY_CELLS]
+        rest = rest[PROXY_CELLS:]
+        self.exemplars: tuple[memoryview[int], memoryview[int]] = (
+            rest[:EXEMPLAR_CELLS],
+            rest[EXEMPLAR_CELLS:],
+        )
+
+
+class Tally:
+    """Counts in the cells of one variant, which nobody else may write meanwhile.
+
+    Reading a cell and writing it cost several hundred instructions each; what is in them is known here, so
+    they are only written.
+    """
+
+    __slots__ = ("cells", "values")
+
+    def __init__(self, cells: memoryview[int]) -> None:
+        self.cells = cells
+        self.values = cells.tolist()
+        """What is in the cells."""
+
+    def add(self, at: int, count: int = 1) -> None:
+        """Count in a cell."""
+        self.values[at] = self.cells[at] = self.values[at] + count
+
+    def finish(self, status: int, waited: float, took: float) -> None:
+        """Count the end of a request: its status, and the seconds to the first and to the last byte."""
+        values, cells = self.values, self.cells
+        code = CODES + status
+        values[code] = cells[code] = values[code] + 1
+        values[FINISHED] = cells[FINISHED] = values[FINISHED] + 1
+        index, micros = histogram.bucket_index(took), int(took * 1e6)
+        bucket = DURATION + index
+        values[bucket] = cells[bucket] = values[bucket] + 1
+        values[_DURATION_SUM] = cells[_DURATION_SUM] = values[_DURATION_SUM] + micros
+        if waited != took:
+            index, micros = histogram.bucket_index(waited), int(waited * 1e6)
+        bucket = FIRST_BYTE + index
+        values[bucket] = cells[bucket] = values[bucket] + 1
+        values[_FIRST_BYTE_SUM] = cells[_FIRST_BYTE_SUM] = values[_FIRST_BYTE_SUM] + micros
+
+
+class Total(Sequence[int]):
+    """The same block of several workers as one, for readers: each cell is the sum when it is looked at."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Sequence[Sequence[int]]) -> None:
+        self._parts = tuple(parts)
+
+    def __len__(self) -> int:
+        return len(self._parts[0])
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[int]: ...
+    def __getitem__(self, at: int | slice) -> int | list[int]:
+        if isinstance(at, slice):
+            return [sum(cells) for cells in zip(*(part[at] for part in self._parts), strict=True)]
+        return sum(part[at] for part in self._parts)
+
+
+class Totals:
+    """The counters of all workers as one, for readers. With a single worker they are its own."""
+
+    __slots__ = ("canary", "proxy", "stable", "variants")
+
+    def __init__(self, workers: Sequence[Counters]) -> None:
+        def total(parts: Sequence[memoryview[int]]) -> Sequence[int]:
+            return parts[0] if len(parts) == 1 else Total(parts)
+
+        self.variants: tuple[Sequence[int], Sequence[int]] = (
+            total([worker.stable for worker in workers]),
+            total([worker.canary for worker in workers]),
+        )
+        self.stable, self.canary = self.variants
+        self.proxy = total([worker.proxy for worker in workers])
+
+
+def in_flight(cells: Sequence[int]) -> int:
+    """Return the requests in flight of one variant's cells."""
+    return cells[ROUTED] - cells[FINISHED]
+
+
+def drawn(cells: Sequence[int]) -> int:
+    """Return the requests that the split, not a match rule, routed to the variant of these cells."""
+    return cells[ROUTED] - cells[FORCED]
+
+
+def slots(names: Sequence[str], before: Mapping[str, int]) -> dict[str, int]:
+    """Give each outcome a number for its two cells; one that had a number before keeps it.
+
+    New ones get numbers that were free before, as long as there are some: cells only ever grow, and what
+    is left of the requests in flight must not be counted for another outcome.
+    """
+    kept = {name: before[name] for name in names if name in before}
+    fresh = [slot for slot in range(MOST_OUTCOMES) if slot not in before.values()]
+    taken = {*kept.values(), *fresh}
+    free = iter(fresh + [slot for slot in range(MOST_OUTCOMES) if slot not in taken])
+    return {name: kept[name] if name in kept else next(free) for name in names}
+
+
+def codes(cells: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Yield ``(status, count)`` for every status that occurred in one variant's cells."""
+    for status, count in enumerate(cells[CODES : CODES + _CODE_CELLS]):
+        if count:
+            yield status, count
+
+
+def refused(cells: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Yield ``(status, count)`` for every status with which the proxy itself refused requests."""
+    for status, count in enumerate(cells[REFUSED : REFUSED + _CODE_CELLS]):
+        if count:
+            yield status, count
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One request that a histogram bucket counted, and the trace that it belongs to."""
+
+    trace_id: str
+    """32 hex digits in lower case (W3C Trace Context)."""
+    seconds: float
+    """What was observed; it lies in the bucket."""
+    time: float
+    """When, in seconds since the epoch."""
+
+
+def exemplar(cells: memoryview[int], offset: int, bucket: int) -> Exemplar | None:
+    """Return the last exemplar of a histogram bucket, or ``None`` if there is none (or just being written).
+
+    ``cells`` are a variant's (``Counters.exemplars``), ``offset`` says which histogram (``FIRST_BYTE`` or
+    ``DURATION``), ``bucket`` is ``histogram.bucket_index`` of the observation.
+    """
+    at = _exemplar_at(offset, bucket)
+    sequence, high, low, micros, millis = cells[at : at + _EXEMPLAR_SIZE]
+    if not sequence or sequence % 2 or cells[at] != sequence:
+        return None
+    seconds = micros / 1e6
+    if bucket < len(histogram.BOUNDS):
+        seconds = min(seconds, histogram.BOUNDS[bucket])
+    return Exemplar(f"{high:016x}{low:016x}", seconds, millis / 1e3)
+
+
+EXEMPLAR_EVERY: Final = 0.1
+"""Seconds for which a bucket keeps its exemplar at least: one is as good as another."""
+
+
+def keep_exemplar(
+    cells: memoryview[int], offset: int, seconds: float, trace: bytes, time: float
+) -> None:
+    """Keep a trace (32 hex digits) for the bucket of an observation, in the place of one that is older.
+
+    ``time`` is in seconds since the epoch.
+    """
+    bucket = histogram.bucket_index(seconds)
+    at = _exemplar_at(offset, bucket)
+    millis = int(time * 1e3)
+    if cells[at] and 0 <= millis - cells[at + 4] < EXEMPLAR_EVERY * 1e3:
+        return
+    cells[at] += 1
+    cells[at + 1], cells[at + 2] = int(trace[:16], 16), int(trace[16:], 16)
+    cells[at + 3] = ceil(seconds * 1e6)
+    cells[at + 4] = millis
+    cells[at] += 1
+
+
+def _exemplar_at(offset: int, bucket: int) -> int:
+    return ((histogram.BUCKETS if offset == DURATION else 0) + bucket) * _EXEMPLAR_SIZE

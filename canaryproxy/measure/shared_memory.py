@@ -1,0 +1,302 @@
+"""What the controller and the workers share: one block of memory, a single writer for each part of it.
+
+=========  ==================  =========================================================================
+part       writer              what
+=========  ==================  =========================================================================
+table      the controller      the route table, under a sequence number: odd while it is being written
+config     the controller      the text of the configuration in force and the outcomes' slots, likewise
+users      the workers         what ``watch.UserReducer`` knows of users; races cost a trial at most
+worker i   worker i            its counters, and how it and its endpoints fare
+=========  ==================  =========================================================================
+
+A reader never waits: while a part is being written, or if its writer died in the middle, it goes on with what
+it read before, and looks again next time. A new writer mends what a dead one left half-written. This is a
+seqlock whose sequence number and checksum are also inside what is read: a processor that shows another one's
+stores out of order shows a number or a checksum that does not fit, and never half a table.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from zlib import crc32
+
+from canaryproxy.measure import counters
+from canaryproxy.measure.counters import Counters
+from canaryproxy.measure.routing import VARIANTS, RouteTable
+from canaryproxy.measure.trials import UserReducer
+
+LARGEST_CONFIG: Final = 4 * 1024 * 1024
+"""Bytes of a configuration with its slots and the files of its TLS."""
+LONGEST_SALT: Final = 1024
+"""Bytes."""
+MOST_ENDPOINTS: Final = 256
+"""Endpoints of a variant whose state is told."""
+
+_TABLE: Final = struct.Struct(f"=dddd???H{LONGEST_SALT}sQQ")
+_CELL: Final = 8
+
+# Cells of a worker besides its counters.
+PID = 0
+DRAINING = 1
+CONFIGURED = 2
+"""Generation of the configuration that it serves by."""
+IN_FLIGHT = 3
+LOG_WRITTEN = 4
+LOG_DROPPED = 5
+BEAT = 6
+"""Milliseconds of the monotonic clock when its loop last came round."""
+LINGER = 7
+"""Set from outside before it is told to end: connections that wait for a request may send one more."""
+TASKS = 8
+"""Tasks of its event loop."""
+ENDPOINTS = 9
+"""Two cells for each endpoint of each variant: whether it is usable, and its requests in flight."""
+STATUS_CELLS = ENDPOINTS + 2 * MOST_ENDPOINTS * len(VARIANTS)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 64) * 64
+
+
+def _checksum(data: bytes, sequence: int) -> int:
+    """Return a checksum of the data under its number: the header itself may be seen by halves."""
+    return crc32(data, sequence & 0xFFFFFFFF)
+
+
+class _Versioned:
+    """Bytes under a sequence number. One writer, any number of readers."""
+
+    __slots__ = ("_data", "_room", "sequence")
+
+    FRONT = 64 + 16
+    """Bytes before the data: the sequence number in a cache line of its own, and the header."""
+    _HEADER = struct.Struct("=QII")
+    """Sequence number, length, checksum of both number and data."""
+
+    def __init__(self, room: memoryview) -> None:
+        self.sequence: memoryview[int] = room[:_CELL].cast("Q")
+        """One cell: odd while the bytes are being written, 0 if they never were."""
+        self._room = room[64 : self.FRONT]
+        self._data = room[self.FRONT :]
+
+    def write(self, data: bytes) -> int:
+        """Replace the bytes; return the new sequence number."""
+        began = self.sequence[0] | 1
+        self.sequence[0] = began
+        self._data[: len(data)] = data
+        self._room[:] = self._HEADER.pack(began + 1, len(data), _checksum(data, began + 1))
+        self.sequence[0] = began + 1
+        return began + 1
+
+    def read(self) -> tuple[int, bytes] | None:
+        """Return sequence number and bytes; ``None`` while they are written, or never were."""
+        sequence = self.sequence[0]
+        written, length, checksum = self._HEADER.unpack(self._room)
+        if sequence & 1 or not sequence or written != sequence or length > len(self._data):
+            return None
+        data = bytes(self._data[:length])
+        return (sequence, data) if _checksum(data, sequence) == checksum else None
+
+
+class TableCell:
+    """The route table in shared memory. ``version`` is the controller's when it was published."""
+
+    SIZE = _Versioned.FRONT + _TABLE.size
+
+    __slots__ = ("_room", "sequence")
+
+    def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
+        room = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
+        self._room = _Versioned(room)
+        self.sequence = self._room.sequence
+        """One cell that changes with every table: look at it before each request."""
+
+    def publish(self, table: RouteTable, version: int = 0) -> None:
+        """Route by this table from the next request on. Raises ``ValueError`` for a salt too long."""
+        if len(table.salt) > LONGEST_SALT:
+            raise ValueError(f"a salt has at most {LONGEST_SALT} bytes")
+        slow = table.slow or (0.0, 0.0)
+        self._room.write(
+            _TABLE.pack(
+                table.weight,
+                *slow,
+                table.stall_after,
+                table.circuit_open,
+                table.new_sessions_only,
+                table.slow is not None,
+                len(table.salt),
+                table.salt,
+                table.epoch,
+                version,
+            )
+        )
+
+    def read(self) -> tuple[int, RouteTable, int] | None:
+        """Return sequence number, table and version; ``None`` if there is none to be read now."""
+        found = self._room.read()
+        if found is None:
+            return None
+        sequence, data = found
+        (
+            weight, slow_stable, slow_canary, stall_after, circuit_open, new_sessions_only, has_slow,
+            length, salt, epoch, version,
+        ) = _TABLE.unpack(data)  # fmt: skip
+        table = RouteTable(
+            weight=weight,
+            salt=salt[:length],
+            circuit_open=circuit_open,
+            new_sessions_only=new_sessions_only,
+            slow=(slow_stable, slow_canary) if has_slow else None,
+            stall_after=stall_after,
+            epoch=epoch,
+        )
+        return sequence, table, version
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The configuration in force."""
+
+    generation: int
+    text: str
+    slots: Mapping[str, int]
+    """``counters.slots`` of its outcomes."""
+    files: Mapping[str, bytes]
+    """The files of its TLS, as they were when it was taken."""
+
+
+class ConfigCell:
+    """The configuration in shared memory: for workers that run, and for those that replace them."""
+
+    SIZE = _Versioned.FRONT + LARGEST_CONFIG
+
+    __slots__ = ("_room", "sequence")
+
+    def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
+        room = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
+        self._room = _Versioned(room)
+        self.sequence = self._room.sequence
+        """One cell that changes with every configuration."""
+
+    def publish(
+        self, text: str, slots: Mapping[str, int], files: Mapping[str, bytes] | None = None
+    ) -> int:
+        """Put a configuration in force; return its generation. Raises ``ValueError`` if it is too large."""
+        held = {path: content.decode("latin-1") for path, content in (files or {}).items()}
+        data = json.dumps({"text": text, "slots": dict(slots), "files": held}).encode()
+        if len(data) > LARGEST_CONFIG:
+            raise ValueError(f"a configuration has at most {LARGEST_CONFIG} bytes")
+        return self._room.write(data)
+
+    def read(self) -> Configured | None:
+        """Return the configuration in force; ``None`` if there is none to be read now."""
+        whole = self._room.read()
+        if whole is None:
+            return None
+        found = json.loads(whole[1])
+        files = {path: content.encode("latin-1") for path, content in found["files"].items()}
+        return Configured(whole[0], found["text"], found["slots"], files)
+
+
+class WorkerCells:
+    """One worker's counters and state."""
+
+    SIZE = _aligned(counters.SIZE) + _aligned(STATUS_CELLS * _CELL)
+
+    __slots__ = ("counters", "status")
+
+    def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
+        room = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
+        self.counters = Counters(room[: _aligned(counters.SIZE)])
+        self.status: memoryview[int] = room[_aligned(counters.SIZE) :].cast("Q")
+
+    def tell_endpoints(self, variant: int, endpoints: list[tuple[bool, int]]) -> None:
+        """Write down ``usable`` and requests in flight of a variant's endpoints, in their order."""
+        at = ENDPOINTS + variant * 2 * MOST_ENDPOINTS
+        for usable, in_flight in endpoints[:MOST_ENDPOINTS]:
+            self.status[at] = usable
+            self.status[at + 1] = in_flight
+            at += 2
+
+    def endpoints(self, variant: int, count: int) -> list[tuple[bool, int]]:
+        """Return what ``tell_endpoints`` wrote for the first ``count`` endpoints."""
+        at = ENDPOINTS + variant * 2 * MOST_ENDPOINTS
+        cells = self.status[at : at + 2 * min(count, MOST_ENDPOINTS)].tolist()
+        return [(bool(cells[k]), cells[k + 1]) for k in range(0, len(cells), 2)]
+
+    def bury(self) -> int:
+        """Settle the accounts of a worker that died: what it had in flight ended with its connections.
+
+        Returns how many requests that were. Only for a process that knows that the worker is gone.
+        """
+        lost = 0
+        for cells in self.counters.variants:
+            # It may have died between counting how a request ended and that it did.
+            answered = sum(count for _, count in counters.codes(cells))
+            gone = cells[counters.ROUTED] - answered - cells[counters.CLIENT_CLOSED]
+            cells[counters.CLIENT_CLOSED] += gone
+            cells[counters.FINISHED] = cells[counters.ROUTED]
+            cells[counters.TUNNELS_CLOSED] = cells[counters.TUNNELS_OPENED]
+            lost += gone
+        proxy = self.counters.proxy
+        proxy[counters.CONNECTIONS_CLOSED] = proxy[counters.CONNECTIONS_OPENED]
+        self.vacate()
+        return lost
+
+    def vacate(self) -> None:
+        """Say that nobody is here: for a worker that ends, and before one begins."""
+        for cell in (PID, DRAINING, CONFIGURED, IN_FLIGHT, BEAT, LINGER, TASKS):
+            self.status[cell] = 0
+
+
+class Block:
+    """The whole block for so many workers, over ``buffer`` (at least ``Block.size(workers)`` bytes).
+
+    It has two sides, for a proxy and for the one that replaces it: both route by one table and count beside
+    each other until the first has drained. ``side`` (0 or 1) is the own one.
+    """
+
+    REDUCERS = 3
+    SIDES = 2
+
+    def __init__(self, workers: int, buffer: Any = None, side: int = 0) -> None:
+        room = memoryview(bytearray(self.size(workers)) if buffer is None else buffer)
+        at = 0
+
+        def take(size: int) -> memoryview:
+            nonlocal at
+            part = room[at : at + size]
+            at += _aligned(size)
+            return part
+
+        self.side = side
+        self.table = TableCell(take(TableCell.SIZE))
+        self.config = ConfigCell(take(ConfigCell.SIZE))
+        self.reducers = tuple(UserReducer(take(UserReducer.SIZE)) for _ in range(self.REDUCERS))
+        """Trials of the metric errors, users exposed, users converted."""
+        self.beats: memoryview[int] = take(self.SIDES * _CELL).cast("Q")
+        """For each side: milliseconds of the monotonic clock when its steering last came round; 0: never."""
+        sides = [
+            tuple(WorkerCells(take(WorkerCells.SIZE)) for _ in range(workers))
+            for _ in range(self.SIDES)
+        ]
+        self.workers = sides[side]
+        """Those of the own side."""
+        self.others = sides[1 - side]
+        self.everybody = (*self.workers, *self.others)
+
+    @classmethod
+    def size(cls, workers: int) -> int:
+        """Return the bytes needed."""
+        parts = (
+            TableCell.SIZE,
+            ConfigCell.SIZE,
+            *(UserReducer.SIZE,) * cls.REDUCERS,
+            cls.SIDES * _CELL,
+            *(WorkerCells.SIZE,) * (workers * cls.SIDES),
+        )
+        return sum(map(_aligned, parts))

@@ -1,0 +1,1 @@
+"""One attempt to move users from stable to canary: circuit, rollout and their transitions. Pure."""

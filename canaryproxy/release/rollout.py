@@ -1,0 +1,645 @@
+"""The rollout: from stable to canary in steps.
+
+Theory of operation
+-------------------
+
+A release is *idle* until it starts, *running* through its steps, *paused* by an operator, *tripped* while
+the circuit is open, *probing* while it is half open, and ends *promoted* (canary at 100) or *aborted*
+(canary at 0).
+
+**A step is left** only when all of this holds:
+
+* its bake time has passed. The bake clock runs while requests of both variants can be compared and no
+  metric is suspect. Without traffic, or while paused, it stands still and goes on from where it was; a
+  suspicion sets it back to zero, so that a step is left after a whole bake time without one. A tick adds
+  one second at most, so neither a restart nor a jump of the clock bakes anything;
+* at least ``min_requests``, and never less than one, canary requests of this step were judged: silence is
+  not success;
+* the judge finds nothing suspect now and there is traffic to compare;
+* with ``promote: proof``, every metric has shown that the canary is not worse by its margin;
+* with gates, each of them has been asked after all that, and has let it pass: fail-closed. Who refused is
+  asked again every half minute; a suspicion takes back what was passed;
+* with ``promote: manual``, an operator resumes: the step is then *ready*.
+
+At a weight of 100 nothing is left to compare with: there the clock runs and requests count while the
+canary has traffic, and only guard rails watch. After the last step the release is promoted.
+
+**The trip always wins.** ``Stop`` is taken in every state in which the canary can have traffic, and
+nothing but ``Restore`` (an operator's reset, or a probe that passed) leads back: to the same step with
+the same users, with a bake clock at zero and a new judge. Promote, resume and set weight are refused
+meanwhile.
+
+===========  ============================================================================================
+state        events
+===========  ============================================================================================
+idle         ``Start`` running · ``SetWeight`` idle at that weight · ``Stop`` tripped
+running      ``Tick`` next step, promoted, or a clock moves · ``Pause`` · ``Resume`` next step if ready ·
+             ``Promote`` · ``Abort`` · ``SetWeight`` paused at that weight · ``Stop`` tripped
+paused       ``Resume`` running, at the step's weight · ``Promote`` · ``Abort`` · ``SetWeight`` · ``Stop``
+tripped      ``Restore`` what it was · ``Probe`` probing · ``Abort``
+probing      ``Restore`` what it was · ``Stop`` tripped · ``Abort``
+promoted     ``Abort`` · ``SetWeight`` · ``Stop`` tripped
+aborted      ``Start`` running from the first step
+===========  ============================================================================================
+
+``Replan`` (the plan or the judge has changed) and ``GateAnswer`` are taken everywhere. Anything else is
+``Refused`` with a reason, and changes nothing; ``Stop``, ``Restore`` and ``Tick`` are never refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, Literal
+
+from canaryproxy.judging.judge import QUIET, Assessment
+from canaryproxy.release.circuit import Record, elapsed
+
+
+class State(Enum):
+    """Where the release is."""
+
+    IDLE = "idle"
+    RUNNING = "running"
+    PAUSED = "paused"
+    TRIPPED = "tripped"
+    PROBING = "probing"
+    PROMOTED = "promoted"
+    ABORTED = "aborted"
+
+
+class Refused(Exception):
+    """An event that the state does not allow; nothing has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entry of the plan."""
+
+    weight: float
+    """Percent of users."""
+    bake: float = 0.0
+    """Seconds that it is watched at least."""
+    min_requests: int = 0
+    """Canary requests to be judged at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a release goes."""
+
+    steps: tuple[Step, ...]
+    promote: Literal["bake", "proof", "manual"] = "bake"
+    probe_weight: float = 1.0
+    """Percent of users while the circuit is half open, if the step's weight is not smaller."""
+    gated: bool = False
+    """Whether gates are asked before a step is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin with the first step."""
+
+    by: str = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Stay at this weight."""
+
+    by: str = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on; in a step that is ready, go on to the next."""
+
+    by: str = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """End the release with every user on the canary."""
+
+    by: str = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """End the release with every user on stable."""
+
+    by: str = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class SetWeight:
+    """Set the weight by hand (percent)."""
+
+    weight: float
+    by: str = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The circuit opened."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The circuit is half open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """The circuit closed."""
+
+    cause: str = "reset"
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A tenth of a second has passed."""
+
+    assessment: Assessment
+
+
+@dataclass(frozen=True, slots=True)
+class GateAnswer:
+    """The gates were asked, and this is what they said."""
+
+    question: int
+    """``Gate.question`` of the question that it answers."""
+    passed: bool
+    cause: str
+    """Who said what, in plain words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replan:
+    """The plan given to ``step`` is another one than before. It has the step that the release is on."""
+
+    judge: bool = False
+    """What the judge compares is another thing, too."""
+    weight: float | None = None
+    """Percent of users without a plan, if that is another one, too."""
+
+
+Event = (
+    Start
+    | Pause
+    | Resume
+    | Promote
+    | Abort
+    | SetWeight
+    | Stop
+    | Probe
+    | Restore
+    | Tick
+    | GateAnswer
+    | Replan
+)
+
+
+class Action(Enum):
+    """What the controller has to do besides publishing ``Rollout.weight``."""
+
+    NEW_JUDGE = "new_judge"
+    """Begin a new judge: α starts afresh."""
+    EXPECT_CHANGE = "expect_change"
+    """``Judge.expect_change`` and ``UserReducer.new_round``: the weight has risen."""
+    ASK_GATES = "ask_gates"
+    """Ask the gates whether the step may be left; the answer comes as ``GateAnswer``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the gates were asked last, and said. Not kept over a restart: then they are asked again."""
+
+    question: int = 0
+    """Grows with every question."""
+    state: Literal["idle", "asked", "passed", "refused"] = "idle"
+    since: float = 0.0
+    cause: str | None = None
+    """What was said last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """The state of the release; replaced, never changed."""
+
+    state: State = State.IDLE
+    step: int = 0
+    """Index of the step in the plan."""
+    weight: float = 0.0
+    """Percent of users on the canary now: what the route table gets."""
+    since: float = 0.0
+    """When the state or the step began, as given to ``step``."""
+    baked: float = 0.0
+    """Seconds of the bake time that have counted."""
+    judged_from: int = 0
+    """``Assessment.judged`` when the step began."""
+    answered_from: int = 0
+    """``Assessment.answered`` when the step began."""
+    hold: str | None = None
+    """Why the step is not left yet, in plain words."""
+    ready: bool = False
+    """With ``promote: manual``: the step could be left."""
+    before: State = State.IDLE
+    """Tripped or probing: the state to come back to."""
+    weight_before: float = 0.0
+    """Tripped or probing: the weight to come back to."""
+    ticked: float | None = None
+    """Time of the last tick."""
+    judged: int = 0
+    """``Assessment.judged`` at the last tick."""
+    answered: int = 0
+    """``Assessment.answered`` at the last tick."""
+    heard: float | None = None
+    """When the canary last answered."""
+    gate: Gate = Gate()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values. Times of ticks are left out: a restart begins with a new one."""
+        return {
+            "state": self.state.value,
+            "step": self.step,
+            "weight": self.weight,
+            "since": self.since,
+            "baked": self.baked,
+            "judged_from": self.judged_from,
+            "answered_from": self.answered_from,
+            "hold": self.hold,
+            "ready": self.ready,
+            "before": self.before.value,
+            "weight_before": self.weight_before,
+            "judged": self.judged,
+            "answered": self.answered,
+        }
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Rollout:
+        """Return the rollout whose ``to_dict`` this was."""
+        return cls(
+            state=State(state["state"]),
+            step=int(state["step"]),
+            weight=float(state["weight"]),
+            since=float(state["since"]),
+            baked=float(state["baked"]),
+            judged_from=int(state["judged_from"]),
+            answered_from=int(state["answered_from"]),
+            hold=state["hold"],
+            ready=bool(state["ready"]),
+            before=State(state["before"]),
+            weight_before=float(state["weight_before"]),
+            judged=int(state["judged"]),
+            answered=int(state["answered"]),
+        )
+
+
+Outcome = tuple[Rollout, tuple[Action, ...], tuple[Record, ...]]
+"""The new state, what to do, what to write down."""
+
+ASK_AGAIN = 30.0
+"""Seconds after which gates that refused are asked again."""
+LOST = 300.0
+"""Seconds after which gates that did not answer are asked again; their own timeouts are shorter."""
+
+_AFRESH: dict[str, Any] = {
+    "baked": 0.0,
+    "judged_from": 0,
+    "answered_from": 0,
+    "judged": 0,
+    "answered": 0,
+    "heard": None,
+    "hold": None,
+    "ready": False,
+    "gate": Gate(),
+}
+"""What a new judge, whose counts begin at zero, means for the step."""
+
+
+def _figures(rollout: Rollout, plan: Plan) -> dict[str, Any]:
+    return {
+        "step": rollout.step + 1,
+        "steps": len(plan.steps),
+        "weight": rollout.weight,
+        "baked": round(rollout.baked, 3),
+    }
+
+
+def _record(now: float, what: str, cause: str, rollout: Rollout, plan: Plan) -> tuple[Record, ...]:
+    return (Record(now, what, cause, _figures(rollout, plan)),)
+
+
+def _start(rollout: Rollout, event: Start, now: float, plan: Plan) -> Outcome:
+    if not plan.steps:
+        raise Refused("the release has no steps")
+    started = Rollout(State.RUNNING, 0, plan.steps[0].weight, now, ticked=rollout.ticked)
+    return started, (Action.NEW_JUDGE,), _record(now, "started", f"by {event.by}", started, plan)
+
+
+def _pause(rollout: Rollout, event: Pause, now: float, plan: Plan) -> Outcome:
+    cause = f"by {event.by}"
+    paused = replace(
+        rollout,
+        state=State.PAUSED,
+        since=now,
+        hold=f"paused {cause}",
+        ready=False,
+        gate=_no_gate(rollout),
+    )
+    return paused, (), _record(now, "paused", cause, paused, plan)
+
+
+def _resume(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
+    weight = plan.steps[rollout.step].weight
+    running = replace(
+        rollout, state=State.RUNNING, since=now, weight=weight, hold=None, ticked=None
+    )
+    actions = (Action.EXPECT_CHANGE,) if weight != rollout.weight else ()
+    return running, actions, _record(now, "resumed", f"by {event.by}", running, plan)
+
+
+def _advance_by_hand(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
+    if not rollout.ready:
+        raise Refused(f"it is running: {rollout.hold or 'the step has just begun'}")
+    return _advance(rollout, f"by {event.by}", now, plan)
+
+
+def _advance(rollout: Rollout, cause: str, now: float, plan: Plan) -> Outcome:
+    """Leave the step: to the next, or to the end of the release."""
+    at = rollout.step + 1
+    if at >= len(plan.steps):
+        return _end(rollout, State.PROMOTED, 100.0, cause, now, plan)
+    weight = plan.steps[at].weight
+    moved = replace(
+        rollout,
+        step=at,
+        weight=weight,
+        since=now,
+        baked=0.0,
+        judged_from=rollout.judged,
+        answered_from=rollout.answered,
+        hold=None,
+        ready=False,
+        gate=_no_gate(rollout),
+    )
+    return moved, (Action.EXPECT_CHANGE,), _record(now, "step", cause, moved, plan)
+
+
+def _no_gate(rollout: Rollout) -> Gate:
+    """Return the gates as nobody asked; an answer that is still under way fits no more."""
+    return Gate(rollout.gate.question)
+
+
+def _end(
+    rollout: Rollout, state: State, weight: float, cause: str, now: float, plan: Plan
+) -> Outcome:
+    ended = replace(
+        rollout,
+        state=state,
+        weight=weight,
+        since=now,
+        hold=None,
+        ready=False,
+        gate=_no_gate(rollout),
+    )
+    return ended, (), _record(now, state.value, cause, ended, plan)
+
+
+def _promote(rollout: Rollout, event: Promote, now: float, plan: Plan) -> Outcome:
+    return _end(rollout, State.PROMOTED, 100.0, f"by {event.by}", now, plan)
+
+
+def _abort(rollout: Rollout, event: Abort, now: float, plan: Plan) -> Outcome:
+    return _end(rollout, State.ABORTED, 0.0, f"by {event.by}", now, plan)
+
+
+def _set_weight(rollout: Rollout, event: SetWeight, now: float, plan: Plan) -> Outcome:
+    if not 0.0 <= event.weight <= 100.0:
+        raise Refused(f"a weight is 0 to 100 percent, found {event.weight!r}")
+    state, hold = rollout.state, rollout.hold
+    if state is not State.IDLE:
+        state, hold = State.PAUSED, f"weight set to {event.weight:g} by {event.by}"
+    changed = replace(
+        rollout,
+        state=state,
+        weight=event.weight,
+        since=now,
+        hold=hold,
+        ready=False,
+        gate=_no_gate(rollout),
+    )
+    cause = f"{rollout.weight:g} to {event.weight:g} by {event.by}"
+    return changed, (Action.EXPECT_CHANGE,), _record(now, "weight", cause, changed, plan)
+
+
+def _stop(rollout: Rollout, event: Stop, now: float, plan: Plan) -> Outcome:
+    stopped = replace(
+        rollout,
+        state=State.TRIPPED,
+        weight=0.0,
+        since=now,
+        before=rollout.state,
+        weight_before=rollout.weight,
+        hold=event.cause,
+        ready=False,
+        gate=_no_gate(rollout),
+    )
+    return stopped, (), _record(now, "stopped", event.cause, rollout, plan)
+
+
+def _stop_probe(rollout: Rollout, event: Stop, now: float, plan: Plan) -> Outcome:
+    stopped = replace(rollout, state=State.TRIPPED, weight=0.0, since=now, hold=event.cause)
+    return stopped, (), _record(now, "stopped", event.cause, rollout, plan)
+
+
+def _probe(rollout: Rollout, _event: Probe, now: float, plan: Plan) -> Outcome:
+    weight = min(plan.probe_weight, rollout.weight_before)
+    probing = replace(
+        rollout,
+        **{**_AFRESH, "state": State.PROBING, "weight": weight, "since": now, "hold": "probing"},
+    )
+    return probing, (Action.NEW_JUDGE,), _record(now, "probing", "half open", probing, plan)
+
+
+def _restore(rollout: Rollout, event: Restore, now: float, plan: Plan) -> Outcome:
+    state, weight = rollout.before, rollout.weight_before
+    if state is State.PROMOTED:  # what was promoted and broke proves itself again
+        state, weight = State.RUNNING, plan.steps[rollout.step].weight
+    restored = replace(
+        rollout, **{**_AFRESH, "state": state, "weight": weight, "since": now, "ticked": None}
+    )
+    if state is State.PAUSED:
+        restored = replace(restored, hold="paused before the circuit opened")
+    return restored, (Action.NEW_JUDGE,), _record(now, "restored", event.cause, restored, plan)
+
+
+def _nothing(rollout: Rollout, _event: Any, _now: float, _plan: Plan) -> Outcome:
+    return rollout, (), ()
+
+
+def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
+    seen = event.assessment
+    step = plan.steps[rollout.step]
+    passed = elapsed(rollout.ticked, now)
+    heard = now if seen.answered > rollout.answered else rollout.heard
+    rollout = replace(
+        rollout,
+        ticked=now,
+        judged=seen.judged,
+        answered=seen.answered,
+        heard=heard,
+    )
+    if step.weight >= 100.0:
+        flowing = heard is not None and now - heard <= QUIET
+        quiet = None if flowing else "the canary has no traffic"
+        requests = seen.answered - rollout.answered_from
+    else:
+        quiet = seen.quiet
+        flowing = seen.comparable
+        requests = seen.judged - rollout.judged_from
+    if seen.level != "ok":
+        suspects = ", ".join(v.metric for v in seen.verdicts if v.level != "ok")
+        held = replace(
+            rollout,
+            baked=0.0,
+            hold=f"suspect: {suspects}",
+            ready=False,
+            gate=_no_gate(rollout),
+        )
+        return held, (), ()
+    if not flowing:
+        return replace(rollout, hold=quiet or "no traffic", ready=False), (), ()
+    rollout = replace(rollout, baked=rollout.baked + passed)
+    hold = _waits_for(rollout, step, requests, seen, plan)
+    if hold is not None:
+        return replace(rollout, hold=hold, ready=False), (), ()
+    if plan.gated and rollout.gate.state != "passed":
+        return _ask(rollout, now)
+    cause = f"{requests} canary requests in {rollout.baked:.0f} s showed nothing"
+    if plan.promote != "manual":
+        return _advance(rollout, cause, now, plan)
+    ready = replace(rollout, hold="ready: an operator may resume or promote", ready=True)
+    return ready, (), () if rollout.ready else _record(now, "ready", cause, ready, plan)
+
+
+def _waits_for(
+    rollout: Rollout, step: Step, requests: int, seen: Assessment, plan: Plan
+) -> str | None:
+    """Return why the step cannot be left yet, in plain words."""
+    needed = max(step.min_requests, 1)
+    if requests < needed:
+        return f"{requests} of {needed} requests"
+    if rollout.baked < step.bake:
+        return f"{rollout.baked:.0f} of {step.bake:g} s"
+    if plan.promote == "proof" and step.weight < 100.0 and not seen.proven:
+        open_ = ", ".join(
+            v.metric for v in seen.verdicts if not v.proven and v.limit < float("inf")
+        )
+        return f"not yet proven: {open_}"
+    return None
+
+
+def _ask(rollout: Rollout, now: float) -> Outcome:
+    """Wait for the gates, and ask them if it is time."""
+    gate = rollout.gate
+    actions: tuple[Action, ...] = ()
+    patience = {"idle": 0.0, "asked": LOST, "refused": ASK_AGAIN}[gate.state]
+    if now - gate.since >= patience:
+        gate = replace(gate, question=gate.question + 1, state="asked", since=now)
+        actions = (Action.ASK_GATES,)
+    waiting = replace(rollout, gate=gate, hold=gate.cause or "waits for the gates", ready=False)
+    return waiting, actions, ()
+
+
+def _gate_answer(rollout: Rollout, event: GateAnswer, now: float, plan: Plan) -> Outcome:
+    gate = rollout.gate
+    if gate.state != "asked" or event.question != gate.question:
+        return rollout, (), ()
+    state: Literal["passed", "refused"] = "passed" if event.passed else "refused"
+    answered = replace(
+        rollout, gate=replace(gate, state=state, since=now, cause=event.cause), hold=event.cause
+    )
+    if event.cause == gate.cause:  # the same refusal again
+        return answered, (), ()
+    figures = {**_figures(answered, plan), "passed": event.passed}
+    return answered, (), (Record(now, "gate", event.cause, figures),)
+
+
+def _replan(rollout: Rollout, event: Replan, now: float, plan: Plan) -> Outcome:
+    changed = rollout
+    actions: tuple[Action, ...] = ()
+    records: tuple[Record, ...] = ()
+    follows, weight = State.IDLE, event.weight
+    if rollout.step < len(plan.steps):
+        follows, weight = State.RUNNING, plan.steps[rollout.step].weight
+    if rollout.state is follows and weight not in (None, rollout.weight):
+        changed = replace(rollout, weight=weight, since=now, hold=None, ready=False)
+        cause = f"{rollout.weight:g} to {weight:g} by the configuration"
+        actions, records = (Action.EXPECT_CHANGE,), _record(now, "weight", cause, changed, plan)
+    elif rollout.state in (State.TRIPPED, State.PROBING) and rollout.before is follows:
+        changed = replace(
+            rollout, weight_before=rollout.weight_before if weight is None else weight
+        )
+    if event.judge:
+        changed = replace(changed, **{**_AFRESH, "hold": changed.hold})
+        actions = (Action.NEW_JUDGE,)
+    return replace(changed, gate=_no_gate(changed)), actions, records
+
+
+_Handler = Callable[..., Outcome]
+
+TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
+    State.IDLE: {Start: _start, SetWeight: _set_weight, Stop: _stop, Tick: _nothing},
+    State.RUNNING: {
+        Tick: _tick,
+        GateAnswer: _gate_answer,
+        Pause: _pause,
+        Resume: _advance_by_hand,
+        Promote: _promote,
+        Abort: _abort,
+        SetWeight: _set_weight,
+        Stop: _stop,
+    },
+    State.PAUSED: {
+        Resume: _resume,
+        Promote: _promote,
+        Abort: _abort,
+        SetWeight: _set_weight,
+        Stop: _stop,
+        Tick: _nothing,
+    },
+    State.TRIPPED: {
+        Restore: _restore,
+        Probe: _probe,
+        Abort: _abort,
+        Stop: _nothing,
+        Tick: _nothing,
+    },
+    State.PROBING: {Restore: _restore, Stop: _stop_probe, Abort: _abort, Tick: _nothing},
+    State.PROMOTED: {Abort: _abort, SetWeight: _set_weight, Stop: _stop, Tick: _nothing},
+    State.ABORTED: {
+        Start: _start,
+        Stop: _nothing,
+        Probe: _nothing,
+        Restore: _nothing,
+        Tick: _nothing,
+    },
+}
+"""What each event does in each state; a pair that is missing is ``Refused``."""
+
+EVERYWHERE: Mapping[type, _Handler] = {GateAnswer: _nothing, Replan: _replan}
+"""What these events do in states whose table does not name them."""
+
+
+def step(rollout: Rollout, event: Event, now: float, plan: Plan) -> Outcome:
+    """Return the state after ``event`` at ``now`` (seconds), the actions and the records."""
+    handler = TRANSITIONS[rollout.state].get(type(event)) or EVERYWHERE.get(type(event))
+    if handler is None:
+        wish = type(event).__name__.lower()
+        raise Refused(f"{wish} is not possible while the release is {rollout.state.value}")
+    return handler(rollout, event, now, plan)

@@ -1,0 +1,71 @@
+"""Circuit and rollout as one: what an event does to a release. Pure.
+
+The circuit says what the rollout has to do (``circuit.Action``); here it is done at once, so that nobody
+ever sees an open circuit over a rollout that still has a weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from canaryproxy.release import circuit, rollout
+from canaryproxy.release.circuit import Circuit, CircuitSettings, Record
+from canaryproxy.release.rollout import Action, Plan, Rollout
+
+Event = rollout.Event | circuit.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an event does."""
+
+    circuit: Circuit
+    rollout: Rollout
+    actions: tuple[Action, ...] = ()
+    records: tuple[Record, ...] = ()
+
+
+def refuse(event: Event, broken: Circuit, here: Rollout) -> None:
+    """Raise ``rollout.Refused`` for what an operator may not do because of the circuit."""
+    is_open = broken.state is circuit.State.OPEN
+    if isinstance(event, circuit.Trip):
+        if is_open and not broken.drill:
+            raise rollout.Refused(f"the circuit is open already: {broken.cause}")
+        if here.state is rollout.State.ABORTED:
+            raise rollout.Refused("the release is aborted: nobody is on the canary")
+    elif isinstance(event, circuit.Reset):
+        if broken.state is circuit.State.CLOSED:
+            raise rollout.Refused("the circuit is closed: there is nothing to reset")
+    elif isinstance(event, rollout.Start) and is_open:
+        raise rollout.Refused("the circuit is open: reset it before the release starts")
+
+
+def step(
+    broken: Circuit,
+    here: Rollout,
+    event: Event,
+    now: float,
+    plan: Plan,
+    settings: CircuitSettings,
+) -> Change:
+    """Return what ``event`` does at ``now`` (seconds). Raises ``rollout.Refused``."""
+    if not isinstance(event, (circuit.Trip, circuit.Reset, circuit.Tick)):
+        here, done, told = rollout.step(here, event, now, plan)
+        return Change(broken, here, done, told)
+    broken, orders, records = circuit.step(broken, event, now, settings)
+    actions: tuple[Action, ...] = ()
+    for order in orders:
+        here, more, written = rollout.step(here, _order(order, broken, records), now, plan)
+        actions += more
+        records += written
+    return Change(broken, here, actions, records)
+
+
+def _order(
+    order: circuit.Action, broken: Circuit, records: tuple[Record, ...]
+) -> rollout.Stop | rollout.Probe | rollout.Restore:
+    if order is circuit.Action.STOP:
+        return rollout.Stop(broken.cause or "trip")
+    if order is circuit.Action.PROBE:
+        return rollout.Probe()
+    return rollout.Restore(records[-1].cause if records else "reset")

@@ -1,0 +1,165 @@
+"""A worker: the data path, its part of the shared block, and its clock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from time import monotonic
+
+from canaryproxy import config as configuration
+from canaryproxy.config import Config, ConfigError
+from canaryproxy.control.reload import live
+from canaryproxy.measure import counters
+from canaryproxy.measure import shared_memory as shared
+from canaryproxy.measure.routing import VARIANTS
+from canaryproxy.measure.shared_memory import Block
+from canaryproxy.proxy.access_log import AccessLog
+from canaryproxy.proxy.datapath import DataPath
+from canaryproxy.tls import files as certificates
+from canaryproxy.tls.files import Files
+
+_log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+_LINGER = 5.0
+"""Seconds that a connection which waits for a request is kept for one more, when another process goes on."""
+
+
+class Worker:
+    """Carries requests by what the block says. In a running loop.
+
+    ``files`` are those of the configuration's TLS. Needs nobody: while the controller is away, it goes on by
+    the last table.
+    """
+
+    def __init__(
+        self, config: Config, block: Block, index: int, files: Files | None = None
+    ) -> None:
+        self._config = config
+        self._files = certificates.read(config) if files is None else files
+        self._block = block
+        self._cells = block.workers[index]
+        self._log = None if config.access_log is None else AccessLog(config.access_log)
+        self.datapath = DataPath(
+            config,
+            asyncio.get_running_loop(),
+            self._cells.counters,
+            block.table,
+            self._log,
+            block.reducers,
+            self._files,
+        )
+        self._slots: Mapping[str, int] = counters.slots(list(config.judge.outcomes), {})
+        self._generation = 0
+        self._clock: asyncio.TimerHandle | None = None
+
+    async def start(
+        self, sockets: Sequence[tuple[int, socket.socket]], *, clock: bool = True
+    ) -> None:
+        """Take up the configuration in force, and serve. Without a ``clock`` somebody else ticks.
+
+        Each socket comes with its listener's place in the configuration.
+        """
+        if self._log is not None:
+            self._log.start()
+        self._adopt()
+        self._tell()
+        await self.datapath.serve([sock for _, sock in sockets], [at for at, _ in sockets])
+        self._cells.status[shared.PID] = os.getpid()
+        if clock:
+            self.start_clock()
+
+    def start_clock(self) -> None:
+        """Tick by itself."""
+        if self._clock is None:
+            self._ticked()
+
+    def stop_clock(self) -> None:
+        """Somebody else ticks from now on."""
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+    def _ticked(self) -> None:
+        self._clock = asyncio.get_running_loop().call_later(TICK_SECONDS, self._ticked)
+        self.tick()
+
+    def tick(self) -> None:
+        """Ten times a second: count what is late, look for another configuration, tell how it goes."""
+        self.datapath.mark_late()
+        self.datapath.begin_tick()
+        self._adopt()
+        self._tell()
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds that requests in flight have at the end."""
+        return self._config.limits.drain_timeout
+
+    def reopen_log(self) -> None:
+        """Open the access log anew; what SIGUSR1 does after a rotation."""
+        if self._log is not None:
+            self._log.reopen()
+
+    def hurry(self) -> None:
+        """Break off what a drain still waits for."""
+        self.datapath.abort()
+
+    async def drain(self, timeout: float) -> bool:
+        """Stop accepting, let requests in flight end, close; returns whether all of them ended.
+
+        If ``shared.LINGER`` is set, another process serves the addresses on: who waits with an open
+        connection may be about to send a request, so it is answered, and closed then.
+        """
+        self._cells.status[shared.DRAINING] = 1
+        linger = min(_LINGER, timeout) if self._cells.status[shared.LINGER] else 0.0
+        clean = await self.datapath.drain(timeout, linger)
+        self.stop_clock()
+        if self._log is not None:
+            await self._log.stop()
+        self._tell()
+        return clean
+
+    def linger(self) -> None:
+        """Let ``drain`` be that of a proxy whose addresses are served on by another process."""
+        self._cells.status[shared.LINGER] = 1
+
+    def leave(self) -> None:
+        """Nobody is here any more; what was counted stays."""
+        self._cells.vacate()
+
+    def _adopt(self) -> None:
+        """Serve by the configuration in force, if it is another one."""
+        if self._block.config.sequence[0] == self._generation:
+            return
+        found = self._block.config.read()
+        if found is None:
+            return
+        self._generation = found.generation
+        try:
+            wanted = configuration.parse(found.text, file="configuration")
+        except ConfigError as error:
+            # The controller has parsed it: this cannot be, and must not end a worker.
+            _log.error("the configuration in force is not valid here: %s", error.problems[0])
+            return
+        wanted = live(self._config, wanted)
+        news = (wanted, found.files, found.slots)
+        if news != (self._config, self._files, self._slots):
+            self.datapath.reconfigure(wanted, found.slots, found.files)
+            self._config, self._files, self._slots = news
+        self._cells.status[shared.CONFIGURED] = found.generation
+
+    def _tell(self) -> None:
+        cells, datapath = self._cells, self.datapath
+        for variant in range(len(VARIANTS)):
+            endpoints = datapath.pools[variant].endpoints
+            cells.tell_endpoints(variant, [(not one.ejected, one.active) for one in endpoints])
+        cells.status[shared.BEAT] = int(monotonic() * 1000)
+        cells.status[shared.IN_FLIGHT] = datapath.in_flight
+        cells.status[shared.TASKS] = len(asyncio.all_tasks())
+        if self._log is not None:
+            cells.status[shared.LOG_WRITTEN] = self._log.written
+            cells.status[shared.LOG_DROPPED] = self._log.dropped

@@ -1,0 +1,1 @@
+"""TLS for asyncio transports: contexts, files, records."""

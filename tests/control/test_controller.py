@@ -1,0 +1,235 @@
+"""The controller: what it publishes, in which order it writes, and what a restart goes on from."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from canaryproxy.measure import counters
+from canaryproxy.release import circuit, rollout
+
+from .world import BASE, World, running
+
+RELEASE = """
+release: {id: r1, steps: [{weight: 1, bake: 1s, min_requests: 5}, {weight: 50, bake: 5s}, {weight: 100}]}
+"""
+
+
+def world(folder: Path, text: str = RELEASE) -> AbstractAsyncContextManager[World]:
+    return running(folder, text)
+
+
+def whats(made: World) -> list[str]:
+    return [record.what for record in made.controller.status().history]
+
+
+async def test_a_healthy_release_goes_through_its_steps_to_promotion(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        assert made.weight == 1
+        await made.run(3, stable=(50, 0), canary=(5, 0))
+        assert made.weight == 50
+        await made.run(6, stable=(25, 0), canary=(25, 0))
+        assert made.weight == 100
+        await made.run(3, canary=(50, 0))
+        assert made.controller.status().rollout.state is rollout.State.PROMOTED
+        assert whats(made) == ["started", "step", "step", "promoted"]
+        assert made.plane.rounds == 3
+
+
+async def test_a_breach_opens_the_circuit_within_the_tick(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        await made.run(1, stable=(50, 0), canary=(1, 0))
+        await made.run(1, stable=(50, 0), canary=(2, 2))
+        assert made.controller.table.circuit_open
+        assert made.weight == 0
+        status = made.controller.status()
+        assert status.circuit.cause is not None
+        assert status.circuit.cause.startswith("errors: ")
+        assert status.rollout.state is rollout.State.TRIPPED
+        await made.run(5, stable=(50, 0))
+        assert made.weight == 0
+        record = next(record for record in status.history if record.what == "tripped")
+        assert record.figures["metrics"]["errors"]["canary"][1] <= 8
+
+
+async def test_silence_is_not_success(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        await made.run(20)
+        assert made.weight == 1
+        assert made.controller.status().rollout.hold
+        await made.run(20, canary=(5, 0))
+        assert made.weight == 1
+        await made.run(20)
+        await made.run(20, stable=(50, 0))
+        assert made.weight == 1
+
+
+async def test_what_is_acknowledged_is_in_force_whatever_else_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path) as made:
+        controller, save = made.controller, made.controller._file.save
+
+        def slow(document: dict[str, Any]) -> None:
+            save(document)
+            made_loop.call_soon_threadsafe(controller.note, "gate", "something else happens", {})
+            noted.wait(10)
+
+        made_loop, noted = asyncio.get_running_loop(), threading.Event()
+        controller.subscribe(lambda _number, record: noted.set() if record.what == "gate" else None)
+        monkeypatch.setattr(controller._file, "save", slow)
+        try:
+            await controller.act_and_save(rollout.SetWeight(30.0))
+            assert made.weight == 30
+        finally:
+            monkeypatch.undo()
+        await made.settle()
+        assert made.weight == 30
+
+
+async def test_a_restart_goes_on_in_the_middle_of_a_step(tmp_path: Path) -> None:
+    async with world(tmp_path) as first:
+        await first.run(3, stable=(50, 0), canary=(5, 0))
+        assert first.weight == 50
+    async with world(tmp_path) as second:
+        assert second.weight == 50
+        assert whats(second) == ["started", "step"]
+        assert second.controller.status().rollout.step == 1
+
+
+async def test_a_restart_never_exposes_users_to_a_tripped_canary(tmp_path: Path) -> None:
+    async with world(tmp_path) as first:
+        await first.run(1, stable=(50, 0), canary=(5, 5))
+        assert first.controller.table.circuit_open
+    async with world(tmp_path) as second:
+        assert all(table.limit == 0 for table in second.plane.tables)
+        await second.run(5, stable=(50, 0))
+        assert second.controller.table.circuit_open
+        second.controller.act(circuit.Reset())
+        await second.settle()
+        assert second.weight == 1
+        assert second.controller.status().circuit.state is circuit.State.CLOSED
+
+
+async def test_a_new_release_begins_with_a_closed_circuit(tmp_path: Path) -> None:
+    async with world(tmp_path) as first:
+        await first.run(1, stable=(50, 0), canary=(5, 5))
+    async with world(tmp_path, RELEASE.replace("r1", "r2")) as second:
+        assert second.weight == 1
+        assert second.controller.table.salt == b"r2"
+        assert "tripped" in whats(second)
+        assert whats(second)[-2:] == ["release", "started"]
+
+
+@pytest.mark.parametrize("text", [b"torn {", b"{}"])
+async def test_a_refused_state_file_means_stable(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "state.json"
+    path.write_bytes(text)
+    async with world(tmp_path) as made:
+        assert made.controller.table.circuit_open
+        await made.run(3, stable=(50, 0), canary=(5, 0))
+        assert made.weight == 0
+        cause = made.controller.status().circuit.cause
+        assert cause is not None
+        assert str(path) in cause
+        assert (tmp_path / "state.json.refused").read_bytes() == text
+    async with world(tmp_path) as again:
+        assert again.controller.table.circuit_open
+
+
+async def test_a_file_that_is_signed_and_makes_no_sense_means_stable(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        made.controller._file.save({"release": "r1", "history": []})
+        made.controller._stopped = True
+        made.controller._document = lambda: {"release": "r1", "history": []}  # type: ignore[method-assign]
+    async with world(tmp_path) as again:
+        assert again.controller.table.circuit_open
+
+
+async def test_weight_rises_only_when_the_disk_has_it(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        path = tmp_path / "state.json"
+        path.unlink()
+        path.mkdir()  # what cannot be replaced by a file
+        (path / "x").write_text("")
+        await made.run(3, stable=(50, 0), canary=(5, 0))
+        status = made.controller.status()
+        assert status.rollout.weight == 50
+        assert status.unsaved is not None
+        assert made.weight == 1
+        (path / "x").unlink()
+        path.rmdir()
+        end = monotonic() + 10
+        while made.weight != 50:
+            assert monotonic() < end
+            await asyncio.sleep(0.05)
+        document: Any = json.loads(path.read_text())
+        assert document["state"]["rollout"]["weight"] == 50
+
+
+async def test_a_trip_does_not_wait_for_the_disk(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        path = tmp_path / "state.json"
+        path.unlink()
+        path.mkdir()
+        (path / "x").write_text("")
+        made.controller.act(circuit.Trip("by hand"))
+        assert made.controller.table.circuit_open
+        assert made.plane.tables[-1].circuit_open
+        (path / "x").unlink()
+        path.rmdir()
+
+
+async def test_an_operator_is_refused_what_makes_no_sense(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        made.controller.act(rollout.Pause())
+        with pytest.raises(rollout.Refused):
+            made.controller.act(rollout.Start())
+        made.controller.act(rollout.Abort())
+        assert made.weight == 0
+
+
+async def test_without_a_release_the_weight_holds_and_a_breach_trips(tmp_path: Path) -> None:
+    async with world(tmp_path, "split: {weight: 5}") as made:
+        assert made.weight == 5
+        await made.run(5, stable=(50, 0), canary=(5, 0))
+        assert made.weight == 5
+        await made.run(2, stable=(50, 0), canary=(5, 5))
+        assert made.controller.table.circuit_open
+
+
+async def test_thresholds_are_published_once_stable_is_known(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        await made.run(1)
+        assert made.controller.table.slow is None
+        tally = counters.Tally(made.cells.stable)
+        for milliseconds in range(1, 201):
+            tally.finish(200, milliseconds / 1000, milliseconds / 1000)
+        await made.run(2)
+        slow = made.controller.table.slow
+        assert slow is not None
+        assert slow[0] == pytest.approx(0.19, rel=0.1)
+        assert slow[1] == pytest.approx(slow[0] + 0.05)
+        assert made.controller.table.stall_after >= 1
+
+
+async def test_posted_events_count_for_the_business_metric(tmp_path: Path) -> None:
+    base = BASE.replace("errors: {unit: request}, latency: {}", "business: {outcome: events}")
+    made = World(tmp_path, "split: {weight: 50}", base=base)
+    for _ in range(40):
+        for cells, posted in ((made.cells.stable, 30), (made.cells.canary, 1)):
+            cells[counters.EXPOSED] += 100
+            name = "stable" if cells is made.cells.stable else "canary"
+            made.controller.post_events(name, posted)
+        await made.run(30)
+        if made.controller.table.circuit_open:
+            break
+    assert made.controller.table.circuit_open
+    await made.controller.stop()

@@ -1,0 +1,167 @@
+"""A controller and its control whose time and traffic the test makes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from canaryproxy import config
+from canaryproxy.control.controller import TICK_SECONDS, Controller, first_table
+from canaryproxy.control.reload import Reloader
+from canaryproxy.control.service import Control
+from canaryproxy.measure import counters
+from canaryproxy.measure.counters import Counters, Totals
+from canaryproxy.measure.routing import RouteTable
+
+BASE = """
+variants: {stable: {endpoints: ["http://127.0.0.1:1"]}, canary: {endpoints: ["http://127.0.0.1:2"]}}
+judge: {metrics: {errors: {unit: request}, latency: {}}}
+"""
+
+
+class Plane:
+    """A data path that only remembers."""
+
+    draining = False
+
+    def __init__(self) -> None:
+        self.tables: list[RouteTable] = []
+        self.rounds = 0
+
+    def publish(self, table: RouteTable, _version: int) -> None:
+        self.tables.append(table)
+
+    def mark_late(self) -> None:
+        pass
+
+    def begin_tick(self) -> None:
+        pass
+
+    def new_round(self) -> None:
+        self.rounds += 1
+
+    def refresh(self, limit: int) -> None:
+        pass
+
+    def users_seen(self, limit: int) -> int | None:
+        return limit // 10
+
+    async def adopted(self) -> None:
+        pass
+
+    def endpoints(self, variant: int) -> list[dict[str, Any]]:
+        return [{"url": f"http://127.0.0.1:{variant}", "usable": True, "in_flight": 0}]
+
+
+class World:
+    """A controller and its control; time and traffic are the test's."""
+
+    def __init__(
+        self,
+        folder: Path,
+        text: str,
+        answer: tuple[bool, str] = (True, "yes"),
+        *,
+        base: str = BASE,
+        load: bool = True,
+    ) -> None:
+        self.base = base
+        self.folder = folder
+        self.file = folder / "c.yaml"
+        self.file.write_text(self.whole(text))
+        self.config = config.parse(self.file.read_text(), file=str(self.file))
+        self.cells = Counters()
+        self.plane = Plane()
+        self.clock = 1000.0
+        self.answer = answer
+        self.questions: list[Mapping[str, Any]] = []
+        self.controller = Controller(
+            self.config,
+            Totals([self.cells]),
+            self.plane,
+            first_table(self.config),
+            lambda: self.clock,
+            ask=self.ask,
+        )
+        self.reloader = Reloader(
+            self.file,
+            self.config,
+            self.controller.check,
+            lambda made: self.controller.reconfigure(made, first_table(made)),
+            self.controller.note,
+            lambda: self.controller.now,
+        )
+        self.control = Control(self.controller, Totals([self.cells]), self.plane, self.reloader)
+        if load:
+            self.controller.load()
+
+    def whole(self, text: str) -> str:
+        return f"{self.base}\nstate: {self.folder}/state.json\n{text}"
+
+    async def ask(self, question: Mapping[str, Any]) -> tuple[bool, str]:
+        self.questions.append(question)
+        return self.answer
+
+    @property
+    def weight(self) -> float:
+        return self.controller.table.limit / 100
+
+    @property
+    def whats(self) -> list[str]:
+        return [record["what"] for record in self.control.history(None, 1000)]
+
+    def traffic(self, stable: tuple[int, int], canary: tuple[int, int]) -> None:
+        """Add answered and failed requests."""
+        sides = ((self.cells.stable, *stable), (self.cells.canary, *canary))
+        for cells, answered, failed in sides:
+            for cell, count in (
+                (counters.FINISHED, answered),
+                (counters.ROUTED, answered),
+                (counters.ERROR_TRIALS, answered),
+                (counters.ERROR_EVENTS, failed),
+                (counters.FAILED, failed),
+            ):
+                cells[cell] += count
+
+    async def run(
+        self, seconds: float, stable: tuple[int, int] = (0, 0), canary: tuple[int, int] = (0, 0)
+    ) -> None:
+        for _ in range(round(seconds / TICK_SECONDS)):
+            self.traffic(stable, canary)
+            self.clock += TICK_SECONDS
+            self.controller.tick()
+            await asyncio.sleep(0)
+            await self.settle()
+
+    async def settle(self) -> None:
+        end = monotonic() + 10
+        while self.controller._saving is not None and self.controller._unsaved is None:
+            assert monotonic() < end
+            await asyncio.sleep(0.001)
+
+    def block_disk(self) -> None:
+        path = self.folder / "state.json"
+        path.unlink(missing_ok=True)
+        path.mkdir()  # what cannot be replaced by a file
+        (path / "x").write_text("")
+
+    def free_disk(self) -> None:
+        (self.folder / "state.json" / "x").unlink()
+        (self.folder / "state.json").rmdir()
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, text: str, answer: tuple[bool, str] = (True, "yes")
+) -> AsyncIterator[World]:
+    made = World(folder, text, answer)
+    await made.settle()
+    try:
+        yield made
+    finally:
+        made.control.stop()
+        await made.controller.stop()

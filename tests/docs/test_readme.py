@@ -1,0 +1,159 @@
+"""The README's commands do what it says: each one is run, or is a make target that exists."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from canaryproxy import config
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DEADLINE = 60.0
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkout as the README's reader has it, with the installed command in ``.venv/bin``."""
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    command = tmp_path / ".venv" / "bin" / "canaryproxy"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m canaryproxy "$@"\n')
+    command.chmod(0o755)
+    return tmp_path
+
+
+@pytest.fixture
+def proxy(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The proxy as the README starts it."""
+    line = next(line for line in COMMANDS if " run " in line)
+    with subprocess.Popen(shlex.split(line), cwd=folder, env=ENVIRONMENT) as process:
+        deadline = time.monotonic() + DEADLINE
+        while not (folder / "run" / "admin.sock").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def run(line: str, folder: Path) -> str:
+    done = subprocess.run(
+        shlex.split(line),
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("target", ["demo", "dashboard"])
+def test_a_newcomer_waits_for_nothing_that_only_tests_need(tmp_path: Path, target: str) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    steps = run(f"make --dry-run {target}", tmp_path)
+    assert "--editable '.'" in steps
+    assert "[test" not in steps
+    assert f"canaryproxy demo{' --dashboard' if target == 'dashboard' else ''}" in steps
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".installed").touch()
+    assert "pip" not in run(f"make --dry-run {target}", tmp_path)
+
+
+def test_every_command_is_known_to_these_tests() -> None:
+    for line in COMMANDS:
+        assert re.match(
+            r"make [a-z-]+$"
+            r"|python3 -m venv \.venv$|\.venv/bin/pip install \.$"
+            r"|\.venv/bin/canaryproxy (check|run|schema|plan|judge)\b"
+            r"|\.venv/bin/canaryproxy (status|weight|trip|reset|history|reload)\b"
+            r"|curl ",
+            line,
+        ), line
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])
+def test_make_targets_exist(line: str) -> None:
+    target = line.split()[1]
+    made = subprocess.run(
+        ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert made.stdout
+    assert f"{target}:" in (ROOT / "Makefile").read_text()
+
+
+def test_the_gate_is_the_readmes_test_command() -> None:
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "make test"
+    assert "make test" in COMMANDS
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in COMMANDS if re.search(r" (check|schema|plan|judge)\b", line)]
+)
+def test_commands_that_end_by_themselves(line: str, folder: Path) -> None:
+    assert run(line, folder)
+
+
+def test_the_proxy_answers_as_the_readme_asks(folder: Path, proxy: subprocess.Popen[bytes]) -> None:
+    steering = r"curl |\.venv/bin/canaryproxy (status|weight|trip|reset|history|reload)\b"
+    answers = {line: run(line, folder) for line in COMMANDS if re.match(steering, line)}
+
+    def of(part: str) -> str:
+        return next(answer for line, answer in answers.items() if part in line)
+
+    assert of("curl -i").startswith("HTTP/1.1 50")  # nothing listens on 9001 here
+    assert "canaryproxy_requests_total" in of("/metrics")
+    assert of("/readyz") == "ok\n"
+    assert "5 %" in of("canaryproxy status")
+    assert "10" in of("canaryproxy weight 10")
+    for command in ("trip", "reset", "reload"):
+        assert of(f"canaryproxy {command}")
+    assert "the on-call says so" in of("canaryproxy history")
+    assert json.loads(of("http://x/v1/weight"))["weight"] == 5.0
+    assert json.loads(of("http://x/v1/release"))["state"] == "idle"
+
+
+def test_the_configuration_shown_is_the_one_shipped() -> None:
+    shown = blocks("yaml")[0]
+    shipped = (ROOT / "config" / "minimal.yaml").read_text()
+    assert config.parse(shown, file="README") == config.parse(shipped, file="minimal")
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("peer", ["envoy", "nginx"])
+def test_speed_is_what_the_benchmark_found(peer: str) -> None:
+    targets = json.loads((ROOT / "bench" / "RESULTS.json").read_text())["targets"]
+    found = next(one["found"] for one in targets if one["wanted"].endswith(f"× {peer}"))
+    text = " ".join(README.split())
+    assert text.count(found.split()[0] + " ×") == 1

@@ -1,0 +1,539 @@
+"""The rollout: what lets a step be left, what holds it, and that the trip always wins."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from canaryproxy.judging.judge import Assessment, Judge, JudgeSettings, Level, Sample
+from canaryproxy.release import rollout as machine
+from canaryproxy.release.rollout import (
+    TRANSITIONS,
+    Abort,
+    Action,
+    Event,
+    Gate,
+    GateAnswer,
+    Pause,
+    Plan,
+    Probe,
+    Promote,
+    Refused,
+    Replan,
+    Restore,
+    Resume,
+    Rollout,
+    SetWeight,
+    Start,
+    State,
+    Step,
+    Stop,
+    Tick,
+)
+
+PLAN = Plan((Step(1, 2.0, 5), Step(25, 1.0), Step(100)))
+
+
+def seen(
+    judged: int = 0,
+    level: Level = "ok",
+    comparable: bool = True,
+    proven: bool = False,
+    answered: int | None = None,
+    quiet: str | None = None,
+) -> Assessment:
+    return Assessment(
+        level,
+        (),
+        judged,
+        judged if answered is None else answered,
+        comparable,
+        proven,
+        None,
+        quiet,
+    )
+
+
+class Run:
+    """A rollout that is driven by hand."""
+
+    def __init__(self, plan: Plan = PLAN, start: bool = True) -> None:
+        self.plan = plan
+        self.now = 100.0
+        self.rollout = Rollout()
+        self.actions: tuple[Action, ...] = ()
+        self.history: list[str] = []
+        if start:
+            self.send(Start())
+
+    def send(self, event: Event) -> Rollout:
+        self.rollout, self.actions, records = machine.step(self.rollout, event, self.now, self.plan)
+        self.history += [record.what for record in records]
+        return self.rollout
+
+    def ticks(self, seconds: float, assessment: Assessment) -> Rollout:
+        for _ in range(round(seconds * 10)):
+            self.now += 0.1
+            self.send(Tick(assessment))
+        return self.rollout
+
+    @property
+    def gate(self) -> str:
+        """Where the gates are."""
+        return self.rollout.gate.state
+
+    @property
+    def asks(self) -> bool:
+        """Whether the last event asked the gates."""
+        return Action.ASK_GATES in self.actions
+
+    def restart(self) -> None:
+        self.rollout = Rollout.from_dict(json.loads(json.dumps(self.rollout.to_dict())))
+        self.now += 10_000.0
+
+    def ramp(self) -> Rollout:
+        """Give it healthy traffic until it stops moving."""
+        judged = self.rollout.judged_from if self.rollout.judged_from > 0 else 0
+        for _ in range(600):
+            judged += 1
+            self.now += 0.1
+            self.send(Tick(seen(judged, proven=True)))
+        return self.rollout
+
+
+def test_a_healthy_release_goes_through_its_steps() -> None:
+    run = Run()
+    assert (run.rollout.weight, run.actions) == (1, (Action.NEW_JUDGE,))
+    run.ramp()
+    assert run.rollout.state is State.PROMOTED
+    assert run.rollout.weight == 100.0
+    assert run.history == ["started", "step", "step", "promoted"]
+
+
+def test_a_step_needs_its_bake_time_and_its_requests() -> None:
+    run = Run()
+    run.ticks(10.0, seen(judged=4))
+    assert run.rollout.step == 0
+    assert run.rollout.hold == "4 of 5 requests"
+    run.ticks(0.1, seen(judged=5))
+    assert run.rollout.step == 1
+    assert run.actions == (Action.EXPECT_CHANGE,)
+    quick = Run()
+    quick.ticks(1.5, seen(judged=500))
+    assert quick.rollout.hold == "1 of 2 s"
+    quick.ticks(0.8, seen(judged=500))
+    assert quick.rollout.step == 1
+
+
+@pytest.mark.parametrize("quiet", ["stable has no traffic", "the canary has no traffic", None])
+def test_silence_is_not_success(quiet: str | None) -> None:
+    run = Run(Plan((Step(1), Step(50))))
+    run.ticks(100.0, seen(comparable=False, quiet=quiet))
+    assert (run.rollout.step, run.rollout.baked) == (0, 0.0)
+    assert run.rollout.hold == (quiet or "no traffic")
+    run.ticks(100.0, seen(judged=0))
+    assert run.rollout.step == 0
+    assert run.rollout.hold == "0 of 1 requests"
+
+
+@pytest.mark.parametrize("stable", [(0, 0), (float("nan"), 0)])
+def test_with_the_judge_a_stable_that_is_silent_or_not_a_number_never_promotes(
+    stable: tuple[int, int],
+) -> None:
+    run, judge = Run(Plan((Step(1), Step(50)))), Judge(JudgeSettings())
+    for at in range(300):
+        run.now += 0.1
+        names = ("errors", "latency", "throughput", "requests")
+        assessment = judge.observe(
+            run.now,
+            Sample(dict.fromkeys(names, stable), dict.fromkeys(names, (at * 10, at))),
+        )
+        run.send(Tick(assessment))
+    assert run.rollout.step == 0
+    assert run.rollout.hold is not None
+    assert run.rollout.hold.startswith("stable")
+
+
+def test_no_traffic_stops_the_bake_clock_where_it_is() -> None:
+    run = Run()
+    run.ticks(1.5, seen(judged=50))
+    baked = run.rollout.baked
+    run.ticks(60.0, seen(judged=50, comparable=False))
+    assert run.rollout.baked == baked
+    run.ticks(1.0, seen(judged=50))
+    assert run.rollout.step == 1
+
+
+def test_suspicion_holds_and_sets_the_bake_clock_back() -> None:
+    run = Run()
+    run.ticks(1.9, seen(judged=50))
+    run.ticks(30.0, seen(judged=50, level="suspect"))
+    assert (run.rollout.step, run.rollout.baked) == (0, 0.0)
+    assert (run.rollout.hold or "").startswith("suspect")
+    run.ticks(1.9, seen(judged=50))
+    assert run.rollout.step == 0
+    run.ticks(0.3, seen(judged=50))
+    assert run.rollout.step == 1
+
+
+def test_a_pause_stops_the_clock_and_resume_goes_on() -> None:
+    run = Run()
+    run.ticks(1.5, seen(judged=50))
+    baked = run.rollout.baked
+    run.send(Pause("ann"))
+    run.ticks(100.0, seen(judged=900))
+    assert (run.rollout.state, run.rollout.weight) == (State.PAUSED, 1)
+    assert run.rollout.hold == "paused by ann"
+    run.send(Resume())
+    assert (run.rollout.state, run.rollout.baked) == (State.RUNNING, baked)
+    run.ticks(0.9, seen(judged=900))
+    assert run.rollout.step == 1
+
+
+def test_a_restart_in_the_middle_of_a_step_goes_on_and_bakes_nothing() -> None:
+    run = Run()
+    run.ticks(1.5, seen(judged=50))
+    baked = run.rollout.baked
+    run.restart()
+    run.ticks(0.1, seen(judged=50))
+    assert run.rollout.baked == baked
+    run.ticks(1.0, seen(judged=50))
+    assert run.rollout.step == 1
+
+
+def test_requests_are_counted_by_step() -> None:
+    run = Run(Plan((Step(1, 0.5, 100), Step(5, 0.5, 100), Step(50, 0.5))))
+    run.ticks(1.0, seen(judged=100))
+    assert run.rollout.step == 1
+    run.ticks(5.0, seen(judged=199))
+    assert run.rollout.hold == "99 of 100 requests"
+    run.ticks(0.1, seen(judged=200))
+    assert run.rollout.step == 2
+
+
+def test_proof_is_waited_for() -> None:
+    run = Run(Plan((Step(1, 1.0), Step(100)), promote="proof"))
+    run.ticks(60.0, seen(judged=1000))
+    assert run.rollout.step == 0
+    assert (run.rollout.hold or "").startswith("not yet proven")
+    run.ticks(0.1, seen(judged=1000, proven=True))
+    assert run.rollout.step == 1
+
+
+def test_by_hand_each_step_waits_for_an_operator() -> None:
+    run = Run(Plan((Step(1, 1.0), Step(50, 1.0)), promote="manual"))
+    with pytest.raises(Refused, match="it is running"):
+        run.send(Resume())
+    run.ticks(30.0, seen(judged=100))
+    assert (run.rollout.step, run.rollout.ready) == (0, True)
+    assert run.history == ["started", "ready"]
+    run.ticks(0.1, seen(judged=100, level="suspect"))
+    assert not run.rollout.ready
+    run.ticks(2.0, seen(judged=100))
+    run.send(Resume("bob"))
+    assert run.rollout.weight == 50
+    run.ticks(2.0, seen(judged=200))
+    run.send(Resume())
+    assert (run.rollout.state, run.rollout.weight) == (State.PROMOTED, 100.0)
+
+
+def test_at_a_hundred_the_canary_alone_counts() -> None:
+    run = Run(Plan((Step(100, 2.0, 10),)))
+    run.ticks(20.0, seen(comparable=False, answered=0))
+    assert run.rollout.hold == "the canary has no traffic"
+    for count in range(1, 40):
+        run.ticks(0.1, seen(comparable=False, answered=count, quiet="stable has no traffic"))
+    assert run.rollout.state is State.PROMOTED
+
+
+def test_the_trip_wins_and_only_a_reset_leads_back() -> None:
+    run = Run()
+    run.ticks(3.0, seen(judged=50))
+    assert run.rollout.weight == 25
+    run.send(Stop("errors: 4 of 4"))
+    assert (run.rollout.state, run.rollout.weight) == (State.TRIPPED, 0.0)
+    for event in (Resume(), Promote(), Pause(), SetWeight(5.0), Start()):
+        with pytest.raises(Refused, match="while the release is tripped"):
+            run.send(event)
+    run.ticks(50.0, seen(judged=500))
+    run.restart()
+    run.send(Stop("again"))
+    assert run.rollout.weight == 0.0
+    run.send(Restore())
+    assert (run.rollout.state, run.rollout.step, run.rollout.weight) == (State.RUNNING, 1, 25)
+    assert (run.rollout.baked, run.rollout.judged_from) == (0.0, 0)
+    assert run.actions == (Action.NEW_JUDGE,)
+
+
+def test_a_probe_has_a_small_weight() -> None:
+    run = Run()
+    run.ticks(3.0, seen(judged=50))
+    run.send(Stop("errors"))
+    run.send(Probe())
+    assert (run.rollout.state, run.rollout.weight) == (State.PROBING, 1.0)
+    assert run.actions == (Action.NEW_JUDGE,)
+    run.send(Stop("errors"))
+    assert run.rollout.weight == 0.0
+    run.send(Probe())
+    run.send(Restore("recovered"))
+    assert (run.rollout.state, run.rollout.weight) == (State.RUNNING, 25)
+    small = Run(Plan((Step(0.1),)))
+    small.send(Stop("errors"))
+    assert small.send(Probe()).weight == 0.1
+
+
+def test_what_was_promoted_and_broke_comes_back_to_its_last_step() -> None:
+    run = Run(Plan((Step(50),)))
+    run.send(Promote("ann"))
+    assert run.rollout.weight == 100.0
+    run.send(Stop("guard rail"))
+    run.send(Restore())
+    assert (run.rollout.state, run.rollout.weight) == (State.RUNNING, 50)
+
+
+def test_what_was_paused_comes_back_paused() -> None:
+    run = Run()
+    run.send(SetWeight(7.5))
+    assert (run.rollout.state, run.rollout.weight) == (State.PAUSED, 7.5)
+    run.send(Stop("errors"))
+    run.send(Restore())
+    assert (run.rollout.state, run.rollout.weight) == (State.PAUSED, 7.5)
+    assert run.send(Resume()).weight == 1
+
+
+def test_without_a_release_the_weight_is_set_by_hand() -> None:
+    run = Run(Plan(()), start=False)
+    run.send(SetWeight(5.0))
+    assert (run.rollout.state, run.rollout.weight) == (State.IDLE, 5.0)
+    run.send(Tick(seen()))
+    run.send(Stop("errors"))
+    assert run.rollout.weight == 0.0
+    run.send(Restore())
+    assert (run.rollout.state, run.rollout.weight) == (State.IDLE, 5.0)
+    with pytest.raises(Refused, match="no steps"):
+        run.send(Start())
+    for weight in (-1.0, 100.5, float("nan")):
+        with pytest.raises(Refused, match="0 to 100 percent"):
+            run.send(SetWeight(weight))
+
+
+def test_an_aborted_release_can_start_again() -> None:
+    run = Run()
+    run.send(Abort())
+    assert (run.rollout.state, run.rollout.weight) == (State.ABORTED, 0.0)
+    run.send(Stop("late"))
+    assert run.rollout.state is State.ABORTED
+    assert run.send(Start()).weight == 1
+
+
+def test_the_documented_table_is_the_table() -> None:
+    allowed = {state.value: sorted(e.__name__ for e in TRANSITIONS[state]) for state in State}
+    for row in (machine.__doc__ or "").split("===\n")[2].splitlines():
+        if row.strip() and not row.startswith((" ", "=")):
+            assert row.split()[0] in allowed
+    for state in State:
+        assert {Stop, Tick} <= set(TRANSITIONS[state])
+
+
+numbers = st.integers(0, 200)
+ticks = st.builds(
+    Tick,
+    st.builds(
+        seen, numbers, st.sampled_from(["ok", "ok", "suspect"]), st.booleans(), st.booleans()
+    ),
+)
+events: Any = st.one_of(
+    ticks,
+    ticks,
+    ticks,
+    st.just(Start()),
+    st.just(Pause()),
+    st.just(Resume()),
+    st.just(Promote()),
+    st.just(Abort()),
+    st.builds(SetWeight, st.floats(0.0, 100.0)),
+    st.just(Stop("errors")),
+    st.just(Probe()),
+    st.builds(
+        GateAnswer, question=st.integers(0, 3), passed=st.booleans(), cause=st.just("office")
+    ),
+    st.builds(Replan, judge=st.booleans()),
+    st.just(Restore()),
+)
+PLANS = [
+    PLAN,
+    replace(PLAN, promote="proof"),
+    replace(PLAN, promote="manual"),
+    Plan((Step(5, 0.5), Step(60, 0.5, 3))),
+    replace(PLAN, gated=True),
+]
+
+
+@given(st.lists(st.tuples(events, st.floats(-0.5, 3.0)), max_size=80), st.sampled_from(PLANS))
+@settings(max_examples=300, deadline=None)
+def test_promises_for_any_history(history: list[tuple[Event, float]], plan: Plan) -> None:
+    rollout, now = Rollout(), 0.0
+    stopped = False
+    for event, wait in history:
+        now += wait
+        before = rollout
+        try:
+            rollout, actions, records = machine.step(before, event, now, plan)
+        except Refused:
+            assert not isinstance(event, Stop | Tick)
+            continue
+        if isinstance(event, Stop):
+            stopped = True
+        elif isinstance(event, Restore | Probe | Start):
+            stopped = False
+        if stopped:
+            assert rollout.weight == 0.0
+        assert 0.0 <= rollout.weight <= 100.0
+        if rollout.state is State.ABORTED:
+            assert rollout.weight == 0.0
+        if isinstance(event, Tick) and rollout.weight != before.weight:
+            assert before.state is State.RUNNING
+            assert event.assessment.level == "ok"
+            assert rollout.weight > before.weight
+            assert records
+            if before.weight < 100.0:
+                assert event.assessment.comparable
+                if plan.promote == "proof":
+                    assert event.assessment.proven
+                assert plan.promote != "manual"
+                if plan.gated:
+                    assert before.gate.state == "passed"
+        if rollout.state is not before.state:
+            assert records
+        if Action.NEW_JUDGE in actions:
+            assert (rollout.baked, rollout.judged_from) == (0.0, 0)
+        again = Rollout.from_dict(json.loads(json.dumps(rollout.to_dict(), allow_nan=False)))
+        assert again == replace(rollout, ticked=None, heard=None, gate=Gate())
+
+
+GATED = replace(PLAN, gated=True)
+
+
+def test_gates_are_asked_when_all_else_holds_and_let_the_step_pass() -> None:
+    run = Run(GATED)
+    run.ticks(10.0, seen(judged=4))
+    assert run.gate == "idle"
+    run.ticks(0.1, seen(judged=5))
+    assert run.asks
+    assert (run.rollout.step, run.rollout.hold) == (0, "waits for the gates")
+    run.ticks(5.0, seen(judged=6))
+    assert not run.asks
+    run.send(GateAnswer(run.rollout.gate.question, passed=True, cause="release-office: yes"))
+    assert run.rollout.step == 0
+    run.ticks(0.1, seen(judged=6))
+    assert run.rollout.step == 1
+    assert run.gate == "idle"
+    assert run.history == ["started", "gate", "step"]
+
+
+def test_who_refuses_is_asked_again_and_says_it_once() -> None:
+    run = Run(GATED)
+    asked = 0
+    for _ in range(1300):
+        run.ticks(0.1, seen(judged=5))
+        if run.asks:
+            asked += 1
+            run.send(GateAnswer(run.rollout.gate.question, passed=False, cause="office: closed"))
+            assert run.rollout.hold == "office: closed"
+    assert asked == 5  # within 128 seconds, each half minute
+    assert run.rollout.step == 0
+    assert run.history == ["started", "gate"]
+
+
+def test_an_answer_to_an_old_question_opens_nothing() -> None:
+    run = Run(GATED)
+    run.ticks(10.0, seen(judged=5))
+    old = run.rollout.gate.question
+    run.ticks(0.1, seen(judged=5, level="suspect"))  # takes back the question
+    run.send(GateAnswer(old, passed=True, cause="yes"))
+    assert run.gate == "idle"
+    run.ticks(3.0, seen(judged=6))
+    assert run.rollout.gate.question > old
+    run.send(GateAnswer(old, passed=True, cause="yes"))
+    assert run.gate == "asked"
+    run.send(Pause())
+    run.send(GateAnswer(run.rollout.gate.question, passed=True, cause="yes"))
+    assert (run.gate, run.rollout.hold) == ("idle", "paused by operator")
+
+
+def test_a_suspicion_takes_back_what_the_gates_passed() -> None:
+    run = Run(GATED)
+    run.ticks(10.0, seen(judged=5))
+    run.send(GateAnswer(run.rollout.gate.question, passed=True, cause="yes"))
+    run.ticks(0.1, seen(judged=5, level="suspect"))
+    run.ticks(2.1, seen(judged=6))
+    assert (run.rollout.step, run.gate) == (0, "asked")
+
+
+def test_gates_that_never_answer_are_asked_again_and_never_pass() -> None:
+    run = Run(GATED)
+    run.ticks(2.2, seen(judged=5))
+    first = run.rollout.gate.question
+    run.ticks(machine.LOST + 1, seen(judged=5))
+    assert run.rollout.gate.question == first + 1
+    assert run.rollout.step == 0
+
+
+def test_another_plan_moves_the_weight_of_a_running_step_only() -> None:
+    run = Run()
+    run.plan = replace(PLAN, steps=(Step(2.5, 2.0, 5), Step(50)))
+    run.send(Replan())
+    assert (run.rollout.weight, run.actions) == (2.5, (Action.EXPECT_CHANGE,))
+    assert run.history == ["started", "weight"]
+    run.send(Pause())
+    run.plan = PLAN
+    run.send(Replan())
+    assert run.rollout.weight == 2.5
+    run.send(Resume())
+    assert run.rollout.weight == 1
+    run.send(Stop("breach"))
+    run.plan = replace(PLAN, steps=(Step(0.5), Step(50)))
+    run.send(Replan())
+    assert run.rollout.weight == 0.0
+    run.send(Restore())
+    assert run.rollout.weight == 0.5
+
+
+def test_without_a_plan_the_weight_of_the_configuration_is_followed_when_it_changes() -> None:
+    run = Run(Plan(()), start=False)
+    run.send(SetWeight(7.0))
+    run.send(Replan())
+    assert run.rollout.weight == 7.0
+    run.send(Replan(weight=3.0))
+    assert run.rollout.weight == 3.0
+    run.send(Stop("errors"))
+    run.send(Replan(weight=2.0))
+    assert run.rollout.weight == 0.0
+    assert run.send(Restore()).weight == 2.0
+
+
+def test_another_judge_means_a_bake_from_the_beginning() -> None:
+    run = Run()
+    run.ticks(1.5, seen(judged=100))
+    run.send(Replan(judge=True))
+    assert (run.rollout.baked, run.rollout.judged_from, run.actions) == (
+        0.0,
+        0,
+        (Action.NEW_JUDGE,),
+    )
+    run.ticks(1.5, seen(judged=5))
+    assert run.rollout.step == 0
+
+
+def test_a_reset_after_an_abort_gives_nobody_the_canary() -> None:
+    run = Run()
+    run.send(Stop("breach"))
+    run.send(Abort())
+    run.send(Probe())  # of a circuit with a cool-down
+    run.send(Restore())
+    assert (run.rollout.state, run.rollout.weight) == (State.ABORTED, 0.0)
