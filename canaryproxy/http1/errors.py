@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
-import ssl
 from http import HTTPStatus
 
 from canaryproxy.measure.counters import Reason
@@ -22,7 +20,7 @@ class Refusal(Exception):
         self.reason = reason
 
 
-class BrokenAnswer(Exception):
+class InvalidResponse(Exception):
     """An upstream's answer that is not valid HTTP/1.x or would be ambiguous to the client."""
 
 
@@ -43,7 +41,7 @@ STATUS_OF: dict[Reason, int] = {
 }
 """The status that stands for each upstream failure, for the client and for the counters."""
 
-WORDS: dict[Reason, str] = {
+CLIENT_TEXT: dict[Reason, str] = {
     Reason.CONNECT_REFUSED: "the upstream refused the connection",
     Reason.CONNECT_TIMEOUT: "the upstream did not accept the connection in time",
     Reason.CONNECT_FAILED: "the upstream cannot be reached",
@@ -60,7 +58,7 @@ WORDS: dict[Reason, str] = {
 }
 
 
-def error_answer(
+def error_response(
     status: int,
     reason: str,
     *,
@@ -96,18 +94,3 @@ def error_answer(
         lines.append("Connection: close")
     head = "\r\n".join(lines).encode() + b"\r\n" + extra + b"\r\n"
     return head if head_only else head + body
-
-
-def reason_of(error: Exception) -> Reason:
-    """Map what connecting raised to a ``Reason``: the only place where low-level errors are named."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return Reason.CERTIFICATE
-    if isinstance(error, ssl.SSLError):
-        return Reason.TLS
-    if isinstance(error, (socket.gaierror, UnicodeError)):
-        return Reason.DNS
-    if isinstance(error, TimeoutError):
-        return Reason.CONNECT_TIMEOUT
-    if isinstance(error, ConnectionRefusedError):
-        return Reason.CONNECT_REFUSED
-    return Reason.CONNECT_FAILED

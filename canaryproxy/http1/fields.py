@@ -66,7 +66,7 @@ REQUEST_KINDS: dict[bytes, int] = {
     b"tracestate": IS_TRACESTATE,
     b"max-forwards": IS_HOPS,
 }
-ANSWER_KINDS: dict[bytes, int] = {
+RESPONSE_KINDS: dict[bytes, int] = {
     b"keep-alive": IS_HOP,
     b"proxy-connection": IS_HOP,
     b"proxy-authenticate": IS_HOP,

@@ -19,7 +19,7 @@ _LONGEST_KEPT: Final = 256
 class Peer:
     """What the forwarding fields say of one downstream connection."""
 
-    __slots__ = ("_end", "_ending", "_host", "address", "alike", "local", "proto", "trusted")
+    __slots__ = ("_end", "_ending", "_host", "address", "local", "proto", "template", "trusted")
 
     def __init__(self, address: str, proto: bytes, trusted: bool, local: bytes) -> None:
         self.address = address
@@ -30,8 +30,8 @@ class Peer:
         """Its own forwarding fields are kept and appended to."""
         self.local = local
         """Host for HTTP/1.0 clients that name none: the address that the client connected to."""
-        self.alike = -1
-        """Number of what requests of this connection had in common (``RequestHeads``); -1: not known."""
+        self.template = -1
+        """Number of what requests of this connection had in common (``RequestParser``); -1: not known."""
         self._host = self._end = self._ending = b""
 
     def ending(

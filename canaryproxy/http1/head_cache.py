@@ -1,4 +1,4 @@
-"""Which keys a bounded dictionary holds, and which one gives way."""
+"""Admission policy of bounded dictionaries."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ Who comes again is soon known; a million users who come once each do not push ou
 """
 
 
-class Room:
-    """Room for so many keys in a dictionary; when there is no more, now and then one replaces the oldest."""
+class SampledFifo:
+    """Admission policy of a bounded dict: once full, one new key in eight evicts the oldest.
+
+    So keys that come once do not push out those that come often.
+    """
 
     __slots__ = ("_keys", "_most", "_oldest", "_refused")
 
@@ -23,7 +26,7 @@ class Room:
         self._oldest = 0
         self._refused = 0
 
-    def admits(self, key: bytes, known: dict[bytes, Any]) -> bool:
+    def admit(self, key: bytes, known: dict[bytes, Any]) -> bool:
         """Tell whether a new key is to be put into ``known``, and take out the one that gives way."""
         keys = self._keys
         if len(keys) < self._most:

@@ -44,12 +44,13 @@ class MalformedHeader(ValueError):
 class ProxyHeader:
     """What a header says.
 
-    ``size`` are its bytes. Without ``told`` it says nothing of the client (LOCAL, UNKNOWN): the connection's
-    own addresses hold. ``source`` and ``destination`` are ``None`` for a client on a Unix socket.
+    ``size`` is its length in bytes. Without ``has_addresses`` (LOCAL, UNKNOWN) it does not describe the
+    client, and the connection's own addresses apply. ``source`` and ``destination`` are ``None`` for a client
+    on a Unix socket.
     """
 
     size: int
-    told: bool
+    has_addresses: bool
     source: TcpAddress | None = None
     destination: TcpAddress | None = None
 
@@ -78,7 +79,7 @@ def _parse_v1(data: bytes) -> ProxyHeader | None:
     if line is None:
         raise MalformedHeader("a malformed line")
     if line[1]:
-        return ProxyHeader(end + 1, told=False)
+        return ProxyHeader(end + 1, has_addresses=False)
     kind = IPv4Address if line[2] == b"TCP4" else IPv6Address
     try:
         source, destination = (str(kind(text.decode())) for text in (line[3], line[4]))
@@ -86,7 +87,7 @@ def _parse_v1(data: bytes) -> ProxyHeader | None:
         raise MalformedHeader("a malformed address") from None
     return ProxyHeader(
         end + 1,
-        told=True,
+        has_addresses=True,
         source=TcpAddress(source, _port(line[5])),
         destination=TcpAddress(destination, _port(line[6])),
     )
@@ -118,15 +119,15 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
     if len(data) < size:
         return None
     if command == _LOCAL or family == _UNSPECIFIED:
-        return ProxyHeader(size, told=False)
+        return ProxyHeader(size, has_addresses=False)
     if family == 0x31:
-        return ProxyHeader(size, told=True)
+        return ProxyHeader(size, has_addresses=True)
     inet = family == 0x11
     source, destination, *ports = (_INET if inet else _INET6).unpack_from(data, _FIXED.size)
     kind = IPv4Address if inet else IPv6Address
     return ProxyHeader(
         size,
-        told=True,
+        has_addresses=True,
         source=TcpAddress(str(kind(source)), ports[0]),
         destination=TcpAddress(str(kind(destination)), ports[1]),
     )

@@ -51,7 +51,7 @@ from canaryproxy.http1.fields import (
     without,
 )
 from canaryproxy.http1.forwarding import Peer
-from canaryproxy.http1.head_cache import Room
+from canaryproxy.http1.head_cache import SampledFifo
 from canaryproxy.http1.llhttp import NoFlowControl
 from canaryproxy.http1.trace import MADE_LINE, NO_PARENT, NO_TRACE, made_line, read
 from canaryproxy.measure.routing import NO_KEY_BUCKET, STABLE, Headers
@@ -137,8 +137,8 @@ class RequestFields:
         "host",
         "keep_alive",
         "length",
+        "logged",
         "nominates",
-        "noted",
         "raw",
         "sampled",
         "trace_id",
@@ -168,7 +168,7 @@ class RequestFields:
         """The client's own forwarding fields: kind and value."""
         self.trace_id: bytes | None = b""
         """The trace that the client names, empty without one; ``None``: each request begins its own."""
-        self.noted: tuple[bytes | None, bytes | None, bytes] | None = None
+        self.logged: tuple[bytes | None, bytes | None, bytes] | None = None
         """What the access log says of these fields, once it was asked."""
         self.sampled = False
         """The client may have recorded that trace."""
@@ -189,15 +189,15 @@ class RequestFields:
     def field(self, name: bytes) -> bytes | None:
         """Return the value of the first field with this name (lower case), or ``None``.
 
-        The Cookie is not always among them, see ``User.field``.
+        The Cookie is not always among them, see ``ParsedHeaders.field``.
         """
         return _value(self.raw, name)
 
 
-_Looks = dict[tuple[bytes, bytes], tuple[int | None, tuple[int, ...]]]
+_RuleCache = dict[tuple[bytes, bytes], tuple[int | None, tuple[int, ...]]]
 
 
-class User:
+class ParsedHeaders:
     """Who sends a block of fields, as far as it tells, and where the split puts them."""
 
     __slots__ = (
@@ -205,10 +205,10 @@ class User:
         "block",
         "bucket",
         "cookie",
-        "epoch",
         "fields",
         "key",
-        "looks",
+        "rule_cache",
+        "table_version",
         "variant",
     )
 
@@ -217,8 +217,8 @@ class User:
         fields: RequestFields,
         cookie: bytes,
         block: bytes,
-        alike: Alike | None = None,
-        looks: _Looks | None = None,
+        alike: HeaderTemplate | None = None,
+        rule_cache: _RuleCache | None = None,
     ) -> None:
         self.fields = fields
         self.cookie = cookie
@@ -227,9 +227,9 @@ class User:
         """The lines to forward as received: CRLF, then whole lines."""
         self.alike = alike
         """What the block has in common with those of other users, if that is known."""
-        self.looks = looks
+        self.rule_cache = rule_cache
         """What match rules and outcomes say of requests with these fields, by method and path."""
-        self.epoch = -1
+        self.table_version = -1
         """The number of the route table by which ``key``, ``bucket`` and ``variant`` were found."""
         self.key: bytes | None = None
         self.variant = STABLE
@@ -246,10 +246,10 @@ class User:
         return _value(self.raw, name)
 
 
-class Alike:
+class HeaderTemplate:
     """What blocks of fields have in common that differ in the value of their Cookie only."""
 
-    __slots__ = ("_after", "_before", "_fields", "_lead", "_looks", "_trail", "name", "number")
+    __slots__ = ("_after", "_before", "_fields", "_lead", "_rule_cache", "_trail", "name", "number")
 
     def __init__(
         self,
@@ -257,7 +257,7 @@ class Alike:
         before: bytes,
         value: bytes,
         after: bytes,
-        looks: _Looks | None,
+        rule_cache: _RuleCache | None,
         number: int,
     ) -> None:
         """``fields`` are those without the Cookie of a block that is ``before + value + after``."""
@@ -265,7 +265,7 @@ class Alike:
         self._fields = fields
         self._before = before
         self._after = after
-        self._looks = looks
+        self._rule_cache = rule_cache
         line = before.rpartition(b"\n")[2] + value
         self.name = line.partition(b":")[0]
         block = _CRLF + before + value + after[:-2]
@@ -276,7 +276,7 @@ class Alike:
         """What is forwarded before the value, and after it."""
         self._trail = _CRLF + trail
 
-    def user_of(self, block: bytes) -> User | None:
+    def match(self, block: bytes) -> ParsedHeaders | None:
         """Return who sends this block; ``None`` if it is another one, or its Cookie is not plain."""
         start, end = len(self._before), len(block) - len(self._after)
         if start >= end or not (block.startswith(self._before) and block.endswith(self._after)):
@@ -284,22 +284,24 @@ class Alike:
         value = block[start:end]
         if not _is_plain(value) or len(block) > MAX_CACHED_HEAD:
             return None
-        return User(self._fields, value, self._lead + value + self._trail, self, self._looks)
+        return ParsedHeaders(
+            self._fields, value, self._lead + value + self._trail, self, self._rule_cache
+        )
 
 
 class Request:
     """One request's head, checked. All byte strings are as received."""
 
     __slots__ = (
-        "asked",
         "fields",
         "head",
+        "headers",
         "http10",
         "method",
+        "rule_key",
         "sampled",
         "target",
         "trace",
-        "user",
     )
 
     trace: bytes | None
@@ -309,12 +311,12 @@ class Request:
     method: bytes
     target: bytes
     """The target in origin or asterisk form."""
-    asked: tuple[bytes, bytes]
+    rule_key: tuple[bytes, bytes]
     """The method, and the target without its query."""
     http10: bool
     fields: RequestFields
     """What its fields mean; the Cookie is its user's."""
-    user: User
+    headers: ParsedHeaders
     head: bytes
     """The head to forward, up to and with the empty line."""
 
@@ -330,7 +332,7 @@ class Request:
         return self.head.rpartition(MADE_LINE)[2][:32] if named is None else named
 
 
-class RequestHeads:
+class RequestParser:
     """Checks heads of requests and makes the heads to forward; one object serves all connections.
 
     ``end`` is what ends every head: our Via field and the empty line. ``strip`` takes the lines of a head
@@ -378,13 +380,13 @@ class RequestHeads:
         self._trace_matters = trace_matters or create_trace
         self._strip = strip
         self._names = Names(REQUEST_KINDS)
-        self._known: dict[bytes, User] = {}
-        self._room = Room(REMEMBERED)
+        self._known: dict[bytes, ParsedHeaders] = {}
+        self._room = SampledFifo(REMEMBERED)
         self._lines: dict[bytes, _Line] = {}
-        self._room_of_lines = Room(LINES)
-        self._alikes: list[Alike] = []
+        self._room_of_lines = SampledFifo(LINES)
+        self._alikes: list[HeaderTemplate] = []
         """By number. Connections keep nothing but the number: what they ask for is looked at anyway."""
-        self._templates: dict[tuple[bytes, bytes], Alike | None] = {}
+        self._templates: dict[tuple[bytes, bytes], HeaderTemplate | None] = {}
         """By what comes before and after the value of the Cookie; ``None``: such blocks are not alike."""
         self._parser = self._new_parser()
 
@@ -400,7 +402,7 @@ class RequestHeads:
             auto_decompress=False,
         )
 
-    def take(self, data: bytes, peer: Peer) -> Request | None:
+    def parse_single(self, data: bytes, peer: Peer) -> Request | None:
         """Check what came and return the request, or ``None`` if it is not one head and nothing else.
 
         ``data`` ends with an empty line. So does what is remembered, and has no other: where it is the same,
@@ -409,9 +411,9 @@ class RequestHeads:
         line, _, block = data.partition(_CRLF)
         found = self._lines.get(line)
         if found is not None:
-            user, trace = self._recall(block, peer)
+            user, trace = self._lookup(block, peer)
             if user is not None and user.fields.host:
-                return self._made(line, found, user, trace, block, peer)
+                return self._build(line, found, user, trace, block, peer)
         if data.find(_END) != len(data) - len(_END):
             return None
         return self.parse(data, peer)
@@ -427,29 +429,29 @@ class RequestHeads:
             found = self._plain(line)
         if found is None or len(head) > MAX_HEAD:
             return self._parse_rare(head, len(line), peer)
-        user, trace = self._recall(block, peer)
+        user, trace = self._lookup(block, peer)
         if user is None:
             user, trace = self._find(line, block)
         if not user.fields.host:
             raise Refusal(400, "no Host field")
         if user.fields.hops:
             return self._parse_rare(head, len(line), peer)
-        return self._made(line, found, user, trace, block, peer)
+        return self._build(line, found, user, trace, block, peer)
 
-    def _made(
+    def _build(
         self,
         line: bytes,
         found: _Line,
-        user: User,
+        user: ParsedHeaders,
         trace: bytes,
         block: bytes,
         peer: Peer,
     ) -> Request:
         """Return the request with this line from this user; ``trace`` is its own traceparent line."""
         request = Request()
-        request.method, request.target, request.asked = found
+        request.method, request.target, request.rule_key = found
         request.http10 = False
-        request.user = user
+        request.headers = user
         request.fields = fields = user.fields
         forwarded = user.block
         if trace:
@@ -473,11 +475,11 @@ class RequestHeads:
             return None
         method, target = plain[1], plain[2]
         found = method, target, (method, target.partition(b"?")[0])
-        if len(line) <= _LONGEST_LINE and self._room_of_lines.admits(line, self._lines):
+        if len(line) <= _LONGEST_LINE and self._room_of_lines.admit(line, self._lines):
             self._lines[line] = found
         return found
 
-    def _recall(self, block: bytes, peer: Peer) -> tuple[User | None, bytes]:
+    def _lookup(self, block: bytes, peer: Peer) -> tuple[ParsedHeaders | None, bytes]:
         """Return who sends a block that is known, maybe but for its Cookie and its traceparent.
 
         A block is what comes after the request line. The second value is the traceparent line if the user's
@@ -486,8 +488,8 @@ class RequestHeads:
         users = self._remember_users
         if users and (user := self._known.get(block)) is not None:
             return user, b""
-        alike = self._alikes[peer.alike] if 0 <= peer.alike < len(self._alikes) else None
-        if alike is not None and (user := alike.user_of(block)) is not None:
+        alike = self._alikes[peer.template] if 0 <= peer.template < len(self._alikes) else None
+        if alike is not None and (user := alike.match(block)) is not None:
             self._remember(block, user)
             return user, b""
         if not users and (user := self._known.get(block)) is not None:
@@ -496,37 +498,39 @@ class RequestHeads:
         user = self._known.get(rest) if trace else None
         if user is None:
             if trace and alike is not None:
-                user = alike.user_of(rest)
+                user = alike.match(rest)
             if user is None:
-                user = self._like(rest)
+                user = self._match_template(rest)
             if user is None:
                 return None, b""
             if user.alike is not None:
-                peer.alike = user.alike.number
+                peer.template = user.alike.number
             self._remember(rest, user)
         if trace and not _takes_trace(user.fields):
             return None, b""
         return user, trace
 
-    def _find(self, line: bytes, block: bytes) -> tuple[User, bytes]:
-        """Return who sends a block that is not known, and remember them; the rest as ``_recall``."""
+    def _find(self, line: bytes, block: bytes) -> tuple[ParsedHeaders, bytes]:
+        """Return who sends a block that is not known, and remember them; the rest as ``_lookup``."""
         if not self._trace_matters:
             rest, trace = _without_trace(block)
             if trace:
                 user = self._known.get(rest)
                 if user is None:
-                    user = self._like(rest, new=True) or self._parsed(
+                    user = self._match_template(rest, new=True) or self._parsed(
                         line + _CRLF + rest, len(line)
                     )
                     self._remember(rest, user)
                 if _takes_trace(user.fields):
                     return user, trace
-        user = self._like(block, new=True) or self._parsed(line + _CRLF + block, len(line))
+        user = self._match_template(block, new=True) or self._parsed(
+            line + _CRLF + block, len(line)
+        )
         if not user.fields.trace_id:  # a trace id does not come again
             self._remember(block, user)
         return user, b""
 
-    def _remember(self, block: bytes, user: User) -> None:
+    def _remember(self, block: bytes, user: ParsedHeaders) -> None:
         if (
             (user.alike is not None and not self._remember_users)
             or len(block) > MAX_CACHED_HEAD
@@ -534,10 +538,10 @@ class RequestHeads:
             or user.fields.hops
         ):
             return
-        if self._room.admits(block, self._known):
+        if self._room.admit(block, self._known):
             self._known[block] = user
 
-    def _with(self, block: bytes, trace: bytes, user: User) -> bytes:
+    def _with(self, block: bytes, trace: bytes, user: ParsedHeaders) -> bytes:
         """Return the lines to forward of a block whose user was found without its traceparent."""
         lines = block[:-2]
         if user.fields.dropped:
@@ -545,7 +549,7 @@ class RequestHeads:
             lines = without(lines, user.fields.dropped, [*user.raw, (name, value)])
         return lines if self._strip is None else self._strip(lines)
 
-    def _like(self, block: bytes, *, new: bool = False) -> User | None:
+    def _match_template(self, block: bytes, *, new: bool = False) -> ParsedHeaders | None:
         """Return who sends a block that is known but for its Cookie, if it is; a ``new`` one is learnt.
 
         Means the same as ``_parsed``, for less; ``None`` where it might not. Raises ``Refusal`` for what is
@@ -579,11 +583,13 @@ class RequestHeads:
             ):
                 self._templates[key] = None
                 return None  # the same field once more, or fields that Connection names away
-            looks: _Looks | None = None if self._cookie_matters else {}
-            alike = Alike(fields, before, value, _CRLF + rest, looks, len(self._alikes))
+            rule_cache: _RuleCache | None = None if self._cookie_matters else {}
+            alike = HeaderTemplate(
+                fields, before, value, _CRLF + rest, rule_cache, len(self._alikes)
+            )
             self._templates[key] = alike
             self._alikes.append(alike)
-        return alike.user_of(block)
+        return alike.match(block)
 
     def _parse_rare(self, head: bytes, line_end: int, peer: Peer) -> Request:
         """Parse what is not an origin-form HTTP/1.1 request with a common method."""
@@ -620,9 +626,9 @@ class RequestHeads:
         request = Request()
         request.method = method
         request.target = target
-        request.asked = method, target.partition(b"?")[0]
+        request.rule_key = method, target.partition(b"?")[0]
         request.http10 = http10
-        request.user = user
+        request.headers = user
         request.fields = fields
         line_bytes = method + b" " + target + b" HTTP/1.1"
         request.head = (
@@ -636,7 +642,7 @@ class RequestHeads:
             request.head = request.head[:-2] + made_line() + b"\r\n"
         return request
 
-    def _parsed(self, head: bytes, line_end: int, *, http10: bool = False) -> User:
+    def _parsed(self, head: bytes, line_end: int, *, http10: bool = False) -> ParsedHeaders:
         """Check the fields of a head; ``host`` stays empty if there is none."""
         try:
             parser: Any = self._parser  # its messages are not of the class that it names
@@ -736,7 +742,7 @@ class RequestHeads:
         fields.forwarding = forwarding or None
         fields.dropped = drop
         block = without(head[line_end:-2], drop, raw)
-        return User(fields, cookie, block if self._strip is None else self._strip(block))
+        return ParsedHeaders(fields, cookie, block if self._strip is None else self._strip(block))
 
 
 def _value(fields: Headers, name: bytes) -> bytes | None:

@@ -13,9 +13,8 @@ from typing import Any, Final
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpResponseParser
 
-from canaryproxy.http1.errors import BrokenAnswer
+from canaryproxy.http1.errors import InvalidResponse
 from canaryproxy.http1.fields import (
-    ANSWER_KINDS,
     BARE_LF,
     CLOSE,
     IS_CODING,
@@ -24,6 +23,7 @@ from canaryproxy.http1.fields import (
     IS_LOOK_ALIKE,
     IS_UPGRADE,
     MAX_CACHED_HEAD,
+    RESPONSE_KINDS,
     UNLIMITED,
     Field,
     Names,
@@ -32,11 +32,11 @@ from canaryproxy.http1.fields import (
     tokens,
     without,
 )
-from canaryproxy.http1.head_cache import Room
+from canaryproxy.http1.head_cache import SampledFifo
 from canaryproxy.http1.llhttp import NoFlowControl
 from canaryproxy.measure.routing import Headers
 
-MAX_ANSWER_HEAD: Final = 64 * 1024
+MAX_RESPONSE_HEAD: Final = 64 * 1024
 """Largest head of an answer in bytes; larger ones are broken answers."""
 REMEMBERED: Final = 1024
 """Heads whose meaning is remembered at the most."""
@@ -74,7 +74,7 @@ class Response:
         )
 
 
-class AnswerHeads:
+class ResponseParser:
     """Checks heads of answers; one object serves all connections."""
 
     __slots__ = ("_known", "_loop", "_names", "_parser", "_room")
@@ -83,13 +83,13 @@ class AnswerHeads:
         self._loop = loop
         self._known: dict[bytes, Response] = {}
         self._parser = self._new_parser()
-        self.leave_out(b"")
+        self.drop_header(b"")
 
-    def leave_out(self, name: bytes) -> None:
+    def drop_header(self, name: bytes) -> None:
         """Forward no field with this name from now on; empty: none that means nothing to a proxy."""
-        self._names = Names(ANSWER_KINDS, name.lower())
+        self._names = Names(RESPONSE_KINDS, name.lower())
         self._known.clear()
-        self._room = Room(REMEMBERED)
+        self._room = SampledFifo(REMEMBERED)
 
     def _new_parser(self) -> HttpResponseParser:
         return HttpResponseParser(
@@ -113,30 +113,30 @@ class AnswerHeads:
     def parse(self, head: bytes) -> Response:
         """Check one complete head (with its empty line) and return the answer, ready to forward.
 
-        Raises ``BrokenAnswer``.
+        Raises ``InvalidResponse``.
         """
         known = self._known.get(head)
         if known is not None:
             return known
         response = self._parse(head)
-        if len(head) <= MAX_CACHED_HEAD and self._room.admits(head, self._known):
+        if len(head) <= MAX_CACHED_HEAD and self._room.admit(head, self._known):
             self._known[head] = response
         return response
 
     def _parse(self, head: bytes) -> Response:
-        if len(head) > MAX_ANSWER_HEAD:
-            raise BrokenAnswer("head too large")
+        if len(head) > MAX_RESPONSE_HEAD:
+            raise InvalidResponse("head too large")
         line_end = head.find(b"\r\n")
         line = _STATUS_LINE.fullmatch(head, 0, line_end)
         if line is None:
-            raise BrokenAnswer("malformed status line")
+            raise InvalidResponse("malformed status line")
         try:
             parser: Any = self._parser  # its messages are not of the class that it names
             messages, upgraded, _ = parser.feed_data(head)
             message = messages[0][0]
         except (HttpProcessingError, IndexError) as error:
             self._parser = self._new_parser()
-            raise BrokenAnswer(first_line(error)) from None
+            raise InvalidResponse(first_line(error)) from None
         if upgraded:
             self._parser.set_upgraded(False)
         if message.should_close:
@@ -150,7 +150,7 @@ class AnswerHeads:
         ):
             # llhttp takes more from servers than a client should be given: what is not a legal byte must
             # be one CRLF for the status line, each field and the empty line.
-            raise BrokenAnswer("control bytes or folded lines in the head")
+            raise InvalidResponse("control bytes or folded lines in the head")
         response = Response(message.code)
         response.fields = raw
         http10 = line[1] == b"0"
@@ -163,16 +163,16 @@ class AnswerHeads:
                 continue
             if kind == IS_LENGTH:
                 if not value.isdigit() or len(value) > 18:
-                    raise BrokenAnswer("malformed Content-Length")
+                    raise InvalidResponse("malformed Content-Length")
                 if response.length not in (-1, int(value)):
-                    raise BrokenAnswer("contradicting Content-Length fields")
+                    raise InvalidResponse("contradicting Content-Length fields")
                 response.length = int(value)
                 continue
             if kind == IS_LOOK_ALIKE:
-                raise BrokenAnswer("ambiguous header name")
+                raise InvalidResponse("ambiguous header name")
             if kind == IS_CODING:
                 if http10 or value.lower() != b"chunked" or response.chunked:
-                    raise BrokenAnswer("unsupported Transfer-Encoding")
+                    raise InvalidResponse("unsupported Transfer-Encoding")
                 response.chunked = True
             elif kind == IS_CONNECTION:
                 connection += tokens(value)
@@ -180,7 +180,7 @@ class AnswerHeads:
                 response.upgrade = value
             drop.append(field)
         if response.chunked and response.length >= 0:
-            raise BrokenAnswer("both Content-Length and Transfer-Encoding")
+            raise InvalidResponse("both Content-Length and Transfer-Encoding")
         response.keep_alive = b"keep-alive" in connection if http10 else b"close" not in connection
         if connection and connection != CLOSE:
             drop = nominated(raw, drop, connection)
@@ -199,7 +199,7 @@ def is_hopeless(data: bytes, searched: int) -> bool:
     ``searched`` is how much of it was looked at before. So nonsense does not have to wait for a timeout.
     """
     return (
-        len(data) > MAX_ANSWER_HEAD
+        len(data) > MAX_RESPONSE_HEAD
         or not _BEGINNING.startswith(data[: len(_BEGINNING)])
         or BARE_LF.search(data, searched) is not None
     )

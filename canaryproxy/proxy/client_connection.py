@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
 from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError
-from canaryproxy.http1.errors import Refusal, error_answer
+from canaryproxy.http1.errors import Refusal, error_response
 from canaryproxy.http1.fields import find_head_end
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.proxy_protocol import ProxyHeader
@@ -171,7 +171,7 @@ class Downstream:
             ):
                 # One whole head and nothing else is the plain case, with nothing to keep.
                 try:
-                    request = self._datapath.requests.take(data, self.peer)
+                    request = self._datapath.requests.parse_single(data, self.peer)
                     if request is not None:
                         self._begin(request)
                         return
@@ -244,9 +244,9 @@ class Downstream:
         if datapath.sequence[0] != datapath.seen:
             datapath.look()
         table, epoch = datapath.table, datapath.seen
-        fields, user = request.fields, request.user
+        fields, user = request.fields, request.headers
         cookie = b""
-        if user.epoch == epoch:
+        if user.table_version == epoch:
             key, bucket, variant = user.key, user.bucket, user.variant
         else:
             key = datapath.key_reader.read(user, self.peer)
@@ -263,7 +263,7 @@ class Downstream:
             bucket, variant = table.place(key)
             if not cookie and datapath.key_is_in_fields:
                 user.key, user.bucket, user.variant = key, bucket, variant
-                user.epoch = epoch
+                user.table_version = epoch
         forced: int | None = None
         watching: tuple[int, ...] = ()
         if datapath.looks:
@@ -308,9 +308,9 @@ class Downstream:
 
     def _look_at(self, request: Request) -> tuple[int | None, tuple[int, ...]]:
         """Return the variant that a match rule forces, and the outcomes that watch the answer."""
-        user = request.user
-        asked = request.asked
-        looks = user.looks
+        user = request.headers
+        asked = request.rule_key
+        looks = user.rule_cache
         if looks is not None and (known := looks.get(asked)) is not None:
             return known
         datapath = self._datapath
@@ -324,7 +324,7 @@ class Downstream:
         if len(asked[1]) > _LONGEST_REMEMBERED:
             return found
         if looks is None:
-            user.looks = looks = {}
+            user.rule_cache = looks = {}
         elif len(looks) >= _PATHS_REMEMBERED:
             looks.clear()
         looks[asked] = found
@@ -374,7 +374,7 @@ class Downstream:
         """
         self._datapath.counters.proxy[counters.REFUSED + refusal.status] += 1
         to_head = method == b"HEAD" if head is None else head.startswith(b"HEAD ")
-        answer = error_answer(refusal.status, refusal.reason, close=True, head_only=to_head)
+        answer = error_response(refusal.status, refusal.reason, close=True, head_only=to_head)
         log = self._datapath.access_log
         if log is not None and head is not None:
             log.add(refused(self.peer, head, refusal, answer, monotonic()))

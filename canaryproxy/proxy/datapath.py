@@ -15,8 +15,8 @@ from typing import Final, cast
 from canaryproxy.config import Config, Listener, Sticky, Variant
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.proxy_protocol import ProxyHeader
-from canaryproxy.http1.request import Request, RequestHeads
-from canaryproxy.http1.response import AnswerHeads
+from canaryproxy.http1.request import Request, RequestParser
+from canaryproxy.http1.response import ResponseParser
 from canaryproxy.measure import counters
 from canaryproxy.measure.compiled import COMPILED
 from canaryproxy.measure.counters import Counters, Tally
@@ -127,7 +127,7 @@ class DataPath:
         self.seen = 0
         self.table = RouteTable()  # everybody to stable, until there is one
         self.look()
-        self.answers = AnswerHeads(loop)
+        self.answers = ResponseParser(loop)
         self.connections: set[Downstream] = set()
         self.entering: set[Entrance] = set()
         """Connections whose PROXY header or TLS handshake is not complete."""
@@ -172,7 +172,7 @@ class DataPath:
         """The line that names the variant, if answers are to have one."""
         self.answer_ends = tuple(line + self.head_end for line in self.variant_lines)
         """What ends the head of an answer, by variant."""
-        self.answers.leave_out(variant_header)
+        self.answers.drop_header(variant_header)
         self.rescue = config.rescue.enabled
         self.rescue_header = config.rescue.header
         self.replay_buffer = config.rescue.replay_buffer
@@ -187,7 +187,7 @@ class DataPath:
         cookie_matters = _looks_at(config, "cookie") or any(
             rule.cookie is not None for rule in config.split.match
         )
-        self.requests = RequestHeads(
+        self.requests = RequestParser(
             self._loop,
             self.head_end,
             strip,
@@ -306,7 +306,7 @@ class DataPath:
 
     def cookie(self, request: Request, name: str) -> str | None:
         """Return the value of a cookie of the request, or ``None``."""
-        value = _finder(name).find(request.user.cookie)
+        value = _finder(name).find(request.headers.cookie)
         return None if value is None else value.decode("latin-1")
 
     def is_full(self) -> bool:
@@ -321,7 +321,7 @@ class DataPath:
         address, local = "", b"localhost"
         name = transport.get_extra_info("peername")
         trusted = not isinstance(name, tuple)  # who may open our Unix socket is one of us
-        if header is not None and header.told:
+        if header is not None and header.has_addresses:
             trusted = False
             if header.source is not None:
                 address = header.source.host.removeprefix("::ffff:")

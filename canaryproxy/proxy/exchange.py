@@ -21,7 +21,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Final
 
 from canaryproxy.http1.chunked import encode_chunk, last_chunk
-from canaryproxy.http1.errors import STATUS_OF, WORDS, Refusal, error_answer
+from canaryproxy.http1.errors import CLIENT_TEXT, STATUS_OF, Refusal, error_response
 from canaryproxy.http1.request import Request
 from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters
@@ -570,9 +570,9 @@ class Exchange(Receiver):
         self._count(status, now, now)
         self.cancelled = True
         close = not self.request.fields.keep_alive or not self._body_done or self._datapath.draining
-        answer = error_answer(
+        answer = error_response(
             status,
-            WORDS[reason],
+            CLIENT_TEXT[reason],
             label=reason.label,
             close=close,
             head_only=self.request.method == b"HEAD",

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Literal, cast
 
 from canaryproxy.http1 import proxy_protocol
-from canaryproxy.http1.errors import error_answer
+from canaryproxy.http1.errors import error_response
 from canaryproxy.http1.proxy_protocol import MalformedHeader, ProxyHeader
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import NoEntry
@@ -110,7 +110,7 @@ class Entrance(asyncio.Protocol):
         elif isinstance(error, ssl.SSLError):
             if error.reason == "HTTP_REQUEST" and not self.transport.is_closing():
                 self.transport.write(
-                    error_answer(400, "plain HTTP to a port that speaks TLS", close=True)
+                    error_response(400, "plain HTTP to a port that speaks TLS", close=True)
                 )
             self._refuse(NoEntry.TLS, str(error))
         else:

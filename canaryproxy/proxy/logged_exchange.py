@@ -113,9 +113,9 @@ class LoggedExchange(Exchange):
             return
         request = self.request
         fields = request.fields
-        noted = fields.noted
+        noted = fields.logged
         if noted is None:
-            noted = fields.noted = _noted(fields)
+            noted = fields.logged = _noted(fields)
         user_agent, referer, client_id = noted
         peer = self._down.peer
         answered = self._answered_at
@@ -202,7 +202,7 @@ def _without_user(target: bytes) -> bytes:
 
 
 def _said(answer: bytes) -> tuple[bytes, int]:
-    """Return the request id and the size of the body of an answer made by ``error_answer``."""
+    """Return the request id and the size of the body of an answer made by ``error_response``."""
     match = _REQUEST_ID.search(answer)
     return match[1] if match else b"", len(answer.partition(b"\r\n\r\n")[2])
 

@@ -20,8 +20,8 @@ import mmh3
 
 from canaryproxy.config import Endpoint as EndpointConfig
 from canaryproxy.config import Limits
-from canaryproxy.http1.errors import reason_of
 from canaryproxy.measure.counters import Reason
+from canaryproxy.proxy.failures import reason_of
 from canaryproxy.tls.transport import TlsConnection
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Final
 
 from canaryproxy.config import Sticky
 from canaryproxy.http1.forwarding import Peer
-from canaryproxy.http1.request import User
+from canaryproxy.http1.request import ParsedHeaders
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.proxy.signing import Signer
 
@@ -61,7 +61,7 @@ class KeyReader:
 
     __slots__ = ()
 
-    def read(self, user: User, peer: Peer) -> bytes | None:
+    def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:
         """Return the key, ``None`` if the request carries none."""
         raise NotImplementedError
 
@@ -72,8 +72,8 @@ class _FromCookie(KeyReader):
     def __init__(self, name: str) -> None:
         self._finder = CookieFinder(name)
 
-    def read(self, user: User, peer: Peer) -> bytes | None:  # noqa: ARG002
-        return self._finder.find(user.cookie) if user.cookie else None
+    def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:  # noqa: ARG002
+        return self._finder.find(headers.cookie) if headers.cookie else None
 
 
 class _FromSignedCookie(KeyReader):
@@ -85,8 +85,8 @@ class _FromSignedCookie(KeyReader):
         self._finder = CookieFinder(name)
         self._signer = signer
 
-    def read(self, user: User, peer: Peer) -> bytes | None:  # noqa: ARG002
-        value = self._finder.find(user.cookie) if user.cookie else None
+    def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:  # noqa: ARG002
+        value = self._finder.find(headers.cookie) if headers.cookie else None
         return None if value is None else self._signer.verify(value)
 
 
@@ -96,8 +96,8 @@ class _FromHeader(KeyReader):
     def __init__(self, name: str) -> None:
         self._name = name.lower().encode("latin-1")
 
-    def read(self, user: User, peer: Peer) -> bytes | None:  # noqa: ARG002
-        return user.field(self._name) or None
+    def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:  # noqa: ARG002
+        return headers.field(self._name) or None
 
 
 class _FromAddress(KeyReader):
@@ -105,8 +105,8 @@ class _FromAddress(KeyReader):
 
     __slots__ = ()
 
-    def read(self, user: User, peer: Peer) -> bytes | None:
-        named = user.fields.forwarded_for if peer.trusted else b""
+    def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:
+        named = headers.fields.forwarded_for if peer.trusted else b""
         return named or peer.address.encode() or None
 
 

@@ -7,9 +7,9 @@ from ssl import SSLError
 from typing import TYPE_CHECKING, Final, cast
 
 from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError
-from canaryproxy.http1.errors import BrokenAnswer
+from canaryproxy.http1.errors import InvalidResponse
 from canaryproxy.http1.fields import find_head_end, tokens
-from canaryproxy.http1.response import AnswerHeads, Response, is_hopeless
+from canaryproxy.http1.response import Response, ResponseParser, is_hopeless
 from canaryproxy.measure.counters import Reason
 from canaryproxy.proxy.pool import Caller
 
@@ -115,7 +115,7 @@ class Upstream:
 
     transport: asyncio.Transport
 
-    def __init__(self, endpoint: Endpoint, heads: AnswerHeads) -> None:
+    def __init__(self, endpoint: Endpoint, heads: ResponseParser) -> None:
         self.endpoint = endpoint
         self._heads = heads
         self._exchange: Receiver | None = None
@@ -250,7 +250,7 @@ class Upstream:
                 self._head_length = end
                 try:
                     response = self._heads.parse(data[:end])
-                except BrokenAnswer:
+                except InvalidResponse:
                     self._fail(exchange, Reason.BROKEN_ANSWER)
                     return
             rest = data[end:]

@@ -14,12 +14,12 @@ from typing import Final
 
 from canaryproxy.config import TcpAddress
 from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
-from canaryproxy.http1.errors import BrokenAnswer, Refusal
+from canaryproxy.http1.errors import InvalidResponse, Refusal
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.proxy_protocol import MalformedHeader
 from canaryproxy.http1.proxy_protocol import parse as parse_proxy
-from canaryproxy.http1.request import Request, RequestHeads
-from canaryproxy.http1.response import AnswerHeads
+from canaryproxy.http1.request import Request, RequestParser
+from canaryproxy.http1.response import ResponseParser
 from canaryproxy.proxy.sticky import CookieFinder, cookie_stripper
 
 from .recorder import FIELD, Recorder
@@ -33,14 +33,14 @@ _loop = asyncio.new_event_loop()
 _loop.close()  # the parsers want one, and never use it
 _peer = Peer("192.0.2.1", b"http", trusted=False, local=b"local:80")
 _trusted = Peer("192.0.2.1", b"http", trusted=True, local=b"local:80")
-_warm = RequestHeads(_loop, END)
+_warm = RequestParser(_loop, END)
 """Remembers what it saw, takes cookies and traces out before it looks."""
-_answers = AnswerHeads(_loop)
+_answers = ResponseParser(_loop)
 _find = CookieFinder("id").find
 _strip = cookie_stripper("id")
 
 
-def _parsed(heads: RequestHeads, head: bytes, peer: Peer) -> Request | int:
+def _parsed(heads: RequestParser, head: bytes, peer: Peer) -> Request | int:
     try:
         return heads.parse(head, peer)
     except Refusal as refusal:
@@ -55,12 +55,12 @@ def request_head(data: bytes) -> None:
     first = _parsed(_warm, head, _peer)
     again = _parsed(_warm, head, _peer)
     # This one knows nothing yet, and parses every block as a whole.
-    plain = _parsed(RequestHeads(_loop, END, lambda lines: lines, trace_matters=True), head, _peer)
+    plain = _parsed(RequestParser(_loop, END, lambda lines: lines, trace_matters=True), head, _peer)
     if isinstance(first, int) or isinstance(again, int) or isinstance(plain, int):
         assert first == again == plain, (first, again, plain)
         return
     assert first.head == again.head == plain.head, (first.head, again.head, plain.head)
-    assert first.user.cookie == plain.user.cookie
+    assert first.headers.cookie == plain.headers.cookie
     assert first.trace == plain.trace
     assert first.sampled == plain.sampled
     for name in ("host", "keep_alive", "length", "chunked", "expect", "upgrade"):
@@ -78,7 +78,7 @@ def answer_head(data: bytes) -> None:
     head = data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
     try:
         response = _answers.parse(head)
-    except BrokenAnswer:
+    except InvalidResponse:
         return
     line, *lines = response.head.split(b"\r\n")
     assert _STATUS_LINE.fullmatch(line), line

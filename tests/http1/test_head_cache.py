@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canaryproxy.http1.head_cache import ONE_IN, Room
+from canaryproxy.http1.head_cache import ONE_IN, SampledFifo
 
 
 @given(st.integers(1, 8), st.lists(st.integers(0, 40), max_size=300))
 def test_one_in_so_many_new_keys_replaces_the_oldest(most: int, asked: list[int]) -> None:
-    room, known = Room(most), dict[bytes, int]()
+    room, known = SampledFifo(most), dict[bytes, int]()
     order: list[bytes] = []
     refused = 0
     for number in asked:
@@ -18,7 +18,7 @@ def test_one_in_so_many_new_keys_replaces_the_oldest(most: int, asked: list[int]
         if key in known:
             continue
         full = len(known) == most
-        if room.admits(key, known):
+        if room.admit(key, known):
             known[key] = number
             order.append(key)
             if full:

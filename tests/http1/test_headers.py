@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from canaryproxy.http1.errors import BrokenAnswer, Refusal
+from canaryproxy.http1.errors import InvalidResponse, Refusal
 from canaryproxy.http1.fields import REQUEST_KINDS, Names, find_head_end, nominated, tokens, without
 from canaryproxy.http1.forwarding import Peer
-from canaryproxy.http1.request import Request, RequestHeads, check_partial
-from canaryproxy.http1.response import AnswerHeads
+from canaryproxy.http1.request import Request, RequestParser, check_partial
+from canaryproxy.http1.response import ResponseParser
 
 PEER = Peer("192.0.2.1", b"http", False, b"local")
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -50,13 +50,13 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture(scope="module")
-def requests(loop: asyncio.AbstractEventLoop) -> RequestHeads:
-    return RequestHeads(loop, b"Via: 1.1 us\r\n\r\n")
+def requests(loop: asyncio.AbstractEventLoop) -> RequestParser:
+    return RequestParser(loop, b"Via: 1.1 us\r\n\r\n")
 
 
 @pytest.fixture(scope="module")
-def answers(loop: asyncio.AbstractEventLoop) -> AnswerHeads:
-    return AnswerHeads(loop)
+def answers(loop: asyncio.AbstractEventLoop) -> ResponseParser:
+    return ResponseParser(loop)
 
 
 def strict(head: bytes) -> list[tuple[bytes, bytes]]:
@@ -73,7 +73,7 @@ def of(found: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     return [value for key, value in found if key == name]
 
 
-def ask(heads: RequestHeads, head: bytes) -> Request | None:
+def ask(heads: RequestParser, head: bytes) -> Request | None:
     try:
         return heads.parse(head, PEER)
     except Refusal:
@@ -87,7 +87,7 @@ def ask(heads: RequestHeads, head: bytes) -> Request | None:
 @example(b"Content-Length : 5\r\n", b"GET / HTTP/1.1")
 @example(b" Content-Length: 5\r\n", b"GET / HTTP/1.1")
 def test_requests_that_pass_are_strict_and_mean_the_same_to_h11(
-    requests: RequestHeads, more: bytes, line: bytes
+    requests: RequestParser, more: bytes, line: bytes
 ) -> None:
     head = line + b"\r\nHost: h\r\n" + more + b"\r\n"
     end = find_head_end(head)
@@ -123,7 +123,7 @@ def test_requests_that_pass_are_strict_and_mean_the_same_to_h11(
 def test_what_is_remembered_is_what_would_be_found_again(
     loop: asyncio.AbstractEventLoop, more: bytes
 ) -> None:
-    heads = RequestHeads(loop, b"\r\n")
+    heads = RequestParser(loop, b"\r\n")
     one = b"GET /1 HTTP/1.1\r\nHost: h\r\n" + more + b"\r\n"
     first = ask(heads, one[: find_head_end(one)])
     two = one.replace(b"GET /1 ", b"PUT /2 ", 1)
@@ -136,7 +136,7 @@ def test_what_is_remembered_is_what_would_be_found_again(
 
 @given(fields)
 def test_no_part_of_a_good_head_is_refused_before_it_is_whole(
-    requests: RequestHeads, more: bytes
+    requests: RequestParser, more: bytes
 ) -> None:
     head = b"GET / HTTP/1.1\r\nHost: h\r\n" + more + b"\r\n"
     head = head[: find_head_end(head)]
@@ -155,7 +155,7 @@ def test_no_part_of_a_good_head_is_refused_before_it_is_whole(
     )
 )  # fmt: skip
 def test_other_fields_are_forwarded_byte_for_byte(
-    requests: RequestHeads, plain: list[tuple[bytes, bytes]]
+    requests: RequestParser, plain: list[tuple[bytes, bytes]]
 ) -> None:
     block = b"".join(b"%b:%b\r\n" % field for field in plain)
     head = b"GET / HTTP/1.1\r\n" + block + b"Host: h\r\nKeep-Alive: 1\r\n\r\n"
@@ -179,12 +179,12 @@ def test_other_fields_are_forwarded_byte_for_byte(
 @example(b" Content-Length: 5\r\n", b"HTTP/1.1 200 OK")
 @example(b"\tA: 5\r\n", b"HTTP/1.1 200 OK")
 def test_answers_that_pass_are_strict_and_mean_the_same_to_h11(
-    answers: AnswerHeads, more: bytes, line: bytes
+    answers: ResponseParser, more: bytes, line: bytes
 ) -> None:
     head = line + b"\r\n" + more + b"\r\n"
     try:
         answer = answers.parse(head[: find_head_end(head)])
-    except BrokenAnswer:
+    except InvalidResponse:
         return
     sent = strict(answer.head + b"\r\n")
     assert not of(sent, b"transfer-encoding")

@@ -14,11 +14,11 @@ from aiohttp.test_utils import make_mocked_request
 from canaryproxy.admin.conditions import tags
 from canaryproxy.admin.problem import Problem
 from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError
-from canaryproxy.http1.errors import BrokenAnswer, Refusal
-from canaryproxy.http1.fields import ANSWER_KINDS, REQUEST_KINDS
+from canaryproxy.http1.errors import InvalidResponse, Refusal
+from canaryproxy.http1.fields import REQUEST_KINDS, RESPONSE_KINDS
 from canaryproxy.http1.forwarding import Peer
-from canaryproxy.http1.request import RequestHeads
-from canaryproxy.http1.response import AnswerHeads
+from canaryproxy.http1.request import RequestParser
+from canaryproxy.http1.response import ResponseParser
 from canaryproxy.proxy.sticky import CookieFinder, cookie_stripper
 
 FILLS = (
@@ -65,7 +65,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @pytest.mark.parametrize("name", sorted(REQUEST_KINDS))
 def test_fields_of_requests(loop: asyncio.AbstractEventLoop, name: bytes) -> None:
-    heads = RequestHeads(loop, b"\r\n")
+    heads = RequestParser(loop, b"\r\n")
     for value in VALUES:
         for head in (b"%b%b: %b\r\n\r\n", b"%b%b:%b\r\n\r\n"):
             with contextlib.suppress(Refusal):
@@ -73,7 +73,7 @@ def test_fields_of_requests(loop: asyncio.AbstractEventLoop, name: bytes) -> Non
 
 
 def test_request_lines(loop: asyncio.AbstractEventLoop) -> None:
-    heads = RequestHeads(loop, b"\r\n")
+    heads = RequestParser(loop, b"\r\n")
     for value in VALUES:
         for target in (
             value,
@@ -87,12 +87,12 @@ def test_request_lines(loop: asyncio.AbstractEventLoop) -> None:
                     heads.parse(line % target + b"\r\nHost: h\r\nA : b\r\n\r\n", PEER)
 
 
-@pytest.mark.parametrize("name", [*sorted(ANSWER_KINDS), b"HTTP/1.1 200"])
+@pytest.mark.parametrize("name", [*sorted(RESPONSE_KINDS), b"HTTP/1.1 200"])
 def test_heads_of_answers(loop: asyncio.AbstractEventLoop, name: bytes) -> None:
-    heads = AnswerHeads(loop)
+    heads = ResponseParser(loop)
     for value in VALUES:
         line = b"%b %b\r\n" if b"/" in name else b"HTTP/1.1 200 OK\r\nConnection: a\r\n%b: %b\r\n"
-        with contextlib.suppress(BrokenAnswer):
+        with contextlib.suppress(InvalidResponse):
             heads.parse(line % (name, value) + b"\r\n")
 
 

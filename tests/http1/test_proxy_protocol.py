@@ -44,15 +44,15 @@ LINE_6 = b"PROXY TCP6 2001:db8::1 2001:db8::2 12345 443\r\n"
 LEGAL = {
     LINE_4: told(LINE_4, "192.0.2.1", "198.51.100.2"),
     LINE_6: told(LINE_6, "2001:db8::1", "2001:db8::2"),
-    b"PROXY UNKNOWN\r\n": ProxyHeader(15, told=False),
-    b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n": ProxyHeader(35, told=False),
+    b"PROXY UNKNOWN\r\n": ProxyHeader(15, has_addresses=False),
+    b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n": ProxyHeader(35, has_addresses=False),
     v2(INET): told(v2(INET), "192.0.2.1", "198.51.100.2"),
     v2(INET + TLV): told(v2(INET + TLV), "192.0.2.1", "198.51.100.2"),
     v2(INET6, family=0x21): told(v2(INET6, family=0x21), "2001:db8::1", "2001:db8::2"),
-    v2(bytes(216) + TLV, family=0x31): ProxyHeader(len(v2(bytes(216) + TLV)), told=True),
-    v2(b"", command=0x20, family=0): ProxyHeader(16, told=False),
-    v2(INET, command=0x20): ProxyHeader(28, told=False),
-    v2(b"anything", family=0): ProxyHeader(24, told=False),
+    v2(bytes(216) + TLV, family=0x31): ProxyHeader(len(v2(bytes(216) + TLV)), has_addresses=True),
+    v2(b"", command=0x20, family=0): ProxyHeader(16, has_addresses=False),
+    v2(INET, command=0x20): ProxyHeader(28, has_addresses=False),
+    v2(b"anything", family=0): ProxyHeader(24, has_addresses=False),
 }
 
 

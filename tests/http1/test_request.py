@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.forwarding import Peer
-from canaryproxy.http1.request import RequestHeads, User
+from canaryproxy.http1.request import ParsedHeaders, RequestParser
 from canaryproxy.measure.compiled import COMPILED
 
 END = b"Via: 1.1 canaryproxy\r\n\r\n"
@@ -20,10 +20,10 @@ PEER = Peer("127.0.0.1", b"http", False, b"localhost")
 PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-class Anew(RequestHeads):
+class Anew(RequestParser):
     """Remembers nothing."""
 
-    def _find(self, line: bytes, block: bytes) -> tuple[User, bytes]:
+    def _find(self, line: bytes, block: bytes) -> tuple[ParsedHeaders, bytes]:
         return self._parsed(line + b"\r\n" + block, len(line)), b""
 
 
@@ -34,10 +34,10 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     made.close()
 
 
-def meaning(heads: RequestHeads, head: bytes, *, take: bool = False, peer: Peer = PEER) -> Any:
+def meaning(heads: RequestParser, head: bytes, *, take: bool = False, peer: Peer = PEER) -> Any:
     """Return all that a request means, or the status of its refusal."""
     try:
-        request = (heads.take if take else heads.parse)(head, peer)
+        request = (heads.parse_single if take else heads.parse)(head, peer)
     except Refusal as refusal:
         return refusal.status
     if request is None:
@@ -49,8 +49,8 @@ def meaning(heads: RequestHeads, head: bytes, *, take: bool = False, peer: Peer 
         "lines": sorted(lines.split(b"\r\n")),
         "end": request.head.endswith(END),
         "trace": (request.trace, request.sampled),
-        "cookie": request.user.cookie,
-        "raw": sorted(field for field in request.user.raw if field[0].lower() != b"traceparent"),
+        "cookie": request.headers.cookie,
+        "raw": sorted(field for field in request.headers.raw if field[0].lower() != b"traceparent"),
         **{
             name: getattr(fields, name)
             for name in (
@@ -93,10 +93,10 @@ starts = st.sampled_from(
 def test_a_remembered_head_means_what_a_parsed_one_means(
     loop: asyncio.AbstractEventLoop, requests: list[tuple[bytes, list[bytes]]], create: bool
 ) -> None:
-    known = RequestHeads(loop, END, create_trace=create)
-    taken = RequestHeads(loop, END, create_trace=create)
-    nobody = RequestHeads(loop, END, create_trace=create, remember_users=False)
-    matters = RequestHeads(loop, END, create_trace=create, trace_matters=True)
+    known = RequestParser(loop, END, create_trace=create)
+    taken = RequestParser(loop, END, create_trace=create)
+    nobody = RequestParser(loop, END, create_trace=create, remember_users=False)
+    matters = RequestParser(loop, END, create_trace=create, trace_matters=True)
     anew = Anew(loop, END, create_trace=create)
     for start, fields in requests:
         head = b"\r\n".join((start, *fields, b"", b""))
@@ -118,7 +118,7 @@ def test_a_remembered_head_means_what_a_parsed_one_means(
             assert found == expected
         if isinstance(expected, dict):  # whoever looks at all fields sees all
             seen, looked = anew.parse(head, PEER), matters.parse(head, PEER)
-            assert sorted(looked.user.raw) == sorted(seen.user.raw)
+            assert sorted(looked.headers.raw) == sorted(seen.headers.raw)
 
 
 others = st.lists(
@@ -160,7 +160,7 @@ def test_users_alike_on_one_connection_are_told_apart_by_their_cookie_only(
     cookies: list[bytes],
     users: bool,
 ) -> None:
-    heads = RequestHeads(loop, END, remember_users=users)
+    heads = RequestParser(loop, END, remember_users=users)
     peer = Peer("127.0.0.1", b"http", False, b"localhost")
     for cookie in (b"id=first", *cookies, *cookies):
         lines = [b"GET / HTTP/1.1", b"Host: h", *before, name + b": " + cookie, *after, b"", b""]
@@ -173,20 +173,20 @@ def test_users_alike_on_one_connection_are_told_apart_by_their_cookie_only(
 
 
 def test_a_connection_knows_what_its_users_have_in_common(loop: asyncio.AbstractEventLoop) -> None:
-    heads = RequestHeads(loop, END)
+    heads = RequestParser(loop, END)
     peer = Peer("127.0.0.1", b"http", False, b"localhost")
     start = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nCookie: "
     for number in range(10):
-        request = heads.take(start + b"id=%d\r\nAccept: */*\r\n\r\n" % number, peer)
+        request = heads.parse_single(start + b"id=%d\r\nAccept: */*\r\n\r\n" % number, peer)
         assert request is not None
-        assert request.user.cookie == b"id=%d" % number
+        assert request.headers.cookie == b"id=%d" % number
         assert b"\r\nCookie: id=%d\r\nAccept: */*\r\n" % number in request.head
         assert b"Connection" not in request.head
-        assert request.user.alike is heads._alikes[0]
-        assert peer.alike == (0 if number else -1)
+        assert request.headers.alike is heads._alikes[0]
+        assert peer.template == (0 if number else -1)
     # What it has kept may by now be of somebody else, or of nobody.
     stale = Peer("127.0.0.1", b"http", False, b"localhost")
-    for stale.alike in (0, 1, 1000):
+    for stale.template in (0, 1, 1000):
         found = meaning(heads, b"GET / HTTP/1.1\r\nHost: i\r\nCookie: id=1\r\n\r\n", peer=stale)
         assert found["host"] == b"i"
 
@@ -198,7 +198,7 @@ def test_a_connection_knows_what_its_users_have_in_common(loop: asyncio.Abstract
 def test_two_heads_at_once_are_not_one_however_well_they_are_known(
     loop: asyncio.AbstractEventLoop, cookie: bytes, trace: bytes, without: bytes
 ) -> None:
-    heads = RequestHeads(loop, END)
+    heads = RequestParser(loop, END)
     start = b"GET / HTTP/1.1\r\n"
     rest = without + b"Accept: */*\r\n"
     for number in range(3):
@@ -212,17 +212,17 @@ def test_two_heads_at_once_are_not_one_however_well_they_are_known(
             cookie % 7 + b"\r\n" if cookie else trace + b"\r\n",
             b"\r\n",
         ):
-            assert heads.take(start + lines + more, PEER) is None
+            assert heads.parse_single(start + lines + more, PEER) is None
 
 
 def test_users_that_differ_in_their_cookie_and_trace_share_a_template(
     loop: asyncio.AbstractEventLoop,
 ) -> None:
-    heads = RequestHeads(loop, END)
+    heads = RequestParser(loop, END)
     for number in range(50):
         head = b"GET / HTTP/1.1\r\nHost: h\r\nCookie: canary_id=%d\r\nAccept: */*\r\n\r\n" % number
         request = heads.parse(head, PEER)
-        assert request.user.cookie == b"canary_id=%d" % number
+        assert request.headers.cookie == b"canary_id=%d" % number
         assert b"\r\nCookie: canary_id=%d\r\n" % number in request.head
         traced = head[:-2] + b"traceparent: 00-%032x-b7ad6b7169203331-01\r\n\r\n" % (number + 1)
         request = heads.parse(traced, PEER)
@@ -236,11 +236,11 @@ def test_users_that_differ_in_their_cookie_and_trace_share_a_template(
 def test_users_who_are_alike_are_not_remembered_if_that_is_no_quicker(
     loop: asyncio.AbstractEventLoop, cookie: bytes
 ) -> None:
-    heads = RequestHeads(loop, END, remember_users=False)
+    heads = RequestParser(loop, END, remember_users=False)
     for number in range(50):
         block = b"Host: h\r\nAccept: %d\r\n" % (number % 5) + cookie + b"\r\n"
         for _ in range(2):
-            assert heads.take(b"GET / HTTP/1.1\r\n" + block, PEER) is not None
+            assert heads.parse_single(b"GET / HTTP/1.1\r\n" + block, PEER) is not None
     assert len(heads._known) == (0 if cookie else 5)
     assert len(heads._templates) == (5 if cookie else 0)
 
@@ -248,7 +248,7 @@ def test_users_who_are_alike_are_not_remembered_if_that_is_no_quicker(
 def test_users_that_come_again_are_soon_known_and_the_oldest_give_way(
     loop: asyncio.AbstractEventLoop,
 ) -> None:
-    heads = RequestHeads(loop, END)
+    heads = RequestParser(loop, END)
 
     def ask(kind: bytes, users: range) -> None:
         for number in users:
@@ -269,7 +269,7 @@ def test_users_that_come_again_are_soon_known_and_the_oldest_give_way(
 
 
 def test_what_is_remembered_is_bounded(loop: asyncio.AbstractEventLoop) -> None:
-    heads = RequestHeads(loop, END)
+    heads = RequestParser(loop, END)
     for number in range(6000):
         heads.parse(
             b"GET / HTTP/1.1\r\nHost: h%d\r\nCookie: canary_id=%d\r\n\r\n" % (number, number), PEER

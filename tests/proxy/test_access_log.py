@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canaryproxy import config
-from canaryproxy.http1.errors import Refusal, error_answer
+from canaryproxy.http1.errors import Refusal, error_response
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.proxy import access_log
 from canaryproxy.proxy.access_log import AccessLog, Entry, combined_line, json_line
@@ -225,7 +225,7 @@ def test_any_bytes_are_one_combined_line_of_nine_fields(entry: Entry) -> None:
 
 def refusal_of(head: bytes) -> Any:
     refusal = Refusal(400, "no")
-    answer = error_answer(400, "no", close=True)
+    answer = error_response(400, "no", close=True)
     entry = refused(Peer("192.0.2.1", b"http", False, b"h"), head, refusal, answer, 1.0)
     assert json.loads(json_line(entry, EPOCH))["bytes"] == len(answer.partition(b"\r\n\r\n")[2])
     return entry

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from canaryproxy.http1.forwarding import Peer
-from canaryproxy.http1.request import RequestHeads
+from canaryproxy.http1.request import RequestParser
 from canaryproxy.proxy.sticky import CookieFinder
 
 MEANT = re.compile(rb'(?:^|;)[ \t]*id="?([^;" \t]+)')
@@ -44,11 +44,14 @@ def test_a_cookie_line_is_read_the_same_alone_and_among_known_lines(
         peer = Peer("127.0.0.1", b"http", False, b"localhost")
         other, line = b"Host: h\r\nX-Cookie: y\r\n", name + b": " + value + b"\r\n"
         head = b"GET / HTTP/1.1\r\n" + (line + other if first else other + line) + b"\r\n"
-        quick, slow = RequestHeads(loop, b"\r\n"), RequestHeads(loop, b"\r\n", lambda block: block)
+        quick, slow = (
+            RequestParser(loop, b"\r\n"),
+            RequestParser(loop, b"\r\n", lambda block: block),
+        )
         for _ in range(2):
             known, anew = quick.parse(head, peer), slow.parse(head, peer)
             assert known.head == anew.head
-            assert known.user.cookie == anew.user.cookie
-            assert known.user.field(b"cookie") == anew.user.field(b"cookie")
+            assert known.headers.cookie == anew.headers.cookie
+            assert known.headers.field(b"cookie") == anew.headers.field(b"cookie")
     finally:
         loop.close()

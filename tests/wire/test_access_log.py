@@ -536,4 +536,4 @@ async def test_without_a_log_nothing_is_noted() -> None:
     ):
         await ask(running, GET, b"ok")
         assert running.log is None
-        assert all(user.fields.noted is None for user in running.datapath.requests._known.values())
+        assert all(user.fields.logged is None for user in running.datapath.requests._known.values())

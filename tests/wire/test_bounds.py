@@ -301,7 +301,7 @@ async def test_what_is_remembered_of_paths_is_bounded() -> None:
             await client.send(get(COOKIE, target=b"/%d" % number + b"a" * 8000 * (number % 2)))
             await client.take(b"ok", number + 1)
         (alike,) = running.datapath.requests._alikes
-        looks = alike._looks
+        looks = alike._rule_cache
         assert looks
         assert len(looks) <= 32
         assert max(len(path) for _, path in looks) <= 256
