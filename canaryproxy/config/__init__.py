@@ -1,8 +1,8 @@
-"""The configuration: YAML to frozen values, errors with file, line and column, and its JSON Schema.
+"""The configuration: YAML to frozen values, errors with file, line and column, and the JSON Schema.
 
-``document`` reads YAML and keeps places, ``units`` and ``addresses`` read single values, ``fields`` and
-``model`` say what is allowed, ``patterns`` are regular expressions, ``explain`` says what is wrong,
-``advice`` what is risky.
+``yaml_reader`` reads YAML and keeps positions, ``units`` and ``addresses`` parse single values, ``types`` and
+``model`` define what is valid, ``patterns`` compiles regular expressions, ``explain`` reports errors,
+and ``advice`` warns about valid but risky settings.
 """
 
 from __future__ import annotations

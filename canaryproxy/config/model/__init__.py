@@ -1,0 +1,75 @@
+"""The configuration as frozen values, a file for each section. The descriptions of the fields document them.
+
+Units in these values: durations are seconds, sizes bytes, ratios fractions 0..1, weights percent 0..100.
+Sequences are tuples.
+"""
+
+from __future__ import annotations
+
+from canaryproxy.config.model.access_log import AccessLog
+from canaryproxy.config.model.admin import DEFAULT_SOCKET, Admin
+from canaryproxy.config.model.config import Config, Reload
+from canaryproxy.config.model.fleet import Fleet
+from canaryproxy.config.model.forwarding import Forwarded, Trace
+from canaryproxy.config.model.judge import (
+    Business,
+    Errors,
+    GuardRails,
+    Judge,
+    Latency,
+    Metrics,
+    Throughput,
+)
+from canaryproxy.config.model.limits import Limits
+from canaryproxy.config.model.listen import Listener
+from canaryproxy.config.model.match import HeaderMatch, PathMatch
+from canaryproxy.config.model.notify import EventName, Webhook
+from canaryproxy.config.model.outcomes import JsonWhen, Outcome, OutcomeMatch, When
+from canaryproxy.config.model.release import Gate, Release, Step
+from canaryproxy.config.model.resilience import Mirror, Rescue
+from canaryproxy.config.model.section import Mistake
+from canaryproxy.config.model.split import MatchRule, Split, Sticky
+from canaryproxy.config.model.tls import Certificate, ClientTls, ServerTls
+from canaryproxy.config.model.variants import Variant, Variants
+
+__all__ = [
+    "DEFAULT_SOCKET",
+    "AccessLog",
+    "Admin",
+    "Business",
+    "Certificate",
+    "ClientTls",
+    "Config",
+    "Errors",
+    "EventName",
+    "Fleet",
+    "Forwarded",
+    "Gate",
+    "GuardRails",
+    "HeaderMatch",
+    "JsonWhen",
+    "Judge",
+    "Latency",
+    "Limits",
+    "Listener",
+    "MatchRule",
+    "Metrics",
+    "Mirror",
+    "Mistake",
+    "Outcome",
+    "OutcomeMatch",
+    "PathMatch",
+    "Release",
+    "Reload",
+    "Rescue",
+    "ServerTls",
+    "Split",
+    "Step",
+    "Sticky",
+    "Throughput",
+    "Trace",
+    "Variant",
+    "Variants",
+    "Webhook",
+    "When",
+]

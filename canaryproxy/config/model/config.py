@@ -1,0 +1,131 @@
+"""The whole file, and checks across sections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from canaryproxy.config import types
+from canaryproxy.config.addresses import TcpAddress, UnixAddress, leads_to, overlap
+from canaryproxy.config.errors import Path
+from canaryproxy.config.model.access_log import AccessLog
+from canaryproxy.config.model.admin import Admin
+from canaryproxy.config.model.fleet import Fleet
+from canaryproxy.config.model.forwarding import Forwarded, Trace
+from canaryproxy.config.model.judge import Judge
+from canaryproxy.config.model.limits import Limits
+from canaryproxy.config.model.listen import AnyListener, Listener
+from canaryproxy.config.model.notify import Webhook
+from canaryproxy.config.model.release import Release
+from canaryproxy.config.model.resilience import Mirror, Rescue
+from canaryproxy.config.model.section import Mistake, Section, report, switch
+from canaryproxy.config.model.split import Split
+from canaryproxy.config.model.variants import Variants
+
+
+class Reload(Section):
+    """When the configuration is read again, beside SIGHUP and the admin API."""
+
+    watch: bool = Field(False, description="Reload whenever the file changes.")
+
+
+class Config(Section):
+    """The configuration of canaryproxy."""
+
+    listen: Annotated[
+        Annotated[tuple[AnyListener, ...], Field(min_length=1)], types.one_or_more(AnyListener)
+    ] = Field(
+        default_factory=lambda: (Listener.model_validate({"address": "127.0.0.1:8080"}),),
+        description="host:port, [::1]:port, unix:/path, a mapping with address, or a list of them.",
+        json_schema_extra={"default": "127.0.0.1:8080"},
+    )
+    workers: int = Field(
+        1, ge=0, le=256, description="Worker processes that share the port; 0: one for each core."
+    )
+    admin: Admin = Field(
+        default_factory=Admin, description="The admin API, the dashboard and the metrics."
+    )
+    variants: Variants = Field(description="The two versions of the service.")
+    split: Split = Field(default_factory=Split, description="Which users get the canary.")
+    release: Release | None = Field(
+        None, description="One attempt to move users from stable to canary, step by step."
+    )
+    judge: Judge = Field(
+        default_factory=Judge, description="How the canary is compared with stable."
+    )
+    rescue: Rescue = Field(
+        default_factory=Rescue, description="Retry on stable what fails on the canary."
+    )
+    mirror: Mirror = Field(default_factory=Mirror, description="Copy requests to the canary.")
+    limits: Limits = Field(default_factory=Limits, description="Bounds and timeouts.")
+    forwarded: Forwarded = Field(
+        default_factory=Forwarded, description="X-Forwarded-*, Forwarded, Via."
+    )
+    state: types.FilePath = Field(
+        "./run/state.json", description="File that keeps the release across restarts."
+    )
+    notify: tuple[Webhook, ...] = Field((), description="Webhooks about events.")
+    reload: Reload = Field(
+        default_factory=Reload, description="When the configuration is read again."
+    )
+    access_log: Annotated[
+        AccessLog | None, BeforeValidator(switch, json_schema_input_type=AccessLog | bool | None)
+    ] = Field(
+        None, description="A line for each request; {} or true for the defaults, false for off."
+    )
+    trace: Trace = Field(default_factory=Trace, description="W3C trace context.")
+    fleet: Fleet | None = Field(
+        None, description="Replicas that share one release; off by default."
+    )
+
+    @property
+    def release_id(self) -> str | None:
+        """The id of the release, or ``None`` without a release."""
+        return None if self.release is None else self.release.id
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        report((*self._overlaps(), *self._loops()))
+        return self
+
+    def _overlaps(self) -> Iterator[Mistake]:
+        """Yield listeners that would bind the same address."""
+        listeners: list[tuple[Path, TcpAddress | UnixAddress]] = [
+            (("listen", at), one.address) for at, one in enumerate(self.listen)
+        ]
+        if self.admin.listen is not None:
+            listeners.append((("admin", "listen"), self.admin.listen))
+        if self.admin.socket is not None:
+            listeners.append((("admin", "socket"), UnixAddress(self.admin.socket)))
+        for at, (path, address) in enumerate(listeners):
+            for other_path, other in listeners[:at]:
+                if overlap(address, other):
+                    yield self._overlap(path, address, other_path, other)
+                    break
+
+    def _overlap(
+        self,
+        path: Path,
+        address: TcpAddress | UnixAddress,
+        other_path: Path,
+        other: TcpAddress | UnixAddress,
+    ) -> Mistake:
+        # An invalid address gives way to the default, which the file does not have.
+        because_of = tuple(p[:1] if p[0] == "listen" else p for p in (path, other_path))
+        if path[-1] == "socket" and "socket" not in self.admin.model_fields_set:
+            message = f"{other} is the default of admin.socket; set admin.socket too"
+            return Mistake(message, other_path, because_of)
+        return Mistake(f"{address} overlaps with {other}", path, because_of)
+
+    def _loops(self) -> Iterator[Mistake]:
+        """Yield endpoints that are the proxy itself."""
+        for name, variant in (("stable", self.variants.stable), ("canary", self.variants.canary)):
+            for at, endpoint in enumerate(variant.endpoints if variant else ()):
+                if any(leads_to(endpoint, listener.address) for listener in self.listen):
+                    yield Mistake(
+                        f"{endpoint} is the proxy's own address (a loop)",
+                        ("variants", name, "endpoints", at),
+                        (("listen",),),
+                    )

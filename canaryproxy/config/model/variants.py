@@ -1,0 +1,51 @@
+"""``variants``: the two versions of the service and their endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from canaryproxy.config import types
+from canaryproxy.config.model.section import Mistake, Section, report
+from canaryproxy.config.model.tls import ClientTls
+
+
+class Variant(Section):
+    """One version of the service."""
+
+    endpoints: tuple[types.EndpointUrl, ...] = Field(
+        min_length=1,
+        description="Its processes: http://host:port, https://host:port or unix:/path.",
+    )
+    tls: ClientTls | None = Field(
+        None, description="TLS settings for https endpoints; default: verify with the system's CAs."
+    )
+    balance: Literal["least_requests", "hash"] = Field(
+        "least_requests",
+        description="Load balancing; hash keeps each user on the same endpoint.",
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Variant:
+        report(self._mistakes())
+        return self
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        keys = [(one.scheme, one.host.lower(), one.port, one.path) for one in self.endpoints]
+        first = {key: at for at, key in reversed(list(enumerate(keys)))}
+        for at, key in enumerate(keys):
+            if first[key] != at:
+                yield Mistake(f"{self.endpoints[at]} is listed twice", ("endpoints", at))
+        if self.tls is not None and all(one.scheme != "https" for one in self.endpoints):
+            yield Mistake(
+                "has no effect: no endpoint begins with https://", ("tls",), (("endpoints",),)
+            )
+
+
+class Variants(Section):
+    """The two versions."""
+
+    stable: Variant = Field(description="The current version (v1).")
+    canary: Variant | None = Field(None, description="The new version (v2).")
