@@ -1,44 +1,103 @@
-"""The command line: one file per group of commands, and the help that lists them."""
+"""The command line: the help that lists the commands, and where each of them is.
+
+A command's module is imported when the command is used: ``--help`` loads click and nothing of the proxy, and
+``check`` loads no HTTP client.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
 import canaryproxy
-from canaryproxy.cli import (
-    completion as shell,
-)
-from canaryproxy.cli import (
-    offline,
-    upgrade,
-)
-from canaryproxy.cli import (
-    operate as steer,
-)
-from canaryproxy.cli import (
-    run as proxy,
-)
-from canaryproxy.cli import (
-    status as look,
-)
-from canaryproxy.cli.common import EXIT_CONFIG, fail
 from canaryproxy.measure.compiled import COMPILED
 
-_SECTIONS: tuple[tuple[str, tuple[click.Command, ...]], ...] = (
-    ("Run", (proxy.run, proxy.check, proxy.schema, proxy.demo)),
-    ("Look", (look.status, look.history, look.wait)),
-    ("Release", (steer.start, steer.pause, steer.resume, steer.weight, steer.promote, steer.abort)),
-    ("Safety", (steer.trip, steer.reset, steer.drill)),
-    ("Configuration", (steer.reload, upgrade.upgrade)),
-    ("Before and after", (offline.plan, offline.judge)),
-    ("Shell", (shell.completion,)),
-)
+SECTIONS = {
+    "Run": {
+        "run.run": "Run the proxy until SIGTERM or SIGINT; requests in flight may end first.",
+        "run.check": "Check a configuration file: exit status 0 if it is valid, 2 if not.",
+        "run.schema": "Print the JSON Schema of the configuration, for editors.",
+        "run.demo": (
+            "Show four releases, three of which go wrong, and what the proxy does about it."
+        ),
+    },
+    "Look": {
+        "status.status": (
+            "Show where the release is, how both variants do, and what the judge knows."
+        ),
+        "status.history": "Show what happened and why, oldest first, in local time.",
+        "status.wait": "Wait until the release gets somewhere, and print what happens meanwhile.",
+    },
+    "Release": {
+        "operate.start": "Start the release with its first step.",
+        "operate.pause": "Stay at this weight until somebody resumes.",
+        "operate.resume": "Go on after a pause; with promote: manual, go on to the next step.",
+        "operate.weight": "Set the percentage of users on the canary.",
+        "operate.promote": "End the release with every user on the canary.",
+        "operate.abort": "End the release with every user on stable.",
+    },
+    "Safety": {
+        "operate.trip": "Open the circuit: every user is on stable with the next request.",
+        "operate.reset": (
+            "Close the circuit after a trip: the same users come back to the canary, and the "
+            "step begins anew."
+        ),
+        "operate.drill": (
+            "Try the way back with real users: trip, measure the last request to the canary, reset."
+        ),
+    },
+    "Configuration": {
+        "operate.reload": "Read the configuration file again.",
+        "upgrade.upgrade": (
+            "Start the program anew and hand everything over to it, without a refused or "
+            "broken request."
+        ),
+    },
+    "Before and after": {
+        "offline.plan": (
+            "Say what each step of a release can see at your traffic, and whom a regression "
+            "would hurt."
+        ),
+        "offline.judge": (
+            "Judge recorded counts: would this release have been rolled back, and when?"
+        ),
+    },
+    "Shell": {
+        "completion.completion": (
+            "Print the script that completes commands and options in a shell."
+        ),
+    },
+}
+"""The sections of the help: each command as ``module.name``, and the first sentence of its help."""
+COMMANDS = {
+    name: module
+    for commands in SECTIONS.values()
+    for module, _, name in (path.partition(".") for path in commands)
+}
+"""The module of each command."""
+
+
+def command_named(name: str) -> click.Command:
+    """Return a command, whose module is imported now. Raises ``KeyError`` if there is none of that name."""
+    found: click.Command = getattr(import_module(f"canaryproxy.cli.{COMMANDS[name]}"), name)
+    return found
 
 
 class Sections(click.Group):
-    """A group whose help lists its commands by what they are for, and whose errors are one line."""
+    """A group that imports a command when it is used, and lists all commands in sections.
+
+    An error is one line.
+    """
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; None if there is none of that name."""
+        return command_named(cmd_name) if cmd_name in COMMANDS else None
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Parse what comes before the command."""
@@ -56,13 +115,13 @@ class Sections(click.Group):
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each group of commands."""
-        widest = max(len(name) for name in self.commands)
-        for title, commands in _SECTIONS:
+        widest = max(map(len, COMMANDS))
+        for title, commands in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl(
                     [
-                        (f"{one.name or '':<{widest}}", one.get_short_help_str(100))
-                        for one in commands
+                        (f"{path.partition('.')[2]:<{widest}}", summary)
+                        for path, summary in commands.items()
                     ]
                 )
 
@@ -71,6 +130,8 @@ def _misused(error: click.UsageError) -> NoReturn:
     """Print one line and exit; help that was not asked for is still help."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         raise error
+    from canaryproxy.cli.common import EXIT_CONFIG, fail  # noqa: PLC0415 - --help needs neither
+
     command = "canaryproxy" if error.ctx is None else error.ctx.command_path
     message = " ".join(error.format_message().split())
     fail(f"{message.rstrip('.')} (see {command} --help)", EXIT_CONFIG)
@@ -98,8 +159,3 @@ def main() -> None:
     Exit status: 0 done; 1 refused or failed; 2 usage or configuration; 3 no proxy answers;
     of wait also 4 the opposite end came, 5 timeout; 130 Ctrl-C.
     """
-
-
-for _, _commands in _SECTIONS:
-    for _command in _commands:
-        main.add_command(_command)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from canaryproxy.cli import main
+from canaryproxy.cli import COMMANDS, SECTIONS, command_named, main
 from canaryproxy.client.text import clean
 from tests.cli.fake import (
     Fake,
@@ -301,11 +301,18 @@ async def test_plain_terminals(fake: Fake, tmp_path: Path) -> None:
 def test_every_command_has_an_example_and_the_help_has_every_command() -> None:
     runner = CliRunner()
     whole = runner.invoke(main, ["--help"]).output
-    for name in main.commands:
+    for name in COMMANDS:
         assert f"\n  {name}" in whole
         assert "Example" in runner.invoke(main, [name, "--help"]).output, name
     for title in ("Run:", "Look:", "Release:", "Safety:", "Exit status:"):
         assert title in whole
+
+
+def test_the_overview_has_the_first_sentence_of_each_commands_help() -> None:
+    for commands in SECTIONS.values():
+        for path, summary in commands.items():
+            name = path.partition(".")[2]
+            assert command_named(name).get_short_help_str(100) == summary
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import canaryproxy
-from canaryproxy.cli import main
+from canaryproxy.cli import command_named
 from tests.deploy.dockerfile import DOCKERFILE, ROOT, Line, lines, locked, stages
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -97,7 +97,7 @@ def test_the_process_that_runs() -> None:
     )  # a number, so that Kubernetes can see that it is not root
     assert json.loads(only(final, "ENTRYPOINT")) == ["canaryproxy"]
     command, *arguments = json.loads(only(final, "CMD"))
-    options = {name for option in main.commands[command].params for name in option.opts}
+    options = {name for option in command_named(command).params for name in option.opts}
     assert {one for one in arguments if one.startswith("-")} <= options
     made = only(final, "RUN")
     assert only(final, "WORKDIR") in made

@@ -16,7 +16,7 @@ import yaml
 
 from canaryproxy import __version__, config
 from canaryproxy.admin import openapi
-from canaryproxy.cli import main
+from canaryproxy.cli import command_named
 from canaryproxy.config import Config, TcpAddress
 from canaryproxy.runtime import supervisor
 from tests.deploy.dockerfile import ROOT, stages
@@ -130,7 +130,7 @@ def test_the_proxy_runs_as_the_image_has_it(objects: list[dict[str, Any]]) -> No
     ((pod, container),) = proxies(objects)
     assert "command" not in container  # the image's ENTRYPOINT
     command, *arguments = container["args"]
-    options = {name for option in main.commands[command].params for name in option.opts}
+    options = {name for option in command_named(command).params for name in option.opts}
     assert {one for one in arguments if one.startswith("-")} <= options
     security = pod["spec"]["securityContext"] | container["securityContext"]
     assert f"{security['runAsUser']}:{security['runAsGroup']}" == image["USER"]

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from canaryproxy import config
-from canaryproxy.cli import main
+from canaryproxy.cli import command_named
 
 from .processes import free_port, upstream, variants
 from .test_hot_restart import ask, drained, handed_over
@@ -80,7 +80,7 @@ def test_what_the_units_run_is_there() -> None:
     for key in ("ExecStartPre", "ExecStart"):
         program, command, *rest = shlex.split(service[key])
         assert program == f"{PREFIX}canaryproxy"
-        options = {one for param in main.commands[command].params for one in param.opts}
+        options = {one for param in command_named(command).params for one in param.opts}
         assert {one for one in rest if one.startswith("-")} <= options
         assert rest[rest.index("-c") + 1] == "/etc/canaryproxy/canaryproxy.yaml"
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
