@@ -91,10 +91,10 @@ bench-quick: $(COMPILED)/.done ## requests per second and CPU per request beside
 	$(BIN)/python -m bench.quick
 
 bench-judge: $(BENCH_STAMP) ## healthy canaries rolled back and users hurt, beside other rules (2 min)
-	$(BIN)/python -m bench.judge --quick
+	$(BIN)/python -m bench.simulation --quick
 
 pictures: $(BENCH_STAMP) ## draw the pictures of docs/judge.md from simulated releases
-	$(BIN)/python -m bench.judge.pictures
+	$(BIN)/python -m bench.simulation.pictures
 
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header
 

@@ -1,8 +1,9 @@
 """The benchmark: canaryproxy beside nginx, HAProxy, Envoy, Caddy and two proxies in Python.
 
 Needs Linux with wrk; takes about twenty minutes. Proxies that are not installed are named in the report.
-Writes bench/RESULTS.md and a JSON file beside it; a selection of proxies or loads is only printed, unless
---output is given. Example: python -m bench --only ours,nginx --load small-32,1m --rounds 5
+Writes bench/RESULTS.md, bench/summary.json (targets and medians) and all samples to bench/out/RESULTS.json,
+which git ignores. A selection of proxies or loads is only printed, unless --output is given.
+Example: python -m bench --only ours,nginx --load small-32,1m --rounds 5
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import cores, full, goals, machine, results, scenarios, wrk
-from bench.command_line import positive, positive_float, say, selection, terminate
-from bench.full import Settings
-from bench.outcome import Outcome
+from bench.harness import cores, full, machine, scenarios
+from bench.harness.command_line import positive, positive_float, say, selection, terminate
+from bench.harness.full import Settings
+from bench.loads import wrk
 from bench.peers import PEERS
 from bench.peers.base import MAX_CONNECTIONS
+from bench.report import goals, results
+from bench.report.outcome import Outcome
 
 EXIT_FAILED = 1
 EXIT_CANNOT_RUN = 2
@@ -120,9 +123,12 @@ def _write(outcome: Outcome, output: Path | None) -> None:
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page)
-    beside = output.with_suffix(".json")
-    beside.write_text(json.dumps(results.as_json(outcome), indent=1) + "\n")
-    say(f"written: {output} and {beside}")
+    summary = output.with_name("summary.json")
+    summary.write_text(json.dumps(results.summary_json(outcome), indent=1) + "\n")
+    samples = output.parent / "out" / f"{output.stem}.json"
+    samples.parent.mkdir(exist_ok=True)
+    samples.write_text(json.dumps(results.as_json(outcome), indent=1) + "\n")
+    say(f"written: {output}, {summary} and all samples: {samples}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,12 +16,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import cores, goals, machine, measure, report, summary, wrk
-from bench.command_line import positive, say, selection, terminate
-from bench.loads import LOADS
-from bench.measure import Plan
+from bench.harness import cores, machine, measure
+from bench.harness.command_line import positive, say, selection, terminate
+from bench.harness.measure import Plan
+from bench.harness.process import StartError
+from bench.loads import LOADS, wrk
 from bench.peers import PEERS
-from bench.process import StartError
+from bench.report import comparison, goals, summary
 
 EXIT_GOAL = 1
 EXIT_CANNOT_RUN = 2
@@ -43,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("bench: interrupted; everything that was started has been stopped")
         return EXIT_INTERRUPTED
-    print(report.markdown(found))
+    print(comparison.markdown(found))
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report.as_json(found), indent=1) + "\n")
+        arguments.json.write_text(json.dumps(comparison.as_json(found), indent=1) + "\n")
     if arguments.require:
         problems = goals.unmet(found.rows, found.ratios)
         for problem in problems:
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> report.Report:
+def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> comparison.Report:
     load = dataclasses.replace(LOADS[arguments.load], connections=arguments.connections)
     plan = Plan(load=load, rounds=arguments.rounds, seconds=arguments.seconds, cores=cores.choose())
     peers = [peer for name, peer in PEERS.items() if name in arguments.only]
@@ -68,7 +69,7 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> report.Report:
         for name, samples in measured.samples.items()
         if ours and name != "ours" and (ratio := summary.ratio(ours, samples)) is not None
     }
-    return report.Report(
+    return comparison.Report(
         command=shlex.join(["python", "-m", "bench.quick", *argv]),
         machine=described,
         titles={peer.name: peer.title for peer in peers},

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.harness.ports import HOST
 from bench.loads import COOKIE
 from bench.peers.base import ALL, Site, ask, missing_program, required
-from bench.ports import HOST
 
 
 def prefixes(weight: float) -> list[str]:

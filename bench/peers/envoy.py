@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.harness.ports import HOST
 from bench.loads import COOKIE
 from bench.peers.base import ALL, Site, ask, missing_program, required
-from bench.ports import HOST
 
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 _MANAGER = f"{_FILTERS}.network.http_connection_manager.v3.HttpConnectionManager"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.harness.ports import HOST
 from bench.loads import COOKIE
 from bench.peers.base import ALL, MAX_CONNECTIONS, Site, ask, missing_program, required
-from bench.ports import HOST
 
 
 @dataclass(frozen=True, slots=True)

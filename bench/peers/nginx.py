@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.harness.ports import HOST, address
 from bench.loads import COOKIE
 from bench.peers.base import ALL, MAX_CONNECTIONS, Site, ask, missing_program, required
-from bench.ports import HOST, address
 
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 

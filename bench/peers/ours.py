@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
+from bench.harness.ports import HOST, address
 from bench.loads import COOKIE
 from bench.peers.base import ALL, MAX_CONNECTIONS, PYTHONPATH, ROOT, Peer, Site
-from bench.ports import HOST, address
 
 COMPILED = ROOT / "build" / "compiled"
 """What ``make compiled`` makes."""

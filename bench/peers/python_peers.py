@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
+from bench.harness.ports import HOST
 from bench.peers.base import Site
-from bench.ports import HOST
 
 
 @dataclass(frozen=True, slots=True)
 class PlainAiohttp:
-    """``bench.plain_aiohttp``."""
+    """``bench.peers.plain_aiohttp``."""
 
     name: str = "plain"
     title: str = "plain aiohttp: web.Server and ClientSession on uvloop, sticky by cookie"
@@ -31,7 +31,7 @@ class PlainAiohttp:
 
     def command(self, site: Site, config: Path) -> list[str]:  # noqa: ARG002
         return [
-            *(sys.executable, "-m", "bench.plain_aiohttp", str(site.port)),
+            *(sys.executable, "-m", "bench.peers.plain_aiohttp", str(site.port)),
             *(str(site.stable), str(site.canary), "--weight", f"{site.weight:g}"),
         ]
 
@@ -60,7 +60,7 @@ class ProxyPy:
 
     def command(self, site: Site, config: Path) -> list[str]:  # noqa: ARG002
         return [
-            *(sys.executable, "-m", "bench.proxy_py", str(site.stable), str(site.canary)),
+            *(sys.executable, "-m", "bench.peers.proxy_py", str(site.stable), str(site.canary)),
             *(f"{site.weight:g}", "--hostname", HOST, "--port", str(site.port)),
             *("--num-workers", "1", "--num-acceptors", "1", "--local-executor", "1"),
             *("--timeout", "3600", "--log-level", "ERROR"),
@@ -69,7 +69,7 @@ class ProxyPy:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """``bench.floor``."""
+    """``bench.peers.floor``."""
 
     name: str = "floor"
     title: str = "floor: bytes forwarded between two uvloop protocols, nothing parsed, no split"
@@ -86,4 +86,4 @@ class Floor:
         return ""
 
     def command(self, site: Site, config: Path) -> list[str]:  # noqa: ARG002
-        return [sys.executable, "-m", "bench.floor", str(site.port), str(site.stable)]
+        return [sys.executable, "-m", "bench.peers.floor", str(site.port), str(site.stable)]

@@ -16,33 +16,22 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import (
-    callgrind,
-    cores,
-    cputime,
-    frames,
-    gate,
-    goals,
-    idle,
-    memory,
-    quick,
-    report,
-    results,
-    scenarios,
-    summary,
-    wrk,
-)
+from bench import quick
 from bench.__main__ import main as bench_main
-from bench.cores import Cores
-from bench.loads import LOADS
-from bench.measure import Measured, Plan, Sample
-from bench.open_model import Schedule
-from bench.outcome import Closed, OpenModel, Outcome
+from bench.gate import __main__ as gate
+from bench.gate import callgrind
+from bench.harness import cores, cputime, memory, scenarios
+from bench.harness.cores import Cores
+from bench.harness.measure import Measured, Plan, Sample
+from bench.harness.process import StartError, running, start
+from bench.loads import LOADS, frames, idle, wrk
+from bench.loads.open_model import Schedule
+from bench.loads.quantiles import in_microseconds, quantile
 from bench.peers import PEERS, Site
 from bench.peers.caddy import prefixes
 from bench.peers.ours import COMPILED, environment
-from bench.process import StartError, running, start
-from bench.quantiles import in_microseconds, quantile
+from bench.report import comparison, goals, results, summary
+from bench.report.outcome import Closed, OpenModel, Outcome
 
 WRK_OUTPUT = """\
 Running 1s test @ http://127.0.0.1:31000/
@@ -181,8 +170,8 @@ def test_report_names_errors_missing_peers_and_a_full_load_core() -> None:
         canary_shares={"nginx": 0.104},
         upstream="nginx 1.22.1",
     )
-    text = report.markdown(
-        report.Report(
+    text = comparison.markdown(
+        comparison.Report(
             command="python -m bench.quick",
             machine={
                 "cpu": "x",
@@ -429,6 +418,14 @@ def test_results_say_what_failed_and_what_is_missing() -> None:
     json.dumps(results.as_json(outcome))
 
 
+def test_summary_has_targets_and_medians_and_no_samples() -> None:
+    summed_up = results.summary_json(_outcome())
+    small = summed_up["medians"]["small-32"]
+    assert small["envoy"]["requests_per_second"] > 0
+    assert len(summed_up["targets"]) == len(goals.verdicts(_outcome()))
+    assert "samples" not in json.dumps(summed_up)
+
+
 def test_targets_are_met_missed_or_not_measured() -> None:
     by_wish = {one.wanted: one for one in goals.verdicts(_outcome())}
     small = "small answers, everything on, per core: ≥ "
@@ -448,9 +445,11 @@ def test_short_full_run_with_the_plain_proxy(
     words = ["--only", "plain", "--rounds", "1", "--seconds", "0.8", "--idle", "50"]
     loads = "small-32,upload,chunked,latency-same,idle"
     assert bench_main([*words, "--load", loads, "--output", str(page)]) == 0
-    found = json.loads(page.with_suffix(".json").read_text())
+    found = json.loads((tmp_path / "out" / "R.json").read_text())
     assert found["failures"] == []
     assert found["closed"]["upload"]["rows"]["plain"]["requests"] > 0
     assert found["open_model"]["latency-same"]["rates"] == {"plain": 2000}
     assert found["idle"]["samples"]["plain"][0]["opened"] == 50
     assert "## idle" in page.read_text()
+    summed_up = json.loads((tmp_path / "summary.json").read_text())
+    assert summed_up["medians"]["upload"]["plain"]["requests_per_second"] > 0

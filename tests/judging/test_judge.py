@@ -27,8 +27,8 @@ from canaryproxy.judging.judge import (
 from canaryproxy.measure.trials import TICKS_PER_SECOND, UserReducer
 
 np = pytest.importorskip("numpy")
-rules = pytest.importorskip("bench.judge.rules")
-world = pytest.importorskip("bench.judge.world")
+rules = pytest.importorskip("tests.simulation.rules")
+world = pytest.importorskip("tests.simulation.world")
 
 FIVE = JudgeSettings(business=BusinessRule(), outcomes=(OutcomeRule("empty_search"),))
 
@@ -321,7 +321,7 @@ def test_a_changed_metric_begins_afresh_and_the_others_go_on() -> None:
     assert [v.canary[0] for v in seen.verdicts if v.metric in ("errors", "throughput")] == [0, 300]
 
 
-# Promises on simulated releases, with the judge itself; bench/judge runs them at length.
+# Promises on simulated releases, with the judge itself; bench/simulation runs them at length.
 
 
 def _requests(

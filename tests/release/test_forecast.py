@@ -13,8 +13,8 @@ from canaryproxy.release.forecast import duration, forecast, requests_until_caug
 from canaryproxy.release.rollout import Step
 
 np = pytest.importorskip("numpy")
-rules = pytest.importorskip("bench.judge.rules")
-world = pytest.importorskip("bench.judge.world")
+rules = pytest.importorskip("tests.simulation.rules")
+world = pytest.importorskip("tests.simulation.world")
 
 STEPS = (Step(1, 300, 500), Step(5, 300, 1000), Step(25, 600), Step(50, 600), Step(100))
 

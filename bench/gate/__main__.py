@@ -1,0 +1,371 @@
+"""The regression gate: fails when a request costs 10 % more than the stored baseline.
+
+The yardstick is the number of instructions of a request in user space, counted by callgrind: it is the
+same on a busy machine and on an idle one. With another Python or other libraries than those of the
+baseline, the ratio to the plain aiohttp proxy, counted in the same run, is compared instead. Where valgrind
+is not installed it is the CPU time of a request as a ratio to that proxy, measured in turn with it. Takes
+under a minute.
+Example: python -m bench.gate --update
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench.gate import callgrind
+from bench.gate.callgrind import CallgrindError, Counter
+from bench.gate.steady import Steady
+from bench.harness import cores, cputime, ports, probe, process, scenarios
+from bench.harness.command_line import positive, positive_float, say, terminate
+from bench.harness.process import Process, StartError
+from bench.peers import PEERS, Peer, Site, upstream
+from bench.peers.ours import environment
+
+EXIT_SLOWER = 1
+EXIT_CANNOT_RUN = 2
+EXIT_INTERRUPTED = 130
+
+BASELINE = Path(__file__).with_name("baseline.json")
+LIMIT = 0.10
+"""Growth, as a fraction, at which the gate fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One load of the gate.
+
+    judged: of canaryproxy with a release under way and all five metrics on.
+    compiled: of the compiled data path (``make compiled``).
+    traced: each request has a trace id of its own.
+    unseen: each request is a new user's, with a sticky cookie.
+    """
+
+    judged: bool = False
+    compiled: bool = False
+    traced: bool = False
+    unseen: bool = False
+
+
+LOADS = {
+    "returning users": Kind(),
+    "a trace id in each request": Kind(traced=True),
+    "a user in each request": Kind(unseen=True),
+    "all metrics on": Kind(judged=True),
+    "compiled, all metrics on": Kind(judged=True, compiled=True),
+}
+
+_LEAST_REPETITIONS = 3
+_SLOWER = 100.0
+_READY_SECONDS = 40.0
+_WEIGHT = 10.0
+_PLAIN_SHARE = 0.25  # of the requests: a request of the plain proxy takes several times as long
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one request: of canaryproxy and of the plain aiohttp proxy, in the same unit."""
+
+    ours: float
+    plain: float
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.plain
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one run found.
+
+    method: "instructions" or "cpu" (microseconds).
+    stack: what the figures depend on beside our own code.
+    costs: by load.
+    """
+
+    method: str
+    stack: str
+    costs: dict[str, Cost]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One load: ``growth`` 0.02 is 2 % more than the baseline."""
+
+    load: str
+    what: str
+    before: float
+    now: float
+
+    @property
+    def growth(self) -> float:
+        return self.now / self.before - 1
+
+    @property
+    def fails(self) -> bool:
+        return self.growth > LIMIT
+
+    def __str__(self) -> str:
+        return (
+            f"{self.load}: {self.what} {figure(self.now)}, baseline {figure(self.before)}: "
+            f"{self.growth:+.1%}"
+        )
+
+
+def figure(value: float) -> str:
+    """Return a figure with four digits that tell something, or all of those before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+class NoBaselineError(Exception):
+    """There is nothing to compare with."""
+
+
+def compare(measured: Measured, baseline: Mapping[str, Any]) -> list[Comparison]:
+    """Compare with the baseline of the same method.
+
+    Raises ``NoBaselineError`` if it has none, or lacks a load.
+    """
+    known = baseline.get(measured.method)
+    if known is None or not measured.costs.keys() <= known["costs"].keys():
+        raise NoBaselineError(
+            f"the baseline has no {measured.method} for all loads: python -m bench.gate --update"
+        )
+    found = []
+    for load, cost in measured.costs.items():
+        before = Cost(**known["costs"][load])
+        if measured.method == "instructions" and known["stack"] == measured.stack:
+            found.append(Comparison(load, "instructions a request", before.ours, cost.ours))
+        else:
+            unit = "instructions" if measured.method == "instructions" else "CPU time"
+            what = f"{unit} a request ÷ plain aiohttp"
+            found.append(Comparison(load, what, before.ratio, cost.ratio))
+    return found
+
+
+def updated(baseline: Mapping[str, Any], measured: Measured) -> dict[str, Any]:
+    """Return the baseline with this method's figures replaced."""
+    entry = {
+        "stack": measured.stack,
+        "costs": {load: asdict(cost) for load, cost in measured.costs.items()},
+    }
+    return {**baseline, measured.method: entry}
+
+
+def stack() -> str:
+    """Return what instructions a request takes beside our own: Python's build and the libraries."""
+    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("aiohttp", "uvloop"))
+    return f"{platform.machine()}, Python {sys.version}, {libraries}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and compare; returns the exit status.
+
+    0: fine or updated; 1: a request costs more; 2: it cannot run; 130: interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    baseline_file: Path = arguments.baseline
+    baseline = json.loads(baseline_file.read_text()) if baseline_file.exists() else {}
+    reason = callgrind.missing()
+    methods = ["cpu"] if arguments.method == "cpu" or reason else ["instructions"]
+    if arguments.method == "instructions" and reason:
+        say(f"bench.gate: {reason}")
+        return EXIT_CANNOT_RUN
+    if arguments.method == "auto" and reason:
+        say(f"bench.gate: {reason}; CPU time is compared instead, which is coarser")
+    if arguments.update and arguments.method == "auto" and not reason:
+        methods = ["instructions", "cpu"]
+    try:
+        found = [_measure(method, arguments.requests, arguments.seconds) for method in methods]
+    except (StartError, CallgrindError, OSError) as error:
+        say(f"bench.gate: {error}")
+        return EXIT_CANNOT_RUN
+    except KeyboardInterrupt:
+        say("bench.gate: interrupted; everything that was started has been stopped")
+        return EXIT_INTERRUPTED
+    if arguments.update:
+        for measured in found:
+            baseline = updated(baseline, measured)
+            for load, cost in measured.costs.items():
+                say(
+                    f"{load}: {figure(cost.ours)} {measured.method}, {cost.ratio:.3f} of plain aiohttp"
+                )
+        baseline_file.write_text(json.dumps(baseline, indent=1) + "\n")
+        say(f"written: {baseline_file}")
+        return 0
+    return _verdict(found[0], baseline)
+
+
+def _verdict(measured: Measured, baseline: Mapping[str, Any]) -> int:
+    try:
+        comparisons = compare(measured, baseline)
+    except NoBaselineError as error:
+        say(f"bench.gate: {error}")
+        return EXIT_CANNOT_RUN
+    for comparison in comparisons:
+        print(comparison, flush=True)
+    slower = [comparison for comparison in comparisons if comparison.fails]
+    for comparison in slower:
+        say(
+            f"bench.gate: a request ({comparison.load}) costs {comparison.growth:.0%} more than the "
+            f"baseline; at most {LIMIT:.0%} is let through. Make it cheaper, or if it is worth its "
+            "price store a new baseline: python -m bench.gate --update"
+        )
+    return EXIT_SLOWER if slower else 0
+
+
+def _measure(method: str, requests: int, seconds: float) -> Measured:
+    """Start everything, measure in turn until the time is up, keep the least of each."""
+    on = cores.choose()
+    with (
+        tempfile.TemporaryDirectory(prefix="canaryproxy-gate-") as name,
+        process.running() as started,
+    ):
+        folder = Path(name)
+        began = time.monotonic()
+        numbers = ports.free(6)
+        peers = {
+            "plain": PEERS["plain"],
+            "alone": replace(scenarios.OURS_ALONE, compiled=False),
+            "judged": scenarios.PURE,
+            "compiled": scenarios.OURS,
+        }
+        loads = dict(LOADS)
+        reason = scenarios.OURS.missing()
+        if reason:
+            say(f"bench.gate: {reason}; only plain Python is measured")
+            del peers["compiled"]
+            loads = {name: kind for name, kind in LOADS.items() if not kind.compiled}
+        least: dict[str, dict[str, float]] = {load: {} for load in loads}
+        behind = upstream.start(
+            *numbers[:2], core=on.load, folder=folder, started=started, python=True
+        )
+        servers = {
+            name: _start(name, peer, port, behind, method, folder, on, started)
+            for (name, peer), port in zip(peers.items(), numbers[2:], strict=False)
+        }
+        for server, site in servers.values():
+            _wait(server, site)
+        costs = {
+            name: _meter(method, server, site.folder) for name, (server, site) in servers.items()
+        }
+        counts = {
+            name: max(1, round(requests * _PLAIN_SHARE)) if name == "plain" else requests
+            for name in servers
+        }
+        repetition = 0  # that of number 0 only warms up
+        while repetition < _LEAST_REPETITIONS or time.monotonic() - began < seconds:
+            for load, kind in loads.items():
+                for whose, name in (("ours", _who(kind)), ("plain", "plain")):
+                    port = servers[name][1].port
+                    with Steady(port, traced=kind.traced, unseen=kind.unseen) as client:
+                        client.send(max(1, counts[name] // 4))
+                        cost = costs[name](client, counts[name])
+                    if repetition:
+                        least[load][whose] = min(cost, least[load].get(whose, cost))
+            repetition += 1
+            for server, _ in servers.values():
+                if server.popen.poll() is not None:
+                    raise StartError(f"{server.name} ended: {server.tail()}")
+    return Measured(method, stack(), {load: Cost(**of) for load, of in least.items()})
+
+
+def _who(kind: Kind) -> str:
+    if kind.compiled:
+        return "compiled"
+    return "judged" if kind.judged else "alone"
+
+
+def _start(
+    name: str,
+    peer: Peer,
+    port: int,
+    behind: upstream.Upstreams,
+    method: str,
+    folder: Path,
+    on: cores.Cores,
+    started: list[Process],
+) -> tuple[Process, Site]:
+    own = folder / name
+    own.mkdir()
+    site = Site(folder=own, port=port, stable=behind.stable, canary=behind.canary, weight=_WEIGHT)
+    config = own / "config"
+    config.write_text(peer.render_config(site))
+    command = peer.command(site, config)
+    server = process.start(
+        peer.name,
+        _counted(command, own) if method == "instructions" else command,
+        core=on.proxy,
+        folder=own,
+        env={**environment(peer), "PYTHONHASHSEED": "0"},
+    )
+    started.append(server)
+    return server, site
+
+
+def _counted(command: list[str], folder: Path) -> list[str]:
+    """Return the command with callgrind around it and timers that are as slow as that makes it."""
+    python, minus_m, *module = command
+    slow = [python, minus_m, "bench.gate.slow_clock", f"{_SLOWER:g}", *module]
+    return callgrind.command(slow, folder)
+
+
+def _wait(server: Process, site: Site) -> None:
+    server.wait_until(lambda: probe.has_split(site.port), _READY_SECONDS)
+
+
+def _meter(method: str, server: Process, folder: Path) -> Callable[[Steady, int], float]:
+    """Return what measures the cost of each of a number of requests."""
+    if method == "cpu":
+
+        def cpu(client: Steady, count: int) -> float:
+            before = cputime.of_tree(server.pid)
+            sent = client.send(count)
+            return (cputime.of_tree(server.pid) - before) / 1000 / sent
+
+        return cpu
+
+    counter = Counter(server, folder)
+
+    def instructions(client: Steady, count: int) -> float:
+        counter.start()
+        sent = client.send(count)
+        return counter.stop() / sent
+
+    return instructions
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--update", action="store_true", help="rewrite the baseline")
+    parser.add_argument("--method", choices=("auto", "instructions", "cpu"), default="auto")
+    parser.add_argument("--baseline", type=Path, default=BASELINE, metavar="FILE")
+    parser.add_argument(
+        "--requests", type=positive, default=300, help="in a repetition (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=positive_float,
+        default=30.0,
+        help="begin no repetition after (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminate)
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The two upstreams behind every proxy: stable and canary, quick enough not to be the limit."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from bench.harness import probe, process
+from bench.harness.ports import address
+from bench.harness.process import Process
+from bench.loads import ANSWER_BYTES, BODIES
+from bench.peers.base import PYTHONPATH
+from bench.peers.nginx import Nginx, worker_config
+
+VARIANTS = ("stable", "canary")
+READY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upstreams:
+    """The running upstreams: what they are, their ports, their processes."""
+
+    kind: str
+    stable: int
+    canary: int
+    processes: list[Process]
+
+
+def nginx_config(folder: Path, stable: int, canary: int, addresses: int = 1) -> str:
+    """Return a configuration that answers on two ports, each on so many loopback addresses.
+
+    A body of 103 bytes, or a file of the folder ``www`` for the paths of ``BODIES``.
+    """
+    servers = "".join(
+        f"""
+    server {{
+{_listen(port, addresses)}
+        default_type text/plain;
+        client_max_body_size 0;
+        client_body_buffer_size 128k;
+        root {folder}/www;
+        location / {{ return 200 "{variant.ljust(ANSWER_BYTES, ".")}"; }}
+        location = /10k {{ }}
+        location = /1m {{ sendfile on; }}
+        location = /chunked {{ ssi on; ssi_types *; }}
+    }}"""
+        for port, variant in zip((stable, canary), VARIANTS, strict=True)
+    )
+    return worker_config(folder, "    open_file_cache max=16;\n" + servers)
+
+
+def _listen(port: int, addresses: int) -> str:
+    return "\n".join(
+        f"        listen {address(number)}:{port} backlog=1024;" for number in range(addresses)
+    )
+
+
+def start(
+    stable: int,
+    canary: int,
+    *,
+    core: int,
+    folder: Path,
+    started: list[Process],
+    addresses: int = 1,
+    python: bool = False,
+) -> Upstreams:
+    """Start both upstreams on one core and wait until they answer.
+
+    nginx if it is installed, else (or with ``python``) two small Python servers, which have one address
+    and echo WebSockets. Processes are added to ``started``.
+    """
+    nginx = None if python else shutil.which("nginx")
+    mine: list[Process] = []
+    if nginx is not None:
+        www = folder / "www"
+        www.mkdir(exist_ok=True)
+        for path, length in BODIES.items():
+            (www / path.removeprefix("/")).write_text("x" * length)
+        config = folder / "upstream.conf"
+        config.write_text(nginx_config(folder, stable, canary, addresses))
+        commands = {"upstream": [nginx, "-p", str(folder), "-c", str(config)]}
+    else:
+        commands = {
+            f"upstream-{variant}": [
+                sys.executable,
+                "-m",
+                "bench.peers.fixed_answer",
+                str(port),
+                variant,
+            ]
+            for port, variant in zip((stable, canary), VARIANTS, strict=True)
+        }
+    for name, command in commands.items():
+        one = process.start(name, command, core=core, folder=folder, env=PYTHONPATH)
+        mine.append(one)
+        started.append(one)
+    for port in (stable, canary):
+        mine[-1].wait_until(partial(probe.answers, port), READY_SECONDS)
+    kind = f"nginx {Nginx().version()}" if nginx is not None else "bench.peers.fixed_answer"
+    return Upstreams(kind=kind, stable=stable, canary=canary, processes=mine)

@@ -1,0 +1,1 @@
+"""Figures: medians and spreads, ratios, targets, and the pages and JSON that show them."""

@@ -1,0 +1,187 @@
+"""What the proxy has to reach, and whether it does. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.report import summary
+from bench.report.outcome import OURS, Closed, Outcome
+from bench.report.summary import Ratio, Row, Spread
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """Requests/s per core of ours are to be at least ``factor`` times those of ``peer``."""
+
+    peer: str
+    factor: float
+
+
+GOALS = (Goal("plain", 5.0), Goal("envoy", 1.5), Goal("nginx", 0.4))
+"""What ``bench.quick --require`` demands."""
+
+FULL = (Goal("nginx", 0.6), Goal("envoy", 2.0), Goal("caddy", 3.0), Goal("plain", 7.0))
+"""What the full benchmark is to show, with everything on."""
+
+ADDED_P50_US = 120.0
+LARGE_ANSWERS = 0.7
+IDLE_KIBIBYTES = 12.0
+IDLE_SLOWDOWN = 1.10
+FLAT = 1.05
+"""Cost per request that counts as the same."""
+WORKERS = 1.8
+
+
+def unmet(
+    rows: Mapping[str, Row], ratios: Mapping[str, Ratio], goals: Sequence[Goal] = GOALS
+) -> list[str]:
+    """Return one sentence for each goal that is not shown to be met; [] if all are."""
+    if OURS not in rows:
+        return ["ours was not measured"]
+    problems = []
+    if rows[OURS].errors:
+        problems.append(f"ours had {rows[OURS].errors} errors")
+    for goal in goals:
+        ratio = ratios.get(goal.peer)
+        if ratio is None:
+            problems.append(f"{goal.peer} was not measured, so ≥ {goal.factor:g} × is not shown")
+        elif rows[goal.peer].errors:
+            problems.append(f"{goal.peer} had {rows[goal.peer].errors} errors: no fair comparison")
+        elif ratio.requests_per_core_second.median < goal.factor:
+            problems.append(
+                f"ours is {ratio.requests_per_core_second.median:.2f} × {goal.peer} "
+                f"in requests/s per core, to be ≥ {goal.factor:g} ×"
+            )
+    return problems
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One target: what is wanted, what was found, and whether that is met (None: not measured)."""
+
+    wanted: str
+    found: str
+    met: bool | None
+
+
+def verdicts(outcome: Outcome) -> list[Verdict]:
+    """Return all targets of the full benchmark in order."""
+    return [
+        *_small(outcome),
+        *_latency(outcome),
+        _large(outcome),
+        *_idle(outcome),
+        *_cost(outcome),
+        _workers(outcome),
+    ]
+
+
+def _small(outcome: Outcome) -> Iterator[Verdict]:
+    closed = outcome.closed.get("small-32")
+    for goal in FULL:
+        ratio = closed.ratio(goal.peer) if closed else None
+        yield _at_least(
+            f"small answers, everything on, per core: ≥ {goal.factor:g} × {goal.peer}",
+            ratio.requests_per_core_second if ratio else None,
+            goal.factor,
+        )
+
+
+def _latency(outcome: Outcome) -> Iterator[Verdict]:
+    wanted = f"added p50 at half load: ≤ {ADDED_P50_US:g} µs"
+    than_envoy = "added p99 at half load: ≤ Envoy's"
+    half = outcome.open_model.get("latency-half")
+    if half is None or not half.proxied.get(OURS) or half.errors(OURS):
+        yield Verdict(wanted, "not measured", None)
+        yield Verdict(than_envoy, "not measured", None)
+        return
+    p50 = half.added(OURS, lambda s: s.wrk.p50_us)
+    yield Verdict(wanted, f"{p50.median:.0f} µs", p50.median <= ADDED_P50_US)
+    if not half.proxied.get("envoy") or half.errors("envoy"):
+        yield Verdict(than_envoy, "not measured", None)
+        return
+    ours, envoy = (half.added(name, lambda s: s.wrk.p99_us).median for name in (OURS, "envoy"))
+    yield Verdict(than_envoy, f"{ours:.0f} µs, Envoy {envoy:.0f} µs", ours <= envoy)
+
+
+def _large(outcome: Outcome) -> Verdict:
+    closed = outcome.closed.get("1m")
+    ratio = closed.ratio("nginx") if closed else None
+    wanted = f"answers of 1 MiB: ≥ {LARGE_ANSWERS:g} × nginx's throughput, per core and as measured"
+    if ratio is None:
+        return Verdict(wanted, "not measured", None)
+    per_core, as_measured = ratio.requests_per_core_second.median, ratio.requests_per_second.median
+    return Verdict(
+        wanted,
+        f"{per_core:.2f} × per core, {as_measured:.2f} × as measured",
+        min(per_core, as_measured) >= LARGE_ANSWERS,
+    )
+
+
+def _idle(outcome: Outcome) -> Iterator[Verdict]:
+    memory = f"memory per idle connection: ≤ {IDLE_KIBIBYTES:g} KiB"
+    slower = f"others beside idle connections: at most {IDLE_SLOWDOWN - 1:.0%} slower"
+    idle = outcome.idle
+    if idle is None or not idle.samples.get(OURS) or idle.errors(OURS):
+        yield Verdict(memory, "not measured", None)
+        yield Verdict(slower, "not measured", None)
+        return
+    kibibytes = idle.memory(OURS).median
+    yield Verdict(memory, f"{kibibytes:.1f} KiB", kibibytes <= IDLE_KIBIBYTES)
+    cpu = idle.cpu_growth(OURS)
+    worst = max(idle.slowdown(OURS).median, cpu.median if cpu else 0.0)
+    yield Verdict(
+        slower,
+        f"requests/s ÷ {idle.slowdown(OURS).median:.2f}, "
+        f"CPU per request × {cpu.median if cpu else float('nan'):.2f}, with {idle.wanted:,}",
+        worst <= IDLE_SLOWDOWN,
+    )
+
+
+def _cost(outcome: Outcome) -> Iterator[Verdict]:
+    users, cost = outcome.closed.get("users"), outcome.closed.get("cost")
+    cases = (
+        ("1 to 1,000,000 users", users, "1 user", "1,000,000 users"),
+        ("1 to 64 endpoints", cost, OURS, "64 endpoints"),
+        ("0 to 20 match rules", cost, OURS, "20 rules"),
+    )
+    for what, closed, few, many in cases:
+        wanted = f"CPU per request, {what}: at most {FLAT - 1:.0%} more"
+        growth = _growth(closed, few, many)
+        if growth is None:
+            yield Verdict(wanted, "not measured", None)
+        else:
+            yield Verdict(wanted, f"× {growth.median:.3f}", growth.median <= FLAT)
+
+
+def _growth(closed: Closed | None, few: str, many: str) -> Spread | None:
+    """CPU per request of ``many`` ÷ that of ``few``, round by round."""
+    if closed is None or not closed.samples.get(few) or not closed.samples.get(many):
+        return None
+    rows = closed.rows()
+    if rows[few].errors or rows[many].errors:
+        return None
+    ratio = summary.ratio(closed.samples[few], closed.samples[many])
+    return ratio.requests_per_core_second if ratio else None
+
+
+def _workers(outcome: Outcome) -> Verdict:
+    wanted = (
+        f"2 workers: ≥ {WORKERS:g} × one where two cores are free, by CPU per request "
+        f"(2 ÷ its growth; this machine has no second core to give)"
+    )
+    growth = _growth(outcome.closed.get("cost"), OURS, "2 workers")
+    if growth is None:
+        return Verdict(wanted, "not measured", None)
+    return Verdict(wanted, f"{2 / growth.median:.2f} ×", 2 / growth.median >= WORKERS)
+
+
+def _at_least(wanted: str, found: Spread | None, factor: float) -> Verdict:
+    if found is None:
+        return Verdict(wanted, "not measured", None)
+    return Verdict(
+        wanted,
+        f"{found.median:.2f} × ({found.low:.2f}–{found.high:.2f})",
+        found.median >= factor,
+    )

@@ -1,0 +1,114 @@
+"""Medians, spreads and ratios of samples. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.harness.measure import Sample
+
+SATURATED = 0.95
+"""A core busier than this share is taken for fully used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median, least and greatest value over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One peer over all rounds; the units are those of ``Sample``, latencies in microseconds."""
+
+    name: str
+    requests_per_second: Spread
+    cpu_us: Spread | None
+    requests_per_core_second: Spread | None
+    p50_us: Spread
+    p99_us: Spread
+    p999_us: Spread
+    requests: int
+    errors: int
+    proxy_core_busy: Spread
+    load_core_busy: Spread
+    others_on_proxy_core: Spread | None
+    generator_share: Spread
+    upstream_share: Spread
+    bytes_per_second: Spread
+
+    @property
+    def limited_by(self) -> str:
+        """What its requests/s stop at: a core that was full, both, or neither."""
+        proxy_full = self.cpu_us is not None and self.proxy_core_busy.median >= SATURATED
+        load_full = self.load_core_busy.median >= SATURATED
+        if proxy_full:
+            return "proxy and load core" if load_full else "proxy core"
+        return "load core" if load_full else "neither core"
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Ours divided by a peer, each round on its own; above 1: ours has the greater figure."""
+
+    peer: str
+    requests_per_core_second: Spread
+    requests_per_second: Spread
+    p99: Spread
+
+
+def row(samples: Sequence[Sample]) -> Row:
+    """Sum up the rounds of one peer."""
+
+    def over(value: Callable[[Sample], float]) -> Spread:
+        return spread(value(sample) for sample in samples)
+
+    return Row(
+        name=samples[0].name,
+        requests_per_second=over(lambda s: s.requests_per_second),
+        cpu_us=_known(s.cpu_us for s in samples),
+        requests_per_core_second=_known(s.requests_per_core_second for s in samples),
+        p50_us=over(lambda s: s.wrk.p50_us),
+        p99_us=over(lambda s: s.wrk.p99_us),
+        p999_us=over(lambda s: s.wrk.p999_us),
+        requests=sum(s.wrk.requests for s in samples),
+        errors=sum(s.wrk.error_count for s in samples),
+        proxy_core_busy=over(lambda s: s.proxy_core_busy),
+        load_core_busy=over(lambda s: s.load_core_busy),
+        others_on_proxy_core=_known(s.others_on_proxy_core for s in samples),
+        generator_share=over(lambda s: s.generator_share),
+        upstream_share=over(lambda s: s.upstream_share),
+        bytes_per_second=over(lambda s: s.wrk.bytes / s.wrk.seconds),
+    )
+
+
+def ratio(ours: Sequence[Sample], peer: Sequence[Sample]) -> Ratio | None:
+    """Compare round by round; None if one of them answered nothing or is not a proxy."""
+    per_core: list[float] = []
+    for mine, other in zip(ours, peer, strict=True):
+        a, b = mine.requests_per_core_second, other.requests_per_core_second
+        if a is None or b is None:
+            return None
+        per_core.append(a / b)
+    pairs = list(zip(ours, peer, strict=True))
+    return Ratio(
+        peer=peer[0].name,
+        requests_per_core_second=spread(per_core),
+        requests_per_second=spread(a.requests_per_second / b.requests_per_second for a, b in pairs),
+        p99=spread(a.wrk.p99_us / max(1, b.wrk.p99_us) for a, b in pairs),
+    )
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Return median, minimum and maximum of at least one value."""
+    known = list(values)
+    return Spread(median=statistics.median(known), low=min(known), high=max(known))
+
+
+def _known(values: Iterable[float | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    return spread(known) if known else None

@@ -1,0 +1,1 @@
+"""The judge on simulated releases, beside other rules: ``python -m bench.simulation``."""
