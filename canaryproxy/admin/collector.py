@@ -31,7 +31,7 @@ from canaryproxy.control.controller import Status
 from canaryproxy.judging.evidence import as_float
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.compiled import COMPILED
-from canaryproxy.measure.counters import Counters, NoEntry, Reason
+from canaryproxy.measure.counters import Counters, HandshakeFailure, Reason
 from canaryproxy.measure.routing import VARIANTS, RouteTable
 from canaryproxy.release import rollout
 from canaryproxy.release.circuit import State
@@ -273,8 +273,8 @@ class CounterCollector(Collector):
             "Downstream connections that ended before their first request could come.",
             labels=["reason"],
         )
-        for why in NoEntry:
-            failed.add_metric([why.label], proxy[counters.NOT_ENTERED + why])
+        for why in HandshakeFailure:
+            failed.add_metric([why.label], proxy[counters.HANDSHAKES_FAILED + why])
         yield failed
         ends = GaugeMetricFamily(
             "canaryproxy_certificate_expiry_timestamp_seconds",

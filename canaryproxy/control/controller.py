@@ -62,9 +62,6 @@ class DataPlane(Protocol):
     def mark_late(self) -> None:
         """Count the requests in flight that are past a threshold."""
 
-    def begin_tick(self) -> None:
-        """Learn that a tick of the judge begins."""
-
     def new_round(self) -> None:
         """Let every user count again."""
 
@@ -232,7 +229,6 @@ class Controller:
     def _follow(self, table: RouteTable, version: int) -> None:
         """Take over from a controller that ended without a word, on the side of caution."""
         if table.salt != self.table.salt:
-            self.table = replace(self.table, epoch=table.epoch)
             return
         # What the configuration says may be new: another program may have gone on with its own.
         self.table = replace(
@@ -241,7 +237,6 @@ class Controller:
             circuit_open=table.circuit_open,
             slow=table.slow,
             stall_after=table.stall_after,
-            epoch=table.epoch,
         )
         if version <= self._version:
             return
@@ -322,7 +317,6 @@ class Controller:
         """Look at the counters, and act on what they say."""
         now = self.now
         self._plane.mark_late()
-        self._plane.begin_tick()
         if self._has_canary:
             seen = self._assessment = self._judge.observe(now, self._sample())
             if seen.level == "breach" and self._rollout.weight > 0:
@@ -480,7 +474,6 @@ class Controller:
             table,
             slow=self.table.slow,
             stall_after=self.table.stall_after,
-            epoch=self.table.epoch + 1,
         )
         if same:
             self.table = replace(
@@ -605,7 +598,7 @@ class Controller:
             self._split, self._split_version = split, self._version
         allowed = wanted.limit <= table.limit or self._is_kept
         if first or (allowed and not same):
-            self.table = replace(wanted if allowed else table, epoch=table.epoch + 1)
+            self.table = wanted if allowed else table
             self._plane.publish(self.table, self._version)
         if self._saved < self._version and self._saving is None and not self._stopped:
             self._saving = asyncio.ensure_future(self._save())
@@ -683,7 +676,6 @@ def first_table(config: Config) -> RouteTable:
         weight=weight if config.variants.canary is not None else 0.0,
         salt=salt.encode(),
         new_sessions_only=config.split.admit == "new_sessions",
-        epoch=1,
     )
 
 

@@ -197,7 +197,6 @@ class FleetController(Controller):
         """Look at the own counters, and act on what they say."""
         now = self.now
         self._plane.mark_late()
-        self._plane.begin_tick()
         if self._has_canary:
             self._own.share(self._own_alpha / self._most)
             seen = self._own.observe(now, self._sample())
@@ -609,7 +608,6 @@ class FleetController(Controller):
             salt=self.table.salt,
             slow=self.table.slow,
             stall_after=self.table.stall_after,
-            epoch=self.table.epoch + 1,
         )
         self._plane.publish(self.table, self._version)
         self._publish()

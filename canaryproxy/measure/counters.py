@@ -48,7 +48,7 @@ class Reason(IntEnum):
         return self.name.lower()
 
 
-class NoEntry(IntEnum):
+class HandshakeFailure(IntEnum):
     """Why a connection came to an end before its first request could; the value is an offset."""
 
     TLS = 0
@@ -122,9 +122,9 @@ CONNECTIONS_REFUSED: Final = 2
 """Connections over ``limits.max_connections``, answered 503 and closed."""
 REFUSED: Final = 3
 """``REFUSED + status`` counts requests that the proxy refused before routing them (400, 414, 503...)."""
-NOT_ENTERED: Final = REFUSED + _CODE_CELLS
-"""``NOT_ENTERED + reason`` counts connections that never came to a request, by ``NoEntry``."""
-MIRRORED: Final = NOT_ENTERED + len(NoEntry)
+HANDSHAKES_FAILED: Final = REFUSED + _CODE_CELLS
+"""``HANDSHAKES_FAILED + reason`` counts connections that never came to a request, by ``HandshakeFailure``."""
+MIRRORED: Final = HANDSHAKES_FAILED + len(HandshakeFailure)
 """``MIRRORED + result`` counts copies for the canary: ``DROPPED``, ``FAILED_COPY``, or status // 100."""
 DROPPED: Final = 0
 """There was no room for the copy."""

@@ -61,8 +61,6 @@ class RouteTable:
     known yet."""
     stall_after: float = 0.0
     """Seconds to the last byte above which a request is stalled; 0: not known yet."""
-    epoch: int = 0
-    """Grows with every table published."""
     limit: int = field(init=False, default=0)
     """Derived: buckets below this one are on the canary; 0 while the circuit is open."""
     tag: bytes = field(init=False, default=b"")

@@ -36,7 +36,7 @@ LONGEST_SALT: Final = 1024
 MOST_ENDPOINTS: Final = 256
 """Endpoints of a variant whose state is told."""
 
-_TABLE: Final = struct.Struct(f"=dddd???H{LONGEST_SALT}sQQ")
+_TABLE: Final = struct.Struct(f"=dddd???H{LONGEST_SALT}sQ")
 _CELL: Final = 8
 
 # Cells of a worker besides its counters.
@@ -44,16 +44,14 @@ PID = 0
 DRAINING = 1
 CONFIGURED = 2
 """Generation of the configuration that it serves by."""
-IN_FLIGHT = 3
-LOG_WRITTEN = 4
-LOG_DROPPED = 5
-BEAT = 6
+LOG_DROPPED = 3
+HEARTBEAT = 4
 """Milliseconds of the monotonic clock when its loop last came round."""
-LINGER = 7
+LINGER = 5
 """Set from outside before it is told to end: connections that wait for a request may send one more."""
-TASKS = 8
+TASKS = 6
 """Tasks of its event loop."""
-ENDPOINTS = 9
+ENDPOINTS = 7
 """Two cells for each endpoint of each variant: whether it is usable, and its requests in flight."""
 STATUS_CELLS = ENDPOINTS + 2 * MOST_ENDPOINTS * len(VARIANTS)
 
@@ -130,7 +128,6 @@ class TableCell:
                 table.slow is not None,
                 len(table.salt),
                 table.salt,
-                table.epoch,
                 version,
             )
         )
@@ -143,7 +140,7 @@ class TableCell:
         sequence, data = found
         (
             weight, slow_stable, slow_canary, stall_after, circuit_open, new_sessions_only, has_slow,
-            length, salt, epoch, version,
+            length, salt, version,
         ) = _TABLE.unpack(data)  # fmt: skip
         table = RouteTable(
             weight=weight,
@@ -152,7 +149,6 @@ class TableCell:
             new_sessions_only=new_sessions_only,
             slow=(slow_stable, slow_canary) if has_slow else None,
             stall_after=stall_after,
-            epoch=epoch,
         )
         return sequence, table, version
 
@@ -214,7 +210,7 @@ class WorkerCells:
         self.counters = Counters(room[: _aligned(counters.SIZE)])
         self.status: memoryview[int] = room[_aligned(counters.SIZE) :].cast("Q")
 
-    def tell_endpoints(self, variant: int, endpoints: list[tuple[bool, int]]) -> None:
+    def write_endpoints(self, variant: int, endpoints: list[tuple[bool, int]]) -> None:
         """Write down ``usable`` and requests in flight of a variant's endpoints, in their order."""
         at = ENDPOINTS + variant * 2 * MOST_ENDPOINTS
         for usable, in_flight in endpoints[:MOST_ENDPOINTS]:
@@ -223,12 +219,12 @@ class WorkerCells:
             at += 2
 
     def endpoints(self, variant: int, count: int) -> list[tuple[bool, int]]:
-        """Return what ``tell_endpoints`` wrote for the first ``count`` endpoints."""
+        """Return what ``write_endpoints`` wrote for the first ``count`` endpoints."""
         at = ENDPOINTS + variant * 2 * MOST_ENDPOINTS
         cells = self.status[at : at + 2 * min(count, MOST_ENDPOINTS)].tolist()
         return [(bool(cells[k]), cells[k + 1]) for k in range(0, len(cells), 2)]
 
-    def bury(self) -> int:
+    def settle_dead_worker(self) -> int:
         """Settle the accounts of a worker that died: what it had in flight ended with its connections.
 
         Returns how many requests that were. Only for a process that knows that the worker is gone.
@@ -244,12 +240,12 @@ class WorkerCells:
             lost += gone
         proxy = self.counters.proxy
         proxy[counters.CONNECTIONS_CLOSED] = proxy[counters.CONNECTIONS_OPENED]
-        self.vacate()
+        self.clear()
         return lost
 
-    def vacate(self) -> None:
+    def clear(self) -> None:
         """Say that nobody is here: for a worker that ends, and before one begins."""
-        for cell in (PID, DRAINING, CONFIGURED, IN_FLIGHT, BEAT, LINGER, TASKS):
+        for cell in (PID, DRAINING, CONFIGURED, HEARTBEAT, LINGER, TASKS):
             self.status[cell] = 0
 
 
@@ -278,7 +274,7 @@ class Block:
         self.config = ConfigCell(take(ConfigCell.SIZE))
         self.reducers = tuple(UserReducer(take(UserReducer.SIZE)) for _ in range(self.REDUCERS))
         """Trials of the metric errors, users exposed, users converted."""
-        self.beats: memoryview[int] = take(self.SIDES * _CELL).cast("Q")
+        self.heartbeats: memoryview[int] = take(self.SIDES * _CELL).cast("Q")
         """For each side: milliseconds of the monotonic clock when its steering last came round; 0: never."""
         sides = [
             tuple(WorkerCells(take(WorkerCells.SIZE)) for _ in range(workers))
@@ -287,7 +283,7 @@ class Block:
         self.workers = sides[side]
         """Those of the own side."""
         self.others = sides[1 - side]
-        self.everybody = (*self.workers, *self.others)
+        self.all_workers = (*self.workers, *self.others)
 
     @classmethod
     def size(cls, workers: int) -> int:

@@ -34,9 +34,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from canaryproxy.measure import histogram
-
-BUCKETS: Final = 10_000
-"""User buckets, as in ``routing``."""
+from canaryproxy.measure.routing import BUCKETS
 
 WINDOW: Final = 10.0
 """Seconds for which a granted bucket is not granted again."""

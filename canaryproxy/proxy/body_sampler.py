@@ -18,7 +18,7 @@ TIME_A_TICK: Final = 0.025
 """CPU seconds for looking in each tick. What is over is taken from the next ticks."""
 
 
-class Inspector:
+class BodySampler:
     """One for all connections of a worker, and for all its configurations."""
 
     __slots__ = ("_left", "_spent", "_waiting")

@@ -55,7 +55,7 @@ _READ_AHEAD: Final = 64 * 1024
 """Bytes of pipelined requests that are kept while one is answered; then reading stops."""
 
 
-class Downstream:
+class ClientConnection:
     """An HTTP/1.x server connection: an ``asyncio.Protocol`` without its name, so that it can be compiled."""
 
     __slots__ = (
@@ -281,7 +281,7 @@ class Downstream:
         )
         if forced is None:  # who was not drawn by lot cannot be compared
             tick = int(now * TICKS_PER_SECOND)
-            exchange.testify(table, bucket, tick)
+            exchange.enroll(table, bucket, tick)
             if watching or datapath.witness.exposes:
                 exchange.inspection = datapath.witness.inspection(watching, bucket, tick)
         else:

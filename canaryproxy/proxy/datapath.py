@@ -24,16 +24,16 @@ from canaryproxy.measure.routing import VARIANTS, MatchRules, RouteTable
 from canaryproxy.measure.shared_memory import TableCell
 from canaryproxy.measure.trials import UserReducer
 from canaryproxy.proxy.access_log import AccessLog
-from canaryproxy.proxy.body_sampler import Inspector
-from canaryproxy.proxy.client_connection import Downstream
-from canaryproxy.proxy.handshake import Entrance, Gate
+from canaryproxy.proxy.body_sampler import BodySampler
+from canaryproxy.proxy.client_connection import ClientConnection
+from canaryproxy.proxy.handshake import Handshake, ListenerFilters
 from canaryproxy.proxy.listener import BACKLOG
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Endpoint, Pool
 from canaryproxy.proxy.signing import Signer, keys_of
 from canaryproxy.proxy.sticky import CookieFinder, CookieJar, cookie_stripper, key_reader
 from canaryproxy.proxy.trial_recorder import Witness
-from canaryproxy.proxy.upstream_connection import Upstream
+from canaryproxy.proxy.upstream_connection import UpstreamConnection
 from canaryproxy.tls import files as certificates
 from canaryproxy.tls.contexts import client_context, server_context
 from canaryproxy.tls.files import Files
@@ -109,14 +109,14 @@ class DataPath:
     ) -> None:
         self._loop = loop
         self._contexts: dict[object, ssl.SSLContext] = {}
-        self._gates: tuple[Gate | None, ...] = ()
+        self._gates: tuple[ListenerFilters | None, ...] = ()
         """What connections have to pass, by listener; ``None``: nothing."""
         self.access_log = access_log
         self.counters = cells
         self.tallies = (Tally(cells.stable), Tally(cells.canary))
         """Counts of each variant."""
         self._users = users or (UserReducer(), UserReducer(), UserReducer())
-        self._inspector = Inspector()
+        self._inspector = BodySampler()
         if isinstance(table, TableCell):
             self._cell = table
         else:
@@ -128,8 +128,8 @@ class DataPath:
         self.table = RouteTable()  # everybody to stable, until there is one
         self.look()
         self.answers = ResponseParser(loop)
-        self.connections: set[Downstream] = set()
-        self.entering: set[Entrance] = set()
+        self.connections: set[ClientConnection] = set()
+        self.entering: set[Handshake] = set()
         """Connections whose PROXY header or TLS handshake is not complete."""
         self.in_flight = 0
         """Requests being answered, tunnels included."""
@@ -225,20 +225,20 @@ class DataPath:
 
     def _gate(
         self, listener: Listener, files: Files, made: dict[object, ssl.SSLContext]
-    ) -> Gate | None:
+    ) -> ListenerFilters | None:
         """Return what connections of a listener have to pass."""
         tls = listener.tls
         if tls is None:
             if listener.proxy_protocol == "off":
                 return None
-            return Gate(listener.proxy_protocol, None)
+            return ListenerFilters(listener.proxy_protocol, None)
         names = [one for pair in tls.certificates for one in (pair.cert, pair.key)]
         context = self._context(
             (tls, *(files.get(name) for name in (*names, tls.client_ca or ""))),
             lambda: server_context(tls, files, certificates.server_names(tls, files)),
             made,
         )
-        return Gate(listener.proxy_protocol, context)
+        return ListenerFilters(listener.proxy_protocol, context)
 
     def _context(
         self,
@@ -263,7 +263,9 @@ class DataPath:
         endpoints = [
             had[one]
             if one in had
-            else Endpoint(one, self.limits, self._loop, lambda where: Upstream(where, self.answers))
+            else Endpoint(
+                one, self.limits, self._loop, lambda where: UpstreamConnection(where, self.answers)
+            )
             for one in wanted
         ]
         for one, gone in had.items():
@@ -357,7 +359,11 @@ class DataPath:
 
     def _accept(self, at: int) -> asyncio.Protocol:
         gate = self._gates[at] if at < len(self._gates) else None
-        return cast(asyncio.Protocol, Downstream(self)) if gate is None else Entrance(self, gate)
+        return (
+            cast(asyncio.Protocol, ClientConnection(self))
+            if gate is None
+            else Handshake(self, gate)
+        )
 
     def _sweep(self) -> None:
         now = monotonic()

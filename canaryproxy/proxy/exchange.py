@@ -27,11 +27,11 @@ from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
-from canaryproxy.proxy.trial_recorder import Inspection
-from canaryproxy.proxy.upstream_connection import Receiver, Upstream
+from canaryproxy.proxy.trial_recorder import SampledResponse
+from canaryproxy.proxy.upstream_connection import Receiver, UpstreamConnection
 
 if TYPE_CHECKING:
-    from canaryproxy.proxy.client_connection import Downstream
+    from canaryproxy.proxy.client_connection import ClientConnection
     from canaryproxy.proxy.datapath import DataPath
     from canaryproxy.proxy.pool import Endpoint
 
@@ -102,7 +102,7 @@ class Exchange(Receiver):
     def __init__(
         self,
         datapath: DataPath,
-        down: Downstream,
+        down: ClientConnection,
         request: Request,
         key: bytes | None,
         cookie: bytes,
@@ -131,7 +131,7 @@ class Exchange(Receiver):
         self._replay: list[bytes] | None = [] if has_body else None
         """The body so far, as written upstream; ``None`` when there is none or it is too large to keep."""
         self._replay_size = 0
-        self._upstream: Upstream | None = None
+        self._upstream: UpstreamConnection | None = None
         self._endpoint: Endpoint | None = None
         self._tried: tuple[Endpoint, ...] = ()
         self._rescued = False
@@ -146,11 +146,11 @@ class Exchange(Receiver):
         """The user's bucket if this request is a trial of the metric errors."""
         self._slow_after = self._stall_after = 0.0
         """Seconds to the first, to the last byte after which it is late; 0: settled, or no trial."""
-        self.inspection: Inspection | None = None
+        self.inspection: SampledResponse | None = None
 
     # Witness (what is a trial is settled here, before anything is known of the answer)
 
-    def testify(self, table: RouteTable, bucket: int, tick: int) -> None:
+    def enroll(self, table: RouteTable, bucket: int, tick: int) -> None:
         """Make the request a trial of the judge's metrics. ``tick``: now, in tenths of a second."""
         if table.slow is not None:
             self._slow_after = table.slow[self.variant]
@@ -234,7 +234,7 @@ class Exchange(Receiver):
         """Tell whether a connection of ``endpoint`` is still wanted: not if it came too late."""
         return endpoint is self._endpoint and not self.cancelled
 
-    def connected(self, upstream: Upstream) -> None:
+    def connected(self, upstream: UpstreamConnection) -> None:
         self._upstream = upstream
         self._sent = True
         head = self.request.head

@@ -1,6 +1,6 @@
-"""The way in for connections that begin with more than HTTP: a PROXY protocol header, a TLS handshake.
+"""What comes before HTTP on a client's connection: a PROXY protocol header, a TLS handshake, or both.
 
-Only connections of listeners that are configured so come by here; the others are a ``Downstream`` at once.
+Connections of a listener with neither are a ``ClientConnection`` from the start.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from canaryproxy.http1 import proxy_protocol
 from canaryproxy.http1.errors import error_response
 from canaryproxy.http1.proxy_protocol import MalformedHeader, ProxyHeader
 from canaryproxy.measure import counters
-from canaryproxy.measure.counters import NoEntry
-from canaryproxy.proxy.client_connection import Downstream
+from canaryproxy.measure.counters import HandshakeFailure
+from canaryproxy.proxy.client_connection import ClientConnection
 from canaryproxy.tls.transport import TlsConnection
 
 if TYPE_CHECKING:
@@ -28,21 +28,21 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class ListenerFilters:
     """What the connections of a listener have to pass, in this order."""
 
     proxy_protocol: Literal["off", "required", "trusted"]
     context: ssl.SSLContext | None
 
 
-class Entrance(asyncio.Protocol):
+class Handshake(asyncio.Protocol):
     """One connection on its way in. In time, or it is closed; counted in ``limits.max_connections``."""
 
     __slots__ = ("_buffer", "_datapath", "_gate", "_header", "_tls", "deadline", "transport")
 
     transport: asyncio.Transport
 
-    def __init__(self, datapath: DataPath, gate: Gate) -> None:
+    def __init__(self, datapath: DataPath, gate: ListenerFilters) -> None:
         self._datapath = datapath
         self._gate = gate
         self._buffer = b""
@@ -71,7 +71,7 @@ class Entrance(asyncio.Protocol):
         if self in self._datapath.entering:
             self._datapath.entering.discard(self)
             if self._buffer:  # who says nothing at all only looks whether we listen
-                self._count(NoEntry.PROXY_PROTOCOL)
+                self._count(HandshakeFailure.PROXY_PROTOCOL)
 
     def data_received(self, data: bytes) -> None:
         """Read the PROXY header."""
@@ -81,7 +81,7 @@ class Entrance(asyncio.Protocol):
         try:
             header = proxy_protocol.parse(self._buffer)
         except MalformedHeader as error:
-            self._refuse(NoEntry.PROXY_PROTOCOL, str(error))
+            self._refuse(HandshakeFailure.PROXY_PROTOCOL, str(error))
             return
         if header is not None:
             self._buffer = self._buffer[header.size :]
@@ -112,15 +112,15 @@ class Entrance(asyncio.Protocol):
                 self.transport.write(
                     error_response(400, "plain HTTP to a port that speaks TLS", close=True)
                 )
-            self._refuse(NoEntry.TLS, str(error))
+            self._refuse(HandshakeFailure.TLS, str(error))
         else:
             self._datapath.entering.discard(self)
-            self._count(NoEntry.CLOSED)
+            self._count(HandshakeFailure.CLOSED)
 
     def _enter(self, transport: asyncio.Transport) -> None:
         datapath = self._datapath
         datapath.entering.discard(self)
-        connection = Downstream(datapath)
+        connection = ClientConnection(datapath)
         connection.header = self._header
         transport.set_protocol(cast(asyncio.Protocol, connection))
         connection.connection_made(transport)
@@ -128,19 +128,19 @@ class Entrance(asyncio.Protocol):
         if data:
             connection.data_received(data)
 
-    def _refuse(self, why: NoEntry, words: str) -> None:
+    def _refuse(self, why: HandshakeFailure, words: str) -> None:
         self._datapath.entering.discard(self)
         self._count(why)
         _log.debug("%s: %s", self.transport.get_extra_info("peername"), words)
         self.transport.close()
 
-    def _count(self, why: NoEntry) -> None:
-        self._datapath.counters.proxy[counters.NOT_ENTERED + why] += 1
+    def _count(self, why: HandshakeFailure) -> None:
+        self._datapath.counters.proxy[counters.HANDSHAKES_FAILED + why] += 1
 
     def sweep(self) -> None:
         """The deadline has passed."""
         self._datapath.entering.discard(self)
-        self._count(NoEntry.TIMEOUT)
+        self._count(HandshakeFailure.TIMEOUT)
         self.transport.abort()
 
     def abort(self) -> None:

@@ -30,11 +30,11 @@ class LoggedExchange(Exchange):
 
     # What is known from the start
 
-    def testify(self, table: RouteTable, bucket: int, tick: int) -> None:
+    def enroll(self, table: RouteTable, bucket: int, tick: int) -> None:
         self._bucket = bucket
         self._forced = False
         self._begin()
-        super().testify(table, bucket, tick)
+        super().enroll(table, bucket, tick)
 
     def note_forced(self, bucket: int) -> None:
         self._bucket = bucket

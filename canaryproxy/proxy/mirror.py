@@ -16,7 +16,7 @@ from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import DROPPED, FAILED_COPY, Reason
 from canaryproxy.measure.routing import CANARY, RouteTable
-from canaryproxy.proxy.upstream_connection import Receiver, Upstream
+from canaryproxy.proxy.upstream_connection import Receiver, UpstreamConnection
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.datapath import DataPath
@@ -92,7 +92,7 @@ class Copy(Receiver):
     def __init__(self, mirror: Mirror, request: Request, endpoint: Endpoint) -> None:
         self._mirror = mirror
         self._endpoint: Endpoint | None = endpoint
-        self._upstream: Upstream | None = None
+        self._upstream: UpstreamConnection | None = None
         self._status = 0
         self.request = request
 
@@ -100,7 +100,7 @@ class Copy(Receiver):
         """Tell whether a connection is still wanted."""
         return endpoint is self._endpoint
 
-    def connected(self, upstream: Upstream) -> None:
+    def connected(self, upstream: UpstreamConnection) -> None:
         """Send the copy."""
         self._upstream = upstream
         upstream.send(self, self.request.head[:-2] + LINE + b"\r\n")

@@ -25,7 +25,7 @@ from canaryproxy.proxy.failures import reason_of
 from canaryproxy.tls.transport import TlsConnection
 
 if TYPE_CHECKING:
-    from canaryproxy.proxy.upstream_connection import Upstream
+    from canaryproxy.proxy.upstream_connection import UpstreamConnection
 
 EJECT_AFTER = 3
 """Failures to connect in a row after which an endpoint is ejected."""
@@ -57,7 +57,7 @@ class Caller:
         """Tell whether a connection of ``endpoint`` is still wanted."""
         raise NotImplementedError
 
-    def connected(self, upstream: Upstream) -> None:
+    def connected(self, upstream: UpstreamConnection) -> None:
         """Take the connection; it is the caller's until released or closed."""
         raise NotImplementedError
 
@@ -98,13 +98,13 @@ class Endpoint:
         config: EndpointConfig,
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
-        connect_protocol: Callable[[Endpoint], Upstream],
+        connect_protocol: Callable[[Endpoint], UpstreamConnection],
     ) -> None:
         self.config = config
         self.authority = config.authority
         self.active = 0
         """Requests that hold or wait for a connection of this endpoint."""
-        self.idle: list[Upstream] = []
+        self.idle: list[UpstreamConnection] = []
         """Connections to use again, the one used last at the end."""
         self.open = 0
         """Connections open or being opened."""
@@ -156,7 +156,7 @@ class Endpoint:
         else:
             caller.connect_failed(self, Reason.OVERFLOW)
 
-    def release(self, upstream: Upstream) -> None:
+    def release(self, upstream: UpstreamConnection) -> None:
         """Take back a connection that can carry another request."""
         while self._waiting:
             caller = self._waiting.popleft()
@@ -168,7 +168,7 @@ class Endpoint:
         else:
             upstream.close()
 
-    def lost(self, upstream: Upstream) -> None:
+    def lost(self, upstream: UpstreamConnection) -> None:
         """Learn that a connection is closed."""
         self.open -= 1
         if upstream in self.idle:
@@ -244,7 +244,7 @@ class Endpoint:
         else:
             self.release(upstream)
 
-    async def _dial(self) -> Upstream:
+    async def _dial(self) -> UpstreamConnection:
         if self.config.path:
             return await self._dial_unix(self.config.path)
         addresses = await self._resolve()
@@ -258,13 +258,13 @@ class Endpoint:
         except BaseException:  # the socket is ours until a transport owns it, cancelled or not
             sock.close()
             raise
-        return cast("Upstream", upstream)
+        return cast("UpstreamConnection", upstream)
 
     def _protocol(self) -> asyncio.Protocol:
         return cast(asyncio.Protocol, self._connect_protocol(self))
 
-    async def _dial_tls(self, sock: socket.socket, context: ssl.SSLContext) -> Upstream:
-        done: asyncio.Future[Upstream | None] = self._loop.create_future()
+    async def _dial_tls(self, sock: socket.socket, context: ssl.SSLContext) -> UpstreamConnection:
+        done: asyncio.Future[UpstreamConnection | None] = self._loop.create_future()
         failure: list[Exception] = []  # not in the future: that would keep all of this alive
 
         def ready(error: Exception | None) -> None:
@@ -292,7 +292,7 @@ class Endpoint:
             raise failure.pop()
         return upstream
 
-    async def _dial_unix(self, path: str) -> Upstream:
+    async def _dial_unix(self, path: str) -> UpstreamConnection:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
@@ -308,7 +308,7 @@ class Endpoint:
         except BaseException:
             sock.close()
             raise
-        return cast("Upstream", upstream)
+        return cast("UpstreamConnection", upstream)
 
     async def _resolve(self) -> list[_AddrInfo]:
         """Return the addresses, another one first each time; the last known ones if DNS fails."""
@@ -345,7 +345,7 @@ class _Probe(Caller):
     def wants(self, endpoint: Endpoint) -> bool:  # noqa: ARG002
         return True
 
-    def connected(self, upstream: Upstream) -> None:
+    def connected(self, upstream: UpstreamConnection) -> None:
         self._endpoint.release(upstream)
 
     def connect_failed(self, endpoint: Endpoint, reason: Reason) -> None:  # noqa: ARG002

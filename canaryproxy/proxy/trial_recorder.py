@@ -12,7 +12,7 @@ from canaryproxy.measure.counters import Tally
 from canaryproxy.measure.outcomes import INSPECTED, OutcomeRules, status_table
 from canaryproxy.measure.routing import Headers
 from canaryproxy.measure.trials import TICKS_PER_SECOND, UserReducer
-from canaryproxy.proxy.body_sampler import Inspector
+from canaryproxy.proxy.body_sampler import BodySampler
 
 
 class Witness:
@@ -39,7 +39,7 @@ class Witness:
         config: Config,
         slots: Mapping[str, int],
         users: Sequence[UserReducer],
-        inspector: Inspector,
+        inspector: BodySampler,
     ) -> None:
         """``slots``: ``counters.slots`` of the outcomes. ``users``: tried for errors, exposed, converted."""
         self._inspector = inspector
@@ -68,7 +68,9 @@ class Witness:
         if self._by_user:
             self._reducer.failed(bucket)
 
-    def inspection(self, watching: tuple[int, ...], bucket: int, tick: int) -> Inspection | None:
+    def inspection(
+        self, watching: tuple[int, ...], bucket: int, tick: int
+    ) -> SampledResponse | None:
         """Return what collects the answer to a request, or ``None`` if nobody looks at it.
 
         ``watching`` are the outcomes whose rules look at such requests; ``tick`` is when it was routed, in
@@ -83,17 +85,19 @@ class Witness:
                 looks_inside = False
                 watching = tuple(at for at in watching if not rules[at].needs_body)
         if exposed or watching:
-            return Inspection(self, watching, bucket, exposed=exposed, looks_inside=looks_inside)
+            return SampledResponse(
+                self, watching, bucket, exposed=exposed, looks_inside=looks_inside
+            )
         return None
 
-    def judge(self, inspection: Inspection, tally: Tally, now: float) -> None:
+    def judge(self, inspection: SampledResponse, tally: Tally, now: float) -> None:
         """Count what the rules say of an complete answer, later if there is no time to look inside."""
         if inspection.looks_inside:
             self._inspector.look(partial(self._count, inspection, tally, now))
         else:
             self._count(inspection, tally, now)
 
-    def _count(self, inspection: Inspection, tally: Tally, now: float) -> None:
+    def _count(self, inspection: SampledResponse, tally: Tally, now: float) -> None:
         if inspection.exposed:
             tally.add(counters.EXPOSED)
         converted = False
@@ -111,7 +115,7 @@ class Witness:
             tally.add(counters.CONVERTED)
 
 
-class Inspection:
+class SampledResponse:
     """The answer to one request, as outcomes need to see it (``outcomes.Answer``)."""
 
     __slots__ = (

@@ -89,7 +89,7 @@ class Receiver(Caller):
         return
 
 
-class Upstream:
+class UpstreamConnection:
     """An HTTP/1.x client connection: an ``asyncio.Protocol`` without its name, so that it can be compiled.
 
     Life: idle, then ``send`` makes it read an answer's head and body for one exchange, then it goes back to

@@ -71,7 +71,7 @@ class Steering:
         self._lock = StateLock(Path(config.state))
         self._told = ""
         self._beat: asyncio.TimerHandle | None = None
-        totals = Totals([worker.counters for worker in block.everybody])
+        totals = Totals([worker.counters for worker in block.all_workers])
         self._plane = SharedPlane(block, config, local)
         self._gates = _gates(config)
         slots = None if in_force is None else in_force.slots
@@ -92,7 +92,7 @@ class Steering:
         self._notifier = _notifier(config)
         self.control.subscribe(self._tell)
         collector = CounterCollector(
-            [worker.counters for worker in block.everybody],
+            [worker.counters for worker in block.all_workers],
             lambda: self.controller.table,
             self.controller.status,
             Sources(
@@ -103,9 +103,9 @@ class Steering:
                 certificates=lambda: certificates.expiries(
                     self.reloader.running, self.reloader.files
                 ),
-                tasks=lambda: sum(worker.status[shared.TASKS] for worker in block.everybody),
+                tasks=lambda: sum(worker.status[shared.TASKS] for worker in block.all_workers),
                 log_lines_dropped=lambda: sum(
-                    worker.status[shared.LOG_DROPPED] for worker in block.everybody
+                    worker.status[shared.LOG_DROPPED] for worker in block.all_workers
                 ),
             ),
         )
@@ -145,7 +145,7 @@ class Steering:
     def _came_round(self) -> None:
         """Twice a second: say that the loop lives, how the release fares, and bury who is gone."""
         self._beat = asyncio.get_running_loop().call_later(_BEAT_EVERY, self._came_round)
-        self._block.beats[self._block.side] = int(monotonic() * 1000)
+        self._block.heartbeats[self._block.side] = int(monotonic() * 1000)
         self._bury_others()
         told = _in_a_line(self.controller)
         if told != self._told:
@@ -157,7 +157,7 @@ class Steering:
         for worker in self._block.others:
             pid = worker.status[shared.PID]
             if pid and not is_alive(pid):
-                lost = worker.bury()
+                lost = worker.settle_dead_worker()
                 if lost:
                     _log.error(
                         "%d requests were in flight in process %d, which has ended", lost, pid

@@ -74,9 +74,9 @@ class Memory:
         if given is None:
             os.ftruncate(self.descriptor, size)
         self.block = Block(workers, mmap.mmap(self.descriptor, size), side)
-        self.block.beats[side] = 0
+        self.block.heartbeats[side] = 0
         for cells in self.block.workers:
-            cells.vacate()
+            cells.clear()
 
 
 def layout() -> str:

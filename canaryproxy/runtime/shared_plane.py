@@ -42,9 +42,6 @@ class SharedPlane:
         if self._local is not None:
             self._local()
 
-    def begin_tick(self) -> None:
-        """A tick of the judge begins; workers follow their own clock."""
-
     def new_round(self) -> None:
         """Let every user count again."""
         self._block.reducers[0].new_round()

@@ -448,10 +448,10 @@ class _Family:
         if every is None or self._handed_over or now < self._watchdog_due or not self._said:
             return
         self._watchdog_due = now + every
-        beats = [cells.status[shared.BEAT] for cells in self._block.workers]
+        beats = [cells.status[shared.HEARTBEAT] for cells in self._block.workers]
         steers = self._successor is None or not self._let_go
         if steers:
-            beats.append(self._block.beats[self._block.side])
+            beats.append(self._block.heartbeats[self._block.side])
         children = (*self._workers, self._steering) if steers else self._workers
         fresh = all(now - beat / 1000 < max(every, 2.0) for beat in beats)
         if fresh and all(child.pid for child in children):
@@ -535,7 +535,7 @@ class _Family:
     @property
     def _ready(self) -> bool:
         """The steering process has published a table, and can be reached."""
-        return self._block.beats[self._block.side] != 0
+        return self._block.heartbeats[self._block.side] != 0
 
     def _reap(self) -> None:
         if os.getpid() == 1:
@@ -559,7 +559,7 @@ class _Family:
     def _bury(self, at: int) -> None:
         if self._handed_over:
             return  # whoever goes on reads these counters, and buries
-        lost = self._block.workers[at].bury()
+        lost = self._block.workers[at].settle_dead_worker()
         if lost and not self._stopping:
             _log.error("%d requests were in flight there", lost)
 

@@ -129,7 +129,7 @@ class Worker:
 
     def leave(self) -> None:
         """Nobody is here any more; what was counted stays."""
-        self._cells.vacate()
+        self._cells.clear()
 
     def _adopt(self) -> None:
         """Serve by the configuration in force, if it is another one."""
@@ -156,10 +156,8 @@ class Worker:
         cells, datapath = self._cells, self.datapath
         for variant in range(len(VARIANTS)):
             endpoints = datapath.pools[variant].endpoints
-            cells.tell_endpoints(variant, [(not one.ejected, one.active) for one in endpoints])
-        cells.status[shared.BEAT] = int(monotonic() * 1000)
-        cells.status[shared.IN_FLIGHT] = datapath.in_flight
+            cells.write_endpoints(variant, [(not one.ejected, one.active) for one in endpoints])
+        cells.status[shared.HEARTBEAT] = int(monotonic() * 1000)
         cells.status[shared.TASKS] = len(asyncio.all_tasks())
         if self._log is not None:
-            cells.status[shared.LOG_WRITTEN] = self._log.written
             cells.status[shared.LOG_DROPPED] = self._log.dropped

@@ -38,9 +38,6 @@ class Plane:
     def mark_late(self) -> None:
         pass
 
-    def begin_tick(self) -> None:
-        pass
-
     def new_round(self) -> None:
         self.rounds += 1
 

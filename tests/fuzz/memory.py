@@ -14,10 +14,10 @@ from typing import Any
 from canaryproxy import config
 from canaryproxy.control.controller import first_table
 from canaryproxy.measure.counters import Counters, Reason
-from canaryproxy.proxy.client_connection import Downstream
+from canaryproxy.proxy.client_connection import ClientConnection
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.pool import Caller, Endpoint, Pool, _Probe
-from canaryproxy.proxy.upstream_connection import Upstream
+from canaryproxy.proxy.upstream_connection import UpstreamConnection
 
 
 class Wires:
@@ -35,7 +35,9 @@ class Wires:
 class MemoryTransport(asyncio.Transport):
     """One end of a connection, the proxy's. ``peer`` gets what is written."""
 
-    def __init__(self, wires: Wires, protocol: Downstream | Upstream, high: int = 1 << 16) -> None:
+    def __init__(
+        self, wires: Wires, protocol: ClientConnection | UpstreamConnection, high: int = 1 << 16
+    ) -> None:
         super().__init__()
         self._wires = wires
         self.protocol = protocol
@@ -167,7 +169,7 @@ class MemoryEndpoint:
         return self._endpoint.open
 
     @property
-    def idle(self) -> list[Upstream]:
+    def idle(self) -> list[UpstreamConnection]:
         """Connections to use again."""
         return self._endpoint.idle
 
@@ -206,7 +208,10 @@ class MemoryProxy:
         for variant in (made.variants.stable, made.variants.canary):
             endpoints = [
                 Endpoint(
-                    one, made.limits, loop, lambda where: Upstream(where, self.datapath.answers)
+                    one,
+                    made.limits,
+                    loop,
+                    lambda where: UpstreamConnection(where, self.datapath.answers),
                 )
                 for one in (variant.endpoints if variant else ())
             ]
@@ -221,7 +226,7 @@ class MemoryProxy:
 
     def client(self, high: int = 1 << 16) -> MemoryTransport:
         """Return the proxy's end of a new client's connection."""
-        protocol = Downstream(self.datapath)
+        protocol = ClientConnection(self.datapath)
         transport = MemoryTransport(self.wires, protocol, high)
         protocol.connection_made(transport)
         return transport

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import CANARY, RouteTable
-from canaryproxy.proxy.client_connection import Downstream
+from canaryproxy.proxy.client_connection import ClientConnection
 from canaryproxy.proxy.pool import Caller
 
 from .answers import Parsed, answers_in
@@ -351,7 +351,7 @@ class Conversation(RuleBasedStateMachine):
     def time_is_over_for_a_client(self, data: st.DataObject, silent: bool) -> None:
         """Once is a look whether something moved, twice that nothing did meanwhile."""
         protocol = data.draw(st.sampled_from(self.clients)).transport.protocol
-        assert isinstance(protocol, Downstream)
+        assert isinstance(protocol, ClientConnection)
         for _ in range(1 + silent):
             if protocol.deadline < float("inf"):
                 protocol.sweep(protocol.deadline + 0.001)
@@ -366,7 +366,7 @@ class Conversation(RuleBasedStateMachine):
     @rule(weight=st.sampled_from((0.0, 50.0, 100.0)))
     def weight_changes(self, weight: float) -> None:
         table = self.proxy.datapath.table
-        self.proxy.datapath.publish(RouteTable(weight, table.salt, epoch=table.epoch + 1))
+        self.proxy.datapath.publish(RouteTable(weight, table.salt))
 
     # What always holds
 

@@ -27,7 +27,7 @@ def spans() -> dict[str, range]:
         "CONNECTIONS_CLOSED",
         "CONNECTIONS_REFUSED",
         "REFUSED",
-        "NOT_ENTERED",
+        "HANDSHAKES_FAILED",
         "MIRRORED",
         "DROPPED",
         "FAILED_COPY",

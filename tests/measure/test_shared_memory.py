@@ -26,7 +26,6 @@ tables = st.builds(
     new_sessions_only=st.booleans(),
     slow=st.none() | st.tuples(st.floats(0, 100), st.floats(0, 100)),
     stall_after=st.floats(0, 100),
-    epoch=st.integers(0, 2**64 - 1),
 )
 
 
@@ -116,7 +115,7 @@ def test_readers_of_a_storm_of_tables_see_whole_ones_only() -> None:
         while True:
             number += 1
             salt = b"%d" % number * 20
-            cell.publish(RouteTable(weight=number % 100, salt=salt, epoch=number), number)
+            cell.publish(RouteTable(weight=number % 100, salt=salt), number)
 
     with child(write):
         read, last = 0, 0
@@ -127,7 +126,7 @@ def test_readers_of_a_storm_of_tables_see_whole_ones_only() -> None:
             if found is None or found[0] == last:
                 continue
             last, table, version = found
-            assert table.epoch == version == last // 2
+            assert version == last // 2
             assert table.weight == version % 100
             assert table.salt == b"%d" % version * 20
             read += 1
@@ -153,12 +152,12 @@ def test_the_parts_of_a_block_do_not_overlap() -> None:
 
 def test_endpoints_are_told() -> None:
     cells = WorkerCells()
-    cells.tell_endpoints(STABLE, [(True, 3), (False, 0)])
-    cells.tell_endpoints(CANARY, [(True, 9)])
+    cells.write_endpoints(STABLE, [(True, 3), (False, 0)])
+    cells.write_endpoints(CANARY, [(True, 9)])
     assert cells.endpoints(STABLE, 2) == [(True, 3), (False, 0)]
     assert cells.endpoints(CANARY, 1) == [(True, 9)]
     many = [(True, number) for number in range(shared.MOST_ENDPOINTS + 5)]
-    cells.tell_endpoints(STABLE, many)
+    cells.write_endpoints(STABLE, many)
     assert cells.endpoints(STABLE, len(many)) == many[: shared.MOST_ENDPOINTS]
     assert cells.endpoints(CANARY, 1) == [(True, 9)]
 
@@ -173,7 +172,7 @@ def test_the_accounts_of_a_dead_worker_balance(finished: int) -> None:
     cells[counters.TUNNELS_OPENED] = 2
     worker.counters.proxy[counters.CONNECTIONS_OPENED] = 5
     worker.status[shared.PID] = 123
-    assert worker.bury() == 3
+    assert worker.settle_dead_worker() == 3
     assert counters.in_flight(cells) == 0
     assert cells[counters.CLIENT_CLOSED] == 3
     assert sum(count for _, count in counters.codes(cells)) == 7

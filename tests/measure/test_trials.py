@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from canaryproxy.measure import histogram
-from canaryproxy.measure.trials import BUCKETS, RecentQuantile, UserReducer, thresholds
+from canaryproxy.measure.routing import BUCKETS
+from canaryproxy.measure.trials import RecentQuantile, UserReducer, thresholds
 
 
 def test_a_user_is_one_trial_in_ten_seconds() -> None:

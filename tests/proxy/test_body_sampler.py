@@ -15,8 +15,8 @@ from canaryproxy.measure import counters
 from canaryproxy.measure.outcomes import INSPECTED
 from canaryproxy.measure.trials import UserReducer
 from canaryproxy.proxy import body_sampler as inspector
-from canaryproxy.proxy.body_sampler import BODIES_A_TICK, TIME_A_TICK, Inspector
-from canaryproxy.proxy.trial_recorder import Inspection, Witness
+from canaryproxy.proxy.body_sampler import BODIES_A_TICK, TIME_A_TICK, BodySampler
+from canaryproxy.proxy.trial_recorder import SampledResponse, Witness
 
 BODY, HEAD = 0, 1
 """Indexes of the two outcomes, one that looks into bodies and one that does not."""
@@ -45,14 +45,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_so_many_bodies_are_chosen_in_a_tick() -> None:
-    made = Inspector()
+    made = BodySampler()
     for _ in range(3):
         assert [made.chosen() for _ in range(30)] == [True] * BODIES_A_TICK + [False] * 10
         made.tick()
 
 
 def test_what_was_chosen_is_looked_into_when_there_is_time(clock: Clock) -> None:
-    made = Inspector()
+    made = BodySampler()
     done: list[int] = []
     for number in range(5):
         made.look(clock.look(0.75, partial(done.append, number)))
@@ -63,7 +63,7 @@ def test_what_was_chosen_is_looked_into_when_there_is_time(clock: Clock) -> None
 
 
 def test_while_time_is_owed_none_is_chosen(clock: Clock) -> None:
-    made = Inspector()
+    made = BodySampler()
     assert made.chosen()
     made.look(clock.look(40.5))
     for _ in range(39):
@@ -76,7 +76,7 @@ def test_while_time_is_owed_none_is_chosen(clock: Clock) -> None:
 def test_whatever_bodies_cost_a_quarter_of_the_time_is_not_exceeded(clock: Clock) -> None:
     source = Random(1)
     for longest in (0.1, 1.0, 6.0):
-        made, began = Inspector(), clock.now
+        made, began = BodySampler(), clock.now
         for tick in range(1, 500):
             for _ in range(30):
                 if made.chosen():
@@ -89,7 +89,7 @@ def test_whatever_bodies_cost_a_quarter_of_the_time_is_not_exceeded(clock: Clock
 def test_slow_answers_are_looked_into_as_often_as_quick_ones(clock: Clock) -> None:
     """What a body costs, and when it comes, says nothing about whether it is looked into."""
     source = Random(1)
-    made = Inspector()
+    made = BodySampler()
     routed = {"quick": 0, "slow": 0}
     looked: Counter[str] = Counter()
     chosen = {"quick": 0, "slow": 0}
@@ -127,17 +127,17 @@ class Watched:
         )
         slots = {"body": BODY, "head": HEAD}
         users = [UserReducer() for _ in range(3)]
-        self.inspector = Inspector()
+        self.inspector = BodySampler()
         self.witness = Witness(made, slots, users, self.inspector)
         self.cells = counters.Counters().variants[0]
         self.tally = counters.Tally(self.cells)
 
-    def routed(self) -> Inspection:
+    def routed(self) -> SampledResponse:
         inspection = self.witness.inspection((BODY, HEAD), 0, 0)
         assert inspection is not None
         return inspection
 
-    def answers(self, inspection: Inspection, body: bytes) -> list[int]:
+    def answers(self, inspection: SampledResponse, body: bytes) -> list[int]:
         """Take an answer, and return the trials and events of the outcomes body and head up to now."""
         inspection.answer(Response(200), body)
         self.witness.judge(inspection, self.tally, 0.0)

@@ -291,7 +291,7 @@ class Proxy:
     def weight(self, percent: float) -> None:
         """Publish another weight."""
         table = self.datapath.table
-        self.datapath.publish(RouteTable(percent, table.salt, epoch=table.epoch + 1))
+        self.datapath.publish(RouteTable(percent, table.salt))
 
     def close_clients(self) -> None:
         for client in self._clients:

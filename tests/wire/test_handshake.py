@@ -20,9 +20,9 @@ from canaryproxy.measure.counters import (
     CODES,
     CONNECTIONS_OPENED,
     ERRORS,
-    NOT_ENTERED,
+    HANDSHAKES_FAILED,
     Counters,
-    NoEntry,
+    HandshakeFailure,
     Reason,
 )
 from canaryproxy.proxy.datapath import DataPath
@@ -137,7 +137,7 @@ async def test_without_a_valid_header_nothing_is_forwarded_or_answered(data: byt
     ):
         assert await running.ask(data) == b""
         assert upstream.got == b""
-        assert running.counters.proxy[NOT_ENTERED + NoEntry.PROXY_PROTOCOL] == 1
+        assert running.counters.proxy[HANDSHAKES_FAILED + HandshakeFailure.PROXY_PROTOCOL] == 1
         assert running.counters.proxy[CONNECTIONS_OPENED] == 0
 
 
@@ -145,7 +145,7 @@ async def test_a_header_that_does_not_end_is_a_timeout() -> None:
     text = expecting("required", "limits: {handshake_timeout: 100ms}")
     async with proxy(text + variants(1)) as running:
         assert await running.ask(LINE[:20]) == b""
-        assert running.counters.proxy[NOT_ENTERED + NoEntry.TIMEOUT] == 1
+        assert running.counters.proxy[HANDSHAKES_FAILED + HandshakeFailure.TIMEOUT] == 1
         assert not running.datapath.entering
 
 
@@ -155,7 +155,14 @@ async def test_who_only_looks_whether_somebody_listens_is_no_failure() -> None:
         await until(lambda: running.datapath.entering)
         client.close()
         await until(lambda: not running.datapath.entering)
-        assert sum(running.counters.proxy[NOT_ENTERED : NOT_ENTERED + len(NoEntry)]) == 0
+        assert (
+            sum(
+                running.counters.proxy[
+                    HANDSHAKES_FAILED : HANDSHAKES_FAILED + len(HandshakeFailure)
+                ]
+            )
+            == 0
+        )
 
 
 async def test_the_header_comes_before_tls_even_in_one_segment() -> None:

@@ -95,9 +95,9 @@ async def test_nothing_is_copied_while_the_circuit_is_open() -> None:
         Upstream(always(OK)).serving() as canary,
         proxy(variants(stable.port, canary.port, ALL)) as running,
     ):
-        running.datapath.publish(RouteTable(circuit_open=True, epoch=1))
+        running.datapath.publish(RouteTable(circuit_open=True))
         await ask(running, times=5)
-        running.datapath.publish(RouteTable(epoch=2))
+        running.datapath.publish(RouteTable())
         await ask(running)
         await until(lambda: results(running) == {"2xx": 1})
         assert canary.got.count(b"GET") == 1

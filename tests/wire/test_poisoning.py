@@ -168,9 +168,7 @@ async def test_a_canary_that_only_says_wait_is_late_for_the_judge() -> None:
         proxy(variants(stable.port, canary.port)) as running,
     ):
         table = running.datapath.table
-        running.datapath.publish(
-            RouteTable(100.0, table.salt, epoch=table.epoch + 1, slow=(0.01, 0.01))
-        )
+        running.datapath.publish(RouteTable(100.0, table.salt, slow=(0.01, 0.01)))
         client = await running.connect()
         await client.send(GET)
         await client.take(b"102 Processing")

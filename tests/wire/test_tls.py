@@ -23,13 +23,13 @@ from canaryproxy.measure.counters import (
     CONNECTIONS_OPENED,
     CONNECTIONS_REFUSED,
     ERRORS,
-    NOT_ENTERED,
+    HANDSHAKES_FAILED,
     TUNNELS_CLOSED,
-    NoEntry,
+    HandshakeFailure,
     Reason,
 )
-from canaryproxy.proxy.client_connection import Downstream
-from canaryproxy.proxy.handshake import Entrance
+from canaryproxy.proxy.client_connection import ClientConnection
+from canaryproxy.proxy.handshake import Handshake
 from canaryproxy.tls.transport import TlsConnection
 
 from ..certificates import Authority, Pair, authority, loopback
@@ -101,7 +101,7 @@ def names(sock: ssl.SSLSocket) -> list[str]:
 
 def failures(running: Proxy, count: int) -> bool:
     """Tell whether so many handshakes failed."""
-    return running.counters.proxy[NOT_ENTERED + NoEntry.TLS] == count
+    return running.counters.proxy[HANDSHAKES_FAILED + HandshakeFailure.TLS] == count
 
 
 # Who is let in, and how
@@ -194,7 +194,9 @@ async def test_versions_older_than_configured_are_refused(oldest: str, fails: bo
         if fails:
             with pytest.raises(ssl.SSLError):
                 await apart(lambda: connect(running.port, context))
-            await until(lambda: running.counters.proxy[NOT_ENTERED + NoEntry.TLS] == 1)
+            await until(
+                lambda: running.counters.proxy[HANDSHAKES_FAILED + HandshakeFailure.TLS] == 1
+            )
             assert running.counters.proxy[CONNECTIONS_OPENED] == 0
         else:
             assert status_of(await apart(lambda: ask(running.port, LAST, context))) == 200
@@ -255,7 +257,7 @@ async def test_plain_http_on_a_tls_port_is_told_so() -> None:
         got = await apart(lambda: plain(running.port, GET))
         assert status_of(got) == 400
         assert b"TLS" in got
-        assert running.counters.proxy[NOT_ENTERED + NoEntry.TLS] == 1
+        assert running.counters.proxy[HANDSHAKES_FAILED + HandshakeFailure.TLS] == 1
 
 
 def plain(port: int, data: bytes) -> bytes:
@@ -275,7 +277,9 @@ async def test_what_is_not_a_handshake_ends_the_connection(garbage: bytes) -> No
     async with proxy(text) as running:
         got = await apart(lambda: plain(running.port, garbage))
         assert b"HTTP" not in got
-        entered = running.counters.proxy[NOT_ENTERED : NOT_ENTERED + len(NoEntry)]
+        entered = running.counters.proxy[
+            HANDSHAKES_FAILED : HANDSHAKES_FAILED + len(HandshakeFailure)
+        ]
         assert sum(entered) == 1
         assert running.counters.proxy[CONNECTIONS_OPENED] == 0
         assert not running.datapath.entering
@@ -301,7 +305,7 @@ async def test_handshakes_that_drip_end_in_time_and_count_as_connections() -> No
         with suppress(ConnectionError):
             assert await asyncio.wait_for(reader.read(), DEADLINE) == b""
         dripping.cancel()
-        assert running.counters.proxy[NOT_ENTERED + NoEntry.TIMEOUT] == 1
+        assert running.counters.proxy[HANDSHAKES_FAILED + HandshakeFailure.TIMEOUT] == 1
         assert not running.datapath.entering
         writer.close()
 
@@ -498,7 +502,7 @@ async def test_what_is_over_is_freed_at_once(verified: bool) -> None:
                 await apart(lambda: plain(running.port, b"GET / HTTP/1.1\r\n\r\n"))
             running.datapath.pools[0].endpoints[0].close()
             await until(lambda: not running.datapath.connections)
-            kinds = (TlsConnection, Entrance, Downstream)
+            kinds = (TlsConnection, Handshake, ClientConnection)
             await until(lambda: not [one for one in gc.get_objects() if isinstance(one, kinds)])
         finally:
             gc.enable()
