@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
+from canaryproxy.config.text import count, duration, percent, weight
 from canaryproxy.control.controller import judge_settings
 from canaryproxy.judging.evidence import as_float
 from canaryproxy.judging.judge import tripping_metrics
 from canaryproxy.judging.replay import RowError, read_rows, replay
-from canaryproxy.release.forecast import Forecast, duration, forecast
+from canaryproxy.release.forecast import Forecast, forecast
 from canaryproxy.release.rollout import Step
 
 _RATIO = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -114,7 +115,7 @@ def plan(path: Path, rps: float, error_rate: float, as_json: bool) -> None:
 def print_forecast(console: Console, found: Forecast, error_rate: float) -> None:
     """Print a forecast as a table and its warnings."""
     console.print(
-        f"Stable fails {error_rate:.3g} of its requests. What if the canary fails more?\n"
+        f"Stable fails {percent(error_rate)} of its requests. What if the canary fails more?\n"
     )
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("weight", justify="right")
@@ -124,15 +125,15 @@ def print_forecast(console: Console, found: Forecast, error_rate: float) -> None
     table.add_column("")
     for step in found.steps:
         lasts = "for ever" if step.lasts is None else duration(step.lasts)
-        first = (f"{step.weight:g} %", lasts, f"{step.requests:,.0f}")
+        first = (weight(step.weight), lasts, count(step.requests))
         if not step.catches:
             table.add_row(*first, "", "", "", "", "nothing to compare with")
         for catch in step.catches:
-            rate = f"{catch.canary_rate:.2%}"
+            rate = percent(catch.canary_rate)
             if catch.requests is None or catch.seconds is None:
                 table.add_row(*first, rate, "never", "", "", "")
             else:
-                when = (f"{catch.requests:,}", duration(catch.seconds), f"{catch.hurt:,}")
+                when = (count(catch.requests), duration(catch.seconds), count(catch.hurt))
                 table.add_row(*first, rate, *when, "" if catch.in_time else "after this step")
             first = ("", "", "")
     console.print(table)

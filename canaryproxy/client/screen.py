@@ -150,7 +150,7 @@ def _head(view: View, width: int) -> list[Text]:
     line.append(f"  {words.weight(document.get('weight'))} of users on the canary")
     age = number(document.get("since"))
     time = number(document.get("time")) or view.now
-    since = f"for {words.span(time - age)}" if age else ""  # 0: nothing has begun yet
+    since = f"for {words.duration(time - age)}" if age else ""  # 0: nothing has begun yet
     line.append(since.rjust(width - line.cell_len - 1) if since else "", "dim")
     return [*_lost(view, width), line]
 
@@ -159,7 +159,7 @@ def _lost(view: View, width: int) -> list[Text]:
     if view.lost is None:
         return []
     age = view.now - (number(view.document.get("time")) or view.now)
-    text = f" connection lost, trying again ({clean(view.lost, 60)}); figures of {words.span(age)} ago "
+    text = f" connection lost, trying again ({clean(view.lost, 60)}); figures of {words.duration(age)} ago "
     return [Text(text.ljust(width), style="black on yellow")]
 
 
@@ -286,7 +286,9 @@ def _bake(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Te
     baked, requests = number(document.get("baked")) or 0.0, number(document.get("requests")) or 0.0
     line = Text()
     line.append(" baked    ", "dim")
-    line.append(f"{words.span(baked)} of {words.span(bake)}", "" if baked < bake else "green")
+    line.append(
+        f"{words.duration(baked)} of {words.duration(bake)}", "" if baked < bake else "green"
+    )
     line.append("  ·  ", "dim")
     wanted = f" of {words.count(least)}" if least else ""
     line.append(f"{words.count(requests)}{wanted} requests", "" if requests < least else "green")
@@ -304,9 +306,9 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
     if state != "closed":
         since = number(circuit.get("since"))
         time = number(view.document.get("time")) or view.now
-        said += "" if since is None else f" for {words.span(time - since)}"
+        said += "" if since is None else f" for {words.duration(time - since)}"
         left = number(circuit.get("cooldown_left"))
-        said += "" if left is None else f", probes in {words.span(left)}"
+        said += "" if left is None else f", probes in {words.duration(left)}"
     said += f" ({trips:.0f} trip{'' if trips == 1 else 's'})" if trips else ""
     said += f": {cause}" if cause and state != "closed" else ""
     style = {"closed": "green", "half open": "yellow"}.get(state, "bold red")
@@ -367,8 +369,8 @@ def _metrics(document: Mapping[str, Any], width: int) -> list[Text]:
     names = [clean(one.get("metric"), 40) for one in metrics]
     name_width = min(max(*map(len, names), 8) if len(names) > 1 else max(len(names[0]), 8), 16)
     roomy = width >= 100
-    bar = min(max(width - name_width - 49 - (22 if roomy else 0), 10), 40)
-    head = Text(f" {'judge':<{name_width}} {'evidence':<{bar}}{'':>11}", style="dim")
+    bar = min(max(width - name_width - 51 - (22 if roomy else 0), 10), 40)
+    head = Text(f" {'judge':<{name_width}} {'evidence':<{bar}}{'':>13}", style="dim")
     head.append(f"  {'level':<8}  canary's rate", "dim")
     lines = [head]
     proof = document.get("promote") == "proof"
@@ -379,7 +381,7 @@ def _metrics(document: Mapping[str, Any], width: int) -> list[Text]:
         line.append_text(_bar(one, bar, style))
         beyond = one.get("log_evidence") is None and level == "breach"
         odds = words.BEYOND if beyond else words.odds(one.get("log_evidence"))
-        line.append(odds.rjust(11))
+        line.append(odds.rjust(13))
         shown = "proven" if proof and level == "ok" and one.get("proven") is True else level
         known = one.get("comparable") is True or level != "ok"
         line.append(f"  {shown if known else 'no data':<8}", style if known else "dim")

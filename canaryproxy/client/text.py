@@ -4,11 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from math import exp, isfinite
 from typing import Any
 
-NONE = "–"
-BEYOND = ">10⁶ : 1"
+from canaryproxy.config.text import (
+    BEYOND,
+    NONE,
+    count,
+    duration,
+    latency,
+    number,
+    odds,
+    percent,
+    weight,
+)
+
+__all__ = [
+    "BEYOND",
+    "NONE",
+    "clean",
+    "count",
+    "drilled",
+    "duration",
+    "interval",
+    "latency",
+    "moment",
+    "name",
+    "noun",
+    "number",
+    "odds",
+    "percent",
+    "rate",
+    "record",
+    "times",
+    "weight",
+    "where",
+]
+
 _LONGEST = 1000
 
 NOUNS = {
@@ -31,38 +62,6 @@ def clean(value: object, longest: int = _LONGEST) -> str:
     )
 
 
-def number(value: object) -> float | None:
-    """Return a finite number, or ``None``."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value):
-        return float(value)
-    return None
-
-
-def count(value: object) -> str:
-    """``12,345``."""
-    found = number(value)
-    return NONE if found is None else f"{found:,.0f}"
-
-
-def weight(value: object) -> str:
-    """``5 %`` of percent."""
-    found = number(value)
-    return NONE if found is None else f"{round(found, 2):g} %"
-
-
-def percent(value: object) -> str:
-    """``0.59 %`` of a fraction."""
-    found = number(value)
-    if found is None:
-        return NONE
-    found *= 100
-    if found == 0:
-        return "0 %"
-    if abs(found) < 0.01:
-        return "<0.01 %"
-    return f"{found:.2f} %" if abs(found) < 10 else f"{found:.1f} %"
-
-
 def rate(value: object) -> str:
     """``195`` a second."""
     found = number(value)
@@ -77,33 +76,6 @@ def rate(value: object) -> str:
     )
 
 
-def latency(value: object) -> str:
-    """``48 ms`` or ``1.25 s`` of seconds."""
-    found = number(value)
-    if found is None:
-        return NONE
-    if found == 0:
-        return "0 ms"
-    if found >= 0.9995:
-        return f"{found:.3g} s"
-    return f"{found * 1000:.0f} ms" if found >= 0.01 else f"{found * 1000:.1f} ms"
-
-
-def span(value: object) -> str:
-    """``4m 48s`` of seconds, in two units at most."""
-    found = number(value)
-    if found is None:
-        return NONE
-    left = max(int(found), 0)
-    parts = []
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        parts.append((left // length, unit))
-        left %= length
-    first = next((at for at, (amount, _) in enumerate(parts) if amount), 3)
-    shown = [f"{amount}{unit}" for amount, unit in parts[first : first + 2] if amount]
-    return " ".join(shown) or "0s"
-
-
 def moment(value: object, now: float) -> str:
     """Return the local time of day, with the date if it is not that of ``now``."""
     found = number(value)
@@ -114,19 +86,6 @@ def moment(value: object, now: float) -> str:
     except (ValueError, OverflowError, OSError):  # no such year
         return NONE
     return at.strftime("%H:%M:%S" if at.date() == today.date() else "%Y-%m-%d %H:%M:%S")
-
-
-def odds(log: object) -> str:
-    """``940 : 1`` of a natural logarithm of evidence."""
-    found = number(log)
-    if found is None:
-        return NONE
-    if found >= 13.8:
-        return BEYOND
-    value = exp(found)
-    if value < 0.01:
-        return "<0.01 : 1"
-    return f"{value:.2g} : 1" if value < 10 else f"{value:,.0f} : 1"
 
 
 def times(value: float) -> str:
@@ -155,7 +114,7 @@ def noun(metric: object) -> str:
 
 
 def where(document: Mapping[str, Any]) -> str:
-    """Return ``running, step 2 of 5 at 5 %``."""
+    """Return ``running, step 2 of 5 at 5%``."""
     state = clean(document.get("state"), 20) or "in an unknown state"
     steps = document.get("steps")
     step = number(document.get("step"))

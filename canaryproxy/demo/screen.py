@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from canaryproxy.config.text import latency, percent
 from canaryproxy.demo.measured import Figures
 from canaryproxy.demo.story import RAMP, STORY, Act
 from canaryproxy.demo.users import Seen
@@ -93,8 +94,8 @@ def _variants(scene: Scene) -> Table:
     both = scene.figures.variants
     table.add_row("requests", *(f"{v.requests:,}" for v in both))
     table.add_row("failed", *(_bad(v.failed, v.requests) for v in both))
-    table.add_row("P50", *(_time(v.p50) for v in both))
-    table.add_row("P95", *(_time(v.p95) for v in both))
+    table.add_row("P50", *(latency(v.p50) for v in both))
+    table.add_row("P95", *(latency(v.p95) for v in both))
     return table
 
 
@@ -188,16 +189,6 @@ def summary(console: Console, scenes: Sequence[Scene]) -> None:
     )
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "–"
-
-
 def _bad(failed: int, requests: int) -> Text:
-    text = f"{failed:,} ({_percent(failed, requests)})" if failed else "0"
+    text = f"{failed:,} ({percent(failed / requests)})" if failed else "0"
     return Text(text, style="red" if failed else "green")
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"

@@ -36,9 +36,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import exp, inf, isfinite, log, sqrt
+from math import inf, isfinite, log, sqrt
 from typing import Any, Literal
 
+from canaryproxy.config.text import odds, percent
 from canaryproxy.judging.evidence import (
     FINE,
     MULTIPLES,
@@ -660,22 +661,6 @@ class Judge:
         return judge
 
 
-def percent(rate: float) -> str:
-    """Return a rate as text, for instance ``0.53 %``."""
-    return f"{rate * 100:.3g} %"
-
-
-def _odds(log_e: float) -> str:
-    """Return evidence as people say it, three digits of it."""
-    if log_e > log(1e9):
-        return "more than 1,000,000,000 to 1"
-    value = exp(max(log_e, 0.0))
-    if value < 100:
-        return f"{value:.3g} to 1"
-    unit = 10 ** (len(f"{value:.0f}") - 3)
-    return f"{round(value / unit) * unit:,} to 1"
-
-
 def _words(metric: _Metric, level: Level, log_e: float, proven: bool, silence: str | None) -> str:
     (n_s, e_s), (n_c, e_c) = metric.stable, metric.canary
     name = metric.spec.name
@@ -685,12 +670,11 @@ def _words(metric: _Metric, level: Level, log_e: float, proven: bool, silence: s
         f"{name}: {e_c} of {n_c} on the canary ({percent(e_c / n_c)}), "
         f"{e_s} of {n_s} on stable ({percent(e_s / n_s)})"
     )
-    odds = _odds(log_e)
     if level == "breach":
-        return f"{figures}: worse by {odds}, and by more than the margin"
+        return f"{figures}: worse by {odds(log_e)}, and by more than the margin"
     if level == "suspect":
         small = "" if metric.material else ", by less than the margin so far"
-        return f"{figures}: looks worse by {odds}{small}"
+        return f"{figures}: looks worse by {odds(log_e)}{small}"
     if silence is not None:
         return f"{figures}; now it cannot be judged: {silence}"
     return f"{figures}: " + ("proven not worse by the margin" if proven else "no sign of a change")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from canaryproxy import __version__
+from canaryproxy.config import text
 
 NOTABLE = frozenset(
     {
@@ -138,7 +139,7 @@ def _where(figures: Mapping[str, Any]) -> str:
     if not isinstance(weight, (int, float)):
         return ""
     of = f", step {step} of {steps}" if step and steps else ""
-    return f" at {weight:g} % of users{of}"
+    return f" at {text.weight(weight)} of users{of}"
 
 
 def one_line(text: str) -> str:

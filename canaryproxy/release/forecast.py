@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from math import ceil, log
 from typing import Any
 
+from canaryproxy.config.text import count, duration, percent, weight
 from canaryproxy.judging.evidence import LiveTest
 from canaryproxy.release.rollout import Step
 
@@ -161,8 +162,8 @@ def _warnings(
     ]
     if steps and steps[0].weight > LARGEST_FIRST:
         found.append(
-            f"step 1: {steps[0].weight:g} % of users is much for a first step; "
-            f"with {LARGEST_FIRST:g} % or less a broken release hurts few"
+            f"step 1: {weight(steps[0].weight)} of users is much for a first step; "
+            f"with {weight(LARGEST_FIRST)} or less a broken release hurts few"
         )
     for number, step, seen in compared:
         if step.bake < SHORTEST_BAKE:
@@ -177,13 +178,13 @@ def _warnings(
         if missed:
             least = missed[0]
             found.append(
-                f"step {number}: {seen.requests:.0f} canary requests in {duration(seen.lasts)} cannot "
-                f"show a rise to {least.canary_rate * 100:.3g} %; that takes about {least.requests} "
+                f"step {number}: {count(seen.requests)} canary requests in {duration(seen.lasts)} cannot "
+                f"show a rise to {percent(least.canary_rate)}; that takes about {count(least.requests)} "
                 f"requests, {duration(least.seconds or 0.0)}"
             )
         if seen.lasts > step.bake > 0.0:
             found.append(
-                f"step {number}: {step.min_requests} requests take {duration(seen.lasts)} at this "
+                f"step {number}: {count(step.min_requests)} requests take {duration(seen.lasts)} at this "
                 f"traffic, longer than the bake"
             )
     slow = [
@@ -197,15 +198,7 @@ def _warnings(
     if slow:
         found.append(
             f"step 1: the user base is too small for its weight: a rise to "
-            f"{slow[-1].canary_rate * 100:.3g} % would take {duration(slow[-1].seconds or 0.0)} to show; "
+            f"{percent(slow[-1].canary_rate)} would take {duration(slow[-1].seconds or 0.0)} to show; "
             "begin with a beta group by a match rule, or with a larger weight"
         )
     return found
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in the unit that reads best, for instance ``5 min``."""
-    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"

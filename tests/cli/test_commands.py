@@ -31,16 +31,16 @@ ME = getpass.getuser()
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m[bold red]x[/]\u202egnp\r\nfake: line"
 
 OPERATIONS: list[tuple[list[str], str, str, dict[str, Any], str]] = [
-    (["start"], "POST", "/v1/release/start", {}, "running, step 1 at 1 %"),
+    (["start"], "POST", "/v1/release/start", {}, "running, step 1 at 1%"),
     (["pause", "--reason", "holidays"], "POST", "/v1/release/pause", {"reason": "holidays"}, "paused"),
-    (["resume"], "POST", "/v1/release/resume", {}, "step 3 at 25 %"),
+    (["resume"], "POST", "/v1/release/resume", {}, "step 3 at 25%"),
     (["promote"], "POST", "/v1/release/promote", {}, "promoted: every user on the canary"),
     (["abort"], "POST", "/v1/release/abort", {}, "aborted: every user on stable"),
     (["reset"], "POST", "/v1/release/reset", {}, "the circuit closes"),
     (["trip"], "POST", "/v1/release/trip", {}, "tripped: every user on stable"),
     (["trip", "looks", "wrong"], "POST", "/v1/release/trip", {"cause": "looks wrong"}, "tripped"),
-    (["weight", "10"], "PUT", "/v1/weight", {"weight": 10.0}, "10 % of users on the canary and paused"),
-    (["weight", "0.25%"], "PUT", "/v1/weight", {"weight": 0.25}, "0.25 % of users"),
+    (["weight", "10"], "PUT", "/v1/weight", {"weight": 10.0}, "10% of users on the canary and paused"),
+    (["weight", "0.25%"], "PUT", "/v1/weight", {"weight": 0.25}, "0.25% of users"),
     (["drill", "--yes"], "POST", "/v1/release/drill", {}, "tripped, measured and reset"),
 ]  # fmt: skip
 
@@ -58,7 +58,7 @@ async def test_a_change_looks_first_and_says_who(
     done = await command(*arguments, folder=tmp_path)
     assert (done.status, done.err) == (0, "")
     first, last = done.out.splitlines()
-    assert first.startswith("cart-2.4: running, step 2 of 5 at 5 % -> ")
+    assert first.startswith("cart-2.4: running, step 2 of 5 at 5% -> ")
     assert says in first
     assert last.startswith(("done: cart-2.4 is ", "drill: "))
     (sent,) = fake.changes
@@ -290,12 +290,12 @@ def harmless(text: str) -> None:
 
 async def test_plain_terminals(fake: Fake, tmp_path: Path) -> None:
     done = await command("status", folder=tmp_path)
-    assert "▶ 5 %" in done.out
+    assert "▶ 5%" in done.out
     for variables in ({"LANG": "C"}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}):
         done = await command("status", folder=tmp_path, **variables)
         assert done.status == 0, done.err
         assert done.out.isascii()
-        assert "> 5 %" in done.out
+        assert "> 5%" in done.out
 
 
 def test_every_command_has_an_example_and_the_help_has_every_command() -> None:

@@ -102,13 +102,13 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
         await enter(users(port))
 
         shown = await do("status", "-c", "c.yaml")
-        assert "cart-2.4   RUNNING   20 % of users on the canary" in shown
-        assert "▶ 20 % ── 50 % ── 100 %" in shown
+        assert "cart-2.4   RUNNING   20% of users on the canary" in shown
+        assert "▶ 20% ── 50% ── 100%" in shown
         assert "cart-2.4 is paused" in await do("pause", "--reason", "a look")
         assert "not possible while the release is paused" in await do("pause", status=1)
         assert "a look" in await do("history", "-n", "1")
         await do("wait", "--for", "paused")
-        assert "is paused, step 1 of 3 at 30 %" in await do("weight", "30")
+        assert "is paused, step 1 of 3 at 30%" in await do("weight", "30")
         assert "is running" in await do("resume")
         await do("wait", "--for", "promoted", "--timeout", "300ms", status=5)
 
@@ -137,7 +137,7 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
         assert "changed release.steps" in await do("reload")
 
         async with terminal("status", "--watch", folder=tmp_path) as seen:
-            await seen.shows("▶ 20 % ── 60 % ── 100 %")
+            await seen.shows("▶ 20% ── 60% ── 100%")
             waiting = await spawn("wait", "--for", "promoted", folder=tmp_path)
             await line(waiting, "waiting for promoted")
             proxy.kill()
@@ -148,12 +148,12 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
             proxy = await enter(process("canaryproxy", "run", "-c", "c.yaml", folder=tmp_path))
             await line(waiting, "connected again")
             await seen.shows(lambda: "connection lost" not in seen.text)
-            assert "is promoted at 100 %" in await do("promote")
+            assert "is promoted at 100%" in await do("promote")
             assert (await finished(waiting)).status == 0
             await seen.shows("PROMOTED")
 
         assert json.loads(await do("status", "--json"))["weight"] == 100.0
         assert "is aborted" in await do("abort")
-        assert "is running, step 1 of 3 at 20 %" in await do("start")
+        assert "is running, step 1 of 3 at 20%" in await do("start")
         proxy.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(proxy.wait(), DEADLINE) == 0

@@ -18,7 +18,7 @@ ANYTHING = st.one_of(
 @given(ANYTHING)
 def test_whatever_comes_is_one_printable_line(value: object) -> None:
     for say in (
-        words.clean, words.count, words.weight, words.percent, words.rate, words.latency, words.span,
+        words.clean, words.count, words.weight, words.percent, words.rate, words.latency, words.duration,
         words.odds, words.interval, words.noun,
     ):  # fmt: skip
         assert say(value).isprintable()
@@ -43,32 +43,6 @@ def test_whatever_comes_is_one_printable_line(value: object) -> None:
 )
 def test_intervals(edges: object, said: str) -> None:
     assert words.interval(edges) == said
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0, "0s"), (12.9, "12s"), (60, "1m"), (288, "4m 48s"), (3600 * 26, "1d 2h"), (None, "–")],
-)
-def test_spans(seconds: float | None, said: str) -> None:
-    assert words.span(seconds) == said
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.0482, "48 ms"), (0.0012, "1.2 ms"), (1.25, "1.25 s"), (0.99999, "1 s"), (0, "0 ms")],
-)
-def test_latencies(seconds: float, said: str) -> None:
-    assert words.latency(seconds) == said
-
-
-def test_weights_and_shares() -> None:
-    assert [words.weight(one) for one in (5.0, 0.25, 100, None)] == ["5 %", "0.25 %", "100 %", "–"]
-    assert [words.percent(one) for one in (0, 0.00001, 0.0059, 0.5)] == [
-        "0 %", "<0.01 %", "0.59 %", "50.0 %",
-    ]  # fmt: skip
-    assert [words.odds(one) for one in (-0.22, 4.8, 50, None)] == [
-        "0.8 : 1", "122 : 1", words.BEYOND, "–",
-    ]  # fmt: skip
 
 
 def test_a_drill_whose_requests_did_not_end_says_what_to_do() -> None:

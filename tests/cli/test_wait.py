@@ -82,7 +82,7 @@ async def test_it_comes(fake: Fake, tmp_path: Path) -> None:
     done = await finished(process)
     assert (done.status, done.err) == (0, "")
     assert "all steps done" in done.out
-    assert done.out.splitlines()[-1].endswith("cart-2.4: promoted at 100 %")
+    assert done.out.splitlines()[-1].endswith("cart-2.4: promoted at 100%")
 
 
 async def test_it_is_there_already(fake: Fake, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ async def test_the_opposite_comes(fake: Fake, tmp_path: Path) -> None:
     done = await finished(process)
     assert done.status == 4
     assert "errors: canary 12 of 40" in done.out
-    assert done.err == "canaryproxy: cart-2.4 is tripped, step 2 of 5 at 0 %\n"
+    assert done.err == "canaryproxy: cart-2.4 is tripped, step 2 of 5 at 0%\n"
 
 
 async def test_another_release_follows(fake: Fake, tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ async def test_a_live_screen(fake: Fake, tmp_path: Path) -> None:
     fake.record("started", "by ann")
     async with terminal("status", "--watch", folder=tmp_path) as seen:
         await seen.shows("by ann")
-        assert "cart-2.4   RUNNING   5 % of users on the canary" in seen.text
-        assert "▶ 5 %" in seen.text
+        assert "cart-2.4   RUNNING   5% of users on the canary" in seen.text
+        assert "▶ 5%" in seen.text
         assert len(seen.screen.display) == 24
         await until_followed(fake)
         fake.record("step", "the third step")
         fake.change(step=3, weight=25.0)
         await seen.shows("the third step")
-        await seen.shows("✓ 5 % ── ▶ 25 %")
+        await seen.shows("✓ 5% ── ▶ 25%")
         state = seen.screen.buffer[0][12]
         assert (state.bg, state.data) == ("green", "R")
         colours = [cell.fg for cell in seen.screen.buffer[1].values() if cell.data == "▶"]
@@ -69,7 +69,7 @@ async def test_another_size(fake: Fake, tmp_path: Path) -> None:
 
 async def test_no_color(fake: Fake, tmp_path: Path) -> None:
     async with terminal("status", "--watch", folder=tmp_path, NO_COLOR="1", LANG="C") as seen:
-        await seen.shows("> 5 %")
+        await seen.shows("> 5%")
         cells = [cell for row in seen.screen.buffer.values() for cell in row.values()]
         assert {cell.fg for cell in cells} == {"default"}
         assert {cell.bg for cell in cells} == {"default"}
@@ -108,7 +108,7 @@ async def test_only_a_higher_weight_asks(fake: Fake, tmp_path: Path) -> None:
 
 async def test_lines_where_there_is_no_terminal(fake: Fake, tmp_path: Path) -> None:
     process = await spawn("status", "--watch", folder=tmp_path)
-    await line(process, "cart-2.4: running, step 2 of 5 at 5 %; circuit closed; judge: ok")
+    await line(process, "cart-2.4: running, step 2 of 5 at 5%; circuit closed; judge: ok")
     await until_followed(fake)
     fake.change(requests=131, hold="131 of 1000 requests")  # figures are no change
     fake.record("suspect", "errors \x1b[31m look odd")

@@ -56,7 +56,7 @@ def test_a_step_says_where_it_is() -> None:
         "figures": figures,
     }
     assert message.sentence(step, "cart-2.4") == (
-        "cart-2.4 goes on at 5 % of users, step 2 of 5: 512 canary requests in 300 s showed nothing"
+        "cart-2.4 goes on at 5% of users, step 2 of 5: 512 canary requests in 300 s showed nothing"
     )
 
 

@@ -1,0 +1,95 @@
+"""Numbers as people read them: one form each for the history, logs, webhooks, commands and screens. Pure.
+
+``units`` writes settings as the configuration file does (``5m``, ``1%``, exact); this rounds for reading.
+Each function takes any value, because figures come out of JSON too, and returns ``NONE`` for anything but a
+finite number.
+"""
+
+from __future__ import annotations
+
+from math import exp, isfinite
+
+NONE = "–"
+BEYOND = ">1,000,000:1"
+"""Odds so long that their digits say nothing more."""
+
+_BEYOND = 13.8
+"""About ln 1,000,000."""
+_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def number(value: object) -> float | None:
+    """Return a finite number, or ``None``."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value):
+        return float(value)
+    return None
+
+
+def count(value: object) -> str:
+    """``12,345``."""
+    found = number(value)
+    return NONE if found is None else f"{found:,.0f}"
+
+
+def weight(value: object) -> str:
+    """``5%`` for a weight in percent, at its resolution of 0.01."""
+    found = number(value)
+    return NONE if found is None else f"{round(found, 2):g}%"
+
+
+def percent(value: object) -> str:
+    """``0.59%`` or ``38.9%`` for a fraction."""
+    found = number(value)
+    if found is None:
+        return NONE
+    found *= 100
+    if found == 0:
+        return "0%"
+    if abs(found) < 0.01:
+        return "<0.01%"
+    return f"{found:.2f}%" if abs(found) < 10 else f"{found:.1f}%"
+
+
+def odds(value: object) -> str:
+    """``7,740:1`` for a natural logarithm of evidence: three digits, or two below 10."""
+    found = number(value)
+    if found is None:
+        return NONE
+    if found >= _BEYOND:
+        return BEYOND
+    value = exp(found)
+    if value < 0.01:
+        return "<0.01:1"
+    if value < 10:
+        return f"{value:.2g}:1"
+    unit = 10 ** max(len(f"{value:.0f}") - 3, 0)
+    return f"{round(value / unit) * unit:,}:1"
+
+
+def latency(value: object) -> str:
+    """``1.2 ms``, ``48 ms`` or ``1.25 s`` for seconds."""
+    found = number(value)
+    if found is None:
+        return NONE
+    if found == 0:
+        return "0 ms"
+    if found >= 0.9995:
+        return f"{found:.3g} s"
+    return f"{found * 1000:.0f} ms" if found >= 0.01 else f"{found * 1000:.1f} ms"
+
+
+def duration(value: object) -> str:
+    """``48 s``, ``4 min 48 s`` or ``1 d 2 h`` for seconds: whole ones above 10, in two units at most."""
+    found = number(value)
+    if found is None:
+        return NONE
+    if 0 < found < 10:
+        return f"{found:.2g} s"
+    left = max(int(found), 0)
+    parts = []
+    for unit, length in _UNITS:
+        parts.append((left // length, unit))
+        left %= length
+    first = next((at for at, (amount, _) in enumerate(parts) if amount), len(parts) - 1)
+    shown = [f"{amount} {unit}" for amount, unit in parts[first : first + 2] if amount]
+    return " ".join(shown) or "0 s"
