@@ -1,4 +1,4 @@
-"""docs/operations.md leaves out no metric, alert or kind of record, and names none that is not there."""
+"""docs/metrics.md and docs/operations.md leave out no metric, alert or record, and name no unknown one."""
 
 from __future__ import annotations
 
@@ -11,34 +11,48 @@ from canaryproxy.config.model import EventName
 from tests.admin.test_collector import OPENMETRICS, our_families
 from tests.deploy.dockerfile import ROOT
 
-TEXT = (ROOT / "docs" / "operations.md").read_text()
+METRICS = (ROOT / "docs" / "metrics.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 
-def rows(head: str) -> list[str]:
-    """The first cells of the table under a head, without their code marks."""
-    table = TEXT.partition(head)[2].partition("\n\n")[0]
-    cells = re.findall(r"^\| `?(\w+)`? \|(.*)\|$", table, re.MULTILINE)
-    for name, rest in cells:
-        assert rest.partition("|")[0].strip(), f"docs/operations.md says nothing of {name}"
-    return [name for name, _ in cells]
+def rows(page: str, head: str) -> dict[str, list[str]]:
+    """Return the rows of every table under a head: the first cell without code marks, and the others."""
+    found: dict[str, list[str]] = {}
+    for table in page.split(head)[1:]:
+        for line in table.partition("\n\n")[0].splitlines()[2:]:
+            name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+            name = name.strip("`")
+            assert name not in found, f"{name} is described twice"
+            found[name] = cells
+    return found
 
 
-def test_every_metric() -> None:
+def test_every_metric_says_what_it_means_and_what_to_look_for() -> None:
     exposed = {
         family.name + "_total" * (family.type == "counter") for family in our_families(OPENMETRICS)
     }
-    listed = rows("| metric | look at it when | wrong is |")
-    assert len(listed) == len(set(listed))
-    assert set(listed) == exposed, "docs/operations.md"
+    listed = rows(METRICS, "| metric | labels | meaning | look for |")
+    assert set(listed) == exposed, "docs/metrics.md"
+    for name, (_labels, meaning, look_for) in listed.items():
+        assert meaning, name
+        assert look_for, name
 
 
-def test_every_alert() -> None:
+def test_every_alert_says_what_to_do() -> None:
     groups = yaml.safe_load((ROOT / "config" / "alerts.yml").read_text())["groups"]
     known = [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
-    assert sorted(rows("| alert | first |")) == sorted(known), "docs/operations.md"
+    sections = re.findall(r"^### (\w+)\n\n\w+\. (.+)", METRICS, re.MULTILINE)
+    assert [name for name, _ in sections] == known, "docs/metrics.md"
 
 
-def test_every_kind_of_record() -> None:
-    assert sorted(rows("| record | means | do |")) == sorted(get_args(EventName)), (
-        "docs/operations.md"
-    )
+def test_every_record_of_the_history_is_explained() -> None:
+    listed = rows(OPERATIONS, "| record | sent by default | means | do |")
+    assert sorted(listed) == sorted(get_args(EventName)), "docs/operations.md"
+    for name, (_sent, means, do) in listed.items():
+        assert means, name
+        assert do, name
+
+
+def test_nothing_is_described_in_both_pages() -> None:
+    assert not re.findall(r"^\| `canaryproxy_", OPERATIONS, re.MULTILINE)
+    assert not re.findall(r"^\| `?Canaryproxy", OPERATIONS, re.MULTILINE)
