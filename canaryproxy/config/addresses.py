@@ -1,7 +1,7 @@
-"""Addresses: where the proxy listens, where the variants are, which networks are trusted.
+"""Addresses of listeners, endpoints and trusted networks.
 
-Each parser takes the value as it stands in YAML and raises ``ValueError`` with what is allowed. Names are not
-looked up.
+Each parser takes a value from YAML and raises ``ValueError`` with what is allowed. Host names are not
+resolved.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0
 _PORT = re.compile(r"[0-9]{1,5}")
 _URL = re.compile(r"(https?)://(\[[^\]]*\]|[^\[\]:/?#@\s]+)(?::([0-9]{1,5}))?")
 _SOCKET_PATH_BYTES = 107
-_EVERY = ("0.0.0.0", "::")
+_WILDCARD = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,17 @@ class UnixAddress:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """``scheme://host:port`` of one process of a variant, or ``unix:/path`` (then without host and port)."""
+    """``scheme://host:port`` of one process of a variant, or ``unix:/path`` without host and port."""
 
     scheme: Literal["http", "https", "unix"]
     host: str
     port: int
     path: str = ""
-    """Of the Unix socket."""
+    """Path of the Unix socket; empty for TCP."""
 
     @property
     def authority(self) -> str:
-        """Its name in logs and in the hash of the split: ``host:port``, or the path of the socket."""
+        """Name in logs and in the hash of the split: ``host:port``, or the path of the socket."""
         return self.path or str(TcpAddress(self.host, self.port))
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ def tcp_address(value: object) -> TcpAddress:
 
 
 def socket_path(value: object, what: str = "a path") -> str:
-    """Return the path of a Unix socket: 1 to 107 bytes, as the kernel takes no more."""
+    """Return the path of a Unix socket: 1 to 107 bytes, the kernel's limit (unix(7))."""
     if not isinstance(value, str) or not value.isprintable():
         raise ValueError(f"{what} of 1 to {_SOCKET_PATH_BYTES} bytes")
     if 0 < len(value.encode()) <= _SOCKET_PATH_BYTES:
@@ -98,7 +98,7 @@ def endpoint(value: object) -> Endpoint:
         if port is not None:
             return Endpoint(scheme, host, port)
     raise ValueError(
-        "http://host:port or https://host:port, without path, query or user, or unix:/path"
+        "http://host:port or https://host:port, without path, query and user, or unix:/path"
     )
 
 
@@ -114,7 +114,7 @@ def network(value: object) -> IPv4Network | IPv6Network:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach the host."""
+    """Tell whether the host is reachable from this machine only."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -122,9 +122,9 @@ def is_loopback(host: str) -> bool:
 
 
 def overlap(one: TcpAddress | UnixAddress, other: TcpAddress | UnixAddress) -> bool:
-    """Tell whether two listeners would be in each other's way.
+    """Tell whether two listeners would bind the same address.
 
-    ``[::]`` takes IPv6 only and ``0.0.0.0`` IPv4 only (so both may be listed); ``localhost`` may be either.
+    ``[::]`` is IPv6 only and ``0.0.0.0`` is IPv4 only, so both may be listed; ``localhost`` may be either.
     """
     if isinstance(one, UnixAddress) or isinstance(other, UnixAddress):
         return (
@@ -139,14 +139,14 @@ def overlap(one: TcpAddress | UnixAddress, other: TcpAddress | UnixAddress) -> b
         return True
     if "localhost" in (here, there):
         literal = there if here == "localhost" else here
-        return literal in _EVERY or is_loopback(literal)
-    if not {here, there} & set(_EVERY):
+        return literal in _WILDCARD or is_loopback(literal)
+    if not {here, there} & set(_WILDCARD):
         return False
     return (":" in here) == (":" in there)
 
 
 def leads_to(endpoint: Endpoint, listener: TcpAddress | UnixAddress) -> bool:
-    """Tell whether requests to the endpoint would come back to the listener."""
+    """Tell whether requests to the endpoint would arrive at the listener."""
     if endpoint.path or isinstance(listener, UnixAddress):
         return overlap(UnixAddress(endpoint.path), listener)
     if endpoint.port != listener.port:
@@ -154,12 +154,12 @@ def leads_to(endpoint: Endpoint, listener: TcpAddress | UnixAddress) -> bool:
     host, listening = endpoint.host.lower(), listener.host.lower()
     if host == listening:
         return True
-    local = host in _EVERY or is_loopback(host)
-    return local and overlap(TcpAddress(_own(host), endpoint.port), listener)
+    local = host in _WILDCARD or is_loopback(host)
+    return local and overlap(TcpAddress(_loopback(host), endpoint.port), listener)
 
 
-def _own(host: str) -> str:
-    """A connection to "every address" goes to the loopback one."""
+def _loopback(host: str) -> str:
+    """Return the loopback address for a wildcard, as connect(2) treats it."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 

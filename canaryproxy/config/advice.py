@@ -1,4 +1,4 @@
-"""Advice on a valid configuration: risky plans, and what has no effect."""
+"""Warnings about a valid configuration: risky plans, and settings without effect."""
 
 from __future__ import annotations
 
@@ -6,35 +6,34 @@ from collections.abc import Iterator
 
 from canaryproxy.config.addresses import TcpAddress, is_loopback
 from canaryproxy.config.model import Config
+from canaryproxy.config.units import duration_text
 
 SHORT_BAKE = 300.0
-"""Seconds; slow failures (leaks, pools running dry) take longer to show than less than this."""
+"""Seconds; in less time slow failures (leaks, exhausted pools) do not show."""
 BIG_FIRST_STEP = 5.0
-"""Percent of users that a plan should not begin above."""
+"""Percent of users; a plan should not begin with more."""
 
 
 def warnings(config: Config) -> tuple[str, ...]:
-    """Return advice on a valid configuration, one line each; nothing of it is an error."""
+    """Return the warnings, one line each."""
     return (*_without_canary(config), *_plan(config), *_connections(config))
 
 
 def _connections(config: Config) -> Iterator[str]:
     for name, variant in (("stable", config.variants.stable), ("canary", config.variants.canary)):
         if variant is not None and variant.tls is not None and not variant.tls.verify:
-            yield (
-                f"variants.{name}.tls.verify is false: whoever is between can read and change everything"
-            )
+            yield (f"variants.{name}.tls.verify is false: connections to {name} can be intercepted")
     for at, one in enumerate(config.listen):
         if one.proxy_protocol == "trusted" and not config.forwarded.trust:
-            yield f"listen[{at}].proxy_protocol has no effect: forwarded.trust names no network"
+            yield f"listen[{at}].proxy_protocol has no effect: forwarded.trust is empty"
         if (
             one.proxy_protocol == "required"
             and isinstance(one.address, TcpAddress)
             and not is_loopback(one.address.host)
         ):
             yield (
-                f"listen[{at}].proxy_protocol is required of everybody: whoever reaches {one.address} may"
-                " claim any address; trusted takes it from forwarded.trust only"
+                f"listen[{at}].proxy_protocol: required lets every peer of {one.address} claim any client"
+                " address; trusted accepts claims of the networks in forwarded.trust only"
             )
 
 
@@ -57,10 +56,10 @@ def _plan(config: Config) -> Iterator[str]:
         return
     steps = config.release.steps
     if steps[0].weight > BIG_FIRST_STEP:
-        yield f"release.steps[0].weight is {steps[0].weight:g}: begin with 1 to 5 percent"
+        yield f"release.steps[0].weight is {steps[0].weight:g}%: begin with 1% to 5%"
     for at, step in enumerate(steps):
         if step.bake < SHORT_BAKE and step.weight < 100:
             yield (
-                f"release.steps[{at}].bake is {step.bake:g} s:"
-                " 5 to 15 minutes show what is slow to fail"
+                f"release.steps[{at}].bake is {duration_text(step.bake)}:"
+                " slow failures (leaks, exhausted pools) need 5 to 15 minutes to show"
             )

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, said so that it can be mended."""
+"""Errors of the configuration, with their position in the file."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
-"""The way to a value: keys and indexes from the top of the file."""
+"""Path of a value: keys and indexes from the top of the file."""
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_<-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake and its place; ``str()`` is ``file:line:column: path.to[0].field: message``."""
+    """One error and its position; ``str()`` is ``file:line:column: path.to[0].field: message``."""
 
     file: str
     """Name of the file, as given to ``parse``."""
@@ -22,11 +22,11 @@ class Problem:
     column: int
     """From 1, in characters."""
     path: Path
-    """The way to the field; empty for a mistake of the whole file."""
+    """Path of the field; empty for an error of the whole file."""
     found: str
-    """What stands there, short and on one line; empty where nothing does."""
+    """The value at that position, shortened to one line; empty if there is none."""
     message: str
-    """What was found and what is allowed, on one line."""
+    """What was found and what is allowed, in one line."""
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}: "
@@ -34,7 +34,7 @@ class Problem:
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; ``problems`` holds every mistake, in order of place."""
+    """The configuration is invalid; ``problems`` holds every error, in order of position."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -42,7 +42,7 @@ class ConfigError(ValueError):
 
 
 def dotted(path: Path) -> str:
-    """Return a path as people write it: ``variants.stable.endpoints[0]``; odd keys are quoted."""
+    """Return a path as text, such as ``variants.stable.endpoints[0]``; unusual keys are quoted."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -55,7 +55,7 @@ def dotted(path: Path) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as it may be shown in a message: short, on one line."""
+    """Return a value for a message: shortened, in one line."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):

@@ -1,9 +1,8 @@
-"""Validation of a document, and pydantic's errors as problems that people can mend.
+"""Validation of a document, with pydantic's errors in words that say what to change.
 
-pydantic compares the fields of a section only when each of them is valid. So that one mistake does not hide
-another, validation goes on in rounds: what is broken is left out (and a stand-in put where the whole cannot
-do without), until the rest is valid; later rounds report only mistakes between fields, and of these none that
-is the consequence of a field left out.
+pydantic compares the fields of a section only if each of them is valid. So that one mistake does not hide
+another, validation runs in rounds: invalid values are dropped (required ones get a stand-in) until the rest
+is valid. Later rounds report only mistakes between fields, except those that follow from a dropped field.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _EXPECTED = {
     "float_type": "a number",
     "finite_number": "a number",
     "string_type": 'text (in quotes if it looks like a number, true or false: "yes", "5")',
-    "string_pattern_mismatch": "a name of letters, digits and _, no digit first",
+    "string_pattern_mismatch": "a name of letters, digits and _ that does not begin with a digit",
     "bool_type": "true or false",
     "tuple_type": "a list",
     "dict_type": "a mapping",
@@ -46,7 +45,7 @@ _BOUNDS = {
 
 
 def validate(document: Document) -> tuple[Config | None, list[Problem]]:
-    """Return the configuration in a document whose value is a mapping, or all its problems."""
+    """Return the configuration of a document whose value is a mapping, or all its problems."""
     without = _Without(document)
     for path in document.unread:
         without.drop(path)
@@ -82,7 +81,7 @@ def _take_mistakes(
     detail: ErrorDetails,
     problems: list[Problem],
 ) -> bool:
-    """Report the mistakes between fields of a section and leave those fields out."""
+    """Report the mistakes between fields of a section and drop those fields; tell whether any was new."""
     mistakes: tuple[Mistake, ...] = detail["ctx"]["mistakes"]
     fields = [without.original((*section, *m.at), pruned_from=len(section)) for m in mistakes]
     progress = False
@@ -98,7 +97,7 @@ def _take_mistakes(
 
 
 class _Without:
-    """A document's value without what is broken; paths are those of the document."""
+    """A document's value without the invalid parts; paths are those of the document."""
 
     def __init__(self, document: Document) -> None:
         self._value = document.value
@@ -107,7 +106,7 @@ class _Without:
         self._indexes: dict[Path, list[int]] = {}
 
     def drop(self, path: Path, missing: Path = ()) -> bool:
-        """Leave out a value; tell whether that is news. Where the whole needs it, put a stand-in."""
+        """Drop a value, or put a stand-in for the required one at ``missing``; tell whether that is new."""
         if missing in _STAND_INS and missing not in self._stand_ins:
             self._stand_ins[missing] = _STAND_INS[missing]
             return True
@@ -118,11 +117,11 @@ class _Without:
         return True
 
     def has_dropped(self, path: Path, below: int = 0) -> bool:
-        """Tell whether a value, or something around it deeper than ``below``, is left out."""
+        """Tell whether a value, or a section around it deeper than ``below``, was dropped."""
         return any(path[:length] in self._dropped for length in range(below + 1, len(path) + 1))
 
     def value(self) -> Any:
-        """Return what is left."""
+        """Return the rest."""
         return self._rest(self._value, ())
 
     def _rest(self, value: Any, path: Path) -> Any:
@@ -141,7 +140,7 @@ class _Without:
         return value
 
     def _kept(self, value: tuple[Any, ...], path: Path) -> list[int]:
-        """Return the indexes of a list's items that are left."""
+        """Return the indexes of a list's items that were not dropped."""
         if path not in self._indexes:
             self._indexes[path] = [
                 at for at in range(len(value)) if (*path, at) not in self._dropped
@@ -149,9 +148,9 @@ class _Without:
         return self._indexes[path]
 
     def original(self, loc: Iterable[str | int], pruned_from: int = 0) -> Path:
-        """Return the path in the document for a location in what is left.
+        """Return the path in the document for a location in the rest.
 
-        The first ``pruned_from`` parts are of the document already.
+        The first ``pruned_from`` parts are a path in the document already.
         """
         path: Path = ()
         here: Any = self._value
@@ -175,9 +174,9 @@ class _Without:
 
 
 def placed(document: Document, path: Path, message: str) -> Problem:
-    """Return a problem of a field of a valid configuration, by its place in the document.
+    """Return a problem with a field of a valid configuration, at its position in the document.
 
-    ``path`` is that of the values: lists of one item and short forms are found as the file has them.
+    ``path`` is that of the parsed values, in which short forms are lists and mappings.
     """
     written = _Without(document).original(path)
     return document.problem(written, message, found=_found(document, written))
@@ -209,7 +208,8 @@ def _problem(document: Document, path: Path, detail: ErrorDetails) -> Problem:
     elif kind == "literal_error":
         expected = str(context["expected"]).replace("'", "")
         close = get_close_matches(str(value), expected.replace(" or ", ", ").split(", "), 1)
-        expected = f"one of {expected}" + (f" (did you mean {close[0]}?)" if close else "")
+        expected = f"one of {expected}" if "," in expected else expected
+        expected += f" (did you mean {close[0]}?)" if close else ""
     elif kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         expected = f"{words} {context[name]:g}"
@@ -230,7 +230,7 @@ def _unknown(path: Path) -> str:
 
 
 def _model_at(path: Path) -> type[BaseModel] | None:
-    """Return the section that stands at a path."""
+    """Return the class of the section at a path."""
     here: Any = Config
     for part in path:
         if isinstance(part, int):
@@ -242,7 +242,7 @@ def _model_at(path: Path) -> type[BaseModel] | None:
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the section inside an annotation such as ``tuple[Step, ...] | None``."""
+    """Return the class of the section in an annotation such as ``tuple[Step, ...] | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in getattr(annotation, "__args__", ()):

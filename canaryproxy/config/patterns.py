@@ -1,11 +1,11 @@
-"""Regular expressions whose cost is linear in the text, whatever pattern and text are: RE2.
+"""Regular expressions in RE2, whose cost is linear in the length of the text for every pattern.
 
-With a backtracking engine a pattern such as ``(a+)+$`` and 40 bytes of a client or an upstream would stop
+In a backtracking engine a pattern such as ``(a+)+$`` and 40 bytes from a client or an upstream would block
 the event loop for hours. RE2 (https://github.com/google/re2/wiki/WhyRE2) has no look-around and no
 backreferences.
 
-Linear is not yet cheap: where its states do not fit into memory RE2 follows each of them, and a byte of the
-text costs up to 2 ns for each instruction of the pattern. ``.{0,100}`` is 300 instructions.
+Linear is not yet cheap: if its automaton does not fit into memory, RE2 simulates the states one by one, and
+each byte of the text costs up to 2 ns for each instruction of the pattern. ``.{0,100}`` has 300 instructions.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Final
 import re2
 
 MEMORY: Final = 1 << 20
-"""Bytes that a pattern may take, compiled and while it searches."""
+"""Bytes for a compiled pattern and its search."""
 MOST_INSTRUCTIONS: Final = 1000
-"""Instructions of a compiled pattern: what a byte of a text may cost."""
+"""Instructions of a compiled pattern, which bound the cost of each byte of a text."""
 
 
 def searcher(pattern: str) -> Callable[[bytes], bool]:
-    """Return what tells whether a pattern is found in a text.
+    """Return a function that tells whether the pattern matches anywhere in a text.
 
-    Both are bytes: the pattern's are its UTF-8. Raises ``ValueError`` for what RE2 does not take, and for
-    more than ``MOST_INSTRUCTIONS``.
+    Both are matched as bytes, the pattern as UTF-8. Raises ``ValueError`` for a pattern that RE2 rejects, and
+    for one of more than ``MOST_INSTRUCTIONS``.
     """
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
@@ -38,8 +38,8 @@ def searcher(pattern: str) -> Callable[[bytes], bool]:
         raise ValueError(_words(error)) from None
     size = max(compiled.programsize, compiled.reverseprogramsize)
     if size > MOST_INSTRUCTIONS:
-        message = f"too large: {size:,} instructions, {MOST_INSTRUCTIONS:,} are allowed"
-        raise ValueError(f"{message}; repeat less in braces")
+        message = f"too large: {size:,} instructions, at most {MOST_INSTRUCTIONS:,} are allowed"
+        raise ValueError(f"{message}; lower the repetitions in braces")
     search = compiled.search
     return lambda text: search(text) is not None
 

@@ -1,6 +1,7 @@
-"""Types of the configuration's fields: each with one parser and one JSON Schema.
+"""Types of the configuration's fields, each with one parser and one JSON Schema.
 
-No field is a union: a union gives one error for every alternative, and people made one mistake.
+No field is a union: pydantic reports an error for every alternative of a union, but the user made one
+mistake.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from canaryproxy.config import addresses, units
 from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress
 
 DURATION, SIZE, RATIO = "a duration", "a size", "a ratio"
-"""Marks (``$comment``) in the schema by which defaults are written in the unit of the file."""
+"""Values of ``$comment`` in the schema; defaults of these types are written in the unit of the file."""
 
 
 def _checked(parse: Callable[[object], Any]) -> PlainValidator:
-    """Return a validator that reports what is allowed, as the parsers say it."""
+    """Return a validator that reports the text of a parser's ``ValueError`` as what is allowed."""
 
     def check(value: object) -> Any:
         try:
@@ -37,7 +38,7 @@ def _pattern(pattern: str, **more: Any) -> dict[str, Any]:
 
 
 def _form(pattern: str, words: str, **schema: Any) -> tuple[PlainValidator, WithJsonSchema]:
-    """Return what makes a field text of one form; ``words`` say the form to people."""
+    """Return validator and schema for text that matches a pattern; ``words`` describe it in errors."""
     compiled = re.compile(pattern)
 
     def parse(value: object) -> str:
@@ -86,12 +87,12 @@ _STATES = ("empty", "missing", "present", "null", "true", "false", "zero")
 
 
 def _json_state(value: object) -> object:
-    """Return a state by name; ``is: null`` and ``is: true`` need no quotes."""
+    """Return a state by name; ``null``, ``true`` and ``false`` need no quotes in YAML."""
     plain = {None: "null", True: "true", False: "false"}
     found = plain[value] if value is None or isinstance(value, bool) else value
     if found in _STATES:
         return found
-    raise ValueError(f"one of {', '.join(_STATES)}")
+    raise ValueError(f"one of {', '.join(_STATES[:-1])} or {_STATES[-1]}")
 
 
 _check, _schema = _duration("0s")
@@ -99,7 +100,7 @@ Duration = Annotated[float, _check, _schema]
 """Seconds, from 0."""
 _check, _schema = _duration("10ms")
 Timeout = Annotated[float, _check, _schema]
-"""Seconds, at least 0.01: less would refuse everything."""
+"""Seconds, at least 0.01: a shorter timeout would fail every request."""
 _check, _schema = _duration("1s")
 WholeSeconds = Annotated[float, _check, _schema]
 """Seconds, at least 1."""
@@ -127,7 +128,15 @@ Ratio = Annotated[
 Weight = Annotated[
     float,
     _checked(units.weight),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 100},
+                _pattern(units.WEIGHT_PATTERN),
+            ],
+            "examples": [5, 0.25, "5%"],
+        }
+    ),
 ]
 """Percent 0..100, resolution 0.01."""
 Status = Annotated[
@@ -189,18 +198,18 @@ JsonState = Annotated[
     _checked(_json_state),
     WithJsonSchema({"enum": [*_STATES, None, True, False]}),
 ]
-_check, _schema = _form(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,4096}", "the path of a file, as text")
+_check, _schema = _form(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,4096}", "a file path")
 FilePath = Annotated[str, _check, _schema]
 _check, _schema = _form(
-    r"/[^?#\s]*", "a path that begins with /, without query, space or #", examples=["/admin"]
+    r"/[^?#\s]*", "a path that begins with /, without query, spaces and #", examples=["/admin"]
 )
 UrlPath = Annotated[str, _check, _schema]
 _check, _schema = _form(r"[A-Z][A-Z-]*", "a method in capitals, such as GET", examples=["GET"])
 Method = Annotated[str, _check, _schema]
-_check, _schema = _form(r"[A-Za-z0-9._:-]{1,64}", "1 to 64 letters, digits and . _ : -")
+_check, _schema = _form(r"[A-Za-z0-9._:-]{1,64}", "1 to 64 letters, digits and . _ : - only")
 ReleaseId = Annotated[str, _check, _schema]
 _check, _schema = _form(
-    r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", "1 to 64 letters, digits and _ . -, a letter first"
+    r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", "1 to 64 letters, digits and _ . - that begin with a letter"
 )
 OutcomeName = Annotated[str, _check, _schema]
 _check, _schema = _form(
@@ -215,20 +224,20 @@ _check, _schema = _form(
 WebUrl = Annotated[str, _check, _schema]
 _check, _schema = _form(
     r"(?:rediss?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(?:/[0-9]{1,4})?|unix:///[^\s?#@]+)",
-    "redis://host:port/number, rediss://host:port/number or unix:///path, without user, password or query",
+    "redis://host:port/number, rediss://host:port/number or unix:///path, without user, password and query",
     examples=["redis://127.0.0.1:6379/0"],
 )
 RedisUrl = Annotated[str, _check, _schema]
-_check, _schema = _form(r"[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits and . _ -")
+_check, _schema = _form(r"[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits and . _ - only")
 Word = Annotated[str, _check, _schema]
 _check, _schema = _form(r"\.?[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})", "a domain name")
 Domain = Annotated[str, _check, _schema]
 _LABELS = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*"
-_check, _schema = _form(_LABELS, "the name of a server, such as www.example.com")
+_check, _schema = _form(_LABELS, "a server name, such as www.example.com")
 ServerName = Annotated[str, _check, _schema]
 _check, _schema = _form(
     rf"(?:\*\.)?{_LABELS}",
-    "the name of a server, such as www.example.com or *.example.com",
+    "a server name, such as www.example.com or *.example.com",
     examples=["www.example.com", "*.example.com"],
 )
 ServerPattern = Annotated[str, _check, _schema]
@@ -237,7 +246,7 @@ _TLS_VERSIONS = {"1.2": "1.2", "1.3": "1.3", 1.2: "1.2", 1.3: "1.3"}
 
 
 def _tls_version(value: object) -> str:
-    """Return a version; ``1.2`` needs no quotes."""
+    """Return a TLS version; ``1.2`` needs no quotes in YAML."""
     found = _TLS_VERSIONS.get(value) if isinstance(value, (str, float)) else None
     if found is None:
         raise ValueError("1.2 or 1.3")
@@ -252,11 +261,11 @@ TlsVersion = Annotated[
 
 
 def _proxy_protocol(value: object) -> str:
-    """Return what is expected; true is required, false is off."""
+    """Return the mode by name; ``true`` means ``required`` and ``false`` means ``off``."""
     found = {True: "required", False: "off"}[value] if isinstance(value, bool) else value
     if found in ("off", "required", "trusted"):
         return str(found)
-    raise ValueError("one of off, required (or true), trusted")
+    raise ValueError("off, required (or true) or trusted")
 
 
 ProxyProtocol = Annotated[
@@ -267,7 +276,7 @@ ProxyProtocol = Annotated[
 
 
 def one_or_more(item: Any) -> BeforeValidator:
-    """Return what lets a single value stand for a list of one; ``item`` is its type."""
+    """Return a validator that accepts a single value as a list of one; ``item`` is its type."""
     some = Annotated[tuple[item, ...], Field(min_length=1)]
     return BeforeValidator(_as_list, json_schema_input_type=item | some)
 

@@ -1,7 +1,7 @@
 """Durations, sizes, ratios, weights and names, as people write them.
 
-Each parser takes the value as it stands in YAML, returns it in the unit that the code uses, and raises
-``ValueError`` with what is allowed. ``duration_text``, ``size_text`` and ``ratio_text`` write it back.
+Each parser takes a value from YAML and returns it in the unit that the code uses. It raises ``ValueError``
+with what is allowed. ``duration_text``, ``size_text`` and ``ratio_text`` write values back.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
 DURATION_PATTERN = rf"^{_NUMBER}(?:ms|s|m|h|d)$"
 SIZE_PATTERN = r"^[0-9]{1,16}(?:B|kB|KB|KiB|MB|MiB|GB|GiB)?$"
 RATIO_PATTERN = r"^(?:100(?:\.0{1,15})?|[0-9]{1,2}(?:\.[0-9]{1,15})?)%$"
+WEIGHT_PATTERN = r"^(?:100(?:\.0{1,15})?|[0-9]{1,2}(?:\.[0-9]{1,2}0{0,13})?)%$"
 TOKEN_PATTERN = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"  # noqa: S105
 """A token of RFC 9110 §5.6.2: the name of a header, a cookie or a method."""
 STATUS_PATTERN = r"^(?:[1-5]xx|[1-5][0-9]{2})$"
@@ -43,7 +44,7 @@ def duration(value: object, *, least: str = "0s") -> float:
         value = "0s"
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError("a duration with its unit, such as 250ms, 5s, 5m, 1h or 30d")
+        raise ValueError("a duration with a unit, such as 250ms, 5s, 5m, 1h or 30d")
     found = float(Decimal(match[1]) * _SECONDS[match[2]])
     if found > LONGEST:
         raise ValueError("a duration of at most 3650d")
@@ -98,12 +99,14 @@ def ratio_text(fraction: float) -> str:
 
 
 def weight(value: object) -> float:
-    """Return a percentage 0..100 with at most two decimals."""
+    """Return a percentage 0..100, with at most two decimals, for ``5``, ``0.25`` or ``5%``."""
     found = _number(value)
+    if isinstance(value, str) and _RATIO.fullmatch(value):
+        found = float(value[:-1])
     if found is None or not 0 <= found <= 100:
-        raise ValueError("a percentage from 0 to 100, such as 5 or 0.25")
+        raise ValueError("a percentage from 0 to 100, such as 5, 0.25 or 5%")
     if abs(found * 100 - round(found * 100)) > 1e-6:
-        raise ValueError("a percentage with at most two decimals (a step is 0.01)")
+        raise ValueError("a percentage with at most two decimals")
     return abs(round(found, 2))  # -0.0 is 0
 
 
@@ -114,14 +117,14 @@ def _number(value: object) -> float | None:
 
 
 def token(value: object) -> str:
-    """Return a name that can be a header or a cookie."""
+    """Return a name that is valid for a header or a cookie."""
     if isinstance(value, str) and len(value) <= 256 and _TOKEN.fullmatch(value):
         return value
     raise ValueError("a name of letters, digits and !#$%&'*+-.^_`|~")
 
 
 def status(value: object) -> str:
-    """Return a status (``503``, also as a number) or a class of them (``5xx``) as text."""
+    """Return a status (``503``, also as a number) or a class of statuses (``5xx``) as text."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if isinstance(text, str) and _STATUS.fullmatch(text):
         return text
@@ -129,11 +132,11 @@ def status(value: object) -> str:
 
 
 def regex(value: object) -> str:
-    """Return a regular expression of at most 512 characters that RE2 takes."""
+    """Return a regular expression in RE2 syntax, of at most 512 characters."""
     if not isinstance(value, str) or len(value) > _REGEX_LENGTH:
         raise ValueError(f"a regular expression of at most {_REGEX_LENGTH} characters")
     try:
         searcher(value)
     except ValueError as error:
-        raise ValueError(f"a regular expression as RE2 has them ({error})") from None
+        raise ValueError(f"a regular expression in RE2 syntax ({error})") from None
     return value

@@ -1,8 +1,8 @@
-"""YAML text to plain values, with the place of each.
+"""YAML text to plain values, with the position of each.
 
-YAML 1.1's surprises are left out on purpose: plain scalars are resolved as by the core schema of YAML 1.2, so
-only ``true`` and ``false`` are booleans (``yes`` and ``on`` are text), ``10:30`` is text, dates are text.
-Duplicate keys, tags of other types, merge keys and endless aliases are problems.
+Plain scalars follow the core schema of YAML 1.2, without the surprises of YAML 1.1: only ``true`` and
+``false`` are booleans (``yes`` and ``on`` are text), ``10:30`` is text, dates are text. Duplicate keys, tags
+of other types, merge keys and recursive aliases are problems.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from yaml.composer import ComposerError
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from canaryproxy.config.errors import Path, Problem, shown
+from canaryproxy.config.yaml_errors import Place, explain
 
 MAX_CHARACTERS = 250_000
-"""More would take PyYAML seconds to read."""
+"""PyYAML would need seconds to read more."""
 MAX_VALUES = 10_000
-"""More values than any real configuration has: an alias bomb."""
+"""No real configuration has more values; a file of aliases that multiply ("billion laughs") has."""
 MAX_DEPTH = 32
 
 _TAG = "tag:yaml.org,2002:"
@@ -34,28 +35,25 @@ _FLOAT = re.compile(
 _BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-Place = tuple[int, int]
-"""Line and column, from 1."""
-
 
 @dataclass
 class Document:
-    """A parsed file: ``value`` (mappings, tuples and scalars), and where things stand."""
+    """A parsed file: ``value`` (mappings, tuples and scalars) and the positions in the file."""
 
     file: str
     value: Any = None
     problems: list[Problem] = field(default_factory=list)
     unread: list[Path] = field(default_factory=list)
-    """Values that are problems already; ``None`` stands in for them."""
+    """Paths of values with a problem; the value there is ``None``."""
     values: dict[Path, Place] = field(default_factory=dict)
-    """Where the value at a path begins."""
+    """Position of the value at a path."""
     keys: dict[Path, Place] = field(default_factory=dict)
-    """Where the key of a path begins."""
+    """Position of the key of a path."""
 
     def problem(
         self, path: Path, message: str, *, found: str = "", at_key: bool = False
     ) -> Problem:
-        """Return a problem at a path, or at the nearest place above it that exists in the file."""
+        """Return a problem at a path, or at the nearest section around it that exists in the file."""
         places = (self.keys, self.values) if at_key else (self.values, self.keys)
         for length in range(len(path), -1, -1):
             for table in places:
@@ -65,7 +63,7 @@ class Document:
 
 
 def read(text: str, file: str) -> Document:
-    """Read YAML; what cannot be read is in ``problems``. Never raises."""
+    """Read YAML; errors are in ``problems``. Never raises."""
     document = Document(file)
     try:
         root = _compose(text)
@@ -78,7 +76,7 @@ def read(text: str, file: str) -> Document:
 
 
 class _Unreadable(Exception):
-    """The file as a whole cannot be read."""
+    """An error after which nothing of the file can be used."""
 
     def __init__(self, message: str, place: Place = (1, 1), path: Path = ()) -> None:
         super().__init__(message)
@@ -87,13 +85,13 @@ class _Unreadable(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's composer with the scalars of YAML 1.2 and a bound on nesting."""
+    """PyYAML's composer with the scalars of YAML 1.2 and a limit on nesting."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
     _depth = 0
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
-        """Compose one value and all in it."""
+        """Compose one value and everything in it."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
@@ -110,7 +108,7 @@ for _kind, _pattern in (("null", _NULL), ("bool", _BOOL), ("int", _INT), ("float
 
 def _compose(text: str) -> Node | None:
     if len(text) > MAX_CHARACTERS:
-        raise _Unreadable(f"larger than {MAX_CHARACTERS:,} characters")
+        raise _Unreadable(f"the file is larger than {MAX_CHARACTERS:,} characters")
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
@@ -124,17 +122,14 @@ def _compose(text: str) -> Node | None:
     try:
         node: Node | None = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark or loader.get_mark()
-        what = (error.problem or error.context or "malformed").strip()
-        if "another document" in what:
-            what = "one document is allowed, found another"
-        elif r"'\t'" in what:
-            what += " (indent with spaces, not tabs)"
-        raise _Unreadable(f"not valid YAML: {what}", (mark.line + 1, mark.column + 1)) from None
+        mark = loader.get_mark()
+        message, place = explain(error, text, (mark.line + 1, mark.column + 1))
+        raise _Unreadable(message, place) from None
     except (ValueError, OverflowError):  # "\UFFFFFFFF"
         mark = loader.get_mark()
         raise _Unreadable(
-            "not valid YAML: an escape names no character", (mark.line + 1, mark.column + 1)
+            "not valid YAML: the escape is not a Unicode character",
+            (mark.line + 1, mark.column + 1),
         ) from None
     finally:
         loader.dispose()
@@ -157,13 +152,12 @@ class _Reader:
         self._count += 1
         if self._count > MAX_VALUES or len(path) > MAX_DEPTH:
             raise _Unreadable(
-                f"aliases make this file too large (more than {MAX_VALUES:,} values or"
-                f" {MAX_DEPTH} levels)",
+                f"aliases expand this file to more than {MAX_VALUES:,} values or {MAX_DEPTH} levels",
                 place,
                 path[:1],
             )
         if id(node) in self._open:
-            return self._refuse(place, path, "an alias stands inside the value that it refers to")
+            return self._refuse(place, path, "the alias refers to a value that contains it")
         if isinstance(node, ScalarNode):
             return self._scalar(node, path)
         if node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
@@ -181,19 +175,25 @@ class _Reader:
         for key_node, value_node in pairs:
             place = _place(key_node)
             if not isinstance(key_node, ScalarNode):
-                self._problem(place, path, "a key must be a name, found a list or a mapping")
+                self._problem(place, path, "expected a name as the key, found a list or a mapping")
                 continue
             key = str(key_node.value)
             here = (*path, key)
             if key_node.tag.removeprefix(_TAG) not in ("str", "int", "float", "bool", "null"):
-                self._problem(place, path, f"{_short(key_node.tag)} is not allowed on a key")
+                self._problem(
+                    place, path, f"the tag {_short(key_node.tag)} is not allowed on a key"
+                )
             elif _SURROGATE.search(key):
-                self._problem(place, path, f"half of a character pair in the key {shown(key)}")
+                self._problem(place, path, f"unpaired surrogate in the key {shown(key)}")
             elif key == "<<" and key_node.style is None:
-                self._problem(place, here, "merge keys are not supported; alias a whole value")
+                self._problem(
+                    place,
+                    here,
+                    "merge keys (<<) are not supported; use an alias for the whole value",
+                )
             elif key in found:
                 first = self._document.keys[here][0]
-                self._problem(place, here, f"duplicate key {shown(key)}, first on line {first}")
+                self._problem(place, here, f"duplicate key {shown(key)}, already on line {first}")
             else:
                 self._document.keys[here] = place
                 found[key] = self.value(value_node, here)
@@ -204,7 +204,7 @@ class _Reader:
         kind = node.tag.removeprefix(_TAG)
         if kind == "str":
             if _SURROGATE.search(text):
-                message = f"half of a character pair in {shown(text)}"
+                message = f"unpaired surrogate in {shown(text)}"
                 return self._refuse(_place(node), path, message)
             return text
         if kind == "null" and _NULL.fullmatch(text):

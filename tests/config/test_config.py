@@ -179,6 +179,13 @@ def test_sticky_without_a_choice_is_the_cookie() -> None:
     assert parse("split: {sticky: {address: true}}").split.sticky.cookie is None
 
 
+@pytest.mark.parametrize(
+    ("text", "weight"), [("5", 5.0), ("5%", 5.0), ("0.25%", 0.25), ("100%", 100.0), ("1.10%", 1.1)]
+)
+def test_a_weight_is_a_number_or_a_percentage(text: str, weight: float) -> None:
+    assert parse(f"split: {{weight: {text}}}").split.weight == weight
+
+
 def test_single_values_stand_for_lists() -> None:
     found = parse(
         "split: {match: [{variant: canary, method: GET}]}\n"
@@ -503,7 +510,7 @@ def test_warnings_name_risky_plans_and_what_has_no_effect() -> None:
     )
     text = "\n".join(found)
     for part in (
-        "mirror.percent", "steps[0].weight", "steps[0].bake is 60 s",
+        "mirror.percent", "steps[0].weight", "steps[0].bake is 1m",
         "release has no effect without variants.canary", "split.match[0] has no effect",
     ):  # fmt: skip
         assert part in text
@@ -537,7 +544,7 @@ def test_a_listener_is_an_address_or_says_more() -> None:
     assert local.address == UnixAddress("/run/p.sock")
     advice = config.warnings(parse(TLS_LISTENER))
     assert any(
-        line.startswith("listen[1].proxy_protocol is required of everybody") for line in advice
+        line.startswith("listen[1].proxy_protocol: required lets every peer") for line in advice
     )
     assert any(line.startswith("listen[2].proxy_protocol has no effect") for line in advice)
 

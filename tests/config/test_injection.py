@@ -39,7 +39,7 @@ split:
     - {variant: stable, method: [GET]}
 release:
   id: cart-2.4
-  steps: [{weight: 1, bake: 5m}, {weight: 100}]
+  steps: [{weight: 1%, bake: 5m}, {weight: 100}]
   gates: [{webhook: "http://h.example/", secret_file: s}]
 judge:
   metrics: {business: {outcome: signup}}
@@ -48,6 +48,7 @@ judge:
     header: {when: {header: {name: A, prefix: b}}}
     empty: {when: {json: {pointer: /a, equals: b}}}
     text: {when: {regex: b}}
+mirror: {percent: 1%}
 forwarded: {trust: ["10.0.0.0/8"], via: me}
 notify: [{webhook: "http://h.example/hook", secret_file: s, events: [tripped]}]
 access_log: {path: a.log, format: json}
