@@ -42,10 +42,12 @@ dashboard: ## the same in the browser, at http://127.0.0.1:9900/, until Ctrl-C
 	@$(BIN)/canaryproxy demo --dashboard || [ $$? = 130 ]
 
 test: $(BENCH_STAMP) ## what the gate runs: lint, types, import rules, all tests, instructions a request (with valgrind)
+	@rm -f $(NOTES)
 	@if $(CAN_COMPILE); then $(MAKE) -j2 -Otarget lint compiled; else $(MAKE) lint; fi
 	@$(MAKE) unit
-	@if $(CAN_COMPILE); then $(MAKE) unit-compiled; else echo "no C compiler: only plain Python is tested"; fi
-	@if command -v valgrind >/dev/null; then $(MAKE) bench-gate; else echo "no valgrind: no bench-gate"; fi
+	@if $(CAN_COMPILE); then $(MAKE) unit-compiled; else echo "skipped: no C compiler, only plain Python is tested" >>$(NOTES); fi
+	@if command -v valgrind >/dev/null; then $(MAKE) bench-gate; else echo "skipped: no valgrind, no bench-gate" >>$(NOTES); fi
+	@cat $(NOTES) 2>/dev/null || true
 
 lint: $(BENCH_STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -54,6 +56,8 @@ lint: $(BENCH_STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/lint-imports
 
 COMPILED := build/compiled
+# What was run again or skipped, for the end of the gate's output.
+NOTES := $(CURDIR)/build/notes.txt
 CAN_COMPILE := $(BIN)/python -c 'import os, shutil, sys, sysconfig; \
 	cc = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]; \
 	sys.exit(not (shutil.which(cc) and os.path.exists(sysconfig.get_path("include") + "/Python.h")))'
@@ -68,13 +72,13 @@ $(COMPILED)/.done: $(BENCH_STAMP) $(shell find canaryproxy bench tests -name '*.
 compiled: $(COMPILED)/.done ## a copy in build/compiled, and a wheel in build/wheel, with the data path compiled (1 min)
 
 unit-compiled: $(COMPILED)/.done ## what the wire says of the compiled data path (2 min)
-	cd $(COMPILED) && ../../$(BIN)/pytest -n auto --dist loadfile tests/wire tests/fuzz
+	cd $(COMPILED) && ../../$(BIN)/pytest -n auto --dist loadfile tests/wire tests/fuzz --notes $(NOTES)
 
 # Half of the tests' time is waiting: for a bake time, a timeout, a process that starts.
 JOBS := $(shell echo $$(($$(nproc) + 1)))
 
 unit: $(BENCH_STAMP) ## pytest, with one process more than there are cores
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --durations 30
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --durations 30 --notes $(NOTES)
 
 format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .

@@ -1,0 +1,1 @@
+"""Rules of the repository and of its test suite."""
