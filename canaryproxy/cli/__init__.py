@@ -17,9 +17,9 @@ from canaryproxy.measure.compiled import COMPILED
 SECTIONS = {
     "Run": {
         "run.run": "Run the proxy until SIGTERM or SIGINT; requests in flight may end first.",
-        "run.check": "Check a configuration file: exit status 0 if it is valid, 2 if not.",
-        "run.schema": "Print the JSON Schema of the configuration, for editors.",
-        "run.demo": (
+        "check.check": "Check a configuration file: exit status 0 if it is valid, 2 if not.",
+        "check.schema": "Print the JSON Schema of the configuration, for editors.",
+        "demo.demo": (
             "Show four releases, three of which go wrong, and what the proxy does about it."
         ),
     },

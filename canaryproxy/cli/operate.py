@@ -8,15 +8,8 @@ from typing import Any
 
 import click
 
-from canaryproxy.cli.common import (
-    EXIT_CONFIG,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    Target,
-    fail,
-    login,
-    reaching,
-)
+from canaryproxy.cli.common import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, fail
+from canaryproxy.cli.target import Target, login, reaching
 from canaryproxy.client import text as words
 from canaryproxy.client.api import Answer, Client
 from canaryproxy.config import units

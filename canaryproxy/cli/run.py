@@ -1,19 +1,15 @@
-"""Commands that run the proxy, or look at its configuration before."""
+"""``canaryproxy run``."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Literal
 
 import click
 
-from canaryproxy import config as configuration
 from canaryproxy.admin.guard import TokenError
 from canaryproxy.cli.common import EXIT_CONFIG, Ended, config_option, fail, load_with_files
 from canaryproxy.control.state_file import StateError
-from canaryproxy.demo.run import demo as run_demo
 from canaryproxy.proxy.listener import ListenError
 from canaryproxy.runtime import logs
 from canaryproxy.runtime.hot_restart import Before, HandoverError
@@ -63,55 +59,3 @@ def _run(path: Path, before: Before | None, pid_file: Path | None) -> None:
         fail(str(error))
     except TokenError as error:
         fail(str(error), EXIT_CONFIG)
-
-
-@click.command()
-@config_option
-def check(path: Path) -> None:
-    """Check a configuration file: exit status 0 if it is valid, 2 if not.
-
-    Prints every error as file:line:column: field: what was found and what is allowed, and warns about plans
-    that are valid but risky. The files of TLS are looked into, too: keys must fit their certificates, and
-    what has expired or soon will is warned about.
-
-    Example: canaryproxy check -c config/example.yaml
-    """
-    load_with_files(path)
-    click.echo(f"{path}: ok")
-
-
-@click.command()
-def schema() -> None:
-    """Print the JSON Schema of the configuration, for editors.
-
-    Example: canaryproxy schema > canaryproxy.schema.json
-    """
-    click.echo(json.dumps(configuration.schema(), indent=2))
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
-@click.option(
-    "--speed",
-    default=1.0,
-    show_default=True,
-    type=click.FloatRange(0.2, 10),
-    help="2: bakes half as long.",
-)
-@click.option("--seed", default=1, show_default=True, help="Chooses the users' moves.")
-@click.option(
-    "--dashboard",
-    is_flag=False,
-    flag_value=9900,
-    type=click.IntRange(0, 65535),
-    help="Serve the dashboard on this port (9900 if none is given, 0: a free one), until Ctrl-C.",
-)
-def demo(as_json: bool, speed: float, seed: int, dashboard: int | None) -> None:
-    """Show four releases, three of which go wrong, and what the proxy does about it.
-
-    Needs no configuration: starts two small services, the proxy and some users on 127.0.0.1, and ends by
-    itself in about a minute.
-
-    Example: canaryproxy demo --speed 2
-    """
-    sys.exit(run_demo(as_json=as_json, speed=speed, seed=seed, dashboard=dashboard))

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from canaryproxy.cli.common import EXIT_CONFIG, EXIT_OPPOSITE, EXIT_TIMEOUT, Target, fail, reaching
+from canaryproxy.cli.common import EXIT_CONFIG, EXIT_OPPOSITE, EXIT_TIMEOUT, fail
+from canaryproxy.cli.target import Target, reaching
 from canaryproxy.cli.watch import (
     console,
     known,

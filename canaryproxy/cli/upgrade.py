@@ -8,7 +8,8 @@ import time
 
 import click
 
-from canaryproxy.cli.common import EXIT_TIMEOUT, Target, fail, reaching
+from canaryproxy.cli.common import EXIT_TIMEOUT, fail
+from canaryproxy.cli.target import Target, reaching
 from canaryproxy.client.api import Client, Unreachable
 from canaryproxy.client.text import clean
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import re2
-
 MEMORY: Final = 1 << 20
 """Bytes for a compiled pattern and its search."""
 MOST_INSTRUCTIONS: Final = 1000
@@ -27,6 +25,8 @@ def searcher(pattern: str) -> Callable[[bytes], bool]:
     Both are matched as bytes, the pattern as UTF-8. Raises ``ValueError`` for a pattern that RE2 rejects, and
     for one of more than ``MOST_INSTRUCTIONS``.
     """
+    import re2  # noqa: PLC0415 - 3 MiB of memory that few configurations need
+
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.max_mem = MEMORY

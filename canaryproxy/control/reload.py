@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import watchfiles
 from pydantic import BaseModel
 
 from canaryproxy import config as configuration
@@ -234,6 +233,8 @@ class Reloader:
         Looks at the folder, so that it sees files that are replaced, and the symbolic links of a Kubernetes
         ConfigMap that are swapped.
         """
+        import watchfiles  # noqa: PLC0415 - not in workers, which compare configurations too
+
         assert self.path is not None
         while self.running.reload.watch:
             folders = self._folders()

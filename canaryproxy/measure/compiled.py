@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Final
 
-from canaryproxy.measure import routing
+_routing = find_spec("canaryproxy.measure.routing")  # not imported: it imports the configuration
 
-COMPILED: Final = not routing.__file__.endswith(".py")
+COMPILED: Final = _routing is not None and not str(_routing.origin).endswith(".py")
 """True: by mypyc, ``HATCH_BUILD_HOOK_ENABLE_MYPYC=true``; false: plain Python, which does the same."""

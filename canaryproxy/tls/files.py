@@ -11,18 +11,16 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
-
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from canaryproxy import config as configuration
 from canaryproxy.config import Certificate, ClientTls, Config, ConfigError, ServerTls
 from canaryproxy.config.errors import Path as FieldPath
 from canaryproxy.config.errors import dotted
 from canaryproxy.proxy.signing import keys_of
-from canaryproxy.tls.contexts import client_context, server_context
+
+if TYPE_CHECKING:  # a proxy without TLS does without it: 8 MiB of memory, 0.05 s at start
+    from cryptography import x509
 
 Files = Mapping[str, bytes]
 """Contents by path, as the configuration has it."""
@@ -157,6 +155,8 @@ def warnings(config: Config, files: Files, now: float) -> Iterator[str]:
 
 def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
     """Return the server names of a certificate: those of the extension, else the common name (RFC 6125)."""
+    from cryptography import x509  # noqa: PLC0415 - only where there are certificates
+
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (x509.ExtensionNotFound, ValueError):
@@ -180,6 +180,8 @@ def _pairs(config: Config) -> Iterator[tuple[FieldPath, Certificate]]:
 
 
 def _certificates(data: bytes) -> list[x509.Certificate]:
+    from cryptography import x509  # noqa: PLC0415 - only where there are certificates
+
     try:
         return x509.load_pem_x509_certificates(data)
     except ValueError:
@@ -203,11 +205,18 @@ def _mistakes(config: Config, files: Files) -> Iterator[_Mistake]:
             except ValueError as error:
                 broken = True
                 yield _Mistake(at, f"{file}: {error}")
-    if not broken and all(file in files for _, file in named(config)):
+    uses_tls = any(listener.tls for listener in config.listen) or any(_client_sections(config))
+    if uses_tls and not broken and all(file in files for _, file in named(config)):
         yield from _context_mistakes(config, files)
 
 
 def _pair_mistakes(at: FieldPath, pair: Certificate, files: Files) -> Iterator[_Mistake]:
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - see above
+    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
+        Encoding,
+        PublicFormat,
+    )
+
     chain = _certificates(files[pair.cert])
     if not chain:
         yield _Mistake((*at, "cert"), f"{pair.cert} holds no certificate in PEM form")
@@ -228,6 +237,11 @@ def _pair_mistakes(at: FieldPath, pair: Certificate, files: Files) -> Iterator[_
 
 def _context_mistakes(config: Config, files: Files) -> Iterator[_Mistake]:
     """What only OpenSSL knows: keys too short, names twice."""
+    from canaryproxy.tls.contexts import (  # noqa: PLC0415 - OpenSSL, only where there is TLS
+        client_context,
+        server_context,
+    )
+
     for at, listener in enumerate(config.listen):
         if listener.tls is not None:
             path: FieldPath = ("listen", at, "tls")
