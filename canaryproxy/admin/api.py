@@ -9,14 +9,16 @@ from typing import Any
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from canaryproxy.admin import bodies, conditions, openapi
-from canaryproxy.admin.answers import answer, encoded, fresh, hashed
+from canaryproxy.admin import bodies, conditions, openapi, schemas
 from canaryproxy.admin.guard import Guard
-from canaryproxy.admin.interfaces import ControlLike
+from canaryproxy.admin.interfaces import ReleaseControl
 from canaryproxy.admin.problem import Problem
+from canaryproxy.admin.responses import conditional, hashed, tagged
 from canaryproxy.admin.stream import Hub
 from canaryproxy.config import ConfigError
 from canaryproxy.config.errors import dotted
+from canaryproxy.config.json_text import encode
+from canaryproxy.control.release_view import Release
 from canaryproxy.control.service import Stale, Unavailable, Unsaved
 from canaryproxy.release import circuit, rollout
 
@@ -39,18 +41,16 @@ _BY_OPERATOR: dict[str, Callable[[str], rollout.Event | circuit.Reset]] = {
     "abort": rollout.Abort,
     "reset": circuit.Reset,
 }
-_LARGEST_ID = 10**15
 _RECORDS = 100
 
 
 class Api:
     """The API over one ``Control``, for one kind of address."""
 
-    def __init__(self, control: ControlLike, guard: Guard, hub: Hub) -> None:
+    def __init__(self, control: ReleaseControl, guard: Guard, hub: Hub) -> None:
         self._control = control
         self._guard = guard
         self._hub = hub
-        self._openapi = encoded(openapi.document())
 
     def add_routes(self, app: web.Application) -> None:
         """Serve ``/v1``."""
@@ -74,21 +74,20 @@ class Api:
 
     async def _get_release(self, request: web.Request) -> web.Response:
         bodies.query(request, {})
-        return fresh(request, self._control.etag, lambda: encoded(self._control.document()))
+        return conditional(request, self._control.etag, self._control.release_view)
 
     async def _get_history(self, request: web.Request) -> web.Response:
         wanted = bodies.query(
-            request, {"after": bodies.whole(0, _LARGEST_ID), "limit": bodies.whole(1, 1000)}
+            request, {"after": bodies.whole(0, bodies.MAX_ID), "limit": bodies.whole(1, 1000)}
         )
         records = self._control.history(wanted.get("after"), wanted.get("limit", _RECORDS))
-        return hashed(
-            request, encoded({"records": records, "history_id": self._control.history_id})
-        )
+        history = schemas.History(records=records, history_id=self._control.history_id)
+        return hashed(request, history)
 
     async def _get_series(self, request: web.Request) -> web.Response:
         wanted = bodies.query(request, {"since": bodies.seconds})
         points = self._control.series(wanted.get("since", 0.0))
-        return hashed(request, encoded({"points": points}))
+        return hashed(request, schemas.Series(points=points))
 
     async def _get_stream(self, request: web.Request) -> web.StreamResponse:
         bodies.query(request, {})
@@ -96,18 +95,18 @@ class Api:
 
     async def _get_config(self, request: web.Request) -> web.Response:
         bodies.query(request, {})
-        document = self._control.config()
+        found = schemas.Config(**self._control.config())
         etag = self._control.config_etag
-        if not self._guard.knows(request):
-            document["text"] = None  # it may hold secrets
+        if not self._guard.may_change(request):
+            found = found.model_copy(update={"text": None})  # it may hold secrets
             etag += "-public"
-        shown = fresh(request, etag, lambda: encoded(document))
-        shown.headers["Vary"] = "Authorization"
-        return shown
+        response = conditional(request, etag, lambda: found)
+        response.headers["Vary"] = "Authorization"
+        return response
 
     async def _get_openapi(self, request: web.Request) -> web.Response:
         bodies.query(request, {})
-        return hashed(request, self._openapi)
+        return hashed(request, openapi.description())
 
     # To do
 
@@ -137,17 +136,17 @@ class Api:
     ) -> web.Response:
         with self._refusals():
             await self._control.act(event, if_match=conditions.allowed(request))
-        return self._changed(self._control.document())
+        return self._changed(self._control.release_view())
 
     async def _drill(self, request: web.Request) -> web.Response:
         bodies.query(request, {})
         body = await bodies.json_body(request, _DRILL, optional=True)
         with self._refusals():
             figures = await self._control.drill(body.by, if_match=conditions.allowed(request))
-        return self._changed({"drill": figures, "release": self._control.document()})
+        return self._changed(schemas.Drill(drill=figures, release=self._control.release_view()))
 
-    def _changed(self, document: dict[str, Any]) -> web.Response:
-        return answer(encoded(document), self._control.etag)
+    def _changed(self, value: Release | schemas.Drill) -> web.Response:
+        return tagged(value, self._control.etag)
 
     async def _post_events(self, request: web.Request) -> web.Response:
         bodies.query(request, {})
@@ -160,7 +159,11 @@ class Api:
             for one in events:
                 self._control.post_events(one.variant, one.count)
         accepted = sum(one.count for one in events)
-        return web.json_response({"accepted": accepted}, status=202)
+        return web.Response(
+            body=encode(schemas.Accepted(accepted=accepted)),
+            status=202,
+            content_type="application/json",
+        )
 
     # The configuration
 
@@ -175,7 +178,7 @@ class Api:
                 dry_run=dry_run,
                 by=bodies.Who(**wanted).words,
             )
-        return answer(encoded(change), self._control.config_etag)
+        return tagged(schemas.Change(**change), self._control.config_etag)
 
     async def _reload(self, request: web.Request) -> web.Response:
         bodies.query(request, {})
@@ -185,7 +188,7 @@ class Api:
             if fits is not None and not fits(self._control.config_etag):
                 raise Stale("the configuration has changed since it was looked at")
             change = await self._control.reload(body.words)
-        return answer(encoded(change), self._control.config_etag)
+        return tagged(schemas.Change(**change), self._control.config_etag)
 
     @contextmanager
     def _refusals(self, *, of_config: bool = False) -> Iterator[None]:

@@ -9,12 +9,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from canaryproxy.admin import bodies, dashboard
-from canaryproxy.admin import collector as metrics
+from canaryproxy.admin import bodies, dashboard, exposition
 from canaryproxy.admin.api import Api
 from canaryproxy.admin.connection import BOUNDS, Bounds, Connection, Connections, Share
 from canaryproxy.admin.guard import SAFE_METHODS, Guard, route_of
-from canaryproxy.admin.interfaces import ControlLike
+from canaryproxy.admin.interfaces import ReleaseControl
 from canaryproxy.admin.problem import Problem
 from canaryproxy.admin.stream import PACE, Hub, Pace
 from canaryproxy.config import Admin
@@ -35,7 +34,7 @@ class AdminServer:
     def __init__(
         self,
         registry: CollectorRegistry,
-        control: ControlLike,
+        control: ReleaseControl,
         admin: Admin,
         *,
         bounds: Bounds = BOUNDS,
@@ -75,7 +74,7 @@ class _Server:
     def __init__(
         self,
         registry: CollectorRegistry,
-        control: ControlLike,
+        control: ReleaseControl,
         guard: Guard,
         bounds: Bounds,
         pace: Pace,
@@ -115,7 +114,7 @@ class _Server:
 
 
 def application(
-    registry: CollectorRegistry, control: ControlLike, guard: Guard, hub: Hub, bounds: Bounds
+    registry: CollectorRegistry, control: ReleaseControl, guard: Guard, hub: Hub, bounds: Bounds
 ) -> web.Application:
     """Return the application with all routes, behind the guard."""
 
@@ -139,7 +138,7 @@ def application(
             connection.busy = False
 
     async def scrape(request: web.Request) -> web.Response:
-        body, headers = metrics.answer(
+        body, headers = exposition.scrape(
             registry,
             request.headers.get("Accept", ""),
             request.headers.get("Accept-Encoding", ""),

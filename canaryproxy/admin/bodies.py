@@ -21,6 +21,8 @@ from canaryproxy.config.types import Weight
 
 LARGEST_JSON = 64 * 1024
 LARGEST_CONFIG = 1024 * 1024
+MAX_ID = 10**15
+"""Largest number of a record that a client may name."""
 _MOST_ERRORS = 20
 _LONGEST_INT = 18
 

@@ -62,7 +62,7 @@ def allowed(request: web.Request) -> Matches | None:
     return fits
 
 
-def is_known(request: web.Request, etag: str) -> bool:
+def is_current(request: web.Request, etag: str) -> bool:
     """Return whether the client that asks has this already (304)."""
     known = tags(request, "If-None-Match")
     return known is not None and known.weakly(etag)

@@ -193,7 +193,7 @@ class Guard:
         if self._tokens is not None:
             self._check_token(request)
 
-    def knows(self, request: web.Request) -> bool:
+    def may_change(self, request: web.Request) -> bool:
         """Return whether who asks may see secrets of the configuration: the one who may change it."""
         if self._tokens is None:
             return True

@@ -1,43 +1,74 @@
-"""What the admin API needs of the running proxy: ``control.Control``, or a stand-in in tests."""
+"""What the admin API needs of the running proxy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from canaryproxy.control.release_view import Release
+from canaryproxy.control.service import Listener, Matches
 from canaryproxy.release import circuit, rollout
 
-Matches = Callable[[str], bool]
-"""Whether an ETag (without quotes) is one that the client allows."""
-Listener = Callable[[str, dict[str, Any]], None]
-"""Is told ``"record"`` or ``"point"``, and its JSON values; must not block."""
+__all__ = ["Listener", "Matches", "ReleaseControl"]
 
 
-class ControlLike(Protocol):
-    """One running proxy, seen and steered; ``control.Control`` says what each part means."""
+class ReleaseControl(Protocol):
+    """Watches and operates the release of one running proxy; ``control.service.Control`` is the real one."""
 
     @property
-    def ready(self) -> bool: ...
+    def ready(self) -> bool:
+        """Whether the proxy accepts new requests."""
+
     @property
-    def etag(self) -> str: ...
+    def etag(self) -> str:
+        """Version of the release view, without quotes."""
+
     @property
-    def config_etag(self) -> str: ...
+    def config_etag(self) -> str:
+        """Version of the configuration file, without quotes."""
+
     @property
-    def history_id(self) -> int: ...
-    def document(self) -> dict[str, Any]: ...
-    def history(self, after: int | None, limit: int) -> list[dict[str, Any]]: ...
-    def series(self, since: float) -> list[dict[str, Any]]: ...
-    def subscribe(self, listener: Listener) -> Callable[[], None]: ...
+    def history_id(self) -> int:
+        """Number of the newest record."""
+
+    def release_view(self) -> Release:
+        """Return where the release is."""
+
+    def history(self, after: int | None, limit: int) -> list[dict[str, Any]]:
+        """Return up to ``limit`` records, oldest first: those after a number, or the newest."""
+
+    def series(self, since: float) -> list[dict[str, Any]]:
+        """Return the points of the time series after ``since``, in seconds since the epoch."""
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call ``listener`` with every record and point; return a function that ends it."""
+
     async def act(
         self,
         event: rollout.Event | circuit.Trip | circuit.Reset,
         *,
         if_match: Matches | None = None,
-    ) -> None: ...
-    async def drill(self, by: str, *, if_match: Matches | None = None) -> dict[str, Any]: ...
-    def post_events(self, variant: str, count: int) -> None: ...
-    def config(self) -> dict[str, Any]: ...
-    async def reload(self, by: str | None = None) -> dict[str, Any]: ...
+    ) -> None:
+        """Apply an operator's event; return once it is saved.
+
+        Raises ``Refused``, ``Stale``, ``Unavailable`` or ``Unsaved``.
+        """
+
+    async def drill(self, by: str, *, if_match: Matches | None = None) -> dict[str, Any]:
+        """Rehearse a rollback and return its figures. Raises as ``act``."""
+
+    def post_events(self, variant: str, count: int) -> None:
+        """Count business events of a variant. Raises ``Refused``."""
+
+    def config(self) -> dict[str, Any]:
+        """Return the configuration file and what is in force."""
+
+    async def reload(self, by: str | None = None) -> dict[str, Any]:
+        """Read the configuration file again; return what changed.
+
+        Raises ``ConfigError``, ``Refused``, ``OSError`` or ``Unsaved``.
+        """
+
     async def put_config(
         self,
         text: str,
@@ -45,4 +76,8 @@ class ControlLike(Protocol):
         if_match: Matches | None = None,
         dry_run: bool = False,
         by: str | None = None,
-    ) -> dict[str, Any]: ...
+    ) -> dict[str, Any]:
+        """Replace the configuration file and load it; return what changed.
+
+        Raises as ``reload``, and ``Stale``.
+        """

@@ -16,10 +16,10 @@ from typing import Any
 
 from aiohttp import web
 
-from canaryproxy.admin.answers import encoded
 from canaryproxy.admin.guard import secure
-from canaryproxy.admin.interfaces import ControlLike
+from canaryproxy.admin.interfaces import ReleaseControl
 from canaryproxy.admin.problem import Problem
+from canaryproxy.config.json_text import encode
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class _Stream:
 class Hub:
     """The open streams. ``limit`` bounds them; ``close`` ends all of them."""
 
-    def __init__(self, control: ControlLike, limit: int, pace: Pace = PACE) -> None:
+    def __init__(self, control: ReleaseControl, limit: int, pace: Pace = PACE) -> None:
         self._control = control
         self._limit = limit
         self._pace = pace
@@ -141,7 +141,7 @@ class Hub:
             missed = self._control.history(known, _BACKLOG)
             stream.events.append(b"".join(_record(record) for record in missed))
         stream.events.appendleft(b"retry: 1000\n\n")
-        stream.put_release(_event("release", self._control.document()))
+        stream.put_release(_event("release", self._control.release_view()))
         if not self._streams:
             self._unsubscribe = self._control.subscribe(self._hear)
             self._ticker = asyncio.ensure_future(self._tick())
@@ -176,7 +176,7 @@ class Hub:
         if not self._streams:
             return
         self._told = self._control.etag
-        event = _event("release", self._control.document())
+        event = _event("release", self._control.release_view())
         for stream in self._streams:
             stream.put_release(event)
 
@@ -200,9 +200,9 @@ class Hub:
                 stream.end()
 
 
-def _event(kind: str, value: dict[str, Any], *, number: int | None = None) -> bytes:
+def _event(kind: str, value: Any, *, number: int | None = None) -> bytes:
     head = "" if number is None else f"id: {number}\n"
-    return f"{head}event: {kind}\ndata: ".encode() + encoded(value) + b"\n\n"
+    return f"{head}event: {kind}\ndata: ".encode() + encode(value) + b"\n\n"
 
 
 def _record(record: dict[str, Any]) -> bytes:

@@ -1,83 +1,337 @@
-"""The release document: where the release is, in one JSON object for people and programs.
+"""The release view: where the release is, as one JSON object for people and programs.
 
-Durations are seconds, times seconds since the epoch, weights percent, rates fractions 0..1 or a second's.
-What is not known or not finite is ``null``.
+The models are what the admin API returns; its OpenAPI schemas are theirs. Durations are in seconds, times in
+seconds since the epoch, weights in percent, rates fractions 0..1 or per second. A value that is not known or
+not finite is ``null``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import exp, isfinite
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from canaryproxy.config.model import EventName
 from canaryproxy.control.controller import Status
 from canaryproxy.control.timeseries import Window
-from canaryproxy.judging.judge import Verdict
+from canaryproxy.judging.judge import Level, Verdict
 from canaryproxy.release import circuit, rollout
-from canaryproxy.release.circuit import Record
 from canaryproxy.release.rollout import TRANSITIONS, State
 
-_OPERATIONS: tuple[tuple[str, type], ...] = (
-    ("start", rollout.Start),
-    ("pause", rollout.Pause),
-    ("resume", rollout.Resume),
-    ("promote", rollout.Promote),
-    ("abort", rollout.Abort),
-    ("weight", rollout.SetWeight),
-)
-_LARGEST = 700.0
-"""Logarithm above which an e-value is more than a float holds."""
+_MAX_LOG = 700.0
+"""Logarithm above which an e-value overflows a float."""
+
+Operation = Literal[
+    "start", "pause", "resume", "promote", "abort", "reset", "weight", "trip", "drill"
+]
+"""What an operator can do to a release."""
+_EVENTS: Mapping[Operation, type] = {
+    "start": rollout.Start,
+    "pause": rollout.Pause,
+    "resume": rollout.Resume,
+    "promote": rollout.Promote,
+    "abort": rollout.Abort,
+    "weight": rollout.SetWeight,
+}
+
+Count = Annotated[int, Field(ge=0)]
+ReleaseState = Annotated[
+    str, Field(json_schema_extra={"enum": [state.value for state in rollout.State]})
+]
+CircuitState = Annotated[
+    str, Field(json_schema_extra={"enum": [state.value for state in circuit.State]})
+]
 
 
-def release(status: Status, now: float) -> dict[str, Any]:
-    """Return the part of the document that the controller knows; ``now`` in seconds since the epoch."""
-    here, broken = status.rollout, status.circuit
-    seen = status.assessment
+def _open(schema: dict[str, Any]) -> None:
+    """Let a later version add members: clients must ignore those that they do not know."""
+    schema.pop("additionalProperties", None)
+
+
+class View(BaseModel):
+    """A JSON object of the admin API. Its validator is built when it is first needed."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", defer_build=True, json_schema_extra=_open
+    )
+
+
+class Step(View):
+    """One step of the plan."""
+
+    weight: float = Field(description="Percent of users on the canary.")
+    bake: float = Field(description="Minimum seconds on this step.")
+    min_requests: Count = Field(description="Minimum canary requests judged on this step.")
+
+
+class Gate(View):
+    """The promotion gates of the current step."""
+
+    state: Literal["asked", "refused", "passed"]
+    cause: str | None = Field(description="What the gates responded.")
+
+
+class Circuit(View):
+    """The circuit breaker: while it is open, every user is on stable."""
+
+    state: CircuitState
+    cause: str | None = Field(description="Why it is not closed.")
+    trips: Count = Field(description="Trips since the start or the last reset.")
+    since: float = Field(description="When it last changed, in seconds since the epoch.")
+    cooldown_left: float | None = Field(
+        description="Seconds until it probes; null: it stays open until a reset."
+    )
+
+
+class Counts(View):
+    """What a metric counted for one variant."""
+
+    trials: Count = Field(description="Requests, users or responses that were compared.")
+    events: Count = Field(description="The trials that count against the variant.")
+
+
+class Metric(View):
+    """What the judge knows about one metric."""
+
+    metric: str = Field(description="Name of the metric.")
+    level: Level
+    evidence: float | None = Field(
+        description="E-value that the canary is worse; null: too large for a float."
+    )
+    log_evidence: float | None = Field(description="Natural logarithm of the evidence.")
+    limit: float | None = Field(description="Logarithm that trips; null: the metric never trips.")
+    hold_limit: float | None = Field(description="Logarithm that holds the step.")
+    log_proof: float | None = Field(
+        description="Logarithm of the evidence that the canary is not worse by the margin."
+    )
+    proven: bool = Field(description="Safety is proven: the canary is not worse by the margin.")
+    comparable: bool = Field(description="Both variants have recent traffic to compare.")
+    stable: Counts
+    canary: Counts
+    difference: float | None = Field(description="Canary's rate minus stable's.")
+    ratio: float | None = Field(description="Canary's rate divided by stable's.")
+    interval: tuple[float | None, float | None] = Field(
+        description="Anytime-valid interval of the ratio; null: unbounded."
+    )
+    reason: str = Field(description="The verdict in one sentence.")
+
+
+class Endpoint(View):
+    """One upstream server of a variant."""
+
+    url: str = Field(description="Its address.")
+    usable: bool = Field(description="It receives requests.")
+    in_flight: int = Field(description="Its requests in flight.")
+
+
+class Variant(View):
+    """The traffic of one variant."""
+
+    requests: Count = Field(description="Requests that ended.")
+    failed: Count = Field(description="Requests that failed.")
+    in_flight: int = Field(description="Requests in flight.")
+    rate: float = Field(description="Requests per second over the last 10 s.")
+    error_rate: float | None = Field(description="Fraction of them that failed.")
+    p50: float | None = Field(
+        description="Median of the seconds to the first byte over the last 10 s."
+    )
+    p95: float | None = Field(description="95% quantile of the seconds to the first byte.")
+    p99: float | None = Field(description="99% quantile of the seconds to the first byte.")
+    endpoints: list[Endpoint]
+
+
+class Variants(View):
+    """Both variants."""
+
+    stable: Variant
+    canary: Variant | None = Field(description="null: the configuration names no canary.")
+
+
+class ConfigStatus(View):
+    """Which configuration is in force."""
+
+    file: str | None = Field(description="Path of the configuration file.")
+    loaded_at: float = Field(description="When it was loaded, in seconds since the epoch.")
+    error: str | None = Field(description="Why the file as it is now is not in force.")
+    restart_needed: list[str] = Field(description="Changed fields that need a restart.")
+
+
+class Fleet(View):
+    """The fleet as this replica sees it."""
+
+    group: str = Field(description="Name of the fleet.")
+    replica: str = Field(description="Name of this replica.")
+    connected: bool = Field(description="This replica reaches Redis.")
+    error: str | None = Field(description="Why it does not.")
+    leader: str | None = Field(description="Replica that takes the steps.")
+    leads: bool = Field(description="This replica takes the steps.")
+    replicas: Count = Field(description="Live replicas; 0: not known.")
+    version: Count = Field(description="Version of the shared release state.")
+    judging: Literal["sums", "own"] = Field(
+        description="sums: the fleet's combined counts; own: this replica's alone."
+    )
+    conflict: str | None = Field(
+        description="How this replica's configuration differs from the fleet's."
+    )
+    propagation: float | None = Field(
+        description="Seconds from another replica's last act to its taking effect here."
+    )
+    silent: float | None = Field(description="Seconds since Redis last replied.")
+
+
+class Release(View):
+    """Where the release is."""
+
+    release: str | None = Field(description="Id of the release; null: none is configured.")
+    state: ReleaseState
+    weight: float = Field(description="Percent of users on the canary, as routed now.")
+    step: Count = Field(description="Number of the step, from 1; 0 without a plan.")
+    steps: list[Step] = Field(description="The plan.")
+    promote: Literal["bake", "proof", "manual"] = Field(description="What completes a step.")
+    since: float = Field(description="When the state or step began, in seconds since the epoch.")
+    baked: float = Field(description="Seconds of the bake time that have counted.")
+    requests: Count = Field(description="Canary requests judged on this step.")
+    hold: str | None = Field(description="Why the next step does not begin yet.")
+    ready: bool = Field(description="The next step waits only for an operator's resume.")
+    gate: Gate | None
+    allowed: list[Operation] = Field(description="What an operator can do now.")
+    circuit: Circuit
+    level: Level
+    quiet: str | None = Field(description="Why nothing can be compared.")
+    judged: Count = Field(description="Canary requests that were compared.")
+    answered: Count = Field(description="Canary requests that ended.")
+    metrics: list[Metric]
+    unsaved: str | None = Field(description="Why the state file cannot be written.")
+    history_id: Count = Field(description="Number of the newest record.")
+    time: float = Field(description="Now, in seconds since the epoch.")
+    fleet: Fleet | None = Field(description="null: this proxy belongs to no fleet.")
+    variants: Variants
+    config: ConfigStatus
+    version: str = Field(description="Version of canaryproxy.")
+    pid: Count = Field(description="Process id of the control plane.")
+    main_pid: Count = Field(description="Process id to send signals to.")
+
+
+class Traffic(View):
+    """The traffic of one variant over the trailing 30 s, with anytime-valid 95% bands."""
+
+    rate: float = Field(description="Requests per second.")
+    error_rate: float | None = Field(description="Fraction of the requests that failed.")
+    error_low: float | None = Field(description="Lower edge of its band.")
+    error_high: float | None = Field(description="Upper edge of its band.")
+    p50: float | None = Field(description="Median of the seconds to the first byte.")
+    p95: float | None = Field(description="95% quantile of the seconds to the first byte.")
+    p95_low: float | None = Field(description="Lower edge of its band.")
+    p95_high: float | None = Field(description="Upper edge of its band.")
+    p99: float | None = Field(description="99% quantile of the seconds to the first byte.")
+
+
+class Point(View):
+    """One second of the time series."""
+
+    t: float = Field(description="When, in seconds since the epoch.")
+    weight: float = Field(description="Percent of users on the canary.")
+    share: float | None = Field(description="Fraction of the requests that went to the canary.")
+    stable: Traffic
+    canary: Traffic
+    evidence: dict[str, float | None] = Field(
+        description="Natural logarithm of the evidence, by metric."
+    )
+
+
+class Record(View):
+    """An entry of the history."""
+
+    id: int = Field(ge=1, description="Number, from 1 without gaps.")
+    time: float = Field(description="When, in seconds since the epoch.")
+    what: str = Field(
+        description=f"What happened: {', '.join(sorted(get_args(EventName)))}.",
+        examples=["tripped"],
+    )
+    cause: str = Field(description="Why, in one sentence.")
+    figures: dict[str, Any] = Field(description="Numbers and names that belong to it.")
+
+
+class DrillFigures(View):
+    """What a drill measured."""
+
+    seconds_to_last_request: float | None = Field(
+        description="From the trip to the canary's last request; null: requests kept coming."
+    )
+    requests_after: Count = Field(description="Requests to the canary after the trip.")
+    weight: float = Field(description="Percent of users on the canary before the trip.")
+    users_seen: Count | None = Field(description="Users on the canary just before the trip.")
+    in_flight: int = Field(
+        description="Canary requests that began before the trip and have not ended."
+    )
+
+
+def release(
+    status: Status,
+    now: float,
+    *,
+    fleet: Mapping[str, Any] | None,
+    variants: Variants,
+    config: ConfigStatus,
+    version: str,
+    pid: int,
+    main_pid: int,
+) -> Release:
+    """Return the view of a release; ``now`` is in seconds since the epoch."""
+    here, broken, seen = status.rollout, status.circuit, status.assessment
     steps = status.plan.steps
     at_end = bool(steps) and steps[min(here.step, len(steps) - 1)].weight >= 100.0
     requests = here.answered - here.answered_from if at_end else here.judged - here.judged_from
     gate = here.gate
-    return {
-        "release": status.release,
-        "state": here.state.value,
-        "weight": status.weight,
-        "step": here.step + 1 if steps else 0,
-        "steps": [
-            {"weight": step.weight, "bake": step.bake, "min_requests": step.min_requests}
+    return Release(
+        release=status.release,
+        state=here.state.value,
+        weight=status.weight,
+        step=here.step + 1 if steps else 0,
+        steps=[
+            Step(weight=step.weight, bake=step.bake, min_requests=step.min_requests)
             for step in steps
         ],
-        "promote": status.plan.promote,
-        "since": here.since,
-        "baked": here.baked,
-        "requests": max(requests, 0),
-        "hold": here.hold,
-        "ready": here.ready,
-        "gate": None if gate.state == "idle" else {"state": gate.state, "cause": gate.cause},
-        "allowed": list(allowed(status)),
-        "circuit": {
-            "state": broken.state.value,
-            "cause": broken.cause,
-            "trips": broken.trips,
-            "since": broken.since,
-            "cooldown_left": status.cooldown_left,
-        },
-        "level": "ok" if seen is None else seen.level,
-        "quiet": None if seen is None else seen.quiet,
-        "judged": 0 if seen is None else seen.judged,
-        "answered": 0 if seen is None else seen.answered,
-        "metrics": [] if seen is None else [metric(verdict) for verdict in seen.verdicts],
-        "unsaved": status.unsaved,
-        "history_id": status.recorded,
-        "time": now,
-    }
+        promote=status.plan.promote,
+        since=here.since,
+        baked=here.baked,
+        requests=max(requests, 0),
+        hold=here.hold,
+        ready=here.ready,
+        gate=None if gate.state == "idle" else Gate(state=gate.state, cause=gate.cause),
+        allowed=list(allowed(status)),
+        circuit=Circuit(
+            state=broken.state.value,
+            cause=broken.cause,
+            trips=broken.trips,
+            since=broken.since,
+            cooldown_left=status.cooldown_left,
+        ),
+        level="ok" if seen is None else seen.level,
+        quiet=None if seen is None else seen.quiet,
+        judged=0 if seen is None else seen.judged,
+        answered=0 if seen is None else seen.answered,
+        metrics=[] if seen is None else [metric(verdict) for verdict in seen.verdicts],
+        unsaved=status.unsaved,
+        history_id=status.recorded,
+        time=now,
+        fleet=None if fleet is None else Fleet(**fleet),
+        variants=variants,
+        config=config,
+        version=version,
+        pid=pid,
+        main_pid=main_pid,
+    )
 
 
-def allowed(status: Status) -> tuple[str, ...]:
-    """Return what an operator may do now."""
+def allowed(status: Status) -> tuple[Operation, ...]:
+    """Return what an operator can do now."""
     state, broken = status.rollout.state, status.circuit.state
     is_open = broken is circuit.State.OPEN
     table = TRANSITIONS[state]
-    found = [name for name, event in _OPERATIONS if event in table]
+    found: list[Operation] = [name for name, event in _EVENTS.items() if event in table]
     if "start" in found and (is_open or not status.plan.steps):
         found.remove("start")
     if state is State.RUNNING and not status.rollout.ready:
@@ -91,25 +345,26 @@ def allowed(status: Status) -> tuple[str, ...]:
     return tuple(found)
 
 
-def metric(verdict: Verdict) -> dict[str, Any]:
-    """Return what is known about one metric."""
-    return {
-        "metric": verdict.metric,
-        "level": verdict.level,
-        "evidence": exp(verdict.log_evidence) if verdict.log_evidence < _LARGEST else None,
-        "log_evidence": finite(verdict.log_evidence),
-        "limit": finite(verdict.limit),
-        "hold_limit": finite(verdict.hold_limit),
-        "log_proof": finite(verdict.log_proof),
-        "proven": verdict.proven,
-        "comparable": verdict.comparable,
-        "stable": {"trials": verdict.stable[0], "events": verdict.stable[1]},
-        "canary": {"trials": verdict.canary[0], "events": verdict.canary[1]},
-        "difference": finite(verdict.difference),
-        "ratio": finite(verdict.ratio),
-        "interval": [finite(edge) for edge in verdict.interval],
-        "reason": verdict.reason,
-    }
+def metric(verdict: Verdict) -> Metric:
+    """Return the view of a verdict."""
+    low, high = verdict.interval
+    return Metric(
+        metric=verdict.metric,
+        level=verdict.level,
+        evidence=exp(verdict.log_evidence) if verdict.log_evidence < _MAX_LOG else None,
+        log_evidence=finite(verdict.log_evidence),
+        limit=finite(verdict.limit),
+        hold_limit=finite(verdict.hold_limit),
+        log_proof=finite(verdict.log_proof),
+        proven=verdict.proven,
+        comparable=verdict.comparable,
+        stable=Counts(trials=verdict.stable[0], events=verdict.stable[1]),
+        canary=Counts(trials=verdict.canary[0], events=verdict.canary[1]),
+        difference=finite(verdict.difference),
+        ratio=finite(verdict.ratio),
+        interval=(finite(low), finite(high)),
+        reason=verdict.reason,
+    )
 
 
 def variant(
@@ -118,26 +373,26 @@ def variant(
     failed: int,
     in_flight: int,
     endpoints: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Return what a variant has done: ever, and within ``window``."""
-    return {
-        "requests": requests,
-        "failed": failed,
-        "in_flight": in_flight,
-        "rate": window.rate,
-        "error_rate": window.error_rate,
-        "p50": window.quantile(0.5),
-        "p95": window.quantile(0.95),
-        "p99": window.quantile(0.99),
-        "endpoints": [dict(endpoint) for endpoint in endpoints],
-    }
+) -> Variant:
+    """Return the view of a variant: its counts since the start, its rates within ``window``."""
+    return Variant(
+        requests=requests,
+        failed=failed,
+        in_flight=in_flight,
+        rate=window.rate,
+        error_rate=window.error_rate,
+        p50=window.quantile(0.5),
+        p95=window.quantile(0.95),
+        p99=window.quantile(0.99),
+        endpoints=[Endpoint(**endpoint) for endpoint in endpoints],
+    )
 
 
-def record(number: int, entry: Record) -> dict[str, Any]:
-    """Return an entry of the history with its number."""
+def record(number: int, entry: circuit.Record) -> dict[str, Any]:
+    """Return an entry of the history with its number, as JSON values."""
     return {"id": number, **entry.to_dict()}
 
 
 def finite(value: float | None) -> float | None:
-    """Return the value, or ``None`` if JSON has no such number."""
+    """Return ``value``, or ``None`` if JSON has no such number."""
     return value if value is not None and isfinite(value) else None

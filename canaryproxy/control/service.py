@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 import canaryproxy
-from canaryproxy.control import release_view as document
+from canaryproxy.control import release_view as view
 from canaryproxy.control.controller import Controller, Overtaken, Unavailable, Unsaved
 from canaryproxy.control.drill import Users, drill
 from canaryproxy.control.reload import Change, Reloader, Stale
@@ -27,7 +27,9 @@ from canaryproxy.release.circuit import Record
 __all__ = ["Control", "Plane", "Stale", "Unavailable", "Unsaved"]
 
 Matches = Callable[[str], bool]
+"""Whether a client's condition allows an ETag (given without quotes)."""
 Listener = Callable[[str, dict[str, Any]], None]
+"""Is called with ``"record"`` or ``"point"`` and its JSON values; must not block."""
 
 _EVERY = 1.0
 _ATTEMPTS = 5
@@ -99,11 +101,11 @@ class Control:
             self._controller.now,
             self._cells.variants,
             status.weight,
-            {verdict.metric: document.finite(verdict.log_evidence) for verdict in verdicts},
+            {verdict.metric: view.finite(verdict.log_evidence) for verdict in verdicts},
         )
 
     def _recorded(self, number: int, entry: Record) -> None:
-        told = document.record(number, entry)
+        told = view.record(number, entry)
         for listener in tuple(self._listeners):
             listener("record", told)
 
@@ -127,33 +129,32 @@ class Control:
         """Changes with everything that an operator decides upon; without quotes."""
         return self._controller.tag or f"{self._boot}-{self._controller.revision}"
 
-    def document(self) -> dict[str, Any]:
-        """Return the release document."""
+    def release_view(self) -> view.Release:
+        """Return where the release is."""
         reloader = self._reloader
-        fleet = self._controller.fleet()
-        return {
-            **document.release(self._controller.status(), self._controller.now),
-            **({} if fleet is None else {"fleet": fleet}),
-            "variants": {
-                "stable": self._variant(STABLE),
-                "canary": self._variant(CANARY)
-                if reloader.running.variants.canary is not None
-                else None,
-            },
-            "config": {
-                "file": None if reloader.path is None else str(reloader.path),
-                "loaded_at": reloader.loaded_at,
-                "error": reloader.error,
-                "restart_needed": list(reloader.restart_needed),
-            },
-            "version": canaryproxy.__version__,
-            "pid": os.getpid(),
-            "main_pid": self._main_pid or os.getpid(),
-        }
+        has_canary = reloader.running.variants.canary is not None
+        return view.release(
+            self._controller.status(),
+            self._controller.now,
+            fleet=self._controller.fleet(),
+            variants=view.Variants(
+                stable=self._variant(STABLE),
+                canary=self._variant(CANARY) if has_canary else None,
+            ),
+            config=view.ConfigStatus(
+                file=None if reloader.path is None else str(reloader.path),
+                loaded_at=reloader.loaded_at,
+                error=reloader.error,
+                restart_needed=list(reloader.restart_needed),
+            ),
+            version=canaryproxy.__version__,
+            pid=os.getpid(),
+            main_pid=self._main_pid or os.getpid(),
+        )
 
-    def _variant(self, which: int) -> dict[str, Any]:
+    def _variant(self, which: int) -> view.Variant:
         cells = self._cells.variants[which]
-        return document.variant(
+        return view.variant(
             self._course.now()[which],
             cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED],
             cells[counters.FAILED],
@@ -175,7 +176,7 @@ class Control:
             chosen = numbered[-limit:] if limit > 0 else []
         else:
             chosen = [(number, entry) for number, entry in numbered if number > after][:limit]
-        return [document.record(number, entry) for number, entry in chosen]
+        return [view.record(number, entry) for number, entry in chosen]
 
     def series(self, since: float) -> list[dict[str, Any]]:
         """Return the points of the course after a time."""

@@ -15,7 +15,9 @@ from typing import Any
 
 from canaryproxy import config as configuration
 from canaryproxy.admin.app import AdminServer
-from canaryproxy.admin.collector import CounterCollector, EventCounts, Sources, registry
+from canaryproxy.admin.collector import CounterCollector, EventCounts
+from canaryproxy.admin.exposition import registry
+from canaryproxy.admin.readers import Sources
 from canaryproxy.config import Config
 from canaryproxy.control.controller import Ask, Controller, first_table
 from canaryproxy.control.reload import Reloader, live
@@ -93,10 +95,10 @@ class Steering:
         self.control.subscribe(self._tell)
         collector = CounterCollector(
             [worker.counters for worker in block.all_workers],
-            lambda: self.controller.table,
-            self.controller.status,
             Sources(
-                document=self.control.document,
+                table=lambda: self.controller.table,
+                status=self.controller.status,
+                view=self.control.release_view,
                 events=events.counts,
                 outcomes=lambda: self.controller.slots,
                 notified=lambda: self._notifier,

@@ -15,15 +15,77 @@ from prometheus_client import CollectorRegistry
 
 from canaryproxy.admin.app import AdminServer
 from canaryproxy.admin.connection import BOUNDS, Bounds
-from canaryproxy.admin.interfaces import ControlLike, Listener, Matches
+from canaryproxy.admin.interfaces import Listener, Matches, ReleaseControl
 from canaryproxy.admin.stream import PACE, Pace
 from canaryproxy.config import Admin, ConfigError, UnixAddress, parse
 from canaryproxy.config.addresses import TcpAddress
+from canaryproxy.control.release_view import (
+    Circuit,
+    ConfigStatus,
+    Release,
+    Step,
+    Variants,
+    variant,
+)
 from canaryproxy.control.service import Stale, Unsaved
+from canaryproxy.control.timeseries import Window
+from canaryproxy.measure import histogram
 from canaryproxy.proxy.listener import listen
 from canaryproxy.release import circuit, rollout
 
+
+def endpoint(url: str, usable: bool, in_flight: int) -> dict[str, Any]:
+    return {"url": url, "usable": usable, "in_flight": in_flight}
+
+
+NOTHING = Window(0.0, 0, 0, 0, (0,) * histogram.BUCKETS)
 TOKEN = "correct horse".replace(" ", "-") + "-battery"
+RELEASE = Release(
+    release="r1",
+    state="running",
+    weight=5.0,
+    step=2,
+    steps=[
+        Step(weight=1.0, bake=300.0, min_requests=500),
+        Step(weight=5.0, bake=600.0, min_requests=1000),
+    ],
+    promote="manual",
+    since=1790000000.0,
+    baked=12.5,
+    requests=130,
+    hold=None,
+    ready=True,
+    gate=None,
+    allowed=["resume", "pause"],
+    circuit=Circuit(state="closed", cause=None, trips=0, since=0.0, cooldown_left=None),
+    level="ok",
+    quiet=None,
+    judged=130,
+    answered=131,
+    metrics=[],
+    unsaved=None,
+    history_id=0,
+    time=1790000010.0,
+    fleet=None,
+    variants=Variants(
+        stable=variant(NOTHING, 0, 0, 3, [endpoint("http://127.0.0.1:9001", True, 3)]),
+        canary=variant(NOTHING, 0, 0, 0, [endpoint("http://[::1]:9002", False, 0)]),
+    ),
+    config=ConfigStatus(
+        file="a.yaml",
+        loaded_at=1790000001.5,
+        error="a.yaml:1:1: listen: ...",
+        restart_needed=["listen", "workers"],
+    ),
+    version="1",
+    pid=1,
+    main_pid=1,
+)
+"""What a proxy in the middle of a release shows."""
+TRAFFIC = {
+    "rate": 1.0, "error_rate": None, "error_low": None, "error_high": None,
+    "p50": None, "p95": None, "p95_low": None, "p95_high": None, "p99": None,
+}  # fmt: skip
 CONFIG = "variants: {stable: {endpoints: [http://127.0.0.1:9]}}\n"
 
 
@@ -55,9 +117,9 @@ class FakeControl:
     def history_id(self) -> int:
         return len(self.records)
 
-    def document(self) -> dict[str, Any]:
+    def release_view(self) -> Release:
         self.asked += 1
-        return {"release": "r1", "weight": self.weight, "time": 1.0, "padding": self.padding}
+        return RELEASE.model_copy(update={"weight": self.weight, "unsaved": self.padding})
 
     def record(self, what: str) -> None:
         record = {
@@ -81,7 +143,9 @@ class FakeControl:
         return [record for record in self.records if record["id"] > after][:limit]
 
     def series(self, since: float) -> list[dict[str, Any]]:
-        return [{"t": t} for t in (1.0, 2.0, 3.0) if t > since]
+        point: dict[str, Any] = {"weight": 5.0, "share": None, "evidence": {}}
+        both = {"stable": TRAFFIC, "canary": TRAFFIC}
+        return [{"t": t, **point, **both} for t in (1.0, 2.0, 3.0) if t > since]
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         self.listeners.append(listener)
@@ -115,6 +179,7 @@ class FakeControl:
             "weight": 5.0,
             "users_seen": 3,
             "requests_after": 0,
+            "in_flight": 0,
         }
 
     def post_events(self, variant: str, count: int) -> None:
@@ -152,7 +217,7 @@ class FakeControl:
         return {"changed": ["limits.idle_timeout"], "restart_needed": []}
 
 
-_IS_A_CONTROL: type[ControlLike] = FakeControl
+_IS_A_CONTROL: type[ReleaseControl] = FakeControl
 
 
 @dataclass

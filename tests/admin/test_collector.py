@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections.abc import Iterable
@@ -21,16 +20,19 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Exemplar
 
-from canaryproxy.admin import collector as metrics
-from canaryproxy.admin.collector import EventCounts, Sources
+from canaryproxy.admin.collector import METRICS, CounterCollector, EventCounts
+from canaryproxy.admin.exposition import registry, render
+from canaryproxy.admin.readers import Sources
 from canaryproxy.config.model import EventName
 from canaryproxy.control.controller import Status
+from canaryproxy.control.release_view import Variants
 from canaryproxy.judging.judge import Assessment, Verdict
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.counters import Counters, Reason, Tally, keep_exemplar
 from canaryproxy.measure.routing import CANARY, RouteTable
 from canaryproxy.release.circuit import Circuit
 from canaryproxy.release.rollout import Plan, Rollout, State
+from tests.admin.fake import RELEASE
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "metrics.md"
@@ -84,28 +86,6 @@ STATUS = Status(
     None,
     None,
 )
-DOCUMENT: dict[str, Any] = {
-    "release": "r1",
-    "promote": "manual",
-    "step": 2,
-    "steps": [
-        {"weight": 1.0, "bake": 300.0, "min_requests": 500},
-        {"weight": 5.0, "bake": 600.0, "min_requests": 1000},
-    ],
-    "requests": 130,
-    "variants": {
-        "stable": {"endpoints": [{"url": "http://127.0.0.1:9001", "usable": True, "in_flight": 3}]},
-        "canary": {
-            "endpoints": [{"url": "http://[::1]:9002", "usable": False, "in_flight": 0}],
-        },
-    },
-    "config": {
-        "file": "a.yaml",
-        "loaded_at": 1790000001.5,
-        "error": "a.yaml:1:1: listen: ...",
-        "restart_needed": ["listen", "workers"],
-    },
-}
 
 
 @dataclass
@@ -139,7 +119,9 @@ def filled() -> Counters:
 
 def sources() -> Sources:
     return Sources(
-        document=lambda: DOCUMENT,
+        table=lambda: RouteTable(5.0),
+        status=lambda: STATUS,
+        view=lambda: RELEASE,
         events=lambda: {"tripped": 2, "step": 4},
         outcomes=lambda: {"signup": 3},
         notified=Told,
@@ -149,19 +131,17 @@ def sources() -> Sources:
 
 
 def collector(
-    workers: list[Counters] | None = None, status: Status = STATUS, more: Sources | None = None
-) -> metrics.CounterCollector:
-    return metrics.CounterCollector(
-        workers or [filled()], lambda: RouteTable(5.0), lambda: status, more or sources()
-    )
+    workers: list[Counters] | None = None, more: Sources | None = None
+) -> CounterCollector:
+    return CounterCollector(workers or [filled()], more or sources())
 
 
-def exposition(accept: str, made: metrics.CounterCollector | None = None) -> tuple[str, str]:
-    body, content_type = metrics.render(metrics.registry(made or collector()), accept)
+def exposition(accept: str, made: CounterCollector | None = None) -> tuple[str, str]:
+    body, content_type = render(registry(made or collector()), accept)
     return body.decode(), content_type
 
 
-def families(accept: str, made: metrics.CounterCollector | None = None) -> list[Metric]:
+def families(accept: str, made: CounterCollector | None = None) -> list[Metric]:
     text, _ = exposition(accept, made)
     parse = (
         openmetrics_parser.text_string_to_metric_families
@@ -174,7 +154,7 @@ def families(accept: str, made: metrics.CounterCollector | None = None) -> list[
 Found = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def samples(accept: str = TEXT, made: metrics.CounterCollector | None = None) -> Found:
+def samples(accept: str = TEXT, made: CounterCollector | None = None) -> Found:
     found: Found = {}
     for family in families(accept, made):
         for sample in family.samples:
@@ -208,6 +188,11 @@ def test_openmetrics_ends_with_eof() -> None:
 
 def our_families(accept: str = TEXT) -> Iterable[Metric]:
     return (family for family in families(accept) if family.name.startswith("canaryproxy_"))
+
+
+def test_every_row_of_the_table_is_exposed_once() -> None:
+    exposed = [family.name + "_total" * (family.type == "counter") for family in our_families()]
+    assert exposed == [row.name for row in METRICS]
 
 
 def test_names_follow_the_rules() -> None:
@@ -322,23 +307,25 @@ def test_endpoints_configuration_and_what_is_told() -> None:
 def test_every_event_has_a_series_from_the_start() -> None:
     names = {
         dict(labels)["event"]
-        for name, labels in samples(made=collector(more=Sources()))
+        for name, labels in samples(made=collector(more=replace(sources(), events=dict)))
         if name == "canaryproxy_events_total"
     }
     assert names == set(get_args(EventName))
 
 
 def test_without_release_canary_and_judge() -> None:
-    document = {
-        **DOCUMENT,
-        "release": None,
-        "step": 0,
-        "steps": [],
-        "requests": 0,
-        "variants": {"stable": DOCUMENT["variants"]["stable"], "canary": None},
-    }
+    nothing = RELEASE.model_copy(
+        update={
+            "release": None,
+            "step": 0,
+            "steps": [],
+            "requests": 0,
+            "variants": Variants(stable=RELEASE.variants.stable, canary=None),
+        }
+    )
     status = replace(STATUS, release=None, rollout=Rollout(), assessment=None)
-    made = collector(status=status, more=Sources(document=lambda: document))
+    more = Sources(table=lambda: RouteTable(0.0), status=lambda: status, view=lambda: nothing)
+    made = collector(more=more)
     found = samples(OPENMETRICS, made)
     assert value(found, "canaryproxy_release_info", release="", promote="manual") == 1
     assert value(found, "canaryproxy_release_step") == 0
@@ -360,7 +347,7 @@ def test_workers_are_added() -> None:
     assert 'canaryproxy_requests_total{code="200",variant="stable"} 14.0' in text
 
 
-def exemplars(made: metrics.CounterCollector) -> dict[tuple[str, str, str], Exemplar]:
+def exemplars(made: CounterCollector) -> dict[tuple[str, str, str], Exemplar]:
     return {
         (family.name, sample.labels["variant"], sample.labels["le"]): sample.exemplar
         for family in families(OPENMETRICS, made)
@@ -410,64 +397,6 @@ def test_an_exemplar_lies_in_its_bucket(observed: list[float]) -> None:
     for upper, seconds in found:
         at = bounds.index(float(upper))
         assert bounds[at - 1] <= float(seconds) <= bounds[at]
-
-
-PROMETHEUS_2 = (
-    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
-    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
-)
-PROMETHEUS_3 = (
-    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
-    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;"
-    "escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
-)
-
-
-@pytest.mark.parametrize(
-    ("accept", "expected"),
-    [
-        ("", TEXT),
-        ("*/*", TEXT),
-        ("text/html,application/xhtml+xml,*/*;q=0.8", TEXT),
-        (PROMETHEUS_2, OPENMETRICS),
-        (PROMETHEUS_3, OPENMETRICS),
-        ("Application/OpenMetrics-Text", OPENMETRICS),
-        ('application/openmetrics-text; version="1.0.0"', OPENMETRICS),
-        ("application/openmetrics-text;version=1.0.0;q=0.2, text/plain;q=0.9", TEXT),
-        ("application/openmetrics-text;version=1.0.0;q=0", TEXT),
-        ("application/openmetrics-text;version=9.9", TEXT),
-        ("application/openmetrics-text;version=x.y;q=z,,;=;", TEXT),
-        ("application/json", TEXT),
-    ],
-)
-def test_format_by_accept(accept: str, expected: str) -> None:
-    text, content_type = exposition(accept)
-    assert content_type == f"{expected}; charset=utf-8"
-    assert text.endswith("# EOF\n") is (expected == OPENMETRICS)
-
-
-@pytest.mark.parametrize(
-    ("accepted", "compressed"),
-    [
-        ("", False),
-        ("gzip", True),
-        ("deflate, GZIP;q=0.5", True),
-        ("*", True),
-        ("*;q=0", False),
-        ("gzip;q=0, *", False),
-        ("br, identity", False),
-        ("identity;q=0.9, gzip;q=0.5", False),
-        ("gzip;q=nan", False),
-    ],
-)
-def test_compression(accepted: str, compressed: bool) -> None:
-    source = metrics.registry(collector())
-    body, fields = metrics.answer(source, TEXT, accepted)
-    assert ("Content-Encoding" in fields) is compressed
-    assert fields["Vary"] == "Accept, Accept-Encoding"
-    text = (gzip.decompress(body) if compressed else body).decode()
-    assert "canaryproxy_rescued_total 2.0" in text
-    assert fields["Content-Type"].startswith("text/plain")
 
 
 def documented() -> set[str]:

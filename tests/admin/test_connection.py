@@ -8,11 +8,11 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
 
 import pytest
 
 from canaryproxy.admin.connection import BOUNDS, Share
+from canaryproxy.control.release_view import Release
 from tests.admin.fake import TOKEN, FakeControl, Served, serve, until
 
 QUICK = replace(BOUNDS, head=0.3, body=0.3, stall=0.3, linger=0.1)
@@ -197,10 +197,10 @@ async def test_who_looks_leaves_the_loop_to_others(tmp_path: Path) -> None:
         loop.call_soon(come_round)
 
     class Slow(FakeControl):
-        def document(self) -> dict[str, Any]:
+        def release_view(self) -> Release:
             made.append(rounds)
             sleep(0.001)
-            return super().document()
+            return super().release_view()
 
     come_round()
     async with serve(tmp_path, control=Slow(), bounds=PATIENT) as served:

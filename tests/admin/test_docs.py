@@ -30,7 +30,7 @@ def test_every_route_has_a_line() -> None:
     shown = {
         line.split()[-1].strip("'").split("?")[0].partition("localhost")[2] for line in lines()
     }
-    for path in openapi.document()["paths"]:
+    for path in openapi.description()["paths"]:
         assert path.replace("{name}", "main.js") in shown, path
 
 
@@ -45,7 +45,7 @@ def test_the_statuses_are_those_of_the_description() -> None:
              for status in row.split(", ")}  # fmt: skip
     documented = {
         status
-        for item in openapi.document()["paths"].values()
+        for item in openapi.description()["paths"].values()
         for operation in item.values()
         for status in operation["responses"]
         if status >= "4"

@@ -28,7 +28,7 @@ from tests.admin.fake import TOKEN, FakeControl, Served
 from tests.admin.real import Proxy, proxy
 from tests.admin.test_stream import stream
 
-DOCUMENT = openapi.document()
+DOCUMENT = openapi.description()
 EXAMPLES = 40
 """For each operation."""
 

@@ -40,7 +40,7 @@ async def test_an_act_is_acknowledged_when_the_disk_has_it(tmp_path: Path) -> No
         saved: Any = json.loads((tmp_path / "state.json").read_text())
         assert saved["state"]["rollout"]["weight"] == 5.0
         assert made.weight == 5.0
-        assert made.control.document()["hold"] == "weight set to 5 by ann"
+        assert made.release_view["hold"] == "weight set to 5 by ann"
 
 
 async def test_more_canary_is_not_given_while_the_disk_refuses(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ async def test_more_canary_is_not_given_while_the_disk_refuses(tmp_path: Path) -
         with pytest.raises(Unsaved, match="it holds, but a restart would not know"):
             await made.control.act(rollout.Abort())
         assert made.weight == 0.0
-        assert made.control.document()["unsaved"]
+        assert made.release_view["unsaved"]
         made.free_disk()
 
 
@@ -107,7 +107,7 @@ async def test_an_abort_while_tripped_then_a_reset_leave_everybody_on_stable(
         await made.control.act(circuit.Reset())
         await made.run(1, stable=(50, 0))
         assert made.weight == 0.0
-        assert "start" in made.control.document()["allowed"]
+        assert "start" in made.release_view["allowed"]
 
 
 async def test_a_cool_down_that_ends_after_an_abort_probes_nothing(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ async def test_what_is_allowed_can_be_done(tmp_path: Path) -> None:
             async with world(folder) as made:
                 for step in path:
                     await made.control.act(events[step])
-                can = name in made.control.document()["allowed"]
+                can = name in made.release_view["allowed"]
                 try:
                     await made.control.act(event)
                 except rollout.Refused:
@@ -211,7 +211,7 @@ async def test_gates_that_refuse_hold_the_step(tmp_path: Path) -> None:
     async with world(tmp_path, GATED, answer=(False, "office: closed")) as made:
         await made.run(10, stable=(50, 0), canary=(5, 0))
         assert made.weight == 10
-        document = made.control.document()
+        document = made.release_view
         assert document["hold"] == "office: closed"
         assert document["gate"] == {"state": "refused", "cause": "office: closed"}
         assert len(made.questions) == 1
@@ -223,13 +223,13 @@ async def test_gates_that_refuse_hold_the_step(tmp_path: Path) -> None:
 async def test_a_release_goes_on_through_a_reload(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         await made.run(0.8, stable=(50, 0), canary=(5, 0))
-        judged = made.control.document()["judged"]
+        judged = made.release_view["judged"]
         made.file.write_text(made.whole(RELEASE.replace("weight: 10,", "weight: 12,")))
         assert (await made.control.reload())["changed"] == ["release.steps[0].weight"]
         assert made.weight == 12
         assert made.controller.table.salt == b"r1"
         await made.run(0.3, stable=(50, 0), canary=(5, 0))
-        assert made.control.document()["judged"] > judged
+        assert made.release_view["judged"] > judged
         assert made.whats[:3] == ["started", "weight", "reload"]
 
 
@@ -241,7 +241,7 @@ async def test_another_release_begins_with_nobody_on_the_canary(tmp_path: Path) 
         await made.control.reload()
         tables = made.plane.tables[published:]
         assert [(table.salt, table.limit) for table in tables] == [(b"r2", 0), (b"r2", 1000)]
-        assert made.control.document()["circuit"]["state"] == "closed"
+        assert made.release_view["circuit"]["state"] == "closed"
         assert made.whats[-3:] == ["release", "started", "reload"]
 
 
@@ -255,7 +255,7 @@ async def test_the_history_has_who_wanted_a_reload(tmp_path: Path) -> None:
         causes = [one["cause"] for one in made.control.history(None, 2)]
         assert causes[0] == "limits.idle_timeout (by ann: longer)"
         assert causes[1].endswith("(by bob)")
-        assert "bob" not in made.control.document()["config"]["error"]
+        assert "bob" not in made.release_view["config"]["error"]
 
 
 async def test_another_judge_means_evidence_from_the_beginning(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ async def test_another_judge_means_evidence_from_the_beginning(tmp_path: Path) -
         await made.run(0.9, stable=(50, 0), canary=(5, 0))
         made.file.write_text(made.whole(RELEASE).replace("errors: {", "errors: {margin: 2%, "))
         await made.control.reload()
-        assert made.control.document()["baked"] == 0.0
+        assert made.release_view["baked"] == 0.0
         await made.run(0.5, stable=(50, 0), canary=(5, 0))
         assert made.weight == 10
 
@@ -276,7 +276,7 @@ async def test_a_plan_without_the_step_that_it_is_on_is_refused(tmp_path: Path) 
         with pytest.raises(rollout.Refused, match="another id"):
             await made.control.reload()
         assert made.weight == 50
-        assert "another id" in made.control.document()["config"]["error"]
+        assert "another id" in made.release_view["config"]["error"]
 
 
 async def test_the_weight_of_the_file_counts_only_when_it_changes(tmp_path: Path) -> None:
@@ -337,12 +337,12 @@ async def test_who_trips_in_earnest_meanwhile_is_not_reset_by_the_drill(tmp_path
         made.control.subscribe(lambda _kind, _record: tripped.set())
         task = asyncio.create_task(made.control.drill("ann"))
         await asyncio.wait_for(tripped.wait(), 10)
-        assert "trip" in made.control.document()["allowed"]
+        assert "trip" in made.release_view["allowed"]
         await made.control.act(circuit.Trip("checkout looks wrong"))
-        assert "trip" not in made.control.document()["allowed"]
+        assert "trip" not in made.release_view["allowed"]
         await task
         assert made.controller.table.circuit_open
-        assert made.control.document()["circuit"]["cause"] == "checkout looks wrong"
+        assert made.release_view["circuit"]["cause"] == "checkout looks wrong"
         assert made.whats == ["started", "tripped", "stopped", "tripped", "drill"]
 
 
@@ -367,7 +367,7 @@ async def test_there_is_no_drill_without_a_canary_in_use(tmp_path: Path) -> None
         await made.control.act(rollout.Abort())
         with pytest.raises(rollout.Refused, match="nobody is on the canary"):
             await made.control.drill("ann")
-        assert "drill" not in made.control.document()["allowed"]
+        assert "drill" not in made.release_view["allowed"]
 
 
 # The document
@@ -380,7 +380,7 @@ async def test_the_document_is_json_in_every_state(tmp_path: Path) -> None:
             if act is not None:
                 await made.control.act(act)
             await made.run(0.5, stable=(50, 1), canary=(5, 0))
-            document = made.control.document()
+            document = made.release_view
             assert json.loads(json.dumps(document, allow_nan=False)) == document
         assert document["variants"]["stable"]["requests"] == 50 * 25
         assert document["variants"]["canary"]["endpoints"][0]["usable"] is True

@@ -108,6 +108,10 @@ class World:
         return self.controller.table.limit / 100
 
     @property
+    def release_view(self) -> dict[str, Any]:
+        return self.control.release_view().model_dump(mode="json")
+
+    @property
     def whats(self) -> list[str]:
         return [record["what"] for record in self.control.history(None, 1000)]
 

@@ -190,7 +190,7 @@ def test_ports_and_probes_are_those_of_the_configuration(objects: list[dict[str,
         assert ipaddress.ip_address(address.host).is_unspecified
     else:  # a sidecar is for its own pod alone
         assert ipaddress.ip_address(address.host).is_loopback
-    paths = openapi.document()["paths"]
+    paths = openapi.description()["paths"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         asked = container[probe]["httpGet"]
         assert asked["path"] in paths

@@ -90,7 +90,7 @@ class Replica(World):
 
     @property
     def document(self) -> dict[str, Any]:
-        return self.control.document()
+        return self.control.release_view().model_dump(mode="json")
 
     @property
     def fleet(self) -> dict[str, Any]:

@@ -1,0 +1,288 @@
+"""Readers of metrics: functions that read the samples of a metric at the moment of a scrape."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final, Protocol, get_args
+
+from prometheus_client.samples import Exemplar
+
+import canaryproxy
+from canaryproxy.config.model import EventName
+from canaryproxy.control.controller import Status
+from canaryproxy.control.release_view import Endpoint, Fleet, Release, Step
+from canaryproxy.judging.judge import Level, Verdict
+from canaryproxy.measure import counters, histogram
+from canaryproxy.measure.compiled import COMPILED
+from canaryproxy.measure.counters import HandshakeFailure, Reason
+from canaryproxy.measure.routing import VARIANTS, RouteTable
+from canaryproxy.release import circuit, rollout
+
+Cells = Sequence[int]
+
+
+class Notified(Protocol):
+    """The results of notifications, one number for each webhook (``notify.Notifier``)."""
+
+    @property
+    def sent(self) -> Sequence[int]:
+        """Accepted by the webhook."""
+
+    @property
+    def failed(self) -> Sequence[int]:
+        """Given up."""
+
+    @property
+    def dropped(self) -> Sequence[int]:
+        """Never tried, because too many were pending."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What a scrape reads apart from the counters. The defaults stand for parts that a proxy may lack."""
+
+    table: Callable[[], RouteTable]
+    status: Callable[[], Status]
+    view: Callable[[], Release]
+    events: Callable[[], Mapping[str, int]] = dict
+    """Records of the history since the process started, by event (``EventCounts.counts``)."""
+    outcomes: Callable[[], Mapping[str, int]] = dict
+    """Slots of ``judge.outcomes`` by name (``counters.slots``)."""
+    notified: Callable[[], Notified | None] = lambda: None
+    """The current notifier; a new one counts from zero."""
+    certificates: Callable[[], Mapping[str, float]] = dict
+    """Expiry of each certificate in use, in seconds since the epoch, by server name."""
+    tasks: Callable[[], int] = int
+    """Tasks in the workers' event loops."""
+    log_lines_dropped: Callable[[], int] = int
+    """Access-log lines dropped since the process started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """What the readers of one scrape read."""
+
+    variants: tuple[Cells, Cells]
+    """Counters of stable and canary, summed over the workers."""
+    proxy: Cells
+    exemplars: Sequence[tuple[memoryview[int], memoryview[int]]]
+    """Those of stable and canary, for each worker."""
+    sources: Sources
+    table: RouteTable
+    status: Status
+    view: Release
+    events: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Cumulated buckets (upper bound, count, exemplar) and the sum of a histogram."""
+
+    buckets: Sequence[tuple[str, float] | tuple[str, float, Exemplar]]
+    sum: float
+
+
+Sample = tuple[Sequence[str], float | Histogram]
+"""Values of the labels, and the value."""
+Reader = Callable[[Scrape], Iterable[Sample]]
+
+
+def one(value: Callable[[Scrape], float]) -> Reader:
+    """Return a reader for a metric without labels."""
+    return lambda scrape: [((), value(scrape))]
+
+
+def view(value: Callable[[Release], float]) -> Reader:
+    """Return a reader for a value of the release view."""
+    return one(lambda scrape: value(scrape.view))
+
+
+def proxy(cell: int) -> Reader:
+    """Return a reader for a counter that belongs to no variant."""
+    return one(lambda scrape: scrape.proxy[cell])
+
+
+def by_variant(value: Callable[[Cells], float]) -> Reader:
+    """Return a reader for a value of each variant's counters."""
+    return lambda scrape: [
+        ((variant,), value(cells)) for variant, cells in zip(VARIANTS, scrape.variants, strict=True)
+    ]
+
+
+def verdicts(value: Callable[[Verdict], float]) -> Reader:
+    """Return a reader for a value of each metric's verdict."""
+    return lambda scrape: [((one.metric,), value(one)) for one in _all_verdicts(scrape)]
+
+
+def endpoints(value: Callable[[Endpoint], float]) -> Reader:
+    """Return a reader for a value of each endpoint."""
+
+    def read(scrape: Scrape) -> Iterable[Sample]:
+        both = scrape.view.variants
+        for variant, found in (("stable", both.stable), ("canary", both.canary)):
+            for endpoint in () if found is None else found.endpoints:
+                yield (variant, endpoint.url), value(endpoint)
+
+    return read
+
+
+def fleet(value: Callable[[Fleet], float | None]) -> Reader:
+    """Return a reader for a value of the fleet, without a sample where there is none."""
+
+    def read(scrape: Scrape) -> Iterable[Sample]:
+        fleet = scrape.view.fleet
+        if fleet is not None and (found := value(fleet)) is not None:
+            yield (), found
+
+    return read
+
+
+def in_flight(cells: Cells) -> int:
+    return max(counters.in_flight(cells), 0)  # a request may end between the two reads
+
+
+def requests(scrape: Scrape) -> Iterable[Sample]:
+    for variant, cells in zip(VARIANTS, scrape.variants, strict=True):
+        for code, count in counters.codes(cells):
+            yield (variant, str(code)), count
+
+
+def upstream_errors(scrape: Scrape) -> Iterable[Sample]:
+    for variant, cells in zip(VARIANTS, scrape.variants, strict=True):
+        for reason in Reason:
+            yield (variant, reason.label), cells[counters.ERRORS + reason]
+
+
+def refused(scrape: Scrape) -> Iterable[Sample]:
+    return [((str(code),), count) for code, count in counters.refused(scrape.proxy)]
+
+
+def mirrored(scrape: Scrape) -> Iterable[Sample]:
+    for result, name in enumerate(counters.COPY_RESULTS):
+        yield (name,), scrape.proxy[counters.MIRRORED + result]
+
+
+def handshakes_failed(scrape: Scrape) -> Iterable[Sample]:
+    for reason in HandshakeFailure:
+        yield (reason.label,), scrape.proxy[counters.HANDSHAKES_FAILED + reason]
+
+
+def certificates(scrape: Scrape) -> Iterable[Sample]:
+    return [((name,), expiry) for name, expiry in scrape.sources.certificates().items()]
+
+
+_JUDGED: Final = {
+    "errors": (counters.ERROR_TRIALS, counters.ERROR_EVENTS),
+    "client_errors": (counters.ERROR_TRIALS, counters.CLIENT_ERROR_EVENTS),
+    "latency": (counters.LATENCY_TRIALS, counters.LATENCY_EVENTS),
+    "throughput": (counters.THROUGHPUT_TRIALS, counters.THROUGHPUT_EVENTS),
+    "business": (counters.EXPOSED, counters.CONVERTED),
+}
+"""Cells of the trials and events of each metric."""
+
+
+def judged(*, event: bool) -> Reader:
+    """Return a reader for the trials of each metric, or for their events."""
+
+    def read(scrape: Scrape) -> Iterable[Sample]:
+        outcomes = {
+            name: (counters.OUTCOMES + 2 * slot, counters.OUTCOMES + 2 * slot + 1)
+            for name, slot in scrape.sources.outcomes().items()
+        }
+        for variant, cells in zip(VARIANTS, scrape.variants, strict=True):
+            for metric, pair in {**outcomes, **_JUDGED}.items():
+                yield (variant, metric), cells[pair[event]]
+
+    return read
+
+
+def _all_verdicts(scrape: Scrape) -> Sequence[Verdict]:
+    assessment = scrape.status.assessment
+    return () if assessment is None else assessment.verdicts
+
+
+def metric_level(scrape: Scrape) -> Iterable[Sample]:
+    for verdict in _all_verdicts(scrape):
+        for level in get_args(Level):
+            yield (verdict.metric, level), verdict.level == level
+
+
+def comparable(scrape: Scrape) -> bool:
+    assessment = scrape.status.assessment
+    return assessment is not None and assessment.comparable
+
+
+def circuit_state(scrape: Scrape) -> Iterable[Sample]:
+    return [((state.value,), state.value == scrape.view.circuit.state) for state in circuit.State]
+
+
+def release_state(scrape: Scrape) -> Iterable[Sample]:
+    return [((state.value,), state.value == scrape.view.state) for state in rollout.State]
+
+
+def release_info(scrape: Scrape) -> Iterable[Sample]:
+    yield (scrape.view.release or "", scrape.view.promote), 1
+
+
+def step(view: Release) -> Step:
+    """Return the current step; one without conditions where there is no plan."""
+    if 0 < view.step <= len(view.steps):
+        return view.steps[view.step - 1]
+    return Step(weight=0.0, bake=0.0, min_requests=0)
+
+
+def events(scrape: Scrape) -> Iterable[Sample]:
+    counts = {**dict.fromkeys(get_args(EventName), 0), **scrape.events}
+    return [((event,), count) for event, count in counts.items()]
+
+
+def notifications(scrape: Scrape) -> Iterable[Sample]:
+    notified = scrape.sources.notified()
+    if notified is None:
+        return
+    results = {"sent": notified.sent, "failed": notified.failed, "dropped": notified.dropped}
+    for result, counts in results.items():
+        for webhook, count in enumerate(counts):
+            yield (str(webhook), result), count
+
+
+def build_info(_scrape: Scrape) -> Iterable[Sample]:
+    labels = (canaryproxy.__version__, platform.python_version(), str(COMPILED).lower())
+    yield labels, 1
+
+
+_BOUNDS: Final = [*(f"{bound:g}" for bound in histogram.BOUNDS), "+Inf"]
+
+
+def buckets(offset: int) -> Reader:
+    """Return a reader for the histogram at ``offset`` of each variant's counters."""
+
+    def read(scrape: Scrape) -> Iterable[Sample]:
+        for at, (variant, cells) in enumerate(zip(VARIANTS, scrape.variants, strict=True)):
+            exemplars = [both[at] for both in scrape.exemplars]
+            yield (variant,), _read_histogram(cells, offset, exemplars)
+
+    return read
+
+
+def _read_histogram(cells: Cells, offset: int, exemplars: Sequence[memoryview[int]]) -> Histogram:
+    buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+    counts = list(cells[offset : offset + histogram.BUCKETS])
+    for bucket, total in enumerate(accumulate(counts)):
+        found = _newest_exemplar(exemplars, offset, bucket) if counts[bucket] else None
+        entry = (_BOUNDS[bucket], float(total))
+        buckets.append(entry if found is None else (*entry, found))
+    return Histogram(buckets, cells[offset + histogram.SUM] / 1e6)
+
+
+def _newest_exemplar(
+    exemplars: Sequence[memoryview[int]], offset: int, bucket: int
+) -> Exemplar | None:
+    kept = [counters.exemplar(cells, offset, bucket) for cells in exemplars]
+    newest = max((one for one in kept if one is not None), key=lambda one: one.time, default=None)
+    if newest is None:
+        return None
+    return Exemplar({"trace_id": newest.trace_id}, newest.seconds, newest.time)

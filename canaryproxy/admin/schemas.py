@@ -1,0 +1,83 @@
+"""Responses of the admin API apart from the release view; the OpenAPI schemas are theirs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from canaryproxy.control.release_view import (
+    Count,
+    DrillFigures,
+    Point,
+    Record,
+    Release,
+    View,
+)
+
+
+class History(View):
+    """Records of the history."""
+
+    records: list[Record] = Field(description="Oldest first.")
+    history_id: Count = Field(description="Number of the newest record.")
+
+
+class Series(View):
+    """The time series."""
+
+    points: list[Point] = Field(description="Oldest first.")
+
+
+class Drill(View):
+    """What a drill measured, and the release after it."""
+
+    drill: DrillFigures
+    release: Release
+
+
+class Accepted(View):
+    """Business events that were counted."""
+
+    accepted: Count = Field(description="Events that were counted.")
+
+
+class Config(View):
+    """The configuration."""
+
+    file: str | None = Field(description="Path of the configuration file.")
+    text: str | None = Field(
+        description="The file as last read. null over TCP without the token: it may hold secrets."
+    )
+    effective: dict[str, Any] = Field(description="The configuration in force, with defaults.")
+    restart_needed: list[str] = Field(description="Changed fields that need a restart.")
+    error: str | None = Field(description="Why the file as it is now is not in force.")
+
+
+class Change(View):
+    """What a new configuration changes."""
+
+    changed: list[str] = Field(description="Fields that changed at once.")
+    restart_needed: list[str] = Field(description="Changed fields that need a restart.")
+
+
+class Mistake(View):
+    """One mistake in a body, a query or a configuration."""
+
+    path: str = Field(description="The field.")
+    line: int | None = Field(None, ge=0, description="Line of the configuration, from 1.")
+    column: int | None = Field(None, ge=0, description="Column of the configuration, from 1.")
+    message: str = Field(description="What is wrong with it.")
+
+
+class Problem(View):
+    """An error (RFC 9457)."""
+
+    type: Literal["about:blank"]
+    title: str = Field(description="The status in words.")
+    status: int = Field(ge=400, le=599)
+    detail: str = Field(
+        description="What is wrong, and what to do next.",
+        examples=["resume is not possible while the release is tripped"],
+    )
+    errors: list[Mistake] | None = Field(None, description="Every mistake.")
