@@ -1,17 +1,18 @@
-"""What the data path refuses, and what it says then."""
+"""Responses that the proxy makes itself, and the texts in them."""
 
 from __future__ import annotations
 
 import secrets
 from http import HTTPStatus
+from typing import Final
 
 from canaryproxy.measure.counters import Reason
 
 
 class Refusal(Exception):
-    """A request that the proxy answers itself: ``status`` and a reason in plain words.
+    """A request that the proxy does not forward: the status and the reason that the client gets.
 
-    All are errors but one: 200 for OPTIONS that is to go no further.
+    All are errors but one: 200 for OPTIONS with Max-Forwards 0.
     """
 
     def __init__(self, status: int, reason: str) -> None:
@@ -21,7 +22,7 @@ class Refusal(Exception):
 
 
 class InvalidResponse(Exception):
-    """An upstream's answer that is not valid HTTP/1.x or would be ambiguous to the client."""
+    """An upstream's response that is not valid HTTP/1.x or would be ambiguous to the client."""
 
 
 STATUS_OF: dict[Reason, int] = {
@@ -39,23 +40,27 @@ STATUS_OF: dict[Reason, int] = {
     Reason.OVERFLOW: 503,
     Reason.CERTIFICATE: 502,
 }
-"""The status that stands for each upstream failure, for the client and for the counters."""
+"""The status of each upstream failure, for the client and for the counters."""
 
 CLIENT_TEXT: dict[Reason, str] = {
-    Reason.CONNECT_REFUSED: "the upstream refused the connection",
-    Reason.CONNECT_TIMEOUT: "the upstream did not accept the connection in time",
-    Reason.CONNECT_FAILED: "the upstream cannot be reached",
-    Reason.DNS: "the upstream's name cannot be resolved",
-    Reason.TLS: "the TLS handshake with the upstream failed",
-    Reason.RESET: "the upstream closed the connection before it answered",
-    Reason.FIRST_BYTE_TIMEOUT: "the upstream did not begin to answer in time",
-    Reason.BROKEN_ANSWER: "the upstream's answer is not valid HTTP",
-    Reason.INCOMPLETE_ANSWER: "the upstream ended its answer early",
-    Reason.BODY_TIMEOUT: "the upstream stopped in the middle of the exchange",
-    Reason.NO_ENDPOINT: "no endpoint of the variant is usable",
-    Reason.OVERFLOW: "too many requests wait for the upstream",
-    Reason.CERTIFICATE: "the upstream's certificate cannot be verified",
+    Reason.CONNECT_REFUSED: "upstream connection refused",
+    Reason.CONNECT_TIMEOUT: "upstream connection timed out",
+    Reason.CONNECT_FAILED: "upstream unreachable",
+    Reason.DNS: "upstream host name not resolved",
+    Reason.TLS: "upstream TLS handshake failed",
+    Reason.RESET: "upstream closed the connection without a response",
+    Reason.FIRST_BYTE_TIMEOUT: "upstream response timed out",
+    Reason.BROKEN_ANSWER: "upstream response is not valid HTTP",
+    Reason.INCOMPLETE_ANSWER: "upstream response is incomplete",
+    Reason.BODY_TIMEOUT: "upstream stopped sending or receiving",
+    Reason.NO_ENDPOINT: "no upstream endpoint available",
+    Reason.OVERFLOW: "too many requests are waiting for the upstream",
+    Reason.CERTIFICATE: "upstream certificate not verified",
 }
+"""What the client reads about each upstream failure. The access log has the variant and the address."""
+
+_UNAVAILABLE: Final = frozenset((502, 503, 504))
+_METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
 def error_response(
@@ -67,16 +72,17 @@ def error_response(
     label: str = "",
     extra: bytes = b"",
 ) -> bytes:
-    """Return a complete HTTP/1.1 answer that the proxy gives itself.
+    """Return a complete HTTP/1.1 response of the proxy itself.
 
-    The body is plain text: the status, the reason and a random request id that is also sent as
-    ``X-Request-Id``. ``label`` is the machine-readable reason (``Reason.label``) and is sent as
+    The body is one line of plain text with the reason and a random request id, which is also sent as
+    ``X-Request-Id``. ``label`` is the machine-readable reason (``Reason.label``), sent as
     ``X-Canaryproxy-Reason``; ``extra`` is more header lines with their CRLF. A 503 carries
     ``Retry-After: 1``.
     """
     request_id = secrets.token_hex(8)
     phrase = HTTPStatus(status).phrase
-    body = f"{status} {phrase}\ncanaryproxy: {reason}\nrequest id: {request_id}\n".encode()
+    title = "Service unavailable" if status in _UNAVAILABLE else phrase
+    body = f"{title} ({reason}). Request ID: {request_id}\n".encode()
     lines = [
         f"HTTP/1.1 {status} {phrase}",
         "Content-Type: text/plain; charset=utf-8",
@@ -89,7 +95,7 @@ def error_response(
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         lines.append("Retry-After: 1")
     if status in (HTTPStatus.OK, HTTPStatus.METHOD_NOT_ALLOWED):
-        lines.append("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+        lines.append(f"Allow: {_METHODS}")
     if close:
         lines.append("Connection: close")
     head = "\r\n".join(lines).encode() + b"\r\n" + extra + b"\r\n"

@@ -1,33 +1,21 @@
-"""Header fields: what they mean to a proxy, and how fields are taken out of a head.
-
-aiohttp's C parsers split heads into fields and refuse most malformed ones. They are given whole heads only,
-never bodies (see ``chunked``), so one parser serves all connections.
-"""
+"""Header fields: what they mean to a proxy, and how fields are cut out of a head."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-from aiohttp.http_exceptions import BadHttpMessage
-
 from canaryproxy.measure.routing import Headers
 
 Field = tuple[bytes, bytes]
-
-MAX_CACHED_HEAD: Final = 2048
-"""Longest head in bytes whose meaning is remembered."""
 
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """RFC 9110 §5.6.2."""
 
 BARE_LF = re.compile(rb"(?<!\r)\n")
-"""An end of line that is none (RFC 9112 §2.2)."""
+"""A line ending that is not CRLF (RFC 9112 §2.2)."""
 
-UNLIMITED: Final = 1 << 20
-"""For aiohttp's own limits: ours come first."""
-
-# What a field means to a proxy. Plain integers: they are compared for every field of every message.
+# Kinds of fields. Plain integers, because they are compared for every field of every message.
 IS_PLAIN: Final = 0
 IS_HOP: Final = 1
 IS_CONNECTION: Final = 2
@@ -44,7 +32,7 @@ IS_FORWARDED: Final = 12
 IS_LOOK_ALIKE: Final = 13
 IS_TRACEPARENT: Final = 14
 IS_TRACESTATE: Final = 15
-IS_HOPS: Final = 16
+IS_MAX_FORWARDS: Final = 16
 
 REQUEST_KINDS: dict[bytes, int] = {
     b"keep-alive": IS_HOP,
@@ -64,7 +52,7 @@ REQUEST_KINDS: dict[bytes, int] = {
     b"forwarded": IS_FORWARDED,
     b"traceparent": IS_TRACEPARENT,
     b"tracestate": IS_TRACESTATE,
-    b"max-forwards": IS_HOPS,
+    b"max-forwards": IS_MAX_FORWARDS,
 }
 RESPONSE_KINDS: dict[bytes, int] = {
     b"keep-alive": IS_HOP,
@@ -79,30 +67,30 @@ RESPONSE_KINDS: dict[bytes, int] = {
 _NEVER_NOMINATED = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"close")
 )
-"""Fields that ``Connection`` cannot name away: without them the message would change its meaning."""
+"""Fields that are kept although ``Connection`` names them: the message would change its meaning."""
 
 CLOSE: Final = [b"close"]
-"""What Connection says most of the time; it names no fields to drop."""
+"""The most frequent options of Connection; they name no field to drop."""
 
 _CACHED_NAMES = 512
 
 
 class Names:
-    """Looks the kind of a field up by its name as received, without lowering it each time.
+    """Looks up the kind of a field by its name as received, without converting it to lower case each time.
 
-    Bounded: a peer that sends many distinct names cannot make it grow, only miss it.
+    Bounded: a peer that sends many distinct names makes it slower, not larger.
     """
 
     __slots__ = ("_cache", "_hop", "_kinds")
 
     def __init__(self, kinds: dict[bytes, int], hop: bytes = b"") -> None:
-        """``hop``: one more name (lower case) that does not go further than this hop."""
+        """``hop`` is the name (lower case) of one more field that is not forwarded."""
         self._kinds = kinds
         self._hop = hop
         self._cache: dict[bytes, int] = {}
 
     def kind(self, name: bytes) -> int:
-        """Return what a field with this name means, one of the ``IS_`` constants."""
+        """Return the kind of a field with this name, one of the ``IS_`` constants."""
         kind = self._cache.get(name)
         return self._classify(name) if kind is None else kind
 
@@ -125,16 +113,10 @@ class Names:
 def find_head_end(data: bytes, start: int = 0) -> int:
     """Return the offset just after the empty line that ends a head, or -1.
 
-    ``start`` is how much of ``data`` was already searched.
+    ``start`` is how many bytes of ``data`` were searched before.
     """
     end = data.find(b"\r\n\r\n", max(start - 3, 0))
     return end + 4 if end >= 0 else -1
-
-
-def first_line(error: Exception) -> str:
-    """Return what an aiohttp parser error says, without the peer's own bytes."""
-    text = error.message if isinstance(error, BadHttpMessage) else ""
-    return text.partition(":\n")[0].partition("\n")[0] or "malformed head"
 
 
 def tokens(value: bytes) -> list[bytes]:
@@ -143,20 +125,20 @@ def tokens(value: bytes) -> list[bytes]:
 
 
 def nominated(fields: Headers, drop: list[Field], connection: list[bytes]) -> list[Field]:
-    """Return ``drop`` and the fields that Connection names (RFC 9110 §7.6.1)."""
+    """Return ``drop`` and the fields that Connection nominates (RFC 9110 §7.6.1)."""
     named = frozenset(connection) - _NEVER_NOMINATED
     return drop + [field for field in fields if field[0].lower() in named and field not in drop]
 
 
 def without(block: bytes, drop: list[Field], fields: Headers) -> bytes:
-    """Return the field lines in ``block`` less those in ``drop``, the others byte for byte.
+    """Return the field lines of ``block`` without those in ``drop``, the others byte for byte.
 
-    A block is CRLF, then whole lines; ``fields`` is what the parser made of it.
+    A block is CRLF, then whole lines; ``fields`` are all its fields as the parser read them.
     """
     for name, value in drop:
         shorter = block.replace(b"\r\n%b: %b\r\n" % (name, value), b"\r\n", 1)
         if len(shorter) == len(block):
-            break  # spelt with other white space: put the lines together anew
+            break  # other white space around the value: rebuild the lines from the fields
         block = shorter
     else:
         return block

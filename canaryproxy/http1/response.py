@@ -1,17 +1,12 @@
-"""Heads of answers: checked, and made ready to forward.
+"""The rules for responses: which heads are invalid, what the others mean, and the heads to forward.
 
-As with requests, the meaning of a head is remembered by its bytes: a service's answers of one second often
-differ in their bodies only.
+Pure and without memory: ``head_cache`` makes it fast for services that repeat themselves.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
-from typing import Any, Final
-
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import HttpResponseParser
+from typing import Final
 
 from canaryproxy.http1.errors import InvalidResponse
 from canaryproxy.http1.fields import (
@@ -22,24 +17,18 @@ from canaryproxy.http1.fields import (
     IS_LENGTH,
     IS_LOOK_ALIKE,
     IS_UPGRADE,
-    MAX_CACHED_HEAD,
     RESPONSE_KINDS,
-    UNLIMITED,
     Field,
     Names,
-    first_line,
     nominated,
     tokens,
     without,
 )
-from canaryproxy.http1.head_cache import SampledFifo
-from canaryproxy.http1.llhttp import NoFlowControl
+from canaryproxy.http1.llhttp import MalformedHead, response_parser
 from canaryproxy.measure.routing import Headers
 
-MAX_RESPONSE_HEAD: Final = 64 * 1024
-"""Largest head of an answer in bytes; larger ones are broken answers."""
-REMEMBERED: Final = 1024
-"""Heads whose meaning is remembered at the most."""
+MAX_HEAD: Final = 64 * 1024
+"""Largest response head in bytes; larger ones are invalid."""
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t \x21-\x7e\x80-\xff]*)?")
 _BEGINNING: Final = b"HTTP/1."
@@ -47,27 +36,27 @@ _LEGAL_IN_LINE = bytes(b for b in range(256) if b == 0x09 or 0x20 <= b != 0x7F)
 
 
 class Response:
-    """One answer's head, checked. Shared by equal answers: never changed once made."""
+    """The head of one response, checked. Equal responses share one object, so it never changes."""
 
     __slots__ = ("chunked", "fields", "head", "keep_alive", "length", "status", "upgrade")
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, fields: Headers = ()) -> None:
         self.status = status
-        self.fields: Headers = ()
+        self.fields = fields
         """All fields as received."""
         self.head = b""
-        """The head to forward, as HTTP/1.1, less the empty line."""
+        """The head to forward, as HTTP/1.1, without the empty line."""
         self.length = -1
-        """Content-Length, or -1 without one."""
+        """Content-Length in bytes, or -1 without one."""
         self.chunked = False
         self.keep_alive = True
-        """The upstream lets the connection be used again."""
+        """The upstream allows the connection to be reused."""
         self.upgrade = b""
         """The value of Upgrade, empty without one."""
 
     @property
     def is_event_stream(self) -> bool:
-        """Whether the body is a stream of events, which may be silent between them."""
+        """Whether the body is a stream of events, which may pause for any time."""
         return any(
             name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
             for name, value in self.fields
@@ -75,88 +64,59 @@ class Response:
 
 
 class ResponseParser:
-    """Checks heads of answers; one object serves all connections."""
+    """Checks response heads and makes the heads to forward; one object serves all connections.
 
-    __slots__ = ("_known", "_loop", "_names", "_parser", "_room")
+    ``dropped`` is the name of one more field that is not forwarded, empty for none.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._known: dict[bytes, Response] = {}
-        self._parser = self._new_parser()
-        self.drop_header(b"")
+    __slots__ = ("_llhttp", "_names")
 
-    def drop_header(self, name: bytes) -> None:
-        """Forward no field with this name from now on; empty: none that means nothing to a proxy."""
-        self._names = Names(RESPONSE_KINDS, name.lower())
-        self._known.clear()
-        self._room = SampledFifo(REMEMBERED)
-
-    def _new_parser(self) -> HttpResponseParser:
-        return HttpResponseParser(
-            NoFlowControl(self._loop),
-            self._loop,
-            UNLIMITED,
-            max_line_size=UNLIMITED,
-            max_headers=UNLIMITED,
-            max_field_size=UNLIMITED,
-            response_with_body=False,
-            auto_decompress=False,
-        )
-
-    def known(self, head: bytes) -> Response | None:
-        """Return the answer if this head was parsed before and is remembered.
-
-        What is remembered is one complete head and nothing else.
-        """
-        return self._known.get(head)
+    def __init__(self, dropped: bytes = b"") -> None:
+        self._names = Names(RESPONSE_KINDS, dropped.lower())
+        self._llhttp = response_parser()
 
     def parse(self, head: bytes) -> Response:
-        """Check one complete head (with its empty line) and return the answer, ready to forward.
+        """Check one complete head (with its empty line) and return the response, ready to forward.
 
         Raises ``InvalidResponse``.
         """
-        known = self._known.get(head)
-        if known is not None:
-            return known
-        response = self._parse(head)
-        if len(head) <= MAX_CACHED_HEAD and self._room.admit(head, self._known):
-            self._known[head] = response
-        return response
-
-    def _parse(self, head: bytes) -> Response:
-        if len(head) > MAX_RESPONSE_HEAD:
+        if len(head) > MAX_HEAD:
             raise InvalidResponse("head too large")
         line_end = head.find(b"\r\n")
         line = _STATUS_LINE.fullmatch(head, 0, line_end)
         if line is None:
             raise InvalidResponse("malformed status line")
         try:
-            parser: Any = self._parser  # its messages are not of the class that it names
-            messages, upgraded, _ = parser.feed_data(head)
-            message = messages[0][0]
-        except (HttpProcessingError, IndexError) as error:
-            self._parser = self._new_parser()
-            raise InvalidResponse(first_line(error)) from None
-        if upgraded:
-            self._parser.set_upgraded(False)
-        if message.should_close:
-            # llhttp takes nothing more after a message that closes its connection.
-            self._parser = self._new_parser()
-        raw = message.raw_headers
+            raw, _ = self._llhttp.fields(head)
+        except MalformedHead as error:
+            raise InvalidResponse(str(error)) from None
         if (
             head.translate(None, _LEGAL_IN_LINE) != b"\r\n" * (len(raw) + 2)
             or b"\n " in head
             or b"\n\t" in head
         ):
-            # llhttp takes more from servers than a client should be given: what is not a legal byte must
-            # be one CRLF for the status line, each field and the empty line.
+            # llhttp accepts more from servers than clients should get. All bytes that are illegal in a line
+            # must be one CRLF each for the status line, every field and the empty line.
             raise InvalidResponse("control bytes or folded lines in the head")
-        response = Response(message.code)
-        response.fields = raw
-        http10 = line[1] == b"0"
+        response = Response(int(line[2]), raw)
+        connection, drop = self._read(response, http10=line[1] == b"0")
+        if connection and connection != CLOSE:
+            drop = nominated(raw, drop, connection)
+        if response.status == 204 or response.status < 200:
+            # RFC 9110 §8.6, RFC 9112 §6.1: they have no body, and must not have a length.
+            drop = drop + [field for field in raw if self._names.kind(field[0]) == IS_LENGTH]
+            response.length, response.chunked = -1, False
+        response.head = b"HTTP/1.1" + head[8:line_end] + without(head[line_end:-2], drop, raw)
+        return response
+
+    def _read(self, response: Response, *, http10: bool) -> tuple[list[bytes], list[Field]]:
+        """Read each field that means something to a proxy.
+
+        Returns the options of Connection and the fields that are not forwarded. Raises ``InvalidResponse``.
+        """
         drop: list[Field] = []
         connection: list[bytes] = []
-        for field in raw:
+        for field in response.fields:
             name, value = field
             kind = self._names.kind(name)
             if not kind:
@@ -182,24 +142,16 @@ class ResponseParser:
         if response.chunked and response.length >= 0:
             raise InvalidResponse("both Content-Length and Transfer-Encoding")
         response.keep_alive = b"keep-alive" in connection if http10 else b"close" not in connection
-        if connection and connection != CLOSE:
-            drop = nominated(raw, drop, connection)
-        if response.status == 204 or response.status < 200:
-            # RFC 9110 §8.6, RFC 9112 §6.1: they have no body, and must not say how long it is.
-            drop = drop + [field for field in raw if self._names.kind(field[0]) == IS_LENGTH]
-            response.length, response.chunked = -1, False
-        block = without(head[line_end:-2], drop, raw)
-        response.head = b"HTTP/1.1" + head[8:line_end] + block
-        return response
+        return connection, drop
 
 
 def is_hopeless(data: bytes, searched: int) -> bool:
-    """Tell whether no further byte can make an unfinished head valid.
+    """Tell whether no further byte can make an unfinished head valid, so that no timeout is awaited.
 
-    ``searched`` is how much of it was looked at before. So nonsense does not have to wait for a timeout.
+    ``searched`` is how many bytes were checked before.
     """
     return (
-        len(data) > MAX_RESPONSE_HEAD
+        len(data) > MAX_HEAD
         or not _BEGINNING.startswith(data[: len(_BEGINNING)])
         or BARE_LF.search(data, searched) is not None
     )

@@ -14,6 +14,7 @@ from typing import Final, cast
 
 from canaryproxy.config import Config, Listener, Sticky, Variant
 from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
 from canaryproxy.http1.proxy_protocol import ProxyHeader
 from canaryproxy.http1.request import Request, RequestParser
 from canaryproxy.http1.response import ResponseParser
@@ -127,7 +128,7 @@ class DataPath:
         self.seen = 0
         self.table = RouteTable()  # everybody to stable, until there is one
         self.look()
-        self.answers = ResponseParser(loop)
+        self.answers = ResponseHeadCache(ResponseParser())
         self.connections: set[ClientConnection] = set()
         self.entering: set[Handshake] = set()
         """Connections whose PROXY header or TLS handshake is not complete."""
@@ -172,7 +173,7 @@ class DataPath:
         """The line that names the variant, if answers are to have one."""
         self.answer_ends = tuple(line + self.head_end for line in self.variant_lines)
         """What ends the head of an answer, by variant."""
-        self.answers.drop_header(variant_header)
+        self.answers.replace_parser(ResponseParser(variant_header))
         self.rescue = config.rescue.enabled
         self.rescue_header = config.rescue.header
         self.replay_buffer = config.rescue.replay_buffer
@@ -187,15 +188,12 @@ class DataPath:
         cookie_matters = _looks_at(config, "cookie") or any(
             rule.cookie is not None for rule in config.split.match
         )
-        self.requests = RequestParser(
-            self._loop,
-            self.head_end,
-            strip,
-            create_trace=config.trace.create,
+        self.requests = RequestHeadCache(
+            RequestParser(self.head_end, strip, create_trace=config.trace.create),
             trace_matters=_looks_at(config, "traceparent"),
             cookie_matters=cookie_matters,
-            # Compiled, it takes no longer to read a plain cookie than to find its user among thousands.
-            remember_users=cookie_matters or signer is not None or not COMPILED,
+            # Compiled, reading a plain cookie costs no more than finding its block among thousands.
+            remember_cookies=cookie_matters or signer is not None or not COMPILED,
         )
         self.rules = MatchRules(config.split.match)
         self.witness = Witness(config, slots, self._users, self._inspector)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final, cast
 from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError
 from canaryproxy.http1.errors import InvalidResponse
 from canaryproxy.http1.fields import find_head_end, tokens
-from canaryproxy.http1.response import Response, ResponseParser, is_hopeless
+from canaryproxy.http1.head_cache import ResponseHeadCache
+from canaryproxy.http1.response import Response, is_hopeless
 from canaryproxy.measure.counters import Reason
 from canaryproxy.proxy.pool import Caller
 
@@ -115,7 +116,7 @@ class UpstreamConnection:
 
     transport: asyncio.Transport
 
-    def __init__(self, endpoint: Endpoint, heads: ResponseParser) -> None:
+    def __init__(self, endpoint: Endpoint, heads: ResponseHeadCache) -> None:
         self.endpoint = endpoint
         self._heads = heads
         self._exchange: Receiver | None = None
@@ -239,7 +240,7 @@ class UpstreamConnection:
         while True:
             end = self._head_length
             head = data[:end]
-            response = self._heads.known(head) if head.endswith(b"\r\n\r\n") else None
+            response = self._heads.get(head) if head.endswith(b"\r\n\r\n") else None
             if response is None:
                 end = find_head_end(data, searched)
                 if end < 0:

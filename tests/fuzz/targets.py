@@ -6,7 +6,6 @@ Each takes bytes and raises ``AssertionError`` (or anything that the parser does
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -16,6 +15,7 @@ from canaryproxy.config import TcpAddress
 from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
 from canaryproxy.http1.errors import InvalidResponse, Refusal
 from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.head_cache import RequestHeadCache
 from canaryproxy.http1.proxy_protocol import MalformedHeader
 from canaryproxy.http1.proxy_protocol import parse as parse_proxy
 from canaryproxy.http1.request import Request, RequestParser
@@ -29,18 +29,16 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.1 [1-9]\d\d(?: [\t -~\x80-\xff]*)?")
 _HOP = re.compile(
     rb"(?i)(?:connection|keep-alive|transfer-encoding|upgrade|te|proxy-authenticate)\Z"
 )
-_loop = asyncio.new_event_loop()
-_loop.close()  # the parsers want one, and never use it
 _peer = Peer("192.0.2.1", b"http", trusted=False, local=b"local:80")
 _trusted = Peer("192.0.2.1", b"http", trusted=True, local=b"local:80")
-_warm = RequestParser(_loop, END)
-"""Remembers what it saw, takes cookies and traces out before it looks."""
-_answers = ResponseParser(_loop)
+_warm = RequestHeadCache(RequestParser(END))
+_parser = RequestParser(END)
+_responses = ResponseParser()
 _find = CookieFinder("id").find
 _strip = cookie_stripper("id")
 
 
-def _parsed(heads: RequestParser, head: bytes, peer: Peer) -> Request | int:
+def _parsed(heads: RequestParser | RequestHeadCache, head: bytes, peer: Peer) -> Request | int:
     try:
         return heads.parse(head, peer)
     except Refusal as refusal:
@@ -50,12 +48,11 @@ def _parsed(heads: RequestParser, head: bytes, peer: Peer) -> Request | int:
 
 
 def request_head(data: bytes) -> None:
-    """A head is refused, or forwarded in a way that the strict recorder takes; what is remembered is true."""
+    """A head is refused, or forwarded so that the strict recorder accepts it; cache and parser agree."""
     head = data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
     first = _parsed(_warm, head, _peer)
     again = _parsed(_warm, head, _peer)
-    # This one knows nothing yet, and parses every block as a whole.
-    plain = _parsed(RequestParser(_loop, END, lambda lines: lines, trace_matters=True), head, _peer)
+    plain = _parsed(_parser, head, _peer)
     if isinstance(first, int) or isinstance(again, int) or isinstance(plain, int):
         assert first == again == plain, (first, again, plain)
         return
@@ -77,7 +74,7 @@ def answer_head(data: bytes) -> None:
     """A head is broken, or passed on as a status line and fields for this hop's end."""
     head = data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
     try:
-        response = _answers.parse(head)
+        response = _responses.parse(head)
     except InvalidResponse:
         return
     line, *lines = response.head.split(b"\r\n")

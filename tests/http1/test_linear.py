@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 from collections.abc import Iterator
@@ -56,24 +55,17 @@ def _in_time() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.fixture(scope="module")
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    made = asyncio.new_event_loop()
-    yield made
-    made.close()
-
-
 @pytest.mark.parametrize("name", sorted(REQUEST_KINDS))
-def test_fields_of_requests(loop: asyncio.AbstractEventLoop, name: bytes) -> None:
-    heads = RequestParser(loop, b"\r\n")
+def test_request_fields(name: bytes) -> None:
+    heads = RequestParser(b"\r\n")
     for value in VALUES:
         for head in (b"%b%b: %b\r\n\r\n", b"%b%b:%b\r\n\r\n"):
             with contextlib.suppress(Refusal):
                 heads.parse(head % (BEFORE, name, value), PEER)
 
 
-def test_request_lines(loop: asyncio.AbstractEventLoop) -> None:
-    heads = RequestParser(loop, b"\r\n")
+def test_request_lines() -> None:
+    heads = RequestParser(b"\r\n")
     for value in VALUES:
         for target in (
             value,
@@ -88,8 +80,8 @@ def test_request_lines(loop: asyncio.AbstractEventLoop) -> None:
 
 
 @pytest.mark.parametrize("name", [*sorted(RESPONSE_KINDS), b"HTTP/1.1 200"])
-def test_heads_of_answers(loop: asyncio.AbstractEventLoop, name: bytes) -> None:
-    heads = ResponseParser(loop)
+def test_response_heads(name: bytes) -> None:
+    heads = ResponseParser()
     for value in VALUES:
         line = b"%b %b\r\n" if b"/" in name else b"HTTP/1.1 200 OK\r\nConnection: a\r\n%b: %b\r\n"
         with contextlib.suppress(InvalidResponse):

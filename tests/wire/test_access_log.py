@@ -199,7 +199,7 @@ async def test_a_rescued_request_names_both(tmp_path: Path) -> None:
 async def test_a_rescue_that_fails_is_one_line(tmp_path: Path) -> None:
     ports = dead_port(), dead_port()
     async with logged(tmp_path, *ports, "split: {weight: 100}") as log:
-        got = await ask(log.running, GET, b"request id: ")
+        got = await ask(log.running, GET, b"Request ID: ")
         line = await log.line()
         assert (line["variant"], line["answered_by"], line["rescued"]) == ("canary", "proxy", True)
         assert (line["status"], line["reason"]) == (502, "connect_refused")
@@ -536,4 +536,6 @@ async def test_without_a_log_nothing_is_noted() -> None:
     ):
         await ask(running, GET, b"ok")
         assert running.log is None
-        assert all(user.fields.logged is None for user in running.datapath.requests._known.values())
+        assert all(
+            user.fields.logged is None for user in running.datapath.requests._blocks.values()
+        )

@@ -289,7 +289,7 @@ async def test_an_unasked_101_is_a_broken_answer() -> None:
     ):
         client = await running.connect()
         await client.send(GET)
-        await client.take(b"request id")
+        await client.take(b"Request ID")
         assert status_of(client.got) == 502
 
 

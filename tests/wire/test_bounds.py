@@ -300,7 +300,7 @@ async def test_what_is_remembered_of_paths_is_bounded() -> None:
         for number in range(100):
             await client.send(get(COOKIE, target=b"/%d" % number + b"a" * 8000 * (number % 2)))
             await client.take(b"ok", number + 1)
-        (alike,) = running.datapath.requests._alikes
+        (alike,) = running.datapath.requests._by_number
         looks = alike._rule_cache
         assert looks
         assert len(looks) <= 32

@@ -146,7 +146,7 @@ async def test_a_get_that_was_reset_goes_to_the_other_endpoint_a_post_does_not()
         assert await ask(running, GET.replace(COOKIE, cookie)) == (200, b"alive")
         status, body = await ask(running, POST.replace(COOKIE, cookie))
         assert status == 502
-        assert b"closed the connection before it answered" in body
+        assert b"upstream closed the connection without a response" in body
         assert alive.got.count(b"POST ") == 0
         assert broken.got.count(b"POST ") == 1
 

@@ -142,7 +142,7 @@ async def test_an_upstream_that_fails_is_named_and_counted(
         assert b"\r\nX-Canaryproxy-Reason: " + reason.label.encode() in head
         request_id = head.partition(b"X-Request-Id: ")[2].partition(b"\r\n")[0]
         assert len(request_id) == 16
-        assert b"request id: " + request_id in body
+        assert b"Request ID: " + request_id in body
         assert errors(running, "stable", reason) == 1
         assert running.counters.stable[CODES + expected] == 1
         assert running.counters.stable[FINISHED] == running.counters.stable[ROUTED] == 1
@@ -153,7 +153,7 @@ async def test_a_refused_connection_is_502_and_the_clients_connection_is_kept() 
         client = await running.connect()
         for count in (1, 2):
             await client.send(GET)
-            await client.take(b"request id", count)
+            await client.take(b"Request ID", count)
         assert status_of(client.got) == 502
         assert errors(running, "stable", Reason.CONNECT_REFUSED) == 2
 
@@ -422,7 +422,7 @@ async def test_a_post_on_a_stale_connection_is_not_sent_twice() -> None:
         await client.send(GET)
         await client.take(b"ok")
         await client.send(b"POST / HTTP/1.1\r\n" + HOST + COOKIE + b"Content-Length: 0\r\n\r\n")
-        await client.take(b"request id")
+        await client.take(b"Request ID")
         assert upstream.got.count(b"POST ") == 1
         assert running.counters.stable[CODES + 502] == 1
 

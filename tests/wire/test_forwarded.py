@@ -154,7 +154,7 @@ async def test_options_without_hops_left_is_answered_by_the_proxy() -> None:
             answer = await running.ask(head)
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
             assert b"\r\nAllow: GET, HEAD, " in answer
-            assert b"goes no further" in answer
+            assert b"(Max-Forwards is 0: the request is not forwarded)" in answer
         assert upstream.links == []
 
 

@@ -114,7 +114,7 @@ async def test_an_interim_answer_and_then_nothing_is_not_a_stale_connection() ->
         await client.send(GET)
         await client.take(b"ok")
         await client.send(GET)
-        await client.take(b"request id")
+        await client.take(b"Request ID")
         assert status_of(client.got.partition(b"ok")[2].partition(b"\r\n\r\n")[2]) == 502
         assert running.counters.stable[ERRORS + Reason.RESET] == 1
 
@@ -440,7 +440,7 @@ async def test_an_http_1_0_client_that_keeps_alive_is_told_so_by_errors_too() ->
         async with proxy(variants(nobody.getsockname()[1])) as running:
             client = await running.connect()
             await client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n" + COOKIE + b"\r\n")
-            await client.take(b"request id")
+            await client.take(b"Request ID")
             assert status_of(client.got) == 502
             head = client.got.partition(b"\r\n\r\n")[0] + b"\r\n"
             if b"\r\nConnection: keep-alive\r\n" not in head:

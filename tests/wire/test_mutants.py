@@ -284,7 +284,7 @@ async def test_no_answer_is_taken_for_another(lane: int) -> None:
             expected = answer_in(broken)
             if first is None:
                 ended += 1
-            elif first[0] == b"502" and b"canaryproxy: " in first[2]:
+            elif first[0] == b"502" and b"Request ID: " in first[2]:
                 replaced += 1
             else:
                 passed += 1

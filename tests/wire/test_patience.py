@@ -50,7 +50,7 @@ async def test_stable_has_its_own_time_after_a_canary_that_timed_out() -> None:
     ):
         client = await running.connect()
         await client.send(GET)
-        await client.take(b"request id")
+        await client.take(b"Request ID")
         assert status_of(client.got) == 504
         assert stable.got == canary.got
         assert running.counters.canary[CODES + 504] == running.counters.canary[FINISHED] == 1
@@ -77,7 +77,7 @@ async def test_a_request_that_waits_for_a_connection_is_504_in_the_end() -> None
         for client in (first, second):
             await client.send(GET)
         for client in (first, second):
-            await client.take(b"request id")
+            await client.take(b"Request ID")
             assert status_of(client.got) == 504
         assert running.counters.stable[CODES + 504] == 2
         assert running.datapath.pools[0].endpoints[0].open <= 1
@@ -178,7 +178,7 @@ async def test_an_upstream_that_never_says_100_is_late_not_the_client() -> None:
             + COOKIE
             + b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\n"
         )
-        await client.take(b"request id")
+        await client.take(b"Request ID")
         assert status_of(client.got) == 504
         assert running.counters.stable[ERRORS + Reason.FIRST_BYTE_TIMEOUT] == 1
         assert running.counters.stable[CLIENT_CLOSED] == 0
@@ -198,7 +198,7 @@ async def test_stable_that_never_says_100_either_is_late_too() -> None:
     ):
         client = await running.connect()
         await client.send(EXPECTING)
-        await client.take(b"request id")
+        await client.take(b"Request ID")
         assert status_of(client.got) == 504
         assert stable.got == canary.got
         assert running.counters.canary[CODES + 504] == 1

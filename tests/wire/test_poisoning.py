@@ -89,7 +89,7 @@ async def test_a_flood_of_interim_answers_is_no_answer(status: bytes) -> None:
     async with Upstream(flood).serving() as upstream, proxy(variants(upstream.port)) as running:
         client = await running.connect()
         await client.send(GET)
-        await client.take(b"request id")
+        await client.take(b"Request ID")
         finals = re.findall(rb"HTTP/1\.1 ([2-5]\d\d)", client.got)
         assert finals == [b"502"]
         assert client.got.count(b"HTTP/1.1 " + status) == (1 if status[:3] == b"100" else 100)
@@ -126,7 +126,7 @@ async def test_interim_answers_give_no_more_time(status: bytes) -> None:
     ):
         client = await running.connect()
         await client.send(GET)
-        await client.take(b"request id")
+        await client.take(b"Request ID")
         assert re.findall(rb"HTTP/1\.1 ([2-5]\d\d)", client.got) == [b"504"]
         assert running.counters.stable[ERRORS + Reason.FIRST_BYTE_TIMEOUT] == 1
 
@@ -145,7 +145,7 @@ async def test_a_head_of_a_megabyte_is_no_answer(end: bytes, field: bytes, piece
     async with Upstream(large).serving() as upstream, proxy(variants(upstream.port)) as running:
         client = await running.connect()
         await client.send(GET)
-        await client.take(b"request id")
+        await client.take(b"Request ID")
         assert status_of(client.got) == 502
         cells = running.counters.stable
         assert cells[ERRORS + Reason.BROKEN_ANSWER] == cells[CODES + 502] == 1

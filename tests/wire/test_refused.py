@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from canaryproxy.measure.counters import REFUSED
@@ -123,7 +125,7 @@ async def test_refused(name: str) -> None:
         assert status_of(answer) == expected, answer
         assert b"\r\nConnection: close" in head
         assert b"\r\nContent-Type: text/plain" in head
-        assert b"canaryproxy: " in body
+        assert re.fullmatch(rb"[A-Z][A-Za-z- ]+ \(.+\)\. Request ID: [0-9a-f]{16}\n", body)
         assert b"\r\nContent-Length: %d\r\n" % len(body) in head + b"\r\n"
         if "chunk" not in name and "trailer" not in name:  # there the head was good and is gone
             assert upstream.got == b""

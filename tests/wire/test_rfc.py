@@ -134,7 +134,7 @@ async def test_a_protocol_that_was_not_asked_for_is_not_switched_to(
     ):
         client = await running.connect()
         await client.send(GET[:-2] + b"Connection: upgrade\r\nUpgrade: " + asked + b"\r\n\r\n")
-        await client.take(b"request id")
+        await client.take(b"Request ID")
         assert status_of(client.got) == 502
         assert running.counters.stable[TUNNELS_OPENED] == 0
         assert running.counters.stable[ERRORS + Reason.BROKEN_ANSWER] == 1

@@ -542,7 +542,7 @@ async def test_new_files_are_for_new_connections_and_the_others_go_on(tmp_path: 
 async def fails_with(running: Proxy, reason: Reason) -> None:
     client = await running.connect()
     await client.send(GET)
-    got = await client.take(b"request id")
+    got = await client.take(b"Request ID")
     assert status_of(got) == 502
     assert b"\r\nX-Canaryproxy-Reason: %b\r\n" % reason.label.encode() in got
 
@@ -624,7 +624,7 @@ async def test_an_endpoint_that_never_shakes_hands_is_a_timeout() -> None:
     ):
         client = await running.connect()
         await client.send(GET)
-        got = await client.take(b"request id")
+        got = await client.take(b"Request ID")
         assert status_of(got) == 504
         await until(lambda: upstream.links[0].closed)
         (endpoint,) = running.datapath.pools[0].endpoints
