@@ -72,13 +72,13 @@ $(COMPILED)/.done: $(BENCH_STAMP) $(shell find canaryproxy bench tests -name '*.
 compiled: $(COMPILED)/.done ## a copy in build/compiled, and a wheel in build/wheel, with the data path compiled (1 min)
 
 unit-compiled: $(COMPILED)/.done ## what the wire says of the compiled data path (2 min)
-	cd $(COMPILED) && ../../$(BIN)/pytest -n auto --dist loadfile tests/wire tests/fuzz --notes $(NOTES)
+	cd $(COMPILED) && ../../$(BIN)/pytest -n $(JOBS) --dist loadfile tests/wire tests/fuzz --notes $(NOTES)
 
-# Half of the tests' time is waiting: for a bake time, a timeout, a process that starts.
-JOBS := $(shell echo $$(($$(nproc) + 1)))
+# Most of the tests' time is waiting: for a bake time, a timeout, a process that starts.
+JOBS := $(shell echo $$((3 * $$(nproc))))
 
-unit: $(BENCH_STAMP) ## pytest, with one process more than there are cores
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --durations 30 --notes $(NOTES)
+unit: $(BENCH_STAMP) ## pytest, with three processes for each core
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 30 --notes $(NOTES)
 
 format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
@@ -134,14 +134,17 @@ pin-base: ## write the digest that the base image has today into the Dockerfile 
 fuzz: $(STAMP) ## parsers under atheris for SECONDS=60, many conversations, a million requests (10 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz.guided --seconds $(SECONDS)
-	FUZZ_EXAMPLES=2000 $(BIN)/pytest -q tests/fuzz/test_conversation.py
+	FUZZ_EXAMPLES=2000 SEARCH=1 $(BIN)/pytest -q tests/fuzz/test_conversation.py
+	FUZZ_EXAMPLES=100 SEARCH=1 $(BIN)/pytest -q tests/admin/test_openapi.py
+	SEARCH=1 $(BIN)/pytest -q -n $(JOBS) tests/http1 tests/measure tests/release tests/judging tests/config tests/proxy
 	$(BIN)/python -m tests.fuzz.differential --cases 1000000 --jobs 2
 
 tunnel: $(STAMP) ## 1 GiB each way through a WebSocket to a slow reader, and the memory it takes (1 min)
 	TUNNEL_MIB=1024 $(BIN)/pytest -q -s tests/system/test_tunnel.py
 
-split: $(STAMP) ## a million requests of 200,000 users, each always on the side of its bucket (2 min)
+split: $(STAMP) ## a million requests of 200,000 users, each on the side of its bucket; 1000 weights under load (3 min)
 	ROUNDS=5 USERS=200000 $(BIN)/pytest -q tests/system/test_system.py -k every_user
+	CHANGES=1000 $(BIN)/pytest -q tests/system/test_control.py -k weight_changes
 
 soak: $(STAMP) ## a mixed load with faults for SECONDS=600: accounts, memory and connections have to balance
 	$(BIN)/python -m tests.soak --seconds $(if $(filter command line,$(origin SECONDS)),$(SECONDS),600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ from tests.admin.real import Proxy, proxy
 from tests.admin.test_stream import stream
 
 DOCUMENT = openapi.description()
-EXAMPLES = 40
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "15"))
 """For each operation."""
 
 

@@ -15,6 +15,8 @@ from tests.browser.fake import TOKEN, FakeAdmin, Problem, Received
 from tests.browser.page import Page
 from tests.browser.scenes import SCENES, TRIP_CAUSE, healthy, idle, no_canary, tripped
 
+pytestmark = pytest.mark.slow
+
 Serve = Callable[[Any], FakeAdmin]
 
 AXE = files("axe_core_python") / "axe.min.js"

@@ -17,6 +17,8 @@ from tests.cli.fake import DEADLINE, command, environment, finished, line, spawn
 from tests.cli.terminal import terminal
 from tests.system.processes import free_port
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "0123456789-abcdef"
 CONFIG = """\
 listen: 127.0.0.1:{port}
@@ -67,6 +69,7 @@ async def users(port: int) -> AsyncIterator[None]:
                     headers = {"X-User-Id": str(number % 100)}
                     async with session.get(f"http://127.0.0.1:{port}/", headers=headers) as answer:
                         await answer.read()
+                    await asyncio.sleep(0.01)
                 except ClientError:
                     await asyncio.sleep(0.02)
 
@@ -79,7 +82,6 @@ async def users(port: int) -> AsyncIterator[None]:
         await asyncio.gather(*asking, return_exceptions=True)
 
 
-@pytest.mark.slow
 async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
     stable, canary, port, admin = (free_port() for _ in range(4))
     (tmp_path / "c.yaml").write_text(

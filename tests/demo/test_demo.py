@@ -19,6 +19,8 @@ from aiohttp import web
 from canaryproxy.demo.story import STORY
 from canaryproxy.demo.users import Users
 
+pytestmark = pytest.mark.slow
+
 DEADLINE = 80.0
 COMMAND = [sys.executable, "-m", "canaryproxy", "demo", "--speed", "2"]
 

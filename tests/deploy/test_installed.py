@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_the_build_steps_make_a_proxy_with_what_is_locked(installed: Path) -> No
     shown = subprocess.run(
         [installed / "bin" / "canaryproxy", "--version"], capture_output=True, text=True, check=True
     )
-    compiled = " (compiled)" if shutil.which("gcc") else ""
+    compiled = " (compiled)" if os.environ.get("COMPILE") == "true" else ""
     assert shown.stdout.strip() == f"canaryproxy, version {canaryproxy.__version__}{compiled}"
     have = json.loads(
         subprocess.run(

@@ -17,6 +17,8 @@ from tests.deploy.dockerfile import ROOT
 from tests.deploy.test_process_one import children
 from tests.system.processes import DEADLINE, until
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("pod.sh")
 ALONE = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child"]
 

@@ -16,6 +16,8 @@ import pytest
 from ..system.processes import Process, Proxy, answers, free_port, until, upstream, variants
 from .users import Users
 
+pytestmark = pytest.mark.slow
+
 SKEWED = Path(__file__).with_name("skewed.py")
 HOUR = 3600
 JUMPS = (2 * HOUR, -30 * 24 * HOUR, 400 * 24 * HOUR, -24 * HOUR)

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from canaryproxy.runtime.alive import is_alive
 
 from ..faults.users import Users
@@ -22,7 +24,7 @@ from ..system.test_hot_restart import ask, end, end_all, handed_over
 from ..system.test_release import service
 from .server import needs_redis, redis_server
 
-pytestmark = needs_redis
+pytestmark = [needs_redis, pytest.mark.slow]
 
 AWAY = float(os.environ.get("REDIS_AWAY", "2"))
 """Seconds for which Redis is gone."""

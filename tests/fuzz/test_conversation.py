@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -26,6 +27,8 @@ from canaryproxy.proxy.pool import Caller
 from .answers import Parsed, answers_in
 from .memory import MemoryEndpoint, MemoryProxy, MemoryTransport
 from .recorder import Recorder
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 variants:
@@ -478,7 +481,7 @@ class Mirrored(Conversation):
 
 
 SETTINGS = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "120")),
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "50")),
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -15,14 +15,13 @@ from .differential import Case, Trial, finals, run
 from .recorder import Malformed, Recorded, Recorder
 
 ROOT = Path(__file__).parent.parent.parent
-CASES = 5000
-SECONDS = 5.0
+CASES = 2500
 SOCKETS = 100
 
 
 def test_what_is_forwarded_means_one_thing() -> None:
-    seen = run(CASES, "gate", SECONDS)
-    assert seen["cases"] >= CASES / 10  # on a slow machine
+    seen = run(CASES, "gate")
+    assert seen["cases"] == CASES
     assert seen["requests"] > seen["cases"] / 4
     assert seen["refused"] > seen["cases"] / 4
 

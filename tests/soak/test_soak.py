@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from .run import Soak
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_accounts_balance_after_every_fault(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from canaryproxy.runtime.alive import is_alive
 from .accounts import Accounts
 from .processes import DEADLINE, Proxy, answers, free_port, proxy, until, upstream, variants
 
+pytestmark = pytest.mark.slow
+
 LIMITS = "limits: {drain_timeout: 8s}"
 
 

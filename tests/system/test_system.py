@@ -29,7 +29,7 @@ def request_total(metrics: dict[str, float]) -> float:
 @pytest.mark.slow
 def test_every_user_is_on_the_side_that_the_formula_says(tmp_path: Path) -> None:
     """Requests of ``USERS`` users at weight 10, ``ROUNDS`` from each: ``make split`` is a million."""
-    rounds, count = int(os.environ.get("ROUNDS", "2")), int(os.environ.get("USERS", "100000"))
+    rounds, count = int(os.environ.get("ROUNDS", "2")), int(os.environ.get("USERS", "40000"))
     users = [b"%032x" % (n * 0x9E3779B97F4A7C15) for n in range(count)]
     with (
         upstream(tmp_path, "stable") as (_, stable),
