@@ -27,7 +27,8 @@ from canaryproxy.judging.judge import Judge, JudgeSettings, Sample
 from canaryproxy.release import circuit
 from canaryproxy.release.circuit import CircuitSettings
 from canaryproxy.release.rollout import Plan, Step
-from tests.system.processes import answers, free_port, until
+from tests.ports import free_port
+from tests.system.processes import answers, until
 
 _SETTINGS = Settings(
     "r1", "s" * 16, "j" * 16, "r1", Plan((Step(5.0, 3600.0), Step(100.0))), CircuitSettings()

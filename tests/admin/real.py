@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from tests.admin.fake import TOKEN, Client
+from tests.ports import free_port
 
 
 @dataclass
@@ -110,11 +110,3 @@ async def _is_ready(running: Proxy) -> bool:
         return (await running.ask("GET", "/readyz")).status == 200
     except (ConnectionError, FileNotFoundError):
         return False
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

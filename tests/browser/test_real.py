@@ -12,7 +12,8 @@ from pathlib import Path
 from selenium.webdriver.common.keys import Keys
 
 from tests.browser.page import Page
-from tests.system.processes import Process, answers, free_port, until
+from tests.ports import free_port
+from tests.system.processes import Process, answers, until
 
 TOKEN = "a-token-of-the-real-proxy"
 USERS = 400

@@ -15,7 +15,7 @@ from aiohttp import ClientError, ClientSession
 
 from tests.cli.fake import DEADLINE, command, environment, finished, line, spawn
 from tests.cli.terminal import terminal
-from tests.system.processes import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 

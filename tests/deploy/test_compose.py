@@ -19,7 +19,8 @@ import yaml
 
 from canaryproxy import config
 from tests.deploy.dockerfile import ROOT, stages
-from tests.system.processes import DEADLINE, Process, answers, free_port, until
+from tests.ports import free_port
+from tests.system.processes import DEADLINE, Process, answers, until
 
 FOLDER = ROOT / "config" / "compose"
 COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())

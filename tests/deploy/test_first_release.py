@@ -16,7 +16,8 @@ import pytest
 
 from canaryproxy import config
 from tests.deploy.dockerfile import ROOT
-from tests.system.processes import answers, free_port, until
+from tests.ports import free_port
+from tests.system.processes import answers, until
 
 TEXT = (ROOT / "docs" / "first-release.md").read_text()
 PATIENCE = 120.0

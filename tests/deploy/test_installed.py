@@ -12,7 +12,8 @@ import pytest
 
 import canaryproxy
 from tests.deploy.dockerfile import locked
-from tests.system.processes import DEADLINE, free_port, until
+from tests.ports import free_port
+from tests.system.processes import DEADLINE, until
 
 
 @pytest.mark.slow

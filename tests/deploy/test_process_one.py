@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from canaryproxy import health
-from tests.system.processes import DEADLINE, Proxy, free_port, until, upstream, variants
+from tests.ports import free_port
+from tests.system.processes import DEADLINE, Proxy, until, upstream, variants
 
 NAMESPACE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 CAN_UNSHARE = os.getuid() == 0 and (

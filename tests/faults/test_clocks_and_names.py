@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ..system.processes import Process, Proxy, answers, free_port, until, upstream, variants
+from tests.ports import free_port
+
+from ..system.processes import Process, Proxy, answers, until, upstream, variants
 from .users import Users
 
 pytestmark = pytest.mark.slow

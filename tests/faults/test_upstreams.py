@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ..system.processes import Process, answers, free_port, proxy, until, upstream, variants
+from tests.ports import free_port
+
+from ..system.processes import Process, answers, proxy, until, upstream, variants
 from .faulty import KINDS
 from .users import Users
 

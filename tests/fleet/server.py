@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ..system.processes import answers, free_port, until
+from tests.ports import free_port
+
+from ..system.processes import answers, until
 
 PROGRAM = shutil.which("redis-server")
 needs_redis = pytest.mark.skipif(PROGRAM is None, reason="redis-server is not installed (apt)")

@@ -11,9 +11,10 @@ import pytest
 
 from canaryproxy.config import Fleet
 from canaryproxy.fleet.redis_store import Ask, Away, Link, SecretError
+from tests.ports import free_port
 
 from ..certificates import Authority
-from ..system.processes import Proxy, answers, free_port, until, upstream, variants
+from ..system.processes import Proxy, answers, until, upstream, variants
 from .server import needs_redis, redis_server
 
 pytestmark = needs_redis

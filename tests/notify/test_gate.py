@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from canaryproxy.config import Gate
 from canaryproxy.notify import Answer, Gates
 from canaryproxy.notify.outgoing import Client, shown
-from tests.notify.harness import DEADLINE, Hook, Raw, free_port, until
+from tests.notify.harness import DEADLINE, Hook, Raw, until
+from tests.ports import free_port
 
 QUESTION = {
     "release": "cart-2.4",

@@ -18,7 +18,8 @@ from canaryproxy import __version__
 from canaryproxy.config import Webhook
 from canaryproxy.notify import Notifier, notifier
 from canaryproxy.notify.signature import sign
-from tests.notify.harness import DEADLINE, Hook, QuickClock, Raw, free_port, record, until
+from tests.notify.harness import DEADLINE, Hook, QuickClock, Raw, record, until
+from tests.ports import free_port
 
 
 def webhook(url: str, **more: Any) -> Webhook:

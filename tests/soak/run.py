@@ -15,7 +15,9 @@ from statistics import linear_regression, median
 
 import uvloop
 
-from ..system.processes import Process, Proxy, answers, free_port, until
+from tests.ports import free_port
+
+from ..system.processes import Process, Proxy, answers, until
 from .clients import Crowd, Ledger
 
 SERVICE = Path(__file__).with_name("service.py")

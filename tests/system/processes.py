@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.ports import free_port
+
 DEADLINE = 60.0
 HERE = Path(__file__).parent
 
@@ -24,14 +26,6 @@ def until(condition: Callable[[], object], what: str = "condition") -> None:
     while not condition():
         assert time.monotonic() < end, f"{what} did not come true"
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def answers(port: int) -> bool:

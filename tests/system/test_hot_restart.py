@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 
 from canaryproxy.runtime.alive import is_alive
+from tests.ports import free_port
 
 from .accounts import Accounts
-from .processes import DEADLINE, Proxy, answers, free_port, proxy, until, upstream, variants
+from .processes import DEADLINE, Proxy, answers, proxy, until, upstream, variants
 
 pytestmark = pytest.mark.slow
 

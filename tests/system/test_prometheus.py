@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from .processes import HERE, Process, Proxy, free_port, proxy, until, upstream, variants
+from tests.ports import free_port
+
+from .processes import HERE, Process, Proxy, proxy, until, upstream, variants
 
 ROOT = HERE.parents[1]
 ALERTS = ROOT / "config" / "alerts.yml"

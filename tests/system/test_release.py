@@ -18,8 +18,9 @@ import pytest
 import uvloop
 
 from canaryproxy.measure.routing import bucket_of
+from tests.ports import free_port
 
-from .processes import HERE, Process, Proxy, answers, free_port, proxy, until, variants
+from .processes import HERE, Process, Proxy, answers, proxy, until, variants
 
 RELEASE = """
 state: {folder}/state.json

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from .processes import Process, answers, free_port, until, upstream, variants
+from tests.ports import free_port
+
+from .processes import Process, answers, until, upstream, variants
 
 TOKEN = "token-7f3a9c51d0e84b62a6c1"
 HOOK_USER, HOOK_PASSWORD = "hookuser-5521", "hookpassword-88f1"

@@ -13,19 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 from .load import Load
-from .processes import (
-    DEADLINE,
-    HERE,
-    Process,
-    Proxy,
-    answers,
-    free_port,
-    proxy,
-    until,
-    upstream,
-    variants,
-)
+from .processes import DEADLINE, HERE, Process, Proxy, answers, proxy, until, upstream, variants
 
 MIB = 1 << 20
 MOST = 120 * MIB

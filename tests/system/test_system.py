@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from canaryproxy.measure.routing import bucket_of
+from tests.ports import free_port
 
 from .load import Load
-from .processes import DEADLINE, free_port, proxy, until, upstream, variants
+from .processes import DEADLINE, proxy, until, upstream, variants
 
 GIB = 1 << 30
 WEIGHT = "split: {weight: 10}"

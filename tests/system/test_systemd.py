@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 from .accounts import Accounts
-from .processes import DEADLINE, Proxy, free_port, until, upstream, variants
+from .processes import DEADLINE, Proxy, until, upstream, variants
 from .test_hot_restart import ask, drained, end, end_all, handed_over
 from .test_workers import pids
 

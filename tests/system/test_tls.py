@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Authority, Pair
+from tests.ports import free_port
 from tests.system import processes
-from tests.system.processes import Proxy, answers, free_port, until
+from tests.system.processes import Proxy, answers, until
 from tests.system.test_hot_restart import end_all
 
 LAST = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"

@@ -16,8 +16,9 @@ import yaml
 
 from canaryproxy import config
 from canaryproxy.cli import command_named
+from tests.ports import free_port
 
-from .processes import free_port, upstream, variants
+from .processes import upstream, variants
 from .test_hot_restart import ask, drained, handed_over
 from .test_systemd import unit
 

@@ -20,6 +20,7 @@ from canaryproxy.measure.routing import RouteTable
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.listener import listen
+from tests.ports import free_port
 
 from ..certificates import authority, loopback
 
@@ -302,7 +303,7 @@ class Proxy:
 async def proxy(text: str, send_buffer: int = 0) -> AsyncIterator[Proxy]:
     """Run a data path with this configuration (YAML); ``send_buffer`` is that of clients' sockets."""
     made = config.parse(_secured(text), file="test.yaml")
-    sock = listen(TcpAddress("127.0.0.1", _free_port()))
+    sock = listen(TcpAddress("127.0.0.1", free_port()))
     if send_buffer:  # accepted sockets inherit it
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     log = None
@@ -327,13 +328,6 @@ def _secured(text: str) -> str:
         return text
     tls = f"{{certificates: [{loopback().yaml()}]}}"
     return f"listen: {{address: 127.0.0.1:8443, tls: {tls}}}\n{text}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def variants(stable: int, canary: int | None = None, more: str = "") -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from canaryproxy.measure.counters import CLIENT_CLOSED, FINISHED
+from tests.ports import free_port
 
 from .harness import (
     COOKIE,
@@ -77,13 +77,6 @@ async def ask(running: Proxy, request: bytes, mark: bytes = b"\r\n\r\n", count: 
     client = await running.connect()
     await client.send(request)
     return await client.take(mark, count)
-
-
-def dead_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_a_plain_request(tmp_path: Path) -> None:
@@ -197,7 +190,7 @@ async def test_a_rescued_request_names_both(tmp_path: Path) -> None:
 
 
 async def test_a_rescue_that_fails_is_one_line(tmp_path: Path) -> None:
-    ports = dead_port(), dead_port()
+    ports = free_port(), free_port()
     async with logged(tmp_path, *ports, "split: {weight: 100}") as log:
         got = await ask(log.running, GET, b"Request ID: ")
         line = await log.line()
@@ -261,7 +254,7 @@ async def test_a_fresh_cookie_is_not_told(tmp_path: Path) -> None:
 async def test_a_refused_request(
     tmp_path: Path, request_: bytes, status: int, target: str | None, behind: bytes
 ) -> None:
-    async with logged(tmp_path, dead_port()) as log:
+    async with logged(tmp_path, free_port()) as log:
         got = await log.running.ask(request_ + behind)
         line = await log.line()
         assert line["status"] == status
@@ -273,14 +266,14 @@ async def test_a_refused_request(
 
 
 async def test_a_head_that_does_not_arrive(tmp_path: Path) -> None:
-    async with logged(tmp_path, dead_port(), more="limits: {header_timeout: 50ms}") as log:
+    async with logged(tmp_path, free_port(), more="limits: {header_timeout: 50ms}") as log:
         await log.running.ask(b"GET /slow HTTP/1.1\r\nHost:")
         line = await log.line()
         assert (line["status"], line["target"]) == (408, "/slow")
 
 
 async def test_too_many_connections(tmp_path: Path) -> None:
-    async with logged(tmp_path, dead_port(), more="limits: {max_connections: 1}") as log:
+    async with logged(tmp_path, free_port(), more="limits: {max_connections: 1}") as log:
         await log.running.connect()
         await until(lambda: log.running.datapath.connections)
         await log.running.ask(b"")
@@ -374,7 +367,7 @@ async def test_an_answer_that_breaks_off(tmp_path: Path) -> None:
 
 async def test_an_answer_of_another_endpoint_has_no_reason(tmp_path: Path) -> None:
     async with Upstream(always(OK)).serving() as upstream:
-        dead = dead_port()
+        dead = free_port()
         text = (
             f'variants: {{stable: {{endpoints: ["http://127.0.0.1:{dead}", '
             f'"http://127.0.0.1:{upstream.port}"]}}}}\naccess_log: {{path: {tmp_path}/log}}\n'

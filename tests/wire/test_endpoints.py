@@ -18,6 +18,7 @@ from canaryproxy.measure.counters import (
     ROUTED,
     Reason,
 )
+from tests.ports import free_port
 
 from .harness import (
     COOKIE,
@@ -37,14 +38,6 @@ HOST = b"Host: h\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + COOKIE + b"\r\n"
 POST = b"POST / HTTP/1.1\r\n" + HOST + COOKIE + b"Content-Length: 4\r\n\r\nbody"
 ALL = "split: {weight: 100}\n"
-
-
-def refusing_port() -> int:
-    """Return a port that refuses connections."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def two(one: int, other: int, more: str = "", balance: str = "least_requests") -> str:
@@ -114,7 +107,7 @@ async def test_requests_at_the_same_time_go_to_both() -> None:
 async def test_what_was_not_sent_goes_to_the_other_endpoint(request_: bytes) -> None:
     async with (
         Upstream(named(b"alive")).serving() as alive,
-        proxy(two(refusing_port(), alive.port)) as running,
+        proxy(two(free_port(), alive.port)) as running,
     ):
         for _ in range(6):
             assert await ask(running, request_) == (200, b"alive")
@@ -218,7 +211,7 @@ async def test_hashed_users_of_a_lost_endpoint_move_and_come_back_and_others_sta
         return found
 
     async with Upstream(named(b"one")).serving() as one:
-        port = refusing_port()
+        port = free_port()
         async with proxy(two(one.port, port, balance="hash")) as running:
             async with Upstream(named(b"two")).serving(port):
                 before = await sides(running)
@@ -232,7 +225,7 @@ async def test_hashed_users_of_a_lost_endpoint_move_and_come_back_and_others_sta
 
 
 async def test_a_canary_that_comes_back_gets_its_users_again() -> None:
-    port = refusing_port()
+    port = free_port()
     async with (
         Upstream(named(b"stable")).serving() as stable,
         proxy(variants(stable.port, port, ALL)) as running,

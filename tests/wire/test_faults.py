@@ -19,6 +19,7 @@ from canaryproxy.measure.counters import (
     ROUTED,
     Reason,
 )
+from tests.ports import free_port
 
 from .harness import (
     COOKIE,
@@ -39,14 +40,6 @@ HOST = b"Host: h\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + COOKIE + b"\r\n"
 ALL = "split: {weight: 100}\n"
 STABLE_OK = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstable"
-
-
-def refusing_port() -> int:
-    """Return a port that refuses connections."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def errors(running: Proxy, variant: str, reason: Reason) -> int:
@@ -149,7 +142,7 @@ async def test_an_upstream_that_fails_is_named_and_counted(
 
 
 async def test_a_refused_connection_is_502_and_the_clients_connection_is_kept() -> None:
-    async with proxy(variants(refusing_port())) as running:
+    async with proxy(variants(free_port())) as running:
         client = await running.connect()
         for count in (1, 2):
             await client.send(GET)
@@ -259,7 +252,7 @@ async def test_what_fails_on_the_canary_is_answered_by_stable(canary: Answer, co
 async def test_a_canary_that_refuses_connections_is_rescued_even_for_post() -> None:
     async with (
         Upstream(always(STABLE_OK)).serving() as stable,
-        proxy(variants(stable.port, refusing_port(), ALL)) as running,
+        proxy(variants(stable.port, free_port(), ALL)) as running,
     ):
         request = b"POST / HTTP/1.1\r\n" + HOST + COOKIE + b"Content-Length: 4\r\n\r\nbody"
         for _ in range(5):  # the last ones find it ejected
@@ -328,7 +321,7 @@ async def test_without_rescue_the_user_gets_the_canarys_failure() -> None:
 
 
 async def test_a_rescue_that_fails_too_is_told_to_the_client() -> None:
-    async with proxy(variants(refusing_port(), refusing_port(), ALL)) as running:
+    async with proxy(variants(free_port(), free_port(), ALL)) as running:
         assert status_of(await once(running)) == 502
         assert running.counters.canary[RESCUED] == 0
         assert running.counters.canary[FINISHED] == 1
@@ -336,7 +329,7 @@ async def test_a_rescue_that_fails_too_is_told_to_the_client() -> None:
 
 
 async def test_an_unusable_stable_is_503_with_retry_after() -> None:
-    async with proxy(variants(refusing_port())) as running:
+    async with proxy(variants(free_port())) as running:
         answers = [await once(running) for _ in range(4)]
         assert [status_of(answer) for answer in answers] == [502, 502, 502, 503]
         assert b"\r\nRetry-After: 1\r\n" in answers[3]
@@ -347,7 +340,7 @@ async def test_an_unusable_stable_is_503_with_retry_after() -> None:
 
 
 async def test_a_dead_endpoint_is_passed_over_ejected_and_taken_back() -> None:
-    port = refusing_port()
+    port = free_port()
     async with Upstream(always(OK)).serving() as alive:
         both = f'["http://127.0.0.1:{port}", "http://127.0.0.1:{alive.port}"]'
         async with proxy(f"variants: {{stable: {{endpoints: {both}}}}}") as running:

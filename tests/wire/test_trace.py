@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from time import time
 
 import pytest
@@ -12,6 +11,7 @@ from canaryproxy import config
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.counters import DURATION, FIRST_BYTE, Exemplar, exemplar
 from canaryproxy.measure.routing import CANARY, STABLE
+from tests.ports import free_port
 
 from .harness import ADDED, COOKIE, OK, VIA, Link, Proxy, Upstream, always, proxy, variants
 
@@ -228,13 +228,6 @@ async def test_a_rescued_request_is_an_exemplar_of_the_canary_once() -> None:
 NAMED = 'split: {{weight: {weight}, variant_header: "X-Variant"}}\n'
 
 
-def dead_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def names(answer: bytes) -> list[bytes]:
     """Return what the first head of an answer says about the variant."""
     head = answer.partition(b"\r\n\r\n")[0]
@@ -280,7 +273,7 @@ async def test_a_rescued_answer_names_who_answered() -> None:
 
 async def test_an_error_in_place_of_an_answer_names_who_failed() -> None:
     more = NAMED.format(weight=100) + "rescue: {enabled: false}\n"
-    async with proxy(variants(dead_port(), dead_port(), more)) as running:
+    async with proxy(variants(free_port(), free_port(), more)) as running:
         got = await exchange(running, GET)
         assert got.startswith(b"HTTP/1.1 502 ")
         assert names(got) == [b"canary"]
@@ -289,7 +282,7 @@ async def test_an_error_in_place_of_an_answer_names_who_failed() -> None:
 
 
 async def test_a_refusal_names_none() -> None:
-    async with proxy(variants(dead_port(), more=NAMED.format(weight=0))) as running:
+    async with proxy(variants(free_port(), more=NAMED.format(weight=0))) as running:
         assert names(await running.ask(b"GET / HTTP/1.1\r\n\r\n")) == []
 
 
