@@ -18,6 +18,7 @@ from canaryproxy.admin.stream import Hub
 from canaryproxy.config import ConfigError
 from canaryproxy.config.errors import dotted
 from canaryproxy.config.json_text import encode
+from canaryproxy.config.yaml_reader import MAX_BYTES
 from canaryproxy.control.release_view import Release
 from canaryproxy.control.service import Stale, Unavailable, Unsaved
 from canaryproxy.release import circuit, rollout
@@ -170,7 +171,7 @@ class Api:
     async def _put_config(self, request: web.Request) -> web.Response:
         wanted = bodies.query(request, _PUT_CONFIG)
         dry_run = wanted.pop("dry_run", False)
-        text = await bodies.text_body(request, "application/yaml", bodies.LARGEST_CONFIG)
+        text = await bodies.text_body(request, "application/yaml", MAX_BYTES)
         with self._refusals(of_config=True):
             change = await self._control.put_config(
                 text,

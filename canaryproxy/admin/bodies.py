@@ -19,8 +19,8 @@ from canaryproxy.admin.problem import Problem
 from canaryproxy.config.errors import dotted
 from canaryproxy.config.types import Weight
 
-LARGEST_JSON = 64 * 1024
-LARGEST_CONFIG = 1024 * 1024
+MAX_JSON = 64 * 1024
+"""Bytes of a JSON body."""
 MAX_ID = 10**15
 """Largest number of a record that a client may name."""
 _MOST_ERRORS = 20
@@ -88,7 +88,7 @@ EventList = Events | Annotated[list[Events], Field(min_length=1, max_length=1000
 
 async def json_body(request: web.Request, kind: TypeAdapter[T], *, optional: bool = False) -> T:
     """Return the body as ``kind``; an ``optional`` one that is missing as ``{}``. Raises ``Problem``."""
-    raw = await _body(request, "application/json", LARGEST_JSON, optional=optional)
+    raw = await _body(request, "application/json", MAX_JSON, optional=optional)
     value = strict_json(raw) if raw or not optional else {}
     try:
         return kind.validate_python(value)

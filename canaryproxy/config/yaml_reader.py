@@ -20,7 +20,9 @@ from canaryproxy.config.errors import Path, Problem, shown
 from canaryproxy.config.yaml_errors import Place, explain
 
 MAX_CHARACTERS = 250_000
-"""PyYAML would need seconds to read more."""
+"""Largest configuration; PyYAML would need seconds to read more."""
+MAX_BYTES = 4 * MAX_CHARACTERS
+"""Its largest encoding in UTF-8."""
 MAX_VALUES = 10_000
 """No real configuration has more values; a file of aliases that multiply ("billion laughs") has."""
 MAX_DEPTH = 32

@@ -1,4 +1,4 @@
-"""What waits for one webhook: bounded, in order, and a trip is the last to go."""
+"""The backlog of one webhook: bounded, in order, and urgent messages are dropped last."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Item(Protocol):
-    """What can wait."""
+    """An entry of a backlog."""
 
     @property
     def urgent(self) -> bool:
-        """Never dropped in favour of what is not."""
+        """Never dropped in favour of an item that is not urgent."""
 
 
 T = TypeVar("T", bound=Item)
@@ -28,10 +28,10 @@ class Backlog(Generic[T]):
         return len(self._items)
 
     def put(self, item: T) -> T | None:
-        """Add ``item``; return what had to be dropped for it, which may be ``item`` itself.
+        """Add ``item``; return the item that was dropped for it, if the backlog was full.
 
-        Dropped is the oldest that is not urgent. Of nothing but urgent ones the oldest goes, and only for
-        another urgent one.
+        That is the oldest item that is not urgent. If all are urgent, a new urgent item replaces the oldest,
+        and any other new item is dropped itself.
         """
         dropped = None
         if len(self._items) >= self._size:
@@ -45,11 +45,11 @@ class Backlog(Generic[T]):
         return dropped
 
     def clear(self) -> int:
-        """Remove all, and return how many."""
+        """Remove all items and return their number."""
         count = len(self._items)
         self._items.clear()
         return count
 
     def take(self) -> T | None:
-        """Remove and return the oldest, if there is one."""
+        """Remove and return the oldest item, or return ``None``."""
         return self._items.popleft() if self._items else None

@@ -1,4 +1,4 @@
-"""Gates: who is asked before a step is left. Whatever is not a yes in time is a no."""
+"""Promotion gates: webhooks that must respond 2xx in time before a step begins."""
 
 from __future__ import annotations
 
@@ -9,65 +9,72 @@ from time import time
 from typing import Any, NamedTuple
 
 from canaryproxy.config import Gate
-from canaryproxy.notify import message, signature
-from canaryproxy.notify.outgoing import Client, Unanswered, shown
+from canaryproxy.config.json_text import encode
+from canaryproxy.notify import signature
+from canaryproxy.notify.outgoing import Client, NoResponse, shown
 
 
-class Answer(NamedTuple):
-    """What the gates said."""
+class GateResult(NamedTuple):
+    """The result of asking every gate."""
 
     passed: bool
     cause: str
-    """Which gate answered what, in plain words."""
+    """Each gate's response in plain words."""
 
 
 class Gates:
-    """The gates of a release. ``clock`` gives seconds since the epoch for the signature."""
+    """The gates of a release. ``clock`` returns seconds since the epoch for the signature."""
 
     def __init__(self, gates: Sequence[Gate], clock: Callable[[], float] = time) -> None:
         self._gates = tuple((gate, signature.Secret(gate)) for gate in gates)
         self._clock = clock
 
-    async def ask(self, question: Mapping[str, Any]) -> Answer:
-        """Ask every gate at once: passed if each answers 2xx within its timeout.
+    async def ask(self, question: Mapping[str, Any]) -> GateResult:
+        """Ask every gate at once; passed if each responds 2xx within its timeout, or if there is none.
 
-        Never raises, but for cancellation; takes no longer than the longest timeout. Without gates there is
-        nobody to refuse.
+        Raises nothing but ``CancelledError``, and takes no longer than the longest timeout.
         """
         if not self._gates:
-            return Answer(True, "no gate is configured")
-        body = message.encode(question)
-        ident = f"msg_{uuid.uuid4().hex}"
+            return GateResult(True, "no gate is configured")
+        body = encode(question)
+        message_id = f"msg_{uuid.uuid4().hex}"
         async with Client() as client:
-            answers = await asyncio.gather(
-                *(self._ask(client, gate, secret, ident, body) for gate, secret in self._gates),
+            results = await asyncio.gather(
+                *(
+                    self._ask(client, gate, secret, message_id, body)
+                    for gate, secret in self._gates
+                ),
                 return_exceptions=True,
             )
-        # What is not foreseen is a no as well; its words might hold a secret, its kind does not.
-        said = [
-            answer
-            if isinstance(answer, Answer)
-            else Answer(False, f"{shown(gate.webhook)} cannot be asked ({type(answer).__name__})")
-            for (gate, _), answer in zip(self._gates, answers, strict=True)
+        # An unforeseen exception is a refusal. Its text may contain a secret, its type does not.
+        known = [
+            result
+            if isinstance(result, GateResult)
+            else GateResult(
+                False, f"{shown(gate.webhook)} could not be asked ({type(result).__name__})"
+            )
+            for (gate, _), result in zip(self._gates, results, strict=True)
         ]
-        passed = all(answer.passed for answer in said)
-        causes = (answer.cause for answer in said if answer.passed is passed)
-        return Answer(passed, "; ".join(causes))
+        passed = all(result.passed for result in known)
+        causes = (result.cause for result in known if result.passed is passed)
+        return GateResult(passed, "; ".join(causes))
 
     async def _ask(
-        self, client: Client, gate: Gate, secret: signature.Secret, ident: str, body: bytes
-    ) -> Answer:
+        self, client: Client, gate: Gate, secret: signature.Secret, message_id: str, body: bytes
+    ) -> GateResult:
         name = shown(gate.webhook)
         try:
             async with asyncio.timeout(gate.timeout):
                 keys = await client.in_thread(f"key of {gate.webhook}", secret.keys)
-                headers = signature.headers(keys, ident, int(self._clock()), body)
+                headers = signature.headers(keys, message_id, int(self._clock()), body)
                 headers["X-Canaryproxy-Event"] = "gate"
-                reply = await client.post(gate.webhook, body, headers, gate.timeout, excerpt=True)
+                response = await client.post(
+                    gate.webhook, body, headers, gate.timeout, excerpt=True
+                )
         except signature.SecretError as error:
-            return Answer(False, f"{name} was not asked: {error}")
-        except Unanswered as error:
-            return Answer(False, f"{name} {error}")
+            return GateResult(False, f"{name} was not asked: {error}")
+        except NoResponse as error:
+            return GateResult(False, f"{name} {error}")
         except TimeoutError:
-            return Answer(False, f"{name} did not answer within {gate.timeout:g} s")
-        return Answer(reply.ok, f"{name} {reply}")
+            return GateResult(False, f"{name} did not respond within {gate.timeout:g} s")
+        return GateResult(response.ok, f"{name} {response}")

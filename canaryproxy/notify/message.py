@@ -1,15 +1,14 @@
-"""What is said of a record: JSON for programs, one sentence for people in a chat."""
+"""The text of notifications: JSON for programs, one paragraph for people in a chat."""
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from canaryproxy import __version__
 from canaryproxy.config import text
+from canaryproxy.config.json_text import encode
 
 NOTABLE = frozenset(
     {
@@ -30,67 +29,49 @@ NOTABLE = frozenset(
         "merged",
     }
 )
-"""What is told if a webhook names no events; and of ``gate`` the refusals."""
+"""Events sent to a webhook that names none; of ``gate``, refusals are sent too."""
 
-LONGEST_TEXT = 1900
-"""Characters of a chat message: Discord takes 2000, the others more."""
+MAX_TEXT = 1900
+"""Characters of a chat message: Discord accepts 2000, the others more."""
+_MAX_LINKS = 600
+"""Characters of its links."""
 
 _SENTENCES = {
-    "started": "{release} has started{at}: {cause}",
-    "step": "{release} goes on{at}: {cause}",
-    "ready": "{release} is ready for the next step: {cause}",
-    "paused": "{release} is paused{at}: {cause}",
-    "resumed": "{release} was resumed{at}: {cause}",
-    "weight": "The weight of {release} was changed: {cause}",
-    "suspect": "{release} is suspect: {cause}",
-    "cleared": "{release} is no longer suspect: {cause}",
-    "tripped": "{release} was rolled back: {cause}",
-    "stopped": "{release} was stopped: {cause}",
-    "probing": "{release} is tried again with a few users: {cause}",
-    "recovered": "{release} has recovered, the circuit is closed: {cause}",
-    "reset": "The circuit of {release} was closed: {cause}",
-    "restored": "{release} goes on after the circuit was closed{at}: {cause}",
-    "promoted": "{release} was promoted, every user is on it: {cause}",
-    "aborted": "{release} was aborted, every user is on stable: {cause}",
-    "drill": "A rollback of {release} was drilled: {cause}",
-    "release": "Another release follows: {cause}",
-    "reload": "The configuration was loaded again: {cause}",
-    "reload_failed": "The configuration could not be loaded, the old one holds: {cause}",
-    "upgrade": "Another process of the proxy goes on: {cause}",
-    "upgrade_failed": "No other process goes on, the old one does: {cause}",
-    "merged": "Replicas of {release} had gone different ways{at}: {cause}",
+    "started": "{release} on {host} started{at}: {cause}",
+    "step": "{release} on {host} began its next step{at}: {cause}",
+    "ready": "{release} on {host} is ready for its next step and waits for your resume: {cause}",
+    "paused": "{release} on {host} is paused{at}: {cause}",
+    "resumed": "{release} on {host} was resumed{at}: {cause}",
+    "weight": "{release} on {host}: weight changed{at}: {cause}",
+    "suspect": ":warning: {release} on {host} is suspect and stays on its step: {cause}",
+    "cleared": "{release} on {host} is back to normal: {cause}",
+    "tripped": ":rotating_light: {release} rolled back on {host}{fell}: {cause}. "
+    "Users are safe on stable.",
+    "stopped": "{release} on {host} stopped: {cause}",
+    "probing": "{release} on {host} is being tried again with a few users: {cause}",
+    "recovered": "{release} on {host} recovered, and the circuit is closed: {cause}",
+    "reset": "{release} on {host}: the circuit was reset, and users go back to the canary: {cause}",
+    "restored": "{release} on {host} continues after the circuit was closed{at}: {cause}",
+    "promoted": "{release} on {host} was promoted, and every user is on it: {cause}",
+    "aborted": "{release} on {host} was aborted, and every user is on stable: {cause}",
+    "drill": "Rollback drill of {release} on {host}: {cause}",
+    "release": "New release on {host}: {cause}",
+    "reload": "Configuration reloaded on {host}: {cause}",
+    "reload_failed": ":warning: Configuration rejected on {host}, the previous one stays in force: "
+    "{cause}",
+    "upgrade": "Proxy restarted without downtime on {host}: {cause}",
+    "upgrade_failed": ":warning: Restart failed on {host}, the running process continues: {cause}",
+    "merged": "Replicas of {release} had diverged and agree again{at}: {cause}",
 }
+_REFUSED = ":no_entry: A gate refused the next step of {release} on {host}: {cause}"
+_PASSED = "The gates passed the next step of {release} on {host}: {cause}"
+_DRILL = "{release} rolled back on {host}{fell} for a drill: {cause}"
+_UNKNOWN = "{release} on {host}, {what}: {cause}"
 
 
 def is_notable(record: Mapping[str, Any]) -> bool:
-    """Tell whether a record is told to webhooks that name no events."""
-    return record.get("what") in NOTABLE or _refused(record)
-
-
-def _refused(record: Mapping[str, Any]) -> bool:
-    return record.get("what") == "gate" and _figures(record).get("passed") is not True
-
-
-def _figures(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    figures = record.get("figures")
-    return figures if isinstance(figures, Mapping) else {}
-
-
-def encode(value: Any) -> bytes:
-    """Return ``value`` as JSON. Nothing is refused: NaN and infinity become null, other values text."""
-    return json.dumps(_plain(value), allow_nan=False, separators=(",", ":")).encode()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (str, int)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value)
+    """Return whether a record is sent to webhooks that name no events."""
+    return record.get("what") in NOTABLE or _is_refusal(record)
 
 
 def document(record: Mapping[str, Any], release: str | None, host: str) -> bytes:
@@ -109,59 +90,87 @@ def document(record: Mapping[str, Any], release: str | None, host: str) -> bytes
     )
 
 
-def chat(record: Mapping[str, Any], release: str | None, host: str) -> bytes:
-    """Return the body for ``format: slack``."""
-    text = f"{sentence(record, release)} ({host})"
-    return encode({"text": escaped(text, LONGEST_TEXT)})
+def chat(
+    record: Mapping[str, Any], release: str | None, host: str, links: Sequence[str] = ()
+) -> bytes:
+    """Return the body for ``format: slack``; ``links`` are URLs to append."""
+    words = sentence(record, release, host)
+    tail = ""
+    if links:
+        tail = escaped(f" Next: {' · '.join(links)}", _MAX_LINKS)
+        words = words.removesuffix(".") + "."
+    return encode({"text": escaped(words, MAX_TEXT - len(tail)) + tail})
 
 
-def sentence(record: Mapping[str, Any], release: str | None) -> str:
+def sentence(record: Mapping[str, Any], release: str | None, host: str) -> str:
     """Return the record in plain words, not escaped."""
-    what = str(record.get("what"))
-    form = _SENTENCES.get(what, "{release}, {what}: {cause}")
-    if what == "gate":
-        form = (
-            "A gate does not let {release} go on: {cause}"
-            if _refused(record)
-            else "The gates let {release} go on: {cause}"
-        )
-    text = form.format(
+    figures = _figures(record)
+    words = _form(record, figures).format(
         release=release or "the canary",
-        what=what,
-        at=_where(_figures(record)),
+        host=host,
+        what=record.get("what"),
+        at=_at(figures),
+        fell=_fell(figures),
         cause=one_line(str(record.get("cause") or "no cause given")),
     )
-    return text[0].upper() + text[1:] if release is None else text
+    return words[0].upper() + words[1:] if release is None else words
 
 
-def _where(figures: Mapping[str, Any]) -> str:
+def _form(record: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    match record.get("what"):
+        case "gate":
+            return _REFUSED if _is_refusal(record) else _PASSED
+        case "tripped" if figures.get("drill") is True:
+            return _DRILL
+        case what:
+            return _SENTENCES.get(str(what), _UNKNOWN)
+
+
+def _is_refusal(record: Mapping[str, Any]) -> bool:
+    return record.get("what") == "gate" and _figures(record).get("passed") is not True
+
+
+def _figures(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    figures = record.get("figures")
+    return figures if isinstance(figures, Mapping) else {}
+
+
+def _at(figures: Mapping[str, Any]) -> str:
+    """Return `` at 5% of users (step 2 of 5)``, as far as the figures say it."""
     weight, step, steps = (figures.get(name) for name in ("weight", "step", "steps"))
-    if not isinstance(weight, (int, float)):
+    if text.number(weight) is None:
         return ""
-    of = f", step {step} of {steps}" if step and steps else ""
-    return f" at {text.weight(weight)} of users{of}"
+    return f" at {text.weight(weight)} of users" + (
+        f" (step {step} of {steps})" if step and steps else ""
+    )
 
 
-def one_line(text: str) -> str:
-    """Return text without control characters, invisible ones and line ends: a space stands for them."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+def _fell(figures: Mapping[str, Any]) -> str:
+    """Return `` at 25→0%`` if the figures have the weight before a trip."""
+    weight = figures.get("weight")
+    return "" if text.number(weight) is None else f" at {text.weight(weight)[:-1]}→0%"
+
+
+def one_line(words: str) -> str:
+    """Return text with every run of spaces, line ends, control and invisible characters as one space."""
+    return " ".join("".join(c if c.isprintable() else " " for c in words).split())
 
 
 _ZERO_WIDTH = "\u200b"
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-# What starts a mention (@all, <!here>) or makes text and target of a link differ ([text](url)).
+# What begins a mention (@all, <!here>) or makes the text and target of a link differ ([text](url)).
 _ACTIVE = re.compile(r"([@<])(?=\S)|(\])(?=\()")
 
 
-def escaped(text: str, limit: int) -> str:
-    """Return text that a chat shows as it is: no markup of Slack, no mention of anybody, no hidden link.
+def escaped(words: str, limit: int) -> str:
+    """Return text that a chat shows literally: no markup of Slack, no mentions, no disguised links.
 
-    Mattermost and Discord find ``@all`` and ``@everyone`` in any text, and no flag forbids it there: a space
-    of no width parts the sign from the name. The result has at most ``limit`` characters.
+    Mattermost and Discord expand ``@all`` and ``@everyone`` in any text, and no flag forbids it there: a
+    zero-width space parts the sign from the name. The result has at most ``limit`` characters.
     """
     parts = []
     left = limit - 1
-    for character in _ACTIVE.sub(rf"\g<0>{_ZERO_WIDTH}", text):
+    for character in _ACTIVE.sub(rf"\g<0>{_ZERO_WIDTH}", words):
         part = _ENTITIES.get(character, character)
         left -= len(part)
         if left < 0:

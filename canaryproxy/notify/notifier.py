@@ -1,8 +1,8 @@
-"""Deliveries: a worker for each webhook, so that a slow one holds up nobody.
+"""Delivery of notifications: one worker per webhook, so that a slow one delays no other.
 
-A message is sent until the receiver takes it (2xx) or refuses it (4xx; a redirect is a refusal too), or
-until it was tried ``ATTEMPTS`` times or is ``MAX_AGE`` old. What a worker tries to deliver stays the first:
-the order of a webhook's messages is that of the history.
+A message is sent until the receiver accepts it (2xx) or refuses it (any other status but 408, 425, 429 and
+5xx), until it was tried ``MAX_ATTEMPTS`` times, or until it is ``MAX_AGE`` old. Later messages wait
+meanwhile: each webhook receives its messages in the order of the history.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from typing import Any
 from canaryproxy.config import Webhook
 from canaryproxy.notify import message, signature
 from canaryproxy.notify.backlog import Backlog
-from canaryproxy.notify.outgoing import Client, Reply, Unanswered, shown
+from canaryproxy.notify.outgoing import Client, NoResponse, Response, shown
 
 _log = logging.getLogger(__name__)
 
-WAITING = 100
-"""Messages that wait for one webhook."""
-ATTEMPTS = 20
+BACKLOG = 100
+"""Messages pending for one webhook."""
+MAX_ATTEMPTS = 20
 MAX_AGE = 3600.0
-"""Seconds after which a message that failed is not tried again."""
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds: the bounds of a pause before its jitter, doubled with each attempt."""
-LONGEST_RETRY_AFTER = 300.0
-"""Seconds that a receiver may ask to wait."""
+"""Seconds after which a message that failed is not retried."""
+FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0
+"""Seconds: bounds of a pause before its jitter; it doubles with each attempt."""
+MAX_RETRY_AFTER = 300.0
+"""Seconds that a receiver can ask to wait."""
 
-_TRY_AGAIN = frozenset({408, 425, 429})
+_RETRIED = frozenset({408, 425, 429})
 
 
 class Clock:
-    """The time of a notifier. Tests bring their own."""
+    """The time of a notifier; tests replace it."""
 
     def time(self) -> float:
         """Return seconds since the epoch, for signatures."""
@@ -50,8 +50,8 @@ class Clock:
         return time.monotonic()
 
     def jitter(self) -> float:
-        """Return the part of a pause that is waited: evenly from 0 to 1."""
-        return random.random()  # noqa: S311 - it spreads, and hides nothing
+        """Return the fraction of a pause to wait, uniform in 0..1."""
+        return random.random()  # noqa: S311 - it spreads load and protects nothing
 
     async def pause(self, seconds: float, cut: asyncio.Event) -> None:
         """Return after ``seconds``, or when ``cut`` is set."""
@@ -62,18 +62,18 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What waits to be delivered."""
+    """A notification to deliver."""
 
     id: str
-    what: str
+    event: str
     body: bytes
-    told: float
+    created: float
     """Seconds of ``Clock.monotonic``."""
 
     @property
     def urgent(self) -> bool:
-        """A trip is not dropped for anything less."""
-        return self.what == "tripped"
+        """Whether it is a trip, which no other event displaces from a backlog."""
+        return self.event == "tripped"
 
 
 class _Counts:
@@ -86,35 +86,35 @@ class _Counts:
 class _Worker:
     """Delivers to one webhook."""
 
-    def __init__(self, at: int, webhook: Webhook, clock: Clock) -> None:
+    def __init__(self, position: int, webhook: Webhook, clock: Clock) -> None:
         self.webhook = webhook
         self.counts = _Counts()
         self._clock = clock
         self._secret = signature.Secret(webhook)
-        self._backlog: Backlog[Message] = Backlog(WAITING)
+        self._backlog: Backlog[Message] = Backlog(BACKLOG)
         self._current: Message | None = None
         self._arrived = asyncio.Event()
         self._closing = asyncio.Event()
-        # The path of a chat's webhook is its password: the place in the configuration tells which it is.
-        self._name = f"notify[{at}] {shown(webhook.webhook, path=False)}"
+        # The path of a chat's webhook is its password; the position says which webhook it is.
+        self.name = f"notify[{position}] {shown(webhook.webhook, path=False)}"
 
     def wants(self, record: Mapping[str, Any]) -> bool:
-        """Tell whether the webhook is to hear of a record."""
+        """Return whether a record is for this webhook."""
         events = self.webhook.events
         return record.get("what") in events if events else message.is_notable(record)
 
     def put(self, item: Message) -> None:
-        """Deliver this after what waits already."""
+        """Deliver ``item`` after the messages that are pending."""
         closing = self._closing.is_set()
         dropped = item if closing else self._backlog.put(item)
         if dropped is not None:
             self.counts.dropped += 1
-            why = "the end has come" if closing else "too much waits"
-            _log.warning("%s: %s is not delivered: %s", self._name, dropped.what, why)
+            why = "shutting down" if closing else f"{BACKLOG} are pending"
+            _log.warning("%s: notification %s dropped: %s", self.name, dropped.event, why)
         self._arrived.set()
 
     async def run(self, client: Client) -> None:
-        """Deliver until ``close`` and nothing waits."""
+        """Deliver until ``close`` is called and the backlog is empty."""
         while True:
             self._current = self._backlog.take()
             if self._current is not None:
@@ -126,68 +126,71 @@ class _Worker:
                 await self._arrived.wait()
 
     def close(self) -> None:
-        """Take nothing more, and try what waits once more."""
+        """Accept no more messages, and try each pending one once more."""
         self._closing.set()
         self._arrived.set()
 
     def give_up(self) -> None:
-        """Count what was not delivered, when nobody works on it any more."""
+        """Drop the pending messages; ``run`` must have ended."""
         left = self._backlog.clear() + (self._current is not None)
         self._current = None
         if left:
             self.counts.dropped += left
-            _log.warning("%s: %d messages are not delivered: the end has come", self._name, left)
+            _log.warning("%s: shutting down: %d notifications dropped", self.name, left)
+
+    def fail_current(self, error: BaseException) -> None:
+        """Count the message that ``run`` ended with, and log why."""
+        self.counts.failed += 1
+        _log.error("%s: notification failed: internal error", self.name, exc_info=error)
 
     async def _deliver(self, client: Client, item: Message) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
-            reply, cause = await self._attempt(client, item)
-            if reply is not None and reply.ok:
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            response, cause = await self._attempt(client, item)
+            if response is not None and response.ok:
                 self.counts.sent += 1
                 return
-            age = self._clock.monotonic() - item.told
-            last = attempt == ATTEMPTS or age >= MAX_AGE or self._closing.is_set()
-            if last or (reply is not None and not _is_passing(reply.status)):
+            age = self._clock.monotonic() - item.created
+            last = attempt == MAX_ATTEMPTS or age >= MAX_AGE or self._closing.is_set()
+            if last or (response is not None and not _is_retried(response.status)):
                 break
             if attempt == 1:
-                _log.info("%s: %s is tried again: %s", self._name, item.what, cause)
-            await self._clock.pause(self._pause(attempt, reply), self._closing)
+                _log.info("%s: retrying notification %s: %s", self.name, item.event, cause)
+            await self._clock.pause(self._pause(attempt, response), self._closing)
         self.counts.failed += 1
-        text = "%s: %s is given up at attempt %d: %s"
-        _log.warning(text, self._name, item.what, attempt, cause)
+        words = "%s: notification %s failed after %d attempts: %s"
+        _log.warning(words, self.name, item.event, attempt, cause)
 
-    def _pause(self, attempt: int, reply: Reply | None) -> float:
-        backoff = min(FIRST_PAUSE * 2.0 ** (attempt - 1), LONGEST_PAUSE) * self._clock.jitter()
-        if reply is None or reply.retry_after is None:
+    def _pause(self, attempt: int, response: Response | None) -> float:
+        backoff = min(FIRST_PAUSE * 2.0 ** (attempt - 1), MAX_PAUSE) * self._clock.jitter()
+        if response is None or response.retry_after is None:
             return backoff
-        return max(backoff, min(reply.retry_after, LONGEST_RETRY_AFTER))
+        return max(backoff, min(response.retry_after, MAX_RETRY_AFTER))
 
-    async def _attempt(self, client: Client, item: Message) -> tuple[Reply | None, str]:
+    async def _attempt(self, client: Client, item: Message) -> tuple[Response | None, str]:
         webhook = self.webhook
         try:
             async with asyncio.timeout(webhook.timeout):
-                keys = await client.in_thread(f"key of {self._name}", self._secret.keys)
-            stamp = int(self._clock.time())
-            headers = signature.headers(keys, item.id, stamp, item.body)
-            headers["X-Canaryproxy-Event"] = item.what
-            reply = await client.post(webhook.webhook, item.body, headers, webhook.timeout)
-        except (signature.SecretError, Unanswered) as error:
+                keys = await client.in_thread(f"key of {self.name}", self._secret.keys)
+            timestamp = int(self._clock.time())
+            headers = signature.headers(keys, item.id, timestamp, item.body)
+            headers["X-Canaryproxy-Event"] = item.event
+            response = await client.post(webhook.webhook, item.body, headers, webhook.timeout)
+        except (signature.SecretError, NoResponse) as error:
             return None, str(error)
         except TimeoutError:
             return None, f"the key could not be read within {webhook.timeout:g} s"
-        except Exception as error:  # noqa: BLE001 - a mistake of ours costs a message, not the webhook
-            return None, f"it cannot be sent ({type(error).__name__})"
-        return reply, str(reply)
+        return response, str(response)
 
 
-def _is_passing(status: int) -> bool:
-    """Tell whether the same message may be taken later."""
-    return status >= 500 or status in _TRY_AGAIN
+def _is_retried(status: int) -> bool:
+    """Return whether the receiver may accept the same message later."""
+    return status >= 500 or status in _RETRIED
 
 
 class Notifier:
-    """Tells webhooks what happens. ``release`` names the release in messages, and may be set anew.
+    """Notifies webhooks of events. ``release`` names the release in messages; it can be set anew.
 
-    A key that cannot be read stops nothing: messages wait for it as for a webhook that is down.
+    A signing key that cannot be read delays messages like a webhook that is down.
     """
 
     def __init__(
@@ -201,24 +204,24 @@ class Notifier:
         self._host = host or socket.gethostname()
         self._clock = clock or Clock()
         self._workers = tuple(
-            _Worker(at, webhook, self._clock) for at, webhook in enumerate(webhooks)
+            _Worker(position, webhook, self._clock) for position, webhook in enumerate(webhooks)
         )
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._client: Client | None = None
 
     @property
     def sent(self) -> tuple[int, ...]:
-        """Messages that each webhook has taken."""
+        """Messages accepted, for each webhook."""
         return tuple(worker.counts.sent for worker in self._workers)
 
     @property
     def failed(self) -> tuple[int, ...]:
-        """Messages that each webhook refused, or that were tried too often or too long."""
+        """Messages refused, or tried too often or too long, for each webhook."""
         return tuple(worker.counts.failed for worker in self._workers)
 
     @property
     def dropped(self) -> tuple[int, ...]:
-        """Messages for each webhook that gave way to others, or that ``stop`` had no time for."""
+        """Messages displaced from a full backlog or dropped by ``stop``, for each webhook."""
         return tuple(worker.counts.dropped for worker in self._workers)
 
     def start(self) -> None:
@@ -226,24 +229,39 @@ class Notifier:
         if not self._workers:
             return
         self._client = Client()
-        self._tasks = [asyncio.create_task(worker.run(self._client)) for worker in self._workers]
+        for worker in self._workers:
+            self._run(worker, self._client)
 
-    def tell(self, record: Mapping[str, Any]) -> None:
+    def _run(self, worker: _Worker, client: Client) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                worker.fail_current(error)
+                self._run(worker, client)  # a bug costs a message, not the webhook
+
+        task = asyncio.create_task(worker.run(client))
+        self._tasks.add(task)
+        task.add_done_callback(ended)
+
+    def notify(self, record: Mapping[str, Any]) -> None:
         """Deliver a record of the history (as JSON values). Returns at once, and never raises."""
-        wanting = [worker for worker in self._workers if worker.wants(record)]
-        if not wanting:
+        workers = [worker for worker in self._workers if worker.wants(record)]
+        if not workers:
             return
-        ident = f"msg_{uuid.uuid4().hex}"
-        told = self._clock.monotonic()
-        for worker in wanting:
-            form = message.chat if worker.webhook.format == "slack" else message.document
-            body = form(record, self.release, self._host)
-            worker.put(Message(ident, str(record.get("what")), body, told))
+        message_id = f"msg_{uuid.uuid4().hex}"
+        created = self._clock.monotonic()
+        for worker in workers:
+            webhook = worker.webhook
+            if webhook.format == "slack":
+                body = message.chat(record, self.release, self._host, webhook.links)
+            else:
+                body = message.document(record, self.release, self._host)
+            worker.put(Message(message_id, str(record.get("what")), body, created))
 
     async def stop(self, timeout: float) -> None:
-        """Try what waits once more within ``timeout`` seconds, then give up and count.
+        """Try each pending message once more within ``timeout`` seconds, and drop the rest.
 
-        What ``tell`` gets from now on is only counted.
+        Messages of a later ``notify`` are only counted as dropped.
         """
         for worker in self._workers:
             worker.close()
@@ -253,7 +271,6 @@ class Notifier:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
-            self._tasks = []
         for worker in self._workers:
             worker.give_up()
         if self._client is not None:

@@ -1,8 +1,8 @@
-"""One POST: what is sent, what comes back, and what went wrong in words that hide what is secret.
+"""One POST to a webhook or gate: the request, the response, and errors in words without secrets.
 
-Threads: looking up a name can take half a minute, and the few threads of the loop (uvloop: four) also look up
-the upstreams and write the state file. So each name is looked up in a thread of its own, and a dead name
-server holds up nobody else.
+Resolving a name can block for half a minute. uvloop resolves in four threads, which upstreams need too, so
+each host name of a webhook has a thread of its own here: a dead name server delays nothing else
+(``docs/decisions/0008-webhook-resolution.md``).
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ _URL = re.compile(
     r"(?P<host>(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)(?P<path>/[^?#]*)?(?:[?#].*)?",
     re.DOTALL,
 )
-_BODY_LIMIT = 4096
-"""Bytes of an answer that are looked at."""
+_MAX_BODY = 4096
+"""Bytes of a response body that are read."""
 _EXCERPT = 200
-"""Characters of an answer that people get to see."""
+"""Characters of a response body that people see."""
 _TEXTS = frozenset({"text/plain", "application/json", "application/problem+json"})
-_SHORTEST_SECRET = 4
-_NOT_VALID = "cannot be called: its URL is not valid"
+_MIN_SECRET = 4
+_NOT_VALID = "cannot be called: invalid URL"
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Unanswered(Exception):
-    """No answer, or a broken one. Says why in words without secrets."""
+class NoResponse(Exception):
+    """No response, or an invalid one. The text says why and contains no secrets."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What a receiver answered."""
+class Response:
+    """The response of a receiver."""
 
     status: int
     retry_after: float | None
-    """Seconds that it asks to wait; may be negative, or more than anybody would wait."""
+    """Seconds that it asks to wait; not bounded, and may be negative."""
     text: str
-    """The beginning of a text body on one line, if it was asked for."""
+    """The beginning of a text body, on one line, if an excerpt was requested."""
 
     @property
     def ok(self) -> bool:
@@ -65,26 +65,26 @@ class Reply:
         return 200 <= self.status < 300
 
     def __str__(self) -> str:
-        return f"answered {self.status}" + (f": {self.text}" if self.text else "")
+        return f"responded {self.status}" + (f": {self.text}" if self.text else "")
 
 
 def shown(url: str, *, path: bool = True) -> str:
-    """Return scheme, host, port and path of a URL: what may be logged.
+    """Return scheme, host, port and path of a URL, which can be logged.
 
-    Without ``path`` for URLs of chats, whose path is their password.
+    Leave out the ``path`` for webhooks of chats: it is their password.
     """
     found = _URL.fullmatch(url)
     if found is None:
-        return "a URL that is not valid"
+        return "an invalid URL"
     return found["origin"] + found["host"] + ((found["path"] or "") if path else "")
 
 
 class Client:
-    """Sends POSTs; to be closed, or used with ``async with``. Created in a running loop.
+    """Sends POSTs. Create it in a running loop, and close it or use it with ``async with``.
 
-    A connection serves one request: messages are rare, and one that was kept may have died meanwhile. No
-    redirect is followed, no cookie kept, and no proxy or ``.netrc`` of the environment used: what the
-    configuration names is what is called, with the credentials that it names.
+    A connection serves one request: messages are rare, and an idle connection may have died meanwhile. The
+    client follows no redirect, keeps no cookie, and ignores proxies and ``.netrc`` of the environment: it
+    calls the URL of the configuration, with the credentials of the configuration.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Close every connection; wait for no thread."""
+        """Close every connection, without waiting for threads."""
         await self._session.close()
         for thread in self._threads.values():
             thread.shutdown(wait=False, cancel_futures=True)
@@ -123,7 +123,7 @@ class Client:
     async def in_thread(
         self, name: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run ``call`` in the thread of that name, which does one thing after the other."""
+        """Run ``call`` in the thread called ``name``, which runs one call at a time."""
         if name not in self._threads:
             self._threads[name] = ThreadPoolExecutor(1, "notify")
         loop = asyncio.get_running_loop()
@@ -137,15 +137,15 @@ class Client:
         timeout: float,
         *,
         excerpt: bool = False,
-    ) -> Reply:
-        """POST ``body`` and return the answer, whatever its status.
+    ) -> Response:
+        """POST ``body`` and return the response, whatever its status.
 
-        ``timeout`` (seconds) is for everything together. With ``excerpt`` the beginning of the body, at most
-        4 KiB, is read too, and a body that breaks off there is a broken answer; else it is not looked at.
-        Raises ``Unanswered``.
+        ``timeout`` is in seconds, from resolving the name to the response. With ``excerpt``, up to 4 KiB of
+        the response body are read too, and a body that ends early within them makes the response invalid.
+        Raises ``NoResponse``.
         """
         if _URL.fullmatch(url) is None:
-            raise Unanswered(_NOT_VALID)
+            raise NoResponse(_NOT_VALID)
         try:
             async with self._session.post(
                 URL(url, encoded=url.isascii()),  # as it is: a query may be signed byte for byte
@@ -163,10 +163,10 @@ class Client:
                     ):
                         text = _without_secrets(start.decode("utf-8", "replace"), url)
                 wait = _seconds(response.headers.get("Retry-After"), response.headers.get("Date"))
-                return Reply(response.status, wait, one_line(text)[:_EXCERPT])
+                return Response(response.status, wait, one_line(text)[:_EXCERPT])
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # None of their own words, which may hold the URL.
-            raise Unanswered(_words(error, timeout)) from None
+            # Not their own text, which may contain the URL.
+            raise NoResponse(_words(error, timeout)) from None
 
 
 class _Resolver(AbstractResolver):
@@ -198,13 +198,13 @@ class _Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """The threads are the client's."""
+        """Do nothing: the threads belong to the client."""
 
 
 async def _start(content: aiohttp.StreamReader) -> bytes:
     read = bytearray()
-    while len(read) < _BODY_LIMIT:
-        chunk = await content.read(_BODY_LIMIT - len(read))
+    while len(read) < _MAX_BODY:
+        chunk = await content.read(_MAX_BODY - len(read))
         if not chunk:
             break
         read += chunk
@@ -212,20 +212,20 @@ async def _start(content: aiohttp.StreamReader) -> bytes:
 
 
 def _without_secrets(text: str, url: str) -> str:
-    """Return the text of an answer, which may repeat the request, without what ``shown`` leaves out."""
+    """Return the text of a response, which may echo the request, without the parts that ``shown`` omits."""
     parts = urlsplit(url)
     userinfo, _, _ = parts.netloc.rpartition("@")
     secrets = {userinfo, *userinfo.split(":", 1), parts.query}
     secrets |= {value for _, value in parse_qsl(parts.query)}
     secrets |= {unquote(secret) for secret in secrets}
     for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= _SHORTEST_SECRET:
+        if len(secret) >= _MIN_SECRET:
             text = text.replace(secret, "[hidden]")
     return text
 
 
 def _seconds(retry_after: str | None, date: str | None) -> float | None:
-    """Return Retry-After (RFC 9110 §10.2.3) in seconds; a time is compared to the receiver's own clock."""
+    """Return Retry-After (RFC 9110 §10.2.3) in seconds; a date is compared to the receiver's own clock."""
     if retry_after is None:
         return None
     if retry_after.isascii() and retry_after.isdigit():
@@ -240,24 +240,22 @@ def _seconds(retry_after: str | None, date: str | None) -> float | None:
 def _words(error: Exception, timeout: float) -> str:
     match error:
         case TimeoutError():
-            return f"did not answer within {timeout:g} s"
+            return f"did not respond within {timeout:g} s"
         case aiohttp.ClientConnectorDNSError():
-            return "cannot be reached: its name is not known"
+            return "cannot be reached: host name not found"
         case aiohttp.ClientConnectorCertificateError():
             why = error.certificate_error
             words = why.verify_message if isinstance(why, ssl.SSLCertVerificationError) else ""
-            return f"has no valid certificate: {words or type(why).__name__}"
+            return f"certificate not valid: {words or type(why).__name__}"
         case aiohttp.ClientSSLError():
-            return "does not speak TLS as it should"
+            return "TLS handshake failed"
         case aiohttp.ClientConnectorError():
             number = error.os_error.errno
-            return (
-                f"cannot be reached: {os.strerror(number).lower() if number else 'no connection'}"
-            )
+            return f"cannot be reached: {os.strerror(number).lower() if number else 'connection failed'}"
         case aiohttp.ClientResponseError():
-            return "did not answer in HTTP"
+            return "did not respond with valid HTTP"
         case ValueError():  # of aiohttp, yarl or the encoding of names
             return _NOT_VALID
         case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError():
-            return "broke off its answer"
-    return f"cannot be called ({type(error).__name__})"
+            return "closed the connection before the response was complete"
+    return f"could not be called ({type(error).__name__})"

@@ -1,4 +1,4 @@
-"""Signatures of what is sent: Standard Webhooks 1.0.0, symmetric (``v1``: HMAC-SHA256).
+"""Signatures of messages: Standard Webhooks 1.0.0, symmetric (``v1``: HMAC-SHA256).
 
 Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -18,11 +18,11 @@ _PREFIX = "whsec_"
 
 
 class SecretError(Exception):
-    """A key is configured and cannot be had. Says which variable or file, and never what is in it."""
+    """A configured key cannot be read. The text names the variable or file, never its content."""
 
 
 class Signed(Protocol):
-    """What ``Secret`` needs of a webhook or gate of the configuration."""
+    """A webhook or gate of the configuration."""
 
     @property
     def secret_env(self) -> str | None:
@@ -34,10 +34,10 @@ class Signed(Protocol):
 
 
 class Secret:
-    """The keys of one webhook.
+    """The signing keys of one webhook.
 
-    Each line of the file or variable is a key, and all sign, so that one can replace another.
-    A line ``whsec_...`` is base64, as Standard Webhooks has it; of any other the bytes are the key.
+    Each line of the file or variable is a key, and all of them sign, so that keys can be rotated. A line
+    ``whsec_...`` is base64 as in Standard Webhooks; the bytes of any other line are the key.
     """
 
     def __init__(self, config: Signed) -> None:
@@ -45,9 +45,10 @@ class Secret:
         self._file = None if config.secret_file is None else Path(config.secret_file)
 
     def keys(self) -> tuple[bytes, ...]:
-        """Return the keys as they are now: none if none is configured.
+        """Return the current keys; none if none is configured.
 
-        Reads a file: call it in a thread. Raises ``SecretError``: what shall be signed is not sent unsigned.
+        Reads a file: call it in a thread. Raises ``SecretError``: a message is never sent unsigned because
+        its key is missing.
         """
         if self._env is not None:
             text = os.environ.get(self._env)
@@ -61,7 +62,7 @@ class Secret:
         except OSError as error:
             raise SecretError(f"{self._file} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
-            raise SecretError(f"{self._file} is not text") from None
+            raise SecretError(f"{self._file} is not UTF-8 text") from None
         return _parsed(text, str(self._file))
 
 
@@ -81,24 +82,26 @@ def _key(line: str, where: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if not key:
-        raise SecretError(f"{where}: after {_PREFIX} there must be base64")
+        raise SecretError(f"{where}: the text after {_PREFIX} is not base64")
     return key
 
 
-def sign(keys: Iterable[bytes], ident: str, timestamp: int, body: bytes) -> str:
+def sign(keys: Iterable[bytes], message_id: str, timestamp: int, body: bytes) -> str:
     """Return the value of ``webhook-signature``: one signature for each key."""
-    content = b"%s.%d.%s" % (ident.encode(), timestamp, body)
+    content = b"%s.%d.%s" % (message_id.encode(), timestamp, body)
     digests = (hmac.digest(key, content, hashlib.sha256) for key in keys)
     return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
 
 
-def headers(keys: tuple[bytes, ...], ident: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Return the headers of Standard Webhooks; without keys there is no signature.
+def headers(
+    keys: tuple[bytes, ...], message_id: str, timestamp: int, body: bytes
+) -> dict[str, str]:
+    """Return the headers of Standard Webhooks, without a signature if there are no keys.
 
-    ``ident`` is the same whenever the message is sent again; ``timestamp`` (seconds since the epoch) is
-    that of this attempt.
+    ``message_id`` stays the same when a message is retried; ``timestamp`` (seconds since the epoch) is the
+    time of this attempt.
     """
-    fields = {"webhook-id": ident, "webhook-timestamp": str(timestamp)}
+    fields = {"webhook-id": message_id, "webhook-timestamp": str(timestamp)}
     if keys:
-        fields["webhook-signature"] = sign(keys, ident, timestamp, body)
+        fields["webhook-signature"] = sign(keys, message_id, timestamp, body)
     return fields

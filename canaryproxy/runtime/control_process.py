@@ -180,7 +180,7 @@ class Steering:
 
     def _tell(self, kind: str, value: dict[str, Any]) -> None:
         if kind == "record" and self.controller.is_mine(value):
-            self._notifier.tell(value)
+            self._notifier.notify(value)
 
     def _reconfigure(self, config: Config) -> None:
         """Go on by another configuration, which ``Controller.check`` has let pass."""

@@ -40,7 +40,7 @@ async def test_the_snippet_verifies_what_is_sent(hook: Hook, tmp_path: Path) -> 
     webhook = Webhook.model_validate({"webhook": hook.url, "secret_file": str(tmp_path / "key")})
     told = Notifier([webhook], "cart-2.4", QuickClock())
     told.start()
-    told.tell(record(1, "tripped", cause="größer"))
+    told.notify(record(1, "tripped", cause="größer"))
     await told.stop(DEADLINE)
     (got,) = hook.got
     headers = {name.lower(): value for name, value in got.headers.items()}
@@ -74,7 +74,9 @@ def test_the_example_is_what_is_sent() -> None:
     assert now | {"version": told["version"]} == told
     assert headers["user-agent"] == f"canaryproxy/{told['version']}"
     assert headers["x-canaryproxy-event"] == told["what"]
-    chat = json.loads(message.chat(told, told["release"], told["host"]))
+    (text,) = blocks("yaml")
+    links = config.parse(text, file="docs").notify[1].links
+    chat = json.loads(message.chat(told, told["release"], told["host"], links))
     assert chat in [json.loads(block) for block in blocks("json")]
     table = TEXT.partition("| field | meaning |")[2].partition("\n\n")[0]
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(told)
@@ -93,13 +95,13 @@ def test_the_events() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        f"at most {notifier.WAITING} messages",
-        f"at most {notifier.ATTEMPTS} times",
-        f"at most {notifier.LONGEST_PAUSE:g} seconds",
-        f"up to {notifier.LONGEST_RETRY_AFTER / 60:g} minutes",
-        f"first {outgoing._BODY_LIMIT // 1024} KiB",
+        f"at most {notifier.BACKLOG} messages",
+        f"at most {notifier.MAX_ATTEMPTS} times",
+        f"at most {notifier.MAX_PAUSE:g} seconds",
+        f"up to {notifier.MAX_RETRY_AFTER / 60:g} minutes",
+        f"first {outgoing._MAX_BODY // 1024} KiB",
         f"Up to {outgoing._EXCERPT} characters",
-        f"cut at {message.LONGEST_TEXT} characters",
+        f"cut at {message.MAX_TEXT} characters",
     ],
 )
 def test_the_bounds(words: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canaryproxy.config import Gate
-from canaryproxy.notify import Answer, Gates
+from canaryproxy.notify import GateResult, Gates
 from canaryproxy.notify.outgoing import Client, shown
 from tests.notify.harness import DEADLINE, Hook, Raw, until
 from tests.ports import free_port
@@ -35,7 +35,7 @@ def gates(*urls: str, **more: Any) -> Gates:
 async def test_a_yes(hook: Hook, status: int) -> None:
     hook.answers = [web.Response(status=status)]
     answer = await gates(hook.url).ask(QUESTION)
-    assert answer == Answer(True, f"{hook.url} answered {status}")
+    assert answer == GateResult(True, f"{hook.url} responded {status}")
     (got,) = hook.got
     assert got.json == QUESTION | {"metrics": [{"metric": "errors", "level": "ok", "limit": None}]}
     assert got.headers["X-Canaryproxy-Event"] == "gate"
@@ -50,27 +50,37 @@ async def test_any_other_status_is_a_no(hook: Hook, other: Hook, status: int) ->
     headers = {"Location": other.url, "Retry-After": "1"}
     hook.answers = [web.Response(status=status, headers=headers)]
     answer = await gates(hook.url).ask(QUESTION)
-    assert answer == Answer(False, f"{hook.url} answered {status}")
+    assert answer == GateResult(False, f"{hook.url} responded {status}")
     assert len(hook.got) == 1  # asked once
     assert other.got == []
 
 
+INCOMPLETE = "closed the connection before the response was complete"
 BROKEN: list[tuple[bytes, str]] = [
-    (b"", "broke off its answer"),
-    (b"HTTP/1.1 200 OK\r\nContent-Le", "broke off its answer"),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nyes", "broke off its answer"),
-    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nyes\r\n", "broke off its answer"),
-    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzzz\r\n", "did not answer in HTTP"),
-    (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", "did not answer in HTTP"),
-    (b"HTTP/1.1 2000 OK\r\n\r\n", "did not answer in HTTP"),
-    (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "did not answer in HTTP"),
+    (b"", INCOMPLETE),
+    (b"HTTP/1.1 200 OK\r\nContent-Le", INCOMPLETE),
+    (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nyes",
+        INCOMPLETE,
+    ),
+    (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nyes\r\n",
+        INCOMPLETE,
+    ),
+    (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzzz\r\n",
+        "did not respond with valid HTTP",
+    ),
+    (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", "did not respond with valid HTTP"),
+    (b"HTTP/1.1 2000 OK\r\n\r\n", "did not respond with valid HTTP"),
+    (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "did not respond with valid HTTP"),
 ]
 
 
 @pytest.mark.parametrize(("sent", "words"), BROKEN)
 async def test_a_broken_answer_is_a_no(raw: Raw, sent: bytes, words: str) -> None:
     raw.answer = sent
-    assert await gates(raw.url).ask(QUESTION) == Answer(False, f"{raw.url} {words}")
+    assert await gates(raw.url).ask(QUESTION) == GateResult(False, f"{raw.url} {words}")
 
 
 @pytest.mark.parametrize(
@@ -85,13 +95,13 @@ async def test_a_broken_answer_is_a_no(raw: Raw, sent: bytes, words: str) -> Non
 async def test_a_late_answer_is_a_no(raw: Raw, sent: bytes) -> None:
     raw.answer, raw.close = sent, False
     answer = await gates(raw.url, timeout="50ms").ask(QUESTION)
-    assert answer == Answer(False, f"{raw.url} did not answer within 0.05 s")
+    assert answer == GateResult(False, f"{raw.url} did not respond within 0.05 s")
 
 
 async def test_nobody_there_is_a_no() -> None:
     url = f"http://127.0.0.1:{free_port()}/may-promote"
     answer = await gates(url).ask(QUESTION)
-    assert answer == Answer(False, f"{url} cannot be reached: connection refused")
+    assert answer == GateResult(False, f"{url} cannot be reached: connection refused")
 
 
 async def test_no_such_name_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +112,9 @@ async def test_no_such_name_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     answer = await gates("http://gate.example/").ask(QUESTION)
-    assert answer == Answer(False, "http://gate.example/ cannot be reached: its name is not known")
+    assert answer == GateResult(
+        False, "http://gate.example/ cannot be reached: host name not found"
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,21 +122,21 @@ async def test_no_such_name_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             "http://127.0.0.1:99999/",
-            "http://127.0.0.1:99999/ cannot be called: its URL is not valid",
+            "http://127.0.0.1:99999/ cannot be called: invalid URL",
         ),
-        ("http://[::zz]/", "a URL that is not valid cannot be called: its URL is not valid"),
-        ("http://a..b/", "http://a..b/ cannot be called: its URL is not valid"),
-        ("http://u:p@/", "a URL that is not valid cannot be called: its URL is not valid"),
+        ("http://[::zz]/", "an invalid URL cannot be called: invalid URL"),
+        ("http://a..b/", "http://a..b/ cannot be called: invalid URL"),
+        ("http://u:p@/", "an invalid URL cannot be called: invalid URL"),
     ],
 )
 async def test_a_url_that_cannot_be_is_a_no(url: str, cause: str) -> None:
-    assert await gates(url).ask(QUESTION) == Answer(False, cause)
+    assert await gates(url).ask(QUESTION) == GateResult(False, cause)
 
 
 async def test_a_long_answer_is_not_read_to_its_end(raw: Raw) -> None:
     raw.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n" + b"x" * 100_000
     raw.close = False
-    assert await gates(raw.url).ask(QUESTION) == Answer(True, f"{raw.url} answered 200")
+    assert await gates(raw.url).ask(QUESTION) == GateResult(True, f"{raw.url} responded 200")
 
 
 async def test_a_mistake_of_ours_is_a_no(monkeypatch: pytest.MonkeyPatch, hook: Hook) -> None:
@@ -133,16 +145,18 @@ async def test_a_mistake_of_ours_is_a_no(monkeypatch: pytest.MonkeyPatch, hook: 
 
     monkeypatch.setattr(Client, "post", post)
     answer = await gates(hook.url).ask(QUESTION)
-    assert answer == Answer(False, f"{hook.url} cannot be asked (RuntimeError)")
+    assert answer == GateResult(False, f"{hook.url} could not be asked (RuntimeError)")
 
 
 async def test_every_gate_must_say_yes(hook: Hook, other: Hook) -> None:
     both = gates(hook.url, other.url)
-    assert (await both.ask(QUESTION)).cause == f"{hook.url} answered 204; {other.url} answered 204"
+    assert (
+        await both.ask(QUESTION)
+    ).cause == f"{hook.url} responded 204; {other.url} responded 204"
     other.answers = [web.Response(status=403)]
-    assert await both.ask(QUESTION) == Answer(False, f"{other.url} answered 403")
+    assert await both.ask(QUESTION) == GateResult(False, f"{other.url} responded 403")
     hook.answers = [web.Response(status=500)]
-    assert await both.ask(QUESTION) == Answer(False, f"{hook.url} answered 500")
+    assert await both.ask(QUESTION) == GateResult(False, f"{hook.url} responded 500")
 
 
 async def test_gates_are_asked_at_once(hook: Hook, other: Hook) -> None:
@@ -179,7 +193,9 @@ async def test_its_words_are_part_of_the_cause(
     hook: Hook, answer: Callable[[], web.Response], words: str
 ) -> None:
     hook.answers = [answer()]
-    assert await gates(hook.url).ask(QUESTION) == Answer(False, f"{hook.url} answered 403{words}")
+    assert await gates(hook.url).ask(QUESTION) == GateResult(
+        False, f"{hook.url} responded 403{words}"
+    )
 
 
 async def test_causes_hide_credentials(hook: Hook) -> None:
@@ -188,7 +204,7 @@ async def test_causes_hide_credentials(hook: Hook) -> None:
     hook.answers = [web.Response(status=404, text=echo)]
     answer = await gates(url).ask(QUESTION)
     assert answer.cause == (
-        f"http://127.0.0.1:{hook.port}/gate answered 404: "
+        f"http://127.0.0.1:{hook.port}/gate responded 404: "
         "no: /gate?[hidden] [hidden] [hidden] [hidden]"
     )
     assert hook.got[0].path == "/gate?key=T0KEN%2F1&x=1"
@@ -200,7 +216,7 @@ async def test_without_its_key_it_is_not_asked(hook: Hook, tmp_path: Path) -> No
     signed = gates(hook.url, secret_file=str(file))
     answer = await signed.ask(QUESTION)
     cause = f"{hook.url} was not asked: {file} cannot be read: No such file or directory"
-    assert answer == Answer(False, cause)
+    assert answer == GateResult(False, cause)
     assert hook.got == []
     file.write_text("hunter2hunter2hunter2")
     assert (await signed.ask(QUESTION)).passed
@@ -214,7 +230,7 @@ async def test_a_key_that_cannot_be_read_in_time(
     monkeypatch.setattr(Path, "read_text", lambda *_: over.wait(DEADLINE))
     answer = await gates(hook.url, secret_file="/nfs/key", timeout="20ms").ask(QUESTION)
     over.set()
-    assert answer == Answer(False, f"{hook.url} did not answer within 0.02 s")
+    assert answer == GateResult(False, f"{hook.url} did not respond within 0.02 s")
 
 
 @given(

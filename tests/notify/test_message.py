@@ -38,14 +38,33 @@ def test_json() -> None:
 
 def test_a_chat_gets_plain_words() -> None:
     assert json.loads(message.chat(TRIPPED, "cart-2.4", "edge-1")) == {
-        "text": "cart-2.4 was rolled back: errors: canary 12 of 40, stable 3 of 760 (edge-1)"
+        "text": ":rotating_light: cart-2.4 rolled back on edge-1 at 5→0%: errors: canary 12 of 40, "
+        "stable 3 of 760. Users are safe on stable."
     }
-    assert message.sentence(TRIPPED, None).startswith("The canary was rolled back: ")
+    assert message.sentence(TRIPPED | {"what": "paused"}, None, "edge-1").startswith(
+        "The canary on edge-1 is paused"
+    )
+
+
+def test_links_follow_the_text_of_a_chat_and_survive_its_limit() -> None:
+    links = ("https://canary.example/?a=1&b=2", "https://wiki.example/runbook")
+    text = json.loads(message.chat(TRIPPED | {"cause": "x" * 5000}, "r", "h", links))["text"]
+    assert text.endswith(
+        "… Next: https://canary.example/?a=1&amp;b=2 · https://wiki.example/runbook"
+    )
+    assert len(text) <= message.MAX_TEXT
+
+
+def test_a_drill_is_not_an_alarm() -> None:
+    drill = TRIPPED | {"cause": "a drill by ann", "figures": {"drill": True}}
+    assert message.sentence(drill, "r", "h") == "r rolled back on h for a drill: a drill by ann"
 
 
 def test_a_cause_is_one_line() -> None:
-    assert message.sentence(TRIPPED | {"cause": " a\n\x1b[31mb\u202e"}, "x").endswith(": a [31mb")
-    assert message.sentence(TRIPPED | {"cause": None}, "x").endswith(": no cause given")
+    paused = TRIPPED | {"what": "paused"}
+    text = message.sentence(paused | {"cause": " a\n\x1b[31mb\u202e"}, "x", "h")
+    assert text.endswith(": a [31mb")
+    assert message.sentence(paused | {"cause": None}, "x", "h").endswith(": no cause given")
 
 
 def test_a_step_says_where_it_is() -> None:
@@ -55,16 +74,17 @@ def test_a_step_says_where_it_is() -> None:
         "cause": "512 canary requests in 300 s showed nothing",
         "figures": figures,
     }
-    assert message.sentence(step, "cart-2.4") == (
-        "cart-2.4 goes on at 5% of users, step 2 of 5: 512 canary requests in 300 s showed nothing"
+    assert message.sentence(step, "cart-2.4", "edge-1") == (
+        "cart-2.4 on edge-1 began its next step at 5% of users (step 2 of 5): "
+        "512 canary requests in 300 s showed nothing"
     )
 
 
 def test_a_gate_says_what_it_said() -> None:
-    refused = {"what": "gate", "cause": "http://a/ answered 403", "figures": {"passed": False}}
-    passed = {"what": "gate", "cause": "http://a/ answered 200", "figures": {"passed": True}}
-    assert message.sentence(refused, "x").startswith("A gate does not let x go on")
-    assert message.sentence(passed, "x").startswith("The gates let x go on")
+    refused = {"what": "gate", "cause": "http://a/ responded 403", "figures": {"passed": False}}
+    passed = {"what": "gate", "cause": "http://a/ responded 200", "figures": {"passed": True}}
+    assert "A gate refused the next step of x on h" in message.sentence(refused, "x", "h")
+    assert message.sentence(passed, "x", "h").startswith("The gates passed the next step of x")
     assert message.is_notable(refused)
     assert message.is_notable({"what": "gate"})
     assert not message.is_notable(passed)
@@ -72,8 +92,10 @@ def test_a_gate_says_what_it_said() -> None:
 
 @pytest.mark.parametrize("what", get_args(EventName))
 def test_every_event_has_its_sentence(what: str) -> None:
-    text = message.sentence({"what": what, "cause": "by ann", "figures": {}}, "cart-2.4")
-    assert text.endswith("by ann")
+    record = {"what": what, "cause": "by ann", "figures": {}}
+    text = message.sentence(record, "cart-2.4", "edge-1")
+    assert text.endswith(": by ann" if what != "tripped" else ": by ann. Users are safe on stable.")
+    assert "edge-1" in text or what == "merged"
     assert f", {what}:" not in text  # what an unknown one would say
 
 
@@ -144,5 +166,5 @@ def test_one_line(text: str) -> None:
 
 def test_a_long_cause_is_cut() -> None:
     text = json.loads(message.chat(TRIPPED | {"cause": "&" * 5000}, "r", "h"))["text"]
-    assert len(text) <= message.LONGEST_TEXT
+    assert len(text) <= message.MAX_TEXT
     assert text.endswith("&amp;…")

@@ -17,6 +17,7 @@ from aiohttp import web
 from canaryproxy import __version__
 from canaryproxy.config import Webhook
 from canaryproxy.notify import Notifier, notifier
+from canaryproxy.notify.outgoing import Client
 from canaryproxy.notify.signature import sign
 from tests.notify.harness import DEADLINE, Hook, QuickClock, Raw, record, until
 from tests.ports import free_port
@@ -44,7 +45,7 @@ def answers(*statuses: int) -> list[web.Response | None]:
 
 async def test_a_record_is_delivered(hook: Hook) -> None:
     async with notifying(webhook(hook.url)) as told:
-        told.tell(record(17, "tripped", figures={"weight": 5.0}))
+        told.notify(record(17, "tripped", figures={"weight": 5.0}))
         await until(lambda: told.sent == (1,))
     (got,) = hook.got
     assert got.path == "/hook"
@@ -72,8 +73,8 @@ async def test_a_webhook_hears_what_it_asked_for(hook: Hook, other: Hook) -> Non
     some = webhook(hook.url, events=("weight", "gate"))
     async with notifying(some, webhook(other.url)) as told:
         for ident, what in enumerate(["weight", "step", "stopped", "gate", "tripped"]):
-            told.tell(record(ident, what, figures={"passed": True}))
-        told.tell(record(5, "gate", figures={"passed": False}))
+            told.notify(record(ident, what, figures={"passed": True}))
+        told.notify(record(5, "gate", figures={"passed": False}))
     assert hook.told == [0, 3, 5]
     assert other.told == [1, 4, 5]
     assert told.sent == (3, 3)
@@ -81,10 +82,10 @@ async def test_a_webhook_hears_what_it_asked_for(hook: Hook, other: Hook) -> Non
 
 async def test_a_chat_gets_text(hook: Hook) -> None:
     async with notifying(webhook(hook.url, format="slack")) as told:
-        told.tell(record(1, "aborted", cause="by <!channel>"))
+        told.notify(record(1, "aborted", cause="by <!channel>"))
     (text,) = hook.got[0].json.values()
     assert text == (
-        "cart-2.4 was aborted, every user is on stable: by &lt;\u200b!channel&gt; (edge-1)"
+        "cart-2.4 on edge-1 was aborted, and every user is on stable: by &lt;\u200b!channel&gt;"
     )
 
 
@@ -94,7 +95,7 @@ async def test_a_webhook_that_was_down_gets_everything_once_and_in_order() -> No
     clock.running.clear()
     async with notifying(webhook(f"http://127.0.0.1:{port}/hook"), clock=clock) as told:
         for ident in range(3):
-            told.tell(record(ident))
+            told.notify(record(ident))
         await until(lambda: clock.pauses)
         async with Hook(port=port) as hook:
             clock.running.set()
@@ -108,7 +109,7 @@ async def test_what_may_pass_is_tried_again(hook: Hook, status: int) -> None:
     hook.answers = answers(status, status)
     clock = QuickClock()
     async with notifying(webhook(hook.url), clock=clock) as told:
-        told.tell(record(1))
+        told.notify(record(1))
         await until(lambda: told.sent == (1,))
     assert hook.told == [1, 1, 1]
     assert len({got.headers["webhook-id"] for got in hook.got}) == 1
@@ -123,8 +124,8 @@ async def test_a_refusal_is_final_and_no_redirect_followed(
 ) -> None:
     hook.answers = [web.Response(status=status, headers={"Location": other.url})]
     async with notifying(webhook(hook.url)) as told:
-        told.tell(record(1))
-        told.tell(record(2))
+        told.notify(record(1))
+        told.notify(record(2))
         await until(lambda: told.sent == (1,))
     assert hook.told == [1, 2]
     assert told.failed == (1,)
@@ -132,15 +133,15 @@ async def test_a_refusal_is_final_and_no_redirect_followed(
 
 
 async def test_pauses_grow_to_a_bound_and_end(hook: Hook) -> None:
-    hook.answers = answers(*[503] * notifier.ATTEMPTS)
+    hook.answers = answers(*[503] * notifier.MAX_ATTEMPTS)
     clock = QuickClock()
     async with notifying(webhook(hook.url), clock=clock) as told:
-        told.tell(record(1))
-        told.tell(record(2))
+        told.notify(record(1))
+        told.notify(record(2))
         await until(lambda: told.sent == (1,))
-    assert hook.told == [1] * notifier.ATTEMPTS + [2]
+    assert hook.told == [1] * notifier.MAX_ATTEMPTS + [2]
     assert told.failed == (1,)
-    assert clock.pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0] + [60.0] * (notifier.ATTEMPTS - 7)
+    assert clock.pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0] + [60.0] * (notifier.MAX_ATTEMPTS - 7)
 
 
 async def test_jitter_is_full(hook: Hook) -> None:
@@ -148,7 +149,7 @@ async def test_jitter_is_full(hook: Hook) -> None:
     clock.jitter = iter([0.0, 0.5]).__next__  # type: ignore[method-assign]
     hook.answers = answers(500, 500)
     async with notifying(webhook(hook.url), clock=clock) as told:
-        told.tell(record(1))
+        told.notify(record(1))
         await until(lambda: told.sent == (1,))
     assert clock.pauses == [0.0, 1.0]
 
@@ -156,9 +157,9 @@ async def test_jitter_is_full(hook: Hook) -> None:
 async def test_what_is_old_is_tried_once(hook: Hook) -> None:
     clock = QuickClock()
     told = Notifier([webhook(hook.url)], None, clock)
-    told.tell(record(1))
+    told.notify(record(1))
     clock.now += notifier.MAX_AGE
-    told.tell(record(2))
+    told.notify(record(2))
     hook.answers = answers(503)
     told.start()
     await until(lambda: told.sent == (1,))
@@ -173,7 +174,7 @@ async def test_what_is_old_is_tried_once(hook: Hook) -> None:
     [
         ({"Retry-After": "7"}, 7.0),
         ({"Retry-After": "0"}, 1.0),
-        ({"Retry-After": "99999999999999"}, notifier.LONGEST_RETRY_AFTER),
+        ({"Retry-After": "99999999999999"}, notifier.MAX_RETRY_AFTER),
         ({"Retry-After": "-5"}, 1.0),
         ({"Retry-After": "soon"}, 1.0),
         ({"Retry-After": "²"}, 1.0),
@@ -198,7 +199,7 @@ async def test_retry_after(hook: Hook, status: int, headers: dict[str, str], pau
     hook.answers = [web.Response(status=status, headers=headers)]
     clock = QuickClock()
     async with notifying(webhook(hook.url), clock=clock) as told:
-        told.tell(record(1))
+        told.notify(record(1))
         await until(lambda: told.sent == (1,))
     assert clock.pauses == [pause]
 
@@ -210,16 +211,16 @@ async def test_what_is_no_answer_is_tried_again(raw: Raw, answer: bytes) -> None
     raw.answer = answer
     clock = QuickClock()
     async with notifying(webhook(raw.url), clock=clock) as told:
-        told.tell(record(1))
+        told.notify(record(1))
         await until(lambda: told.failed == (1,))
-    assert len(clock.pauses) == notifier.ATTEMPTS - 1
+    assert len(clock.pauses) == notifier.MAX_ATTEMPTS - 1
 
 
 async def test_a_body_without_end_is_not_read(raw: Raw) -> None:
     raw.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n" + b"x" * 100_000
     raw.close = False
     async with notifying(webhook(raw.url)) as told:
-        told.tell(record(1))
+        told.notify(record(1))
         await until(lambda: told.sent == (1,))
 
 
@@ -228,7 +229,7 @@ async def test_a_slow_webhook_holds_up_nobody(hook: Hook, other: Hook) -> None:
     slow, quick = webhook(hook.url, timeout="1h"), webhook(other.url)
     async with notifying(slow, quick, stop=0.0) as told:
         for ident in range(20):
-            told.tell(record(ident))
+            told.notify(record(ident))
         await until(lambda: told.sent == (0, 20))
         assert len(hook.got) == 1
     assert other.told == list(range(20))
@@ -242,7 +243,7 @@ async def test_telling_does_not_wait() -> None:
     ran: list[int] = []
     asyncio.get_running_loop().call_soon(ran.append, 1)
     for ident in range(1000):
-        told.tell(record(ident))
+        told.notify(record(ident))
     assert not ran
     await told.stop(0.0)
     assert sum(told.dropped) + sum(told.failed) == 1000
@@ -251,35 +252,37 @@ async def test_telling_does_not_wait() -> None:
 async def test_a_webhook_that_never_answers_is_given_up(
     hook: Hook, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hook.answers = [None] * notifier.ATTEMPTS
+    hook.answers = [None] * notifier.MAX_ATTEMPTS
     clock = QuickClock()
     async with notifying(webhook(hook.url, timeout="20ms"), clock=clock) as told:
-        told.tell(record(1))
+        told.notify(record(1))
         await until(lambda: told.failed == (1,))
-    assert len(clock.pauses) == notifier.ATTEMPTS - 1
+    assert len(clock.pauses) == notifier.MAX_ATTEMPTS - 1
     assert told.sent == (0,)
-    assert "step is given up at attempt 20: did not answer within 0.02 s" in caplog.text
+    assert (
+        "notification step failed after 20 attempts: did not respond within 0.02 s" in caplog.text
+    )
 
 
 async def test_too_much_waits_and_the_trip_stays() -> None:
     port = free_port()
     told = Notifier([webhook(f"http://127.0.0.1:{port}/hook")], None, QuickClock())
-    many = 3 * notifier.WAITING
-    told.tell(record(0, "tripped"))
+    many = 3 * notifier.BACKLOG
+    told.notify(record(0, "tripped"))
     for ident in range(1, many):
-        told.tell(record(ident))
+        told.notify(record(ident))
     async with Hook(port=port) as hook:
         told.start()
-        await until(lambda: sum(told.sent) == notifier.WAITING)
+        await until(lambda: sum(told.sent) == notifier.BACKLOG)
         await told.stop(DEADLINE)
-    assert hook.told == [0, *range(many - notifier.WAITING + 1, many)]
-    assert told.dropped == (many - notifier.WAITING,)
+    assert hook.told == [0, *range(many - notifier.BACKLOG + 1, many)]
+    assert told.dropped == (many - notifier.BACKLOG,)
 
 
 async def test_stop_delivers_what_waits(hook: Hook) -> None:
     async with notifying(webhook(hook.url)) as told:
         for ident in range(20):
-            told.tell(record(ident))
+            told.notify(record(ident))
     assert hook.told == list(range(20))
     assert told.sent == (20,)
 
@@ -294,9 +297,9 @@ async def test_stop_ends_a_pause_and_tries_once_more(
     clock.jitter = lambda: 3600.0  # type: ignore[method-assign]
     told = Notifier([webhook(hook.url)], None, clock)
     told.start()
-    told.tell(record(1))
-    told.tell(record(2))
-    await until(lambda: "is tried again" in caplog.text)
+    told.notify(record(1))
+    told.notify(record(2))
+    await until(lambda: "retrying notification" in caplog.text)
     async with asyncio.timeout(DEADLINE):
         await told.stop(3600.0)
     assert hook.told == [1, 1, 2]
@@ -306,8 +309,8 @@ async def test_stop_ends_a_pause_and_tries_once_more(
 async def test_stop_does_not_try_for_ever(hook: Hook) -> None:
     hook.answers = answers(503, 503, 503, 503)
     told = Notifier([webhook(hook.url)], None, QuickClock())
-    told.tell(record(1))
-    told.tell(record(2))
+    told.notify(record(1))
+    told.notify(record(2))
     told.start()
     await told.stop(DEADLINE)
     assert hook.told == [1, 2]
@@ -318,14 +321,14 @@ async def test_stop_gives_up_in_time(hook: Hook, caplog: pytest.LogCaptureFixtur
     hook.answers = [None]
     told = Notifier([webhook(hook.url, timeout="1h")], None)
     told.start()
-    told.tell(record(1))
-    told.tell(record(2))
+    told.notify(record(1))
+    told.notify(record(2))
     await until(lambda: hook.got)
     async with asyncio.timeout(DEADLINE):
         await told.stop(0.05)
     assert (told.sent, told.failed, told.dropped) == ((0,), (0,), (2,))
-    assert "2 messages are not delivered: the end has come" in caplog.text
-    told.tell(record(3))
+    assert "shutting down: 2 notifications dropped" in caplog.text
+    told.notify(record(3))
     assert told.dropped == (3,)
     await told.stop(0.0)
     assert told.dropped == (3,)
@@ -333,15 +336,15 @@ async def test_stop_gives_up_in_time(hook: Hook, caplog: pytest.LogCaptureFixtur
 
 async def test_nobody_to_tell() -> None:
     async with notifying() as told:
-        told.tell(record(1, "tripped"))
+        told.notify(record(1, "tripped"))
     assert told.sent == ()
 
 
 async def test_a_cookie_is_not_kept(hook: Hook) -> None:
     hook.answers = [web.Response(status=204, headers={"Set-Cookie": "a=b"})]
     async with notifying(webhook(hook.url)) as told:
-        told.tell(record(1))
-        told.tell(record(2))
+        told.notify(record(1))
+        told.notify(record(2))
     assert "Cookie" not in hook.got[1].headers
 
 
@@ -353,7 +356,7 @@ async def test_the_environment_names_no_proxy(
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{other.port}")
     async with notifying(webhook(hook.url)) as told:
-        told.tell(record(1))
+        told.notify(record(1))
     assert hook.told == [1]
     assert "Authorization" not in hook.got[0].headers
     assert other.got == []
@@ -364,14 +367,14 @@ async def test_a_key_that_comes_later(hook: Hook, tmp_path: Path) -> None:
     clock = QuickClock()
     clock.running.clear()
     async with notifying(webhook(hook.url, secret_file=str(file)), clock=clock) as told:
-        told.tell(record(1))
+        told.notify(record(1))
         await until(lambda: clock.pauses)
         assert hook.got == []
         file.write_text("first\n")
         clock.running.set()
         await until(lambda: told.sent == (1,))
         file.write_text("other\n")
-        told.tell(record(2))
+        told.notify(record(2))
     for got, key in zip(hook.got, [b"first", b"other"], strict=True):
         stamp = int(got.headers["webhook-timestamp"])
         signed = sign([key], got.headers["webhook-id"], stamp, got.body)
@@ -396,11 +399,11 @@ async def test_secrets_are_not_logged(
     ]
     hooks = [webhook(url, secret_file=str(tmp_path / "key")) for url in urls]
     async with notifying(*hooks) as told:
-        told.tell(record(1, "tripped"))
+        told.notify(record(1, "tripped"))
         await until(lambda: told.failed == (1,) * len(urls))
         assert "hunter2" not in repr(told)
     assert hook.got[0].headers["Authorization"].startswith("Basic ")
-    assert caplog.text.count("tripped is given up") == len(urls)
+    assert caplog.text.count("notification tripped failed") == len(urls)
     assert f"notify[0] http://127.0.0.1:{hook.port}: " in caplog.text
     for secret in secrets:
         assert secret not in caplog.text
@@ -427,18 +430,18 @@ async def test_certificates_are_checked(
         Hook(tls=tls) as hook,
         notifying(webhook(f"https://127.0.0.1:{hook.port}/hook")) as told,
     ):
-        told.tell(record(1))
+        told.notify(record(1))
         await until(lambda: told.failed == (1,))
     assert hook.got == []
-    assert "has no valid certificate: self-signed certificate" in caplog.text
+    assert "certificate not valid: self-signed certificate" in caplog.text
 
 
 async def test_tls(tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trusting = ssl.create_default_context(cafile=tmp_path / "cert")
     monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusting)  # the one by default
     async with Hook(tls=tls) as hook, notifying(webhook(f"https://127.0.0.1:{hook.port}/")) as told:
-        told.tell(record(1))
-        told.tell(record(2))
+        told.notify(record(1))
+        told.notify(record(2))
         await until(lambda: told.sent == (2,))
     assert hook.told == [1, 2]
 
@@ -469,7 +472,36 @@ async def test_dead_name_servers_hold_up_nobody(dead_lookups: list[str], hook: H
     dead = [webhook("http://dead.example/hook", timeout="10ms")] * 50
     by_name = webhook(f"http://localhost:{hook.port}/hook")
     async with asyncio.timeout(DEADLINE), notifying(*dead, by_name) as told:
-        told.tell(record(1))
+        told.notify(record(1))
         await until(lambda: sum(told.failed) == 50 and told.sent[-1] == 1)
         await asyncio.to_thread(lambda: None)
     assert {name.split("_")[0] for name in dead_lookups} == {"notify"}
+
+
+async def test_a_bug_costs_a_message_and_not_the_webhook(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    post = Client.post
+
+    async def fail_once(*_: object, **__: object) -> None:
+        monkeypatch.setattr(Client, "post", post)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Client, "post", fail_once)
+    async with notifying(webhook(hook.url)) as told:
+        told.notify(record(1))
+        told.notify(record(2))
+        await until(lambda: told.sent == (1,))
+        assert told.failed == (1,)
+    assert hook.told == [2]
+    assert "notification failed: internal error" in caplog.text
+
+
+async def test_a_chat_gets_the_links_of_its_webhook(hook: Hook) -> None:
+    chat = webhook(hook.url, format="slack", links=("https://canary.example/",))
+    async with notifying(chat) as told:
+        told.notify(record(1, "paused"))
+        await until(lambda: told.sent == (1,))
+    assert hook.got[0].json == {
+        "text": "cart-2.4 on edge-1 is paused: by ann. Next: https://canary.example/"
+    }

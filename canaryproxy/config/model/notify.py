@@ -48,6 +48,9 @@ class Webhook(Section):
     events: tuple[EventName, ...] = Field(
         (), description="Events to send; default: those that concern people."
     )
+    links: tuple[types.WebUrl, ...] = Field(
+        (), description="format: slack: URLs to append, such as those of the dashboard and runbook."
+    )
     timeout: types.Timeout = Field(5.0, description="Time limit for one attempt; a duration.")
     secret_env: Variable | None = Field(
         None, description="Name of the environment variable that contains the signing key."
