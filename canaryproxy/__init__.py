@@ -1,3 +1,6 @@
 """canaryproxy: a reverse proxy in front of two versions of a service that releases the new one safely."""
 
 __version__ = "0.1.0"
+
+DEFAULT_SOCKET = "./run/admin.sock"
+"""Path of the admin socket, unless the configuration or ``--admin`` names another address."""

@@ -14,7 +14,8 @@ import socket
 import sys
 from urllib.parse import urlsplit
 
-DEFAULT_SOCKET = "./run/admin.sock"
+from canaryproxy import DEFAULT_SOCKET
+
 TIMEOUT = 2.0
 """Seconds for each step of the conversation."""
 

@@ -1,4 +1,4 @@
-"""The command line: the help that lists the commands, and where each of them is.
+"""The command line: the list of commands for the help, and the module of each.
 
 A command's module is imported when the command is used: ``--help`` loads click and nothing of the proxy, and
 ``check`` loads no HTTP client.
@@ -16,77 +16,66 @@ from canaryproxy.measure.compiled import COMPILED
 
 SECTIONS = {
     "Run": {
-        "run.run": "Run the proxy until SIGTERM or SIGINT; requests in flight may end first.",
-        "check.check": "Check a configuration file: exit status 0 if it is valid, 2 if not.",
+        "run.run": "Run the proxy until SIGTERM or SIGINT.",
+        "check.check": "Check a configuration file.",
         "check.schema": "Print the JSON Schema of the configuration, for editors.",
-        "demo.demo": (
-            "Show four releases, three of which go wrong, and what the proxy does about it."
-        ),
+        "demo.demo": ("Run four simulated releases, three of which are rolled back."),
     },
-    "Look": {
-        "status.status": (
-            "Show where the release is, how both variants do, and what the judge knows."
-        ),
-        "status.history": "Show what happened and why, oldest first, in local time.",
-        "status.wait": "Wait until the release gets somewhere, and print what happens meanwhile.",
+    "Observe": {
+        "status.status": ("Show the release, both variants' traffic, and the current verdict."),
+        "status.history": ("Show the history: what happened and why."),
+        "status.wait": "Wait until the release reaches a state.",
     },
     "Release": {
         "operate.start": "Start the release with its first step.",
-        "operate.pause": "Stay at this weight until somebody resumes.",
-        "operate.resume": "Go on after a pause; with promote: manual, go on to the next step.",
+        "operate.pause": "Keep the current weight until you resume.",
+        "operate.resume": "Continue after a pause, or begin the next step (promote: manual).",
         "operate.weight": "Set the percentage of users on the canary.",
-        "operate.promote": "End the release with every user on the canary.",
-        "operate.abort": "End the release with every user on stable.",
+        "operate.promote": "End the release with all users on the canary.",
+        "operate.abort": "End the release with all users on stable.",
     },
     "Safety": {
-        "operate.trip": "Open the circuit: every user is on stable with the next request.",
-        "operate.reset": (
-            "Close the circuit after a trip: the same users come back to the canary, and the "
-            "step begins anew."
-        ),
-        "operate.drill": (
-            "Try the way back with real users: trip, measure the last request to the canary, reset."
-        ),
+        "operate.trip": ("Roll back now: open the circuit, so that all users go to stable."),
+        "operate.reset": ("Reset the circuit after a trip: the same users return to the canary."),
+        "operate.drill": ("Rehearse a rollback with live traffic: trip, time it, reset."),
     },
     "Configuration": {
         "operate.reload": "Read the configuration file again.",
         "upgrade.upgrade": (
-            "Start the program anew and hand everything over to it, without a refused or "
-            "broken request."
+            "Restart in place (new binary and config) without dropping connections."
         ),
     },
-    "Before and after": {
+    "Plan and review": {
         "offline.plan": (
-            "Say what each step of a release can see at your traffic, and whom a regression "
-            "would hurt."
+            "Estimate how quickly each step would detect a regression, and how many users it "
+            "would affect."
         ),
         "offline.judge": (
             "Judge recorded counts: would this release have been rolled back, and when?"
         ),
     },
     "Shell": {
-        "completion.completion": (
-            "Print the script that completes commands and options in a shell."
-        ),
+        "completion.completion": ("Print a shell script that completes commands and options."),
     },
 }
-"""The sections of the help: each command as ``module.name``, and the first sentence of its help."""
+"""The sections of the help: each command as ``module.name``, with the first sentence of its help."""
 COMMANDS = {
     name: module
     for commands in SECTIONS.values()
     for module, _, name in (path.partition(".") for path in commands)
 }
 """The module of each command."""
+_ARGUMENTS = "canaryproxy.arguments"
 
 
 def command_named(name: str) -> click.Command:
-    """Return a command, whose module is imported now. Raises ``KeyError`` if there is none of that name."""
+    """Import the module of a command and return the command. Raises ``KeyError`` for an unknown name."""
     found: click.Command = getattr(import_module(f"canaryproxy.cli.{COMMANDS[name]}"), name)
     return found
 
 
 class Sections(click.Group):
-    """A group that imports a command when it is used, and lists all commands in sections.
+    """A group that imports a command when it is used, and lists the commands in sections.
 
     An error is one line.
     """
@@ -96,18 +85,23 @@ class Sections(click.Group):
         return list(COMMANDS)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command; None if there is none of that name."""
+        """Return a command, or ``None`` for an unknown name."""
         return command_named(cmd_name) if cmd_name in COMMANDS else None
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the arguments for ``_misused``."""
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        """Parse what comes before the command."""
+        """Parse the options before the command."""
         try:
             return super().make_context(*args, **extra)
         except click.UsageError as error:
             _misused(error)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Find the command, parse what comes after it, and do it."""
+        """Find the command, parse its options, and run it."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -127,14 +121,25 @@ class Sections(click.Group):
 
 
 def _misused(error: click.UsageError) -> NoReturn:
-    """Print one line and exit; help that was not asked for is still help."""
+    """Print one line and exit, or print the help if there is no command at all."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         raise error
     from canaryproxy.cli.common import EXIT_CONFIG, fail  # noqa: PLC0415 - --help needs neither
 
     command = "canaryproxy" if error.ctx is None else error.ctx.command_path
+    if (file := _file_without_option(error)) is not None:
+        fail(f"the file goes after -c: {command} -c {file}", EXIT_CONFIG)
     message = " ".join(error.format_message().split())
     fail(f"{message.rstrip('.')} (see {command} --help)", EXIT_CONFIG)
+
+
+def _file_without_option(error: click.UsageError) -> str | None:
+    """Return the file in ``canaryproxy check FILE``, in which -c is missing."""
+    if not isinstance(error, click.MissingParameter) or error.ctx is None:
+        return None
+    last: str = error.ctx.meta.get(_ARGUMENTS, [""])[-1]
+    is_config = error.param is not None and error.param.name == "path"
+    return last if is_config and last.endswith((".yaml", ".yml", ".json")) else None
 
 
 @click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})
@@ -144,7 +149,7 @@ def _misused(error: click.UsageError) -> NoReturn:
     message="%(prog)s, version %(version)s" + (" (compiled)" if COMPILED else ""),
 )
 def main() -> None:
-    """A reverse proxy in front of two versions of a service, to release the new one safely.
+    """A reverse proxy that releases a new version of a service step by step, and rolls it back by itself.
 
     \b
     Examples:
@@ -152,10 +157,11 @@ def main() -> None:
       canaryproxy status --watch
       canaryproxy start && canaryproxy wait --for promoted --timeout 30m
 
-    A running proxy is reached on ./run/admin.sock; --admin or CANARYPROXY_ADMIN name another socket or an
-    http:// address, -c or CANARYPROXY_CONFIG the configuration that does.
+    Commands reach a running proxy through ./run/admin.sock. --admin or CANARYPROXY_ADMIN name another socket
+    or an http:// address; -c or CANARYPROXY_CONFIG name a configuration file to read it from.
 
     \b
-    Exit status: 0 done; 1 refused or failed; 2 usage or configuration; 3 no proxy answers;
-    of wait also 4 the opposite end came, 5 timeout; 130 Ctrl-C.
+    Exit status: 0 done; 1 refused or failed; 2 usage or configuration error;
+    3 no proxy answers; 4 ended differently (wait); 5 timed out (wait, upgrade);
+    130 Ctrl-C.
     """

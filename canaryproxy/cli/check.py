@@ -1,4 +1,4 @@
-"""Commands about the configuration, ``check`` and ``schema``. They import nothing that serves requests."""
+"""``canaryproxy check`` and ``canaryproxy schema``. They import nothing that serves requests."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from canaryproxy.cli.common import config_option, load_with_files
 @click.command()
 @config_option
 def check(path: Path) -> None:
-    """Check a configuration file: exit status 0 if it is valid, 2 if not.
+    """Check a configuration file. Exit status 0: valid; 2: invalid.
 
-    Prints every error as file:line:column: field: what was found and what is allowed, and warns about plans
-    that are valid but risky. The files of TLS are looked into, too: keys must fit their certificates, and
-    what has expired or soon will is warned about.
+    Prints every error as file:line:column: field: message, and warnings about risky settings. TLS files are
+    checked too: keys must match their certificates, and expired or soon expiring certificates are warned
+    about.
 
     Example: canaryproxy check -c config/example.yaml
     """

@@ -1,4 +1,4 @@
-"""What commands share: exit statuses, and the configuration file."""
+"""Exit statuses, and reading the configuration file."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ config_option = click.option(
     "path",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The configuration file (YAML).",
+    metavar="FILE",
+    help="Configuration file (YAML).",
 )
 
 
 class Ended(SystemExit):
-    """The command ends; ``why`` was printed."""
+    """The command ends; the reason ``why`` has been printed."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(status)
@@ -49,13 +50,13 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        fail(f"{path}: cannot be read: {error.strerror}", EXIT_CONFIG)
+        fail(f"cannot read {path}: {error.strerror}", EXIT_CONFIG)
     except UnicodeDecodeError as error:
-        fail(f"{path}: is not UTF-8 text (byte {error.start})", EXIT_CONFIG)
+        fail(f"{path} is not UTF-8 text (byte {error.start})", EXIT_CONFIG)
 
 
 def load(path: Path) -> Config:
-    """Return the configuration in a file, or exit with what is wrong with it."""
+    """Return the configuration in a file, or print its errors and exit."""
     try:
         return configuration.parse(read_text(path), file=str(path))
     except ConfigError as error:
@@ -63,9 +64,9 @@ def load(path: Path) -> Config:
 
 
 def load_with_files(path: Path) -> tuple[Config, Files]:
-    """Return the configuration in a file and the files of its TLS, or exit with what is wrong with them.
+    """Return the configuration in a file and its TLS files, or print the errors and exit.
 
-    Prints the warnings.
+    Prints warnings.
     """
     text = read_text(path)
     try:
@@ -82,9 +83,9 @@ def load_with_files(path: Path) -> tuple[Config, Files]:
 
 
 def refuse(error: ConfigError) -> NoReturn:
-    """Print every problem of a configuration, a line each, and exit."""
+    """Print the errors of a configuration, one a line, and exit."""
     for problem in error.problems:
         click.echo(str(problem), err=True)
     more = len(error.problems) - 1
-    first = str(error.problems[0]).partition(", found ")[0]  # what was found may be a secret
+    first = str(error.problems[0]).partition(", found ")[0]  # the value found may be a secret
     raise Ended(EXIT_CONFIG, f"{first} (and {more} more)" if more else first)

@@ -16,21 +16,21 @@ from canaryproxy.demo.run import demo as run_demo
     default=1.0,
     show_default=True,
     type=click.FloatRange(0.2, 10),
-    help="2: bakes half as long.",
+    help="Speed factor; 2 halves the bake times.",
 )
-@click.option("--seed", default=1, show_default=True, help="Chooses the users' moves.")
+@click.option("--seed", default=1, show_default=True, help="Random seed.")
 @click.option(
     "--dashboard",
     is_flag=False,
     flag_value=9900,
     type=click.IntRange(0, 65535),
-    help="Serve the dashboard on this port (9900 if none is given, 0: a free one), until Ctrl-C.",
+    help="Serve the dashboard until Ctrl-C, on this port (default 9900; 0: any free port).",
 )
 def demo(as_json: bool, speed: float, seed: int, dashboard: int | None) -> None:
-    """Show four releases, three of which go wrong, and what the proxy does about it.
+    """Run four simulated releases, three of which are rolled back.
 
-    Needs no configuration: starts two small services, the proxy and some users on 127.0.0.1, and ends by
-    itself in about a minute.
+    Needs no configuration: it starts two small services, the proxy and a load generator on 127.0.0.1, and
+    ends after about a minute and a half.
 
     Example: canaryproxy demo --speed 2
     """

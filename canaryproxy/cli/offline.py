@@ -1,4 +1,4 @@
-"""Commands that need no proxy: what a plan will see, and what the judge would have done."""
+"""Commands that need no running proxy: ``plan`` and ``judge``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
-from canaryproxy.config.text import count, duration, percent, weight
+from canaryproxy.config.text import count, duration, odds, percent, weight
 from canaryproxy.control.controller import judge_settings
-from canaryproxy.judging.evidence import as_float
 from canaryproxy.judging.judge import tripping_metrics
 from canaryproxy.judging.replay import RowError, read_rows, replay
 from canaryproxy.release.forecast import Forecast, forecast
@@ -26,20 +25,21 @@ _RATIO = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.command()
 @click.argument("file", type=click.File("r", encoding="utf-8-sig"))
 @click.option(
-    "--alpha", default=0.001, show_default=True, type=_RATIO, help="Chance of a false breach."
+    "--alpha", default=0.001, show_default=True, type=_RATIO, help="Probability of a false breach."
 )
 @click.option(
     "--margin",
     default=0.0,
     show_default=True,
     type=click.FloatRange(0, 1),
-    help="Absolute difference of the rates that a breach needs too.",
+    help="Smallest difference of the rates that can be a breach, absolute.",
 )
 @click.option(
     "--direction",
     default="increase",
     show_default=True,
     type=click.Choice(["increase", "decrease"]),
+    help="The direction of change that is bad.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def judge(
@@ -51,8 +51,8 @@ def judge(
 ) -> None:
     """Judge recorded counts: would this release have been rolled back, and when?
 
-    FILE (or - for standard input) is CSV with the columns t, stable_trials, stable_events, canary_trials and
-    canary_events, one row a tick.
+    FILE (- for standard input) is CSV with the columns t, stable_trials, stable_events, canary_trials and
+    canary_events, with one row for each tick.
 
     Example: canaryproxy judge counts.csv --alpha 0.001 --json
     """
@@ -61,42 +61,44 @@ def judge(
     except RowError as error:
         fail(f"{file.name}: {error}", EXIT_CONFIG)
     except UnicodeDecodeError:
-        fail(f"{file.name}: is not UTF-8 text", EXIT_CONFIG)
+        fail(f"{file.name} is not UTF-8 text", EXIT_CONFIG)
     if as_json:
         click.echo(json.dumps(found.to_dict()))
         return
     low, high = found.rate_ratio_interval
     click.echo(f"verdict: {found.verdict}")
-    click.echo(
-        f"evidence: {as_float(found.log_evidence):.4g} (at most {as_float(found.max_log_evidence):.4g})"
-    )
+    click.echo(f"evidence: {odds(found.log_evidence)} (highest {odds(found.max_log_evidence)})")
     if found.tripped_at is not None:
         click.echo(
-            f"tripped at {found.tripped_at}, after {found.canary_trials_at_trip} canary requests"
+            f"tripped at t = {found.tripped_at}, after {count(found.canary_trials_at_trip)} canary requests"
         )
-    click.echo(f"the canary's rate is {low:.3g} to {high:.3g} times stable's")
+    click.echo(f"canary's rate: {low:.3g}× to {high:.3g}× of stable's")
 
 
 @click.command()
 @config_option
 @click.option(
-    "--rps", required=True, type=click.FloatRange(0), help="Requests a second, both variants."
+    "--rps",
+    required=True,
+    type=click.FloatRange(0),
+    help="Requests per second, both variants together.",
 )
 @click.option(
     "--error-rate",
     required=True,
     type=click.FloatRange(0, 1, max_open=True),
-    help="Stable's, 0..1.",
+    help="Stable's error rate, 0 to 1.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(path: Path, rps: float, error_rate: float, as_json: bool) -> None:
-    """Say what each step of a release can see at your traffic, and whom a regression would hurt.
+    """Estimate how quickly each step would detect a regression, and how many users it would affect.
 
+    \b
     Example: canaryproxy plan -c config/example.yaml --rps 200 --error-rate 0.005
     """
     config = load(path)
     if config.release is None:
-        fail(f"{path}: there is no release to plan", EXIT_CONFIG)
+        fail(f"{path} has no release: add release.id and release.steps", EXIT_CONFIG)
     errors = config.judge.metrics.errors
     found = forecast(
         [Step(step.weight, step.bake, step.min_requests) for step in config.release.steps],
@@ -114,20 +116,25 @@ def plan(path: Path, rps: float, error_rate: float, as_json: bool) -> None:
 
 def print_forecast(console: Console, found: Forecast, error_rate: float) -> None:
     """Print a forecast as a table and its warnings."""
-    console.print(
-        f"Stable fails {percent(error_rate)} of its requests. What if the canary fails more?\n"
-    )
+    console.print(f"Stable's error rate is {percent(error_rate)}. If the canary's is higher:\n")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("weight", justify="right")
-    for name in ("lasts", "canary\nrequests", "canary\nfails", "caught after\nrequests", "that is"):
+    headings = (
+        "lasts",
+        "canary\nrequests",
+        "canary's\nerror rate",
+        "detected after\nrequests",
+        "time",
+    )
+    for name in headings:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("users\nhurt", justify="right")
+    table.add_column("users\naffected", justify="right")
     table.add_column("")
     for step in found.steps:
-        lasts = "for ever" if step.lasts is None else duration(step.lasts)
+        lasts = "no end" if step.lasts is None else duration(step.lasts)
         first = (weight(step.weight), lasts, count(step.requests))
         if not step.catches:
-            table.add_row(*first, "", "", "", "", "nothing to compare with")
+            table.add_row(*first, "", "", "", "", "no traffic to compare")
         for catch in step.catches:
             rate = percent(catch.canary_rate)
             if catch.requests is None or catch.seconds is None:

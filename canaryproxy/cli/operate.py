@@ -1,8 +1,9 @@
-"""Commands that change what a running proxy does: look first, say what will change, ask, do, say what is."""
+"""Commands that operate a running proxy: each describes the change, asks if needed, makes it, and reports."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,69 +12,95 @@ import click
 from canaryproxy.cli.common import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, fail
 from canaryproxy.cli.target import Target, login, reaching
 from canaryproxy.client import text as words
-from canaryproxy.client.api import Answer, Client
+from canaryproxy.client.api import Client, Refused, Response
 from canaryproxy.config import units
 
 Document = Mapping[str, Any]
 
-_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-_reason = click.option("--reason", metavar="TEXT", help="Why, for the history.")
+_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+_reason = click.option("--reason", metavar="TEXT", help="Reason, for the history.")
+
+_NOTHING_TO_START = (
+    "nothing to start: the configuration has no `release`. Add release.id and release.steps, then run"
+    " `canaryproxy reload`"
+)
 
 
 def _percent(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
-    """Return a weight as the configuration has it: 5, 0.25, or 5%."""
+    """Return a weight as in the configuration: 5, 0.25 or 5%."""
     try:
         return units.weight(float(value.removesuffix("%").strip()))
     except ValueError:
-        raise click.BadParameter("a percentage from 0 to 100, such as 5 or 0.25") from None
+        raise click.BadParameter("expected a percentage from 0 to 100, such as 5 or 0.25") from None
 
 
 def _operate(
     target: Target,
-    name: str,
-    says: Callable[[Document], str],
+    operation: str,
+    describe: Callable[[Document], str],
     *,
     body: Mapping[str, Any] | None = None,
     asks: Callable[[Document], bool] = lambda _: False,
     yes: bool = True,
-) -> Answer:
-    """Do it to the release that is shown in one line before."""
+) -> Response:
+    """Describe an operation, ask if needed, and carry it out unless the release has changed meanwhile."""
     sent = {"by": login(), **(body or {})}
-
     seen = target.talk(lambda client: client.release())
     before = seen.body
+    if operation == "start" and before.get("release") is None and before.get("steps") == []:
+        fail(_NOTHING_TO_START)
     allowed = before.get("allowed")
-    if not isinstance(allowed, list) or name in allowed:  # else the proxy says why not
-        click.echo(f"{words.name(before)}: {words.where(before)} -> {says(before)}")
+    if not isinstance(allowed, list) or operation in allowed:  # if not, the proxy says why
+        click.echo(f"{describe(before)}.")
         if not yes and asks(before) and sys.stdin.isatty():
             _confirm()
-    return target.talk(lambda client: client.operate(name, sent, seen.etag))
+
+    async def carry_out(client: Client) -> Response:
+        try:
+            return await client.operate(operation, sent, seen.etag)
+        except Refused as error:
+            if error.status != 412:
+                raise
+            now = words.outcome((await client.release()).body)
+            fail(
+                "someone (or a completed step) changed the release in the meantime:"
+                f" now {now}. Nothing was changed; run the command again"
+            )
+
+    return target.talk(carry_out)
 
 
 def _confirm() -> None:
     try:
-        sure = click.confirm("Do it?", default=False)
+        sure = click.confirm("Continue?", default=False)
     except click.Abort:  # Ctrl-C or the end of the input
         click.echo()
         sys.exit(EXIT_INTERRUPTED)
     if not sure:
-        click.echo("Nothing was done.")
+        click.echo("Cancelled; nothing changed.")
         sys.exit(EXIT_FAILED)
 
 
-def _done(answer: Answer) -> None:
-    click.echo(f"done: {words.name(answer.body)} is {words.where(answer.body)}")
+def _report(response: Response) -> None:
+    click.echo(f"Done: {words.outcome(response.body)}.")
 
 
-def _why(reason: str | None) -> dict[str, str]:
+def _with_reason(reason: str | None) -> dict[str, str]:
     return {} if reason is None else {"reason": reason}
 
 
-def _step_weight(document: Document, step: int) -> str:
-    steps = document.get("steps") or []
-    if not 1 <= step <= len(steps) or not isinstance(steps[step - 1], dict):
-        return words.NONE
-    return words.weight(steps[step - 1].get("weight"))
+def _step(document: Document, step: int) -> str:
+    """``step 2 of 5, 25%``; empty if the plan has no such step."""
+    steps = document.get("steps")
+    if not isinstance(steps, list) or not 1 <= step <= len(steps):
+        return ""
+    described = steps[step - 1]
+    found = words.weight(described.get("weight") if isinstance(described, dict) else None)
+    return f"step {step} of {len(steps)}, {found}"
+
+
+def _here(document: Document) -> str:
+    return _step(document, int(words.number(document.get("step")) or 0))
 
 
 @click.command()
@@ -88,15 +115,17 @@ def weight(target: Target, percent: float, reason: str | None, yes: bool) -> Non
     Example: canaryproxy weight 5
     """
 
-    def says(before: Document) -> str:
-        pauses = " and paused" if before.get("state") == "running" else ""
-        return f"{words.weight(percent)} of users on the canary{pauses}"
+    def describe(before: Document) -> str:
+        change = f"from {words.weight(before.get('weight'))} to {words.weight(percent)} of users"
+        if before.get("state") == "running":
+            return f"Set the canary's weight {change} and pause {words.name(before)}"
+        return f"Set the canary's weight {change}"
 
-    def up(before: Document) -> bool:
+    def rises(before: Document) -> bool:
         return percent > (words.number(before.get("weight")) or 0.0)
 
-    body = {"weight": percent, **_why(reason)}
-    _done(_operate(target, "weight", says, body=body, asks=up, yes=yes))
+    body = {"weight": percent, **_with_reason(reason)}
+    _report(_operate(target, "weight", describe, body=body, asks=rises, yes=yes))
 
 
 @click.command()
@@ -109,45 +138,47 @@ def start(target: Target, reason: str | None) -> None:
     Example: canaryproxy start
     """
 
-    def says(before: Document) -> str:
-        return f"running, step 1 at {_step_weight(before, 1)}"
+    def describe(before: Document) -> str:
+        return f"Start {words.name(before)} ({_step(before, 1) or 'no steps'})"
 
-    _done(_operate(target, "start", says, body=_why(reason)))
+    _report(_operate(target, "start", describe, body=_with_reason(reason)))
 
 
 @click.command()
 @_reason
 @reaching
 def pause(target: Target, reason: str | None) -> None:
-    """Stay at this weight until somebody resumes.
+    """Keep the current weight until you resume.
 
     \b
     Example: canaryproxy pause --reason "holidays"
     """
 
-    def says(before: Document) -> str:
-        return f"paused at {words.weight(before.get('weight'))}"
+    def describe(before: Document) -> str:
+        return f"Pause {words.name(before)} at {words.weight(before.get('weight'))}"
 
-    _done(_operate(target, "pause", says, body=_why(reason)))
+    _report(_operate(target, "pause", describe, body=_with_reason(reason)))
 
 
 @click.command()
 @_reason
 @reaching
 def resume(target: Target, reason: str | None) -> None:
-    """Go on after a pause; with promote: manual, go on to the next step.
+    """Continue after a pause, or begin the next step (promote: manual).
 
     \b
     Example: canaryproxy resume
     """
 
-    def says(before: Document) -> str:
-        step = int(words.number(before.get("step")) or 0)
-        if before.get("state") == "running":
-            return f"step {step + 1} at {_step_weight(before, step + 1)}"
-        return f"running, step {step} at {_step_weight(before, step)}"
+    def describe(before: Document) -> str:
+        if before.get("state") != "running":
+            return f"Resume {words.name(before)} ({_here(before) or 'no steps'})"
+        following = _step(before, int(words.number(before.get("step")) or 0) + 1)
+        if following:
+            return f"Begin the next step of {words.name(before)} ({following})"
+        return f"Complete {words.name(before)}: all users on the canary"
 
-    _done(_operate(target, "resume", says, body=_why(reason)))
+    _report(_operate(target, "resume", describe, body=_with_reason(reason)))
 
 
 @click.command()
@@ -155,23 +186,20 @@ def resume(target: Target, reason: str | None) -> None:
 @_yes
 @reaching
 def promote(target: Target, reason: str | None, yes: bool) -> None:
-    """End the release with every user on the canary.
+    """End the release with all users on the canary.
 
-    Steps that are left are left out, and gates are not asked.
+    Skips the remaining steps and does not call gates.
 
     \b
     Example: canaryproxy promote --yes
     """
-    _done(
-        _operate(
-            target,
-            "promote",
-            lambda _: "promoted: every user on the canary",
-            body=_why(reason),
-            asks=lambda _: True,
-            yes=yes,
-        )
-    )
+
+    def describe(before: Document) -> str:
+        skipped = "the remaining steps and gates are skipped"
+        return f"Promote {words.name(before)}: all users go to the canary, {skipped}"
+
+    body = _with_reason(reason)
+    _report(_operate(target, "promote", describe, body=body, asks=lambda _: True, yes=yes))
 
 
 @click.command()
@@ -179,102 +207,110 @@ def promote(target: Target, reason: str | None, yes: bool) -> None:
 @_yes
 @reaching
 def abort(target: Target, reason: str | None, yes: bool) -> None:
-    """End the release with every user on stable.
+    """End the release with all users on stable.
 
     \b
     Example: canaryproxy abort --yes --reason "wrong build"
     """
-    _done(
-        _operate(
-            target,
-            "abort",
-            lambda _: "aborted: every user on stable",
-            body=_why(reason),
-            asks=lambda _: True,
-            yes=yes,
-        )
-    )
+
+    def describe(before: Document) -> str:
+        return f"Abort {words.name(before)}: all users go to stable"
+
+    body = _with_reason(reason)
+    _report(_operate(target, "abort", describe, body=body, asks=lambda _: True, yes=yes))
 
 
 @click.command()
 @_reason
 @reaching
 def reset(target: Target, reason: str | None) -> None:
-    """Close the circuit after a trip: the same users come back to the canary, and the step begins anew.
+    """Reset the circuit after a trip: the same users return to the canary.
+
+    They return immediately, and the current step begins again.
 
     \b
     Example: canaryproxy reset --reason "fixed in 2.4.1"
     """
 
-    def says(before: Document) -> str:
+    def describe(before: Document) -> str:
+        step = _here(before)
+        said = f"Reset {words.name(before)}: the same users return to the canary immediately"
+        said += f" ({step})" if step else ""
         circuit = before.get("circuit")
-        cause = words.clean(circuit.get("cause"), 200) if isinstance(circuit, dict) else ""
-        return "the circuit closes" + (f" (it had opened because: {cause})" if cause else "")
+        if not isinstance(circuit, dict) or circuit.get("cause") is None:
+            return said
+        since = words.number(circuit.get("since"))
+        now = words.number(before.get("time")) or time.time()
+        ago = "" if since is None else f" {words.duration(now - since)} ago"
+        return f"{said}. Tripped{ago}: {words.clean(circuit['cause'], 200)}"
 
-    _done(_operate(target, "reset", says, body=_why(reason)))
+    _report(_operate(target, "reset", describe, body=_with_reason(reason)))
 
 
 @click.command()
 @click.argument("cause", nargs=-1)
 @reaching
 def trip(target: Target, cause: tuple[str, ...]) -> None:
-    """Open the circuit: every user is on stable with the next request. It never asks.
+    """Roll back now: open the circuit, so that all users go to stable. Never asks for confirmation.
 
     \b
     Example: canaryproxy trip "checkout looks wrong"
     """
+
+    def describe(before: Document) -> str:
+        return f"Trip {words.name(before)}: all users go to stable immediately"
+
     body = {"cause": " ".join(cause)} if cause else {}
-    _done(_operate(target, "trip", lambda _: "tripped: every user on stable", body=body))
+    _report(_operate(target, "trip", describe, body=body))
 
 
 @click.command()
 @_yes
 @reaching
 def drill(target: Target, yes: bool) -> None:
-    """Try the way back with real users: trip, measure the last request to the canary, reset.
+    """Rehearse a rollback with live traffic: trip, time it, reset.
 
-    Takes some seconds, at most ten. The step begins anew after it.
+    Takes some seconds, at most ten. The current step begins again after it.
 
     \b
     Example: canaryproxy drill --yes
     """
     if not yes and not sys.stdin.isatty():
-        fail("a drill moves users: without a terminal it needs --yes", EXIT_CONFIG)
+        fail("a drill moves users to stable; without a terminal it needs --yes", EXIT_CONFIG)
 
-    def says(before: Document) -> str:
-        moved = words.weight(before.get("weight"))
-        return f"tripped, measured and reset: {moved} of users on stable meanwhile"
+    def describe(before: Document) -> str:
+        moved = f"{words.weight(before.get('weight'))} of users go to stable for some seconds"
+        return f"Drill {words.name(before)}: {moved} and come back"
 
-    body = _operate(target, "drill", says, asks=lambda _: True, yes=yes).body
+    body = _operate(target, "drill", describe, asks=lambda _: True, yes=yes).body
     figures = body.get("drill")
     found = figures if isinstance(figures, dict) else {}
-    click.echo(f"drill: {words.drilled(found)}")
     if words.number(found.get("seconds_to_last_request")) is None:
-        sys.exit(EXIT_FAILED)
+        fail(words.drill_result(found))
+    click.echo(f"Done: {words.drill_result(found)}.")
 
 
 @click.command()
 @reaching
 def reload(target: Target) -> None:
-    """Read the configuration file again. An invalid one changes nothing.
+    """Read the configuration file again. An invalid file changes nothing.
 
     \b
     Example: canaryproxy reload
     """
 
-    async def work(client: Client) -> Answer:
+    async def work(client: Client) -> Response:
         seen = await client.config()
-        click.echo(f"reads {words.clean(seen.body.get('file')) or 'the configuration'} again")
+        click.echo(f"Reload {words.clean(seen.body.get('file')) or 'the configuration'}.")
         return await client.operate("reload", {"by": login()}, seen.etag)
 
     body = target.talk(work).body
-    changed = _listed(body.get("changed"))
-    restart = _listed(body.get("restart_needed"))
-    click.echo(
-        f"done: {f'changed {changed}' if changed else 'nothing has changed'}"
-        + (f"; restart needed for {restart}" if restart else "")
-    )
+    changed = _list(body.get("changed"))
+    restart = _list(body.get("restart_needed"))
+    click.echo(f"Done: {f'changed {changed}' if changed else 'nothing changed'}.")
+    if restart:
+        click.echo(f"Restart needed to apply {restart}: run canaryproxy upgrade.")
 
 
-def _listed(value: object) -> str:
+def _list(value: object) -> str:
     return ", ".join(words.clean(one, 100) for one in value) if isinstance(value, list) else ""

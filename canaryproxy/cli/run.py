@@ -23,18 +23,19 @@ from canaryproxy.runtime.supervisor import StartError, Supervisor
     default="text",
     show_default=True,
     type=click.Choice(["text", "json"]),
-    help="How the proxy's own log, on standard error, is written.",
+    help="Format of the proxy's log on standard error.",
 )
 @click.option(
     "--pid-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Holds the process id while the proxy serves.",
+    metavar="FILE",
+    help="File for the process id while the proxy runs.",
 )
 def run(path: Path, log_format: Literal["text", "json"], pid_file: Path | None) -> None:
-    """Run the proxy until SIGTERM or SIGINT; requests in flight may end first.
+    """Run the proxy until SIGTERM or SIGINT. Requests in flight may finish.
 
-    SIGHUP reads the configuration again, SIGUSR1 reopens the access log, SIGUSR2 starts the program anew and
-    hands everything over to it.
+    SIGHUP reloads the configuration, SIGUSR1 reopens the access log, SIGUSR2 restarts in place without
+    dropping connections.
 
     Example: canaryproxy run -c config/minimal.yaml --log-format json
     """

@@ -1,4 +1,4 @@
-"""Commands that look at a running proxy: ``status``, ``history`` and ``wait``."""
+"""Commands that observe a running proxy: ``status``, ``history`` and ``wait``."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def _goal(_ctx: click.Context, _param: click.Parameter, value: str) -> Goal:
 
 
 @click.command()
-@click.option("-w", "--watch", is_flag=True, help="Go on until Ctrl-C.")
+@click.option("-w", "--watch", is_flag=True, help="Keep the display up to date until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print the release document as JSON.")
 @reaching
 def status(target: Target, watch: bool, as_json: bool) -> None:
-    """Show where the release is, how both variants do, and what the judge knows.
+    """Show the release, both variants' traffic, and the current verdict.
 
-    With --watch it is a live screen in a terminal, and a line for each change elsewhere; with --watch --json
-    one JSON object a line.
+    --watch shows a live screen in a terminal and prints a line for each change elsewhere; --watch --json
+    prints one JSON object a line.
 
     \b
     Examples:
@@ -82,12 +82,17 @@ def status(target: Target, watch: bool, as_json: bool) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.option(
-    "-n", "number", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many."
+    "-n",
+    "number",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="Number of records.",
 )
-@click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Print new records until Ctrl-C.")
 @reaching
 def history(target: Target, as_json: bool, number: int, follow: bool) -> None:
-    """Show what happened and why, oldest first, in local time.
+    """Show the history: what happened and why. Oldest record first, in local time.
 
     \b
     Example: canaryproxy history -n 5 --follow
@@ -127,21 +132,21 @@ def history(target: Target, as_json: bool, number: int, follow: bool) -> None:
     show_default=True,
     callback=_duration,
     metavar="DURATION",
-    help="How long at most, such as 90s or 30m.",
+    help="Longest time to wait, such as 90s or 30m.",
 )
 @reaching
 def wait(target: Target, goal: Goal, timeout: float) -> None:
-    """Wait until the release gets somewhere, and print what happens meanwhile.
+    """Wait until the release reaches a state. Prints the history meanwhile.
 
-    A restart of the proxy does not end the wait. A drill is not taken for a trip.
+    A restart of the proxy does not end the wait, and a drill does not count as a trip.
 
     \b
     Exit status:
-      0  it came
-      3  no proxy answers, at the beginning
-      4  the opposite end came: it tripped or was aborted when it was to be promoted,
-         it was promoted when it was to be aborted, or another release follows
-      5  the timeout has passed
+      0  state reached
+      3  no proxy answers (at the beginning)
+      4  ended differently: tripped or aborted instead of promoted,
+         promoted instead of aborted, or replaced by another release
+      5  timed out
 
     \b
     Example: canaryproxy wait --for promoted --timeout 30m
@@ -151,52 +156,55 @@ def wait(target: Target, goal: Goal, timeout: float) -> None:
         document = (await client.release()).body
         steps = document.get("steps")
         if goal.step and isinstance(steps, list) and 0 < len(steps) < goal.step:
-            fail(f"the release has {len(steps)} steps", EXIT_CONFIG)
-        say(f"{words.name(document)}: {words.where(document)}; waiting for {goal}")
+            fail(f"there is no {goal}: the release has {len(steps)} steps", EXIT_CONFIG)
+        say(f"{words.outcome(document)}; waiting for {goal}")
         found = goal.of_document(document)
         if found == "not yet":
-            try:
-                async with asyncio.timeout(timeout):
-                    document, found = await _until(client, document, goal)
-            except TimeoutError:
-                pass  # it is not yet so
+            document, found = await _until(client, document, goal, timeout)
         if found == "opposite":
-            click.echo(f"canaryproxy: {words.name(document)} is {words.where(document)}", err=True)
+            click.echo(f"canaryproxy: {words.outcome(document)}", err=True)
         elif found == "not yet":
-            limit = units.duration_text(timeout)
-            click.echo(f"canaryproxy: {goal} did not come within {limit}", err=True)
+            click.echo(
+                f"canaryproxy: timed out after {units.duration_text(timeout)} waiting for"
+                f' "{goal}"; {words.outcome(document)}',
+                err=True,
+            )
         else:
-            say(f"{words.name(document)}: {words.where(document)}")
+            say(words.outcome(document))
         return found
 
     found = target.talk(work)
-    sys.exit({"came": 0, "opposite": EXIT_OPPOSITE, "not yet": EXIT_TIMEOUT}[found])
+    sys.exit({"reached": 0, "opposite": EXIT_OPPOSITE, "not yet": EXIT_TIMEOUT}[found])
 
 
 async def _until(
-    client: Client, document: dict[str, Any], goal: Goal
+    client: Client, document: dict[str, Any], goal: Goal, timeout: float
 ) -> tuple[dict[str, Any], Verdict]:
-    """Return the document that decides, and how; print what happens until then."""
+    """Return the last document and its verdict; print the records until then."""
     release = document.get("release")
-    lost = came = False
-    async for news in Follower(client, known(document)).news():
-        if isinstance(news, Happened):
-            click.echo(words.record(news.record, time.time()))
-            came = came or goal.of_record(news.record) == "came"
-            continue
-        if isinstance(news, Lost):
-            if not lost:
-                say_lost(news)
-            lost = True
-            continue
-        document = news.document
-        if lost:
-            say("connected again")
-            lost = False
-        if release is not None and document.get("release") != release:
-            return document, "opposite"
-        if came:
-            return document, "came"
-        if (found := goal.of_document(document)) != "not yet":
-            return document, found
-    raise AssertionError("news never end")
+    lost = reached = False
+    try:
+        async with asyncio.timeout(timeout):
+            async for news in Follower(client, known(document)).news():
+                if isinstance(news, Happened):
+                    click.echo(words.record(news.record, time.time()))
+                    reached = reached or goal.of_record(news.record) == "reached"
+                elif isinstance(news, Lost):
+                    if not lost:
+                        say_lost(news)
+                    lost = True
+                else:
+                    document = news.document
+                    if lost:
+                        say("reconnected")
+                        lost = False
+                    found = goal.of_document(document)
+                    if release is not None and document.get("release") != release:
+                        found = "opposite"
+                    elif reached:
+                        found = "reached"
+                    if found != "not yet":
+                        return document, found
+    except TimeoutError:
+        pass
+    return document, "not yet"

@@ -1,4 +1,4 @@
-"""The way from a command to a running proxy: its address, the token, and what goes wrong on the way."""
+"""The running proxy that a command talks to: its address, the token, and errors on the way."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 from pydantic import ValidationError
 
+from canaryproxy import DEFAULT_SOCKET
 from canaryproxy import config as configuration
 from canaryproxy.cli.common import (
     EXIT_CONFIG,
@@ -25,10 +26,19 @@ from canaryproxy.cli.common import (
     read_text,
     refuse,
 )
-from canaryproxy.client.api import Address, Client, Refused, Unreachable
+from canaryproxy.client.api import (
+    TIMEOUT,
+    Address,
+    Client,
+    Denied,
+    NotAdmin,
+    PlainHttp,
+    Refused,
+    Silent,
+    Unreachable,
+)
 from canaryproxy.client.text import clean
 from canaryproxy.config import Admin, ConfigError
-from canaryproxy.config.model import DEFAULT_SOCKET
 from canaryproxy.config.yaml_reader import read
 
 T = TypeVar("T")
@@ -36,7 +46,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The proxy that a command talks to."""
+    """A running proxy and the token for it."""
 
     address: Address
     token: str | None = None
@@ -44,9 +54,9 @@ class Target:
     def talk(
         self, work: Callable[[Client], Awaitable[T]], *, interrupted: int = EXIT_INTERRUPTED
     ) -> T:
-        """Return what ``work`` returns, or exit with one line about what went wrong.
+        """Return the result of ``work``, or print one line about the error and exit.
 
-        ``interrupted`` is the exit status for Ctrl-C.
+        ``interrupted`` is the exit status after Ctrl-C.
         """
 
         async def whole() -> T:
@@ -54,25 +64,35 @@ class Target:
                 return await work(client)
 
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(
-                stream, "reconfigure"
-            ):  # a terminal may know fewer characters than a cause has
+            if hasattr(stream, "reconfigure"):  # its encoding may lack characters of a cause
                 stream.reconfigure(errors="replace")
         try:
             return asyncio.run(whole())
         except Unreachable as error:
-            fail(self._unreachable(str(error)), EXIT_UNREACHABLE)
+            fail(self._unreachable(error), EXIT_UNREACHABLE)
         except Refused as error:
             self._refused(error)
         except KeyboardInterrupt:
             sys.exit(interrupted)
 
-    def _unreachable(self, why: str) -> str:
-        if why == os.strerror(13):
-            return f"{self.address} may not be opened by {login()}: only who runs the proxy may steer it"
+    def _unreachable(self, error: Unreachable) -> str:
+        """Return what happened and what to do."""
+        address = self.address
+        if isinstance(error, Denied):
+            return (
+                f"permission denied: {address} belongs to {_owner(address)}, you are {login()}."
+                " Use sudo, or --admin http://HOST:PORT with a token"
+            )
+        if isinstance(error, PlainHttp):
+            return f"{address} speaks plain HTTP, not TLS. Use http://"
+        if isinstance(error, Silent):
+            return (
+                f"the proxy on {address} accepted the connection but did not answer within {TIMEOUT:g}s"
+                " (hung or overloaded?). Do not start a second one; see its log"
+            )
         return (
-            f"no proxy answers on {self.address} ({clean(why, 200)}): is it running? start it with"
-            " canaryproxy run -c FILE; or name its socket with --admin"
+            f"no proxy answers on {address} ({clean(error, 200)}). Is it running? Start it with"
+            " canaryproxy run -c FILE, or name its address with --admin"
         )
 
     def _refused(self, error: Refused) -> NoReturn:
@@ -83,23 +103,42 @@ class Target:
                     f" {clean(one.get('message'))}",
                     err=True,
                 )
-        hint = {
-            401: " (give the token with --token-file or CANARYPROXY_TOKEN)",
-            412: ": nothing was done; look at canaryproxy status and try again",
-            421: f" ({self.address} must be a name in admin.hosts, or an address)",
-        }.get(error.status, "")
-        fail(clean(error) + hint)
+        if isinstance(error, NotAdmin):
+            fail(
+                f"{self.address} is not a canaryproxy admin address (did you give the traffic port?)."
+                " Nothing was changed"
+            )
+        if error.status == 401:
+            what = "an admin token is needed" if self.token is None else "wrong admin token"
+            fail(f"{what}. Pass it with --token-file FILE or CANARYPROXY_TOKEN")
+        if error.status == 421:
+            fail(
+                f"{clean(error)}: add the name in {self.address} to admin.hosts, or use an IP address"
+            )
+        if error.status == 412:
+            fail(f"{clean(error)}. Nothing was changed; run the command again")
+        fail(clean(error))
+
+
+def _owner(address: Address) -> str:
+    """Return the owner of a socket, or of the nearest folder that is visible."""
+    for path in (Path(address.socket or "."), *Path(address.socket or ".").parents):
+        try:
+            return path.owner()
+        except (OSError, KeyError):  # not visible either, or a user without a name
+            continue
+    return "another user"
 
 
 def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say where the proxy is, and a ``Target`` as its first argument."""
+    """Add the options that locate the proxy, and pass the ``Target`` as the first argument."""
 
     @click.option(
         "--admin",
         envvar="CANARYPROXY_ADMIN",
         metavar="ADDRESS",
         show_envvar=True,
-        help=f"Path of the admin socket, or http://host:port.  [default: {DEFAULT_SOCKET}]",
+        help=f"Admin socket (path), or http://host:port.  [default: {DEFAULT_SOCKET}]",
     )
     @click.option(
         "-c",
@@ -108,12 +147,14 @@ def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
         envvar="CANARYPROXY_CONFIG",
         show_envvar=True,
         type=click.Path(dir_okay=False, path_type=Path),
-        help="The proxy's configuration file, to find its socket.",
+        metavar="FILE",
+        help="The proxy's configuration file, to read its admin address from.",
     )
     @click.option(
         "--token-file",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="Holds the token for http://; or set CANARYPROXY_TOKEN.",
+        metavar="FILE",
+        help="File that contains the token for http://; or set CANARYPROXY_TOKEN.",
     )
     @wraps(command)
     def found(
@@ -125,16 +166,16 @@ def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         try:
             return command(_target(admin, config_path, token_file), *args, **options)
-        except OSError as error:  # of files and connections each is told where it happens
+        except OSError as error:  # errors of files and connections are handled where they occur
             if error.errno == errno.EPIPE:
-                raise  # who reads has seen enough: click ends quietly
-            fail(f"the output cannot be written: {error.strerror}")
+                raise  # the reader has closed the pipe: click ends quietly
+            fail(f"cannot write the output: {error.strerror}")
 
     return found
 
 
 def _admin_of(path: Path) -> Admin:
-    """Return a file's admin section, also if something else is wrong: that is when people want to look."""
+    """Return the admin section of a file, even if the rest of the file is invalid."""
     text = read_text(path)
     try:
         return configuration.parse(text, file=str(path)).admin
@@ -145,7 +186,11 @@ def _admin_of(path: Path) -> Admin:
             found = Admin.model_validate(section or {})
         except ValidationError:
             refuse(error)
-        click.echo(f"canaryproxy: {path} is not valid now; its admin address is used", err=True)
+        click.echo(
+            f"canaryproxy: warning: {path} is currently invalid; only its admin address was used"
+            f" (run `canaryproxy check -c {path}`)",
+            err=True,
+        )
         return found
 
 
@@ -164,25 +209,30 @@ def _target(admin: str | None, config_path: Path | None, token_file: Path | None
             if section.token_env is not None:
                 token = token or os.environ.get(section.token_env)
         else:
-            fail(f"{config_path}: names no admin address", EXIT_CONFIG)
+            fail(
+                f"{config_path} has no admin address: set admin.socket or admin.listen", EXIT_CONFIG
+            )
     else:
         address = Address(socket=DEFAULT_SOCKET)
     if token_file is not None:
         try:
             token = token_file.read_text(encoding="ascii").strip()
         except OSError as error:
-            fail(f"{token_file}: cannot be read: {error.strerror}", EXIT_CONFIG)
+            fail(f"cannot read {token_file}: {error.strerror}", EXIT_CONFIG)
         except UnicodeDecodeError:
-            fail(f"{token_file}: is not a token", EXIT_CONFIG)
+            fail(f"{token_file} does not contain a token: it is not ASCII text", EXIT_CONFIG)
     if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
-        fail("the token has characters that no token has", EXIT_CONFIG)
+        fail(
+            "invalid token: it contains spaces or characters other than printable ASCII",
+            EXIT_CONFIG,
+        )
     return Target(address, token or None)
 
 
 def login() -> str:
-    """Return who does it, for the history."""
+    """Return the name of the user, for the history."""
     try:
         name = clean(getpass.getuser(), 100)
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a user without a name, as in containers
         name = ""
     return name or f"uid {os.getuid()}"

@@ -1,4 +1,4 @@
-"""``canaryproxy upgrade``: another process goes on, with the program and the configuration of now."""
+"""``canaryproxy upgrade``: a hot restart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from canaryproxy.cli.target import Target, reaching
 from canaryproxy.client.api import Client, Unreachable
 from canaryproxy.client.text import clean
 
-_LOOK_EVERY = 0.1
+_POLL = 0.1
+"""Seconds between two looks at the history."""
 _RECORDS = 1000
 
 
@@ -23,38 +24,44 @@ _RECORDS = 1000
     default=120.0,
     show_default=True,
     type=click.FloatRange(min=1),
-    help="Seconds to wait for it.",
+    help="Seconds to wait until the new process has taken over.",
 )
 @reaching
 def upgrade(target: Target, timeout: float) -> None:
-    """Start the program anew and hand everything over to it, without a refused or broken request.
+    """Restart in place (new binary and config) without dropping connections.
 
-    Sends SIGUSR2 to the proxy, on this machine only, and waits until the new process steers. If that cannot
-    start, the old one goes on, and why is said here and in the history.
+    Sends SIGUSR2 to the proxy, on this machine only, and waits until the new process has taken over. If the
+    new process fails, the old one continues, and the reason is printed here and recorded in the history.
 
     Example: canaryproxy upgrade
     """
     if target.address.socket is None:
-        fail("an upgrade needs the admin socket: it sends a signal on this machine")
+        fail(
+            "upgrade works on the proxy's own machine only, through the admin socket: use --admin PATH"
+        )
     before = target.talk(lambda client: client.release()).body
     main_pid, seen = int(before["main_pid"]), int(before["history_id"])
     try:
         os.kill(main_pid, signal.SIGUSR2)
     except (ProcessLookupError, PermissionError) as error:
-        fail(f"process {main_pid} cannot be told to upgrade: {os.strerror(error.errno or 0)}")
+        fail(f"cannot send SIGUSR2 to process {main_pid}: {os.strerror(error.errno or 0)}")
     end = time.monotonic() + timeout
     while time.monotonic() < end:
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL)
         for what, cause in target.talk(lambda client: _news(client, seen)):
             if what == "upgrade_failed":
                 fail(clean(cause))
-            click.echo(f"done: {clean(cause)}")
+            click.echo(f"Done: {clean(cause)}.")
             return
-    fail("no other process goes on yet; canaryproxy history tells", EXIT_TIMEOUT)
+    fail(
+        f"timed out after {timeout:g}s waiting for the new process; see canaryproxy history and the"
+        " proxy's log",
+        EXIT_TIMEOUT,
+    )
 
 
 async def _news(client: Client, seen: int) -> list[tuple[str, str]]:
-    """Return what was written about upgrades since; nothing while nobody answers."""
+    """Return the records of upgrades since; none while the proxy is unreachable."""
     try:
         records = await client.history(seen, _RECORDS)
     except Unreachable:

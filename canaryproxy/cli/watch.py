@@ -1,4 +1,4 @@
-"""``status --watch``: a live screen in a terminal, lines elsewhere, JSON for programs."""
+"""``status --watch``: a live screen in a terminal, lines in logs and pipes, JSON for programs."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from canaryproxy.client.screen import EVENTS, Ascii, View, has_unicode, screen
 Document = Mapping[str, Any]
 
 _TICK = 1.0
-"""Seconds after which the screen says how old its figures are."""
+"""Seconds between two updates of the age of the figures."""
 
 
 def console() -> Console:
-    """Return a console that prints what it is given, on standard output."""
+    """Return a console on standard output, without markup and highlighting."""
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def print_status(to: Console, view: View) -> None:
-    """Print the whole status."""
+    """Print the status in full."""
     to.print(_shown(to, screen(view, to.width)))
 
 
@@ -40,7 +40,7 @@ def _shown(to: Console, what: RenderableType) -> RenderableType:
 
 
 async def watch_screen(client: Client, document: Document, records: list[dict[str, Any]]) -> None:
-    """Keep the status on the screen until Ctrl-C, and leave its last state behind."""
+    """Keep the status on the screen until Ctrl-C, then print its last state."""
     to = console()
     kept = deque(records, EVENTS)
     view = View(document, kept, time.time())
@@ -70,7 +70,7 @@ async def watch_screen(client: Client, document: Document, records: list[dict[st
 
 
 async def _ticking(follower: Follower) -> AsyncIterator[News | None]:
-    """Yield the news, and ``None`` after each second without any."""
+    """Yield the news, and ``None`` after each second without news."""
     queue: asyncio.Queue[News] = asyncio.Queue()
 
     async def fill() -> None:
@@ -97,9 +97,9 @@ async def _ticking(follower: Follower) -> AsyncIterator[News | None]:
 
 
 async def watch_lines(client: Client, document: Document) -> None:
-    """Print a line for each change, for logs and pipes."""
-    told = _gist(document)
-    say(f"{words.name(document)}: {told}")
+    """Print a line for each change."""
+    printed = _summary(document)
+    say(printed)
     lost = False
     async for news in Follower(client, known(document)).news():
         if isinstance(news, Happened):
@@ -110,15 +110,15 @@ async def watch_lines(client: Client, document: Document) -> None:
             lost = True
         else:
             if lost:
-                say("connected again")
+                say("reconnected")
             lost = False
-            if _gist(news.document) != told:
-                told = _gist(news.document)
-                say(f"{words.name(news.document)}: {told}")
+            if _summary(news.document) != printed:
+                printed = _summary(news.document)
+                say(printed)
 
 
 async def watch_json(client: Client, document: Document) -> None:
-    """Print each document as a line; what is lost is said on standard error."""
+    """Print each document as a line of JSON, and losses of the connection on standard error."""
     async for news in Follower(client, known(document)).news():
         if isinstance(news, Shown):
             click.echo(json.dumps(news.document))
@@ -127,30 +127,30 @@ async def watch_json(client: Client, document: Document) -> None:
 
 
 def known(document: Document) -> int | None:
-    """Return the number of the last record that a document knows of."""
+    """Return the number of the last record before a document."""
     last = document.get("history_id")
     return last if isinstance(last, int) else None
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a line of a log, with the time."""
+    """Print a line with the time of day."""
     click.echo(f"{words.moment(time.time(), time.time())}  {text}", err=err)
 
 
 def say_lost(news: Lost, *, err: bool = False) -> None:
-    """Say that there is no connection."""
-    say(f"connection lost, trying again ({words.clean(news.why, 200)})", err=err)
+    """Print that the connection is lost."""
+    say(f"connection lost, reconnecting ({words.clean(news.why, 200)})", err=err)
 
 
-def _gist(document: Document) -> str:
-    """Return what a line says about a document; what changes all the time is not in it."""
+def _summary(document: Document) -> str:
+    """Return the line for a document, without figures that change all the time."""
     circuit, config = document.get("circuit"), document.get("config")
-    said = words.where(document)
+    said = words.outcome(document)
     if isinstance(circuit, Mapping):
         said += f"; circuit {words.clean(circuit.get('state'), 20).replace('_', ' ')}"
     said += f"; judge: {words.clean(document.get('level'), 20)}"
     if document.get("unsaved"):
         said += f"; NOT SAVED: {words.clean(document['unsaved'])}"
     if isinstance(config, Mapping) and config.get("error"):
-        said += f"; configuration not taken: {words.clean(config['error'])}"
+        said += f"; configuration invalid: {words.clean(config['error'])}"
     return said

@@ -1,1 +1,1 @@
-"""The command line's side of the admin API: ask and steer a running proxy, and show what it says."""
+"""A client of the admin API, and what the command line shows of its responses."""

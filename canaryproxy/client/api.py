@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,19 +16,34 @@ from aiohttp import ClientSession, ClientTimeout
 
 from canaryproxy.client.events import Message, Parser, TooLong
 
-_TIMEOUT = ClientTimeout(total=15, sock_connect=5)
+TIMEOUT = 15.0
+"""Seconds for a response."""
+_TIMEOUT = ClientTimeout(total=TIMEOUT, sock_connect=5)
 _DRILL_TIMEOUT = ClientTimeout(total=60, sock_connect=5)
 _STREAM_TIMEOUT = ClientTimeout(total=None, sock_connect=5, sock_read=10)
-"""A stream speaks every second; ten seconds of silence are a lost connection."""
+"""The proxy writes to a stream every second; after ten seconds of silence the connection is lost."""
+_NOT_ADMIN = "the response is not one of canaryproxy's admin API"
 _HOST_PORT = re.compile(r"(?:[0-9A-Za-z.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
 class Unreachable(Exception):
-    """Nobody answers there, or not to the end; ``str`` says why."""
+    """There is no response, or not a complete one; ``str`` is the reason."""
+
+
+class Denied(Unreachable):
+    """The user may not open the socket."""
+
+
+class PlainHttp(Unreachable):
+    """The address does not speak TLS."""
+
+
+class Silent(Unreachable):
+    """The connection was accepted, but no response came in time."""
 
 
 class Refused(Exception):
-    """The proxy answered with a problem: nothing was done, unless ``str`` says otherwise."""
+    """The proxy responded with a problem. Nothing was changed, unless ``str`` says otherwise."""
 
     def __init__(
         self, status: int, detail: str, errors: tuple[Mapping[str, Any], ...] = ()
@@ -37,9 +53,13 @@ class Refused(Exception):
         self.errors = errors
 
 
+class NotAdmin(Refused):
+    """The server at this address is not the admin API."""
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a proxy is steered: the path of a Unix socket, or a URL."""
+    """Address of the admin API: the path of a Unix socket, or a URL."""
 
     socket: str | None = None
     url: str | None = None
@@ -58,15 +78,15 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A JSON object and the ``ETag`` that came with it, as it is sent back in ``If-Match``."""
+class Response:
+    """A JSON object and its ``ETag``, to be sent back in ``If-Match``."""
 
     body: dict[str, Any]
     etag: str | None
 
 
 class Client:
-    """One running proxy. Use it with ``async with``.
+    """A client of one running proxy, used with ``async with``.
 
     Every method raises ``Unreachable`` or ``Refused``. ``token`` is sent to http(s) addresses only.
     """
@@ -94,22 +114,22 @@ class Client:
         assert self._session is not None
         await self._session.close()
 
-    async def release(self) -> Answer:
+    async def release(self) -> Response:
         """Return the release document."""
-        return await self._ask("GET", "/v1/release")
+        return await self._send("GET", "/v1/release")
 
-    async def config(self) -> Answer:
-        """Return the configuration; its ``ETag`` is for ``reload``."""
-        return await self._ask("GET", "/v1/config")
+    async def config(self) -> Response:
+        """Return the configuration, whose ``ETag`` is a precondition of ``reload``."""
+        return await self._send("GET", "/v1/config")
 
     async def history(self, after: int | None, limit: int) -> list[dict[str, Any]]:
-        """Return records, oldest first: those after a number, or the newest ones."""
+        """Return records, oldest first: those after a number, or the newest."""
         query = {"limit": str(limit)} | ({} if after is None else {"after": str(after)})
-        found = (await self._ask("GET", "/v1/history", query=query)).body.get("records")
+        found = (await self._send("GET", "/v1/history", query=query)).body.get("records")
         return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
-    async def operate(self, name: str, body: Mapping[str, Any], etag: str | None) -> Answer:
-        """Do it, if nothing has changed since ``etag``.
+    async def operate(self, name: str, body: Mapping[str, Any], etag: str | None) -> Response:
+        """Carry out an operation, on the condition that nothing has changed since ``etag``.
 
         ``name`` is start, pause, resume, promote, abort, reset, trip, drill, weight or reload.
         """
@@ -117,10 +137,10 @@ class Client:
             name, ("POST", f"/v1/release/{name}")
         )
         timeout = _DRILL_TIMEOUT if name == "drill" else _TIMEOUT
-        return await self._ask(method, path, body=body, etag=etag, timeout=timeout)
+        return await self._send(method, path, body=body, etag=etag, timeout=timeout)
 
     async def stream(self, after: int | None) -> AsyncIterator[Message]:
-        """Yield the events of ``/v1/stream`` until it ends, with the records after a number first."""
+        """Yield the events of ``/v1/stream`` until it ends, beginning with the records after a number."""
         headers = {"Accept": "text/event-stream"}
         if after is not None:
             headers["Last-Event-ID"] = str(after)
@@ -132,14 +152,14 @@ class Client:
                 if response.status != 200:
                     raise await _problem(response)
                 if response.content_type != "text/event-stream":
-                    raise Refused(404, "there is no stream")
+                    raise Refused(404, "the address has no event stream")
                 async for chunk in response.content.iter_any():
                     for message in parser.feed(chunk):
                         yield message
         except (aiohttp.ClientError, OSError, TimeoutError, TooLong) as error:
-            raise Unreachable(_why(error)) from error
+            raise _unreachable(error) from error
 
-    async def _ask(
+    async def _send(
         self,
         method: str,
         path: str,
@@ -148,7 +168,7 @@ class Client:
         body: Mapping[str, Any] | None = None,
         etag: str | None = None,
         timeout: ClientTimeout = _TIMEOUT,
-    ) -> Answer:
+    ) -> Response:
         headers = {} if etag is None else {"If-Match": etag}
         try:
             async with self._request(
@@ -158,10 +178,10 @@ class Client:
                     raise await _problem(response)
                 found = _object(await response.read())
                 if found is None:
-                    raise Refused(200, "what answers there is not the admin API of canaryproxy")
-                return Answer(found, response.headers.get("ETag"))
+                    raise NotAdmin(response.status, _NOT_ADMIN)
+                return Response(found, response.headers.get("ETag"))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Unreachable(_why(error)) from error
+            raise _unreachable(error) from error
 
     def _request(self, method: str, path: str, **more: Any) -> Any:
         assert self._session is not None
@@ -169,13 +189,10 @@ class Client:
 
 
 async def _problem(response: aiohttp.ClientResponse) -> Refused:
-    """Return what RFC 9457's problem says, or that there is none."""
+    """Return the problem in a response (RFC 9457)."""
     found = _object(await response.read())
     if found is None or not isinstance(found.get("detail"), str):
-        return Refused(
-            response.status,
-            f"status {response.status}: what answers there is not the admin API of canaryproxy",
-        )
+        return NotAdmin(response.status, _NOT_ADMIN)
     errors = found.get("errors")
     listed = errors if isinstance(errors, list) else []
     return Refused(
@@ -191,13 +208,20 @@ def _object(raw: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _why(error: Exception) -> str:
-    """Return the reason in a few words."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
+def _unreachable(error: Exception) -> Unreachable:
+    """Return what an exception of aiohttp means."""
     number = getattr(error, "errno", None)
+    if isinstance(error, (aiohttp.ConnectionTimeoutError, TimeoutError)):
+        connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
+        return Unreachable("connecting timed out") if connecting else Silent("no response in time")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return Unreachable(f"its certificate is not trusted: {error.certificate_error}")
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return PlainHttp("it does not speak TLS")
+    if number == errno.EACCES:
+        return Denied(os.strerror(number))
     if isinstance(number, int) and number > 0:
-        return os.strerror(number)
+        return Unreachable(os.strerror(number))
     if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):
-        return "the connection broke"
-    return str(error) or type(error).__name__
+        return Unreachable("the connection was closed")
+    return Unreachable(str(error) or type(error).__name__)

@@ -1,4 +1,4 @@
-"""Server-sent events, byte by byte (WHATWG HTML §9.2). Pure."""
+"""A parser of server-sent events (WHATWG HTML §9.2). Pure."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 from dataclasses import dataclass
 
 LARGEST = 8 * 1024 * 1024
-"""Bytes of one event."""
+"""Upper bound of one event, in bytes."""
 
 _END = re.compile(rb"\r\n|\n|\r(?!$)")
 
 
 class TooLong(Exception):
-    """An event without an end."""
+    """An event exceeds ``LARGEST``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One event: its name, its data, and the id if it has one."""
+    """One event: its name, its data, and its id if it has one."""
 
     event: str
     data: str
@@ -25,7 +25,7 @@ class Message:
 
 
 class Parser:
-    """Takes the bytes of a stream as they come, in whatever pieces."""
+    """An incremental parser; chunks may be cut anywhere."""
 
     def __init__(self) -> None:
         self._rest = b""

@@ -1,4 +1,4 @@
-"""What a proxy does, as it happens: from its stream, by asking where there is none, across restarts."""
+"""The changes and events of a proxy as they happen: streamed, or polled, and across restarts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from canaryproxy.client.api import Client, Refused, Unreachable
 
-_FOR_EVER = (401, 403, 421)
-"""Answers that asking again does not change."""
+_FINAL = (401, 403, 421)
+"""Statuses that a retry does not change."""
 _POLL = 1.0
 _POLLS = 30
-"""Polls until the stream is tried again."""
-_SOONEST, _LATEST = 0.2, 2.0
-"""Seconds between attempts to connect."""
+"""Number of polls before the next attempt to stream."""
+_SHORTEST_DELAY, _LONGEST_DELAY = 0.2, 2.0
+"""Shortest and longest delay between attempts to connect, in seconds."""
 _RECORDS = 1000
 
 
@@ -36,7 +36,7 @@ class Happened:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The connection is lost, and why; what comes next says that it is back."""
+    """The connection is lost; the next news means that it is back."""
 
     why: str
 
@@ -45,15 +45,15 @@ News = Shown | Happened | Lost
 
 
 class Follower:
-    """Follows a proxy for ever; ``after`` is the number of the last record that is known, if any."""
+    """Follows a proxy until cancelled; ``after`` is the number of the last known record, if any."""
 
     def __init__(self, client: Client, after: int | None = None) -> None:
         self._client = client
         self._after = after
-        self._delay = _SOONEST
+        self._delay = _SHORTEST_DELAY
 
     async def news(self) -> AsyncIterator[News]:
-        """Yield everything that comes. Raises ``Refused`` if the proxy will not have us."""
+        """Yield documents, records and losses of the connection. Raises ``Refused`` for a final refusal."""
         while True:
             try:
                 async for one in self._stream():
@@ -62,7 +62,7 @@ class Follower:
             except Unreachable as error:
                 why = str(error)
             except Refused as error:
-                if error.status in _FOR_EVER:
+                if error.status in _FINAL:
                     raise
                 try:
                     async for one in self._polls():
@@ -71,19 +71,19 @@ class Follower:
                 except Unreachable as gone:
                     why = str(gone)
                 except Refused as refusal:
-                    if refusal.status in _FOR_EVER:
+                    if refusal.status in _FINAL:
                         raise
                     why = str(refusal)
             yield Lost(why)
             await asyncio.sleep(self._delay)
-            self._delay = min(self._delay * 2, _LATEST)
+            self._delay = min(self._delay * 2, _LONGEST_DELAY)
 
     async def _stream(self) -> AsyncIterator[News]:
         async for message in self._client.stream(self._after):
             try:
                 found = json.loads(message.data)
             except ValueError:
-                continue  # an event of a kind that is not known
+                continue  # an unknown kind of event
             if not isinstance(found, dict):
                 continue
             if message.event == "record":
@@ -108,8 +108,8 @@ class Follower:
         return Happened(record)
 
     def _shown(self, document: dict[str, Any]) -> Shown:
-        """Records come before the document that knows of them, so its number is the last one."""
-        self._delay = _SOONEST
+        """Note the number of the document's last record, which the stream has sent before it."""
+        self._delay = _SHORTEST_DELAY
         if isinstance(document.get("history_id"), int):
             self._after = document["history_id"]
         return Shown(document)

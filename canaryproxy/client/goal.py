@@ -1,4 +1,4 @@
-"""What ``wait`` waits for, and how a release document or a record answers it. Pure."""
+"""The goals of ``wait``, and whether a release document or a record reaches one. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from canaryproxy.client import text as words
 
-Verdict = Literal["came", "opposite", "not yet"]
+Verdict = Literal["reached", "opposite", "not yet"]
 
 _OPPOSITE: Mapping[str, tuple[str, ...]] = {
     "promoted": ("tripped", "aborted"),
@@ -21,7 +21,7 @@ _OPPOSITE: Mapping[str, tuple[str, ...]] = {
 }
 _ENDS = ("promoted", "tripped", "aborted")
 _DRILL = "a drill by "
-"""How the cause of a trip begins that is undone within seconds."""
+"""Prefix of the cause of a drill's trip, which is reset within seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,38 +45,38 @@ class Goal:
         return f"step {self.step}" if self.step else self.name
 
     def of_document(self, document: Mapping[str, Any]) -> Verdict:
-        """Tell what the release as it is means."""
+        """Tell whether the release has reached the goal, or can no longer reach it."""
         state = document.get("state")
         if state == "tripped" and _drilled(_cause(document.get("circuit"))):
             return "not yet"
         if self.name == "step":
             here = words.number(document.get("step")) or 0
             under_way = state in ("running", "paused") and here >= self.step
-            came = under_way or state == "promoted"
+            reached = under_way or state == "promoted"
         elif self.name == "ready":
-            came = state == "running" and document.get("ready") is True
+            reached = state == "running" and document.get("ready") is True
         elif self.name == "ended":
-            came = state in _ENDS
+            reached = state in _ENDS
         else:
-            came = state == self.name
-        if came:
-            return "came"
+            reached = state == self.name
+        if reached:
+            return "reached"
         return "opposite" if state in _OPPOSITE[self.name] else "not yet"
 
     def of_record(self, record: Mapping[str, Any]) -> Verdict:
-        """Tell whether this came, be it for a moment; what is opposite only a document tells."""
+        """Tell whether a record reaches the goal, even if only for a moment; never ``opposite``."""
         what = record.get("what")
         if what == "tripped" and _drilled(record.get("cause")):
             return "not yet"
         if self.name == "step":
             figures = record.get("figures")
             step = figures.get("step") if isinstance(figures, Mapping) else None
-            came = what == "step" and (words.number(step) or 0) >= self.step
+            reached = what == "step" and (words.number(step) or 0) >= self.step
         elif self.name == "ended":
-            came = what in _ENDS
+            reached = what in _ENDS
         else:
-            came = what == self.name
-        return "came" if came else "not yet"
+            reached = what == self.name
+        return "reached" if reached else "not yet"
 
 
 def _cause(circuit: object) -> object:

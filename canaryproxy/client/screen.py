@@ -1,7 +1,7 @@
-"""The status of a release as rich renderables: what ``status`` prints and ``status --watch`` keeps on screen.
+"""The status of a release as rich renderables, for ``status`` and ``status --watch``.
 
-Everything is a line that is as wide as the terminal at most, so that the live screen always knows its height.
-Texts of the server become ``Text``, never markup, and pass ``words.clean``.
+Every line fits the width of the terminal, so the height of the live screen is known. Texts from the network
+become ``Text``, never markup, and pass ``words.clean``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from canaryproxy.client import text as words
 from canaryproxy.client.text import clean, number
 
 EVENTS = 5
-"""Records that are shown."""
+"""Records of the history on the screen."""
 NARROWEST = 60
+"""Columns; a narrower terminal cuts the lines."""
+_LABEL = 10
+"""Columns of the labels."""
 
 _STATES = {
     "running": "bold black on green",
@@ -50,37 +53,37 @@ _ASCII = str.maketrans(
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is known: the release document, its newest records (oldest first), and whether it is still so."""
+    """The release document, its newest records (oldest first), and the state of the connection."""
 
     document: Mapping[str, Any]
     records: Iterable[Mapping[str, Any]] = ()
     now: float = 0.0
-    """Seconds since the epoch, for dates and ages."""
+    """Seconds since the epoch; dates and ages refer to it."""
     lost: str | None = None
-    """Why the connection is lost; the figures are the last ones then."""
+    """Why the connection is lost, if it is; the figures are then the last ones received."""
 
 
 def has_unicode(encoding: str, environment: Mapping[str, str] = os.environ) -> bool:
     """Tell whether a terminal shows more than ASCII.
 
-    Python turns the locale C into C.UTF-8 (PEP 538, 540), so what the user asked for counts as well.
+    Python changes the locale C to C.UTF-8 (PEP 538, PEP 540), so the user's own setting counts too.
     """
     if not encoding.lower().replace("-", "").startswith("utf"):
         return False
-    asked = environment.get("LC_ALL") or environment.get("LC_CTYPE")
-    if asked in (None, "", "C.UTF-8") and not environment.get("LC_ALL"):
-        asked = environment.get("LANG")
-    return asked not in ("C", "POSIX")
+    locale = environment.get("LC_ALL") or environment.get("LC_CTYPE")
+    if locale in (None, "", "C.UTF-8") and not environment.get("LC_ALL"):
+        locale = environment.get("LANG")
+    return locale not in ("C", "POSIX")
 
 
 class Ascii:
-    """A renderable whose signs every terminal has."""
+    """A renderable in ASCII characters only."""
 
     def __init__(self, inner: RenderableType) -> None:
         self._inner = inner
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Render with one ASCII character for each sign."""
+        """Render with one ASCII character for each symbol."""
         for text, style, control in console.render(self._inner, options):
             yield Segment(text if control else text.translate(_ASCII), style, control)
 
@@ -88,18 +91,19 @@ class Ascii:
 def screen(view: View, width: int, height: int | None = None) -> Group:
     """Return the status for a terminal of that size.
 
-    Without ``height`` everything is said; with it, records and metrics give way and long texts are cut.
+    Without ``height`` nothing is left out; with it, records and metrics are dropped and long texts cut to
+    fit.
     """
     document, width = view.document, max(width, NARROWEST)
     live = height is not None
     head = [*_head(view, width), *_notices(view, width, 2 if live else None)]
-    going = _going(view, width, 1 if live else None)
+    progress = _progress(view, width, 1 if live else None)
     variants = _variants(document, width)
     metrics = _metrics(document, width)
     records = _records(view, width, 1 if live else None)
-    blocks = [head + going, variants, metrics, records]
+    blocks = [head + progress, variants, metrics, records]
     if height is not None:
-        blocks = _fitted(blocks, height)
+        blocks = _fit(blocks, height)
     lines: list[Text] = []
     for block in blocks:
         if lines and block:
@@ -114,8 +118,8 @@ def screen(view: View, width: int, height: int | None = None) -> Group:
     return Group(*lines)
 
 
-def _fitted(blocks: list[list[Text]], height: int) -> list[list[Text]]:
-    """Leave out old records, then metrics, then the end."""
+def _fit(blocks: list[list[Text]], height: int) -> list[list[Text]]:
+    """Drop old records, then metrics, then the last blocks."""
 
     def over() -> int:
         shown = [block for block in blocks if block]
@@ -150,7 +154,7 @@ def _head(view: View, width: int) -> list[Text]:
     line.append(f"  {words.weight(document.get('weight'))} of users on the canary")
     age = number(document.get("since"))
     time = number(document.get("time")) or view.now
-    since = f"for {words.duration(time - age)}" if age else ""  # 0: nothing has begun yet
+    since = f"for {words.duration(time - age)}" if age else ""  # 0: no release has begun
     line.append(since.rjust(width - line.cell_len - 1) if since else "", "dim")
     return [*_lost(view, width), line]
 
@@ -159,7 +163,7 @@ def _lost(view: View, width: int) -> list[Text]:
     if view.lost is None:
         return []
     age = view.now - (number(view.document.get("time")) or view.now)
-    text = f" connection lost, trying again ({clean(view.lost, 60)}); figures of {words.duration(age)} ago "
+    text = f" connection lost, reconnecting ({clean(view.lost, 60)}); figures are {words.duration(age)} old "
     return [Text(text.ljust(width), style="black on yellow")]
 
 
@@ -168,12 +172,14 @@ def _notices(view: View, width: int, most: int | None) -> list[Text]:
     lines: list[Text] = []
     unsaved = document.get("unsaved")
     if unsaved:
-        lines += _said(" NOT SAVED ", clean(unsaved), width, most, "bold white on red", "bold red")
+        lines += _labelled(
+            " NOT SAVED ", clean(unsaved), width, most, "bold white on red", "bold red"
+        )
     config = _mapping(document.get("config"))
     if config.get("error"):
-        lines += _said(
+        lines += _labelled(
             " configuration ",
-            f"not taken: {clean(config['error'])}",
+            f"invalid, the previous one stays in force: {clean(config['error'])}",
             width,
             most,
             "yellow",
@@ -182,26 +188,32 @@ def _notices(view: View, width: int, most: int | None) -> list[Text]:
     restart = config.get("restart_needed")
     if isinstance(restart, list) and restart:
         named = ", ".join(clean(one, 60) for one in restart)
-        lines += _said(
-            " configuration ", f"a restart is needed for {named}", width, most, "yellow", "yellow"
+        lines += _labelled(
+            " configuration ",
+            f"restart needed to apply {named} (canaryproxy upgrade)",
+            width,
+            most,
+            "yellow",
+            "yellow",
         )
     return [*lines, *_fleet(_mapping(document.get("fleet")), width, most)]
 
 
 def _fleet(fleet: Mapping[str, Any], width: int, most: int | None) -> list[Text]:
-    """Say how the fleet is, if this is a replica of one."""
+    """Describe the fleet, if this is a replica of one."""
     if not fleet:
         return []
     name = clean(fleet.get("group"), 40)
     if fleet.get("connected") is not True:
-        said = f"{name}: {clean(fleet.get('error'), 200)}; this replica goes on by itself"
-        return _said(" FLEET ", said, width, most, "bold white on red", "bold red")
+        error = clean(fleet.get("error"), 200)
+        said = f"{name}: no connection to Redis ({error}); this replica keeps its weight and can still trip"
+        return _labelled(" FLEET ", said, width, most, "bold white on red", "bold red")
     leads = (
-        "this one leads"
+        "this replica leads"
         if fleet.get("leads") is True
         else f"{clean(fleet.get('leader'), 60)} leads"
     )
-    lines = _said(
+    lines = _labelled(
         " fleet",
         f"{name}: {words.count(fleet.get('replicas'))} replicas, {leads}",
         width,
@@ -210,12 +222,12 @@ def _fleet(fleet: Mapping[str, Any], width: int, most: int | None) -> list[Text]
         "",
     )
     if fleet.get("conflict"):
-        lines += _said(" fleet", clean(fleet["conflict"]), width, most, "yellow", "yellow")
+        lines += _labelled(" fleet", clean(fleet["conflict"]), width, most, "yellow", "yellow")
     return lines
 
 
-def _going(view: View, width: int, most: int | None) -> list[Text]:
-    """Say where in its plan the release is, what holds it, and what the circuit does."""
+def _progress(view: View, width: int, most: int | None) -> list[Text]:
+    """Describe the position in the plan, what the next step waits for, and the circuit."""
     document = view.document
     lines: list[Text] = []
     steps = [one for one in _list(document.get("steps")) if isinstance(one, Mapping)]
@@ -225,22 +237,22 @@ def _going(view: View, width: int, most: int | None) -> list[Text]:
             lines.append(_bake(document, steps))
     hold = document.get("hold")
     if document.get("ready") is True:
-        lines += _said(
-            " ready", "an operator may resume: canaryproxy resume", width, most, "bold green", ""
-        )
+        said = "ready: run canaryproxy resume"
+        lines += _labelled(" next step", said, width, most, "bold green", "")
     elif hold:
-        lines += _said(" hold", clean(hold), width, most, "dim", "")
+        label = " next step" if document.get("state") == "running" else " note"
+        lines += _labelled(label, clean(hold), width, most, "dim", "")
     gate = _mapping(document.get("gate"))
     if gate:
         style = {"refused": "yellow", "passed": "green"}.get(str(gate.get("state")), "")
         cause = clean(gate.get("cause"))
         said = clean(gate.get("state"), 20) + (f": {cause}" if cause else "")
-        lines += _said(" gate", said, width, most, "dim", style)
+        lines += _labelled(" gate", said, width, most, "dim", style)
     return [*lines, *_circuit(view, width, None if most is None else 2)]
 
 
 def _track(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], width: int) -> Text:
-    """Show the steps in a row; of a plan that is too long, those around the current one."""
+    """Show the steps in a row; if they do not fit, those around the current one."""
     here = int(number(document.get("step")) or 0) - 1
     state = document.get("state")
     marks: list[tuple[str, StyleType]] = []
@@ -256,9 +268,9 @@ def _track(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], widt
     first, last = max(min(here, len(marks) - 1), 0), max(min(here, len(marks) - 1), 0)
 
     def length(start: int, end: int) -> int:
-        return 13 + sum(len(mark) + 4 for mark, _ in marks[start : end + 1])
+        return 14 + sum(len(mark) + 4 for mark, _ in marks[start : end + 1])
 
-    while True:  # one more on each side, as long as there is room
+    while True:  # add one on each side while they fit
         before = (first, last)
         if last + 1 < len(marks) and length(first, last + 1) <= width:
             last += 1
@@ -267,7 +279,7 @@ def _track(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], widt
         if before == (first, last):
             break
     line = Text()
-    line.append(" steps    ", "dim")
+    line.append(" steps     ", "dim")
     if first > 0:
         line.append("… ", "dim")
     for at in range(first, last + 1):
@@ -285,7 +297,7 @@ def _bake(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Te
     bake, least = number(step.get("bake")) or 0.0, number(step.get("min_requests")) or 0.0
     baked, requests = number(document.get("baked")) or 0.0, number(document.get("requests")) or 0.0
     line = Text()
-    line.append(" baked    ", "dim")
+    line.append(" baked     ", "dim")
     line.append(
         f"{words.duration(baked)} of {words.duration(bake)}", "" if baked < bake else "green"
     )
@@ -308,14 +320,14 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
         time = number(view.document.get("time")) or view.now
         said += "" if since is None else f" for {words.duration(time - since)}"
         left = number(circuit.get("cooldown_left"))
-        said += "" if left is None else f", probes in {words.duration(left)}"
+        said += "" if left is None else f", next probe in {words.duration(left)}"
     said += f" ({trips:.0f} trip{'' if trips == 1 else 's'})" if trips else ""
     said += f": {cause}" if cause and state != "closed" else ""
     style = {"closed": "green", "half open": "yellow"}.get(state, "bold red")
-    lines = _said(" circuit", said, width, most, "dim", style)
+    lines = _labelled(" circuit", said, width, most, "dim", style)
     quiet = view.document.get("quiet")
     if quiet and not view.document.get("hold"):
-        lines += _said(" quiet", clean(quiet), width, most, "dim", "")
+        lines += _labelled(" note", f"nothing to compare: {clean(quiet)}", width, most, "dim", "")
     return lines
 
 
@@ -358,7 +370,7 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
             continue
         line.append(f"  {len(endpoints) - len(bad)} of {len(endpoints)}", "bold red")
         lines.append(line)
-        lines += _said("", f"not usable: {', '.join(bad)}", width, 1, "", "red")
+        lines += _labelled("", f"not usable: {', '.join(bad)}", width, 1, "", "red")
     return lines
 
 
@@ -370,7 +382,7 @@ def _metrics(document: Mapping[str, Any], width: int) -> list[Text]:
     name_width = min(max(*map(len, names), 8) if len(names) > 1 else max(len(names[0]), 8), 16)
     roomy = width >= 100
     bar = min(max(width - name_width - 51 - (22 if roomy else 0), 10), 40)
-    head = Text(f" {'judge':<{name_width}} {'evidence':<{bar}}{'':>13}", style="dim")
+    head = Text(f" {'metric':<{name_width}} {'evidence':<{bar}}{'':>13}", style="dim")
     head.append(f"  {'level':<8}  canary's rate", "dim")
     lines = [head]
     proof = document.get("promote") == "proof"
@@ -394,17 +406,17 @@ def _metrics(document: Mapping[str, Any], width: int) -> list[Text]:
 
 
 def _bar(metric: Mapping[str, Any], wide: int, style: str) -> Text:
-    """Show the evidence on its way to the limit, with a tick where it holds (logarithmic)."""
+    """Show the evidence as a share of the trip limit, logarithmic, with a tick at the hold limit."""
     log, limit = number(metric.get("log_evidence")), number(metric.get("limit"))
     hold = number(metric.get("hold_limit"))
-    top = limit or (hold or 1.0) * 1.5  # what never trips only holds
-    if log is None:  # more than a number holds, or nothing
+    top = limit or (hold or 1.0) * 1.5  # without a trip limit the metric only pauses the release
+    if log is None:  # too large for a float, or unknown
         log = top if metric.get("level") == "breach" else 0.0
-    room = wide - 1
-    full = int(min(max(log / top, 0.0), 1.0) * room)
-    tick = None if hold is None or hold >= top else min(int(hold / top * room), room - 1)
+    cells = wide - 1
+    full = int(min(max(log / top, 0.0), 1.0) * cells)
+    tick = None if hold is None or hold >= top else min(int(hold / top * cells), cells - 1)
     bar = Text()
-    for at in range(room):
+    for at in range(cells):
         if at < full:
             bar.append("╋" if at == tick else "━", style)
         else:
@@ -417,32 +429,31 @@ def _records(view: View, width: int, most: int | None) -> list[Text]:
     records = list(view.records)[-EVENTS:]
     if not records:
         return []
-    lines = [Text(" what happened", style="dim")]
+    lines = [Text(" history", style="dim")]
     for record in records:
         what = clean(record.get("what"), 20)
         at = words.moment(record.get("time"), view.now)
         name = f" {at}  {what:<11}"
         style = _RECORDS.get(what, "")
-        lines += _said(name, clean(record.get("cause")), width, most, style, "")
+        lines += _labelled(name, clean(record.get("cause")), width, most, style, "")
     return lines
 
 
 # Helpers
 
 
-def _said(
-    name: str, text: str, width: int, most: int | None, name_style: StyleType, style: StyleType
+def _labelled(
+    label: str, text: str, width: int, most: int | None, label_style: StyleType, style: StyleType
 ) -> list[Text]:
-    """Return a name and a text beside it, in ``most`` lines."""
-    name = name.ljust(9) + " "
-    room = max(width - len(name), 20)
-    wrapped = _wrap(text, room)
+    """Return a label with a text beside it, in at most ``most`` lines."""
+    label = label.ljust(_LABEL) + " "
+    wrapped = _wrap(text, max(width - len(label), 20))
     if most is not None and len(wrapped) > most:
         rest = text[sum(len(line) for line in wrapped[: most - 1]) :].lstrip()
         wrapped = [*wrapped[: most - 1], rest]
     lines = []
     for at, part in enumerate(wrapped or [""]):
-        line = Text(name if at == 0 else " " * len(name), style=name_style if at == 0 else "")
+        line = Text(label if at == 0 else " " * len(label), style=label_style if at == 0 else "")
         lines.append(Text.assemble(line, (part.strip(), style)))
     return lines
 

@@ -1,4 +1,4 @@
-"""Figures and texts of a release document in words. Pure; nothing of it can steer a terminal."""
+"""Sentences and figures about a release document. Pure; no text from the network can control the terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
     "NONE",
     "clean",
     "count",
-    "drilled",
+    "drill_result",
     "duration",
     "interval",
     "latency",
@@ -32,28 +32,31 @@ __all__ = [
     "noun",
     "number",
     "odds",
+    "outcome",
     "percent",
+    "progress",
     "rate",
     "record",
+    "share",
+    "step_of",
     "times",
     "weight",
-    "where",
 ]
 
 _LONGEST = 1000
 
 NOUNS = {
     "errors": "errors",
-    "latency": "slow answers",
+    "latency": "slow responses",
     "throughput": "stalls",
-    "client_errors": "4xx answers",
+    "client_errors": "4xx responses",
     "business": "conversions",
 }
-"""What is counted, by metric."""
+"""What each metric counts."""
 
 
 def clean(value: object, longest: int = _LONGEST) -> str:
-    """Return a text of the server on one line, without anything that a terminal would obey."""
+    """Return a text from the network as one line without control characters, cut to ``longest``."""
     text = value if isinstance(value, str) else "" if value is None else str(value)
     if len(text) > longest:
         text = text[: longest - 1] + "…"
@@ -63,21 +66,17 @@ def clean(value: object, longest: int = _LONGEST) -> str:
 
 
 def rate(value: object) -> str:
-    """``195`` a second."""
+    """``195`` for requests per second."""
     found = number(value)
     if found is None:
         return NONE
-    return (
-        f"{found:,.0f}"
-        if found >= 100
-        else f"{found:.3g}"
-        if found >= 1 or not found
-        else f"{found:.2f}"
-    )
+    if found >= 100:
+        return f"{found:,.0f}"
+    return f"{found:.3g}" if found >= 1 or not found else f"{found:.2f}"
 
 
 def moment(value: object, now: float) -> str:
-    """Return the local time of day, with the date if it is not that of ``now``."""
+    """Return the local time of day, with the date unless it is that of ``now``."""
     found = number(value)
     if found is None:
         return NONE
@@ -89,12 +88,12 @@ def moment(value: object, now: float) -> str:
 
 
 def times(value: float) -> str:
-    """``1.4×``."""
+    """``1.4×`` for a ratio."""
     return f"{value:,.0f}×" if value >= 100 else f"{value:.2g}×" if value < 10 else f"{value:.3g}×"
 
 
 def interval(edges: object) -> str:
-    """Return what the interval of the ratio says: ``0.6× to 1.4× of stable``."""
+    """``0.6× to 1.4× of stable`` for the confidence interval of a ratio."""
     pair = edges if isinstance(edges, Sequence) and len(edges) == 2 else (None, None)
     low, high = number(pair[0]), number(pair[1])
     below = low is not None and low > 0
@@ -108,26 +107,50 @@ def interval(edges: object) -> str:
 
 
 def noun(metric: object) -> str:
-    """Return what a metric counts."""
+    """Return what a metric counts, such as ``slow responses``."""
     name = clean(metric, 40)
     return NOUNS.get(name, name.replace("_", " "))
 
 
-def where(document: Mapping[str, Any]) -> str:
-    """Return ``running, step 2 of 5 at 5%``."""
-    state = clean(document.get("state"), 20) or "in an unknown state"
-    steps = document.get("steps")
-    step = number(document.get("step"))
-    stepped = state in ("running", "paused", "tripped", "probing")
-    at = f" at {weight(document.get('weight'))}"
-    if stepped and step and isinstance(steps, list) and steps:
-        return f"{state}, step {step:.0f} of {len(steps)}{at}"
-    return f"{state}{at}"
-
-
 def name(document: Mapping[str, Any]) -> str:
-    """Return the release's id."""
+    """Return the release id, or ``no release``."""
     return clean(document.get("release"), 60) or "no release"
+
+
+def share(document: Mapping[str, Any]) -> str:
+    """``5% of users on the canary``, or that all users are on one variant."""
+    found = number(document.get("weight"))
+    if found == 0:
+        return "all users on stable"
+    if found == 100:
+        return "all users on the canary"
+    return f"{weight(found)} of users on the canary"
+
+
+def step_of(document: Mapping[str, Any]) -> str:
+    """``step 2 of 5``; empty outside the steps of a release."""
+    steps, step = document.get("steps"), number(document.get("step"))
+    under_way = document.get("state") in ("running", "paused", "tripped", "probing")
+    if under_way and step and isinstance(steps, list) and steps:
+        return f"step {step:.0f} of {len(steps)}"
+    return ""
+
+
+def progress(document: Mapping[str, Any]) -> str:
+    """``running at 5% (step 2 of 5)``, or ``tripped (step 2 of 5), all users on stable``."""
+    state = clean(document.get("state"), 20) or "in an unknown state"
+    step = step_of(document)
+    brackets = f" ({step})" if step else ""
+    if state in ("running", "paused", "probing"):
+        return f"{state} at {weight(document.get('weight'))}{brackets}"
+    return f"{state}{brackets}, {share(document)}"
+
+
+def outcome(document: Mapping[str, Any]) -> str:
+    """Return the state of the release as a sentence without its full stop."""
+    if document.get("release") is None:
+        return f"{share(document)} (no release configured)"
+    return f"{name(document)} is {progress(document)}"
 
 
 def record(entry: Mapping[str, Any], now: float) -> str:
@@ -136,22 +159,21 @@ def record(entry: Mapping[str, Any], now: float) -> str:
     return (line + clean(entry.get("cause"))).rstrip()
 
 
-def drilled(figures: Mapping[str, Any]) -> str:
-    """Return what a drill has found."""
+def drill_result(figures: Mapping[str, Any]) -> str:
+    """Return the result of a drill as a sentence without its full stop."""
     seconds = number(figures.get("seconds_to_last_request"))
     if seconds is None:
         return (
-            "the canary still got requests when the drill ended: the circuit stays open, users are on stable;"
-            " look at canaryproxy status, then canaryproxy reset"
+            "the canary still received requests at the end of the drill, so the circuit stays open and all"
+            " users are on stable; see canaryproxy status, then run canaryproxy reset"
         )
     users, after = number(figures.get("users_seen")), number(figures.get("requests_after")) or 0
     found = (
-        f"the last request reached the canary {latency(seconds)} after the trip ({count(after)} in all)"
+        f"the canary received its last request {latency(seconds)} after the trip ({count(after)} in total)"
         if after
-        else "no request reached the canary after the trip"
+        else "the canary received no request after the trip"
     )
     if users is None:
         return found
-    return (
-        f"{found}; {count(users)} user bucket{'' if users == 1 else 's'} moved to stable and back"
-    )
+    plural = "" if users == 1 else "s"
+    return f"{found}; {count(users)} user bucket{plural} moved to stable and back"

@@ -31,17 +31,17 @@ ME = getpass.getuser()
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m[bold red]x[/]\u202egnp\r\nfake: line"
 
 OPERATIONS: list[tuple[list[str], str, str, dict[str, Any], str]] = [
-    (["start"], "POST", "/v1/release/start", {}, "running, step 1 at 1%"),
-    (["pause", "--reason", "holidays"], "POST", "/v1/release/pause", {"reason": "holidays"}, "paused"),
-    (["resume"], "POST", "/v1/release/resume", {}, "step 3 at 25%"),
-    (["promote"], "POST", "/v1/release/promote", {}, "promoted: every user on the canary"),
-    (["abort"], "POST", "/v1/release/abort", {}, "aborted: every user on stable"),
-    (["reset"], "POST", "/v1/release/reset", {}, "the circuit closes"),
-    (["trip"], "POST", "/v1/release/trip", {}, "tripped: every user on stable"),
-    (["trip", "looks", "wrong"], "POST", "/v1/release/trip", {"cause": "looks wrong"}, "tripped"),
-    (["weight", "10"], "PUT", "/v1/weight", {"weight": 10.0}, "10% of users on the canary and paused"),
-    (["weight", "0.25%"], "PUT", "/v1/weight", {"weight": 0.25}, "0.25% of users"),
-    (["drill", "--yes"], "POST", "/v1/release/drill", {}, "tripped, measured and reset"),
+    (["start"], "POST", "/v1/release/start", {}, "Start cart-2.4 (step 1 of 5, 1%)."),
+    (["pause", "--reason", "holidays"], "POST", "/v1/release/pause", {"reason": "holidays"}, "Pause cart-2.4 at 5%."),
+    (["resume"], "POST", "/v1/release/resume", {}, "Begin the next step of cart-2.4 (step 3 of 5, 25%)."),
+    (["promote"], "POST", "/v1/release/promote", {}, "Promote cart-2.4: all users go to the canary"),
+    (["abort"], "POST", "/v1/release/abort", {}, "Abort cart-2.4: all users go to stable."),
+    (["reset"], "POST", "/v1/release/reset", {}, "return to the canary immediately (step 2 of 5, 5%)."),
+    (["trip"], "POST", "/v1/release/trip", {}, "Trip cart-2.4: all users go to stable immediately."),
+    (["trip", "looks", "wrong"], "POST", "/v1/release/trip", {"cause": "looks wrong"}, "Trip cart-2.4"),
+    (["weight", "10"], "PUT", "/v1/weight", {"weight": 10.0}, "from 5% to 10% of users and pause cart-2.4."),
+    (["weight", "0.25%"], "PUT", "/v1/weight", {"weight": 0.25}, "from 5% to 0.25% of users"),
+    (["drill", "--yes"], "POST", "/v1/release/drill", {}, "5% of users go to stable for some seconds"),
 ]  # fmt: skip
 
 
@@ -58,9 +58,8 @@ async def test_a_change_looks_first_and_says_who(
     done = await command(*arguments, folder=tmp_path)
     assert (done.status, done.err) == (0, "")
     first, last = done.out.splitlines()
-    assert first.startswith("cart-2.4: running, step 2 of 5 at 5% -> ")
     assert says in first
-    assert last.startswith(("done: cart-2.4 is ", "drill: "))
+    assert last.startswith(("Done: cart-2.4 is ", "Done: the canary received its last request"))
     (sent,) = fake.changes
     assert (sent.method, sent.path, sent.body) == (method, path, {"by": ME, **body})
     assert sent.headers["If-Match"] == '"b3f2-0"'
@@ -76,37 +75,37 @@ async def test_a_drill_needs_yes_without_a_terminal(fake: Fake, tmp_path: Path) 
 
 async def test_a_drill_tells_its_figures(fake: Fake, tmp_path: Path) -> None:
     done = await command("drill", "--yes", folder=tmp_path)
-    assert "13 ms after the trip (2 in all); 31 user buckets moved" in done.out
+    assert "13 ms after the trip (2 in total); 31 user buckets moved" in done.out
 
 
 async def test_a_reload_names_what_changed(fake: Fake, tmp_path: Path) -> None:
     done = await command("reload", folder=tmp_path)
     assert done.status == 0
-    assert "done: changed limits.idle_timeout; restart needed for listen" in done.out
+    assert "Done: changed limits.idle_timeout.\nRestart needed to apply listen: run" in done.out
     assert fake.changes[0].headers["If-Match"] == '"c-1"'
 
 
 @pytest.mark.parametrize(
-    ("status", "detail", "more"),
+    ("status", "detail", "says"),
     [
-        (401, "a change needs the token", "--token-file"),
-        (403, "read-only", ""),
-        (409, "resume is not possible while the release is tripped", ""),
-        (412, "the release has changed", "try again"),
-        (421, "Host not served", "admin.hosts"),
-        (507, "the weight is 5, but not on the disk: No space left", ""),
+        (401, "a change needs the token", "an admin token is needed. Pass it with --token-file FILE"),
+        (403, "read-only", "read-only"),
+        (409, "resume is not possible while the release is tripped", "resume is not possible while"),
+        (412, "the release has changed", "now cart-2.4 is running at 5% (step 2 of 5). Nothing was"),
+        (421, "Host not served", "to admin.hosts"),
+        (507, "the weight is 5, but not on the disk: No space left", "but not on the disk: No space"),
     ],
-)
+)  # fmt: skip
 async def test_a_refusal_is_one_line(
-    fake: Fake, tmp_path: Path, status: int, detail: str, more: str
+    fake: Fake, tmp_path: Path, status: int, detail: str, says: str
 ) -> None:
     fake.refusal = (status, {"detail": detail})
     done = await command("resume", folder=tmp_path)
     assert done.status == 1
     (said,) = done.err.splitlines()
-    assert said.startswith(f"canaryproxy: {detail}")
-    assert more in said
-    assert "done" not in done.out
+    assert said.startswith("canaryproxy: ")
+    assert says in said
+    assert "Done" not in done.out
 
 
 async def test_what_is_not_allowed_is_not_announced(fake: Fake, tmp_path: Path) -> None:
@@ -159,7 +158,7 @@ async def test_output_that_cannot_be_written_is_told_in_one_line(
         )
     )  # fmt: skip
     assert (done.status, len(fake.requests)) == (1, 1)
-    assert done.err == "canaryproxy: the output cannot be written: No space left on device\n"
+    assert done.err == "canaryproxy: cannot write the output: No space left on device\n"
 
 
 async def test_something_else_answers(fake: Fake, tmp_path: Path) -> None:
@@ -190,10 +189,10 @@ async def test_where_the_proxy_is(fake: Fake, tmp_path: Path) -> None:
     assert (await command("status", folder=other)).status == 3
     done = await command("status", "-c", "missing", folder=other)
     assert done.status == 2
-    assert "cannot be read" in done.err
+    assert "cannot read missing" in done.err
 
 
-_PERCENT = "a percentage from 0 to 100, such as 5 or 0.25 (see canaryproxy weight --help)"
+_PERCENT = "expected a percentage from 0 to 100, such as 5 or 0.25 (see canaryproxy weight --help)"
 
 
 @pytest.mark.parametrize(
@@ -202,6 +201,8 @@ _PERCENT = "a percentage from 0 to 100, such as 5 or 0.25 (see canaryproxy weigh
         ("--bogus", "No such option '--bogus' (see canaryproxy --help)"),
         ("bogus", "No such command 'bogus' (see canaryproxy --help)"),
         ("run", "Missing option '-c' / '--config' (see canaryproxy run --help)"),
+        ("check indent.yaml", "the file goes after -c: canaryproxy check -c indent.yaml"),
+        ("run --log-format json c.yml", "the file goes after -c: canaryproxy run -c c.yml"),
         ("weight 101", _PERCENT),
         ("weight 0.001", _PERCENT),
         ("weight nan", _PERCENT),
@@ -304,7 +305,7 @@ def test_every_command_has_an_example_and_the_help_has_every_command() -> None:
     for name in COMMANDS:
         assert f"\n  {name}" in whole
         assert "Example" in runner.invoke(main, [name, "--help"]).output, name
-    for title in ("Run:", "Look:", "Release:", "Safety:", "Exit status:"):
+    for title in ("Run:", "Observe:", "Release:", "Safety:", "Exit status:"):
         assert title in whole
 
 

@@ -110,7 +110,7 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
         assert "not possible while the release is paused" in await do("pause", status=1)
         assert "a look" in await do("history", "-n", "1")
         await do("wait", "--for", "paused")
-        assert "is paused, step 1 of 3 at 30%" in await do("weight", "30")
+        assert "is paused at 30% (step 1 of 3)" in await do("weight", "30")
         assert "is running" in await do("resume")
         await do("wait", "--for", "promoted", "--timeout", "300ms", status=5)
 
@@ -134,7 +134,7 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
         config = (tmp_path / "c.yaml").read_text()
         (tmp_path / "c.yaml").write_text(config.replace("{weight: 50,", "{weight: many,"))
         assert "weight" in await do("reload", status=1)
-        assert "not taken" in await do("status")
+        assert "the previous one stays in force" in await do("status")
         (tmp_path / "c.yaml").write_text(config.replace("{weight: 50,", "{weight: 60,"))
         assert "changed release.steps" in await do("reload")
 
@@ -144,18 +144,18 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
             await line(waiting, "waiting for promoted")
             proxy.kill()
             await proxy.wait()
-            await seen.shows("connection lost, trying again")
-            await line(waiting, "connection lost, trying again")
-            assert "is it running?" in await do("status", status=3)
+            await seen.shows("connection lost, reconnecting")
+            await line(waiting, "connection lost, reconnecting")
+            assert "Is it running?" in await do("status", status=3)
             proxy = await enter(process("canaryproxy", "run", "-c", "c.yaml", folder=tmp_path))
-            await line(waiting, "connected again")
+            await line(waiting, "reconnected")
             await seen.shows(lambda: "connection lost" not in seen.text)
-            assert "is promoted at 100%" in await do("promote")
+            assert "is promoted, all users on the canary" in await do("promote")
             assert (await finished(waiting)).status == 0
             await seen.shows("PROMOTED")
 
         assert json.loads(await do("status", "--json"))["weight"] == 100.0
         assert "is aborted" in await do("abort")
-        assert "is running, step 1 of 3 at 20%" in await do("start")
+        assert "is running at 20% (step 1 of 3)" in await do("start")
         proxy.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(proxy.wait(), DEADLINE) == 0

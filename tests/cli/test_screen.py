@@ -45,9 +45,9 @@ def test_it_says_everything() -> None:
     for part in (
         "cart-2.4", "RUNNING", "5% of users on the canary", "for 3 min 10 s",
         "✓ 1% ── ▶ 5% ── 25% ── 50% ── 100%", "12 s of 5 min", "130 of 1,000 requests",
-        "hold     130 of 1000 requests", "circuit  closed",
+        "next step 130 of 1000 requests", "circuit   closed",
         "195", "0.50%", "12 ms", "50 ms", "90 ms", "1 usable",
-        "canary errors 0.6× to 1.4× of stable", "canary slow answers at least 1.1× of stable",
+        "canary errors 0.6× to 1.4× of stable", "canary slow responses at least 1.1× of stable",
         "canary stalls at most 2.5× of stable", "not known yet", "0.8:1",
         "cause 4", "cause 8",
     ):  # fmt: skip
@@ -69,8 +69,8 @@ def test_what_is_wrong_is_loud() -> None:
         variants={"stable": {"endpoints": [{"url": "http://dead:1", "usable": False}]}, "canary": None},
     )  # fmt: skip
     for part in (
-        "TRIPPED", "NOT SAVED  No space left on device", "probes in 40 s (2 trips): errors: canary 12 of 40",
-        "not taken: c.yaml:3:1: listen: no address", "a restart is needed for listen, workers",
+        "TRIPPED", "NOT SAVED  No space left on device", "next probe in 40 s (2 trips): errors: canary 12 of 40",
+        "the previous one stays in force: c.yaml:3:1: listen: no address", "restart needed to apply listen, workers",
         "refused: status 503", "0 of 1", "not usable: http://dead:1", "not configured",
     ):  # fmt: skip
         assert part in shown, part
@@ -117,7 +117,7 @@ def test_a_lost_connection_keeps_the_figures() -> None:
     view = View(document(time=now - 12), RECORDS, now, "Connection refused")
     shown = lines(view, 80, 24)
     assert shown[0].startswith(
-        " connection lost, trying again (Connection refused); figures of 12 s"
+        " connection lost, reconnecting (Connection refused); figures are 12 s old"
     )
     assert "cart-2.4" in shown[1]
     renderables = screen(view, 80, 24).renderables

@@ -46,4 +46,4 @@ def test_intervals(edges: object, said: str) -> None:
 
 
 def test_a_drill_whose_requests_did_not_end_says_what_to_do() -> None:
-    assert "canaryproxy reset" in words.drilled({"seconds_to_last_request": None})
+    assert "canaryproxy reset" in words.drill_result({"seconds_to_last_request": None})

@@ -18,27 +18,27 @@ DRILL = {"state": "open", "cause": "a drill by ann", "trips": 1, "since": 1.0}
 @pytest.mark.parametrize(
     ("goal", "changed", "verdict"),
     [
-        ("promoted", {"state": "promoted"}, "came"),
+        ("promoted", {"state": "promoted"}, "reached"),
         ("promoted", {"state": "tripped"}, "opposite"),
         ("promoted", {"state": "tripped", "circuit": DRILL}, "not yet"),
         ("promoted", {"state": "aborted"}, "opposite"),
         ("promoted", {"state": "paused"}, "not yet"),
         ("promoted", {"state": "idle", "release": None}, "not yet"),
-        ("tripped", {"state": "tripped"}, "came"),
+        ("tripped", {"state": "tripped"}, "reached"),
         ("tripped", {"state": "promoted"}, "opposite"),
         ("aborted", {"state": "tripped"}, "not yet"),
         ("aborted", {"state": "promoted"}, "opposite"),
-        ("paused", {"state": "paused"}, "came"),
+        ("paused", {"state": "paused"}, "reached"),
         ("paused", {"state": "promoted"}, "opposite"),
-        ("ready", {"ready": True}, "came"),
+        ("ready", {"ready": True}, "reached"),
         ("ready", {"ready": False}, "not yet"),
         ("ready", {"state": "promoted"}, "opposite"),
-        ("step=2", {}, "came"),
+        ("step=2", {}, "reached"),
         ("step=3", {}, "not yet"),
-        ("step=3", {"state": "promoted"}, "came"),
+        ("step=3", {"state": "promoted"}, "reached"),
         ("step=2", {"state": "tripped"}, "opposite"),
-        ("ended", {"state": "aborted"}, "came"),
-        ("ended", {"state": "tripped"}, "came"),
+        ("ended", {"state": "aborted"}, "reached"),
+        ("ended", {"state": "tripped"}, "reached"),
         ("ended", {"state": "running"}, "not yet"),
         ("promoted", {"state": 7, "step": "x", "circuit": None}, "not yet"),
     ],
@@ -50,14 +50,14 @@ def test_what_a_document_means(goal: str, changed: dict[str, Any], verdict: str)
 @pytest.mark.parametrize(
     ("goal", "record", "verdict"),
     [
-        ("paused", {"what": "paused"}, "came"),
-        ("tripped", {"what": "tripped", "cause": "errors"}, "came"),
+        ("paused", {"what": "paused"}, "reached"),
+        ("tripped", {"what": "tripped", "cause": "errors"}, "reached"),
         ("tripped", {"what": "tripped", "cause": "a drill by ann"}, "not yet"),
         ("promoted", {"what": "tripped"}, "not yet"),
-        ("step=2", {"what": "step", "figures": {"step": 3}}, "came"),
+        ("step=2", {"what": "step", "figures": {"step": 3}}, "reached"),
         ("step=2", {"what": "step", "figures": {"step": 1}}, "not yet"),
         ("step=2", {"what": "step"}, "not yet"),
-        ("ended", {"what": "aborted"}, "came"),
+        ("ended", {"what": "aborted"}, "reached"),
     ],
 )
 def test_what_a_record_means(goal: str, record: dict[str, Any], verdict: str) -> None:
@@ -82,7 +82,7 @@ async def test_it_comes(fake: Fake, tmp_path: Path) -> None:
     done = await finished(process)
     assert (done.status, done.err) == (0, "")
     assert "all steps done" in done.out
-    assert done.out.splitlines()[-1].endswith("cart-2.4: promoted at 100%")
+    assert done.out.splitlines()[-1].endswith("cart-2.4 is promoted, all users on the canary")
 
 
 async def test_it_is_there_already(fake: Fake, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ async def test_the_opposite_comes(fake: Fake, tmp_path: Path) -> None:
     done = await finished(process)
     assert done.status == 4
     assert "errors: canary 12 of 40" in done.out
-    assert done.err == "canaryproxy: cart-2.4 is tripped, step 2 of 5 at 0%\n"
+    assert done.err == "canaryproxy: cart-2.4 is tripped (step 2 of 5), all users on stable\n"
 
 
 async def test_another_release_follows(fake: Fake, tmp_path: Path) -> None:
@@ -129,7 +129,9 @@ async def test_a_drill_is_no_end(fake: Fake, tmp_path: Path) -> None:
 async def test_the_timeout_passes(fake: Fake, tmp_path: Path) -> None:
     done = await command("wait", "--for", "promoted", "--timeout", "200ms", folder=tmp_path)
     assert done.status == 5
-    assert done.err == "canaryproxy: promoted did not come within 200ms\n"
+    assert done.err == (
+        'canaryproxy: timed out after 200ms waiting for "promoted"; cart-2.4 is running at 5% (step 2 of 5)\n'
+    )
 
 
 async def test_a_step_that_the_plan_does_not_have(fake: Fake, tmp_path: Path) -> None:
@@ -144,11 +146,11 @@ async def test_a_restart_of_the_proxy(fake: Fake, tmp_path: Path) -> None:
     fake.record("step", "the third")
     await line(process, "the third")
     await fake.stop()
-    await line(process, "connection lost, trying again")
+    await line(process, "connection lost, reconnecting")
     fake.record("step", "the fourth")
     await fake.start()
     await line(process, "the fourth")
-    await line(process, "connected again")
+    await line(process, "reconnected")
     await until_followed(fake)
     fake.change(state="promoted")
     done = await finished(process)

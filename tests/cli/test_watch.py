@@ -46,7 +46,7 @@ async def test_a_lost_connection_keeps_the_figures_until_it_is_back(
         await seen.shows("RUNNING")
         await until_followed(fake)
         await fake.stop()
-        await seen.shows("connection lost, trying again")
+        await seen.shows("connection lost, reconnecting")
         assert "RUNNING" in seen.text
         assert "195" in seen.text
         await fake.start()
@@ -79,28 +79,28 @@ async def test_no_color(fake: Fake, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["promote", "abort", "drill"])
 async def test_it_asks_where_it_is_dangerous(fake: Fake, tmp_path: Path, name: str) -> None:
     async with terminal(name, folder=tmp_path) as seen:
-        await seen.shows("Do it? [y/N]:")
+        await seen.shows("Continue? [y/N]:")
         seen.type("n\r")
         assert await seen.ends() == 1
-        await seen.shows("Nothing was done.")
+        await seen.shows("Cancelled; nothing changed.")
     async with terminal(name, folder=tmp_path) as seen:
-        await seen.shows("Do it? [y/N]:")
+        await seen.shows("Continue? [y/N]:")
         assert await seen.interrupted() == 130
         assert "Aborted" not in seen.text
     assert fake.changes == []
     async with terminal(name, folder=tmp_path) as seen:
-        await seen.shows("Do it? [y/N]:")
+        await seen.shows("Continue? [y/N]:")
         seen.type("y\r")
         assert await seen.ends() == 0
     async with terminal(name, "--yes", folder=tmp_path) as seen:
         assert await seen.ends() == 0
-        assert "Do it?" not in seen.text
+        assert "Continue?" not in seen.text
     assert len(fake.changes) == 2
 
 
 async def test_only_a_higher_weight_asks(fake: Fake, tmp_path: Path) -> None:
     async with terminal("weight", "6", folder=tmp_path) as seen:
-        await seen.shows("Do it? [y/N]:")
+        await seen.shows("Continue? [y/N]:")
     for arguments in (["weight", "4"], ["trip"], ["pause"]):
         async with terminal(*arguments, folder=tmp_path) as seen:
             assert await seen.ends() == 0
@@ -108,7 +108,7 @@ async def test_only_a_higher_weight_asks(fake: Fake, tmp_path: Path) -> None:
 
 async def test_lines_where_there_is_no_terminal(fake: Fake, tmp_path: Path) -> None:
     process = await spawn("status", "--watch", folder=tmp_path)
-    await line(process, "cart-2.4: running, step 2 of 5 at 5%; circuit closed; judge: ok")
+    await line(process, "cart-2.4 is running at 5% (step 2 of 5); circuit closed; judge: ok")
     await until_followed(fake)
     fake.change(requests=131, hold="131 of 1000 requests")  # figures are no change
     fake.record("suspect", "errors \x1b[31m look odd")
@@ -116,9 +116,9 @@ async def test_lines_where_there_is_no_terminal(fake: Fake, tmp_path: Path) -> N
     await line(process, "errors \ufffd[31m look odd")
     await line(process, "judge: suspect")
     await fake.stop()
-    await line(process, "connection lost, trying again")
+    await line(process, "connection lost, reconnecting")
     await fake.start()
-    await line(process, "connected again")
+    await line(process, "reconnected")
     process.send_signal(signal.SIGINT)
     done = await finished(process)
     assert (done.status, done.out, done.err) == (0, "", "")

@@ -394,7 +394,7 @@ def test_the_command_waits_for_the_new_process_or_says_why_not(tmp_path: Path) -
         done = upgrade("--admin", str(running.socket))
         assert done.returncode == 0, done.stderr
         new = ask(running)["main_pid"]
-        assert f"done: process {new} goes on for {running.pid}" in done.stdout
+        assert f"Done: process {new} goes on for {running.pid}" in done.stdout
         drained(running, running.pid)
         file = tmp_path / "proxy.yaml"
         file.write_text(file.read_text() + "no_such_key: 1\n")

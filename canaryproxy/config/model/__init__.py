@@ -7,7 +7,7 @@ Sequences are tuples.
 from __future__ import annotations
 
 from canaryproxy.config.model.access_log import AccessLog
-from canaryproxy.config.model.admin import DEFAULT_SOCKET, Admin
+from canaryproxy.config.model.admin import Admin
 from canaryproxy.config.model.config import Config, Reload
 from canaryproxy.config.model.fleet import Fleet
 from canaryproxy.config.model.forwarding import Forwarded, Trace
@@ -33,7 +33,6 @@ from canaryproxy.config.model.tls import Certificate, ClientTls, ServerTls
 from canaryproxy.config.model.variants import Variant, Variants
 
 __all__ = [
-    "DEFAULT_SOCKET",
     "AccessLog",
     "Admin",
     "Business",

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 from pydantic import Field, model_validator
 
+from canaryproxy import DEFAULT_SOCKET
 from canaryproxy.config import types
 from canaryproxy.config.addresses import is_loopback
 from canaryproxy.config.model.section import Mistake, Section, Variable, not_both, report
-
-DEFAULT_SOCKET = "./run/admin.sock"
 
 
 class Admin(Section):
