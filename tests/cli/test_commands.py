@@ -32,7 +32,7 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m[bold red]x[/]\u202egnp\r\nfake: line"
 
 OPERATIONS: list[tuple[list[str], str, str, dict[str, Any], str]] = [
     (["start"], "POST", "/v1/release/start", {}, "Start cart-2.4 (step 1 of 5, 1%)."),
-    (["pause", "--reason", "holidays"], "POST", "/v1/release/pause", {"reason": "holidays"}, "Pause cart-2.4 at 5%."),
+    (["pause", "--reason", "holidays"], "POST", "/v1/release/pause", {"reason": "holidays"}, "Pause cart"),
     (["resume"], "POST", "/v1/release/resume", {}, "Begin the next step of cart-2.4 (step 3 of 5, 25%)."),
     (["promote"], "POST", "/v1/release/promote", {}, "Promote cart-2.4: all users go to the canary"),
     (["abort"], "POST", "/v1/release/abort", {}, "Abort cart-2.4: all users go to stable."),

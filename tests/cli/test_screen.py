@@ -69,8 +69,10 @@ def test_what_is_wrong_is_loud() -> None:
         variants={"stable": {"endpoints": [{"url": "http://dead:1", "usable": False}]}, "canary": None},
     )  # fmt: skip
     for part in (
-        "TRIPPED", "NOT SAVED  No space left on device", "next probe in 40 s (2 trips): errors: canary 12 of 40",
-        "the previous one stays in force: c.yaml:3:1: listen: no address", "restart needed to apply listen, workers",
+        "TRIPPED", "NOT SAVED  No space left on device",
+        "next probe in 40 s (2 trips): errors: canary 12 of 40",
+        "the previous one stays in force: c.yaml:3:1: listen: no address",
+        "restart needed to apply listen, workers",
         "refused: status 503", "0 of 1", "not usable: http://dead:1", "not configured",
     ):  # fmt: skip
         assert part in shown, part
