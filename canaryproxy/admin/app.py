@@ -28,7 +28,7 @@ class AdminServer:
     """Serves the admin application on listening sockets.
 
     Unix sockets and TCP are two servers: what is allowed differs, and clients of the one take no room on the
-    other. Raises ``guard.TokenError`` if the configured token cannot be used.
+    other. Raises ``SecretError`` if the configured token cannot be used.
     """
 
     def __init__(

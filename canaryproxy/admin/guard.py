@@ -11,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import os
 import re
-import stat
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,11 +21,11 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 
 from canaryproxy.admin.problem import Problem
 from canaryproxy.config import Admin
+from canaryproxy.config.secrets import SecretError, SecretMissing, SecretSource
 
 _log = logging.getLogger(__name__)
 
 SHORTEST_TOKEN = 16
-_LONGEST_TOKEN_FILE = 4096
 SAFE_METHODS: Final = ("GET", "HEAD")
 ANY_HOST: Final = ("/livez", "/readyz", "/metrics")
 """What probes and scrapers ask for under whatever name they know."""
@@ -53,10 +51,6 @@ _PAGE: Final = (
 )
 
 
-class TokenError(ValueError):
-    """A configured token that cannot be used; the text says why."""
-
-
 def secure(response: web.StreamResponse, path: str) -> None:
     """Set the header fields that keep browsers from doing anything but what the dashboard does."""
     headers = response.headers
@@ -74,26 +68,22 @@ def route_of(request: web.Request) -> str | None:
 
 
 class Tokens:
-    """The bearer token that allows changes, from a file (read again when it changes) or the environment.
+    """The bearer token that allows changes; a file is read again when it changes.
 
-    Raises ``TokenError`` for one that is too short or can be no token. Without a token, and when the file
-    cannot be read any more, nothing is allowed.
+    Raises ``SecretError`` for one that is too short or can be no token. Without a token, and while the file
+    cannot be used, nothing is allowed.
     """
 
-    def __init__(self, file: Path | None = None, env: str | None = None) -> None:
-        self.configured = file is not None or env is not None
-        self._file = file
-        self._stamp: object = None
-        self._digest: bytes | None = None
-        if file is not None:
-            self._stamp = _stamp(file)
-            self._digest = _digest(_read(file), str(file))
-        elif env is not None:
-            self._digest = _digest(os.environ.get(env, ""), f"the variable {env}")
+    def __init__(self, source: SecretSource) -> None:
+        self.configured = source.configured
+        self._source = source
+        self._file = None if source.file is None else Path(source.file)
+        self._stamp = self._now()
+        self._digest = self._load()
 
     def allow(self, presented: str) -> bool:
         """Return whether this is the token; takes as long for every wrong one."""
-        self._read_again()
+        self._refresh()
         if self._digest is None:
             return False
         digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).digest()
@@ -102,60 +92,48 @@ class Tokens:
     @property
     def usable(self) -> bool:
         """Whether there is a token at all."""
-        self._read_again()
+        self._refresh()
         return self._digest is not None
 
-    def _read_again(self) -> None:
-        if self._file is None:
-            return
-        stamp = _stamp(self._file)
+    def _refresh(self) -> None:
+        stamp = self._now()
         if stamp == self._stamp:
             return
         self._stamp = stamp
         try:
-            self._digest = _digest(_read(self._file), str(self._file))
-        except TokenError as error:
+            self._digest = self._load()
+        except SecretError as error:
             self._digest = None
             _log.error("%s: the admin address is read-only", error)
 
+    def _now(self) -> object:
+        """Return what changes with the file."""
+        if self._file is None:
+            return None
+        try:
+            found = self._file.stat()
+        except OSError as error:
+            return error.errno
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
-def _stamp(file: Path) -> object:
-    try:
-        found = file.stat()
-    except OSError as error:
-        return error.errno
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _read(file: Path) -> str | None:
-    """Return what stands in the file, ``None`` if it cannot be read; never waits for a pipe."""
-    try:
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise TokenError(f"{file} is not a file")
-        with file.open("rb") as opened:
-            content = opened.read(_LONGEST_TOKEN_FILE + 1)
-    except OSError as error:
-        _log.error("%s: the admin address is read-only", error)
-        return None
-    if len(content) > _LONGEST_TOKEN_FILE:
-        raise TokenError(f"{file} is longer than {_LONGEST_TOKEN_FILE} bytes: it holds no token")
-    return content.decode("utf-8", "replace")
-
-
-def _digest(text: str | None, where: str) -> bytes | None:
-    if text is None:
-        return None
-    token = text.strip()
-    if not token:
-        _log.warning("%s holds no token: the admin address is read-only", where)
-        return None
-    if len(token) < SHORTEST_TOKEN:
-        raise TokenError(
-            f"the token in {where} is too short: {SHORTEST_TOKEN} characters or more are needed"
-        )
-    if not _TOKEN.fullmatch(token):
-        raise TokenError(f"the token in {where} may hold letters, digits and signs only, no spaces")
-    return hashlib.sha256(token.encode()).digest()
+    def _load(self) -> bytes | None:
+        try:
+            token = self._source.read()
+        except SecretMissing as error:
+            _log.error("%s: the admin address is read-only", error)
+            return None
+        if token is None:
+            return None
+        if len(token) < SHORTEST_TOKEN:
+            raise SecretError(
+                f"the token in {self._source} is too short: "
+                f"{SHORTEST_TOKEN} characters or more are needed"
+            )
+        if not _TOKEN.fullmatch(token):
+            raise SecretError(
+                f"the token in {self._source} may hold letters, digits and signs only, no spaces"
+            )
+        return hashlib.sha256(token.encode()).digest()
 
 
 class Guard:
@@ -170,9 +148,8 @@ class Guard:
 
     @classmethod
     def of_tcp(cls, admin: Admin) -> Guard:
-        """Return the guard of ``admin.listen``. Raises ``TokenError``."""
-        file = None if admin.token_file is None else Path(admin.token_file)
-        return cls(Tokens(file, admin.token_env), admin.hosts)
+        """Return the guard of ``admin.listen``. Raises ``SecretError``."""
+        return cls(Tokens(SecretSource(admin.token_env, admin.token_file)), admin.hosts)
 
     def check(self, request: web.Request) -> None:
         """Raise ``Problem`` if the request is not to be served."""

@@ -7,8 +7,8 @@ from typing import Literal
 
 import click
 
-from canaryproxy.admin.guard import TokenError
 from canaryproxy.cli.common import EXIT_CONFIG, Ended, config_option, fail, load_with_files
+from canaryproxy.config.secrets import SecretError
 from canaryproxy.control.state_file import StateError
 from canaryproxy.proxy.listener import ListenError
 from canaryproxy.runtime import logs
@@ -58,5 +58,5 @@ def _run(path: Path, before: Before | None, pid_file: Path | None) -> None:
         Supervisor(config, path, files, before=before, pid_file=pid_file).run()
     except (ListenError, StartError, HandoverError, StateError) as error:
         fail(str(error))
-    except TokenError as error:
+    except SecretError as error:
         fail(str(error), EXIT_CONFIG)

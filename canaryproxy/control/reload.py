@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import BaseModel
 
 from canaryproxy import config as configuration
 from canaryproxy.config import Config, ConfigError
+from canaryproxy.config.atomic import replace_file
 from canaryproxy.release.rollout import Refused
 from canaryproxy.tls import files as certificates
 from canaryproxy.tls.files import Files
@@ -295,20 +295,6 @@ def _one_line(error: Exception) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a file so that a crash leaves the old or the new one; links to it stay."""
+    """Replace the configuration file; symbolic links to it and its permissions stay."""
     target = path.resolve()
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), target.stat().st_mode & 0o777)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(target, text.encode(), mode=target.stat().st_mode & 0o777)

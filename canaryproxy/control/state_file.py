@@ -17,6 +17,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from canaryproxy.config.atomic import replace_file
+
 _log = logging.getLogger(__name__)
 
 _FORMAT = "canaryproxy-state"
@@ -73,23 +75,9 @@ class StateFile:
             "state": document,
         }
         text = json.dumps(outer, indent=1, allow_nan=False).encode()
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with beside.open("wb") as file:
-                    os.fchmod(file.fileno(), 0o600)
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                beside.replace(self.path)
-            finally:
-                beside.unlink(missing_ok=True)
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            replace_file(self.path, text, mode=0o600)
         except OSError as error:
             raise StateError(
                 f"the state file {self.path} cannot be written: {error.strerror}"

@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import redis.asyncio as redis
@@ -37,6 +35,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from canaryproxy.config.model import Fleet
+from canaryproxy.config.secrets import SecretSource
 from canaryproxy.fleet.state import Document, Garbled
 
 _KEEP_COUNTS = 600.0
@@ -45,7 +44,6 @@ _KEEP_JUDGE = 86400.0
 _RESUBSCRIBE = 0.5
 _SILENCE = 5.0
 """Seconds without an act after which a subscription is tried."""
-_LONGEST_SECRET = 4096
 
 
 class Away(Exception):
@@ -55,10 +53,6 @@ class Away(Exception):
         super().__init__(why)
         self.refused = refused
         """It is there and takes nothing: out of memory, read-only, no permission."""
-
-
-class SecretError(Exception):
-    """The password cannot be had. Says where it should be, and never what is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,22 +111,7 @@ class Taken:
 
 def password(settings: Fleet) -> str | None:
     """Return the password that the configuration names. Raises ``SecretError``."""
-    if settings.password_env is not None:
-        found = os.environ.get(settings.password_env)
-        if not found:
-            raise SecretError(f"the environment variable {settings.password_env} is not set")
-        return found
-    if settings.password_file is None:
-        return None
-    try:
-        with Path(settings.password_file).open(encoding="utf-8") as file:
-            found = file.read(_LONGEST_SECRET).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise SecretError(f"{settings.password_file} cannot be read: {why}") from None
-    if not found:
-        raise SecretError(f"{settings.password_file} is empty")
-    return found
+    return SecretSource(settings.password_env, settings.password_file).read()
 
 
 class Link:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from canaryproxy.config import Gate
 from canaryproxy.config.json_text import encode
+from canaryproxy.config.secrets import SecretError, SecretSource
 from canaryproxy.notify import signature
 from canaryproxy.notify.outgoing import Client, NoResponse, shown
 
@@ -26,7 +27,9 @@ class Gates:
     """The gates of a release. ``clock`` returns seconds since the epoch for the signature."""
 
     def __init__(self, gates: Sequence[Gate], clock: Callable[[], float] = time) -> None:
-        self._gates = tuple((gate, signature.Secret(gate)) for gate in gates)
+        self._gates = tuple(
+            (gate, SecretSource(gate.secret_env, gate.secret_file)) for gate in gates
+        )
         self._clock = clock
 
     async def ask(self, question: Mapping[str, Any]) -> GateResult:
@@ -60,18 +63,20 @@ class Gates:
         return GateResult(passed, "; ".join(causes))
 
     async def _ask(
-        self, client: Client, gate: Gate, secret: signature.Secret, message_id: str, body: bytes
+        self, client: Client, gate: Gate, secret: SecretSource, message_id: str, body: bytes
     ) -> GateResult:
         name = shown(gate.webhook)
         try:
             async with asyncio.timeout(gate.timeout):
-                keys = await client.in_thread(f"key of {gate.webhook}", secret.keys)
+                keys = await client.in_thread(
+                    f"key of {gate.webhook}", signature.webhook_keys, secret
+                )
                 headers = signature.headers(keys, message_id, int(self._clock()), body)
                 headers["X-Canaryproxy-Event"] = "gate"
                 response = await client.post(
                     gate.webhook, body, headers, gate.timeout, excerpt=True
                 )
-        except signature.SecretError as error:
+        except SecretError as error:
             return GateResult(False, f"{name} was not asked: {error}")
         except NoResponse as error:
             return GateResult(False, f"{name} {error}")

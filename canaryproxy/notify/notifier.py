@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from canaryproxy.config import Webhook
+from canaryproxy.config.secrets import SecretError, SecretSource
 from canaryproxy.notify import message, signature
 from canaryproxy.notify.backlog import Backlog
 from canaryproxy.notify.outgoing import Client, NoResponse, Response, shown
@@ -90,7 +91,7 @@ class _Worker:
         self.webhook = webhook
         self.counts = _Counts()
         self._clock = clock
-        self._secret = signature.Secret(webhook)
+        self._secret = SecretSource(webhook.secret_env, webhook.secret_file)
         self._backlog: Backlog[Message] = Backlog(BACKLOG)
         self._current: Message | None = None
         self._arrived = asyncio.Event()
@@ -170,12 +171,14 @@ class _Worker:
         webhook = self.webhook
         try:
             async with asyncio.timeout(webhook.timeout):
-                keys = await client.in_thread(f"key of {self.name}", self._secret.keys)
+                keys = await client.in_thread(
+                    f"key of {self.name}", signature.webhook_keys, self._secret
+                )
             timestamp = int(self._clock.time())
             headers = signature.headers(keys, item.id, timestamp, item.body)
             headers["X-Canaryproxy-Event"] = item.event
             response = await client.post(webhook.webhook, item.body, headers, webhook.timeout)
-        except (signature.SecretError, NoResponse) as error:
+        except (SecretError, NoResponse) as error:
             return None, str(error)
         except TimeoutError:
             return None, f"the key could not be read within {webhook.timeout:g} s"

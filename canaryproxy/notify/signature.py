@@ -9,69 +9,28 @@ import base64
 import binascii
 import hashlib
 import hmac
-import os
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Protocol
+
+from canaryproxy.config.secrets import SecretError, SecretSource
 
 _PREFIX = "whsec_"
 
 
-class SecretError(Exception):
-    """A configured key cannot be read. The text names the variable or file, never its content."""
+def webhook_keys(source: SecretSource) -> tuple[bytes, ...]:
+    """Return the keys of a webhook or gate as they are now: none if none is configured.
 
-
-class Signed(Protocol):
-    """A webhook or gate of the configuration."""
-
-    @property
-    def secret_env(self) -> str | None:
-        """Name of the environment variable."""
-
-    @property
-    def secret_file(self) -> str | None:
-        """Path of the file."""
-
-
-class Secret:
-    """The signing keys of one webhook.
-
-    Each line of the file or variable is a key, and all of them sign, so that keys can be rotated. A line
-    ``whsec_...`` is base64 as in Standard Webhooks; the bytes of any other line are the key.
+    Each line is a key, and all of them sign, so that keys can be rotated. A line ``whsec_...`` is base64 as
+    in Standard Webhooks; the bytes of any other line are the key. Reads a file: call it in a thread. Raises
+    ``SecretError``: a message is never sent unsigned because its key is missing.
     """
-
-    def __init__(self, config: Signed) -> None:
-        self._env = config.secret_env
-        self._file = None if config.secret_file is None else Path(config.secret_file)
-
-    def keys(self) -> tuple[bytes, ...]:
-        """Return the current keys; none if none is configured.
-
-        Reads a file: call it in a thread. Raises ``SecretError``: a message is never sent unsigned because
-        its key is missing.
-        """
-        if self._env is not None:
-            text = os.environ.get(self._env)
-            if text is None:
-                raise SecretError(f"the environment variable {self._env} is not set")
-            return _parsed(text, f"the environment variable {self._env}")
-        if self._file is None:
-            return ()
-        try:
-            text = self._file.read_text("utf-8")
-        except OSError as error:
-            raise SecretError(f"{self._file} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise SecretError(f"{self._file} is not UTF-8 text") from None
-        return _parsed(text, str(self._file))
+    text = source.read()
+    return () if text is None else parse_keys(text, str(source))
 
 
-def _parsed(text: str, where: str) -> tuple[bytes, ...]:
+def parse_keys(text: str, where: str) -> tuple[bytes, ...]:
+    """Return the keys in a text, one per line. Raises ``SecretError`` that names ``where`` it is from."""
     lines = [line.strip() for line in text.splitlines()]
-    keys = tuple(_key(line, where) for line in lines if line)
-    if not keys:
-        raise SecretError(f"{where} is empty")
-    return keys
+    return tuple(_key(line, where) for line in lines if line)
 
 
 def _key(line: str, where: str) -> bytes:

@@ -85,7 +85,8 @@ _ESCAPES: Final = {
 _MONTHS: Final = (
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 )  # fmt: skip
-_USER_INFO = re.compile(rb"^([A-Za-z][A-Za-z0-9+.\-]*://)[^/?#]*@")
+_URL = re.compile(rb"((?:[A-Za-z][A-Za-z0-9+.\-]*://)?)([^/?#]*)", re.DOTALL)
+_HOST = re.compile(rb"(?:[\w.\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
 
 def json_line(entry: Entry, epoch: float) -> bytes:
@@ -116,9 +117,7 @@ def json_line(entry: Entry, epoch: float) -> bytes:
         "request_id": entry.request_id.decode("latin-1") or None,
         "trace_id": entry.trace_id.decode("latin-1") or None,
         "user_agent": None if entry.user_agent is None else entry.user_agent.decode("latin-1"),
-        "referer": None
-        if entry.referer is None
-        else _without_user(entry.referer).decode("latin-1"),
+        "referer": None if entry.referer is None else without_user(entry.referer).decode("latin-1"),
     }
     return _encode(line).encode("ascii") + b"\n"
 
@@ -127,7 +126,7 @@ def combined_line(entry: Entry, epoch: float) -> bytes:
     r"""Return a line of Apache's combined format, escaped as Apache does: ``\"``, ``\n``, ``\xhh``."""
     at = gmtime(entry.started + epoch)
     request = b" ".join(part for part in (entry.method, entry.target, entry.protocol) if part)
-    referer = None if entry.referer is None else _without_user(entry.referer)
+    referer = None if entry.referer is None else without_user(entry.referer)
     return (
         f"{_escaped(entry.client.decode('latin-1') or entry.peer, _UNSAFE_OR_BLANK) or '-'} - - "
         f"[{at.tm_mday:02}/{_MONTHS[at.tm_mon - 1]}/{at.tm_year:04}"
@@ -155,9 +154,18 @@ def _escape(match: re.Match[str]) -> str:
     return _ESCAPES.get(match[0]) or f"\\x{ord(match[0]):02x}"
 
 
-def _without_user(url: bytes) -> bytes:
-    """Return a URL without its user and password."""
-    return _USER_INFO.sub(rb"\1", url) if b"@" in url else url
+def without_user(url: bytes) -> bytes:
+    """Return a URL, or a part of one, without its user and password.
+
+    Passwords may be sent unquoted: unless all that comes before the first slash is a host, everything up to
+    the last ``@`` is cut off.
+    """
+    if b"@" not in url or url.startswith(b"/"):
+        return url
+    match = _URL.match(url)
+    assert match is not None
+    scheme, authority = match.groups()
+    return url if _HOST.fullmatch(authority) else scheme + url[url.rindex(b"@") + 1 :]
 
 
 # The writer

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Final, cast
 
 from canaryproxy.config import Config, Listener, Sticky, Variant
+from canaryproxy.config.secrets import signing_keys
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
 from canaryproxy.http1.proxy_protocol import ProxyHeader
@@ -31,7 +32,7 @@ from canaryproxy.proxy.handshake import Handshake, ListenerFilters
 from canaryproxy.proxy.listener import BACKLOG
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Endpoint, Pool
-from canaryproxy.proxy.signing import Signer, keys_of
+from canaryproxy.proxy.signing import Signer
 from canaryproxy.proxy.sticky import CookieFinder, CookieJar, cookie_stripper, key_reader
 from canaryproxy.proxy.trial_recorder import Witness
 from canaryproxy.proxy.upstream_connection import UpstreamConnection
@@ -425,7 +426,9 @@ class DataPath:
 def _signer(sticky: Sticky, files: Files) -> Signer | None:
     if sticky.sign is None:
         return None
-    return Signer(keys_of(files.get(sticky.sign.key_file, b"")), (sticky.cookie or "").encode())
+    return Signer(
+        signing_keys(files.get(sticky.sign.key_file, b"")), (sticky.cookie or "").encode()
+    )
 
 
 def _looks_at(config: Config, header: str) -> bool:

@@ -12,14 +12,13 @@ from canaryproxy.http1.request import MAX_REQUEST_LINE, RequestFields
 from canaryproxy.http1.response import Response
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import CANARY, VARIANTS, RouteTable
-from canaryproxy.proxy.access_log import CLIENT_CLOSED, Entry
+from canaryproxy.proxy.access_log import CLIENT_CLOSED, Entry, without_user
 from canaryproxy.proxy.exchange import Exchange
 
 _LONGEST_FIELD: Final = 1024
 """Bytes of a field that are kept: what waits in the queue is bounded."""
 _PROXY: Final = "proxy"
 _REQUEST_LINE = re.compile(rb"(\S+) (\S+) (HTTP/\S+)")
-_SCHEME = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.\-]*://)?")
 _REQUEST_ID = re.compile(rb"\r\nX-Request-Id: (\S+)\r\n")
 
 
@@ -188,17 +187,9 @@ def _line(line: bytes) -> tuple[bytes, bytes, bytes]:
     """Split a request line that may be anything; what cannot be told is in the target."""
     match = _REQUEST_LINE.fullmatch(line)
     if match is not None:
-        return match[1], _without_user(match[2]), match[3]
+        return match[1], without_user(match[2]), match[3]
     method, _, rest = line.rpartition(b" ") if line.count(b" ") == 1 else (b"", b"", line)
-    return method, _without_user(rest), b""
-
-
-def _without_user(target: bytes) -> bytes:
-    """Return a target that is not in origin form without a user and password, however it is spelt."""
-    if b"@" not in target or target.startswith(b"/"):
-        return target
-    scheme = _SCHEME.match(target)
-    return (scheme[0] if scheme else b"") + target[target.rindex(b"@") + 1 :]
+    return method, without_user(rest), b""
 
 
 def _said(answer: bytes) -> tuple[bytes, int]:

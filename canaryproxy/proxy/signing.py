@@ -10,30 +10,8 @@ import hmac
 from base64 import urlsafe_b64encode
 from typing import Final
 
-SHORTEST_KEY: Final = 32
-"""Bytes of a key at the least."""
-
 _PURPOSE: Final = b"canaryproxy sticky cookie"
 _SIGNATURE_BYTES: Final = 16
-
-
-def keys_of(text: bytes) -> tuple[bytes, ...]:
-    """Return the keys in a file: a line each, without white space around it.
-
-    Raises ``ValueError`` if there is none, or one is too short; says which line and never what is in it.
-    """
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        key = line.strip()
-        if key and len(key) < SHORTEST_KEY:
-            raise ValueError(
-                f"line {number} has {len(key)} bytes: a key has at least {SHORTEST_KEY}"
-            )
-        if key:
-            found.append(key)
-    if not found:
-        raise ValueError("holds no key")
-    return tuple(found)
 
 
 class Signer:

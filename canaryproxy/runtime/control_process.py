@@ -48,7 +48,7 @@ class Steering:
 
     ``local`` is the tick of a worker in this process, ``files`` are those of the configuration's TLS.
     ``takes_over``: another program steered by this block until now, and the configuration here is newer than
-    the one in it. ``main_pid`` is the process that takes signals. Raises ``TokenError`` if the admin token
+    the one in it. ``main_pid`` is the process that takes signals. Raises ``SecretError`` if the admin token
     cannot be one.
     """
 

@@ -31,6 +31,8 @@ import uvloop
 from canaryproxy import config as configuration
 from canaryproxy.admin.guard import Guard
 from canaryproxy.config import Config
+from canaryproxy.config.atomic import replace_file
+from canaryproxy.config.secrets import SecretError
 from canaryproxy.control.state_file import StateError, StateLock
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.shared_memory import Block, Configured
@@ -171,7 +173,7 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT, then drain; or until another process goes on.
 
         Signals stay blocked afterwards: this process is to end.
-        Raises ``ListenError`` if an address is taken, ``TokenError`` if the admin token cannot be one,
+        Raises ``ListenError`` if an address is taken, ``SecretError`` if the admin token cannot be one,
         ``HandoverError`` if the proxy before does not hand over, ``StartError`` for what else stands in the
         way.
         """
@@ -658,10 +660,8 @@ def _check_alone(config: Config) -> None:
 
 
 def _write_pid(path: Path) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.write_text(f"{os.getpid()}\n", encoding="ascii")
-        beside.replace(path)
+        replace_file(path, b"%d\n" % os.getpid(), durable=False)
     except OSError as error:
         _log.error("the pid file %s cannot be written: %s", path, error.strerror)
 
@@ -683,7 +683,7 @@ def _check_fleet(settings: configuration.Fleet) -> None:
         raise StartError("fleet needs redis: pip install 'canaryproxy[redis]'") from None
     try:
         link.password(settings)
-    except link.SecretError as error:
+    except SecretError as error:
         raise StartError(f"fleet: {error}") from None
 
 

@@ -17,7 +17,7 @@ from canaryproxy import config as configuration
 from canaryproxy.config import Certificate, ClientTls, Config, ConfigError, ServerTls
 from canaryproxy.config.errors import Path as FieldPath
 from canaryproxy.config.errors import dotted
-from canaryproxy.proxy.signing import keys_of
+from canaryproxy.config.secrets import signing_keys
 
 if TYPE_CHECKING:  # a proxy without TLS does without it: 8 MiB of memory, 0.05 s at start
     from cryptography import x509
@@ -201,7 +201,7 @@ def _mistakes(config: Config, files: Files) -> Iterator[_Mistake]:
             yield _Mistake(at, f"{file} holds no certificate in PEM form")
         if at == _SIGNING_KEYS and file in files:
             try:
-                keys_of(files[file])
+                signing_keys(files[file])
             except ValueError as error:
                 broken = True
                 yield _Mistake(at, f"{file}: {error}")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from canaryproxy.admin.guard import TokenError, Tokens
+from canaryproxy.admin.guard import Tokens
+from canaryproxy.config.secrets import SecretError, SecretSource
 from tests.admin.fake import TOKEN, Served, serve
 
 WEIGHT = '{"weight": 7}'
@@ -155,20 +156,20 @@ def test_a_bad_token_is_refused_at_the_start(
 ) -> None:
     file = tmp_path / "secret"
     file.write_text(content)
-    with pytest.raises(TokenError, match=why) as caught:
-        Tokens(file=file)
+    with pytest.raises(SecretError, match=why) as caught:
+        Tokens(SecretSource(file=str(file)))
     assert str(file) in str(caught.value)
     assert content not in str(caught.value)
     if len(content) < 4096:
         monkeypatch.setenv("CANARY_TOKEN", content)
-        with pytest.raises(TokenError, match="CANARY_TOKEN"):
-            Tokens(env="CANARY_TOKEN")
+        with pytest.raises(SecretError, match="CANARY_TOKEN"):
+            Tokens(SecretSource(env="CANARY_TOKEN"))
 
 
 def test_sixteen_characters_are_enough(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("sixteen-letters!\r\n")
-    tokens = Tokens(file=file)
+    tokens = Tokens(SecretSource(file=str(file)))
     assert tokens.allow("sixteen-letters!")
     assert not tokens.allow("sixteen-letters!\r\n")
 

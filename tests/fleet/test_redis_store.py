@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from canaryproxy.config import Fleet
-from canaryproxy.fleet.redis_store import Ask, Away, Link, SecretError
+from canaryproxy.config.secrets import SecretError
+from canaryproxy.fleet.redis_store import Ask, Away, Link
 from tests.ports import free_port
 
 from ..certificates import Authority

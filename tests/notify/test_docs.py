@@ -62,7 +62,7 @@ async def test_the_snippet_verifies_what_is_sent(hook: Hook, tmp_path: Path) -> 
 def test_the_example_is_signed() -> None:
     headers, body = example()
     assert is_genuine(KEY, headers, body, now=1790000001)
-    keys = signature._parsed(KEY, "docs")
+    keys = signature.parse_keys(KEY, "docs")
     signed = signature.headers(keys, headers["webhook-id"], 1790000001, body)
     assert headers | signed == headers
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canaryproxy.config import Gate
+from canaryproxy.config.secrets import SecretSource
 from canaryproxy.notify import GateResult, Gates
 from canaryproxy.notify.outgoing import Client, shown
 from tests.notify.harness import DEADLINE, Hook, Raw, until
@@ -227,7 +228,7 @@ async def test_a_key_that_cannot_be_read_in_time(
     hook: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()
-    monkeypatch.setattr(Path, "read_text", lambda *_: over.wait(DEADLINE))
+    monkeypatch.setattr(SecretSource, "read", lambda _: over.wait(DEADLINE))
     answer = await gates(hook.url, secret_file="/nfs/key", timeout="20ms").ask(QUESTION)
     over.set()
     assert answer == GateResult(False, f"{hook.url} did not respond within 0.02 s")

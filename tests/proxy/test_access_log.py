@@ -23,7 +23,7 @@ from canaryproxy import config
 from canaryproxy.http1.errors import Refusal, error_response
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.proxy import access_log
-from canaryproxy.proxy.access_log import AccessLog, Entry, combined_line, json_line
+from canaryproxy.proxy.access_log import AccessLog, Entry, combined_line, json_line, without_user
 from canaryproxy.proxy.logged_exchange import refused
 
 DEADLINE = 30.0
@@ -263,6 +263,24 @@ def test_any_refused_bytes_are_one_line(head: bytes) -> None:
     entry = refusal_of(head)
     one_line(json_line(entry, EPOCH))
     assert COMBINED.fullmatch(combined_line(entry, EPOCH).decode())
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (b"https://u:secret@example.com/x?a=1", b"https://example.com/x?a=1"),
+        (b"https://u@secret@example.com:8/x", b"https://example.com:8/x"),
+        (b"https://u:sec/ret@example.com/x", b"https://example.com/x"),
+        (b"u:secret@example.com", b"example.com"),
+        (b"https://example.com/@user/x", b"https://example.com/@user/x"),
+        (b"https://[::1]:8080/?to=a@b", b"https://[::1]:8080/?to=a@b"),
+        (b"https://u:se@cr/et@example.com/x", b"https://example.com/x"),
+        (b"/@user", b"/@user"),
+        (b"", b""),
+    ],
+)
+def test_a_url_is_logged_without_its_user(url: bytes, shown: bytes) -> None:
+    assert without_user(url) == shown
 
 
 # The writer
