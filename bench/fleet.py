@@ -22,7 +22,7 @@ import redis.asyncio as redis
 from canaryproxy.config import Fleet
 from canaryproxy.fleet import counts, protocol
 from canaryproxy.fleet.protocol import Settings
-from canaryproxy.fleet.redis_store import Ask, Link
+from canaryproxy.fleet.redis_store import ExchangeRequest, RedisStore
 from canaryproxy.judging.judge import Judge, JudgeSettings, Sample
 from canaryproxy.release import circuit
 from canaryproxy.release.circuit import CircuitSettings
@@ -43,8 +43,10 @@ def _sample(side: list[tuple[int, int]]) -> Sample:
 
 async def _run(replicas: int, looks: int, port: int) -> None:
     url = f"redis://127.0.0.1:{port}/0"
-    shared = Link(Fleet(redis=url, group="b"), "r0")
-    links = [Link(Fleet(redis=url, group="b"), f"replica-{at}:0123abcd") for at in range(replicas)]
+    shared = RedisStore(Fleet(redis=url, group="b"), "r0")
+    links = [
+        RedisStore(Fleet(redis=url, group="b"), f"replica-{at}:0123abcd") for at in range(replicas)
+    ]
     for link in links:  # one pool for all: what is measured is the server
         link._redis = shared._redis
     document = protocol.begin(_SETTINGS, "a0", 0.0)
@@ -90,14 +92,14 @@ async def _run(replicas: int, looks: int, port: int) -> None:
 
 
 async def _look(
-    links: list[Link], rows: list[list[tuple[int, int]]], document: Any, _n: int
+    links: list[RedisStore], rows: list[list[tuple[int, int]]], document: Any, _n: int
 ) -> str:
     total = ""
     for first in range(0, len(links), 8):  # as many as the pool has connections
         told = await asyncio.gather(
             *(
                 link.exchange(
-                    Ask(
+                    ExchangeRequest(
                         "s" * 16,
                         "",
                         document.act,
@@ -115,7 +117,7 @@ async def _look(
     return total
 
 
-async def _propagation(acting: Link, hearing: Link, document: Any) -> float:
+async def _propagation(acting: RedisStore, hearing: RedisStore, document: Any) -> float:
     heard = asyncio.Event()
     started = asyncio.Event()
 
@@ -124,7 +126,7 @@ async def _propagation(acting: Link, hearing: Link, document: Any) -> float:
 
     task = asyncio.ensure_future(hearing.listen(call))
     await asyncio.wait_for(started.wait(), 5)
-    made = protocol.step(document, circuit.Trip("bench"), 0.0, _SETTINGS, "a1")
+    made, _ = protocol.step(document, circuit.Trip("bench"), 0.0, _SETTINGS, "a1")
     began = time.monotonic()
     await acting.commit(document.act, made, 0)
     await asyncio.wait_for(heard.wait(), 5)

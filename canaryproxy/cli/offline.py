@@ -13,7 +13,7 @@ from rich.table import Table
 
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
 from canaryproxy.config.text import count, duration, odds, percent, weight
-from canaryproxy.control.controller import judge_settings
+from canaryproxy.control.settings import judge_settings
 from canaryproxy.judging.judge import tripping_metrics
 from canaryproxy.judging.replay import RowError, read_rows, replay
 from canaryproxy.release.forecast import Forecast, forecast

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
-from canaryproxy.control.controller import Controller, Overtaken
+from canaryproxy.control.authority import Overtaken
+from canaryproxy.control.controller import Controller
 from canaryproxy.measure import counters
 from canaryproxy.release import circuit, rollout
 

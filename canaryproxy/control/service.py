@@ -13,9 +13,11 @@ from pydantic import BaseModel
 
 import canaryproxy
 from canaryproxy.control import release_view as view
-from canaryproxy.control.controller import Controller, Overtaken, Unavailable, Unsaved
+from canaryproxy.control.authority import Overtaken, Unavailable
+from canaryproxy.control.controller import Controller
 from canaryproxy.control.drill import Users, drill
 from canaryproxy.control.reload import Change, Reloader, Stale
+from canaryproxy.control.saver import Unsaved
 from canaryproxy.control.timeseries import Course
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Totals
@@ -127,7 +129,7 @@ class Control:
     @property
     def etag(self) -> str:
         """Changes with everything that an operator decides upon; without quotes."""
-        return self._controller.tag or f"{self._boot}-{self._controller.revision}"
+        return self._controller.authority.tag or f"{self._boot}-{self._controller.ledger.revision}"
 
     def release_view(self) -> view.Release:
         """Return where the release is."""
@@ -136,7 +138,7 @@ class Control:
         return view.release(
             self._controller.status(),
             self._controller.now,
-            fleet=self._controller.fleet(),
+            fleet=self._controller.authority.view(),
             variants=view.Variants(
                 stable=self._variant(STABLE),
                 canary=self._variant(CANARY) if has_canary else None,

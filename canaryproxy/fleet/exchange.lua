@@ -1,4 +1,4 @@
--- One tick of one replica: tell its counts, ask for the lease, hear the sums and what has changed.
+-- One exchange of one replica: report its counts, ask for the lease, return the sums and a newer document.
 -- KEYS: document (hash), lease, members (sorted set), counts of this replica, sums.
 -- ARGV: names below, in this order. Redis runs a script as one: nothing happens in between.
 local document, lease, members, counts, sums = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -14,13 +14,13 @@ local act, in_force = d[1] or '', d[2] or ''
 local newest = tonumber(d[4] or '0')
 local term = math.max(newest, seen_term) -- the store may have lost its last writes
 
--- Who is there. A member is "name settings"; who was not heard of for a lease's time is gone.
+-- The members. A member is "name settings"; one that was silent for a lease's time is gone.
 redis.call('ZADD', members, now, me .. ' ' .. settings)
 if before ~= '' then redis.call('ZREM', members, me .. ' ' .. before) end
 redis.call('ZREMRANGEBYSCORE', members, '-inf', now - lease_ms)
 
 local agree, go_by = 0, 0
-local function look()
+local function count_settings()
   for _, member in ipairs(redis.call('ZRANGE', members, 0, -1)) do
     local theirs = string.match(member, ' (%S*)$')
     if theirs == settings then agree = agree + 1 end
@@ -28,10 +28,10 @@ local function look()
   end
 end
 
--- Who leads: by the configuration in force, or by another one if nobody goes by that any more.
+-- The leader: a replica with the settings in force, or with other ones if no replica has those any more.
 local holder = redis.call('GET', lease) or ''
 if act ~= '' and (holder == '' or holder == me) then
-  look()
+  count_settings()
   if settings == in_force or go_by == 0 then
     if holder == '' then term = term + 1 end
     if term > newest then redis.call('HSET', document, 'term', term) end
@@ -47,7 +47,7 @@ if holder == me and progress ~= '' then
   d[6] = progress
 end
 
--- Counts: what the row has grown by since it was last told, if it was counted under what is in force.
+-- Counts: the growth of the row since its last report, if it was counted under the document in force.
 local last = redis.call('GET', counts)
 redis.call('SET', counts, row, 'PX', keep_ms)
 local total = redis.call('GET', sums) or ''
@@ -70,5 +70,5 @@ end
 
 local text = ''
 if act ~= '' and act ~= known then text = redis.call('HGET', document, 'text') end
-return {now, act, d[3] or '', tostring(term), holder, d[5] or '0', d[6] or '', total, text,
-        redis.call('ZCARD', members), agree, go_by}
+return {now, act, tostring(term), holder, d[5] or '0', d[6] or '', total, text,
+        redis.call('ZCARD', members), agree}

@@ -48,14 +48,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from canaryproxy.fleet.state import Document
-from canaryproxy.release import circuit, rollout
-from canaryproxy.release import transitions as release
+from canaryproxy.release import circuit, rollout, transitions
 from canaryproxy.release.circuit import Circuit, CircuitSettings, Record
 from canaryproxy.release.rollout import Plan, Rollout
 
 __all__ = [
     "Decision", "Settings",
-    "adopt", "begin", "changed", "decide", "is_cautious", "merge", "step", "unknown",
+    "adopt", "begin", "decide", "is_cautious", "merge", "step", "unknown",
 ]  # fmt: skip
 
 
@@ -111,33 +110,28 @@ def _begun(before: Document, settings: Settings, act: str, now: float) -> Docume
 
 
 def step(
-    document: Document, event: release.Event, now: float, settings: Settings, act: str
-) -> Document:
-    """Return what an act of an operator, of the judge or of the plan makes of a document.
+    document: Document, event: transitions.Event, now: float, settings: Settings, act: str
+) -> tuple[Document, transitions.Change]:
+    """Return the document after an event of an operator, the judge or the plan, and the change.
 
-    It is the same document if nothing happens. Raises ``rollout.Refused``.
+    It is the same document if nothing lasting has happened: then only clocks have moved, in the change.
+    Raises ``rollout.Refused``.
     """
-    change = release.step(
+    change = transitions.step(
         document.circuit, document.rollout, event, now, settings.plan, settings.circuit
     )
-    return changed(document, change, act)
-
-
-def changed(document: Document, change: release.Change, act: str) -> Document:
-    """Return the document after a change; it is the same if nothing lasting has happened."""
-    if not change.records and (change.circuit.state, change.rollout.state) == (
-        document.circuit.state,
-        document.rollout.state,
-    ):
-        return document
+    states = (document.circuit.state, document.rollout.state)
+    if not change.records and (change.circuit.state, change.rollout.state) == states:
+        return document, change
     afresh = rollout.Action.NEW_JUDGE in change.actions
-    return document.acted(
+    made = document.acted(
         act,
         change.circuit,
         _of_the_step(change.rollout),
         change.records,
         round=document.round + afresh,
     )
+    return made, change
 
 
 def _of_the_step(here: Rollout) -> Rollout:

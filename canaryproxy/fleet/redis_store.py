@@ -1,11 +1,11 @@
-"""The store: Redis, through redis-py. Everything that can go wrong with it is one exception, ``Away``.
+"""The store: Redis, through redis-py. Every failure of it is one exception, ``StoreUnavailable``.
 
 Keys of a group share a hash tag, so that they lie together in a cluster:
 
 =======================================  ================================================================
 ``canaryproxy:{group}:release``          hash: the document's text, what scripts compare, the lease's token
-``canaryproxy:{group}:lease``            who leads; expires
-``canaryproxy:{group}:members``          sorted set: who was heard of when, by the server's clock
+``canaryproxy:{group}:lease``            the leader's name; expires
+``canaryproxy:{group}:members``          sorted set: when each replica was seen last, by the server's clock
 ``canaryproxy:{group}:counts:<name>``    the last row of counts of a replica's process; expires
 ``canaryproxy:{group}:sum:<mark>``       the sums of a round of evidence; expires a day after the last request
 ``canaryproxy:{group}:judge``            evidence as the leader has it, for replicas that begin; expires
@@ -46,67 +46,72 @@ _SILENCE = 5.0
 """Seconds without an act after which a subscription is tried."""
 
 
-class Away(Exception):
-    """The store did not do it, or nobody knows whether it did; the text says why, without secrets."""
+class StoreUnavailable(Exception):
+    """The store did not do it, or may have done it without a reply; the text says why, without secrets."""
 
     def __init__(self, why: str, *, refused: bool = False) -> None:
         super().__init__(why)
         self.refused = refused
-        """It is there and takes nothing: out of memory, read-only, no permission."""
+        """Redis replies and refuses: out of memory, read-only, no permission."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What a replica tells and asks at a tick."""
+class ExchangeRequest:
+    """The report of a replica, sent every interval."""
 
     settings: str
-    before: str
-    """The mark of the settings before, for one tick after they have changed."""
+    """Mark of its settings (``settings.settings``)."""
+    settings_before: str
+    """Mark of the settings before, once after they have changed; else empty."""
     known: str
-    """Name of the act that it has the document of."""
+    """Name of the act whose document it has."""
     marker: str
-    """What its counts were counted under."""
+    """The settings, round and weight under which its requests were counted."""
     sums: str
-    """Which sums it wants: settings and round."""
+    """Key of the sums that it wants: settings and round."""
     term: int
+    """The newest term of the lease that it has seen."""
     progress: str
+    """How far the step is, from the leader; else empty."""
     row: str
+    """Its counters (``counts.row``)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What the store answers."""
+class ExchangeReply:
+    """The store's reply."""
 
     now: float
     """Seconds since the epoch by the server's clock."""
     act: str
     """Name of the act in the store; empty: there is no document."""
-    marker: str
     term: int
+    """The newest term of the lease."""
     leads: bool
+    """Whether the replica that asked holds the lease."""
     leader: str
-    """Name of who leads; empty: nobody."""
+    """Name of the leader; empty: none."""
     acted_at: float
     """When the document was written, by the server's clock."""
     progress: str
+    """How far the leader is in its step."""
     sums: str
+    """The combined counts, as a row."""
     document: Document | None
-    """The document, if it is another one than that of ``Ask.known``."""
+    """The document, if it is not the one of ``ExchangeRequest.known``."""
     replicas: int
+    """Replicas seen within a lease's time."""
     agree: int
-    """Replicas with the settings of who asked; only a leader is told."""
-    go_by: int
-    """Replicas with the settings in force; only a leader is told."""
+    """Replicas with the settings of this one; counted for the leader only."""
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What became of a document that was to be written."""
+class CommitResult:
+    """The outcome of a commit."""
 
-    yes: bool
-    now: float
-    acted_on: Document | None = None
-    """What is there instead; ``None`` if nothing is."""
+    taken: bool
+    found: Document | None = None
+    """Not taken: the document that is in the store; ``None`` if there is none."""
 
 
 def password(settings: Fleet) -> str | None:
@@ -114,8 +119,8 @@ def password(settings: Fleet) -> str | None:
     return SecretSource(settings.password_env, settings.password_file).read()
 
 
-class Link:
-    """The group's part of a Redis server. ``me`` names this process; no two have the same."""
+class RedisStore:
+    """The keys of one group on a Redis server. ``me`` names this process; names are unique."""
 
     def __init__(self, settings: Fleet, me: str) -> None:
         self._settings = settings
@@ -143,34 +148,37 @@ class Link:
             socket_timeout=settings.timeout,
             socket_connect_timeout=settings.timeout,
             socket_keepalive=not settings.redis.startswith("unix:") or None,
-            retry=Retry(
-                NoBackoff(), 0
-            ),  # who has not answered is away: it is asked again at the next tick
+            retry=Retry(NoBackoff(), 0),  # the next exchange is soon enough
             max_connections=8,
             client_name="canaryproxy",
             **tls,
         )
 
-    async def exchange(self, ask: Ask) -> Told:
-        """Tell the counts, hear the sums. Raises ``Away``."""
-        answer = await self._call(
+    async def exchange(self, request: ExchangeRequest) -> ExchangeReply:
+        """Report the counts, and get the sums. Raises ``StoreUnavailable``."""
+        reply = await self._call(
             self._exchange,
-            [self._release, self._lease_key, self._members, self._counts, self._sums + ask.sums],
             [
-                *(self._me, ask.settings, ask.before, self._lease, round(_KEEP_COUNTS * 1000)),
-                *(ask.known, ask.marker, ask.term, ask.progress, ask.row),
+                *(self._release, self._lease_key, self._members, self._counts),
+                self._sums + request.sums,
+            ],
+            [
+                *(self._me, request.settings, request.settings_before, self._lease),
+                *(round(_KEEP_COUNTS * 1000), request.known, request.marker, request.term),
+                *(request.progress, request.row),
             ],
         )
-        now, act, marker, term, holder, at, progress, sums, text, replicas, agree, go_by = answer
+        now, act, term, holder, at, progress, sums, text, replicas, agree = reply
         document = _document(text)
-        if act not in ("", ask.known) and (document is None or document.act != act):
-            raise Away("the release document is not that of its act", refused=True)
+        if act not in ("", request.known) and (document is None or document.act != act):
+            raise StoreUnavailable("the release document is not that of its act", refused=True)
         if not at.isdecimal():
-            raise Away("when the release document was written is not understood", refused=True)
-        return Told(
+            raise StoreUnavailable(
+                "when the release document was written is not understood", refused=True
+            )
+        return ExchangeReply(
             now=int(now) / 1000,
             act=act,
-            marker=marker,
             term=int(term),
             leads=holder == self._me,
             leader=holder,
@@ -180,15 +188,17 @@ class Link:
             document=document,
             replicas=int(replicas),
             agree=int(agree),
-            go_by=int(go_by),
         )
 
-    async def commit(self, base: str, document: Document, term: int, token: int = 0) -> Taken:
-        """Put a document in the place of the one that the act ``base`` made (empty: of none).
+    async def commit(
+        self, base: str, document: Document, term: int, token: int = 0
+    ) -> CommitResult:
+        """Replace the document that the act ``base`` made (empty: there is none) by another one.
 
-        With a ``token`` only as who leads by it. Raises ``Away``; then it may have been written or not.
+        With a ``token``, only while this replica leads by it. Raises ``StoreUnavailable``; the document may
+        have been written then or not.
         """
-        verdict, now, text = await self._call(
+        verdict, text = await self._call(
             self._commit,
             [self._release, self._lease_key],
             [
@@ -196,14 +206,14 @@ class Link:
                 *(document.settings, document.marker, document.to_json(), self._news),
             ],
         )
-        return Taken(int(verdict) == 1, int(now) / 1000, _document(text))
+        return CommitResult(int(verdict) == 1, _document(text))
 
     async def keep_judge(self, text: str) -> None:
-        """Keep the evidence for replicas that begin. Raises ``Away``."""
+        """Keep the evidence for replicas that start. Raises ``StoreUnavailable``."""
         await self._do(self._redis.set(self._judge, text, px=round(_KEEP_JUDGE * 1000)))
 
     async def judge(self) -> str | None:
-        """Return what ``keep_judge`` kept. Raises ``Away``."""
+        """Return what ``keep_judge`` kept. Raises ``StoreUnavailable``."""
         found: str | None = await self._do(self._redis.get(self._judge))
         return found
 
@@ -213,37 +223,37 @@ class Link:
     async def _do(self, work: Any) -> Any:
         try:
             async with asyncio.timeout(self._settings.timeout * 2):
-                answer = await work
+                reply = await work
         except (RedisError, OSError, TimeoutError, ValueError) as error:
             _end_if_cancelled()
-            raise _away(error) from None
+            raise _unavailable(error) from None
         _end_if_cancelled()
-        return answer
+        return reply
 
-    async def listen(self, heard: Callable[[], None]) -> None:
-        """Call ``heard`` at each act of anybody, until cancelled. Who polls misses nothing without it."""
+    async def listen(self, on_news: Callable[[], None]) -> None:
+        """Call ``on_news`` at each act of any replica, until cancelled. Exchanges miss nothing without it."""
         while True:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
                     await channel.subscribe(self._news)
-                    heard()
+                    on_news()
                     while True:
                         message = await channel.get_message(timeout=_SILENCE)
                         _end_if_cancelled()
                         if message is None:
                             async with asyncio.timeout(self._settings.timeout):
-                                await channel.ping()  # a line that was cut without a word shows
+                                await channel.ping()  # finds a connection that was cut silently
                         elif message["type"] == "message":
-                            heard()
+                            on_news()
             await asyncio.sleep(_RESUBSCRIBE)
 
     async def leave(self, settings: str) -> None:
-        """Give the lease back, so that another one leads at once. Never raises."""
+        """Give the lease back, so that another replica leads at once. Never raises."""
         script = (
             "redis.call('ZREM', KEYS[2], ARGV[1] .. ' ' .. ARGV[2]) "
             "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end"
         )
-        with contextlib.suppress(Away):
+        with contextlib.suppress(StoreUnavailable):
             keys = (self._lease_key, self._members)
             await self._do(self._redis.eval(script, len(keys), *keys, self._me, settings))
 
@@ -254,28 +264,28 @@ class Link:
 
 
 def _end_if_cancelled() -> None:
-    """redis-py takes a cancellation while it reads for a timeout, and goes on."""
+    """Raise ``CancelledError`` if it was swallowed: redis-py takes one while reading for a timeout."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
 
 
 def _document(text: str) -> Document | None:
-    """Return the document of a text, ``None`` if it is empty. Raises ``Away``."""
+    """Return the document of a text, ``None`` if it is empty. Raises ``StoreUnavailable``."""
     try:
         return Document.from_json(text) if text else None
     except Garbled as error:
-        raise Away(str(error), refused=True) from None
+        raise StoreUnavailable(str(error), refused=True) from None
 
 
-def _away(error: Exception) -> Away:
+def _unavailable(error: Exception) -> StoreUnavailable:
     if isinstance(error, (AuthenticationError, AuthorizationError)):
-        return Away("Redis does not accept the user or the password", refused=True)
+        return StoreUnavailable("Redis rejects the user name or the password", refused=True)
     if isinstance(error, ReadOnlyError):
-        return Away("Redis is read-only: it is a replica", refused=True)
+        return StoreUnavailable("Redis is read-only: it is a replica", refused=True)
     if isinstance(error, ResponseError):
         first = str(error).partition("\n")[0][:200]
-        return Away(f"Redis refuses: {first}", refused=True)
+        return StoreUnavailable(f"Redis refuses: {first}", refused=True)
     if isinstance(error, (TimeoutError, RedisTimeoutError)):
-        return Away("Redis does not answer in time")
-    return Away(f"Redis cannot be reached ({type(error).__name__})")
+        return StoreUnavailable("Redis did not reply in time")
+    return StoreUnavailable(f"Redis cannot be reached ({type(error).__name__})")

@@ -1,4 +1,4 @@
-"""Which configurations go together in a fleet. Pure."""
+"""The marks by which replicas tell whether their configurations match. Pure."""
 
 from __future__ import annotations
 
@@ -6,38 +6,36 @@ import hashlib
 import json
 from typing import Any
 
-from canaryproxy.config import Config
+from canaryproxy.control.settings import ControlSettings
 from canaryproxy.fleet.protocol import Settings
-from canaryproxy.release.circuit import CircuitSettings
-from canaryproxy.release.rollout import Plan
 
 
-def settings(config: Config, plan: Plan, circuit: CircuitSettings, salt: bytes) -> Settings:
-    """Return what a configuration means for the fleet.
+def settings(control: ControlSettings) -> Settings:
+    """Return the settings that replicas of a fleet must share.
 
-    Replicas go together if plan, split and judge are the same; their endpoints, limits, addresses, gates
-    and notifications may differ.
+    These are plan, split and judge; endpoints, limits, addresses, gates and notifications may differ.
     """
-    judge = _mark(config.judge.model_copy(update={"cooldown": None}).model_dump(mode="json"))
+    plan = control.plan
+    judge = _mark(control.evidence_of.model_dump(mode="json"))
     steps = [[step.weight, step.bake, step.min_requests] for step in plan.steps]
     whole: dict[str, Any] = {
-        "release": config.release_id,
+        "release": control.release,
         "steps": steps,
         "promote": plan.promote,
         "gated": plan.gated,
-        "split": config.split.model_dump(mode="json"),
+        "split": control.split.model_dump(mode="json"),
         "judge": judge,
-        "cooldown": config.judge.cooldown,
-        "canary": config.variants.canary is not None,
+        "cooldown": control.circuit.cooldown,
+        "canary": control.has_canary,
     }
     return Settings(
-        release=config.release_id,
+        release=control.release,
         settings=_mark(whole),
         judge=judge,
-        salt=salt.decode(),
+        salt=control.salt.decode(),
         plan=plan,
-        circuit=circuit,
-        weight=config.split.weight if config.release is None else None,
+        circuit=control.circuit,
+        weight=control.weight,
     )
 
 

@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -19,9 +20,11 @@ from canaryproxy.admin.collector import CounterCollector, EventCounts
 from canaryproxy.admin.exposition import registry
 from canaryproxy.admin.readers import Sources
 from canaryproxy.config import Config
-from canaryproxy.control.controller import Ask, Controller, first_table
+from canaryproxy.control.controller import Controller
+from canaryproxy.control.gates import AskGates
 from canaryproxy.control.reload import Reloader, live
 from canaryproxy.control.service import Control
+from canaryproxy.control.settings import first_table
 from canaryproxy.control.state_file import StateLock
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.counters import Totals
@@ -179,7 +182,7 @@ class Steering:
         return answer.passed, answer.cause
 
     def _tell(self, kind: str, value: dict[str, Any]) -> None:
-        if kind == "record" and self.controller.is_mine(value):
+        if kind == "record" and self.controller.authority.is_mine(value):
             self._notifier.notify(value)
 
     def _reconfigure(self, config: Config) -> None:
@@ -262,20 +265,22 @@ def _controller(
     config: Config,
     totals: Totals,
     plane: SharedPlane,
-    ask: Ask,
+    ask: AskGates,
     slots: Mapping[str, int] | None,
 ) -> Controller:
     table = first_table(config)
     if config.fleet is None:
         return Controller(config, totals, plane, table, ask=ask, slots=slots)
     # Only a fleet needs redis, which is an extra.
-    from canaryproxy.fleet.authority import FleetController  # noqa: PLC0415
-    from canaryproxy.fleet.redis_store import Link  # noqa: PLC0415
+    from canaryproxy.fleet.authority import FleetAuthority  # noqa: PLC0415
+    from canaryproxy.fleet.redis_store import RedisStore  # noqa: PLC0415
 
     name = config.fleet.replica or f"{socket.gethostname().partition('.')[0]}-{os.getpid()}"
     me = f"{name}:{secrets.token_hex(4)}"
-    link = Link(config.fleet, me)
-    return FleetController(config, totals, plane, table, link, me, ask=ask, slots=slots)
+    authority = partial(
+        FleetAuthority, fleet=config.fleet, store=RedisStore(config.fleet, me), me=me
+    )
+    return Controller(config, totals, plane, table, ask=ask, slots=slots, authority=authority)
 
 
 def _notifier(config: Config) -> Notifier:

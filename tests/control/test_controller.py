@@ -147,8 +147,7 @@ async def test_a_refused_state_file_means_stable(tmp_path: Path, text: bytes) ->
 async def test_a_file_that_is_signed_and_makes_no_sense_means_stable(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         made.controller._file.save({"release": "r1", "history": []})
-        made.controller._stopped = True
-        made.controller._document = lambda: {"release": "r1", "history": []}  # type: ignore[method-assign]
+        made.controller._saver._document = lambda: {"release": "r1", "history": []}
     async with world(tmp_path) as again:
         assert again.controller.table.circuit_open
 

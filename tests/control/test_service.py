@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from canaryproxy.config import ConfigError
-from canaryproxy.control.controller import Unsaved
 from canaryproxy.control.drill import drill
+from canaryproxy.control.saver import Unsaved
 from canaryproxy.control.service import Stale
 from canaryproxy.measure import counters
 from canaryproxy.measure.routing import RouteTable
@@ -46,10 +46,10 @@ async def test_an_act_is_acknowledged_when_the_disk_has_it(tmp_path: Path) -> No
 async def test_more_canary_is_not_given_while_the_disk_refuses(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         made.block_disk()
-        with pytest.raises(Unsaved, match="nobody gets the canary"):
+        with pytest.raises(Unsaved, match="gets no more users"):
             await made.control.act(rollout.SetWeight(20.0))
         assert made.weight == 10.0
-        with pytest.raises(Unsaved, match="it holds, but a restart would not know"):
+        with pytest.raises(Unsaved, match="in force, but a restart would forget it"):
             await made.control.act(rollout.Abort())
         assert made.weight == 0.0
         assert made.release_view["unsaved"]
@@ -414,7 +414,7 @@ async def test_what_was_published_and_not_saved_holds(
     tmp_path: Path, weight: float, is_open: bool, newer: int, expected: tuple[float, bool, str]
 ) -> None:
     async with world(tmp_path) as first:
-        version = first.controller._version
+        version = first.controller.ledger.version
     table = RouteTable(weight=weight, salt=b"r1", circuit_open=is_open)
     made = await take_over(tmp_path, table, version + newer)
     try:

@@ -10,9 +10,10 @@ from time import monotonic
 from typing import Any
 
 from canaryproxy import config
-from canaryproxy.control.controller import TICK_SECONDS, Controller, first_table
+from canaryproxy.control.controller import TICK_SECONDS, Controller
 from canaryproxy.control.reload import Reloader
 from canaryproxy.control.service import Control
+from canaryproxy.control.settings import first_table
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Counters, Totals
 from canaryproxy.measure.routing import RouteTable
@@ -140,7 +141,7 @@ class World:
 
     async def settle(self) -> None:
         end = monotonic() + 10
-        while self.controller._saving is not None and self.controller._unsaved is None:
+        while self.controller._saver.busy and self.controller.status().unsaved is None:
             assert monotonic() < end
             await asyncio.sleep(0.001)
 

@@ -10,11 +10,14 @@ from time import monotonic
 from typing import Any
 
 from canaryproxy import config
-from canaryproxy.control.controller import first_table
+from canaryproxy.control.authority import Desk
+from canaryproxy.control.controller import Controller
+from canaryproxy.control.ledger import Ledger
 from canaryproxy.control.reload import Reloader
 from canaryproxy.control.service import Control
-from canaryproxy.fleet.authority import FleetController
-from canaryproxy.fleet.redis_store import Link
+from canaryproxy.control.settings import ControlSettings, first_table
+from canaryproxy.fleet.authority import FleetAuthority
+from canaryproxy.fleet.redis_store import RedisStore
 from canaryproxy.measure.counters import Counters, Totals
 
 from ..control.world import BASE, Plane, World
@@ -30,7 +33,7 @@ release:
 class Replica(World):
     """One replica. ``skew`` seconds are added to its wall clock."""
 
-    controller: FleetController
+    authority: FleetAuthority
 
     def __init__(
         self, folder: Path, port: int, name: str, text: str = RELEASE, *, skew: float = 0.0
@@ -51,14 +54,14 @@ class Replica(World):
         self.questions = []
         assert self.config.fleet is not None
         self.me = f"{name}:{id(self)}"
-        self.controller = FleetController(
+        self.store = RedisStore(self.config.fleet, self.me)
+        self.controller = Controller(
             self.config,
             Totals([self.cells]),
             self.plane,
             first_table(self.config),
-            Link(self.config.fleet, self.me),
-            self.me,
             ask=self.ask,
+            authority=self._authority,
         )
         self.controller._epoch_offset += skew
         self.reloader = Reloader(
@@ -72,6 +75,13 @@ class Replica(World):
         self.control = Control(self.controller, Totals([self.cells]), self.plane, self.reloader)
         self.busy: tuple[tuple[int, int], tuple[int, int]] | None = None
         self._traffic: asyncio.Task[None] | None = None
+
+    def _authority(self, desk: Desk, ledger: Ledger, settings: ControlSettings) -> FleetAuthority:
+        assert self.config.fleet is not None
+        self.authority = FleetAuthority(
+            desk, ledger, settings, fleet=self.config.fleet, store=self.store, me=self.me
+        )
+        return self.authority
 
     def whole(self, text: str) -> str:
         return f"{super().whole(text)}\n{self.more}\n"
@@ -107,7 +117,7 @@ class Replica(World):
             self._traffic.cancel()
         if self.controller._ticker is not None:
             self.controller._ticker.cancel()
-        for task in self.controller._tasks:
+        for task in self.authority._tasks:
             task.cancel()
 
     async def stop(self) -> None:

@@ -19,7 +19,7 @@ BEGUN = protocol.begin(FIRST, "a", 0.0)
 
 def after(document: Document, settings: Settings, act: str, *events: object) -> Document:
     for event in events:
-        document = protocol.step(document, event, 0.0, settings, act)  # type: ignore[arg-type]
+        document, _ = protocol.step(document, event, 0.0, settings, act)  # type: ignore[arg-type]
     return document
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from canaryproxy.config import Fleet
 from canaryproxy.config.secrets import SecretError
-from canaryproxy.fleet.redis_store import Ask, Away, Link
+from canaryproxy.fleet.redis_store import ExchangeRequest, RedisStore, StoreUnavailable
 from tests.ports import free_port
 
 from ..certificates import Authority
@@ -21,12 +21,12 @@ from .server import needs_redis, redis_server
 pytestmark = needs_redis
 
 PASSWORD = "redispassword-93b1f0c2"
-QUESTION = Ask("s", "", "", "s:0:0", "s:0", 0, "", "1 0 1 0")
+QUESTION = ExchangeRequest("s", "", "", "s:0:0", "s:0", 0, "", "1 0 1 0")
 
 
 async def reached(settings: Fleet) -> bool:
-    """Look at the store once. Raises ``Away``."""
-    link = Link(settings, "me:1")
+    """Look at the store once. Raises ``StoreUnavailable``."""
+    link = RedisStore(settings, "me:1")
     try:
         return (await link.exchange(QUESTION)).replicas == 1
     finally:
@@ -44,12 +44,12 @@ async def test_a_password_is_read_from_where_it_is_named(
         assert await reached(Fleet(**whole, password_file=str(tmp_path / "password")))  # type: ignore[arg-type]
         assert await reached(Fleet(**whole, password_env="REDIS_PASSWORD"))  # type: ignore[arg-type]
         for more in ({}, {"password_env": "WRONG"}):
-            with pytest.raises(Away, match="Redis") as raised:
+            with pytest.raises(StoreUnavailable, match="Redis") as raised:
                 await reached(Fleet(**whole, **more))  # type: ignore[arg-type]
             assert raised.value.refused
             assert "another" not in str(raised.value)
         with pytest.raises(SecretError, match="NOT_SET"):
-            Link(Fleet(**whole, password_env="NOT_SET"), "me")  # type: ignore[arg-type]
+            RedisStore(Fleet(**whole, password_env="NOT_SET"), "me")  # type: ignore[arg-type]
 
 
 async def test_tls_is_verified(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ async def test_tls_is_verified(tmp_path: Path) -> None:
         url = f"rediss://localhost:{port}/0"
         assert await reached(Fleet(redis=url, group="g", ca_file=str(ours.ca)))
         for ca in (str(theirs.ca), None):
-            with pytest.raises(Away, match="cannot be reached"):
+            with pytest.raises(StoreUnavailable, match="cannot be reached"):
                 await reached(Fleet(redis=url, group="g", ca_file=ca))
 
 
@@ -104,7 +104,7 @@ def test_the_password_is_in_nothing_that_the_proxy_says(tmp_path: Path) -> None:
             proxy.end()
         said += [proxy.log.read_text(), Path(tmp_path / "state.json").read_text()]
     assert not [text for text in said if PASSWORD in text]
-    assert "does not accept the user or the password" in "".join(said)
+    assert "rejects the user name or the password" in "".join(said)
 
 
 def test_a_password_that_is_not_there_stops_the_start(tmp_path: Path) -> None:

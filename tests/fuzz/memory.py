@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from canaryproxy import config
-from canaryproxy.control.controller import first_table
+from canaryproxy.control.settings import first_table
 from canaryproxy.measure.counters import Counters, Reason
 from canaryproxy.proxy.client_connection import ClientConnection
 from canaryproxy.proxy.datapath import DataPath

@@ -243,7 +243,7 @@ def _lead(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
         return
     if world.left("step") and mine.rollout.state is State.RUNNING:
         named = f"{mine.act}s{at}"
-        made = protocol.step(mine, rollout.Tick(_SEEN), 0.0, SETTINGS, named)
+        made, _ = protocol.step(mine, rollout.Tick(_SEEN), 0.0, SETTINGS, named)
         if made is not mine and rules.is_cautious(mine, made):
             yield f"{at} steps by itself", world.spend("step").put(at, mine=plain(made))
         elif made is not mine:
@@ -294,7 +294,7 @@ def _operate(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]
             continue
         named = f"{replica.mine.act}{what[0]}{at}"
         try:
-            made = protocol.step(replica.mine, event, 0.0, SETTINGS, named)
+            made, _ = protocol.step(replica.mine, event, 0.0, SETTINGS, named)
         except rollout.Refused:
             continue
         if made is replica.mine:

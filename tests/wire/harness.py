@@ -14,7 +14,7 @@ from time import monotonic
 
 from canaryproxy import config
 from canaryproxy.config import TcpAddress
-from canaryproxy.control.controller import first_table
+from canaryproxy.control.settings import first_table
 from canaryproxy.measure.counters import Counters
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.proxy.access_log import AccessLog

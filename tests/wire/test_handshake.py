@@ -15,7 +15,7 @@ import pytest
 
 from canaryproxy import config
 from canaryproxy.config import TcpAddress, UnixAddress
-from canaryproxy.control.controller import first_table
+from canaryproxy.control.settings import first_table
 from canaryproxy.measure.counters import (
     CODES,
     CONNECTIONS_OPENED,

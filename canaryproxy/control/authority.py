@@ -1,0 +1,329 @@
+"""Who may change the release: an interface, and the authority of a proxy that stands alone.
+
+The controller ticks, publishes and saves; its authority decides. ``LocalAuthority`` changes the release at
+once and by itself. ``fleet.authority.FleetAuthority`` shares one release with other replicas and asks a store
+first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from canaryproxy.control.gates import GateKeeper, question
+from canaryproxy.control.ledger import Ledger, figures
+from canaryproxy.control.saver import Split
+from canaryproxy.control.settings import ControlSettings
+from canaryproxy.judging.judge import Assessment, Judge, Sample
+from canaryproxy.measure.routing import RouteTable
+from canaryproxy.release import circuit, rollout, transitions
+from canaryproxy.release.circuit import Circuit, Record
+from canaryproxy.release.rollout import Rollout
+from canaryproxy.release.transitions import Event
+
+CLEARED_AFTER = 30.0
+"""Seconds without a suspicion after which the history says that it has passed."""
+
+
+class Unavailable(Exception):
+    """The act needs a store that cannot be reached now; nothing has changed."""
+
+
+class Overtaken(Exception):
+    """Another act has changed the release meanwhile; nothing has been done."""
+
+
+class Desk(Protocol):
+    """The controller, as an authority uses it."""
+
+    @property
+    def now(self) -> float:
+        """Seconds since the epoch that never fall or jump while the process runs."""
+
+    @property
+    def table(self) -> RouteTable:
+        """The route table in force."""
+
+    def sample(self) -> Sample:
+        """Read the counters of both variants."""
+
+    def publish(self) -> None:
+        """Publish what the authority wants as far as it is safe now, and save it."""
+
+    def new_round(self) -> None:
+        """Let every user count again as a trial."""
+
+    @property
+    def gates(self) -> GateKeeper:
+        """Where gates are asked; the answer comes as ``gates_answered``."""
+
+
+class Authority(Protocol):
+    """Decides how a release proceeds. It keeps the state in the ledger, and never touches the route table.
+
+    The events are those of ``release.transitions``. Everything is called in the event loop.
+    """
+
+    settings: ControlSettings
+    assessment: Assessment | None
+    """What the judge said last."""
+
+    @property
+    def wanted(self) -> Split:
+        """The split that the release calls for."""
+
+    @property
+    def saves_first(self) -> bool:
+        """Whether a higher weight waits for the own disk; if not, a store has it already."""
+
+    # Acts
+
+    def propose(self, event: Event) -> None:
+        """Do at once what an operator wants. Raises ``rollout.Refused`` or ``Unavailable``."""
+
+    async def commit(self, event: Event) -> None:
+        """Do what an operator wants, and return when all who share the release are bound by it.
+
+        The own disk may not have it yet. Raises ``rollout.Refused``, ``Overtaken``, ``Unavailable`` or
+        ``saver.Unsaved``.
+        """
+
+    def trip(self, cause: str, figures: Mapping[str, Any]) -> None:
+        """Open the circuit."""
+
+    def fall_back(self, to: Rollout, record: Record) -> None:
+        """Take a rollout with fewer users on the canary that is in force already."""
+
+    def observe(self, sample: Sample) -> None:
+        """Judge the counters of a tick, and act on the verdict."""
+
+    def gates_answered(self, answer: rollout.GateAnswer) -> None:
+        """Hear what the gates said."""
+
+    # Configurations
+
+    def carry_over(self, settings: ControlSettings, table: RouteTable) -> Split:
+        """Return the split to route by when ``settings`` come into force; ``table`` is in force now."""
+
+    def configure(self, settings: ControlSettings) -> None:
+        """Go on by other settings, which the release can follow."""
+
+    # Life
+
+    def restore(self, document: Mapping[str, Any]) -> None:
+        """Go on from a saved document. Raises ``KeyError``, ``TypeError``, ``ValueError``."""
+
+    def distrust(self, why: str) -> None:
+        """There was a state file, and it cannot be used: keep users off the canary."""
+
+    def begin(self) -> None:
+        """Start the release of the configuration, unless it was started before."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the saved document holds besides the ledger."""
+
+    def start(self) -> None:
+        """Start background work, if there is any."""
+
+    async def stop(self) -> None:
+        """Stop it."""
+
+    # Views
+
+    @property
+    def tag(self) -> str | None:
+        """The part of an ETag that is the same for several proxies; ``None`` for a proxy alone."""
+
+    def view(self) -> dict[str, Any] | None:
+        """Return the ``fleet`` part of the release document; ``None`` for a proxy alone."""
+
+    def is_mine(self, record: Mapping[str, Any]) -> bool:
+        """Whether notifications about a record (as JSON values) are this proxy's to send."""
+
+
+class Suspicion:
+    """Writes down when a suspicion begins, and when it has passed."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._last: float | None = None
+
+    def observe(self, now: float, seen: Assessment) -> None:
+        """Look at an assessment of ``now`` (seconds)."""
+        if seen.level == "suspect":
+            if self._last is None:
+                suspects = [one.reason for one in seen.verdicts if one.level != "ok"]
+                self._ledger.note("suspect", "; ".join(suspects), figures(seen))
+            self._last = now
+        elif self._last is not None and now - self._last >= CLEARED_AFTER:
+            self._last = None
+            cause = f"nothing suspect for {CLEARED_AFTER:g} s"
+            self._ledger.note("cleared", cause, figures(seen))
+
+    def forget(self) -> None:
+        """Start afresh: the judge does."""
+        self._last = None
+
+
+def saved_rollout(
+    document: Mapping[str, Any], settings: ControlSettings, ledger: Ledger
+) -> Rollout | None:
+    """Return the saved rollout if the release goes on from it; else write down why it begins anew."""
+    if document["release"] != settings.release:
+        old = document["release"]
+        ledger.note("release", f"{settings.release or 'none'} follows {old or 'none'}", {})
+        return None
+    restored = Rollout.from_dict(document["rollout"])
+    if restored.step >= max(len(settings.plan.steps), 1):
+        ledger.note("release", "the plan has fewer steps now: the release begins anew", {})
+        return None
+    if settings.release is None and restored.state is rollout.State.IDLE:
+        return replace(restored, weight=ledger.rollout.weight)  # as the configuration says now
+    return restored
+
+
+class LocalAuthority:
+    """A proxy alone: acts hold at once, and the state file remembers them."""
+
+    def __init__(self, desk: Desk, ledger: Ledger, settings: ControlSettings) -> None:
+        self.settings = settings
+        self.assessment: Assessment | None = None
+        self._desk = desk
+        self._ledger = ledger
+        self._judge = Judge(settings.judge)
+        self._suspicion = Suspicion(ledger)
+
+    @property
+    def wanted(self) -> Split:
+        ledger, settings = self._ledger, self.settings
+        weight = ledger.rollout.weight if settings.has_canary else 0.0
+        return Split(weight, ledger.circuit.state is circuit.State.OPEN, settings.salt)
+
+    @property
+    def saves_first(self) -> bool:
+        return True
+
+    # Acts
+
+    def propose(self, event: Event) -> None:
+        transitions.refuse(event, self._ledger.circuit, self._ledger.rollout)
+        self._apply(event)
+
+    async def commit(self, event: Event) -> None:
+        self.propose(event)
+
+    def trip(self, cause: str, figures: Mapping[str, Any]) -> None:
+        self._apply(circuit.Trip(cause, figures))
+
+    def fall_back(self, to: Rollout, record: Record) -> None:
+        self._ledger.move(self._ledger.circuit, to, (record,))
+
+    def observe(self, sample: Sample) -> None:
+        now = self._desk.now
+        seen = self.assessment = self._judge.observe(now, sample)
+        if seen.level == "breach" and self._ledger.rollout.weight > 0:
+            self.trip(seen.cause or "breach", figures(seen))
+        else:
+            self._suspicion.observe(now, seen)
+        self._move(circuit.Tick(seen))
+        if self.wanted.limit <= self._desk.table.limit:  # else the step has not really begun
+            self._move(rollout.Tick(seen))
+
+    def gates_answered(self, answer: rollout.GateAnswer) -> None:
+        self._move(answer)
+
+    def _apply(self, event: Event) -> None:
+        """Let an event happen that must be saved, even if it leaves no record."""
+        self._move(event)
+        self._ledger.version += 1
+
+    def _move(self, event: Event) -> None:
+        """Let an event happen; a clock that has moved need not be saved at once."""
+        ledger, settings = self._ledger, self.settings
+        change = transitions.step(
+            ledger.circuit, ledger.rollout, event, self._desk.now, settings.plan, settings.circuit
+        )
+        ledger.move(change.circuit, change.rollout, change.records)
+        for action in change.actions:
+            self._do(action)
+
+    def _do(self, action: rollout.Action) -> None:
+        if action is rollout.Action.ASK_GATES:
+            here, settings = self._ledger.rollout, self.settings
+            asked = question(settings.release, here, settings.plan, self.assessment)
+            self._desk.gates.ask(here.gate.question, asked)
+            return
+        if action is rollout.Action.NEW_JUDGE:
+            self._judge = Judge(self.settings.judge)
+            self._suspicion.forget()
+        else:
+            self._judge.expect_change()
+        self._desk.new_round()
+
+    # Configurations
+
+    def carry_over(self, settings: ControlSettings, table: RouteTable) -> Split:
+        if settings.release == self.settings.release:
+            return Split(table.weight, table.circuit_open, settings.salt)
+        return Split(0.0, circuit_open=False, salt=settings.salt)
+
+    def configure(self, settings: ControlSettings) -> None:
+        old, self.settings = self.settings, settings
+        if settings.release != old.release:
+            self._begin_another()
+            return
+        weight = settings.weight if settings.weight != old.weight else None
+        judge_changed = settings.evidence_of != old.evidence_of
+        if judge_changed or settings.plan != old.plan or weight is not None:
+            self._apply(rollout.Replan(judge_changed, weight))
+
+    def _begin_another(self) -> None:
+        """Begin what the configuration names: its release, or a weight without one."""
+        settings, ledger = self.settings, self._ledger
+        self._judge = Judge(settings.judge)
+        self.assessment = None
+        self._suspicion.forget()
+        weight = settings.weight if settings.has_canary else 0.0
+        ledger.move(Circuit(), Rollout(weight=weight or 0.0, since=self._desk.now))
+        ledger.note("release", f"{settings.release or 'no release'} begins", {})
+        ledger.version += 1
+        self.begin()
+
+    # Life
+
+    def restore(self, document: Mapping[str, Any]) -> None:
+        restored = saved_rollout(document, self.settings, self._ledger)
+        if restored is None:
+            return
+        self._ledger.move(Circuit.from_dict(document["circuit"]), restored)
+        self._judge = Judge.from_dict(self.settings.judge, document["judge"])
+
+    def distrust(self, why: str) -> None:
+        self.trip(why, {})
+
+    def begin(self) -> None:
+        idle = self._ledger.rollout.state is rollout.State.IDLE
+        if self.settings.release is not None and idle:
+            self._apply(rollout.Start(by="configuration"))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"judge": self._judge.to_dict()}
+
+    def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    # Views
+
+    @property
+    def tag(self) -> str | None:
+        return None
+
+    def view(self) -> dict[str, Any] | None:
+        return None
+
+    def is_mine(self, record: Mapping[str, Any]) -> bool:  # noqa: ARG002 - a fleet looks at it
+        return True

@@ -1,0 +1,103 @@
+"""The ledger: the state of the release, its history, and who listens to it. No I/O."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from canaryproxy.judging.judge import Assessment
+from canaryproxy.release.circuit import Circuit, Record
+from canaryproxy.release.rollout import Rollout
+
+_log = logging.getLogger(__name__)
+
+HISTORY = 1000
+"""Records that are kept."""
+
+Listener = Callable[[int, Record], None]
+
+
+class Ledger:
+    """Circuit and rollout of the release, and the records of all that changed them.
+
+    ``clock`` gives seconds since the epoch.
+    """
+
+    def __init__(self, rollout: Rollout, clock: Callable[[], float]) -> None:
+        self.circuit = Circuit()
+        self.rollout = rollout
+        self.history: list[Record] = []
+        self.recorded = 0
+        """Number of the newest record; records are numbered from 1 without gaps."""
+        self.version = 0
+        """Grows with every change that must be saved."""
+        self.revision = 0
+        """Grows with every change that matters to an operator's decision (ETag)."""
+        self._clock = clock
+        self._listeners: list[Listener] = []
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call ``listener`` with the number and each new record; return a function that ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def move(self, circuit: Circuit, rollout: Rollout, records: tuple[Record, ...] = ()) -> None:
+        """Take a new state, and write down its records."""
+        self.circuit, self.rollout = circuit, rollout
+        self.write(records)
+
+    def note(self, what: str, cause: str, figures: Mapping[str, Any]) -> None:
+        """Write a record of now."""
+        self.write((Record(self._clock(), what, cause, figures),))
+
+    def write(self, records: tuple[Record, ...]) -> None:
+        """Append records: to the history, the log and the listeners."""
+        for record in records:
+            self.recorded += 1
+            self.history.append(record)
+            _log.info(
+                "%s: %s",
+                record.what,
+                record.cause,
+                extra={"record": {"id": self.recorded, **record.to_dict()}},
+            )
+            for listener in tuple(self._listeners):
+                listener(self.recorded, record)
+        if records:
+            del self.history[:-HISTORY]
+            self.version += 1
+            self.revision += 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "version": self.version,
+            "circuit": self.circuit.to_dict(),
+            "rollout": self.rollout.to_dict(),
+            "history": [record.to_dict() for record in self.history],
+            "recorded": self.recorded,
+        }
+
+    def restore_history(self, document: Mapping[str, Any]) -> None:
+        """Take version and history from ``to_dict``. Raises ``KeyError``, ``TypeError`` or ``ValueError``."""
+        self.version = int(document.get("version", 0))
+        self.history = [Record.from_dict(entry) for entry in document["history"]]
+        self.recorded = int(document.get("recorded", len(self.history)))
+
+
+def figures(seen: Assessment) -> dict[str, Any]:
+    """Return the part of an assessment that a trip's record keeps."""
+    return {
+        "judged": seen.judged,
+        "answered": seen.answered,
+        "metrics": {
+            verdict.metric: {
+                "level": verdict.level,
+                "log_evidence": round(verdict.log_evidence, 6),
+                "stable": list(verdict.stable),
+                "canary": list(verdict.canary),
+            }
+            for verdict in seen.verdicts
+        },
+    }

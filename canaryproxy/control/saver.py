@@ -1,0 +1,149 @@
+"""The saver: which version of the release is on disk, and which changes wait for it.
+
+A save that fails is retried every second. Until it succeeds, a split with more users on the canary is not
+published (``has_split``), and ``saved`` fails for everyone who waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from canaryproxy.control.ledger import Ledger
+from canaryproxy.control.state_file import StateError, StateFile
+
+_log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1.0
+
+
+class Unsaved(Exception):
+    """The requested change is not on disk; the text says what holds meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The part of a route table that must be on disk before it brings more users to the canary."""
+
+    weight: float
+    """Percent of users."""
+    circuit_open: bool
+    salt: bytes
+
+    @property
+    def limit(self) -> int:
+        """Buckets below this one are on the canary."""
+        return 0 if self.circuit_open else round(self.weight * 100)
+
+
+class Saver:
+    """Writes the newest version of the ledger until the disk has it.
+
+    ``document`` returns what to write; ``on_saved`` is called after each save, before waiters are told.
+    """
+
+    def __init__(
+        self,
+        file: StateFile,
+        ledger: Ledger,
+        document: Callable[[], dict[str, Any]],
+        on_saved: Callable[[], None],
+        split: Split,
+    ) -> None:
+        self.file = file
+        self.saved = 0
+        """The newest version of the ledger that is on disk."""
+        self.error: str | None = None
+        """Why the last save failed, until one succeeds."""
+        self._ledger = ledger
+        self._document = document
+        self._on_saved = on_saved
+        self._split = split
+        self._split_version = 0
+        """The version of the ledger since which this split is wanted."""
+        self._task: asyncio.Task[None] | None = None
+        self._waiters: list[tuple[int, asyncio.Future[str | None]]] = []
+        self._stopped = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is under way or waits for its retry."""
+        return self._task is not None
+
+    def want(self, split: Split) -> None:
+        """Note the split that the release wants now."""
+        if split != self._split:
+            self._split, self._split_version = split, self._ledger.version
+
+    @property
+    def has_split(self) -> bool:
+        """Whether the disk has the reason for the wanted split, so that a crash would not forget it."""
+        return self.saved >= self._split_version
+
+    def save_soon(self) -> None:
+        """Start saving if the disk is behind the ledger."""
+        if self.saved < self._ledger.version and self._task is None and not self._stopped:
+            self._task = asyncio.ensure_future(self._save())
+
+    async def _save(self) -> None:
+        """Write until the disk has the newest version."""
+        try:
+            while self.saved < self._ledger.version and not self._stopped:
+                version, document = self._ledger.version, self._document()
+                try:
+                    await asyncio.to_thread(self.file.save, document)
+                except StateError as error:
+                    if self.error is None:
+                        _log.error("%s; the canary gets no more users until it can be", error)
+                    self.error = str(error)
+                    self._wake(self.error)
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    continue
+                self.saved = version
+                self.error = None
+                self._on_saved()  # a change that is acknowledged is in force
+                self._wake(None)
+        finally:
+            self._task = None
+
+    async def wait(self, in_force: Callable[[], bool]) -> None:
+        """Return when everything up to now is on disk. Raises ``Unsaved`` if a save fails.
+
+        ``in_force`` tells whether the change is published meanwhile; only the text depends on it.
+        """
+        if self.saved >= self._ledger.version:
+            return
+        waiter: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((self._ledger.version, waiter))
+        why = await waiter
+        if why is not None:
+            meanwhile = (
+                "it is in force, but a restart would forget it"
+                if in_force()
+                else "the canary gets no more users until it can be written"
+            )
+            raise Unsaved(f"{why}; {meanwhile}")
+
+    def _wake(self, why: str | None) -> None:
+        """Wake the waiters whose version is on disk; with ``why``, fail all the others."""
+        left = []
+        for version, waiter in self._waiters:
+            if why is None and version > self.saved:
+                left.append((version, waiter))
+            elif not waiter.done():
+                waiter.set_result(None if version <= self.saved else why)
+        self._waiters = left
+
+    async def stop(self) -> None:
+        """Save a last time, and no more after that."""
+        self._stopped = True
+        if self._task is not None:
+            await self._task
+        self._wake("the proxy stops")
+        try:
+            await asyncio.to_thread(self.file.save, self._document())
+        except StateError as error:
+            _log.error("%s", error)

@@ -1,0 +1,125 @@
+"""The settings that the control plane derives from a configuration. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from canaryproxy.config import Config, Split
+from canaryproxy.config import Judge as JudgeSection
+from canaryproxy.judging.judge import (
+    BusinessRule,
+    ErrorsRule,
+    GuardRails,
+    JudgeSettings,
+    LatencyRule,
+    OutcomeRule,
+    ThroughputRule,
+)
+from canaryproxy.measure import counters
+from canaryproxy.measure.routing import RouteTable
+from canaryproxy.release.circuit import CircuitSettings
+from canaryproxy.release.rollout import Plan, Step
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """How a release proceeds and what the judge compares, under one configuration."""
+
+    release: str | None
+    """The release id; ``None`` without a ``release`` section."""
+    plan: Plan
+    weight: float | None
+    """Percent of users without a release; ``None`` with one."""
+    salt: bytes
+    """Salt of the split (``first_table``)."""
+    split: Split
+    """The ``split`` section."""
+    has_canary: bool
+    circuit: CircuitSettings
+    judge: JudgeSettings
+    evidence_of: JudgeSection
+    """The ``judge`` section without its cooldown: evidence starts afresh when this changes."""
+    latency_quantile: float
+    """The quantile of stable's latency above which a response is slow, 0..1."""
+    latency_margin: float
+    """Seconds by which the canary may be slower."""
+    slots: Mapping[str, int]
+    """The pair of cells of each outcome (``counters.slots``)."""
+    posts_events: bool
+    """Whether business events are posted to the admin API."""
+
+    @classmethod
+    def of(cls, config: Config, slots: Mapping[str, int] | None = None) -> ControlSettings:
+        """Derive the settings; ``slots`` are those in force, whose outcomes keep their cells."""
+        release, latency = config.release, config.judge.metrics.latency
+        business = config.judge.metrics.business
+        return cls(
+            release=config.release_id,
+            plan=plan(config),
+            weight=config.split.weight if release is None else None,
+            salt=first_table(config).salt,
+            split=config.split,
+            has_canary=config.variants.canary is not None,
+            circuit=CircuitSettings(cooldown=config.judge.cooldown),
+            judge=judge_settings(config),
+            evidence_of=config.judge.model_copy(update={"cooldown": None}),
+            latency_quantile=0.95 if latency is None else latency.quantile,
+            latency_margin=0.0 if latency is None else latency.margin,
+            slots=counters.slots(list(config.judge.outcomes), slots or {}),
+            posts_events=business is not None and business.outcome == "events",
+        )
+
+
+def plan(config: Config) -> Plan:
+    """Return the plan of the release; without one it has no steps."""
+    release = config.release
+    if release is None:
+        return Plan(())
+    return Plan(
+        tuple(Step(step.weight, step.bake, step.min_requests) for step in release.steps),
+        release.promote,
+        gated=bool(release.gates),
+    )
+
+
+def first_table(config: Config) -> RouteTable:
+    """Return the route table that a configuration starts with.
+
+    With a release the canary gets no users until the controller publishes a step, and the release id is the
+    salt; without one ``split.weight`` holds. Without a canary the weight is 0.
+    """
+    release = config.release
+    weight = config.split.weight if release is None else 0.0
+    salt = config.split.salt
+    if salt is None:
+        salt = "" if release is None else release.id
+    return RouteTable(
+        weight=weight if config.variants.canary is not None else 0.0,
+        salt=salt.encode(),
+        new_sessions_only=config.split.admit == "new_sessions",
+    )
+
+
+def judge_settings(config: Config) -> JudgeSettings:
+    """Return what the judge compares under a configuration."""
+    judge = config.judge
+    metrics = judge.metrics
+    rails = judge.guard_rails
+    business = metrics.business
+    return JudgeSettings(
+        alpha=judge.alpha,
+        alpha_hold=judge.alpha_hold,
+        errors=None if metrics.errors is None else ErrorsRule(metrics.errors.margin),
+        latency=None if metrics.latency is None else LatencyRule(),
+        throughput=None if metrics.throughput is None else ThroughputRule(),
+        business=None if business is None else BusinessRule(business.margin, business.direction),
+        outcomes=tuple(
+            OutcomeRule(name, outcome.margin)
+            for name, outcome in judge.outcomes.items()
+            if outcome.bad
+        ),
+        guard_rails=None
+        if rails is None or rails.errors is None
+        else GuardRails(rails.errors, rails.min_requests),
+    )

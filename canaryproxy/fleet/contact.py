@@ -1,0 +1,66 @@
+"""What a replica knows of its contact with the store: the last reply, the server's clock, the lease. Pure."""
+
+from __future__ import annotations
+
+from canaryproxy.fleet.redis_store import ExchangeReply, StoreUnavailable
+
+
+class Contact:
+    """The store as last seen. Times are seconds on the replica's own clock, if nothing else is said."""
+
+    def __init__(self) -> None:
+        self.reply: ExchangeReply | None = None
+        """The last reply; ``None`` while the store cannot be reached."""
+        self.error: str | None = "not connected yet"
+        """Why it cannot be reached."""
+        self.term = 0
+        """The newest term of the lease that was seen."""
+        self.token = 0
+        """The term by which this replica leads; 0: it does not."""
+        self.lag: float | None = None
+        """Seconds that the newest document took to get here."""
+        self._reached_at: float | None = None
+        self._replied_at: float | None = None
+        self._offset = 0.0
+        """The server's clock less ours."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the store replied last time."""
+        return self.reply is not None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this replica leads, as far as it knows."""
+        return self.reply is not None and self.reply.leads
+
+    def replied(self, reply: ExchangeReply, now: float) -> None:
+        """Take a reply."""
+        self.reply, self.error, self._replied_at = reply, None, now
+        self._reached_at = now if self._reached_at is None else self._reached_at
+        self._offset = reply.now - now
+        self.term = max(self.term, reply.term)
+        self.token = reply.term if reply.leads else 0
+
+    def lost(self, error: StoreUnavailable) -> bool:
+        """Note that the store cannot be reached; return whether that is news."""
+        is_news = self.reply is not None or self.error != str(error)
+        self.reply, self.error, self._reached_at, self.token = None, str(error), None, 0
+        return is_news
+
+    def has_document(self, act: str) -> None:
+        """Measure how long the document of an act took to get here."""
+        if self.reply is not None and self.reply.act == act:
+            self.lag = max(self.reply.now - self.reply.acted_at, 0.0)
+
+    def lasts(self, now: float, seconds: float) -> bool:
+        """Whether the store has been reachable without a gap for that long."""
+        return self._reached_at is not None and now - self._reached_at >= seconds
+
+    def silent(self, now: float) -> float | None:
+        """Return the seconds since the last reply."""
+        return None if self._replied_at is None else now - self._replied_at
+
+    def server_time(self, now: float) -> float:
+        """Return seconds since the epoch by the server's clock, as far as it is known."""
+        return now + self._offset
