@@ -12,8 +12,8 @@ BENCH_STAMP := $(VENV)/.installed-bench
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dashboard test lint format unit bench bench-gate bench-quick bench-judge \
-	fuzz tunnel split soak faults fleet compiled unit-compiled \
+.PHONY: help install demo dashboard quick test lint format unit bench bench-gate bench-quick bench-judge \
+	no-compiler no-valgrind fuzz tunnel split soak faults fleet compiled unit-compiled \
 	pictures lock dist sbom audit image pin-base model clean
 
 help: ## list the targets
@@ -41,13 +41,22 @@ demo: ## a release gone wrong, live in this terminal, in under a minute
 dashboard: ## the same in the browser, at http://127.0.0.1:9900/, until Ctrl-C
 	@$(BIN)/canaryproxy demo --dashboard || [ $$? = 130 ]
 
+# Rooms whose tests need neither a process nor a program.
+QUICK := http1 measure release judging config control proxy tls runtime wire/test_corpus.py wire/test_rfc.py
+quick: $(STAMP) ## what to run at each change: the tests of the pure rooms, in Python alone (under 60 s)
+	$(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not slow" $(addprefix tests/,$(QUICK))
+
 test: $(BENCH_STAMP) ## what the gate runs: lint, types, import rules, all tests, instructions a request (with valgrind)
 	@rm -f $(NOTES)
 	@if $(CAN_COMPILE); then $(MAKE) -j2 -Otarget lint compiled; else $(MAKE) lint; fi
 	@$(MAKE) unit
-	@if $(CAN_COMPILE); then $(MAKE) unit-compiled; else echo "skipped: no C compiler, only plain Python is tested" >>$(NOTES); fi
-	@if command -v valgrind >/dev/null; then $(MAKE) bench-gate; else echo "skipped: no valgrind, no bench-gate" >>$(NOTES); fi
+	@$(MAKE) -j2 -Otarget \
+		$(if $(shell $(CAN_COMPILE) && echo yes),unit-compiled,no-compiler) \
+		$(if $(shell command -v valgrind 2>/dev/null),bench-gate,no-valgrind)
 	@cat $(NOTES) 2>/dev/null || true
+
+no-compiler no-valgrind:
+	@mkdir -p $(dir $(NOTES)) && echo 'skipped: $(subst no-,no ,$@)' >>$(NOTES)
 
 lint: $(BENCH_STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -56,6 +65,8 @@ lint: $(BENCH_STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/lint-imports
 
 COMPILED := build/compiled
+# Most of the tests' time is waiting: for a bake time, a timeout, a process that starts.
+JOBS := $(shell echo $$((3 * $$(nproc))))
 # What was run again or skipped, for the end of the gate's output.
 NOTES := $(CURDIR)/build/notes.txt
 CAN_COMPILE := $(BIN)/python -c 'import os, shutil, sys, sysconfig; \
@@ -73,9 +84,6 @@ compiled: $(COMPILED)/.done ## a copy in build/compiled, and a wheel in build/wh
 
 unit-compiled: $(COMPILED)/.done ## what the wire says of the compiled data path (2 min)
 	cd $(COMPILED) && ../../$(BIN)/pytest -n $(JOBS) --dist loadfile tests/wire tests/fuzz --notes $(NOTES)
-
-# Most of the tests' time is waiting: for a bake time, a timeout, a process that starts.
-JOBS := $(shell echo $$((3 * $$(nproc))))
 
 unit: $(BENCH_STAMP) ## pytest, with three processes for each core
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 30 --notes $(NOTES)

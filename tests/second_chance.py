@@ -25,6 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.pluginmanager.hasplugin("rerunfailures"):
+        return  # an environment from before it was needed: `make install` renews it
     for item in items:
         inside = item.path.relative_to(config.rootpath).parts
         if inside[0] == "tests" and inside[1] in FOLDERS:

@@ -22,7 +22,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *more: str) 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makefile(".ini", pytest="[pytest]\n")
-    plugins = ("xdist.plugin", "pytest_rerunfailures", "tests.second_chance")
+    plugins = ("xdist.plugin", "rerunfailures", "tests.second_chance")
     return pytester.runpytest_subprocess(*(f"-p{name}" for name in plugins), *more)
 
 
