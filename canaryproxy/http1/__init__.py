@@ -1,1 +1,1 @@
-"""HTTP/1 as bytes: heads, bodies, forwarding fields. No sockets, no clock."""
+"""HTTP/1 as bytes: heads, bodies and forwarding fields. No sockets and no clock."""

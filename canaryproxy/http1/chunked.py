@@ -1,8 +1,8 @@
 """Chunked transfer coding (RFC 9112 §7.1), decoded strictly and without I/O.
 
-aiohttp's parser is not used for bodies: it neither hands out trailers nor keeps them from the next
-message's fields, and it copies each body through a stream. Chunk extensions are dropped, as RFC 9112
-§7.1.1 lets a recipient do; everything ambiguous (bare LF, signs, blanks, an overlong size) is an error.
+aiohttp's parser is not used for bodies: it does not return trailers, mixes them into the fields of the next
+message, and copies each body through a stream. Chunk extensions are dropped, as RFC 9112 §7.1.1 allows;
+everything ambiguous (bare LF, signs, blanks, an overlong size) is an error.
 """
 
 from __future__ import annotations
@@ -54,28 +54,28 @@ _FORBIDDEN_TRAILERS = frozenset(
         b"x-forwarded-proto",
     )
 )
-"""Fields that frame, route, authenticate or modify a message may not come late (RFC 9110 §6.5.1)."""
+"""Fields that frame, route, authenticate or modify a message: not allowed in trailers (RFC 9110 §6.5.1)."""
 
 
 class ChunkedError(ValueError):
-    """The bytes are not a chunked body; the text says what is wrong."""
+    """The bytes are not a valid chunked body; the text says why."""
 
 
 _Step = Callable[["ChunkedDecoder", bytes, int, list[bytes]], int]
 
 
 class ChunkedDecoder:
-    """Decodes one chunked body, fed with arbitrary slices of it.
+    """Decodes one chunked body from slices of any size.
 
-    ``done`` turns true with the last byte of the body; ``rest`` then holds what followed it, and
-    ``trailers`` the trailer section that may be passed on: whole lines with CRLF, or nothing.
+    ``done`` becomes true with the last byte of the body; ``rest`` then holds the bytes behind it, and
+    ``trailers`` the part of the trailer section that may be forwarded: whole lines with CRLF, or nothing.
     """
 
     __slots__ = ("_left", "_pending", "_reading", "done", "rest", "trailers")
 
     def __init__(self) -> None:
         self._left = 0
-        """Bytes of the chunk that are to come; of trailers, those that came."""
+        """Bytes of the chunk still to come; in trailers, bytes received."""
         self._pending = b""
         self._reading: _Step = ChunkedDecoder._size
         self.done = False
@@ -83,9 +83,9 @@ class ChunkedDecoder:
         self.trailers = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes and return the payload that they hold, chunk bounds forgotten.
+        """Decode the next bytes and return their payload, without chunk boundaries.
 
-        Raises ``ChunkedError``; the decoder is of no use after that, nor after ``done``.
+        Raises ``ChunkedError``. The decoder cannot be used after that, nor after ``done``.
         """
         if self._pending:
             data = self._pending + data
@@ -163,15 +163,15 @@ class ChunkedDecoder:
 
 
 def _may_begin_size(line: bytes) -> bool:
-    """Tell whether an unfinished line can still become a chunk size, so that garbage ends at once."""
+    """Tell whether an unfinished line can become a chunk size; anything else fails before its CRLF."""
     return not line or line == b"\r" or line[:1] in b"0123456789abcdefABCDEF"
 
 
 def encode_chunk(data: bytes) -> bytes:
-    """Return ``data`` (not empty: an empty chunk would end the body) as one chunk."""
+    """Return ``data`` as one chunk; it must not be empty, because an empty chunk ends the body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def last_chunk(trailers: bytes = b"") -> bytes:
-    """Return the end of a chunked body with its trailer section."""
+    """Return the last chunk of a body, with its trailer section."""
     return b"0\r\n" + trailers + b"\r\n"

@@ -1,4 +1,4 @@
-"""X-Forwarded-* and Forwarded (RFC 7239): what the upstream is told about the client."""
+"""X-Forwarded-* and Forwarded (RFC 7239): fields that describe the client to the upstream."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from canaryproxy.http1.fields import (
     TOKEN,
 )
 
-_LONGEST_KEPT: Final = 256
-"""Bytes of a host that a connection keeps while it is idle."""
+_MAX_CACHED_HOST: Final = 256
+"""Longest host in bytes that an idle connection keeps in memory."""
 
 
 class Peer:
-    """What the forwarding fields say of one downstream connection."""
+    """The client of one connection, as the forwarding fields describe it."""
 
     __slots__ = ("_end", "_ending", "_host", "address", "local", "proto", "template", "trusted")
 
@@ -25,27 +25,27 @@ class Peer:
         self.address = address
         """The client's address, empty for a Unix socket."""
         self.proto = proto
-        """``http`` or ``https``, as this connection is."""
+        """The scheme of this connection, ``http`` or ``https``."""
         self.trusted = trusted
-        """Its own forwarding fields are kept and appended to."""
+        """The client's own forwarding fields are kept, and ours appended."""
         self.local = local
-        """Host for HTTP/1.0 clients that name none: the address that the client connected to."""
+        """Host for HTTP/1.0 clients that send none: the address that the client connected to."""
         self.template = -1
-        """Number of what requests of this connection had in common (``RequestParser``); -1: not known."""
+        """Number of the header template of the last request (``head_cache``); -1: none yet."""
         self._host = self._end = self._ending = b""
 
     def ending(
         self, host: bytes, received: list[tuple[int, bytes]] | None, extra: bytes, end: bytes
     ) -> bytes:
-        """Return the end of a head that is sent upstream: X-Forwarded-*, Forwarded, ``extra``, ``end``.
+        """Return the last lines of a head to forward: X-Forwarded-*, Forwarded, ``extra`` and ``end``.
 
-        ``received`` holds the client's own such fields as pairs of kind and value.
+        ``received`` are the client's own forwarding fields as pairs of kind and value.
         """
         if (received and self.trusted) or extra:
             return self._forwarding(host, received or []) + extra + end
         if host != self._host or end != self._end:
             ending = self._forwarding(host, []) + end
-            if len(host) > _LONGEST_KEPT:
+            if len(host) > _MAX_CACHED_HOST:
                 return ending
             self._host, self._end, self._ending = host, end, ending
         return self._ending
@@ -76,5 +76,5 @@ class Peer:
 
 
 def _quoted(value: bytes) -> bytes:
-    """Return ``value`` as a token where it is one, else as a quoted-string (RFC 7239 §4)."""
+    """Return ``value`` as a token if possible, else as a quoted-string (RFC 7239 §4)."""
     return value if TOKEN.fullmatch(value) else b'"' + value + b'"'

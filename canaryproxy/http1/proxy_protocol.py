@@ -1,7 +1,7 @@
-"""The PROXY protocol, versions 1 and 2: the client's address, told by the proxy before us.
+"""The PROXY protocol, versions 1 and 2: a previous proxy passes on the client's address.
 
-Source: haproxy, doc/proxy-protocol.txt. Nothing is guessed: a connection on which a header is expected either
-begins with one or is of no use.
+Source: haproxy, doc/proxy-protocol.txt. A header is never guessed: a connection on which one is expected must
+begin with it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Final
 
 from canaryproxy.config import TcpAddress
 
-LONGEST_V1: Final = 107
-"""Bytes of the longest header of version 1, CRLF included (§2.1)."""
-LONGEST_V2: Final = 4096
-"""Bytes of a header of version 2 that are taken at the most; TLVs of real proxies need some hundred."""
+MAX_V1: Final = 107
+"""Maximum size of a header of version 1 in bytes, with CRLF (§2.1)."""
+MAX_V2: Final = 4096
+"""Maximum size of a header of version 2 in bytes; real proxies use a few hundred for TLVs."""
 
-_MARK_V1: Final = b"PROXY "
-_MARK_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
+_SIGNATURE_V1: Final = b"PROXY "
+_SIGNATURE_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _FIXED: Final = struct.Struct("!12sBBH")
 _LINE = re.compile(
     rb"PROXY (?:(UNKNOWN)(?: [^\r\n]*)?"
@@ -33,16 +33,16 @@ _INET: Final = struct.Struct("!4s4sHH")
 _INET6: Final = struct.Struct("!16s16sHH")
 _UNIX_SIZE: Final = 216
 _SIZES: Final = {0x11: _INET.size, 0x21: _INET6.size, 0x31: _UNIX_SIZE}
-"""Address families over a stream, and the size of their addresses."""
+"""Size of the addresses in bytes, by family over a stream."""
 
 
 class MalformedHeader(ValueError):
-    """What came cannot be, or become, a header; the text says why."""
+    """The received bytes cannot become a PROXY header; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyHeader:
-    """What a header says.
+    """A complete header.
 
     ``size`` is its length in bytes. Without ``has_addresses`` (LOCAL, UNKNOWN) it does not describe the
     client, and the connection's own addresses apply. ``source`` and ``destination`` are ``None`` for a client
@@ -56,35 +56,35 @@ class ProxyHeader:
 
 
 def parse(data: bytes) -> ProxyHeader | None:
-    """Return the header that ``data`` begins with, ``None`` if more bytes are needed.
+    """Return the header that ``data`` begins with, or ``None`` if more bytes are needed.
 
-    Raises ``MalformedHeader`` as soon as it is sure that there is none.
+    Raises ``MalformedHeader`` as soon as no further byte can complete a header.
     """
-    if data.startswith(_MARK_V2):
+    if data.startswith(_SIGNATURE_V2):
         return _parse_v2(data)
-    if data.startswith(_MARK_V1):
+    if data.startswith(_SIGNATURE_V1):
         return _parse_v1(data)
-    if _MARK_V1.startswith(data) or _MARK_V2.startswith(data):
+    if _SIGNATURE_V1.startswith(data) or _SIGNATURE_V2.startswith(data):
         return None
     raise MalformedHeader("no PROXY protocol header")
 
 
 def _parse_v1(data: bytes) -> ProxyHeader | None:
-    end = data.find(b"\n", 0, LONGEST_V1)
+    end = data.find(b"\n", 0, MAX_V1)
     if end < 0:
-        if len(data) >= LONGEST_V1:
-            raise MalformedHeader("a line that is too long")
+        if len(data) >= MAX_V1:
+            raise MalformedHeader("line too long")
         return None
     line = _LINE.fullmatch(data, 0, end + 1)
     if line is None:
-        raise MalformedHeader("a malformed line")
+        raise MalformedHeader("malformed line")
     if line[1]:
         return ProxyHeader(end + 1, has_addresses=False)
     kind = IPv4Address if line[2] == b"TCP4" else IPv6Address
     try:
         source, destination = (str(kind(text.decode())) for text in (line[3], line[4]))
     except ValueError:
-        raise MalformedHeader("a malformed address") from None
+        raise MalformedHeader("malformed address") from None
     return ProxyHeader(
         end + 1,
         has_addresses=True,
@@ -96,7 +96,7 @@ def _parse_v1(data: bytes) -> ProxyHeader | None:
 def _port(digits: bytes) -> int:
     port = int(digits)
     if port > 65535 or (digits[:1] == b"0" and port):
-        raise MalformedHeader("a malformed port")
+        raise MalformedHeader("malformed port")
     return port
 
 
@@ -106,16 +106,16 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
     _, version_and_command, family, length = _FIXED.unpack_from(data)
     command = version_and_command & 0x0F
     if version_and_command >> 4 != 2 or command not in (_LOCAL, _PROXY):
-        raise MalformedHeader("an unknown version or command")
+        raise MalformedHeader("unknown version or command")
     size = _FIXED.size + length
-    if size > LONGEST_V2:
-        raise MalformedHeader("a header that is too long")
+    if size > MAX_V2:
+        raise MalformedHeader("header too long")
     if command == _PROXY and family != _UNSPECIFIED:
         # §2.2: connections with unexpected values here are dropped.
         if family not in _SIZES:
-            raise MalformedHeader("an unknown family or transport")
+            raise MalformedHeader("unknown address family or transport")
         if length < _SIZES[family]:
-            raise MalformedHeader("addresses that are cut short")
+            raise MalformedHeader("truncated addresses")
     if len(data) < size:
         return None
     if command == _LOCAL or family == _UNSPECIFIED:

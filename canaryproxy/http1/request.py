@@ -39,7 +39,7 @@ from canaryproxy.http1.fields import (
 )
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.llhttp import MalformedHead, request_parser
-from canaryproxy.http1.trace import MADE_LINE, made_line, read
+from canaryproxy.http1.trace import NEW_LINE, new_line, read
 from canaryproxy.measure.routing import NO_KEY_BUCKET, STABLE, Headers
 
 MAX_REQUEST_LINE: Final = 8 * 1024
@@ -259,7 +259,7 @@ class Request:
     def trace_id(self) -> bytes:
         """The id of the trace that the request belongs to (32 hex digits), empty without one."""
         received = self.trace
-        return self.head.rpartition(MADE_LINE)[2][:32] if received is None else received
+        return self.head.rpartition(NEW_LINE)[2][:32] if received is None else received
 
 
 class RequestParser:
@@ -345,7 +345,7 @@ class RequestParser:
             line + block + peer.ending(fields.host, fields.forwarding, fields.extra, self.end)
         )
         if trace_id is None:
-            request.head = request.head[:-2] + made_line() + b"\r\n"
+            request.head = request.head[:-2] + new_line() + b"\r\n"
         return request
 
     def parse_headers(self, lines: bytes, *, http10: bool = False) -> ParsedHeaders:
@@ -394,7 +394,8 @@ class RequestParser:
 
     def forwarded(self, block: bytes, raw: Headers, dropped: list[Field]) -> bytes:
         """Return the lines of ``block`` that are forwarded; see ``fields.without``."""
-        block = without(block, dropped, raw)
+        if dropped:
+            block = without(block, dropped, raw)
         return block if self.strip is None else self.strip(block)
 
     def _read(self, fields: RequestFields, *, http10: bool) -> _Received:

@@ -1,8 +1,8 @@
-"""W3C Trace Context: what a traceparent says, and how one is made.
+"""W3C Trace Context: reading and making traceparent fields.
 
 https://www.w3.org/TR/trace-context-1/ (the Recommendation) and https://www.w3.org/TR/trace-context-2/. The
-proxy records no spans: it passes both fields on as they are, reads the trace id, and begins a trace only if
-it is asked to (``trace.create``).
+proxy records no spans: it forwards both fields unchanged, reads the trace id, and starts traces only with
+``trace.create``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ NO_TRACE: Final = b"0" * 32
 NO_PARENT: Final = b"0" * 16
 _SAMPLED: Final = 0x01
 
-MADE_LINE: Final = b"traceparent: 00-"
-"""How the line of a trace that begins here begins; the trace id follows."""
+NEW_LINE: Final = b"traceparent: 00-"
+"""The beginning of a traceparent line made here; the trace id follows."""
 
 
 class TraceContext(NamedTuple):
-    """What a valid traceparent says."""
+    """The content of a valid traceparent."""
 
     trace_id: bytes
     """32 hex digits in lower case, not all zero."""
@@ -35,9 +35,9 @@ class TraceContext(NamedTuple):
 
 
 def read(values: Sequence[bytes]) -> TraceContext | None:
-    """Return what the traceparent fields of a request say; ``None`` for none, several, or an invalid one.
+    """Return the trace context of a request; ``None`` without a traceparent, or if it is repeated or invalid.
 
-    Versions after 00 are read as far as version 00 reaches (§4.3); ff is no version.
+    Of versions above 00 the part that version 00 defines is read (§4.3); ff is not a version.
     """
     if len(values) != 1:
         return None
@@ -49,10 +49,10 @@ def read(values: Sequence[bytes]) -> TraceContext | None:
     return TraceContext(match["trace"], bool(int(match["flags"], 16) & _SAMPLED))
 
 
-def made_line() -> bytes:
-    """Return a traceparent line with CRLF that begins a trace.
+def new_line() -> bytes:
+    """Return a traceparent line with CRLF that starts a trace.
 
-    Not sampled, for nothing is recorded here. Ids must be unique, not secret.
+    Not sampled, because nothing is recorded here. Ids must be unique, but need not be secret.
     """
     trace, parent = random.getrandbits(128) or 1, random.getrandbits(64) or 1
-    return b"%b%032x-%016x-00\r\n" % (MADE_LINE, trace, parent)
+    return b"%b%032x-%016x-00\r\n" % (NEW_LINE, trace, parent)

@@ -1,1 +1,1 @@
-"""TLS for asyncio transports: contexts, files, records."""
+"""TLS for asyncio transports: contexts, certificate files and the record layer."""

@@ -1,4 +1,4 @@
-"""TLS settings as OpenSSL's contexts: certificates by server name, authorities, versions, ALPN."""
+"""OpenSSL contexts from TLS settings: certificates by server name, authorities, versions, ALPN."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PROTOCOLS: Final = ["http/1.1"]
 def server_context(
     tls: ServerTls, files: Mapping[str, bytes], names: Sequence[tuple[str, ...]]
 ) -> ssl.SSLContext:
-    """Return the context for a listener; ``names`` are the servers that each certificate is for.
+    """Return the context for a listener; ``names`` are the server names of each certificate.
 
-    The certificate is chosen by the name that the client asks for (RFC 6066 §3): the whole name, else
-    ``*`` in place of its first label, else the first certificate of the list. Certificates with the same
-    names and keys of different kinds go together, and the client's algorithms choose. Raises ``OSError``
-    (``ssl.SSLError`` among them) or ``KeyError`` if a file is not among ``files``.
+    The certificate is chosen by the client's server name (RFC 6066 §3): the whole name, else ``*`` in place
+    of its first label, else the first certificate of the list. Certificates with the same names and different
+    kinds of keys share a context, and the client's algorithms decide. Raises ``OSError`` (also
+    ``ssl.SSLError``), or ``KeyError`` if a file is missing in ``files``.
     """
     contexts: dict[tuple[str, ...], ssl.SSLContext] = {}
     by_name: dict[str, ssl.SSLContext] = {}
@@ -58,9 +58,9 @@ def _new_server_context(tls: ServerTls, files: Mapping[str, bytes]) -> ssl.SSLCo
 
 
 def client_context(tls: ClientTls | None, files: Mapping[str, bytes]) -> ssl.SSLContext:
-    """Return the context for connections to endpoints: verified, by name, unless ``tls`` says otherwise.
+    """Return the context for connections to endpoints; certificate and name are verified by default.
 
-    Raises as ``server_context`` does.
+    Raises the same errors as ``server_context``.
     """
     own_ca = None if tls is None or tls.ca is None else _text(files[tls.ca])
     context = ssl.create_default_context(cadata=own_ca)
@@ -76,19 +76,19 @@ def client_context(tls: ClientTls | None, files: Mapping[str, bytes]) -> ssl.SSL
 
 
 def _text(pem: bytes) -> str:
-    """Return the certificates of a PEM file alone: comments may have characters that OpenSSL is not given."""
+    """Decode a PEM file. Comments may contain any bytes; OpenSSL only accepts ASCII."""
     return pem.decode("ascii", errors="replace").replace("�", "?")
 
 
 def _load_chain(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
-    """Load from memory what ``load_cert_chain`` takes from files only."""
+    """Load a certificate and its key from memory; ``load_cert_chain`` only reads files."""
     with _MemoryFile(cert) as certificate, _MemoryFile(key) as private:
-        # Without a password OpenSSL would ask for one on the terminal.
+        # Without this OpenSSL prompts for a passphrase on the terminal.
         context.load_cert_chain(certificate.path, private.path, password=lambda: b"")
 
 
 class _MemoryFile:
-    """A file that is in memory only and gone at the end."""
+    """A file in memory (memfd) that exists inside the ``with`` block."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -1,9 +1,7 @@
-"""The files that a configuration names: certificates, authorities and keys, of TLS and of signatures.
+"""The files that a configuration names: certificates, authorities and keys of TLS, and keys for signatures.
 
-They are read once and checked before anything uses them.
-
-Whoever takes a configuration reads its files at the same moment, and gives both on together: a worker that
-starts later serves by what was checked, not by what is in the folder then.
+They are read and checked together with the configuration, and both are passed on together: a worker that
+starts later serves with the content that was checked, not with what is in the folder by then.
 """
 
 from __future__ import annotations
@@ -23,12 +21,12 @@ if TYPE_CHECKING:  # a proxy without TLS does without it: 8 MiB of memory, 0.05 
     from cryptography import x509
 
 Files = Mapping[str, bytes]
-"""Contents by path, as the configuration has it."""
+"""Contents of files, by their paths in the configuration."""
 
-LARGEST: Final = 1024 * 1024
-"""Bytes of all files of a configuration together."""
+MAX_TOTAL: Final = 1024 * 1024
+"""Maximum size of all files of a configuration together, in bytes."""
 EXPIRES_SOON: Final = 14 * 86400.0
-"""Seconds before the end of a certificate from which on it is warned about."""
+"""Seconds before its expiry from which on a certificate causes a warning."""
 
 
 _SIGNING_KEYS: Final[FieldPath] = ("split", "sticky", "sign", "key_file")
@@ -40,7 +38,7 @@ class _Mistake(NamedTuple):
 
 
 def named(config: Config) -> Iterator[tuple[FieldPath, str]]:
-    """Yield every field that names such a file, with the file's path."""
+    """Yield every field that names a file, with the file's path."""
     for at, listener in enumerate(config.listen):
         if listener.tls is None:
             continue
@@ -66,29 +64,29 @@ def _client_sections(config: Config) -> Iterator[tuple[FieldPath, ClientTls]]:
 
 
 def read(config: Config) -> Files:
-    """Return the files of a configuration that can be read; ``load`` says which cannot."""
+    """Return the files of a configuration that can be read; ``load`` reports the others."""
     return {file: found for file, found in _read(config).items() if isinstance(found, bytes)}
 
 
 def _read(config: Config) -> dict[str, bytes | str]:
-    """Return what each file holds, or why it cannot be read."""
+    """Return the content of each file, or as text why it cannot be read."""
     found: dict[str, bytes | str] = {}
     for _, file in named(config):
         if file in found:
             continue
         try:
             with Path(file).open("rb") as opened:
-                data = opened.read(LARGEST + 1)
+                data = opened.read(MAX_TOTAL + 1)
         except OSError as error:
             found[file] = f"{file} cannot be read: {error.strerror or error}"
         else:
-            too_large = len(data) > LARGEST
-            found[file] = f"{file} has more than {LARGEST:,} bytes" if too_large else data
+            too_large = len(data) > MAX_TOTAL
+            found[file] = f"{file} is larger than {MAX_TOTAL:,} bytes" if too_large else data
     return found
 
 
 def load(config: Config, text: str, *, file: str) -> Files:
-    """Read and check the files of a valid configuration, whose ``text`` is that of ``file``.
+    """Read and check the files of a valid configuration; ``text`` is the content of ``file``.
 
     Raises ``ConfigError`` with every problem, each at the field that names the file.
     """
@@ -97,9 +95,9 @@ def load(config: Config, text: str, *, file: str) -> Files:
         _Mistake(at, what) for at, path in named(config) if isinstance(what := found[path], str)
     ]
     files = {path: what for path, what in found.items() if isinstance(what, bytes)}
-    if sum(map(len, files.values())) > LARGEST:
+    if sum(map(len, files.values())) > MAX_TOTAL:
         at = next(at for at, _ in named(config))
-        mistakes.append(_Mistake(at, f"the files together have more than {LARGEST:,} bytes"))
+        mistakes.append(_Mistake(at, f"the files together are larger than {MAX_TOTAL:,} bytes"))
     mistakes += _mistakes(config, files)
     if mistakes:
         raise ConfigError(
@@ -112,22 +110,21 @@ def load(config: Config, text: str, *, file: str) -> Files:
 
 
 def kept(config: Config, files: Files) -> Files:
-    """Return those of the files that a configuration names."""
+    """Return the files that a configuration still names."""
     return {file: files[file] for _, file in named(config) if file in files}
 
 
 def changed(config: Config, old: Files, new: Files) -> tuple[str, ...]:
-    """Return the fields whose files have other contents than before."""
+    """Return the fields whose files have changed."""
     return tuple(
         dotted(at) for at, file in named(config) if file in old and old[file] != new.get(file)
     )
 
 
 def expiries(config: Config, files: Files) -> dict[str, float]:
-    """Return when the certificates end, in seconds since the epoch, by their first names.
+    """Return the expiry of our own certificates, in seconds since the epoch, by their first names.
 
-    Those of clients' authorities and of the system are not among them: only what we show to others. Where
-    several have one name, the first end counts.
+    Authorities are not included. Of several certificates with the same first name the earliest expiry counts.
     """
     ends: dict[str, float] = {}
     for _, pair in _pairs(config):
@@ -140,7 +137,7 @@ def expiries(config: Config, files: Files) -> dict[str, float]:
 
 
 def warnings(config: Config, files: Files, now: float) -> Iterator[str]:
-    """Yield a line for each certificate that has expired, is not valid yet, or soon will not be."""
+    """Yield a warning for each certificate that has expired, expires soon or is not valid yet."""
     for at, pair in _pairs(config):
         where = dotted((*at, "cert"))
         for one in _certificates(files.get(pair.cert, b""))[:1]:
@@ -154,7 +151,7 @@ def warnings(config: Config, files: Files, now: float) -> Iterator[str]:
 
 
 def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
-    """Return the server names of a certificate: those of the extension, else the common name (RFC 6125)."""
+    """Return the server names of a certificate: its subjectAltName, else its common name (RFC 6125)."""
     from cryptography import x509  # noqa: PLC0415 - only where there are certificates
 
     try:
@@ -170,7 +167,7 @@ def _date(when: datetime.datetime) -> str:
 
 
 def _pairs(config: Config) -> Iterator[tuple[FieldPath, Certificate]]:
-    """Yield our own certificates, those for clients first."""
+    """Yield our own certificates, those of listeners first."""
     for at, listener in enumerate(config.listen):
         for number, pair in enumerate(listener.tls.certificates if listener.tls else ()):
             yield ("listen", at, "tls", "certificates", number), pair
@@ -198,7 +195,7 @@ def _mistakes(config: Config, files: Files) -> Iterator[_Mistake]:
     for at, file in named(config):
         if at[-1] in ("ca", "client_ca") and file in files and not _certificates(files[file]):
             broken = True
-            yield _Mistake(at, f"{file} holds no certificate in PEM form")
+            yield _Mistake(at, f"{file} contains no certificate in PEM format")
         if at == _SIGNING_KEYS and file in files:
             try:
                 signing_keys(files[file])
@@ -219,24 +216,24 @@ def _pair_mistakes(at: FieldPath, pair: Certificate, files: Files) -> Iterator[_
 
     chain = _certificates(files[pair.cert])
     if not chain:
-        yield _Mistake((*at, "cert"), f"{pair.cert} holds no certificate in PEM form")
+        yield _Mistake((*at, "cert"), f"{pair.cert} contains no certificate in PEM format")
     try:
         key = serialization.load_pem_private_key(files[pair.key], None)
     except TypeError:
-        yield _Mistake((*at, "key"), f"{pair.key} has a passphrase: a key without one is needed")
+        yield _Mistake((*at, "key"), f"{pair.key} has a passphrase; use a key without one")
     except ValueError:
-        yield _Mistake((*at, "key"), f"{pair.key} holds no private key in PEM form")
+        yield _Mistake((*at, "key"), f"{pair.key} contains no private key in PEM format")
     else:
         form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         if chain and chain[0].public_key().public_bytes(*form) != key.public_key().public_bytes(
             *form
         ):
-            what = f"{pair.key} is not the key of the certificate in {pair.cert}"
+            what = f"{pair.key} does not belong to the certificate in {pair.cert}"
             yield _Mistake((*at, "key"), what)
 
 
 def _context_mistakes(config: Config, files: Files) -> Iterator[_Mistake]:
-    """What only OpenSSL knows: keys too short, names twice."""
+    """Find mistakes by building the contexts: names that appear twice, keys that OpenSSL refuses."""
     from canaryproxy.tls.contexts import (  # noqa: PLC0415 - OpenSSL, only where there is TLS
         client_context,
         server_context,
@@ -245,29 +242,32 @@ def _context_mistakes(config: Config, files: Files) -> Iterator[_Mistake]:
     for at, listener in enumerate(config.listen):
         if listener.tls is not None:
             path: FieldPath = ("listen", at, "tls")
-            taken: dict[tuple[str, str], int] = {}
+            owners: dict[tuple[str, str], int] = {}
             for number, names in enumerate(server_names(listener.tls, files)):
                 (leaf, *_) = _certificates(files[listener.tls.certificates[number].cert])
                 here = (*path, "certificates", number)
                 if not names and number:
-                    yield _Mistake((*here, "cert"), "names no server: no client would get it")
+                    yield _Mistake(
+                        (*here, "cert"),
+                        "no client would get this certificate: it has no server name; set `names`",
+                    )
                 for name in names:
                     kind = type(leaf.public_key()).__name__
-                    if taken.setdefault((name, kind), number) != number:
-                        yield _Mistake(here, f"{name} is named by an earlier certificate")
+                    if owners.setdefault((name, kind), number) != number:
+                        yield _Mistake(here, f"an earlier certificate already serves {name}")
             try:
                 server_context(listener.tls, files, server_names(listener.tls, files))
             except (OSError, ValueError) as error:
-                yield _Mistake(path, f"OpenSSL does not take it: {error}")
+                yield _Mistake(path, f"OpenSSL refuses it: {error}")
     for section, tls in _client_sections(config):
         try:
             client_context(tls, files)
         except (OSError, ValueError) as error:
-            yield _Mistake(section, f"OpenSSL does not take it: {error}")
+            yield _Mistake(section, f"OpenSSL refuses it: {error}")
 
 
 def server_names(tls: ServerTls, files: Files) -> list[tuple[str, ...]]:
-    """Return, for each certificate, the servers that it is for: as configured, or as it says."""
+    """Return the server names of each certificate: as configured, else those in it."""
     return [
         tuple(name.lower() for name in pair.names)
         or _first_names(_certificates(files.get(pair.cert, b"")))

@@ -1,7 +1,7 @@
-"""TLS on a connection: the protocol of the transport below, the transport of the protocol above.
+"""TLS between a transport and a protocol: the protocol of the one, the transport of the other.
 
-OpenSSL works on memory here; sockets, flow control and closing are those of the transport below, so that all
-above behaves as it does over plain TCP. Why not the loop's own TLS: docs/decisions/0004-tls.md.
+OpenSSL works in memory; the transport below keeps its socket, flow control and closing, so the protocol above
+behaves as over plain TCP. Why not the event loop's own TLS: docs/decisions/0004-tls.md.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-_RECORD: Final = 16384
-"""Bytes of the largest record (RFC 8446 §5.1)."""
-_AT_ONCE: Final = 16
-"""Records that are handed on together."""
-_MOST_REPLIES: Final = 4096
-"""Bytes that OpenSSL may reply by itself (alerts, key updates) before something of ours is written."""
-_NOBODY: Final = asyncio.Protocol()
-"""Who hears of a connection that is over."""
+_MAX_RECORD: Final = 16384
+"""Maximum size of a record in bytes (RFC 8446 §5.1)."""
+_MAX_BATCH: Final = 16
+"""Maximum number of records delivered in one call."""
+_MAX_REPLIES: Final = 4096
+"""Maximum size in bytes of OpenSSL's own replies (alerts, key updates) before the protocol writes."""
+_CLOSED: Final = asyncio.Protocol()
+"""The protocol of a connection that is over."""
 
 
 class Truncated(ConnectionError):
-    """The connection ended without ``close_notify``: what came may not be all (RFC 8446 §6.1)."""
+    """The connection ended without ``close_notify``: data may be missing (RFC 8446 §6.1)."""
 
 
 class TlsConnection(asyncio.Protocol, asyncio.Transport):
-    """One connection.
+    """One TLS connection.
 
-    ``ready`` is called once, when the handshake has succeeded (with ``None``) or failed (with the error; then
-    the connection is closed). On success it gives the connection its protocol by ``set_protocol``, and calls
-    the protocol's ``connection_made``.
+    ``ready`` is called once: with ``None`` after the handshake, or with the error if it failed, and then the
+    connection closes. After a handshake, ``ready`` must call ``set_protocol`` and the protocol's
+    ``connection_made``.
     """
 
     __slots__ = (
@@ -47,7 +47,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         "_raw",
         "_raw_ended",
         "_ready",
-        "_said_end",
+        "_sent_close",
         "_ssl",
     )
 
@@ -69,21 +69,21 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
         self._ready: Callable[[Exception | None], None] | None = ready
-        """Until the handshake is over."""
+        """``None`` once the handshake is over."""
         self._held = b""
-        """Plaintext that the protocol has not got yet, because it does not read."""
+        """Plaintext that is not delivered yet because the protocol has paused reading."""
         self._paused = False
         self._closing = False
-        self._said_end = False
-        """Our ``close_notify`` is sent."""
+        self._sent_close = False
+        """We have sent ``close_notify``."""
         self._notified = False
-        """The peer's ``close_notify`` came, and the protocol knows."""
+        """The protocol knows of the peer's ``close_notify``."""
         self._ended: Exception | bool = False
-        """What came after the last plaintext: the end (``True``), or an error."""
+        """What followed the last plaintext: the end (``True``) or an error."""
         self._raw_ended = False
-        """The peer closed its side of the connection below."""
+        """The peer closed its side of the TCP connection."""
         self._cause: Exception | None = None
-        """Why we cut the connection."""
+        """The error because of which we abort the connection."""
 
     # As the protocol of the transport below
 
@@ -94,7 +94,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
 
     def data_received(self, data: bytes) -> None:
         if self._ended:
-            return  # nothing counts after the end
+            return  # after close_notify, data is ignored
         self._incoming.write(data)
         if self._ready is not None:
             self._handshake()
@@ -108,14 +108,14 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             return False
         if not self._paused:
             self._deliver()
-        return True  # what is held is for the protocol still; closing is up to us
+        return True  # there may be data to deliver: we close later
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         if self._ready is not None:
             self._fail(exc or ConnectionResetError("closed during the handshake"))
-        # Nothing leads back here from now on: what is over is to be freed at once.
-        protocol, self._protocol = self._protocol, _NOBODY
+        # Break reference cycles, so that memory is freed at once.
+        protocol, self._protocol = self._protocol, _CLOSED
         cause, self._cause = self._cause, None
         protocol.connection_lost(cause or exc)
 
@@ -127,7 +127,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         if self._ready is None:
             self._protocol.resume_writing()
 
-    # Inside
+    # The handshake and the records
 
     def _handshake(self) -> None:
         try:
@@ -146,13 +146,13 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._deliver()
 
     def _fail(self, error: Exception) -> None:
-        """The handshake failed: tell the peer why, and the one who waits for it."""
+        """Send the alert, call ``ready`` with the error, and close."""
         ready, self._ready = self._ready, None
         assert ready is not None
         cause = error if isinstance(error, OSError) else ConnectionError(str(error))
-        self._cause = cause.with_traceback(None)  # which leads back here
+        self._cause = cause.with_traceback(None)  # a traceback refers to this object
         self._closing = True
-        self._protocol = _NOBODY
+        self._protocol = _CLOSED
         if not self._raw.is_closing():
             self._flush()
         ready(cause)
@@ -163,7 +163,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._raw.write(self._outgoing.read())
 
     def _read(self) -> bytes:
-        """Return the plaintext of what came, up to some records; ``_ended`` tells what is behind it."""
+        """Return received plaintext, a batch of records at most; sets ``_ended`` if nothing follows."""
         if self._held:
             data, self._held = self._held, b""
             return data
@@ -171,8 +171,8 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             return b""
         parts: list[bytes] = []
         try:
-            while len(parts) < _AT_ONCE:
-                part = self._ssl.read(_RECORD)
+            while len(parts) < _MAX_BATCH:
+                part = self._ssl.read(_MAX_RECORD)
                 if not part:
                     self._ended = True
                     break
@@ -188,7 +188,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _deliver(self) -> None:
-        """Hand on what came, as long as the protocol reads."""
+        """Deliver received plaintext until the protocol pauses reading."""
         while not self._paused and not self._closing:
             data = self._read()
             if not data:
@@ -196,36 +196,38 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._protocol.data_received(data)
             if not self._incoming.pending and not self._ended and not self._held:
                 break
-        if self._outgoing.pending > _MOST_REPLIES:
-            # They go with our next write; who makes more of them is after our memory.
-            self._cut(ConnectionAbortedError("too many messages of TLS itself"))
+        if self._outgoing.pending > _MAX_REPLIES:
+            # They are sent with our next write; a peer that causes more is after our memory.
+            self._abort_with(ConnectionAbortedError("too many TLS control messages"))
             return
         if self._paused or self._closing or self._held:
             return
         if isinstance(self._ended, Exception):
             self._flush()  # the alert
-            self._cut(self._ended)
+            self._abort_with(self._ended)
         elif self._ended:
             if not self._notified:
                 self._notified = True
                 if not self._protocol.eof_received():
                     self.close()
         elif self._raw_ended and not self._incoming.pending:
-            self._cut(Truncated("closed without close_notify"))
+            self._abort_with(Truncated("closed without close_notify"))
 
-    def _cut(self, cause: Exception) -> None:
+    def _abort_with(self, cause: Exception) -> None:
         self._cause = cause.with_traceback(None)
         self.abort()
 
-    def _say_end(self) -> None:
-        """Send ``close_notify``, once. What the peer sends may go on."""
-        if self._said_end:
+    def _send_close(self) -> None:
+        """Send ``close_notify``, once. The peer may still send."""
+        if self._sent_close:
             return
-        self._said_end = True
+        self._sent_close = True
         while self._incoming.pending and not self._ended:
-            # OpenSSL looks for the peer's close_notify now, and would stumble over data.
+            # unwrap() reads on to the peer's close_notify and fails on data before it.
             self._held = self._read_on()
-        with contextlib.suppress(ssl.SSLError):  # the peer's may never come: ours is written
+        with contextlib.suppress(
+            ssl.SSLError
+        ):  # the peer's close_notify may never come; ours is written
             self._ssl.unwrap()
         self._flush()
 
@@ -264,14 +266,14 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         if not self._raw_ended and not self._raw.is_closing():
             self._raw.resume_reading()
         if self._held or self._incoming.pending or self._ended or self._raw_ended:
-            asyncio.get_running_loop().call_soon(self._go_on)
+            asyncio.get_running_loop().call_soon(self._deliver_later)
 
-    def _go_on(self) -> None:
+    def _deliver_later(self) -> None:
         if not self._paused:
             self._deliver()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._said_end or self._closing or not data:
+        if self._sent_close or self._closing or not data:
             return
         try:
             sent = self._ssl.write(data)
@@ -280,7 +282,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
                 while rest:
                     rest = rest[self._ssl.write(rest) :]
         except ssl.SSLError as error:
-            self._cut(error)
+            self._abort_with(error)
             return
         self._raw.write(self._outgoing.read())
 
@@ -288,9 +290,9 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         return True
 
     def write_eof(self) -> None:
-        """Send ``close_notify`` and close our side of the connection below; the peer may go on."""
+        """Send ``close_notify`` and close our side of the TCP connection; the peer may still send."""
         if not self._closing:
-            self._say_end()
+            self._send_close()
             self._raw.write_eof()
 
     def get_write_buffer_size(self) -> int:
@@ -303,14 +305,14 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         self._raw.set_write_buffer_limits(high, low)
 
     def close(self) -> None:
-        """Send ``close_notify`` and close, once everything is written."""
+        """Send ``close_notify``, and close once everything is written."""
         if self._closing:
             return
         if self._ready is not None:
             self.abort()
             return
         self._closing = True
-        self._say_end()
+        self._send_close()
         self._raw.close()
 
     def abort(self) -> None:

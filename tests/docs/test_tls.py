@@ -27,5 +27,5 @@ def test_what_is_shown_is_valid(block: str) -> None:
 
 def test_the_figures_are_those_of_the_code() -> None:
     assert BLOCKS
-    assert f"at most {proxy_protocol.LONGEST_V2} bytes" in PAGE
+    assert f"at most {proxy_protocol.MAX_V2} bytes" in PAGE
     assert f"within {certificates.EXPIRES_SOON / 86400:g} days" in PAGE

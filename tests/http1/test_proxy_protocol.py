@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from canaryproxy.config import TcpAddress
 from canaryproxy.http1.proxy_protocol import (
-    LONGEST_V1,
-    LONGEST_V2,
+    MAX_V1,
+    MAX_V2,
     MalformedHeader,
     ProxyHeader,
     parse,
@@ -87,7 +87,7 @@ def test_headers_are_read_whatever_follows_and_however_they_are_cut(
         b"PROXY UDP4 192.0.2.1 198.51.100.2 12345 443\r\n",
         b"PROXY UNKNOWNX\r\n",
         b"PROXY \r\n",
-        b"PROXY UNKNOWN " + b"x" * LONGEST_V1,
+        b"PROXY UNKNOWN " + b"x" * MAX_V1,
         v2(INET, command=0x11),
         v2(INET, command=0x31),
         v2(INET, command=0x22),
@@ -96,7 +96,7 @@ def test_headers_are_read_whatever_follows_and_however_they_are_cut(
         v2(INET[:-1]),
         v2(INET6[:-1], family=0x21),
         v2(bytes(215), family=0x31),
-        v2(b"", length=LONGEST_V2),
+        v2(b"", length=MAX_V2),
         b"\r\n\r\nGET / HTTP/1.1\r\n",
         b"\x16\x03\x01",
     ],
@@ -122,4 +122,4 @@ def test_any_bytes_are_a_header_its_beginning_or_refused(data: bytes) -> None:
         assert 0 < found.size <= len(data)
         assert parse(data[: found.size]) == found
     else:
-        assert len(data) < LONGEST_V2
+        assert len(data) < MAX_V2

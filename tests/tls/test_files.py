@@ -90,11 +90,11 @@ KEY = "f.yaml:7:16: listen[0].tls.certificates[0].key: {key} "
     [
         ("cert", None, CERT + "cannot be read: No such file or directory"),
         ("key", None, KEY + "cannot be read: No such file or directory"),
-        ("cert", b"hello", CERT + "holds no certificate in PEM form"),
-        ("key", b"hello", KEY + "holds no private key in PEM form"),
-        ("key", encrypted(), KEY + "has a passphrase: a key without one is needed"),
-        ("key", other_key(), KEY + "is not the key of the certificate in {cert}"),
-        ("key", bytes(certificates.LARGEST + 1), KEY + "has more than 1,048,576 bytes"),
+        ("cert", b"hello", CERT + "contains no certificate in PEM format"),
+        ("key", b"hello", KEY + "contains no private key in PEM format"),
+        ("key", encrypted(), KEY + "has a passphrase; use a key without one"),
+        ("key", other_key(), KEY + "does not belong to the certificate in {cert}"),
+        ("key", bytes(certificates.MAX_TOTAL + 1), KEY + "is larger than 1,048,576 bytes"),
     ],
 )
 def test_what_is_wrong_is_named(own: Authority, which: str, data: bytes | None, said: str) -> None:
@@ -128,7 +128,7 @@ listen:
 variants: {{stable: {{endpoints: ["http://a:1"]}}}}
 """
     (found,) = problems(made)
-    assert found.endswith("tls.certificates[1]: a.example is named by an earlier certificate")
+    assert found.endswith("tls.certificates[1]: an earlier certificate already serves a.example")
 
 
 def test_certificates_that_end_are_warned_about(own: Authority) -> None:
@@ -189,7 +189,7 @@ def test_files_that_do_not_fit_change_nothing(own: Authority, tmp_path: Path) ->
     world.reloader.try_reload()
     assert world.applied == []
     assert world.reloader.files == before
-    assert "is not the key of the certificate" in (world.reloader.error or "")
+    assert "does not belong to the certificate" in (world.reloader.error or "")
     own.pair()
     world.reloader.try_reload()
     assert world.reloader.error is None
