@@ -40,7 +40,7 @@ from canaryproxy.http1.fields import (
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.llhttp import MalformedHead, request_parser
 from canaryproxy.http1.trace import NEW_LINE, new_line, read
-from canaryproxy.measure.routing import NO_KEY_BUCKET, STABLE, Headers
+from canaryproxy.measure.routing import Headers, Routing
 
 MAX_REQUEST_LINE: Final = 8 * 1024
 """Longest request line in bytes; longer ones get 414."""
@@ -177,13 +177,10 @@ class ParsedHeaders:
 
     __slots__ = (
         "block",
-        "bucket",
         "cookie",
         "fields",
-        "key",
+        "routing",
         "rule_cache",
-        "table_version",
-        "variant",
     )
 
     def __init__(
@@ -200,11 +197,8 @@ class ParsedHeaders:
         """The lines to forward as received: CRLF, then whole lines."""
         self.rule_cache = rule_cache
         """The results of match rules and outcomes for requests with these headers."""
-        self.table_version = -1
-        """The version of the route table that ``key``, ``bucket`` and ``variant`` come from."""
-        self.key: bytes | None = None
-        self.variant = STABLE
-        self.bucket = NO_KEY_BUCKET
+        self.routing: Routing | None = None
+        """Where the last request with these headers was sent, unless that depends on something else."""
 
     @property
     def raw(self) -> Headers:

@@ -84,6 +84,39 @@ class RouteTable:
         return bucket, CANARY
 
 
+class Routing:
+    """Where one request goes, and why. Requests with the same headers share it while ``table`` is in force.
+
+    Never changed once made; not a frozen dataclass, which takes longer to make.
+    """
+
+    __slots__ = ("bucket", "cookie", "forced", "key", "table", "variant")
+
+    def __init__(
+        self,
+        table: RouteTable,
+        key: bytes | None,
+        bucket: int,
+        variant: int,
+        cookie: bytes = b"",
+        forced: bool = False,
+    ) -> None:
+        self.table = table
+        """The table that the request was routed by."""
+        self.key = key
+        """The sticky key, ``None`` without one."""
+        self.bucket = bucket
+        self.variant = variant
+        self.cookie = cookie
+        """The ``Set-Cookie`` line for the response, empty without one."""
+        self.forced = forced
+        """A match rule chose the variant, whatever the bucket."""
+
+    def forced_to(self, variant: int) -> Routing:
+        """Return the same with the variant that a match rule chose."""
+        return Routing(self.table, self.key, self.bucket, variant, self.cookie, forced=True)
+
+
 @dataclass(frozen=True, slots=True)
 class RequestView:
     """The parts of a request that match rules look at."""

@@ -1,4 +1,4 @@
-"""Requests as the access log tells them. Without a log nothing here is used."""
+"""Exchanges that are written to the access log. Without a log nothing here is used."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Final
 
 from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.forwarding import Peer
-from canaryproxy.http1.request import MAX_REQUEST_LINE, RequestFields
+from canaryproxy.http1.request import MAX_REQUEST_LINE, Request, RequestFields
 from canaryproxy.http1.response import Response
 from canaryproxy.measure.counters import Reason
-from canaryproxy.measure.routing import CANARY, VARIANTS, RouteTable
+from canaryproxy.measure.routing import CANARY, VARIANTS, Routing
 from canaryproxy.proxy.access_log import CLIENT_CLOSED, Entry, without_user
-from canaryproxy.proxy.exchange import Exchange
+from canaryproxy.proxy.context import WorkerContext
+from canaryproxy.proxy.exchange import FINISHED, TUNNEL, Exchange
+from canaryproxy.proxy.interfaces import ResponseSink
+from canaryproxy.proxy.trial_recorder import TrialRecorder
 
 _LONGEST_FIELD: Final = 1024
-"""Bytes of a field that are kept: what waits in the queue is bounded."""
+"""Bytes of a field that are kept, so that the queue of the log is bounded in bytes too."""
 _PROXY: Final = "proxy"
 _REQUEST_LINE = re.compile(rb"(\S+) (\S+) (HTTP/\S+)")
 _REQUEST_ID = re.compile(rb"\r\nX-Request-Id: (\S+)\r\n")
@@ -25,39 +28,39 @@ _REQUEST_ID = re.compile(rb"\r\nX-Request-Id: (\S+)\r\n")
 class LoggedExchange(Exchange):
     """An exchange that adds its entry to the access log when it ends, in whatever way."""
 
-    __slots__ = ("_asked", "_body_size", "_bucket", "_forced", "_reason", "_refusal", "_why")
+    __slots__ = ("_body_size", "_failed_endpoint", "_reason", "_refusal", "_rescue_reason")
 
-    # What is known from the start
-
-    def enroll(self, table: RouteTable, bucket: int, tick: int) -> None:
-        self._bucket = bucket
-        self._forced = False
-        self._begin()
-        super().enroll(table, bucket, tick)
-
-    def note_forced(self, bucket: int) -> None:
-        self._bucket = bucket
-        self._forced = True
-        self._begin()
-
-    def _begin(self) -> None:
+    def __init__(
+        self,
+        context: WorkerContext,
+        sink: ResponseSink,
+        request: Request,
+        routing: Routing,
+        recorder: TrialRecorder | None,
+        now: float,
+        has_body: bool,
+    ) -> None:
+        super().__init__(context, sink, request, routing, recorder, now, has_body)
         self._body_size = 0
-        self._asked = ""
-        self._reason = self._why = ""
+        """Bytes of the response's body so far."""
+        self._failed_endpoint = ""
+        """The endpoint of the last attempt, if it failed."""
+        self._reason = ""
+        """Why the last attempt failed, or what the last response was."""
+        self._rescue_reason = ""
+        """Why stable answered in the canary's place."""
         self._refusal: Refusal | None = None
 
-    # What passes
-
-    def answer(
+    def response_head(
         self, response: Response, body: bytes, *, complete: bool, trailers: bytes = b""
     ) -> None:
         self._body_size = len(body)
         self._reason = f"status_{response.status}"  # if the request is rescued
-        super().answer(response, body, complete=complete, trailers=trailers)
+        super().response_head(response, body, complete=complete, trailers=trailers)
 
-    def body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
+    def response_body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
         self._body_size += len(data)
-        super().body(data, complete=complete, trailers=trailers)
+        super().response_body(data, complete=complete, trailers=trailers)
 
     def switched(self, response: Response, data: bytes) -> None:
         self._body_size = len(data)
@@ -70,56 +73,55 @@ class LoggedExchange(Exchange):
     def _failed(self, reason: Reason) -> None:
         self._reason = reason.label
         if self._endpoint is not None:
-            self._asked = self._endpoint.authority
+            self._failed_endpoint = self._endpoint.authority
         super()._failed(reason)
 
     def _rescue(self) -> None:
-        self._why = self._reason
-        self._asked = ""
+        self._rescue_reason = self._reason
+        self._failed_endpoint = ""
         super()._rescue()
 
     # The end
 
     def _complete(self, now: float) -> None:
-        self._tell(now, self._status, self._why)
+        self._log(now, self._status, self._rescue_reason)
         super()._complete(now)
 
     def _end_tunnel(self) -> None:
-        if not self.cancelled:
-            self._tell(monotonic(), self._status, self._why)
+        if self._state != FINISHED:
+            self._log(monotonic(), self._status, self._rescue_reason)
         super()._end_tunnel()
 
     def note_refusal(self, refusal: Refusal) -> None:
         self._refusal = refusal
 
     def client_gone(self) -> None:
-        if not self.cancelled and self._status != 101:
+        if self._state < TUNNEL:
             refusal = self._refusal
             if refusal is not None:
-                self._tell(monotonic(), self._status or refusal.status, refusal.reason)
+                self._log(monotonic(), self._status or refusal.status, refusal.reason)
             else:
-                self._tell(monotonic(), self._status or CLIENT_CLOSED, "client_closed")
+                self._log(monotonic(), self._status or CLIENT_CLOSED, "client_closed")
         super().client_gone()
 
-    def note_end(self, status: int, now: float, answer: bytes) -> None:
-        request_id, size = _said(answer)
+    def note_end(self, status: int, now: float, response: bytes) -> None:
+        request_id, size = _id_and_size(response)
         self._body_size += size
-        self._tell(now, status, self._reason, request_id)
+        self._log(now, status, self._reason, request_id)
 
-    def _tell(self, now: float, status: int, reason: str, request_id: bytes = b"") -> None:
-        log = self._datapath.access_log
-        if log is None:  # it was there when this began, and stays
-            return
+    def _log(self, now: float, status: int, reason: str, request_id: bytes = b"") -> None:
+        log = self._context.access_log
+        assert log is not None
         request = self.request
         fields = request.fields
-        noted = fields.logged
-        if noted is None:
-            noted = fields.logged = _noted(fields)
-        user_agent, referer, client_id = noted
-        peer = self._down.peer
-        answered = self._answered_at
+        logged = fields.logged
+        if logged is None:
+            logged = fields.logged = _logged_fields(fields)
+        user_agent, referer, client_id = logged
+        peer, routing = self._sink.peer, self._routing
+        responded = self._responded_at
         by: str | None = None
-        if answered:
+        if responded:
             by = VARIANTS[self.variant]
         elif request_id or self._refusal is not None:
             by = _PROXY
@@ -128,7 +130,7 @@ class LoggedExchange(Exchange):
             Entry(
                 self._started,
                 now,
-                max(answered - self._received, 0.0) if answered else None,
+                max(responded - self._received, 0.0) if responded else None,
                 peer.address,
                 _client(fields, peer),
                 request.method,
@@ -139,9 +141,9 @@ class LoggedExchange(Exchange):
                 CANARY if self._rescued else self.variant,
                 by,
                 self._rescued,
-                self._forced,
-                None if self._key is None else self._bucket,
-                self._asked if endpoint is None else endpoint.authority,
+                routing.forced,
+                None if routing.key is None else routing.bucket,
+                self._failed_endpoint if endpoint is None else endpoint.authority,
                 reason,
                 request_id or client_id,
                 request.trace_id,
@@ -151,13 +153,13 @@ class LoggedExchange(Exchange):
         )
 
 
-def refused(peer: Peer, head: bytes, refusal: Refusal, answer: bytes, now: float) -> Entry:
+def refused(peer: Peer, head: bytes, refusal: Refusal, response: bytes, now: float) -> Entry:
     """Return the entry of a request that was refused before it was routed.
 
-    ``head`` is what came of it, ``answer`` what it was told.
+    ``head`` is what came of it, ``response`` what the proxy sent back.
     """
     method, target, protocol = _line(head.partition(b"\r\n")[0][:MAX_REQUEST_LINE])
-    request_id, size = _said(answer)
+    request_id, size = _id_and_size(response)
     return Entry(
         started=now,
         ended=now,
@@ -184,7 +186,7 @@ def refused(peer: Peer, head: bytes, refusal: Refusal, answer: bytes, now: float
 
 
 def _line(line: bytes) -> tuple[bytes, bytes, bytes]:
-    """Split a request line that may be anything; what cannot be told is in the target."""
+    """Split a request line that may be anything; a malformed one is all target."""
     match = _REQUEST_LINE.fullmatch(line)
     if match is not None:
         return match[1], without_user(match[2]), match[3]
@@ -192,13 +194,13 @@ def _line(line: bytes) -> tuple[bytes, bytes, bytes]:
     return method, without_user(rest), b""
 
 
-def _said(answer: bytes) -> tuple[bytes, int]:
-    """Return the request id and the size of the body of an answer made by ``error_response``."""
-    match = _REQUEST_ID.search(answer)
-    return match[1] if match else b"", len(answer.partition(b"\r\n\r\n")[2])
+def _id_and_size(response: bytes) -> tuple[bytes, int]:
+    """Return the request id and the size of the body of a response made by ``error_response``."""
+    match = _REQUEST_ID.search(response)
+    return match[1] if match else b"", len(response.partition(b"\r\n\r\n")[2])
 
 
-def _noted(fields: RequestFields) -> tuple[bytes | None, bytes | None, bytes]:
+def _logged_fields(fields: RequestFields) -> tuple[bytes | None, bytes | None, bytes]:
     """Return User-Agent, Referer and X-Request-Id."""
     agent, referer = fields.field(b"user-agent"), fields.field(b"referer")
     return (
@@ -209,5 +211,5 @@ def _noted(fields: RequestFields) -> tuple[bytes | None, bytes | None, bytes]:
 
 
 def _client(fields: RequestFields, peer: Peer) -> bytes:
-    """Return what a trusted proxy says of the client's address: the last one of the last X-Forwarded-For."""
+    """Return the client's address according to a trusted proxy: the last one of the last X-Forwarded-For."""
     return fields.forwarded_for[:_LONGEST_FIELD] if peer.trusted else b""

@@ -89,8 +89,7 @@ class Worker:
 
     def tick(self) -> None:
         """Ten times a second: count what is late, look for another configuration, tell how it goes."""
-        self.datapath.mark_late()
-        self.datapath.begin_tick()
+        self.datapath.tick()
         self._adopt()
         self._tell()
 
@@ -153,9 +152,9 @@ class Worker:
         self._cells.status[shared.CONFIGURED] = found.generation
 
     def _tell(self) -> None:
-        cells, datapath = self._cells, self.datapath
+        cells, pools = self._cells, self.datapath.context.pools
         for variant in range(len(VARIANTS)):
-            endpoints = datapath.pools[variant].endpoints
+            endpoints = pools[variant].endpoints
             cells.write_endpoints(variant, [(not one.ejected, one.active) for one in endpoints])
         cells.status[shared.HEARTBEAT] = int(monotonic() * 1000)
         cells.status[shared.TASKS] = len(asyncio.all_tasks())

@@ -28,7 +28,7 @@ from time import monotonic
 import h11
 
 from canaryproxy.measure.counters import CLIENT_CLOSED, FINISHED, ROUTED
-from canaryproxy.proxy.pool import Caller
+from canaryproxy.proxy.interfaces import Caller
 
 from .grammar import PROBE, Meant, mutant, request
 from .memory import MemoryEndpoint, MemoryProxy, MemoryTransport
@@ -181,7 +181,7 @@ class Trial:
         cells = self.proxy.counters.stable
         if cells[ROUTED] != cells[FINISHED]:
             raise Difference(f"routed {cells[ROUTED]}, finished {cells[FINISHED]}")
-        if datapath.in_flight or datapath.connections:
+        if datapath.context.in_flight or datapath.context.connections:
             raise Difference("something is left over")
         endpoint = self.proxy.endpoints[0]
         if endpoint.active or endpoint.open != len(endpoint.idle):

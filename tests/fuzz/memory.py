@@ -16,7 +16,9 @@ from canaryproxy.control.settings import first_table
 from canaryproxy.measure.counters import Counters, Reason
 from canaryproxy.proxy.client_connection import ClientConnection
 from canaryproxy.proxy.datapath import DataPath
-from canaryproxy.proxy.pool import Caller, Endpoint, Pool, _Probe
+from canaryproxy.proxy.endpoint import Endpoint, _Probe
+from canaryproxy.proxy.interfaces import Caller, UpstreamLink
+from canaryproxy.proxy.pool import Pool
 from canaryproxy.proxy.upstream_connection import UpstreamConnection
 
 
@@ -169,14 +171,15 @@ class MemoryEndpoint:
         return self._endpoint.open
 
     @property
-    def idle(self) -> list[UpstreamConnection]:
+    def idle(self) -> list[UpstreamLink]:
         """Connections to use again."""
         return self._endpoint.idle
 
     def connect(self, wires: Wires, caller: Caller) -> MemoryTransport:
         """Give the caller its connection, as ``_connect`` does; return the proxy's end of it."""
         endpoint = self._endpoint
-        upstream = endpoint._connect_protocol(endpoint)
+        upstream = endpoint._create_link(endpoint)
+        assert isinstance(upstream, UpstreamConnection)
         transport = MemoryTransport(wires, upstream, self.high)
         upstream.connection_made(transport)
         endpoint._readmit()
@@ -211,7 +214,7 @@ class MemoryProxy:
                     one,
                     made.limits,
                     loop,
-                    lambda where: UpstreamConnection(where, self.datapath.answers),
+                    lambda where: UpstreamConnection(where, self.datapath.context.response_parser),
                 )
                 for one in (variant.endpoints if variant else ())
             ]
@@ -222,11 +225,14 @@ class MemoryProxy:
                 held.high = high
                 self.endpoints.append(held)
             pools.append(pool)
-        self.datapath.pools = (pools[0], pools[1])
+        self.datapath.context.pools = (pools[0], pools[1])
+        self.datapath._mirror.configure(
+            made.mirror.percent, pools[1], made.limits.first_byte_timeout
+        )
 
     def client(self, high: int = 1 << 16) -> MemoryTransport:
         """Return the proxy's end of a new client's connection."""
-        protocol = ClientConnection(self.datapath)
+        protocol = ClientConnection(self.datapath.context)
         transport = MemoryTransport(self.wires, protocol, high)
         protocol.connection_made(transport)
         return transport

@@ -22,7 +22,7 @@ from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import CANARY, RouteTable
 from canaryproxy.proxy.client_connection import ClientConnection
-from canaryproxy.proxy.pool import Caller
+from canaryproxy.proxy.interfaces import Caller
 
 from .answers import Parsed, answers_in
 from .memory import MemoryEndpoint, MemoryProxy, MemoryTransport
@@ -368,7 +368,7 @@ class Conversation(RuleBasedStateMachine):
 
     @rule(weight=st.sampled_from((0.0, 50.0, 100.0)))
     def weight_changes(self, weight: float) -> None:
-        table = self.proxy.datapath.table
+        table = self.proxy.datapath.context.router.table
         self.proxy.datapath.publish(RouteTable(weight, table.salt))
 
     # What always holds
@@ -417,8 +417,8 @@ class Conversation(RuleBasedStateMachine):
         open_ = sum(one[counters.TUNNELS_OPENED] - one[counters.TUNNELS_CLOSED] for one in cells)
         finished = sum(one[counters.ROUTED] - one[counters.FINISHED] for one in cells)
         # A rescued request is counted when its canary fails, a tunnel with its handshake.
-        assert 0 <= finished <= datapath.in_flight
-        assert 0 <= open_ <= datapath.in_flight
+        assert 0 <= finished <= datapath.context.in_flight
+        assert 0 <= open_ <= datapath.context.in_flight
         for endpoint in self.proxy.endpoints:
             assert endpoint.active >= 0
             assert 0 <= endpoint.open <= 2 + len(self.loop.later) + 1
@@ -451,8 +451,8 @@ class Conversation(RuleBasedStateMachine):
         self.answers_are_in_order_and_at_most_one_each()
         self.what_must_not_be_repeated_is_not()
         datapath = self.proxy.datapath
-        assert datapath.in_flight == 0
-        assert not datapath.connections
+        assert datapath.context.in_flight == 0
+        assert not datapath.context.connections
         cells = self.proxy.counters
         assert cells.proxy[counters.CONNECTIONS_OPENED] == len(self.clients)
         assert cells.proxy[counters.CONNECTIONS_CLOSED] == len(self.clients)

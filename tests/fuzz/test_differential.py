@@ -97,7 +97,7 @@ async def test_sockets_make_no_difference() -> None:
                 await client.send(b"".join(case.pieces[30:]))
             await client.to_end()
             client.close()
-            await until(lambda: not running.datapath.connections)
+            await until(lambda: not running.datapath.context.connections)
             # What came whole in memory; here a request that is never finished ends in a 408 as well.
             assert [(one.method, one.target, one.body) for one in got] == forwarded, case.pieces
             mine = finals(client.got)

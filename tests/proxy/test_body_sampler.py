@@ -14,9 +14,9 @@ from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters
 from canaryproxy.measure.outcomes import INSPECTED
 from canaryproxy.measure.trials import UserReducer
-from canaryproxy.proxy import body_sampler as inspector
+from canaryproxy.proxy import body_sampler
 from canaryproxy.proxy.body_sampler import BODIES_A_TICK, TIME_A_TICK, BodySampler
-from canaryproxy.proxy.trial_recorder import SampledResponse, Witness
+from canaryproxy.proxy.trial_recorder import SampledResponse, TrialRules
 
 BODY, HEAD = 0, 1
 """Indexes of the two outcomes, one that looks into bodies and one that does not."""
@@ -27,7 +27,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr(inspector, "thread_time", lambda: self.now)
+        monkeypatch.setattr(body_sampler, "thread_time", lambda: self.now)
 
     def look(self, ticks: float, then: Callable[[], object] = lambda: None) -> Callable[[], None]:
         """Return a look that takes all time of so many ticks."""
@@ -47,7 +47,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_so_many_bodies_are_chosen_in_a_tick() -> None:
     made = BodySampler()
     for _ in range(3):
-        assert [made.chosen() for _ in range(30)] == [True] * BODIES_A_TICK + [False] * 10
+        assert [made.choose() for _ in range(30)] == [True] * BODIES_A_TICK + [False] * 10
         made.tick()
 
 
@@ -55,7 +55,7 @@ def test_what_was_chosen_is_looked_into_when_there_is_time(clock: Clock) -> None
     made = BodySampler()
     done: list[int] = []
     for number in range(5):
-        made.look(clock.look(0.75, partial(done.append, number)))
+        made.run(clock.look(0.75, partial(done.append, number)))
     assert done == [0, 1]  # the second one began in time
     for expected in ([0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]):
         made.tick()
@@ -64,13 +64,13 @@ def test_what_was_chosen_is_looked_into_when_there_is_time(clock: Clock) -> None
 
 def test_while_time_is_owed_none_is_chosen(clock: Clock) -> None:
     made = BodySampler()
-    assert made.chosen()
-    made.look(clock.look(40.5))
+    assert made.choose()
+    made.run(clock.look(40.5))
     for _ in range(39):
         made.tick()
-        assert not made.chosen()
+        assert not made.choose()
     made.tick()
-    assert made.chosen()
+    assert made.choose()
 
 
 def test_whatever_bodies_cost_a_quarter_of_the_time_is_not_exceeded(clock: Clock) -> None:
@@ -79,8 +79,8 @@ def test_whatever_bodies_cost_a_quarter_of_the_time_is_not_exceeded(clock: Clock
         made, began = BodySampler(), clock.now
         for tick in range(1, 500):
             for _ in range(30):
-                if made.chosen():
-                    made.look(clock.look(source.uniform(0.0, longest)))
+                if made.choose():
+                    made.run(clock.look(source.uniform(0.0, longest)))
             spent = clock.now - began
             assert spent <= (tick + longest) * TIME_A_TICK
             made.tick()
@@ -98,15 +98,15 @@ def test_slow_answers_are_looked_into_as_often_as_quick_ones(clock: Clock) -> No
         for _ in range(source.randrange(30)):
             kind = source.choice(("quick", "slow"))
             routed[kind] += 1
-            if made.chosen():
+            if made.choose():
                 chosen[kind] += 1
                 due.append((tick + (0 if kind == "quick" else 3), kind))
         for one in [one for one in due if one[0] <= tick]:
             due.remove(one)
-            made.look(clock.look(source.uniform(0.0, 0.4), partial(looked.update, one[1:])))
+            made.run(clock.look(source.uniform(0.0, 0.4), partial(looked.update, one[1:])))
         made.tick()
     while due:
-        made.look(partial(looked.update, (due.pop()[1],)))
+        made.run(partial(looked.update, (due.pop()[1],)))
     for _ in range(100):
         made.tick()
     assert looked == chosen
@@ -116,7 +116,7 @@ def test_slow_answers_are_looked_into_as_often_as_quick_ones(clock: Clock) -> No
 
 
 class Watched:
-    """A witness with two outcomes, and what it has counted."""
+    """Rules with two outcomes, and what it has counted."""
 
     def __init__(self, regex: str = "wrong") -> None:
         made = config.parse(
@@ -127,20 +127,20 @@ class Watched:
         )
         slots = {"body": BODY, "head": HEAD}
         users = [UserReducer() for _ in range(3)]
-        self.inspector = BodySampler()
-        self.witness = Witness(made, slots, users, self.inspector)
+        self.sampler = BodySampler()
+        self.rules = TrialRules(made, slots, users, self.sampler)
         self.cells = counters.Counters().variants[0]
         self.tally = counters.Tally(self.cells)
 
     def routed(self) -> SampledResponse:
-        inspection = self.witness.inspection((BODY, HEAD), 0, 0)
-        assert inspection is not None
-        return inspection
+        sample = self.rules._sample((BODY, HEAD), 0, 0)
+        assert sample is not None
+        return sample
 
-    def answers(self, inspection: SampledResponse, body: bytes) -> list[int]:
-        """Take an answer, and return the trials and events of the outcomes body and head up to now."""
-        inspection.answer(Response(200), body)
-        self.witness.judge(inspection, self.tally, 0.0)
+    def answers(self, sample: SampledResponse, body: bytes) -> list[int]:
+        """Take a response, and return the trials and events of the outcomes body and head up to now."""
+        sample.head(Response(200), body)
+        self.rules.evaluate(sample, self.tally, 0.0)
         return list(self.cells[counters.OUTCOMES : counters.OUTCOMES + 4])
 
 
@@ -154,11 +154,11 @@ def test_a_body_that_was_not_chosen_is_judged_by_its_head() -> None:
 def test_what_waits_is_counted_in_a_later_tick(clock: Clock) -> None:
     watched = Watched()
     routed = [watched.routed() for _ in range(3)]
-    watched.inspector.look(clock.look(2.5))
-    for inspection in routed:
-        assert watched.answers(inspection, b"something is wrong") == [0, 0, 0, 0]
-    watched.inspector.tick()
-    watched.inspector.tick()
+    watched.sampler.run(clock.look(2.5))
+    for sample in routed:
+        assert watched.answers(sample, b"something is wrong") == [0, 0, 0, 0]
+    watched.sampler.tick()
+    watched.sampler.tick()
     assert list(watched.cells[counters.OUTCOMES : counters.OUTCOMES + 4]) == [3, 3, 3, 3]
 
 
@@ -167,7 +167,7 @@ def test_time_is_measured() -> None:
     watched = Watched("[ab]*a[ab]{300}c")
     text = bytes(Random(1).choices(b"ab", k=INSPECTED))
     routed = [watched.routed() for _ in range(BODIES_A_TICK)]
-    for inspection in routed:
-        trials = watched.answers(inspection, text)[0]
+    for sample in routed:
+        trials = watched.answers(sample, text)[0]
     assert 1 <= trials <= 5
-    assert not watched.inspector.chosen()
+    assert not watched.sampler.choose()

@@ -18,7 +18,9 @@ from canaryproxy.control.settings import first_table
 from canaryproxy.measure.counters import Counters
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.proxy.access_log import AccessLog
+from canaryproxy.proxy.client_connection import ClientConnection
 from canaryproxy.proxy.datapath import DataPath
+from canaryproxy.proxy.handshake import Handshake
 from canaryproxy.proxy.listener import listen
 from tests.ports import free_port
 
@@ -250,15 +252,27 @@ class Client:
         _reset(self._writer)
 
 
+def handshakes(datapath: DataPath) -> list[Handshake]:
+    """Return the connections whose PROXY header or TLS handshake is not complete."""
+    return [one for one in datapath.context.connections if isinstance(one, Handshake)]
+
+
 class Proxy:
     """A data path on a free port of 127.0.0.1."""
 
     def __init__(self, datapath: DataPath, port: int, log: AccessLog | None = None) -> None:
         self.datapath = datapath
+        self.context = datapath.context
         self.log = log
         self.port = port
-        self.counters = datapath.counters
+        self.counters = datapath.context.counters
         self._clients: list[Client] = []
+
+    def connection(self) -> ClientConnection:
+        """Return the only connection of a client."""
+        (connection,) = self.context.connections
+        assert isinstance(connection, ClientConnection)
+        return connection
 
     async def connect(self, receive_buffer: int = 0) -> Client:
         """Connect; ``receive_buffer`` is the size of the socket's, 0 for the system's."""
@@ -280,7 +294,7 @@ class Proxy:
         client = Client(reader, writer)
         self._clients.append(client)
         if SECURED.downstream:
-            await until(lambda: not self.datapath.entering, "end of the handshake")
+            await until(lambda: not handshakes(self.datapath), "end of the handshake")
         return client
 
     async def ask(self, data: bytes) -> bytes:
@@ -291,7 +305,7 @@ class Proxy:
 
     def weight(self, percent: float) -> None:
         """Publish another weight."""
-        table = self.datapath.table
+        table = self.datapath.context.router.table
         self.datapath.publish(RouteTable(percent, table.salt))
 
     def close_clients(self) -> None:

@@ -275,7 +275,7 @@ async def test_a_head_that_does_not_arrive(tmp_path: Path) -> None:
 async def test_too_many_connections(tmp_path: Path) -> None:
     async with logged(tmp_path, free_port(), more="limits: {max_connections: 1}") as log:
         await log.running.connect()
-        await until(lambda: log.running.datapath.connections)
+        await until(lambda: log.running.context.connections)
         await log.running.ask(b"")
         line = await log.line()
         assert (line["status"], line["method"]) == (503, None)
@@ -530,5 +530,5 @@ async def test_without_a_log_nothing_is_noted() -> None:
         await ask(running, GET, b"ok")
         assert running.log is None
         assert all(
-            user.fields.logged is None for user in running.datapath.requests._blocks.values()
+            user.fields.logged is None for user in running.context.request_parser._blocks.values()
         )

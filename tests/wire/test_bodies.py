@@ -249,7 +249,7 @@ async def test_an_upgrade_becomes_a_tunnel_both_ways_and_is_counted_as_its_hands
         assert cells[CODES + 101] == 1
         await until(lambda: cells[TUNNELS_CLOSED] == 1)
         assert cells[TUNNELS_OPENED] == 1
-        assert running.datapath.in_flight == 0
+        assert running.context.in_flight == 0
 
 
 async def test_a_refused_upgrade_is_an_ordinary_answer() -> None:
@@ -317,7 +317,7 @@ async def test_a_slow_reader_stops_the_upstream() -> None:
             await asyncio.sleep(0.2)
         assert sent < 64 << 20
         client.reset()
-        await until(lambda: upstream.links[0].closed or running.datapath.in_flight == 0)
+        await until(lambda: upstream.links[0].closed or running.context.in_flight == 0)
 
 
 async def test_a_slow_upstream_stops_the_client() -> None:

@@ -300,7 +300,7 @@ async def test_what_is_remembered_of_paths_is_bounded() -> None:
         for number in range(100):
             await client.send(get(COOKIE, target=b"/%d" % number + b"a" * 8000 * (number % 2)))
             await client.take(b"ok", number + 1)
-        (alike,) = running.datapath.requests._by_number
+        (alike,) = running.context.request_parser._by_number
         looks = alike._rule_cache
         assert looks
         assert len(looks) <= 32
@@ -340,8 +340,8 @@ async def test_requests_are_read_ahead_only_so_far() -> None:
         while before != sent or not sent:
             before = sent
             await asyncio.sleep(0.1)
-        (connection,) = running.datapath.connections
-        assert len(connection._buffer) < 1 << 20
+        connection = running.connection()
+        assert len(connection._pending.data) < 1 << 20
         assert running.counters.stable[ROUTED] == 1
         assert sent < total
         go.set()
@@ -372,7 +372,7 @@ async def test_a_client_that_does_not_read_is_not_served_on() -> None:
             before = cells[ROUTED]
             await asyncio.sleep(0.05)
         assert cells[ROUTED] < 100
-        (connection,) = running.datapath.connections
+        connection = running.connection()
         assert connection.transport.get_write_buffer_size() < 200_000
         client.read_on()
         await client.take(body, total)
@@ -399,7 +399,7 @@ async def test_more_requests_than_may_wait_for_a_connection_are_503() -> None:
         assert running.counters.proxy[REFUSED + 503] == 1
         assert running.counters.stable[ERRORS + Reason.OVERFLOW] == 0
         first.close()
-        await until(lambda: running.datapath.in_flight == 1)
+        await until(lambda: running.context.in_flight == 1)
         third = await running.connect()  # there is room again
         await third.send(GET)
         await until(lambda: running.counters.stable[ROUTED] == 3)
@@ -415,7 +415,7 @@ async def test_connections_that_end_make_room_for_others() -> None:
             await client.send(GET)
             await client.take(b"ok")
             client.close()
-            await until(lambda: not running.datapath.connections)
+            await until(lambda: not running.context.connections)
 
 
 # Other kinds of sockets

@@ -92,5 +92,5 @@ async def test_answers(path: Path) -> None:
             await client.send(SENTINEL)
             await client.take(b"HTTP/1.1 299 ")
         client.close()
-        await until(lambda: not running.datapath.connections)
-        assert running.datapath.in_flight == 0
+        await until(lambda: not running.context.connections)
+        assert running.context.in_flight == 0

@@ -346,9 +346,9 @@ async def test_a_dead_endpoint_is_passed_over_ejected_and_taken_back() -> None:
         async with proxy(f"variants: {{stable: {{endpoints: {both}}}}}") as running:
             for _ in range(10):
                 assert status_of(await once(running)) == 200
-            dead = running.datapath.pools[0].endpoints[0]
+            dead = running.context.pools[0].endpoints[0]
             assert dead.ejected
-            assert running.datapath.pools[0].usable == (running.datapath.pools[0].endpoints[1],)
+            assert running.context.pools[0].usable == (running.context.pools[0].endpoints[1],)
             async with Upstream(always(OK)).serving(port):
                 await until(lambda: not dead.ejected, "readmission")
                 assert status_of(await once(running)) == 200
@@ -444,7 +444,7 @@ async def test_a_client_that_goes_away_cancels_the_upstream_request() -> None:
         cells = running.counters.stable
         assert cells[CLIENT_CLOSED] == cells[FINISHED] == 1
         assert sum(cells[CODES : CODES + 1000]) == 0
-        assert running.datapath.in_flight == 0
+        assert running.context.in_flight == 0
 
 
 async def test_a_client_that_resets_in_the_middle_of_an_upload() -> None:
@@ -515,7 +515,7 @@ async def test_too_many_connections_are_refused() -> None:
         proxy(variants(upstream.port, more=more)) as running,
     ):
         first, second = await running.connect(), await running.connect()
-        await until(lambda: len(running.datapath.connections) == 2)
+        await until(lambda: len(running.context.connections) == 2)
         got = await running.ask(GET)
         assert status_of(got) == 503
         assert b"\r\nRetry-After: 1\r\n" in got

@@ -35,6 +35,7 @@ from .harness import (
     OK,
     Upstream,
     always,
+    handshakes,
     proxy,
     status_of,
     until,
@@ -146,15 +147,15 @@ async def test_a_header_that_does_not_end_is_a_timeout() -> None:
     async with proxy(text + variants(1)) as running:
         assert await running.ask(LINE[:20]) == b""
         assert running.counters.proxy[HANDSHAKES_FAILED + HandshakeFailure.TIMEOUT] == 1
-        assert not running.datapath.entering
+        assert not handshakes(running.datapath)
 
 
 async def test_who_only_looks_whether_somebody_listens_is_no_failure() -> None:
     async with proxy(expecting("required") + variants(1)) as running:
         client = await running.connect()
-        await until(lambda: running.datapath.entering)
+        await until(lambda: handshakes(running.datapath))
         client.close()
-        await until(lambda: not running.datapath.entering)
+        await until(lambda: not handshakes(running.datapath))
         assert (
             sum(
                 running.counters.proxy[
@@ -249,9 +250,9 @@ async def test_endpoints_and_clients_on_unix_sockets(folder: Path, weight: int) 
         assert b"X-Forwarded-For" not in upstream.got
         assert b"\r\nForwarded: for=unknown;host=h;proto=http\r\n" in upstream.got
         assert len(upstream.links) == 1  # connections are kept and used again
-        cells = datapath.counters.canary
+        cells = datapath.context.counters.canary
         assert cells[ERRORS + Reason.CONNECT_FAILED] == (3 if weight else 0)
-        datapath.pools[0].endpoints[0].close()
+        datapath.context.pools[0].endpoints[0].close()
 
 
 async def test_a_unix_socket_whose_queue_is_full_is_waited_for(folder: Path) -> None:
@@ -265,7 +266,7 @@ async def test_a_unix_socket_whose_queue_is_full_is_waited_for(folder: Path) -> 
             got = await running.ask(LAST)
             assert status_of(got) == 504
             assert running.counters.stable[ERRORS + Reason.CONNECT_TIMEOUT] == 1
-            (endpoint,) = running.datapath.pools[0].endpoints
+            (endpoint,) = running.context.pools[0].endpoints
             assert endpoint.open == 0
 
 
@@ -282,8 +283,8 @@ async def test_ipv6_on_both_sides() -> None:
         assert b'\r\nForwarded: for="[::1]";host=h;proto=http\r\n' in upstream.got
         with pytest.raises(OSError, match=r"refused|Multiple"):
             await asyncio.open_connection("127.0.0.1", mine)  # IPv6 only
-        assert datapath.counters.stable[CODES + 200] == 1
-        datapath.pools[0].endpoints[0].close()
+        assert datapath.context.counters.stable[CODES + 200] == 1
+        datapath.context.pools[0].endpoints[0].close()
 
 
 async def test_a_client_of_a_balancer_that_is_on_a_unix_socket_is_not_trusted_for_it(

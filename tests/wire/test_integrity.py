@@ -90,7 +90,7 @@ async def test_a_request_that_turns_bad_does_not_write_into_the_answer_under_way
         assert got.count(b"HTTP/1.1 ") == 1
         assert got.endswith(b"\r\n\r\nbegun")
         await until(lambda: upstream.links[0].closed)
-        assert running.datapath.in_flight == 0
+        assert running.context.in_flight == 0
 
 
 async def test_an_interim_answer_and_then_nothing_is_not_a_stale_connection() -> None:

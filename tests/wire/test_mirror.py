@@ -57,7 +57,7 @@ async def test_a_copy_is_the_request_with_one_more_line_and_users_get_stables_an
         assert len(canary.links) == 1  # kept and used again
         assert running.counters.stable[ROUTED] == running.counters.stable[FINISHED] == 3
         assert not any(running.counters.canary)  # no evidence, no request of a user
-        assert running.datapath.pools[1].endpoints[0].active == 0
+        assert running.context.pools[1].endpoints[0].active == 0
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ async def test_nobody_waits_for_a_canary_that_does_not_answer_and_copies_end() -
         await ask(running, times=20)
         await until(lambda: results(running) == {"failed": 20})
         assert not running.datapath._mirror.copies
-        assert running.datapath.pools[1].endpoints[0].active == 0
+        assert running.context.pools[1].endpoints[0].active == 0
         await until(lambda: all(link.closed for link in canary.links))
 
 
@@ -138,7 +138,7 @@ async def test_copies_are_bounded_and_leave_room_for_users() -> None:
     ):
         await ask(running, times=30)
         assert results(running) == {"dropped": 20}
-        assert running.datapath.pools[1].endpoints[0].open == 10
+        assert running.context.pools[1].endpoints[0].open == 10
         await until(lambda: len(canary.links) == 10)
 
 
@@ -184,7 +184,7 @@ async def test_whatever_the_canary_does_is_a_failed_copy_and_no_more(answer: Ans
     ):
         await ask(running, times=2)
         await until(lambda: results(running) == {COPY_RESULTS[FAILED_COPY]: 2})
-        assert running.datapath.pools[1].endpoints[0].active == 0
+        assert running.context.pools[1].endpoints[0].active == 0
 
 
 async def test_a_canary_that_is_down_is_found_out_and_left_alone() -> None:
@@ -202,7 +202,7 @@ async def test_a_canary_that_is_down_is_found_out_and_left_alone() -> None:
             await client.send(GET)
             sent += 1
             await client.take(ANSWERED, sent)
-            return running.datapath.pools[1].endpoints[0].ejected
+            return running.context.pools[1].endpoints[0].ejected
 
         async with asyncio.timeout(10):
             while not await ejected():

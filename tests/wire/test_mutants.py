@@ -195,7 +195,7 @@ async def test_no_request_is_smuggled(lane: int) -> None:
             await client.send(data)
             await client.to_end()
             client.close()
-            await until(lambda: not running.datapath.connections)
+            await until(lambda: not running.context.connections)
             assert not recorder.errors
             expected = [origin(one) for one in requests_in(data)]
             got = recorder.requests
@@ -294,7 +294,7 @@ async def test_no_answer_is_taken_for_another(lane: int) -> None:
                 await client.send(b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n")
                 assert await next_answer(reader, client) == (b"200", b"", b"true"), broken
             client.close()
-            await until(lambda: not running.datapath.connections)
+            await until(lambda: not running.context.connections)
     assert passed > 30
     assert replaced > 30
     assert passed + replaced + ended == MUTANTS

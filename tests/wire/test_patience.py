@@ -57,7 +57,7 @@ async def test_stable_has_its_own_time_after_a_canary_that_timed_out() -> None:
         assert running.counters.canary[RESCUED] == 0
         for cells in running.counters.variants:
             assert cells[ERRORS + Reason.FIRST_BYTE_TIMEOUT] == 1
-        assert running.datapath.in_flight == 0
+        assert running.context.in_flight == 0
 
 
 async def test_a_request_that_waits_for_a_connection_is_504_in_the_end() -> None:
@@ -80,7 +80,7 @@ async def test_a_request_that_waits_for_a_connection_is_504_in_the_end() -> None
             await client.take(b"Request ID")
             assert status_of(client.got) == 504
         assert running.counters.stable[CODES + 504] == 2
-        assert running.datapath.pools[0].endpoints[0].open <= 1
+        assert running.context.pools[0].endpoints[0].open <= 1
         assert len(upstream.links) <= 2  # another one only when the first is closed
         release.set()
         third = await running.connect()  # who gave up does not stand in the way
@@ -98,8 +98,8 @@ async def test_who_never_reads_the_last_answer_does_not_keep_a_connection_for_ev
     ):
         client = await running.connect()
         client.stop_reading()
-        await until(lambda: running.datapath.connections)
-        (connection,) = running.datapath.connections
+        await until(lambda: running.context.connections)
+        connection = running.connection()
         cells = running.counters.stable
         asked = 0
 
@@ -111,7 +111,7 @@ async def test_who_never_reads_the_last_answer_does_not_keep_a_connection_for_ev
             asked += 1
             await client.send(GET)
             await until(answered)
-        await until(lambda: not running.datapath.connections, "end of the connection")
+        await until(lambda: not running.context.connections, "end of the connection")
 
 
 async def test_a_connection_that_never_says_anything_is_closed() -> None:
@@ -140,7 +140,7 @@ async def test_empty_lines_do_not_keep_a_connection_open() -> None:
         await client.to_end()
         dripping.cancel()
         await asyncio.gather(dripping, return_exceptions=True)
-        await until(lambda: not running.datapath.connections)
+        await until(lambda: not running.context.connections)
 
 
 async def test_a_head_that_drips_is_408_however_lively_it_is() -> None:
@@ -317,7 +317,7 @@ async def test_a_half_closed_tunnel_that_is_silent_ends() -> None:
         await client.take(b"\r\n\r\n")
         client.send_eof()
         await until(lambda: running.counters.stable[TUNNELS_CLOSED] == 1, "end of the tunnel")
-        assert running.datapath.in_flight == 0
+        assert running.context.in_flight == 0
 
 
 # Nobody who moves is cut short

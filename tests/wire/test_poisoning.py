@@ -64,7 +64,7 @@ async def test_a_body_where_none_is_allowed_is_nobodys_answer(
         await until(lambda: running.counters.stable[FINISHED] == 1)
         go.set()
         await sent.wait()
-        endpoint = running.datapath.pools[0].endpoints[0]
+        endpoint = running.context.pools[0].endpoints[0]
         await until(lambda: not endpoint.idle)
         other = await running.connect()
         for asking in (client, other):
@@ -167,14 +167,14 @@ async def test_a_canary_that_only_says_wait_is_late_for_the_judge() -> None:
         Upstream(wait).serving() as canary,
         proxy(variants(stable.port, canary.port)) as running,
     ):
-        table = running.datapath.table
+        table = running.context.router.table
         running.datapath.publish(RouteTable(100.0, table.salt, slow=(0.01, 0.01)))
         client = await running.connect()
         await client.send(GET)
         await client.take(b"102 Processing")
 
         def late() -> bool:
-            running.datapath.mark_late()
+            running.datapath.tick()
             return running.counters.canary[LATENCY_EVENTS] == 1
 
         await until(late)

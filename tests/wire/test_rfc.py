@@ -28,7 +28,7 @@ async def test_a_refused_upload_may_go_on_until_the_client_has_read_why() -> Non
             await client.send(piece)
         assert status_of(await client.to_end()) == 400
         client.close()
-        await until(lambda: not running.datapath.connections)
+        await until(lambda: not running.context.connections)
         assert upstream.links == []
 
 
@@ -85,7 +85,7 @@ async def test_what_was_rescued_meanwhile_gets_no_connection_of_the_canary() -> 
         await until(lambda: stable.got)  # it is rescued
         end.set()
         await first.to_end()
-        endpoint = running.datapath.pools[1].endpoints[0]
+        endpoint = running.context.pools[1].endpoints[0]
         assert endpoint.open == 0
         answer.set()
         await second.take(b"ok")

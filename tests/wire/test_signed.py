@@ -120,5 +120,5 @@ async def test_marked_for_the_release_and_signed(tmp_path: Path) -> None:
         assert value is not None
         key = Signer((NEW,), b"canary_id").verify(value)
         assert key is not None
-        assert key.endswith(b"." + running.datapath.table.tag)
+        assert key.endswith(b"." + running.context.router.table.tag)
         assert (await ask(running, value)).endswith(b"canary") == answer.endswith(b"canary")

@@ -41,6 +41,7 @@ from .harness import (
     Proxy,
     Upstream,
     always,
+    handshakes,
     proxy,
     status_of,
     until,
@@ -282,14 +283,14 @@ async def test_what_is_not_a_handshake_ends_the_connection(garbage: bytes) -> No
         ]
         assert sum(entered) == 1
         assert running.counters.proxy[CONNECTIONS_OPENED] == 0
-        assert not running.datapath.entering
+        assert not handshakes(running.datapath)
 
 
 async def test_handshakes_that_drip_end_in_time_and_count_as_connections() -> None:
     text = secure(1, more="limits: {handshake_timeout: 400ms, max_connections: 1}")
     async with proxy(text) as running:
         reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
-        await until(lambda: running.datapath.entering)
+        await until(lambda: handshakes(running.datapath))
         # The one place is taken: who comes now is not even shaken hands with.
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await apart(lambda: connect(running.port))
@@ -306,7 +307,7 @@ async def test_handshakes_that_drip_end_in_time_and_count_as_connections() -> No
             assert await asyncio.wait_for(reader.read(), DEADLINE) == b""
         dripping.cancel()
         assert running.counters.proxy[HANDSHAKES_FAILED + HandshakeFailure.TIMEOUT] == 1
-        assert not running.datapath.entering
+        assert not handshakes(running.datapath)
         writer.close()
 
 
@@ -484,7 +485,7 @@ async def test_tunnels_over_tls_are_half_closed_like_others() -> None:
         assert upstream.got.endswith(b"the last")
         await until(lambda: running.counters.stable[TUNNELS_CLOSED] == 1)
         tls.close()
-        await until(lambda: not running.datapath.connections)
+        await until(lambda: not running.context.connections)
 
 
 @pytest.mark.parametrize("verified", [True, False])
@@ -500,8 +501,8 @@ async def test_what_is_over_is_freed_at_once(verified: bool) -> None:
                 await apart(lambda: ask(running.port))
             with suppress(OSError):  # and one that fails
                 await apart(lambda: plain(running.port, b"GET / HTTP/1.1\r\n\r\n"))
-            running.datapath.pools[0].endpoints[0].close()
-            await until(lambda: not running.datapath.connections)
+            running.context.pools[0].endpoints[0].close()
+            await until(lambda: not running.context.connections)
             kinds = (TlsConnection, Handshake, ClientConnection)
             await until(lambda: not [one for one in gc.get_objects() if isinstance(one, kinds)])
         finally:
@@ -564,7 +565,7 @@ async def test_an_endpoint_that_cannot_be_verified_is_a_failure_to_connect(kind:
         for _ in range(3):
             await fails_with(running, Reason.CERTIFICATE)
         assert running.counters.stable[ERRORS + Reason.CERTIFICATE] == 3
-        (endpoint,) = running.datapath.pools[0].endpoints
+        (endpoint,) = running.context.pools[0].endpoints
         assert endpoint.ejected
         assert endpoint.open == 0
         assert upstream.got == b""
@@ -627,7 +628,7 @@ async def test_an_endpoint_that_never_shakes_hands_is_a_timeout() -> None:
         got = await client.take(b"Request ID")
         assert status_of(got) == 504
         await until(lambda: upstream.links[0].closed)
-        (endpoint,) = running.datapath.pools[0].endpoints
+        (endpoint,) = running.context.pools[0].endpoints
         assert endpoint.open == 0
 
 
@@ -670,7 +671,7 @@ async def test_a_proxy_that_goes_away_ends_answers_under_way_in_order_and_handsh
         asking = asyncio.create_task(apart(lambda: ask(running.port, GET)))
         await until(lambda: upstream.got.endswith(b"\r\n\r\n"))
         reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
-        await until(lambda: running.datapath.entering)
+        await until(lambda: handshakes(running.datapath))
         draining = asyncio.create_task(running.datapath.drain(DEADLINE))
         with suppress(ConnectionError):
             assert await asyncio.wait_for(reader.read(), DEADLINE) == b""

@@ -97,8 +97,8 @@ async def test_the_upstream_may_end_its_half_first() -> None:
         client.send_eof()
         await until(lambda: upstream.links[0].closed)
         await until(lambda: running.counters.stable[TUNNELS_CLOSED] == 1)
-        await until(lambda: not running.datapath.connections)
-        assert running.datapath.in_flight == 0
+        await until(lambda: not running.context.connections)
+        assert running.context.in_flight == 0
 
 
 async def test_a_client_that_resets_ends_the_upstreams_side() -> None:
@@ -109,15 +109,15 @@ async def test_a_client_that_resets_ends_the_upstreams_side() -> None:
         client = await running.connect()
         await client.send(UPGRADE)
         await client.take(b"\r\n\r\n")
-        assert running.datapath.in_flight == 1
+        assert running.context.in_flight == 1
         client.reset()
         await until(lambda: upstream.links[0].closed)
         cells = running.counters.stable
         assert cells[TUNNELS_OPENED] == cells[TUNNELS_CLOSED] == 1
         assert cells[FINISHED] == cells[CODES + 101] == 1
         assert cells[CLIENT_CLOSED] == 0  # counted as its handshake
-        assert running.datapath.in_flight == 0
-        assert running.datapath.pools[0].endpoints[0].active == 0
+        assert running.context.in_flight == 0
+        assert running.context.pools[0].endpoints[0].active == 0
 
 
 async def test_an_upstream_that_resets_ends_the_clients_side() -> None:
@@ -136,7 +136,7 @@ async def test_an_upstream_that_resets_ends_the_clients_side() -> None:
         cells = running.counters.stable
         assert cells[TUNNELS_OPENED] == cells[TUNNELS_CLOSED] == 1
         assert sum(cells[ERRORS : ERRORS + len(Reason)]) == 0
-        await until(lambda: running.datapath.in_flight == 0)
+        await until(lambda: running.context.in_flight == 0)
 
 
 TOTAL = 48 << 20
@@ -165,7 +165,7 @@ async def test_a_client_that_does_not_read_stops_the_upstream() -> None:
             before = sent
             await asyncio.sleep(0.1)
         assert sent < TOTAL // 2
-        (connection,) = running.datapath.connections
+        connection = running.connection()
         assert connection.transport.get_write_buffer_size() < 1 << 20
         client.read_on()
         assert await client.read_slowly(TOTAL, 1 << 18, 0) == TOTAL
@@ -274,7 +274,7 @@ async def test_an_upgrade_that_fails_on_the_canary_is_rescued() -> None:
         assert running.counters.canary[CODES + 502] == 1
         assert running.counters.canary[RESCUED] == 1
         client.close()
-        await until(lambda: running.datapath.in_flight == 0)
+        await until(lambda: running.context.in_flight == 0)
         for cells in running.counters.variants:
             assert cells[TUNNELS_OPENED] == cells[TUNNELS_CLOSED]
 

@@ -64,14 +64,14 @@ async def echo(server: ServerConnection) -> None:
 
 async def all_closed(running: Proxy) -> None:
     """Wait until nothing is left of any tunnel, and see that it is counted as its handshake."""
-    await until(lambda: running.datapath.in_flight == 0)
+    await until(lambda: running.context.in_flight == 0)
     for cells in running.counters.variants:
         assert cells[TUNNELS_OPENED] == cells[TUNNELS_CLOSED] == cells[CODES + 101]
         assert cells[ROUTED] == cells[FINISHED]
         assert cells[CLIENT_CLOSED] == 0
-    for pool in running.datapath.pools:
+    for pool in running.context.pools:
         assert all(endpoint.active == 0 for endpoint in pool.endpoints)
-    await until(lambda: all(not e.open for p in running.datapath.pools for e in p.endpoints))
+    await until(lambda: all(not e.open for p in running.context.pools for e in p.endpoints))
 
 
 @pytest.mark.parametrize("compression", [None, "deflate"])
@@ -251,7 +251,7 @@ async def test_a_proxy_that_goes_away_waits_for_its_tunnels() -> None:
         async with through(running) as client:
             await asyncio.wait_for(await client.ping(), DEADLINE)
             draining = asyncio.create_task(running.datapath.drain(DEADLINE))
-            await until(lambda: running.datapath.draining)
+            await until(lambda: running.context.draining)
             await client.send("still here")
             assert await asyncio.wait_for(client.recv(), DEADLINE) == "still here"
         assert await draining

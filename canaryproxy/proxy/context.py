@@ -1,0 +1,95 @@
+"""What the connections of one worker share."""
+
+from __future__ import annotations
+
+from canaryproxy.config import Limits
+from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
+from canaryproxy.measure.counters import Counters, Tally
+from canaryproxy.proxy.access_log import AccessLog
+from canaryproxy.proxy.interfaces import Connection
+from canaryproxy.proxy.mirror import Mirror
+from canaryproxy.proxy.peer import Networks
+from canaryproxy.proxy.pool import Pool
+from canaryproxy.proxy.routing import Router
+from canaryproxy.proxy.trial_recorder import TrialRules
+
+
+class WorkerContext:
+    """What connections and exchanges read while they work. ``DataPath`` fills it from the configuration.
+
+    They change nothing here but ``connections`` and ``in_flight``.
+    """
+
+    __slots__ = (
+        "access_log",
+        "connections",
+        "counters",
+        "draining",
+        "first_byte_timeout",
+        "idle_timeout",
+        "in_flight",
+        "limits",
+        "max_requests",
+        "mirror",
+        "pools",
+        "replay_buffer",
+        "request_parser",
+        "rescue",
+        "rescue_header",
+        "response_ends",
+        "response_parser",
+        "router",
+        "tallies",
+        "trial_rules",
+        "trusted_networks",
+        "variant_lines",
+    )
+
+    limits: Limits
+    max_requests: int
+    """``limits.max_requests`` and two of its timeouts, read with each request."""
+    first_byte_timeout: float
+    idle_timeout: float
+    trusted_networks: Networks
+    """The proxies before us whose forwarding fields are believed."""
+    request_parser: RequestHeadCache
+    trial_rules: TrialRules
+    """Which requests count for the judge."""
+    mirror: Mirror | None
+    """Copies requests for the canary, if that is configured."""
+    pools: tuple[Pool, Pool]
+    """The endpoints of stable and of the canary."""
+    rescue: bool
+    """Stable answers requests that the canary failed."""
+    rescue_header: bool
+    """A response says that it was rescued."""
+    replay_buffer: int
+    """Bytes of a request's body that are kept so that it can be sent again."""
+    variant_lines: tuple[bytes, ...]
+    """By variant: the header line that names it in responses, or nothing."""
+    response_ends: tuple[bytes, ...]
+    """By variant: what ends the head of a plain response."""
+
+    def __init__(
+        self,
+        counters: Counters,
+        access_log: AccessLog | None,
+        router: Router,
+        response_parser: ResponseHeadCache,
+    ) -> None:
+        self.counters = counters
+        self.tallies = (Tally(counters.stable), Tally(counters.canary))
+        """Writes the counters of each variant."""
+        self.access_log = access_log
+        self.router = router
+        self.response_parser = response_parser
+        self.connections: set[Connection] = set()
+        """The clients' connections, those included whose handshake is not complete."""
+        self.in_flight = 0
+        """Requests being answered, tunnels included."""
+        self.draining = False
+        """The worker shuts down: connections close after their current response."""
+
+    def is_full(self) -> bool:
+        """Tell whether there are as many connections as there may be."""
+        return len(self.connections) >= self.limits.max_connections

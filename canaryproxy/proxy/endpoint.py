@@ -1,0 +1,220 @@
+"""One endpoint: its connections, and whether it takes new ones.
+
+An endpoint that fails to take connections is ejected: it gets no requests until a probe connection, tried
+after a growing pause, succeeds. No request is spent on finding out that it is still down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from canaryproxy.config import Endpoint as EndpointConfig
+from canaryproxy.config import Limits
+from canaryproxy.measure.counters import Reason
+from canaryproxy.proxy.dialer import Dialer
+from canaryproxy.proxy.failures import reason_of
+from canaryproxy.proxy.interfaces import Caller, ConnectionSource, UpstreamLink
+
+EJECT_AFTER: Final = 3
+"""Failures to connect in a row after which an endpoint is ejected."""
+FIRST_PAUSE: Final = 0.25
+"""Seconds until an ejected endpoint is probed; doubles with every failed probe."""
+LONGEST_PAUSE: Final = 5.0
+"""Longest pause between probes in seconds."""
+
+
+class Endpoint(ConnectionSource):
+    """One endpoint of a variant: idle connections, callers that wait for one, ejection and probes.
+
+    ``create_link`` makes the protocol of a new connection.
+    """
+
+    __slots__ = (
+        "_create_link",
+        "_dialer",
+        "_loop",
+        "_pause",
+        "_tasks",
+        "_waiting",
+        "active",
+        "authority",
+        "closed",
+        "config",
+        "ejected",
+        "failures",
+        "idle",
+        "limits",
+        "max_idle",
+        "on_change",
+        "on_open",
+        "open",
+    )
+
+    def __init__(
+        self,
+        config: EndpointConfig,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        create_link: Callable[[Endpoint], UpstreamLink],
+    ) -> None:
+        self.config = config
+        self.authority = config.authority
+        self.active = 0
+        """Requests that hold or wait for a connection of this endpoint."""
+        self.idle: list[UpstreamLink] = []
+        """Connections to use again, the one used last at the end."""
+        self.open = 0
+        """Connections open or being opened."""
+        self.failures = 0
+        """Failures to connect since the last success."""
+        self.ejected = False
+        self.closed = False
+        """It is no longer in the configuration: idle connections close, and no probe is sent."""
+        self.limit(limits)
+        self.on_change: Callable[[], None] = _nothing
+        """Called when the endpoint is ejected or comes back."""
+        self.on_open: Callable[[Caller], None] | None = None
+        """Called in place of dialling, for tests whose connections are in memory."""
+        self._loop = loop
+        self._create_link = create_link
+        self._dialer = Dialer(config, loop, lambda: create_link(self))
+        self._pause = FIRST_PAUSE
+        self._waiting: deque[Caller] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def limit(self, limits: Limits) -> None:
+        """Keep within these limits from now on."""
+        self.limits = limits
+        self.max_idle = limits.max_endpoint_idle
+
+    def secure(self, context: ssl.SSLContext | None, server_name: str | None) -> None:
+        """Use this context for new connections, as ``Dialer.secure`` does."""
+        self._dialer.secure(context, server_name)
+
+    def acquire(self, caller: Caller, *, fresh: bool = False) -> None:
+        """Give the caller a connection: an idle one at once, else when one is opened or released.
+
+        ``fresh`` asks for a new connection, because an idle one just turned out to be stale.
+        """
+        if self.idle and not fresh:
+            caller.connected(self.idle.pop())
+        elif self.open < self.limits.max_endpoint_connections:
+            self._open(caller)
+        elif len(self._waiting) < self.limits.max_requests:
+            self._waiting.append(caller)
+        else:
+            caller.connect_failed(self, Reason.OVERFLOW)
+
+    def release(self, link: UpstreamLink) -> None:
+        """Take back a connection that can carry another request."""
+        while self._waiting:
+            caller = self._waiting.popleft()
+            if caller.wants(self):
+                caller.connected(link)
+                return
+        if len(self.idle) < self.max_idle and not self.closed:
+            self.idle.append(link)
+        else:
+            link.close()
+
+    def lost(self, link: UpstreamLink) -> None:
+        """Forget a connection that is closed, and open one for a caller that waits."""
+        self.open -= 1
+        if link in self.idle:
+            self.idle.remove(link)
+        while self._waiting and self.open < self.limits.max_endpoint_connections:
+            caller = self._waiting.popleft()
+            if caller.wants(self):
+                self._open(caller)
+
+    def failed(self) -> None:
+        """Count a failure to connect, or a new connection closed without a response; eject after three."""
+        self.failures += 1
+        if self.failures >= EJECT_AFTER and not self.ejected and not self.closed:
+            self.ejected = True
+            self.on_change()
+            self._loop.call_later(self._pause, self._probe)
+
+    def sweep(self, oldest: float) -> None:
+        """Close connections that have been idle since before ``oldest`` (monotonic seconds)."""
+        while self.idle and self.idle[0].idle_since < oldest:
+            self.idle.pop(0).close()
+
+    def close(self) -> None:
+        """Close idle connections and keep no more; those in use close when they are released."""
+        self.closed = True
+        while self.idle:
+            self.idle.pop().close()
+
+    def _probe(self) -> None:
+        if not self.closed:
+            self._open(_Probe(self))
+
+    def _readmit(self) -> None:
+        self.failures = 0
+        self._pause = FIRST_PAUSE
+        if self.ejected:
+            self.ejected = False
+            self.on_change()
+
+    def _probe_failed(self) -> None:
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        if not self.closed:
+            self._loop.call_later(self._pause, self._probe)
+
+    def _open(self, caller: Caller) -> None:
+        self.open += 1
+        if self.on_open is not None:
+            self.on_open(caller)
+            return
+        task = self._loop.create_task(self._connect(caller))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, caller: Caller) -> None:
+        try:
+            async with asyncio.timeout(self.limits.connect_timeout):
+                link = await self._dialer.dial()
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
+            self.open -= 1
+            if not isinstance(caller, _Probe):
+                self.failed()
+            caller.connect_failed(self, reason_of(error))
+            return
+        if link.transport.is_closing():
+            # The server closed it right after it was opened; ``lost`` is called for it.
+            if not isinstance(caller, _Probe):
+                self.failed()
+            caller.connect_failed(self, Reason.RESET)
+            return
+        self._readmit()
+        if caller.wants(self):
+            caller.connected(link)
+        else:
+            self.release(link)
+
+
+def _nothing() -> None:
+    """Ignore a change: the endpoint is in no pool yet."""
+
+
+class _Probe(Caller):
+    """Asks an ejected endpoint for a connection, in place of a request."""
+
+    __slots__ = ("_endpoint",)
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def wants(self, source: ConnectionSource) -> bool:  # noqa: ARG002
+        return True
+
+    def connected(self, link: UpstreamLink) -> None:
+        self._endpoint.release(link)
+
+    def connect_failed(self, source: ConnectionSource, reason: Reason) -> None:  # noqa: ARG002
+        self._endpoint._probe_failed()

@@ -1,0 +1,225 @@
+"""What the parts of the data path ask of each other, so that none has to know how another is built.
+
+A request crosses all of them: the client's connection (``ResponseSink``) starts an exchange, the exchange
+asks an endpoint (``ConnectionSource``) for a connection (``UpstreamLink``) and takes the response from it
+(``Receiver``).
+
+These are base classes and not protocols, because mypyc compiles calls to their methods to jumps through a
+table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.request import Request
+from canaryproxy.http1.response import Response
+from canaryproxy.measure.counters import Reason
+
+
+class UpstreamLink:
+    """A connection to an endpoint, as its pool and the exchange that holds it see it."""
+
+    __slots__ = ("idle_since", "transport")
+
+    transport: asyncio.Transport
+    idle_since: float
+    """When it was put back into the pool, in monotonic seconds."""
+
+    def send(self, receiver: Receiver, head: bytes) -> None:
+        """Write a request's head and what is known of its body; ``receiver`` takes the response."""
+        raise NotImplementedError
+
+    def finish(self, now: float, *, reusable: bool) -> None:
+        """Give the connection back to its endpoint, or close it if it cannot carry another request."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close at once and drop what is under way."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Close once everything is written."""
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """Stop reading until ``resume``: the client is slower than the upstream."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Read again."""
+        raise NotImplementedError
+
+
+class ConnectionSource:
+    """An endpoint, as its connections and those who ask for one see it."""
+
+    __slots__ = ()
+
+    def release(self, link: UpstreamLink) -> None:
+        """Take back a connection that can carry another request."""
+        raise NotImplementedError
+
+    def lost(self, link: UpstreamLink) -> None:
+        """Take note that a connection is closed."""
+        raise NotImplementedError
+
+
+class Caller:
+    """Asks an endpoint for a connection."""
+
+    __slots__ = ()
+
+    def wants(self, source: ConnectionSource) -> bool:
+        """Tell whether a connection of ``source`` is still wanted."""
+        raise NotImplementedError
+
+    def connected(self, link: UpstreamLink) -> None:
+        """Take the connection, which is the caller's until it finishes or closes it."""
+        raise NotImplementedError
+
+    def connect_failed(self, source: ConnectionSource, reason: Reason) -> None:
+        """Take note that ``source`` has no connection to give."""
+        raise NotImplementedError
+
+
+class Receiver(Caller):
+    """Sends a request and takes the response: an ``Exchange``, or a mirrored copy.
+
+    Methods that do nothing here are for exchanges only.
+    """
+
+    __slots__ = ("request",)
+
+    request: Request
+
+    def interim(self, response: Response) -> None:  # noqa: ARG002
+        """Take a 1xx response."""
+        return
+
+    def response_head(
+        self, response: Response, body: bytes, *, complete: bool, trailers: bytes = b""
+    ) -> None:
+        """Take the head of the final response and the part of its body that came with it."""
+        raise NotImplementedError
+
+    def response_body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
+        """Take more of the body."""
+        raise NotImplementedError
+
+    def upstream_failed(self, reason: Reason, *, stale: bool = False) -> None:
+        """Take note that the connection failed before the response was complete.
+
+        ``stale``: it was closed while it waited in the pool, so the request was most likely not read.
+        """
+        raise NotImplementedError
+
+    def upstream_full(self) -> None:
+        """Write no more until ``upstream_drained``."""
+        return
+
+    def upstream_drained(self) -> None:
+        """Write again."""
+        return
+
+    def switched(self, response: Response, data: bytes) -> None:  # noqa: ARG002
+        """Take a 101 response: the connection is a tunnel from here on."""
+        return
+
+    def tunnel_data(self, data: bytes) -> None:  # noqa: ARG002
+        """Take bytes from the upstream's end of the tunnel."""
+        return
+
+    def tunnel_eof(self) -> None:
+        """Take note that the upstream sends no more."""
+        return
+
+    def tunnel_closed(self) -> None:
+        """Take note that the upstream closed the tunnel."""
+        return
+
+
+class Connection:
+    """A client's connection, as the worker's clock sees it."""
+
+    __slots__ = ("deadline",)
+
+    deadline: float
+    """When ``sweep`` is to be called, in monotonic seconds."""
+
+    def sweep(self, now: float) -> None:
+        """Act on the deadline, which has passed."""
+        raise NotImplementedError
+
+    def drain(self, until: float | None) -> None:
+        """Prepare for shutdown: close if idle, now or at ``until``; else after the current response."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Close at once."""
+        raise NotImplementedError
+
+    def mark_late(self, now: float) -> None:  # noqa: ARG002
+        """Count the request in flight if it is past a threshold of the judge."""
+        return
+
+    def renew_peer(self) -> None:
+        """Evaluate the client's address again, because the configuration of trusted proxies changed."""
+        return
+
+
+class ResponseSink(Connection):
+    """A client's connection, as the exchange that answers its request sees it."""
+
+    __slots__ = ("peer",)
+
+    peer: Peer
+    """The client, as the forwarding fields describe it."""
+
+    def write(self, data: bytes) -> None:
+        """Write part of the response."""
+        raise NotImplementedError
+
+    def write_interim(self, data: bytes) -> None:
+        """Write a 1xx response that gives the upstream no more time."""
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """Stop reading until ``resume``: the upstream is slower than the client."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Read again."""
+        raise NotImplementedError
+
+    def await_response(self, now: float) -> None:
+        """Give the upstream ``limits.first_byte_timeout`` from now: the request was sent, or sent again."""
+        raise NotImplementedError
+
+    def stream_response(self, now: float, *, event_stream: bool) -> None:
+        """Watch that the body follows the head, which is written. An event stream may be silent."""
+        raise NotImplementedError
+
+    def exchange_done(self, now: float, *, close: bool) -> None:
+        """Close, or go on with the next request: the response is written."""
+        raise NotImplementedError
+
+    def break_off(self, *, framed: bool) -> None:
+        """Close so that the client cannot take the response for complete.
+
+        A response that is not ``framed`` by a length or chunks needs a reset for that.
+        """
+        raise NotImplementedError
+
+    def switch(self) -> None:
+        """Become a tunnel."""
+        raise NotImplementedError
+
+    def tunnel_eof(self) -> None:
+        """Pass on that the upstream sends no more."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close once everything is written."""
+        raise NotImplementedError

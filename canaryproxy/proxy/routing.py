@@ -1,0 +1,146 @@
+"""Where a request goes: its sticky key, the cookie that sets one, match rules, the bucket."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.request import ParsedHeaders, Request
+from canaryproxy.measure.outcomes import OutcomeRules
+from canaryproxy.measure.routing import MatchRules, RequestView, RouteTable, Routing
+from canaryproxy.measure.shared_memory import TableCell
+from canaryproxy.proxy.sticky import CookieFinder, CookieJar, KeyReader
+
+_CACHED_PATHS: Final = 32
+"""Methods and paths for which the result of the rules is cached beside the headers that it was found for."""
+_LONGEST_CACHED: Final = 256
+"""Bytes of such a path: thousands of clients with long ones of their own would fill the memory."""
+
+_NO_OUTCOMES: Final[tuple[int, ...]] = ()
+
+
+class Router:
+    """Routes the requests of one worker by the table that was published last."""
+
+    __slots__ = (
+        "_cell",
+        "_has_rules",
+        "_jar",
+        "_key_is_in_headers",
+        "_key_reader",
+        "_outcomes",
+        "_rules",
+        "_sequence",
+        "_table_version",
+        "table",
+    )
+
+    def __init__(self, cell: TableCell) -> None:
+        self._cell = cell
+        self._sequence = cell.sequence
+        """One cell: when it differs from ``_table_version``, another table was published."""
+        self._table_version = 0
+        self.table = RouteTable()
+        """The table in force; all users go to stable until one is published."""
+        self._refresh()
+
+    def configure(
+        self,
+        key_reader: KeyReader,
+        jar: CookieJar | None,
+        rules: MatchRules,
+        outcomes: OutcomeRules,
+        *,
+        key_is_in_headers: bool,
+    ) -> None:
+        """Route by these from now on.
+
+        ``jar`` sets the sticky cookie of a client that has none. ``key_is_in_headers``: the same headers
+        have the same key, whichever connection they come on.
+        """
+        self._key_reader = key_reader
+        self._jar = jar
+        self._rules = rules
+        self._outcomes = outcomes
+        self._has_rules = bool(rules) or bool(outcomes)
+        self._key_is_in_headers = key_is_in_headers
+
+    def publish(self, table: RouteTable) -> None:
+        """Route by this table from the next request on."""
+        self._cell.publish(table)
+
+    def route(self, request: Request, peer: Peer) -> tuple[Routing, tuple[int, ...]]:
+        """Return where a request goes, and the outcomes whose rules match it (indexes)."""
+        if self._sequence[0] != self._table_version:
+            self._refresh()
+        headers = request.headers
+        routing = headers.routing
+        if routing is None or routing.table is not self.table:
+            routing = self._by_key(headers, peer)
+        if not self._has_rules:
+            return routing, _NO_OUTCOMES
+        forced, outcomes = self._match(request)
+        return routing if forced is None else routing.forced_to(forced), outcomes
+
+    def _refresh(self) -> None:
+        """Take the table that was published last; while it is being written, the old one holds."""
+        found = self._cell.read()
+        if found is not None:
+            self._table_version, self.table, _ = found
+
+    def _by_key(self, headers: ParsedHeaders, peer: Peer) -> Routing:
+        table, jar = self.table, self._jar
+        key = self._key_reader.read(headers, peer)
+        cookie = b""
+        if jar is not None:
+            if key is None:
+                key = jar.mint(table)
+                cookie = jar.set_cookie(key, secure=_is_secure(headers, peer))
+            elif jar.rotates and jar.is_old(headers.cookie):
+                cookie = jar.set_cookie(key, secure=_is_secure(headers, peer))
+        bucket, variant = table.place(key)
+        routing = Routing(table, key, bucket, variant, cookie)
+        if self._key_is_in_headers and not cookie:
+            headers.routing = routing
+        return routing
+
+    def _match(self, request: Request) -> tuple[int | None, tuple[int, ...]]:
+        """Return the variant that a match rule forces, and the outcomes whose rules match."""
+        headers = request.headers
+        rule_key = request.rule_key
+        cache = headers.rule_cache
+        if cache is not None and (known := cache.get(rule_key)) is not None:
+            return known
+        view = RequestView(
+            request.method.decode(),
+            rule_key[1].decode("latin-1"),
+            headers.raw,
+            lambda name: _cookie(headers, name),
+        )
+        found = self._rules.variant_of(view), self._outcomes.watching(view)
+        if len(rule_key[1]) > _LONGEST_CACHED:
+            return found
+        if cache is None:
+            headers.rule_cache = cache = {}
+        elif len(cache) >= _CACHED_PATHS:
+            cache.clear()
+        cache[rule_key] = found
+        return found
+
+
+def _is_secure(headers: ParsedHeaders, peer: Peer) -> bool:
+    """Tell whether the client speaks https, to us or to a trusted proxy."""
+    if peer.proto == b"https":
+        return True
+    return peer.trusted and (headers.fields.field(b"x-forwarded-proto") or b"").lower() == b"https"
+
+
+def _cookie(headers: ParsedHeaders, name: str) -> str | None:
+    value = _finder(name).find(headers.cookie)
+    return None if value is None else value.decode("latin-1")
+
+
+@lru_cache(maxsize=64)
+def _finder(name: str) -> CookieFinder:
+    return CookieFinder(name)
