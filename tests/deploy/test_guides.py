@@ -21,7 +21,7 @@ from canaryproxy.config import advice
 from tests.deploy.dockerfile import ROOT, stages
 
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 GUIDES = [
     DOCS / name
     for name in ("deploy.md", "first-release.md", "playbook.md", "migrating.md", "operations.md")
