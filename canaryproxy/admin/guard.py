@@ -104,7 +104,7 @@ class Tokens:
             self._digest = self._load()
         except SecretError as error:
             self._digest = None
-            _log.error("%s: the admin address is read-only", error)
+            _log.error("%s; admin.listen is read-only", error)
 
     def _now(self) -> object:
         """Return what changes with the file."""
@@ -120,7 +120,7 @@ class Tokens:
         try:
             token = self._source.read()
         except SecretMissing as error:
-            _log.error("%s: the admin address is read-only", error)
+            _log.error("admin token: %s; admin.listen is read-only until there is one", error)
             return None
         if token is None:
             return None

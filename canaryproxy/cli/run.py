@@ -12,7 +12,7 @@ from canaryproxy.config.secrets import SecretError
 from canaryproxy.control.state_file import StateError
 from canaryproxy.proxy.listener import ListenError
 from canaryproxy.runtime import logs
-from canaryproxy.runtime.hot_restart import Before, HandoverError
+from canaryproxy.runtime.hot_restart import HandoverError, Predecessor
 from canaryproxy.runtime.supervisor import StartError, Supervisor
 
 
@@ -41,21 +41,21 @@ def run(path: Path, log_format: Literal["text", "json"], pid_file: Path | None) 
     """
     logs.configure(log_format)
     try:
-        before = Before.from_environment()
+        predecessor = Predecessor.from_environment()
     except HandoverError as error:
         fail(str(error))
     try:
-        _run(path, before, pid_file)
+        _run(path, predecessor, pid_file)
     except Ended as ended:
-        if before is not None:
-            before.failed(ended.why)
+        if predecessor is not None:
+            predecessor.failed(ended.why)
         raise
 
 
-def _run(path: Path, before: Before | None, pid_file: Path | None) -> None:
+def _run(path: Path, predecessor: Predecessor | None, pid_file: Path | None) -> None:
     config, files = load_with_files(path)
     try:
-        Supervisor(config, path, files, before=before, pid_file=pid_file).run()
+        Supervisor(config, path, files, predecessor=predecessor, pid_file=pid_file).run()
     except (ListenError, StartError, HandoverError, StateError) as error:
         fail(str(error))
     except SecretError as error:

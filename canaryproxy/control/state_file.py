@@ -96,19 +96,20 @@ class StateFile:
 
 
 class StateLock:
-    """At most one process steers by a state file: who holds the lock on a file beside it.
+    """A lock on a file beside the state file, so that only one process at a time runs the release.
 
-    The kernel gives it back when its holder ends, however that happens (flock(2)). The file stays.
+    The kernel releases it when its holder ends, however that happens (flock(2)). The file stays.
     """
 
     def __init__(self, path: Path) -> None:
+        self._state = path
         self.path = path.with_name(f".{path.name}.lock")
         self._descriptor: int | None = None
 
     def acquire(self, patience: float) -> None:
         """Take the lock. Raises ``StateError`` if another process keeps it for ``patience`` seconds.
 
-        Where the file cannot be made there is no lock: no state can be written there either.
+        Where the lock file cannot be created there is no lock: no state can be written there either.
         """
         if self._descriptor is not None:
             return
@@ -116,7 +117,7 @@ class StateLock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            _log.warning("%s cannot be made: %s", self.path, error.strerror)
+            _log.warning("%s cannot be created: %s", self.path, error.strerror)
             return
         end = monotonic() + patience
         while True:
@@ -128,8 +129,8 @@ class StateLock:
                     holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
                     os.close(descriptor)
                     raise StateError(
-                        f"another proxy (process {holder or 'unknown'}) steers by the same state file: "
-                        f"{self.path} is locked; give each proxy a file of its own"
+                        f"already in use: state file {self._state} (by pid {holder or 'unknown'})."
+                        " Set a different `state:` for each proxy."
                     ) from None
                 sleep(_LOOK_EVERY)
             except OSError as error:  # a file system without locks
@@ -144,7 +145,7 @@ class StateLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let another process have it."""
+        """Release the lock, for another process to take."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

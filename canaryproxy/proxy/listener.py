@@ -14,8 +14,8 @@ BACKLOG = 4096
 """Connections that the kernel queues until they are accepted, within its own ``somaxconn``."""
 
 
-class ListenError(OSError):
-    """An address cannot be listened on; the text says which and why."""
+class ListenError(Exception):
+    """An address cannot be listened on; the text says which, why and what to do."""
 
 
 def listen(
@@ -24,20 +24,24 @@ def listen(
     """Return a listening, non-blocking socket on the address.
 
     A TCP socket sets ``SO_REUSEADDR``, ``SO_REUSEPORT`` if it is ``shared`` with others of this user, and
-    keep-alive for its connections. A Unix socket replaces a dead socket at its path, never a
-    file of another kind or one that somebody serves; it gets the permissions ``mode``.
+    keep-alive for its connections. A Unix socket replaces a dead socket at its path, never a file of another
+    kind or a socket that a process listens on; it gets the permissions ``mode``.
     Raises ``ListenError``.
     """
     try:
         if isinstance(address, UnixAddress):
             return _listen_unix(address, mode)
         return _listen_tcp(address, shared=shared)
-    except ListenError:
-        raise
     except OSError as error:
-        raise ListenError(
-            error.errno, f"cannot listen on {address}: {error.strerror or error}"
-        ) from None
+        raise ListenError(f"cannot listen on {address}: {_cause(address, error)}") from None
+
+
+def _cause(address: TcpAddress | UnixAddress, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE and isinstance(address, TcpAddress):
+        return f"port already in use (find the process: ss -ltnp 'sport = :{address.port}')"
+    if error.errno == errno.EACCES and isinstance(address, TcpAddress) and address.port < 1024:
+        return "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
+    return error.strerror or str(error)
 
 
 def _listen_tcp(address: TcpAddress, *, shared: bool) -> socket.socket:
@@ -84,10 +88,10 @@ def _listen_unix(address: UnixAddress, mode: int) -> socket.socket:
 
 
 def _remove_dead(path: Path) -> None:
-    """Remove a socket at ``path`` that nobody serves."""
+    """Remove a socket at ``path`` that no process listens on."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ListenError(errno.EEXIST, f"cannot listen on {path}: a file is there already")
+            raise ListenError(f"cannot listen on {path}: a file of that name exists")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -97,4 +101,4 @@ def _remove_dead(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
         else:
-            raise ListenError(errno.EADDRINUSE, f"cannot listen on {path}: somebody serves it")
+            raise ListenError(f"cannot listen on {path}: another process listens on it")

@@ -1,4 +1,4 @@
-"""What runs in the proxy's processes: workers that carry requests, and the one that steers them.
+"""The processes of the proxy: workers, which carry requests, and the control plane.
 
-They share a ``shared.Block`` and nothing else. With one worker both run in one process and one event loop.
+They share a block of memory and nothing else. With one worker both run in one process and one event loop.
 """

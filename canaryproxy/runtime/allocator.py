@@ -1,4 +1,4 @@
-"""How a process keeps its memory: what the C library's allocator and the garbage collector are told."""
+"""Settings of the C library's allocator and of the garbage collector."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _OWN_MAPPING = 4 << 20
 def keep_freed() -> None:
     """Keep up to 16 MiB of freed memory for the next bodies, where the C library is glibc.
 
-    A body is read in pieces of up to 256,000 bytes. By default glibc may give such a piece back to the kernel
-    when it is freed, and then each page of the next one is a fault: 115 for an answer of 1 MiB.
+    A body is read in pieces of up to 256,000 bytes. By default glibc may return such a piece to the kernel
+    when it is freed, and each page of the next piece is a page fault: 115 for a response of 1 MiB.
     Source: mallopt(3).
     """
     try:
@@ -30,6 +30,6 @@ def keep_freed() -> None:
 
 
 def settle() -> None:
-    """What lives as long as the process need not be looked at by the collector again."""
+    """Exempt all objects that exist now from garbage collection: they live as long as the process."""
     gc.collect()
     gc.freeze()

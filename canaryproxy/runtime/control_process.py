@@ -1,4 +1,4 @@
-"""The process that steers: controller, admin addresses, reloads, notifications."""
+"""The control plane: the controller, the admin addresses, reloads and notifications."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from canaryproxy.admin.collector import CounterCollector, EventCounts
 from canaryproxy.admin.exposition import registry
 from canaryproxy.admin.readers import Sources
 from canaryproxy.config import Config
-from canaryproxy.control.controller import Controller
+from canaryproxy.config.text import weight
+from canaryproxy.control.controller import Controller, Status
 from canaryproxy.control.gates import AskGates
 from canaryproxy.control.reload import Reloader, live
 from canaryproxy.control.service import Control
@@ -32,27 +33,26 @@ from canaryproxy.measure.shared_memory import Block
 from canaryproxy.notify import Gates, Notifier
 from canaryproxy.release.circuit import State as CircuitState
 from canaryproxy.runtime import systemd
-from canaryproxy.runtime.alive import is_alive
-from canaryproxy.runtime.shared_plane import SharedPlane
+from canaryproxy.runtime.shared_plane import SharedPlane, is_alive
 from canaryproxy.tls import files as certificates
 from canaryproxy.tls.files import Files
 
 _log = logging.getLogger(__name__)
 
-_LAST_WORDS = 5.0
-"""Seconds that notifications have at the end."""
+_NOTIFY_WITHIN = 5.0
+"""Seconds for pending notifications at the end."""
 _LOCK_WITHIN = 20.0
-"""Seconds that whoever steered before has to save and to end."""
-_BEAT_EVERY = 0.5
+"""Seconds for the control plane before this one to save and to end."""
+_HEARTBEAT_EVERY = 0.5
 
 
-class Steering:
-    """Steers the workers of a block. ``path`` is the file of the configuration, to be read again.
+class ControlPlane:
+    """Controls the workers of a block.
 
-    ``local`` is the tick of a worker in this process, ``files`` are those of the configuration's TLS.
-    ``takes_over``: another program steered by this block until now, and the configuration here is newer than
-    the one in it. ``main_pid`` is the process that takes signals. Raises ``SecretError`` if the admin token
-    cannot be one.
+    ``path`` is the configuration file, to be read again on a reload. ``local_tick`` is the tick of a worker
+    in this process. ``files`` are the files that the configuration names. ``takes_over``: the block is that
+    of a predecessor, so this configuration is newer than the one in the block. ``main_pid`` is the process
+    that handles signals. Raises ``SecretError`` for an unusable admin token.
     """
 
     def __init__(
@@ -60,24 +60,26 @@ class Steering:
         config: Config,
         path: Path | None,
         block: Block,
-        local: Callable[[], None] | None = None,
+        local_tick: Callable[[], None] | None = None,
         files: Files | None = None,
         *,
         takes_over: bool = False,
         main_pid: int | None = None,
     ) -> None:
         in_force = block.config.read()
-        if in_force is not None and not takes_over:  # the one before has reloaded
+        if (
+            in_force is not None and not takes_over
+        ):  # after a reload, or after a restart of this process
             config = live(config, configuration.parse(in_force.text, file=str(path)))
             files = in_force.files
         self._config = config
         self._block = block
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = StateLock(Path(config.state))
-        self._told = ""
-        self._beat: asyncio.TimerHandle | None = None
+        self._status_line = ""
+        self._heartbeat: asyncio.TimerHandle | None = None
         totals = Totals([worker.counters for worker in block.all_workers])
-        self._plane = SharedPlane(block, config, local)
+        self._plane = SharedPlane(block, config, local_tick)
         self._gates = _gates(config)
         slots = None if in_force is None else in_force.slots
         self.controller = _controller(config, totals, self._plane, self._ask, slots)
@@ -95,7 +97,7 @@ class Steering:
         events = EventCounts()
         self.control.subscribe(events)
         self._notifier = _notifier(config)
-        self.control.subscribe(self._tell)
+        self.control.subscribe(self._notify)
         collector = CounterCollector(
             [worker.counters for worker in block.all_workers],
             Sources(
@@ -117,12 +119,13 @@ class Steering:
         self._admin = AdminServer(registry(collector), self.control, config.admin)
 
     def load(self) -> None:
-        """Go on from the state file and from what the workers route by; publishes the first table.
+        """Restore the release from the state file and the table in force, and publish the first table.
 
-        Waits for whoever steered before. Raises ``StateError`` if another process goes on steering by the
-        file.
+        Blocks while the control plane before this one saves. Raises ``StateError`` if another process keeps
+        the state file.
         """
         self._lock.acquire(_LOCK_WITHIN)
+        is_restored = Path(self._config.state).exists()
         found = self._block.table.read()
         self.controller.load(None if found is None else found[1:])
         in_force = self._block.config.read()
@@ -131,42 +134,44 @@ class Steering:
             in_force is None or (in_force.text, in_force.slots, in_force.files) != ours
         ):
             self._block.config.publish(*ours)
+        status = self.controller.status()
+        if is_restored and status.release is not None:
+            state, share = status.rollout.state.value, weight(status.weight)
+            _log.info("%s restored: %s, %s", status.release, state, share)
 
-    async def wait_for_turn(self) -> None:
-        """Wait for whoever steered before, while the loop does other things. Raises ``StateError``."""
+    async def wait_for_lock(self) -> None:
+        """Wait until no other process holds the state file. Raises ``StateError`` as ``load`` does."""
         await asyncio.to_thread(self._lock.acquire, _LOCK_WITHIN)
 
     async def start(
         self, unix_sockets: Sequence[socket.socket], tcp_sockets: Sequence[socket.socket]
     ) -> None:
-        """Serve the admin addresses, tick, notify."""
+        """Serve the admin addresses, and start the controller and the notifications."""
         self._notifier.start()
         await self._admin.start(unix_sockets, tcp_sockets)
         self.controller.start()
         self.control.start()
         self._watch()
-        self._came_round()
+        self._beat()
 
-    def _came_round(self) -> None:
-        """Twice a second: say that the loop lives, how the release fares, and bury who is gone."""
-        self._beat = asyncio.get_running_loop().call_later(_BEAT_EVERY, self._came_round)
+    def _beat(self) -> None:
+        """Twice a second: write the heartbeat, settle dead workers, and report the status to systemd."""
+        self._heartbeat = asyncio.get_running_loop().call_later(_HEARTBEAT_EVERY, self._beat)
         self._block.heartbeats[self._block.side] = int(monotonic() * 1000)
-        self._bury_others()
-        told = _in_a_line(self.controller)
-        if told != self._told:
-            self._told = told
-            systemd.notify(f"STATUS={told}")
+        self._settle_other_side()
+        line = status_line(self.controller.status())
+        if line != self._status_line:
+            self._status_line = line
+            systemd.notify(f"STATUS={line}")
 
-    def _bury_others(self) -> None:
-        """Settle the accounts of a proxy that was here before, or failed to be the next one."""
+    def _settle_other_side(self) -> None:
+        """Settle the counts of a predecessor that has ended, or of a successor that has failed."""
         for worker in self._block.others:
             pid = worker.status[shared.PID]
             if pid and not is_alive(pid):
                 lost = worker.settle_dead_worker()
                 if lost:
-                    _log.error(
-                        "%d requests were in flight in process %d, which has ended", lost, pid
-                    )
+                    _log.error("process %d ended with %d requests in flight", pid, lost)
 
     def _watch(self) -> None:
         if self._config.reload.watch and self.reloader.path is not None:
@@ -181,16 +186,16 @@ class Steering:
         answer = await self._gates.ask(question)
         return answer.passed, answer.cause
 
-    def _tell(self, kind: str, value: dict[str, Any]) -> None:
+    def _notify(self, kind: str, value: dict[str, Any]) -> None:
         if kind == "record" and self.controller.authority.is_mine(value):
             self._notifier.notify(value)
 
     def _reconfigure(self, config: Config) -> None:
-        """Go on by another configuration, which ``Controller.check`` has let pass."""
+        """Put a configuration in force that ``Controller.check`` has accepted."""
         old, self._config = self._config, config
         self._gates = _gates(config)
         if (config.notify, config.release_id) != (old.notify, old.release_id):
-            self._spawn(self._notifier.stop(_LAST_WORDS))
+            self._spawn(self._notifier.stop(_NOTIFY_WITHIN))
             self._notifier = _notifier(config)
             self._notifier.start()
         self.controller.reconfigure(config, first_table(config))
@@ -200,7 +205,7 @@ class Steering:
             self._watch()
 
     def reload(self) -> None:
-        """Read the configuration again; what SIGHUP does."""
+        """Read the configuration file again, as SIGHUP demands."""
         systemd.reloading()
         self.reloader.try_reload()
         self._spawn(self._reloaded())
@@ -209,48 +214,48 @@ class Steering:
         await self._plane.adopted()
         systemd.notify("READY=1")
 
-    def hear(self, pipe: int) -> None:
-        """Write into the history what another process of this proxy says: ``{"what", "cause"}`` a line."""
+    def record_notes(self, pipe: int) -> None:
+        """Record in the history what the parent writes into a pipe, ``{"what": …, "cause": …}`` a line."""
         loop = asyncio.get_running_loop()
 
-        def said() -> None:
+        def record() -> None:
             for line in os.read(pipe, 65536).splitlines():
                 note = json.loads(line)
                 self.controller.note(note["what"], note["cause"], {})
 
-        loop.add_reader(pipe, said)
+        loop.add_reader(pipe, record)
 
     def stop_watching(self) -> None:
-        """Take no more configurations: the proxy drains."""
+        """Stop watching the configuration file: the proxy drains."""
         for task in tuple(self._tasks):
             task.cancel()
 
-    async def let_go(self) -> None:
-        """Save, and steer no more: another process may. Operators are refused from now on."""
+    async def release(self) -> None:
+        """Save the state, stop the controller and release the state file. Changes are refused from now on."""
         self.stop_watching()
         self._admin.stop_accepting()
         self.control.stop()
-        if self._beat is not None:
-            self._beat.cancel()
-            self._beat = None
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            self._heartbeat = None
         await self.controller.stop()
         self._lock.release()
 
     async def close(self) -> None:
-        """After ``let_go``: close the admin addresses, end notifications."""
+        """Close the admin addresses and end the notifications; call ``release`` before."""
         await self._admin.stop()
-        await self._notifier.stop(_LAST_WORDS)
+        await self._notifier.stop(_NOTIFY_WITHIN)
 
     async def stop(self) -> None:
-        """Both."""
-        await self.let_go()
+        """Call ``release``, then ``close``."""
+        await self.release()
         await self.close()
 
 
-def _in_a_line(controller: Controller) -> str:
-    status = controller.status()
+def status_line(status: Status) -> str:
+    """Return the state of the release in a line, for ``systemctl status`` and the log."""
     here, steps = status.rollout, status.plan.steps
-    parts = [f"{status.weight:g} % of users on the canary"]
+    parts = [f"{weight(status.weight)} of users on the canary"]
     if steps:
         step = min(here.step, len(steps) - 1) + 1
         parts.append(f"{status.release} is {here.state.value} on step {step} of {len(steps)}")
@@ -271,7 +276,7 @@ def _controller(
     table = first_table(config)
     if config.fleet is None:
         return Controller(config, totals, plane, table, ask=ask, slots=slots)
-    # Only a fleet needs redis, which is an extra.
+    # redis is an optional dependency, for fleets only.
     from canaryproxy.fleet.authority import FleetAuthority  # noqa: PLC0415
     from canaryproxy.fleet.redis_store import RedisStore  # noqa: PLC0415
 

@@ -1,6 +1,6 @@
-"""The proxy's own log: one line an entry, as text or as JSON, whatever somebody put into a message.
+"""The proxy's own log: one line an entry, as text or as JSON, whatever a message contains.
 
-(python-json-logger was considered: most of what it does is not needed, and the text form needs care too.)
+(python-json-logger was considered: most of it is not needed, and the text form needs escaping too.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def configure(form: Format = "text", level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # It would write a line whenever anything changes in a watched folder, be it the log itself.
+    # watchfiles logs every change in a watched folder, and the log itself may be in one.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
@@ -27,7 +27,7 @@ class TextLines(logging.Formatter):
     """``2026-03-01T12:00:00.123Z INFO tripped: errors: …``; control characters are escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line; a traceback follows in lines of its own that begin with a blank."""
+        """Return one line; a traceback follows in lines of its own that begin with a space."""
         line = f"{_time(record)} {record.levelname} {_escaped(record.getMessage())}"
         if record.exc_info:
             trace = self.formatException(record.exc_info)
@@ -36,7 +36,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """An object a line: time, level, logger, message; transitions of the release have ``record``."""
+    """A JSON object a line: time, level, logger, message; transitions of the release add ``record``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line of ASCII."""

@@ -1,9 +1,10 @@
-"""The workers as the controller sees them: through the shared block."""
+"""The workers as the controller sees them: through shared memory."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -14,63 +15,76 @@ from canaryproxy.measure.shared_memory import Block
 from canaryproxy.measure.trials import TICKS_PER_SECOND
 
 _ADOPTED_WITHIN = 2.0
-_LOOK_EVERY = 0.01
+_POLL_EVERY = 0.01
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
 
 
 class SharedPlane:
-    """Publishes to all workers, and tells how they fare.
+    """Publishes route tables to all workers, and reads their state.
 
-    ``local`` is the tick of a worker in this process, if there is one; others have their own clock.
+    ``local_tick`` is the tick of a worker in this process, if there is one. Other workers have clocks of
+    their own.
     """
 
     def __init__(
-        self, block: Block, config: Config, local: Callable[[], None] | None = None
+        self, block: Block, config: Config, local_tick: Callable[[], None] | None = None
     ) -> None:
         self._block = block
-        self._local = local
+        self._local_tick = local_tick
         self.config = config
-        """What is in force: whose endpoints there are."""
+        """The configuration in force, which names the endpoints."""
 
     # For the controller
 
     def publish(self, table: RouteTable, version: int) -> None:
-        """Route by this table from the next request of every worker on."""
+        """Make every worker route by this table from its next request on."""
         self._block.table.publish(table, version)
 
     def mark_late(self) -> None:
-        """Let a worker in this process count what is late; others do by themselves."""
-        if self._local is not None:
-            self._local()
+        """Make a worker in this process count its late requests; the others do so by their clocks."""
+        if self._local_tick is not None:
+            self._local_tick()
 
     def new_round(self) -> None:
-        """Let every user count again."""
+        """Start a new round of trials, in which every user counts again."""
         self._block.reducers[0].new_round()
 
     def refresh(self, limit: int) -> None:
-        """Every ten seconds; buckets below ``limit`` are on the canary."""
+        """Forget users who sent no request lately; to be called every ten seconds.
+
+        Buckets below ``limit`` are on the canary.
+        """
         self._block.reducers[0].refresh(limit)
 
     # For operators
 
     @property
     def draining(self) -> bool:
-        """No worker takes new requests."""
+        """Whether no worker accepts new requests."""
         running = [worker for worker in self._block.workers if worker.status[shared.PID]]
         return bool(running) and all(worker.status[shared.DRAINING] for worker in running)
 
     def users_seen(self, limit: int) -> int | None:
-        """Return the buckets below ``limit`` whose users asked within ten seconds, if that is known."""
+        """Return how many buckets below ``limit`` had a request within ten seconds; None if unknown."""
         errors = self.config.judge.metrics.errors
         if errors is None or errors.unit != "user":
             return None
         return self._block.reducers[0].seen(limit, int(monotonic() * TICKS_PER_SECOND))
 
     def endpoints(self, variant: int) -> list[dict[str, Any]]:
-        """Return ``url``, ``usable`` (for any worker) and ``in_flight`` of each endpoint of a variant."""
+        """Return ``url``, ``usable`` (by any worker) and ``in_flight`` of each endpoint of a variant."""
         variants = self.config.variants
         which = (variants.stable, variants.canary)[variant]
         urls = [] if which is None else [str(endpoint) for endpoint in which.endpoints]
-        told = [
+        states = [
             worker.endpoints(variant, len(urls))
             for worker in self._block.workers
             if worker.status[shared.PID]
@@ -78,8 +92,8 @@ class SharedPlane:
         return [
             {
                 "url": url,
-                "usable": any(one[at][0] for one in told) if told else False,
-                "in_flight": sum(one[at][1] for one in told),
+                "usable": any(one[at][0] for one in states),
+                "in_flight": sum(one[at][1] for one in states),
             }
             for at, url in enumerate(urls[: shared.MOST_ENDPOINTS])
         ]
@@ -87,9 +101,9 @@ class SharedPlane:
     # For reloads
 
     async def adopted(self) -> None:
-        """Return when every worker serves by the newest configuration; gives up after two seconds."""
-        if self._local is not None:
-            self._local()
+        """Wait until every worker serves by the newest configuration, for two seconds at most."""
+        if self._local_tick is not None:
+            self._local_tick()
         newest = self._block.config.sequence[0]
         end = monotonic() + _ADOPTED_WITHIN
         for worker in self._block.workers:
@@ -97,4 +111,4 @@ class SharedPlane:
             while status[shared.PID] and status[shared.CONFIGURED] != newest:
                 if monotonic() > end:
                     return
-                await asyncio.sleep(_LOOK_EVERY)
+                await asyncio.sleep(_POLL_EVERY)

@@ -1,8 +1,8 @@
-"""systemd's two protocols for services: sockets that it opened, and telling it how the service fares.
+"""systemd's protocols for services: socket activation and notifications.
 
-Both are a few environment variables and a datagram: sd_listen_fds(3), sd_notify(3). Considered: sdnotify
-(knows nothing of sockets, hides errors, last release 2017), systemd-python and cysystemd (need libsystemd and
-a compiler for the same datagram).
+Both are a few environment variables and a datagram: sd_listen_fds(3), sd_notify(3). Alternatives considered:
+sdnotify (no sockets, hides errors, last release 2017), systemd-python and cysystemd (need libsystemd and a
+compiler for the same datagram).
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ _FIRST_DESCRIPTOR = 3
 
 
 class SocketsError(Exception):
-    """What systemd handed over cannot be listened on; the text says why."""
+    """A descriptor that systemd passed is not a listening socket; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class PassedSocket:
     """A listening socket that systemd opened; ``name`` is its ``FileDescriptorName=``."""
 
     sock: socket.socket
     name: str
 
 
-def passed_sockets() -> list[Passed]:
-    """Return the sockets that systemd opened for this process, and forget them. Raises ``SocketsError``."""
+def passed_sockets() -> list[PassedSocket]:
+    """Return the sockets that systemd opened for this process. Raises ``SocketsError``.
+
+    The variables that announce them are removed, so that no child process takes them for its own.
+    """
     pid, count, names = (
         os.environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
     )
-    if pid != str(os.getpid()):  # they were for a process before
+    if pid != str(os.getpid()):  # they are for another process
         return []
     if not count.isdecimal():
         raise SocketsError(f"LISTEN_FDS is {count!r}, not a number")
@@ -57,14 +60,14 @@ def passed_sockets() -> list[Passed]:
                 f"descriptor {descriptor} ({name}) of LISTEN_FDS does not listen for connections: the"
                 " socket unit needs ListenStream= and Accept=no"
             )
-        found.append(Passed(sock, name))
+        found.append(PassedSocket(sock, name))
     return found
 
 
 def notify(*assignments: str) -> None:
-    """Tell systemd, such as ``READY=1``; does nothing where nobody wants to know.
+    """Send assignments such as ``READY=1`` to systemd; does nothing without ``NOTIFY_SOCKET``.
 
-    Whether it hears is no reason to fail: what goes wrong is logged.
+    Errors are logged: a failed notification is no reason to fail.
     """
     where = os.environ.get("NOTIFY_SOCKET", "")
     if not where.startswith(("/", "@")):
@@ -75,32 +78,35 @@ def notify(*assignments: str) -> None:
             sock.setblocking(False)
             sock.sendto("\n".join(assignments).encode(), address)
     except OSError as error:
-        _log.warning("systemd was not told %s: %s", assignments[0], error.strerror)
+        _log.warning("cannot notify systemd of %s: %s", assignments[0], error.strerror)
 
 
 def reloading() -> None:
-    """Tell that a reload begins, and when: ``Type=notify-reload`` wants the time. ``READY=1`` ends it."""
+    """Notify systemd that a reload begins, with the time for ``Type=notify-reload``; ``READY=1`` ends it."""
     clock = 1  # CLOCK_MONOTONIC
     notify("RELOADING=1", f"MONOTONIC_USEC={clock_gettime_ns(clock) // 1000}")
 
 
 def stopping(seconds: float) -> None:
-    """Tell that the service ends, and how long it may take."""
+    """Notify systemd that the service shuts down within so many seconds."""
     notify(
         "STOPPING=1", "STATUS=draining", f"EXTEND_TIMEOUT_USEC={round(max(seconds, 1) * 1_000_000)}"
     )
 
 
 def watchdog_every() -> float | None:
-    """Return the seconds between two ``WATCHDOG=1``, half of what systemd allows; ``None``: not wanted."""
+    """Return the seconds between two ``WATCHDOG=1``, half of what systemd allows; None without a watchdog."""
     allowed = os.environ.get("WATCHDOG_USEC", "")
-    wanted_of = os.environ.get("WATCHDOG_PID", "")
-    if not allowed.isdecimal() or int(allowed) == 0 or wanted_of not in ("", str(os.getpid())):
+    pid = os.environ.get("WATCHDOG_PID", "")
+    if not allowed.isdecimal() or int(allowed) == 0 or pid not in ("", str(os.getpid())):
         return None
     return int(allowed) / 2_000_000
 
 
-def without_marks(environment: dict[str, str]) -> dict[str, str]:
-    """Return an environment for the process that goes on: it gets sockets another way, and the watchdog."""
-    gone = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID")
-    return {name: value for name, value in environment.items() if name not in gone}
+def environment_for_successor(environment: dict[str, str]) -> dict[str, str]:
+    """Return an environment without the variables that are for this process only.
+
+    A successor gets its sockets by the hand-over, and feeds the watchdog in its own name.
+    """
+    own = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID")
+    return {name: value for name, value in environment.items() if name not in own}

@@ -25,14 +25,14 @@ _log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
 _LINGER = 5.0
-"""Seconds that a connection which waits for a request is kept for one more, when another process goes on."""
+"""Seconds that an idle connection is kept open for one more request, after a hand-over."""
 
 
 class Worker:
-    """Carries requests by what the block says. In a running loop.
+    """Serves requests by the configuration and the route table in the block. Needs a running loop.
 
-    ``files`` are those of the configuration's TLS. Needs nobody: while the controller is away, it goes on by
-    the last table.
+    ``files`` are the files that the configuration names. While there is no controller, the worker continues
+    with the last table.
     """
 
     def __init__(
@@ -59,26 +59,26 @@ class Worker:
     async def start(
         self, sockets: Sequence[tuple[int, socket.socket]], *, clock: bool = True
     ) -> None:
-        """Take up the configuration in force, and serve. Without a ``clock`` somebody else ticks.
+        """Adopt the configuration in force, and serve. Without a ``clock``, the caller calls ``tick``.
 
-        Each socket comes with its listener's place in the configuration.
+        Each socket comes with the index of its listener in the configuration.
         """
         if self._log is not None:
             self._log.start()
         self._adopt()
-        self._tell()
+        self._report()
         await self.datapath.serve([sock for _, sock in sockets], [at for at, _ in sockets])
         self._cells.status[shared.PID] = os.getpid()
         if clock:
             self.start_clock()
 
     def start_clock(self) -> None:
-        """Tick by itself."""
+        """Call ``tick`` ten times a second."""
         if self._clock is None:
             self._ticked()
 
     def stop_clock(self) -> None:
-        """Somebody else ticks from now on."""
+        """Leave ``tick`` to the caller from now on."""
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
@@ -88,30 +88,30 @@ class Worker:
         self.tick()
 
     def tick(self) -> None:
-        """Ten times a second: count what is late, look for another configuration, tell how it goes."""
+        """Count late requests, adopt a new configuration and report the state; call it ten times a second."""
         self.datapath.tick()
         self._adopt()
-        self._tell()
+        self._report()
 
     @property
     def drain_timeout(self) -> float:
-        """Seconds that requests in flight have at the end."""
+        """Seconds for requests in flight to end."""
         return self._config.limits.drain_timeout
 
     def reopen_log(self) -> None:
-        """Open the access log anew; what SIGUSR1 does after a rotation."""
+        """Reopen the access log after a rotation, as SIGUSR1 demands."""
         if self._log is not None:
             self._log.reopen()
 
     def hurry(self) -> None:
-        """Break off what a drain still waits for."""
+        """Abort the requests that a drain still waits for."""
         self.datapath.abort()
 
     async def drain(self, timeout: float) -> bool:
-        """Stop accepting, let requests in flight end, close; returns whether all of them ended.
+        """Stop accepting, let requests in flight end, close; return whether all of them ended.
 
-        If ``shared.LINGER`` is set, another process serves the addresses on: who waits with an open
-        connection may be about to send a request, so it is answered, and closed then.
+        ``shared.LINGER`` says that a successor serves the addresses. A client with an idle connection does
+        not know, and may be about to send a request: it gets its response, and the connection is closed then.
         """
         self._cells.status[shared.DRAINING] = 1
         linger = min(_LINGER, timeout) if self._cells.status[shared.LINGER] else 0.0
@@ -119,19 +119,19 @@ class Worker:
         self.stop_clock()
         if self._log is not None:
             await self._log.stop()
-        self._tell()
+        self._report()
         return clean
 
     def linger(self) -> None:
-        """Let ``drain`` be that of a proxy whose addresses are served on by another process."""
+        """Make ``drain`` the one of a proxy whose addresses a successor serves."""
         self._cells.status[shared.LINGER] = 1
 
     def leave(self) -> None:
-        """Nobody is here any more; what was counted stays."""
+        """Clear the state of this worker in the block; its counts stay."""
         self._cells.clear()
 
     def _adopt(self) -> None:
-        """Serve by the configuration in force, if it is another one."""
+        """Serve by the configuration in force, if it has changed."""
         if self._block.config.sequence[0] == self._generation:
             return
         found = self._block.config.read()
@@ -141,17 +141,19 @@ class Worker:
         try:
             wanted = configuration.parse(found.text, file="configuration")
         except ConfigError as error:
-            # The controller has parsed it: this cannot be, and must not end a worker.
-            _log.error("the configuration in force is not valid here: %s", error.problems[0])
+            # The control plane has parsed it, so this should not happen, and it must not end a worker.
+            _log.error(
+                "the configuration in force is invalid in this worker: %s", error.problems[0]
+            )
             return
         wanted = live(self._config, wanted)
-        news = (wanted, found.files, found.slots)
-        if news != (self._config, self._files, self._slots):
+        new = (wanted, found.files, found.slots)
+        if new != (self._config, self._files, self._slots):
             self.datapath.reconfigure(wanted, found.slots, found.files)
-            self._config, self._files, self._slots = news
+            self._config, self._files, self._slots = new
         self._cells.status[shared.CONFIGURED] = found.generation
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         cells, pools = self._cells, self.datapath.context.pools
         for variant in range(len(VARIANTS)):
             endpoints = pools[variant].endpoints

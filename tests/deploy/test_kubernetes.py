@@ -18,7 +18,7 @@ from canaryproxy import __version__, config
 from canaryproxy.admin import openapi
 from canaryproxy.cli import command_named
 from canaryproxy.config import Config, TcpAddress
-from canaryproxy.runtime import supervisor
+from canaryproxy.runtime import context
 from tests.deploy.dockerfile import ROOT, stages
 
 FOLDER = ROOT / "config" / "kubernetes"
@@ -201,7 +201,7 @@ def test_there_is_time_to_drain(objects: list[dict[str, Any]]) -> None:
     ((pod, container),) = proxies(objects)
     drain = configuration(objects).limits.drain_timeout
     before = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    after = supervisor._GRACE + supervisor._STEERING_GRACE
+    after = context.CHILD_GRACE + context.CONTROL_GRACE
     assert pod["spec"]["terminationGracePeriodSeconds"] >= before + drain + after
 
 

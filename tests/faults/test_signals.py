@@ -59,7 +59,7 @@ def test_ctrl_c_once_more_does_not_wait(tmp_path: Path, workers: int) -> None:
             )
         )
         running.kill(signal.SIGTERM)
-        until(lambda: "draining" in running.log.read_text(), "a drain")
+        until(lambda: "shutting down (SIGTERM)" in running.log.read_text(), "a drain")
         assert running.child.poll() is None
         running.kill(signal.SIGINT)
         assert running.wait() == 0

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from canaryproxy.runtime.alive import is_alive
+from canaryproxy.runtime.shared_plane import is_alive
 from tests.ports import free_port
 
 from .accounts import Accounts
@@ -154,6 +154,7 @@ def test_in_the_middle_of_a_release(tmp_path: Path, workers: int) -> None:
         assert any(trials.values())
         for one in after["metrics"]:
             assert one["canary"]["trials"] >= trials[one["metric"]]
+        until(lambda: records(running, "upgrade"), "the record")
         kept = ask(running, "/v1/history?limit=1000")["records"]
         assert kept[: len(history)] == history
         assert [record["what"] for record in kept[len(history) :]] == ["upgrade"]
@@ -212,7 +213,7 @@ def test_a_successor_that_cannot_start_changes_nothing(
         until(lambda: records(running, "upgrade_failed"), "the record")
         (cause,) = records(running, "upgrade_failed")
         assert why in cause
-        assert "this process goes on" in cause
+        assert "this process continues" in cause
         assert cause in running.log.read_text()
         assert ask(running)["main_pid"] == running.pid
         # It was no accident of state: the next one, with a good file, goes on.
@@ -336,7 +337,10 @@ def test_two_proxies_never_steer_by_one_state_file(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 1
-        assert f"process {running.pid}) steers by the same state file" in done.stderr
+        assert (
+            f"already in use: state file {tmp_path}/state.json (by pid {running.pid})"
+            in done.stderr
+        )
         assert ask(running)["main_pid"] == running.pid
 
 
@@ -394,7 +398,7 @@ def test_the_command_waits_for_the_new_process_or_says_why_not(tmp_path: Path) -
         done = upgrade("--admin", str(running.socket))
         assert done.returncode == 0, done.stderr
         new = ask(running)["main_pid"]
-        assert f"Done: process {new} goes on for {running.pid}" in done.stdout
+        assert f"process {new} took over from process {running.pid}" in done.stdout
         drained(running, running.pid)
         file = tmp_path / "proxy.yaml"
         file.write_text(file.read_text() + "no_such_key: 1\n")

@@ -11,12 +11,12 @@ import pytest
 ROUNDS = 200
 PROGRAM = f"""
 import resource
-from canaryproxy.processes import memory
+from canaryproxy.runtime import allocator
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-memory.keep_freed()
+allocator.keep_freed()
 
 def round():
     held = [b"x" * 256_000 for _ in range(8)]

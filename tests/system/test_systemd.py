@@ -222,7 +222,7 @@ def test_systemd_is_told_how_it_fares(tmp_path: Path, workers: int, abstract: bo
         with unit(tmp_path, text, environment=environment) as running:
             until(lambda: notified.has("READY", "1"), "READY")
             assert get(port) == b"stable"
-            until(lambda: notified.has("STATUS", "5 % of users on the canary"), "STATUS")
+            until(lambda: notified.has("STATUS", "5% of users on the canary"), "STATUS")
             until(lambda: notified.has("WATCHDOG", "1", at_least=3), "WATCHDOG")
 
             ready = sum("READY" in one for one in notified.look())
