@@ -56,6 +56,7 @@ def process_one(folder: Path, workers: int) -> Iterator[tuple[subprocess.Popen[b
 def test_as_process_one_it_reaps_and_ends_on_sigterm(tmp_path: Path, workers: int) -> None:
     with process_one(tmp_path, workers) as (outside, pid, _):
         assert f"NSpid:\t{pid}\t1\n" in Path(f"/proc/{pid}/status").read_text()
+        until(lambda: len(children(pid)) == (workers + 1 if workers > 1 else 0), "its children")
         own = set(children(pid))
         # As `docker exec` does: a shell that ends before what it started.
         flag = tmp_path / "flag"
