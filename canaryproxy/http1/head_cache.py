@@ -1,4 +1,4 @@
-"""Caches in front of the parsers of heads: what makes them fast, and nothing that changes their meaning.
+"""Caches in front of the head parsers: they make parsing fast and never change its result.
 
 Clients repeat themselves: the requests of one browser or service differ in the request line and share all
 fields. So request lines and header blocks are cached apart, by their bytes. Otherwise equal clients differ in
@@ -102,7 +102,7 @@ class SampledFifo:
 
 
 class HeaderTemplate:
-    """What header blocks have in common that differ only in the value of their Cookie."""
+    """The common part of header blocks that differ only in the value of their Cookie."""
 
     __slots__ = ("_after", "_before", "_fields", "_lead", "_rule_cache", "_trail")
 
@@ -129,7 +129,7 @@ class HeaderTemplate:
             block = without(block, fields.dropped, [*fields.raw, (name, value)])
         lead, _, trail = block.partition(_CRLF + line + _CRLF)
         self._lead = lead + _CRLF + name + b": "
-        """What is forwarded before the value, and after it."""
+        """The forwarded bytes before the value, and after it."""
         self._trail = _CRLF + trail
 
     def match(self, block: bytes) -> ParsedHeaders | None:

@@ -147,7 +147,7 @@ class RequestFields:
         self.trace_id: bytes | None = b""
         """The client's trace id, empty without one; ``None``: each request starts a trace."""
         self.logged: tuple[bytes | None, bytes | None, bytes] | None = None
-        """What the access log writes of these fields, from the first time on."""
+        """User-Agent, Referer and X-Request-Id for the access log, once it has used them."""
         self.sampled = False
         """The client may have recorded that trace."""
         self.has_cookie = self.has_trace = False
@@ -453,7 +453,7 @@ class RequestParser:
 
 
 class _Received:
-    """What single fields say, before they are judged together."""
+    """The fields of one head, read one by one and not yet checked together."""
 
     __slots__ = (
         "connection",

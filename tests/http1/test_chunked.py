@@ -1,4 +1,4 @@
-"""Chunked bodies: the decoder against an encoder, against h11, and against what it must refuse."""
+"""Chunked bodies: the decoder against an encoder, h11 and malformed bodies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def slices(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @given(parts_of, st.lists(st.integers(0, 10**6), max_size=12), extensions, st.binary(max_size=20))
-def test_any_slicing_gives_the_same(
+def test_decoder_returns_the_same_for_any_slices(
     parts: list[bytes], cuts: list[int], extension: bytes, after: bytes
 ) -> None:
     body = b"".join(b"%X%b\r\n%b\r\n" % (len(part), extension, part) for part in parts)
@@ -42,7 +42,7 @@ def test_any_slicing_gives_the_same(
 
 
 @given(parts_of)
-def test_h11_reads_what_we_write(parts: list[bytes]) -> None:
+def test_encoder_writes_what_h11_reads(parts: list[bytes]) -> None:
     reader = h11.Connection(h11.SERVER)
     reader.receive_data(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
     assert isinstance(reader.next_event(), h11.Request)
@@ -56,9 +56,7 @@ def test_h11_reads_what_we_write(parts: list[bytes]) -> None:
 
 
 @given(st.binary(max_size=60), st.lists(st.integers(0, 60), max_size=6))
-def test_arbitrary_bytes_give_the_same_verdict_however_they_are_sliced(
-    data: bytes, cuts: list[int]
-) -> None:
+def test_decoder_judges_any_bytes_alike_for_any_slices(data: bytes, cuts: list[int]) -> None:
     def verdict(pieces: list[bytes]) -> tuple[bytes, bool] | None:
         decoder = ChunkedDecoder()
         got = b""
@@ -88,6 +86,6 @@ def test_arbitrary_bytes_give_the_same_verdict_however_they_are_sliced(
         b"\xd9\xa1\r\n",
     ],
 )  # fmt: skip
-def test_what_is_ambiguous_is_an_error(body: bytes) -> None:
+def test_decoder_refuses_ambiguous_bodies(body: bytes) -> None:
     with pytest.raises(ChunkedError):
         ChunkedDecoder().feed(body)

@@ -9,7 +9,7 @@ from canaryproxy.http1.fields import REQUEST_KINDS, Names, find_head_end, nomina
 
 
 @given(st.binary(max_size=40), st.integers(0, 40))
-def test_the_end_of_a_head_is_found_wherever_the_search_was_left(data: bytes, start: int) -> None:
+def test_find_head_end_resumes_at_any_offset(data: bytes, start: int) -> None:
     head = data.replace(b"\r\n\r\n", b"") + b"\r\n\r\n" + data
     end = find_head_end(head)
     assert head[:end].endswith(b"\r\n\r\n")
@@ -17,7 +17,7 @@ def test_the_end_of_a_head_is_found_wherever_the_search_was_left(data: bytes, st
     assert find_head_end(head, min(start, end - 1)) == end
 
 
-def test_names_are_looked_up_in_bounded_memory() -> None:
+def test_names_use_bounded_memory() -> None:
     known = Names(REQUEST_KINDS)
     for number in range(5000):
         assert known.kind(b"X-%d" % number) == 0
@@ -28,18 +28,18 @@ def test_names_are_looked_up_in_bounded_memory() -> None:
             assert known.kind(name.replace(b"-", b"_")) not in (0, kind)
 
 
-def test_tokens() -> None:
+def test_tokens_are_split_and_lowered() -> None:
     assert tokens(b" A , ,b,\tC ,") == [b"a", b"b", b"c"]
     assert tokens(b"") == []
 
 
-def test_connection_cannot_name_away_what_frames_or_routes() -> None:
+def test_nominated_never_drops_fields_that_frame_or_route() -> None:
     raw = [(b"Host", b"h"), (b"Content-Length", b"1"), (b"A", b"1"), (b"a", b"2"), (b"B", b"3")]
     dropped = nominated(raw, [], [b"host", b"content-length", b"a", b"close"])
     assert dropped == [(b"A", b"1"), (b"a", b"2")]
 
 
-def test_lines_are_cut_out_whole_and_only_once_each() -> None:
+def test_without_cuts_whole_lines_and_each_once() -> None:
     raw = [(b"A", b"1"), (b"AA", b"1"), (b"A", b"1"), (b"A", b"11")]
     block = b"\r\n" + b"".join(b"%b: %b\r\n" % field for field in raw)
     assert without(block, [(b"A", b"1")] * 2, raw) == b"\r\nAA: 1\r\nA: 11\r\n"

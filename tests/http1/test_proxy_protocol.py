@@ -1,4 +1,4 @@
-"""The PROXY protocol: headers as haproxy's proxy-protocol.txt has them, and everything else refused."""
+"""The PROXY protocol: valid headers by haproxy's proxy-protocol.txt, and everything else."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ INET6 = (
 TLV = b"\x04\x00\x05hello" + b"\x02\x00\x0bexample.org"
 
 
-def told(header: bytes, source: str, destination: str) -> ProxyHeader:
+def header_of(header: bytes, source: str, destination: str) -> ProxyHeader:
     return ProxyHeader(len(header), True, TcpAddress(source, 12345), TcpAddress(destination, 443))
 
 
 LINE_4 = b"PROXY TCP4 192.0.2.1 198.51.100.2 12345 443\r\n"
 LINE_6 = b"PROXY TCP6 2001:db8::1 2001:db8::2 12345 443\r\n"
 LEGAL = {
-    LINE_4: told(LINE_4, "192.0.2.1", "198.51.100.2"),
-    LINE_6: told(LINE_6, "2001:db8::1", "2001:db8::2"),
+    LINE_4: header_of(LINE_4, "192.0.2.1", "198.51.100.2"),
+    LINE_6: header_of(LINE_6, "2001:db8::1", "2001:db8::2"),
     b"PROXY UNKNOWN\r\n": ProxyHeader(15, has_addresses=False),
     b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n": ProxyHeader(35, has_addresses=False),
-    v2(INET): told(v2(INET), "192.0.2.1", "198.51.100.2"),
-    v2(INET + TLV): told(v2(INET + TLV), "192.0.2.1", "198.51.100.2"),
-    v2(INET6, family=0x21): told(v2(INET6, family=0x21), "2001:db8::1", "2001:db8::2"),
+    v2(INET): header_of(v2(INET), "192.0.2.1", "198.51.100.2"),
+    v2(INET + TLV): header_of(v2(INET + TLV), "192.0.2.1", "198.51.100.2"),
+    v2(INET6, family=0x21): header_of(v2(INET6, family=0x21), "2001:db8::1", "2001:db8::2"),
     v2(bytes(216) + TLV, family=0x31): ProxyHeader(len(v2(bytes(216) + TLV)), has_addresses=True),
     v2(b"", command=0x20, family=0): ProxyHeader(16, has_addresses=False),
     v2(INET, command=0x20): ProxyHeader(28, has_addresses=False),
@@ -57,7 +57,7 @@ LEGAL = {
 
 
 @pytest.mark.parametrize(("header", "expected"), LEGAL.items())
-def test_headers_are_read_whatever_follows_and_however_they_are_cut(
+def test_parse_reads_a_header_in_any_pieces_and_before_any_bytes(
     header: bytes, expected: ProxyHeader
 ) -> None:
     assert parse(header) == expected
@@ -101,7 +101,7 @@ def test_headers_are_read_whatever_follows_and_however_they_are_cut(
         b"\x16\x03\x01",
     ],
 )
-def test_what_is_not_a_header_is_refused(data: bytes) -> None:
+def test_parse_refuses_malformed_headers(data: bytes) -> None:
     with pytest.raises(MalformedHeader):
         parse(data)
 
@@ -111,7 +111,7 @@ def test_what_is_not_a_header_is_refused(data: bytes) -> None:
     | st.binary(max_size=300).map(lambda rest: MARK + rest)
     | st.binary(max_size=120).map(lambda rest: b"PROXY " + rest)
 )
-def test_any_bytes_are_a_header_its_beginning_or_refused(data: bytes) -> None:
+def test_parse_reads_waits_or_refuses_any_bytes(data: bytes) -> None:
     try:
         found = parse(data)
     except MalformedHeader:

@@ -62,7 +62,7 @@ def test_requests_that_pass_are_strict_and_mean_the_same_to_h11(more: bytes, lin
 
 
 @given(fields)
-def test_no_part_of_a_good_head_is_refused_before_it_is_whole(more: bytes) -> None:
+def test_check_partial_accepts_every_prefix_of_a_valid_head(more: bytes) -> None:
     head = b"GET / HTTP/1.1\r\nHost: h\r\n" + more + b"\r\n"
     head = head[: find_head_end(head)]
     if parsed(head) is not None:
@@ -79,7 +79,7 @@ def test_no_part_of_a_good_head_is_refused_before_it_is_whole(more: bytes) -> No
         max_size=8,
     )
 )  # fmt: skip
-def test_other_fields_are_forwarded_byte_for_byte(plain: list[tuple[bytes, bytes]]) -> None:
+def test_request_fields_are_forwarded_byte_for_byte(plain: list[tuple[bytes, bytes]]) -> None:
     block = b"".join(b"%b:%b\r\n" % field for field in plain)
     head = b"GET / HTTP/1.1\r\n" + block + b"Host: h\r\nKeep-Alive: 1\r\n\r\n"
     request = parsed(head)

@@ -1,4 +1,4 @@
-"""The files of TLS: what is wrong with them is named by file, line and field; nothing else gets through."""
+"""Files of certificates and keys: every problem is reported with file, line and field."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def load(text: str) -> tuple[Config, certificates.Files]:
     return made, certificates.load(made, text, file="f.yaml")
 
 
-def test_what_fits_is_read_once_for_all(own: Authority) -> None:
+def test_load_returns_the_content_of_valid_files(own: Authority) -> None:
     pair = own.pair("www.example")
     ours = own.pair("us.example", file="us")
     client = f"ca: {own.ca}, cert: {ours.cert}, key: {ours.key}"
@@ -97,7 +97,9 @@ KEY = "f.yaml:7:16: listen[0].tls.certificates[0].key: {key} "
         ("key", bytes(certificates.MAX_TOTAL + 1), KEY + "is larger than 1,048,576 bytes"),
     ],
 )
-def test_what_is_wrong_is_named(own: Authority, which: str, data: bytes | None, said: str) -> None:
+def test_load_reports_a_bad_file_at_its_field(
+    own: Authority, which: str, data: bytes | None, said: str
+) -> None:
     pair = own.pair()
     file: Path = getattr(pair, which)
     if data is None:
@@ -107,7 +109,7 @@ def test_what_is_wrong_is_named(own: Authority, which: str, data: bytes | None, 
     assert problems(text(pair)) == [said.format(cert=pair.cert, key=pair.key)]
 
 
-def test_all_is_named_at_once_and_keys_are_never_shown(own: Authority) -> None:
+def test_load_reports_all_problems_and_no_content_of_keys(own: Authority) -> None:
     pair = own.pair()
     pair.key.write_bytes(b"TOP SECRET")
     found = problems(text(pair, f"client_ca: {own.folder}/none.pem", f"ca: {pair.key}"))
@@ -119,7 +121,7 @@ def test_all_is_named_at_once_and_keys_are_never_shown(own: Authority) -> None:
     assert "TOP SECRET" not in "".join(found)
 
 
-def test_two_certificates_for_one_name_are_a_mistake(own: Authority) -> None:
+def test_load_refuses_two_certificates_for_one_name(own: Authority) -> None:
     first, second = own.pair("a.example"), own.pair("a.example", file="second")
     made = f"""
 listen:
@@ -131,7 +133,7 @@ variants: {{stable: {{endpoints: ["http://a:1"]}}}}
     assert found.endswith("tls.certificates[1]: an earlier certificate already serves a.example")
 
 
-def test_certificates_that_end_are_warned_about(own: Authority) -> None:
+def test_warnings_name_certificates_that_expire(own: Authority) -> None:
     now = datetime.datetime.now(datetime.UTC)
     for days, words in ((-1, "expired on"), (3, "expires on"), (100, None)):
         until = (now + datetime.timedelta(days=days)).replace(microsecond=0)
@@ -166,7 +168,7 @@ class World:
         )
 
 
-def test_new_files_are_news_without_a_new_configuration(own: Authority, tmp_path: Path) -> None:
+def test_reload_takes_new_files_without_a_new_configuration(own: Authority, tmp_path: Path) -> None:
     pair = own.pair()
     world = World(tmp_path / "f.yaml", text(pair))
     assert world.reloader.reload().changed == ()
@@ -180,7 +182,7 @@ def test_new_files_are_news_without_a_new_configuration(own: Authority, tmp_path
     assert world.reloader.files[str(pair.cert)] == pair.cert.read_bytes()
 
 
-def test_files_that_do_not_fit_change_nothing(own: Authority, tmp_path: Path) -> None:
+def test_reload_with_bad_files_changes_nothing(own: Authority, tmp_path: Path) -> None:
     pair = own.pair()
     world = World(tmp_path / "f.yaml", text(pair))
     before = dict(world.reloader.files)
@@ -196,7 +198,7 @@ def test_files_that_do_not_fit_change_nothing(own: Authority, tmp_path: Path) ->
     assert len(world.applied) == 1
 
 
-def test_what_an_address_does_changes_live_and_which_there_are_does_not(own: Authority) -> None:
+def test_reload_changes_what_an_address_does_but_not_the_addresses(own: Authority) -> None:
     pair = own.pair()
     running = config.parse(text(pair), file="f.yaml")
     plain = 'variants: {stable: {endpoints: ["http://a:1"]}}'
@@ -219,9 +221,7 @@ def test_what_an_address_does_changes_live_and_which_there_are_does_not(own: Aut
         (b"", ": holds no key"),
     ],
 )
-def test_what_is_wrong_with_signing_keys_is_named(
-    tmp_path: Path, data: bytes | None, said: str
-) -> None:
+def test_load_reports_bad_signing_keys(tmp_path: Path, data: bytes | None, said: str) -> None:
     keys = tmp_path / "keys"
     if data is not None:
         keys.write_bytes(data)

@@ -1,4 +1,4 @@
-"""TLS between two protocols, over transports that cut and delay bytes as they like."""
+"""TLS between two protocols, over transports that split and delay bytes at will."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..certificates import authority, loopback
 
 
 class Wire(asyncio.Transport):
-    """A transport that keeps what is written until the test carries it over."""
+    """A transport that holds written bytes until the test moves them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Wire(asyncio.Transport):
 
 
 class Recorder(asyncio.Protocol):
-    """Keeps what it gets; ``keeps_open``: goes on after the other side's end."""
+    """Records received data; with ``keeps_open`` it stays open after the peer's end."""
 
     def __init__(self, *, keeps_open: bool = False) -> None:
         self.got = b""
@@ -78,7 +78,7 @@ class Recorder(asyncio.Protocol):
 
 
 class Side:
-    """One end: its TLS, its wire, its protocol."""
+    """One end of the connection: TLS, wire and protocol."""
 
     def __init__(self, context: ssl.SSLContext, *, server: bool, keeps_open: bool = False) -> None:
         self.wire = Wire()
@@ -106,7 +106,7 @@ class Pair:
         self.client.tls.connection_made(self.client.wire)
 
     def carry(self, most: int = 1 << 20) -> bool:
-        """Carry at most so many bytes each way; tell whether there were any."""
+        """Move at most so many bytes each way; returns whether there were any."""
         moved = False
         for one, other in ((self.client, self.server), (self.server, self.client)):
             if not other.wire.reading or other.wire.closing:
@@ -143,7 +143,7 @@ Moves = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(moves=Moves, cut=st.integers(1, 2000))
-async def test_every_byte_arrives_once_and_in_order(moves: list[tuple[str, int]], cut: int) -> None:
+async def test_data_arrives_once_and_in_order(moves: list[tuple[str, int]], cut: int) -> None:
     pair = Pair()
     pair.shake(cut)
     sent = {True: b"", False: b""}
@@ -174,7 +174,7 @@ async def test_every_byte_arrives_once_and_in_order(moves: list[tuple[str, int]]
     assert pair.server.wire.closing
 
 
-async def test_a_protocol_that_pauses_in_the_middle_of_its_data_gets_no_more(
+async def test_pause_reading_in_the_middle_of_data_stops_delivery(
     version: ssl.TLSVersion,
 ) -> None:
     pair = Pair(version=version)
@@ -196,7 +196,7 @@ async def test_a_protocol_that_pauses_in_the_middle_of_its_data_gets_no_more(
     assert server.protocol.got == data
 
 
-async def test_an_end_is_announced_and_the_other_side_may_go_on(version: ssl.TLSVersion) -> None:
+async def test_write_eof_is_announced_and_the_peer_may_still_send(version: ssl.TLSVersion) -> None:
     pair = Pair(keeps_open=True, version=version)
     pair.shake()
     client, server = pair.client, pair.server
@@ -220,8 +220,8 @@ async def test_an_end_is_announced_and_the_other_side_may_go_on(version: ssl.TLS
         assert side.protocol.lost == [None]
 
 
-async def test_data_that_is_held_back_survives_our_own_end(version: ssl.TLSVersion) -> None:
-    """OpenSSL reads on when it announces an end: what a paused protocol has not got must not be lost."""
+async def test_undelivered_data_survives_our_own_eof(version: ssl.TLSVersion) -> None:
+    """OpenSSL reads on when it sends close_notify; data for a paused protocol must not be lost."""
     pair = Pair(keeps_open=True, version=version)
     pair.shake()
     client, server = pair.client, pair.server
@@ -247,7 +247,7 @@ async def test_data_that_is_held_back_survives_our_own_end(version: ssl.TLSVersi
     assert server.protocol.eof
 
 
-async def test_a_connection_that_is_cut_is_not_an_end(version: ssl.TLSVersion) -> None:
+async def test_truncated_connection_is_not_an_eof(version: ssl.TLSVersion) -> None:
     pair = Pair(version=version)
     pair.shake()
     server = pair.server
@@ -262,7 +262,7 @@ async def test_a_connection_that_is_cut_is_not_an_end(version: ssl.TLSVersion) -
     assert server.protocol.got == b"half of "
 
 
-async def test_a_cut_is_told_after_the_data_before_it() -> None:
+async def test_truncation_is_reported_after_the_data_before_it() -> None:
     pair = Pair()
     pair.shake()
     server = pair.server
@@ -282,7 +282,7 @@ async def test_a_cut_is_told_after_the_data_before_it() -> None:
 
 
 @pytest.mark.parametrize("at", [0, 5, 40, -1])
-async def test_records_that_were_tampered_with_end_the_connection(at: int) -> None:
+async def test_tampered_records_end_the_connection(at: int) -> None:
     pair = Pair()
     pair.shake()
     pair.client.tls.write(b"x" * 100)
@@ -298,7 +298,7 @@ async def test_records_that_were_tampered_with_end_the_connection(at: int) -> No
     assert pair.server.protocol.got == b""
 
 
-async def test_replies_of_tls_itself_are_bounded() -> None:
+async def test_tls_control_messages_are_bounded() -> None:
     """As after many attempts to renegotiate: OpenSSL refuses each with an alert."""
     pair = Pair()
     pair.shake()
@@ -315,7 +315,7 @@ async def test_replies_of_tls_itself_are_bounded() -> None:
     assert isinstance(server.protocol.lost[0], ConnectionAbortedError)
 
 
-async def test_nothing_is_written_after_the_end() -> None:
+async def test_write_after_close_sends_nothing() -> None:
     pair = Pair()
     pair.shake()
     pair.client.tls.write_eof()
@@ -329,7 +329,7 @@ async def test_nothing_is_written_after_the_end() -> None:
 
 
 @given(data=st.binary(min_size=1, max_size=400))
-async def test_bytes_that_are_no_handshake_fail_or_wait(data: bytes) -> None:
+async def test_handshake_with_any_bytes_fails_or_waits(data: bytes) -> None:
     side = Side(authority().server(loopback()), server=True)
     side.tls.connection_made(side.wire)
     side.tls.data_received(data)
