@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -195,6 +196,15 @@ def test_figures_of_the_speed_table_are_those_of_the_results(row: str) -> None:
     expected += [cells[name][2] for name in ("nginx", "envoy")]
     (line,) = [line for line in README.splitlines() if line.startswith(f"| {row}")]
     assert [cell.strip() for cell in line.split("|")[2:-1]] == expected
+
+
+def test_the_size_is_about_what_it_says() -> None:
+    lines, dependencies = re.findall(r"([\d,]+) lines of Python, (\d+) direct", README)[0]
+    sources = (ROOT / "canaryproxy").rglob("*.py")
+    actual = sum(len(path.read_text().splitlines()) for path in sources)
+    assert int(lines.replace(",", "")) == pytest.approx(actual, rel=0.15)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert int(dependencies) == len(project["dependencies"])
 
 
 def test_added_latency_is_that_of_the_results() -> None:
