@@ -1,1 +1,1 @@
-"""The control side seen from outside: metrics and probes over HTTP."""
+"""The admin addresses: API, event stream, dashboard, metrics and probes over HTTP."""

@@ -1,4 +1,4 @@
-"""The routes of ``/v1``: each turns a request into one call of ``Control`` and its answer into JSON."""
+"""The routes of ``/v1``: each calls ``ReleaseControl`` once and returns the result as JSON."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ _BY_OPERATOR: dict[str, Callable[[str], rollout.Event | circuit.Reset]] = {
     "reset": circuit.Reset,
 }
 _RECORDS = 100
+_STALE = "the release has changed in the meantime; read it again"
 
 
 class Api:
-    """The API over one ``Control``, for one kind of address."""
+    """The API of one running proxy, for one kind of address."""
 
     def __init__(self, control: ReleaseControl, guard: Guard, hub: Hub) -> None:
         self._control = control
@@ -71,7 +72,7 @@ class Api:
         add("POST", "/v1/reload", self._reload)
         app.router.add_get("/v1/openapi.json", self._get_openapi)
 
-    # To see
+    # Reads
 
     async def _get_release(self, request: web.Request) -> web.Response:
         bodies.query(request, {})
@@ -109,7 +110,7 @@ class Api:
         bodies.query(request, {})
         return hashed(request, openapi.description())
 
-    # To do
+    # Changes
 
     async def _put_weight(self, request: web.Request) -> web.Response:
         bodies.query(request, {})
@@ -155,7 +156,7 @@ class Api:
         fits = conditions.allowed(request)
         with self._refusals():
             if fits is not None and not fits(self._control.etag):
-                raise Stale("the release has changed since it was looked at")
+                raise Stale(_STALE)
             events = body if isinstance(body, list) else [body]
             for one in events:
                 self._control.post_events(one.variant, one.count)
@@ -187,13 +188,13 @@ class Api:
         fits = conditions.allowed(request)
         with self._refusals(of_config=True):
             if fits is not None and not fits(self._control.config_etag):
-                raise Stale("the configuration has changed since it was looked at")
+                raise Stale("the configuration has changed in the meantime; read it again")
             change = await self._control.reload(body.words)
         return tagged(schemas.Change(**change), self._control.config_etag)
 
     @contextmanager
     def _refusals(self, *, of_config: bool = False) -> Iterator[None]:
-        """Tell the client why ``Control`` did not do it."""
+        """Turn the refusals of ``ReleaseControl`` into responses."""
         try:
             yield
         except rollout.Refused as error:
@@ -210,7 +211,7 @@ class Api:
         except OSError as error:
             if not of_config:
                 raise
-            raise Problem(409, f"the file cannot be read or written: {error}") from None
+            raise Problem(409, f"cannot read or write the configuration file: {error}") from None
 
 
 def _invalid_config(error: ConfigError) -> Problem:

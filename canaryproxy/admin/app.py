@@ -21,14 +21,14 @@ from canaryproxy.config import Admin
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _UNSHARED = ("/v1/stream", "/livez", "/readyz")
-"""What does not end, and what must not wait behind others for it costs nothing."""
+"""Routes that never end, and probes, which cost nothing and must not wait."""
 
 
 class AdminServer:
     """Serves the admin application on listening sockets.
 
-    Unix sockets and TCP are two servers: what is allowed differs, and clients of the one take no room on the
-    other. Raises ``SecretError`` if the configured token cannot be used.
+    Unix sockets and TCP are two servers: their permissions differ, and clients of one cannot exhaust the
+    limits of the other. Raises ``SecretError`` if the configured token cannot be used.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class AdminServer:
 
     @property
     def streams(self) -> int:
-        """Open ``/v1/stream`` answers."""
+        """Open ``/v1/stream`` responses."""
         return self._unix.hub.open + self._tcp.hub.open
 
     async def start(
@@ -61,12 +61,12 @@ class AdminServer:
         await self._tcp.start(tcp_sockets)
 
     def stop_accepting(self) -> None:
-        """Take no more connections; those that are open go on."""
+        """Accept no more connections; open ones continue."""
         self._unix.stop_accepting()
         self._tcp.stop_accepting()
 
     async def stop(self) -> None:
-        """End every stream, wait a moment for requests in progress, close everything."""
+        """End every stream, wait briefly for requests in progress, and close everything."""
         await asyncio.gather(self._unix.stop(), self._tcp.stop())
 
 
@@ -133,7 +133,7 @@ def application(
                 connection.busy = True
                 return await handler(request)
         except Problem as problem:
-            return problem.answer()
+            return problem.response()
         finally:
             connection.busy = False
 

@@ -1,6 +1,6 @@
-"""What clients send: JSON read strictly, bodies as models, queries.
+"""Request bodies and queries: strict JSON, validated by models.
 
-Whatever is not exactly what is asked for is refused: duplicate keys, NaN, unknown keys, text for numbers.
+Duplicate keys, NaN, unknown keys and text in place of numbers are rejected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from canaryproxy.config.types import Weight
 MAX_JSON = 64 * 1024
 """Bytes of a JSON body."""
 MAX_ID = 10**15
-"""Largest number of a record that a client may name."""
+"""Largest number of a record that a client can name."""
 _MOST_ERRORS = 20
 _LONGEST_INT = 18
 
@@ -38,25 +38,27 @@ def _line(longest: int) -> Any:
 
 
 Name = Annotated[str, _line(100)]
-"""Who does something."""
+"""Name of an operator."""
 Text = Annotated[str, _line(500)]
-"""Why."""
+"""A reason."""
 
 
 class Who(_Body):
-    """Who does it, and why."""
+    """Who makes a change, and why."""
 
-    by: Name = Field("operator", description="Who does it, for the history.", examples=["ann"])
-    reason: Text | None = Field(None, description="Why, for the history.")
+    by: Name = Field(
+        "operator", description="Who makes the change, for the history.", examples=["ann"]
+    )
+    reason: Text | None = Field(None, description="Reason, for the history.")
 
     @property
     def words(self) -> str:
-        """Return it as the history has it."""
+        """Return name and reason as the history shows them."""
         return self.by if self.reason is None else f"{self.by}: {self.reason}"
 
 
 class SetWeight(Who):
-    """Another weight."""
+    """A weight set by hand."""
 
     weight: Weight = Field(
         description="Percent of users on the canary, with at most two decimals.", examples=[5]
@@ -64,20 +66,24 @@ class SetWeight(Who):
 
 
 class Trip(_Body):
-    """Why the circuit is to open."""
+    """A trip by hand."""
 
-    by: Name = Field("operator", description="Who does it, for the history.", examples=["ann"])
-    cause: Text | None = Field(None, description="Why, for the history.")
+    by: Name = Field(
+        "operator", description="Who makes the change, for the history.", examples=["ann"]
+    )
+    cause: Text | None = Field(None, description="Reason, for the history.")
 
 
 class DrillBy(_Body):
-    """Who wants the drill."""
+    """A rollback drill."""
 
-    by: Name = Field("operator", description="Who does it, for the history.", examples=["ann"])
+    by: Name = Field(
+        "operator", description="Who makes the change, for the history.", examples=["ann"]
+    )
 
 
 class Events(_Body):
-    """Business events that somebody counted."""
+    """Business events that the application counted."""
 
     variant: Literal["stable", "canary"] = Field(description="The variant that the users were on.")
     count: int = Field(1, ge=1, le=1_000_000, description="How many.")
@@ -87,7 +93,7 @@ EventList = Events | Annotated[list[Events], Field(min_length=1, max_length=1000
 
 
 async def json_body(request: web.Request, kind: TypeAdapter[T], *, optional: bool = False) -> T:
-    """Return the body as ``kind``; an ``optional`` one that is missing as ``{}``. Raises ``Problem``."""
+    """Return the body as ``kind``; a missing ``optional`` body counts as ``{}``. Raises ``Problem``."""
     raw = await _body(request, "application/json", MAX_JSON, optional=optional)
     value = strict_json(raw) if raw or not optional else {}
     try:
@@ -115,15 +121,17 @@ async def _body(
         charset = (request.charset or "utf-8").lower()
         fits = request.content_type == content_type and found and charset in ("utf-8", "utf8")
         if not fits and not (found == _CURL and _over_unix(request)):
-            named = f"found {found[:100]}" if found else "found no Content-Type"
+            named = f"found {found[:100]}" if found else "found none"
             raise Problem(
-                415, f"the body must be {content_type}, {named}", headers={"Accept": content_type}
+                415,
+                f"the Content-Type must be {content_type}, {named}",
+                headers={"Accept": content_type},
             )
     if headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem(
             415, "the body must not be compressed", headers={"Accept-Encoding": "identity"}
         )
-    too_large = Problem(413, f"the body may have {largest} bytes at most", close=True)
+    too_large = Problem(413, f"the body is larger than {largest:,} bytes", close=True)
     if (request.content_length or 0) > largest:
         raise too_large
     body = bytearray()
@@ -142,20 +150,20 @@ async def _body(
 
 
 def _over_unix(request: web.Request) -> bool:
-    """Return whether the client came over a Unix socket, where no browser can be made to send a form."""
+    """Return whether the client is on a Unix socket, where no web page can send a form."""
     sock = None if request.transport is None else request.transport.get_extra_info("socket")
     return sock is not None and sock.family == socket.AF_UNIX
 
 
 _CURL = "application/x-www-form-urlencoded"
-"""What ``curl -d`` says of any body."""
+"""Content-Type that ``curl -d`` sends by default."""
 
 PATIENCE = web.AppKey("patience", float)
-"""Seconds that a client has for a body."""
+"""Seconds within which a body must arrive."""
 
 
 def strict_json(raw: bytes) -> Any:
-    """Return what JSON text says. Raises ``Problem``."""
+    """Return the value of JSON text. Raises ``Problem``."""
     try:
         return json.loads(
             raw.decode(),
@@ -167,7 +175,7 @@ def strict_json(raw: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise Problem(400, f"the body is not UTF-8 (byte {error.start})") from None
     except RecursionError:
-        raise Problem(400, "the body is nested too deep") from None
+        raise Problem(400, "the body is nested too deeply") from None
     except ValueError as error:
         raise Problem(400, f"the body is not valid JSON: {error}") from None
 
@@ -175,24 +183,24 @@ def strict_json(raw: bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("duplicate key")
     return found
 
 
 def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _int(text: str) -> int:
     if len(text) > _LONGEST_INT:
-        raise ValueError("a number is too large")
+        raise ValueError("number too large")
     return int(text)
 
 
 def _float(text: str) -> float:
     value = float(text)
     if not isfinite(value):
-        raise ValueError("a number is too large")
+        raise ValueError("number too large")
     return value
 
 
@@ -210,7 +218,7 @@ def _invalid(error: ValidationError) -> Problem:
 
 
 def _is_branch(part: object) -> bool:
-    """Return whether a part of a place names one of several types and no field."""
+    """Return whether a part of a path names a type of a union, not a field."""
     return part == "Events" or (isinstance(part, str) and part.startswith("list["))
 
 
@@ -218,14 +226,14 @@ Parser = Callable[[str], Any]
 
 
 def query(request: web.Request, known: Mapping[str, Parser]) -> dict[str, Any]:
-    """Return the parameters that are given, parsed. Raises ``Problem``; parsers raise ``ValueError``."""
+    """Return the parsed query parameters. Raises ``Problem``; parsers raise ``ValueError``."""
     found: dict[str, Any] = {}
     for name, text in request.query.items():
         if name not in known:
             names = ", ".join(known) or "none"
-            raise _bad_parameter(name, f"unknown; known here: {names}")
+            raise _bad_parameter(name, f"unknown parameter; known: {names}")
         if name in found:
-            raise _bad_parameter(name, "is there twice")
+            raise _bad_parameter(name, "given twice")
         try:
             found[name] = known[name](text)
         except ValueError as error:
@@ -240,12 +248,12 @@ def _bad_parameter(name: str, message: str) -> Problem:
 
 
 def whole(least: int, most: int) -> Parser:
-    """Return a parser for whole numbers."""
+    """Return a parser for integers in a range."""
 
     def parse(text: str) -> int:
         if text.isascii() and text.isdigit() and len(text) <= 16 and least <= int(text) <= most:
             return int(text)
-        raise ValueError(f"a whole number from {least} to {most} is needed")
+        raise ValueError(f"must be an integer from {least} to {most}")
 
     return parse
 
@@ -257,7 +265,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = float("nan")
     if not isfinite(value):
-        raise ValueError("a time in seconds since the epoch is needed")
+        raise ValueError("must be a time in seconds since the epoch")
     return value
 
 
@@ -275,7 +283,7 @@ def line(kind: Any) -> Parser:
 
 
 def flag(text: str) -> bool:
-    """Return whether it says true."""
+    """Return the value of ``true`` or ``false``."""
     if text not in ("true", "false"):
-        raise ValueError("true or false is needed")
+        raise ValueError("must be true or false")
     return text == "true"

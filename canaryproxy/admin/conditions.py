@@ -1,4 +1,4 @@
-"""If-Match and If-None-Match (RFC 9110 §13.1): nobody changes what somebody else has changed meanwhile."""
+"""If-Match and If-None-Match (RFC 9110 §13.1), which keep operators from overwriting each other's changes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class Tags:
     """A list of entity tags, or ``*``."""
 
     tags: frozenset[str] = frozenset()
-    """As they stand there, with quotes."""
+    """As sent, with quotes."""
     any: bool = False
 
     def strongly(self, etag: str) -> bool:
-        """Whether one is exactly this tag (given without quotes); weak ones never are."""
+        """Return whether one is this tag (given without quotes); weak tags never match."""
         return self.any or f'"{etag}"' in self.tags
 
     def weakly(self, etag: str) -> bool:
-        """Whether one is this tag, weak or not."""
+        """Return whether one is this tag, weak or not."""
         return self.strongly(etag) or f'W/"{etag}"' in self.tags
 
 
 def tags(request: web.Request, name: str) -> Tags | None:
-    """Return the tags of a header field, ``None`` without it. Raises ``Problem`` if it is malformed."""
+    """Return the tags of a header, or ``None`` without it. Raises ``Problem`` if it is malformed."""
     lines = request.headers.getall(name, None)
     if lines is None:
         return None
@@ -41,14 +41,14 @@ def tags(request: web.Request, name: str) -> Tags | None:
     if text.strip(" \t") == "*":
         return Tags(any=True)
     if not _LIST.fullmatch(text):
-        raise Problem(400, f'{name} must be * or a list of tags in double quotes: {name}: "..."')
+        raise Problem(400, f"{name} must be * or a list of ETags in double quotes")
     return Tags(frozenset(_ONE.findall(text)))
 
 
 def allowed(request: web.Request) -> Matches | None:
-    """Return what the state's ETag must fulfil for a change, ``None`` if anything does.
+    """Return the condition on the ETag for a change, or ``None`` if there is none.
 
-    Raises ``Problem`` if a condition is malformed: it must not be lost.
+    Raises ``Problem`` if a condition is malformed, because it must not be ignored.
     """
     wanted, unwanted = tags(request, "If-Match"), tags(request, "If-None-Match")
     if wanted is None and unwanted is None:
@@ -63,6 +63,6 @@ def allowed(request: web.Request) -> Matches | None:
 
 
 def is_current(request: web.Request, etag: str) -> bool:
-    """Return whether the client that asks has this already (304)."""
+    """Return whether the client has the current version (304)."""
     known = tags(request, "If-None-Match")
     return known is not None and known.weakly(etag)

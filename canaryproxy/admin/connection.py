@@ -1,8 +1,8 @@
-"""Connections of the admin addresses: few, and none that waits for ever.
+"""Connections of the admin addresses: bounded in number and in time.
 
-aiohttp ends a connection on which no complete head arrives within the keep-alive time. Here is what it leaves
-open: a bound on the number of connections, clients that do not read what they are sent, and errors of its own
-that are no problem+json.
+aiohttp closes a connection on which no complete request head arrives within the keep-alive time. This adds a
+limit on the number of connections, a timeout for clients that do not read, and problem+json for aiohttp's own
+errors.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _LONGEST_PAUSE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What clients of one admin address may take; times in seconds."""
+    """Limits for the clients of one admin address; times in seconds."""
 
     connections: int = 128
     streams: int = 50
-    """Open ``/v1/stream`` answers."""
+    """Open ``/v1/stream`` responses."""
     head: float = 15.0
-    """For the next request's complete head, whether the client is slow or idle."""
+    """Until the complete head of the next request, whether the client is slow or idle."""
     body: float = 10.0
-    """For a request's body."""
+    """Until the complete body of a request."""
     stall: float = 10.0
-    """That a client may leave unread what is sent."""
+    """Within which a client must read what was sent."""
     linger: float = 1.0
-    """For the rest of a request that is answered before it was read."""
+    """For the rest of a request whose response was sent early."""
     stop: float = 2.0
     """For requests in progress when the server stops."""
 
@@ -46,10 +46,10 @@ BOUNDS = Bounds()
 
 
 class Share:
-    """Who looks takes a share of the event loop at most, for users' requests are served by the same one.
+    """Limits reads of the admin API to a quarter of the event loop, which may serve users' requests too.
 
-    What is done ``async with`` it, without waiting for anything, is done one at a time, and a pause of three
-    times its length follows.
+    Blocks under ``async with`` must not await. They run one at a time, and each is followed by a pause of
+    three times its length.
     """
 
     def __init__(self) -> None:
@@ -66,19 +66,19 @@ class Share:
 
 
 class Connections:
-    """The connections of one kind of address; called for each new one."""
+    """The connections of one kind of address; a protocol factory."""
 
     def __init__(self, server: web.Server, bounds: Bounds) -> None:
         self._server = server
         self.bounds = bounds
         self.open: dict[Connection, None] = {}
-        """The oldest first."""
+        """Oldest first."""
 
     def __call__(self) -> Connection:
         return Connection(self, self._server, asyncio.get_running_loop())
 
-    def make_room(self) -> bool:
-        """Return whether there is room for one more; the oldest that does nothing gives way."""
+    def admit(self) -> bool:
+        """Return whether one more connection fits; if necessary, close the oldest idle one."""
         if len(self.open) < self.bounds.connections:
             return True
         idle = next((one for one in self.open if not one.busy), None)
@@ -88,7 +88,7 @@ class Connections:
         return True
 
     def abort(self) -> None:
-        """End those that are left."""
+        """Close the remaining connections."""
         for one in tuple(self.open):
             one.abort()
 
@@ -96,48 +96,50 @@ class Connections:
 class Connection(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ("_among", "_stalled", "_wire", "busy")
+    __slots__ = ("_connections", "_stalled", "_stream", "busy")
 
     def __init__(
-        self, among: Connections, server: web.Server, loop: asyncio.AbstractEventLoop
+        self, connections: Connections, server: web.Server, loop: asyncio.AbstractEventLoop
     ) -> None:
         super().__init__(
             server,
             loop=loop,
-            keepalive_timeout=among.bounds.head,
-            lingering_time=among.bounds.linger,
+            keepalive_timeout=connections.bounds.head,
+            lingering_time=connections.bounds.linger,
             auto_decompress=False,
             access_log=None,  # type: ignore[arg-type]
         )
-        self._among = among
-        self._wire: asyncio.Transport | None = None
+        self._connections = connections
+        self._stream: asyncio.Transport | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self.busy = False
-        """A request that the guard has let pass is being worked on."""
+        """Whether a request that the guard admitted is in progress."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)
-        if not self._among.make_room():
-            _log.debug("an admin connection is refused: %d are open", len(self._among.open))
+        if not self._connections.admit():
+            _log.debug("admin connection refused: %d are open", len(self._connections.open))
             self._manager = None
             transport.abort()
             return
-        self._wire = transport
-        self._among.open[self] = None
-        # Whatever the kernel does not take counts as unread, however little it is.
+        self._stream = transport
+        self._connections.open[self] = None
+        # Any byte that the kernel does not accept counts as unread.
         transport.set_write_buffer_limits(high=0)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._among.open.pop(self, None)
-        self._wire = None
+        self._connections.open.pop(self, None)
+        self._stream = None
         if self._stalled is not None:
             self._stalled.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = asyncio.get_running_loop().call_later(self._among.bounds.stall, self.abort)
+        self._stalled = asyncio.get_running_loop().call_later(
+            self._connections.bounds.stall, self.abort
+        )
 
     def resume_writing(self) -> None:
         if self._stalled is not None:
@@ -145,16 +147,16 @@ class Connection(web.RequestHandler):
         super().resume_writing()
 
     def abort(self) -> None:
-        """End it at once; what is not sent is lost."""
-        if self._wire is not None:
-            self._wire.abort()
-            self._among.open.pop(self, None)
+        """Close at once; unsent data is lost."""
+        if self._stream is not None:
+            self._stream.abort()
+            self._connections.open.pop(self, None)
 
     async def finish_response(
         self, request: Any, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         if isinstance(resp, web.HTTPException) and resp.status >= 400:
-            resp = of_exception(resp, request.method, request.path).answer()
+            resp = of_exception(resp, request.method, request.path).response()
         if not resp.prepared:
             secure(resp, request.path)
         return await super().finish_response(request, resp, start_time)
@@ -167,10 +169,10 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         if request.transport is None or request.writer.output_size > 0:
-            raise ConnectionError("the client is gone, or has the beginning of an answer")
+            raise ConnectionError("the client is gone, or has received part of a response")
         if status < 500:
             detail = (message or "malformed request").splitlines()[0][:_LONGEST_MESSAGE]
         else:
             _log.error("%s %s failed", request.method, request.path, exc_info=exc)
-            detail = "an error of the proxy; its log says more"
-        return Problem(status, detail, close=True).answer()
+            detail = "internal error; see the proxy's log"
+        return Problem(status, detail, close=True).response()

@@ -1,7 +1,7 @@
 """The dashboard: one page at ``/``, its style sheets and modules at ``/static/<name>``.
 
-The files are package data, read once. A name is a key of what was read and never a path, so nothing else
-can be asked for. The page itself gets its figures from ``/v1``.
+The files are package data, read once. A requested name is looked up among them and never used as a path.
+The page gets its data from ``/v1``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _CONTENT_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """A file as it is served."""
+    """A file to serve."""
 
     body: bytes
     content_type: str
     etag: str
-    """Without quotes: changes with the content."""
+    """Without quotes; changes with the content."""
 
 
 def load() -> Mapping[str, StaticFile]:
@@ -50,27 +50,27 @@ def add_routes(app: web.Application) -> None:
     served = load()
 
     async def page(request: web.Request) -> web.Response:
-        return _answer(request, served[PAGE])
+        return _response(request, served[PAGE])
 
     async def static(request: web.Request) -> web.Response:
         found = served.get(request.match_info["name"])
         if found is None:
             raise web.HTTPNotFound
-        return _answer(request, found)
+        return _response(request, found)
 
     app.router.add_get("/", page)
     app.router.add_get("/static/{name}", static)
 
 
-def _answer(request: web.Request, found: StaticFile) -> web.Response:
-    # The browser asks each time, so that page and modules are those of one version after an update.
+def _response(request: web.Request, found: StaticFile) -> web.Response:
+    # Revalidated on each load, so that the page and its modules have one version after an update.
     headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
     known = request.if_none_match or ()
     if any(etag.value in (found.etag, "*") for etag in known):
-        answer = web.Response(status=304, headers=headers)
+        response = web.Response(status=304, headers=headers)
     else:
-        answer = web.Response(
+        response = web.Response(
             body=found.body, content_type=found.content_type, charset="utf-8", headers=headers
         )
-    answer.etag = ETag(found.etag)
-    return answer
+    response.etag = ETag(found.etag)
+    return response

@@ -1,9 +1,9 @@
-"""Who may do what on the admin addresses.
+"""Authorisation on the admin addresses.
 
-Whoever can open the Unix socket (mode 0600) may do everything. On TCP everybody who reaches the address may
-look, and changes need the bearer token. A browser can be made to send requests to either by a page from
-elsewhere, so what a browser tells of a request's origin must fit, and the Host on TCP must be a name that no
-stranger's DNS can point here.
+A client that can open the Unix socket (mode 0600) may do everything. Over TCP any client may read, and
+changes need the bearer token. A web page of another site can make a browser send requests here, so the Origin
+and Sec-Fetch-Site of a change must be those of this address, and over TCP the Host must be a name that no
+foreign DNS zone can point here (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from canaryproxy.config.secrets import SecretError, SecretMissing, SecretSource
 
 _log = logging.getLogger(__name__)
 
-SHORTEST_TOKEN = 16
+MIN_TOKEN = 16
+"""Characters."""
 SAFE_METHODS: Final = ("GET", "HEAD")
 ANY_HOST: Final = ("/livez", "/readyz", "/metrics")
-"""What probes and scrapers ask for under whatever name they know."""
+"""Paths for probes and scrapers, served under any name."""
 
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _ONCE: Final = ("Host", "Origin", "Authorization", "Content-Type", "Content-Encoding",
                 "Sec-Fetch-Site", "Last-Event-ID")  # fmt: skip
+_FOREIGN_PAGE: Final = "changes from pages of another site are refused; open the dashboard here"
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 _HEADERS: Final = {
@@ -52,7 +54,7 @@ _PAGE: Final = (
 
 
 def secure(response: web.StreamResponse, path: str) -> None:
-    """Set the header fields that keep browsers from doing anything but what the dashboard does."""
+    """Set headers that restrict browsers to what the dashboard needs."""
     headers = response.headers
     for name, value in _HEADERS.items():
         headers[name] = value
@@ -62,27 +64,27 @@ def secure(response: web.StreamResponse, path: str) -> None:
 
 
 def route_of(request: web.Request) -> str | None:
-    """Return the path of the route that serves the request, ``None`` if there is none."""
+    """Return the path of the route that matches the request, or ``None``."""
     resource = request.match_info.route.resource
     return None if resource is None else resource.canonical
 
 
 class Tokens:
-    """The bearer token that allows changes; a file is read again when it changes.
+    """The bearer token that permits changes; a file is read again when it changes.
 
-    Raises ``SecretError`` for one that is too short or can be no token. Without a token, and while the file
-    cannot be used, nothing is allowed.
+    Raises ``SecretError`` if it is too short or malformed. Without a token, or while the file cannot be used,
+    no change is permitted.
     """
 
     def __init__(self, source: SecretSource) -> None:
         self.configured = source.configured
         self._source = source
         self._file = None if source.file is None else Path(source.file)
-        self._stamp = self._now()
+        self._stamp = self._file_stamp()
         self._digest = self._load()
 
     def allow(self, presented: str) -> bool:
-        """Return whether this is the token; takes as long for every wrong one."""
+        """Return whether this is the token, in constant time."""
         self._refresh()
         if self._digest is None:
             return False
@@ -91,12 +93,12 @@ class Tokens:
 
     @property
     def usable(self) -> bool:
-        """Whether there is a token at all."""
+        """Whether a token is available."""
         self._refresh()
         return self._digest is not None
 
     def _refresh(self) -> None:
-        stamp = self._now()
+        stamp = self._file_stamp()
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -106,8 +108,8 @@ class Tokens:
             self._digest = None
             _log.error("%s; admin.listen is read-only", error)
 
-    def _now(self) -> object:
-        """Return what changes with the file."""
+    def _file_stamp(self) -> object:
+        """Return a value that changes whenever the file changes."""
         if self._file is None:
             return None
         try:
@@ -124,22 +126,21 @@ class Tokens:
             return None
         if token is None:
             return None
-        if len(token) < SHORTEST_TOKEN:
+        if len(token) < MIN_TOKEN:
             raise SecretError(
-                f"the token in {self._source} is too short: "
-                f"{SHORTEST_TOKEN} characters or more are needed"
+                f"the token in {self._source} is too short: use at least {MIN_TOKEN} characters"
             )
         if not _TOKEN.fullmatch(token):
             raise SecretError(
-                f"the token in {self._source} may hold letters, digits and signs only, no spaces"
+                f"the token in {self._source} may contain only letters, digits and punctuation"
             )
         return hashlib.sha256(token.encode()).digest()
 
 
 class Guard:
-    """Refuses requests before anything is done for them.
+    """Rejects requests before they are handled.
 
-    ``tokens`` is ``None`` on the Unix socket, where the permissions of the file decide.
+    ``tokens`` is ``None`` on the Unix socket, where file permissions decide.
     """
 
     def __init__(self, tokens: Tokens | None, hosts: tuple[str, ...] = ()) -> None:
@@ -152,14 +153,14 @@ class Guard:
         return cls(Tokens(SecretSource(admin.token_env, admin.token_file)), admin.hosts)
 
     def check(self, request: web.Request) -> None:
-        """Raise ``Problem`` if the request is not to be served."""
+        """Raise ``Problem`` if the request must be rejected."""
         for name in _ONCE:
             if len(request.headers.getall(name, ())) > 1:
-                raise Problem(400, f"{name} is there more than once", close=True)
+                raise Problem(400, f"duplicate header: {name}", close=True)
         if not request.raw_path.startswith("/"):
-            raise Problem(400, "the target must be a path", close=True)
+            raise Problem(400, "the request target must be a path", close=True)
         if request.version not in (HttpVersion10, HttpVersion11):
-            raise Problem(400, "HTTP/1.1 is spoken here", close=True)
+            raise Problem(400, "only HTTP/1.0 and HTTP/1.1 are supported", close=True)
         host = request.headers.get("Host", "")
         anywhere = route_of(request) in ANY_HOST and request.method in SAFE_METHODS
         if self._tokens is not None and not anywhere:
@@ -171,7 +172,7 @@ class Guard:
             self._check_token(request)
 
     def may_change(self, request: web.Request) -> bool:
-        """Return whether who asks may see secrets of the configuration: the one who may change it."""
+        """Return whether the client may make changes, and so may see secrets of the configuration."""
         if self._tokens is None:
             return True
         presented = _bearer(request)
@@ -183,8 +184,8 @@ class Guard:
         if not (name and (name in self._hosts or "." not in name or _is_address(name))):
             raise Problem(
                 421,
-                "this Host is not served here: use localhost, an address or a name without dots, "
-                "or add it to admin.hosts",
+                "this Host is not served: use localhost, an IP address or a name without dots, "
+                "or add the name to admin.hosts",
                 close=True,
             )
 
@@ -201,15 +202,17 @@ class Guard:
         if not tokens.usable:
             raise Problem(
                 403,
-                "this address is read-only: the configured token is missing or empty",
+                "this address is read-only: the configured token is missing or empty; "
+                "see the proxy's log",
                 close=True,
             )
         presented = _bearer(request)
         if presented is None or not tokens.allow(presented):
-            what = "needs" if presented is None else "was refused: that is not"
             raise Problem(
                 401,
-                f"a change {what} the token (Authorization: Bearer ...)",
+                "changes over TCP need the admin token (Authorization: Bearer TOKEN)"
+                if presented is None
+                else "wrong admin token; nothing was changed",
                 headers={"WWW-Authenticate": 'Bearer realm="canaryproxy"'},
                 close=True,
             )
@@ -231,9 +234,9 @@ def _is_address(name: str) -> bool:
 def _check_origin(headers: Mapping[str, str], host: str) -> None:
     origin = headers.get("Origin")
     if origin is not None and not _same(origin, host):
-        raise Problem(403, "the request comes from a page of another origin", close=True)
+        raise Problem(403, _FOREIGN_PAGE, close=True)
     if headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
-        raise Problem(403, "the request comes from a page of another site", close=True)
+        raise Problem(403, _FOREIGN_PAGE, close=True)
 
 
 def _same(origin: str, host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 has them: ``application/problem+json`` with type, title, status and detail."""
+"""Errors as ``application/problem+json`` (RFC 9457), with type, title, status and detail."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _LONGEST_PATH = 200
 
 
 class Problem(Exception):
-    """A request that is not done, and why; ``extra`` are further members of the answer.
+    """A request that failed, and why; ``extra`` are further members of the response.
 
-    ``close`` ends the connection after the answer: for requests that were not read to their end.
+    ``close`` closes the connection after the response, for requests that were not read to their end.
     """
 
     def __init__(
@@ -35,8 +35,8 @@ class Problem(Exception):
         self.close = close
         self.extra = extra
 
-    def answer(self) -> web.Response:
-        """Return it as a response."""
+    def response(self) -> web.Response:
+        """Return the error as a response."""
         body = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
@@ -56,11 +56,11 @@ class Problem(Exception):
 
 
 def of_exception(error: web.HTTPException, method: str, path: str) -> Problem:
-    """Return the problem for an exception of aiohttp's own: no route, wrong method, and the like."""
+    """Return the problem for an exception of aiohttp, such as no route or a wrong method."""
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
     shown = path[:_LONGEST_PATH]
     detail = {
-        404: f"there is nothing at {shown}",
-        405: f"{method} is not possible for {shown}",
+        404: f"nothing at {shown}; /v1/openapi.json lists the paths",
+        405: f"{shown} does not support {method}",
     }.get(error.status, error.reason)
     return Problem(error.status, detail, headers=headers)

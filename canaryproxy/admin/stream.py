@@ -1,8 +1,8 @@
 """``/v1/stream``: server-sent events for dashboards and the command line.
 
-One hub serves all streams of an address: the release document is made once for all of them, at most ten times
-a second. A stream keeps only the newest document, and a bounded number of points and records; a client that
-falls behind is cut off, comes back, and gets the records that it missed by ``Last-Event-ID``.
+One hub serves all streams of an address. It encodes the release view once for all of them, at most ten times
+a second. A stream keeps only the newest view, and a bounded number of points and records. A client that falls
+behind is disconnected; when it reconnects, ``Last-Event-ID`` gets it the records that it missed.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from canaryproxy.config.json_text import encode
 
 _log = logging.getLogger(__name__)
 
-WAITING = 256
-"""Events that may wait for a client."""
-_BACKLOG = 1000
+BACKLOG = 256
+"""Events pending for one client."""
+_REPLAY = 1000
 """Records that a client can catch up on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds between what a stream gets when nothing happens."""
+    """Intervals of a stream, in seconds."""
 
-    look: float = 0.1
-    """Between looks whether the release has changed."""
+    poll: float = 0.1
+    """Between checks whether the release has changed."""
     release: float = 1.0
     heartbeat: float = 15.0
 
@@ -43,7 +43,7 @@ PACE = Pace()
 
 
 class _Stream:
-    """What waits for one client; ``drop`` cuts it off."""
+    """The events pending for one client; ``drop`` disconnects it."""
 
     def __init__(self, drop: Callable[[], None]) -> None:
         self._drop = drop
@@ -53,7 +53,7 @@ class _Stream:
         self.news = asyncio.Event()
 
     def put(self, event: bytes) -> None:
-        if len(self.events) >= WAITING:
+        if len(self.events) >= BACKLOG:
             self._drop()
         else:
             self.events.append(event)
@@ -76,7 +76,7 @@ class _Stream:
 
 
 class Hub:
-    """The open streams. ``limit`` bounds them; ``close`` ends all of them."""
+    """The open streams, at most ``limit``."""
 
     def __init__(self, control: ReleaseControl, limit: int, pace: Pace = PACE) -> None:
         self._control = control
@@ -85,7 +85,7 @@ class Hub:
         self._streams: set[_Stream] = set()
         self._unsubscribe: Callable[[], None] | None = None
         self._ticker: asyncio.Task[None] | None = None
-        self._told: str | None = None
+        self._sent_etag: str | None = None
         self._due = False
         self._closed = False
 
@@ -95,14 +95,16 @@ class Hub:
         return len(self._streams)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Answer with events until the client or the server goes away."""
+        """Send events until the client or the server closes the stream."""
         after = _last_event_id(request)
         if self._closed or len(self._streams) >= self._limit:
             raise Problem(
-                503, f"{self._limit} streams are open already", headers={"Retry-After": "5"}
+                503,
+                f"{self._limit} streams are open already; retry later",
+                headers={"Retry-After": "5"},
             )
         if request.transport is None:
-            raise ConnectionResetError("the client is gone already")
+            raise ConnectionResetError("the client is gone")
         stream = _Stream(request.transport.abort)
         self._begin(stream, after)
         try:
@@ -119,37 +121,37 @@ class Hub:
                     break
                 await stream.news.wait()
         except ConnectionError:
-            pass  # the client is gone, as streams end
+            pass  # the client is gone; streams end this way
         finally:
             self._streams.discard(stream)
             if not self._streams:
-                self._rest()
+                self._pause()
         return response
 
     def close(self) -> None:
-        """End every stream and take no more."""
+        """End every stream and accept no more."""
         self._closed = True
         for stream in self._streams:
             stream.end()
-        self._rest()
+        self._pause()
 
     def _begin(self, stream: _Stream, after: int | None) -> None:
-        """Let the client have the state of now, and everything that comes after it."""
+        """Queue the current state, and subscribe the stream to everything after it."""
         if after is not None:
-            # A number that was never given is one of another history.
+            # A number beyond the newest belongs to another history.
             known = after if after <= self._control.history_id else 0
-            missed = self._control.history(known, _BACKLOG)
+            missed = self._control.history(known, _REPLAY)
             stream.events.append(b"".join(_record(record) for record in missed))
         stream.events.appendleft(b"retry: 1000\n\n")
         stream.put_release(_event("release", self._control.release_view()))
         if not self._streams:
-            self._unsubscribe = self._control.subscribe(self._hear)
+            self._unsubscribe = self._control.subscribe(self._on_event)
             self._ticker = asyncio.ensure_future(self._tick())
             self._ticker.add_done_callback(self._ticked)
         self._streams.add(stream)
 
-    def _rest(self) -> None:
-        """Nobody looks: do nothing."""
+    def _pause(self) -> None:
+        """Stop polling while no stream is open."""
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
@@ -157,12 +159,12 @@ class Hub:
             self._ticker.cancel()
             self._ticker = None
 
-    def _hear(self, kind: str, value: dict[str, Any]) -> None:
+    def _on_event(self, kind: str, value: dict[str, Any]) -> None:
         if kind == "record":
             self._put(_record(value))
-            if not self._due:  # after what is being done now is done
+            if not self._due:  # once for all records of the current callback
                 self._due = True
-                asyncio.get_running_loop().call_soon(self._tell)
+                asyncio.get_running_loop().call_soon(self._send_release)
         else:
             self._put(_event(kind, value))
 
@@ -170,32 +172,32 @@ class Hub:
         for stream in self._streams:
             stream.put(event)
 
-    def _tell(self) -> None:
-        """Let every stream have the release document of now."""
+    def _send_release(self) -> None:
+        """Send the current release view to every stream."""
         self._due = False
         if not self._streams:
             return
-        self._told = self._control.etag
+        self._sent_etag = self._control.etag
         event = _event("release", self._control.release_view())
         for stream in self._streams:
             stream.put_release(event)
 
     async def _tick(self) -> None:
         pace, loop = self._pace, asyncio.get_running_loop()
-        told = beat = loop.time()
+        sent = beat = loop.time()
         while True:
-            await asyncio.sleep(pace.look)
+            await asyncio.sleep(pace.poll)
             now = loop.time()
-            if now - told >= pace.release or self._control.etag != self._told:
-                self._tell()
-                told = now
+            if now - sent >= pace.release or self._control.etag != self._sent_etag:
+                self._send_release()
+                sent = now
             if now - beat >= pace.heartbeat:
-                self._put(b": still here\n\n")
+                self._put(b": heartbeat\n\n")
                 beat = now
 
     def _ticked(self, ticker: asyncio.Task[None]) -> None:
         if not ticker.cancelled() and (error := ticker.exception()) is not None:
-            _log.error("the streams end: the release cannot be shown", exc_info=error)
+            _log.error("closing all streams: the release view failed", exc_info=error)
             for stream in self._streams:
                 stream.end()
 

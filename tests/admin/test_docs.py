@@ -115,6 +115,6 @@ async def test_bounds_and_token_are_as_said(served: Served) -> None:
     bounds, pace = connection.BOUNDS, stream.PACE
     assert (bounds.connections, bounds.streams) == (128, 50)
     assert (bounds.head, bounds.body, bounds.stall, pace.heartbeat) == (15, 10, 10, 15)
-    assert (stream.WAITING, guard.SHORTEST_TOKEN) == (256, 16)
+    assert (stream.BACKLOG, guard.MIN_TOKEN) == (256, 16)
     assert (bodies.MAX_JSON, yaml_reader.MAX_BYTES) == (64 << 10, 1_000_000)
-    assert len(TOKEN) >= guard.SHORTEST_TOKEN
+    assert len(TOKEN) >= guard.MIN_TOKEN

@@ -17,7 +17,7 @@ from canaryproxy.admin.connection import BOUNDS
 from canaryproxy.admin.stream import PACE, Pace
 from tests.admin.fake import Client, FakeControl, Served, serve, until
 
-STILL = Pace(look=3600, release=3600, heartbeat=3600)
+STILL = Pace(poll=3600, release=3600, heartbeat=3600)
 
 
 @dataclass
@@ -108,13 +108,13 @@ async def test_what_happens_is_told(tmp_path: Path) -> None:
 
 
 async def test_the_state_comes_with_its_etag_and_with_time(tmp_path: Path) -> None:
-    async with serve(tmp_path, pace=replace(STILL, look=0.01)) as served, stream(served) as client:
+    async with serve(tmp_path, pace=replace(STILL, poll=0.01)) as served, stream(served) as client:
         await client.next("release")
         await client.next("release")  # the first look
         served.control.weight, served.control.revision = 9.0, 2
         assert (await client.next("release")).data["weight"] == 9.0
     async with (
-        serve(tmp_path, pace=Pace(look=0.01, release=0.05, heartbeat=3600)) as served,
+        serve(tmp_path, pace=Pace(poll=0.01, release=0.05, heartbeat=3600)) as served,
         stream(served) as client,
     ):
         for _ in range(5):
@@ -123,7 +123,7 @@ async def test_the_state_comes_with_its_etag_and_with_time(tmp_path: Path) -> No
 
 async def test_heartbeat(tmp_path: Path) -> None:
     async with (
-        serve(tmp_path, pace=Pace(look=0.01, release=3600, heartbeat=0.05)) as served,
+        serve(tmp_path, pace=Pace(poll=0.01, release=3600, heartbeat=0.05)) as served,
         stream(served) as client,
     ):
         for _ in range(3):
@@ -183,7 +183,7 @@ async def test_streams_are_bounded(tmp_path: Path) -> None:
 
 
 async def test_nobody_looks_nothing_is_made(tmp_path: Path) -> None:
-    async with serve(tmp_path, pace=Pace(look=0.01, release=0.01)) as served:
+    async with serve(tmp_path, pace=Pace(poll=0.01, release=0.01)) as served:
         async with stream(served) as client:
             for _ in range(3):
                 await client.next("release")
@@ -238,7 +238,7 @@ async def test_a_reader_that_falls_behind_is_dropped(tmp_path: Path) -> None:
 
 async def test_a_reader_that_does_not_read_is_dropped(tmp_path: Path) -> None:
     bounds = replace(BOUNDS, stall=0.2)
-    async with serve(tmp_path, bounds=bounds, pace=Pace(look=0.001, release=0.001)) as served:
+    async with serve(tmp_path, bounds=bounds, pace=Pace(poll=0.001, release=0.001)) as served:
         served.control.padding = "x" * 100_000
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -267,7 +267,7 @@ async def test_streams_end_at_once_when_the_server_stops(tmp_path: Path) -> None
 async def test_a_document_that_fails_ends_the_streams(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serve(tmp_path, pace=Pace(look=0.01, release=0.01)) as served:
+    async with serve(tmp_path, pace=Pace(poll=0.01, release=0.01)) as served:
         async with stream(served) as client:
             await client.next("release")
             del served.control.padding

@@ -109,8 +109,8 @@ def metric(
     rates = [events / trials if trials else 0.0 for trials, events in (stable, canary)]
     if reason is None:
         reason = (
-            f"{name}: {canary[1]} of {canary[0]} on the canary ({rates[1] * 100:.3g} %), "
-            f"{stable[1]} of {stable[0]} on stable ({rates[0] * 100:.3g} %): no sign of a change"
+            f"{name}: {canary[1]} of {canary[0]} on the canary ({rates[1] * 100:.3g}%), "
+            f"{stable[1]} of {stable[0]} on stable ({rates[0] * 100:.3g}%): no regression seen"
         )
     return {
         "metric": name,
@@ -285,7 +285,7 @@ def healthy() -> Scene:
     scene.record(
         now - 842,
         "step",
-        "baked 300 s, 1164 canary requests judged, nothing suspect",
+        "step passed: no regression in 1,164 canary requests over 300 s",
         step=2,
         steps=5,
         weight=5.0,
@@ -294,15 +294,17 @@ def healthy() -> Scene:
     scene.record(
         now - 700,
         "suspect",
-        "latency: 12 of 130 on the canary (9.23 %), 130 of 2600 on stable (5 %): looks worse by 112 to 1",
+        "slow responses 9.23% on canary (12 of 130) vs 5.00% on stable (130 of 2,600); evidence 112:1",
         metric="latency",
         evidence=112.0,
     )
-    scene.record(now - 640, "cleared", "latency: no sign of a change", metric="latency")
+    scene.record(
+        now - 640, "cleared", "back to normal: no suspect metric for 30 s", metric="latency"
+    )
     scene.record(
         now - 560,
         "drill",
-        "by ann: the last canary request ended 13 ms after the circuit opened",
+        "by ann: the last request reached the canary 13 ms after the trip",
         seconds_to_last_request=0.013,
         weight=5.0,
         users_seen=31,
@@ -312,7 +314,7 @@ def healthy() -> Scene:
     scene.record(
         now - 192,
         "step",
-        "baked 300 s, 4021 canary requests judged, nothing suspect",
+        "step passed: no regression in 4,021 canary requests over 300 s",
         step=3,
         steps=5,
         weight=25.0,
@@ -328,8 +330,8 @@ def suspect() -> Scene:
     scene = healthy()
     document, now = scene.document, time.time()
     reason = (
-        "latency: 790 of 12510 on the canary (6.31 %), 11590 of 231840 on stable (5 %): "
-        "looks worse by 940 to 1, by less than the margin"
+        "slow responses 6.32% on canary (790 of 12,510) vs 5.00% on stable (11,590 of 231,840); "
+        "evidence 940:1 (limit 5,000:1), difference within the margin"
     )
     document.update(
         hold="suspect: latency", level="suspect", baked=0.0, since=now - 192, requests=9600
@@ -360,8 +362,8 @@ def suspect() -> Scene:
 
 
 TRIP_CAUSE = (
-    "errors: 74 of 190 on the canary (38.9 %), 1159 of 231840 on stable (0.5 %): "
-    "worse by 120,000 to 1, and by more than the margin"
+    "error rate 38.9% on canary (74 of 190) vs 0.50% on stable (1,159 of 231,840); "
+    "evidence 121,000:1 (limit 5,000:1), difference over the 1% margin"
 )
 
 
@@ -447,7 +449,7 @@ def ready() -> Scene:
         ready=True,
         baked=600.0,
         requests=30_100,
-        hold="ready: an operator may resume",
+        hold="ready: waits for resume",
         gate={"state": "passed", "cause": "http://127.0.0.1:9911/may-promote: go"},
         allowed=["resume", *RUNNING],
     )

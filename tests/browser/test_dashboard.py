@@ -49,12 +49,12 @@ def test_a_trip_cannot_be_missed(page: Page, serve: Serve) -> None:
     page.says("banner-title", "every user is on stable")
     assert page.shown("banner")
     page.says("banner-cause", TRIP_CAUSE)
-    page.says("banner-next", "Reset gives the same users the canary again")
+    page.says("banner-next", "Reset sends the same users back to the canary")
     page.says("banner-next", "Abort ends the release")
-    page.says("banner-next", "stays open until somebody resets it")
+    page.says("banner-next", "stays open until you reset it")
     assert page.of("alert").get_dom_attribute("role") == "alert"
     page.says("alert", f"Tripped: every user is on stable. {TRIP_CAUSE}")
-    page.says("weight", "0 %")
+    page.says("weight", "0%")
     page.says("state", "Tripped, step 3 of 5")
     assert page.driver.title.startswith("TRIPPED")
     assert "tripped" in str(page.of("favicon").get_dom_attribute("href"))
@@ -68,7 +68,7 @@ def test_other_changes_are_said_quietly(page: Page, serve: Serve) -> None:
     page.open(fake.url)
     assert page.text("status") == ""
     fake.update(step=4, weight=50.0, level="suspect")
-    page.says("status", "Running, step 4 of 5, 50 % of users on the canary, judge: suspect")
+    page.says("status", "Running, step 4 of 5, 50% of users on the canary, judge: suspect")
     assert page.of("status").get_dom_attribute("role") == "status"
     assert page.text("alert") == ""
 
@@ -77,7 +77,7 @@ def test_cool_down_and_probe_are_told(page: Page, serve: Serve) -> None:
     fake = serve(tripped())
     page.open(fake.url)
     fake.update(circuit=fake.scene.document["circuit"] | {"cooldown_left": 90.0})
-    page.says("banner-next", "a small probe begins in 1 min 30 s")
+    page.says("banner-next", "a probe with a few users begins in 1 min 30 s")
     fake.update(circuit=fake.scene.document["circuit"] | {"state": "half_open"}, state="probing")
     page.says("circuit", "half open")
     page.until(lambda: not page.shown("banner"), "the banner goes")
@@ -89,8 +89,8 @@ def test_abort_with_the_keyboard_only(page: Page, serve: Serve) -> None:
     page.tab_to("do-abort")
     page.press(Keys.ENTER)
     page.dialog()
-    page.says("confirm-says", "25 % of users move from the canary to stable")
-    page.says("confirm-says", "Every user is then on stable.")
+    page.says("confirm-says", "25% of users move from the canary to stable")
+    page.says("confirm-says", "Then every user is on stable.")
     assert fake.received == []
     etag = fake.etag
     page.until(lambda: page.run("return document.activeElement.type") == "password", "focus")
@@ -112,7 +112,7 @@ def test_escape_changes_nothing_and_gives_the_focus_back(page: Page, serve: Serv
     page.tab_to("do-promote")
     page.press(Keys.SPACE)
     page.dialog()
-    page.says("confirm-says", "75 % of users move from stable to the canary")
+    page.says("confirm-says", "75% of users move from stable to the canary")
     page.press(Keys.ESCAPE)
     page.until(lambda: not page.shown("confirm"), "the dialog is closed")
     assert page.focused() == "do-promote"
@@ -128,8 +128,10 @@ def test_what_the_operator_saw_is_what_is_sent(page: Page, serve: Serve) -> None
     old = fake.etag
     fake.update(weight=50.0, step=4)
     page.press(TOKEN, Keys.ENTER)
-    page.says("confirm-problem", "Nothing was done: the release has changed since you looked.")
-    page.says("confirm-says", "50 % of users move from the canary to stable")
+    page.says(
+        "confirm-problem", "Nothing changed: someone else, or a completed step, made a change"
+    )
+    page.says("confirm-says", "50% of users move from the canary to stable")
     assert fake.scene.document["state"] == "running"
     page.dialog()
     page.of("confirm-do").click()
@@ -160,7 +162,7 @@ def test_token_is_asked_once_and_a_wrong_one_explained(page: Page, serve: Serve)
     page.press("p")
     page.dialog()
     page.press("wrong", Keys.ENTER)
-    page.says("confirm-problem", "the proxy wants its admin token")
+    page.says("confirm-problem", "Wrong admin token. Nothing changed.")
     page.dialog()
     page.until(lambda: page.run("return document.activeElement.type") == "password", "focus")
     page.press(TOKEN, Keys.ENTER)
@@ -179,11 +181,11 @@ def test_token_is_asked_once_and_a_wrong_one_explained(page: Page, serve: Serve)
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        (Problem(403, "Forbidden", "cross-site"), "does not take changes from this page"),
+        (Problem(403, "Forbidden", "cross-site"), "accepts no changes from this page"),
         (Problem(409, "Conflict", "the circuit is open"), "the circuit is open"),
         (Problem(421, "Misdirected", "not this host"), "admin.hosts"),
         (Problem(422, "Invalid", "weight: too much"), "weight: too much"),
-        (Problem(503, "Busy", "128 connections"), "answered 503. 128 connections"),
+        (Problem(503, "Busy", "128 connections"), "responded 503. 128 connections"),
         (Problem(507, "Full", "done, but not saved"), "cannot write its state file. done, but"),
     ],
 )
@@ -208,7 +210,7 @@ def test_no_answer_to_a_change_is_not_taken_for_a_no(page: Page, serve: Serve) -
     page.dialog()
     fake.hang_up = True
     page.press(TOKEN, Keys.ENTER)
-    page.says("confirm-problem", "Whether it was done is not known")
+    page.says("confirm-problem", "The change may or may not have been made")
 
 
 def test_weight_is_checked_while_it_is_typed(page: Page, serve: Serve) -> None:
@@ -223,11 +225,11 @@ def test_weight_is_checked_while_it_is_typed(page: Page, serve: Serve) -> None:
         assert not page.of("confirm-do").is_enabled(), typed
     page.chord(Keys.CONTROL, "a")
     page.press(Keys.DELETE, "30.25")
-    page.says("confirm-says", "5.25 % of users move from stable to the canary")
-    page.says("confirm-says", "25 % → 30.25 %")
+    page.says("confirm-says", "5.25% of users move from stable to the canary")
+    page.says("confirm-says", "25% → 30.25%")
     page.run("document.querySelector('#confirm input[type=password]').focus()")
     page.press(TOKEN, Keys.ENTER)
-    page.says("weight", "30.25 %")
+    page.says("weight", "30.25%")
     (sent,) = fake.received
     assert (sent.method, sent.path, sent.body) == ("PUT", "/v1/weight", {"weight": 30.25})
 
@@ -242,9 +244,9 @@ def test_drill_trip_and_reload_say_what_came_of_them(page: Page, serve: Serve) -
     assert fake.received[0].if_match == '"c1"', "that of the configuration"
     page.press("d")
     page.dialog()
-    page.says("confirm-says", "A rehearsal of a trip, with real users")
+    page.says("confirm-says", "Rehearses a rollback with live traffic")
     page.of("confirm-do").click()
-    page.says("outcome", "13 ms after the trip (2 requests in all)")
+    page.says("outcome", "13 ms after the trip (2 requests in total)")
     page.press("t")
     page.dialog()
     page.of("confirm-do").click()
@@ -252,8 +254,8 @@ def test_drill_trip_and_reload_say_what_came_of_them(page: Page, serve: Serve) -
     page.until(lambda: not page.shown("confirm"), "the dialog is closed")
     page.press("x")
     page.dialog()
-    page.says("confirm-says", "25 % of users move from stable to the canary")
-    page.says("confirm-says", "It had opened because: by operator")
+    page.says("confirm-says", "25% of users move from stable to the canary")
+    page.says("confirm-says", "It tripped because: by operator")
 
 
 def test_lost_connection_is_never_shown_as_live(page: Page, serve: Serve) -> None:
@@ -418,7 +420,7 @@ def test_cursor_by_keyboard_tells_values(page: Page, serve: Serve) -> None:
     assert page.focused() == "cursor"
     page.press(Keys.HOME)
     words = str(page.of("cursor").get_dom_attribute("aria-valuetext")).replace("\u00a0", " ")
-    assert "weight 5.0 %" in words
+    assert "weight 5.0%" in words
     assert "Error rate, stable" in words
     assert "P95 to first byte, canary" in words
     assert page.text("cursor-time") != ""
@@ -492,15 +494,15 @@ def test_evidence_in_words(page: Page, serve: Serve) -> None:
     scene.document["metrics"][0]["level"] = "breach"
     fake = serve(scene)
     page.open(fake.url)
-    page.says("evidence", "0.74× to 1.36× of stable")
-    page.says("evidence", "at most 4.2× of stable, no lower bound")
-    page.says("evidence", "at least 0.55× of stable, no upper bound")
-    page.says("evidence", "proven not worse")
-    page.says("evidence", "not proven")
-    page.says("evidence", "only holds")
+    page.says("evidence", "0.74× to 1.36× stable's rate")
+    page.says("evidence", "at most 4.2× stable's rate")
+    page.says("evidence", "at least 0.55× stable's rate")
+    page.says("evidence", "safety proven")
+    page.says("evidence", "safety not proven yet")
+    page.says("evidence", "pauses only")
     meters = page.all("#evidence [role=meter]")
     assert [meter.get_dom_attribute("aria-valuetext") for meter in meters][1] == (
-        "2.5 to 1; holds at 100 to 1, trips at 5,000 to 1"
+        "2.5:1; holds at 100:1, trips at 5,000:1"
     )
     fills = page.all("#evidence .bar-fill")
     assert fills[0].size["width"] > fills[1].size["width"] * 5, "more than a number holds is full"
@@ -518,14 +520,14 @@ def test_problems_are_listed(page: Page, serve: Serve) -> None:
         config=document["config"] | {"error": "line 3: no", "restart_needed": ["listen"]},
     )
     for words in (
-        "a restart would forget it: no space left",
-        "The configuration file is not valid, the one before is in force: line 3: no",
-        "in force only after a restart: listen",
-        "1 of 2 endpoints of canary is unusable",
+        "a restart would lose recent changes: no space left",
+        "is invalid, and the previous configuration stays in force: line 3: no",
+        "needs a restart: listen",
+        "1 of 2 endpoints of canary is down",
         "Nothing to compare: the canary has no traffic",
     ):
         page.says("problem-list", words)
-    page.says("variants", "unusable")
+    page.says("variants", "down")
 
 
 def test_a_replica_says_how_its_fleet_is(page: Page, serve: Serve) -> None:
@@ -537,10 +539,10 @@ def test_a_replica_says_how_its_fleet_is(page: Page, serve: Serve) -> None:
     page.says("fleet", "5 replicas, this one leads")
     assert not page.shown("problems")
     fake.update(fleet=fleet | {"leads": False, "conflict": "its users are on stable"})
-    page.says("problem-list", "is not the fleet's: its users are on stable")
+    page.says("problem-list", "differs from the fleet's: its users are on stable")
     fake.update(fleet=fleet | {"connected": False, "leads": False, "error": "Redis is gone"})
-    page.says("fleet", "by itself")
-    page.says("problem-list", "nothing is promoted: Redis is gone")
+    page.says("fleet", "Redis unreachable")
+    page.says("problem-list", "no step begins: Redis is gone")
 
 
 def test_steps_say_what_they_wait_for(page: Page, serve: Serve) -> None:
@@ -551,13 +553,13 @@ def test_steps_say_what_they_wait_for(page: Page, serve: Serve) -> None:
     ]  # fmt: skip
     page.says("progress", "3 min 12 s of 10 min")
     page.says("progress", "9,600 of 1,000")
-    page.says("progress", "Holds: 192 of 600 seconds baked")
+    page.says("progress", "Next step: 192 of 600 seconds baked")
     fake.update(gate={"state": "refused", "cause": "http://gate/: not on Fridays"})
-    page.says("progress", "Gate refused: http://gate/: not on Fridays")
+    page.says("progress", "A gate refused the next step: http://gate/: not on Fridays")
     fake.update(ready=True, gate=None)
-    page.says("progress", "Resume goes on to 50 %")
+    page.says("progress", "Resume continues to 50%")
     fake.update(state="paused", ready=False, hold="paused by ann", weight=7.5)
-    page.says("progress", "Holds: paused by ann")
+    page.says("progress", "Paused by ann")
 
 
 def test_dialogs_tell_who_moves(page: Page, serve: Serve) -> None:
@@ -574,24 +576,24 @@ def test_dialogs_tell_who_moves(page: Page, serve: Serve) -> None:
         page.press(Keys.ESCAPE)
         page.until(lambda: not page.shown("confirm"), "the dialog is closed")
 
-    says("pause", "No user moves: 25 % stay on the canary.")
-    says("promote", "2 steps of the plan are left out", "not proven yet: business")
+    says("pause", "No users move: 25% stay on the canary.")
+    says("promote", "Skips 2 remaining steps", "safety not proven yet for business")
     fake.update(ready=True, allowed=["resume", "promote"])
     says(
         "resume",
-        "25 % of users move from stable to the canary",
-        "25 % → 50 %",
+        "25% of users move from stable to the canary",
+        "25% → 50%",
         "Step 4 of 5 begins",
     )
     fake.update(step=5, weight=100.0)
-    says("resume", "No user moves.", "This was the last step: the release is promoted.")
+    says("resume", "No users move.", "This was the last step: the release is promoted.")
     metrics = scene.document["metrics"]
     metrics[1]["level"] = "suspect"
     fake.update(state="paused", step=3, weight=7.5, ready=False, level="suspect", metrics=metrics)
-    says("resume", "17.5 % of users move from stable to the canary", "Step 3 of 5 goes on.")
-    says("promote", "Mind: the judge finds latency suspect.")
+    says("resume", "17.5% of users move from stable to the canary", "Step 3 of 5 continues.")
+    says("promote", "Caution: the judge reports suspect for latency.")
     fake.update(state="aborted", weight=0.0, allowed=["start"])
-    says("start", "1 % of users move from stable to the canary", "0 % → 1 %")
+    says("start", "1% of users move from stable to the canary", "0% → 1%")
 
 
 def test_reset_gives_back_the_weight_of_before_the_first_trip(page: Page, serve: Serve) -> None:
@@ -604,10 +606,10 @@ def test_reset_gives_back_the_weight_of_before_the_first_trip(page: Page, serve:
     fake.record("probing", "the cool-down is over", trips=1)
     fake.update(weight=1.0)
     fake.trip()
-    page.says("weight", "0 %")
+    page.says("weight", "0%")
     page.press("x")
     page.dialog()
-    page.says("confirm-says", "0 % → 7.5 %")
+    page.says("confirm-says", "0% → 7.5%")
 
 
 def test_no_canary(page: Page, serve: Serve) -> None:

@@ -1,20 +1,20 @@
-// What an operator can do, and what it means for users, in plain words. Pure: the release in, words out.
+// The actions of an operator, and what each means for users. Pure: the release in, text out.
 
 import { LEVELS, latency, metric, plural, weight } from "./words.js";
 
-/** How many percent of users move between two weights. */
+/** Which percentage of users moves between two weights, and where to. */
 export function moved(from, to) {
   const difference = Math.abs(to - from);
-  if (difference < 0.005) return "No user moves.";
+  if (difference < 0.005) return "No users move.";
   const way = to > from ? "from stable to the canary" : "from the canary to stable";
-  const whole = to === 0 ? " Every user is then on stable." : to === 100 ? " Every user is then on the canary." : "";
-  return `${weight(difference)} of users move ${way}, with their next request: ${weight(from)} → ${weight(to)}.${whole}`;
+  const whole = to === 0 ? " Then every user is on stable." : to === 100 ? " Then every user is on the canary." : "";
+  return `${weight(difference)} of users move ${way} with their next request (${weight(from)} → ${weight(to)}).${whole}`;
 }
 
 const current = (release) => release.steps[release.step - 1];
 const next = (release) => release.steps[release.step];
 
-/** The weight that a reset gives back: that of the oldest stop since the circuit opened. */
+/** The weight that a reset restores: the weight at the first stop since the circuit opened. */
 export function weightBefore(release, records) {
   let found = null;
   for (const record of [...records].reverse()) {
@@ -24,22 +24,23 @@ export function weightBefore(release, records) {
   return found ?? current(release)?.weight ?? null;
 }
 
-/** What the judge knows, for who is about to give the canary more users. */
+/** The judge's verdict, for an operator about to send more users to the canary. */
 function judgement(release) {
   const bad = release.metrics.filter((each) => each.level !== "ok").map((each) => metric(each.metric));
-  if (bad.length > 0) return `Mind: the judge finds ${bad.join(", ")} ${LEVELS[release.level]}.`;
-  if (release.metrics.length === 0 || release.quiet !== null) return "Mind: the judge has nothing to compare.";
+  if (bad.length > 0) return `Caution: the judge reports ${LEVELS[release.level]} for ${bad.join(", ")}.`;
+  if (release.metrics.length === 0 || release.quiet !== null) return "Caution: the judge has no traffic to compare.";
   const open = release.metrics.filter((each) => !each.proven && each.limit !== null).map((each) => metric(each.metric));
-  return `The judge sees no sign of a change${open.length > 0 ? `; not proven yet: ${open.join(", ")}` : ""}.`;
+  return `The judge sees no regression${open.length > 0 ? `; safety not proven yet for ${open.join(", ")}` : ""}.`;
 }
 
 const post = (name) => ({ method: "POST", path: `v1/release/${name}` });
-const ends = "The release ends; a new start begins with the first step.";
+const ends = "The release ends. Starting it again begins with the first step.";
 
 /**
- * By name: `label` of the button, `key`, request, `title` and `says` (release, records, typed) of the dialog, `does`
- * (what the button that does it is called), `safe` if it takes users off the canary or moves nobody, `fields`;
- * `always`: whatever `allowed` says; `config`: its If-Match is that of the configuration.
+ * By name: `label` and `key` of the button; method and path of the request; `does`, the title of the dialog and of
+ * its button; `says`, the lines of the dialog for (release, records, typed weight); `fields` of the dialog; `safe` if
+ * it moves users off the canary or moves none; `always` if `allowed` does not restrict it; `config` if its If-Match
+ * is the configuration's ETag.
  */
 export const ACTIONS = {
   start: {
@@ -50,7 +51,7 @@ export const ACTIONS = {
     does: "Start the release",
     says: (release) => [
       moved(release.weight, release.steps[0]?.weight ?? 0),
-      "The plan begins with its first step, and the judge afresh.",
+      "The plan begins with its first step, and the judge starts over.",
     ],
   },
   pause: {
@@ -62,8 +63,8 @@ export const ACTIONS = {
     safe: true,
     fields: ["reason"],
     says: (release) => [
-      `No user moves: ${weight(release.weight)} stay on the canary.`,
-      "No further step until somebody resumes. The judge goes on watching and can still trip.",
+      `No users move: ${weight(release.weight)} stay on the canary.`,
+      "No further step begins until you resume. The judge keeps watching and can still trip.",
     ],
   },
   resume: {
@@ -80,7 +81,7 @@ export const ACTIONS = {
       }
       return [
         moved(release.weight, current(release)?.weight ?? release.weight),
-        `Step ${release.step} of ${release.steps.length} goes on.`,
+        `Step ${release.step} of ${release.steps.length} continues.`,
       ];
     },
   },
@@ -93,11 +94,11 @@ export const ACTIONS = {
     does: "Set the weight",
     fields: ["weight", "reason"],
     says: (release, _records, typed) => [
-      typed === null ? "Type a weight from 0 to 100 percent, in steps of 0.01." : moved(release.weight, typed),
+      typed === null ? "Type a weight from 0 to 100 percent, with at most two decimals." : moved(release.weight, typed),
       typed !== null && typed > release.weight && release.weight > 0 ? judgement(release) : null,
       release.state === "idle"
-        ? "No release is running; this is the weight until one starts."
-        : "The plan is paused at this weight until somebody resumes.",
+        ? "No release is running: this weight holds until one starts."
+        : "The release pauses at this weight until you resume.",
     ],
   },
   promote: {
@@ -111,9 +112,9 @@ export const ACTIONS = {
       moved(release.weight, 100),
       judgement(release),
       release.step < release.steps.length
-        ? `${plural(release.steps.length - release.step, "step")} of the plan ${release.steps.length - release.step === 1 ? "is" : "are"} left out.`
+        ? `Skips ${plural(release.steps.length - release.step, "remaining step")} and does not ask the gates.`
         : null,
-      "The release ends. With nobody on stable nothing can be compared any more: only guard rails watch.",
+      "The release ends. With no users on stable there is nothing to compare: only guard rails can still trip.",
     ],
   },
   abort: {
@@ -131,12 +132,12 @@ export const ACTIONS = {
     label: "Trip",
     key: "t",
     group: "safety",
-    does: "Open the circuit",
+    does: "Trip the circuit",
     safe: true,
     fields: ["cause"],
     says: (release) => [
       moved(release.weight, 0),
-      "The circuit opens as it does on a breach. The release is kept: a reset gives the same users the canary again.",
+      "The circuit opens as it does on a regression. The release is kept: Reset sends the same users back to the canary.",
     ],
   },
   reset: {
@@ -144,14 +145,14 @@ export const ACTIONS = {
     label: "Reset",
     key: "x",
     group: "circuit",
-    does: "Close the circuit",
+    does: "Reset the circuit",
     fields: ["reason"],
     says: (release, records) => {
       const before = weightBefore(release, records);
       return [
-        before === null ? "The users that were on the canary come back to it." : moved(release.weight, before),
-        `The circuit closes${release.step > 0 ? `, and step ${release.step} begins anew` : ""}: the same users, a new judge.`,
-        `It had opened because: ${release.circuit.cause ?? "the cause is not known"}`,
+        before === null ? "The users who were on the canary go back to it." : moved(release.weight, before),
+        `The circuit closes${release.step > 0 ? `, step ${release.step} starts over` : ""}, and the judge starts over. The canary gets the same users as before.`,
+        `It tripped because: ${release.circuit.cause ?? "unknown cause"}`,
       ];
     },
   },
@@ -162,9 +163,9 @@ export const ACTIONS = {
     group: "upkeep",
     does: "Run the drill",
     says: (release) => [
-      `A rehearsal of a trip, with real users: the circuit opens, ${weight(release.weight)} of users move to stable, and move back when it is measured.`,
-      "It measures how long after a trip the last request reaches the canary: some seconds, at most ten.",
-      release.steps.length > 0 && release.state !== "idle" ? "The step then begins anew: its bake time counts from zero." : null,
+      `Rehearses a rollback with live traffic: the circuit trips, ${weight(release.weight)} of users move to stable, and they move back after the measurement.`,
+      "It measures how long requests still reach the canary after a trip. This takes up to ten seconds.",
+      release.steps.length > 0 && release.state !== "idle" ? "The step then starts over: its bake time counts from zero." : null,
     ],
   },
   reload: {
@@ -177,24 +178,24 @@ export const ACTIONS = {
     always: true,
     config: true,
     says: (release) => [
-      `Reads ${release.config.file ?? "the configuration"} again. If it is not valid, nothing changes.`,
-      "A plan with other weights moves users at once.",
+      `Reads ${release.config.file ?? "the configuration"} again. If it is invalid, nothing changes.`,
+      "If weights in the plan changed, users move at once.",
     ],
   },
 };
 
-/** What to say when it was done. */
-export function outcome(name, answer) {
+/** The result of an action, in one sentence. */
+export function outcome(name, response) {
   if (name === "drill") {
-    const { seconds_to_last_request: seconds, requests_after: after } = answer.drill;
-    if (seconds === null) return "Drill done: the canary still got requests at its end. Look at the history.";
+    const { seconds_to_last_request: seconds, requests_after: after } = response.drill;
+    if (seconds === null) return "Drill done: requests still reached the canary at its end. See the history.";
     if (!after) return "Drill done: no request reached the canary after the trip.";
-    return `Drill done: the last request reached the canary ${latency(seconds)} after the trip (${plural(after, "request")} in all).`;
+    return `Drill done: the last request reached the canary ${latency(seconds)} after the trip (${plural(after, "request")} in total).`;
   }
   if (name === "reload") {
-    const changed = answer.changed?.length ? `changed ${answer.changed.join(", ")}` : "nothing has changed";
-    const restart = answer.restart_needed?.length ? `; restart needed for ${answer.restart_needed.join(", ")}` : "";
+    const changed = response.changed?.length ? `changed ${response.changed.join(", ")}` : "no changes";
+    const restart = response.restart_needed?.length ? `; restart needed for ${response.restart_needed.join(", ")}` : "";
     return `Reloaded: ${changed}${restart}.`;
   }
-  return `Done: the release is ${answer.state}, ${weight(answer.weight)} of users are on the canary.`;
+  return `Done: the release is ${response.state}, with ${weight(response.weight)} of users on the canary.`;
 }

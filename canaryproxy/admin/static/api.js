@@ -1,10 +1,10 @@
-// Changes: sent with the token and with the ETag of what the operator saw; answers in words.
+// Requests to the admin API: changes carry the token and the ETag that the operator saw; errors become text.
 
 const TOKEN = "canaryproxy-token";
 const NAME = "canaryproxy-name";
 const TIMEOUT = 30000; // ms
 
-/** A change that was not done, or not known to be done; `message` is for people. */
+/** A change that failed, or whose result is unknown; `message` is for people. */
 export class Failed extends Error {
   constructor(status, message) {
     super(message);
@@ -12,7 +12,7 @@ export class Failed extends Error {
   }
 }
 
-// Storage can be switched off in the browser; then things are known until the page is left.
+// With storage disabled in the browser, values last until the page is left.
 const memory = new Map();
 
 function recall(storage, key) {
@@ -29,87 +29,87 @@ function keep(storage, key, value) {
     if (value === "") storage().removeItem(key);
     else storage().setItem(key, value);
   } catch {
-    // it stays in memory
+    // kept in memory
   }
 }
 
 const tab = () => window.sessionStorage;
 const browser = () => window.localStorage;
 
-/** The admin token: kept until the tab is closed. */
+/** The admin token, kept until the tab is closed. */
 export const token = { get: () => recall(tab, TOKEN), set: (value) => keep(tab, TOKEN, value) };
 
-/** Who the operator is, for the history. */
+/** The name of the operator, for the history. */
 export const operator = { get: () => recall(browser, NAME), set: (value) => keep(browser, NAME, value) };
 
 async function ask(path, options) {
   try {
     return await fetch(path, { ...options, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) });
   } catch (error) {
-    const why = error.name === "TimeoutError" ? `No answer within ${TIMEOUT / 1000} s.` : "The proxy cannot be reached.";
+    const why = error.name === "TimeoutError" ? `The proxy did not respond within ${TIMEOUT / 1000} s.` : "The proxy cannot be reached.";
     throw new Failed(0, why);
   }
 }
 
 const authorization = () => (token.get() === "" ? {} : { Authorization: `Bearer ${token.get()}` });
 
-/** The release as it is now, with its ETag. */
+/** The current release view with its ETag. */
 export async function look() {
-  const answer = await ask("v1/release", {});
-  if (!answer.ok) throw new Failed(answer.status, await words(answer));
-  return { release: await answer.json(), etag: answer.headers.get("ETag") };
+  const response = await ask("v1/release", {});
+  if (!response.ok) throw new Failed(response.status, await words(response));
+  return { release: await response.json(), etag: response.headers.get("ETag") };
 }
 
-/** The ETag of the configuration in force: another one for who has no token. */
+/** The ETag of the configuration; it differs without the token. */
 export async function configTag() {
-  const answer = await ask("v1/config", { headers: authorization() });
-  if (!answer.ok) throw new Failed(answer.status, await words(answer));
-  return answer.headers.get("ETag");
+  const response = await ask("v1/config", { headers: authorization() });
+  if (!response.ok) throw new Failed(response.status, await words(response));
+  return response.headers.get("ETag");
 }
 
-/** Send a change and return the answer's document. Raises Failed. */
+/** Send a change and return the body of the response. Throws Failed. */
 export async function change(method, path, body, etag) {
   const headers = { "Content-Type": "application/json", ...authorization() };
   if (etag) headers["If-Match"] = etag;
-  let answer;
+  let response;
   try {
-    answer = await ask(path, { method, headers, body: JSON.stringify(body) });
+    response = await ask(path, { method, headers, body: JSON.stringify(body) });
   } catch (error) {
-    throw new Failed(0, `${error.message} Whether it was done is not known: the figures will tell when they are live again.`);
+    throw new Failed(0, `${error.message} The change may or may not have been made: check the figures once they are live again.`);
   }
-  if (answer.ok) return answer.json();
-  throw new Failed(answer.status, await words(answer));
+  if (response.ok) return response.json();
+  throw new Failed(response.status, await words(response));
 }
 
-/** What a problem means and what to do. */
-async function words(answer) {
-  const detail = await problem(answer);
-  switch (answer.status) {
+/** What an error means, and what to do next. */
+async function words(response) {
+  const detail = await problem(response);
+  switch (response.status) {
     case 401:
-      return `Nothing was done: the proxy wants its admin token (admin.token_file or admin.token_env in its configuration), and does not know this one. ${detail}`;
+      return "Wrong admin token. Nothing changed. It is the one in admin.token_file or admin.token_env of the configuration.";
     case 403:
-      return `Nothing was done: the proxy does not take changes from this page. Open it at the proxy's own admin address. ${detail}`;
+      return `Nothing changed: ${detail}`;
     case 409:
-      return `Nothing was done: the release does not allow it now. ${detail}`;
+      return `Nothing changed: ${detail}`;
     case 412:
-      return `Nothing was done: the release has changed since you looked. ${detail}`;
+      return "Nothing changed: someone else, or a completed step, made a change in the meantime.";
     case 421:
-      return `Nothing was done: the proxy does not know itself by the name ${location.host}. Open it by its address, or add the name to admin.hosts. ${detail}`;
+      return `Nothing changed: the proxy does not serve the name ${location.host}. Open this page by IP address, or add the name to admin.hosts.`;
     case 422:
-      return `Nothing was done: a value is not valid. ${detail}`;
+      return `Nothing changed. ${detail}`;
     case 507:
       return `The proxy cannot write its state file. ${detail}`;
     default:
-      return `The proxy answered ${answer.status}. ${detail}`;
+      return `The proxy responded ${response.status}. ${detail}`;
   }
 }
 
-async function problem(answer) {
+async function problem(response) {
   try {
-    const { title, detail, errors } = await answer.json();
+    const { title, detail, errors } = await response.json();
     const each = (errors ?? []).map((error) => [error.path, error.message].filter(Boolean).join(": "));
     return [detail ?? title ?? "", ...each].join(" ").trim();
   } catch {
-    return ""; // no document, for instance from a proxy in between
+    return ""; // not JSON, for instance from a proxy in between
   }
 }

@@ -1,4 +1,4 @@
-// The buttons, and the dialog that says what a change means before it is made.
+// The buttons, and the dialog that explains a change before it is made.
 
 import { $, attr, el, keyed, text } from "./dom.js";
 import { ACTIONS, outcome } from "./actions.js";
@@ -9,7 +9,7 @@ const GROUPS = ["rollout", "safety", "circuit", "upkeep"];
 export class Controls {
   #live;
   #name = null; // of the action in the dialog
-  #seen = null; // {release, etag}: what the operator saw
+  #seen = null; // {release, etag}: the state that the dialog describes
   #busy = false;
   #fields = {};
 
@@ -25,7 +25,7 @@ export class Controls {
     $("confirm-form").addEventListener("input", () => this.#explain());
     $("confirm-cancel").addEventListener("click", () => $("confirm").close());
     $("confirm").addEventListener("close", () => {
-      if (!$("confirm").open) this.#name = null; // the event comes late: the next may be open already
+      if (!$("confirm").open) this.#name = null; // the event comes late: the next dialog may be open already
     });
   }
 
@@ -34,7 +34,7 @@ export class Controls {
     for (const name of Object.keys(ACTIONS)) $(`do-${name}`).disabled = !allowed(release, name);
   }
 
-  /** Open the dialog of an action, with the release as it is now. */
+  /** Open the dialog of an action, with the current release. */
   async open(name) {
     const action = ACTIONS[name];
     if ($("confirm").open || !allowed(this.#live.release, name)) return;
@@ -63,10 +63,10 @@ export class Controls {
   #make(action) {
     const fields = {
       weight: field("Percent of users", { type: "number", min: 0, max: 100, step: 0.01, inputmode: "decimal", required: true }),
-      reason: field("Why (for the history)", { type: "text", maxlength: 200 }),
-      cause: field("Why (for the history)", { type: "text", maxlength: 200 }),
+      reason: field("Reason (for the history)", { type: "text", maxlength: 200 }),
+      cause: field("Reason (for the history)", { type: "text", maxlength: 200 }),
       by: field("Your name (for the history)", { type: "text", maxlength: 64, autocomplete: "username" }, operator.get()),
-      token: field("Admin token (asked once, kept until this tab is closed)", { type: "password", autocomplete: "current-password" }),
+      token: field("Admin token (kept until this tab is closed)", { type: "password", autocomplete: "current-password" }),
     };
     const names = [...(action.fields ?? []), "by", ...(token.get() === "" ? ["token"] : [])];
     this.#fields = Object.fromEntries(names.map((name) => [name, fields[name]]));
@@ -75,10 +75,10 @@ export class Controls {
     text($("confirm-do"), action.does);
     $("confirm-do").className = action.safe ? "do" : "do do-careful";
     text($("confirm-problem"), "");
-    $("confirm-says").replaceChildren(el("li", {}, "Asking the proxy how things are…"));
+    $("confirm-says").replaceChildren(el("li", {}, "Reading the current state…"));
   }
 
-  /** Look at the release anew: what the dialog says is what If-Match stands for. */
+  /** Read the release again: the dialog describes the state that If-Match names. */
   async #look(problem) {
     this.#wait(true);
     const name = this.#name;
@@ -125,7 +125,7 @@ export class Controls {
     this.#explain();
   }
 
-  /** What leads off the canary is one key away; what leads onto it is not. */
+  /** Moving users off the canary is one key away; moving them onto it is not. */
   #focus(action) {
     if (!$("confirm").open) return;
     const first = this.#fields.weight ?? this.#fields.token;
@@ -144,13 +144,13 @@ export class Controls {
     this.#wait(true);
     try {
       if (action.config && newToken) this.#seen.etag = await configTag();
-      const answer = await change(action.method, action.path, this.#body(), this.#seen.etag);
-      if (answer.drill) this.#live.take(answer.release);
-      else if (answer.state) this.#live.take(answer);
+      const response = await change(action.method, action.path, this.#body(), this.#seen.etag);
+      if (response.drill) this.#live.take(response.release);
+      else if (response.state) this.#live.take(response);
       if (this.#name === name) $("confirm").close();
-      text($("outcome"), outcome(name, answer));
+      text($("outcome"), outcome(name, response));
       const focus = document.activeElement;
-      if (focus === document.body || $("confirm").contains(focus)) $("outcome").focus(); // the button is no more
+      if (focus === document.body || $("confirm").contains(focus)) $("outcome").focus(); // the button is gone
     } catch (error) {
       if (error.status === undefined) throw error;
       await this.#failed(name, error);
@@ -166,7 +166,7 @@ export class Controls {
     }
     if (error.status === 401) this.#askToken();
     if (error.status === 412 || error.status === 409) {
-      await this.#look(`${error.message} Above is what it would mean now.`);
+      await this.#look(`${error.message} The text above describes the current state.`);
     } else {
       text($("confirm-problem"), error.message);
     }

@@ -1,4 +1,4 @@
-// The few helpers that every panel uses. Text goes in as text and never as markup.
+// DOM helpers. Text is inserted as text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -20,16 +20,16 @@ export const el = (tag, attributes, ...children) => build(document.createElement
 export const svg = (tag, attributes, ...children) =>
   build(document.createElementNS(SVG, tag), attributes, children);
 
-/** One of the glyphs that index.html defines. It says nothing to a screen reader: a word stands beside it. */
+/** A glyph of index.html, hidden from screen readers: a word always accompanies it. */
 export const glyph = (name) =>
   svg("svg", { class: `glyph glyph-${name}`, "aria-hidden": "true" }, svg("use", { href: `#g-${name}` }));
 
-/** Set text only where it differs, so that selections stay and live regions speak once. */
+/** Set text only if it differs, so that selections survive and live regions announce it once. */
 export function text(node, value) {
   if (node.textContent !== value) node.textContent = value;
 }
 
-/** Set an attribute only where it differs; null removes it. */
+/** Set an attribute only if it differs; null removes it. */
 export function attr(node, name, value) {
   if (value === null) node.removeAttribute(name);
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
@@ -44,7 +44,7 @@ export function badge(node, name, word, kind = name) {
   node.replaceChildren(glyph(name), el("span", {}, word));
 }
 
-/** Make the children of a node fit the items: nodes are kept by key, so that focus and selection stay. */
+/** Match the children of a node to items by key; existing nodes are reused, so focus and selection survive. */
 export function keyed(parent, items, key, make, update = () => {}) {
   const have = new Map([...parent.children].map((node) => [node.dataset.key, node]));
   const wanted = items.map((item) => {

@@ -1,4 +1,4 @@
-// The evidence of each metric: how far it is from holding and from tripping, and what is known in words.
+// The evidence of each metric: how far it is from holding and from tripping, in a bar and in words.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
 import { LEVELS, count, interval, metric, odds, percent, ratio } from "./words.js";
@@ -9,10 +9,10 @@ export function evidence(live) {
   const node = $("evidence");
   attr($("evidence-axis"), "hidden", metrics.length > 0 ? null : "");
   if (metrics.length === 0) {
-    node.replaceChildren(el("p", { class: "note" }, "Nothing is compared."));
+    node.replaceChildren(el("p", { class: "note" }, "No metrics are being compared."));
     return;
   }
-  // One scale for all, so that the marks stand in line.
+  // One scale for all metrics, so that the marks line up.
   const top = Math.max(...metrics.map((each) => each.limit ?? each.hold_limit)) * 1.15;
   axis(metrics, top);
   keyed(node, metrics, (each) => each.metric, make, (article, each) => update(article, each, top));
@@ -38,7 +38,7 @@ function make(each) {
     el("div", { class: "row" }, el("h3", {}, metric(each.metric), " ", el("span", { class: "odds" })), el("span", { class: "level" })),
     el(
       "div",
-      { class: "bar-log", role: "meter", "aria-label": `Evidence, ${metric(each.metric)}`, "aria-valuemin": 0 },
+      { class: "bar-log", role: "meter", "aria-label": `Regression evidence, ${metric(each.metric)}`, "aria-valuemin": 0 },
       el("span", { class: "bar-fill" }),
       el("span", { class: "bar-mark bar-hold" }),
       el("span", { class: "bar-mark bar-trip" }),
@@ -49,14 +49,14 @@ function make(each) {
 }
 
 function update(node, each, top) {
-  const [{ children: [title, level] }, bar, { children: [said, proof] }, counts] = node.children;
+  const [{ children: [title, level] }, bar, { children: [bounds, proof] }, counts] = node.children;
   const { log_evidence: log, hold_limit: hold, limit } = each;
   const never = limit === null;
-  const length = log ?? (each.level === "breach" ? top : 0); // null: more than a number holds
+  const length = log ?? (each.level === "breach" ? top : 0); // null: beyond floating point
   const shown = each.comparable || each.level !== "ok" ? each.level : "unknown";
   node.dataset.level = each.level;
   text(title.lastElementChild, odds(log));
-  badge(level, shown, shown === "unknown" ? "cannot be judged" : LEVELS[each.level]);
+  badge(level, shown, shown === "unknown" ? "nothing to compare" : LEVELS[each.level]);
   const [fill, holdMark, tripMark] = bar.children;
   fill.style.width = share(length, top);
   holdMark.style.left = share(hold, top);
@@ -66,15 +66,17 @@ function update(node, each, top) {
   attr(bar, "aria-valuemax", top.toFixed(2));
   attr(bar, "aria-valuenow", Math.min(Math.max(length, 0), top).toFixed(2));
   attr(bar, "aria-valuetext", `${odds(log)}; ${limits}`);
+  const unseen = !each.comparable && each.canary.trials === 0;
   const bounded = each.interval[0] > 0 && each.interval[1] !== null;
-  text(said, interval(each.interval) + (bounded && each.ratio ? ` (about ${ratio(each.ratio)})` : ""));
-  if (never) badge(proof, "info", "only holds");
-  else if (each.proven) badge(proof, "ok", "proven not worse");
-  else badge(proof, "unknown", "not proven");
+  text(bounds, unseen ? "" : interval(each.interval) + (bounded && each.ratio ? ` (about ${ratio(each.ratio)})` : ""));
+  attr(proof, "hidden", unseen ? "" : null);
+  if (never) badge(proof, "info", "pauses only");
+  else if (each.proven) badge(proof, "ok", "safety proven");
+  else badge(proof, "unknown", "safety not proven yet");
   text(counts, sides(each));
 }
 
-/** The reason has the counts; where it says no more than the level does, they are shown in columns' order. */
+/** The judge's reason, which has the counts; where it adds nothing to the level, only the counts. */
 function sides(each) {
   if (each.level !== "ok" || !each.comparable) return each.reason.replace(`${each.metric}: `, "");
   return `canary ${side(each.canary)} · stable ${side(each.stable)}`;

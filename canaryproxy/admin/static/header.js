@@ -1,4 +1,4 @@
-// The top of the page: what a glance has to tell. Also the tab's title, and what is said aloud.
+// The top of the page: state, weight and alarms, the title of the tab, and announcements for screen readers.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
 import { CIRCUITS, LEVELS, STATES, ago, clock, duration, moment, plural, state, utc, weight } from "./words.js";
@@ -28,7 +28,7 @@ export function header(live) {
 function fleet(fleet) {
   attr($("fleet-fact"), "hidden", fleet ? null : "");
   if (!fleet) return;
-  if (!fleet.connected) badge($("fleet"), "suspect", "by itself");
+  if (!fleet.connected) badge($("fleet"), "suspect", "Redis unreachable");
   else badge($("fleet"), fleet.leads ? "running" : "ok", `${plural(fleet.replicas, "replica")}${fleet.leads ? ", this one leads" : ""}`);
 }
 
@@ -42,8 +42,8 @@ function connection(live) {
   if (fresh) return;
   const words =
     release === null
-      ? "No connection to the proxy yet. Trying again every 2 s."
-      : `Connection lost. These figures are ${duration(age)} old, of ${clock(release.time)}. Trying again every 2 s.`;
+      ? "No connection to the proxy yet. Retrying every 2 s."
+      : `Connection lost. These figures are ${duration(age)} old (from ${clock(release.time)}). Retrying every 2 s.`;
   if (lost.childElementCount === 0) lost.append(el("strong", {}));
   text(lost.firstElementChild, words);
 }
@@ -58,15 +58,15 @@ function banner(release, now) {
   const time = title.firstElementChild;
   text(time, `${ago(now - since)}, at ${moment(since, now)}`);
   attr(time, "title", utc(since));
-  text($("banner-cause"), cause ?? "The cause is not known.");
+  text($("banner-cause"), cause ?? "Unknown cause.");
   const can = (action) => release.allowed.includes(action);
   const next = [
-    `Look at what the canary logged around ${clock(since)}.`,
-    can("reset") && "Fixed, or a false alarm: Reset gives the same users the canary again.",
-    can("abort") && "Not fixed: Abort ends the release; users stay on stable.",
+    `Check the canary's logs around ${clock(since)}.`,
+    can("reset") && "If it is fixed, or was a false alarm: Reset sends the same users back to the canary.",
+    can("abort") && "If it is not fixed: Abort ends the release, and users stay on stable.",
     left !== null
-      ? `If nobody does anything, a small probe begins in ${duration(left)}.`
-      : `It stays open until somebody resets it${trips > 1 ? `: it has tripped ${trips} times` : ""}.`,
+      ? `Otherwise a probe with a few users begins in ${duration(left)}.`
+      : `The circuit stays open until you reset it${trips > 1 ? ` (tripped ${trips} times)` : ""}.`,
   ].filter(Boolean);
   keyed(
     $("banner-next"),
@@ -86,7 +86,7 @@ function tab(release, fresh) {
   attr($("favicon"), "href", open ? "static/favicon-tripped.svg" : "static/favicon.svg");
 }
 
-/** Say what has changed: a trip at once, the rest when there is time. */
+/** Announce changes to screen readers: a trip at once, the rest politely. */
 function announce(release) {
   const was = before;
   before = release;
@@ -97,10 +97,10 @@ function announce(release) {
   }
   if (!open) text($("alert"), "");
   if (was === null) return;
-  const said = [];
-  if (was.state !== release.state || was.step !== release.step) said.push(state(release));
-  if (was.weight !== release.weight) said.push(`${weight(release.weight)} of users on the canary`);
-  if (was.level !== release.level) said.push(`judge: ${LEVELS[release.level]}`);
-  if (was.circuit.state !== release.circuit.state) said.push(`circuit ${CIRCUITS[release.circuit.state]}`);
-  if (said.length > 0) text($("status"), `${said.join(", ")}.`);
+  const changes = [];
+  if (was.state !== release.state || was.step !== release.step) changes.push(state(release));
+  if (was.weight !== release.weight) changes.push(`${weight(release.weight)} of users on the canary`);
+  if (was.level !== release.level) changes.push(`judge: ${LEVELS[release.level]}`);
+  if (was.circuit.state !== release.circuit.state) changes.push(`circuit ${CIRCUITS[release.circuit.state]}`);
+  if (changes.length > 0) text($("status"), `${changes.join(", ")}.`);
 }

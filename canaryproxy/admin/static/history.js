@@ -1,11 +1,11 @@
-// What happened: newest first, with causes and figures, to be filtered by kind and by text.
+// The history, newest first, filtered by kind and by text.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
 import { count, duration, latency, moment, odds, plural, utc, weight } from "./words.js";
 
 const KINDS = {
   everything: null,
-  "trips and suspicion": ["tripped", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared"],
+  "trips and warnings": ["tripped", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared"],
   "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate", "merged"],
   "drills and configuration": ["drill", "reload", "reload_failed", "upgrade", "upgrade_failed"],
 };
@@ -26,12 +26,12 @@ const GLYPHS = {
   promoted: "promoted",
   aborted: "aborted",
 };
-const WORDS = { reload_failed: "reload failed", upgrade_failed: "upgrade failed" };
+const WORDS = { reload_failed: "reload failed", upgrade_failed: "restart failed", upgrade: "restarted", merged: "replicas merged" };
 const PAGE = 50;
 
 let shown = PAGE;
 
-/** Wire the filter; `changed` draws again. */
+/** Set up the filter; `changed` redraws. */
 export function setUpHistory(changed) {
   $("history-kind").append(...Object.keys(KINDS).map((kind) => el("option", { value: kind }, kind)));
   for (const id of ["history-kind", "history-find"]) {
@@ -86,14 +86,14 @@ const FIGURES = {
   weight: (value) => `at ${weight(value)}`,
   evidence: (value) => `evidence ${odds(Math.log(value))}`,
   log_evidence: (value) => `evidence ${odds(value)}`,
-  baked: (value) => (value >= 1 ? `baked ${duration(value)}` : ""),
+  baked: (value) => (value >= 1 ? `baked for ${duration(value)}` : ""),
   seconds_to_last_request: (value) => `last request after ${latency(value)}`,
   users_seen: (value) => `${plural(value, "user")} seen`,
   requests_after: (value) => `${plural(value, "request")} after`,
   passed: (value) => (value ? "passed" : "refused"),
 };
 
-/** Figures in words where they are known, else by their names; those of each metric are in the cause. */
+/** Figures in words if known, otherwise by name; those of metrics are in the cause already. */
 function figures(all) {
   const words = [];
   if (typeof all.step === "number" && typeof all.steps === "number") words.push(`step ${all.step} of ${all.steps}`);

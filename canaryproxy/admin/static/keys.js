@@ -1,4 +1,4 @@
-// Single keys, and the help that lists them. They can be switched off (WCAG 2.1.4).
+// Single-key shortcuts, and the help that lists them. They can be turned off (WCAG 2.1.4).
 
 import { $, el } from "./dom.js";
 import { ACTIONS } from "./actions.js";
@@ -12,7 +12,7 @@ function remember(value) {
   try {
     localStorage.setItem(SETTING, value ? "on" : "off");
   } catch {
-    // storage is switched off: until the page is left
+    // storage is disabled: until the page is left
   }
 }
 
@@ -24,18 +24,18 @@ function recall() {
   }
 }
 
-/** Whether keys are text there. What stands in a dialog that has closed keeps the focus until the browser draws. */
+/** Whether a node takes keys as text. A field of a closed dialog keeps the focus until the next frame; it does not. */
 const typing = (node) => node.closest("input:not([type=range]), select, textarea") !== null && node.closest("dialog") === null;
 
-/** Listen to keys; `controls` opens dialogs, `plots` chooses ranges. */
+/** Listen for keys; `controls` opens dialogs, `plots` selects ranges. */
 export function setUpKeys(controls, plots) {
   enabled = recall();
   const extra = [
-    ["1 2 3", "5 min, 30 min, all"],
-    ["c", "cursor in the plots; then ← → Home End"],
-    ["/", "find in the history"],
+    ["1 2 3", "show 5 min, 30 min, all"],
+    ["c", "move the cursor in the plots, with ← → Home End"],
+    ["/", "search the history"],
     ["?", "this help"],
-    ["Esc", "close, change nothing"],
+    ["Esc", "close without changing anything"],
   ];
   const keys = [...Object.values(ACTIONS).map((action) => [action.key, `${action.does}…`]), ...extra];
   const toggle = el("input", { type: "checkbox" });
@@ -44,13 +44,13 @@ export function setUpKeys(controls, plots) {
   $("help-body").replaceChildren(
     el("p", {}, "Every change is explained and confirmed before it is made."),
     el("dl", { class: "keys" }, keys.map(([key, words]) => el("div", {}, el("dt", {}, key.split(" ").map((each) => el("kbd", {}, each))), el("dd", {}, words)))),
-    el("label", { class: "toggle" }, toggle, " Single keys are on"),
-    el("h3", {}, "Evidence"),
+    el("label", { class: "toggle" }, toggle, " Enable single-key shortcuts"),
+    el("h3", {}, "Regression evidence"),
     el(
       "p",
       {},
-      "The evidence that the canary is worse starts at 1 to 1. A healthy canary can hardly raise it, however often one looks. ",
-      "At the first mark the release is held (suspect); at the second, and with a difference that matters, the circuit opens. ",
+      "Evidence that the canary is worse starts at 1:1. A healthy canary rarely raises it, however often you look. ",
+      "At the first mark the metric is suspect and the release stays on its step; at the second, if the difference also exceeds the margin, the circuit trips. ",
       "Bands and intervals hold at every moment, too.",
     ),
   );

@@ -1,7 +1,7 @@
-// What the proxy says: the past once, then the stream. Knows how old the figures are and never hides it.
+// Data from the proxy: the past once, then the stream. Tracks the age of the figures and never hides it.
 
-const RETRY = 2000; // ms between two tries
-const LATE = 4000; // ms without an event after which the figures are old: one comes each second
+const RETRY = 2000; // ms between attempts
+const LATE = 4000; // ms without an event after which figures count as old; one arrives every second
 const MOST_POINTS = 20000;
 const MOST_RECORDS = 1000;
 
@@ -31,9 +31,9 @@ export function mergeRecords(records, more) {
 }
 
 async function json(path) {
-  const answer = await fetch(path, { signal: AbortSignal.timeout(10000) });
-  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
-  return answer.json();
+  const response = await fetch(path, { signal: AbortSignal.timeout(10000) });
+  if (!response.ok) throw new Error(`${path}: ${response.status}`);
+  return response.json();
 }
 
 export class Live {
@@ -41,13 +41,13 @@ export class Live {
   points = [];
   records = [];
   connected = false;
-  heard = null; // when the last figures came, ms
+  heard = null; // when the last figures arrived, ms
 
   #changed;
   #source = null;
   #retry = null;
 
-  /** `changed` is called when anything is other than before. */
+  /** `changed` is called after every change. */
   constructor(changed) {
     this.#changed = changed;
   }
@@ -57,7 +57,7 @@ export class Live {
     setInterval(() => this.#watch(), 1000);
   }
 
-  /** Take a release document that came as the answer to something that was asked. */
+  /** Take the release view of a response. */
   take(release) {
     if (this.release !== null && release.time < this.release.time) return;
     this.release = release;
@@ -65,7 +65,7 @@ export class Live {
     this.#changed();
   }
 
-  /** Seconds since the last figures came. */
+  /** Seconds since the last figures arrived. */
   get age() {
     return this.heard === null ? null : Math.max(Date.now() - this.heard, 0) / 1000;
   }
@@ -74,7 +74,7 @@ export class Live {
     return this.connected && this.heard !== null && Date.now() - this.heard < LATE;
   }
 
-  /** The time of the proxy, seconds since the epoch. */
+  /** The proxy's clock, in seconds since the epoch. */
   get now() {
     return this.release === null ? Date.now() / 1000 : this.release.time + this.age;
   }
@@ -87,7 +87,7 @@ export class Live {
     source.addEventListener("release", (event) => {
       const release = JSON.parse(event.data);
       const anew = this.records.length > 0 && release.history_id < this.records[this.records.length - 1].id;
-      if (anew) [this.records, this.points] = [[], []]; // another history: another proxy
+      if (anew) [this.records, this.points] = [[], []]; // the history restarted: another proxy
       if (!this.connected || anew) this.#past(source);
       this.connected = true;
       this.release = release;
@@ -104,7 +104,7 @@ export class Live {
     source.addEventListener("error", () => this.#lost(source));
   }
 
-  /** Get what happened before the stream began. */
+  /** Fetch the history and series from before the stream began. */
   async #past(source) {
     const since = this.points.length > 0 ? this.points[this.points.length - 1].t : 0;
     const last = this.records.length > 0 ? this.records[this.records.length - 1].id : null;
@@ -118,7 +118,7 @@ export class Live {
       this.records = mergeRecords(this.records, history.records);
       this.#changed();
     } catch {
-      this.#lost(source); // tried again with the next connection
+      this.#lost(source); // the next connection retries
     }
   }
 
@@ -131,7 +131,7 @@ export class Live {
     this.#changed();
   }
 
-  /** An open connection over which nothing comes is as good as none. */
+  /** Treat an open connection that delivers nothing as lost. */
   #watch() {
     if (this.#source !== null && this.heard !== null && Date.now() - this.heard > 3 * LATE) this.#lost(this.#source);
     if (!this.fresh) this.#changed();

@@ -1,4 +1,4 @@
-// Puts the panels together: what the proxy says goes to each of them.
+// Entry point: draws every panel whenever data arrives.
 
 import { Controls } from "./controls.js";
 import { evidence } from "./evidence.js";
@@ -30,7 +30,7 @@ function draw() {
     try {
       panel();
     } catch (error) {
-      // One panel that cannot be drawn must not take the others with it; it is named on the page.
+      // A panel that fails must not take the others with it; the page names it.
       console.error(name, error);
       defect(name);
     }

@@ -1,4 +1,4 @@
-// One plot as SVG: lines with bands over a shared time axis, marks, and a cursor. The arithmetic is in scale.js.
+// One SVG plot: lines with bands over a shared time axis, marks, and a cursor. Its arithmetic is in scale.js.
 
 import { attr, el, svg, text } from "./dom.js";
 import { bandPath, ceiling, linePath, linear, thin, thinBand, ticks } from "./scale.js";
@@ -12,8 +12,8 @@ let unique = 0;
 export class Plot {
   /**
    * `options`: title; height (px); lines, each {name, kind, value, low, high, stepped} with functions of a point;
-   * format and tick (value to text, and shorter, for the axis); least (the least top of the axis); most (its greatest); axis (whether times stand below);
-   * labels (whether marks have their label here).
+   * format and tick (functions from value to text, tick for the axis); least and most (bounds of the axis' top);
+   * axis (whether times are shown below); labels (whether marks have labels).
    */
   constructor(options) {
     this.options = options;
@@ -44,7 +44,7 @@ export class Plot {
     this.node = el("figure", { class: "figure" }, el("figcaption", {}, this.title, legend), this.svg);
   }
 
-  /** Draw `points` on the time scale `x`; `marks` are {t, kind, label}; `gap` is in seconds. */
+  /** Draw `points` on the time scale `x`; `marks` are {t, kind, label}; a `gap` in seconds breaks the lines. */
   draw(points, x, width, marks, gap, end, times) {
     const { lines, height } = this.options;
     const y = linear(0, this.#top(points), height - MARGIN.bottom, MARGIN.top);
@@ -72,7 +72,7 @@ export class Plot {
     this.y = y;
   }
 
-  /** Show the values of a point; null hides the cursor and shows those of `newest`. */
+  /** Show the values of the point `at`; null hides the cursor and shows the values of `newest`. */
   point(at, x, newest) {
     const shown = at ?? newest;
     const { lines, format } = this.options;
@@ -101,7 +101,7 @@ export class Plot {
     return low === null || high === null ? format(value) : `${format(value)} (${format(low)} – ${format(high)})`;
   }
 
-  /** The top of the axis: lines always fit; bands may be cut, else they would flatten the lines. */
+  /** The top of the axis. Lines always fit; bands may be cut, because they would flatten the lines. */
   #top(points) {
     const { lines, least, most } = this.options;
     let line = 0;
@@ -137,7 +137,7 @@ export class Plot {
     this.marks.replaceChildren(...lines, ...(this.options.labels ? this.#labels(marks, x) : []));
   }
 
-  /** Labels where there is room: those of trips first, then the newest. */
+  /** Labels that do not overlap: trips first, then the newest. */
   #labels(marks, x) {
     const right = Number(this.svg.getAttribute("width")) - MARGIN.right;
     const taken = [];

@@ -1,4 +1,4 @@
-// The panel of plots: one time axis and one cursor for all of them, by mouse, touch and keyboard.
+// The panel of plots: one time axis and one cursor for all of them, by mouse, touch or keyboard.
 
 import { $, attr, el, text } from "./dom.js";
 import { MARGIN, Plot } from "./plot.js";
@@ -61,7 +61,7 @@ export class Plots {
           { name: "actual share", kind: "share", value: (point) => (point.share === null ? null : point.share * 100) },
           { name: "weight", kind: "weight", value: (point) => point.weight, stepped: true },
         ],
-        format: (value) => `${value.toFixed(1)} %`,
+        format: (value) => `${value.toFixed(1)}%`,
         tick: weight,
         least: 2,
         most: 100,
@@ -122,7 +122,7 @@ export class Plots {
     new ResizeObserver(() => this.draw()).observe($("figures"));
   }
 
-  /** Choose a range by its place, 0 to 2, or by itself. */
+  /** Select a range, or the range at an index from 0 to 2. */
   range(range) {
     this.#range = RANGES[range] ?? range;
     this.#press($("ranges"), RANGES.indexOf(this.#range));
@@ -153,7 +153,7 @@ export class Plots {
     if ($("table-details").open) this.#table();
   }
 
-  /** The points, and the weight of now: a trip is not to wait a second for the next point. */
+  /** The points, extended by the current weight: a trip shows before the next point arrives. */
   #upToNow() {
     const { points, release } = this.#live;
     const last = points.at(-1);
@@ -201,7 +201,7 @@ export class Plots {
     return `${moment(point.t, this.#live.now)}${near ? ` · ${near.what}` : ""}`;
   }
 
-  /** Seconds of three pixels: what the cursor is on. */
+  /** Seconds per three pixels, the reach of the cursor. */
   #near() {
     return Math.max(this.#x.back(3) - this.#x.back(0), 0.6);
   }
@@ -215,12 +215,12 @@ export class Plots {
     return [this.#when(point), ...lines].join("; ");
   }
 
-  /** What each plot shows, for who does not see it. */
+  /** Describe each plot for screen readers. */
   #describe(begin, end) {
     for (const plot of this.#plots) {
       const lines = plot.options.lines.map((line) => {
         const values = this.#shown.map(line.value).filter((value) => typeof value === "number");
-        if (values.length === 0) return `${line.name}: no figures`;
+        if (values.length === 0) return `${line.name}: no data`;
         const { format } = plot.options;
         return `${line.name}: ${format(Math.min(...values))} to ${format(Math.max(...values))}, now ${format(values.at(-1))}`;
       });

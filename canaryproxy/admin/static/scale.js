@@ -1,4 +1,4 @@
-// The arithmetic of a plot: scales, ticks, thinning, paths. Pure: numbers in, numbers and path data out.
+// The arithmetic of a plot: scales, ticks, downsampling, paths. Pure: numbers in, numbers and path data out.
 
 /** A linear map of [from, to] to [begin, end]. */
 export function linear(from, to, begin, end) {
@@ -8,7 +8,7 @@ export function linear(from, to, begin, end) {
   return map;
 }
 
-/** The least of 1, 2, 2.5, 5 times a power of ten that is not below the value. */
+/** The smallest round number (1, 1.5, 2, 2.5 … times a power of ten) that is not below the value. */
 export function ceiling(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
@@ -16,7 +16,7 @@ export function ceiling(value) {
   return Number((found * power).toPrecision(6));
 }
 
-/** Values at even steps from 0 to the top, about `wanted` of them. */
+/** About `wanted` round values at even steps from 0 to the top. */
 export function ticks(top, wanted = 3) {
   const rough = top / wanted;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -61,8 +61,8 @@ export function within(points, from, to) {
 }
 
 /**
- * At most about four values for each of `columns` columns: the first, the least, the greatest and the last, so
- * that a short peak is never lost. `values` are [t, v] with v a number or null; one null is kept for each hole.
+ * Downsample to at most five values for each of `columns` columns: the first, the least, the greatest, the last and
+ * one null per hole, so that a short peak is never lost. `values` are [t, v] with v a number or null.
  */
 export function thin(values, columns) {
   if (values.length <= columns * 4) return values;
@@ -91,7 +91,7 @@ export function thin(values, columns) {
 
 const place = (value) => value.toFixed(1);
 
-/** Split where a value is missing or two are further apart than `gap` seconds. */
+/** Split where a value is missing, or where two are more than `gap` seconds apart. */
 export function runs(values, gap) {
   const found = [];
   let run = [];
@@ -108,7 +108,7 @@ export function runs(values, gap) {
   return found;
 }
 
-/** Path data of a line; `stepped` keeps a value until the next. */
+/** Path data of a line; `stepped` holds each value until the next. */
 export function linePath(values, x, y, gap, stepped = false) {
   return runs(values, gap)
     .map((run) => {
@@ -120,7 +120,7 @@ export function linePath(values, x, y, gap, stepped = false) {
     .join("");
 }
 
-/** The least low and the greatest high of each column. `values` are [t, low, high], low null in a hole. */
+/** Downsample a band to the least low and greatest high per column. `values` are [t, low, high]; low is null in a hole. */
 export function thinBand(values, columns) {
   if (values.length <= columns * 2) return values;
   const from = values[0][0];

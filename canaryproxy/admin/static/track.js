@@ -1,7 +1,7 @@
-// The rollout as a track of steps, and what the present one still waits for.
+// The rollout as a track of steps, and what the current step still waits for.
 
 import { $, attr, badge, el, glyph, keyed, text } from "./dom.js";
-import { ago, count, duration, weight } from "./words.js";
+import { ago, count, duration, sentence, weight } from "./words.js";
 
 export function track(live) {
   const { release } = live;
@@ -42,31 +42,32 @@ function details(release, at, live) {
   const step = release.steps[at];
   const lines = [];
   if (release.variants.canary === null) {
-    lines.push(["info", "No canary is configured: there is nothing to roll out."]);
+    lines.push(["info", "No canary is configured, so there is nothing to roll out."]);
   } else if (release.steps.length === 0) {
-    lines.push(["info", "No plan: the weight is set by hand."]);
+    lines.push(["info", "No release is configured: set the weight by hand."]);
   } else if (release.state === "idle") {
-    lines.push(["info", "Not started yet. Start begins with the first step."]);
+    lines.push(["info", "Not started yet. Start begins the first step."]);
   } else if (release.state === "promoted") {
-    lines.push(["ok", `Done: every user is on the canary, for ${duration(live.now - release.since)} now.`]);
+    lines.push(["ok", `Done: every user has been on the canary for ${duration(live.now - release.since)}.`]);
   } else if (release.state === "aborted") {
     lines.push(["aborted", `Aborted ${ago(live.now - release.since)}: every user is on stable.`]);
   } else if (release.state === "tripped") {
-    lines.push(["tripped", `Stopped${step ? ` in step ${release.step}, at ${weight(step.weight)}` : ""}: no user is on the canary.`]);
+    lines.push(["tripped", `Stopped${step ? ` on step ${release.step}, at ${weight(step.weight)}` : ""}: no users are on the canary.`]);
   } else if (release.ready) {
     const next = release.steps[at + 1];
-    lines.push(["suspect", next ? `Ready: waits for an operator. Resume goes on to ${weight(next.weight)}.` : "Ready: waits for an operator. Resume promotes."]);
+    lines.push(["suspect", next ? `Ready for the next step. Resume continues to ${weight(next.weight)}.` : "Ready. Resume promotes the release."]);
   } else if (release.hold) {
-    lines.push([release.level === "suspect" ? "suspect" : release.state === "paused" ? "paused" : "info", `Holds: ${release.hold}`]);
+    const kind = release.level === "suspect" ? "suspect" : release.state === "paused" ? "paused" : "info";
+    lines.push([kind, kind === "info" ? `Next step: ${release.hold}` : sentence(release.hold)]);
   }
   if (release.gate) {
-    const words = { asked: "Gate asked, no answer yet", refused: "Gate refused", passed: "Gate passed" }[release.gate.state];
+    const words = { asked: "Waiting for the gates", refused: "A gate refused the next step", passed: "Gates passed" }[release.gate.state];
     const kind = { asked: "info", refused: "suspect", passed: "ok" }[release.gate.state];
     lines.push([kind ?? "info", [words ?? release.gate.state, release.gate.cause].filter(Boolean).join(": ")]);
   }
   const meters = [];
   if (step && ["running", "paused", "probing"].includes(release.state)) {
-    if (step.bake > 0) meters.push(["Baked", release.baked, step.bake, `${duration(release.baked)} of ${duration(step.bake)}`]);
+    if (step.bake > 0) meters.push(["Bake time", release.baked, step.bake, `${duration(release.baked)} of ${duration(step.bake)}`]);
     if (step.min_requests > 0) meters.push(["Requests", release.requests, step.min_requests, `${count(release.requests)} of ${count(step.min_requests)}`]);
   }
   keyed(

@@ -10,8 +10,8 @@ const ROWS = [
   ["P95", (variant) => latency(variant.p95)],
   ["P99", (variant) => latency(variant.p99)],
   ["In flight", (variant) => count(variant.in_flight)],
-  ["Requests in all", (variant) => count(variant.requests)],
-  ["Failed in all", (variant) => count(variant.failed)],
+  ["Requests since start", (variant) => count(variant.requests)],
+  ["Failed since start", (variant) => count(variant.failed)],
 ];
 const SIDES = ["stable", "canary"];
 
@@ -31,7 +31,7 @@ export function variants(live) {
     keyed(lists[at], both[side]?.endpoints ?? [], (each) => each.url, endpoint, (item, each) => {
       text(item.children[0], side);
       text(item.children[1], each.url);
-      badge(item.children[2], each.usable ? "ok" : "suspect", each.usable ? "usable" : "unusable");
+      badge(item.children[2], each.usable ? "ok" : "suspect", each.usable ? "up" : "down");
       text(item.children[3], `${count(each.in_flight)} in flight`);
     }),
   );

@@ -1,4 +1,4 @@
-// Figures and states in words. Pure.
+// Numbers and states as text. Pure.
 
 const COUNT = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 0 });
 const NONE = "–";
@@ -11,19 +11,19 @@ const digits = (value, significant) =>
 
 export const count = (value) => (known(value) ? COUNT.format(value) : NONE);
 
-/** "5 %" of a weight in percent, at its resolution of 0.01. */
-export const weight = (value) => (known(value) ? `${Number(value.toFixed(2))}${SPACE}%` : NONE);
+/** "5%" for a weight in percent, at its resolution of 0.01. */
+export const weight = (value) => (known(value) ? `${Number(value.toFixed(2))}%` : NONE);
 
-/** "0.59 %" of a fraction. */
+/** "0.59%" for a fraction. */
 export function percent(fraction) {
   if (!known(fraction)) return NONE;
   const value = fraction * 100;
-  if (value === 0) return `0${SPACE}%`;
-  if (Math.abs(value) < 0.01) return `<0.01${SPACE}%`;
-  return `${Math.abs(value) < 10 ? value.toFixed(2) : value.toFixed(1)}${SPACE}%`;
+  if (value === 0) return "0%";
+  if (Math.abs(value) < 0.01) return "<0.01%";
+  return `${Math.abs(value) < 10 ? value.toFixed(2) : value.toFixed(1)}%`;
 }
 
-/** "48 ms" or "1.25 s" of seconds. */
+/** "48 ms" or "1.25 s" for seconds. */
 export function latency(seconds) {
   if (!known(seconds)) return NONE;
   if (seconds >= 0.9995) return `${digits(seconds, 3)}${SPACE}s`;
@@ -34,7 +34,7 @@ export function latency(seconds) {
 
 export const rate = (value) => (known(value) ? `${value < 100 ? digits(value, 3) : count(value)}${SPACE}/s` : NONE);
 
-/** "4 min 48 s" of seconds. */
+/** "4 min 48 s" for seconds. */
 export function duration(seconds) {
   if (!known(seconds)) return NONE;
   const whole = Math.max(Math.floor(seconds), 0);
@@ -58,8 +58,8 @@ export const ago = (seconds) => (seconds < 2 ? "just now" : `${duration(seconds)
 
 const pad = (value) => String(value).padStart(2, "0");
 
-/** "2.5 %" of a fraction and "25 ms" of seconds, as short as an axis needs them. */
-export const percentTick = (fraction) => `${digits(fraction * 100, 3)}${SPACE}%`;
+/** "2.5%" for a fraction and "25 ms" for seconds, short enough for an axis. */
+export const percentTick = (fraction) => `${digits(fraction * 100, 3)}%`;
 export const latencyTick = (seconds) => (seconds < 1 ? `${digits(seconds * 1000, 3)}${SPACE}ms` : `${digits(seconds, 3)}${SPACE}s`);
 
 /** Local time of day. */
@@ -68,7 +68,7 @@ export function clock(seconds, withSeconds = true) {
   return `${pad(at.getHours())}:${pad(at.getMinutes())}${withSeconds ? `:${pad(at.getSeconds())}` : ""}`;
 }
 
-/** Local time of day, with the date if it is not that of `now`. */
+/** Local time of day, with the date unless it is the date of `now`. */
 export function moment(seconds, now) {
   const at = new Date(seconds * 1000);
   const today = new Date(now * 1000).toDateString() === at.toDateString();
@@ -78,24 +78,27 @@ export function moment(seconds, now) {
 /** "2026-01-31 12:03:10 UTC". */
 export const utc = (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`;
 
-/** "940 to 1" of a natural logarithm of evidence. */
+/** "940:1" for a natural logarithm of evidence. */
 export function odds(log) {
   if (!known(log)) return NONE;
   const evidence = Math.exp(log);
-  if (evidence >= 1e6) return "over a million to 1";
-  return `${evidence < 10 ? digits(evidence, 2) : count(Number(evidence.toPrecision(3)))} to 1`;
+  if (evidence >= 1e6) return ">1,000,000:1";
+  return `${evidence < 10 ? digits(evidence, 2) : count(Number(evidence.toPrecision(3)))}:1`;
 }
 
 const times = (value) => `${value >= 100 ? count(value) : digits(value, value < 1 ? 2 : 3)}×`;
 
-/** What the interval of the ratio says, its open sides too. */
+/** The interval of the ratio of the rates in words; either side can be unbounded. */
 export function interval([low, high]) {
   const below = known(low) && low > 0;
-  if (below && known(high)) return `${times(low)} to ${times(high)} of stable`;
-  if (below) return `at least ${times(low)} of stable, no upper bound`;
-  if (known(high)) return `at most ${times(high)} of stable, no lower bound`;
-  return "no bound yet: too little was seen";
+  if (below && known(high)) return `${times(low)} to ${times(high)} stable's rate`;
+  if (below) return `at least ${times(low)} stable's rate`;
+  if (known(high)) return `at most ${times(high)} stable's rate`;
+  return "no bounds yet: not enough data";
 }
+
+/** The text with its first letter in upper case. */
+export const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1);
 
 export const ratio = (value) => (known(value) ? times(value) : NONE);
 
@@ -111,7 +114,7 @@ export const STATES = {
 
 export const CIRCUITS = { closed: "closed", open: "open", half_open: "half open" };
 
-export const LEVELS = { ok: "no sign of a change", suspect: "suspect", breach: "breach" };
+export const LEVELS = { ok: "no regression seen", suspect: "suspect", breach: "regression" };
 
 const METRICS = { client_errors: "client errors (4xx)" };
 
