@@ -144,11 +144,11 @@ async def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("fifteen-letters", "too short: 16"),
-        ("two words of a token", "no spaces"),
-        ("first-line-of-the-token\nsecond-line-of-the-token", "no spaces"),
+        ("fifteen-letters", "at least 16"),
+        ("two words of a token", "only letters, digits and punctuation"),
+        ("first-line-of-the-token\nsecond-line-of-the-token", "only letters, digits and punctuation"),
         ("x" * 5000, "longer than 4096"),
-        ("t\u00f6ken-with-sixteen", "letters, digits and signs"),
+        ("t\u00f6ken-with-sixteen", "only letters, digits and punctuation"),
     ],
 )
 def test_a_bad_token_is_refused_at_the_start(
