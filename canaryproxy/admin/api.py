@@ -19,7 +19,7 @@ from canaryproxy.config import ConfigError
 from canaryproxy.config.errors import dotted
 from canaryproxy.config.json_text import encode
 from canaryproxy.config.yaml_reader import MAX_BYTES
-from canaryproxy.control.release_view import Release
+from canaryproxy.control.release_view import EVENTS, Release
 from canaryproxy.control.service import Stale, Unavailable, Unsaved
 from canaryproxy.release import circuit, rollout
 
@@ -34,14 +34,6 @@ _TRIP = TypeAdapter(bodies.Trip)
 _DRILL = TypeAdapter(bodies.DrillBy)
 _EVENTS: TypeAdapter[bodies.Events | list[bodies.Events]] = TypeAdapter(bodies.EventList)
 
-_BY_OPERATOR: dict[str, Callable[[str], rollout.Event | circuit.Reset]] = {
-    "start": rollout.Start,
-    "pause": rollout.Pause,
-    "resume": rollout.Resume,
-    "promote": rollout.Promote,
-    "abort": rollout.Abort,
-    "reset": circuit.Reset,
-}
 _RECORDS = 100
 _STALE = "the release has changed in the meantime; read it again"
 
@@ -59,8 +51,8 @@ class Api:
         add = app.router.add_route
         app.router.add_get("/v1/release", self._get_release)
         add("PUT", "/v1/weight", self._put_weight)
-        for name, event in _BY_OPERATOR.items():
-            add("POST", f"/v1/release/{name}", self._operation(event))
+        for name in openapi.OPERATIONS:
+            add("POST", f"/v1/release/{name}", self._operation(EVENTS[name]))
         add("POST", "/v1/release/trip", self._trip)
         add("POST", "/v1/release/drill", self._drill)
         add("POST", "/v1/events", self._post_events)
@@ -118,7 +110,7 @@ class Api:
         return await self._act(request, rollout.SetWeight(body.weight, body.words))
 
     def _operation(
-        self, event: Callable[[str], rollout.Event | circuit.Reset]
+        self, event: Callable[..., rollout.Event | circuit.Reset | circuit.Trip]
     ) -> Callable[[web.Request], Any]:
         async def operate(request: web.Request) -> web.Response:
             bodies.query(request, {})

@@ -119,7 +119,7 @@ METRICS: Final = (
     ),
     Row(
         "canaryproxy_refused_total",
-        "Requests that the proxy answered itself before routing, by status code: refused "
+        "Requests that the proxy handled itself before routing, by status code: refused "
         "ones, and 200 for OPTIONS *.",
         "counter",
         ("code",),

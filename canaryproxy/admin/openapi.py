@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
@@ -25,6 +25,15 @@ _MODELS: tuple[type[BaseModel], ...] = (
     schemas.Change, schemas.Problem,
     bodies.Who, bodies.SetWeight, bodies.Trip, bodies.DrillBy, bodies.Events,
 )  # fmt: skip
+OPERATIONS: Final[Mapping[release_view.Operation, str]] = {
+    "start": "Begin with the first step.",
+    "pause": "Stay at the current weight.",
+    "resume": "Continue after a pause; if the step is ready, begin the next one.",
+    "promote": "End the release with every user on the canary.",
+    "abort": "End the release with every user on stable.",
+    "reset": "Close the circuit: users go back to the canary.",
+}
+"""Operations whose body is only who and why, and what they do."""
 _STREAM_EXAMPLE = (
     "retry: 1000\n\n"
     'event: release\ndata: {"release":"cart-2.4","state":"running", ...}\n\n'
@@ -115,14 +124,6 @@ def description() -> Schema:
 
 def _release_paths() -> Schema:
     done = {"200": _json(release_view.Release, "The release after it, saved to disk.")}
-    operations = {
-        "start": "Begin with the first step.",
-        "pause": "Stay at the current weight.",
-        "resume": "Continue after a pause; if the step is ready, begin the next one.",
-        "promote": "End the release with every user on the canary.",
-        "abort": "End the release with every user on stable.",
-        "reset": "Close the circuit: users go back to the canary.",
-    }
     who = _json_body(bodies.Who, {"by": "ann", "reason": "all is well"})
     return {
         "/v1/release": {"get": _read("release", "Where the release is.", release_view.Release)},
@@ -138,7 +139,7 @@ def _release_paths() -> Schema:
         },
         **{
             f"/v1/release/{name}": {"post": _change(name, summary, who, done, "409")}
-            for name, summary in operations.items()
+            for name, summary in OPERATIONS.items()
         },
         "/v1/release/trip": {
             "post": _change(

@@ -114,7 +114,7 @@ def by_variant(value: Callable[[Cells], float]) -> Reader:
 
 def verdicts(value: Callable[[Verdict], float]) -> Reader:
     """Return a reader for a value of each metric's verdict."""
-    return lambda scrape: [((one.metric,), value(one)) for one in _all_verdicts(scrape)]
+    return lambda scrape: [((verdict.metric,), value(verdict)) for verdict in _all_verdicts(scrape)]
 
 
 def endpoints(value: Callable[[Endpoint], float]) -> Reader:

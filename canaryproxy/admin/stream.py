@@ -50,25 +50,25 @@ class _Stream:
         self.events: deque[bytes] = deque()
         self.release: bytes | None = None
         self.ended = False
-        self.news = asyncio.Event()
+        self.arrived = asyncio.Event()
 
     def put(self, event: bytes) -> None:
         if len(self.events) >= BACKLOG:
             self._drop()
         else:
             self.events.append(event)
-            self.news.set()
+            self.arrived.set()
 
     def put_release(self, event: bytes) -> None:
         self.release = event
-        self.news.set()
+        self.arrived.set()
 
     def end(self) -> None:
         self.ended = True
-        self.news.set()
+        self.arrived.set()
 
     def take(self) -> bytes:
-        self.news.clear()
+        self.arrived.clear()
         chunk = b"".join(self.events) + (self.release or b"")
         self.events.clear()
         self.release = None
@@ -119,7 +119,7 @@ class Hub:
                 await request.writer.drain()
                 if stream.ended:
                     break
-                await stream.news.wait()
+                await stream.arrived.wait()
         except ConnectionError:
             pass  # the client is gone; streams end this way
         finally:

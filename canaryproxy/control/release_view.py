@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import exp, isfinite
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,14 +27,17 @@ Operation = Literal[
     "start", "pause", "resume", "promote", "abort", "reset", "weight", "trip", "drill"
 ]
 """What an operator can do to a release."""
-_EVENTS: Mapping[Operation, type] = {
+EVENTS: Final[Mapping[Operation, type[rollout.Event | circuit.Reset | circuit.Trip]]] = {
     "start": rollout.Start,
     "pause": rollout.Pause,
     "resume": rollout.Resume,
     "promote": rollout.Promote,
     "abort": rollout.Abort,
     "weight": rollout.SetWeight,
+    "reset": circuit.Reset,
+    "trip": circuit.Trip,
 }
+"""The event of each operation; a drill is a trip and a reset."""
 
 Count = Annotated[int, Field(ge=0)]
 ReleaseState = Annotated[
@@ -331,7 +334,7 @@ def allowed(status: Status) -> tuple[Operation, ...]:
     state, broken = status.rollout.state, status.circuit.state
     is_open = broken is circuit.State.OPEN
     table = TRANSITIONS[state]
-    found: list[Operation] = [name for name, event in _EVENTS.items() if event in table]
+    found: list[Operation] = [name for name, event in EVENTS.items() if event in table]
     if "start" in found and (is_open or not status.plan.steps):
         found.remove("start")
     if state is State.RUNNING and not status.rollout.ready:

@@ -181,7 +181,7 @@ def test_token_is_asked_once_and_a_wrong_one_explained(page: Page, serve: Serve)
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        (Problem(403, "Forbidden", "cross-site"), "accepts no changes from this page"),
+        (Problem(403, "Forbidden", "cross-site"), "Nothing changed: cross-site"),
         (Problem(409, "Conflict", "the circuit is open"), "the circuit is open"),
         (Problem(421, "Misdirected", "not this host"), "admin.hosts"),
         (Problem(422, "Invalid", "weight: too much"), "weight: too much"),
