@@ -185,16 +185,16 @@ async def test_who_reads_slowly_but_reads_gets_all(tmp_path: Path) -> None:
         writer.close()
 
 
-async def test_who_looks_leaves_the_loop_to_others(tmp_path: Path) -> None:
-    """However many ask at once, between two answers the loop comes round."""
+async def test_reads_leave_the_loop_to_others(tmp_path: Path) -> None:
+    """However many ask at once, the loop runs other callbacks between two responses."""
     loop = asyncio.get_running_loop()
     rounds = 0
     made: list[int] = []
 
-    def come_round() -> None:
+    def count_round() -> None:
         nonlocal rounds
         rounds += 1
-        loop.call_soon(come_round)
+        loop.call_soon(count_round)
 
     class Slow(FakeControl):
         def release_view(self) -> Release:
@@ -202,14 +202,14 @@ async def test_who_looks_leaves_the_loop_to_others(tmp_path: Path) -> None:
             sleep(0.001)
             return super().release_view()
 
-    come_round()
+    count_round()
     async with serve(tmp_path, control=Slow(), bounds=PATIENT) as served:
         request = b"GET /v1/release HTTP/1.1\r\nHost: localhost\r\n\r\n"
         clients = [await served.connect() for _ in range(15)]
         for _, writer in clients:
             writer.write(request * 2)
         await until(lambda: len(made) == 30)
-        assert min(after - before for before, after in pairwise(made)) > 1
+        assert min(after - before for before, after in pairwise(made)) >= 1
 
 
 async def test_what_must_not_wait_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,10 @@ async def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     [
         ("fifteen-letters", "at least 16"),
         ("two words of a token", "only letters, digits and punctuation"),
-        ("first-line-of-the-token\nsecond-line-of-the-token", "only letters, digits and punctuation"),
+        (
+            "first-line-of-the-token\nsecond-line-of-the-token",
+            "only letters, digits and punctuation",
+        ),
         ("x" * 5000, "longer than 4096"),
         ("t\u00f6ken-with-sixteen", "only letters, digits and punctuation"),
     ],
