@@ -1,1 +1,1 @@
-"""``canaryproxy demo``: two small services, the proxy and some users, and a release that goes wrong."""
+"""``canaryproxy demo``: two small services, the proxy, simulated users, and releases that go wrong."""

@@ -1,4 +1,4 @@
-"""What the proxy's ``/metrics`` say, and the difference of two scrapes."""
+"""Figures of the proxy from two scrapes of its ``/metrics``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class VariantFigures:
 
     requests: int
     failed: int
-    """Requests that ended with 500 and above."""
+    """Responses with status 500 and above."""
     p50: float | None
-    """Seconds to the first byte, ``None`` without requests."""
+    """Median time to first byte in seconds; ``None`` without requests."""
     p95: float | None
 
 
@@ -33,15 +33,15 @@ class Figures:
     variants: tuple[VariantFigures, VariantFigures]
     rescued: int
     weight: float
-    """Share of users on the canary, 0..1."""
+    """Fraction of users on the canary, 0..1."""
     state: str
     """State of the release, such as ``running``, ``promoted`` or ``tripped``."""
     evidence: dict[str, tuple[float, float]]
-    """E-value and the limit at which the circuit opens, by metric."""
+    """Evidence (e-value) and the limit at which the circuit opens, by metric."""
 
 
 async def scrape(socket: Path) -> Series:
-    """Return every sample of ``/metrics`` on the admin socket."""
+    """Return the samples of ``/metrics`` on the admin socket."""
     async with (
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session,
         session.get("http://admin/metrics", headers={"Accept": "text/plain"}) as response,
@@ -55,7 +55,7 @@ async def scrape(socket: Path) -> Series:
 
 
 def release_of(series: Series) -> str | None:
-    """Return the release's id."""
+    """Return the release id, or ``None`` without a release."""
     for name, labels in series:
         if name == "canaryproxy_release_info":
             return dict(labels)["release"]
@@ -63,7 +63,7 @@ def release_of(series: Series) -> str | None:
 
 
 def between(before: Series, after: Series) -> Figures:
-    """Return what happened between two scrapes."""
+    """Return the figures between two scrapes."""
 
     def grown(name: str, *labels: tuple[str, str]) -> int:
         key = (name, tuple(sorted(labels)))

@@ -1,4 +1,4 @@
-"""Runs the demo: its processes, its story, and that nothing is left behind."""
+"""Run the demo: start its processes, follow its releases, and clean up."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ _RATE = 400.0
 _START_SECONDS = 15.0
 _REFRESH_SECONDS = 0.25
 _AFTERMATH_SECONDS = 1.5
-"""How long an act goes on after its end, so that people can look at it."""
+"""Seconds for which the screen of a release stays after its end."""
 EXIT_INTERRUPTED = 130
 
 
 class DemoError(Exception):
-    """The demo cannot run; the text says why in a line."""
+    """The demo cannot run; ``str`` is the reason in one line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the demo's processes are."""
+class Layout:
+    """Ports and files of the demo's processes."""
 
     folder: Path
     proxy: int
     stable: int
     canary: int
     dashboard: int | None = None
-    """Port of the admin address, if people want to look at it."""
+    """Port of the dashboard, if it is served."""
 
     @property
     def configuration_file(self) -> Path:
@@ -70,7 +70,7 @@ class Place:
         return self.folder / "state.json"
 
     def configuration(self, act: Act, speed: float) -> str:
-        """Return the proxy's configuration for a release."""
+        """Return the proxy's configuration for a release; ``speed`` divides the bake times."""
         bake = f"{act.bake / speed * 1000:.0f}ms"
         steps = [{"weight": weight, "bake": bake, "min_requests": 3} for weight in RAMP[:-1]]
         empty = {
@@ -104,9 +104,9 @@ class Place:
 def demo(*, as_json: bool, speed: float, seed: int, dashboard: int | None = None) -> int:
     """Run the demo and return the exit status.
 
-    ``as_json`` prints one JSON object instead of the screen; ``speed`` 2 bakes for half the time;
-    ``seed`` chooses the users. With a ``dashboard`` port (0: a free one) the proxy serves its dashboard
-    there, and after the story everything goes on until Ctrl-C.
+    ``as_json`` prints one JSON object instead of the screen; ``speed`` 2 halves the bake times; ``seed`` is
+    the random seed. With a ``dashboard`` port (0: any free one) the proxy serves its dashboard there, and the
+    demo continues after the last release until Ctrl-C.
     """
     try:
         return uvloop.run(
@@ -118,7 +118,7 @@ def demo(*, as_json: bool, speed: float, seed: int, dashboard: int | None = None
 
 
 async def _until_signal(story: Any) -> int:
-    """Run the story; SIGINT and SIGTERM cancel it, so that it can clean up."""
+    """Run the story; SIGINT and SIGTERM cancel it, which lets it clean up."""
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(story)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -134,72 +134,72 @@ async def _run(*, as_json: bool, speed: float, seed: int, dashboard: int | None)
     console = Console(stderr=as_json)
     with tempfile.TemporaryDirectory(prefix="canaryproxy-demo-") as name:
         proxy, stable, canary, free = _free_ports(4)
-        place = Place(Path(name), proxy, stable, canary, free if dashboard == 0 else dashboard)
+        layout = Layout(Path(name), proxy, stable, canary, free if dashboard == 0 else dashboard)
         scenes: list[Scene] = []
-        users = Users(f"http://127.0.0.1:{place.proxy}", _USERS, _RATE, seed)
+        users = Users(f"http://127.0.0.1:{layout.proxy}", _USERS, _RATE, seed)
         shown = not as_json and console.is_terminal
         token = secrets.token_urlsafe(16)
-        place.token.write_text(token)
-        place.configuration_file.write_text(place.configuration(STORY[0], speed))
-        async with _children([*_services(place), _proxy(place)], place) as children:
-            if place.dashboard is not None:
-                screen.dashboard(console, place.dashboard, token)
+        layout.token.write_text(token)
+        layout.configuration_file.write_text(layout.configuration(STORY[0], speed))
+        async with _children([*_services(layout), _proxy(layout)], layout) as children:
+            if layout.dashboard is not None:
+                screen.dashboard(console, layout.dashboard, token)
             with (
                 Live(console=console, auto_refresh=False, transient=True)
                 if shown
                 else contextlib.nullcontext()
             ) as view:
                 for act in STORY:
-                    await _begin(act, place, children[-1].pid, speed)
-                    scenes.append(await _release(act, place, users, view))
+                    await _begin(act, layout, children[-1].pid, speed)
+                    scenes.append(await _release(act, layout, users, view))
                     if not as_json and not shown:
                         console.print(screen.plain(scenes[-1]), soft_wrap=True)
             if as_json:
                 print(json.dumps(_document(scenes, seed)), flush=True)
             else:
                 screen.summary(console, scenes)
-            if place.dashboard is not None:
-                screen.dashboard(console, place.dashboard, token)
+            if layout.dashboard is not None:
+                screen.dashboard(console, layout.dashboard, token)
                 await users.run()  # until Ctrl-C
 
 
-async def _begin(act: Act, place: Place, proxy: int, speed: float) -> None:
-    """Put a release into the configuration of the running proxy; the service is whole again."""
-    await _switch(place, "none")
-    place.configuration_file.write_text(place.configuration(act, speed))
+async def _begin(act: Act, layout: Layout, proxy: int, speed: float) -> None:
+    """Repair the canary and reload the proxy with the configuration of a release."""
+    await _switch(layout, "none")
+    layout.configuration_file.write_text(layout.configuration(act, speed))
     os.kill(proxy, signal.SIGHUP)
     loop = asyncio.get_running_loop()
     end = loop.time() + _START_SECONDS
-    while measured.release_of(await measured.scrape(place.admin)) != f"demo-{act.name}":
+    while measured.release_of(await measured.scrape(layout.admin)) != f"demo-{act.name}":
         if loop.time() > end:
-            raise DemoError("the proxy did not take the next release")
+            raise DemoError("the proxy did not load the next release")
         await asyncio.sleep(0.05)
 
 
-async def _release(act: Act, place: Place, users: Users, view: Live | None) -> Scene:
-    """Watch one release; returns its last scene."""
+async def _release(act: Act, layout: Layout, users: Users, view: Live | None) -> Scene:
+    """Run one release under load and return its last scene."""
     users.begin_act()
     sending = asyncio.create_task(users.run())
     try:
-        return await _watch(act, place, users, view)
+        return await _watch(act, layout, users, view)
     finally:
         sending.cancel()
         await asyncio.wait([sending])
 
 
-async def _watch(act: Act, place: Place, users: Users, view: Live | None) -> Scene:
+async def _watch(act: Act, layout: Layout, users: Users, view: Live | None) -> Scene:
     loop = asyncio.get_running_loop()
-    before = at_fault = await measured.scrape(place.admin)
+    before = at_fault = await measured.scrape(layout.admin)
     broken_at: float | None = None
     began = time.time()
     end = loop.time() + act.limit
     while True:
-        now = await measured.scrape(place.admin)
+        now = await measured.scrape(layout.admin)
         figures = measured.between(before, now)
         age = None if broken_at is None else time.time() - broken_at
         scene = Scene(act, figures, users.seen, age)
         if figures.state == "tripped" and broken_at is not None:
-            record = _trip_record(place, began)
+            record = _trip_record(layout, began)
             scene = Scene(
                 act,
                 figures,
@@ -217,48 +217,48 @@ async def _watch(act: Act, place: Place, users: Users, view: Live | None) -> Sce
             return scene
         if act.fault != "none" and broken_at is None and figures.weight * 100 >= act.breaks_at:
             at_fault = now
-            await _switch(place, act.fault)
+            await _switch(layout, act.fault)
             broken_at = time.time()
         await asyncio.sleep(_REFRESH_SECONDS)
 
 
-def _trip_record(place: Place, since: float) -> dict[str, Any]:
-    """Return the entry of the history that says when and why the circuit opened."""
-    for record in json.loads(place.state.read_text())["state"]["history"]:
+def _trip_record(layout: Layout, since: float) -> dict[str, Any]:
+    """Return the record of the trip since a time, from the state file."""
+    for record in json.loads(layout.state.read_text())["state"]["history"]:
         if record["what"] == "tripped" and record["time"] >= since:
             return dict(record)
-    return {"time": time.time(), "cause": "not written down yet"}
+    return {"time": time.time(), "cause": "not recorded yet"}
 
 
-async def _switch(place: Place, fault: str) -> None:
+async def _switch(layout: Layout, fault: str) -> None:
     async with (
         aiohttp.ClientSession() as session,
-        session.put(f"http://127.0.0.1:{place.canary}/switch", data=fault) as response,
+        session.put(f"http://127.0.0.1:{layout.canary}/switch", data=fault) as response,
     ):
         await response.read()
 
 
-def _proxy(place: Place) -> tuple[int, tuple[str, ...]]:
-    return place.proxy, ("-m", "canaryproxy", "run", "-c", str(place.configuration_file))
+def _proxy(layout: Layout) -> tuple[int, tuple[str, ...]]:
+    return layout.proxy, ("-m", "canaryproxy", "run", "-c", str(layout.configuration_file))
 
 
-def _services(place: Place) -> list[tuple[int, tuple[str, ...]]]:
+def _services(layout: Layout) -> list[tuple[int, tuple[str, ...]]]:
     service = ("-m", "canaryproxy.demo.service")
     return [
-        (place.stable, (*service, "stable", str(place.stable))),
-        (place.canary, (*service, "canary", str(place.canary))),
+        (layout.stable, (*service, "stable", str(layout.stable))),
+        (layout.canary, (*service, "canary", str(layout.canary))),
     ]
 
 
 @contextlib.asynccontextmanager
 async def _children(
-    commands: Sequence[tuple[int, tuple[str, ...]]], place: Place
+    commands: Sequence[tuple[int, tuple[str, ...]]], layout: Layout
 ) -> AsyncIterator[list[asyncio.subprocess.Process]]:
-    """Run Python commands that listen on their ports; all are ended by pid at the end."""
+    """Run Python commands that listen on ports, and kill them at the end."""
     children: list[asyncio.subprocess.Process] = []
     try:
         for port, command in commands:
-            with (place.folder / f"{port}.log").open("ab") as log:
+            with (layout.folder / f"{port}.log").open("ab") as log:
                 children.append(
                     await asyncio.create_subprocess_exec(
                         sys.executable,
@@ -267,16 +267,16 @@ async def _children(
                         stdin=asyncio.subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
-                        start_new_session=True,  # Ctrl-C is for the demo, which ends them in order
+                        start_new_session=True,  # Ctrl-C reaches the demo only, which ends them in order
                     )
                 )
         for child, (port, _) in zip(children, commands, strict=True):
-            await _ready(child, port, place.folder / f"{port}.log")
+            await _ready(child, port, layout.folder / f"{port}.log")
         yield children
     finally:
         for child in children:
             if child.returncode is None:
-                with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
+                with contextlib.suppress(ProcessLookupError):  # it has just exited
                     child.kill()
         for child in children:
             await child.wait()
@@ -291,12 +291,12 @@ async def _ready(child: asyncio.subprocess.Process, port: int, log: Path) -> Non
             writer.close()
             return
         if child.returncode is not None or loop.time() > end:
-            raise DemoError(f"a process did not start: {_last_words(log)}")
+            raise DemoError(f"a process did not start: {_last_lines(log)}")
         await asyncio.sleep(0.05)
 
 
-def _last_words(log: Path) -> str:
-    return " ".join(log.read_text(errors="replace").split("\n")[-4:]).strip() or "no answer"
+def _last_lines(log: Path) -> str:
+    return " ".join(log.read_text(errors="replace").split("\n")[-4:]).strip() or "no output"
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What the demo shows: a live screen in a terminal, plain lines elsewhere, and the summary."""
+"""Output of the demo: a live screen in a terminal, plain lines elsewhere, and the summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from canaryproxy.config.text import latency, percent
+from canaryproxy.config.text import latency, odds, percent
 from canaryproxy.demo.measured import Figures
 from canaryproxy.demo.story import RAMP, STORY, Act
 from canaryproxy.demo.users import Seen
@@ -24,23 +24,23 @@ _METRICS = ("errors", "latency", "throughput", "empty_search")
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One release with its figures so far."""
+    """A release and its figures so far."""
 
     act: Act
     figures: Figures
     seen: Seen
     fault_age: float | None = None
-    """Seconds since the fault was switched on."""
+    """Seconds since the fault began."""
     rolled_back_after: float | None = None
     """Seconds from the fault to the trip."""
     canary_requests: int | None = None
-    """Requests that the canary got from the fault on."""
+    """Requests to the canary since the fault began."""
     cause: str | None = None
-    """What opened the circuit."""
+    """The cause of the trip."""
 
 
 def live(scene: Scene) -> RenderableType:
-    """Return the screen for a moment of the demo; the same lines at any time, so nothing jumps."""
+    """Return the screen for a moment of the demo; it always has the same number of lines."""
     acts = Text()
     reached = STORY.index(scene.act)
     for at, act in enumerate(STORY):
@@ -62,7 +62,7 @@ def live(scene: Scene) -> RenderableType:
             _users(scene),
         ),
         title="canaryproxy demo",
-        subtitle="Ctrl-C ends it",
+        subtitle="Ctrl-C to quit",
         width=_WIDTH,
     )
 
@@ -88,7 +88,7 @@ def _track(scene: Scene) -> Text:
 
 def _variants(scene: Scene) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), width=_WIDTH - 6)
-    table.add_column("in this release", style="dim", width=22)
+    table.add_column("this release", style="dim", width=22)
     table.add_column("stable", justify="right", width=14)
     table.add_column("canary", justify="right", width=14)
     both = scene.figures.variants
@@ -100,9 +100,9 @@ def _variants(scene: Scene) -> Table:
 
 
 def _evidence(scene: Scene) -> Table:
-    """Show each metric's evidence as a bar towards its limit, on a logarithmic scale."""
+    """Show each metric's evidence as a share of its limit, on a logarithmic scale."""
     table = Table(box=None, padding=(0, 2, 0, 0), width=_WIDTH - 6)
-    table.add_column("evidence against canary", style="dim", width=22)
+    table.add_column("regression evidence", style="dim", width=22)
     table.add_column("", width=_BAR)
     table.add_column("", justify="right", width=14)
     for metric in _METRICS:
@@ -111,29 +111,27 @@ def _evidence(scene: Scene) -> Table:
         full = int(share * _BAR)
         style = "red" if share >= 1 else "yellow" if share > 0.5 else "green"
         bar = Text("━" * full, style=style) + Text("━" * (_BAR - full), style="dim")
-        table.add_row(metric, bar, f"{min(value, 1e12):,.3g} : 1")
+        table.add_row(metric, bar, odds(log(max(value, 1e-3))))
     return table
 
 
 def _users(scene: Scene) -> Text:
     seen = scene.seen
     text = Text("Users: ", style="bold")
-    text.append(f"{seen.answered:,} answers", style="not bold")
+    text.append(f"{seen.answered:,} responses", style="not bold")
     for count, name in ((seen.errors, "errors"), (seen.slow, "slow"), (seen.empty, "empty")):
         text.append(f", {count} {name}", style="not bold red" if count else "not bold green")
     return text
 
 
 def dashboard(console: Console, port: int, token: str) -> None:
-    """Print where the dashboard is, and what its buttons ask for."""
-    console.print(
-        f"Dashboard: http://127.0.0.1:{port}/   token for its buttons: {token}", soft_wrap=True
-    )
-    console.print("Ctrl-C ends the demo.")
+    """Print the address of the dashboard and the token for its buttons."""
+    console.print(f"Dashboard: http://127.0.0.1:{port}/   admin token: {token}", soft_wrap=True)
+    console.print("Press Ctrl-C to end the demo.")
 
 
 def plain(scene: Scene) -> str:
-    """Return one line for a finished act, for logs and pipes."""
+    """Return a line about a finished release, for logs and pipes."""
     return f"{scene.act.title}: {_ending(scene)}"
 
 
@@ -141,24 +139,24 @@ def _ending(scene: Scene) -> str:
     if scene.rolled_back_after is not None:
         return (
             f"rolled back {scene.rolled_back_after:.1f} s after the fault,"
-            f" {scene.canary_requests} canary requests; users saw {scene.seen.hurt} bad answers"
+            f" {scene.canary_requests} canary requests; users saw {scene.seen.bad} bad responses"
         )
-    return f"{scene.figures.state}; users saw {scene.seen.hurt} bad answers"
+    return f"{scene.figures.state}; users saw {scene.seen.bad} bad responses"
 
 
 def summary(console: Console, scenes: Sequence[Scene]) -> None:
-    """Print what happened."""
+    """Print the summary of all releases."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), width=_WIDTH)
     table.add_column("release")
-    table.add_column("ended as")
+    table.add_column("result")
     for name in (
         "rolled back\nafter",
         "canary\nrequests",
         "errors\nseen",
-        "slow\nanswers",
+        "slow\nresponses",
         "empty\nresults",
     ):
-        table.add_column(name.replace("\\\n", "\n"), justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True)
     for scene in scenes:
         state = scene.figures.state
         after = "" if scene.rolled_back_after is None else f"{scene.rolled_back_after:.1f} s"
@@ -173,7 +171,7 @@ def summary(console: Console, scenes: Sequence[Scene]) -> None:
             *(str(n) for n in (scene.seen.errors, scene.seen.slow, scene.seen.empty)),
         )
     console.print(table)
-    console.print("Canary requests and time count from the fault. Bakes are short, for a demo.\n")
+    console.print("Times and requests are counted from the fault; the bake times are shortened.\n")
     for scene in scenes:
         console.print(
             Text(f"{scene.act.name}: ", style="bold") + Text(scene.act.meaning, style="not bold"),
@@ -185,7 +183,7 @@ def summary(console: Console, scenes: Sequence[Scene]) -> None:
     sent = sum(scene.seen.sent for scene in scenes)
     moved = sum(scene.seen.back_and_forth for scene in scenes)
     console.print(
-        f"\n{answered:,} of {sent:,} requests were answered; {moved} users were sent back and forth."
+        f"\n{answered:,} of {sent:,} requests got a response; {moved} users were sent back and forth."
     )
 
 

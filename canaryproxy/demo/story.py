@@ -1,4 +1,4 @@
-"""What happens in the demo: four releases, one of them good."""
+"""The releases of the demo: one good, three with a fault."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 RAMP = (1.0, 5.0, 25.0, 50.0, 100.0)
-"""Weights of the steps in percent."""
+"""Weights of the steps, in percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,14 +16,14 @@ class Act:
     name: str
     title: str
     fault: Literal["none", "errors", "slow", "empty"]
-    """What breaks in the canary, once it has reached ``breaks_at`` percent."""
+    """Fault of the canary, which begins at ``breaks_at`` percent."""
     meaning: str
-    """What it shows, in a sentence."""
+    """What the release demonstrates, in a sentence."""
     bake: float = 2.0
-    """Seconds of each step; short, for a demo."""
+    """Bake time of each step, in seconds; short, for the demo."""
     breaks_at: float = 25.0
     limit: float = 25.0
-    """Seconds after which the act ends in any case."""
+    """Longest duration of the release, in seconds."""
 
 
 STORY = (
@@ -31,24 +31,24 @@ STORY = (
         "healthy",
         "Release 1 is good",
         "none",
-        "It went through its steps by itself, and every user ended on the new version.",
+        "It passed all steps, and in the end all users were on the new version.",
     ),
     Act(
         "errors",
-        "Release 2 begins to answer 500",
+        "Release 2 starts to return status 500",
         "errors",
-        "The circuit opened on the first errors that chance could not explain.",
+        "The circuit opened as soon as chance could no longer explain the errors.",
     ),
     Act(
         "slow",
         "Release 3 only gets slower, by 0.3 s",
         "slow",
-        "Nothing failed; answers slower than stable's recent P95 were evidence enough.",
+        "No request failed; responses slower than stable's recent P95 were the evidence.",
     ),
     Act(
         "empty",
-        "Release 4 answers 200 and finds nothing",
+        "Release 4 returns 200, but its searches find nothing",
         "empty",
-        "Status and latency were fine: a rule on the answers' JSON saw the empty lists.",
+        "Status and latency were fine; an outcome rule on the JSON body saw the empty lists.",
     ),
 )

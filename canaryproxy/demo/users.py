@@ -1,4 +1,4 @@
-"""The users of the demo: bounded synthetic load, and what they see."""
+"""The simulated users of the demo: a load of fixed rate, and the responses they see."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ _SLOW_SECONDS = 0.25
 
 @dataclass
 class Seen:
-    """What users saw since the act began."""
+    """Responses that users saw since the release began."""
 
     sent: int = 0
     answered: int = 0
     broken: int = 0
-    """Requests whose connection failed."""
+    """Requests with a failed connection."""
     statuses: Counter[int] = field(default_factory=Counter)
     slow: int = 0
-    """Answers that took a quarter of a second or more."""
+    """Responses that took a quarter of a second or more."""
     empty: int = 0
     """Searches that found nothing."""
     back_and_forth: int = 0
-    """Users who were sent to the canary again after they had been taken back to stable."""
+    """Users who were sent to the canary a second time, after they had gone back to stable."""
 
     @property
     def errors(self) -> int:
-        """Answers of 500 and above, and broken connections."""
+        """Responses with status 500 and above, and failed connections."""
         return self.broken + sum(n for status, n in self.statuses.items() if status >= 500)
 
     @property
-    def hurt(self) -> int:
-        """Answers that a user would complain about."""
+    def bad(self) -> int:
+        """Responses that users would complain about."""
         return self.errors + self.slow + self.empty
 
 
 class Users:
-    """Sends ``rate`` requests a second from ``count`` users to ``url`` until stopped."""
+    """Sends ``rate`` requests per second from ``count`` users to ``url`` until cancelled."""
 
     def __init__(self, url: str, count: int, rate: float, seed: int) -> None:
         self._url = url
@@ -51,22 +51,22 @@ class Users:
         self._cookies: list[str | None] = [None] * count
         self._versions: list[list[str]] = [[] for _ in range(count)]
         self._settled = [0] * count
-        """How many requests had been sent when a user was last seen on a version.
+        """For each user the number of requests sent when the last version was noted.
 
-        Requests of a user that are under way at once overtake each other; what they say of the order of
-        versions means something only if one was sent after the other's answer.
+        Concurrent requests of a user may overtake each other, so the order of versions is known only for
+        requests that were sent after the previous response.
         """
         self._open: set[asyncio.Task[None]] = set()
         self.seen = Seen()
 
     def begin_act(self) -> None:
-        """Count from zero; the users keep their cookies."""
+        """Reset the counts; users keep their cookies."""
         self.seen = Seen()
         self._versions = [[] for _ in self._versions]
         self._settled = [0] * len(self._versions)
 
     async def run(self) -> None:
-        """Send until cancelled; then wait for what is under way."""
+        """Send until cancelled, then wait for the requests in flight."""
         loop = asyncio.get_running_loop()
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(
@@ -79,14 +79,14 @@ class Users:
                     await asyncio.sleep(max(due - loop.time(), 0))
                     user = self._random.randrange(len(self._cookies))
                     path = "/search" if self._random.random() < 0.5 else "/"
-                    task = loop.create_task(self._ask(session, user, path))
+                    task = loop.create_task(self._send(session, user, path))
                     self._open.add(task)
                     task.add_done_callback(self._open.discard)
             finally:
                 if self._open:
                     await asyncio.wait(self._open, timeout=5)
 
-    async def _ask(self, session: aiohttp.ClientSession, user: int, path: str) -> None:
+    async def _send(self, session: aiohttp.ClientSession, user: int, path: str) -> None:
         loop = asyncio.get_running_loop()
         seen, versions = self.seen, self._versions[user]
         cookie = self._cookies[user]
