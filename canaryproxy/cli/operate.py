@@ -103,6 +103,11 @@ def _here(document: Document) -> str:
     return _step(document, int(words.number(document.get("step")) or 0))
 
 
+def _the(operation: str, document: Document) -> str:
+    """``Trip cart-2.4``; ``Trip`` without a release."""
+    return operation if document.get("release") is None else f"{operation} {words.name(document)}"
+
+
 @click.command()
 @click.argument("percent", callback=_percent)
 @_reason
@@ -139,7 +144,7 @@ def start(target: Target, reason: str | None) -> None:
     """
 
     def describe(before: Document) -> str:
-        return f"Start {words.name(before)} ({_step(before, 1) or 'no steps'})"
+        return f"{_the('Start', before)} ({_step(before, 1) or 'no steps'})"
 
     _report(_operate(target, "start", describe, body=_with_reason(reason)))
 
@@ -155,7 +160,7 @@ def pause(target: Target, reason: str | None) -> None:
     """
 
     def describe(before: Document) -> str:
-        return f"Pause {words.name(before)} at {words.weight(before.get('weight'))}"
+        return f"{_the('Pause', before)} at {words.weight(before.get('weight'))}"
 
     _report(_operate(target, "pause", describe, body=_with_reason(reason)))
 
@@ -172,11 +177,11 @@ def resume(target: Target, reason: str | None) -> None:
 
     def describe(before: Document) -> str:
         if before.get("state") != "running":
-            return f"Resume {words.name(before)} ({_here(before) or 'no steps'})"
+            return f"{_the('Resume', before)} ({_here(before) or 'no steps'})"
         following = _step(before, int(words.number(before.get("step")) or 0) + 1)
         if following:
             return f"Begin the next step of {words.name(before)} ({following})"
-        return f"Complete {words.name(before)}: all users on the canary"
+        return f"{_the('Complete', before)}: all users on the canary"
 
     _report(_operate(target, "resume", describe, body=_with_reason(reason)))
 
@@ -196,7 +201,7 @@ def promote(target: Target, reason: str | None, yes: bool) -> None:
 
     def describe(before: Document) -> str:
         skipped = "the remaining steps and gates are skipped"
-        return f"Promote {words.name(before)}: all users go to the canary, {skipped}"
+        return f"{_the('Promote', before)}: all users go to the canary, {skipped}"
 
     body = _with_reason(reason)
     _report(_operate(target, "promote", describe, body=body, asks=lambda _: True, yes=yes))
@@ -214,7 +219,7 @@ def abort(target: Target, reason: str | None, yes: bool) -> None:
     """
 
     def describe(before: Document) -> str:
-        return f"Abort {words.name(before)}: all users go to stable"
+        return f"{_the('Abort', before)}: all users go to stable"
 
     body = _with_reason(reason)
     _report(_operate(target, "abort", describe, body=body, asks=lambda _: True, yes=yes))
@@ -234,7 +239,7 @@ def reset(target: Target, reason: str | None) -> None:
 
     def describe(before: Document) -> str:
         step = _here(before)
-        said = f"Reset {words.name(before)}: the same users return to the canary immediately"
+        said = f"{_the('Reset', before)}: the same users return to the canary immediately"
         said += f" ({step})" if step else ""
         circuit = before.get("circuit")
         if not isinstance(circuit, dict) or circuit.get("cause") is None:
@@ -258,7 +263,7 @@ def trip(target: Target, cause: tuple[str, ...]) -> None:
     """
 
     def describe(before: Document) -> str:
-        return f"Trip {words.name(before)}: all users go to stable immediately"
+        return f"{_the('Trip', before)}: all users go to stable immediately"
 
     body = {"cause": " ".join(cause)} if cause else {}
     _report(_operate(target, "trip", describe, body=body))
@@ -280,7 +285,7 @@ def drill(target: Target, yes: bool) -> None:
 
     def describe(before: Document) -> str:
         moved = f"{words.weight(before.get('weight'))} of users go to stable for some seconds"
-        return f"Drill {words.name(before)}: {moved} and come back"
+        return f"{_the('Drill', before)}: {moved} and come back"
 
     body = _operate(target, "drill", describe, asks=lambda _: True, yes=yes).body
     figures = body.get("drill")

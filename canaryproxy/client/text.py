@@ -117,14 +117,14 @@ def name(document: Mapping[str, Any]) -> str:
     return clean(document.get("release"), 60) or "no release"
 
 
-def share(document: Mapping[str, Any]) -> str:
-    """``5% of users on the canary``, or that all users are on one variant."""
+def share(document: Mapping[str, Any], verb: str = "on") -> str:
+    """``5% of users on the canary``, or ``all users on stable``; ``verb`` may replace ``on``."""
     found = number(document.get("weight"))
     if found == 0:
-        return "all users on stable"
+        return f"all users {verb} stable"
     if found == 100:
-        return "all users on the canary"
-    return f"{weight(found)} of users on the canary"
+        return f"all users {verb} the canary"
+    return f"{weight(found)} of users {verb} the canary"
 
 
 def step_of(document: Mapping[str, Any]) -> str:
@@ -149,7 +149,7 @@ def progress(document: Mapping[str, Any]) -> str:
 def outcome(document: Mapping[str, Any]) -> str:
     """Return the state of the release as a sentence without its full stop."""
     if document.get("release") is None:
-        return f"{share(document)} (no release configured)"
+        return f"{share(document, 'go to')} (no release configured)"
     return f"{name(document)} is {progress(document)}"
 
 

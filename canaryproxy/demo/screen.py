@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from canaryproxy.config.text import latency, odds, percent
+from canaryproxy.config import text as words
 from canaryproxy.demo.measured import Figures
 from canaryproxy.demo.story import RAMP, STORY, Act
 from canaryproxy.demo.users import Seen
@@ -76,7 +76,7 @@ def _track(scene: Scene) -> Text:
             style = "green"
         elif step == weight:
             style = "bold reverse"
-        text.append(f" {step:g} % ", style=style)
+        text.append(f" {words.weight(step)} ", style=style)
         text.append("─", style="dim")
     state = scene.figures.state
     style = {"tripped": "bold red", "promoted": "bold green"}.get(state, "bold")
@@ -94,8 +94,8 @@ def _variants(scene: Scene) -> Table:
     both = scene.figures.variants
     table.add_row("requests", *(f"{v.requests:,}" for v in both))
     table.add_row("failed", *(_bad(v.failed, v.requests) for v in both))
-    table.add_row("P50", *(latency(v.p50) for v in both))
-    table.add_row("P95", *(latency(v.p95) for v in both))
+    table.add_row("P50", *(words.latency(v.p50) for v in both))
+    table.add_row("P95", *(words.latency(v.p95) for v in both))
     return table
 
 
@@ -111,7 +111,7 @@ def _evidence(scene: Scene) -> Table:
         full = int(share * _BAR)
         style = "red" if share >= 1 else "yellow" if share > 0.5 else "green"
         bar = Text("━" * full, style=style) + Text("━" * (_BAR - full), style="dim")
-        table.add_row(metric, bar, odds(log(max(value, 1e-3))))
+        table.add_row(metric, bar, words.odds(log(max(value, 1e-3))))
     return table
 
 
@@ -188,5 +188,5 @@ def summary(console: Console, scenes: Sequence[Scene]) -> None:
 
 
 def _bad(failed: int, requests: int) -> Text:
-    text = f"{failed:,} ({percent(failed / requests)})" if failed else "0"
+    text = f"{failed:,} ({words.percent(failed / requests)})" if failed else "0"
     return Text(text, style="red" if failed else "green")
