@@ -122,7 +122,7 @@ class Api:
     async def _trip(self, request: web.Request) -> web.Response:
         bodies.query(request, {})
         body = await bodies.json_body(request, _TRIP, optional=True)
-        cause = f"by {body.by}" if body.cause is None else f"by {body.by}: {body.cause}"
+        cause = f"manually by {body.by}" + ("" if body.cause is None else f": {body.cause}")
         return await self._act(request, circuit.Trip(cause))
 
     async def _act(

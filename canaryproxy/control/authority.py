@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from canaryproxy.config.text import duration
 from canaryproxy.control.gates import GateKeeper, question
 from canaryproxy.control.ledger import Ledger, figures
 from canaryproxy.control.saver import Split
@@ -158,7 +159,7 @@ class Suspicion:
             self._last = now
         elif self._last is not None and now - self._last >= CLEARED_AFTER:
             self._last = None
-            cause = f"nothing suspect for {CLEARED_AFTER:g} s"
+            cause = f"no suspect metric for {duration(CLEARED_AFTER)}"
             self._ledger.note("cleared", cause, figures(seen))
 
     def forget(self) -> None:
@@ -176,7 +177,7 @@ def saved_rollout(
         return None
     restored = Rollout.from_dict(document["rollout"])
     if restored.step >= max(len(settings.plan.steps), 1):
-        ledger.note("release", "the plan has fewer steps now: the release begins anew", {})
+        ledger.note("release", "the plan has fewer steps now: the release starts over", {})
         return None
     if settings.release is None and restored.state is rollout.State.IDLE:
         return replace(restored, weight=ledger.rollout.weight)  # as the configuration says now

@@ -176,9 +176,9 @@ class Controller:
         if ledger.circuit.state is circuit.State.OPEN:
             return
         if table.circuit_open:
-            self.authority.trip("the circuit was open when the controller ended", {})
+            self.authority.trip("the circuit was open when the control plane was killed", {})
         elif table.limit < self.authority.wanted.limit:
-            cause = "the controller ended before a lower weight was on the disk"
+            cause = "the control plane was killed before a lower weight was saved"
             is_idle = ledger.rollout.state is rollout.State.IDLE
             lower = replace(
                 ledger.rollout,
@@ -324,8 +324,8 @@ class Controller:
         steps, here = plan_of(config).steps, self.ledger.rollout
         if config.release_id == self.settings.release and here.step >= max(len(steps), 1):
             raise rollout.Refused(
-                f"release.steps: the release is on step {here.step + 1}, and the plan would have "
-                f"{len(steps)}: give the release another id, or abort it first"
+                f"release.steps: the release is on step {here.step + 1}, and the new plan has {len(steps)}: "
+                "give the release another id, or abort it first"
             )
 
     def reconfigure(self, config: Config, table: RouteTable) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
+from canaryproxy.config.text import duration, latency
 from canaryproxy.control.authority import Overtaken
 from canaryproxy.control.controller import Controller
 from canaryproxy.measure import counters
@@ -42,7 +43,7 @@ def refusal(controller: Controller) -> str | None:
     if status.rollout.state is rollout.State.PROMOTED:
         return "the release is promoted: a drill would begin its last step again"
     if status.weight <= 0:
-        return "nobody is on the canary"
+        return "no user is on the canary"
     return None
 
 
@@ -86,13 +87,13 @@ async def drill(
     if ended and last == before:
         cause = f"by {by}: no request reached the canary after the trip"
     elif ended:
-        cause = f"by {by}: the canary's last request came {heard - began:.2f} s after the trip"
+        cause = f"by {by}: the canary's last request came {latency(heard - began)} after the trip"
     else:
-        cause = f"by {by}: the canary still got requests {LONGEST:g} s after the trip"
+        cause = f"by {by}: the canary still got requests {duration(LONGEST)} after the trip"
     controller.note("drill", cause, figures)
     for _ in range(_ATTEMPTS if ended else 0):
         if not controller.status().circuit.drill:  # closed, or opened in earnest meanwhile
             break
         with contextlib.suppress(Overtaken):
-            await controller.act_and_save(circuit.Reset(by=f"the drill of {by}"))
+            await controller.act_and_save(circuit.Reset(by=f"{by} (end of the drill)"))
     return figures

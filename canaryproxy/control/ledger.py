@@ -56,12 +56,8 @@ class Ledger:
         for record in records:
             self.recorded += 1
             self.history.append(record)
-            _log.info(
-                "%s: %s",
-                record.what,
-                record.cause,
-                extra={"record": {"id": self.recorded, **record.to_dict()}},
-            )
+            extra = {"record": {"id": self.recorded, **record.to_dict()}}
+            _log.info("%s", sentence(record), extra=extra)
             for listener in tuple(self._listeners):
                 listener(self.recorded, record)
         if records:
@@ -84,6 +80,16 @@ class Ledger:
         self.version = int(document.get("version", 0))
         self.history = [Record.from_dict(entry) for entry in document["history"]]
         self.recorded = int(document.get("recorded", len(self.history)))
+
+
+_TITLES = {"step": "step passed", "cleared": "back to normal"}
+
+
+def sentence(record: Record) -> str:
+    """Return a record in a line: ``paused by ann``, ``step passed: no regression in …``."""
+    title = _TITLES.get(record.what, record.what.replace("_", " "))
+    parted = "" if record.cause.startswith(("by ", "manually ")) else ":"
+    return f"{title}{parted} {record.cause}"
 
 
 def figures(seen: Assessment) -> dict[str, Any]:

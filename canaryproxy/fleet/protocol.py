@@ -157,7 +157,7 @@ def adopt(document: Document, settings: Settings, now: float, act: str) -> Docum
         act,
         document.circuit,
         _of_the_step(here),
-        (Record(now, "release", "all replicas have another configuration", {}), *records),
+        (Record(now, "release", "all replicas have the new configuration", {}), *records),
         settings=settings.settings,
         judge=settings.judge,
         salt=settings.salt,
@@ -231,7 +231,7 @@ def merge(mine: Document, theirs: Document, act: str) -> Document:
     if broken is theirs.circuit and _same(here, theirs.rollout):
         return theirs
     newer = max(mine, theirs, key=lambda one: (one.version, one.act))
-    cause = "replicas went different ways: the more cautious state holds"
+    cause = "replicas had diverged: the more cautious state holds"
     record = Record(max(broken.since, here.since), "merged", cause, {"weight": here.weight})
     return replace(
         theirs.acted(

@@ -39,7 +39,8 @@ from dataclasses import dataclass
 from math import inf, isfinite, log, sqrt
 from typing import Any, Literal
 
-from canaryproxy.config.text import odds, percent
+from canaryproxy.config.text import count, odds, percent
+from canaryproxy.config.units import ratio_text
 from canaryproxy.judging.evidence import (
     FINE,
     MULTIPLES,
@@ -523,8 +524,8 @@ class _Guard:
             self._before, self._now, self._began = self._now, (0, 0), now
         if answered >= self._rule.min_requests and failed >= self._rule.errors * answered:
             return (
-                f"guard rail: {failed} of the last {answered} canary requests failed, "
-                f"allowed are less than {self._rule.errors:.3g} of them"
+                f"guard rail: {percent(failed / answered)} of the last {count(answered)} canary requests "
+                f"failed ({count(failed)}), limit {ratio_text(self._rule.errors)}"
             )
         return None
 
@@ -628,7 +629,7 @@ class Judge:
             ratio=metric.ratio,
             interval=metric.interval(now, self.settings.alpha_hold),
             comparable=silence is None,
-            reason=_words(metric, level, log_e, proven, silence),
+            reason=_words(metric, level, (self._limit, self._hold_limit), proven, silence),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -661,20 +662,50 @@ class Judge:
         return judge
 
 
-def _words(metric: _Metric, level: Level, log_e: float, proven: bool, silence: str | None) -> str:
+_SUBJECTS = {
+    "errors": "error rate",
+    "latency": "slow responses",
+    "throughput": "stalled requests",
+    "business": "conversion rate",
+    CLIENT_ERRORS: "4xx rate",
+}
+"""What a metric measures, for people; an outcome goes by its own name."""
+
+
+def _words(
+    metric: _Metric,
+    level: Level,
+    limits: tuple[float, float],
+    proven: bool,
+    silence: str | None,
+) -> str:
+    """Return a verdict in plain words; ``limits`` are those of a breach and of a suspicion."""
     (n_s, e_s), (n_c, e_c) = metric.stable, metric.canary
-    name = metric.spec.name
+    spec = metric.spec
+    subject = _SUBJECTS.get(spec.name, spec.name)
     if not n_s or not n_c:
-        return f"{name}: cannot be judged: {silence or 'nothing to compare yet'}"
-    figures = (
-        f"{name}: {e_c} of {n_c} on the canary ({percent(e_c / n_c)}), "
-        f"{e_s} of {n_s} on stable ({percent(e_s / n_s)})"
+        return f"{subject}: cannot be judged: {silence or 'nothing to compare yet'}"
+    rates = (
+        f"{subject} {percent(e_c / n_c)} on canary ({count(e_c)} of {count(n_c)}) "
+        f"vs {percent(e_s / n_s)} on stable ({count(e_s)} of {count(n_s)})"
     )
+    evidence = f"evidence {odds(metric.test.log_e)}"
+    limit, hold_limit = map(odds, limits)
     if level == "breach":
-        return f"{figures}: worse by {odds(log_e)}, and by more than the margin"
+        return f"{rates}; {evidence} (limit {limit}){_difference(metric)}"
     if level == "suspect":
-        small = "" if metric.material else ", by less than the margin so far"
-        return f"{figures}: looks worse by {odds(log_e)}{small}"
+        trips = f", trips at {limit}" if spec.trips else ", never trips"
+        return f"{rates}; {evidence} (holds at {hold_limit}{trips}){_difference(metric)}"
     if silence is not None:
-        return f"{figures}; now it cannot be judged: {silence}"
-    return f"{figures}: " + ("proven not worse by the margin" if proven else "no sign of a change")
+        return f"{rates}; cannot be judged now: {silence}"
+    margin = f" by the {ratio_text(spec.margin)} margin" if spec.margin else ""
+    return f"{rates}; " + (f"proven not worse{margin}" if proven else "no regression seen")
+
+
+def _difference(metric: _Metric) -> str:
+    if not metric.spec.margin:
+        return ""
+    margin = f"the {ratio_text(metric.spec.margin)} margin"
+    return (
+        f", difference over {margin}" if metric.material else f", difference within {margin} so far"
+    )

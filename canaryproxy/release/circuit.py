@@ -40,6 +40,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from canaryproxy.config import text
 from canaryproxy.judging.judge import Assessment
 
 LONGEST_TICK = 1.0
@@ -208,13 +209,18 @@ def elapsed(ticked: float | None, now: float) -> float:
     return 0.0 if ticked is None else min(max(now - ticked, 0.0), LONGEST_TICK)
 
 
+def no_regression(requests: int, seconds: float) -> str:
+    """Return the cause of a step or a probe that passed."""
+    return f"no regression in {text.count(requests)} canary requests over {text.duration(seconds)}"
+
+
 def _cool(circuit: Circuit, _event: Tick, now: float, _settings: CircuitSettings) -> Step:
     if circuit.left is None:
         return replace(circuit, ticked=now), (), ()
     left = circuit.left - elapsed(circuit.ticked, now)
     if left > 0.0:
         return replace(circuit, left=left, ticked=now), (), ()
-    cause = "the cool-down is over"
+    cause = "the cool-down has passed"
     probing = Circuit(State.HALF_OPEN, circuit.trips, now, circuit.cause, ticked=now)
     return probing, (Action.PROBE,), (Record(now, "probing", cause, {"trips": circuit.trips}),)
 
@@ -227,7 +233,7 @@ def _probe(circuit: Circuit, event: Tick, now: float, settings: CircuitSettings)
     if passed < settings.probe_bake or seen.judged < max(settings.probe_requests, 1):
         return replace(circuit, probed=passed, ticked=now), (), ()
     closed = Circuit(State.CLOSED, circuit.trips, now, ticked=now)
-    cause = f"the probe of {seen.judged} canary requests showed nothing"
+    cause = no_regression(seen.judged, passed)
     figures = {"judged": seen.judged, "seconds": passed}
     return closed, (Action.RESTORE,), (Record(now, "recovered", cause, figures),)
 

@@ -53,8 +53,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal
 
+from canaryproxy.config import text
 from canaryproxy.judging.judge import QUIET, Assessment
-from canaryproxy.release.circuit import Record, elapsed
+from canaryproxy.release.circuit import Record, elapsed, no_regression
 
 
 class State(Enum):
@@ -336,7 +337,9 @@ def _record(now: float, what: str, cause: str, rollout: Rollout, plan: Plan) -> 
 
 def _start(rollout: Rollout, event: Start, now: float, plan: Plan) -> Outcome:
     if not plan.steps:
-        raise Refused("the release has no steps")
+        raise Refused(
+            "nothing to start: no release is configured; add release.id and release.steps, then reload"
+        )
     started = Rollout(State.RUNNING, 0, plan.steps[0].weight, now, ticked=rollout.ticked)
     return started, (Action.NEW_JUDGE,), _record(now, "started", f"by {event.by}", started, plan)
 
@@ -365,7 +368,7 @@ def _resume(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
 
 def _advance_by_hand(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
     if not rollout.ready:
-        raise Refused(f"it is running: {rollout.hold or 'the step has just begun'}")
+        raise Refused(f"the step is not over yet: {rollout.hold or 'it has just begun'}")
     return _advance(rollout, f"by {event.by}", now, plan)
 
 
@@ -423,7 +426,7 @@ def _set_weight(rollout: Rollout, event: SetWeight, now: float, plan: Plan) -> O
         raise Refused(f"a weight is 0 to 100 percent, found {event.weight!r}")
     state, hold = rollout.state, rollout.hold
     if state is not State.IDLE:
-        state, hold = State.PAUSED, f"weight set to {event.weight:g} by {event.by}"
+        state, hold = State.PAUSED, f"weight set to {text.weight(event.weight)} by {event.by}"
     changed = replace(
         rollout,
         state=state,
@@ -433,7 +436,7 @@ def _set_weight(rollout: Rollout, event: SetWeight, now: float, plan: Plan) -> O
         ready=False,
         gate=_no_gate(rollout),
     )
-    cause = f"{rollout.weight:g} to {event.weight:g} by {event.by}"
+    cause = f"{text.weight(rollout.weight)} to {text.weight(event.weight)} by {event.by}"
     return changed, (Action.EXPECT_CHANGE,), _record(now, "weight", cause, changed, plan)
 
 
@@ -463,7 +466,8 @@ def _probe(rollout: Rollout, _event: Probe, now: float, plan: Plan) -> Outcome:
         rollout,
         **{**_AFRESH, "state": State.PROBING, "weight": weight, "since": now, "hold": "probing"},
     )
-    return probing, (Action.NEW_JUDGE,), _record(now, "probing", "half open", probing, plan)
+    cause = f"{text.weight(weight)} of users try the canary again"
+    return probing, (Action.NEW_JUDGE,), _record(now, "probing", cause, probing, plan)
 
 
 def _restore(rollout: Rollout, event: Restore, now: float, plan: Plan) -> Outcome:
@@ -520,10 +524,10 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         return replace(rollout, hold=hold, ready=False), (), ()
     if plan.gated and rollout.gate.state != "passed":
         return _ask(rollout, now)
-    cause = f"{requests} canary requests in {rollout.baked:.0f} s showed nothing"
+    cause = no_regression(requests, rollout.baked)
     if plan.promote != "manual":
         return _advance(rollout, cause, now, plan)
-    ready = replace(rollout, hold="ready: an operator may resume or promote", ready=True)
+    ready = replace(rollout, hold="ready for the next step: resume or promote", ready=True)
     return ready, (), () if rollout.ready else _record(now, "ready", cause, ready, plan)
 
 
@@ -533,14 +537,14 @@ def _waits_for(
     """Return why the step cannot be left yet, in plain words."""
     needed = max(step.min_requests, 1)
     if requests < needed:
-        return f"{requests} of {needed} requests"
+        return f"{text.count(requests)} of {text.count(needed)} requests"
     if rollout.baked < step.bake:
-        return f"{rollout.baked:.0f} of {step.bake:g} s"
+        return f"bake time {text.duration(rollout.baked)} of {text.duration(step.bake)}"
     if plan.promote == "proof" and step.weight < 100.0 and not seen.proven:
         open_ = ", ".join(
             v.metric for v in seen.verdicts if not v.proven and v.limit < float("inf")
         )
-        return f"not yet proven: {open_}"
+        return f"not proven yet: {open_}"
     return None
 
 
@@ -552,7 +556,7 @@ def _ask(rollout: Rollout, now: float) -> Outcome:
     if now - gate.since >= patience:
         gate = replace(gate, question=gate.question + 1, state="asked", since=now)
         actions = (Action.ASK_GATES,)
-    waiting = replace(rollout, gate=gate, hold=gate.cause or "waits for the gates", ready=False)
+    waiting = replace(rollout, gate=gate, hold=gate.cause or "waiting for the gates", ready=False)
     return waiting, actions, ()
 
 
@@ -579,7 +583,7 @@ def _replan(rollout: Rollout, event: Replan, now: float, plan: Plan) -> Outcome:
         follows, weight = State.RUNNING, plan.steps[rollout.step].weight
     if rollout.state is follows and weight not in (None, rollout.weight):
         changed = replace(rollout, weight=weight, since=now, hold=None, ready=False)
-        cause = f"{rollout.weight:g} to {weight:g} by the configuration"
+        cause = f"{text.weight(rollout.weight)} to {text.weight(weight)} by the configuration"
         actions, records = (Action.EXPECT_CHANGE,), _record(now, "weight", cause, changed, plan)
     elif rollout.state in (State.TRIPPED, State.PROBING) and rollout.before is follows:
         changed = replace(
@@ -640,6 +644,6 @@ def step(rollout: Rollout, event: Event, now: float, plan: Plan) -> Outcome:
     """Return the state after ``event`` at ``now`` (seconds), the actions and the records."""
     handler = TRANSITIONS[rollout.state].get(type(event)) or EVERYWHERE.get(type(event))
     if handler is None:
-        wish = type(event).__name__.lower()
-        raise Refused(f"{wish} is not possible while the release is {rollout.state.value}")
+        act = "set the weight" if isinstance(event, SetWeight) else type(event).__name__.lower()
+        raise Refused(f"cannot {act} while the release is {rollout.state.value}")
     return handler(rollout, event, now, plan)

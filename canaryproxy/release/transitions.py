@@ -30,14 +30,14 @@ def refuse(event: Event, broken: Circuit, here: Rollout) -> None:
     is_open = broken.state is circuit.State.OPEN
     if isinstance(event, circuit.Trip):
         if is_open and not broken.drill:
-            raise rollout.Refused(f"the circuit is open already: {broken.cause}")
+            raise rollout.Refused(f"the circuit is already open: {broken.cause}")
         if here.state is rollout.State.ABORTED:
-            raise rollout.Refused("the release is aborted: nobody is on the canary")
+            raise rollout.Refused("the release is aborted: no user is on the canary")
     elif isinstance(event, circuit.Reset):
         if broken.state is circuit.State.CLOSED:
-            raise rollout.Refused("the circuit is closed: there is nothing to reset")
+            raise rollout.Refused("nothing to reset: the circuit is closed")
     elif isinstance(event, rollout.Start) and is_open:
-        raise rollout.Refused("the circuit is open: reset it before the release starts")
+        raise rollout.Refused("the circuit is open: reset it before starting the release")
 
 
 def step(

@@ -75,7 +75,10 @@ async def test_weight(served: Served, value: float) -> None:
 async def test_trip_and_drill_and_events(served: Served) -> None:
     await served.ask("POST", "/v1/release/trip", '{"cause": "complaints", "by": "ann"}')
     await served.ask("POST", "/v1/release/trip")
-    assert [one.cause for one in served.control.acts] == ["by ann: complaints", "by operator"]
+    assert [one.cause for one in served.control.acts] == [
+        "manually by ann: complaints",
+        "manually by operator",
+    ]
     drill = await served.ask("POST", "/v1/release/drill", '{"by": "ann"}')
     assert drill.json == {
         "drill": {

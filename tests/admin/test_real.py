@@ -74,7 +74,7 @@ async def test_refusals_of_the_state(real: Proxy) -> None:
     assert "running" in await refused("POST", "/v1/release/start")
     assert "nothing to reset" in await refused("POST", "/v1/release/reset")
     assert (await real.ask("POST", "/v1/release/trip", '{"cause": "no"}')).status == 200
-    assert "by operator: no" in await refused("POST", "/v1/release/trip")
+    assert "manually by operator: no" in await refused("POST", "/v1/release/trip")
     assert "tripped" in await refused("PUT", "/v1/weight", '{"weight": 50}')
     assert "tripped" in await refused("POST", "/v1/release/promote")
     assert (await real.release())["weight"] == 0.0

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from canaryproxy.config import text
+
 Document = dict[str, Any]
 
 PLAN = [
@@ -109,8 +111,8 @@ def metric(
     rates = [events / trials if trials else 0.0 for trials, events in (stable, canary)]
     if reason is None:
         reason = (
-            f"{name}: {canary[1]} of {canary[0]} on the canary ({rates[1] * 100:.3g}%), "
-            f"{stable[1]} of {stable[0]} on stable ({rates[0] * 100:.3g}%): no regression seen"
+            f"{name} {text.percent(rates[1])} on canary ({canary[1]:,} of {canary[0]:,}) vs "
+            f"{text.percent(rates[0])} on stable ({stable[1]:,} of {stable[0]:,}); no regression seen"
         )
     return {
         "metric": name,
@@ -294,17 +296,16 @@ def healthy() -> Scene:
     scene.record(
         now - 700,
         "suspect",
-        "slow responses 9.23% on canary (12 of 130) vs 5.00% on stable (130 of 2,600); evidence 112:1",
+        "slow responses 9.23% on canary (12 of 130) vs 5.00% on stable (130 of 2,600); "
+        "evidence 112:1 (holds at 100:1, trips at 5,000:1)",
         metric="latency",
         evidence=112.0,
     )
-    scene.record(
-        now - 640, "cleared", "back to normal: no suspect metric for 30 s", metric="latency"
-    )
+    scene.record(now - 640, "cleared", "no suspect metric for 30 s", metric="latency")
     scene.record(
         now - 560,
         "drill",
-        "by ann: the last request reached the canary 13 ms after the trip",
+        "by ann: the canary's last request came 13 ms after the trip",
         seconds_to_last_request=0.013,
         weight=5.0,
         users_seen=31,
@@ -330,8 +331,8 @@ def suspect() -> Scene:
     scene = healthy()
     document, now = scene.document, time.time()
     reason = (
-        "slow responses 6.32% on canary (790 of 12,510) vs 5.00% on stable (11,590 of 231,840); "
-        "evidence 940:1 (limit 5,000:1), difference within the margin"
+        "slow responses 6.31% on canary (790 of 12,510) vs 5.00% on stable (11,590 of 231,840); "
+        "evidence 940:1 (holds at 100:1, trips at 5,000:1)"
     )
     document.update(
         hold="suspect: latency", level="suspect", baked=0.0, since=now - 192, requests=9600
@@ -437,7 +438,7 @@ def probing() -> Scene:
         allowed=["reset", "abort"],
     )
     scene.document["circuit"].update(state="half_open", since=now - 20)
-    scene.record(now - 20, "probing", "the cool-down is over", trips=1)
+    scene.record(now - 20, "probing", "the cool-down has passed", trips=1)
     return scene
 
 
@@ -449,7 +450,7 @@ def ready() -> Scene:
         ready=True,
         baked=600.0,
         requests=30_100,
-        hold="ready: waits for resume",
+        hold="ready for the next step: resume or promote",
         gate={"state": "passed", "cause": "http://127.0.0.1:9911/may-promote: go"},
         allowed=["resume", *RUNNING],
     )
@@ -464,12 +465,12 @@ def paused() -> Scene:
         state="paused",
         weight=7.5,
         since=now - 30,
-        hold="weight set to 7.5 by ann",
+        hold="weight set to 7.5% by ann",
         allowed=["resume", "promote", "abort", "weight", "trip", "drill"],
         unsaved="/var/lib/canaryproxy/state.json: No space left on device",
         quiet="stable has no traffic",
     )
-    scene.record(now - 30, "weight", "25 to 7.5 by ann", step=3, steps=5, weight=7.5, baked=162.0)
+    scene.record(now - 30, "weight", "25% to 7.5% by ann", step=3, steps=5, weight=7.5, baked=162.0)
     scene.points = [
         point if point["t"] < now - 30 else scene.point(point["t"], 7.5) for point in scene.points
     ]

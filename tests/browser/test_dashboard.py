@@ -603,7 +603,7 @@ def test_reset_gives_back_the_weight_of_before_the_first_trip(page: Page, serve:
     fake = serve(scene)
     page.open(fake.url)
     fake.trip()
-    fake.record("probing", "the cool-down is over", trips=1)
+    fake.record("probing", "the cool-down has passed", trips=1)
     fake.update(weight=1.0)
     fake.trip()
     page.says("weight", "0%")

@@ -90,7 +90,7 @@ async def test_a_reload_names_what_changed(fake: Fake, tmp_path: Path) -> None:
     [
         (401, "a change needs the token", "an admin token is needed. Pass it with --token-file FILE"),
         (403, "read-only", "read-only"),
-        (409, "resume is not possible while the release is tripped", "resume is not possible while"),
+        (409, "cannot resume while the release is tripped", "cannot resume while"),
         (412, "the release has changed", "now cart-2.4 is running at 5% (step 2 of 5). Nothing was"),
         (421, "Host not served", "to admin.hosts"),
         (507, "the weight is 5, but not on the disk: No space left", "but not on the disk: No space"),

@@ -119,9 +119,9 @@ async def test_a_drill_is_no_end(fake: Fake, tmp_path: Path) -> None:
     process = await waiting(fake, tmp_path, "--for", "promoted")
     fake.record("tripped", "a drill by ann")
     fake.change(state="tripped", circuit=DRILL)
-    fake.record("reset", "by the drill of ann")
+    fake.record("reset", "by ann (end of the drill)")
     fake.change(**document())
-    await line(process, "by the drill of ann")
+    await line(process, "by ann (end of the drill)")
     fake.change(state="promoted")
     assert (await finished(process)).status == 0
 

@@ -51,7 +51,7 @@ async def test_a_breach_opens_the_circuit_within_the_tick(tmp_path: Path) -> Non
         assert made.weight == 0
         status = made.controller.status()
         assert status.circuit.cause is not None
-        assert status.circuit.cause.startswith("errors: ")
+        assert status.circuit.cause.startswith("error rate ")
         assert status.rollout.state is rollout.State.TRIPPED
         await made.run(5, stable=(50, 0))
         assert made.weight == 0

@@ -40,7 +40,7 @@ async def test_an_act_is_acknowledged_when_the_disk_has_it(tmp_path: Path) -> No
         saved: Any = json.loads((tmp_path / "state.json").read_text())
         assert saved["state"]["rollout"]["weight"] == 5.0
         assert made.weight == 5.0
-        assert made.release_view["hold"] == "weight set to 5 by ann"
+        assert made.release_view["hold"] == "weight set to 5% by ann"
 
 
 async def test_more_canary_is_not_given_while_the_disk_refuses(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ async def test_a_suspicion_is_written_down_once_and_when_it_has_passed(tmp_path:
         assert made.weight == 50
         await made.run(120, stable=(500, 10), canary=(500, 6))
         assert made.whats == ["suspect", "cleared"]
-        assert made.control.history(None, 1)[0]["cause"] == "nothing suspect for 30 s"
+        assert made.control.history(None, 1)[0]["cause"] == "no suspect metric for 30 s"
 
 
 # Gates
@@ -365,7 +365,7 @@ async def test_a_drill_that_shows_a_leak_leaves_the_circuit_open(
 async def test_there_is_no_drill_without_a_canary_in_use(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         await made.control.act(rollout.Abort())
-        with pytest.raises(rollout.Refused, match="nobody is on the canary"):
+        with pytest.raises(rollout.Refused, match="no user is on the canary"):
             await made.control.drill("ann")
         assert "drill" not in made.release_view["allowed"]
 

@@ -89,8 +89,8 @@ def test_a_bad_release_is_rolled_back_before_many_users_are_hurt(document: Any, 
     assert bad["ended_as"] == "tripped"
     assert bad["rolled_back_after_seconds"] is not None
     assert 0 < bad["users"][{"errors": "errors", "slow": "slow", "empty": "empty"}[name]] < 300
-    metric = {"errors": "errors", "slow": "latency", "empty": "empty_search"}[name]
-    assert bad["cause"].startswith(f"{metric}: ")
+    what = {"errors": "error rate", "slow": "slow responses", "empty": "empty_search"}[name]
+    assert bad["cause"].startswith(f"{what} ")
 
 
 @pytest.mark.parametrize(("each", "at_once", "found"), [(30, 1, 1), (1, 3, 0)])

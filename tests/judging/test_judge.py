@@ -78,13 +78,13 @@ def test_breach_needs_evidence_and_the_margin() -> None:
     verdict = feed.of("errors")
     assert verdict.log_evidence > verdict.limit
     assert {verdict.level, feed.level} == {"suspect"}
-    assert "by less than the margin so far" in verdict.reason
+    assert "difference within the 30% margin so far" in verdict.reason
     for _ in range(40):
         feed.tick(("errors", 20, 0, 10, 10))
     assert feed.level == "breach"
     assert feed.seen.cause is not None
     assert feed.seen.cause.startswith(
-        "errors: 480 of 800 on the canary (60 %), 0 of 1600 on stable"
+        "error rate 60.0% on canary (480 of 800) vs 0% on stable (0 of 1,600); evidence >1,000,000:1 (limit "
     )
 
 
@@ -144,7 +144,7 @@ def test_an_outcome_trips() -> None:
     for _ in range(20):
         feed.tick(("empty_search", 10, 0, 2, 2))
     assert feed.level == "breach"
-    assert "empty_search: " in (feed.seen.cause or "")
+    assert "empty_search " in (feed.seen.cause or "")
 
 
 def test_answers_4xx_are_suspect_and_never_trip() -> None:
@@ -167,7 +167,7 @@ def test_stable_without_traffic_is_never_judged_and_says_so() -> None:
     assert feed.seen.judged == 0
     assert feed.seen.answered == 3000
     assert feed.seen.quiet == "stable has no traffic"
-    assert feed.of("errors").reason == "errors: cannot be judged: stable has no traffic"
+    assert feed.of("errors").reason == "error rate: cannot be judged: stable has no traffic"
     assert not feed.seen.proven
 
 
@@ -205,7 +205,7 @@ def test_guard_rails_hold_whatever_stable_does() -> None:
     feed.tick(("requests", 0, 0, 1, 0))
     assert feed.level == "breach"
     assert (feed.seen.cause or "").startswith(
-        "guard rail: 19 of the last 20 canary requests failed"
+        "guard rail: 95.0% of the last 20 canary requests failed (19), limit 50%"
     )
     late = Feed(rule)
     for _ in range(600):
@@ -260,7 +260,7 @@ def test_proof_of_no_harm() -> None:
     for _ in range(900):
         feed.tick(("errors", 19, 0, 1, 0), ("requests", 19, 0, 1, 0))
     assert feed.seen.proven
-    assert feed.of("errors").reason.endswith("proven not worse by the margin")
+    assert feed.of("errors").reason.endswith("proven not worse by the 1% margin")
     assert feed.seen.judged == 900
 
 

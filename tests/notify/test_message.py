@@ -71,12 +71,12 @@ def test_a_step_says_where_it_is() -> None:
     figures = {"step": 2, "steps": 5, "weight": 5.0, "baked": 0.0}
     step = {
         "what": "step",
-        "cause": "512 canary requests in 300 s showed nothing",
+        "cause": "no regression in 512 canary requests over 5 min",
         "figures": figures,
     }
     assert message.sentence(step, "cart-2.4", "edge-1") == (
         "cart-2.4 on edge-1 began its next step at 5% of users (step 2 of 5): "
-        "512 canary requests in 300 s showed nothing"
+        "no regression in 512 canary requests over 5 min"
     )
 
 

@@ -125,7 +125,7 @@ def test_a_step_needs_its_bake_time_and_its_requests() -> None:
     assert run.actions == (Action.EXPECT_CHANGE,)
     quick = Run()
     quick.ticks(1.5, seen(judged=500))
-    assert quick.rollout.hold == "1 of 2 s"
+    assert quick.rollout.hold == "bake time 1.4 s of 2 s"
     quick.ticks(0.8, seen(judged=500))
     assert quick.rollout.step == 1
 
@@ -220,14 +220,14 @@ def test_proof_is_waited_for() -> None:
     run = Run(Plan((Step(1, 1.0), Step(100)), promote="proof"))
     run.ticks(60.0, seen(judged=1000))
     assert run.rollout.step == 0
-    assert (run.rollout.hold or "").startswith("not yet proven")
+    assert (run.rollout.hold or "").startswith("not proven yet")
     run.ticks(0.1, seen(judged=1000, proven=True))
     assert run.rollout.step == 1
 
 
 def test_by_hand_each_step_waits_for_an_operator() -> None:
     run = Run(Plan((Step(1, 1.0), Step(50, 1.0)), promote="manual"))
-    with pytest.raises(Refused, match="it is running"):
+    with pytest.raises(Refused, match="not over yet"):
         run.send(Resume())
     run.ticks(30.0, seen(judged=100))
     assert (run.rollout.step, run.rollout.ready) == (0, True)
@@ -315,7 +315,7 @@ def test_without_a_release_the_weight_is_set_by_hand() -> None:
     assert run.rollout.weight == 0.0
     run.send(Restore())
     assert (run.rollout.state, run.rollout.weight) == (State.IDLE, 5.0)
-    with pytest.raises(Refused, match="no steps"):
+    with pytest.raises(Refused, match="nothing to start"):
         run.send(Start())
     for weight in (-1.0, 100.5, float("nan")):
         with pytest.raises(Refused, match="0 to 100 percent"):
@@ -425,7 +425,7 @@ def test_gates_are_asked_when_all_else_holds_and_let_the_step_pass() -> None:
     assert run.gate == "idle"
     run.ticks(0.1, seen(judged=5))
     assert run.asks
-    assert (run.rollout.step, run.rollout.hold) == (0, "waits for the gates")
+    assert (run.rollout.step, run.rollout.hold) == (0, "waiting for the gates")
     run.ticks(5.0, seen(judged=6))
     assert not run.asks
     run.send(GateAnswer(run.rollout.gate.question, passed=True, cause="release-office: yes"))

@@ -165,7 +165,7 @@ def test_errors_open_the_circuit_and_the_next_request_is_stables(tmp_path: Path)
             await soon(lambda: trip(tmp_path), "trip")
             record = trip(tmp_path)
             assert record is not None
-            assert record["cause"].startswith("errors: ")
+            assert record["cause"].startswith("error rate ")
             await asyncio.sleep(0.5)
             bad = [
                 moment for moment, _, name in traffic.seen if name == "canary" and moment > begin
@@ -187,7 +187,7 @@ def test_slowness_opens_the_circuit(tmp_path: Path) -> None:
             await soon(lambda: trip(tmp_path), "trip")
             record = trip(tmp_path)
             assert record is not None
-            assert record["cause"].startswith("latency: ")
+            assert record["cause"].startswith("slow responses ")
 
         Traffic(running.port).run(story)
 
