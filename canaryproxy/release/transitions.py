@@ -6,7 +6,7 @@ ever sees an open circuit over a rollout that still has a weight.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.circuit import Circuit, CircuitSettings, Record
@@ -53,12 +53,20 @@ def step(
         here, done, told = rollout.step(here, event, now, plan)
         return Change(broken, here, done, told)
     broken, orders, records = circuit.step(broken, event, now, settings)
+    records = tuple(_with_weight(record, here.weight) for record in records)
     actions: tuple[Action, ...] = ()
     for order in orders:
         here, more, written = rollout.step(here, _order(order, broken, records), now, plan)
         actions += more
         records += written
     return Change(broken, here, actions, records)
+
+
+def _with_weight(record: Record, weight: float) -> Record:
+    """Return the record of a trip with the weight before it, in percent; other records as they are."""
+    if record.what != "tripped":
+        return record
+    return replace(record, figures={"weight": weight, **record.figures})
 
 
 def _order(
