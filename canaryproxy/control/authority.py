@@ -24,7 +24,7 @@ from canaryproxy.release.rollout import Rollout
 from canaryproxy.release.transitions import Event
 
 CLEARED_AFTER = 30.0
-"""Seconds without a suspicion after which the history says that it has passed."""
+"""Seconds without a suspect metric until the history records that all is well again."""
 
 
 class Unavailable(Exception):
@@ -57,7 +57,7 @@ class Desk(Protocol):
 
     @property
     def gates(self) -> GateKeeper:
-        """Where gates are asked; the answer comes as ``gates_answered``."""
+        """Asks the gates; their answer arrives through ``gates_answered``."""
 
 
 class Authority(Protocol):
@@ -68,7 +68,7 @@ class Authority(Protocol):
 
     settings: ControlSettings
     assessment: Assessment | None
-    """What the judge said last."""
+    """The latest verdict."""
 
     @property
     def wanted(self) -> Split:
@@ -81,10 +81,10 @@ class Authority(Protocol):
     # Acts
 
     def propose(self, event: Event) -> None:
-        """Do at once what an operator wants. Raises ``rollout.Refused`` or ``Unavailable``."""
+        """Perform an operator's act at once. Raises ``rollout.Refused`` or ``Unavailable``."""
 
     async def commit(self, event: Event) -> None:
-        """Do what an operator wants, and return when all who share the release are bound by it.
+        """Perform an operator's act, and return when every proxy that shares the release is bound by it.
 
         The own disk may not have it yet. Raises ``rollout.Refused``, ``Overtaken``, ``Unavailable`` or
         ``saver.Unsaved``.
@@ -100,7 +100,7 @@ class Authority(Protocol):
         """Judge the counters of a tick, and act on the verdict."""
 
     def gates_answered(self, answer: rollout.GateAnswer) -> None:
-        """Hear what the gates said."""
+        """Take the answer of the gates."""
 
     # Configurations
 
@@ -108,21 +108,21 @@ class Authority(Protocol):
         """Return the split to route by when ``settings`` come into force; ``table`` is in force now."""
 
     def configure(self, settings: ControlSettings) -> None:
-        """Go on by other settings, which the release can follow."""
+        """Continue under other settings, which the release can follow."""
 
     # Life
 
     def restore(self, document: Mapping[str, Any]) -> None:
-        """Go on from a saved document. Raises ``KeyError``, ``TypeError``, ``ValueError``."""
+        """Continue from a saved document. Raises ``KeyError``, ``TypeError``, ``ValueError``."""
 
     def distrust(self, why: str) -> None:
-        """There was a state file, and it cannot be used: keep users off the canary."""
+        """Keep users off the canary: there was a state file, and it cannot be used."""
 
     def begin(self) -> None:
         """Start the release of the configuration, unless it was started before."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the saved document holds besides the ledger."""
+        """Return the part of the saved document that is not in the ledger."""
 
     def start(self) -> None:
         """Start background work, if there is any."""
@@ -144,14 +144,14 @@ class Authority(Protocol):
 
 
 class Suspicion:
-    """Writes down when a suspicion begins, and when it has passed."""
+    """Records when a suspicion begins, and when it has passed."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._last: float | None = None
 
     def observe(self, now: float, seen: Assessment) -> None:
-        """Look at an assessment of ``now`` (seconds)."""
+        """Take an assessment of ``now`` (seconds)."""
         if seen.level == "suspect":
             if self._last is None:
                 suspects = [one.reason for one in seen.verdicts if one.level != "ok"]
@@ -163,14 +163,14 @@ class Suspicion:
             self._ledger.note("cleared", cause, figures(seen))
 
     def forget(self) -> None:
-        """Start afresh: the judge does."""
+        """Forget the suspicion, because a new judge begins."""
         self._last = None
 
 
 def saved_rollout(
     document: Mapping[str, Any], settings: ControlSettings, ledger: Ledger
 ) -> Rollout | None:
-    """Return the saved rollout if the release goes on from it; else write down why it begins anew."""
+    """Return the saved rollout if the release continues from it; otherwise record why it starts over."""
     if document["release"] != settings.release:
         old = document["release"]
         ledger.note("release", f"{settings.release or 'none'} follows {old or 'none'}", {})
@@ -235,12 +235,12 @@ class LocalAuthority:
         self._move(answer)
 
     def _apply(self, event: Event) -> None:
-        """Let an event happen that must be saved, even if it leaves no record."""
+        """Apply an event that must be saved, even if it leaves no record."""
         self._move(event)
         self._ledger.version += 1
 
     def _move(self, event: Event) -> None:
-        """Let an event happen; a clock that has moved need not be saved at once."""
+        """Apply an event; a clock that has moved need not be saved at once."""
         ledger, settings = self._ledger, self.settings
         change = transitions.step(
             ledger.circuit, ledger.rollout, event, self._desk.now, settings.plan, settings.circuit
@@ -280,7 +280,7 @@ class LocalAuthority:
             self._apply(rollout.Replan(judge_changed, weight))
 
     def _begin_another(self) -> None:
-        """Begin what the configuration names: its release, or a weight without one."""
+        """Begin the configured release, or set the configured weight without one."""
         settings, ledger = self.settings, self._ledger
         self._judge = Judge(settings.judge)
         self.assessment = None

@@ -88,7 +88,8 @@ class Controller:
     ``cells`` are the counters of all workers, ``table`` is the first route table, ``clock`` gives seconds
     that never fall, ``slots`` are the cells of outcomes that are in use already.
 
-    A state file that is refused raises nothing: every user is on stable then, and ``status`` says why.
+    A state file that is refused raises nothing: every user is on stable then, and ``status`` gives the
+    reason.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Controller:
     # Life
 
     def load(self, last: tuple[RouteTable, int] | None = None) -> None:
-        """Go on from the state file, or begin the release. Publishes the first table.
+        """Continue from the state file, or begin the release. Publishes the first table.
 
         ``last`` is the table in force with its version, if another controller was here before: a table that
         it published without having saved it holds.
@@ -158,7 +159,7 @@ class Controller:
         self.authority.distrust(why)
 
     def _take_over(self, table: RouteTable, version: int) -> None:
-        """Go on after a controller that was killed, on the side of caution."""
+        """Continue after a controller that was killed, erring towards fewer users on the canary."""
         if table.salt != self.table.salt:
             return
         # The configuration may be a newer one: another program may have taken over with its own.
@@ -227,7 +228,7 @@ class Controller:
         self._plane.new_round()
 
     def _keep_house(self, now: float) -> None:
-        """Do what is due every second, every five and every ten."""
+        """Do the periodic work: every second, five seconds and ten seconds."""
         if now - self._thresholds_at >= _THRESHOLDS_EVERY:
             self._thresholds_at = now
             self._update_thresholds(now)
@@ -278,14 +279,14 @@ class Controller:
     # Acts
 
     def act(self, event: Event) -> None:
-        """Do at once what an operator wants. Raises ``rollout.Refused`` or ``Unavailable`` with the
+        """Perform an operator's act at once. Raises ``rollout.Refused`` or ``Unavailable`` with the
         reason."""
         self._refuse_if_stopped()
         self.authority.propose(event)
         self.publish()
 
     async def act_and_save(self, event: Event) -> None:
-        """Do what an operator wants, and return when it is in force and on disk.
+        """Perform an operator's act, and return when it is in force and on disk.
 
         Raises ``rollout.Refused``, ``Overtaken``, ``Unavailable``, or ``Unsaved`` if the disk does not take
         it.
@@ -319,7 +320,7 @@ class Controller:
     # Configurations
 
     def check(self, config: Config) -> None:
-        """Raise ``rollout.Refused`` if the release cannot go on by this configuration."""
+        """Raise ``rollout.Refused`` if the release cannot continue under this configuration."""
         self._refuse_if_stopped()
         steps, here = plan_of(config).steps, self.ledger.rollout
         if config.release_id == self.settings.release and here.step >= max(len(steps), 1):
@@ -329,11 +330,12 @@ class Controller:
             )
 
     def reconfigure(self, config: Config, table: RouteTable) -> None:
-        """Go on by another configuration; ``table`` is what it starts with (``first_table``).
+        """Continue under another configuration; ``table`` is its first table (``first_table``).
 
-        The same release goes on: its step, its weight and its users stay, and its evidence too if the judge
-        compares the same things. Another release begins anew, with no users on the canary until the disk
-        knows of it. Raises ``rollout.Refused``, and changes nothing, if the plan has no step for where it is.
+        The same release continues: its step, its weight and its users stay, and its evidence too if the judge
+        compares the same things. Another release starts from its first step, with no users on the canary
+        until the disk knows of it. Raises ``rollout.Refused``, and changes nothing, if the plan lacks the
+        step that the release is on.
         """
         self.check(config)
         settings = ControlSettings.of(config, self.settings.slots)

@@ -1,8 +1,8 @@
-"""The rollback drill: an exit plan that was never tried is a hope.
+"""The rollback drill: a rehearsal of the way back with real users.
 
-Opens the circuit of a release in progress for real, measures when the canary got its last request, closes the
-circuit, and writes the result into the history. If the process dies in between, or something trips in
-earnest, the circuit stays open: users are on stable until somebody resets it.
+Opens the circuit of a release in progress, measures when the canary got its last request, closes the circuit,
+and records the result. If the process dies in between, or a regression trips meanwhile, the circuit stays
+open: users are on stable until an operator resets it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from canaryproxy.measure import counters
 from canaryproxy.release import circuit, rollout
 
 QUIET = 1.0
-"""Seconds without a request after which the last one was the last."""
+"""Seconds without a request after which the canary counts as idle."""
 LONGEST = 10.0
-"""Seconds after which the drill gives up waiting for that."""
+"""Seconds that the drill waits for it."""
 _EVERY = 0.01
 _ATTEMPTS = 5
-"""How often the circuit is closed that other replicas' acts overtake."""
+"""Attempts to close the circuit, if acts of other replicas overtake it."""
 
 
 class Users(Protocol):
-    """What the drill asks the data path."""
+    """The data path, as the drill uses it."""
 
     def users_seen(self, limit: int) -> int | None:
         """Return the buckets below ``limit`` whose users asked within ten seconds, if that is known."""
@@ -58,8 +58,8 @@ async def drill(
 
     ``cells`` gives the canary's counters. ``seconds_to_last_request`` counts the requests that the split sent
     to the canary (those of a match rule go on), to 0.01 s, ``null`` if they did not end; ``requests_after``
-    is their number. ``users_seen`` are user buckets that were on the canary within ten seconds before.
-    Raises ``rollout.Refused``, or ``controller.Unsaved``.
+    is their number. ``users_seen`` are user buckets that were on the canary within ten seconds before. Raises
+    ``rollout.Refused``, or ``controller.Unsaved``.
     """
     if (why := refusal(controller)) is not None:
         raise rollout.Refused(f"no drill: {why}")

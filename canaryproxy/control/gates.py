@@ -1,4 +1,4 @@
-"""Asks the gates in the background, and hands their answer to the release."""
+"""Asks the gates in the background, and passes their answer on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from canaryproxy.judging.judge import Assessment
 from canaryproxy.release.rollout import GateAnswer, Plan, Rollout
 
 AskGates = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, str]]]
-"""Asks the gates whether a step may be left; returns whether it may, and who said what. Never raises."""
+"""Asks the gates whether a step may be left; returns whether it may, and the reason. Never raises."""
 
 
 class GateKeeper:
-    """Questions to the gates that are under way. ``answered`` is called with each answer."""
+    """Asks gates without blocking the tick; calls ``answered`` with each answer."""
 
     def __init__(self, ask: AskGates | None, answered: Callable[[GateAnswer], None]) -> None:
         self._ask = ask
@@ -44,7 +44,7 @@ class GateKeeper:
 def question(
     release: str | None, rollout: Rollout, plan: Plan, seen: Assessment | None
 ) -> dict[str, Any]:
-    """Return what the gates are told about the step that is to be left."""
+    """Return the question about a step: the body of the request to a gate."""
     at, steps = rollout.step, plan.steps
     last = at + 1 >= len(steps)
     return {

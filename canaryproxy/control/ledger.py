@@ -1,4 +1,4 @@
-"""The ledger: the state of the release, its history, and who listens to it. No I/O."""
+"""The ledger: the state of the release, its history, and the listeners to it. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Listener = Callable[[int, Record], None]
 
 
 class Ledger:
-    """Circuit and rollout of the release, and the records of all that changed them.
+    """Circuit and rollout of the release, and a record of each change.
 
     ``clock`` gives seconds since the epoch.
     """

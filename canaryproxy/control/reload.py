@@ -1,7 +1,8 @@
 """The configuration while the proxy runs: read again, compared, and applied as far as can be done live.
 
-A file that is invalid, unreadable or refused changes nothing; why is kept until a reload succeeds. What
-cannot change while the process runs keeps its old value, and is named until the file agrees with what runs.
+A file that is invalid, unreadable or refused changes nothing; the reason is kept until a reload succeeds. A
+setting that cannot change while the process runs keeps its old value, and is listed as needing a restart
+until file and process agree.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ NEEDS_RESTART = ("listen", "workers", "admin", "state", "access_log", "fleet")
 """Sections that belong to sockets, processes and open files; of ``listen`` only the addresses."""
 
 _LOOK_ANYWAY = 5000
-"""Milliseconds after which a watched file is compared without news: some file systems send none."""
+"""Milliseconds after which a watched file is compared without an event: some file systems send none."""
 _AFTER_ERROR = 5.0
 _SECRETS = frozenset(
     (
@@ -37,12 +38,12 @@ _SECRETS = frozenset(
         *("redis", "password_env", "password_file"),
     )
 )
-"""Fields whose values everybody who may look at the status must not see."""
+"""Fields whose values must not show in the status, which more people may read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a reload did, as paths of fields."""
+    """The effect of a reload, as paths of fields."""
 
     changed: tuple[str, ...]
     """In force now."""
@@ -85,7 +86,7 @@ def live(running: Config, wanted: Config) -> Config:
 
 
 class Stale(Exception):
-    """What was to be changed has changed since it was looked at."""
+    """The configuration or the release has changed since the caller read it."""
 
 
 class Reloader:
@@ -109,7 +110,7 @@ class Reloader:
         """``text`` is that of ``config``, ``files`` those of its TLS, if they may be other ones by now."""
         self.path = path
         self.running = config
-        """What is in force."""
+        """The configuration in force."""
         self.text = text or ""
         """The file as it was read last, valid or not."""
         self.files = certificates.read(config) if files is None else files
@@ -129,7 +130,7 @@ class Reloader:
             try:
                 self.text = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
-                # It was read a moment ago by whoever parsed it; the next reload will say what it is.
+                # It was parsed a moment ago; the next reload reports the error.
                 _log.warning("%s: cannot be read again: %s", path, error)
 
     @property
@@ -138,10 +139,10 @@ class Reloader:
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     def reload(self, by: str | None = None) -> Change:
-        """Read the file and put it in force; ``by`` says for the history who wants it.
+        """Read the file and put it in force; ``by`` names the operator in the history.
 
-        Raises ``ConfigError`` if it is invalid, ``Refused`` if the release cannot go on with it, ``OSError``
-        if it cannot be read. Then nothing has changed.
+        Raises ``ConfigError`` if it is invalid, ``Refused`` if the release cannot continue with it,
+        ``OSError`` if it cannot be read. Then nothing has changed.
         """
         self._unreadable = True
         try:
@@ -167,7 +168,7 @@ class Reloader:
         if_match: Callable[[str], bool] | None = None,
         by: str | None = None,
     ) -> Change:
-        """Put another text into the file and in force; with ``dry_run`` only say what that would do.
+        """Write another text into the file and put it in force; with ``dry_run`` only return the effect.
 
         ``if_match`` is given the mark of the text that would be replaced. Raises as ``reload`` does, and
         ``Stale``; nothing is in force that is not in the file.
@@ -184,7 +185,8 @@ class Reloader:
             return self.reload(by)
 
     def _checked(self, text: str) -> tuple[Config, Files]:
-        """Return what ``text`` says and the files of its TLS, and of what runs on without a restart."""
+        """Return the configuration of ``text``, and the TLS files of it and of settings that need a
+        restart."""
         wanted = configuration.parse(text, file=str(self.path))
         self._files_seen = certificates.read(wanted)
         files = certificates.load(wanted, text, file=str(self.path))
@@ -221,11 +223,11 @@ class Reloader:
             self._note("reload_failed", _with(why, by), {})
 
     def try_reload(self) -> None:
-        """Reload; what is wrong is in ``error`` and in the history."""
+        """Reload; an error is kept in ``error`` and in the history."""
         try:
             self.reload()
         except (ConfigError, Refused, OSError) as error:
-            _log.error("the configuration stays as it was: %s", _one_line(error))
+            _log.error("reload failed, the running configuration stays: %s", _one_line(error))
 
     async def watch(self) -> None:
         """Reload whenever the file's text changes, until ``reload.watch`` is off.
@@ -273,7 +275,7 @@ class Reloader:
             if self.path.read_bytes() != self.text.encode() or self._unreadable:
                 return True
         except OSError:
-            return not self._unreadable  # the reload will say why
+            return not self._unreadable  # the reload reports the error
         return {**self._files_seen, **certificates.read(self.running)} != self._files_seen
 
 

@@ -21,7 +21,7 @@ _RETRY_SECONDS = 1.0
 
 
 class Unsaved(Exception):
-    """The requested change is not on disk; the text says what holds meanwhile."""
+    """The requested change is not on disk; the text says whether it is in force meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class Split:
 class Saver:
     """Writes the newest version of the ledger until the disk has it.
 
-    ``document`` returns what to write; ``on_saved`` is called after each save, before waiters are told.
+    ``document`` returns the values to write; ``on_saved`` is called after each save, before waiters are
+    woken.
     """
 
     def __init__(

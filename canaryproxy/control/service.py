@@ -1,4 +1,4 @@
-"""What an operator can see and do, whatever the way in: the admin API calls this and nothing else."""
+"""The service behind the admin API: every view and every act of an operator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from canaryproxy.control.controller import Controller
 from canaryproxy.control.drill import Users, drill
 from canaryproxy.control.reload import Change, Reloader, Stale
 from canaryproxy.control.saver import Unsaved
-from canaryproxy.control.timeseries import Course
+from canaryproxy.control.timeseries import TrafficHistory
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
@@ -35,11 +35,11 @@ Listener = Callable[[str, dict[str, Any]], None]
 
 _EVERY = 1.0
 _ATTEMPTS = 5
-"""How often an act is tried that other replicas' acts overtake."""
+"""Attempts at an act, if acts of other replicas overtake it."""
 
 
 class Plane(Users, Protocol):
-    """What is asked of the data path."""
+    """The data path, as operators see it."""
 
     @property
     def draining(self) -> bool:
@@ -53,7 +53,7 @@ class Plane(Users, Protocol):
 
 
 class Control:
-    """One running proxy, seen and steered."""
+    """Views and acts of one running proxy."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Control:
         self._cells = cells
         self._plane = plane
         self._reloader = reloader
-        self._course = Course()
+        self._traffic = TrafficHistory()
         self._listeners: list[Listener] = []
         self._boot = secrets.token_hex(4)
         """Two runs of the proxy never share an ETag."""
@@ -79,12 +79,12 @@ class Control:
     # Life
 
     def start(self) -> None:
-        """Take a point of the course every second until ``stop``."""
+        """Sample the traffic every second until ``stop``."""
         self._clock = asyncio.get_running_loop().call_later(_EVERY, self._second)
         self._take()
 
     def stop(self) -> None:
-        """End that."""
+        """Stop sampling."""
         if self._clock is not None:
             self._clock.cancel()
         self._unsubscribe()
@@ -98,7 +98,7 @@ class Control:
     def _take(self) -> dict[str, Any]:
         status = self._controller.status()
         verdicts = status.assessment.verdicts if status.assessment is not None else ()
-        return self._course.take(
+        return self._traffic.take(
             monotonic(),
             self._controller.now,
             self._cells.variants,
@@ -112,7 +112,8 @@ class Control:
             listener("record", told)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call ``listener("record", …)`` and ``listener("point", …)`` as they come; return what ends it.
+        """Call ``listener("record", …)`` and ``listener("point", …)`` as they come; return a function that
+        ends it.
 
         It is called in the event loop and must not block.
         """
@@ -128,7 +129,7 @@ class Control:
 
     @property
     def etag(self) -> str:
-        """Changes with everything that an operator decides upon; without quotes."""
+        """Changes with everything that matters to an operator's decision; without quotes."""
         return self._controller.authority.tag or f"{self._boot}-{self._controller.ledger.revision}"
 
     def release_view(self) -> view.Release:
@@ -157,7 +158,7 @@ class Control:
     def _variant(self, which: int) -> view.Variant:
         cells = self._cells.variants[which]
         return view.variant(
-            self._course.now()[which],
+            self._traffic.now()[which],
             cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED],
             cells[counters.FAILED],
             counters.in_flight(cells),
@@ -181,8 +182,8 @@ class Control:
         return [view.record(number, entry) for number, entry in chosen]
 
     def series(self, since: float) -> list[dict[str, Any]]:
-        """Return the points of the course after a time."""
-        return [point for point in self._course.points if point["t"] > since]
+        """Return the points of the traffic history after a time."""
+        return [point for point in self._traffic.points if point["t"] > since]
 
     # To do
 
@@ -192,7 +193,7 @@ class Control:
         *,
         if_match: Matches | None = None,
     ) -> None:
-        """Do it; returns when it is on the disk.
+        """Perform an act; returns when it is on disk.
 
         ``if_match`` is given the ETag. Raises ``rollout.Refused``, ``Stale``, ``Unavailable`` or ``Unsaved``.
         """
@@ -203,23 +204,23 @@ class Control:
             except Overtaken:
                 continue
             return
-        raise Stale("the release changes faster than this can be done")
+        raise Stale("the release keeps changing: acts of other replicas were faster")
 
     def _compare(self, if_match: Matches | None) -> None:
         if if_match is not None and not if_match(self.etag):
-            raise Stale("the release has changed since it was looked at")
+            raise Stale("the release has changed since it was read")
 
     async def drill(self, by: str, *, if_match: Matches | None = None) -> dict[str, Any]:
         """Trip, measure, reset; return the figures. Raises as ``act`` does.
 
-        Who asked may go away: once begun, a drill ends.
+        Once begun, a drill runs to its end, even if the caller goes away.
         """
         self._compare(if_match)
         cells = self._cells.canary
         return await asyncio.shield(drill(self._controller, lambda: cells, self._plane, by))
 
     def post_events(self, variant: str, count: int) -> None:
-        """Count business events that somebody reports for ``stable`` or ``canary``.
+        """Count business events reported for ``stable`` or ``canary``.
 
         Raises ``rollout.Refused`` if the configuration does not ask for them.
         """
@@ -234,7 +235,7 @@ class Control:
     # The configuration
 
     def config(self) -> dict[str, Any]:
-        """Return the file, its text, what is in force, and why they differ if they do.
+        """Return the file, its text, the configuration in force, and why they differ if they do.
 
         The text may hold secrets (the URLs of webhooks); ``effective`` does not.
         """
@@ -278,7 +279,7 @@ class Control:
 
 
 def _plain(value: Any, name: str = "") -> Any:
-    """Return JSON values; of webhooks' URLs only what is no secret."""
+    """Return JSON values; URLs of webhooks without their secret parts."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields.items()
         named = {field.alias or name: getattr(value, name) for name, field in fields}

@@ -24,7 +24,7 @@ from canaryproxy.release.rollout import Plan, Step
 
 @dataclass(frozen=True, slots=True)
 class ControlSettings:
-    """How a release proceeds and what the judge compares, under one configuration."""
+    """The plan of a release and the settings of its judge, under one configuration."""
 
     release: str | None
     """The release id; ``None`` without a ``release`` section."""
@@ -102,7 +102,7 @@ def first_table(config: Config) -> RouteTable:
 
 
 def judge_settings(config: Config) -> JudgeSettings:
-    """Return what the judge compares under a configuration."""
+    """Return the settings of the judge under a configuration."""
     judge = config.judge
     metrics = judge.metrics
     rails = judge.guard_rails

@@ -1,9 +1,9 @@
-"""The state file: what must survive a restart, written so that it is whole or not there.
+"""The state file: the state that must survive a restart, whole or absent.
 
 A save is acknowledged only when it is on the disk: the text goes to a file beside, which is flushed and
 renamed over the old one, and the folder is flushed too. So a crash at any moment leaves the old state or the
-new one, never a mixture. What a load cannot vouch for is refused, with the reason: the caller then routes to
-stable, because the file may have held a trip.
+new one, never a mixture. A file that cannot be verified is refused, with the reason: the caller then routes
+to stable, because the file may have held a trip.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LOOK_EVERY = 0.01
 
 
 class StateError(Exception):
-    """A state file that cannot be read, or not be written; the text says why and what to do."""
+    """A state file cannot be read or written; the text says why and what to do."""
 
 
 class StateFile:

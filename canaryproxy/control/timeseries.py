@@ -1,12 +1,12 @@
-"""What people look at: rates, error rates and latency quantiles of both variants, and their course.
+"""The traffic history for people: rates, error rates and latency quantiles of both variants over time.
 
-Nothing here decides anything; the judge has its own eyes.
+Nothing here decides anything; the judge reads the counters itself.
 
 **Bands.** An error rate is shown with a confidence sequence at 95 %: the interval of all rates p for which
 the mixture likelihood ratio ``B(e + ½, n - e + ½) / (B(½, ½) pᵉ (1-p)ⁿ⁻ᵉ)`` stays below 1/α (Robbins 1970;
 Howard, Ramdas, McAuliffe & Sekhon 2021, *Time-uniform, nonparametric, nonasymptotic confidence sequences*,
 proposition 7 with a beta mixture). It holds at every moment of a window, however often one looks. A
-quantile's band comes from the same test turned round: the ranks at which the share of answers below the
+quantile's band comes from the same test turned round: the ranks at which the share of responses below the
 quantile is not refuted (Howard & Ramdas 2022, *Sequential estimation of quantiles*), read from the histogram.
 Neighbouring windows overlap, and no promise is made for all of them together.
 """
@@ -25,14 +25,14 @@ from canaryproxy.measure.routing import VARIANTS
 NOW = 10.0
 """Seconds that "now" means."""
 WINDOW = 30.0
-"""Seconds that a point of the course looks back."""
+"""Seconds that a point of the history looks back."""
 POINTS = 1200
 """Points that are kept; when there are more, every second one goes."""
 ALPHA = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Snapshot:
     """The growing counts of one variant at one moment."""
 
     time: float
@@ -45,7 +45,7 @@ class Reading:
     """The histogram of the time to the first byte."""
 
     @classmethod
-    def of(cls, now: float, cells: Sequence[int]) -> Reading:
+    def of(cls, now: float, cells: Sequence[int]) -> Snapshot:
         """Read a variant's cells."""
         failed = cells[counters.FAILED]  # before the trials, which are written first
         return cls(
@@ -59,7 +59,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What happened between two readings of a variant. Rates are a second's, quantiles seconds."""
+    """The traffic between two snapshots of a variant. Rates are per second, quantiles in seconds."""
 
     rate: float
     """Requests a second."""
@@ -69,8 +69,8 @@ class Window:
     first_byte: tuple[int, ...]
 
     @classmethod
-    def between(cls, old: Reading, new: Reading) -> Window:
-        """Return what was added; counts that fell (a new worker) add what they are now."""
+    def between(cls, old: Snapshot, new: Snapshot) -> Window:
+        """Return the difference; counts that fell (a new worker) add their new value."""
         seconds = new.time - old.time
         routed = _added(old.routed, new.routed)
         ended = _added(old.ended, new.ended)
@@ -113,7 +113,7 @@ def rate_band(events: int, trials: int, alpha: float = ALPHA) -> tuple[float, fl
 def quantile_band(
     counts: Sequence[int], q: float, alpha: float = ALPHA
 ) -> tuple[float, float] | None:
-    """Return the confidence sequence of a quantile (``q`` in 0..1), in seconds; ``None`` without answers.
+    """Return the confidence sequence of a quantile (``q`` in 0..1), in seconds; ``None`` without responses.
 
     ``counts`` are the buckets of a histogram: the band is no finer than they are.
     """
@@ -151,7 +151,7 @@ def _log_likelihood(events: int, trials: int, rate: float) -> float:
 
 
 def _edge(outside: float, inside: float, refuted: Callable[[float], bool]) -> float:
-    """Return where what is refuted ends, between a value that may be and one that is not."""
+    """Return the edge of the refuted range, between a value that may be refuted and one that is not."""
     if not refuted(outside):
         return outside
     for _ in range(40):
@@ -163,13 +163,13 @@ def _edge(outside: float, inside: float, refuted: Callable[[float], bool]) -> fl
     return outside
 
 
-class Course:
+class TrafficHistory:
     """The recent past of both variants. ``take`` is called once a second."""
 
     def __init__(self) -> None:
-        self._readings: deque[tuple[Reading, ...]] = deque()
+        self._snapshots: deque[tuple[Snapshot, ...]] = deque()
         self.points: list[dict[str, Any]] = []
-        """The course since the start, oldest first, as the admin API gives it."""
+        """The history since the start, oldest first, as the admin API returns it."""
         self._every = 1
         self._taken = 0
 
@@ -186,9 +186,9 @@ class Course:
         ``now`` is monotonic, ``time`` seconds since the epoch, ``weight`` percent, ``evidence`` natural
         logarithms by metric.
         """
-        self._readings.append(tuple(Reading.of(now, here) for here in cells))
-        while len(self._readings) > 2 and now - self._readings[1][0].time >= WINDOW:
-            self._readings.popleft()
+        self._snapshots.append(tuple(Snapshot.of(now, here) for here in cells))
+        while len(self._snapshots) > 2 and now - self._snapshots[1][0].time >= WINDOW:
+            self._snapshots.popleft()
         windows = self._since(WINDOW)
         routed = sum(window.routed for window in windows)
         point: dict[str, Any] = {
@@ -198,7 +198,7 @@ class Course:
             "evidence": dict(evidence),
         }
         for name, window in zip(VARIANTS, windows, strict=True):
-            point[name] = _course(window)
+            point[name] = _figures(window)
         self._keep(point)
         return point
 
@@ -212,23 +212,23 @@ class Course:
             self._every *= 2
 
     def _since(self, seconds: float) -> tuple[Window, ...]:
-        newest = self._readings[-1]
+        newest = self._snapshots[-1]
         oldest = newest
-        for readings in reversed(self._readings):
-            oldest = readings
-            if newest[0].time - readings[0].time >= seconds:
+        for snapshots in reversed(self._snapshots):
+            oldest = snapshots
+            if newest[0].time - snapshots[0].time >= seconds:
                 break
         return tuple(Window.between(old, new) for old, new in zip(oldest, newest, strict=True))
 
     def now(self) -> tuple[Window, ...]:
-        """Return both variants over the last ``NOW`` seconds; nothing happened before the first reading."""
-        if not self._readings:
+        """Return both variants over the last ``NOW`` seconds; nothing happened before the first snapshot."""
+        if not self._snapshots:
             nothing = Window(0.0, 0, 0, 0, (0,) * histogram.BUCKETS)
             return (nothing,) * len(VARIANTS)
         return self._since(NOW)
 
 
-def _course(window: Window) -> dict[str, float | None]:
+def _figures(window: Window) -> dict[str, float | None]:
     low, high = rate_band(window.failed, window.ended) if window.ended else (None, None)
     band = quantile_band(window.first_byte, 0.95) or (None, None)
     return {

@@ -20,7 +20,7 @@ from canaryproxy.release.rollout import Rollout
 from canaryproxy.release.transitions import Change, Event
 
 _WRITES = 4
-"""How often a document is merged and written again before the next exchange."""
+"""Times that a document is merged and written again before the next exchange."""
 
 
 class Store(Protocol):
@@ -154,7 +154,7 @@ class Agreement:
             await self.reconcile(document)
 
     async def reconcile(self, theirs: Document | None) -> None:
-        """Do what the protocol says about the store's document. Raises ``StoreUnavailable``."""
+        """Act on the store's document as the protocol decides. Raises ``StoreUnavailable``."""
         for _ in range(_WRITES):
             if theirs is None and not self.document.act:
                 if not self._contact.lasts(self._desk.now, self._lease):

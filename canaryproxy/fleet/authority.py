@@ -288,7 +288,7 @@ class FleetAuthority:
         self._leader.lost()
 
     async def _join(self) -> None:
-        """Go on from the evidence that the fleet has, once."""
+        """Continue from the evidence that the fleet has, once."""
         if self._joined:
             return
         kept = await self._store.judge()
@@ -366,7 +366,7 @@ class FleetAuthority:
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Without exchanges there is no fleet: nothing may go on as if there were one."""
+        """Treat a dead task as a lost store: without exchanges no step may be taken."""
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.critical("fleet: internal error; restart this replica", exc_info=error)
             self._on_lost(StoreUnavailable("internal error of the fleet: restart this replica"))

@@ -1,4 +1,4 @@
-"""What a replica knows of its contact with the store: the last reply, the server's clock, the lease. Pure."""
+"""A replica's contact with the store: the last reply, the server's clock, the lease. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The counts that replicas add up: a sample as a row of numbers and back. Pure.
 
-The store adds what each replica's row has grown by to a row of sums. A sum that falls, or begins anew (the
-store has lost its data), is a new beginning and not growth.
+The store adds the growth of each replica's row to a row of sums. A sum that falls or restarts (the store has
+lost its data) is a new beginning and not growth.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Sums:
         self._total: list[int] = []
 
     def take(self, key: str, order: Sequence[str], shown: Sequence[int]) -> None:
-        """Take the row of sums that the store shows under ``key``; another key begins anew."""
+        """Take the row of sums that the store shows under ``key``; another key starts from zero."""
         if key != self._key or tuple(order) != self._order or len(shown) != 4 * len(order):
             self._key, self._order, self._last = key, tuple(order), None
             self._total = [0] * (4 * len(order))
@@ -61,7 +61,7 @@ class Sums:
 
     @property
     def sample(self) -> Sample:
-        """What has been added since the beginning."""
+        """The counts since the first row."""
         half = 2 * len(self._order)
         return Sample(self._side(self._total[:half]), self._side(self._total[half:]))
 

@@ -29,13 +29,13 @@ class FleetEvidence:
         self._breach_since: float | None = None
 
     def configure(self, settings: JudgeSettings, *, renew: bool) -> None:
-        """Judge by other settings; ``renew``: the judges begin afresh."""
+        """Judge by other settings; ``renew``: the judges are replaced."""
         self._settings = _half(settings)
         if renew:
             self._own, self._combined = Judge(self._settings), Judge(self._settings)
 
     def renew(self) -> None:
-        """Begin afresh."""
+        """Replace both judges."""
         self._own, self._combined = Judge(self._settings), Judge(self._settings)
         self._breach_since = None
 
@@ -73,7 +73,7 @@ class FleetEvidence:
         return leads or now - self._breach_since >= self._patience
 
     def lost(self) -> None:
-        """The store is away: what it showed is over."""
+        """Drop a breach that the store showed: it is away."""
         self._breach_since = None
 
     def to_dict(self) -> dict[str, Any]:

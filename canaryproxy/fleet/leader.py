@@ -43,7 +43,7 @@ class Leader:
         return self._act == document.act
 
     def step_down(self) -> None:
-        """Take the lead anew when leading again."""
+        """Give up the lead of the step."""
         self._act = None
 
     def lost(self) -> None:
@@ -83,7 +83,7 @@ class Leader:
         return None
 
     def _take_the_lead(self, agreed: Document, seen: Assessment) -> None:
-        """Go on with the step where it is, by the counts of this replica's judge."""
+        """Continue the step where it is, counting by this replica's judge."""
         self._act = agreed.act
         here = self._ledger.rollout
         self._ledger.rollout = replace(
@@ -96,7 +96,7 @@ class Leader:
         )
 
     def gates_answered(self, agreement: Agreement, answer: rollout.GateAnswer) -> None:
-        """Note what the gates said about the step that is led; the answer is no act of its own."""
+        """Take the gates' answer about the step that is led; the answer is no act of its own."""
         _, change = agreement.step(answer)
         self._ledger.move(change.circuit, change.rollout, change.records)
 
@@ -118,7 +118,7 @@ def progress(agreed: Document, here: Rollout) -> str:
 def followed(agreed: Document, text: str) -> Rollout | None:
     """Return the rollout as far as the leader is, from ``progress``; ``None`` if it is of another act.
 
-    A replica shows it, and goes on from there when it takes the lead. Raises ``StoreUnavailable``.
+    A replica shows it, and continues from there when it takes the lead. Raises ``StoreUnavailable``.
     """
     try:
         told = json.loads(text) if text else {"act": ""}

@@ -1,46 +1,45 @@
-"""How replicas agree on one release. Pure: no I/O, no clock, no chance; names of acts are arguments.
+"""How replicas agree on one release. Pure: no I/O, no clock, no randomness; names of acts are arguments.
 
 Theory of operation
 -------------------
 
-There is one document (``Document``) at one place, the store (Redis). It changes by *acts*: a step, an
-operator's command, a trip. An act is made from a document and replaces exactly that one, by
-compare-and-set; each has a name of its own, and a document knows the names of the acts that led to it.
+There is one document (``Document``) in one place, the store (Redis). It changes by *acts*: a step, an
+operator's command, a trip. An act is made from a document and replaces exactly that one, by compare-and-set.
+Each act has a unique name, and a document lists the names of the acts that led to it.
 
 **Two kinds of acts.**
 
-* What gives the canary more users, or takes anything back (``is_cautious`` is false: start, step, resume,
-  promote, a higher weight, reset) holds when the store has taken it, and not before. Steps are also
-  *fenced*: the store takes them only from who holds the lease, with the lease's newest token, so two
-  leaders never both step from one document and a leader that slept steps nothing.
-* What takes users off the canary (``is_cautious``: trip, abort, pause, a lower weight) holds at once
-  where it is made, also without the store. Its document is then *ahead* of the store's, and is written
-  as soon as that can be reached.
+* An act that gives the canary more users, or reverts a cautious act (``is_cautious`` is false: start, step,
+  resume, promote, a higher weight, reset), holds once the store has taken it, and not before. Steps are also
+  *fenced*: the store takes them only from the holder of the lease, with the lease's newest token, so two
+  leaders never both step from one document, and a leader that was suspended steps nothing.
+* An act that takes users off the canary (``is_cautious``: trip, abort, pause, a lower weight) holds at once
+  where it is made, even without the store. Its document is then *ahead* of the store's, and is written as
+  soon as the store can be reached.
 
-So whatever a replica has was in the store, plus cautious acts of its own.
+So every replica's document was in the store once, apart from cautious acts of its own.
 
 **Seeing the store** (``decide``), with *mine* and *theirs*:
 
 ====================================  =========================================================
-theirs                                what follows
+theirs                                decision
 ====================================  =========================================================
-is not there; mine is nothing         wait for others that may know better, then begin
-is not there; I have one              put mine back: the store has lost its data
+absent; mine is empty                 wait for replicas that may have one, then begin
+absent; I have one                    put mine back: the store has lost its data
 was made from mine                    take theirs
 mine was made from theirs             write mine: it is ahead, or the store has lost its last acts
 neither                               ``merge``: take it at once, and write it
 ====================================  =========================================================
 
 **The most cautious state wins** (``merge``): open before half open before closed, aborted before anything
-that has users on the canary, the lower weight, the earlier step. An open circuit is only ever added; what
-closes it is a ``Reset``, an act that was made from a document in which it was open. A trip that the reset
-did not know of is written after it, and opens the circuit again.
+that has users on the canary, the lower weight, the earlier step. A merge never closes a circuit; only a
+``Reset`` does, an act made from a document in which the circuit was open. A trip that the reset did not know
+of is written after it, and opens the circuit again.
 
-**Configurations.** The document says by which configuration it goes (``settings``). A replica with another
-one follows the document's weight and circuit with the document's salt, adds nothing to the counts and does
-not lead; if even the release is another one, it sends everybody to stable. While such a replica is there,
-no step is left. When all replicas have the other configuration, their leader puts it into force
-(``adopt``).
+**Configurations.** The document names its configuration (``settings``). A replica with another one follows
+the document's weight, circuit and salt, adds nothing to the counts and does not lead; with another release,
+it sends every user to stable. While such a replica is present, no step is left. When all replicas have the
+other configuration, their leader puts it in force (``adopt``).
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a replica's configuration means for the fleet."""
+    """The part of a configuration that replicas must share."""
 
     release: str | None
     settings: str
@@ -73,7 +72,7 @@ class Settings:
 
 
 def unknown(settings: Settings) -> Document:
-    """Return what a replica has that knows nothing of the release yet: nobody is on the canary."""
+    """Return the document of a replica before its first contact: no user is on the canary."""
     return Document(
         release=settings.release,
         settings=settings.settings,
@@ -83,7 +82,7 @@ def unknown(settings: Settings) -> Document:
 
 
 def begin(settings: Settings, act: str, now: float) -> Document:
-    """Return the first document of what a configuration names."""
+    """Return the first document of a configuration's release."""
     return _begun(Document(), settings, act, now)
 
 
@@ -135,7 +134,7 @@ def step(
 
 
 def _of_the_step(here: Rollout) -> Rollout:
-    """Return a rollout that counts from the beginning of the step, whoever judged."""
+    """Return a rollout whose counts begin with the step, independent of any replica's judge."""
     return replace(
         here,
         judged=max(here.judged - here.judged_from, 0),
@@ -146,7 +145,7 @@ def _of_the_step(here: Rollout) -> Rollout:
 
 
 def adopt(document: Document, settings: Settings, now: float, act: str) -> Document | None:
-    """Return the document under another configuration; ``None`` if the release cannot go on by that."""
+    """Return the document under another configuration; ``None`` if the release cannot continue under it."""
     if document.release != settings.release:
         return _begun(document, settings, act, now)
     if document.rollout.step >= max(len(settings.plan.steps), 1):
@@ -173,7 +172,8 @@ def _rank(broken: Circuit) -> tuple[int, bool]:
 
 
 def is_cautious(before: Document, after: Document) -> bool:
-    """Whether an act may hold before the store knows of it: it gives nobody the canary, now or by itself."""
+    """Whether an act may hold before the store has it: it gives the canary no users, now or later by
+    itself."""
     if after.release != before.release or after.settings != before.settings:
         return False
     if _rank(after.circuit) < _rank(before.circuit) or after.limit > before.limit:
@@ -185,16 +185,16 @@ def is_cautious(before: Document, after: Document) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do about what is in the store."""
+    """The reaction to the store's document."""
 
     document: Document
-    """What holds here from now on."""
+    """The document that this replica goes by from now on."""
     write: bool = False
-    """Whether the store is to get it in the place of what it has."""
+    """Whether to write it to the store."""
 
 
 def decide(mine: Document, theirs: Document | None, act: str) -> Decision:
-    """Return what a replica that has ``mine`` (with an act) does about what the store has."""
+    """Return how a replica with ``mine`` (which has an act) reacts to the store's document."""
     if theirs is None:
         return Decision(mine, write=True)
     if theirs.follows(mine):
@@ -206,10 +206,10 @@ def decide(mine: Document, theirs: Document | None, act: str) -> Decision:
 
 
 def merge(mine: Document, theirs: Document, act: str) -> Document:
-    """Return the more cautious of two documents that went different ways, part by part.
+    """Return the more cautious parts of two documents that have diverged.
 
-    ``theirs`` itself if it is that already. Of two releases it is the one that began after the other;
-    if neither knows of the other, mine is none of the fleet's.
+    The result is ``theirs`` itself if that is the more cautious throughout. Of two releases the later one
+    wins; if they are unrelated, theirs does.
     """
     if mine.release != theirs.release:
         is_later = mine.round > theirs.round and bool(_known(mine) & _known(theirs))
@@ -254,7 +254,7 @@ def _resting(here: Rollout) -> Rollout:
 
 
 def _lower(theirs: Rollout, mine: Rollout) -> Rollout:
-    """Return the more cautious of two; who knew of no release yet has nothing to say about it."""
+    """Return the more cautious of two rollouts; one that is idle does not count."""
     idle = rollout.State.IDLE
     if (theirs.state is idle) != (mine.state is idle):
         return mine if theirs.state is idle else theirs
@@ -290,7 +290,7 @@ def _known(document: Document) -> set[str]:
 
 
 def _both(mine: Document, theirs: Document) -> tuple[str, ...]:
-    """Return the acts of both ways; those of each keep their order."""
+    """Return the acts of both documents; those of each keep their order."""
     acts = dict.fromkeys((*theirs.trail, *mine.trail, mine.act, theirs.act))
     acts.pop("", None)
     return tuple(acts)[-256:]

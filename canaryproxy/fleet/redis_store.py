@@ -3,7 +3,7 @@
 Keys of a group share a hash tag, so that they lie together in a cluster:
 
 =======================================  ================================================================
-``canaryproxy:{group}:release``          hash: the document's text, what scripts compare, the lease's token
+``canaryproxy:{group}:release``          hash: the document, fields that scripts compare, the term
 ``canaryproxy:{group}:lease``            the leader's name; expires
 ``canaryproxy:{group}:members``          sorted set: when each replica was seen last, by the server's clock
 ``canaryproxy:{group}:counts:<name>``    the last row of counts of a replica's process; expires
@@ -39,7 +39,7 @@ from canaryproxy.config.secrets import SecretSource
 from canaryproxy.fleet.state import Document, Garbled
 
 _KEEP_COUNTS = 600.0
-"""Seconds for which a replica that was away can go on counting from where it was."""
+"""Seconds within which a replica that was away continues its counts."""
 _KEEP_JUDGE = 86400.0
 _RESUBSCRIBE = 0.5
 _SILENCE = 5.0
@@ -213,7 +213,7 @@ class RedisStore:
         await self._do(self._redis.set(self._judge, text, px=round(_KEEP_JUDGE * 1000)))
 
     async def judge(self) -> str | None:
-        """Return what ``keep_judge`` kept. Raises ``StoreUnavailable``."""
+        """Return the evidence of ``keep_judge``. Raises ``StoreUnavailable``."""
         found: str | None = await self._do(self._redis.get(self._judge))
         return found
 

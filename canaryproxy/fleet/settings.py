@@ -1,4 +1,4 @@
-"""The marks by which replicas tell whether their configurations match. Pure."""
+"""The marks by which replicas compare their configurations. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The release document: what a fleet agrees upon. Pure."""
+"""The release document that a fleet agrees on. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from canaryproxy.release.circuit import State as CircuitState
 from canaryproxy.release.rollout import Rollout
 
 TRAIL = 256
-"""Acts that a document remembers: who saw none of them counts as one who went another way."""
+"""Acts that a document lists: a replica that saw none of them has diverged."""
 RECORDS = 20
 """Records that travel with a document."""
 FORMAT = 1
@@ -25,27 +25,27 @@ class Document:
     """The state of a release; replaced, never changed.
 
     ``judged_from`` and ``answered_from`` of the rollout are zero: its ``judged`` and ``answered`` count
-    the requests of the step, whoever judged them.
+    the requests of the step, independent of any replica's judge.
     """
 
     release: str | None = None
     settings: str = ""
-    """Mark of the configuration that it goes by: plan, split and judge (``settings.mark``)."""
+    """Mark of its configuration: plan, split and judge (``settings.settings``)."""
     judge: str = ""
-    """Mark of what evidence is about."""
+    """Mark of the ``judge`` section: evidence starts afresh when it changes."""
     salt: str = ""
     version: int = 0
-    """Grows by one with each act; 0: nobody has acted yet."""
+    """Grows by one with each act; 0: no act yet."""
     act: str = ""
     """Identifies the act that made it; no two acts have the same."""
     trail: tuple[str, ...] = ()
     """The acts before it, oldest first."""
     round: int = 0
-    """Grows when evidence begins anew."""
+    """Grows when evidence starts afresh."""
     circuit: Circuit = field(default_factory=Circuit)
     rollout: Rollout = field(default_factory=Rollout)
     records: tuple[Record, ...] = ()
-    """What the act has to tell; part of the replicas' histories."""
+    """The newest records, for the replicas' histories."""
 
     @property
     def is_open(self) -> bool:
@@ -59,11 +59,11 @@ class Document:
 
     @property
     def marker(self) -> str:
-        """What requests are counted under: those of another one are not added to these."""
+        """The key of counts: requests counted under another marker are not added."""
         return f"{self.settings}:{self.round}:{self.limit}"
 
     def follows(self, other: Document) -> bool:
-        """Whether it is that one, or was made from it."""
+        """Whether it is ``other``, or was made from it."""
         return not other.act or other.act == self.act or other.act in self.trail
 
     def acted(
@@ -74,7 +74,7 @@ class Document:
         records: tuple[Record, ...],
         **changes: Any,
     ) -> Document:
-        """Return what an act makes of it."""
+        """Return the document after an act."""
         trail = (*self.trail, self.act)[-TRAIL:] if self.act else ()
         return replace(
             self,
@@ -146,7 +146,7 @@ class Document:
 
 
 def _check(document: Document) -> None:
-    """Raise ``ValueError`` for what nobody would write who means it."""
+    """Raise ``ValueError`` for values that no replica writes."""
     here, broken = document.rollout, document.circuit
     texts = [document.release, here.hold, broken.cause, document.salt]
     texts += [word for record in document.records for word in (record.what, record.cause)]
@@ -163,4 +163,4 @@ def _check(document: Document) -> None:
 
 
 class Garbled(Exception):
-    """A document that somebody else wrote."""
+    """A text that is not a release document of this format."""

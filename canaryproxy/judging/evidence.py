@@ -38,7 +38,7 @@ stable trial by the same with g_s, which falls in p_s; at p_c = p_s = p the prod
 
 *Difference* (``NonInferiority``). H0: ``p_c >= p_s + margin``, the same construction for a shifted null.
 
-**Ticks.** What counts is trials: a tick in which either side has no trial adds nothing, whatever its
+**Ticks.** Only trials count: a tick in which either side has no trial adds nothing, whatever its
 events. Events beyond the trials of their tick are accepted by the ratio form, which treats counts as
 arrivals at a rate (Poisson) proportional to the trials; but nothing is carried from tick to tick here.
 Whoever counts an event later than its trial must bring the two together (``judge`` says how), because
@@ -83,7 +83,7 @@ def as_float(log_e: float) -> float:
 def ratio_steps(
     multiples: Sequence[float], ratio: float, n_s: float, e_s: float, n_c: float, e_c: float
 ) -> list[float]:
-    """Return what a tick adds to ``log E_k`` for each k; both sides have trials.
+    """Return the growth of ``log E_k`` by a tick for each k; both sides have trials.
 
     ``θ/ρ = 1 + (k-1) n_s / d`` and ``(1-θ)/(1-ρ) = 1 - (k-1) r n_c / d`` with ``d = rk n_c + n_s``: exact
     however small the share of a side is.
@@ -272,7 +272,7 @@ class RatioInterval:
 
 
 class PastRate:
-    """A rate guessed from what was seen before: half an event in fifty trials to begin with."""
+    """A rate estimated from earlier ticks, starting at half an event in fifty trials."""
 
     __slots__ = ("events", "trials")
 
@@ -290,7 +290,7 @@ class PastRate:
 
     @property
     def rate(self) -> float:
-        """The guess, kept between 0.01 and 99 percent of what can be."""
+        """The estimate, kept between 0.01 and 99 percent of its range."""
         return min(max(self.events / self.trials, 1e-4), 0.99)
 
 
@@ -403,7 +403,7 @@ class LiveTest:
 
 
 def _two_by_two(g_c: float, g_s: float, n_s: float, e_s: float, n_c: float, e_c: float) -> float:
-    """Return what a tick adds to the two-by-two form; nothing if the guesses are not far apart."""
+    """Return the growth of the two-by-two form by a tick; 0 if the guesses are not far apart."""
     if g_c < 2.0 * g_s:
         return 0.0
     g = (n_c * g_c + n_s * g_s) / (n_c + n_s)

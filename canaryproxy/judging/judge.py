@@ -21,8 +21,8 @@ exposures they belong to, so ``business`` is judged in ticks of half a minute at
 Robins 1985) over the ticks: they compare the variants at the same time, as the evidence does. The pooled
 rates are shown beside them.
 
-**Answers 4xx** are watched apart: they can be suspect and never trip, for they are the clients' as often
-as the service's. ``client_closed`` counts against nobody: it is in no cell.
+**4xx responses** are watched apart: they can be suspect and never trip, because clients cause them as often
+as the service. ``client_closed`` counts against neither variant: it is in no cell.
 
 **Guard rails** are simple and absolute: the share of failed canary requests among the last ones, at least
 ``min_requests`` of them, whatever stable does. They count the trials of ``errors``, so that a client that
@@ -71,7 +71,7 @@ _BUSINESS_LONGEST = 300.0
 
 @dataclass(frozen=True, slots=True)
 class ErrorsRule:
-    """Failed answers."""
+    """Failed responses."""
 
     margin: float = 0.01
     """Increase that matters, absolute."""
@@ -79,7 +79,7 @@ class ErrorsRule:
 
 @dataclass(frozen=True, slots=True)
 class LatencyRule:
-    """Slow answers; the margin in seconds is inside the canary's threshold (``watch.thresholds``)."""
+    """Slow responses; the margin in seconds is part of the canary's threshold (``trials.thresholds``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class BusinessRule:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRule:
-    """Answers that are bad by their content."""
+    """Responses that are bad by their content."""
 
     name: str
     margin: float = 0.01
@@ -121,7 +121,7 @@ class GuardRails:
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """What is compared and how sure the judge has to be. A metric that is ``None`` is off."""
+    """The metrics to compare, and how sure the judge has to be. A metric that is ``None`` is off."""
 
     alpha: float = 0.001
     """Chance that a healthy release is ever rolled back, all metrics together."""
@@ -133,13 +133,13 @@ class JudgeSettings:
     business: BusinessRule | None = None
     outcomes: tuple[OutcomeRule, ...] = ()
     client_errors: bool = True
-    """Whether more answers 4xx hold a release."""
+    """Whether more 4xx responses hold a release."""
     guard_rails: GuardRails | None = None
 
 
 Counts = Mapping[str, tuple[int, int]]
 """Growing ``(trials, events)`` by metric: ``errors``, ``client_errors``, ``latency``, ``throughput``,
-``business``, the names of outcomes, and ``requests``. What ``watch`` says about them holds."""
+``business``, the names of outcomes, and ``requests``. ``measure.trials`` defines them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +152,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is known about one metric."""
+    """The verdict on one metric."""
 
     metric: str
     level: Level
     log_evidence: float
     """Natural logarithm of the evidence that the canary is worse."""
     limit: float
-    """What ``log_evidence`` has to reach for a breach; ``inf`` if the metric never trips."""
+    """The ``log_evidence`` of a breach; ``inf`` if the metric never trips."""
     hold_limit: float
-    """What ``log_evidence`` has to reach to be suspect."""
+    """The ``log_evidence`` of a suspicion."""
     log_proof: float
     """Natural logarithm of the evidence that the canary is not worse by the margin."""
     proven: bool
@@ -184,7 +184,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What is known about the release."""
+    """The verdict on the release."""
 
     level: Level
     verdicts: tuple[Verdict, ...]
@@ -244,7 +244,7 @@ def _specs(settings: JudgeSettings) -> list[_Spec]:
 
 
 def tripping_metrics(settings: JudgeSettings) -> int:
-    """Return how many metrics α is shared over."""
+    """Return the number of metrics that share α."""
     return sum(spec.trips for spec in _specs(settings))
 
 
@@ -253,7 +253,7 @@ def _usable(value: object) -> bool:
 
 
 class _Growth:
-    """What a growing pair of counts gained since it was last read."""
+    """The growth of a pair of counts since it was last read."""
 
     __slots__ = ("_last", "broken")
 
@@ -273,7 +273,7 @@ class _Growth:
         last, self._last = self._last, (trials, events)
         if last is None:
             return 0, 0
-        if trials < last[0] or events < last[1]:  # a worker began anew
+        if trials < last[0] or events < last[1]:  # a worker restarted
             return trials, events
         return trials - last[0], events - last[1]
 
@@ -551,7 +551,7 @@ class Judge:
     def observe(self, now: float, sample: Sample) -> Assessment:
         """Take the counters read at ``now`` (seconds, any origin, not falling) and return the verdicts.
 
-        What the counters held at the first call is not judged.
+        The counts at the first call are not judged.
         """
         if self._restart_at is None:
             self._restart_at = now + self._restart_in
@@ -647,9 +647,9 @@ class Judge:
 
     @classmethod
     def from_dict(cls, settings: JudgeSettings, state: Mapping[str, Any]) -> Judge:
-        """Return a judge that goes on from a state.
+        """Return a judge that continues from a state.
 
-        A metric that is new in ``settings``, or has another margin or direction, begins afresh.
+        A metric that is new in ``settings``, or has another margin or direction, starts afresh.
         """
         judge = cls(settings)
         states = state["metrics"]
@@ -669,7 +669,7 @@ _SUBJECTS = {
     "business": "conversion rate",
     CLIENT_ERRORS: "4xx rate",
 }
-"""What a metric measures, for people; an outcome goes by its own name."""
+"""The metrics in words; an outcome keeps its own name."""
 
 
 def _words(

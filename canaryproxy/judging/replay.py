@@ -1,4 +1,4 @@
-"""The judge offline: recorded counts in, what the proxy would have done out.
+"""The judge offline: recorded counts in, the proxy's verdict out.
 
 One row is one tick: ``t,stable_trials,stable_events,canary_trials,canary_events``. The evidence is
 ``evidence.EProcess`` with r = 1, nothing else: no smoothing, no reduction to users, one metric with the
@@ -7,7 +7,7 @@ whole α. Rows are taken in the order given; ``t`` is a label and need not rise.
 * ``breach``: at some row the evidence had reached 1/α and, with a margin, the difference of the pooled
   rates over all rows so far had reached the margin. The verdict stays, as a trip does.
 * ``suspect``: no breach, but at some row the evidence had reached 1/α_hold: the release would have been
-  held. It stays too, so that the verdict of a file does not depend on how calmly it ends.
+  held. This verdict stays too, so that it does not depend on how a file ends.
 * ``ok``: neither.
 """
 
@@ -34,7 +34,7 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\S.*)?")
 
 
 class RowError(ValueError):
-    """A row that cannot be read: where, what was found, what is allowed."""
+    """A row cannot be read: gives its place, the text found and the values allowed."""
 
     def __init__(self, line: int, field: str | None, found: str, allowed: str) -> None:
         self.line = line
@@ -58,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What the proxy would have done."""
+    """The verdict that the proxy would have reached."""
 
     verdict: Literal["breach", "suspect", "ok"]
     log_evidence: float

@@ -14,8 +14,7 @@ The circuit is *closed* while users may be on the canary, *open* while every use
   ``Reset``. So is a trip after it closed again: the count falls only by a reset.
 * The cool-down and the probe count seconds of a running controller: at most one second a tick. A restart
   never shortens them, a jump of the clock neither.
-* What can be in flight together is settled by order: a tick never closes what a trip opened, as the trip
-  of a tick is applied first.
+* Events of one tick are ordered: the trip is applied first, so a tick never closes a circuit that it opened.
 
 =========  ===================================  =====================================================
 state      event                                becomes; action
@@ -29,8 +28,8 @@ half open  ``Reset``                            closed, no trips; ``RESTORE``
 =========  ===================================  =====================================================
 
 A ``Trip`` of an open circuit and a ``Reset`` of a closed one change nothing and are not recorded; a tick
-that finds nothing to do moves the clocks only. A circuit that only a drill has opened is opened anew by a
-``Trip`` that is none: the end of the drill does not close it then.
+that finds nothing to do moves the clocks only. A circuit that only a drill has opened is opened again by a
+``Trip`` that is no drill: the end of the drill does not close it then.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class State(Enum):
 
 
 class Action(Enum):
-    """What the controller has to do: hand it to the rollout as the event of that name."""
+    """The event of that name, which the rollout must get."""
 
     STOP = "stop"
     PROBE = "probe"
@@ -117,7 +116,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class CircuitSettings:
-    """How a circuit closes again by itself."""
+    """The settings by which a circuit closes by itself."""
 
     cooldown: float | None = None
     """Seconds until an open circuit probes; ``None``: never."""
@@ -177,7 +176,7 @@ class Circuit:
 
 
 Step = tuple[Circuit, tuple[Action, ...], tuple[Record, ...]]
-"""The new state, what to do, what to write down."""
+"""The new state, the actions and the records."""
 
 
 def _nothing(circuit: Circuit, _event: Any, _now: float, _settings: CircuitSettings) -> Step:
@@ -243,7 +242,7 @@ TRANSITIONS: Mapping[State, Mapping[type, Callable[..., Step]]] = {
     State.OPEN: {Trip: _open_in_earnest, Reset: _reset, Tick: _cool},
     State.HALF_OPEN: {Trip: _open, Reset: _reset, Tick: _probe},
 }
-"""What each event does in each state; every pair is there."""
+"""The handler of each event in each state; the table is complete."""
 
 
 def step(circuit: Circuit, event: Event, now: float, settings: CircuitSettings) -> Step:

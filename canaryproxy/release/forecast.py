@@ -1,4 +1,4 @@
-"""What a plan can see: how soon each step of a release would catch a regression, and whom it would hurt.
+"""Forecast of a plan: how soon each step would detect a regression, and how many users it would affect.
 
 The evidence is that of the live judge, along its expected path: for every canary request, stable has its
 share of requests, and both have their rates' worth of events. The logarithm of the evidence is linear in
@@ -29,7 +29,7 @@ _MOST_REQUESTS = 10_000_000.0
 
 @dataclass(frozen=True, slots=True)
 class Catch:
-    """How a step would catch a regression; ``None`` where it would not."""
+    """The detection of a regression by a step; ``None`` where it would not be detected."""
 
     canary_rate: float
     """Error rate of the canary, 0..1."""
@@ -45,7 +45,7 @@ class Catch:
 
 @dataclass(frozen=True, slots=True)
 class StepForecast:
-    """What one step can see."""
+    """The forecast of one step."""
 
     weight: float
     """Percent of users."""
@@ -61,7 +61,7 @@ class StepForecast:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a plan can see, and what is wrong with it."""
+    """The forecast of a plan, and warnings about it."""
 
     steps: tuple[StepForecast, ...]
     warnings: tuple[str, ...]
@@ -110,7 +110,7 @@ def forecast(
     metrics: int = 3,
     margin: float = 0.01,
 ) -> Forecast:
-    """Return what each step can see at ``rps`` requests a second of both variants together.
+    """Return the forecast of each step at ``rps`` requests a second of both variants together.
 
     ``error_rate`` is stable's. ``regressions`` are error rates of the canary; by default all requests,
     half of them, five margins more and two margins more than stable.
@@ -162,17 +162,17 @@ def _warnings(
     ]
     if steps and steps[0].weight > LARGEST_FIRST:
         found.append(
-            f"step 1: {weight(steps[0].weight)} of users is much for a first step; "
-            f"with {weight(LARGEST_FIRST)} or less a broken release hurts few"
+            f"step 1: {weight(steps[0].weight)} of users is a lot for a first step; "
+            f"with {weight(LARGEST_FIRST)} or less, a broken release affects few users"
         )
     for number, step, seen in compared:
         if step.bake < SHORTEST_BAKE:
             found.append(
                 f"step {number}: a bake of {duration(step.bake)} is short; "
-                f"what builds up slowly needs {duration(SHORTEST_BAKE)} or more to show"
+                f"a slow regression needs {duration(SHORTEST_BAKE)} or more to show"
             )
         if seen.lasts is None:
-            found.append(f"step {number}: no traffic, so it is never left")
+            found.append(f"step {number}: no traffic, so the step never ends")
             continue
         missed = [one for one in seen.catches if one.requests is not None and not one.in_time]
         if missed:

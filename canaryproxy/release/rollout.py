@@ -10,15 +10,15 @@ the circuit is open, *probing* while it is half open, and ends *promoted* (canar
 **A step is left** only when all of this holds:
 
 * its bake time has passed. The bake clock runs while requests of both variants can be compared and no
-  metric is suspect. Without traffic, or while paused, it stands still and goes on from where it was; a
+  metric is suspect. Without traffic, or while paused, it stops and later continues; a
   suspicion sets it back to zero, so that a step is left after a whole bake time without one. A tick adds
   one second at most, so neither a restart nor a jump of the clock bakes anything;
 * at least ``min_requests``, and never less than one, canary requests of this step were judged: silence is
   not success;
 * the judge finds nothing suspect now and there is traffic to compare;
 * with ``promote: proof``, every metric has shown that the canary is not worse by its margin;
-* with gates, each of them has been asked after all that, and has let it pass: fail-closed. Who refused is
-  asked again every half minute; a suspicion takes back what was passed;
+* with gates, each of them has been asked after all that, and has passed: fail-closed. A gate that refused is
+  asked again every half minute; a suspicion voids a pass;
 * with ``promote: manual``, an operator resumes: the step is then *ready*.
 
 At a weight of 100 nothing is left to compare with: there the clock runs and requests count while the
@@ -88,7 +88,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a release goes."""
+    """The plan of a release."""
 
     steps: tuple[Step, ...]
     promote: Literal["bake", "proof", "manual"] = "bake"
@@ -114,7 +114,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Go on; in a step that is ready, go on to the next."""
+    """Continue; if the step is ready, continue with the next one."""
 
     by: str = "operator"
 
@@ -169,13 +169,13 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class GateAnswer:
-    """The gates were asked, and this is what they said."""
+    """The answer of the gates."""
 
     question: int
     """``Gate.question`` of the question that it answers."""
     passed: bool
     cause: str
-    """Who said what, in plain words."""
+    """The reason, with the gate's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class Replan:
     """The plan given to ``step`` is another one than before. It has the step that the release is on."""
 
     judge: bool = False
-    """What the judge compares is another thing, too."""
+    """Whether the judge's settings have changed, too."""
     weight: float | None = None
     """Percent of users without a plan, if that is another one, too."""
 
@@ -205,7 +205,7 @@ Event = (
 
 
 class Action(Enum):
-    """What the controller has to do besides publishing ``Rollout.weight``."""
+    """An action for the controller, besides publishing ``Rollout.weight``."""
 
     NEW_JUDGE = "new_judge"
     """Begin a new judge: α starts afresh."""
@@ -217,14 +217,14 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What the gates were asked last, and said. Not kept over a restart: then they are asked again."""
+    """The last question to the gates, and its answer. Not saved: after a restart they are asked again."""
 
     question: int = 0
     """Grows with every question."""
     state: Literal["idle", "asked", "passed", "refused"] = "idle"
     since: float = 0.0
     cause: str | None = None
-    """What was said last."""
+    """The reason of the last answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ class Rollout:
     step: int = 0
     """Index of the step in the plan."""
     weight: float = 0.0
-    """Percent of users on the canary now: what the route table gets."""
+    """Percent of users on the canary now, as in the route table."""
     since: float = 0.0
     """When the state or the step began, as given to ``step``."""
     baked: float = 0.0
@@ -259,7 +259,7 @@ class Rollout:
     answered: int = 0
     """``Assessment.answered`` at the last tick."""
     heard: float | None = None
-    """When the canary last answered."""
+    """When the canary last responded."""
     gate: Gate = Gate()
 
     def to_dict(self) -> dict[str, Any]:
@@ -301,7 +301,7 @@ class Rollout:
 
 
 Outcome = tuple[Rollout, tuple[Action, ...], tuple[Record, ...]]
-"""The new state, what to do, what to write down."""
+"""The new state, the actions and the records."""
 
 ASK_AGAIN = 30.0
 """Seconds after which gates that refused are asked again."""
@@ -319,7 +319,7 @@ _AFRESH: dict[str, Any] = {
     "ready": False,
     "gate": Gate(),
 }
-"""What a new judge, whose counts begin at zero, means for the step."""
+"""The step's fields when a new judge begins, whose counts start at zero."""
 
 
 def _figures(rollout: Rollout, plan: Plan) -> dict[str, Any]:
@@ -394,7 +394,7 @@ def _advance(rollout: Rollout, cause: str, now: float, plan: Plan) -> Outcome:
 
 
 def _no_gate(rollout: Rollout) -> Gate:
-    """Return the gates as nobody asked; an answer that is still under way fits no more."""
+    """Return unasked gates; an answer still under way no longer matches."""
     return Gate(rollout.gate.question)
 
 
@@ -472,7 +472,7 @@ def _probe(rollout: Rollout, _event: Probe, now: float, plan: Plan) -> Outcome:
 
 def _restore(rollout: Rollout, event: Restore, now: float, plan: Plan) -> Outcome:
     state, weight = rollout.before, rollout.weight_before
-    if state is State.PROMOTED:  # what was promoted and broke proves itself again
+    if state is State.PROMOTED:  # a promoted release that broke must prove itself again
         state, weight = State.RUNNING, plan.steps[rollout.step].weight
     restored = replace(
         rollout, **{**_AFRESH, "state": state, "weight": weight, "since": now, "ticked": None}
@@ -634,10 +634,10 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
         Tick: _nothing,
     },
 }
-"""What each event does in each state; a pair that is missing is ``Refused``."""
+"""The handler of each event in each state; a missing pair is ``Refused``."""
 
 EVERYWHERE: Mapping[type, _Handler] = {GateAnswer: _nothing, Replan: _replan}
-"""What these events do in states whose table does not name them."""
+"""The handlers of events in states whose table does not name them."""
 
 
 def step(rollout: Rollout, event: Event, now: float, plan: Plan) -> Outcome:

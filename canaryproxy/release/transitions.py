@@ -1,7 +1,7 @@
-"""Circuit and rollout as one: what an event does to a release. Pure.
+"""Circuit and rollout as one: the effect of an event on a release. Pure.
 
-The circuit says what the rollout has to do (``circuit.Action``); here it is done at once, so that nobody
-ever sees an open circuit over a rollout that still has a weight.
+The circuit orders the rollout (``circuit.Action``), and the order is carried out at once: an open circuit
+over a rollout that still has a weight is never visible.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Event = rollout.Event | circuit.Event
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an event does."""
+    """The effect of an event."""
 
     circuit: Circuit
     rollout: Rollout
@@ -26,7 +26,7 @@ class Change:
 
 
 def refuse(event: Event, broken: Circuit, here: Rollout) -> None:
-    """Raise ``rollout.Refused`` for what an operator may not do because of the circuit."""
+    """Raise ``rollout.Refused`` for an operator's act that the circuit forbids."""
     is_open = broken.state is circuit.State.OPEN
     if isinstance(event, circuit.Trip):
         if is_open and not broken.drill:
@@ -48,7 +48,7 @@ def step(
     plan: Plan,
     settings: CircuitSettings,
 ) -> Change:
-    """Return what ``event`` does at ``now`` (seconds). Raises ``rollout.Refused``."""
+    """Return the effect of ``event`` at ``now`` (seconds). Raises ``rollout.Refused``."""
     if not isinstance(event, (circuit.Trip, circuit.Reset, circuit.Tick)):
         here, done, told = rollout.step(here, event, now, plan)
         return Change(broken, here, done, told)

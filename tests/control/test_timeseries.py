@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canaryproxy.control import timeseries as traffic
-from canaryproxy.control.timeseries import Course, Reading, Window, quantile_band, rate_band
+from canaryproxy.control.timeseries import (
+    Snapshot,
+    TrafficHistory,
+    Window,
+    quantile_band,
+    rate_band,
+)
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.counters import Counters
 
@@ -79,7 +85,7 @@ class World:
 
     def __init__(self) -> None:
         self.cells = Counters()
-        self.course = Course()
+        self.course = TrafficHistory()
         self.now = 0.0
 
     def second(self, stable: int, canary: int, failed: int = 0) -> dict[str, object]:
@@ -138,12 +144,12 @@ def test_the_course_stays_bounded_and_keeps_its_whole_length() -> None:
 
 
 def test_counts_that_begin_anew_are_not_negative() -> None:
-    many = Reading(0.0, 100, 100, 50, (100,) + (0,) * (histogram.BUCKETS - 1))
-    few = Reading(1.0, 3, 3, 1, (3,) + (0,) * (histogram.BUCKETS - 1))
+    many = Snapshot(0.0, 100, 100, 50, (100,) + (0,) * (histogram.BUCKETS - 1))
+    few = Snapshot(1.0, 3, 3, 1, (3,) + (0,) * (histogram.BUCKETS - 1))
     window = Window.between(many, few)
     assert (window.routed, window.ended, window.failed, window.first_byte[0]) == (3, 3, 1, 3)
 
 
 def test_before_the_first_reading_nothing_happened() -> None:
-    stable, canary = Course().now()
+    stable, canary = TrafficHistory().now()
     assert (stable.rate, canary.error_rate, canary.quantile(0.95)) == (0.0, None, None)

@@ -71,7 +71,7 @@ def test_a_sound_plan_has_no_warnings() -> None:
 
 def test_warnings_say_what_is_wrong() -> None:
     text = "\n".join(forecast((Step(20, 30, 5000), Step(100)), 2.0, 0.005).warnings)
-    assert "step 1: 20% of users is much for a first step" in text
+    assert "step 1: 20% of users is a lot for a first step" in text
     assert "step 1: a bake of 30 s is short" in text
     assert "step 1: 5,000 requests take 3 h 28 min at this traffic" in text
     text = "\n".join(forecast(STEPS, 1.0, 0.005).warnings)
@@ -80,7 +80,7 @@ def test_warnings_say_what_is_wrong() -> None:
     text = "\n".join(forecast((Step(1, 300), Step(100)), 20.0, 0.005).warnings)
     assert "step 1: 60 canary requests in 5 min cannot show a rise to" in text
     silent = forecast(STEPS, 0.0, 0.005)
-    assert "step 1: no traffic, so it is never left" in silent.warnings
+    assert "step 1: no traffic, so the step never ends" in silent.warnings
     assert silent.steps[0].catches[0].seconds is None
 
 
