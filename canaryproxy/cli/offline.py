@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
-from canaryproxy.config.text import count, duration, odds, percent, weight
+from canaryproxy.config.text import NONE, count, duration, odds, percent, weight
 from canaryproxy.control.settings import judge_settings
 from canaryproxy.judging.judge import tripping_metrics
 from canaryproxy.judging.replay import RowError, read_rows, replay
@@ -118,31 +118,35 @@ def print_forecast(console: Console, found: Forecast, error_rate: float) -> None
     """Print a forecast as a table and its warnings."""
     console.print(f"Stable's error rate is {percent(error_rate)}. If the canary's is higher:\n")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("weight", justify="right")
-    headings = (
+    for name in (
+        "weight",
         "lasts",
         "canary\nrequests",
-        "canary's\nerror rate",
-        "detected after\nrequests",
-        "time",
-    )
-    for name in headings:
+        "error\nrate",
+        "requests\nto detect",
+        "time\nto detect",
+        "users\naffected",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("users\naffected", justify="right")
-    table.add_column("")
+    notes: set[str] = set()
     for step in found.steps:
         lasts = "no end" if step.lasts is None else duration(step.lasts)
         first = (weight(step.weight), lasts, count(step.requests))
         if not step.catches:
-            table.add_row(*first, "", "", "", "", "no traffic to compare")
+            table.add_row(*first, NONE, NONE, NONE, NONE)
+            notes.add(f"{NONE}  no stable traffic to compare with")
         for catch in step.catches:
             rate = percent(catch.canary_rate)
             if catch.requests is None or catch.seconds is None:
-                table.add_row(*first, rate, "never", "", "", "")
+                table.add_row(*first, rate, "never", NONE, NONE)
             else:
-                when = (count(catch.requests), duration(catch.seconds), count(catch.hurt))
-                table.add_row(*first, rate, *when, "" if catch.in_time else "after this step")
+                late = "" if catch.in_time else "*"
+                when = f"{duration(catch.seconds)}{late}"
+                table.add_row(*first, rate, count(catch.requests), when, count(catch.hurt))
+                notes |= set() if catch.in_time else {"*  after the end of the step"}
             first = ("", "", "")
     console.print(table)
+    for note in sorted(notes):
+        console.print(note, soft_wrap=True)
     for warning in found.warnings:
         console.print(f"warning: {warning}", soft_wrap=True)

@@ -76,7 +76,7 @@ class Target:
             sys.exit(interrupted)
 
     def _unreachable(self, error: Unreachable) -> str:
-        """Return what happened and what to do."""
+        """Return the error and what to do about it."""
         address = self.address
         if isinstance(error, Denied):
             return (
@@ -87,7 +87,7 @@ class Target:
             return f"{address} speaks plain HTTP, not TLS. Use http://"
         if isinstance(error, Silent):
             return (
-                f"the proxy on {address} accepted the connection but did not answer within {TIMEOUT:g}s"
+                f"the proxy on {address} accepted the connection but did not respond within {TIMEOUT:g}s"
                 " (hung or overloaded?). Do not start a second one; see its log"
             )
         return (

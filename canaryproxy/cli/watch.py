@@ -87,7 +87,7 @@ async def _ticking(follower: Follower) -> AsyncIterator[News | None]:
                 continue
             taking.cancel()
             if filling.done():
-                await filling  # raises what ended it
+                await filling  # raises its exception
                 return
             yield None
     finally:

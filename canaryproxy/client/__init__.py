@@ -1,1 +1,1 @@
-"""A client of the admin API, and what the command line shows of its responses."""
+"""A client of the admin API, and the texts and screens that the command line makes of its responses."""

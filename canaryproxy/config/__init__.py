@@ -104,7 +104,7 @@ __all__ = [
 def parse(text: str, *, file: str) -> Config:
     """Return the configuration that YAML ``text`` describes; ``file`` is its name in messages.
 
-    Raises ``ConfigError`` with every problem, in order of place; nothing else, whatever the text.
+    Raises ``ConfigError`` with every problem, in order of position, and no other exception for any text.
     """
     document = read(text, file)
     problems = document.problems

@@ -55,7 +55,7 @@ def validate(document: Document) -> tuple[Config | None, list[Problem]]:
         try:
             config = Config.model_validate(without.value())
         except ValidationError as error:
-            # Read all before dropping any: what is dropped shifts the indexes of a list.
+            # Read all paths before dropping any: a dropped item shifts the indexes of its list.
             found = [(without.original(d["loc"]), d) for d in error.errors(include_url=False)]
             progress = False
             for path, detail in found:

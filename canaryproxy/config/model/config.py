@@ -56,7 +56,7 @@ class Config(Section):
         default_factory=Judge, description="How the canary is compared with stable."
     )
     rescue: Rescue = Field(
-        default_factory=Rescue, description="Retry on stable what fails on the canary."
+        default_factory=Rescue, description="Retry failed canary requests on stable."
     )
     mirror: Mirror = Field(default_factory=Mirror, description="Copy requests to the canary.")
     limits: Limits = Field(default_factory=Limits, description="Bounds and timeouts.")

@@ -12,7 +12,7 @@ from canaryproxy.config import types
 from canaryproxy.config.model.section import Mistake, Section, Variable, not_both, report
 
 LONGEST_GATE = 120.0
-"""Seconds; a check that takes longer answers "no" and is called again."""
+"""Seconds; a gate that needs longer refuses, and is called again."""
 
 
 class Step(Section):

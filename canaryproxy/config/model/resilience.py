@@ -1,4 +1,4 @@
-"""``rescue`` and ``mirror``: what else the proxy does with a request."""
+"""``rescue`` and ``mirror``: retries and copies of requests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from canaryproxy.config.model.section import Section
 
 
 class Rescue(Section):
-    """Retry on stable what fails on the canary."""
+    """Retry failed canary requests on stable."""
 
-    enabled: bool = Field(True, description="Retry failed canary requests on stable.")
+    enabled: bool = Field(True, description="true: retry; false: return the failure to the user.")
     replay_buffer: types.Size = Field(
         65536, description="Largest request body kept for a retry; a size."
     )
