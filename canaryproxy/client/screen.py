@@ -239,9 +239,12 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
     if document.get("ready") is True:
         said = "ready: run canaryproxy resume"
         lines += _labelled(" next step", said, width, most, "bold green", "")
-    elif hold:
-        label = " next step" if document.get("state") == "running" else " note"
-        lines += _labelled(label, clean(hold), width, most, "dim", "")
+    elif hold and document.get("state") == "running":
+        said = clean(hold)
+        said = f"after {said}" if said[:1].isdigit() else f"held ({said})"
+        lines += _labelled(" next step", said, width, most, "dim", "")
+    elif hold and document.get("state") != "tripped":  # the circuit's line has the cause of a trip
+        lines += _labelled(" note", clean(hold), width, most, "dim", "")
     gate = _mapping(document.get("gate"))
     if gate:
         style = {"refused": "yellow", "passed": "green"}.get(str(gate.get("state")), "")

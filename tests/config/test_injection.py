@@ -50,7 +50,8 @@ judge:
     text: {when: {regex: b}}
 mirror: {percent: 1%}
 forwarded: {trust: ["10.0.0.0/8"], via: me}
-notify: [{webhook: "http://h.example/hook", secret_file: s, events: [tripped]}]
+notify:
+  - {webhook: "http://h.example/hook", secret_file: s, events: [tripped], links: ["http://h.example/a"]}
 access_log: {path: a.log, format: json}
 state: ./state.json
 fleet:
