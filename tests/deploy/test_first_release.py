@@ -119,7 +119,7 @@ def test_the_guide_from_first_to_last(guide: Guide) -> None:
     assert "first-1" in of("canaryproxy status")
     assert "promoted" in of("history -n 5")
     assert "tripped" in of("history -n 3")
-    assert "errors" in of("history -n 3")
+    assert "error rate" in of("history -n 3")
     first, second = (json.loads(line) for line in _objects(of("-c jar -b jar")))
     assert first["version"] == second["version"]
     assert "drill" in guide.run(".venv/bin/canaryproxy history -n 3")
