@@ -7,13 +7,9 @@ from typing import Literal
 
 import click
 
-from canaryproxy.cli.common import EXIT_CONFIG, Ended, config_option, fail, load_with_files
-from canaryproxy.config.secrets import SecretError
-from canaryproxy.control.state_file import StateError
-from canaryproxy.proxy.listener import ListenError
+from canaryproxy.cli.common import config_option
 from canaryproxy.runtime import logs
-from canaryproxy.runtime.hot_restart import HandoverError, Predecessor
-from canaryproxy.runtime.supervisor import StartError, Supervisor
+from canaryproxy.runtime.imports import import_aiohttp
 
 
 @click.command()
@@ -40,23 +36,7 @@ def run(path: Path, log_format: Literal["text", "json"], pid_file: Path | None) 
     Example: canaryproxy run -c config/minimal.yaml --log-format json
     """
     logs.configure(log_format)
-    try:
-        predecessor = Predecessor.from_environment()
-    except HandoverError as error:
-        fail(str(error))
-    try:
-        _run(path, predecessor, pid_file)
-    except Ended as ended:
-        if predecessor is not None:
-            predecessor.failed(ended.why)
-        raise
+    import_aiohttp()
+    from canaryproxy.cli.serve import serve  # noqa: PLC0415 - it imports aiohttp
 
-
-def _run(path: Path, predecessor: Predecessor | None, pid_file: Path | None) -> None:
-    config, files = load_with_files(path)
-    try:
-        Supervisor(config, path, files, predecessor=predecessor, pid_file=pid_file).run()
-    except (ListenError, StartError, HandoverError, StateError) as error:
-        fail(str(error))
-    except SecretError as error:
-        fail(str(error), EXIT_CONFIG)
+    serve(path, pid_file)

@@ -89,6 +89,7 @@ class Client:
 
     def __init__(self) -> None:
         self._threads: dict[str, ThreadPoolExecutor] = {}
+        self._tls: ssl.SSLContext | None = None
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 resolver=_Resolver(self), use_dns_cache=False, force_close=True, limit=0
@@ -146,12 +147,15 @@ class Client:
         """
         if _URL.fullmatch(url) is None:
             raise NoResponse(_NOT_VALID)
+        if self._tls is None and url.startswith("https:"):  # reads the system's authorities
+            self._tls = await self.in_thread("authorities", ssl.create_default_context)
         try:
             async with self._session.post(
                 URL(url, encoded=url.isascii()),  # as it is: a query may be signed byte for byte
                 data=body,
                 headers=headers,
                 allow_redirects=False,
+                ssl=self._tls or True,
                 timeout=aiohttp.ClientTimeout(total=timeout),
             ) as response:
                 text = ""

@@ -437,8 +437,7 @@ async def test_certificates_are_checked(
 
 
 async def test_tls(tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trusting = ssl.create_default_context(cafile=tmp_path / "cert")
-    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusting)  # the one by default
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
     async with Hook(tls=tls) as hook, notifying(webhook(f"https://127.0.0.1:{hook.port}/")) as told:
         told.notify(record(1))
         told.notify(record(2))
