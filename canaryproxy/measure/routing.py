@@ -78,7 +78,7 @@ class RouteTable:
         """Return the bucket and the variant of a user by sticky key."""
         if key is None:
             return NO_KEY_BUCKET, CANARY if self.limit > NO_KEY_BUCKET else STABLE
-        bucket = bucket_of(self.salt, key)
+        bucket = mmh3_32_uintdigest(self.salt + key) % BUCKETS  # ``bucket_of``, written out
         if bucket >= self.limit or (self.new_sessions_only and not key.endswith(self.tag)):
             return bucket, STABLE
         return bucket, CANARY

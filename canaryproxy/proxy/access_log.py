@@ -30,7 +30,9 @@ from canaryproxy.measure.routing import VARIANTS
 _log = logging.getLogger(__name__)
 
 CLIENT_CLOSED: Final = 499
-"""The status of a request whose client went away before an answer began, as nginx has it."""
+"""The status of a request whose client closed before a response began, as nginx has it."""
+PROXY: Final = "proxy"
+"""``Entry.answered_by`` of a response that the proxy made itself."""
 
 _GATHER: Final = 0.05
 """Seconds that the first line in an empty queue waits for others."""
@@ -41,6 +43,7 @@ _RETRY: Final = 1.0
 _LOOK_UP: Final = 500
 """Milliseconds after which a writer that waits looks whether it is to stop."""
 _MODE: Final = 0o640
+_REQUEST_ID: Final = re.compile(rb"\r\nX-Request-Id: (\S+)\r\n")
 
 
 class Entry(NamedTuple):
@@ -166,6 +169,12 @@ def without_user(url: bytes) -> bytes:
     assert match is not None
     scheme, authority = match.groups()
     return url if _HOST.fullmatch(authority) else scheme + url[url.rindex(b"@") + 1 :]
+
+
+def id_and_size(response: bytes) -> tuple[bytes, int]:
+    """Return the request id and the size of the body of a response made by ``error_response``."""
+    match = _REQUEST_ID.search(response)
+    return match[1] if match else b"", len(response.partition(b"\r\n\r\n")[2])
 
 
 # The writer

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from math import inf
 from time import monotonic
 from typing import Final, cast
 
 from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError
-from canaryproxy.http1.errors import Refusal, error_response
+from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.length import LengthDecoder
 from canaryproxy.http1.proxy_protocol import ProxyHeader
 from canaryproxy.http1.request import Request
 from canaryproxy.http1.request_buffer import RequestBuffer
 from canaryproxy.measure import counters
-from canaryproxy.measure.routing import STABLE
+from canaryproxy.proxy.closing import LingeringClose, reset
 from canaryproxy.proxy.context import WorkerContext
+from canaryproxy.proxy.dispatch import dispatch
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.interfaces import ResponseSink
-from canaryproxy.proxy.logged_exchange import LoggedExchange, refused
 from canaryproxy.proxy.peer import peer_of
+from canaryproxy.proxy.refusals import refuse, refuse_body
 
 _HEAD: Final = 0
 """Waits for a request, or for the rest of its head."""
@@ -30,26 +29,16 @@ _BODY: Final = 1
 _RESPONSE: Final = 2
 """The request was read; its response is awaited or being written."""
 _TUNNEL: Final = 3
-_LINGER: Final = 4
-"""The last response was written; input is discarded, so that no reset destroys the response."""
-_CLOSED: Final = 5
+_CLOSED: Final = 4
+"""It is closed, or a ``LingeringClose`` has taken it over."""
 
 _CR: Final = 13
-_RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER of no seconds: closing sends a reset instead of an end."""
-_LINGER_SECONDS: Final = 2.0
-"""How long a client may be silent while the connection lingers."""
-_MOST_LINGER_TURNS: Final = 15
-"""How many times that long it may go on sending: 30 s in all, as with nginx."""
 _READ_AHEAD: Final = 64 * 1024
 """Bytes of pipelined requests that are kept during a response; then reading stops."""
 
 
 class ClientConnection(ResponseSink):
-    """An HTTP/1.x server connection: an ``asyncio.Protocol`` by its methods only, so that it can be compiled.
-
-    ``header`` is the PROXY protocol header that the connection began with, if any.
-    """
+    """An HTTP/1.x server connection: an ``asyncio.Protocol`` by its methods, so it can be compiled."""
 
     __slots__ = (
         "_active",
@@ -59,7 +48,6 @@ class ClientConnection(ResponseSink):
         "_full",
         "_half_closed",
         "_header",
-        "_linger_turns",
         "_pending",
         "_processing",
         "_reading",
@@ -73,6 +61,7 @@ class ClientConnection(ResponseSink):
     def __init__(self, context: WorkerContext, header: ProxyHeader | None = None) -> None:
         self._context = context
         self._header = header
+        """The PROXY protocol header that the connection began with."""
         self._exchange: Exchange | None = None
         self._state = _HEAD
         self._pending = RequestBuffer()
@@ -89,8 +78,6 @@ class ClientConnection(ResponseSink):
         """Something moved since the last ``sweep``."""
         self._unsent = 0
         """Bytes that waited to be written at the last ``sweep``."""
-        self._linger_turns = 0
-        """How many times lingering may still be extended."""
         self.deadline = inf
 
     # asyncio's side
@@ -170,15 +157,12 @@ class ClientConnection(ResponseSink):
                 self._process()
             if len(pending.data) > _READ_AHEAD:
                 self.pause()
-        elif state == _TUNNEL:
+        elif state != _CLOSED:
             self._active = True
-            if self._exchange is not None:
+            if state == _BODY:
+                self._body(data)
+            elif self._exchange is not None:
                 self._exchange.tunnel_send(data)
-        elif state == _BODY:
-            self._active = True
-            self._body(data)
-        elif state == _LINGER:
-            self._active = True
 
     # Requests
 
@@ -187,21 +171,18 @@ class ClientConnection(ResponseSink):
         if self._processing:
             return
         self._processing = True
-        pending = self._pending
+        pending, head = self._pending, None
         try:
             while pending.data and self._state == _HEAD and not self._full:
-                begins = not pending.searched
+                begins, head = not pending.searched, None
                 head = pending.next_head()
                 if head is None:
                     if begins and pending.searched:
                         self.deadline = monotonic() + self._context.limits.header_timeout
                     break
-                try:
-                    self._begin(self._context.request_parser.parse(head, self.peer))
-                except Refusal as refusal:
-                    self._refuse(refusal, head)
+                self._begin(self._context.request_parser.parse(head, self.peer))
         except Refusal as refusal:
-            self._refuse(refusal, pending.data)
+            self._refuse(refusal, pending.data if head is None else head)
         finally:
             self._processing = False
 
@@ -211,32 +192,21 @@ class ClientConnection(ResponseSink):
         if context.in_flight >= context.max_requests:
             raise Refusal(503, "too many requests in flight")
         now = monotonic()
-        routing, outcomes = context.router.route(request, self.peer)
-        variant = routing.variant
-        tally = context.tallies[variant]
-        if routing.forced:
-            tally.add(counters.FORCED)
-        recorder = context.trial_rules.enroll(routing, outcomes, tally, now)
         fields = request.fields
-        length = fields.length
-        has_body = length > 0 or fields.chunked
+        has_body = fields.length > 0 or fields.chunked
+        exchange = self._exchange = dispatch(context, self, request, now, has_body)
         context.in_flight += 1
-        exchange = self._exchange = (
-            Exchange(context, self, request, routing, recorder, now, has_body)
-            if context.access_log is None
-            else LoggedExchange(context, self, request, routing, recorder, now, has_body)
-        )
         if not has_body:
             self._state = _RESPONSE
             self.deadline = now + context.first_byte_timeout
             exchange.start()
-            if context.mirror is not None and variant == STABLE and not routing.forced:
-                context.mirror.offer(request, routing, now)
+            if context.mirror is not None:
+                context.mirror.offer(request, exchange.routing, now)
             return
         limits = context.limits
         self.deadline = now + (limits.first_byte_timeout if fields.expect else limits.body_timeout)
         self._state = _BODY
-        self._decoder = ChunkedDecoder() if fields.chunked else LengthDecoder(length)
+        self._decoder = ChunkedDecoder() if fields.chunked else LengthDecoder(fields.length)
         exchange.start()
         if self._pending.data and self._exchange is exchange:
             self._body(self._pending.take())
@@ -260,30 +230,19 @@ class ClientConnection(ResponseSink):
         if done and not exchange.finished:
             exchange.request_end(decoder.trailers)
 
-    def _refuse(self, refusal: Refusal, head: bytes | None, method: bytes = b"") -> None:
-        """Send the proxy's own error and close.
-
-        ``head`` is what came of the request; ``None`` if its exchange has logged it, with its ``method``.
-        """
-        self._context.counters.proxy[counters.REFUSED + refusal.status] += 1
-        to_head = method == b"HEAD" if head is None else head.startswith(b"HEAD ")
-        response = error_response(refusal.status, refusal.reason, close=True, head_only=to_head)
-        log = self._context.access_log
-        if log is not None and head is not None:
-            log.add(refused(self.peer, head, refusal, response, monotonic()))
-        self.write(response)
+    def _refuse(self, refusal: Refusal, head: bytes) -> None:
+        refuse(self._context, self, refusal, head)
         self._linger()
 
     def _give_up(self, exchange: Exchange, refusal: Refusal) -> None:
         """End a request that the client broke off or spoilt after its head."""
-        self._exchange = None
-        self._context.in_flight -= 1
         exchange.note_refusal(refusal)
         exchange.client_gone()
         if exchange.responding:  # the client would take an error for the rest of the response
-            self._break(framed=exchange.framed)
+            self.break_off(framed=exchange.framed)
         else:
-            self._refuse(refusal, None, exchange.request.method)
+            refuse_body(self._context, self, refusal, exchange.request.method)
+            self._linger()
 
     # The exchange's side
 
@@ -332,14 +291,8 @@ class ClientConnection(ResponseSink):
     def break_off(self, *, framed: bool) -> None:
         self._exchange = None
         self._context.in_flight -= 1
-        self._break(framed=framed)
-
-    def _break(self, *, framed: bool) -> None:
         if not framed:
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None and sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            self.transport.abort()
+            reset(self.transport)
         self.close()
 
     def close(self) -> None:
@@ -352,14 +305,14 @@ class ClientConnection(ResponseSink):
 
     def _linger(self) -> None:
         """Send no more, and discard what the client still sends, for a short while."""
-        self._state = _LINGER
-        self._linger_turns = _MOST_LINGER_TURNS
-        self._active = False
+        self._state = _CLOSED
         self._pending.put(b"")
-        self._decoder = None
-        self.deadline = monotonic() + _LINGER_SECONDS
-        if self.transport.can_write_eof() and not self.transport.is_closing():
-            self.transport.write_eof()
+        context = self._context
+        if self._exchange is not None:  # a tunnel is over, or a body was refused
+            self._exchange = None
+            context.in_flight -= 1
+        context.connections.discard(self)
+        LingeringClose(context, self.transport, self._unsent).start()
         self.resume()
 
     def switch(self) -> None:
@@ -398,11 +351,6 @@ class ClientConnection(ResponseSink):
             self.deadline = now + self._context.limits.body_timeout
             return
         state = self._state
-        if self._active and state == _LINGER and self._linger_turns:
-            self._active = False
-            self._linger_turns -= 1
-            self.deadline = now + _LINGER_SECONDS
-            return
         self.deadline = inf
         if state == _TUNNEL or (exchange is None and unsent):
             self.transport.abort()

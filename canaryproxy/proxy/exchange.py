@@ -37,57 +37,34 @@ from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import CANARY, STABLE, Routing
 from canaryproxy.proxy import retry
 from canaryproxy.proxy.context import WorkerContext
-from canaryproxy.proxy.endpoint import Endpoint
-from canaryproxy.proxy.interfaces import ConnectionSource, Receiver, ResponseSink, UpstreamLink
+from canaryproxy.proxy.framing import (
+    AS_RECEIVED,
+    BY_CLOSE,
+    CHUNKED,
+    connection_line,
+    framing_line,
+    framing_of,
+)
+from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.replay import ReplayBuffer
+from canaryproxy.proxy.request_sender import FINISHED, RESPONDING, TUNNEL, WAITING, RequestSender
 from canaryproxy.proxy.trial_recorder import TrialRecorder
 
-WAITING: Final = 0
-SENT: Final = 1
-RESPONDING: Final = 2
-TUNNEL: Final = 3
-FINISHED: Final = 4
-
-# How the end of the response's body is marked for the client:
-_AS_RECEIVED: Final = 0
-"""By what the upstream sent, a Content-Length or chunks; or there is no body."""
-_CHUNKED: Final = 1
-"""By chunks that we make, as the upstream ends it by closing."""
-_BY_CLOSE: Final = 2
-"""By closing, as HTTP/1.0 has no chunks."""
-
-_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
 
-_FINISHED_CELL: Final = counters.FINISHED
-_FIRST_BYTE: Final = counters.FIRST_BYTE
-_DURATION: Final = counters.DURATION
 
-
-class Exchange(Receiver):
+class Exchange(RequestSender):
     """The state of one request, from its head to the last byte of its response."""
 
     __slots__ = (
         "_close",
-        "_context",
-        "_continued",
-        "_endpoint",
         "_framing",
-        "_received",
         "_recorder",
-        "_replay",
-        "_request_done",
         "_rescued",
         "_responded_at",
-        "_routing",
-        "_sink",
         "_started",
-        "_state",
         "_status",
         "_tally",
-        "_tried",
-        "_upstream",
-        "variant",
     )
 
     def __init__(
@@ -103,39 +80,29 @@ class Exchange(Receiver):
         self._context = context
         self._sink = sink
         self.request = request
-        self._routing = routing
+        self.routing = routing
+        self.variant = variant = routing.variant
+        self._state = WAITING
+        self._started = self._received = now
+        self._request_done = not has_body
+        self._replay = ReplayBuffer(context.replay_buffer) if has_body else None
+        self._upstream = None
+        self._endpoint = None
+        self._tried = ()
+        self._continued = False
         self._recorder = recorder
         """Records it for the judge until it is counted; ``None`` if it is no trial."""
-        self.variant = variant = routing.variant
-        """The variant that answers: of a rescued request stable, whatever it was routed to."""
         self._tally = tally = context.tallies[variant]
         """Counts of the variant that the request was routed to."""
         tally.add(counters.ROUTED)
-        self._state = WAITING
-        self._started = self._received = now
-        """When the head came, and when the whole request had come."""
         self._responded_at = 0.0
         """When the head of the final response came."""
         self._status = 0
-        self._request_done = not has_body
-        """The whole request was read from the client."""
-        self._replay = ReplayBuffer(context.replay_buffer) if has_body else None
-        self._upstream: UpstreamLink | None = None
-        self._endpoint: Endpoint | None = None
-        self._tried: tuple[Endpoint, ...] = ()
-        """Endpoints of the variant that failed."""
         self._rescued = False
         """The canary's failure was counted, and stable answers in its place."""
-        self._continued = False
-        """The client was sent ``100 Continue``."""
         self._close = False
         """The client's connection closes after the response."""
-        self._framing = _AS_RECEIVED
-
-    @property
-    def finished(self) -> bool:
-        """Nothing is expected any more."""
-        return self._state == FINISHED
+        self._framing = AS_RECEIVED
 
     @property
     def responding(self) -> bool:
@@ -145,105 +112,12 @@ class Exchange(Receiver):
     @property
     def framed(self) -> bool:
         """The end of the response is marked by something else than closing."""
-        return self._framing != _BY_CLOSE
-
-    @property
-    def holds_continue(self) -> bool:
-        """The client waits for a 100 that the upstream has not sent: it is not the client that is late."""
-        return (
-            self.request.fields.expect
-            and not self._continued
-            and (self._replay is None or not self._replay.size)
-        )
+        return self._framing != BY_CLOSE
 
     def mark_late(self, now: float) -> None:
         """Count the request as slow or stalled if it is by now."""
         if self._recorder is not None and self._request_done:
             self._recorder.mark_late(now - self._received)
-
-    # The connection to an endpoint
-
-    def start(self) -> None:
-        """Send the request to an endpoint of its variant."""
-        endpoint = self._context.pools[self.variant].choose(self._routing.key, self._tried)
-        if endpoint is None:
-            self._failed(Reason.NO_ENDPOINT)
-            return
-        self._endpoint = endpoint
-        endpoint.active += 1
-        endpoint.acquire(self)
-
-    def wants(self, source: ConnectionSource) -> bool:
-        return source is self._endpoint and self._state != FINISHED
-
-    def connected(self, link: UpstreamLink) -> None:
-        self._upstream = link
-        self._state = SENT
-        head = self.request.head
-        replay = self._replay
-        if replay is not None and replay.size:
-            head += replay.content()
-            if replay.overflows:
-                replay.drop()
-            self._sink.resume()
-        link.send(self, head)
-
-    def connect_failed(self, source: ConnectionSource, reason: Reason) -> None:
-        if source is self._endpoint:
-            self._failed(reason)
-
-    def _leave_endpoint(self) -> None:
-        if self._endpoint is not None:
-            self._endpoint.active -= 1
-            self._endpoint = None
-
-    # The request's body, from the client
-
-    def request_body(self, data: bytes) -> None:
-        """Pass on part of the request's body."""
-        if self.request.fields.chunked:
-            data = encode_chunk(data)
-        self._send_body(data)
-
-    def request_end(self, trailers: bytes = b"") -> None:
-        """Pass on the end of the request."""
-        if self.request.fields.chunked:
-            self._send_body(last_chunk(trailers))
-        self._request_done = True
-        self._received = now = monotonic()
-        if self._state < RESPONDING:
-            self._sink.await_response(now)
-
-    def _send_body(self, data: bytes) -> None:
-        upstream = self._upstream
-        replay = self._replay
-        if replay is not None and replay.whole:
-            replay.add(data)
-            if replay.overflows:
-                if upstream is None:
-                    self._sink.pause()  # until connected: then the body is dropped
-                    return
-                replay.drop()
-        if upstream is not None:
-            upstream.transport.write(data)
-
-    # Flow control: the side that is full stops the other from reading
-
-    def upstream_full(self) -> None:
-        self._sink.pause()
-
-    def upstream_drained(self) -> None:
-        self._sink.resume()
-
-    def client_full(self) -> None:
-        """The client reads slower than the upstream writes."""
-        if self._upstream is not None:
-            self._upstream.pause()
-
-    def client_drained(self) -> None:
-        """The client has read what was written."""
-        if self._upstream is not None:
-            self._upstream.resume()
 
     # The response, from the upstream
 
@@ -288,7 +162,7 @@ class Exchange(Receiver):
         end = context.response_ends[variant]
         if (
             response.length < 0
-            or self._routing.cookie
+            or self.routing.cookie
             or self._rescued
             or request.http10
             or not request.fields.keep_alive
@@ -296,7 +170,7 @@ class Exchange(Receiver):
             or context.draining
         ):
             end = self._head_end(response)
-            if self._framing == _CHUNKED:
+            if self._framing == CHUNKED:
                 body = encode_chunk(body) if body else body
                 if complete:
                     body += last_chunk(trailers)
@@ -310,29 +184,18 @@ class Exchange(Receiver):
     def _head_end(self, response: Response) -> bytes:
         """Return the fields that the proxy adds to this response, and decide how its body is framed."""
         request = self.request
-        lines = self._context.response_ends[self.variant][:-2] + self._routing.cookie
-        bodiless = response.status in (204, 304) or request.method == b"HEAD"
-        self._close = self._closes()
-        if response.length < 0 and not bodiless:
-            if request.http10:
-                self._close = True
-                self._framing = _BY_CLOSE
-            else:
-                self._framing = _CHUNKED
-        if self._framing == _CHUNKED or (response.chunked and bodiless and not request.http10):
-            lines += b"Transfer-Encoding: chunked\r\n"
+        self._framing = framing = framing_of(request, response)
+        self._close = framing == BY_CLOSE or self._closes()
+        lines = self._context.response_ends[self.variant][:-2] + self.routing.cookie
+        lines += framing_line(request, response, framing)
         if self._rescued and self._context.rescue_header:
             lines += _RESCUED
-        if self._close:
-            lines += b"Connection: close\r\n"
-        elif request.http10:
-            lines += _KEEP_ALIVE
-        return lines + b"\r\n"
+        return lines + connection_line(request, close=self._close) + b"\r\n"
 
     def response_body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
         if self._recorder is not None:
             self._recorder.response_body(data)
-        if self._framing == _CHUNKED:
+        if self._framing == CHUNKED:
             data = encode_chunk(data) if data else data
             if complete:
                 data += last_chunk(trailers)
@@ -353,7 +216,7 @@ class Exchange(Receiver):
             waited = waited if waited > 0.0 else 0.0
             tally.finish(status, waited, took)
             if self.request.sampled:
-                self._keep_exemplars(waited, took)
+                _keep_exemplars(self, waited, took)
             failed = self._context.trial_rules.error_statuses[status]
             if failed:
                 tally.add(counters.FAILED)
@@ -386,7 +249,7 @@ class Exchange(Receiver):
         self._status = 101
         self._responded_at = now
         self._context.tallies[self.variant].add(counters.TUNNELS_OPENED)
-        lines = self._context.response_ends[self.variant][:-2] + self._routing.cookie
+        lines = self._context.response_ends[self.variant][:-2] + self.routing.cookie
         if self._rescued:
             self._context.tallies[CANARY].add(counters.RESCUED)
             if self._context.rescue_header:
@@ -400,19 +263,9 @@ class Exchange(Receiver):
         """Pass bytes from the upstream to the client."""
         self._sink.write(data)
 
-    def tunnel_send(self, data: bytes) -> None:
-        """Pass bytes from the client to the upstream."""
-        if self._upstream is not None:
-            self._upstream.transport.write(data)
-
     def tunnel_eof(self) -> None:
         """The upstream sends no more: pass that on to the client, which may still send."""
         self._sink.tunnel_eof()
-
-    def tunnel_client_eof(self) -> None:
-        """The client sends no more: pass that on to the upstream, which may still send."""
-        if self._upstream is not None:
-            self._upstream.transport.write_eof()
 
     def tunnel_over(self) -> None:
         """Both sides send no more: close the upstream's connection once everything is written."""
@@ -458,27 +311,15 @@ class Exchange(Receiver):
             self._end_tunnel()
         elif not self._rescued:
             self._tally.add(counters.CLIENT_CLOSED)
-            self._tally.add(_FINISHED_CELL)
+            self._tally.add(counters.FINISHED)
         self._state = FINISHED
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.close()
+        self._drop_upstream()
         self._leave_endpoint()
-
-    def _repeatable(self) -> bool:
-        """Whether the request can be sent again: all of it is at hand, and nothing can happen twice."""
-        return (
-            self._state < RESPONDING
-            and (self._replay is None or self._replay.whole)
-            and (self._state == WAITING or self.request.idempotent)
-        )
 
     def _failed(self, reason: Reason) -> None:
         """An attempt failed: count it, then try what may still answer the client."""
         self._context.tallies[self.variant].add(counters.ERRORS + reason)
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.close()
+        self._drop_upstream()
         endpoint = self._endpoint
         self._leave_endpoint()
         now = monotonic()
@@ -507,10 +348,6 @@ class Exchange(Receiver):
         else:
             self._send_error(reason, now)
 
-    def _has_another_endpoint(self) -> bool:
-        pool = self._context.pools[self.variant]
-        return pool.choose(self._routing.key, self._tried) is not None
-
     def _rescue(self) -> None:
         """Let stable answer in the canary's place; the canary's failure is counted already."""
         self._rescued = True
@@ -525,9 +362,9 @@ class Exchange(Receiver):
         self._count(status, now, now, failed=True)
         self._state = FINISHED
         close = self._closes()
-        lines = self._context.variant_lines[self.variant] + self._routing.cookie
-        if self.request.http10 and not close:
-            lines += _KEEP_ALIVE
+        lines = self._context.variant_lines[self.variant] + self.routing.cookie
+        if not close:
+            lines += connection_line(self.request, close=False)
         response = error_response(
             status,
             CLIENT_TEXT[reason],
@@ -555,15 +392,7 @@ class Exchange(Receiver):
         if recorder is not None:
             recorder.end(status, failed, now - self._received, now)
         if self.request.sampled:
-            self._keep_exemplars(waited, took)
-
-    def _keep_exemplars(self, waited: float, took: float) -> None:
-        """Keep the request's trace beside the buckets that count it."""
-        trace = self.request.sampled
-        cells = self._context.counters.exemplars[self.variant]
-        now = time()
-        counters.keep_exemplar(cells, _FIRST_BYTE, waited, trace, now)
-        counters.keep_exemplar(cells, _DURATION, took, trace, now)
+            _keep_exemplars(self, waited, took)
 
     # For the access log (``LoggedExchange``); a plain request calls neither
 
@@ -572,3 +401,12 @@ class Exchange(Receiver):
 
     def note_end(self, status: int, now: float, response: bytes) -> None:
         """Take note that it ends now: with the proxy's ``response``, or with ``b""`` inside another's."""
+
+
+def _keep_exemplars(exchange: Exchange, waited: float, took: float) -> None:
+    """Keep the request's trace beside the buckets that count it."""
+    trace = exchange.request.sampled
+    cells = exchange._context.counters.exemplars[exchange.variant]
+    now = time()
+    counters.keep_exemplar(cells, counters.FIRST_BYTE, waited, trace, now)
+    counters.keep_exemplar(cells, counters.DURATION, took, trace, now)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from time import monotonic
 from typing import Final
 
 from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.forwarding import Peer
-from canaryproxy.http1.request import MAX_REQUEST_LINE, Request, RequestFields
+from canaryproxy.http1.request import Request, RequestFields
 from canaryproxy.http1.response import Response
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import CANARY, VARIANTS, Routing
-from canaryproxy.proxy.access_log import CLIENT_CLOSED, Entry, without_user
+from canaryproxy.proxy.access_log import CLIENT_CLOSED, PROXY, Entry, id_and_size
 from canaryproxy.proxy.context import WorkerContext
-from canaryproxy.proxy.exchange import FINISHED, TUNNEL, Exchange
+from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.interfaces import ResponseSink
+from canaryproxy.proxy.request_sender import FINISHED, TUNNEL
 from canaryproxy.proxy.trial_recorder import TrialRecorder
 
 _LONGEST_FIELD: Final = 1024
 """Bytes of a field that are kept, so that the queue of the log is bounded in bytes too."""
-_PROXY: Final = "proxy"
-_REQUEST_LINE = re.compile(rb"(\S+) (\S+) (HTTP/\S+)")
-_REQUEST_ID = re.compile(rb"\r\nX-Request-Id: (\S+)\r\n")
 
 
 class LoggedExchange(Exchange):
@@ -105,7 +102,7 @@ class LoggedExchange(Exchange):
         super().client_gone()
 
     def note_end(self, status: int, now: float, response: bytes) -> None:
-        request_id, size = _id_and_size(response)
+        request_id, size = id_and_size(response)
         self._body_size += size
         self._log(now, status, self._reason, request_id)
 
@@ -118,13 +115,13 @@ class LoggedExchange(Exchange):
         if logged is None:
             logged = fields.logged = _logged_fields(fields)
         user_agent, referer, client_id = logged
-        peer, routing = self._sink.peer, self._routing
+        peer, routing = self._sink.peer, self.routing
         responded = self._responded_at
         by: str | None = None
         if responded:
             by = VARIANTS[self.variant]
         elif request_id or self._refusal is not None:
-            by = _PROXY
+            by = PROXY
         endpoint = self._endpoint
         log.add(
             Entry(
@@ -151,53 +148,6 @@ class LoggedExchange(Exchange):
                 referer,
             )
         )
-
-
-def refused(peer: Peer, head: bytes, refusal: Refusal, response: bytes, now: float) -> Entry:
-    """Return the entry of a request that was refused before it was routed.
-
-    ``head`` is what came of it, ``response`` what the proxy sent back.
-    """
-    method, target, protocol = _line(head.partition(b"\r\n")[0][:MAX_REQUEST_LINE])
-    request_id, size = _id_and_size(response)
-    return Entry(
-        started=now,
-        ended=now,
-        first_byte=None,
-        peer=peer.address,
-        client=b"",
-        method=method,
-        target=target,
-        protocol=protocol,
-        status=refusal.status,
-        sent=size,
-        variant=None,
-        answered_by=_PROXY,
-        rescued=False,
-        forced=False,
-        bucket=None,
-        endpoint="",
-        reason=refusal.reason,
-        request_id=request_id,
-        trace_id=b"",
-        user_agent=None,
-        referer=None,
-    )
-
-
-def _line(line: bytes) -> tuple[bytes, bytes, bytes]:
-    """Split a request line that may be anything; a malformed one is all target."""
-    match = _REQUEST_LINE.fullmatch(line)
-    if match is not None:
-        return match[1], without_user(match[2]), match[3]
-    method, _, rest = line.rpartition(b" ") if line.count(b" ") == 1 else (b"", b"", line)
-    return method, without_user(rest), b""
-
-
-def _id_and_size(response: bytes) -> tuple[bytes, int]:
-    """Return the request id and the size of the body of a response made by ``error_response``."""
-    match = _REQUEST_ID.search(response)
-    return match[1] if match else b"", len(response.partition(b"\r\n\r\n")[2])
 
 
 def _logged_fields(fields: RequestFields) -> tuple[bytes | None, bytes | None, bytes]:

@@ -15,7 +15,7 @@ from canaryproxy.http1.request import Request
 from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import DROPPED, FAILED_COPY, Counters, Reason
-from canaryproxy.measure.routing import Routing
+from canaryproxy.measure.routing import STABLE, Routing
 from canaryproxy.proxy.endpoint import Endpoint
 from canaryproxy.proxy.interfaces import ConnectionSource, Receiver, UpstreamLink
 from canaryproxy.proxy.pool import Pool
@@ -49,9 +49,11 @@ class Mirror:
         self._timeout = timeout
 
     def offer(self, request: Request, routing: Routing, now: float) -> None:
-        """Send a copy of a request (without a body) that was routed to stable, if it is drawn."""
+        """Send a copy of a request without a body, if stable got it and it is drawn."""
         if (
-            routing.table.circuit_open
+            routing.variant != STABLE
+            or routing.forced
+            or routing.table.circuit_open
             or random.random() >= self._share  # noqa: S311 - needs no secret
             or request.method not in _COPIED
             or request.fields.upgrade

@@ -74,45 +74,42 @@ class TrialRules:
             return None
         bucket, tick = routing.bucket, int(now * TICKS_PER_SECOND)
         is_trial = not self._by_user or self._error_users.claim(bucket, tick)
-        sample = None
-        if outcomes or self._counts_exposed:
-            sample = self._sample(outcomes, bucket, tick)
+        error_bucket = bucket if is_trial else _NO_TRIAL
         slow = routing.table.slow
+        late_after = stalled_after = 0.0
         if slow is not None:
-            late, stalled = slow[routing.variant], routing.table.stall_after
-        elif is_trial or sample is not None:
-            late = stalled = 0.0
-        else:
-            return None
-        return TrialRecorder(self, tally, bucket if is_trial else _NO_TRIAL, late, stalled, sample)
-
-    def _sample(self, outcomes: tuple[int, ...], bucket: int, tick: int) -> SampledResponse | None:
-        """Return what collects the response for these outcomes, or ``None`` if there is nothing to count."""
-        exposed = self._counts_exposed and self._exposed_users.claim(bucket, tick)
-        reads_body = False
-        if outcomes and self.outcomes.needs_body:
-            rules = self.outcomes.rules
-            reads_body = any(rules[at].needs_body for at in outcomes)
-            if reads_body and not self._sampler.choose():
-                reads_body = False
+            late_after, stalled_after = slow[routing.variant], routing.table.stall_after
+        if outcomes or self._counts_exposed:
+            exposed = self._counts_exposed and self._exposed_users.claim(bucket, tick)
+            reads_body = self.outcomes.needs_body and self._reads_body(outcomes)
+            if self.outcomes.needs_body and not reads_body:
+                rules = self.outcomes.rules
                 outcomes = tuple(at for at in outcomes if not rules[at].needs_body)
-        if exposed or outcomes:
-            return SampledResponse(outcomes, bucket, exposed=exposed, reads_body=reads_body)
+            if exposed or outcomes:
+                return SampledResponse(
+                    self, tally, error_bucket, late_after, stalled_after,
+                    outcomes, bucket, exposed, reads_body,
+                )  # fmt: skip
+        if slow is not None or is_trial:
+            return TrialRecorder(self, tally, error_bucket, late_after, stalled_after)
         return None
+
+    def _reads_body(self, outcomes: tuple[int, ...]) -> bool:
+        """Decide whether outcomes look into the body of this response: if one wants to, and it is chosen."""
+        rules = self.outcomes.rules
+        return any(rules[at].needs_body for at in outcomes) and self._sampler.choose()
 
     def failed(self, bucket: int) -> None:
         """Count no more errors of this user in this round: a trial ended in one."""
         if self._by_user:
             self._error_users.failed(bucket)
 
-    def evaluate(self, sample: SampledResponse, tally: Tally, now: float) -> None:
-        """Count the outcomes of a complete response, later if the time for looking into bodies is used up."""
-        if sample.reads_body:
-            self._sampler.run(partial(self._count, sample, tally, now))
-        else:
-            self._count(sample, tally, now)
+    def evaluate_later(self, sample: SampledResponse, tally: Tally, now: float) -> None:
+        """Count outcomes that look into the body: now, or when there is time for it."""
+        self._sampler.run(partial(self.evaluate, sample, tally, now))
 
-    def _count(self, sample: SampledResponse, tally: Tally, now: float) -> None:
+    def evaluate(self, sample: SampledResponse, tally: Tally, now: float) -> None:
+        """Count the outcomes of a complete response."""
         if sample.exposed:
             tally.add(counters.EXPOSED)
         converted = False
@@ -131,12 +128,12 @@ class TrialRules:
 
 
 class TrialRecorder:
-    """Counts one exchange for the judge: latency, throughput, errors and outcomes, each at most once.
+    """Counts one exchange for the judge: latency, throughput and errors, each at most once.
 
     Seconds are counted from the end of the request.
     """
 
-    __slots__ = ("_error_bucket", "_late_after", "_rules", "_sample", "_stalled_after", "_tally")
+    __slots__ = ("_error_bucket", "_late_after", "_rules", "_stalled_after", "_tally")
 
     def __init__(
         self,
@@ -145,7 +142,6 @@ class TrialRecorder:
         error_bucket: int,
         late_after: float,
         stalled_after: float,
-        sample: SampledResponse | None,
     ) -> None:
         self._rules = rules
         self._tally = tally
@@ -155,7 +151,6 @@ class TrialRecorder:
         """Seconds to the first byte after which it is late; 0: counted, or no trial."""
         self._stalled_after = stalled_after
         """Seconds to the last byte after which it is stalled; 0: counted, or no trial."""
-        self._sample = sample
 
     def mark_late(self, waited: float) -> None:
         """Count the request as slow or stalled if it is by now: once, whatever becomes of it."""
@@ -169,26 +164,26 @@ class TrialRecorder:
             tally.add(counters.THROUGHPUT_TRIALS)
             tally.add(counters.THROUGHPUT_EVENTS)
 
-    def response_head(self, response: Response, body: bytes, waited: float) -> None:
-        """Count the latency; keep what outcomes need of the head and of the body that came with it."""
+    def response_head(self, response: Response, body: bytes, waited: float) -> None:  # noqa: ARG002
+        """Count the latency. ``body`` is what came with the head."""
         if self._late_after:
-            self._tally.add(counters.LATENCY_TRIALS)
-            if waited > self._late_after:
-                self._tally.add(counters.LATENCY_EVENTS)
-            self._late_after = 0.0
-        if self._sample is not None:
-            self._sample.head(response, body)
+            self._count_latency(waited)
 
-    def response_body(self, data: bytes) -> None:
-        """Keep what outcomes need of the body."""
-        if self._sample is not None:
-            self._sample.body(data)
+    def _count_latency(self, waited: float) -> None:
+        self._tally.add(counters.LATENCY_TRIALS)
+        if waited > self._late_after:
+            self._tally.add(counters.LATENCY_EVENTS)
+        self._late_after = 0.0
+
+    def response_body(self, data: bytes) -> None:  # noqa: ARG002
+        """Take note of more of the body."""
+        return
 
     def switched(self) -> None:
         """Count no latency: the handshake of a tunnel is not a response."""
         self._late_after = 0.0
 
-    def end(self, status: int, failed: bool, waited: float, now: float) -> None:
+    def end(self, status: int, failed: bool, waited: float, now: float) -> None:  # noqa: ARG002
         """Count the end of the request. To be called once."""
         tally = self._tally
         if self._error_bucket >= 0:
@@ -202,12 +197,13 @@ class TrialRecorder:
             tally.add(counters.THROUGHPUT_TRIALS)
             if waited > self._stalled_after:
                 tally.add(counters.THROUGHPUT_EVENTS)
-        if self._sample is not None:
-            self._rules.evaluate(self._sample, tally, now)
 
 
-class SampledResponse:
-    """A response as outcomes need to see it (``outcomes.Answer``)."""
+class SampledResponse(TrialRecorder):
+    """A trial whose response outcomes look at (``outcomes.Answer``).
+
+    One object with the recorder, as most requests have both.
+    """
 
     __slots__ = (
         "_parts",
@@ -222,8 +218,23 @@ class SampledResponse:
     )
 
     def __init__(
-        self, outcomes: tuple[int, ...], bucket: int, *, exposed: bool, reads_body: bool
+        self,
+        rules: TrialRules,
+        tally: Tally,
+        error_bucket: int,
+        late_after: float,
+        stalled_after: float,
+        outcomes: tuple[int, ...],
+        bucket: int,
+        exposed: bool,
+        reads_body: bool,
     ) -> None:
+        # The recorder's own, not by its constructor: calls by ``super`` are dear where this is not compiled.
+        self._rules = rules
+        self._tally = tally
+        self._error_bucket = error_bucket
+        self._late_after = late_after
+        self._stalled_after = stalled_after
         self.outcomes = outcomes
         """Indexes of the rules that look at this response."""
         self.bucket = bucket
@@ -234,6 +245,7 @@ class SampledResponse:
         self.status = 0
         self.headers: Headers = ()
         self.size = 0
+        """Bytes of the body so far."""
         self._wanted = INSPECTED if reads_body else 0
         """How many more bytes of the body are kept."""
         self._parts: list[bytes] | None = [] if reads_body else None
@@ -243,19 +255,28 @@ class SampledResponse:
         """The beginning of the body."""
         return b"".join(self._parts) if self._parts else b""
 
-    def head(self, response: Response, body: bytes) -> None:
+    def response_head(self, response: Response, body: bytes, waited: float) -> None:
         """Keep the head of the response and the beginning of its body."""
+        if self._late_after:
+            self._count_latency(waited)
         self.status = response.status
         self.headers = response.fields
-        if self._wanted:
-            self.body(body)
-        else:
+        if self._parts is None:
             self.size = len(body)
+        else:
+            self.response_body(body)
 
-    def body(self, data: bytes) -> None:
+    def response_body(self, data: bytes) -> None:
         """Keep more of the body."""
         self.size += len(data)
         if self._parts is not None and self._wanted and data:
             data = data[: self._wanted]
             self._wanted -= len(data)
             self._parts.append(data)
+
+    def end(self, status: int, failed: bool, waited: float, now: float) -> None:
+        TrialRecorder.end(self, status, failed, waited, now)
+        if self.reads_body:
+            self._rules.evaluate_later(self, self._tally, now)
+        else:
+            self._rules.evaluate(self, self._tally, now)

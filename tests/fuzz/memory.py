@@ -37,9 +37,7 @@ class Wires:
 class MemoryTransport(asyncio.Transport):
     """One end of a connection, the proxy's. ``peer`` gets what is written."""
 
-    def __init__(
-        self, wires: Wires, protocol: ClientConnection | UpstreamConnection, high: int = 1 << 16
-    ) -> None:
+    def __init__(self, wires: Wires, protocol: Any, high: int = 1 << 16) -> None:
         super().__init__()
         self._wires = wires
         self.protocol = protocol
@@ -104,6 +102,9 @@ class MemoryTransport(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return {"peername": ("127.0.0.1", 4), "sockname": ("127.0.0.1", 80)}.get(name, default)
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
 
     # The peer's side
 

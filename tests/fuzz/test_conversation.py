@@ -21,8 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import CANARY, RouteTable
-from canaryproxy.proxy.client_connection import ClientConnection
-from canaryproxy.proxy.interfaces import Caller
+from canaryproxy.proxy.interfaces import Caller, Connection
 
 from .answers import Parsed, answers_in
 from .memory import MemoryEndpoint, MemoryProxy, MemoryTransport
@@ -354,7 +353,7 @@ class Conversation(RuleBasedStateMachine):
     def time_is_over_for_a_client(self, data: st.DataObject, silent: bool) -> None:
         """Once is a look whether something moved, twice that nothing did meanwhile."""
         protocol = data.draw(st.sampled_from(self.clients)).transport.protocol
-        assert isinstance(protocol, ClientConnection)
+        assert isinstance(protocol, Connection)
         for _ in range(1 + silent):
             if protocol.deadline < float("inf"):
                 protocol.sweep(protocol.deadline + 0.001)

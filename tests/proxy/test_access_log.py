@@ -24,7 +24,7 @@ from canaryproxy.http1.errors import Refusal, error_response
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.proxy import access_log
 from canaryproxy.proxy.access_log import AccessLog, Entry, combined_line, json_line, without_user
-from canaryproxy.proxy.logged_exchange import refused
+from canaryproxy.proxy.refusals import refused_entry
 
 DEADLINE = 30.0
 PLAIN = Entry(
@@ -226,7 +226,7 @@ def test_any_bytes_are_one_combined_line_of_nine_fields(entry: Entry) -> None:
 def refusal_of(head: bytes) -> Any:
     refusal = Refusal(400, "no")
     answer = error_response(400, "no", close=True)
-    entry = refused(Peer("192.0.2.1", b"http", False, b"h"), head, refusal, answer, 1.0)
+    entry = refused_entry(Peer("192.0.2.1", b"http", False, b"h"), head, refusal, answer, 1.0)
     assert json.loads(json_line(entry, EPOCH))["bytes"] == len(answer.partition(b"\r\n\r\n")[2])
     return entry
 

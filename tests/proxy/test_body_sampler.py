@@ -13,6 +13,7 @@ from canaryproxy import config
 from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters
 from canaryproxy.measure.outcomes import INSPECTED
+from canaryproxy.measure.routing import STABLE, RouteTable, Routing
 from canaryproxy.measure.trials import UserReducer
 from canaryproxy.proxy import body_sampler
 from canaryproxy.proxy.body_sampler import BODIES_A_TICK, TIME_A_TICK, BodySampler
@@ -133,14 +134,15 @@ class Watched:
         self.tally = counters.Tally(self.cells)
 
     def routed(self) -> SampledResponse:
-        sample = self.rules._sample((BODY, HEAD), 0, 0)
-        assert sample is not None
+        routing = Routing(RouteTable(), b"key", bucket=0, variant=STABLE)
+        sample = self.rules.enroll(routing, (BODY, HEAD), self.tally, 0.0)
+        assert isinstance(sample, SampledResponse)
         return sample
 
     def answers(self, sample: SampledResponse, body: bytes) -> list[int]:
         """Take a response, and return the trials and events of the outcomes body and head up to now."""
-        sample.head(Response(200), body)
-        self.rules.evaluate(sample, self.tally, 0.0)
+        sample.response_head(Response(200), body, 0.0)
+        sample.end(200, False, 0.0, 0.0)
         return list(self.cells[counters.OUTCOMES : counters.OUTCOMES + 4])
 
 

@@ -1,0 +1,85 @@
+"""Requests that the proxy refuses itself, before they are routed or in the middle of their body."""
+
+from __future__ import annotations
+
+import re
+from time import monotonic
+from typing import Final
+
+from canaryproxy.http1.errors import Refusal, error_response
+from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.request import MAX_REQUEST_LINE
+from canaryproxy.measure import counters
+from canaryproxy.proxy.access_log import PROXY, Entry, id_and_size, without_user
+from canaryproxy.proxy.context import WorkerContext
+from canaryproxy.proxy.interfaces import ResponseSink
+
+_REQUEST_LINE: Final = re.compile(rb"(\S+) (\S+) (HTTP/\S+)")
+
+
+def refuse(context: WorkerContext, sink: ResponseSink, refusal: Refusal, head: bytes) -> None:
+    """Count and log a request that was not routed, and write the proxy's own error.
+
+    ``head`` is what came of the request. The caller closes the connection.
+    """
+    response = _respond(context, sink, refusal, to_head=head.startswith(b"HEAD "))
+    log = context.access_log
+    if log is not None:
+        log.add(refused_entry(sink.peer, head, refusal, response, monotonic()))
+
+
+def refuse_body(
+    context: WorkerContext, sink: ResponseSink, refusal: Refusal, method: bytes
+) -> None:
+    """Count a request whose body is refused, and write the proxy's own error; its exchange logs it."""
+    _respond(context, sink, refusal, to_head=method == b"HEAD")
+
+
+def _respond(
+    context: WorkerContext, sink: ResponseSink, refusal: Refusal, *, to_head: bool
+) -> bytes:
+    context.counters.proxy[counters.REFUSED + refusal.status] += 1
+    response = error_response(refusal.status, refusal.reason, close=True, head_only=to_head)
+    sink.write(response)
+    return response
+
+
+def refused_entry(peer: Peer, head: bytes, refusal: Refusal, response: bytes, now: float) -> Entry:
+    """Return the entry of a request that was refused before it was routed.
+
+    ``head`` is what came of it, ``response`` what the proxy sent back.
+    """
+    method, target, protocol = _line(head.partition(b"\r\n")[0][:MAX_REQUEST_LINE])
+    request_id, size = id_and_size(response)
+    return Entry(
+        started=now,
+        ended=now,
+        first_byte=None,
+        peer=peer.address,
+        client=b"",
+        method=method,
+        target=target,
+        protocol=protocol,
+        status=refusal.status,
+        sent=size,
+        variant=None,
+        answered_by=PROXY,
+        rescued=False,
+        forced=False,
+        bucket=None,
+        endpoint="",
+        reason=refusal.reason,
+        request_id=request_id,
+        trace_id=b"",
+        user_agent=None,
+        referer=None,
+    )
+
+
+def _line(line: bytes) -> tuple[bytes, bytes, bytes]:
+    """Split a request line that may be anything; a malformed one is all target."""
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is not None:
+        return match[1], without_user(match[2]), match[3]
+    method, _, rest = line.rpartition(b" ") if line.count(b" ") == 1 else (b"", b"", line)
+    return method, without_user(rest), b""

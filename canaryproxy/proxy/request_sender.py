@@ -1,0 +1,198 @@
+"""The sending half of an exchange: a connection to an endpoint, the request, and its body.
+
+``Exchange`` adds the response. The two are halves of one object because a second object in each request would
+cost more than they do.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Final
+
+from canaryproxy.http1.chunked import encode_chunk, last_chunk
+from canaryproxy.measure.counters import Reason
+from canaryproxy.measure.routing import Routing
+from canaryproxy.proxy.context import WorkerContext
+from canaryproxy.proxy.endpoint import Endpoint
+from canaryproxy.proxy.interfaces import ConnectionSource, Receiver, ResponseSink, UpstreamLink
+from canaryproxy.proxy.replay import ReplayBuffer
+
+WAITING: Final = 0
+"""There is no connection to an endpoint yet: nothing was sent."""
+SENT: Final = 1
+"""The request was written to an upstream, at least in part."""
+RESPONDING: Final = 2
+"""The head of the final response was written to the client."""
+TUNNEL: Final = 3
+"""The upstream switched protocols: both sides exchange bytes."""
+FINISHED: Final = 4
+"""Nothing is expected any more; a connection that comes late is for others."""
+
+
+class RequestSender(Receiver):
+    """Sends one request, and keeps it until it need not be sent again."""
+
+    __slots__ = (
+        "_context",
+        "_continued",
+        "_endpoint",
+        "_received",
+        "_replay",
+        "_request_done",
+        "_sink",
+        "_state",
+        "_tried",
+        "_upstream",
+        "routing",
+        "variant",
+    )
+
+    # Set by the subclass: a constructor of its own would cost each request a call.
+    _context: WorkerContext
+    _sink: ResponseSink
+    routing: Routing
+    variant: int
+    """The variant that answers: of a rescued request stable, whatever it was routed to."""
+    _state: int
+    _received: float
+    """When the whole request had come."""
+    _request_done: bool
+    """The whole request was read from the client."""
+    _replay: ReplayBuffer | None
+    """The body, if the request has one."""
+    _upstream: UpstreamLink | None
+    _endpoint: Endpoint | None
+    _tried: tuple[Endpoint, ...]
+    """Endpoints of the variant that failed."""
+    _continued: bool
+    """The client was sent ``100 Continue``."""
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is expected any more."""
+        return self._state == FINISHED
+
+    @property
+    def holds_continue(self) -> bool:
+        """The client waits for a 100 that the upstream has not sent: it is not the client that is late."""
+        return (
+            self.request.fields.expect
+            and not self._continued
+            and (self._replay is None or not self._replay.size)
+        )
+
+    def _failed(self, reason: Reason) -> None:
+        """Act on a failed attempt."""
+        raise NotImplementedError
+
+    # The connection to an endpoint
+
+    def start(self) -> None:
+        """Send the request to an endpoint of its variant."""
+        endpoint = self._context.pools[self.variant].choose(self.routing.key, self._tried)
+        if endpoint is None:
+            self._failed(Reason.NO_ENDPOINT)
+            return
+        self._endpoint = endpoint
+        endpoint.active += 1
+        endpoint.acquire(self)
+
+    def wants(self, source: ConnectionSource) -> bool:
+        return source is self._endpoint and self._state != FINISHED
+
+    def connected(self, link: UpstreamLink) -> None:
+        self._upstream = link
+        self._state = SENT
+        head = self.request.head
+        replay = self._replay
+        if replay is not None and replay.size:
+            head += replay.content()
+            if replay.overflows:
+                replay.drop()
+            self._sink.resume()
+        link.send(self, head)
+
+    def connect_failed(self, source: ConnectionSource, reason: Reason) -> None:
+        if source is self._endpoint:
+            self._failed(reason)
+
+    def _leave_endpoint(self) -> None:
+        if self._endpoint is not None:
+            self._endpoint.active -= 1
+            self._endpoint = None
+
+    def _drop_upstream(self) -> None:
+        """Close the connection to the endpoint, if there is one."""
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.close()
+
+    # What comes from the client
+
+    def request_body(self, data: bytes) -> None:
+        """Pass on part of the request's body."""
+        if self.request.fields.chunked:
+            data = encode_chunk(data)
+        self._send_body(data)
+
+    def request_end(self, trailers: bytes = b"") -> None:
+        """Pass on the end of the request."""
+        if self.request.fields.chunked:
+            self._send_body(last_chunk(trailers))
+        self._request_done = True
+        self._received = now = monotonic()
+        if self._state < RESPONDING:
+            self._sink.await_response(now)
+
+    def _send_body(self, data: bytes) -> None:
+        upstream = self._upstream
+        replay = self._replay
+        if replay is not None and replay.whole:
+            replay.add(data)
+            if replay.overflows:
+                if upstream is None:
+                    self._sink.pause()  # until connected: then the body is dropped
+                    return
+                replay.drop()
+        if upstream is not None:
+            upstream.transport.write(data)
+
+    def tunnel_send(self, data: bytes) -> None:
+        """Pass bytes from the client to the upstream."""
+        if self._upstream is not None:
+            self._upstream.transport.write(data)
+
+    def tunnel_client_eof(self) -> None:
+        """The client sends no more: pass that on to the upstream, which may still send."""
+        if self._upstream is not None:
+            self._upstream.transport.write_eof()
+
+    # Flow control: the side that is full stops the other from reading
+
+    def upstream_full(self) -> None:
+        self._sink.pause()
+
+    def upstream_drained(self) -> None:
+        self._sink.resume()
+
+    def client_full(self) -> None:
+        """The client reads slower than the upstream writes."""
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def client_drained(self) -> None:
+        """The client has read what was written."""
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    def _repeatable(self) -> bool:
+        """Whether the request can be sent again: all of it is at hand, and nothing can happen twice."""
+        return (
+            self._state < RESPONDING
+            and (self._replay is None or self._replay.whole)
+            and (self._state == WAITING or self.request.idempotent)
+        )
+
+    def _has_another_endpoint(self) -> bool:
+        pool = self._context.pools[self.variant]
+        return pool.choose(self.routing.key, self._tried) is not None
