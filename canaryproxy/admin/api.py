@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,7 +48,7 @@ class Api:
         self._hub = hub
 
     def add_routes(self, app: web.Application) -> None:
-        """Serve ``/v1``."""
+        """Add the routes of ``/v1``."""
         add = app.router.add_route
         app.router.add_get("/v1/release", self._get_release)
         add("PUT", "/v1/weight", self._put_weight)
@@ -100,7 +101,8 @@ class Api:
 
     async def _get_openapi(self, request: web.Request) -> web.Response:
         bodies.query(request, {})
-        return hashed(request, openapi.description())
+        # Built by the first request, which takes too long for an event loop that serves users too.
+        return hashed(request, await asyncio.to_thread(openapi.description))
 
     # Changes
 

@@ -21,7 +21,7 @@ from canaryproxy.config import Admin
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _UNSHARED = ("/v1/stream", "/livez", "/readyz")
-"""Routes that never end, and probes, which cost nothing and must not wait."""
+"""Routes outside the share: a stream never ends, and probes cost nothing and must not wait."""
 
 
 class AdminServer:

@@ -44,7 +44,7 @@ Text = Annotated[str, _line(500)]
 
 
 class Who(_Body):
-    """Who makes a change, and why."""
+    """The operator who makes a change, and the reason."""
 
     by: Name = Field(
         "operator", description="Who makes the change, for the history.", examples=["ann"]

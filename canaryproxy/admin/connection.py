@@ -48,7 +48,7 @@ BOUNDS = Bounds()
 class Share:
     """Limits reads of the admin API to a quarter of the event loop, which may serve users' requests too.
 
-    Blocks under ``async with`` must not await. They run one at a time, and each is followed by a pause of
+    Blocks under ``async with`` should not await. They run one at a time, and each is followed by a pause of
     three times its length.
     """
 
@@ -94,9 +94,9 @@ class Connections:
 
 
 class Connection(web.RequestHandler):
-    """One connection."""
+    """A connection of one client."""
 
-    __slots__ = ("_connections", "_stalled", "_stream", "busy")
+    __slots__ = ("_connections", "_open_transport", "_stalled", "busy")
 
     def __init__(
         self, connections: Connections, server: web.Server, loop: asyncio.AbstractEventLoop
@@ -110,7 +110,7 @@ class Connection(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]
         )
         self._connections = connections
-        self._stream: asyncio.Transport | None = None
+        self._open_transport: asyncio.Transport | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self.busy = False
         """Whether a request that the guard admitted is in progress."""
@@ -122,7 +122,7 @@ class Connection(web.RequestHandler):
             self._manager = None
             transport.abort()
             return
-        self._stream = transport
+        self._open_transport = transport
         self._connections.open[self] = None
         # Any byte that the kernel does not accept counts as unread.
         transport.set_write_buffer_limits(high=0)
@@ -130,7 +130,7 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._connections.open.pop(self, None)
-        self._stream = None
+        self._open_transport = None
         if self._stalled is not None:
             self._stalled.cancel()
         super().connection_lost(exc)
@@ -148,8 +148,8 @@ class Connection(web.RequestHandler):
 
     def abort(self) -> None:
         """Close at once; unsent data is lost."""
-        if self._stream is not None:
-            self._stream.abort()
+        if self._open_transport is not None:
+            self._open_transport.abort()
             self._connections.open.pop(self, None)
 
     async def finish_response(

@@ -46,7 +46,7 @@ def load() -> Mapping[str, StaticFile]:
 
 
 def add_routes(app: web.Application) -> None:
-    """Serve the dashboard."""
+    """Add the routes of the dashboard."""
     served = load()
 
     async def page(request: web.Request) -> web.Response:

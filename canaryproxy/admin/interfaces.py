@@ -1,4 +1,4 @@
-"""What the admin API needs of the running proxy."""
+"""The running proxy as the admin API uses it."""
 
 from __future__ import annotations
 

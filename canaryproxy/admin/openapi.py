@@ -126,7 +126,9 @@ def _release_paths() -> Schema:
     done = {"200": _json(release_view.Release, "The release after it, saved to disk.")}
     who = _json_body(bodies.Who, {"by": "ann", "reason": "all is well"})
     return {
-        "/v1/release": {"get": _read("release", "Where the release is.", release_view.Release)},
+        "/v1/release": {
+            "get": _read("release", "Get the state of the release.", release_view.Release)
+        },
         "/v1/weight": {
             "put": _change(
                 "weight",
@@ -155,7 +157,7 @@ def _release_paths() -> Schema:
                 "drill",
                 "Rehearse a rollback with live traffic: trip, time it, reset.",
                 _json_body(bodies.DrillBy, {"by": "ann"}),
-                {"200": _json(schemas.Drill, "What was measured.")},
+                {"200": _json(schemas.Drill, "What the drill measured.")},
                 "409",
             )
         },
@@ -179,7 +181,7 @@ def _record_paths() -> Schema:
         "/v1/history": {
             "get": _read(
                 "history",
-                "What happened.",
+                "List records of the history.",
                 schemas.History,
                 _query(
                     "after",
@@ -196,7 +198,7 @@ def _record_paths() -> Schema:
         "/v1/series": {
             "get": _read(
                 "series",
-                "The time series of both variants.",
+                "Get the time series of both variants.",
                 schemas.Series,
                 _query(
                     "since",
@@ -251,7 +253,7 @@ def _config_paths() -> Schema:
     )
     return {
         "/v1/config": {
-            "get": _read("config", "The configuration.", schemas.Config),
+            "get": _read("config", "Get the configuration.", schemas.Config),
             "put": _change(
                 "put_config",
                 "Replace the configuration file and load it.",
@@ -277,7 +279,7 @@ def _config_paths() -> Schema:
             )
         },
         "/v1/openapi.json": {
-            "get": _read("openapi", "This description.", {"type": "object"}),
+            "get": _read("openapi", "Get this description.", {"type": "object"}),
         },
     }
 

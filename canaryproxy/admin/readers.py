@@ -33,7 +33,7 @@ class Notified(Protocol):
 
     @property
     def failed(self) -> Sequence[int]:
-        """Given up."""
+        """Given up after the last attempt."""
 
     @property
     def dropped(self) -> Sequence[int]:
@@ -42,7 +42,7 @@ class Notified(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What a scrape reads apart from the counters. The defaults stand for parts that a proxy may lack."""
+    """Inputs of a scrape apart from the counters; defaults stand for parts that a proxy may lack."""
 
     table: Callable[[], RouteTable]
     status: Callable[[], Status]
@@ -63,7 +63,7 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """What the readers of one scrape read."""
+    """The inputs of one scrape, taken at its beginning."""
 
     variants: tuple[Cells, Cells]
     """Counters of stable and canary, summed over the workers."""

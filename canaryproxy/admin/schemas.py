@@ -30,7 +30,7 @@ class Series(View):
 
 
 class Drill(View):
-    """What a drill measured, and the release after it."""
+    """The figures of a drill, and the release after it."""
 
     drill: DrillFigures
     release: Release
@@ -43,7 +43,7 @@ class Accepted(View):
 
 
 class Config(View):
-    """The configuration."""
+    """The configuration file and the configuration in force."""
 
     file: str | None = Field(description="Path of the configuration file.")
     text: str | None = Field(
@@ -55,7 +55,7 @@ class Config(View):
 
 
 class Change(View):
-    """What a new configuration changes."""
+    """The fields that a new configuration changes."""
 
     changed: list[str] = Field(description="Fields that changed at once.")
     restart_needed: list[str] = Field(description="Changed fields that need a restart.")

@@ -1,4 +1,4 @@
-"""The release view: where the release is, as one JSON object for people and programs.
+"""The release view: the state of the release as one JSON object for people and programs.
 
 The models are what the admin API returns; its OpenAPI schemas are theirs. Durations are in seconds, times in
 seconds since the epoch, weights in percent, rates fractions 0..1 or per second. A value that is not known or
@@ -26,7 +26,7 @@ _MAX_LOG = 700.0
 Operation = Literal[
     "start", "pause", "resume", "promote", "abort", "reset", "weight", "trip", "drill"
 ]
-"""What an operator can do to a release."""
+"""An operation on a release."""
 EVENTS: Final[Mapping[Operation, type[rollout.Event | circuit.Reset | circuit.Trip]]] = {
     "start": rollout.Start,
     "pause": rollout.Pause,
@@ -89,14 +89,14 @@ class Circuit(View):
 
 
 class Counts(View):
-    """What a metric counted for one variant."""
+    """The counts of a metric for one variant."""
 
     trials: Count = Field(description="Requests, users or responses that were compared.")
     events: Count = Field(description="The trials that count against the variant.")
 
 
 class Metric(View):
-    """What the judge knows about one metric."""
+    """The judge's verdict on one metric."""
 
     metric: str = Field(description="Name of the metric.")
     level: Level
@@ -146,14 +146,14 @@ class Variant(View):
 
 
 class Variants(View):
-    """Both variants."""
+    """Stable and canary."""
 
     stable: Variant
     canary: Variant | None = Field(description="null: the configuration names no canary.")
 
 
 class ConfigStatus(View):
-    """Which configuration is in force."""
+    """The state of the configuration."""
 
     file: str | None = Field(description="Path of the configuration file.")
     loaded_at: float = Field(description="When it was loaded, in seconds since the epoch.")
@@ -185,7 +185,7 @@ class Fleet(View):
 
 
 class Release(View):
-    """Where the release is."""
+    """The state of a release, its traffic and the judge's verdicts."""
 
     release: str | None = Field(description="Id of the release; null: none is configured.")
     state: ReleaseState
@@ -258,7 +258,7 @@ class Record(View):
 
 
 class DrillFigures(View):
-    """What a drill measured."""
+    """The figures of a rollback drill."""
 
     seconds_to_last_request: float | None = Field(
         description="From the trip to the canary's last request; null: requests kept coming."
