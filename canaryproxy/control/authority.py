@@ -35,7 +35,7 @@ class Overtaken(Exception):
     """Another act has changed the release meanwhile; nothing has been done."""
 
 
-class Desk(Protocol):
+class AuthorityHost(Protocol):
     """The controller, as an authority uses it."""
 
     @property
@@ -187,10 +187,10 @@ def saved_rollout(
 class LocalAuthority:
     """A proxy alone: acts hold at once, and the state file remembers them."""
 
-    def __init__(self, desk: Desk, ledger: Ledger, settings: ControlSettings) -> None:
+    def __init__(self, host: AuthorityHost, ledger: Ledger, settings: ControlSettings) -> None:
         self.settings = settings
         self.assessment: Assessment | None = None
-        self._desk = desk
+        self._host = host
         self._ledger = ledger
         self._judge = Judge(settings.judge)
         self._suspicion = Suspicion(ledger)
@@ -221,14 +221,14 @@ class LocalAuthority:
         self._ledger.move(self._ledger.circuit, to, (record,))
 
     def observe(self, sample: Sample) -> None:
-        now = self._desk.now
+        now = self._host.now
         seen = self.assessment = self._judge.observe(now, sample)
         if seen.level == "breach" and self._ledger.rollout.weight > 0:
             self.trip(seen.cause or "breach", figures(seen))
         else:
             self._suspicion.observe(now, seen)
         self._move(circuit.Tick(seen))
-        if self.wanted.limit <= self._desk.table.limit:  # else the step has not really begun
+        if self.wanted.limit <= self._host.table.limit:  # else the step has not really begun
             self._move(rollout.Tick(seen))
 
     def gates_answered(self, answer: rollout.GateAnswer) -> None:
@@ -243,7 +243,7 @@ class LocalAuthority:
         """Apply an event; a clock that has moved need not be saved at once."""
         ledger, settings = self._ledger, self.settings
         change = transitions.step(
-            ledger.circuit, ledger.rollout, event, self._desk.now, settings.plan, settings.circuit
+            ledger.circuit, ledger.rollout, event, self._host.now, settings.plan, settings.circuit
         )
         ledger.move(change.circuit, change.rollout, change.records)
         for action in change.actions:
@@ -253,14 +253,14 @@ class LocalAuthority:
         if action is rollout.Action.ASK_GATES:
             here, settings = self._ledger.rollout, self.settings
             asked = question(settings.release, here, settings.plan, self.assessment)
-            self._desk.gates.ask(here.gate.question, asked)
+            self._host.gates.ask(here.gate.question, asked)
             return
         if action is rollout.Action.NEW_JUDGE:
             self._judge = Judge(self.settings.judge)
             self._suspicion.forget()
         else:
             self._judge.expect_change()
-        self._desk.new_round()
+        self._host.new_round()
 
     # Configurations
 
@@ -286,7 +286,7 @@ class LocalAuthority:
         self.assessment = None
         self._suspicion.forget()
         weight = settings.weight if settings.has_canary else 0.0
-        ledger.move(Circuit(), Rollout(weight=weight or 0.0, since=self._desk.now))
+        ledger.move(Circuit(), Rollout(weight=weight or 0.0, since=self._host.now))
         ledger.note("release", f"{settings.release or 'no release'} begins", {})
         ledger.version += 1
         self.begin()

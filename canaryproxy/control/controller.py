@@ -19,7 +19,7 @@ from time import monotonic, time
 from typing import Any, Protocol
 
 from canaryproxy.config import Config
-from canaryproxy.control.authority import Authority, Desk, LocalAuthority
+from canaryproxy.control.authority import Authority, AuthorityHost, LocalAuthority
 from canaryproxy.control.gates import AskGates, GateKeeper
 from canaryproxy.control.ledger import Ledger, Listener
 from canaryproxy.control.sampler import Sampler
@@ -43,7 +43,7 @@ _SAVE_EVERY = 5.0
 _THRESHOLDS_EVERY = 1.0
 _REFRESH_EVERY = 10.0
 
-MakeAuthority = Callable[[Desk, Ledger, ControlSettings], Authority]
+MakeAuthority = Callable[[AuthorityHost, Ledger, ControlSettings], Authority]
 
 
 class DataPlane(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from canaryproxy.control.authority import Desk, Suspicion
+from canaryproxy.control.authority import AuthorityHost, Suspicion
 from canaryproxy.control.ledger import Ledger
 from canaryproxy.fleet import protocol
 from canaryproxy.fleet.contact import Contact
@@ -48,7 +48,7 @@ class Agreement:
 
     def __init__(
         self,
-        desk: Desk,
+        host: AuthorityHost,
         ledger: Ledger,
         store: Store,
         contact: Contact,
@@ -61,7 +61,7 @@ class Agreement:
         self.mine = mine
         """The settings of this replica's configuration."""
         self.document = protocol.unknown(mine)
-        self._desk = desk
+        self._host = host
         self._ledger = ledger
         self._store = store
         self._contact = contact
@@ -78,7 +78,7 @@ class Agreement:
     @property
     def server_time(self) -> float:
         """Seconds since the epoch by the server's clock, as far as it is known."""
-        return self._contact.server_time(self._desk.now)
+        return self._contact.server_time(self._host.now)
 
     @property
     def tag(self) -> str | None:
@@ -124,10 +124,10 @@ class Agreement:
         if (document.round, document.judge) != (old.round, old.judge):
             self._evidence.renew()
             self._suspicion.forget()
-            self._desk.new_round()
+            self._host.new_round()
         elif document.limit > old.limit:
             self._evidence.expect_change()
-            self._desk.new_round()
+            self._host.new_round()
         known = {(record.time, record.what, record.cause) for record in old.records}
         news = tuple(
             record
@@ -137,7 +137,7 @@ class Agreement:
         self._ledger.move(document.circuit, document.rollout, news)
         self._ledger.version += 1
         self._ledger.revision += 1
-        self._desk.publish()
+        self._host.publish()
 
     async def write(self, base: str, document: Document, token: int = 0) -> CommitResult:
         """Put a document into the store, in the place of the one that the act ``base`` made.
@@ -157,7 +157,7 @@ class Agreement:
         """Act on the store's document as the protocol decides. Raises ``StoreUnavailable``."""
         for _ in range(_WRITES):
             if theirs is None and not self.document.act:
-                if not self._contact.lasts(self._desk.now, self._lease):
+                if not self._contact.lasts(self._host.now, self._lease):
                     return  # others may know of a release: give them a lease's time to say so
                 begun = self._signed(protocol.begin(self.mine, name_act(), self.server_time))
                 result = await self.write("", begun)

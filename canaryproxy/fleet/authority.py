@@ -16,7 +16,7 @@ from typing import Any
 
 from canaryproxy.config import Fleet
 from canaryproxy.control.authority import (
-    Desk,
+    AuthorityHost,
     Overtaken,
     Suspicion,
     Unavailable,
@@ -64,7 +64,7 @@ class FleetAuthority:
 
     def __init__(
         self,
-        desk: Desk,
+        host: AuthorityHost,
         ledger: Ledger,
         settings: ControlSettings,
         *,
@@ -74,7 +74,7 @@ class FleetAuthority:
     ) -> None:
         self.settings = settings
         self.assessment: Assessment | None = None
-        self._desk = desk
+        self._host = host
         self._ledger = ledger
         self._fleet = fleet
         self._store = store
@@ -86,7 +86,7 @@ class FleetAuthority:
         self._evidence = FleetEvidence(settings.judge, patience)
         self._suspicion = Suspicion(ledger)
         self._agreement = Agreement(
-            *(desk, ledger, store, self._contact, self._evidence, self._suspicion),
+            *(host, ledger, store, self._contact, self._evidence, self._suspicion),
             mine=fleet_settings(settings),
             lease=fleet.lease,
             me=me,
@@ -193,15 +193,15 @@ class FleetAuthority:
     def _ask_gates(self) -> None:
         here, settings = self._ledger.rollout, self.settings
         asked = question(settings.release, here, settings.plan, self.assessment)
-        self._desk.gates.ask(here.gate.question, asked)
+        self._host.gates.ask(here.gate.question, asked)
 
     # The verdicts
 
     def observe(self, sample: Sample) -> None:
-        seen = self._evidence.observe_own(self._desk.now, sample)
+        seen = self._evidence.observe_own(self._host.now, sample)
         if not self._judges_combined:
             self.assessment = seen
-        if seen.level == "breach" and self._desk.table.limit > 0:
+        if seen.level == "breach" and self._host.table.limit > 0:
             self._trip_on(seen, "its own counts")
 
     def _trip_on(self, seen: Assessment, judged_by: str) -> None:
@@ -216,7 +216,7 @@ class FleetAuthority:
         """Judge the combined counts, and act on the verdict. Raises ``StoreUnavailable``."""
         if not (self.settings.has_canary and self._judges_combined):
             return
-        now, names = self._desk.now, counts.names(self._desk.sample())
+        now, names = self._host.now, counts.names(self._host.sample())
         try:
             seen = self._evidence.observe_combined(now, self._agreement.sums_key, names, reply.sums)
         except (ValueError, OverflowError) as error:
@@ -249,11 +249,11 @@ class FleetAuthority:
             settings=self._agreement.mine.settings,
             settings_before=self._settings_before,
             known=agreed.act,
-            marker=f"{self._agreement.sums_key}:{self._desk.table.limit}",
+            marker=f"{self._agreement.sums_key}:{self._host.table.limit}",
             sums=self._agreement.sums_key,
             term=self._contact.term,
             progress=progress(agreed, self._ledger.rollout) if self._leader.leads(agreed) else "",
-            row=counts.text(counts.row(self._desk.sample())),
+            row=counts.text(counts.row(self._host.sample())),
         )
         try:
             reply = await self._store.exchange(request)
@@ -264,7 +264,7 @@ class FleetAuthority:
     async def _on_reply(self, asked_of: Document, reply: ExchangeReply) -> None:
         if not self._contact.connected:
             _log.info("fleet %s: connected to Redis", self._fleet.group)
-        self._contact.replied(reply, self._desk.now)
+        self._contact.replied(reply, self._host.now)
         self._settings_before = ""
         self._evidence.seen_replicas(reply.replicas)
         if not reply.leads:
@@ -279,7 +279,7 @@ class FleetAuthority:
             self._observe_combined(reply)
             if reply.leads and reply.act == self._agreed.act:
                 await self._lead(reply)
-        self._desk.publish()
+        self._host.publish()
 
     def _on_lost(self, error: StoreUnavailable) -> None:
         if self._contact.lost(error):
@@ -307,7 +307,7 @@ class FleetAuthority:
 
     async def _lead(self, reply: ExchangeReply) -> None:
         """Take the next step if it is time, else keep the evidence for replicas that start."""
-        seen, now = self.assessment, self._desk.now
+        seen, now = self.assessment, self._host.now
         if not self.settings.has_canary or seen is None:
             return
         made = self._leader.lead(self._agreement, reply, seen, now)
@@ -400,7 +400,7 @@ class FleetAuthority:
             "judging": "sums" if self._judges_combined else "own",
             "conflict": self._agreement.conflict,
             "propagation": contact.lag,
-            "silent": contact.silent(self._desk.now),
+            "silent": contact.silent(self._host.now),
         }
 
     def is_mine(self, record: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any
 
 from canaryproxy import config
-from canaryproxy.control.authority import Desk
+from canaryproxy.control.authority import AuthorityHost
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.ledger import Ledger
 from canaryproxy.control.reload import Reloader
@@ -76,10 +76,12 @@ class Replica(World):
         self.busy: tuple[tuple[int, int], tuple[int, int]] | None = None
         self._traffic: asyncio.Task[None] | None = None
 
-    def _authority(self, desk: Desk, ledger: Ledger, settings: ControlSettings) -> FleetAuthority:
+    def _authority(
+        self, host: AuthorityHost, ledger: Ledger, settings: ControlSettings
+    ) -> FleetAuthority:
         assert self.config.fleet is not None
         self.authority = FleetAuthority(
-            desk, ledger, settings, fleet=self.config.fleet, store=self.store, me=self.me
+            host, ledger, settings, fleet=self.config.fleet, store=self.store, me=self.me
         )
         return self.authority
 
