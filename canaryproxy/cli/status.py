@@ -14,17 +14,17 @@ from canaryproxy.cli.common import EXIT_CONFIG, EXIT_OPPOSITE, EXIT_TIMEOUT, fai
 from canaryproxy.cli.target import Target, reaching
 from canaryproxy.cli.watch import (
     console,
-    known,
+    last_record,
+    print_line,
+    print_lost,
     print_status,
-    say,
-    say_lost,
     watch_json,
     watch_lines,
     watch_screen,
 )
 from canaryproxy.client import text as words
 from canaryproxy.client.api import Client
-from canaryproxy.client.follow import Follower, Happened, Lost
+from canaryproxy.client.follow import ConnectionLost, Follower, NewRecord
 from canaryproxy.client.goal import Goal, Verdict
 from canaryproxy.client.screen import EVENTS, View
 from canaryproxy.config import units
@@ -108,11 +108,11 @@ def history(target: Target, as_json: bool, number: int, follow: bool) -> None:
         if not follow:
             return
         last = records[-1].get("id") if records else 0
-        async for news in Follower(client, last if isinstance(last, int) else None).news():
-            if isinstance(news, Happened):
-                show(news.record)
-            elif isinstance(news, Lost):
-                say_lost(news, err=True)
+        async for update in Follower(client, last if isinstance(last, int) else None).updates():
+            if isinstance(update, NewRecord):
+                show(update.record)
+            elif isinstance(update, ConnectionLost):
+                print_lost(update, err=True)
 
     target.talk(work, interrupted=0)
 
@@ -157,7 +157,7 @@ def wait(target: Target, goal: Goal, timeout: float) -> None:
         steps = document.get("steps")
         if goal.step and isinstance(steps, list) and 0 < len(steps) < goal.step:
             fail(f"there is no {goal}: the release has {len(steps)} steps", EXIT_CONFIG)
-        say(f"{words.outcome(document)}; waiting for {goal}")
+        print_line(f"{words.outcome(document)}; waiting for {goal}")
         found = goal.of_document(document)
         if found == "not yet":
             document, found = await _until(client, document, goal, timeout)
@@ -170,7 +170,7 @@ def wait(target: Target, goal: Goal, timeout: float) -> None:
                 err=True,
             )
         else:
-            say(words.outcome(document))
+            print_line(words.outcome(document))
         return found
 
     found = target.talk(work)
@@ -185,18 +185,18 @@ async def _until(
     lost = reached = False
     try:
         async with asyncio.timeout(timeout):
-            async for news in Follower(client, known(document)).news():
-                if isinstance(news, Happened):
-                    click.echo(words.record(news.record, time.time()))
-                    reached = reached or goal.of_record(news.record) == "reached"
-                elif isinstance(news, Lost):
+            async for update in Follower(client, last_record(document)).updates():
+                if isinstance(update, NewRecord):
+                    click.echo(words.record(update.record, time.time()))
+                    reached = reached or goal.of_record(update.record) == "reached"
+                elif isinstance(update, ConnectionLost):
                     if not lost:
-                        say_lost(news)
+                        print_lost(update)
                     lost = True
                 else:
-                    document = news.document
+                    document = update.document
                     if lost:
-                        say("reconnected")
+                        print_line("reconnected")
                         lost = False
                     found = goal.of_document(document)
                     if release is not None and document.get("release") != release:

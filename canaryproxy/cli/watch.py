@@ -16,7 +16,7 @@ from rich.live import Live
 
 from canaryproxy.client import text as words
 from canaryproxy.client.api import Client
-from canaryproxy.client.follow import Follower, Happened, Lost, News, Shown
+from canaryproxy.client.follow import ConnectionLost, Follower, NewDocument, NewRecord, Update
 from canaryproxy.client.screen import EVENTS, Ascii, View, has_unicode, screen
 
 Document = Mapping[str, Any]
@@ -52,14 +52,14 @@ async def watch_screen(client: Client, document: Document, records: list[dict[st
                 live.update(_shown(to, screen(view, to.width, to.height)), refresh=True)
 
             show()
-            async for news in _ticking(Follower(client, known(document))):
-                if isinstance(news, Shown):
-                    view = View(news.document, kept, time.time())
-                elif isinstance(news, Happened):
-                    kept.append(news.record)
+            async for update in _ticking(Follower(client, last_record(document))):
+                if isinstance(update, NewDocument):
+                    view = View(update.document, kept, time.time())
+                elif isinstance(update, NewRecord):
+                    kept.append(update.record)
                     view = View(view.document, kept, time.time(), view.lost)
-                elif isinstance(news, Lost):
-                    view = View(view.document, kept, time.time(), news.why)
+                elif isinstance(update, ConnectionLost):
+                    view = View(view.document, kept, time.time(), update.why)
                 elif view.lost is None:
                     continue
                 else:
@@ -69,13 +69,13 @@ async def watch_screen(client: Client, document: Document, records: list[dict[st
         print_status(to, view)
 
 
-async def _ticking(follower: Follower) -> AsyncIterator[News | None]:
-    """Yield the news, and ``None`` after each second without news."""
-    queue: asyncio.Queue[News] = asyncio.Queue()
+async def _ticking(follower: Follower) -> AsyncIterator[Update | None]:
+    """Yield the updates, and ``None`` after each second without one."""
+    queue: asyncio.Queue[Update] = asyncio.Queue()
 
     async def fill() -> None:
-        async for news in follower.news():
-            queue.put_nowait(news)
+        async for update in follower.updates():
+            queue.put_nowait(update)
 
     filling = asyncio.create_task(fill())
     try:
@@ -99,47 +99,47 @@ async def _ticking(follower: Follower) -> AsyncIterator[News | None]:
 async def watch_lines(client: Client, document: Document) -> None:
     """Print a line for each change."""
     printed = _summary(document)
-    say(printed)
+    print_line(printed)
     lost = False
-    async for news in Follower(client, known(document)).news():
-        if isinstance(news, Happened):
-            click.echo(words.record(news.record, time.time()))
-        elif isinstance(news, Lost):
+    async for update in Follower(client, last_record(document)).updates():
+        if isinstance(update, NewRecord):
+            click.echo(words.record(update.record, time.time()))
+        elif isinstance(update, ConnectionLost):
             if not lost:
-                say_lost(news)
+                print_lost(update)
             lost = True
         else:
             if lost:
-                say("reconnected")
+                print_line("reconnected")
             lost = False
-            if _summary(news.document) != printed:
-                printed = _summary(news.document)
-                say(printed)
+            if _summary(update.document) != printed:
+                printed = _summary(update.document)
+                print_line(printed)
 
 
 async def watch_json(client: Client, document: Document) -> None:
     """Print each document as a line of JSON, and losses of the connection on standard error."""
-    async for news in Follower(client, known(document)).news():
-        if isinstance(news, Shown):
-            click.echo(json.dumps(news.document))
-        elif isinstance(news, Lost):
-            say_lost(news, err=True)
+    async for update in Follower(client, last_record(document)).updates():
+        if isinstance(update, NewDocument):
+            click.echo(json.dumps(update.document))
+        elif isinstance(update, ConnectionLost):
+            print_lost(update, err=True)
 
 
-def known(document: Document) -> int | None:
+def last_record(document: Document) -> int | None:
     """Return the number of the last record before a document."""
     last = document.get("history_id")
     return last if isinstance(last, int) else None
 
 
-def say(text: str, *, err: bool = False) -> None:
+def print_line(text: str, *, err: bool = False) -> None:
     """Print a line with the time of day."""
     click.echo(f"{words.moment(time.time(), time.time())}  {text}", err=err)
 
 
-def say_lost(news: Lost, *, err: bool = False) -> None:
+def print_lost(update: ConnectionLost, *, err: bool = False) -> None:
     """Print that the connection is lost."""
-    say(f"connection lost, reconnecting ({words.clean(news.why, 200)})", err=err)
+    print_line(f"connection lost, reconnecting ({words.clean(update.why, 200)})", err=err)
 
 
 def _summary(document: Document) -> str:

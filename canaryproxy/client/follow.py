@@ -21,27 +21,27 @@ _RECORDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class NewDocument:
     """A release document."""
 
     document: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
+class NewRecord:
     """A record of the history."""
 
     record: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """The connection is lost; the next news means that it is back."""
+class ConnectionLost:
+    """The connection is lost; the next update means that it is back."""
 
     why: str
 
 
-News = Shown | Happened | Lost
+Update = NewDocument | NewRecord | ConnectionLost
 
 
 class Follower:
@@ -52,7 +52,7 @@ class Follower:
         self._after = after
         self._delay = _SHORTEST_DELAY
 
-    async def news(self) -> AsyncIterator[News]:
+    async def updates(self) -> AsyncIterator[Update]:
         """Yield documents, records and losses of the connection. Raises ``Refused`` for a final refusal."""
         while True:
             try:
@@ -74,11 +74,11 @@ class Follower:
                     if refusal.status in _FINAL:
                         raise
                     why = str(refusal)
-            yield Lost(why)
+            yield ConnectionLost(why)
             await asyncio.sleep(self._delay)
             self._delay = min(self._delay * 2, _LONGEST_DELAY)
 
-    async def _stream(self) -> AsyncIterator[News]:
+    async def _stream(self) -> AsyncIterator[Update]:
         async for message in self._client.stream(self._after):
             try:
                 found = json.loads(message.data)
@@ -87,29 +87,29 @@ class Follower:
             if not isinstance(found, dict):
                 continue
             if message.event == "record":
-                yield self._happened(found)
+                yield self._new_record(found)
             elif message.event == "release":
-                yield self._shown(found)
+                yield self._new_document(found)
 
-    async def _polls(self) -> AsyncIterator[News]:
+    async def _polls(self) -> AsyncIterator[Update]:
         for _ in range(_POLLS):
             document = (await self._client.release()).body
             newest = document.get("history_id")
             if self._after is not None and isinstance(newest, int) and newest != self._after:
                 known = self._after if newest > self._after else 0
                 for record in await self._client.history(known, _RECORDS):
-                    yield self._happened(record)
-            yield self._shown(document)
+                    yield self._new_record(record)
+            yield self._new_document(document)
             await asyncio.sleep(_POLL)
 
-    def _happened(self, record: dict[str, Any]) -> Happened:
+    def _new_record(self, record: dict[str, Any]) -> NewRecord:
         if isinstance(record.get("id"), int):
             self._after = record["id"]
-        return Happened(record)
+        return NewRecord(record)
 
-    def _shown(self, document: dict[str, Any]) -> Shown:
+    def _new_document(self, document: dict[str, Any]) -> NewDocument:
         """Note the number of the document's last record, which the stream has sent before it."""
         self._delay = _SHORTEST_DELAY
         if isinstance(document.get("history_id"), int):
             self._after = document["history_id"]
-        return Shown(document)
+        return NewDocument(document)

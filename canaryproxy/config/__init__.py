@@ -10,7 +10,7 @@ from __future__ import annotations
 from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress
 from canaryproxy.config.advice import warnings
 from canaryproxy.config.errors import ConfigError, Path, Problem, dotted, shown
-from canaryproxy.config.explain import placed, validate
+from canaryproxy.config.explain import problem_at, validate
 from canaryproxy.config.model import (
     AccessLog,
     Admin,
@@ -106,16 +106,16 @@ def parse(text: str, *, file: str) -> Config:
 
     Raises ``ConfigError`` with every problem, in order of position, and no other exception for any text.
     """
-    document = read(text, file)
-    problems = document.problems
+    source = read(text, file)
+    problems = source.problems
     config: Config | None = None
-    if isinstance(document.value, dict):
-        config, more = validate(document)
+    if isinstance(source.value, dict):
+        config, more = validate(source)
         problems = [*problems, *more]
     elif not problems:
-        found = "an empty file" if document.value is None else shown(document.value)
+        found = "an empty file" if source.value is None else shown(source.value)
         message = f"expected a mapping with at least 'variants', found {found}"
-        problems = [document.problem((), message, found=found)]
+        problems = [source.problem((), message, found=found)]
     if config is None or problems:
         unique = {(p.line, p.column, dotted(p.path), p.message): p for p in problems}
         raise ConfigError(tuple(unique[key] for key in sorted(unique)))
@@ -124,4 +124,4 @@ def parse(text: str, *, file: str) -> Config:
 
 def problem(text: str, *, file: str, path: Path, message: str) -> Problem:
     """Return a problem of a field of a valid configuration that only the world around it shows."""
-    return placed(read(text, file), path, message)
+    return problem_at(read(text, file), path, message)

@@ -1,4 +1,4 @@
-"""Validation of a document, with pydantic's errors in words that say what to change.
+"""Validation of a parsed file, with pydantic's errors in words that say what to change.
 
 pydantic compares the fields of a section only if each of them is valid. So that one mistake does not hide
 another, validation runs in rounds: invalid values are dropped (required ones get a stand-in) until the rest
@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from canaryproxy.config.errors import Path, Problem, shown
 from canaryproxy.config.model import Config, Mistake
-from canaryproxy.config.yaml_reader import Document
+from canaryproxy.config.yaml_reader import ParsedYaml
 
 _STAND_INS: dict[Path, Any] = {
     ("variants",): {},
@@ -44,63 +44,63 @@ _BOUNDS = {
 }
 
 
-def validate(document: Document) -> tuple[Config | None, list[Problem]]:
-    """Return the configuration of a document whose value is a mapping, or all its problems."""
-    without = _Without(document)
-    for path in document.unread:
-        without.drop(path)
+def validate(source: ParsedYaml) -> tuple[Config | None, list[Problem]]:
+    """Return the configuration of a file whose value is a mapping, or all its problems."""
+    pruned = _Pruned(source)
+    for path in source.invalid:
+        pruned.drop(path)
     problems: list[Problem] = []
     first = True
     while True:
         try:
-            config = Config.model_validate(without.value())
+            config = Config.model_validate(pruned.value())
         except ValidationError as error:
             # Read all paths before dropping any: a dropped item shifts the indexes of its list.
-            found = [(without.original(d["loc"]), d) for d in error.errors(include_url=False)]
+            found = [(pruned.original(d["loc"]), d) for d in error.errors(include_url=False)]
             progress = False
             for path, detail in found:
                 if detail["type"] == "together":
-                    progress |= _take_mistakes(document, without, path, detail, problems)
+                    progress |= _report_mistakes(source, pruned, path, detail, problems)
                     continue
                 missing = detail["type"] == "missing"
-                consequence = not first or (missing and without.has_dropped(path))
+                consequence = not first or (missing and pruned.has_dropped(path))
                 if not consequence and not (detail["type"] == "too_short" and detail["input"]):
-                    problems.append(_problem(document, path, detail))
-                progress |= without.drop(path[:-1] if missing else path, missing=path)
+                    problems.append(_problem(source, path, detail))
+                progress |= pruned.drop(path[:-1] if missing else path, missing=path)
             if not progress:
                 return None, problems
         else:
-            return (config if first and not document.unread else None), problems
+            return (config if first and not source.invalid else None), problems
         first = False
 
 
-def _take_mistakes(
-    document: Document,
-    without: _Without,
+def _report_mistakes(
+    source: ParsedYaml,
+    pruned: _Pruned,
     section: Path,
     detail: ErrorDetails,
     problems: list[Problem],
 ) -> bool:
     """Report the mistakes between fields of a section and drop those fields; tell whether any was new."""
     mistakes: tuple[Mistake, ...] = detail["ctx"]["mistakes"]
-    fields = [without.original((*section, *m.at), pruned_from=len(section)) for m in mistakes]
+    fields = [pruned.original((*section, *m.at), pruned_from=len(section)) for m in mistakes]
     progress = False
     for path, mistake in zip(fields, mistakes, strict=True):
         if not any(
-            without.has_dropped((*section, *cause), below=len(section))
+            pruned.has_dropped((*section, *cause), below=len(section))
             for cause in mistake.because_of
         ):
-            found = _found(document, path)
-            problems.append(document.problem(path, mistake.message, found=found))
-        progress |= without.drop(path)
+            found = _found(source, path)
+            problems.append(source.problem(path, mistake.message, found=found))
+        progress |= pruned.drop(path)
     return progress
 
 
-class _Without:
-    """A document's value without the invalid parts; paths are those of the document."""
+class _Pruned:
+    """A file's value without the invalid parts; paths are those of the file."""
 
-    def __init__(self, document: Document) -> None:
-        self._value = document.value
+    def __init__(self, source: ParsedYaml) -> None:
+        self._value = source.value
         self._dropped: set[Path] = set()
         self._stand_ins: dict[Path, Any] = {}
         self._indexes: dict[Path, list[int]] = {}
@@ -148,9 +148,9 @@ class _Without:
         return self._indexes[path]
 
     def original(self, loc: Iterable[str | int], pruned_from: int = 0) -> Path:
-        """Return the path in the document for a location in the rest.
+        """Return the path in the file for a location in the rest.
 
-        The first ``pruned_from`` parts are a path in the document already.
+        The first ``pruned_from`` parts are a path in the file already.
         """
         path: Path = ()
         here: Any = self._value
@@ -173,17 +173,17 @@ class _Without:
         return path
 
 
-def placed(document: Document, path: Path, message: str) -> Problem:
-    """Return a problem with a field of a valid configuration, at its position in the document.
+def problem_at(source: ParsedYaml, path: Path, message: str) -> Problem:
+    """Return a problem with a field of a valid configuration, at its position in the file.
 
     ``path`` is that of the parsed values, in which short forms are lists and mappings.
     """
-    written = _Without(document).original(path)
-    return document.problem(written, message, found=_found(document, written))
+    written = _Pruned(source).original(path)
+    return source.problem(written, message, found=_found(source, written))
 
 
-def _found(document: Document, path: Path) -> str:
-    here = document.value
+def _found(source: ParsedYaml, path: Path) -> str:
+    here = source.value
     for part in path:
         in_mapping = isinstance(here, dict) and part in here
         if not in_mapping and not isinstance(here, tuple):
@@ -192,17 +192,17 @@ def _found(document: Document, path: Path) -> str:
     return shown(here)
 
 
-def _problem(document: Document, path: Path, detail: ErrorDetails) -> Problem:
+def _problem(source: ParsedYaml, path: Path, detail: ErrorDetails) -> Problem:
     kind, value = detail["type"], detail["input"]
     context = detail.get("ctx", {})
     found = shown(value)
     if kind == "extra_forbidden":
-        return document.problem(path, _unknown(path), found=shown(path[-1]), at_key=True)
+        return source.problem(path, _unknown(path), found=shown(path[-1]), at_key=True)
     if kind == "missing":
         message = f"required key {path[-1]!r} is missing"
-        return document.problem(path[:-1], message, at_key=True)
+        return source.problem(path[:-1], message, at_key=True)
     if kind == "too_short":
-        return document.problem(path, "expected at least one entry, found none", found=found)
+        return source.problem(path, "expected at least one entry, found none", found=found)
     if kind == "unit":
         expected = str(context["allowed"])
     elif kind == "literal_error":
@@ -216,7 +216,7 @@ def _problem(document: Document, path: Path, detail: ErrorDetails) -> Problem:
     else:
         expected = _EXPECTED.get(kind, detail["msg"])
     at_key = "[key]" in detail["loc"]
-    return document.problem(path, f"expected {expected}, found {found}", found=found, at_key=at_key)
+    return source.problem(path, f"expected {expected}, found {found}", found=found, at_key=at_key)
 
 
 def _unknown(path: Path) -> str:

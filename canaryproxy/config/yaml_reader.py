@@ -39,13 +39,13 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass
-class Document:
+class ParsedYaml:
     """A parsed file: ``value`` (mappings, tuples and scalars) and the positions in the file."""
 
     file: str
     value: Any = None
     problems: list[Problem] = field(default_factory=list)
-    unread: list[Path] = field(default_factory=list)
+    invalid: list[Path] = field(default_factory=list)
     """Paths of values with a problem; the value there is ``None``."""
     values: dict[Path, Place] = field(default_factory=dict)
     """Position of the value at a path."""
@@ -64,17 +64,17 @@ class Document:
         return Problem(self.file, 1, 1, path, found, message)
 
 
-def read(text: str, file: str) -> Document:
+def read(text: str, file: str) -> ParsedYaml:
     """Read YAML; errors are in ``problems``. Never raises."""
-    document = Document(file)
+    source = ParsedYaml(file)
     try:
         root = _compose(text)
         if root is not None:
-            document.value = _Reader(document).value(root, ())
+            source.value = _Reader(source).value(root, ())
     except _Unreadable as error:
-        document.value = None
-        document.problems = [Problem(file, *error.place, error.path, "", str(error))]
-    return document
+        source.value = None
+        source.problems = [Problem(file, *error.place, error.path, "", str(error))]
+    return source
 
 
 class _Unreadable(Exception):
@@ -143,14 +143,14 @@ def _place(node: Node) -> Place:
 
 
 class _Reader:
-    def __init__(self, document: Document) -> None:
-        self._document = document
+    def __init__(self, source: ParsedYaml) -> None:
+        self._source = source
         self._count = 0
         self._open: set[int] = set()
 
     def value(self, node: Node, path: Path) -> Any:
         place = _place(node)
-        self._document.values.setdefault(path, place)
+        self._source.values.setdefault(path, place)
         self._count += 1
         if self._count > MAX_VALUES or len(path) > MAX_DEPTH:
             raise _Unreadable(
@@ -194,10 +194,10 @@ class _Reader:
                     "merge keys (<<) are not supported; use an alias for the whole value",
                 )
             elif key in found:
-                first = self._document.keys[here][0]
+                first = self._source.keys[here][0]
                 self._problem(place, here, f"duplicate key {shown(key)}, already on line {first}")
             else:
-                self._document.keys[here] = place
+                self._source.keys[here] = place
                 found[key] = self.value(value_node, here)
         return found
 
@@ -227,11 +227,11 @@ class _Reader:
         self._refuse(_place(node), path, f"the tag {_short(node.tag)} {end}")
 
     def _refuse(self, place: Place, path: Path, message: str) -> None:
-        self._document.unread.append(path)
+        self._source.invalid.append(path)
         self._problem(place, path, message)
 
     def _problem(self, place: Place, path: Path, message: str) -> None:
-        self._document.problems.append(Problem(self._document.file, *place, path, "", message))
+        self._source.problems.append(Problem(self._source.file, *place, path, "", message))
 
 
 def _short(tag: str) -> str:
