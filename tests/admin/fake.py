@@ -258,7 +258,7 @@ class Client:
         try:
             writer.write(data)
             await writer.drain()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 return answers(await reader.read())
         finally:
             writer.close()
@@ -357,7 +357,7 @@ def port_of(sock: socket.socket) -> int:
 
 async def until(condition: Callable[[], bool], what: str = "it") -> None:
     """Wait for a condition."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  # what is waited for has no event
             await asyncio.sleep(0.005)
 

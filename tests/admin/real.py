@@ -32,7 +32,7 @@ class Proxy(Client):
 
     async def wait_for(self, **wanted: Any) -> None:
         """Wait until the release document has these values."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not wanted.items() <= (await self.release()).items():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -91,7 +91,7 @@ async def proxy(folder: Path) -> AsyncIterator[Proxy]:
             f"{folder}/admin.sock", admin, url=f"http://127.0.0.1:{port}/", process=process
         )
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not await _is_ready(running):
                     assert process.returncode is None, (folder / "log").read_text()
                     await asyncio.sleep(0.02)

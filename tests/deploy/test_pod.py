@@ -147,12 +147,12 @@ def test_it_runs_reloads_and_ends_as_the_manifest_says(pod: Pod) -> None:
         # The probes' address.
         assert pod.exec(pid, *health, "http://127.0.0.1:9900").returncode == 0
         # What is in the ConfigMap is taken as the kubelet swaps it.
-        assert "0 %" in pod.exec(pid, *admin, "status").stdout
+        assert "0%" in pod.exec(pid, *admin, "status").stdout
         pod.write(pod.text.replace("weight: 0", "weight: 7"))
-        until(lambda: "7 %" in pod.exec(pid, *admin, "status").stdout, "the new weight")
+        until(lambda: "7%" in pod.exec(pid, *admin, "status").stdout, "the new weight")
         pod.write("listen: nonsense")
         until(lambda: "reload_failed" in pod.exec(pid, *admin, "history").stdout, "the refusal")
-        assert "7 %" in pod.exec(pid, *admin, "status").stdout
+        assert "7%" in pod.exec(pid, *admin, "status").stdout
         os.kill(pid, signal.SIGTERM)
         assert outside.wait(DEADLINE) == 0
     finally:

@@ -17,7 +17,7 @@ from .users import Users
 
 FAULTY = Path(__file__).with_name("faulty.py")
 LIMITS = (
-    "limits: {connect_timeout: 300ms, first_byte_timeout: 500ms, body_timeout: 500ms}\n"
+    "limits: {connect_timeout: 500ms, first_byte_timeout: 1s, body_timeout: 1s}\n"
     "split: {weight: 50}\n"
 )
 LONGEST = 15.0

@@ -91,7 +91,7 @@ state: {tmp_path}/state.json
             until(lambda: "reload_failed" in ask(unix, "GET", "/v1/history"), "the refusal")
             path.write_text(text)
             said.append(ask(unix, "POST", "/v1/reload"))
-            until(lambda: "is tried again" in proxy.log.read_text(), "a webhook that fails")
+            until(lambda: "retrying notification" in proxy.log.read_text(), "a webhook that fails")
             for where in (unix, admin):
                 said += [
                     ask(where, "GET", what)

@@ -42,7 +42,7 @@ async def silence(link: Link) -> None:
 
 
 async def test_stable_has_its_own_time_after_a_canary_that_timed_out() -> None:
-    more = "split: {weight: 100}\nlimits: {first_byte_timeout: 100ms}"
+    more = "split: {weight: 100}\nlimits: {first_byte_timeout: 500ms}"
     async with (
         Upstream(silence).serving() as stable,
         Upstream(silence).serving() as canary,
@@ -91,7 +91,7 @@ async def test_a_request_that_waits_for_a_connection_is_504_in_the_end() -> None
 async def test_who_never_reads_the_last_answer_does_not_keep_a_connection_for_ever() -> None:
     body = bytes(1 << 15)
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    more = "limits: {idle_timeout: 100ms, body_timeout: 100ms}"
+    more = "limits: {idle_timeout: 1s, body_timeout: 1s}"
     async with (
         Upstream(always(answer)).serving() as upstream,
         proxy(variants(upstream.port, more=more)) as running,
