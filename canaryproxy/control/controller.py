@@ -148,7 +148,7 @@ class Controller:
         if last is not None:
             self._take_over(*last)
         self.authority.begin()
-        self._publish(first=True)
+        self.publish(first=True)
 
     def _refuse_state(self, why: str) -> None:
         _log.error("%s", why)
@@ -248,15 +248,12 @@ class Controller:
 
     # Publishing
 
-    def publish(self) -> None:
+    def publish(self, *, first: bool = False) -> None:
         """Publish the split that the authority wants as far as it is safe now, and start saving.
 
         A trip reaches the workers here, before it is saved. A higher weight waits until the disk has it; the
-        saver calls again then.
+        saver calls again then. ``first``: publish even if nothing changes.
         """
-        self._publish()
-
-    def _publish(self, *, first: bool = False) -> None:
         wanted, table = self.authority.wanted, self.table
         self._saver.want(wanted)
         lowers = wanted.limit <= table.limit
