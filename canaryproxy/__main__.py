@@ -1,4 +1,4 @@
-"""``python -m canaryproxy``."""
+"""``python -m canaryproxy``: the command line."""
 
 from canaryproxy.cli import main
 

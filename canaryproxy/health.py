@@ -1,9 +1,9 @@
-"""``python -m canaryproxy.health [ADDRESS]``: whether the proxy is ready, as an exit status.
+"""``python -m canaryproxy.health [ADDRESS]``: the readiness of the proxy as an exit status.
 
-For health checks that run a command, such as a container's: exit status 0 if ``/readyz`` answers 200, else
-1 with one line why. ADDRESS is the path of the admin socket, or ``http://host:port`` of ``admin.listen``; by
-default ``CANARYPROXY_ADMIN``, then ``./run/admin.sock``. Only the standard library is loaded, so that asking
-every few seconds costs little.
+For health checks that run a command, such as those of containers: exit status 0 if ``/readyz`` returns 200,
+otherwise 1 and one line that says why. ADDRESS is the path of the admin socket, or ``http://host:port`` of
+``admin.listen``; by default ``CANARYPROXY_ADMIN``, then ``./run/admin.sock``. It imports only the standard
+library, so a check every few seconds costs little.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 from canaryproxy import DEFAULT_SOCKET
 
 TIMEOUT = 2.0
-"""Seconds for each step of the conversation."""
+"""Seconds to connect, and to wait for each part of the response."""
 
 
-class _OverSocket(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
+class _UnixConnection(http.client.HTTPConnection):
+    """A connection over a Unix socket."""
 
     def __init__(self, path: str) -> None:
         super().__init__("localhost", timeout=TIMEOUT)
@@ -40,19 +40,19 @@ def unready(address: str) -> str | None:
     if url.scheme == "http":
         connection = http.client.HTTPConnection(url.netloc, timeout=TIMEOUT)
     else:
-        connection = _OverSocket(address)
+        connection = _UnixConnection(address)
     try:
         connection.request("GET", "/readyz")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        return f"no answer: {error}"
+        return f"no response: {error}"
     finally:
         connection.close()
     return None if status == http.client.OK else f"status {status}"
 
 
 def main(arguments: list[str]) -> int:
-    """Return the exit status."""
+    """Print why the proxy is not ready, if it is not, and return the exit status."""
     address = arguments[0] if arguments else os.environ.get("CANARYPROXY_ADMIN") or DEFAULT_SOCKET
     why = unready(address)
     if why is not None:

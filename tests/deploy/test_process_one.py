@@ -87,7 +87,7 @@ def test_the_health_check(tmp_path: Path) -> None:
 
     missing = check()
     assert missing.returncode == 1
-    assert missing.stderr.startswith("./run/admin.sock: no answer: ")
+    assert missing.stderr.startswith("./run/admin.sock: no response: ")
     admin = free_port()
     with upstream(tmp_path, "stable") as (_, port):
         proxy = Proxy(tmp_path, variants([port]), admin=admin)
