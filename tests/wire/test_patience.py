@@ -231,7 +231,7 @@ async def test_an_upload_that_two_deaf_variants_do_not_read_is_504() -> None:
 
     more = (
         "split: {weight: 100}\nrescue: {replay_buffer: 64MiB}\n"
-        "limits: {first_byte_timeout: 100ms, body_timeout: 100ms}"
+        "limits: {first_byte_timeout: 300ms, body_timeout: 2s}"
     )
     async with (
         Upstream(deaf).serving() as stable,
