@@ -1,4 +1,4 @@
-"""Who may change the release: an interface, and the authority of a proxy that stands alone.
+"""The right to change the release: an interface, and the authority of a proxy that stands alone.
 
 The controller ticks, publishes and saves; its authority decides. ``LocalAuthority`` changes the release at
 once and by itself. ``fleet.authority.FleetAuthority`` shares one release with other replicas and asks a store

@@ -2,7 +2,7 @@
 
 Nothing here decides anything; the judge reads the counters itself.
 
-**Bands.** An error rate is shown with a confidence sequence at 95 %: the interval of all rates p for which
+**Bands.** An error rate is shown with a confidence sequence at 95%: the interval of all rates p for which
 the mixture likelihood ratio ``B(e + ½, n - e + ½) / (B(½, ½) pᵉ (1-p)ⁿ⁻ᵉ)`` stays below 1/α (Robbins 1970;
 Howard, Ramdas, McAuliffe & Sekhon 2021, *Time-uniform, nonparametric, nonasymptotic confidence sequences*,
 proposition 7 with a beta mixture). It holds at every moment of a window, however often one looks. A

@@ -204,7 +204,7 @@ class RatioInterval:
 
     α is split in halves: r is refused as too low when the evidence for *more* reaches 2/α, as too high
     when the evidence for *less* does. The first falls in r and the second rises, so what is left is an
-    interval; its ends are rounded outwards to the grid (7.5 %). It covers the true ratio at all times
+    interval; its ends are rounded outwards to the grid (7.5%). It covers the true ratio at all times
     at once with probability 1 - α.
     """
 

@@ -1,1 +1,1 @@
-"""What the data path counts and the control plane reads. Pure."""
+"""Counts that the data path writes and the control plane reads. Pure."""

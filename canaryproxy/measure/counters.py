@@ -1,4 +1,4 @@
-"""What the data path counts: plain unsigned 64-bit cells over any writable buffer.
+"""Counters of the data path: plain unsigned 64-bit cells over any writable buffer.
 
 One block per variant, then one block for the proxy itself. Each cell has a single writer and only ever
 grows, so a reader (the controller, ``/metrics``) may read at any time without a lock, and the blocks of
@@ -70,7 +70,7 @@ ROUTED: Final = 0
 FINISHED: Final = 1
 """Requests that ended, in whatever way."""
 CLIENT_CLOSED: Final = 2
-"""Requests whose client went away before the answer was complete; held against nobody."""
+"""Requests whose client went away before the response was complete; they count against neither variant."""
 RESCUED: Final = 3
 """Requests of the canary that stable answered in its place."""
 TUNNELS_OPENED: Final = 4
@@ -166,7 +166,7 @@ class Counters:
 
 
 class Tally:
-    """Counts in the cells of one variant, which nobody else may write meanwhile.
+    """Counts in the cells of one variant, whose only writer it is.
 
     Reading a cell and writing it cost several hundred instructions each; what is in them is known here, so
     they are only written.

@@ -1,8 +1,8 @@
 """Latency histograms in integer cells of a shared buffer.
 
-Bucket bounds grow by the eighth root of two (9.05 %), so any point inside a bucket is within 10 % of
+Bucket bounds grow by the eighth root of two (9.05%), so any point inside a bucket is within 10% of
 any other: every quantile read from the counts, by us or by Prometheus' linear interpolation, is within
-10 % of the true sample quantile between the lowest and the highest bound.
+10% of the true sample quantile between the lowest and the highest bound.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _MISSING = object()
 
 
 class Answer(Protocol):
-    """What rules see of an answer."""
+    """The parts of a response that rules read."""
 
     @property
     def status(self) -> int: ...

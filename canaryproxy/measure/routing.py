@@ -1,4 +1,4 @@
-"""Which variant a user gets: sticky key to bucket to variant, match rules, and the route table.
+"""The variant of a user: sticky key to bucket to variant, match rules, and the route table.
 
 The split is a threshold on a hash, so it is monotone: raising the weight moves only users from stable to
 canary, lowering it only back, and two replicas with the same table agree without talking.

@@ -1,4 +1,4 @@
-"""What the controller and the workers share: one block of memory, a single writer for each part of it.
+"""Memory shared by the controller and the workers: one block, a single writer for each part of it.
 
 =========  ==================  =========================================================================
 part       writer              what
@@ -244,7 +244,7 @@ class WorkerCells:
         return lost
 
     def clear(self) -> None:
-        """Say that nobody is here: for a worker that ends, and before one begins."""
+        """Mark the block as unused: when a worker ends, and before one begins."""
         for cell in (PID, DRAINING, CONFIGURED, HEARTBEAT, LINGER, TASKS):
             self.status[cell] = 0
 

@@ -1,4 +1,4 @@
-"""What the data path needs so that its counts can be judged: who counts, and when.
+"""Trials of the data path: the requests that count as evidence, and when.
 
 All of it is pure and cheap: time is an argument, buffers belong to the caller.
 
@@ -116,7 +116,7 @@ class UserReducer:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What the route table publishes: in force for the requests routed after it."""
+    """Settings published with the route table: in force for the requests routed after it."""
 
     stable: float
     """Seconds to the first byte above which an answer of stable is slow: τ."""

@@ -47,7 +47,7 @@ _REQUEST_ID: Final = re.compile(rb"\r\nX-Request-Id: (\S+)\r\n")
 
 
 class Entry(NamedTuple):
-    """What is logged of one request; times are monotonic seconds, byte strings are as received."""
+    """The log record of one request; times are monotonic seconds, byte strings are as received."""
 
     started: float
     ended: float
@@ -230,7 +230,7 @@ class AccessLog:
         return self._overflowed + self._lost
 
     def check(self) -> None:
-        """Raise ``OSError`` if the log cannot be opened; a named pipe that nobody reads is no error."""
+        """Raise ``OSError`` if the log cannot be opened; a named pipe without a reader is no error."""
         try:
             descriptor = self._open()
         except OSError as error:

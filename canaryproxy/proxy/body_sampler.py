@@ -1,4 +1,4 @@
-"""Which bodies outcomes look into, and when: in at most a quarter of the event loop's time.
+"""Chooses the bodies that outcomes look into: in at most a quarter of the event loop's time.
 
 Bodies are chosen when their requests are routed. If they were chosen when they have come, quick responses
 would be looked into more often than slow ones, and a canary that is only slower would seem to respond

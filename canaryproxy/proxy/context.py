@@ -1,4 +1,4 @@
-"""What the connections of one worker share."""
+"""State shared by the connections of one worker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from canaryproxy.proxy.trial_recorder import TrialRules
 
 
 class WorkerContext:
-    """What connections and exchanges read while they work. ``DataPath`` fills it from the configuration.
+    """State that connections and exchanges read. ``DataPath`` fills it from the configuration.
 
     They change nothing here but ``connections`` and ``in_flight``.
     """

@@ -1,4 +1,4 @@
-"""What comes before HTTP on a client's connection: a PROXY protocol header, a TLS handshake, or both.
+"""Steps before HTTP on a client's connection: a PROXY protocol header, a TLS handshake, or both.
 
 Connections of a listener with neither are a ``ClientConnection`` from the start.
 """
@@ -29,7 +29,7 @@ _log: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ListenerFilters:
-    """What precedes HTTP on the connections of a listener, in this order."""
+    """Steps before HTTP on the connections of a listener, in this order."""
 
     proxy_protocol: Literal["off", "required", "trusted"]
     context: ssl.SSLContext | None

@@ -1,4 +1,4 @@
-"""What the parts of the data path ask of each other, so that none has to know how another is built.
+"""Interfaces between the parts of the data path, so that none has to know how another is built.
 
 A request crosses all of them: the client's connection (``ResponseSink``) starts an exchange, the exchange
 asks an endpoint (``ConnectionSource``) for a connection (``UpstreamLink``) and takes the response from it

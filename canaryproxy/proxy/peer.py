@@ -1,4 +1,4 @@
-"""What the forwarding fields say of a client's connection."""
+"""A client's connection as the forwarding fields describe it."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ReplayBuffer:
-    """What came of a request's body, up to ``limit`` bytes.
+    """The part of a request's body received so far, up to ``limit`` bytes.
 
     The part that exceeds the limit is kept too until there is a connection to write it to; the body is
     dropped then, and the request cannot be sent again.

@@ -1,4 +1,4 @@
-"""What both ways of running the proxy are given."""
+"""Settings that both ways of running the proxy take."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Which inherited sockets serve which addresses."""
+    """Assigns inherited sockets to addresses."""
 
     found: tuple[tuple[ListeningSocket, ...], ...]
     """For each wanted address the sockets for it; none if it must be opened."""

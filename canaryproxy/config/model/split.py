@@ -31,7 +31,7 @@ class Sign(Section):
 
 
 class Sticky(Section):
-    """What identifies a user: one of cookie, header or address; by default the cookie canary_id."""
+    """Identity of a user: one of cookie, header or address; by default the cookie canary_id."""
 
     model_config = ConfigDict(json_schema_extra=one_of(_STICKY, optional=True))
 
@@ -123,7 +123,7 @@ _RESERVED = frozenset(
 
 
 class Split(Section):
-    """Which users get the canary."""
+    """The users that get the canary."""
 
     weight: types.Weight = Field(
         0.0,
