@@ -183,8 +183,8 @@ class ControlPlane:
         task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, question: Mapping[str, Any]) -> tuple[bool, str]:
-        answer = await self._gates.ask(question)
-        return answer.passed, answer.cause
+        result = await self._gates.ask(question)
+        return result.passed, result.cause
 
     def _notify(self, kind: str, value: dict[str, Any]) -> None:
         if kind == "record" and self.controller.authority.is_mine(value):

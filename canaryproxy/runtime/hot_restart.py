@@ -88,7 +88,7 @@ class ControlOwner(Protocol):
         """Begin to save the state and to stop the control plane. Workers continue with the last table."""
 
     def may_go(self) -> bool:
-        """Tell whether the successor may be told to start its control plane.
+        """Tell whether the successor may start its control plane.
 
         Raises ``HandoverError`` if the control plane could not be stopped.
         """

@@ -1,8 +1,8 @@
 """Starts the proxy: the checks before it runs, its sockets and shared memory, then one process or several.
 
 One worker shares a process and an event loop with the control plane (``single``). Several workers have a
-process each, and so does the control plane (``multi``). On SIGUSR2 either way of running starts the program
-anew and hands everything over to it (``hot_restart``).
+process each, and so does the control plane (``multi``). On SIGUSR2 both start the installed program as a new
+process and hand everything over to it (``hot_restart``).
 """
 
 from __future__ import annotations
