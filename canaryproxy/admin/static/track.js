@@ -53,6 +53,8 @@ function details(release, at, live) {
     lines.push(["aborted", `Aborted ${ago(live.now - release.since)}: every user is on stable.`]);
   } else if (release.state === "tripped") {
     lines.push(["tripped", `Stopped${step ? ` on step ${release.step}, at ${weight(step.weight)}` : ""}: no users are on the canary.`]);
+  } else if (release.state === "probing") {
+    lines.push(["probing", `Trying the canary again with ${weight(release.weight)} of users.`]);
   } else if (release.ready) {
     const next = release.steps[at + 1];
     lines.push(["suspect", next ? `Ready for the next step. Resume continues to ${weight(next.weight)}.` : "Ready. Resume promotes the release."]);
@@ -66,7 +68,7 @@ function details(release, at, live) {
     lines.push([kind ?? "info", [words ?? release.gate.state, release.gate.cause].filter(Boolean).join(": ")]);
   }
   const meters = [];
-  if (step && ["running", "paused", "probing"].includes(release.state)) {
+  if (step && ["running", "paused"].includes(release.state)) {
     if (step.bake > 0) meters.push(["Bake time", release.baked, step.bake, `${duration(release.baked)} of ${duration(step.bake)}`]);
     if (step.min_requests > 0) meters.push(["Requests", release.requests, step.min_requests, `${count(release.requests)} of ${count(step.min_requests)}`]);
   }
