@@ -11,22 +11,12 @@ from typing import Any
 import click
 
 from canaryproxy.cli.common import EXIT_CONFIG, EXIT_OPPOSITE, EXIT_TIMEOUT, fail
+from canaryproxy.cli.lines import last_record, print_line, print_lost, watch_json, watch_lines
 from canaryproxy.cli.target import Target, reaching
-from canaryproxy.cli.watch import (
-    console,
-    last_record,
-    print_line,
-    print_lost,
-    print_status,
-    watch_json,
-    watch_lines,
-    watch_screen,
-)
 from canaryproxy.client import text as words
 from canaryproxy.client.api import Client
 from canaryproxy.client.follow import ConnectionLost, Follower, NewRecord
 from canaryproxy.client.goal import Goal, Verdict
-from canaryproxy.client.screen import EVENTS, View
 from canaryproxy.config import units
 
 
@@ -70,11 +60,9 @@ def status(target: Target, watch: bool, as_json: bool) -> None:
         elif watch and not sys.stdout.isatty():
             await watch_lines(client, document)
         else:
-            records = await client.history(None, EVENTS)
-            if watch:
-                await watch_screen(client, document, records)
-            else:
-                print_status(console(), View(document, records, time.time()))
+            from canaryproxy.cli.watch import show_status, watch_screen  # noqa: PLC0415 - loads rich
+
+            await (watch_screen if watch else show_status)(client, document)
 
     target.talk(work, interrupted=0)
 

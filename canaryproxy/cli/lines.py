@@ -1,0 +1,76 @@
+"""Lines about a running proxy, for logs, pipes and programs. Nothing here draws."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from canaryproxy.client import text as words
+from canaryproxy.client.api import Client
+from canaryproxy.client.follow import ConnectionLost, Follower, NewDocument, NewRecord
+
+Document = Mapping[str, Any]
+
+
+async def watch_lines(client: Client, document: Document) -> None:
+    """Print a line for each change."""
+    printed = _summary(document)
+    print_line(printed)
+    lost = False
+    async for update in Follower(client, last_record(document)).updates():
+        if isinstance(update, NewRecord):
+            click.echo(words.record(update.record, time.time()))
+        elif isinstance(update, ConnectionLost):
+            if not lost:
+                print_lost(update)
+            lost = True
+        else:
+            if lost:
+                print_line("reconnected")
+            lost = False
+            if _summary(update.document) != printed:
+                printed = _summary(update.document)
+                print_line(printed)
+
+
+async def watch_json(client: Client, document: Document) -> None:
+    """Print each document as a line of JSON, and losses of the connection on standard error."""
+    async for update in Follower(client, last_record(document)).updates():
+        if isinstance(update, NewDocument):
+            click.echo(json.dumps(update.document))
+        elif isinstance(update, ConnectionLost):
+            print_lost(update, err=True)
+
+
+def last_record(document: Document) -> int | None:
+    """Return the number of the last record before a document."""
+    last = document.get("history_id")
+    return last if isinstance(last, int) else None
+
+
+def print_line(text: str, *, err: bool = False) -> None:
+    """Print a line with the time of day."""
+    click.echo(f"{words.moment(time.time(), time.time())}  {text}", err=err)
+
+
+def print_lost(update: ConnectionLost, *, err: bool = False) -> None:
+    """Print that the connection is lost."""
+    print_line(f"connection lost, reconnecting ({words.clean(update.why, 200)})", err=err)
+
+
+def _summary(document: Document) -> str:
+    """Return the line for a document, without figures that change all the time."""
+    circuit, config = document.get("circuit"), document.get("config")
+    said = words.outcome(document)
+    if isinstance(circuit, Mapping):
+        said += f"; circuit {words.clean(circuit.get('state'), 20).replace('_', ' ')}"
+    said += f"; judge: {words.clean(document.get('level'), 20)}"
+    if document.get("unsaved"):
+        said += f"; NOT SAVED: {words.clean(document['unsaved'])}"
+    if isinstance(config, Mapping) and config.get("error"):
+        said += f"; configuration invalid: {words.clean(config['error'])}"
+    return said
