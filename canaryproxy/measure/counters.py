@@ -1,16 +1,16 @@
 """Counters of the data path: plain unsigned 64-bit cells over any writable buffer.
 
-One block per variant, then one block for the proxy itself. Each cell has a single writer and only ever
-grows, so a reader (the controller, ``/metrics``) may read at any time without a lock, and the blocks of
-several workers add up cell by cell. In flight is a difference of two growing cells, not a gauge.
+One block for each variant, then one for the proxy itself. Each cell has a single writer and only grows, so a
+reader (the controller, ``/metrics``) may read at any time without a lock, and the blocks of several workers
+add up cell by cell. Requests in flight are the difference of two growing cells, not a gauge.
 
-A request that was routed ends in exactly one way: with the status code that its variant gave (or that
-the proxy gave in its place), or as ``client_closed``. Hence
+A request that was routed ends in exactly one way: with a status code, of its variant or of the proxy in its
+place, or as ``client_closed``. Hence
 
     routed = finished + in flight,   finished = sum of codes + client_closed
 
-Beside each histogram bucket lies the last exemplar: a trace whose request fell into it. Exemplars do not
-add up; of those of several workers the newest one is as good as any.
+Each histogram bucket has an exemplar: a trace whose request was counted in it. Exemplars do not add up; the
+newest one of several workers is shown.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
 
 
 class Reason(IntEnum):
-    """Why an upstream failed; the value is the offset inside the block of reasons."""
+    """Why an upstream failed; the value is the offset from ``ERRORS``."""
 
     CONNECT_REFUSED = 0
     CONNECT_TIMEOUT = 1
@@ -49,13 +49,14 @@ class Reason(IntEnum):
 
 
 class HandshakeFailure(IntEnum):
-    """Why a connection came to an end before its first request could; the value is an offset."""
+    """Why a connection ended before its first request; the value is the offset from ``HANDSHAKES_FAILED``."""
 
     TLS = 0
-    """The handshake failed."""
+    """The TLS handshake failed."""
     PROXY_PROTOCOL = 1
-    """The header is malformed or not there."""
+    """The PROXY protocol header is malformed or missing."""
     TIMEOUT = 2
+    """It took longer than ``limits.handshake_timeout``."""
     CLOSED = 3
     """The client closed it."""
 
@@ -68,7 +69,7 @@ class HandshakeFailure(IntEnum):
 ROUTED: Final = 0
 """Requests routed to the variant."""
 FINISHED: Final = 1
-"""Requests that ended, in whatever way."""
+"""Requests that ended, whether answered or not."""
 CLIENT_CLOSED: Final = 2
 """Requests whose client went away before the response was complete; they count against neither variant."""
 RESCUED: Final = 3
@@ -78,7 +79,7 @@ TUNNELS_CLOSED: Final = 5
 FAILED: Final = 6
 """Requests that ended in an error as the configuration defines it (``judge.metrics.errors``)."""
 ERROR_TRIALS: Final = 7
-"""Requests that are trials of the metric errors, see ``watch``; and those that failed."""
+"""Requests that are trials of the metric errors, see ``trials``; and those that failed."""
 ERROR_EVENTS: Final = 8
 CLIENT_ERROR_EVENTS: Final = 9
 """Of the same trials, those that ended with 4xx."""
@@ -92,20 +93,20 @@ EXPOSED: Final = 14
 """Users exposed, for the business metric; and those that converted."""
 CONVERTED: Final = 15
 FORCED: Final = 16
-"""Requests that a match rule sent to the variant; they are routed, too."""
+"""Requests that a match rule forced to the variant; they are counted as routed, too."""
 OUTCOMES: Final = 17
-"""Two cells for each outcome: answers looked at, and those for which its rule holds."""
+"""Two cells for each outcome: responses evaluated, and those for which its rule holds."""
 MOST_OUTCOMES: Final = 16
-"""Outcomes that a configuration can have."""
+"""Maximum number of outcomes in a configuration."""
 ERRORS: Final = OUTCOMES + 2 * MOST_OUTCOMES
 """First cell of the upstream errors by ``Reason``."""
 CODES: Final = ERRORS + len(Reason)
 """``CODES + status`` counts the requests that ended with that status (0..999)."""
 _CODE_CELLS: Final = 1000
 FIRST_BYTE: Final = CODES + _CODE_CELLS
-"""Histogram of the time from the complete request to the first byte of the answer."""
+"""Histogram of the time from the complete request to the first byte of the response."""
 DURATION: Final = FIRST_BYTE + histogram.CELLS
-"""Histogram of the time from the request's head to the last byte of the answer."""
+"""Histogram of the time from the request's head to the last byte of the response."""
 VARIANT_CELLS: Final = DURATION + histogram.CELLS
 _FIRST_BYTE_SUM: Final = FIRST_BYTE + histogram.SUM
 _DURATION_SUM: Final = DURATION + histogram.SUM
@@ -119,17 +120,17 @@ EXEMPLAR_CELLS: Final = 2 * histogram.BUCKETS * _EXEMPLAR_SIZE
 CONNECTIONS_OPENED: Final = 0
 CONNECTIONS_CLOSED: Final = 1
 CONNECTIONS_REFUSED: Final = 2
-"""Connections over ``limits.max_connections``, answered 503 and closed."""
+"""Connections over ``limits.max_connections``: they got a 503, or were closed before TLS."""
 REFUSED: Final = 3
 """``REFUSED + status`` counts requests that the proxy refused before routing them (400, 414, 503...)."""
 HANDSHAKES_FAILED: Final = REFUSED + _CODE_CELLS
-"""``HANDSHAKES_FAILED + reason`` counts connections that never came to a request, by ``HandshakeFailure``."""
+"""``HANDSHAKES_FAILED + reason`` counts connections that ended before HTTP, by ``HandshakeFailure``."""
 MIRRORED: Final = HANDSHAKES_FAILED + len(HandshakeFailure)
-"""``MIRRORED + result`` counts copies for the canary: ``DROPPED``, ``FAILED_COPY``, or status // 100."""
+"""``MIRRORED + result`` counts mirrored requests: ``DROPPED``, ``FAILED_COPY``, or status // 100."""
 DROPPED: Final = 0
-"""There was no room for the copy."""
+"""No spare connection for the copy."""
 FAILED_COPY: Final = 1
-"""It got no whole answer."""
+"""The copy got no complete response."""
 COPY_RESULTS: Final = ("dropped", "failed", "2xx", "3xx", "4xx", "5xx")
 """Names of the results, by their number."""
 PROXY_CELLS: Final = MIRRORED + len(COPY_RESULTS)
@@ -168,8 +169,8 @@ class Counters:
 class Tally:
     """Counts in the cells of one variant, whose only writer it is.
 
-    Reading a cell and writing it cost several hundred instructions each; what is in them is known here, so
-    they are only written.
+    Reading a cell costs several hundred instructions, as writing does. A copy of the values is kept here, so
+    cells are only written.
     """
 
     __slots__ = ("cells", "values")
@@ -177,10 +178,10 @@ class Tally:
     def __init__(self, cells: memoryview[int]) -> None:
         self.cells = cells
         self.values = cells.tolist()
-        """What is in the cells."""
+        """A copy of the cells."""
 
     def add(self, at: int, count: int = 1) -> None:
-        """Count in a cell."""
+        """Add to a cell."""
         self.values[at] = self.cells[at] = self.values[at] + count
 
     def finish(self, status: int, waited: float, took: float) -> None:
@@ -201,7 +202,7 @@ class Tally:
 
 
 class Total(Sequence[int]):
-    """The same block of several workers as one, for readers: each cell is the sum when it is looked at."""
+    """The same block of several workers as one, for readers: each cell is summed when it is read."""
 
     __slots__ = ("_parts",)
 
@@ -222,7 +223,7 @@ class Total(Sequence[int]):
 
 
 class Totals:
-    """The counters of all workers as one, for readers. With a single worker they are its own."""
+    """The counters of all workers as one, for readers. With a single worker they are that worker's."""
 
     __slots__ = ("canary", "proxy", "stable", "variants")
 
@@ -244,15 +245,15 @@ def in_flight(cells: Sequence[int]) -> int:
 
 
 def drawn(cells: Sequence[int]) -> int:
-    """Return the requests that the split, not a match rule, routed to the variant of these cells."""
+    """Return the requests that the split routed to the variant of these cells, not a match rule."""
     return cells[ROUTED] - cells[FORCED]
 
 
 def slots(names: Sequence[str], before: Mapping[str, int]) -> dict[str, int]:
-    """Give each outcome a number for its two cells; one that had a number before keeps it.
+    """Give each outcome a slot for its two cells; an outcome that had one before keeps it.
 
-    New ones get numbers that were free before, as long as there are some: cells only ever grow, and what
-    is left of the requests in flight must not be counted for another outcome.
+    New outcomes get slots that were free before, as long as there are any: requests in flight may still count
+    in a slot that was given up, and must not be counted for another outcome.
     """
     kept = {name: before[name] for name in names if name in before}
     fresh = [slot for slot in range(MOST_OUTCOMES) if slot not in before.values()]
@@ -277,12 +278,12 @@ def refused(cells: Sequence[int]) -> Iterable[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """One request that a histogram bucket counted, and the trace that it belongs to."""
+    """A trace of a request that a histogram bucket counted."""
 
     trace_id: str
     """32 hex digits in lower case (W3C Trace Context)."""
     seconds: float
-    """What was observed; it lies in the bucket."""
+    """The observation, within the bucket."""
     time: float
     """When, in seconds since the epoch."""
 
@@ -304,13 +305,13 @@ def exemplar(cells: memoryview[int], offset: int, bucket: int) -> Exemplar | Non
 
 
 EXEMPLAR_EVERY: Final = 0.1
-"""Seconds for which a bucket keeps its exemplar at least: one is as good as another."""
+"""Minimum seconds between two exemplars of a bucket: one is as good as another."""
 
 
 def keep_exemplar(
     cells: memoryview[int], offset: int, seconds: float, trace: bytes, time: float
 ) -> None:
-    """Keep a trace (32 hex digits) for the bucket of an observation, in the place of one that is older.
+    """Store a trace (32 hex digits) for the bucket of an observation, unless its exemplar is recent.
 
     ``time`` is in seconds since the epoch.
     """

@@ -45,7 +45,7 @@ def bucket_index(seconds: float) -> int:
         return 0
     if seconds > _HIGHEST:
         return BUCKETS - 1
-    # Bounds are rounded, so what the logarithm says is looked at: one step, and quicker than a search.
+    # Bounds are rounded, so the logarithm may be one bucket low. Still faster than a search.
     index = int(log(seconds / _LOWEST) * _PER_NEPER)
     while seconds > BOUNDS[index]:
         index += 1

@@ -1,11 +1,11 @@
-"""Outcomes: named kinds of answers, found by rules on status, fields, size, JSON or text.
+"""Outcomes: named kinds of responses, found by rules on status, headers, size, JSON or text.
 
-A silent regression answers 200 and is wrong all the same: an empty list, a page without its content. A rule
-says which requests it looks at and what makes their answers count. Bodies are touched only for rules that
-look into them, and then only their first 64 KiB.
+A silent regression is a 200 that is wrong all the same: an empty list, a page without its content. A rule
+says which requests it applies to and what makes their responses count. Bodies are read only for rules that
+need them, and then only their first 64 KiB.
 
-The caller decides which answers are looked into (it may draw a sample, as long as the draw does not depend
-on the answer), collects the beginning of the body and asks ``OutcomeRule.holds`` when the answer is complete.
+The caller decides which bodies are read (it may sample, as long as the draw does not depend on the response),
+keeps the beginning of the body, and calls ``OutcomeRules.held`` when the response is complete.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ INSPECTED = 64 * 1024
 """Bytes at the beginning of a body that rules may look at, before and after decompression."""
 
 ALL_STATUSES = tuple(f"{digit}xx" for digit in range(1, 10))
-"""Patterns that every status fits."""
+"""Patterns that match every status."""
 
 _MISSING = object()
 
 
-class Answer(Protocol):
-    """The parts of a response that rules read."""
+class ResponseView(Protocol):
+    """A response as rules see it."""
 
     @property
     def status(self) -> int: ...
@@ -48,24 +48,24 @@ class Answer(Protocol):
         """The first ``INSPECTED`` bytes of the body as sent, if a rule ``needs_body``."""
 
 
-Test = Callable[[Answer, "Body"], "bool | None"]
-"""Whether a condition holds; ``None``: it cannot be told."""
+Test = Callable[[ResponseView, "Body"], "bool | None"]
+"""Whether a condition holds; ``None``: unknown."""
 
 
 class Body:
     """The decoded beginning of a body, decoded once for all rules."""
 
-    __slots__ = ("_answer", "_decoded", "_json")
+    __slots__ = ("_decoded", "_json", "_response")
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+    def __init__(self, response: ResponseView) -> None:
+        self._response = response
         self._decoded: tuple[bytes, bool] | None = None
         self._json: Any = _MISSING
 
     def decoded(self) -> tuple[bytes, bool]:
         """Return the decoded beginning, and whether it is the whole body."""
         if self._decoded is None:
-            self._decoded = decode(self._answer)
+            self._decoded = decode(self._response)
         return self._decoded
 
     def json(self) -> Any:
@@ -101,13 +101,13 @@ class OutcomeRule:
         """Increase that matters, a fraction."""
         when = outcome.when
         self.needs_body = when.json_ is not None or when.regex is not None
-        """It looks into bodies."""
+        """It reads bodies."""
         match = outcome.match
         self._conditions = conditions_of(match.method, match.path, match.header)
         self.statuses = status_table(when.status or ALL_STATUSES)
         """Whether a status may count, by status."""
         self.below = inf if when.body_under is None else when.body_under
-        """Bytes from which on an answer does not count."""
+        """Bytes from which on a response does not count."""
         tests: list[Test] = []
         if when.header is not None:
             tests.append(_header_test(when.header))
@@ -116,22 +116,22 @@ class OutcomeRule:
         if when.json_ is not None:
             tests.append(_json_test(when.json_))
         self.tests = tuple(tests)
-        """What else has to hold."""
+        """Further conditions, all of which must hold."""
 
     def watches(self, request: RequestView) -> bool:
-        """Tell whether the rule looks at the answer to this request."""
+        """Tell whether the rule looks at the response to this request."""
         return all(condition(request) for condition in self._conditions)
 
-    def holds(self, answer: Answer, body: Body | None = None) -> bool | None:
-        """Tell whether the answer counts; ``None`` if that cannot be told (too long, undecodable)."""
-        if not self.statuses[answer.status] or answer.size >= self.below:
+    def holds(self, response: ResponseView, body: Body | None = None) -> bool | None:
+        """Tell whether the response counts; ``None`` if that cannot be told (too long, undecodable)."""
+        if not self.statuses[response.status] or response.size >= self.below:
             return False
         if not self.tests:
             return True
-        body = body or Body(answer)
+        body = body or Body(response)
         found: bool | None = True
         for test in self.tests:
-            result = test(answer, body)
+            result = test(response, body)
             if result is False:
                 return False
             if result is None:
@@ -140,56 +140,56 @@ class OutcomeRule:
 
 
 class OutcomeRules:
-    """All outcomes of a configuration, in its order."""
+    """All outcomes of a configuration, in the order of the file."""
 
     __slots__ = ("needs_body", "rules")
 
     def __init__(self, outcomes: Mapping[str, Outcome]) -> None:
         self.rules = tuple(OutcomeRule(name, outcome) for name, outcome in outcomes.items())
         self.needs_body = any(rule.needs_body for rule in self.rules)
-        """Some rule looks into bodies."""
+        """A rule reads bodies."""
 
     def __bool__(self) -> bool:
         return bool(self.rules)
 
     def watching(self, request: RequestView) -> tuple[int, ...]:
-        """Return the indexes of the rules that look at the answer to this request."""
+        """Return the indexes of the rules that look at the response to this request."""
         return tuple(at for at, rule in enumerate(self.rules) if rule.watches(request))
 
-    def held(self, at: int, answer: Answer, body: Body | None) -> bool | None:
-        """Tell whether rule ``at`` holds; ``None`` if that cannot be told. ``body`` as ``body_of`` says."""
+    def held(self, at: int, response: ResponseView, body: Body | None) -> bool | None:
+        """Tell whether rule ``at`` holds; ``None`` if that is unknown. ``body`` as ``body_of`` says."""
         rule = self.rules[at]
-        if not rule.statuses[answer.status] or answer.size >= rule.below:
+        if not rule.statuses[response.status] or response.size >= rule.below:
             return False
-        return rule.holds(answer, body) if rule.tests else True
+        return rule.holds(response, body) if rule.tests else True
 
-    def body_of(self, answer: Answer) -> Body | None:
-        """Return what rules share of an answer's body, if any looks into bodies."""
-        return Body(answer) if self.needs_body else None
+    def body_of(self, response: ResponseView) -> Body | None:
+        """Return what rules share of a response's body, if any looks into bodies."""
+        return Body(response) if self.needs_body else None
 
 
-def decode(answer: Answer) -> tuple[bytes, bool]:
+def decode(response: ResponseView) -> tuple[bytes, bool]:
     """Return the beginning of a body with its content coding undone, and whether that is all of it.
 
     At most ``INSPECTED`` bytes come out, whatever a small body would unpack to. A coding that is not known
     (gzip, deflate and, where the brotli package is installed, br are) gives nothing, and not all.
     """
-    whole = answer.size <= len(answer.prefix)
+    whole = response.size <= len(response.prefix)
     coding = b""
-    for name, value in answer.headers:
+    for name, value in response.headers:
         if name.lower() == b"content-encoding":
             coding = value.strip().lower()
     if coding in (b"", b"identity"):
-        return answer.prefix[:INSPECTED], whole
+        return response.prefix[:INSPECTED], whole
     if coding in (b"gzip", b"x-gzip", b"deflate"):
-        return _inflate(answer.prefix, coding, whole)
+        return _inflate(response.prefix, coding, whole)
     if coding == b"br":
-        return _unbrotli(answer.prefix, whole)
+        return _unbrotli(response.prefix, whole)
     return b"", False
 
 
 def _inflate(data: bytes, coding: bytes, whole: bool) -> tuple[bytes, bool]:
-    # 47: gzip or zlib, told by the header. Some servers send deflate without zlib's header: -15.
+    # 47: gzip or zlib, by the header. Some servers send deflate without zlib's header: -15.
     for bits in (47, -15) if coding == b"deflate" else (47,):
         unpacker = zlib.decompressobj(bits)
         try:
@@ -226,8 +226,8 @@ def status_table(patterns: tuple[str, ...]) -> bytes:
 def _header_test(match: HeaderMatch) -> Test:
     name, test = match.name.lower().encode("latin-1"), text_test(match)
 
-    def holds(answer: Answer, _body: Body) -> bool:
-        values = [v.decode("latin-1") for n, v in answer.headers if n.lower() == name]
+    def holds(response: ResponseView, _body: Body) -> bool:
+        values = [v.decode("latin-1") for n, v in response.headers if n.lower() == name]
         return any(map(test, values)) if values else test(None)
 
     return holds
@@ -236,7 +236,7 @@ def _header_test(match: HeaderMatch) -> Test:
 def _regex_test(regex: str) -> Test:
     found = searcher(regex)
 
-    def holds(_answer: Answer, body: Body) -> bool | None:
+    def holds(_response: ResponseView, body: Body) -> bool | None:
         text, whole = body.decoded()
         if found(text):
             return True
@@ -248,7 +248,7 @@ def _regex_test(regex: str) -> Test:
 def _json_test(when: JsonWhen) -> Test:
     steps = [part.replace("~1", "/").replace("~0", "~") for part in when.pointer.split("/")[1:]]
 
-    def holds(_answer: Answer, body: Body) -> bool | None:
+    def holds(_response: ResponseView, body: Body) -> bool | None:
         document = body.json()
         if document is _MISSING:
             return None

@@ -22,7 +22,7 @@ VARIANTS: Final = ("stable", "canary")
 """Names of the variants; ``STABLE`` and ``CANARY`` index it."""
 
 BUCKETS: Final = 10_000
-"""Users are divided into this many buckets: a resolution of 0.01 percent."""
+"""Number of buckets that users are hashed into: a resolution of 0.01 percent."""
 
 NO_KEY_BUCKET: Final = BUCKETS - 1
 """Bucket of a request without a sticky key: the last to move to the canary and the first to move back."""
@@ -46,21 +46,21 @@ def release_tag(salt: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class RouteTable:
-    """All that the data path needs to know to route a request; replaced as a whole, never changed."""
+    """How requests are routed. Replaced as a whole, never changed."""
 
     weight: float = 0.0
     """Percent of users on the canary, 0..100, resolution 0.01."""
     salt: bytes = b""
-    """Text that belongs to one release."""
+    """Each release id salts the hash, so each release starts with a fresh set of users."""
     circuit_open: bool = False
     """While open, every user goes to stable."""
     new_sessions_only: bool = False
     """Only users whose cookie carries ``tag`` may enter the canary."""
     slow: tuple[float, float] | None = None
-    """Seconds to the first byte above which an answer of stable, of the canary, is slow; ``None``: not
-    known yet."""
+    """Seconds to the first byte above which a response is late, of stable and of the canary; ``None``:
+    unknown yet."""
     stall_after: float = 0.0
-    """Seconds to the last byte above which a request is stalled; 0: not known yet."""
+    """Seconds to the last byte above which a request is stalled; 0: unknown yet."""
     limit: int = field(init=False, default=0)
     """Derived: buckets below this one are on the canary; 0 while the circuit is open."""
     tag: bytes = field(init=False, default=b"")
@@ -119,7 +119,7 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class RequestView:
-    """The parts of a request that match rules look at."""
+    """The parts of a request that match rules read."""
 
     method: str
     path: str

@@ -1,18 +1,18 @@
 """Memory shared by the controller and the workers: one block, a single writer for each part of it.
 
 =========  ==================  =========================================================================
-part       writer              what
+part       writer              content
 =========  ==================  =========================================================================
-table      the controller      the route table, under a sequence number: odd while it is being written
+table      the controller      the route table, under a sequence number that is odd while it is written
 config     the controller      the text of the configuration in force and the outcomes' slots, likewise
-users      the workers         what ``watch.UserReducer`` knows of users; races cost a trial at most
-worker i   worker i            its counters, and how it and its endpoints fare
+users      the workers         ``trials.UserReducer``; a race costs at most one trial
+worker i   worker i            its counters, its state and that of its endpoints
 =========  ==================  =========================================================================
 
-A reader never waits: while a part is being written, or if its writer died in the middle, it goes on with what
-it read before, and looks again next time. A new writer mends what a dead one left half-written. This is a
-seqlock whose sequence number and checksum are also inside what is read: a processor that shows another one's
-stores out of order shows a number or a checksum that does not fit, and never half a table.
+A reader never waits: while a part is being written, or if its writer died in the middle, the reader goes on
+with the last value and tries again later. A new writer repairs what a dead one left half-written. This is a
+seqlock with the sequence number and a checksum inside the data, too: if a processor shows stores of another
+one out of order, number or checksum do not match, and no reader takes half a table.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from canaryproxy.measure.routing import VARIANTS, RouteTable
 from canaryproxy.measure.trials import UserReducer
 
 LARGEST_CONFIG: Final = 4 * 1024 * 1024
-"""Bytes of a configuration with its slots and the files of its TLS."""
+"""Maximum bytes of a configuration with its slots and the files of its TLS."""
 LONGEST_SALT: Final = 1024
-"""Bytes."""
+"""Maximum length of a salt in bytes."""
 MOST_ENDPOINTS: Final = 256
-"""Endpoints of a variant whose state is told."""
+"""Endpoints of a variant whose state is shared."""
 
 _TABLE: Final = struct.Struct(f"=dddd???H{LONGEST_SALT}sQ")
 _CELL: Final = 8
 
-# Cells of a worker besides its counters.
+# Cells of a worker beside its counters.
 PID = 0
 DRAINING = 1
 CONFIGURED = 2
-"""Generation of the configuration that it serves by."""
+"""Generation of the configuration that the worker runs with."""
 LOG_DROPPED = 3
 HEARTBEAT = 4
-"""Milliseconds of the monotonic clock when its loop last came round."""
+"""Milliseconds of the monotonic clock at the last tick of its event loop."""
 LINGER = 5
-"""Set from outside before it is told to end: connections that wait for a request may send one more."""
+"""Set by another process before SIGTERM: idle connections may send one more request."""
 TASKS = 6
 """Tasks of its event loop."""
 ENDPOINTS = 7
@@ -61,39 +61,39 @@ def _aligned(size: int) -> int:
 
 
 def _checksum(data: bytes, sequence: int) -> int:
-    """Return a checksum of the data under its number: the header itself may be seen by halves."""
+    """Return a checksum of data and number, as the header itself may be read half-written."""
     return crc32(data, sequence & 0xFFFFFFFF)
 
 
 class _Versioned:
-    """Bytes under a sequence number. One writer, any number of readers."""
+    """Bytes under a sequence number (a seqlock). One writer, any number of readers."""
 
-    __slots__ = ("_data", "_room", "sequence")
+    __slots__ = ("_data", "_header", "sequence")
 
     FRONT = 64 + 16
     """Bytes before the data: the sequence number in a cache line of its own, and the header."""
-    _HEADER = struct.Struct("=QII")
+    _HEADER_FORMAT = struct.Struct("=QII")
     """Sequence number, length, checksum of both number and data."""
 
-    def __init__(self, room: memoryview) -> None:
-        self.sequence: memoryview[int] = room[:_CELL].cast("Q")
-        """One cell: odd while the bytes are being written, 0 if they never were."""
-        self._room = room[64 : self.FRONT]
-        self._data = room[self.FRONT :]
+    def __init__(self, memory: memoryview) -> None:
+        self.sequence: memoryview[int] = memory[:_CELL].cast("Q")
+        """One cell: odd while the bytes are written, 0 if they never were."""
+        self._header = memory[64 : self.FRONT]
+        self._data = memory[self.FRONT :]
 
     def write(self, data: bytes) -> int:
         """Replace the bytes; return the new sequence number."""
         began = self.sequence[0] | 1
         self.sequence[0] = began
         self._data[: len(data)] = data
-        self._room[:] = self._HEADER.pack(began + 1, len(data), _checksum(data, began + 1))
+        self._header[:] = self._HEADER_FORMAT.pack(began + 1, len(data), _checksum(data, began + 1))
         self.sequence[0] = began + 1
         return began + 1
 
     def read(self) -> tuple[int, bytes] | None:
-        """Return sequence number and bytes; ``None`` while they are written, or never were."""
+        """Return sequence number and bytes; ``None`` while they are written, or if they never were."""
         sequence = self.sequence[0]
-        written, length, checksum = self._HEADER.unpack(self._room)
+        written, length, checksum = self._HEADER_FORMAT.unpack(self._header)
         if sequence & 1 or not sequence or written != sequence or length > len(self._data):
             return None
         data = bytes(self._data[:length])
@@ -105,20 +105,20 @@ class TableCell:
 
     SIZE = _Versioned.FRONT + _TABLE.size
 
-    __slots__ = ("_room", "sequence")
+    __slots__ = ("_bytes", "sequence")
 
     def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
-        room = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
-        self._room = _Versioned(room)
-        self.sequence = self._room.sequence
-        """One cell that changes with every table: look at it before each request."""
+        memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
+        self._bytes = _Versioned(memory)
+        self.sequence = self._bytes.sequence
+        """One cell that changes with every table: compare it before each request."""
 
     def publish(self, table: RouteTable, version: int = 0) -> None:
         """Route by this table from the next request on. Raises ``ValueError`` for a salt too long."""
         if len(table.salt) > LONGEST_SALT:
             raise ValueError(f"a salt has at most {LONGEST_SALT} bytes")
         slow = table.slow or (0.0, 0.0)
-        self._room.write(
+        self._bytes.write(
             _TABLE.pack(
                 table.weight,
                 *slow,
@@ -134,7 +134,7 @@ class TableCell:
 
     def read(self) -> tuple[int, RouteTable, int] | None:
         """Return sequence number, table and version; ``None`` if there is none to be read now."""
-        found = self._room.read()
+        found = self._bytes.read()
         if found is None:
             return None
         sequence, data = found
@@ -162,20 +162,20 @@ class Configured:
     slots: Mapping[str, int]
     """``counters.slots`` of its outcomes."""
     files: Mapping[str, bytes]
-    """The files of its TLS, as they were when it was taken."""
+    """The files of its TLS, as they were when it was loaded."""
 
 
 class ConfigCell:
-    """The configuration in shared memory: for workers that run, and for those that replace them."""
+    """The configuration in shared memory, for running workers and for their successors."""
 
     SIZE = _Versioned.FRONT + LARGEST_CONFIG
 
-    __slots__ = ("_room", "sequence")
+    __slots__ = ("_bytes", "sequence")
 
     def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
-        room = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
-        self._room = _Versioned(room)
-        self.sequence = self._room.sequence
+        memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
+        self._bytes = _Versioned(memory)
+        self.sequence = self._bytes.sequence
         """One cell that changes with every configuration."""
 
     def publish(
@@ -186,11 +186,11 @@ class ConfigCell:
         data = json.dumps({"text": text, "slots": dict(slots), "files": held}).encode()
         if len(data) > LARGEST_CONFIG:
             raise ValueError(f"a configuration has at most {LARGEST_CONFIG} bytes")
-        return self._room.write(data)
+        return self._bytes.write(data)
 
     def read(self) -> Configured | None:
         """Return the configuration in force; ``None`` if there is none to be read now."""
-        whole = self._room.read()
+        whole = self._bytes.read()
         if whole is None:
             return None
         found = json.loads(whole[1])
@@ -206,12 +206,12 @@ class WorkerCells:
     __slots__ = ("counters", "status")
 
     def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
-        room = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
-        self.counters = Counters(room[: _aligned(counters.SIZE)])
-        self.status: memoryview[int] = room[_aligned(counters.SIZE) :].cast("Q")
+        memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
+        self.counters = Counters(memory[: _aligned(counters.SIZE)])
+        self.status: memoryview[int] = memory[_aligned(counters.SIZE) :].cast("Q")
 
     def write_endpoints(self, variant: int, endpoints: list[tuple[bool, int]]) -> None:
-        """Write down ``usable`` and requests in flight of a variant's endpoints, in their order."""
+        """Write ``usable`` and the requests in flight of a variant's endpoints, in their order."""
         at = ENDPOINTS + variant * 2 * MOST_ENDPOINTS
         for usable, in_flight in endpoints[:MOST_ENDPOINTS]:
             self.status[at] = usable
@@ -225,13 +225,13 @@ class WorkerCells:
         return [(bool(cells[k]), cells[k + 1]) for k in range(0, len(cells), 2)]
 
     def settle_dead_worker(self) -> int:
-        """Settle the accounts of a worker that died: what it had in flight ended with its connections.
+        """Count a dead worker's in-flight requests as ``client_closed``: routed = finished + in flight.
 
-        Returns how many requests that were. Only for a process that knows that the worker is gone.
+        Returns how many requests that were. Only for a process that knows that the worker is dead.
         """
         lost = 0
         for cells in self.counters.variants:
-            # It may have died between counting how a request ended and that it did.
+            # It may have died between counting a status and counting the request as finished.
             answered = sum(count for _, count in counters.codes(cells))
             gone = cells[counters.ROUTED] - answered - cells[counters.CLIENT_CLOSED]
             cells[counters.CLIENT_CLOSED] += gone
@@ -252,20 +252,20 @@ class WorkerCells:
 class Block:
     """The whole block for so many workers, over ``buffer`` (at least ``Block.size(workers)`` bytes).
 
-    It has two sides, for a proxy and for the one that replaces it: both route by one table and count beside
-    each other until the first has drained. ``side`` (0 or 1) is the own one.
+    It has two sides, for a proxy and for its successor in a hot restart: both route by one table, and count
+    apart until the first has drained. ``side`` (0 or 1) is this process's own.
     """
 
     REDUCERS = 3
     SIDES = 2
 
     def __init__(self, workers: int, buffer: Any = None, side: int = 0) -> None:
-        room = memoryview(bytearray(self.size(workers)) if buffer is None else buffer)
+        memory = memoryview(bytearray(self.size(workers)) if buffer is None else buffer)
         at = 0
 
         def take(size: int) -> memoryview:
             nonlocal at
-            part = room[at : at + size]
+            part = memory[at : at + size]
             at += _aligned(size)
             return part
 
@@ -275,13 +275,13 @@ class Block:
         self.reducers = tuple(UserReducer(take(UserReducer.SIZE)) for _ in range(self.REDUCERS))
         """Trials of the metric errors, users exposed, users converted."""
         self.heartbeats: memoryview[int] = take(self.SIDES * _CELL).cast("Q")
-        """For each side: milliseconds of the monotonic clock when its steering last came round; 0: never."""
+        """By side: milliseconds of the monotonic clock at the last tick of its control plane; 0: none yet."""
         sides = [
             tuple(WorkerCells(take(WorkerCells.SIZE)) for _ in range(workers))
             for _ in range(self.SIDES)
         ]
         self.workers = sides[side]
-        """Those of the own side."""
+        """The workers of this side."""
         self.others = sides[1 - side]
         self.all_workers = (*self.workers, *self.others)
 

@@ -1,6 +1,6 @@
 """Trials of the data path: the requests that count as evidence, and when.
 
-All of it is pure and cheap: time is an argument, buffers belong to the caller.
+Everything here is pure and cheap: time is an argument, buffers belong to the caller.
 
 **The contract.** For each metric and variant the data path keeps two growing cells, ``trials`` and
 ``events``. Both move at the same instant, when the outcome of a trial is known, trials first; a reader
@@ -11,16 +11,16 @@ looked at outcomes would make evidence out of nothing.
 errors         ``unit: request``: every request that ends is a trial, except ``client_closed``. ``unit:
                user``: the requests that ``UserReducer.claim`` granted *when they were routed*; if one
                ends in an error, ``UserReducer.failed`` as well. A rescued request is the canary's error.
-client_errors  the same trials, answers 4xx as events.
+client_errors  the same trials; responses with 4xx are the events.
 latency        every request routed while a threshold was published, by the threshold it was routed with
                (``Thresholds``): settled by its first byte, or by the tick that finds it past the threshold,
-               whichever is first. Client gone before that: no trial. Not counted: upgrades.
+               whichever is first. No trial if the client closed before that, or for upgrades.
 throughput     the same with the time to the last byte and ``stall_after``. An upgrade is settled by its
-               handshake. What is stalled is counted once, and not again when it ends after all.
+               handshake. A stalled request is counted once, not again when it ends after all.
 business       trials: grants of a second ``UserReducer`` (exposed users, at most one in ten seconds);
-               events: answers that match the outcome, through ``UserReducer.claim`` of a third, so that
+               events: responses with that outcome, through ``UserReducer.claim`` of a third, so that
                one user is one conversion in ten seconds. Posted events count as given.
-outcomes       trials: requests that the rule matches and whose answer was looked at; events: bad ones.
+outcomes       trials: requests that the rule matches and whose response was evaluated; events: bad ones.
 requests       trials: requests that ended, except ``client_closed``; events: the failed ones. Never
                reduced; for "12 of 500 requests", and for guard rails if ``errors`` is off.
 =============  ==========================================================================================
@@ -50,19 +50,19 @@ _SPACING: Final = int(WINDOW * TICKS_PER_SECOND)
 class UserReducer:
     """At most one trial per user bucket in ten seconds, and one error per bucket in a round.
 
-    ``claim`` is called when a request is *routed* and its answer kept with the request: the first request
-    of a bucket after ten seconds is the trial, whatever becomes of it. So an error after a success within
+    ``claim`` is called when a request is *routed* and its result kept with the request: the first request
+    of a bucket after ten seconds is the trial, however it ends. So an error after a success within
     the window does not count, nor a success after an error: counting "any error of the window" would
     weigh users by how much they ask, and counting the first to *end* would prefer quick failures.
 
-    A bucket whose trial failed is out until the end of the round: a client that fails again and again is
-    one event, however long it tries, and users for whom the service never worked, who by chance are more
-    on one side, are counted once and not every ten seconds. Being out depends on the past only, and is
+    A bucket whose trial failed is out until the end of the round. So a client that fails again and again is
+    one event, however long it tries; and users for whom the service never worked, of whom one variant has
+    more by chance, are counted once and not every ten seconds. Being out depends on the past only, and is
     the same rule for both variants, so every trial granted is a fair one (as the risk set of a log-rank
     test: Mantel 1966).
 
     A round ends with every step of the release (``new_round``), and when half of the buckets seen on a side
-    are out, two of three at least (``refresh``): then errors are common, and waiting would make the judge
+    are out, at least two of three (``refresh``): then errors are common, and waiting would make the judge
     blind. So a beta group of five for whom everything fails is noticed, and a lone client is not.
 
     The cells lie over any writable buffer of ``SIZE`` bytes, which workers may share: a race between two
@@ -74,11 +74,12 @@ class UserReducer:
     SIZE: ClassVar[int] = BUCKETS * _CELL_BYTES
 
     def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
-        room = memoryview(bytearray(self.SIZE) if buffer is None else buffer)
-        self._free: memoryview[int] = room[: self.SIZE].cast("B").cast("I")
+        memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)
+        self._free: memoryview[int] = memory[: self.SIZE].cast("B").cast("I")
+        """By bucket: the tick from which it is granted again."""
 
     def claim(self, bucket: int, now: int) -> bool:
-        """Return whether a request of this bucket, routed now, is a trial. ``now`` in tenths of a second."""
+        """Tell whether a request of this bucket, routed now (in tenths of a second), is a trial."""
         free = self._free
         if free[bucket] > now:
             return False
@@ -119,7 +120,7 @@ class Thresholds:
     """Settings published with the route table: in force for the requests routed after it."""
 
     stable: float
-    """Seconds to the first byte above which an answer of stable is slow: τ."""
+    """Seconds to the first byte above which a response of stable is late: τ."""
     canary: float
     """The same for the canary: τ + margin."""
     stall_after: float
@@ -129,7 +130,7 @@ class Thresholds:
 def thresholds(tau: float, margin: float) -> Thresholds:
     """Return the thresholds for stable's recent quantile τ and the margin, both in seconds.
 
-    A stall is five times τ and at least a second: answers that rightly take longer (downloads, streams,
+    A stall is five times τ and at least a second: responses that rightly take longer (downloads, streams,
     long polls) do so on both sides, and only a difference counts.
     """
     return Thresholds(tau, tau + margin, max(1.0, 5.0 * tau))
@@ -138,8 +139,8 @@ def thresholds(tau: float, margin: float) -> Thresholds:
 class RecentQuantile:
     """Stable's recent quantile τ of the time to the first byte, from a growing histogram.
 
-    Looks back one minute, or as far as it takes to have a hundred answers, at most ten minutes. An
-    inexact τ costs power and not honesty: the hypothesis is about the same τ on both sides.
+    Looks back one minute, or as far as it takes to have a hundred responses, at most ten minutes. An
+    inexact τ costs power but not validity: the hypothesis is about the same τ on both sides.
     """
 
     __slots__ = ("_past", "_quantile")
@@ -154,7 +155,7 @@ class RecentQuantile:
         self._past: deque[tuple[float, list[int]]] = deque()
 
     def update(self, now: float, counts: Sequence[int]) -> float | None:
-        """Return τ in seconds from the histogram's ``BUCKETS`` cells; ``None`` below a hundred answers.
+        """Return τ in seconds from the histogram's ``BUCKETS`` cells; ``None`` below a hundred responses.
 
         Call it once a second or so.
         """

@@ -1,11 +1,11 @@
-"""The access log: a line for each request that ended, written off the data path.
+"""The access log: a line for each request that ended, written by a thread of its own.
 
-The data path appends a tuple to a bounded queue; a thread formats and writes. A disk or a pipe that blocks
-blocks the thread only: the queue fills, and what does not fit is dropped and counted. The thread takes few
-lines at a time and lets go of the interpreter with each write, so that no request waits long for it.
+The data path appends a tuple to a bounded queue; the thread formats and writes. A disk or a pipe that blocks
+blocks the thread only: the queue fills, and lines that do not fit are dropped and counted. The thread takes
+few lines at a time and releases the GIL with each write, so that no request waits long for it.
 
-No line can be forged: what clients send is escaped so that it stays inside its field, on its line, and
-shows as what it is in a terminal.
+No line can be forged: what clients send is escaped, so that it stays inside its field and on its line, and
+does nothing to a terminal.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ PROXY: Final = "proxy"
 """``Entry.answered_by`` of a response that the proxy made itself."""
 
 _GATHER: Final = 0.05
-"""Seconds that the first line in an empty queue waits for others."""
+"""Seconds that the first line in an empty queue waits for more."""
 _SLICE: Final = 16
-"""Lines that are formatted before the interpreter is let go."""
+"""Lines that are formatted before the GIL is released."""
 _RETRY: Final = 1.0
 """Seconds until a path that could not be opened is tried again."""
 _LOOK_UP: Final = 500
-"""Milliseconds after which a writer that waits looks whether it is to stop."""
+"""Milliseconds after which a writer that waits checks whether it is to stop."""
 _MODE: Final = 0o640
 _REQUEST_ID: Final = re.compile(rb"\r\nX-Request-Id: (\S+)\r\n")
 
@@ -52,7 +52,7 @@ class Entry(NamedTuple):
     started: float
     ended: float
     first_byte: float | None
-    """Seconds from the complete request to the first byte of the answer."""
+    """Seconds from the complete request to the first byte of the response."""
     peer: str
     """The address of the connection, empty for a Unix socket."""
     client: bytes
@@ -62,9 +62,9 @@ class Entry(NamedTuple):
     protocol: bytes
     status: int
     sent: int
-    """Bytes of the answer's body handed to the client's connection."""
+    """Bytes of the response's body written to the client's connection."""
     variant: int | None
-    """Whom the request was routed to; ``None``: it was refused."""
+    """The variant that the request was routed to; ``None`` if it was refused."""
     answered_by: str | None
     rescued: bool
     forced: bool
@@ -181,7 +181,7 @@ def id_and_size(response: bytes) -> tuple[bytes, int]:
 
 
 def _groups(lines: list[bytes]) -> Iterator[list[bytes]]:
-    """Divide lines so that each group goes into a pipe at once: workers that share one must not mingle."""
+    """Divide lines into groups that a pipe takes at once, so that workers do not mix lines in one."""
     group: list[bytes] = []
     size = 0
     for line in lines:
@@ -208,25 +208,25 @@ class AccessLog:
         self._queue: deque[Entry] = deque()
         self._wake = threading.Event()
         self._waking = False
-        """The thread will be woken soon."""
+        """A timer to wake the thread is set."""
         self._reopen = False
         self._stopping = False
         self._given_up = False
         self._descriptor: int | None = None
         self._retry_at = 0.0
         self._cut = b""
-        """The rest of a line of which the beginning is written."""
+        """The rest of a line whose beginning was written."""
         self._broken = False
-        """Writing fails; that was said once."""
+        """Writing fails, and a warning was logged."""
         self.written = 0
         """Lines written."""
-        self._overflowed = 0  # written by the loop only,
+        self._overflowed = 0  # written by the event loop only,
         self._lost = 0  # and by the thread only: neither needs a lock
         self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
 
     @property
     def dropped(self) -> int:
-        """Lines that were not written: the queue was full, or writing failed."""
+        """Lines that were dropped: the queue was full, or writing failed."""
         return self._overflowed + self._lost
 
     def check(self) -> None:
@@ -241,7 +241,7 @@ class AccessLog:
                 os.close(descriptor)
 
     def start(self) -> None:
-        """Open the log and begin to write; what cannot be opened is tried again every second."""
+        """Open the log and begin to write; if it cannot be opened, it is tried again every second."""
         self._loop = asyncio.get_running_loop()
         try:
             self._descriptor = self._open()
@@ -251,7 +251,7 @@ class AccessLog:
         self._thread.start()
 
     async def stop(self, timeout: float = 2.0) -> None:
-        """Write what is queued and close; after ``timeout`` seconds the rest is dropped."""
+        """Write the queue and close; after ``timeout`` seconds the rest is dropped."""
         if not self._thread.ident:
             return
         self._limit = 0
@@ -261,15 +261,18 @@ class AccessLog:
         if self._thread.is_alive():
             self._given_up = True
             self._overflowed += len(self._queue)
-            _log.warning("access log: %d lines could not be written in time", len(self._queue))
+            _log.warning(
+                "access log: %d lines dropped: not written in time for the shutdown",
+                len(self._queue),
+            )
 
     def reopen(self) -> None:
-        """Open the path anew before the next line: the file was moved away. Does not block."""
+        """Open the path again before the next line, because the file was rotated. Does not block."""
         self._reopen = True
         self._wake.set()
 
     def add(self, entry: Entry) -> None:
-        """Queue an entry; it is dropped if the queue is full. To be called in the loop."""
+        """Queue an entry; it is dropped if the queue is full. To be called in the event loop."""
         queue = self._queue
         waiting = len(queue)
         if waiting >= self._limit:
@@ -313,7 +316,7 @@ class AccessLog:
         return descriptor
 
     def _open_again(self) -> None:
-        """Open the log if it was asked for, or if it could not be opened before."""
+        """Open the log if ``reopen`` was called or the last attempt failed."""
         if self._reopen:
             self._reopen = False
         elif self._descriptor is not None or monotonic() < self._retry_at:
@@ -366,7 +369,7 @@ class AccessLog:
     def _write_some(self, descriptor: int, data: bytes) -> int:
         try:
             return os.write(descriptor, data)
-        except BlockingIOError:  # standard output can have been made non-blocking by who shares it
+        except BlockingIOError:  # another process may have made standard output non-blocking
             waiting = select.poll()
             waiting.register(descriptor, select.POLLOUT)
             waiting.poll(_LOOK_UP)

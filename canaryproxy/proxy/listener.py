@@ -11,7 +11,7 @@ from pathlib import Path
 from canaryproxy.config import TcpAddress, UnixAddress
 
 BACKLOG = 4096
-"""Connections that the kernel queues until they are accepted, within its own ``somaxconn``."""
+"""Connections that the kernel queues until they are accepted; ``net.core.somaxconn`` bounds it, too."""
 
 
 class ListenError(Exception):

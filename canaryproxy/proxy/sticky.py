@@ -46,7 +46,7 @@ class CookieFinder:
                 return self._search(cookies)
         if _SEMICOLON in value:
             value = value.partition(b";")[0]
-        # Anything odd is left to the expression: several times as slow, and means the same.
+        # Anything unusual is left to the regular expression: the same meaning, several times slower.
         if not value or _BLANK in value or _QUOTE in value or _TAB in value:
             return self._search(cookies)
         return value
@@ -77,7 +77,7 @@ class _FromCookie(KeyReader):
 
 
 class _FromSignedCookie(KeyReader):
-    """A cookie without a valid signature is none."""
+    """A cookie without a valid signature counts as absent."""
 
     __slots__ = ("_finder", "_signer")
 
@@ -101,7 +101,7 @@ class _FromHeader(KeyReader):
 
 
 class _FromAddress(KeyReader):
-    """The client's address: what a trusted proxy says it is, else the connection's."""
+    """The client's address: according to a trusted proxy, else the connection's."""
 
     __slots__ = ()
 
@@ -111,7 +111,7 @@ class _FromAddress(KeyReader):
 
 
 def key_reader(sticky: Sticky, signer: Signer | None = None) -> KeyReader:
-    """Return what reads the sticky key as configured; with a ``signer`` from signed cookies only."""
+    """Return the reader of the configured sticky key; with a ``signer`` it reads signed cookies only."""
     if sticky.header is not None:
         return _FromHeader(sticky.header)
     if sticky.address:
@@ -129,7 +129,7 @@ class CookieJar:
         self._signer = signer
         self._finder = CookieFinder(sticky.cookie or "")
         self.rotates = signer is not None and signer.rotates
-        """Cookies may have to be signed anew."""
+        """Cookies may have to be signed again, by the first key."""
         self._name = (sticky.cookie or "").encode("latin-1")
         attributes = (
             f"; Path=/; Max-Age={int(sticky.max_age)}; HttpOnly; SameSite={sticky.same_site}"
@@ -140,12 +140,12 @@ class CookieJar:
         self._secure = sticky.same_site == "None"  # browsers drop SameSite=None without Secure
 
     def mint(self, table: RouteTable) -> bytes:
-        """Return a new key: 128 random bits in hex, marked with the release if only new users enter."""
+        """Return a new key: 128 random bits in hex, with the release's tag if only new users are admitted."""
         key = secrets.token_hex(_RANDOM_BYTES).encode()
         return key + b"." + table.tag if table.new_sessions_only else key
 
     def is_old(self, cookies: bytes) -> bool:
-        """Tell whether the sticky cookie among these, which was valid, was signed by a key that is to go."""
+        """Tell whether the (valid) sticky cookie among these was not signed by the first key."""
         value = self._finder.find(cookies)
         return self._signer is not None and value is not None and self._signer.is_old(value)
 

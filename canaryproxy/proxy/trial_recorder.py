@@ -200,7 +200,7 @@ class TrialRecorder:
 
 
 class SampledResponse(TrialRecorder):
-    """A trial whose response outcomes look at (``outcomes.Answer``).
+    """A trial whose response outcomes look at (``outcomes.ResponseView``).
 
     One object with the recorder, as most requests have both.
     """
