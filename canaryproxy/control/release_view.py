@@ -184,8 +184,8 @@ class Fleet(View):
     silent: float | None = Field(description="Seconds since Redis last replied.")
 
 
-class Release(View):
-    """The state of a release, its traffic and the judge's verdicts."""
+class Progress(View):
+    """Where a release is in its plan."""
 
     release: str | None = Field(description="Id of the release; null: none is configured.")
     state: ReleaseState
@@ -200,6 +200,11 @@ class Release(View):
     ready: bool = Field(description="The next step waits only for an operator's resume.")
     gate: Gate | None
     allowed: list[Operation] = Field(description="What an operator can do now.")
+
+
+class Release(Progress):
+    """The state of a release, its traffic and the judge's verdicts."""
+
     circuit: Circuit
     level: Level
     quiet: str | None = Field(description="Why nothing can be compared.")
