@@ -138,7 +138,10 @@ class HeaderTemplate:
         if start >= end or not (block.startswith(self._before) and block.endswith(self._after)):
             return None
         value = block[start:end]
-        if not _is_plain(value) or len(block) > MAX_CACHED_HEAD:
+        # ``_is_plain``, written out: this runs with each request of a returning browser.
+        if value.translate(_BLANKED) != value or value[0] == _BLANK or value[-1] == _BLANK:
+            return None
+        if len(block) > MAX_CACHED_HEAD:
             return None
         return ParsedHeaders(
             self._fields, value, self._lead + value + self._trail, self._rule_cache
@@ -202,7 +205,9 @@ class RequestHeadCache:
         if parts is not None:
             headers, trace = self._lookup(block, peer)
             if headers is not None and headers.fields.host:
-                return self._build(line, parts, headers, trace, block, peer)
+                if trace:
+                    return self._build_traced(line, parts, headers, trace, block, peer)
+                return self._parser.build(line, parts, False, headers, headers.block, peer)
         if data.find(_END) != len(data) - len(_END):
             return None
         return self.parse(data, peer)
@@ -223,9 +228,11 @@ class RequestHeadCache:
             headers, trace = self._learn(block)
         if not headers.fields.host or headers.fields.max_forwards:
             return self._parser.parse(head, peer)
-        return self._build(line, parts, headers, trace, block, peer)
+        if trace:
+            return self._build_traced(line, parts, headers, trace, block, peer)
+        return self._parser.build(line, parts, False, headers, headers.block, peer)
 
-    def _build(
+    def _build_traced(
         self,
         line: bytes,
         parts: RequestLine,
@@ -234,9 +241,7 @@ class RequestHeadCache:
         block: bytes,
         peer: Peer,
     ) -> Request:
-        """Return the request; ``trace`` is its traceparent line, if its headers were cached without it."""
-        if not trace:
-            return self._parser.build(line, parts, False, headers, headers.block, peer)
+        """Return the request whose headers were cached without ``trace``, its traceparent line."""
         raw: Headers = ()
         if headers.fields.dropped:
             name, _, value = trace.partition(b": ")

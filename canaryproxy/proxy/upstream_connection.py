@@ -89,7 +89,8 @@ class UpstreamConnection(UpstreamLink):
         self._receiver = None
         self.served += 1
         if reusable and was_read and self._reusable and not self.transport.is_closing():
-            self.resume()
+            if not self._reading:
+                self.resume()
             self.idle_since = now
             self.endpoint.release(self)
         else:
