@@ -174,9 +174,9 @@ def test_the_index_of_decisions_lists_each() -> None:
 
 LOADS = {
     "small responses": "small-32",
-    "the same, a trace id": "traced",
-    "the same, TLS": "tls",
-    "the same, a new connection": "connect",
+    "as above, unique trace id": "traced",
+    "as above, over TLS": "tls",
+    "as above, a new connection": "connect",
     "responses of 1 MiB": "1m",
 }
 
@@ -190,9 +190,9 @@ def test_figures_of_the_speed_table_are_those_of_the_results(row: str) -> None:
     cells = {
         line.split("|")[1].strip(): [cell.split()[0] for cell in line.split("|")[2:5]]
         for line in section.splitlines()
-        if re.match(r"\| (ours|pure|nginx|envoy) \|", line)
+        if re.match(r"\| (ours|pure|nginx|haproxy|envoy) \|", line)
     }
-    expected = [cells[name][1] for name in ("ours", "pure", "nginx", "envoy")]
+    expected = [cells[name][1] for name in ("ours", "pure", "nginx", "haproxy", "envoy")]
     expected += [cells[name][2] for name in ("nginx", "envoy")]
     (line,) = [line for line in README.splitlines() if line.startswith(f"| {row}")]
     assert [cell.strip() for cell in line.split("|")[2:-1]] == expected
@@ -210,7 +210,13 @@ def test_the_size_is_about_what_it_says() -> None:
 def test_added_latency_is_that_of_the_results() -> None:
     results = (ROOT / "bench" / "RESULTS.md").read_text()
     section = results.partition("\n## latency-half\n")[2].partition("\n## ")[0]
-    (line,) = [line for line in section.splitlines() if line.startswith("| ours |")]
-    median, p99 = (int(cell.split()[0]) for cell in line.split("|")[3:5])
+    found = {
+        cells[1].strip(): (cells[2].split()[0], *(int(cell.split()[0]) for cell in cells[3:5]))
+        for cells in (line.split("|") for line in section.splitlines())
+        if len(cells) > 4 and cells[1].strip() in ("ours", "nginx")
+    }
     text = " ".join(README.split())
+    _, median, p99 = found["ours"]
     assert f"adds {median} µs to the median and {p99 / 1000:.1f} ms to the 99th percentile" in text
+    rate, median, p99 = found["nginx"]
+    assert f"nginx, at {rate} requests per second, {median} µs and {p99 / 1000:.1f} ms" in text
