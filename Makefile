@@ -1,4 +1,4 @@
-# Every habit of the house. `make help` lists them; each sets itself up in .venv.
+# Development commands; `make help` lists them, each sets itself up in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -139,7 +139,7 @@ image: ## the container image, on the digest that its base has today (needs dock
 pin-base: ## write the digest that the base image has today into the Dockerfile (needs docker or skopeo)
 	config/image/build.sh pin
 
-fuzz: $(STAMP) ## parsers under atheris for SECONDS=60, many conversations, a million requests (10 min)
+fuzz: $(STAMP) ## parsers under atheris for SECONDS=60, many generated conversations, a million requests (10 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz.guided --seconds $(SECONDS)
 	FUZZ_EXAMPLES=2000 SEARCH=1 $(BIN)/pytest -q tests/fuzz/test_conversation.py

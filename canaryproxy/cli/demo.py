@@ -30,7 +30,7 @@ def demo(as_json: bool, speed: float, seed: int, dashboard: int | None) -> None:
     """Run four simulated releases, three of which are rolled back.
 
     Needs no configuration: it starts two small services, the proxy and a load generator on 127.0.0.1, and
-    ends after about a minute and a half.
+    ends in under a minute.
 
     Example: canaryproxy demo --speed 2
     """
