@@ -27,7 +27,7 @@ SECTIONS = {
         "status.wait": "Wait until the release reaches a state.",
     },
     "Release": {
-        "operate.start": "Start the release with its first step.",
+        "operate.start": "Start the release again after an abort.",
         "operate.pause": "Keep the current weight until you resume.",
         "operate.resume": "Continue after a pause, or begin the next step (promote: manual).",
         "operate.weight": "Set the percentage of users on the canary.",
@@ -47,8 +47,8 @@ SECTIONS = {
     },
     "Plan and review": {
         "offline.plan": (
-            "Estimate how quickly each step would detect a regression, and how many users it "
-            "would affect."
+            "Estimate how quickly each step detects a regression, and how many requests fail until "
+            "then."
         ),
         "offline.judge": (
             "Judge recorded counts: would this release have been rolled back, and when?"
@@ -155,7 +155,7 @@ def main() -> None:
     Examples:
       canaryproxy run -c canaryproxy.yaml
       canaryproxy status --watch
-      canaryproxy start && canaryproxy wait --for promoted --timeout 30m
+      canaryproxy reload && canaryproxy wait --for promoted --timeout 30m
 
     Commands reach a running proxy through ./run/admin.sock. --admin or CANARYPROXY_ADMIN name another socket
     or an http:// address; -c or CANARYPROXY_CONFIG name a configuration file to read it from.

@@ -91,7 +91,7 @@ def judge(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(path: Path, rps: float, error_rate: float, as_json: bool) -> None:
-    """Estimate how quickly each step would detect a regression, and how many users it would affect.
+    """Estimate how quickly each step detects a regression, and how many requests fail until then.
 
     \b
     Example: canaryproxy plan -c config/example.yaml --rps 200 --error-rate 0.005
@@ -125,7 +125,7 @@ def print_forecast(console: Console, found: Forecast, error_rate: float) -> None
         "error\nrate",
         "requests\nto detect",
         "time\nto detect",
-        "users\naffected",
+        "failed\nrequests",
     ):
         table.add_column(name, justify="right", no_wrap=True)
     notes: set[str] = set()

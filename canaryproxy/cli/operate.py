@@ -137,7 +137,9 @@ def weight(target: Target, percent: float, reason: str | None, yes: bool) -> Non
 @_reason
 @reaching
 def start(target: Target, reason: str | None) -> None:
-    """Start the release with its first step.
+    """Start the release again after an abort.
+
+    It begins with its first step. A configured release starts by itself.
 
     \b
     Example: canaryproxy start
@@ -256,7 +258,9 @@ def reset(target: Target, reason: str | None) -> None:
 @click.argument("cause", nargs=-1)
 @reaching
 def trip(target: Target, cause: tuple[str, ...]) -> None:
-    """Roll back now: open the circuit, so that all users go to stable. Never asks for confirmation.
+    """Roll back now: open the circuit, so that all users go to stable. Asks for no confirmation.
+
+    Requests that a rule of split.match sends to the canary still go there.
 
     \b
     Example: canaryproxy trip "checkout looks wrong"
