@@ -290,7 +290,7 @@ class PastRate:
 
     @property
     def rate(self) -> float:
-        """The estimate, kept between 0.01 and 99 percent of its range."""
+        """The estimate, between 0.0001 and 0.99."""
         return min(max(self.events / self.trials, 1e-4), 0.99)
 
 
