@@ -211,7 +211,7 @@ def test_added_latency_is_that_of_the_results() -> None:
     results = (ROOT / "bench" / "RESULTS.md").read_text()
     section = results.partition("\n## latency-half\n")[2].partition("\n## ")[0]
     found = {
-        cells[1].strip(): (cells[2].split()[0], *(int(cell.split()[0]) for cell in cells[3:5]))
+        cells[1].strip(): (cells[2].split()[0], int(cells[3].split()[0]), int(cells[4].split()[0]))
         for cells in (line.split("|") for line in section.splitlines())
         if len(cells) > 4 and cells[1].strip() in ("ours", "nginx")
     }
