@@ -8,6 +8,7 @@ foreign DNS zone can point here (DNS rebinding).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -120,21 +121,39 @@ class Tokens:
 
     def _load(self) -> bytes | None:
         try:
-            token = self._source.read()
+            return _digest_of(self._source)
         except SecretMissing as error:
             _log.error("admin token: %s; admin.listen is read-only until there is one", error)
             return None
-        if token is None:
-            return None
-        if len(token) < MIN_TOKEN:
-            raise SecretError(
-                f"the token in {self._source} is too short: use at least {MIN_TOKEN} characters"
-            )
-        if not _TOKEN.fullmatch(token):
-            raise SecretError(
-                f"the token in {self._source} may contain only letters, digits and punctuation"
-            )
-        return hashlib.sha256(token.encode()).digest()
+
+
+def check_token(admin: Admin) -> None:
+    """Raise ``SecretError`` if the configured token cannot be used; it may still be missing."""
+    with contextlib.suppress(
+        SecretMissing
+    ):  # logged once, by the process that serves the admin API
+        _digest_of(_token_source(admin))
+
+
+def _token_source(admin: Admin) -> SecretSource:
+    return SecretSource(admin.token_env, admin.token_file)
+
+
+def _digest_of(source: SecretSource) -> bytes | None:
+    """Return the token's digest, ``None`` if none is configured.
+
+    Raises ``SecretMissing``, or ``SecretError`` for a token that is too short or malformed.
+    """
+    token = source.read()
+    if token is None:
+        return None
+    if len(token) < MIN_TOKEN:
+        raise SecretError(
+            f"the token in {source} is too short: use at least {MIN_TOKEN} characters"
+        )
+    if not _TOKEN.fullmatch(token):
+        raise SecretError(f"the token in {source} may contain only letters, digits and punctuation")
+    return hashlib.sha256(token.encode()).digest()
 
 
 class Guard:
@@ -150,7 +169,7 @@ class Guard:
     @classmethod
     def of_tcp(cls, admin: Admin) -> Guard:
         """Return the guard of ``admin.listen``. Raises ``SecretError``."""
-        return cls(Tokens(SecretSource(admin.token_env, admin.token_file)), admin.hosts)
+        return cls(Tokens(_token_source(admin)), admin.hosts)
 
     def check(self, request: web.Request) -> None:
         """Raise ``Problem`` if the request must be rejected."""

@@ -14,7 +14,7 @@ import signal
 from pathlib import Path
 
 from canaryproxy import config as configuration
-from canaryproxy.admin.guard import Guard
+from canaryproxy.admin.guard import check_token
 from canaryproxy.config import Config
 from canaryproxy.config.secrets import SecretError
 from canaryproxy.control.state_file import StateError, StateLock
@@ -90,7 +90,7 @@ class Supervisor:
         config = self._config
         if config.access_log is not None:
             _check_log(config.access_log)
-        Guard.of_tcp(config.admin)
+        check_token(config.admin)
         if config.fleet is not None:
             _check_fleet(config.fleet)
         if self._predecessor is None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from canaryproxy.admin.guard import Tokens
+from canaryproxy.admin.guard import Guard, Tokens, check_token
+from canaryproxy.config import Admin
 from canaryproxy.config.secrets import SecretError, SecretSource
 from tests.admin.fake import TOKEN, Served, serve
 
@@ -167,6 +168,20 @@ def test_a_bad_token_is_refused_at_the_start(
         monkeypatch.setenv("CANARY_TOKEN", content)
         with pytest.raises(SecretError, match="CANARY_TOKEN"):
             Tokens(SecretSource(env="CANARY_TOKEN"))
+
+
+def test_the_check_at_the_start_leaves_a_missing_token_to_the_control_plane(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "secret"
+    admin = Admin(token_file=str(file))
+    check_token(admin)
+    assert not caplog.records
+    Guard.of_tcp(admin)
+    assert len(caplog.records) == 1
+    file.write_text("short")
+    with pytest.raises(SecretError, match="too short"):
+        check_token(admin)
 
 
 def test_sixteen_characters_are_enough(tmp_path: Path) -> None:
