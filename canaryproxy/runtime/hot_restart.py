@@ -178,7 +178,7 @@ class HandOver:
         if any(pid and is_alive(pid) for pid in others) or (
             self._predecessor is not None and not self._predecessor.has_ended
         ):
-            raise HandoverError("the process before this one has not drained yet")
+            raise HandoverError("the predecessor is still draining; try again later")
 
     def _advance(self) -> None:
         successor = self._successor

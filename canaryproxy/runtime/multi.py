@@ -239,9 +239,7 @@ class MultiProcess:
             if monotonic() - child.started >= _SHORT_LIFE:
                 child.pause = _FIRST_PAUSE
             child.due = monotonic() + child.pause
-            _log.error(
-                "%s %s: it is replaced in %g s", child.name, _describe_exit(status), child.pause
-            )
+            _log.error("%s %s; restarting in %g s", child.name, _describe_exit(status), child.pause)
             child.pause = min(child.pause * 2, _LONGEST_PAUSE)
 
     def _settle(self, at: int) -> None:
@@ -250,7 +248,7 @@ class MultiProcess:
             return
         lost = self._block.workers[at].settle_dead_worker()
         if lost and not self._stopping:
-            _log.error("worker %d had %d requests in flight", at, lost)
+            _log.error("worker %d died with %d requests in flight", at, lost)
 
     def _start(self, child: Child) -> None:
         parent = os.getpid()
@@ -360,5 +358,5 @@ def _reap_orphans(own: Collection[int]) -> None:
 
 def _describe_exit(status: int) -> str:
     if os.WIFSIGNALED(status):
-        return f"was ended by {signal.Signals(os.WTERMSIG(status)).name}"
+        return f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
     return f"ended with status {os.waitstatus_to_exitcode(status)}"

@@ -157,7 +157,7 @@ def test_it_is_refused_while_the_predecessor_drains(
     world.block.others[0].status[PID] = 12
     world.hand_over.begin()
     assert world.hand_over.state is State.IDLE
-    assert "has not drained yet" in world.owner.calls[0]
+    assert "the predecessor is still draining" in world.owner.calls[0]
 
 
 def test_a_second_signal_starts_no_second_successor(world: World) -> None:

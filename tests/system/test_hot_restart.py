@@ -420,6 +420,6 @@ def test_not_before_the_one_before_has_drained(tmp_path: Path) -> None:
         new = handed_over(running, running.pid)
         os.kill(new, signal.SIGUSR2)
         until(lambda: records(running, "upgrade_failed"), "the record")
-        assert "has not drained yet" in records(running, "upgrade_failed")[0]
+        assert "the predecessor is still draining" in records(running, "upgrade_failed")[0]
         client.close()
         drained(running, running.pid)
