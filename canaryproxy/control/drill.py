@@ -65,15 +65,15 @@ async def drill(
         raise rollout.Refused(f"no drill: {why}")
     weight = controller.status().weight
     seen = users.users_seen(round(weight * 100))
-    before = last = counters.drawn(cells())
+    before = last = counters.routed_by_split(cells())
     began = heard = clock()
     controller.act(circuit.Trip(f"a drill by {by}", {"drill": True}))
     ended = False
     while clock() - began < LONGEST:
         await asyncio.sleep(_EVERY)
-        drawn = counters.drawn(cells())
-        if drawn != last:
-            last, heard = drawn, clock()
+        routed = counters.routed_by_split(cells())
+        if routed != last:
+            last, heard = routed, clock()
         elif clock() - heard >= QUIET:
             ended = True
             break

@@ -244,7 +244,7 @@ def in_flight(cells: Sequence[int]) -> int:
     return cells[ROUTED] - cells[FINISHED]
 
 
-def drawn(cells: Sequence[int]) -> int:
+def routed_by_split(cells: Sequence[int]) -> int:
     """Return the requests that the split routed to the variant of these cells, not a match rule."""
     return cells[ROUTED] - cells[FORCED]
 
