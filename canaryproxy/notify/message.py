@@ -42,7 +42,7 @@ _SENTENCES = {
     "ready": "{release} on {host} is ready for its next step and waits for your resume: {cause}",
     "paused": "{release} on {host} is paused{at}: {cause}",
     "resumed": "{release} on {host} was resumed{at}: {cause}",
-    "weight": "{release} on {host}: weight changed{at}: {cause}",
+    "weight": "{release} on {host}: weight changed from {cause}",
     "suspect": ":warning: {release} on {host} is suspect and stays on its step: {cause}",
     "cleared": "{release} on {host} is back to normal: {cause}",
     "tripped": ":rotating_light: {release} rolled back on {host}{fell}: {cause}. "
@@ -51,11 +51,11 @@ _SENTENCES = {
     "probing": "{release} on {host} is being tried again with a few users: {cause}",
     "recovered": "{release} on {host} recovered, and the circuit is closed: {cause}",
     "reset": "{release} on {host}: the circuit was reset, and users go back to the canary: {cause}",
-    "restored": "{release} on {host} continues after the circuit was closed{at}: {cause}",
-    "promoted": "{release} on {host} was promoted, and every user is on it: {cause}",
-    "aborted": "{release} on {host} was aborted, and every user is on stable: {cause}",
-    "drill": "Rollback drill of {release} on {host}: {cause}",
-    "release": "New release on {host}: {cause}",
+    "restored": "{release} on {host} resumed{at}, circuit {closed}{by}{why}",
+    "promoted": "{release} on {host} was promoted{by}; every user is on it{why}",
+    "aborted": "{release} on {host} was aborted{by}; every user is on stable{why}",
+    "drill": "Rollback drill of {release} on {host}{by}{why}",
+    "release": "Release changed on {host}: {cause}",
     "reload": "Configuration reloaded on {host}: {cause}",
     "reload_failed": ":warning: Configuration rejected on {host}, the previous one stays in force: "
     "{cause}",
@@ -105,13 +105,18 @@ def chat(
 def sentence(record: Mapping[str, Any], release: str | None, host: str) -> str:
     """Return the record in plain words, not escaped."""
     figures = _figures(record)
+    cause = one_line(str(record.get("cause") or "no cause given"))
+    by, why = _by(cause)
     words = _form(record, figures).format(
         release=release or "the canary",
         host=host,
         what=record.get("what"),
         at=_at(figures),
         fell=_fell(figures),
-        cause=one_line(str(record.get("cause") or "no cause given")),
+        cause=cause,
+        closed="reset" if by else "closed",
+        by=by,
+        why=why,
     )
     return words[0].upper() + words[1:] if release is None else words
 
@@ -149,6 +154,14 @@ def _fell(figures: Mapping[str, Any]) -> str:
     """Return `` at 25→0%`` if the figures have the weight before a trip."""
     weight = figures.get("weight")
     return "" if text.number(weight) is None else f" at {text.weight(weight)[:-1]}→0%"
+
+
+def _by(cause: str) -> tuple[str, str]:
+    """Split ``by anna: too slow`` into `` by anna`` and ``: too slow``; any other cause has no author."""
+    if not cause.startswith("by "):
+        return "", f": {cause}"
+    author, colon, why = cause.partition(": ")
+    return f" {author}", f"{colon}{why}"
 
 
 def one_line(words: str) -> str:

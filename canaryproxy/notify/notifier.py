@@ -140,7 +140,7 @@ class _Worker:
             _log.warning("%s: shutting down: %d notifications dropped", self.name, left)
 
     def fail_current(self, error: BaseException) -> None:
-        """Count the message that ``run`` ended with, and log why."""
+        """Count the message in delivery when ``run`` crashed as failed, and log why."""
         self.counts.failed += 1
         _log.error("%s: notification failed: internal error", self.name, exc_info=error)
 
@@ -191,7 +191,7 @@ def _is_retried(status: int) -> bool:
 
 
 class Notifier:
-    """Notifies webhooks of events. ``release`` names the release in messages; it can be set anew.
+    """Notifies webhooks of events. ``release`` names the release in messages; it can be changed.
 
     A signing key that cannot be read delays messages like a webhook that is down.
     """

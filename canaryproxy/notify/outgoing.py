@@ -71,7 +71,7 @@ class Response:
 def shown(url: str, *, path: bool = True) -> str:
     """Return scheme, host, port and path of a URL, which can be logged.
 
-    Leave out the ``path`` for webhooks of chats: it is their password.
+    For chat webhooks pass ``path=False``: the path is a secret.
     """
     found = _URL.fullmatch(url)
     if found is None:

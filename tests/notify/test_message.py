@@ -90,11 +90,61 @@ def test_a_gate_says_what_it_said() -> None:
     assert not message.is_notable(passed)
 
 
+_BY_ANN = {
+    "tripped": ": by ann. Users are safe on stable.",
+    "weight": ": weight changed from by ann",
+    "restored": " resumed, circuit reset by ann",
+    "promoted": " was promoted by ann; every user is on it",
+    "aborted": " was aborted by ann; every user is on stable",
+    "drill": "Rollback drill of cart-2.4 on edge-1 by ann",
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "cause", "words"),
+    [
+        ("weight", "5% to 10% by ann", "x on h: weight changed from 5% to 10% by ann"),
+        ("restored", "by ann", "x on h resumed at 10% of users, circuit reset by ann"),
+        (
+            "restored",
+            "no regression in 120 canary requests over 60 s",
+            "x on h resumed at 10% of users, circuit closed: no regression in 120 canary requests "
+            "over 60 s",
+        ),
+        ("promoted", "by ann", "x on h was promoted by ann; every user is on it"),
+        (
+            "promoted",
+            "no regression in 120 canary requests over 60 s",
+            "x on h was promoted; every user is on it: no regression in 120 canary requests over 60 s",
+        ),
+        (
+            "aborted",
+            "by ann: too slow",
+            "x on h was aborted by ann; every user is on stable: too slow",
+        ),
+        (
+            "drill",
+            "by ann: no request reached the canary after the trip",
+            "Rollback drill of x on h by ann: no request reached the canary after the trip",
+        ),
+        (
+            "release",
+            "cart-2.5 replaces cart-2.4",
+            "Release changed on h: cart-2.5 replaces cart-2.4",
+        ),
+    ],
+)
+def test_a_sentence_names_who_did_it(what: str, cause: str, words: str) -> None:
+    record = {"what": what, "cause": cause, "figures": {"weight": 10.0}}
+    assert message.sentence(record, "x", "h") == words
+
+
 @pytest.mark.parametrize("what", get_args(EventName))
 def test_every_event_has_its_sentence(what: str) -> None:
     record = {"what": what, "cause": "by ann", "figures": {}}
     text = message.sentence(record, "cart-2.4", "edge-1")
-    assert text.endswith(": by ann" if what != "tripped" else ": by ann. Users are safe on stable.")
+    assert text.endswith(_BY_ANN.get(what, ": by ann")), text
+    assert text.count("by ann") == 1
     assert "edge-1" in text or what == "merged"
     assert f", {what}:" not in text  # what an unknown one would say
 

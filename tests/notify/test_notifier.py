@@ -85,7 +85,7 @@ async def test_a_chat_gets_text(hook: Hook) -> None:
         told.notify(record(1, "aborted", cause="by <!channel>"))
     (text,) = hook.got[0].json.values()
     assert text == (
-        "cart-2.4 on edge-1 was aborted, and every user is on stable: by &lt;\u200b!channel&gt;"
+        "cart-2.4 on edge-1 was aborted by &lt;\u200b!channel&gt;; every user is on stable"
     )
 
 
