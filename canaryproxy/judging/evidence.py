@@ -126,9 +126,8 @@ class EProcess:
         if n_s <= 0 or n_c <= 0 or not (e_s or e_c):
             return
         logs, carry = self._logs, self._carry
-        for at, step in enumerate(
-            ratio_steps(self._multiples, self.ratio, n_s, e_s, n_c, e_c)
-        ):  # Neumaier's sum: a year of ticks does not wear the digits down
+        steps = ratio_steps(self._multiples, self.ratio, n_s, e_s, n_c, e_c)
+        for at, step in enumerate(steps):  # Neumaier's sum, so rounding errors do not accumulate
             old = logs[at]
             new = old + step
             carry[at] += (old - new) + step if abs(old) >= abs(step) else (step - new) + old
@@ -195,14 +194,14 @@ _OFFSET_LOGS = tuple(offset / _PER_DECADE * log(10.0) for offset in _OFFSETS)
 
 
 class RatioInterval:
-    """Anytime-valid interval for the rate ratio canary / stable: all r that no test has refused.
+    """Anytime-valid interval for the rate ratio canary / stable: all r that no test has rejected.
 
     The form of ``EProcess`` is ``log E_k(r) = e_c ln k + Σ e [ln(1 + r x) - ln(1 + k r x)]`` with
     ``x = n_c / n_s``, so one sum per point of a geometric grid serves every r and k that lie on it. The
     grid has 32 points a decade from 0.001 to 1000, the k are points of it: 1.07, 1.24, and the nearest to
     ``MULTIPLES``.
 
-    α is split in halves: r is refused as too low when the evidence for *more* reaches 2/α, as too high
+    α is split in halves: r is rejected as too low when the evidence for *more* reaches 2/α, as too high
     when the evidence for *less* does. The first falls in r and the second rises, so what is left is an
     interval; its ends are rounded outwards to the grid (7.5%). It covers the true ratio at all times
     at once with probability 1 - α.
@@ -238,7 +237,7 @@ class RatioInterval:
         """Return ``(low, high)``; ``(0, inf)`` while nothing is known."""
         limit = log(2.0 / alpha)
         low, high = 0.0, inf
-        inside, outside = _HIGHEST + 1, _LOWEST - 1  # the highest point refused as too low
+        inside, outside = _HIGHEST + 1, _LOWEST - 1  # the highest point rejected as too low
         while inside - outside > 1:
             middle = (inside + outside) // 2
             if self.log_e(middle, 1) >= limit:
@@ -247,7 +246,7 @@ class RatioInterval:
                 inside = middle
         if outside >= _LOWEST:
             low = _GRID[outside]
-        inside, outside = _LOWEST - 1, _HIGHEST + 1  # the lowest point refused as too high
+        inside, outside = _LOWEST - 1, _HIGHEST + 1  # the lowest point rejected as too high
         while outside - inside > 1:
             middle = (inside + outside) // 2
             if self.log_e(middle, -1) >= limit:
@@ -296,7 +295,7 @@ class PastRate:
 
 GROSS = (0.15, 0.5, 0.97)
 """Canary rates that the two-by-two part bets on."""
-_RATIO, _SMALL, _REST, _LATER = 0.7, 0.02, 0.13, 0.15
+_RATIO, _SMALL, _REST, _RESTARTED = 0.7, 0.02, 0.13, 0.15
 
 
 class LiveTest:
@@ -363,14 +362,14 @@ class LiveTest:
         """Put the next part of the stake on a change from now on."""
         self._restarts += 1
         j = self._restarts
-        stake = log(_LATER / (j * (j + 1)))
+        stake = log(_RESTARTED / (j * (j + 1)))
         parts = len(self._stakes)
         self._late = [log_sum_exp((old, stake - log(parts))) for old in self._late]
 
     @property
     def log_e(self) -> float:
         """Natural logarithm of the e-value."""
-        reserve = log(_LATER / (self._restarts + 1))
+        reserve = log(_RESTARTED / (self._restarts + 1))
         return log_sum_exp(
             [
                 *(stake + value for stake, value in zip(self._stakes, self._logs, strict=True)),

@@ -25,8 +25,8 @@ rates are shown beside them.
 as the service. ``client_closed`` counts against neither variant: it is in no cell.
 
 **Guard rails** are simple and absolute: the share of failed canary requests among the last ones, at least
-``min_requests`` of them, whatever stable does. They count the trials of ``errors``, so that a client that
-retries is no more of a trend to them than to the test.
+``min_requests`` of them, whatever stable does. They count the trials of ``errors``, so a retrying
+client is not counted repeatedly.
 
 A judge belongs to one release: α starts afresh with it and not with a step. After a reset or for a probe
 of a half-open circuit a new judge begins, with a new α.
@@ -328,7 +328,7 @@ class _Pairing:
         return self._close(now)
 
     def _close(self, now: float) -> tuple[int, int, int, int]:
-        """Close the tick; events that outran their trials by a race of reading go to the next."""
+        """Close the tick; events read before their trials carry over to the next tick."""
         e_s, e_c = self.e_s + self._carry_s, self.e_c + self._carry_c
         tick = (self.n_s, min(e_s, self.n_s), self.n_c, min(e_c, self.n_c))
         self._carry_s = min(e_s - tick[1], self.n_s)
@@ -491,7 +491,7 @@ class _Metric:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take a state over, unless the metric was another then."""
+        """Take a state over, unless its direction or margin has changed."""
         if state["spec"] != [self.spec.direction, self.spec.margin]:
             return
         self.test = LiveTest.from_dict(state["test"])
@@ -573,7 +573,7 @@ class Judge:
         return self._assess(now, rail)
 
     def share(self, alpha: float) -> None:
-        """Trip by this α from now on: one that is smaller than that of the settings."""
+        """Lower α to this value, if smaller than the configured one."""
         self._limit = log(self._tripping / min(alpha, self.settings.alpha))
 
     def expect_change(self) -> None:
@@ -684,7 +684,7 @@ def _words(
     spec = metric.spec
     subject = _SUBJECTS.get(spec.name, spec.name)
     if not n_s or not n_c:
-        return f"{subject}: cannot be judged: {silence or 'nothing to compare yet'}"
+        return f"{subject} cannot be judged: {silence or 'nothing to compare yet'}"
     rates = (
         f"{subject} {percent(e_c / n_c)} on canary ({count(e_c)} of {count(n_c)}) "
         f"vs {percent(e_s / n_s)} on stable ({count(e_s)} of {count(n_s)})"
@@ -698,7 +698,7 @@ def _words(
         return f"{rates}; {evidence} (holds at {hold_limit}{trips}){_difference(metric)}"
     if silence is not None:
         return f"{rates}; cannot be judged now: {silence}"
-    margin = f" by the {ratio_text(spec.margin)} margin" if spec.margin else ""
+    margin = f" by {ratio_text(spec.margin)} or more" if spec.margin else ""
     return f"{rates}; " + (f"proven not worse{margin}" if proven else "no regression seen")
 
 

@@ -137,10 +137,9 @@ def replay(
             if not margin or (difference if direction == "increase" else -difference) >= margin:
                 tripped_at, at_trip = row.t, n_c
     interval = RatioInterval()
+    # Ticks with equal n_c/n_s can be merged without loss.
     for (trials_s, trials_c), (events_s, events_c) in alike.items():
-        interval.add(
-            trials_s, events_s, trials_c, events_c
-        )  # of equal shares: as good as one by one
+        interval.add(trials_s, events_s, trials_c, events_c)
     verdict: Literal["breach", "suspect", "ok"] = "ok"
     if at_trip is not None:
         verdict = "breach"

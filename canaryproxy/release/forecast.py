@@ -22,7 +22,7 @@ SHORTEST_BAKE = 300.0
 LARGEST_FIRST = 5.0
 """Percent above which a first step is warned about."""
 LONGEST_WAIT = 3600.0
-"""Seconds of waiting for evidence after which the user base is called too small."""
+"""Seconds of waiting for evidence after which a weight is said to have too few users."""
 
 _MOST_REQUESTS = 10_000_000.0
 
@@ -197,8 +197,8 @@ def _warnings(
     ]
     if slow:
         found.append(
-            f"step 1: the user base is too small for its weight: a rise to "
-            f"{percent(slow[-1].canary_rate)} would take {duration(slow[-1].seconds or 0.0)} to show; "
-            "begin with a beta group by a match rule, or with a larger weight"
+            f"step 1: too few users at this weight: detecting a rise to {percent(slow[-1].canary_rate)} "
+            f"would take {duration(slow[-1].seconds or 0.0)}; "
+            "start with a beta group selected by a match rule, or with a larger weight"
         )
     return found

@@ -187,7 +187,7 @@ def idle() -> Scene:
                     canary=(0, 0),
                     interval=(None, None),
                     comparable=False,
-                    reason=f"{name}: cannot be judged: the canary has no traffic",
+                    reason=f"{name} cannot be judged: the canary has no traffic",
                 )
                 for name in ("errors", "latency", "throughput")
             ],
@@ -282,7 +282,7 @@ def healthy() -> Scene:
         "stable": _variant([11, 12], 1_044_185, 5220, 8),
         "canary": _variant([21, 22], 12_530, 66, 3),
     }
-    scene.record(now - 1500, "release", "cart-2.4 follows cart-2.3", step=1, steps=5, weight=0.0)
+    scene.record(now - 1500, "release", "cart-2.4 replaces cart-2.3", step=1, steps=5, weight=0.0)
     scene.record(now - 1440, "started", "by ann", step=1, steps=5, weight=1.0, baked=0.0)
     scene.record(
         now - 842,

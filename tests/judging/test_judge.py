@@ -167,7 +167,7 @@ def test_stable_without_traffic_is_never_judged_and_says_so() -> None:
     assert feed.seen.judged == 0
     assert feed.seen.answered == 3000
     assert feed.seen.quiet == "stable has no traffic"
-    assert feed.of("errors").reason == "error rate: cannot be judged: stable has no traffic"
+    assert feed.of("errors").reason == "error rate cannot be judged: stable has no traffic"
     assert not feed.seen.proven
 
 
@@ -260,7 +260,7 @@ def test_proof_of_no_harm() -> None:
     for _ in range(900):
         feed.tick(("errors", 19, 0, 1, 0), ("requests", 19, 0, 1, 0))
     assert feed.seen.proven
-    assert feed.of("errors").reason.endswith("proven not worse by the 1% margin")
+    assert feed.of("errors").reason.endswith("proven not worse by 1% or more")
     assert feed.seen.judged == 900
 
 

@@ -75,7 +75,7 @@ def test_warnings_say_what_is_wrong() -> None:
     assert "step 1: a bake of 30 s is short" in text
     assert "step 1: 5,000 requests take 3 h 28 min at this traffic" in text
     text = "\n".join(forecast(STEPS, 1.0, 0.005).warnings)
-    assert "the user base is too small" in text
+    assert "too few users at this weight" in text
     assert "beta group" in text
     text = "\n".join(forecast((Step(1, 300), Step(100)), 20.0, 0.005).warnings)
     assert "step 1: 60 canary requests in 5 min cannot show a rise to" in text
