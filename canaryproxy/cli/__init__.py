@@ -42,7 +42,7 @@ SECTIONS = {
     "Configuration": {
         "operate.reload": "Read the configuration file again.",
         "upgrade.upgrade": (
-            "Restart in place (new binary and config) without dropping connections."
+            "Restart in place with the installed version and current configuration."
         ),
     },
     "Plan and review": {

@@ -72,7 +72,7 @@ def judge(
         click.echo(
             f"tripped at t = {found.tripped_at}, after {count(found.canary_trials_at_trip)} canary requests"
         )
-    click.echo(f"canary's rate: {low:.3g}× to {high:.3g}× of stable's")
+    click.echo(f"canary's rate: {low:.3g}× to {high:.3g}× stable's")
 
 
 @click.command()

@@ -241,7 +241,8 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
         lines += _labelled(" next step", said, width, most, "bold green", "")
     elif hold and document.get("state") == "running":
         said = clean(hold)
-        said = f"after {said}" if said[:1].isdigit() else f"held ({said})"
+        waits = said[:1].isdigit() or said.startswith("bake time ")  # not held by anything wrong
+        said = f"waiting: {said}" if waits else f"held ({said})"
         lines += _labelled(" next step", said, width, most, "dim", "")
     elif hold and document.get("state") != "tripped":  # the circuit's line has the cause of a trip
         lines += _labelled(" note", clean(hold), width, most, "dim", "")
@@ -384,7 +385,7 @@ def _metrics(document: Mapping[str, Any], width: int) -> list[Text]:
     names = [clean(one.get("metric"), 40) for one in metrics]
     name_width = min(max(*map(len, names), 8) if len(names) > 1 else max(len(names[0]), 8), 16)
     roomy = width >= 100
-    bar = min(max(width - name_width - 51 - (22 if roomy else 0), 10), 40)
+    bar = min(max(width - name_width - 55 - (22 if roomy else 0), 10), 40)
     head = Text(f" {'metric':<{name_width}} {'evidence':<{bar}}{'':>13}", style="dim")
     head.append(f"  {'level':<8}  canary's rate", "dim")
     lines = [head]
@@ -401,7 +402,7 @@ def _metrics(document: Mapping[str, Any], width: int) -> list[Text]:
         known = one.get("comparable") is True or level != "ok"
         line.append(f"  {shown if known else 'no data':<8}", style if known else "dim")
         said = words.interval(one.get("interval"))
-        if roomy and "of stable" in said:
+        if roomy and "stable's rate" in said:
             said = f"canary {words.noun(name)} {said}"
         line.append(f"  {said}", "" if known else "dim")
         lines.append(line)

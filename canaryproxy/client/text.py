@@ -93,16 +93,16 @@ def times(value: float) -> str:
 
 
 def interval(edges: object) -> str:
-    """``0.6× to 1.4× of stable`` for the confidence interval of a ratio."""
+    """``0.6× to 1.4× stable's rate`` for the confidence interval of a ratio."""
     pair = edges if isinstance(edges, Sequence) and len(edges) == 2 else (None, None)
     low, high = number(pair[0]), number(pair[1])
     below = low is not None and low > 0
     if below and high is not None:
-        return f"{times(low or 0)} to {times(high)} of stable"
+        return f"{times(low or 0)} to {times(high)} stable's rate"
     if below:
-        return f"at least {times(low or 0)} of stable"
+        return f"at least {times(low or 0)} stable's rate"
     if high is not None:
-        return f"at most {times(high)} of stable"
+        return f"at most {times(high)} stable's rate"
     return "not known yet"
 
 
@@ -168,12 +168,13 @@ def drill_result(figures: Mapping[str, Any]) -> str:
             " users are on stable; see canaryproxy status, then run canaryproxy reset"
         )
     users, after = number(figures.get("users_seen")), number(figures.get("requests_after")) or 0
+    requests = "1 request" if after == 1 else f"{count(after)} requests"
     found = (
-        f"the canary received its last request {latency(seconds)} after the trip ({count(after)} in total)"
+        f"the canary received its last request {latency(seconds)} after the trip ({requests} after the trip)"
         if after
         else "the canary received no request after the trip"
     )
     if users is None:
         return found
-    plural = "" if users == 1 else "s"
-    return f"{found}; {count(users)} user bucket{plural} moved to stable and back"
+    buckets = "1 bucket" if users == 1 else f"{count(users)} buckets"
+    return f"{found}; users in {buckets} moved to stable and back"

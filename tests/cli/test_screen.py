@@ -45,10 +45,10 @@ def test_it_says_everything() -> None:
     for part in (
         "cart-2.4", "RUNNING", "5% of users on the canary", "for 3 min 10 s",
         "✓ 1% ── ▶ 5% ── 25% ── 50% ── 100%", "12 s of 5 min", "130 of 1,000 requests",
-        "next step after 130 of 1000 requests", "circuit   closed",
+        "next step waiting: 130 of 1000 requests", "circuit   closed",
         "195", "0.50%", "12 ms", "50 ms", "90 ms", "1 usable",
-        "canary errors 0.6× to 1.4× of stable", "canary slow responses at least 1.1× of stable",
-        "canary stalls at most 2.5× of stable", "not known yet", "0.8:1",
+        "canary errors 0.6× to 1.4× stable's rate", "canary slow responses at least 1.1× stable's rate",
+        "canary stalls at most 2.5× stable's rate", "not known yet", "0.8:1",
         "cause 4", "cause 8",
     ):  # fmt: skip
         assert part in shown, part

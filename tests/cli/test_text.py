@@ -30,11 +30,11 @@ def test_whatever_comes_is_one_printable_line(value: object) -> None:
 @pytest.mark.parametrize(
     ("edges", "said"),
     [
-        ([0.6, 1.4], "0.6× to 1.4× of stable"),
-        ([None, 1.4], "at most 1.4× of stable"),
-        ([0, 1.4], "at most 1.4× of stable"),
-        ([1.08, None], "at least 1.1× of stable"),
-        ([12.34, 340], "12.3× to 340× of stable"),
+        ([0.6, 1.4], "0.6× to 1.4× stable's rate"),
+        ([None, 1.4], "at most 1.4× stable's rate"),
+        ([0, 1.4], "at most 1.4× stable's rate"),
+        ([1.08, None], "at least 1.1× stable's rate"),
+        ([12.34, 340], "12.3× to 340× stable's rate"),
         ([None, None], "not known yet"),
         ([0, None], "not known yet"),
         ([nan, inf], "not known yet"),

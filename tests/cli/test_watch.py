@@ -64,7 +64,7 @@ async def test_another_size(fake: Fake, tmp_path: Path) -> None:
         await until_followed(fake)
         seen.resize(120, 30)
         fake.change(weight=6.0)
-        await seen.shows("canary errors 0.6× to 1.4× of stable")
+        await seen.shows("canary errors 0.6× to 1.4× stable's rate")
 
 
 async def test_no_color(fake: Fake, tmp_path: Path) -> None:
