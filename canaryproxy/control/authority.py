@@ -173,7 +173,7 @@ def saved_rollout(
     """Return the saved rollout if the release continues from it; otherwise record why it starts over."""
     if document["release"] != settings.release:
         old = document["release"]
-        ledger.note("release", f"{settings.release or 'none'} follows {old or 'none'}", {})
+        ledger.note("release", rollout.release_change(old, settings.release), {})
         return None
     restored = Rollout.from_dict(document["rollout"])
     if restored.step >= max(len(settings.plan.steps), 1):
@@ -272,14 +272,14 @@ class LocalAuthority:
     def configure(self, settings: ControlSettings) -> None:
         old, self.settings = self.settings, settings
         if settings.release != old.release:
-            self._begin_another()
+            self._begin_another(old.release)
             return
         weight = settings.weight if settings.weight != old.weight else None
         judge_changed = settings.evidence_of != old.evidence_of
         if judge_changed or settings.plan != old.plan or weight is not None:
             self._apply(rollout.Replan(judge_changed, weight))
 
-    def _begin_another(self) -> None:
+    def _begin_another(self, old: str | None) -> None:
         """Begin the configured release, or set the configured weight without one."""
         settings, ledger = self.settings, self._ledger
         self._judge = Judge(settings.judge)
@@ -287,7 +287,7 @@ class LocalAuthority:
         self._suspicion.forget()
         weight = settings.weight if settings.has_canary else 0.0
         ledger.move(Circuit(), Rollout(weight=weight or 0.0, since=self._host.now))
-        ledger.note("release", f"{settings.release or 'no release'} begins", {})
+        ledger.note("release", rollout.release_change(old, settings.release), {})
         ledger.version += 1
         self.begin()
 

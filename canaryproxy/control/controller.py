@@ -144,7 +144,10 @@ class Controller:
             self._refuse_state(str(error))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             # The checksum fits and the document does not: another version wrote it.
-            self._refuse_state(f"the state file {self._file.path} is not understood ({error!r})")
+            self._refuse_state(
+                f"the state file {self._file.path} cannot be parsed ({error!r}); "
+                "all users go to stable until an operator resets the circuit"
+            )
         if last is not None:
             self._take_over(*last)
         self.authority.begin()
@@ -216,7 +219,7 @@ class Controller:
         self._plane.mark_late()
         if self.settings.has_canary:
             self.authority.observe(self.sample())
-        self._keep_house(self.now)
+        self._do_periodic_work(self.now)
         self.publish()
 
     def sample(self) -> Sample:
@@ -227,7 +230,7 @@ class Controller:
         """Let every user count again as a trial."""
         self._plane.new_round()
 
-    def _keep_house(self, now: float) -> None:
+    def _do_periodic_work(self, now: float) -> None:
         """Do the periodic work: every second, five seconds and ten seconds."""
         if now - self._thresholds_at >= _THRESHOLDS_EVERY:
             self._thresholds_at = now

@@ -98,7 +98,10 @@ class Saver:
                     await asyncio.to_thread(self.file.save, document)
                 except StateError as error:
                     if self.error is None:
-                        _log.error("%s; the canary gets no more users until it can be", error)
+                        _log.error(
+                            "%s; the weight will not rise until the state file can be written",
+                            error,
+                        )
                     self.error = str(error)
                     self._wake(self.error)
                     await asyncio.sleep(_RETRY_SECONDS)
@@ -124,7 +127,7 @@ class Saver:
             meanwhile = (
                 "it is in force, but a restart would forget it"
                 if in_force()
-                else "the canary gets no more users until it can be written"
+                else "the weight will not rise until the state file can be written"
             )
             raise Unsaved(f"{why}; {meanwhile}")
 

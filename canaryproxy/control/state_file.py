@@ -53,9 +53,11 @@ class StateFile:
         try:
             outer = json.loads(raw)
         except ValueError:  # UnicodeDecodeError and JSONDecodeError are both
-            raise self._refused("is not JSON: torn or foreign") from None
+            raise self._refused(
+                "is not valid JSON (truncated, or not written by canaryproxy)"
+            ) from None
         except RecursionError:
-            raise self._refused("is nested too deeply: foreign") from None
+            raise self._refused("is nested too deeply: not written by canaryproxy") from None
         if not isinstance(outer, dict) or outer.get("format") != _FORMAT:
             raise self._refused("is not a state file of canaryproxy")
         if outer.get("version") != _VERSION:
@@ -63,7 +65,7 @@ class StateFile:
             raise self._refused(f"has version {found!r}, this canaryproxy reads version {_VERSION}")
         document = outer.get("state")
         if not isinstance(document, dict) or outer.get("sha256") != _digest(document):
-            raise self._refused("has a wrong checksum: torn or edited")
+            raise self._refused("has a checksum mismatch: truncated or edited")
         return document
 
     def save(self, document: dict[str, Any]) -> None:

@@ -153,7 +153,7 @@ class FleetAuthority:
     async def _ask_for(self, document: Document) -> None:
         """Put a document into the store that gives the canary more users; it holds once it is there."""
         if not self._contact.connected:
-            raise Unavailable(f"{self._contact.error}; the canary gets no more users without Redis")
+            raise Unavailable(f"{self._contact.error}; the weight will not rise without Redis")
         try:
             result = await self._agreement.write(self._agreed.act, document)
             await self._agreement.reconcile(document if result.taken else result.found)
@@ -161,7 +161,7 @@ class FleetAuthority:
             self._on_lost(error)
             if error.refused:
                 raise Unsaved(
-                    f"{error}; the canary gets no more users until it can be written"
+                    f"{error}; the weight will not rise until it can be written"
                 ) from None
             raise Unavailable(
                 f"{error}; it may have been taken: look again when Redis is back"
@@ -220,7 +220,7 @@ class FleetAuthority:
         try:
             seen = self._evidence.observe_combined(now, self._agreement.sums_key, names, reply.sums)
         except (ValueError, OverflowError) as error:
-            raise StoreUnavailable(f"the fleet's sums are not understood ({error!r})") from None
+            raise StoreUnavailable(f"the fleet's sums cannot be parsed ({error!r})") from None
         self.assessment = seen
         exposed = self._ledger.rollout.weight > 0
         if self._evidence.must_trip(now, seen, exposed=exposed, leads=reply.leads):
@@ -303,7 +303,7 @@ class FleetAuthority:
             *(ValueError, KeyError, TypeError, AttributeError),
             *(OverflowError, RecursionError),
         ) as error:
-            _log.warning("the evidence of the fleet is not understood: %r", error)
+            _log.warning("the evidence of the fleet cannot be parsed (%r)", error)
 
     async def _lead(self, reply: ExchangeReply) -> None:
         """Take the next step if it is time, else keep the evidence for replicas that start."""

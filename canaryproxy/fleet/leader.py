@@ -61,7 +61,8 @@ class Leader:
         if reply.agree < reply.replicas:
             self._agree_since = None
             others = reply.replicas - reply.agree
-            hold = f"{others} of {reply.replicas} replicas have another configuration"
+            have = "has" if others == 1 else "have"
+            hold = f"{others} of {reply.replicas} replicas {have} a different configuration"
             self._ledger.rollout = replace(self._ledger.rollout, hold=hold)
             return None
         if self._agree_since is None:
@@ -121,16 +122,16 @@ def followed(agreed: Document, text: str) -> Rollout | None:
     A replica shows it, and continues from there when it takes the lead. Raises ``StoreUnavailable``.
     """
     try:
-        told = json.loads(text) if text else {"act": ""}
-        if told["act"] != agreed.act:
+        fields = json.loads(text) if text else {"act": ""}
+        if fields["act"] != agreed.act:
             return None
         return replace(
             agreed.rollout,
-            baked=float(told["baked"]),
-            judged=int(told["judged"]),
-            answered=int(told["answered"]),
-            hold=told["hold"],
-            ready=bool(told["ready"]),
+            baked=float(fields["baked"]),
+            judged=int(fields["judged"]),
+            answered=int(fields["answered"]),
+            hold=fields["hold"],
+            ready=bool(fields["ready"]),
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise StoreUnavailable(f"the leader's progress is not understood ({error!r})") from None
+        raise StoreUnavailable(f"the leader's progress cannot be parsed ({error!r})") from None

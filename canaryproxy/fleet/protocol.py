@@ -89,7 +89,7 @@ def begin(settings: Settings, act: str, now: float) -> Document:
 def _begun(before: Document, settings: Settings, act: str, now: float) -> Document:
     here = Rollout(weight=settings.weight or 0.0, since=now)
     records: tuple[Record, ...] = (
-        Record(now, "release", f"{settings.release or 'no release'} begins", {}),
+        Record(now, "release", rollout.release_change(before.release, settings.release), {}),
     )
     if settings.plan.steps:
         event = rollout.Start(by="configuration")

@@ -141,7 +141,7 @@ class Document:
             *(ValueError, KeyError, TypeError, AttributeError),
             *(OverflowError, RecursionError),
         ) as error:
-            raise Garbled(f"the release document is not understood ({error!r})") from None
+            raise Garbled(f"the release document cannot be parsed ({error!r})") from None
         return document
 
 

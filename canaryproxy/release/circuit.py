@@ -13,7 +13,7 @@ The circuit is *closed* while users may be on the canary, *open* while every use
   ``probe_requests`` judged canary requests. Then it closes. A trip meanwhile is the second one: open until
   ``Reset``. So is a trip after it closed again: the count falls only by a reset.
 * The cool-down and the probe count seconds of a running controller: at most one second a tick. A restart
-  never shortens them, a jump of the clock neither.
+  never shortens them, nor does a clock jump.
 * Events of one tick are ordered: the trip is applied first, so a tick never closes a circuit that it opened.
 
 =========  ===================================  =====================================================
@@ -28,8 +28,8 @@ half open  ``Reset``                            closed, no trips; ``RESTORE``
 =========  ===================================  =====================================================
 
 A ``Trip`` of an open circuit and a ``Reset`` of a closed one change nothing and are not recorded; a tick
-that finds nothing to do moves the clocks only. A circuit that only a drill has opened is opened again by a
-``Trip`` that is no drill: the end of the drill does not close it then.
+that finds nothing to do moves the clocks only. A real ``Trip`` during a drill takes over: the end of
+the drill does not close the circuit.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class CircuitSettings:
     cooldown: float | None = None
     """Seconds until an open circuit probes; ``None``: never."""
     probe_weight: float = 1.0
-    """Percent of users on the canary while half open, if the step's weight is not smaller."""
+    """Percent of users on the canary while half open; at most the step's weight."""
     probe_bake: float = 60.0
     """Seconds that a probe lasts at least."""
     probe_requests: int = 100
@@ -191,7 +191,7 @@ def _open(circuit: Circuit, event: Trip, now: float, settings: CircuitSettings) 
     return opened, (Action.STOP,), (Record(now, "tripped", event.cause, event.figures),)
 
 
-def _open_in_earnest(circuit: Circuit, event: Trip, now: float, settings: CircuitSettings) -> Step:
+def _open_after_drill(circuit: Circuit, event: Trip, now: float, settings: CircuitSettings) -> Step:
     if not circuit.drill or event.figures.get("drill"):
         return circuit, (), ()
     return _open(replace(circuit, trips=circuit.trips - 1), event, now, settings)
@@ -204,7 +204,7 @@ def _reset(circuit: Circuit, event: Reset, now: float, _settings: CircuitSetting
 
 
 def elapsed(ticked: float | None, now: float) -> float:
-    """Return the seconds that a tick adds: none on the first, one at most, never less than nothing."""
+    """Return the seconds that a tick adds: none on the first, one at most, never negative."""
     return 0.0 if ticked is None else min(max(now - ticked, 0.0), LONGEST_TICK)
 
 
@@ -239,7 +239,7 @@ def _probe(circuit: Circuit, event: Tick, now: float, settings: CircuitSettings)
 
 TRANSITIONS: Mapping[State, Mapping[type, Callable[..., Step]]] = {
     State.CLOSED: {Trip: _open, Reset: _nothing, Tick: _nothing},
-    State.OPEN: {Trip: _open_in_earnest, Reset: _reset, Tick: _cool},
+    State.OPEN: {Trip: _open_after_drill, Reset: _reset, Tick: _cool},
     State.HALF_OPEN: {Trip: _open, Reset: _reset, Tick: _probe},
 }
 """The handler of each event in each state; the table is complete."""

@@ -93,7 +93,7 @@ class Plan:
     steps: tuple[Step, ...]
     promote: Literal["bake", "proof", "manual"] = "bake"
     probe_weight: float = 1.0
-    """Percent of users while the circuit is half open, if the step's weight is not smaller."""
+    """Percent of users while the circuit is half open; at most the step's weight."""
     gated: bool = False
     """Whether gates are asked before a step is left."""
 
@@ -180,12 +180,12 @@ class GateAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Replan:
-    """The plan given to ``step`` is another one than before. It has the step that the release is on."""
+    """The plan changed; it still has the current step."""
 
     judge: bool = False
     """Whether the judge's settings have changed, too."""
     weight: float | None = None
-    """Percent of users without a plan, if that is another one, too."""
+    """New weight when there is no plan; ``None`` if unchanged."""
 
 
 Event = (
@@ -308,7 +308,7 @@ ASK_AGAIN = 30.0
 LOST = 300.0
 """Seconds after which gates that did not answer are asked again; their own timeouts are shorter."""
 
-_AFRESH: dict[str, Any] = {
+_NEW_JUDGE_FIELDS: dict[str, Any] = {
     "baked": 0.0,
     "judged_from": 0,
     "answered_from": 0,
@@ -368,7 +368,7 @@ def _resume(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
 
 def _advance_by_hand(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
     if not rollout.ready:
-        raise Refused(f"the step is not over yet: {rollout.hold or 'it has just begun'}")
+        raise Refused(f"the step is not complete: {rollout.hold or 'it has just begun'}")
     return _advance(rollout, f"by {event.by}", now, plan)
 
 
@@ -391,6 +391,13 @@ def _advance(rollout: Rollout, cause: str, now: float, plan: Plan) -> Outcome:
         gate=_no_gate(rollout),
     )
     return moved, (Action.EXPECT_CHANGE,), _record(now, "step", cause, moved, plan)
+
+
+def release_change(old: str | None, new: str | None) -> str:
+    """Return the cause recorded when the configured release id changes; ``None``: no release."""
+    if new is None:
+        return f"release {old} removed from the configuration" if old else "no release configured"
+    return f"{new} replaces {old}" if old else f"{new} starts"
 
 
 def _no_gate(rollout: Rollout) -> Gate:
@@ -423,7 +430,7 @@ def _abort(rollout: Rollout, event: Abort, now: float, plan: Plan) -> Outcome:
 
 def _set_weight(rollout: Rollout, event: SetWeight, now: float, plan: Plan) -> Outcome:
     if not 0.0 <= event.weight <= 100.0:
-        raise Refused(f"a weight is 0 to 100 percent, found {event.weight!r}")
+        raise Refused(f"weight must be between 0 and 100 percent, found {event.weight:g}")
     state, hold = rollout.state, rollout.hold
     if state is not State.IDLE:
         state, hold = State.PAUSED, f"weight set to {text.weight(event.weight)} by {event.by}"
@@ -464,7 +471,13 @@ def _probe(rollout: Rollout, _event: Probe, now: float, plan: Plan) -> Outcome:
     weight = min(plan.probe_weight, rollout.weight_before)
     probing = replace(
         rollout,
-        **{**_AFRESH, "state": State.PROBING, "weight": weight, "since": now, "hold": "probing"},
+        **{
+            **_NEW_JUDGE_FIELDS,
+            "state": State.PROBING,
+            "weight": weight,
+            "since": now,
+            "hold": "probing",
+        },
     )
     cause = f"{text.weight(weight)} of users try the canary again"
     return probing, (Action.NEW_JUDGE,), _record(now, "probing", cause, probing, plan)
@@ -475,7 +488,8 @@ def _restore(rollout: Rollout, event: Restore, now: float, plan: Plan) -> Outcom
     if state is State.PROMOTED:  # a promoted release that broke must prove itself again
         state, weight = State.RUNNING, plan.steps[rollout.step].weight
     restored = replace(
-        rollout, **{**_AFRESH, "state": state, "weight": weight, "since": now, "ticked": None}
+        rollout,
+        **{**_NEW_JUDGE_FIELDS, "state": state, "weight": weight, "since": now, "ticked": None},
     )
     if state is State.PAUSED:
         restored = replace(restored, hold="paused before the circuit opened")
@@ -590,7 +604,7 @@ def _replan(rollout: Rollout, event: Replan, now: float, plan: Plan) -> Outcome:
             rollout, weight_before=rollout.weight_before if weight is None else weight
         )
     if event.judge:
-        changed = replace(changed, **{**_AFRESH, "hold": changed.hold})
+        changed = replace(changed, **{**_NEW_JUDGE_FIELDS, "hold": changed.hold})
         actions = (Action.NEW_JUDGE,)
     return replace(changed, gate=_no_gate(changed)), actions, records
 

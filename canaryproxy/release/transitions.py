@@ -50,8 +50,8 @@ def step(
 ) -> Change:
     """Return the effect of ``event`` at ``now`` (seconds). Raises ``rollout.Refused``."""
     if not isinstance(event, (circuit.Trip, circuit.Reset, circuit.Tick)):
-        here, done, told = rollout.step(here, event, now, plan)
-        return Change(broken, here, done, told)
+        here, more, written = rollout.step(here, event, now, plan)
+        return Change(broken, here, more, written)
     broken, orders, records = circuit.step(broken, event, now, settings)
     records = tuple(_with_weight(record, here.weight) for record in records)
     actions: tuple[Action, ...] = ()

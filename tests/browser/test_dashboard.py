@@ -289,11 +289,11 @@ def test_another_history_replaces_the_one_before(page: Page, serve: Serve) -> No
     """A proxy that began anew numbers its records from 1 again."""
     fake = serve(healthy())
     page.open(fake.url)
-    page.says("history", "cart-2.4 follows cart-2.3")
+    page.says("history", "cart-2.4 replaces cart-2.3")
     fresh = idle()
-    fresh.record(fresh.document["time"], "release", "cart-3.0 begins")
+    fresh.record(fresh.document["time"], "release", "cart-3.0 starts")
     fake.show(fresh)
-    page.says("history", "cart-3.0 begins")
+    page.says("history", "cart-3.0 starts")
     page.until(lambda: "cart-2.4" not in page.text("history"), "the old one is gone")
 
 

@@ -46,7 +46,7 @@ async def test_an_act_is_acknowledged_when_the_disk_has_it(tmp_path: Path) -> No
 async def test_more_canary_is_not_given_while_the_disk_refuses(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         made.block_disk()
-        with pytest.raises(Unsaved, match="gets no more users"):
+        with pytest.raises(Unsaved, match="the weight will not rise"):
             await made.control.act(rollout.SetWeight(20.0))
         assert made.weight == 10.0
         with pytest.raises(Unsaved, match="in force, but a restart would forget it"):

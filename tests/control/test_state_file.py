@@ -43,13 +43,16 @@ def test_what_is_saved_is_loaded(
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (b"", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
-        (b"[" * 100_000, "nested too deeply"),
+        (b"", "not valid JSON .truncated, or not written by canaryproxy"),
+        (b"\xff\xfe", "not valid JSON .truncated, or not written by canaryproxy"),
+        (b"[" * 100_000, "nested too deeply: not written by canaryproxy"),
         (b"{}", "not a state file of canaryproxy"),
         (b"[1]", "not a state file of canaryproxy"),
         (b'{"format": "canaryproxy-state", "version": 99}', "version 99"),
-        (b'{"format": "canaryproxy-state", "version": 1, "state": {}}', "wrong checksum"),
+        (
+            b'{"format": "canaryproxy-state", "version": 1, "state": {}}',
+            "has a checksum mismatch: truncated or edited",
+        ),
     ],
 )
 def test_foreign_and_stale_files_are_refused(tmp_path: Path, text: bytes, why: str) -> None:
@@ -71,7 +74,7 @@ def test_every_truncation_and_every_flipped_digit_is_refused(tmp_path: Path) -> 
         with pytest.raises(StateError):
             file.load()
     file.path.write_bytes(whole.replace(b'"weight": 5', b'"weight": 9'))
-    with pytest.raises(StateError, match="wrong checksum"):
+    with pytest.raises(StateError, match="has a checksum mismatch: truncated or edited"):
         file.load()
 
 

@@ -143,7 +143,7 @@ def test_a_disk_that_takes_nothing_stops_the_canary_from_growing_and_nothing_els
             with Users(running.port) as users:
                 # More users on the canary: refused, and said why.
                 said = running.ask("PUT", "/v1/weight", {"weight": 50}, allow=507)
-                assert "the canary gets no more users until it can be written" in said
+                assert "the weight will not rise until the state file can be written" in said
                 until(lambda: unsaved(running), "the metric")
                 assert '"weight":10' in running.ask("GET", "/v1/release").replace(" ", "")
                 # Fewer, and a trip: at once, on the disk or not.

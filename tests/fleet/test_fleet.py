@@ -424,7 +424,7 @@ async def test_a_replica_with_another_plan_holds_the_release_and_follows(
         assert "plan, split or judge" in old.fleet["conflict"]
         for one in (*replicas, old):
             one.busy = ((20, 0), (3, 0))
-        await soon(lambda: "another configuration" in (old.document["hold"] or ""), "hold")
+        await soon(lambda: "a different configuration" in (old.document["hold"] or ""), "hold")
         await asyncio.sleep(1.5)
         assert {one.weight for one in (*replicas, old)} == {10.0}
         await old.control.act(circuit.Trip("the old one trips"))

@@ -79,7 +79,7 @@ def test_leader_steps_after_bake_time_and_requests() -> None:
 def test_leader_holds_while_a_replica_has_another_configuration() -> None:
     leader, agreement, ledger = build()
     assert leader.lead(agreement, reply(replicas=3, agree=2), seen(9), 100.0) is None
-    assert ledger.rollout.hold == "1 of 3 replicas have another configuration"
+    assert ledger.rollout.hold == "1 of 3 replicas has a different configuration"
     assert not leader.leads(agreement.document)
 
 

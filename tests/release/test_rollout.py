@@ -34,6 +34,7 @@ from canaryproxy.release.rollout import (
     Step,
     Stop,
     Tick,
+    release_change,
 )
 
 PLAN = Plan((Step(1, 2.0, 5), Step(25, 1.0), Step(100)))
@@ -227,7 +228,7 @@ def test_proof_is_waited_for() -> None:
 
 def test_by_hand_each_step_waits_for_an_operator() -> None:
     run = Run(Plan((Step(1, 1.0), Step(50, 1.0)), promote="manual"))
-    with pytest.raises(Refused, match="not over yet"):
+    with pytest.raises(Refused, match="step is not complete: it has just begun"):
         run.send(Resume())
     run.ticks(30.0, seen(judged=100))
     assert (run.rollout.step, run.rollout.ready) == (0, True)
@@ -318,7 +319,7 @@ def test_without_a_release_the_weight_is_set_by_hand() -> None:
     with pytest.raises(Refused, match="nothing to start"):
         run.send(Start())
     for weight in (-1.0, 100.5, float("nan")):
-        with pytest.raises(Refused, match="0 to 100 percent"):
+        with pytest.raises(Refused, match="weight must be between 0 and 100 percent"):
             run.send(SetWeight(weight))
 
 
@@ -537,3 +538,10 @@ def test_a_reset_after_an_abort_gives_nobody_the_canary() -> None:
     run.send(Probe())  # of a circuit with a cool-down
     run.send(Restore())
     assert (run.rollout.state, run.rollout.weight) == (State.ABORTED, 0.0)
+
+
+def test_another_release_is_named() -> None:
+    assert release_change("cart-2.4", "cart-2.5") == "cart-2.5 replaces cart-2.4"
+    assert release_change(None, "cart-2.5") == "cart-2.5 starts"
+    assert release_change("cart-2.4", None) == "release cart-2.4 removed from the configuration"
+    assert release_change(None, None) == "no release configured"

@@ -280,7 +280,7 @@ def test_a_torn_state_file_means_stable(tmp_path: Path) -> None:
             assert {name for _, _, name in traffic.seen} == {"stable"}
 
         Traffic(running.port).run(asks)
-        assert "torn or foreign" in running.log.read_text()
+        assert "truncated, or not written by canaryproxy" in running.log.read_text()
 
 
 def test_without_traffic_a_release_stays_where_it_is(tmp_path: Path) -> None:
