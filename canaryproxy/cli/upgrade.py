@@ -31,8 +31,8 @@ def upgrade(target: Target, timeout: float) -> None:
     """Restart in place with the installed version and current configuration.
 
     Sends SIGUSR2 to the proxy, on this machine only, and waits until the new process has taken over; no
-    connection is dropped. If the
-    new process fails, the old one continues, and the reason is printed here and recorded in the history.
+    connection is dropped. If the new process fails, the old one continues, and the reason is printed here and
+    recorded in the history.
 
     Example: canaryproxy upgrade
     """

@@ -191,7 +191,7 @@ def _open(circuit: Circuit, event: Trip, now: float, settings: CircuitSettings) 
     return opened, (Action.STOP,), (Record(now, "tripped", event.cause, event.figures),)
 
 
-def _open_after_drill(circuit: Circuit, event: Trip, now: float, settings: CircuitSettings) -> Step:
+def _trip_when_open(circuit: Circuit, event: Trip, now: float, settings: CircuitSettings) -> Step:
     if not circuit.drill or event.figures.get("drill"):
         return circuit, (), ()
     return _open(replace(circuit, trips=circuit.trips - 1), event, now, settings)
@@ -239,7 +239,7 @@ def _probe(circuit: Circuit, event: Tick, now: float, settings: CircuitSettings)
 
 TRANSITIONS: Mapping[State, Mapping[type, Callable[..., Step]]] = {
     State.CLOSED: {Trip: _open, Reset: _nothing, Tick: _nothing},
-    State.OPEN: {Trip: _open_after_drill, Reset: _reset, Tick: _cool},
+    State.OPEN: {Trip: _trip_when_open, Reset: _reset, Tick: _cool},
     State.HALF_OPEN: {Trip: _open, Reset: _reset, Tick: _probe},
 }
 """The handler of each event in each state; the table is complete."""
