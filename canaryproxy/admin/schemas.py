@@ -78,6 +78,6 @@ class Problem(View):
     status: int = Field(ge=400, le=599)
     detail: str = Field(
         description="What is wrong, and what to do next.",
-        examples=["resume is not possible while the release is tripped"],
+        examples=["cannot resume while the release is tripped"],
     )
     errors: list[Mistake] | None = Field(None, description="Every mistake.")

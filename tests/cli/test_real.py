@@ -107,7 +107,7 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
         assert "cart-2.4   RUNNING   20% of users on the canary" in shown
         assert "▶ 20% ── 50% ── 100%" in shown
         assert "cart-2.4 is paused" in await do("pause", "--reason", "a look")
-        assert "not possible while the release is paused" in await do("pause", status=1)
+        assert "cannot pause while the release is paused" in await do("pause", status=1)
         assert "a look" in await do("history", "-n", "1")
         await do("wait", "--for", "paused")
         assert "is paused at 30% (step 1 of 3)" in await do("weight", "30")
