@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,10 @@ pytest_plugins = ["pytester", "tests.second_chance"]
 # A slow machine is not a failure. The same code draws the same examples; `make fuzz` draws others each time.
 settings.register_profile("canaryproxy", deadline=None, derandomize="SEARCH" not in os.environ)
 settings.load_profile("canaryproxy")
+
+# A shell starts jobs in the background with SIGINT ignored, and processes of the tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)
