@@ -111,7 +111,9 @@ def test_certificates_are_renewed_under_connections_that_go_on(
 
         pair.key.write_bytes(b"nonsense")  # a reload that must not happen
         proxy.kill(signal.SIGHUP)
-        said = f"listen[0].tls.certificates[0].key: {pair.key} contains no private key in PEM format"
+        said = (
+            f"listen[0].tls.certificates[0].key: {pair.key} contains no private key in PEM format"
+        )
         until(lambda: said in proxy.log.read_text(), "the reason")
         assert all(shown(own, port) == after for _ in range(8))
 
