@@ -140,7 +140,7 @@ def test_a_worker_that_is_replaced_serves_by_what_was_checked(
         children = Path(f"/proc/{proxy.pid}/task/{proxy.pid}/children").read_text().split()
         for child in children:
             subprocess.run(["kill", "-KILL", child], check=True)
-        until(lambda: proxy.log.read_text().count("it is replaced") == len(children))
+        until(lambda: proxy.log.read_text().count("; restarting in ") == len(children))
 
         def again() -> bool:
             with contextlib.suppress(OSError):
