@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from canaryproxy import config
-from canaryproxy.config import TcpAddress
+from canaryproxy.config import Config, TcpAddress
 from canaryproxy.control.settings import first_table
 from canaryproxy.measure.counters import Counters
 from canaryproxy.measure.routing import RouteTable
@@ -316,7 +316,7 @@ class Proxy:
 @asynccontextmanager
 async def proxy(text: str, send_buffer: int = 0) -> AsyncIterator[Proxy]:
     """Run a data path with this configuration (YAML); ``send_buffer`` is that of clients' sockets."""
-    made = config.parse(_secured(text), file="test.yaml")
+    made = _patient(config.parse(_secured(text), file="test.yaml"))
     sock = listen(TcpAddress("127.0.0.1", free_port()))
     if send_buffer:  # accepted sockets inherit it
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
@@ -334,6 +334,17 @@ async def proxy(text: str, send_buffer: int = 0) -> AsyncIterator[Proxy]:
         await datapath.drain(0.2)
         if log is not None:
             await log.stop()
+
+
+def _patient(made: Config) -> Config:
+    """Return the configuration with more time to connect, unless the test sets it.
+
+    A process that a busy machine stops for two seconds would see its timer before its connection.
+    """
+    if "connect_timeout" in made.limits.model_fields_set:
+        return made
+    limits = made.limits.model_copy(update={"connect_timeout": DEADLINE})
+    return made.model_copy(update={"limits": limits})
 
 
 def _secured(text: str) -> str:
