@@ -31,6 +31,18 @@ Headers = Sequence[tuple[bytes, bytes]]
 """Header fields as received: pairs of name and value."""
 
 
+FINE: Final = 128
+"""Fine positions of a bucket."""
+POSITIONS: Final = BUCKETS * FINE
+"""Number of fine positions: units of the judge, nearly one for each user. They nest in the buckets."""
+
+
+def position_of(salt: bytes, key: bytes) -> int:
+    """Return the fine position (0..1,279,999) of a sticky key; its bucket is ``position // FINE``."""
+    found = mmh3_32_uintdigest(salt + key)
+    return found % BUCKETS * FINE + found // BUCKETS % FINE
+
+
 def bucket_of(salt: bytes, key: bytes) -> int:
     """Return the bucket (0..9999) of a sticky key in the release with this salt.
 

@@ -1,0 +1,194 @@
+"""Records: what the data path tells the judge of each randomised request that settles.
+
+A worker writes three 64-bit words for each record into a ring in shared memory, and the control plane drains
+the rings ten times a second. One writer, no lock. A record says what happened; the judge decides what it means.
+
+==========  ==================================================================================================
+word        bits, from the lowest
+==========  ==================================================================================================
+0           position 21, variant 1, epoch 8, status 10, content type 8, flags 16
+1           route template 32, outcomes that are trials 16, outcomes that are events 16
+2           microseconds to the first byte 32, bytes of the body 32
+==========  ==================================================================================================
+
+A reader that finds the ring lapped, or being lapped, drops all that it holds of this drain: what is lost then
+depends on the traffic and never on variants, so the lottery stays fair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Final
+
+from mmh3 import mmh3_32_uintdigest
+
+WORDS: Final = 3
+"""Words of a record."""
+RECORDS: Final = 4096
+"""Records that a ring holds."""
+_CELL: Final = 8
+
+VARIANT_SHIFT: Final = 21
+EPOCH_SHIFT: Final = 22
+STATUS_SHIFT: Final = 30
+TYPE_SHIFT: Final = 40
+FLAGS_SHIFT: Final = 48
+POSITION_MASK: Final = (1 << 21) - 1
+
+ENDED: Final = 1
+"""The request has ended; without it the record is an early one of a request in flight."""
+FAILED: Final = 2
+"""It failed as ``judge.metrics.errors`` defines it, or the upstream broke it, or stable had to rescue it."""
+LATE: Final = 4
+"""In flight it passed the published limit of the time to the first byte, and an early record said so."""
+STALLED: Final = 8
+"""The same for the time to the last byte."""
+CLIENT_GONE: Final = 16
+"""The client closed before the response was complete."""
+ABANDONED: Final = 32
+"""The client closed before the first byte, after it had waited longer than the limit: the variant's fault."""
+BODILESS: Final = 64
+"""The response has no body by rule: HEAD, 204, 304."""
+TUNNEL: Final = 128
+"""A tunnel or an event stream, which has no end of its own."""
+BROKEN: Final = 256
+"""The upstream ended the tunnel or stream abnormally, or within ``SHORT_TUNNEL`` seconds."""
+UNREACHED: Final = 512
+"""No connection to an upstream could be made."""
+RESCUED: Final = 1024
+"""Stable answered in the canary's place."""
+
+NO_FIRST_BYTE: Final = (1 << 32) - 1
+"""Microseconds of a request whose first byte never came."""
+LARGEST: Final = (1 << 32) - 1
+"""Bytes at which the size of a body saturates."""
+FALLBACK_LATE: Final = 2.0
+"""Seconds without a first byte after which a client that leaves was let down, while no limit is published."""
+SHORT_TUNNEL: Final = 5.0
+"""Seconds that a tunnel or stream lives at least, unless its client ends it."""
+
+
+class RecordRing:
+    """The ring of one worker over ``SIZE`` bytes of shared memory; ``write`` by the worker alone."""
+
+    SIZE: ClassVar[int] = (1 + RECORDS * WORDS) * _CELL
+
+    __slots__ = ("_cells", "_written")
+
+    def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
+        memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
+        cells = memory.cast("B").cast("Q")
+        self._written: memoryview[int] = cells[:1]
+        """Number of records ever written."""
+        self._cells: memoryview[int] = cells[1:]
+
+    @property
+    def written(self) -> int:
+        """Number of records ever written, where a new reader begins."""
+        return self._written[0]
+
+    def write(self, first: int, second: int, third: int) -> None:
+        """Append a record."""
+        written = self._written[0]
+        cells = self._cells
+        at = written % RECORDS * WORDS
+        cells[at] = first
+        cells[at + 1] = second
+        cells[at + 2] = third
+        self._written[0] = written + 1
+
+    def since(self, read: int) -> tuple[int, list[int] | None]:
+        """Return the number of records written and the words of those from number ``read`` on.
+
+        ``None`` instead of words: some of them are lost, so that none of this drain may count.
+        """
+        written = self._written[0]
+        if written == read:
+            return written, []
+        if written < read or written - read >= RECORDS:
+            return written, None
+        start, end = read % RECORDS * WORDS, written % RECORDS * WORDS
+        cells = self._cells
+        words = cells[start:end].tolist() if start < end else [*cells[start:], *cells[:end]]
+        if self._written[0] - read >= RECORDS:  # the writer has come round meanwhile
+            return self._written[0], None
+        return written, words
+
+
+_NAMES: Final = 256
+_NAME: Final = 56
+"""Bytes of a name; longer ones are cut."""
+
+
+class NameRing:
+    """The names of route templates that a worker has seen, by hash; ``write`` by the worker alone.
+
+    A name that is lost because more than 256 came at once is written again when the worker forgets it.
+    """
+
+    SIZE: ClassVar[int] = _CELL + _NAMES * (_CELL + _NAME)
+
+    __slots__ = ("_memory", "_written")
+
+    def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
+        memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
+        self._written: memoryview[int] = memory[:_CELL].cast("B").cast("Q")
+        self._memory = memory[_CELL:]
+
+    def write(self, template: int, name: bytes) -> None:
+        """Append a name (ASCII)."""
+        written = self._written[0]
+        at = written % _NAMES * (_CELL + _NAME)
+        entry = template.to_bytes(_CELL, "little") + name[:_NAME].ljust(_NAME, b"\0")
+        self._memory[at : at + _CELL + _NAME] = entry
+        self._written[0] = written + 1
+
+    def since(self, read: int) -> tuple[int, Mapping[int, str]]:
+        """Return the number of names written, and those from number ``read`` on that are still there."""
+        written = self._written[0]
+        names: dict[int, str] = {}
+        for number in range(max(read, written - _NAMES + 1, 0), written):
+            at = number % _NAMES * (_CELL + _NAME)
+            entry = bytes(self._memory[at : at + _CELL + _NAME])
+            template = int.from_bytes(entry[:_CELL], "little")
+            name = entry[_CELL:].rstrip(b"\0")
+            if template == template_of(name) or len(name) == _NAME:  # else it is being written
+                names[template] = name.decode("ascii", "replace")
+        return written, names
+
+
+def template_of(name: bytes) -> int:
+    """Return the 32-bit hash by which records name a route template."""
+    return mmh3_32_uintdigest(name)
+
+
+def type_code(media_type: bytes) -> int:
+    """Return the code (1..255) of a media type such as ``text/html``; 0 without one."""
+    return mmh3_32_uintdigest(media_type) % 255 + 1 if media_type else 0
+
+
+def pack_first(
+    position: int, variant: int, epoch: int, status: int, content_type: int, flags: int
+) -> int:
+    """Return the first word of a record."""
+    return (
+        position
+        | variant << VARIANT_SHIFT
+        | epoch << EPOCH_SHIFT
+        | status << STATUS_SHIFT
+        | content_type << TYPE_SHIFT
+        | flags << FLAGS_SHIFT
+    )
+
+
+def pack_second(template: int, trials: int, events: int) -> int:
+    """Return the second word of a record; outcomes are sets of slots as bits."""
+    return template | trials << 32 | events << 48
+
+
+def pack_third(first_byte: float | None, size: int) -> int:
+    """Return the third word of a record; ``first_byte`` in seconds, ``None`` if it never came."""
+    micros = NO_FIRST_BYTE
+    if first_byte is not None:
+        micros = min(int(first_byte * 1e6), NO_FIRST_BYTE - 1)
+    return micros | min(size, LARGEST) << 32
