@@ -1,7 +1,8 @@
 """Records: what the data path tells the judge of each randomised request that settles.
 
-A worker writes three 64-bit words for each record into a ring in shared memory, and the control plane drains
-the rings ten times a second. One writer, no lock. A record says what happened; the judge decides what it means.
+A worker writes three 64-bit words for each record into a ring in shared memory, and the control plane
+drains the rings ten times a second. One writer, no lock. A record says what happened; the judge decides what
+it means.
 
 ==========  ==================================================================================================
 word        bits, from the lowest
@@ -116,8 +117,9 @@ class RecordRing:
 
 
 _NAMES: Final = 256
-_NAME: Final = 56
-"""Bytes of a name; longer ones are cut."""
+LONGEST_NAME: Final = 56
+"""Bytes of the name of a route template; longer ones are cut before they are hashed."""
+_NAME: Final = LONGEST_NAME
 
 
 class NameRing:
@@ -136,7 +138,7 @@ class NameRing:
         self._memory = memory[_CELL:]
 
     def write(self, template: int, name: bytes) -> None:
-        """Append a name (ASCII)."""
+        """Append a name: ASCII, at most ``LONGEST_NAME`` bytes, ``template_of(name) == template``."""
         written = self._written[0]
         at = written % _NAMES * (_CELL + _NAME)
         entry = template.to_bytes(_CELL, "little") + name[:_NAME].ljust(_NAME, b"\0")
@@ -152,7 +154,7 @@ class NameRing:
             entry = bytes(self._memory[at : at + _CELL + _NAME])
             template = int.from_bytes(entry[:_CELL], "little")
             name = entry[_CELL:].rstrip(b"\0")
-            if template == template_of(name) or len(name) == _NAME:  # else it is being written
+            if template == template_of(name):  # else it is being written
                 names[template] = name.decode("ascii", "replace")
         return written, names
 
