@@ -34,8 +34,8 @@ of a half-open circuit a new judge begins, with a new α.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf, isfinite, log, sqrt
 from typing import Any, Literal
 
@@ -144,10 +144,26 @@ Counts = Mapping[str, tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The counters as read at one tick, summed over workers. Nothing but growth is looked at."""
+    """The counters as read at one tick, summed over workers, and the records since the last sample.
+
+    Of the counters nothing but growth is looked at.
+    """
 
     stable: Counts
     canary: Counts
+    records: Sequence[int] = ()
+    """Three words for each randomised request (``measure.records``), in an order that does not depend on
+    variants."""
+    limit: int = 0
+    """Buckets on the canary, as published."""
+    epoch: int = 0
+    """The split in force (``RouteTable.epoch``): records of another one are not compared."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """Names of route templates by their hash, as far as they are new since the last sample."""
+    lost: bool = False
+    """Whether records of this tick were dropped, because a ring was lapped."""
+    accepted: frozenset[str] = frozenset()
+    """What an operator has accepted: a metric, or ``"metric route"``. It neither holds nor trips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +196,28 @@ class Verdict:
     """Whether both sides had trials of late."""
     reason: str
     """The verdict in plain words."""
+    scope: str = ""
+    """The route that it is about; empty: all of them."""
+    users: tuple[int, int] = (0, 0)
+    """Users of stable and of the canary that were compared; (0, 0): the metric is not judged by user."""
+    hurt: int = 0
+    """Canary users with an event in the evidence."""
+    trips: bool = True
+    """Whether the metric can open the circuit."""
+    worse: bool = False
+    """Whether the difference as estimated now reaches the margin, whatever the evidence: not promoted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placebo:
+    """Virtual canaries, drawn by lot from stable's users and judged like the real one."""
+
+    tripped: int
+    """How many of them would have tripped. None should: their version is stable's."""
+    of: int
+    """How many there are."""
+    log_evidence: float
+    """Natural logarithm of the strongest evidence against any of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +238,12 @@ class Assessment:
     """Why the circuit must open: the first breach or guard rail in plain words."""
     quiet: str | None
     """Why nothing can be compared, if nothing can."""
+    users: int = 0
+    """Canary users of the step that were compared."""
+    holds: tuple[str, ...] = ()
+    """Why the step may not be left, whatever the evidence; each in plain words."""
+    placebo: Placebo | None = None
+    """The judge's own test; ``None``: there is none (yet)."""
 
 
 @dataclass(frozen=True, slots=True)
