@@ -53,6 +53,8 @@ SIZE: Final = "size"
 CONTENT_TYPE: Final = "content_type"
 CONNECTIONS: Final = "connections"
 BUSINESS: Final = "business"
+ANSWERS: Final = "answers"
+"""Of a route: 3xx, 4xx and responses without a body together."""
 CLASSES: Final = (CLIENT_ERRORS, REDIRECTS, EMPTY, SUCCESS)
 
 OTHER: Final = 0
