@@ -1,7 +1,7 @@
 """Guard rails: simple limits to the canary's raw requests. Not part of α, and not fooled by few users.
 
-They look at the last requests: two blocks, each of ``min_requests`` or ten seconds. A rail is hit when half of
-at least twenty canary requests failed (or were answered 4xx) while stable's share is far lower. Two things
+They look at the last requests: two blocks, each of ``min_requests`` or ten seconds. A rail is hit when half
+of at least twenty canary requests failed (or were answered 4xx) while stable's share is far lower. Two things
 speak against the version being at fault, and both are heard:
 
 * at least three users were seen, and less than half of them have half of their requests fail: one client that
