@@ -38,6 +38,7 @@ _LEVELS = {"ok": "green", "suspect": "yellow", "breach": "red"}
 _RECORDS = {
     "tripped": "red",
     "suspect": "yellow",
+    "accepted": "yellow",
     "reload_failed": "yellow",
     "upgrade_failed": "yellow",
     "merged": "yellow",

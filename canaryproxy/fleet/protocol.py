@@ -178,6 +178,8 @@ def is_cautious(before: Document, after: Document) -> bool:
         return False
     if _rank(after.circuit) < _rank(before.circuit) or after.limit > before.limit:
         return False
+    if not after.rollout.accepted <= before.rollout.accepted:
+        return False
     opened = after.is_open and _rank(after.circuit) > _rank(before.circuit)
     ends = (rollout.State.PAUSED, rollout.State.ABORTED, rollout.State.IDLE)
     return opened or after.rollout.state in ends
@@ -228,6 +230,7 @@ def merge(mine: Document, theirs: Document, act: str) -> Document:
             before=lower.state,
             weight_before=lower.weight,
         )
+    here = replace(here, accepted=mine.rollout.accepted & theirs.rollout.accepted)
     if broken is theirs.circuit and _same(here, theirs.rollout):
         return theirs
     newer = max(mine, theirs, key=lambda one: (one.version, one.act))
@@ -276,12 +279,13 @@ def _caution(here: Rollout) -> tuple[bool, float, int, int]:
 
 
 def _same(one: Rollout, other: Rollout) -> bool:
-    return (one.state, one.step, one.weight, one.before, one.weight_before) == (
+    return (one.state, one.step, one.weight, one.before, one.weight_before, one.accepted) == (
         other.state,
         other.step,
         other.weight,
         other.before,
         other.weight_before,
+        other.accepted,
     )
 
 

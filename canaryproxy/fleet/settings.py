@@ -17,7 +17,7 @@ def settings(control: ControlSettings) -> Settings:
     """
     plan = control.plan
     judge = _mark(control.evidence_of.model_dump(mode="json"))
-    steps = [[step.weight, step.bake, step.min_requests] for step in plan.steps]
+    steps = [[step.weight, step.bake, step.min_requests, step.min_users] for step in plan.steps]
     whole: dict[str, Any] = {
         "release": control.release,
         "steps": steps,

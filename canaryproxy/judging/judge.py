@@ -210,7 +210,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Placebo:
-    """Virtual canaries, drawn by lot from stable's users and judged like the real one."""
+    """Virtual canaries, drawn at random from stable's users and judged like the real one."""
 
     tripped: int
     """How many of them would have tripped. None should: their version is stable's."""

@@ -16,6 +16,7 @@ NOTABLE = frozenset(
         "step",
         "ready",
         "suspect",
+        "accepted",
         "tripped",
         "recovered",
         "reset",
@@ -45,6 +46,7 @@ _SENTENCES = {
     "weight": "{release} on {host}: weight changed from {cause}",
     "suspect": ":warning: {release} on {host} is suspect and stays on its step: {cause}",
     "cleared": "{release} on {host} is back to normal: {cause}",
+    "accepted": "{release} on {host} no longer holds or trips on a difference: {cause}",
     "tripped": ":rotating_light: {release} rolled back on {host}{fell}: {cause}. "
     "Users are safe on stable.",
     "stopped": "{release} on {host} stopped: {cause}",

@@ -9,9 +9,9 @@ The circuit is *closed* while users may be on the canary, *open* while every use
 * A ``Trip`` (a breach, a guard rail, an operator) opens it from any state, at once.
 * An open circuit stays open until an operator's ``Reset``, unless a cool-down is configured and this was
   the first trip since the start or the last reset. Then it waits for the cool-down and goes half open.
-* Half open, it needs ``probe_bake`` seconds of comparable traffic without suspicion and
-  ``probe_requests`` judged canary requests. Then it closes. A trip meanwhile is the second one: open until
-  ``Reset``. So is a trip after it closed again: the count falls only by a reset.
+* Half open, it needs ``probe_bake`` seconds of comparable traffic without suspicion, ``probe_requests``
+  judged canary requests, and a judge that names nothing that holds. Then it closes. A trip meanwhile is the
+  second one: open until ``Reset``. So is a trip after it closed again: the count falls only by a reset.
 * The cool-down and the probe count seconds of a running controller: at most one second a tick. A restart
   never shortens them, nor does a clock jump.
 * Events of one tick are ordered: the trip is applied first, so a tick never closes a circuit that it opened.
@@ -229,7 +229,8 @@ def _probe(circuit: Circuit, event: Tick, now: float, settings: CircuitSettings)
     if seen is None or seen.level != "ok":
         return replace(circuit, probed=0.0, ticked=now), (), ()
     passed = circuit.probed + (elapsed(circuit.ticked, now) if seen.comparable else 0.0)
-    if passed < settings.probe_bake or seen.judged < max(settings.probe_requests, 1):
+    enough = passed >= settings.probe_bake and seen.judged >= max(settings.probe_requests, 1)
+    if not enough or seen.holds:
         return replace(circuit, probed=passed, ticked=now), (), ()
     closed = Circuit(State.CLOSED, circuit.trips, now, ticked=now)
     cause = no_regression(seen.judged, passed)

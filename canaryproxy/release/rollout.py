@@ -15,7 +15,11 @@ the circuit is open, *probing* while it is half open, and ends *promoted* (canar
   one second at most, so neither a restart nor a jump of the clock bakes anything;
 * at least ``min_requests``, and never less than one, canary requests of this step were judged: silence is
   not success;
+* at least ``min_users`` canary users of this step were compared with stable's: however many requests they
+  send, a few users can hide what a version does to the others;
 * the judge finds nothing suspect now and there is traffic to compare;
+* the judge names nothing that holds (``Assessment.holds``), such as a rate that looks worse without being
+  suspect, an outcome that sees nothing, an outage of both variants. The bake clock runs meanwhile;
 * with ``promote: proof``, every metric has shown that the canary is not worse by its margin;
 * with gates, each of them has been asked after all that, and has passed: fail-closed. A gate that refused is
   asked again every half minute; a suspicion voids a pass;
@@ -23,6 +27,9 @@ the circuit is open, *probing* while it is half open, and ends *promoted* (canar
 
 At a weight of 100 nothing is left to compare with: there the clock runs and requests count while the
 canary has traffic, and only guard rails watch. After the last step the release is promoted.
+
+**What an operator accepts** (``Accept``: a metric, or a metric at a route) neither holds nor trips any more.
+It holds for this release: ``Start`` and another release begin with nothing accepted.
 
 **The trip always wins.** ``Stop`` is taken in every state in which the canary can have traffic, and
 nothing but ``Restore`` (an operator's reset, or a probe that passed) leads back: to the same step with
@@ -42,8 +49,9 @@ promoted     ``Abort`` · ``SetWeight`` · ``Stop`` tripped
 aborted      ``Start`` running from the first step
 ===========  ============================================================================================
 
-``Replan`` (the plan or the judge has changed) and ``GateAnswer`` are taken everywhere. Anything else is
-``Refused`` with a reason, and changes nothing; ``Stop``, ``Restore`` and ``Tick`` are never refused.
+``Replan`` (the plan or the judge has changed) and ``GateAnswer`` are taken everywhere, ``Accept`` everywhere
+but in aborted. Anything else is ``Refused`` with a reason, and changes nothing; ``Stop``, ``Restore`` and
+``Tick`` are never refused.
 """
 
 from __future__ import annotations
@@ -84,6 +92,8 @@ class Step:
     """Seconds that it is watched at least."""
     min_requests: int = 0
     """Canary requests to be judged at least."""
+    min_users: int = 0
+    """Canary users to be compared at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +152,16 @@ class SetWeight:
 
 
 @dataclass(frozen=True, slots=True)
+class Accept:
+    """A difference that is wanted: it neither holds nor trips any more in this release."""
+
+    metric: str
+    """A metric, or ``"metric route"``."""
+    by: str = "operator"
+    """Who accepts it, and why."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """The circuit opened."""
 
@@ -195,6 +215,7 @@ Event = (
     | Promote
     | Abort
     | SetWeight
+    | Accept
     | Stop
     | Probe
     | Restore
@@ -261,6 +282,8 @@ class Rollout:
     heard: float | None = None
     """When the canary last responded."""
     gate: Gate = Gate()
+    accepted: frozenset[str] = frozenset()
+    """What operators have accepted (``Accept.metric``)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values. Times of ticks are left out: a restart begins with a new one."""
@@ -278,6 +301,7 @@ class Rollout:
             "weight_before": self.weight_before,
             "judged": self.judged,
             "answered": self.answered,
+            "accepted": sorted(self.accepted),
         }
 
     @classmethod
@@ -297,6 +321,7 @@ class Rollout:
             weight_before=float(state["weight_before"]),
             judged=int(state["judged"]),
             answered=int(state["answered"]),
+            accepted=frozenset(map(str, state.get("accepted", ()))),
         )
 
 
@@ -307,6 +332,9 @@ ASK_AGAIN = 30.0
 """Seconds after which gates that refused are asked again."""
 LOST = 300.0
 """Seconds after which gates that did not answer are asked again; their own timeouts are shorter."""
+
+_HOLDS_SHOWN = 2
+"""Reasons to hold that ``Rollout.hold`` names; the assessment has them all."""
 
 _NEW_JUDGE_FIELDS: dict[str, Any] = {
     "baked": 0.0,
@@ -447,6 +475,14 @@ def _set_weight(rollout: Rollout, event: SetWeight, now: float, plan: Plan) -> O
     return changed, (Action.EXPECT_CHANGE,), _record(now, "weight", cause, changed, plan)
 
 
+def _accept(rollout: Rollout, event: Accept, now: float, plan: Plan) -> Outcome:
+    if event.metric in rollout.accepted:
+        raise Refused(f"{event.metric} is accepted already")
+    accepted = replace(rollout, accepted=rollout.accepted | {event.metric})
+    figures = {**_figures(accepted, plan), "metric": event.metric}
+    return accepted, (), (Record(now, "accepted", f"{event.metric} by {event.by}", figures),)
+
+
 def _stop(rollout: Rollout, event: Stop, now: float, plan: Plan) -> Outcome:
     stopped = replace(
         rollout,
@@ -549,6 +585,12 @@ def _waits_for(
     rollout: Rollout, step: Step, requests: int, seen: Assessment, plan: Plan
 ) -> str | None:
     """Return why the step cannot be left yet, in plain words."""
+    if seen.holds:
+        shown = "; ".join(seen.holds[:_HOLDS_SHOWN])
+        hidden = len(seen.holds) - _HOLDS_SHOWN
+        return f"{shown}; and {hidden} more" if hidden > 0 else shown
+    if step.weight < 100.0 and seen.users < step.min_users:
+        return f"{text.count(seen.users)} of {text.count(step.min_users)} users"
     needed = max(step.min_requests, 1)
     if requests < needed:
         return f"{text.count(requests)} of {text.count(needed)} requests"
@@ -612,7 +654,13 @@ def _replan(rollout: Rollout, event: Replan, now: float, plan: Plan) -> Outcome:
 _Handler = Callable[..., Outcome]
 
 TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
-    State.IDLE: {Start: _start, SetWeight: _set_weight, Stop: _stop, Tick: _nothing},
+    State.IDLE: {
+        Start: _start,
+        SetWeight: _set_weight,
+        Accept: _accept,
+        Stop: _stop,
+        Tick: _nothing,
+    },
     State.RUNNING: {
         Tick: _tick,
         GateAnswer: _gate_answer,
@@ -621,6 +669,7 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
         Promote: _promote,
         Abort: _abort,
         SetWeight: _set_weight,
+        Accept: _accept,
         Stop: _stop,
     },
     State.PAUSED: {
@@ -628,6 +677,7 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
         Promote: _promote,
         Abort: _abort,
         SetWeight: _set_weight,
+        Accept: _accept,
         Stop: _stop,
         Tick: _nothing,
     },
@@ -635,11 +685,24 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
         Restore: _restore,
         Probe: _probe,
         Abort: _abort,
+        Accept: _accept,
         Stop: _nothing,
         Tick: _nothing,
     },
-    State.PROBING: {Restore: _restore, Stop: _stop_probe, Abort: _abort, Tick: _nothing},
-    State.PROMOTED: {Abort: _abort, SetWeight: _set_weight, Stop: _stop, Tick: _nothing},
+    State.PROBING: {
+        Restore: _restore,
+        Stop: _stop_probe,
+        Abort: _abort,
+        Accept: _accept,
+        Tick: _nothing,
+    },
+    State.PROMOTED: {
+        Abort: _abort,
+        SetWeight: _set_weight,
+        Accept: _accept,
+        Stop: _stop,
+        Tick: _nothing,
+    },
     State.ABORTED: {
         Start: _start,
         Stop: _nothing,

@@ -34,6 +34,18 @@ def test_a_release_that_began_later_is_not_given_up_for_one_that_knows_nothing_o
     assert protocol.decide(old, tripped, "m") == protocol.Decision(tripped)
 
 
+def test_accepting_waits_for_the_store_and_diverged_replicas_keep_what_both_accepted() -> None:
+    paused = after(BEGUN, FIRST, "p", rollout.Pause())
+    one = after(paused, FIRST, "x", rollout.Accept("errors"))
+    assert not protocol.is_cautious(paused, one)
+    mine = after(one, FIRST, "y", rollout.Accept("latency"))
+    theirs = after(one, FIRST, "z", rollout.Accept("client_errors"))
+    for here, there in ((mine, theirs), (theirs, mine)):
+        merged = protocol.merge(here, there, "m")
+        assert merged.rollout.accepted == {"errors"}
+        assert Document.from_json(merged.to_json()) == merged
+
+
 def test_a_release_of_another_fleet_is_none_of_this_one() -> None:
     mine = replace(protocol.begin(NEXT, "b", 0.0), round=7)
     assert protocol.decide(mine, BEGUN, "m") == protocol.Decision(BEGUN)

@@ -73,6 +73,8 @@ class World:
     """How often the store has lost its data."""
     highest: int = 0
     """The highest limit that the store has ever had."""
+    accepted: frozenset[str] = frozenset()
+    """What the store has ever had as accepted by an operator."""
     past: Document | None = None
     """What the store had before its last act, where that can be lost."""
 
@@ -128,7 +130,7 @@ class Rules:
 
 BUDGET = (
     ("trip", 1), ("reset", 1), ("step", 2), ("expire", 1), ("cut", 1), ("loss", 1), ("abort", 1),
-    ("crash", 1), ("failover", 1), ("next", 1),
+    ("crash", 1), ("failover", 1), ("next", 1), ("accept", 1),
 )  # fmt: skip
 """How often each mishap may happen in one history."""
 
@@ -193,7 +195,8 @@ def _cas(
         return None
     past = world.store if world.left("failover") else None
     highest = max(world.highest, document.limit)
-    return replace(world, store=document, highest=highest, past=past)
+    accepted = world.accepted | document.rollout.accepted
+    return replace(world, store=document, highest=highest, past=past, accepted=accepted)
 
 
 def _exchange(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
@@ -288,11 +291,12 @@ def _operate(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]
         ("trip", circuit.Trip("bad")),
         ("reset", circuit.Reset()),
         ("abort", rollout.Abort()),
+        ("accept", rollout.Accept(str(replica.mine.release))),
     )
     for what, event in events:
         if not world.left(what):
             continue
-        named = f"{replica.mine.act}{what[0]}{at}"
+        named = f"{replica.mine.act}{what[0] if what != 'accept' else 'x'}{at}"
         try:
             made, _ = protocol.step(replica.mine, event, 0.0, SETTINGS, named)
         except rollout.Refused:
@@ -338,6 +342,10 @@ def check(world: World) -> None:
             raise Broken("a replica has gone back to the release before")
         if replica.mine.limit > world.highest:
             raise Broken("a replica gives the canary more than the store ever allowed")
+        if not replica.mine.rollout.accepted <= world.accepted:
+            raise Broken("a replica accepts what the fleet has not")
+        if not replica.mine.rollout.accepted <= {replica.mine.release}:
+            raise Broken("a release goes on with what was accepted for another one")
         if replica.token > world.term and not world.losses:
             raise Broken("a token from the future")
     if not world.losses:

@@ -25,6 +25,8 @@ SMALL: tuple[tuple[int, dict[str, int], int], ...] = (
     (2, {"trip": 1, "reset": 1, "loss": 1, "abort": 1}, 7_000),
     (2, {"trip": 1, "reset": 1, "step": 1, "failover": 1}, 3_500),
     (2, {"trip": 1, "next": 1, "failover": 1, "cut": 1}, 2_500),
+    (2, {"trip": 1, "reset": 1, "accept": 1, "cut": 1}, 5_000),
+    (2, {"next": 1, "accept": 1, "loss": 1}, 1_500),
 )
 """Replicas, budget, and how many states there are at least."""
 
@@ -66,6 +68,11 @@ MUTANTS: dict[str, tuple[int, dict[str, int], Any]] = {
         2,
         {"trip": 1, "step": 1},
         Rules(told=lambda _mine, theirs, _act: protocol.Decision(theirs)),  # type: ignore[arg-type]
+    ),
+    "accepting does not wait for the store": (
+        2,
+        {"accept": 1, "cut": 1},
+        Rules(is_cautious=_everything_holds_at_once),
     ),
     "the higher weight wins": (2, {"trip": 1, "step": 1, "cut": 1}, Rules(decide=_higher_wins)),
 }

@@ -15,6 +15,7 @@ from canaryproxy.release import rollout as machine
 from canaryproxy.release.rollout import (
     TRANSITIONS,
     Abort,
+    Accept,
     Action,
     Event,
     Gate,
@@ -47,6 +48,8 @@ def seen(
     proven: bool = False,
     answered: int | None = None,
     quiet: str | None = None,
+    users: int = 0,
+    holds: tuple[str, ...] = (),
 ) -> Assessment:
     return Assessment(
         level,
@@ -57,6 +60,8 @@ def seen(
         proven,
         None,
         quiet,
+        users,
+        holds,
     )
 
 
@@ -217,6 +222,61 @@ def test_requests_are_counted_by_step() -> None:
     assert run.rollout.step == 2
 
 
+def test_step_waits_for_its_users_however_many_requests_they_send() -> None:
+    run = Run(Plan((Step(1, 1.0, 5, min_users=10), Step(100, min_users=10))))
+    run.ticks(60.0, seen(judged=5000, users=9))
+    assert (run.rollout.step, run.rollout.hold) == (0, "9 of 10 users")
+    run.ticks(0.1, seen(judged=5000, users=10))
+    assert run.rollout.step == 1
+    run.ticks(1.0, seen(judged=5000, answered=5100, users=0))  # nothing left to compare with
+    assert run.rollout.state is State.PROMOTED
+
+
+def test_step_is_held_while_the_judge_names_a_reason() -> None:
+    run = Run()
+    worse = "looks worse: 50 of 50 canary requests of one user failed"
+    run.ticks(60.0, seen(judged=50, holds=(worse,)))
+    assert (run.rollout.step, run.rollout.hold) == (0, worse)
+    assert run.rollout.baked > 50  # the bake clock runs meanwhile
+    run.ticks(0.1, seen(judged=50, holds=("one", "two", "three", "four")))
+    assert run.rollout.hold == "one; two; and 2 more"
+    run.ticks(0.1, seen(judged=50))
+    assert run.rollout.step == 1
+
+
+def test_what_holds_keeps_a_manual_step_from_being_ready() -> None:
+    run = Run(Plan((Step(1, 1.0), Step(50)), promote="manual"))
+    run.ticks(5.0, seen(judged=50))
+    assert run.rollout.ready
+    run.ticks(0.1, seen(judged=50, holds=("small sees nothing",)))
+    with pytest.raises(Refused, match="not complete: small sees nothing"):
+        run.send(Resume())
+
+
+def test_accepted_metrics_are_kept_until_another_release_starts() -> None:
+    run = Run()
+    run.send(Accept("client_errors", "ann: 401 is wanted"))
+    run.send(Accept("errors GET /old"))
+    assert run.rollout.accepted == {"client_errors", "errors GET /old"}
+    assert run.history[-2:] == ["accepted", "accepted"]
+    with pytest.raises(Refused, match="client_errors is accepted already"):
+        run.send(Accept("client_errors"))
+    for event in (Stop("errors"), Probe(), Restore(), Pause(), Resume(), Replan(judge=True)):
+        run.send(event)
+        run.restart()
+        assert run.rollout.accepted == {"client_errors", "errors GET /old"}
+    run.send(Abort())
+    with pytest.raises(Refused, match="cannot accept while the release is aborted"):
+        run.send(Accept("latency"))
+    assert run.send(Start()).accepted == frozenset()
+
+
+def test_state_saved_before_metrics_could_be_accepted_is_read() -> None:
+    state = Rollout().to_dict()
+    del state["accepted"]
+    assert Rollout.from_dict(state) == Rollout()
+
+
 def test_proof_is_waited_for() -> None:
     run = Run(Plan((Step(1, 1.0), Step(100)), promote="proof"))
     run.ticks(60.0, seen(judged=1000))
@@ -345,7 +405,13 @@ numbers = st.integers(0, 200)
 ticks = st.builds(
     Tick,
     st.builds(
-        seen, numbers, st.sampled_from(["ok", "ok", "suspect"]), st.booleans(), st.booleans()
+        seen,
+        numbers,
+        st.sampled_from(["ok", "ok", "suspect"]),
+        st.booleans(),
+        st.booleans(),
+        users=st.integers(0, 9),
+        holds=st.sampled_from([(), (), ("looks worse",)]),
     ),
 )
 events: Any = st.one_of(
@@ -358,6 +424,7 @@ events: Any = st.one_of(
     st.just(Promote()),
     st.just(Abort()),
     st.builds(SetWeight, st.floats(0.0, 100.0)),
+    st.builds(Accept, st.sampled_from(["errors", "latency"])),
     st.just(Stop("errors")),
     st.just(Probe()),
     st.builds(
@@ -371,6 +438,7 @@ PLANS = [
     replace(PLAN, promote="proof"),
     replace(PLAN, promote="manual"),
     Plan((Step(5, 0.5), Step(60, 0.5, 3))),
+    Plan((Step(5, 0.5, min_users=5), Step(60, 0.5, 3), Step(100, min_users=5))),
     replace(PLAN, gated=True),
 ]
 
@@ -402,6 +470,9 @@ def test_promises_for_any_history(history: list[tuple[Event, float]], plan: Plan
             assert event.assessment.level == "ok"
             assert rollout.weight > before.weight
             assert records
+            assert not event.assessment.holds
+            least = plan.steps[before.step]
+            assert event.assessment.users >= least.min_users or least.weight == 100.0
             if before.weight < 100.0:
                 assert event.assessment.comparable
                 if plan.promote == "proof":
@@ -411,6 +482,8 @@ def test_promises_for_any_history(history: list[tuple[Event, float]], plan: Plan
                     assert before.gate.state == "passed"
         if rollout.state is not before.state:
             assert records
+        if rollout.accepted - before.accepted:
+            assert isinstance(event, Accept)
         if Action.NEW_JUDGE in actions:
             assert (rollout.baked, rollout.judged_from) == (0.0, 0)
         again = Rollout.from_dict(json.loads(json.dumps(rollout.to_dict(), allow_nan=False)))

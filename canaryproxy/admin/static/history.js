@@ -5,7 +5,7 @@ import { count, duration, latency, moment, odds, plural, utc, weight } from "./w
 
 const KINDS = {
   everything: null,
-  "trips and warnings": ["tripped", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared"],
+  "trips and warnings": ["tripped", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared", "accepted"],
   "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate", "merged"],
   "drills and configuration": ["drill", "reload", "reload_failed", "upgrade", "upgrade_failed"],
 };
@@ -16,6 +16,7 @@ const GLYPHS = {
   recovered: "ok",
   cleared: "ok",
   suspect: "suspect",
+  accepted: "suspect",
   reload_failed: "suspect",
   upgrade_failed: "suspect",
   merged: "suspect",

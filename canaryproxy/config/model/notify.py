@@ -18,6 +18,7 @@ EventName = Literal[
     "weight",
     "suspect",
     "cleared",
+    "accepted",
     "tripped",
     "reset",
     "probing",
