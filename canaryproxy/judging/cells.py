@@ -1,0 +1,185 @@
+"""Units counted by what a look needs to know of them: trials, events, class of expected rate."""
+
+from __future__ import annotations
+
+from math import log, sqrt
+from typing import Final
+
+from canaryproxy.judging.evidence import log_sum_exp
+from canaryproxy.judging.look import best_tilt, log_mean, log_mean_independent
+from canaryproxy.judging.tally import Tally
+from canaryproxy.judging.units import FIELD, Lottery, VirtualCanaries
+
+FIRST_LOOK: Final = 8
+LOOK_RATIO: Final = 1.3
+"""Looks when events of both sides together reach 8, then 1.3 times as many."""
+NOTHING: Final = -1e9
+"""Log evidence before the first look."""
+LEVELS: Final = 16.0
+"""Scores are rounded to this part of their standard deviation."""
+_HIGHEST: Final = 1 << 20
+_FIELD_MASK: Final = (1 << FIELD) - 1
+_SHIFT: Final = 10
+_BIN: Final = (1 << _SHIFT) - 1
+
+
+def bin_of(count: int) -> int:
+    """Return the bin of a count: exact below 32, then sixteen bins an octave."""
+    shift = count.bit_length() - 5
+    if shift <= 0:
+        return count
+    return (shift << 4) + (count >> shift)
+
+
+def middle_of(at: int) -> float:
+    """Return the middle of a bin."""
+    if at < 32:
+        return float(at)
+    shift = (at >> 4) - 1
+    return float((at - (shift << 4)) << shift) + 0.5 * ((1 << shift) - 1)
+
+
+def stake_of_look(number: int) -> float:
+    """Return the stake of the look with this number, from 1 on; all together 1."""
+    return 4.0 / ((number + 3) * (number + 4))
+
+
+class Cells:
+    """Numbers of units by cell: of all, of the canary's, of the virtual canaries' (packed).
+
+    A trial moves one unit from a cell to another, so scores cost as much as there are cells, whatever the
+    number of units. Rounding counts to bins and scores to levels is a choice of the score.
+    """
+
+    __slots__ = ("_who", "all", "canary", "virtual")
+
+    def __init__(self, who: VirtualCanaries | None) -> None:
+        self.all: dict[int, int] = {}
+        self.canary: dict[int, int] = {}
+        self.virtual: dict[int, int] = {}
+        self._who = who
+
+    def move(self, row: int, n: int, e: int, unit_class: int, canary: bool, bad: bool) -> None:
+        """Count a trial of a unit that had n trials and e events before."""
+        trials = unit_class << _SHIFT
+        old = (trials | bin_of(n)) << _SHIFT | bin_of(e)
+        new = (trials | bin_of(n + 1)) << _SHIFT | (bin_of(e + 1) if bad else bin_of(e))
+        if new == old:
+            return
+        _move(self.all, old if n else -1, new, 1)
+        if canary:
+            _move(self.canary, old if n else -1, new, 1)
+        elif self._who is not None:
+            fields = self._who.of(row)
+            if fields:
+                _move(self.virtual, old if n else -1, new, fields)
+
+    def levels(self, tally: Tally) -> tuple[float, dict[int, int]]:
+        """Return the grid of scores, and each cell's score in steps of it; the grid is 0 without scores.
+
+        Score: ``c (e - n p)``, with p what is expected of the unit, scaled so that scores sum to 0, and c
+        the weight of n requests that are alike: ``1 / (1 + (n-1) r)``.
+        """
+        scaled = tally.scaled(tally.trials, tally.events)
+        alike = tally.likeness(scaled)
+        events = expected = 0.0
+        rows: list[tuple[int, int, float, float]] = []
+        for cell, count in self.all.items():
+            n = middle_of(cell >> _SHIFT & _BIN)
+            weight = 1.0 / (1.0 + (n - 1.0) * alike)
+            e = weight * middle_of(cell & _BIN)
+            n *= weight * scaled[cell >> 2 * _SHIFT]
+            events += count * e
+            expected += count * n
+            rows.append((cell, count, e, n))
+        scale = events / expected if expected else 0.0
+        units = 0
+        squares = 0.0
+        for _, count, e, n in rows:
+            units += count
+            squares += count * (e - scale * n) ** 2
+        grid = sqrt(squares / units) / LEVELS if units else 0.0
+        if grid <= 0.0:
+            return 0.0, {}
+        return grid, {cell: round((e - scale * n) / grid) for cell, _, e, n in rows}
+
+
+def _move(cells: dict[int, int], old: int, new: int, units: int) -> None:
+    cells[new] = cells.get(new, 0) + units
+    if old >= 0:
+        left = cells[old] - units
+        if left:
+            cells[old] = left
+        else:
+            del cells[old]
+
+
+class Looks:
+    """The looks of one round: when the next is due, and the sum of e-values so far.
+
+    ``aim``: log evidence at which the test trips, all stakes but that of the look taken off.
+    """
+
+    __slots__ = ("_aim", "_lottery", "_sign", "_who", "cells", "last", "log_e", "looks", "next")
+
+    def __init__(
+        self, lottery: Lottery, increase: bool, aim: float, who: VirtualCanaries | None
+    ) -> None:
+        self._lottery = lottery
+        self._sign = 1 if increase else -1
+        self._aim = aim
+        self._who = who
+        self.cells = Cells(who)
+        self.log_e = NOTHING
+        """Natural logarithm of the sum over looks, with their stakes."""
+        self.last = NOTHING
+        """The same of the last look alone."""
+        self.looks = 0
+        self.next = FIRST_LOOK
+
+    def look(self, tally: Tally, events: int) -> list[float]:
+        """Look, at this number of events; return each virtual canary's log evidence with the look's stake."""
+        self.looks += 1
+        self.next = max(events + 1, int(self.next * LOOK_RATIO) + 1)
+        log_stake = log(stake_of_look(self.looks))
+        grid, by_cell = self.cells.levels(tally)
+        if grid <= 0.0:
+            return []
+        sign = self._sign
+        units: dict[int, int] = {}
+        stable: dict[int, int] = {}
+        total = 0
+        for cell, level in by_cell.items():
+            level *= sign
+            count, ours = self.cells.all[cell], self.cells.canary.get(cell, 0)
+            units[level] = units.get(level, 0) + count
+            stable[level] = stable.get(level, 0) + count - ours
+            total += level * ours
+        levels = [grid * level for level in units]
+        counts = list(units.values())
+        canary, others = self._lottery.canary, self._lottery.stable
+        aim = self._aim - log_stake
+        tilt = best_tilt(levels, counts, canary / (canary + others), aim)
+        value = tilt * grid * total - log_mean(levels, counts, tilt, canary, others)
+        self.last = log_stake + value
+        self.log_e = log_sum_exp([self.log_e, self.last])
+        if self._who is None:
+            return []
+        levels = [grid * level for level in stable]
+        counts = list(stable.values())
+        share = self._who.share
+        tilt = best_tilt(levels, counts, share, aim)
+        mean = log_mean_independent(levels, counts, tilt, share)[0]
+        return [log_stake + tilt * grid * sign * score - mean for score in self._virtual(by_cell)]
+
+    def _virtual(self, by_cell: dict[int, int]) -> list[int]:
+        """Return the sum of levels of each virtual canary."""
+        assert self._who is not None
+        sums = units = 0
+        for cell, fields in self.cells.virtual.items():
+            sums += (by_cell[cell] + _HIGHEST) * fields
+            units += fields
+        return [
+            (sums >> FIELD * j & _FIELD_MASK) - _HIGHEST * (units >> FIELD * j & _FIELD_MASK)
+            for j in range(self._who.count)
+        ]

@@ -1,0 +1,121 @@
+"""Counts of units from before a step, on stable, and the rates that they let expect in the step.
+
+Whatever a unit did before its lottery was drawn cannot depend on the draw, so scores may use it freely.
+Accounts that always fail are little surprise when they fail again, on whichever side they are.
+"""
+
+from __future__ import annotations
+
+from array import array
+from math import exp, log
+from typing import Final
+
+_MOST: Final = 65_535
+LEAST_TRIALS: Final = 100
+LEAST_EVENTS: Final = 5
+"""Below these numbers nothing is expected of units in particular."""
+LEAST_LIKENESS: Final = 0.01
+
+_LOWEST: Final = -10.0
+_PER_UNIT: Final = 2
+CLASSES: Final = 2 + round(-_LOWEST) * _PER_UNIT * 3 // 2
+"""Classes of expected rates: 0, the mean; then by log odds from -10 to 5 in steps of one half."""
+_RATES: Final = tuple(1.0 / (1.0 + exp(-(_LOWEST + at / _PER_UNIT))) for at in range(CLASSES - 1))
+
+
+def likeness(pairs: float, excess: float) -> float:
+    """Return how alike the requests of a unit are (intraclass correlation), clipped to [0, 0.95].
+
+    For counts n, e of units and expected rates p, ``pairs`` is Σ n(n-1) p(1-p) and ``excess`` is
+    Σ (e - np)² - np(1-p), whose mean is the correlation times the first.
+    """
+    if pairs < 10.0:
+        return 0.0
+    return min(max(excess / pairs, 0.0), 0.95)
+
+
+class Expectation:
+    """Expected rates at the beginning of a step, by classes of units.
+
+    Of a unit with counts n, e before: ``(e + strength · mean) / (n + strength)`` with ``strength =
+    (1-r)/r`` for likeness r, rounded to its class. Without a likeness, or too little known: the mean, for
+    all.
+    """
+
+    __slots__ = ("_history", "_strength", "mean", "rates")
+
+    def __init__(self, history: History | None = None) -> None:
+        trials, events = (0, 0) if history is None else (history.trials, history.events)
+        self.mean = (events + 0.5) / (trials + 50.0)
+        """Rate of all units; half an event in fifty trials is where it starts."""
+        self._history = history
+        self._strength = 0.0
+        if history is not None and trials >= LEAST_TRIALS and events >= LEAST_EVENTS:
+            self.mean = min(events / trials, 0.99)
+            alike = history.likeness(self.mean)
+            if alike > LEAST_LIKENESS:
+                self._strength = (1.0 - alike) / alike
+        self.rates: list[float] = [self.mean, *_RATES]
+        """By class."""
+
+    def class_of(self, row: int) -> int:
+        """Return the class of a row; called before the row's first trial of the step is added."""
+        history = self._history
+        if self._strength <= 0.0 or history is None or row >= len(history.n):
+            return 0
+        n = history.n[row]
+        if not n:
+            return 0
+        rate = (history.e[row] + self._strength * self.mean) / (n + self._strength)
+        if rate >= 1.0:
+            return CLASSES - 1
+        odds = log(rate / (1.0 - rate))
+        return 1 + min(max(round((odds - _LOWEST) * _PER_UNIT), 0), CLASSES - 2)
+
+
+class History:
+    """Trials and events of units while they were on stable, for one metric; lives as long as the judge.
+
+    Added to before the first step, and by each test with its stable units. A unit of 65,535 trials is
+    known well enough.
+    """
+
+    __slots__ = ("_ee", "_ne", "_nn", "e", "events", "n", "trials")
+
+    def __init__(self) -> None:
+        self.n: array[int] = array("H")
+        self.e: array[int] = array("H")
+        self.trials = 0
+        self.events = 0
+        self._nn = 0
+        self._ne = 0
+        self._ee = 0
+
+    def add(self, row: int, bad: bool) -> None:
+        """Add a trial of a unit that is on stable."""
+        if row >= len(self.n):
+            grow(self.n, row)
+            grow(self.e, row)
+        n, e = self.n[row], self.e[row]
+        if n == _MOST:
+            return
+        self.n[row] = n + 1
+        self.trials += 1
+        self._nn += 2 * n + 1
+        self._ne += e
+        if bad:
+            self.e[row] = e + 1
+            self.events += 1
+            self._ee += 2 * e + 1
+            self._ne += n + 1
+
+    def likeness(self, rate: float) -> float:
+        """Return how alike the requests of a unit are, where ``rate`` is expected of each."""
+        spread = rate * (1.0 - rate)
+        squares = self._ee - 2.0 * rate * self._ne + rate * rate * self._nn
+        return likeness((self._nn - self.trials) * spread, squares - self.trials * spread)
+
+
+def grow(values: array[int], row: int) -> None:
+    """Let an array have a row, and some more."""
+    values.frombytes(bytes((row + 1 + row // 8 + 64 - len(values)) * values.itemsize))

@@ -1,0 +1,373 @@
+"""The test of one metric under one lottery: are bad events the canary's more often than the draw explains?
+
+**Null hypothesis (sharp): the version changes nothing that a user meets.** Then every unit's history is
+what it would be on either side, and all evidence comes from the draw (lemma 1, ``units.Lottery``), which
+is known exactly. Nothing is assumed about users, requests or time.
+
+Three parts bet on the labels of units: A on first bad events, C on first trials (``bets``), B on all
+requests at looks (``cells``, ``look``). Each is run in rounds (``rounds``): from the step on, from every
+minute on, from surges of the pooled rate on (``surge``); looks in the first only.
+
+**Theorem 2.** Give each part of each round a share w of α, Σ w <= 1, fixed before it begins. Under the
+null hypothesis any of them ever reaches 1/(αw) with probability at most α. *Proof.* A and C are
+martingales with mean 1 (Ville), B never falls and has mean at most 1 (Markov); union bound. ∎ That the
+difference must be material, too, can only lower it.
+
+**What must hold.** Whether a trial is bad may depend on all histories and on labels known before the
+step, and must be judged in the same way on both sides; only trials of users who could have been on either
+side count; records are settled.
+
+**What no test can do.** Given the histories all randomness is the draw: no evidence exceeds C(M, M_c) for
+M users of which M_c are the canary's. One canary user in 100: 100 to 1, for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Final
+
+from canaryproxy.judging.bets import (
+    PRIOR_A,
+    PRIOR_C,
+    Factors,
+    first_event_factors,
+    first_trial_factors,
+)
+from canaryproxy.judging.cells import Looks
+from canaryproxy.judging.evidence import Direction
+from canaryproxy.judging.history import Expectation, History
+from canaryproxy.judging.rounds import (
+    CLOCK_LIFE,
+    Kind,
+    Round,
+    Schedule,
+    StandingRound,
+    Window,
+    life_of,
+    stake_of,
+)
+from canaryproxy.judging.rows import Rows
+from canaryproxy.judging.surge import Surges
+from canaryproxy.judging.tally import Estimate, Tally
+from canaryproxy.judging.units import Lottery, Units
+from canaryproxy.judging.virtual import Placebo, PlaceboWatch, VirtualBets
+
+__all__ = ["Estimate", "History", "Lottery", "LotteryTest", "Placebo", "TestSettings", "Units"]
+
+HALF_ERRORS: Final = 0.5
+"""A difference is material if it reaches the margin after this many standard errors are taken off."""
+_ROUNDS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class TestSettings:
+    """Limits, margin and parts of a test."""
+
+    __test__ = False
+
+    log_limit: float
+    """ln(1/α) of this test, all its rounds and parts together."""
+    log_hold: float
+    """ln(1/α) at which it is suspect."""
+    margin: float = 0.0
+    """Difference of rates that is material; with ``relative`` as a share of stable's rate."""
+    relative: bool = False
+    direction: Direction = "increase"
+    """Which change of the canary's rate is the bad one."""
+    looks: bool = True
+    """Part B: all requests of all units. Without it a test keeps two bytes a unit."""
+    gross: bool = True
+    """Part C, for increases only."""
+
+
+class LotteryTest:
+    """One metric, one lottery: ``add`` each trial that settled, ``tick`` ten times a second, then read.
+
+    ``placebos``: number of virtual canaries that go through the same bets. They trip by evidence alone,
+    so more of them trip than would with a margin.
+    """
+
+    __slots__ = (
+        *("_expected", "_history", "_live", "_lottery", "_positions", "_rounds", "_rows"),
+        *("_schedule", "_settings", "_standing", "_surges", "_tally", "_turn", "_watch", "_who"),
+        *("breach", "hurt", "log_evidence", "suspect"),
+    )
+
+    def __init__(
+        self,
+        lottery: Lottery,
+        units: Units,
+        settings: TestSettings,
+        now: float,
+        history: History | None = None,
+        placebos: int = 0,
+    ) -> None:
+        self._start(lottery, units, settings, now, history, placebos)
+        self._open("main", now, [])
+
+    def _start(
+        self,
+        lottery: Lottery,
+        units: Units,
+        settings: TestSettings,
+        now: float,
+        history: History | None,
+        placebos: int,
+    ) -> None:
+        increase = settings.direction == "increase"
+        self._lottery = lottery
+        self._positions = units.positions
+        self._settings = settings
+        self._history = history
+        self._expected = Expectation(history)
+        self._rows = Rows(settings.looks)
+        self._tally = Tally(self._expected.rates)
+        known = (0, 0) if history is None else (history.trials, history.events)
+        self._surges = Surges(increase, *known)
+        self._schedule = Schedule(now, units.phase())
+        self._rounds: list[Round] = []
+        self._standing: list[StandingRound] = []
+        self._live = 0
+        self._who = units.virtual(lottery, placebos) if placebos and lottery.stable else None
+        self._watch = PlaceboWatch(placebos, settings.log_limit)
+        self._turn = 0
+        self.log_evidence = -inf
+        """Best over rounds and parts of ln E + ln of its stake; to be compared with ``log_limit``."""
+        self.breach = False
+        """Evidence has reached the limit in a round in which the difference is material; stays."""
+        self.suspect = False
+        """Evidence is at ``log_hold`` now."""
+        self.hurt = 0
+        """Canary users with an event in the round that gave the best evidence."""
+
+    def add(self, row: int, bad: bool) -> None:
+        """Add a trial that settled, of a unit whose position is in the lottery, in order of time."""
+        rows = self._rows
+        if row >= len(rows.tried):
+            rows.grow(row)
+        canary = self._positions[row] < self._lottery.limit
+        tried, voted = rows.tried[row], rows.voted[row]
+        tally = self._tally
+        if not tried & 1:
+            tally.users[canary] += 1
+            rows.classes[row] = self._expected.class_of(row)
+        unit_class = rows.classes[row]
+        at = 2 * unit_class + canary
+        tally.trials[at] += 1
+        if bad:
+            tally.events[at] += 1
+        if self._live & ~tried or (bad and self._live & ~voted):
+            self._look_up(self._rounds, row, unit_class, canary, bad)
+        if self._settings.looks:
+            n, e = rows.n[row], rows.e[row]
+            tally.add(at, n, e, bad)
+            rows.n[row] = n + 1
+            if bad:
+                rows.e[row] = e + 1
+            looks = self._rounds[0].looks
+            if looks is not None:
+                looks.cells.move(row, n, e, unit_class, canary, bad)
+        if self._history is not None and not canary:
+            self._history.add(row, bad)
+        self._surges.add(row, bad)
+
+    def _look_up(
+        self, rounds: list[Round], row: int, unit_class: int, canary: bool, bad: bool
+    ) -> None:
+        """Bet on a unit in the rounds in which this is its first trial or first event."""
+        rows = self._rows
+        fields = 0 if canary or self._who is None else self._who.of(row)
+        for one in rounds:
+            if not rows.tried[row] & one.bit:
+                rows.tried[row] |= one.bit
+                one.first_trial(unit_class, canary, bad, fields)
+            if bad and not rows.voted[row] & one.bit:
+                rows.voted[row] |= one.bit
+                one.first_event(unit_class, canary, fields)
+
+    def tick(self, now: float) -> None:
+        """Open and close rounds, look, and decide; ten times a second."""
+        surge = self._surges.tick()
+        if surge:
+            self._open("surge", now, self._surges.last(surge))
+        if self._schedule.clock(now):
+            self._open("clock", now, [])
+        for one in self._rounds[1:]:
+            if now - one.began > life_of(one.kind):
+                self._close(one)
+        first = self._rounds[0]
+        if first.looks is not None:
+            events = sum(self._tally.events) - sum(first.events)
+            if events >= first.looks.next:
+                self._watch.see(first.log_b, first.looks.look(self._tally, events))
+        self._see_virtual()
+        self._decide(now)
+
+    def _open(self, kind: Kind, now: float, records: list[int]) -> None:
+        """Open a round that begins with ``records``, the last ones, or now."""
+        for one in self._rounds[1:]:
+            if kind == one.kind == "surge":
+                self._close(one)
+        free = [bit for bit in range(_ROUNDS) if not self._live >> bit & 1]
+        if not free:
+            self._close(self._rounds[1])
+            free = [bit for bit in range(_ROUNDS) if not self._live >> bit & 1]
+        bit = 1 << free[0]
+        settings, rates = self._settings, self._expected.rates
+        increase = settings.direction == "increase"
+        first = not self._rounds
+        factors_c: list[Factors] = []
+        if settings.gross and increase:
+            expected = self._expected.mean if first else self._surges.rate
+            factors_c = first_trial_factors(expected, rates)
+        one = Round(
+            kind,
+            stake_of(kind, self._schedule.number(kind)),
+            bit,
+            now,
+            self._lottery,
+            first_event_factors(self._expected.mean, rates, increase),
+            factors_c,
+            settings.looks and first,
+        )
+        if settings.looks and first:
+            aim = settings.log_limit - one.log_b
+            one.looks = Looks(self._lottery, increase, aim, self._who)
+        if self._who is not None:
+            one.virtual = VirtualBets(self._who)
+        if not first:
+            self._rows.clear(bit)
+        one.begin_window(self._tally)
+        self._rounds.append(one)
+        self._live |= bit
+        for record in records:
+            row, bad = record >> 1, record & 1 == 1
+            canary = self._positions[row] < self._lottery.limit
+            at = 2 * self._rows.classes[row] + canary
+            one.trials[at] -= 1
+            one.events[at] -= bad
+            self._look_up([one], row, self._rows.classes[row], canary, bad)
+
+    def _close(self, one: Round) -> None:
+        self._rounds.remove(one)
+        self._live &= ~one.bit
+
+    def _see_virtual(self) -> None:
+        """See how virtual canaries do in one round after the other."""
+        if self._who is None:
+            return
+        self._turn = (self._turn + 1) % len(self._rounds)
+        one = self._rounds[self._turn]
+        if one.virtual is None:
+            return
+        self._watch.see(one.log_a, one.virtual.log_events(PRIOR_A, one.factors_a))
+        if one.factors_c:
+            self._watch.see(one.log_c, one.virtual.log_trials(PRIOR_C, one.factors_c))
+
+    def _decide(self, now: float) -> None:
+        limit, hold = self._settings.log_limit, self._settings.log_hold
+        self.log_evidence = -inf
+        self.suspect = False
+        for one in self._rounds:
+            value = one.log_evidence()
+            if value > self.log_evidence:
+                self.log_evidence, self.hurt = value, one.voted[1]
+            if value >= hold and one.log_suspicion() >= hold:
+                self.suspect = True
+            if value >= limit and not self.breach:
+                self.breach = self._is_material(one.window(self._tally))
+        for past in self._standing:
+            if past.log_evidence > self.log_evidence:
+                self.log_evidence, self.hurt = past.log_evidence, past.window.voted[1]
+            if past.log_evidence >= hold and now < past.until:
+                self.suspect = True
+            if past.log_evidence >= limit and not self.breach:
+                self.breach = self._is_material(past.window)
+
+    def _is_material(self, window: Window) -> bool:
+        found = window.difference(self._tally)
+        if found is None:
+            return False
+        difference, error, rate = found
+        settings = self._settings
+        worse = difference if settings.direction == "increase" else -difference
+        least = settings.margin * rate if settings.relative else settings.margin
+        return worse > 0.0 and worse - HALF_ERRORS * error >= least - 1e-12
+
+    def estimate(self) -> Estimate | None:
+        """Return how much worse the canary is since the step began; ``None`` without trials on a side."""
+        if self._settings.looks:
+            return self._tally.estimate()
+        window = Window(
+            self._tally.trials,
+            self._tally.events,
+            self._tally.most_users(),
+            (self._rounds[0].voted[0], self._rounds[0].voted[1]),
+        )
+        found = window.difference(self._tally)
+        if found is None:
+            return None
+        return Estimate(self._tally.side(0), self._tally.side(1), window.tried, found[0], found[1])
+
+    @property
+    def placebo(self) -> Placebo:
+        """How many virtual canaries would have tripped."""
+        return self._watch.placebo
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the state as JSON values: sums and evidence, not who has been looked up."""
+        now = self._schedule.last
+        rounds = [
+            (one.log_evidence(), one.began + life_of(one.kind), one.window(self._tally))
+            for one in self._rounds
+        ]
+        rounds += [(one.log_evidence, one.until, one.window) for one in self._standing]
+        rounds.sort(key=_evidence_of, reverse=True)
+        return {
+            "tally": self._tally.to_dict(),
+            "surges": self._surges.to_dict(),
+            "schedule": self._schedule.to_dict(),
+            "rounds": [
+                {"log_e": log_e, "left": min(max(until - now, 0.0), CLOCK_LIFE), **window.to_dict()}
+                for log_e, until, window in rounds[:_ROUNDS]
+            ],
+            "placebo": [self._watch.tripped, self._watch.best],
+            "breach": self.breach,
+        }
+
+    @classmethod
+    def from_dict(
+        cls,
+        state: Mapping[str, Any],
+        lottery: Lottery,
+        units: Units,
+        settings: TestSettings,
+        now: float,
+        history: History | None = None,
+        placebos: int = 0,
+    ) -> LotteryTest:
+        """Return the test whose ``to_dict`` this was, after a restart: its rounds stand and take no more
+        bets.
+
+        A round of its own begins. Users are counted afresh and at least as many as before are reported.
+        """
+        test = cls.__new__(cls)
+        test._start(lottery, units, settings, now, history, placebos)
+        test._tally.restore(state["tally"])
+        test._surges.restore(state["surges"])
+        test._schedule.restore(state["schedule"])
+        test._standing = [
+            StandingRound(float(one["log_e"]), now + float(one["left"]), Window.from_dict(one))
+            for one in state["rounds"]
+        ]
+        test._watch.tripped, test._watch.best = state["placebo"]
+        test.breach = bool(state["breach"])
+        test._open("resumed", now, [])
+        test._decide(now)
+        return test
+
+
+def _evidence_of(one: tuple[float, float, Window]) -> float:
+    return one[0]

@@ -1,0 +1,152 @@
+"""Trials and events of both sides of a lottery, and the estimate of their difference by users."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import expm1, log1p, sqrt
+from typing import Any, Final
+
+from canaryproxy.judging.history import CLASSES, likeness
+
+CELLS: Final = 2 * CLASSES
+"""Sums are kept by class of unit and side, at ``2 * class + (1 for the canary)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """How much worse the canary is, by users; pairs are (stable, canary) or (trials, events)."""
+
+    stable: tuple[int, int]
+    canary: tuple[int, int]
+    users: tuple[int, int]
+    difference: float
+    """Canary rate less stable's; with a history, of events in excess of what was expected."""
+    error: float
+    """Standard error of the difference, by units."""
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Raw rates of stable and canary."""
+        return self.stable[1] / self.stable[0], self.canary[1] / self.canary[0]
+
+
+class Tally:
+    """Sums over units by class and side: trials n, events e, and of their squares and products."""
+
+    __slots__ = ("_known", "ee", "events", "ne", "nn", "rates", "trials", "users")
+
+    def __init__(self, rates: Sequence[float]) -> None:
+        self.rates = list(rates)
+        """Expected rates by class; only their ratios count."""
+        self.trials = [0] * CELLS
+        self.events = [0] * CELLS
+        self.nn = [0] * CELLS
+        self.ne = [0] * CELLS
+        self.ee = [0] * CELLS
+        self.users = [0, 0]
+        self._known = [0, 0]
+
+    def add(self, at: int, n: int, e: int, bad: bool) -> None:
+        """Add to squares and products a trial of a unit that had n trials and e events before."""
+        self.nn[at] += 2 * n + 1
+        if bad:
+            self.ee[at] += 2 * e + 1
+            self.ne[at] += e + n + 1
+        else:
+            self.ne[at] += e
+
+    def most_users(self) -> tuple[int, int]:
+        """Return the users of both sides: those counted, or before a restart, if those were more."""
+        return max(self.users[0], self._known[0]), max(self.users[1], self._known[1])
+
+    def side(self, canary: int) -> tuple[int, int]:
+        """Return trials and events of a side."""
+        return sum(self.trials[canary::2]), sum(self.events[canary::2])
+
+    def scaled(self, trials: Sequence[int], events: Sequence[int]) -> list[float]:
+        """Return what is expected by class, scaled to the events that came; depends on no label."""
+        expected = sum([self.rates[at >> 1] * n for at, n in enumerate(trials) if n])
+        scale = sum(events) / expected if expected else 0.0
+        return [min(rate * scale, 1.0) for rate in self.rates]
+
+    def likeness(self, scaled: Sequence[float]) -> float:
+        """Return how alike the requests of a unit are, within its class."""
+        pairs = excess = 0.0
+        for at, n in enumerate(self.trials):
+            if n:
+                p = scaled[at >> 1]
+                pairs += (self.nn[at] - n) * p * (1.0 - p)
+                excess += self.ee[at] - 2.0 * p * self.ne[at] + p * p * self.nn[at]
+                excess -= n * p * (1.0 - p)
+        return likeness(pairs, excess)
+
+    def differences(
+        self, trials: Sequence[int], events: Sequence[int]
+    ) -> tuple[list[float], tuple[float, float]] | None:
+        """Return expected rates, and each side's rate in excess of them, if both sides have trials."""
+        scaled = self.scaled(trials, events)
+        excess = []
+        for side in (0, 1):
+            n = sum(trials[side::2])
+            if not n:
+                return None
+            expected = sum([p * m for p, m in zip(scaled, trials[side::2], strict=True) if m])
+            excess.append((sum(events[side::2]) - expected) / n)
+        return scaled, (excess[0], excess[1])
+
+    def estimate(self) -> Estimate | None:
+        """Return the estimate by units; ``None`` until both sides have a trial."""
+        found = self.differences(self.trials, self.events)
+        if found is None:
+            return None
+        scaled, excess = found
+        variance = 0.0
+        for side in (0, 1):
+            squares = 0.0
+            for at in range(side, CELLS, 2):
+                if self.trials[at]:
+                    p = scaled[at >> 1] + excess[side]
+                    squares += self.ee[at] - 2.0 * p * self.ne[at] + p * p * self.nn[at]
+            variance += max(squares, 0.0) / sum(self.trials[side::2]) ** 2
+        return Estimate(
+            stable=self.side(0),
+            canary=self.side(1),
+            users=self.most_users(),
+            difference=excess[1] - excess[0],
+            error=sqrt(variance),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the state as JSON values: classes that have trials only."""
+        return {
+            "users": list(self.most_users()),
+            "cells": [
+                [at, n, self.events[at], self.nn[at], self.ne[at], self.ee[at], self.rates[at >> 1]]
+                for at, n in enumerate(self.trials)
+                if n
+            ],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take the sums of a ``to_dict``."""
+        self._known = [int(n) for n in state["users"]]
+        for at, n, e, nn, ne, ee, rate in state["cells"]:
+            self.trials[at], self.events[at] = n, e
+            self.nn[at], self.ne[at], self.ee[at] = nn, ne, ee
+            self.rates[at >> 1] = rate
+
+
+def variance_of_rate(trials: int, events: int, tried: int, voted: int) -> float:
+    """Return the variance of a side's rate, roughly, from how many units had a trial and an event.
+
+    Alike units would have ``tried · (1 - (1-p)^m)`` units with an event at m trials each. If events come
+    from fewer units than that, each unit counts for that much less.
+    """
+    if not trials:
+        return 0.0
+    p = events / trials
+    if p >= 1.0:
+        return 0.0
+    units = -tried * expm1(trials / max(tried, 1) * log1p(-p))
+    return p * (1.0 - p) / trials * max(units / max(voted, 1), 1.0)

@@ -1,0 +1,141 @@
+"""Units of the judge: positions of the lottery that were seen, and who is whose by it.
+
+A user's position is a salted hash of the sticky key (``measure.routing.position_of``), so users fall on
+positions uniformly and independently. A *unit* is all that happens at one position: nearly one user.
+Positions that nothing was seen of are units, too; they have the same chance of being the canary's.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import Final
+
+from mmh3 import mmh3_x64_128_uintdigest
+
+_PAGE: Final = 1024
+_PHASE: Final = 0.6180339887498949
+
+
+@dataclass(frozen=True, slots=True)
+class Lottery:
+    """A step of a release: it moves the positions from ``first`` up to ``limit`` to the canary and leaves
+    those from ``limit`` up to ``last`` on stable.
+
+    Lemma 1: let the weight be set to ``limit`` at a moment, and by a rule, that depend only on what was
+    known until then, and let ``first`` and ``last`` be the neighbouring weights ever in force. If the
+    version changes nothing that a user meets, the arrangement of units over ``[first, last)`` is uniform,
+    given all that was known and all histories, past and future. Users who were moved by an earlier step
+    are not in this lottery.
+    """
+
+    first: int
+    limit: int
+    last: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first <= self.limit <= self.last:
+            raise ValueError(
+                f"first <= limit <= last, found {self.first}, {self.limit}, {self.last}"
+            )
+
+    @property
+    def canary(self) -> int:
+        """Number of positions of the canary."""
+        return self.limit - self.first
+
+    @property
+    def stable(self) -> int:
+        """Number of positions of stable."""
+        return self.last - self.limit
+
+
+class VirtualCanaries:
+    """Virtual canaries of a lottery's share, drawn among its stable units: what an alarm does where
+    nothing is wrong.
+
+    Virtual canary j has a unit with probability ``share``, independently, by a hash of the position: so
+    the next unit that is looked up is its own with probability ``share`` exactly, whatever was seen
+    before.
+    """
+
+    __slots__ = ("_cut", "_masks", "_positions", "_spread", "count", "share")
+
+    def __init__(self, positions: array[int], lottery: Lottery, count: int) -> None:
+        self.count = count
+        size = lottery.canary + lottery.stable
+        self._cut = (lottery.canary << 32) // max(size, 1)
+        self.share = self._cut / 2**32
+        self._positions = positions
+        self._masks = array("Q")
+        self._spread = [
+            sum([1 << FIELD * bit for bit in range(8) if value >> bit & 1]) for value in range(256)
+        ]
+
+    def of(self, row: int) -> int:
+        """Return who has this row: a field of ``FIELD`` bits for each virtual canary, 1 or 0."""
+        masks = self._masks
+        while len(masks) <= row:
+            masks.append(0)
+        mask = masks[row]
+        if not mask:
+            mask = masks[row] = self._draw(self._positions[row])
+        spread = self._spread
+        packed = spread[mask & 255]
+        for byte in range(1, (self.count + 7) // 8):
+            packed |= spread[mask >> 8 * byte & 255] << 8 * FIELD * byte
+        return packed
+
+    def _draw(self, position: int) -> int:
+        mask = 1 << 63
+        key = position.to_bytes(4, "little")
+        for start in range(0, self.count, 4):
+            digest = mmh3_x64_128_uintdigest(key, start)
+            for j in range(start, min(start + 4, self.count)):
+                if digest & 0xFFFFFFFF < self._cut:
+                    mask |= 1 << j
+                digest >>= 32
+        return mask
+
+
+FIELD: Final = 64
+"""Bits of the counter of one virtual canary; the counters of all are one integer, added to at once."""
+
+
+class Units:
+    """Rows, from 0 on, for positions in the order in which they are seen; all tests of a judge share them."""
+
+    __slots__ = ("_pages", "_tests", "_virtual", "positions")
+
+    def __init__(self) -> None:
+        self.positions: array[int] = array("I")
+        """By row."""
+        self._pages: dict[int, array[int]] = {}
+        self._virtual: dict[tuple[Lottery, int], VirtualCanaries] = {}
+        self._tests = 0
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def row(self, position: int) -> int:
+        """Return the row of a position; a new one if it has not been seen."""
+        page = self._pages.get(position // _PAGE)
+        if page is None:
+            page = self._pages[position // _PAGE] = array("I", bytes(4 * _PAGE))
+        row = page[position % _PAGE]
+        if not row:
+            self.positions.append(position)
+            row = page[position % _PAGE] = len(self.positions)
+        return row - 1
+
+    def virtual(self, lottery: Lottery, count: int) -> VirtualCanaries:
+        """Return the virtual canaries of a lottery, the same for each test; older ones are dropped."""
+        key = (lottery, count)
+        if key not in self._virtual:
+            self._virtual = {key: VirtualCanaries(self.positions, lottery, count)}
+        return self._virtual[key]
+
+    def phase(self) -> float:
+        """Return a number in [0, 1) well apart from those before, so that rare work is spread over ticks."""
+        self._tests += 1
+        return self._tests * _PHASE % 1.0

@@ -1,0 +1,108 @@
+"""The bets of virtual canaries: what the test would have said if a part of stable had been a canary.
+
+The null hypothesis holds for them on the traffic of the day, so they show whether the alarm is honest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Final
+
+from canaryproxy.judging.bets import Factors
+from canaryproxy.judging.evidence import log_sum_exp
+from canaryproxy.judging.units import FIELD, VirtualCanaries
+
+_FIELD_MASK: Final = (1 << FIELD) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Placebo:
+    """How many virtual canaries would have tripped, and the best log evidence of any of them so far."""
+
+    tripped: int
+    of: int
+    log_evidence: float
+
+
+class VirtualBets:
+    """``Bets`` of all virtual canaries of a round at once.
+
+    They have a unit with the same probability whatever was seen, so only how many units of each kind were
+    looked up counts, and how many were theirs: one packed integer.
+    """
+
+    __slots__ = ("_events", "_trials", "who")
+
+    def __init__(self, who: VirtualCanaries) -> None:
+        self.who = who
+        self._events: dict[int, tuple[int, int]] = {}
+        self._trials: dict[int, tuple[int, int]] = {}
+
+    def look_up_event(self, at: int, fields: int) -> None:
+        """Look up a unit of stable for part A; ``at``: which factors are bet."""
+        units, theirs = self._events.get(at, (0, 0))
+        self._events[at] = (units + 1, theirs + fields)
+
+    def look_up_trial(self, at: int, fields: int) -> None:
+        """The same for part C."""
+        units, theirs = self._trials.get(at, (0, 0))
+        self._trials[at] = (units + 1, theirs + fields)
+
+    def log_events(self, prior: Sequence[float], factors: Sequence[Factors]) -> list[float]:
+        """Return ln E of part A of each virtual canary."""
+        return self._log_e(self._events, prior, factors)
+
+    def log_trials(self, prior: Sequence[float], factors: Sequence[Factors]) -> list[float]:
+        """Return ln E of part C of each virtual canary."""
+        return self._log_e(self._trials, prior, factors)
+
+    def _log_e(
+        self,
+        counts: dict[int, tuple[int, int]],
+        prior: Sequence[float],
+        factors: Sequence[Factors],
+    ) -> list[float]:
+        if not counts:
+            return []
+        start = [log(weight) for weight in prior]
+        for at, (units, _) in counts.items():
+            for k, mean in enumerate(factors[at].log_means(self.who.share)):
+                start[k] -= units * mean
+        found = []
+        for j in range(self.who.count):
+            logs = list(start)
+            for at, (_, theirs) in counts.items():
+                mine = theirs >> FIELD * j & _FIELD_MASK
+                if mine:
+                    for k, value in enumerate(factors[at].logs):
+                        logs[k] += mine * value
+            found.append(log_sum_exp(logs))
+        return found
+
+
+class PlaceboWatch:
+    """Evidence that virtual canaries have reached so far."""
+
+    __slots__ = ("_limit", "best", "count", "tripped")
+
+    def __init__(self, count: int, log_limit: float) -> None:
+        self.count = count
+        self._limit = log_limit
+        self.tripped = 0
+        """A bit for each that has reached the limit."""
+        self.best = 0.0
+
+    def see(self, log_stake: float, found: Sequence[float]) -> None:
+        """Take the log evidence of each in one part of one round."""
+        for j, value in enumerate(found):
+            value += log_stake
+            self.best = max(self.best, value)
+            if value >= self._limit:
+                self.tripped |= 1 << j
+
+    @property
+    def placebo(self) -> Placebo:
+        """The result."""
+        return Placebo(self.tripped.bit_count(), self.count, self.best)
