@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from canaryproxy.config.addresses import TcpAddress, is_loopback
-from canaryproxy.config.model import Config
+from canaryproxy.config.model import Config, Step
 from canaryproxy.config.units import duration_text
 
 SHORT_BAKE = 300.0
 """Seconds; in less time slow failures (leaks, exhausted pools) do not show."""
 BIG_FIRST_STEP = 5.0
 """Percent of users; a plan should not begin with more."""
+MANY_USERS = 2_000
+"""Users; a step that needs more of them to reach its ``min_users`` may wait for ever."""
 
 
 def warnings(config: Config) -> tuple[str, ...]:
     """Return the warnings, one line each."""
-    return (*_without_canary(config), *_plan(config), *_connections(config))
+    return (*_without_canary(config), *_plan(config), *_judge(config), *_connections(config))
+
+
+def _judge(config: Config) -> Iterator[str]:
+    judge = config.judge
+    errors = judge.metrics.errors
+    if errors is not None and "unit" in errors.model_fields_set:
+        yield "judge.metrics.errors.unit has no effect any more, users are compared: remove it"
+    if judge.guard_rails is None:
+        yield "judge.guard_rails is false: a canary that fails for its few users is held, not rolled back"
 
 
 def _connections(config: Config) -> Iterator[str]:
@@ -55,6 +66,7 @@ def _plan(config: Config) -> Iterator[str]:
     if config.release is None:
         return
     steps = config.release.steps
+    yield from _users(config, steps)
     if steps[0].weight > BIG_FIRST_STEP:
         yield f"release.steps[0].weight is {steps[0].weight:g}%: begin with 1% to 5%"
     for at, step in enumerate(steps):
@@ -62,4 +74,24 @@ def _plan(config: Config) -> Iterator[str]:
             yield (
                 f"release.steps[{at}].bake is {duration_text(step.bake)}:"
                 " slow failures (leaks, exhausted pools) need 5 to 15 minutes to show"
+            )
+
+
+def _users(config: Config, steps: tuple[Step, ...]) -> Iterator[str]:
+    """Warn about steps that move too few users: only those moved by a step are compared in it."""
+    before = 0.0
+    for at, step in enumerate(steps):
+        least = config.judge.min_users if step.min_users is None else step.min_users
+        moved, before = step.weight - before, step.weight
+        if step.weight >= 100.0:
+            if step.min_users:
+                yield f"release.steps[{at}].min_users has no effect at 100%: no user is left to compare with"
+            continue
+        if least == 0:
+            yield f"release.steps[{at}]: min_users is 0, so one user's requests can complete the step"
+        needed = least / moved * 100.0
+        if needed > MANY_USERS:
+            yield (
+                f"release.steps[{at}] moves {moved:.4g}% of users and needs {least} of them (min_users):"
+                f" with fewer than {needed:,.0f} users it is never left"
             )

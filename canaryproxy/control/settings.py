@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from canaryproxy.config import Config, Split
+from canaryproxy.config import Config, Metrics, Split
 from canaryproxy.config import Judge as JudgeSection
+from canaryproxy.judging import settings as judging
 from canaryproxy.judging.judge import (
     BusinessRule,
     ErrorsRule,
@@ -123,3 +124,64 @@ def judge_settings(config: Config) -> JudgeSettings:
         if rails is None or rails.errors is None
         else GuardRails(rails.errors, rails.min_requests),
     )
+
+
+def lottery_settings(config: Config, slots: Mapping[str, int]) -> judging.JudgeSettings:
+    """Return the settings of the judge by lottery; ``slots`` are those of the outcomes."""
+    judge, metrics, release = config.judge, config.judge.metrics, config.release
+    canary = config.variants.canary
+    return judging.JudgeSettings(
+        alpha=judge.alpha,
+        alpha_hold=judge.alpha_hold,
+        errors=None if metrics.errors is None else judging.ErrorsRule(metrics.errors.margin),
+        latency=_latency(metrics),
+        throughput=None if metrics.throughput is None else judging.ThroughputRule(),
+        classes=None
+        if metrics.classes is None
+        else judging.ClassesRule(metrics.classes.margin, metrics.classes.gross),
+        content=_content(metrics),
+        connections=None
+        if metrics.connections is None
+        else judging.ConnectionsRule(metrics.connections.margin),
+        business=_business(metrics, slots),
+        outcomes=tuple(
+            judging.OutcomeRule(name, outcome.margin, slots[name])
+            for name, outcome in judge.outcomes.items()
+            if outcome.bad
+        ),
+        guard_rails=_rails(judge),
+        routes=judge.routes != {},
+        steps=() if release is None else tuple(step.weight for step in release.steps),
+        min_users=judge.min_users,
+        warmup=judge.warmup,
+        endpoints=1 if canary is None else len(canary.endpoints),
+        not_up=judge.not_up,
+    )
+
+
+def _latency(metrics: Metrics) -> judging.LatencyRule | None:
+    rule = metrics.latency
+    return None if rule is None else judging.LatencyRule(rule.quantile, rule.margin)
+
+
+def _content(metrics: Metrics) -> judging.ContentRule | None:
+    rule = metrics.content
+    return None if rule is None else judging.ContentRule(rule.margin)
+
+
+def _business(metrics: Metrics, slots: Mapping[str, int]) -> judging.BusinessRule | None:
+    rule = metrics.business
+    if rule is None:
+        return None
+    return judging.BusinessRule(rule.margin, rule.direction, slots.get(rule.outcome))
+
+
+def _rails(judge: JudgeSection) -> judging.GuardRails | None:
+    rails = judge.guard_rails
+    if rails is None:
+        return None
+    if rails.errors is None:
+        return judging.GuardRails(
+            client_errors=rails.client_errors, min_requests=rails.min_requests
+        )
+    return judging.GuardRails(rails.errors, rails.client_errors, rails.min_requests, absolute=True)

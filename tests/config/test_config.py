@@ -85,6 +85,12 @@ def test_example_values() -> None:
     assert found.judge.outcomes["empty_search"].bad
     assert found.judge.guard_rails is not None
     assert found.judge.guard_rails.errors == 0.5
+    assert found.judge.metrics.classes is not None
+    assert found.judge.metrics.classes.gross == 0.2
+    assert found.judge.routes is not None
+    assert found.judge.routes["search"].prefix == "/search"
+    assert (found.release.steps[0].min_users, found.release.steps[1].min_users) == (20, None)
+    assert (found.judge.min_users, found.judge.not_up) == (10, 120.0)
     assert found.rescue.replay_buffer == 65536
     assert str(found.forwarded.trust[0]) == "10.0.0.0/8"
     assert found.notify[0].webhook == "http://127.0.0.1:9911/hook"
@@ -103,6 +109,12 @@ def test_defaults() -> None:
     assert found.judge.metrics.latency is not None
     assert found.judge.metrics.throughput is not None
     assert found.judge.metrics.business is None
+    assert found.judge.metrics.classes is not None
+    assert found.judge.metrics.content is not None
+    assert found.judge.metrics.connections is not None
+    assert found.judge.guard_rails is not None
+    assert found.judge.guard_rails.errors is None
+    assert found.judge.routes is None
     assert found.limits.header_timeout == 10.0
     assert found.admin.socket == "./run/admin.sock"
 
@@ -151,6 +163,14 @@ def test_a_metric_can_be_switched_on_and_off_in_one_word() -> None:
     assert metrics.latency is None
     assert metrics.throughput is None
     assert metrics.business is None
+
+
+def test_routes_are_the_busiest_or_none_or_by_name() -> None:
+    assert parse("judge: {routes: true}").judge.routes is None
+    assert parse("judge: {routes: false}").judge.routes == {}
+    named = parse("judge: {routes: {pay: {regex: '^/v[12]/pay'}}}").judge.routes
+    assert named is not None
+    assert named["pay"].regex == "^/v[12]/pay"
 
 
 @pytest.mark.parametrize(
@@ -515,6 +535,34 @@ def test_warnings_name_risky_plans_and_what_has_no_effect() -> None:
     ):  # fmt: skip
         assert part in text
     assert config.warnings(parse()) == ()
+
+
+def test_warnings_about_the_judge() -> None:
+    found = config.warnings(
+        config.parse(
+            "variants: {stable: {endpoints: [http://a]}, canary: {endpoints: [http://b]}}\n"
+            "judge: {guard_rails: false, metrics: {errors: {unit: request}}}\n"
+            "release:\n"
+            "  id: a\n"
+            "  steps:\n"
+            "    - {weight: 1, bake: 5m, min_users: 0}\n"
+            "    - {weight: 1.25, bake: 5m}\n"
+            "    - {weight: 50, bake: 5m, min_users: 20}\n"
+            "    - {weight: 100, min_users: 5}\n",
+            file="f",
+        )
+    )
+    assert found == (
+        "release.steps[0]: min_users is 0, so one user's requests can complete the step",
+        "release.steps[1] moves 0.25% of users and needs 10 of them (min_users): with fewer than 4,000"
+        " users it is never left",
+        "release.steps[3].min_users has no effect at 100%: no user is left to compare with",
+        "judge.metrics.errors.unit has no effect any more, users are compared: remove it",
+        "judge.guard_rails is false: a canary that fails for its few users is held, not rolled back",
+    )
+
+
+def test_warnings_name_what_has_no_effect_without_a_canary() -> None:
     assert config.warnings(parse("split: {weight: 5}")) == (
         "split.weight has no effect without variants.canary",
     )

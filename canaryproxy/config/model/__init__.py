@@ -13,6 +13,9 @@ from canaryproxy.config.model.fleet import Fleet
 from canaryproxy.config.model.forwarding import Forwarded, Trace
 from canaryproxy.config.model.judge import (
     Business,
+    Classes,
+    Connections,
+    Content,
     Errors,
     GuardRails,
     Judge,
@@ -37,8 +40,11 @@ __all__ = [
     "Admin",
     "Business",
     "Certificate",
+    "Classes",
     "ClientTls",
     "Config",
+    "Connections",
+    "Content",
     "Errors",
     "EventName",
     "Fleet",

@@ -23,6 +23,11 @@ class Step(Section):
     min_requests: int = Field(
         0, ge=0, description="Canary requests that must be judged before the next step."
     )
+    min_users: int | None = Field(
+        None,
+        ge=0,
+        description="Canary users that must be compared before the next step; default: judge.min_users.",
+    )
 
 
 class Gate(Section):

@@ -1,0 +1,68 @@
+"""The judge's settings under a configuration."""
+
+from __future__ import annotations
+
+from canaryproxy import config
+from canaryproxy.control.settings import lottery_settings
+from canaryproxy.judging.settings import (
+    BusinessRule,
+    ErrorsRule,
+    GuardRails,
+    JudgeSettings,
+    OutcomeRule,
+)
+
+_VARIANTS = "variants: {stable: {endpoints: [http://a]}, canary: {endpoints: [http://b, http://c]}}"
+
+
+def settings(text: str = "", **slots: int) -> JudgeSettings:
+    return lottery_settings(config.parse(f"{_VARIANTS}\n{text}", file="f"), slots)
+
+
+def test_defaults_of_the_file_are_those_of_the_judge() -> None:
+    assert settings() == JudgeSettings(endpoints=2)
+
+
+def test_rules_of_the_file_reach_the_judge() -> None:
+    found = settings(
+        "judge:\n"
+        "  metrics:\n"
+        "    errors: {margin: 2%}\n"
+        "    business: {outcome: paid, direction: increase}\n"
+        "    classes: false\n"
+        "  outcomes:\n"
+        "    paid: {when: {status: 201}}\n"
+        "    empty: {when: {body_under: 1kB}, bad: true, margin: 3%}\n"
+        "  routes: false\n"
+        "  min_users: 5\n"
+        "  warmup: 1m\n"
+        "  not_up: 3m\n"
+        "release: {id: a, steps: [{weight: 5}, {weight: 50}]}\n",
+        paid=0,
+        empty=3,
+    )
+    assert found.errors == ErrorsRule(0.02)
+    assert (found.latency, found.throughput, found.classes) == (None, None, None)
+    assert (found.content, found.connections) == (
+        JudgeSettings().content,
+        JudgeSettings().connections,
+    )
+    assert found.business == BusinessRule(0.05, "increase", 0)
+    assert found.outcomes == (OutcomeRule("empty", 0.03, 3),)
+    assert not found.routes
+    assert (found.min_users, found.warmup, found.not_up) == (5, 60.0, 180.0)
+    assert found.steps == (5.0, 50.0)
+
+
+def test_posted_events_have_no_slot() -> None:
+    business = settings("judge: {metrics: {business: {outcome: events}}}").business
+    assert business == BusinessRule(slot=None)
+
+
+def test_rail_of_errors_is_absolute_only_where_it_is_written() -> None:
+    assert settings("judge: {guard_rails: true}").guard_rails == GuardRails()
+    assert settings("judge: {guard_rails: {min_requests: 50}}").guard_rails == GuardRails(
+        min_requests=50
+    )
+    assert settings("judge: {guard_rails: {errors: 50%}}").guard_rails == GuardRails(absolute=True)
+    assert settings("judge: {guard_rails: false}").guard_rails is None
