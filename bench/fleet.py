@@ -23,7 +23,9 @@ from canaryproxy.config import Fleet
 from canaryproxy.fleet import counts, protocol
 from canaryproxy.fleet.protocol import Settings
 from canaryproxy.fleet.redis_store import ExchangeRequest, RedisStore
-from canaryproxy.judging.judge import Judge, JudgeSettings, Sample
+from canaryproxy.judging.judge import Judge
+from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.judging.verdict import Sample
 from canaryproxy.release import circuit
 from canaryproxy.release.circuit import CircuitSettings
 from canaryproxy.release.rollout import Plan, Step

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from canaryproxy.judging.judge import Judge, Sample
+from canaryproxy.judging.judge import Judge
+from canaryproxy.judging.verdict import Sample
 from tests.simulation import rules
 from tests.simulation.rules import FIVE_METRICS
 from tests.simulation.world import TICK, Errors, Ticks

@@ -14,7 +14,7 @@ import canaryproxy
 from canaryproxy.config.model import EventName
 from canaryproxy.control.controller import Status
 from canaryproxy.control.release_view import Endpoint, Fleet, Release, Step
-from canaryproxy.judging.judge import Level, Verdict
+from canaryproxy.judging.verdict import Level, Verdict
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.compiled import COMPILED
 from canaryproxy.measure.counters import HandshakeFailure, Reason

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
 from canaryproxy.config.text import NONE, count, duration, odds, percent, weight
-from canaryproxy.control.settings import judge_settings
-from canaryproxy.judging.judge import tripping_metrics
+from canaryproxy.control.settings import ControlSettings
+from canaryproxy.judging.families import specs
+from canaryproxy.judging.metrics import FALLBACK
 from canaryproxy.judging.replay import RowError, read_rows, replay
 from canaryproxy.release.forecast import Forecast, forecast
 from canaryproxy.release.rollout import Step
@@ -105,7 +106,7 @@ def plan(path: Path, rps: float, error_rate: float, as_json: bool) -> None:
         rps,
         error_rate,
         alpha=config.judge.alpha,
-        metrics=tripping_metrics(judge_settings(config)),
+        metrics=sum(spec.trips for spec in specs(ControlSettings.of(config).judge, FALLBACK)),
         margin=0.0 if errors is None else errors.margin,
     )
     if as_json:

@@ -16,7 +16,8 @@ from canaryproxy.control.gates import GateKeeper, question
 from canaryproxy.control.ledger import Ledger, figures
 from canaryproxy.control.saver import Split
 from canaryproxy.control.settings import ControlSettings
-from canaryproxy.judging.judge import Assessment, Judge, Sample
+from canaryproxy.judging.judge import Judge
+from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.release import circuit, rollout, transitions
 from canaryproxy.release.circuit import Circuit, Record
@@ -52,9 +53,6 @@ class AuthorityHost(Protocol):
     def publish(self) -> None:
         """Publish what the authority wants as far as it is safe now, and save it."""
 
-    def new_round(self) -> None:
-        """Let every user count again as a trial."""
-
     @property
     def gates(self) -> GateKeeper:
         """Asks the gates; their answer arrives through ``gates_answered``."""
@@ -73,6 +71,10 @@ class Authority(Protocol):
     @property
     def wanted(self) -> Split:
         """The split that the release calls for."""
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Seconds to the first and to the last byte after which a request in flight is reported at once."""
 
     @property
     def saves_first(self) -> bool:
@@ -202,6 +204,10 @@ class LocalAuthority:
         return Split(weight, ledger.circuit.state is circuit.State.OPEN, settings.salt)
 
     @property
+    def limits(self) -> tuple[float, float]:
+        return self._judge.published
+
+    @property
     def saves_first(self) -> bool:
         return True
 
@@ -258,9 +264,6 @@ class LocalAuthority:
         if action is rollout.Action.NEW_JUDGE:
             self._judge = Judge(self.settings.judge)
             self._suspicion.forget()
-        else:
-            self._judge.expect_change()
-        self._host.new_round()
 
     # Configurations
 

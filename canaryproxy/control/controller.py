@@ -27,7 +27,7 @@ from canaryproxy.control.saver import Saver, Split
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.control.settings import plan as plan_of
 from canaryproxy.control.state_file import StateError, StateFile
-from canaryproxy.judging.judge import Assessment, Sample
+from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.release import circuit, rollout
@@ -41,7 +41,6 @@ TICK_SECONDS = 0.1
 _SAVE_EVERY = 5.0
 """Seconds between saves of evidence that is still growing."""
 _THRESHOLDS_EVERY = 1.0
-_REFRESH_EVERY = 10.0
 
 MakeAuthority = Callable[[AuthorityHost, Ledger, ControlSettings], Authority]
 
@@ -116,7 +115,7 @@ class Controller:
         self.gates = GateKeeper(ask, self.authority.gates_answered)
         self._file = StateFile(Path(config.state))
         self._saver = Saver(self._file, self.ledger, self._document, self.publish, _split(table))
-        self._thresholds_at = self._refreshed_at = float("-inf")
+        self._thresholds_at = float("-inf")
         self._saved_at = 0.0
         self._ticker: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -226,28 +225,20 @@ class Controller:
         """Read the counters of both variants."""
         return self._sampler.sample()
 
-    def new_round(self) -> None:
-        """Let every user count again as a trial."""
-        self._plane.new_round()
-
     def _do_periodic_work(self, now: float) -> None:
-        """Do the periodic work: every second, five seconds and ten seconds."""
+        """Do the periodic work: every second and every five seconds."""
         if now - self._thresholds_at >= _THRESHOLDS_EVERY:
             self._thresholds_at = now
-            self._update_thresholds(now)
-        if now - self._refreshed_at >= _REFRESH_EVERY:
-            self._refreshed_at = now
-            self._plane.refresh(self.table.limit)
+            self._update_thresholds()
         is_running = self.ledger.rollout.state is rollout.State.RUNNING
         if now - self._saved_at >= _SAVE_EVERY and is_running:
             self._saved_at = now
             self.ledger.version += 1
 
-    def _update_thresholds(self, now: float) -> None:
-        found = self._sampler.thresholds(now)
-        if found is not None:
-            slow = (found.stable, found.canary)
-            self._put(replace(self.table, slow=slow, stall_after=found.stall_after))
+    def _update_thresholds(self) -> None:
+        late, stalled = self.authority.limits
+        if (self.table.slow, self.table.stall_after) != ((late, late), stalled):
+            self._put(replace(self.table, slow=(late, late), stall_after=stalled))
 
     # Publishing
 

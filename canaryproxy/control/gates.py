@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from canaryproxy.control.ledger import figures
-from canaryproxy.judging.judge import Assessment
+from canaryproxy.judging.verdict import Assessment
 from canaryproxy.release.rollout import GateAnswer, Plan, Rollout
 
 AskGates = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, str]]]

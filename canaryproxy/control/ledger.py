@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from canaryproxy.judging.judge import Assessment
+from canaryproxy.judging.verdict import Assessment
 from canaryproxy.release.circuit import Circuit, Record
 from canaryproxy.release.rollout import Rollout
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from canaryproxy.config.model import EventName
 from canaryproxy.control.controller import Status
 from canaryproxy.control.timeseries import Window
-from canaryproxy.judging.judge import Level, Verdict
+from canaryproxy.judging.verdict import Level, Verdict
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.rollout import TRANSITIONS, State
 

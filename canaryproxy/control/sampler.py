@@ -1,12 +1,11 @@
-"""Reads the workers' counters for the judge, and derives the latency thresholds from them."""
+"""Reads the workers' counters for the judge."""
 
 from __future__ import annotations
 
 from canaryproxy.control.settings import ControlSettings
-from canaryproxy.judging.judge import Counts, Sample
-from canaryproxy.measure import counters, histogram
+from canaryproxy.judging.verdict import Counts, Sample
+from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Totals
-from canaryproxy.measure.trials import RecentQuantile, Thresholds, thresholds
 
 
 class Sampler:
@@ -15,13 +14,10 @@ class Sampler:
     def __init__(self, cells: Totals, settings: ControlSettings) -> None:
         self._cells = cells
         self._settings = settings
-        self._quantile = RecentQuantile(settings.latency_quantile)
         self._posted = {"stable": 0, "canary": 0}
 
     def configure(self, settings: ControlSettings) -> None:
         """Read by other settings from now on."""
-        if settings.latency_quantile != self._settings.latency_quantile:
-            self._quantile = RecentQuantile(settings.latency_quantile)
         self._settings = settings
 
     def post_events(self, variant: str, count: int) -> None:
@@ -56,10 +52,3 @@ class Sampler:
         if self._settings.posts_events:
             counts["business"] = (cells[counters.EXPOSED], self._posted[variant])
         return counts
-
-    def thresholds(self, now: float) -> Thresholds | None:
-        """Return when a response counts as slow or stalled; ``None`` before stable's latency is known."""
-        cells = self._cells.stable
-        counts = cells[counters.FIRST_BYTE : counters.FIRST_BYTE + histogram.BUCKETS]
-        tau = self._quantile.update(now, list(counts))
-        return None if tau is None else thresholds(tau, self._settings.latency_margin)

@@ -8,15 +8,7 @@ from dataclasses import dataclass
 from canaryproxy.config import Config, Metrics, Split
 from canaryproxy.config import Judge as JudgeSection
 from canaryproxy.judging import settings as judging
-from canaryproxy.judging.judge import (
-    BusinessRule,
-    ErrorsRule,
-    GuardRails,
-    JudgeSettings,
-    LatencyRule,
-    OutcomeRule,
-    ThroughputRule,
-)
+from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.measure import counters
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.release.circuit import CircuitSettings
@@ -41,10 +33,6 @@ class ControlSettings:
     judge: JudgeSettings
     evidence_of: JudgeSection
     """The ``judge`` section without its cooldown: evidence starts afresh when this changes."""
-    latency_quantile: float
-    """The quantile of stable's latency above which a response is slow, 0..1."""
-    latency_margin: float
-    """Seconds by which the canary may be slower."""
     slots: Mapping[str, int]
     """The pair of cells of each outcome (``counters.slots``)."""
     posts_events: bool
@@ -53,7 +41,8 @@ class ControlSettings:
     @classmethod
     def of(cls, config: Config, slots: Mapping[str, int] | None = None) -> ControlSettings:
         """Derive the settings; ``slots`` are those in force, whose outcomes keep their cells."""
-        release, latency = config.release, config.judge.metrics.latency
+        release = config.release
+        in_force = counters.slots(list(config.judge.outcomes), slots or {})
         business = config.judge.metrics.business
         return cls(
             release=config.release_id,
@@ -63,11 +52,9 @@ class ControlSettings:
             split=config.split,
             has_canary=config.variants.canary is not None,
             circuit=CircuitSettings(cooldown=config.judge.cooldown),
-            judge=judge_settings(config),
+            judge=judge_settings(config, in_force),
             evidence_of=config.judge.model_copy(update={"cooldown": None}),
-            latency_quantile=0.95 if latency is None else latency.quantile,
-            latency_margin=0.0 if latency is None else latency.margin,
-            slots=counters.slots(list(config.judge.outcomes), slots or {}),
+            slots=in_force,
             posts_events=business is not None and business.outcome == "events",
         )
 
@@ -102,35 +89,11 @@ def first_table(config: Config) -> RouteTable:
     )
 
 
-def judge_settings(config: Config) -> JudgeSettings:
-    """Return the settings of the judge under a configuration."""
-    judge = config.judge
-    metrics = judge.metrics
-    rails = judge.guard_rails
-    business = metrics.business
-    return JudgeSettings(
-        alpha=judge.alpha,
-        alpha_hold=judge.alpha_hold,
-        errors=None if metrics.errors is None else ErrorsRule(metrics.errors.margin),
-        latency=None if metrics.latency is None else LatencyRule(),
-        throughput=None if metrics.throughput is None else ThroughputRule(),
-        business=None if business is None else BusinessRule(business.margin, business.direction),
-        outcomes=tuple(
-            OutcomeRule(name, outcome.margin)
-            for name, outcome in judge.outcomes.items()
-            if outcome.bad
-        ),
-        guard_rails=None
-        if rails is None or rails.errors is None
-        else GuardRails(rails.errors, rails.min_requests),
-    )
-
-
-def lottery_settings(config: Config, slots: Mapping[str, int]) -> judging.JudgeSettings:
-    """Return the settings of the judge by lottery; ``slots`` are those of the outcomes."""
+def judge_settings(config: Config, slots: Mapping[str, int]) -> JudgeSettings:
+    """Return the settings of the judge under a configuration; ``slots`` are those of the outcomes."""
     judge, metrics, release = config.judge, config.judge.metrics, config.release
     canary = config.variants.canary
-    return judging.JudgeSettings(
+    return JudgeSettings(
         alpha=judge.alpha,
         alpha_hold=judge.alpha_hold,
         errors=None if metrics.errors is None else judging.ErrorsRule(metrics.errors.margin),

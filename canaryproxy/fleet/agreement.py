@@ -124,10 +124,6 @@ class Agreement:
         if (document.round, document.judge) != (old.round, old.judge):
             self._evidence.renew()
             self._suspicion.forget()
-            self._host.new_round()
-        elif document.limit > old.limit:
-            self._evidence.expect_change()
-            self._host.new_round()
         known = {(record.time, record.what, record.cause) for record in old.records}
         news = tuple(
             record

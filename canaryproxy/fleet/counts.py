@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from canaryproxy.judging.judge import Counts, Sample
+from canaryproxy.judging.verdict import Counts, Sample
 
 
 def names(sample: Sample) -> tuple[str, ...]:

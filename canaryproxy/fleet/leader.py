@@ -12,7 +12,7 @@ from canaryproxy.fleet import protocol
 from canaryproxy.fleet.agreement import Agreement, name_act
 from canaryproxy.fleet.redis_store import ExchangeReply, StoreUnavailable
 from canaryproxy.fleet.state import Document
-from canaryproxy.judging.judge import Assessment
+from canaryproxy.judging.verdict import Assessment
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.rollout import Rollout
 
@@ -60,8 +60,6 @@ class Leader:
         agreed, mine = agreement.document, agreement.mine
         if reply.agree < reply.replicas:
             self._agree_since = None
-            if agreed.settings == mine.settings and not self.leads(agreed):
-                self._take_the_lead(agreed, seen)  # so that the others are told what it waits for
             others = reply.replicas - reply.agree
             have = "has" if others == 1 else "have"
             hold = f"{others} of {reply.replicas} replicas {have} a different configuration"

@@ -71,8 +71,8 @@ def specs(settings: JudgeSettings, limits: Limits) -> list[Spec]:
     if settings.content is not None:
         found.append(Spec(metrics.SIZE, margin=settings.content.margin))
         found.append(Spec(metrics.CONTENT_TYPE, margin=settings.content.margin))
-    if settings.business is not None:
-        business = settings.business
+    business = settings.business
+    if business is not None and business.slot is not None:
         found.append(
             Spec(
                 metrics.BUSINESS,

@@ -97,6 +97,8 @@ def best_tilt(levels: Sequence[float], units: Sequence[int], share: float, aim: 
     """Return the λ for which the least S gives a log evidence of ``aim``, approximately; 0 without any
     spread.
 
+    No power of e leaves the range of floats with it: a bound of a clipped mean would be none.
+
     S must reach ``(aim + K(λ)) / λ`` with K the log mean; that is least where ``λ K' - K = aim``.
     """
     spread = sum([level * level * count for level, count in zip(levels, units, strict=True)])
@@ -111,4 +113,4 @@ def best_tilt(levels: Sequence[float], units: Sequence[int], share: float, aim: 
         tilt = min(max(tilt - step, 0.5 * tilt), 2.0 * tilt)
         if abs(step) < 0.03 * tilt:
             break
-    return tilt
+    return min(tilt, _LARGEST / max([abs(level) for level in levels]))

@@ -34,7 +34,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from canaryproxy.measure import records
 from canaryproxy.measure.records import NO_FIRST_BYTE, WORDS
@@ -143,6 +143,42 @@ class Limits:
     """By metric of latency: the share of stable's answers above its limit before the step, 0..1."""
     routes: Mapping[int, RouteLimits] = field(default_factory=dict)
     """By template: the busiest routes."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "times": [self.late, self.stalled, self.late_p50, self.late_p95, self.late_p99],
+            "known": self.known,
+            "shares": dict(self.shares),
+            "routes": {
+                str(template): [one.name, one.late, one.late_share, one.sizes, sorted(one.types)]
+                for template, one in self.routes.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Limits:
+        """Return the limits whose ``to_dict`` this was."""
+        late, stalled, late_p50, late_p95, late_p99 = map(float, state["times"])
+        return cls(
+            late=late,
+            stalled=stalled,
+            known=bool(state["known"]),
+            late_p50=late_p50,
+            late_p95=late_p95,
+            late_p99=late_p99,
+            shares={name: float(share) for name, share in state["shares"].items()},
+            routes={
+                int(template): RouteLimits(
+                    name,
+                    late,
+                    float(share),
+                    None if sizes is None else (float(sizes[0]), float(sizes[1])),
+                    frozenset(types),
+                )
+                for template, (name, late, share, sizes, types) in state["routes"].items()
+            },
+        )
 
 
 FALLBACK: Final = Limits(records.FALLBACK_LATE, 5 * records.FALLBACK_LATE)

@@ -15,7 +15,7 @@ from math import inf, log, sqrt
 from typing import Any, Final, Literal
 
 from canaryproxy.judging.bets import PRIOR_A, PRIOR_C, Bets, Factors
-from canaryproxy.judging.cells import Looks
+from canaryproxy.judging.cells import NOTHING, Looks
 from canaryproxy.judging.tally import CELLS, Tally, variance_of_rate
 from canaryproxy.judging.units import Lottery
 from canaryproxy.judging.virtual import VirtualBets
@@ -124,14 +124,23 @@ class Round:
         self.trials = list(tally.trials)
         self.events = list(tally.events)
 
-    def log_evidence(self) -> tuple[float, float]:
-        """Return the best of its parts, ln E + ln stake; and the same with the last look instead of all."""
+    def log_evidence(self) -> float:
+        """Return the best of its parts: ln E + ln stake."""
         best = self.log_a + self.bets_a.log_e
         if self.bets_c is not None:
             best = max(best, self.log_c + self.bets_c.log_e)
-        if self.looks is None:
-            return best, best
-        return max(best, self.log_b + self.looks.log_e), max(best, self.log_b + self.looks.last)
+        if self.looks is not None and self.looks.log_e > NOTHING:
+            best = max(best, self.log_b + self.looks.log_e)
+        return best
+
+    def log_suspicion(self) -> float:
+        """Return the same, with the last look instead of all."""
+        best = self.log_a + self.bets_a.log_e
+        if self.bets_c is not None:
+            best = max(best, self.log_c + self.bets_c.log_e)
+        if self.looks is not None:
+            best = max(best, self.log_b + self.looks.last)
+        return best
 
     def window(self, tally: Tally) -> Window:
         """Return what has been counted since the round began."""

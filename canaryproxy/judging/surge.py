@@ -39,11 +39,6 @@ class Surges:
         """The pooled rate learnt so far."""
         return self._events / self._trials
 
-    @property
-    def pending(self) -> bool:
-        """Whether there were trials since the last tick."""
-        return self._new[0] + self._new[1] > 0
-
     def add(self, row: int, bad: bool) -> None:
         """Add a trial."""
         self._recent.append(row << 1 | bad)

@@ -40,7 +40,7 @@ from enum import Enum
 from typing import Any
 
 from canaryproxy.config import text
-from canaryproxy.judging.judge import Assessment
+from canaryproxy.judging.verdict import Assessment
 
 LONGEST_TICK = 1.0
 """Seconds that one tick can add to a clock."""

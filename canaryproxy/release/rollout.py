@@ -62,7 +62,7 @@ from enum import Enum
 from typing import Any, Literal
 
 from canaryproxy.config import text
-from canaryproxy.judging.judge import QUIET, Assessment
+from canaryproxy.judging.verdict import QUIET, Assessment
 from canaryproxy.release.circuit import Record, elapsed, no_regression
 
 

@@ -26,7 +26,7 @@ from canaryproxy.admin.readers import Sources
 from canaryproxy.config.model import EventName
 from canaryproxy.control.controller import Status
 from canaryproxy.control.release_view import Variants
-from canaryproxy.judging.judge import Assessment, Verdict
+from canaryproxy.judging.verdict import Assessment, Verdict
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.counters import Counters, Reason, Tally, keep_exemplar
 from canaryproxy.measure.routing import CANARY, RouteTable

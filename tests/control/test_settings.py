@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from canaryproxy import config
-from canaryproxy.control.settings import lottery_settings
+from canaryproxy.control.settings import judge_settings
 from canaryproxy.judging.settings import (
     BusinessRule,
     ErrorsRule,
@@ -16,7 +16,7 @@ _VARIANTS = "variants: {stable: {endpoints: [http://a]}, canary: {endpoints: [ht
 
 
 def settings(text: str = "", **slots: int) -> JudgeSettings:
-    return lottery_settings(config.parse(f"{_VARIANTS}\n{text}", file="f"), slots)
+    return judge_settings(config.parse(f"{_VARIANTS}\n{text}", file="f"), slots)
 
 
 def test_defaults_of_the_file_are_those_of_the_judge() -> None:

@@ -17,7 +17,8 @@ from canaryproxy.fleet.evidence import FleetEvidence
 from canaryproxy.fleet.leader import Leader, followed, progress
 from canaryproxy.fleet.protocol import Settings
 from canaryproxy.fleet.redis_store import ExchangeReply, StoreUnavailable
-from canaryproxy.judging.judge import Assessment, JudgeSettings
+from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.judging.verdict import Assessment
 from canaryproxy.release.circuit import CircuitSettings
 from canaryproxy.release.rollout import Plan, Rollout, Step
 
@@ -80,7 +81,7 @@ def test_leader_holds_while_a_replica_has_another_configuration() -> None:
     leader, agreement, ledger = build()
     assert leader.lead(agreement, reply(replicas=3, agree=2), seen(9), 100.0) is None
     assert ledger.rollout.hold == "1 of 3 replicas has a different configuration"
-    assert leader.leads(agreement.document)  # so that the others are told why
+    assert not leader.leads(agreement.document)
 
 
 def test_leader_adopts_a_configuration_that_all_replicas_have_for_a_lease() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from canaryproxy.fleet import protocol
 from canaryproxy.fleet.protocol import Settings
 from canaryproxy.fleet.state import Document
-from canaryproxy.judging.judge import Assessment
+from canaryproxy.judging.verdict import Assessment
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.circuit import CircuitSettings
 from canaryproxy.release.rollout import Plan, State, Step

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canaryproxy.judging.judge import Assessment, Level
+from canaryproxy.judging.verdict import Assessment, Level
 from canaryproxy.release.circuit import (
     TRANSITIONS,
     Action,

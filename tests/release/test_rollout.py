@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canaryproxy.judging.judge import Assessment, Judge, JudgeSettings, Level, Sample
+from canaryproxy.judging.judge import Judge
+from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.judging.verdict import Assessment, Level, Sample
 from canaryproxy.release import rollout as machine
 from canaryproxy.release.rollout import (
     TRANSITIONS,

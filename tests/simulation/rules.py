@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canaryproxy.judging.evidence import EProcess
-from canaryproxy.judging.judge import (
+from canaryproxy.judging.judge import Judge
+from canaryproxy.judging.settings import (
     BusinessRule,
     ErrorsRule,
-    Judge,
     JudgeSettings,
     LatencyRule,
     OutcomeRule,
-    Sample,
     ThroughputRule,
 )
+from canaryproxy.judging.verdict import Sample
 from tests.simulation.world import TICK, Ints, Ticks
 
 FIVE_METRICS = JudgeSettings(
@@ -28,7 +28,6 @@ FIVE_METRICS = JudgeSettings(
     throughput=ThroughputRule(),
     business=BusinessRule(),
     outcomes=(OutcomeRule("bad_answer"),),
-    client_errors=False,
 )
 """α = 0.001 shared over five metrics."""
 

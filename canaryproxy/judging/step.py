@@ -1,0 +1,259 @@
+"""The tests of one step: every metric, every busy route, all by the same lottery.
+
+A step moves some positions to the canary and leaves others on stable, and nothing but those is compared
+(``lottery.Lottery``). The limits of its metrics and its routes are fixed when it begins; where stable was too
+quiet to tell them, once, as soon as they are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+from canaryproxy.judging import families, metrics
+from canaryproxy.judging.families import Spec
+from canaryproxy.judging.history import History
+from canaryproxy.judging.lottery import Estimate, Lottery, LotteryTest, TestSettings
+from canaryproxy.judging.metrics import Limits, Record
+from canaryproxy.judging.proof import UserProof
+from canaryproxy.judging.sample_ratio import SampleRatio
+from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.judging.units import Units
+
+HANG = 5.0
+"""Seconds without a first byte that count as late in the warm-up, too."""
+_ESTIMATE_EVERY = 1.0
+
+
+@dataclass(slots=True)
+class Trial:
+    """One test with what is known of it."""
+
+    spec: Spec
+    scope: str
+    settings: TestSettings
+    test: LotteryTest
+    proof: UserProof | None = None
+    estimated: Estimate | None = None
+    estimated_at: float = float("-inf")
+
+    def breached(self, extra: float) -> bool:
+        """Whether it opens the circuit, where α is smaller by the factor ``exp(-extra)``."""
+        test = self.test
+        return test.breach and test.log_evidence >= self.settings.log_limit + extra
+
+    def estimate(self, now: float) -> Estimate | None:
+        """Return the estimate, worked out once a second or when the test has breached."""
+        if now - self.estimated_at >= _ESTIMATE_EVERY or self.test.breach:
+            self.estimated, self.estimated_at = self.test.estimate(), now
+        return self.estimated
+
+
+class Step:
+    """Judges one lottery. ``share`` is its share of α, ``past`` what units did before, by metric."""
+
+    def __init__(
+        self,
+        lottery: Lottery,
+        units: Units,
+        settings: JudgeSettings,
+        limits: Limits,
+        share: float,
+        now: float,
+        past: Mapping[str, History],
+        *,
+        warm: bool,
+    ) -> None:
+        self.lottery = lottery
+        self.limits = limits
+        self.warm = warm
+        self._units = units
+        self._settings = settings
+        self._share = share
+        self._past = past
+        self._left = (lottery.stable, lottery.canary)
+        self.ratio = SampleRatio(self._left)
+        self._met = bytearray()
+        self._outcomes = [(rule.slot, rule.name) for rule in settings.outcomes]
+        self._specs = families.specs(settings, limits)
+        self.trials: dict[str, Trial] = {}
+        for spec in self._specs:
+            self.trials[spec.name] = self._trial(spec, now)
+        self.routes: dict[int, dict[str, Trial]] = {}
+        self._add_routes(now)
+
+    @property
+    def users(self) -> tuple[int, int]:
+        """Units of stable and of the canary that were seen."""
+        return self.ratio.seen
+
+    def _trial(self, spec: Spec, now: float) -> Trial:
+        settings = self._settings
+        log_limit = float("inf")
+        if spec.trips:
+            alpha = families.alpha_of(spec, self._specs, settings, self._share)
+            if spec.name == metrics.LATENCY:
+                alpha = families.warming(alpha, warm=self.warm)
+            log_limit = -log(alpha)
+        wanted = TestSettings(
+            log_limit=log_limit,
+            log_hold=families.log_hold(self._specs, settings),
+            margin=spec.trip_margin,
+            relative=spec.relative,
+            direction=spec.direction,
+        )
+        placebos = settings.placebos if spec.trips else 0
+        past = self._past.get(spec.name)
+        test = LotteryTest(self.lottery, self._units, wanted, now, past, placebos)
+        return Trial(spec, "", wanted, test, self._proof(spec))
+
+    def _proof(self, spec: Spec) -> UserProof | None:
+        """A metric whose margin is relative is proven for the same margin as a share of one half."""
+        margin = spec.margin * (0.5 if spec.relative else 1.0)
+        if not spec.trips or not 0.0 < margin < 1.0:
+            return None
+        return UserProof(self._left, margin)
+
+    def _add_routes(self, now: float) -> None:
+        if not self._settings.routes or not self.limits.routes:
+            return
+        hold = families.log_hold(self._specs, self._settings, route=True)
+        names = {template: route.name for template, route in self.limits.routes.items()}
+        names[metrics.OTHER] = "other routes"
+        for template, name in names.items():
+            self.routes[template] = {}
+            for spec in families.route_specs():
+                alpha = families.route_alpha_of(spec, self._specs, self._settings, self._share)
+                settings = TestSettings(
+                    log_limit=-log(alpha), log_hold=hold, margin=spec.margin, looks=False
+                )
+                test = LotteryTest(self.lottery, self._units, settings, now, None, 0)
+                self.routes[template][spec.name] = Trial(spec, name, settings, test)
+
+    # Records
+
+    def add(self, record: Record, now: float) -> None:
+        """Take a record of the lottery's population, routed by the split in force."""
+        row = self._units.row(record.position)
+        canary = record.position < self.lottery.limit
+        self._meet(row, canary=canary)
+        found = metrics.outcomes_of(record, self.limits, warm=self.warm, hang=HANG)
+        route = self.limits.routes.get(record.template)
+        if route is not None and self._settings.content is not None:
+            found.update(metrics.content_of(record, route))
+        for slot, name in self._outcomes:
+            if record.trials >> slot & 1:
+                found[name] = bool(record.events >> slot & 1)
+        business = self._settings.business
+        if business is not None and business.slot is not None and metrics.ERRORS in found:
+            found[metrics.BUSINESS] = bool(record.events >> business.slot & 1)
+        trials = self.trials
+        for name, bad in found.items():
+            trial = trials.get(name)
+            if trial is not None:
+                trial.test.add(row, bad)
+                if trial.proof is not None:
+                    is_bad = bad is (trial.spec.direction == "increase")
+                    trial.proof.add(row, now, canary=canary, bad=is_bad)
+        if self.routes:
+            self._add_to_route(record, row, found)
+
+    def _meet(self, row: int, *, canary: bool) -> None:
+        met = self._met
+        if row >= len(met):
+            met.extend(bytes(max(row + 1 - len(met), 1024)))
+        if not met[row]:
+            met[row] = 1
+            self.ratio.add(canary=canary)
+
+    def _add_to_route(self, record: Record, row: int, found: Mapping[str, bool]) -> None:
+        template = record.template if record.template in self.routes else metrics.OTHER
+        tests = self.routes[template]
+        if metrics.ERRORS in found:
+            tests[metrics.ERRORS].test.add(row, found[metrics.ERRORS])
+        if metrics.CLIENT_ERRORS in found:
+            odd = any(found.get(name, False) for name in metrics.CLASSES[:3])
+            tests[metrics.ANSWERS].test.add(row, odd)
+        route = self.limits.routes.get(record.template)
+        if not self.warm or route is None or route.late is None:
+            return
+        if not record.ended:
+            if metrics.LATENCY in found:
+                tests[metrics.LATENCY].test.add(row, True)
+        elif metrics.LATENCY in found and record.first_byte is not None:
+            tests[metrics.LATENCY].test.add(row, record.first_byte > route.late)
+
+    def tick(self, now: float) -> None:
+        """Let the tests look, begin rounds and settle proofs: ten times a second."""
+        for trial in self.trials.values():
+            trial.test.tick(now)
+            if trial.proof is not None:
+                trial.proof.tick(now)
+        for tests in self.routes.values():
+            for trial in tests.values():
+                trial.test.tick(now)
+
+    def learn(self, limits: Limits, now: float) -> None:
+        """Take the limits that were not known when the step began."""
+        self.limits = limits
+        if not self.routes:
+            self._add_routes(now)
+
+    def warm_up(self, now: float) -> None:
+        """End the warm-up: from now on a late response is late. What is late is judged afresh."""
+        self.warm = True
+        latency = self.trials.get(metrics.LATENCY)
+        if latency is not None:
+            self._specs = families.specs(self._settings, self.limits)
+            spec = next(spec for spec in self._specs if spec.name == metrics.LATENCY)
+            self.trials[metrics.LATENCY] = self._trial(spec, now)
+
+    def all_trials(self) -> Iterator[Trial]:
+        """The tests of the service, then those of routes."""
+        yield from self.trials.values()
+        for tests in self.routes.values():
+            yield from tests.values()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the evidence as JSON values."""
+        return {
+            "lottery": [self.lottery.first, self.lottery.limit, self.lottery.last],
+            "share": self._share,
+            "warm": self.warm,
+            "seen": list(self.ratio.seen),
+            "trials": {name: trial.test.to_dict() for name, trial in self.trials.items()},
+            "proofs": {
+                name: trial.proof.log_e
+                for name, trial in self.trials.items()
+                if trial.proof is not None
+            },
+            "routes": {
+                str(template): {name: trial.test.to_dict() for name, trial in tests.items()}
+                for template, tests in self.routes.items()
+            },
+        }
+
+    def load(self, state: Mapping[str, Any], now: float) -> None:
+        """Take the evidence of a saved step over, as far as its metrics and routes are still there."""
+        for name, saved in state["trials"].items():
+            if name in self.trials:
+                self._restore(self.trials[name], saved, now, self._past.get(name))
+        for name, log_e in state["proofs"].items():
+            trial = self.trials.get(name)
+            if trial is not None and trial.proof is not None:
+                trial.proof.log_e = float(log_e)
+        for template, tests in state["routes"].items():
+            mine = self.routes.get(int(template), {})
+            for name, saved in tests.items():
+                if name in mine:
+                    self._restore(mine[name], saved, now, None)
+
+    def _restore(
+        self, trial: Trial, saved: Mapping[str, Any], now: float, past: History | None
+    ) -> None:
+        placebos = self._settings.placebos if trial.spec.trips and not trial.scope else 0
+        trial.test = LotteryTest.from_dict(
+            saved, self.lottery, self._units, trial.settings, now, past, placebos
+        )

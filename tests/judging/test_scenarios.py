@@ -1,0 +1,322 @@
+"""What a judge does in worlds with users: each case is one of its kind, with the right value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from canaryproxy.judging.judge import Judge
+from canaryproxy.judging.settings import GuardRails, JudgeSettings, OutcomeRule
+from canaryproxy.judging.verdict import Assessment
+from canaryproxy.measure import records
+from canaryproxy.measure.routing import FINE, POSITIONS
+from tests.judging.world import Answer, User, Version, World, plain
+
+PLAN = JudgeSettings(steps=(1.0, 5.0, 25.0, 50.0, 100.0))
+
+
+def always(status: int, size: int = 1000) -> Version:
+    def version(user: User, now: float, luck: Random) -> Answer:
+        return Answer(status, size=size)
+
+    return version
+
+
+def slow_by(seconds: float, share: float = 1.0) -> Version:
+    def version(user: User, now: float, luck: Random) -> Answer:
+        answer = plain(user, now, luck)
+        assert answer.first_byte is not None
+        late = seconds if luck.random() < share else 0.0
+        return replace(answer, first_byte=answer.first_byte + late)
+
+    return version
+
+
+def spread(stable: int, canary: int, limit: int) -> list[User]:
+    """Users of whom so many are below a limit in buckets."""
+    luck = Random(3)
+    below = [luck.randrange(limit * FINE) for _ in range(canary)]
+    above = [luck.randrange(limit * FINE, POSITIONS) for _ in range(stable)]
+    return [User(n, position) for n, position in enumerate(below + above)]
+
+
+def judge(settings: JudgeSettings = PLAN) -> Judge:
+    return Judge(settings)
+
+
+def cause(seen: Assessment) -> str:
+    assert seen.level == "breach", (seen.level, seen.holds)
+    assert seen.cause is not None
+    return seen.cause
+
+
+# Healthy releases
+
+
+@pytest.mark.parametrize("weight", [1.0, 5.0, 50.0])
+def test_equal_versions_pass_a_step(weight: float) -> None:
+    world = World(judge(), users=2000)
+    world.run(60.0)
+    seen = world.step(weight, 90.0)
+    assert seen.level == "ok"
+    assert not seen.holds
+    assert seen.judged > 0
+    assert seen.placebo is None or seen.placebo.tripped == 0
+
+
+def whale(user: User, now: float, luck: Random) -> Answer:
+    if user.number == 0:
+        return Answer(500, size=20)
+    return plain(user, now, luck)
+
+
+@pytest.mark.parametrize("side", ["stable", "canary"])
+@pytest.mark.parametrize("baseline", [0.1, 60.0])
+def test_one_client_that_always_fails_trips_nothing(side: str, baseline: float) -> None:
+    users = spread(400, 40, 500)
+    if side == "stable":
+        users = [replace(users[0], position=POSITIONS - 5), *users[1:]]
+    world = World(
+        judge(), users=users, stable=whale, canary=whale,
+        weigh=lambda user: 44.0 if user.number == 0 else 1.0,
+    )  # fmt: skip
+    world.run(baseline)
+    assert world.step(5.0, 60.0).level != "breach"
+
+
+def test_accounts_that_are_always_slow_trip_nothing() -> None:
+    def accounts(user: User, now: float, luck: Random) -> Answer:
+        answer = plain(user, now, luck)
+        return replace(answer, first_byte=0.5) if user.number % 33 == 0 else answer
+
+    for seed in range(4):
+        world = World(judge(), users=300, stable=accounts, canary=accounts, seed=seed)
+        world.run(30.0)
+        for weight in (5.0, 25.0, 50.0):
+            assert world.step(weight, 40.0).level != "breach", world.seen
+
+
+def test_slow_first_requests_of_new_users_on_both_sides_trip_nothing() -> None:
+    first: set[int] = set()
+
+    def cold(user: User, now: float, luck: Random) -> Answer:
+        if user.number not in first:
+            first.add(user.number)
+            return Answer(first_byte=1.0)
+        return plain(user, now, luck)
+
+    world = World(judge(), users=3000, stable=cold, canary=cold)
+    assert world.step(5.0, 60.0).level != "breach"
+
+
+# Canaries that are plainly broken
+
+
+@pytest.mark.parametrize(
+    ("stable", "canary"), [(2, 1), (149, 1), (17, 3)], ids=["one of three", "1% of 150", "3 of 20"]
+)
+def test_few_users_for_whom_everything_fails_hit_the_rail(stable: int, canary: int) -> None:
+    limit = 100 if stable == 149 else 2500
+    world = World(judge(), users=spread(stable, canary, limit), rate=20.0, canary=always(500))
+    seen = world.step(limit / 100, 240.0)
+    assert "failed" in cause(seen)
+    assert world.canary_requests <= 30
+
+
+@pytest.mark.parametrize(("status", "size"), [(302, 0), (204, 0), (401, 100), (404, 100)])
+def test_a_canary_with_one_status_for_all_is_tripped_within_twenty_requests(
+    status: int, size: int
+) -> None:
+    world = World(judge(), users=5000, canary=always(status, size))
+    world.run(30.0)
+    seen = world.step(5.0, 30.0)
+    assert "canary" in cause(seen)
+    assert world.canary_requests <= 20
+
+
+def test_a_few_more_401_are_held_and_not_tripped() -> None:
+    def worse(user: User, now: float, luck: Random) -> Answer:
+        return Answer(401, size=50) if luck.random() < 0.03 else plain(user, now, luck)
+
+    world = World(judge(), users=2000, rate=400.0, canary=worse)
+    world.run(30.0)
+    seen = world.step(25.0, 60.0)
+    assert seen.level == "suspect"
+    assert any("4xx" in v.reason for v in seen.verdicts if v.level == "suspect")
+
+
+def test_a_dead_route_of_little_traffic_trips_and_is_named() -> None:
+    def shop(dead: bool) -> Version:
+        def version(user: User, now: float, luck: Random) -> Answer:
+            answer = plain(user, now, luck)
+            if luck.random() >= 0.008:
+                return replace(answer, route=b"GET /items/*")
+            return (
+                Answer(500, size=9, route=b"POST /checkout")
+                if dead
+                else replace(answer, route=b"POST /checkout")
+            )
+
+        return version
+
+    world = World(judge(), users=5000, rate=400.0, stable=shop(False), canary=shop(True))
+    world.run(60.0)
+    seen = world.step(25.0, 30.0)
+    assert "/checkout" in cause(seen)
+
+
+def test_a_small_share_of_very_slow_answers_is_held() -> None:
+    world = World(judge(), users=3000, rate=400.0, canary=slow_by(0.6, 0.02))
+    world.run(60.0)
+    world.step(25.0, 35.0)
+    seen = world.run(60.0)
+    assert seen.level == "suspect"
+
+
+def test_a_doubled_median_is_held() -> None:
+    def doubled(user: User, now: float, luck: Random) -> Answer:
+        answer = plain(user, now, luck)
+        assert answer.first_byte is not None
+        return replace(answer, first_byte=answer.first_byte * 2)
+
+    world = World(judge(), users=3000, rate=400.0, canary=doubled)
+    world.run(60.0)
+    seen = world.step(25.0, 90.0)
+    assert seen.level == "suspect"
+
+
+def test_a_slower_p95_trips() -> None:
+    world = World(judge(), users=3000, canary=slow_by(0.3))
+    world.run(60.0)
+    assert "slow" in cause(world.step(5.0, 90.0))
+
+
+# Beginnings
+
+
+def after(seconds: float, before: Version, then: Version) -> Version:
+    began: list[float] = []
+
+    def version(user: User, now: float, luck: Random) -> Answer:
+        began.append(now)
+        return (before if now - began[0] < seconds else then)(user, now, luck)
+
+    return version
+
+
+def refused(user: User, now: float, luck: Random) -> Answer:
+    flags = records.FAILED | records.UNREACHED | records.RESCUED
+    return Answer(502, None, 0, flags=flags)
+
+
+def test_a_canary_that_listens_late_is_waited_for() -> None:
+    world = World(judge(), users=1000, canary=after(8.0, refused, plain))
+    seen = world.step(5.0, 5.0)
+    assert seen.level != "breach"
+    assert any("not up yet" in hold for hold in seen.holds)
+    assert world.run(60.0).level == "ok"
+
+
+def test_a_canary_that_never_listens_is_given_up() -> None:
+    world = World(judge(), users=1000, canary=refused)
+    assert world.step(5.0, 110.0).level != "breach"
+    assert "not accepted a connection" in cause(world.run(60.0))
+
+
+@pytest.mark.parametrize("seconds", [2.0, 20.0])
+def test_a_canary_that_is_slow_at_first_is_not_tripped(seconds: float) -> None:
+    world = World(judge(), users=1000, canary=after(seconds, slow_by(1.2), plain))
+    world.run(60.0)
+    seen = world.step(5.0, 10.0)
+    assert any("warming up" in hold for hold in seen.holds)
+    assert world.run(80.0).level != "breach"
+
+
+def test_a_canary_that_stays_slow_is_tripped_within_a_minute() -> None:
+    world = World(judge(), users=1000, canary=slow_by(1.2))
+    world.run(60.0)
+    assert "slow" in cause(world.step(5.0, 60.0))
+
+
+# Quiet services
+
+
+def test_a_quiet_canary_that_hangs_is_held_at_once_and_tripped_in_twenty_requests() -> None:
+    def hang(user: User, now: float, luck: Random) -> Answer:
+        return Answer(0, None, 0, flags=records.CLIENT_GONE | records.ABANDONED)
+
+    world = World(judge(), users=spread(10, 10, 5000), rate=0.25, canary=hang)
+    world.run(60.0)
+    world.weight = 50.0
+    lost = 0
+    seen = None
+    while lost < 20 and (seen is None or seen.level != "breach"):
+        seen = world.tick()
+        lost = len(world.on_canary) and int(world.now * 0.125)
+    assert seen is not None
+    assert seen.level in ("suspect", "breach")
+    assert "breach" in (seen.level, world.run(300.0).level)
+
+
+# What an operator accepts, what is blind, what has no user
+
+
+def test_an_accepted_metric_neither_holds_nor_trips() -> None:
+    world = World(judge(), users=2000, canary=always(404))
+    world.accepted = frozenset({"client_errors", "success", "answers"})
+    world.judge = Judge(replace(PLAN, guard_rails=GuardRails(client_errors=None)))
+    world.run(30.0)
+    assert world.step(5.0, 30.0).level != "breach"
+
+
+def test_a_shared_outage_trips_nothing_and_holds() -> None:
+    def outage(user: User, now: float, luck: Random) -> Answer:
+        return Answer(503) if now > 70 and luck.random() < 0.8 else plain(user, now, luck)
+
+    world = World(judge(), users=2000, stable=outage, canary=outage)
+    world.run(60.0)
+    seen = world.step(25.0, 60.0)
+    assert seen.level != "breach"
+    assert any("stable itself fails" in hold for hold in seen.holds)
+
+
+def test_an_outcome_trips_by_its_users() -> None:
+    rule = OutcomeRule("no_results", slot=2)
+
+    def search(share: float) -> Version:
+        def version(user: User, now: float, luck: Random) -> Answer:
+            answer = plain(user, now, luck)
+            return replace(answer, trials=4, events=4 if luck.random() < share else 0)
+
+        return version
+
+    world = World(
+        judge(replace(PLAN, outcomes=(rule,))), users=2000, stable=search(0.02), canary=search(0.3)
+    )
+    world.run(30.0)
+    assert "no_results" in cause(world.step(5.0, 60.0))
+
+
+# State
+
+
+def test_evidence_survives_a_restart() -> None:
+    def worse(user: User, now: float, luck: Random) -> Answer:
+        return Answer(500) if luck.random() < 0.05 else plain(user, now, luck)
+
+    world = World(judge(), users=20_000, canary=worse)
+    world.run(30.0)
+    world.step(5.0, 4.0)
+    assert world.seen is not None
+    before = {v.metric: v.log_evidence for v in world.seen.verdicts}
+    state = world.judge.to_dict()
+    again = Judge.from_dict(PLAN, state)
+    assert again.to_dict()["steps"].keys() == state["steps"].keys()
+    world.judge = again
+    seen = world.tick()
+    assert seen.judged >= world.seen.judged
+    after_ = {v.metric: v.log_evidence for v in seen.verdicts}
+    assert after_["errors"] == pytest.approx(before["errors"], abs=0.5)
+    assert "error rate" in cause(world.run(120.0))
