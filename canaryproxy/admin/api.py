@@ -31,6 +31,7 @@ _PUT_CONFIG = {
     "reason": bodies.line(bodies.Text),
 }
 _WEIGHT = TypeAdapter(bodies.SetWeight)
+_ACCEPT = TypeAdapter(bodies.Accept)
 _TRIP = TypeAdapter(bodies.Trip)
 _DRILL = TypeAdapter(bodies.DrillBy)
 _EVENTS: TypeAdapter[bodies.Events | list[bodies.Events]] = TypeAdapter(bodies.EventList)
@@ -54,6 +55,7 @@ class Api:
         add("PUT", "/v1/weight", self._put_weight)
         for name in openapi.OPERATIONS:
             add("POST", f"/v1/release/{name}", self._operation(EVENTS[name]))
+        add("POST", "/v1/release/accept", self._accept)
         add("POST", "/v1/release/trip", self._trip)
         add("POST", "/v1/release/drill", self._drill)
         add("POST", "/v1/events", self._post_events)
@@ -120,6 +122,12 @@ class Api:
             return await self._act(request, event(body.words))
 
         return operate
+
+    async def _accept(self, request: web.Request) -> web.Response:
+        bodies.query(request, {})
+        body = await bodies.json_body(request, _ACCEPT)
+        metric = " ".join(body.metric.split())
+        return await self._act(request, rollout.Accept(metric, f"{body.by}: {body.reason}"))
 
     async def _trip(self, request: web.Request) -> web.Response:
         bodies.query(request, {})

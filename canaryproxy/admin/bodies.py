@@ -65,6 +65,17 @@ class SetWeight(Who):
     )
 
 
+class Accept(_Body):
+    """A difference that is wanted."""
+
+    metric: Annotated[str, _line(200)] = Field(
+        description="A metric, or a metric and a route.",
+        examples=["client_errors", "errors GET /checkout"],
+    )
+    reason: Text = Field(description="Why it is wanted, for the history.")
+    by: Name = Field("operator", description="Who accepts it, for the history.", examples=["ann"])
+
+
 class Trip(_Body):
     """A trip by hand."""
 

@@ -23,7 +23,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     release_view.Release, release_view.Record, release_view.Point,
     schemas.History, schemas.Series, schemas.Drill, schemas.Accepted, schemas.Config,
     schemas.Change, schemas.Problem,
-    bodies.Who, bodies.SetWeight, bodies.Trip, bodies.DrillBy, bodies.Events,
+    bodies.Who, bodies.SetWeight, bodies.Accept, bodies.Trip, bodies.DrillBy, bodies.Events,
 )  # fmt: skip
 OPERATIONS: Final[Mapping[release_view.Operation, str]] = {
     "start": "Begin with the first step.",
@@ -142,6 +142,19 @@ def _release_paths() -> Schema:
         **{
             f"/v1/release/{name}": {"post": _change(name, summary, who, done, "409")}
             for name, summary in OPERATIONS.items()
+        },
+        "/v1/release/accept": {
+            "post": _change(
+                "accept",
+                "Accept a difference that is wanted: the metric neither holds nor trips in this release.",
+                _json_body(
+                    bodies.Accept,
+                    {"metric": "client_errors", "reason": "401 is wanted", "by": "ann"},
+                ),
+                done,
+                "409",
+                required=True,
+            )
         },
         "/v1/release/trip": {
             "post": _change(

@@ -14,7 +14,7 @@ import canaryproxy
 from canaryproxy.config.model import EventName
 from canaryproxy.control.controller import Status
 from canaryproxy.control.release_view import Endpoint, Fleet, Release, Step
-from canaryproxy.judging.verdict import Level, Verdict
+from canaryproxy.judging.verdict import Level, Placebo, Verdict
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.compiled import COMPILED
 from canaryproxy.measure.counters import HandshakeFailure, Reason
@@ -113,8 +113,39 @@ def by_variant(value: Callable[[Cells], float]) -> Reader:
 
 
 def verdicts(value: Callable[[Verdict], float]) -> Reader:
-    """Return a reader for a value of each metric's verdict."""
-    return lambda scrape: [((verdict.metric,), value(verdict)) for verdict in _all_verdicts(scrape)]
+    """Return a reader for a value of each metric's verdict; single routes have no series of their own."""
+    return lambda scrape: [
+        ((verdict.metric,), value(verdict))
+        for verdict in _all_verdicts(scrape)
+        if not verdict.scope
+    ]
+
+
+def route_levels(scrape: Scrape) -> Iterable[Sample]:
+    """Count the routes of each metric by level."""
+    found = _all_verdicts(scrape)
+    for metric in dict.fromkeys(verdict.metric for verdict in found if verdict.scope):
+        routes = [one.level for one in found if one.scope and one.metric == metric]
+        for level in get_args(Level):
+            yield (metric, level), routes.count(level)
+
+
+def judged_users(scrape: Scrape) -> Iterable[Sample]:
+    for verdict in _all_verdicts(scrape):
+        if not verdict.scope:
+            for variant, users in zip(VARIANTS, verdict.users, strict=True):
+                yield (variant, verdict.metric), users
+
+
+def placebo(value: Callable[[Placebo], float]) -> Reader:
+    """Return a reader for a value of the virtual canaries, without a sample where there are none."""
+
+    def read(scrape: Scrape) -> Iterable[Sample]:
+        seen = scrape.status.assessment
+        if seen is not None and seen.placebo is not None:
+            yield (), value(seen.placebo)
+
+    return read
 
 
 def endpoints(value: Callable[[Endpoint], float]) -> Reader:
@@ -206,7 +237,7 @@ def _all_verdicts(scrape: Scrape) -> Sequence[Verdict]:
 
 def metric_level(scrape: Scrape) -> Iterable[Sample]:
     for verdict in _all_verdicts(scrape):
-        for level in get_args(Level):
+        for level in () if verdict.scope else get_args(Level):
             yield (verdict.metric, level), verdict.level == level
 
 
@@ -231,7 +262,7 @@ def step(view: Release) -> Step:
     """Return the current step; one without conditions where there is no plan."""
     if 0 < view.step <= len(view.steps):
         return view.steps[view.step - 1]
-    return Step(weight=0.0, bake=0.0, min_requests=0)
+    return Step(weight=0.0, bake=0.0, min_requests=0, min_users=0)
 
 
 def events(scrape: Scrape) -> Iterable[Sample]:

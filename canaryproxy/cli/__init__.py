@@ -33,6 +33,7 @@ SECTIONS = {
         "operate.weight": "Set the percentage of users on the canary.",
         "operate.promote": "End the release with all users on the canary.",
         "operate.abort": "End the release with all users on stable.",
+        "operate.accept": "Accept a difference that is wanted, for the rest of this release.",
     },
     "Safety": {
         "operate.trip": ("Roll back now: open the circuit, so that all users go to stable."),

@@ -255,6 +255,32 @@ def reset(target: Target, reason: str | None) -> None:
 
 
 @click.command()
+@click.argument("metric", nargs=-1, required=True)
+@click.option("--reason", metavar="TEXT", required=True, help="Why it is wanted, for the history.")
+@_yes
+@reaching
+def accept(target: Target, metric: tuple[str, ...], reason: str, yes: bool) -> None:
+    """Accept a difference that is wanted, for the rest of this release.
+
+    METRIC is a metric as `canaryproxy status` names it, or a metric and a route. It neither holds the release
+    nor opens the circuit any more; all others do.
+
+    \b
+    Examples:
+      canaryproxy accept client_errors --reason "the login is required now"
+      canaryproxy accept errors GET /old --reason "removed"
+    """
+    name = " ".join(metric)
+
+    def describe(before: Document) -> str:
+        of = "" if before.get("release") is None else f" for the rest of {words.name(before)}"
+        return f"Accept {words.clean(name, 100)}{of}: it no longer holds or trips"
+
+    body = {"metric": name, "reason": reason}
+    _report(_operate(target, "accept", describe, body=body, asks=lambda _: True, yes=yes))
+
+
+@click.command()
 @click.argument("cause", nargs=-1)
 @reaching
 def trip(target: Target, cause: tuple[str, ...]) -> None:

@@ -131,7 +131,7 @@ class Client:
     async def operate(self, name: str, body: Mapping[str, Any], etag: str | None) -> Response:
         """Carry out an operation, on the condition that nothing has changed since ``etag``.
 
-        ``name`` is start, pause, resume, promote, abort, reset, trip, drill, weight or reload.
+        ``name`` is start, pause, resume, promote, abort, reset, accept, trip, drill, weight or reload.
         """
         method, path = {"weight": ("PUT", "/v1/weight"), "reload": ("POST", "/v1/reload")}.get(
             name, ("POST", f"/v1/release/{name}")

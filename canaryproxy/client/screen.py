@@ -34,7 +34,7 @@ _STATES = {
     "promoted": "bold black on green",
     "aborted": "bold black on white",
 }
-_LEVELS = {"ok": "green", "suspect": "yellow", "breach": "red"}
+_LEVELS = {"ok": "green", "worse": "yellow", "suspect": "yellow", "breach": "red"}
 _RECORDS = {
     "tripped": "red",
     "suspect": "yellow",
@@ -100,7 +100,7 @@ def screen(view: View, width: int, height: int | None = None) -> Group:
     head = [*_head(view, width), *_notices(view, width, 2 if live else None)]
     progress = _progress(view, width, 1 if live else None)
     variants = _variants(document, width)
-    metrics = _metrics(document, width)
+    metrics = _metrics(document, width, details=not live)
     records = _records(view, width, 1 if live else None)
     blocks = [head + progress, variants, metrics, records]
     if height is not None:
@@ -237,16 +237,25 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
         if document.get("state") in ("running", "paused", "probing", "tripped"):
             lines.append(_bake(document, steps))
     hold = document.get("hold")
+    holds = [clean(one) for one in _list(document.get("holds"))]
     if document.get("ready") is True:
         said = "ready: run canaryproxy resume"
         lines += _labelled(" next step", said, width, most, "bold green", "")
     elif hold and document.get("state") == "running":
         said = clean(hold)
-        waits = said[:1].isdigit() or said.startswith("bake time ")  # not held by anything wrong
+        # Not held by anything wrong:
+        waits = not holds and (said[:1].isdigit() or said.startswith("bake time "))
         said = f"waiting: {said}" if waits else f"held ({said})"
         lines += _labelled(" next step", said, width, most, "dim", "")
     elif hold and document.get("state") != "tripped":  # the circuit's line has the cause of a trip
         lines += _labelled(" note", clean(hold), width, most, "dim", "")
+    if most is None:  # the line above names the first ones
+        for more in holds[2:]:
+            lines += _labelled("", more, width, most, "", "")
+    accepted = ", ".join(clean(one, 100) for one in _list(document.get("accepted")))
+    if accepted:
+        said = f"{accepted} (neither holds nor trips in this release)"
+        lines += _labelled(" accepted", said, width, most, "dim", "yellow")
     gate = _mapping(document.get("gate"))
     if gate:
         style = {"refused": "yellow", "passed": "green"}.get(str(gate.get("state")), "")
@@ -309,6 +318,13 @@ def _bake(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Te
     line.append("  ·  ", "dim")
     wanted = f" of {words.count(least)}" if least else ""
     line.append(f"{words.count(requests)}{wanted} requests", "" if requests < least else "green")
+    users = number(step.get("min_users")) if (number(step.get("weight")) or 0.0) < 100 else None
+    if users:
+        seen = number(document.get("users")) or 0.0
+        line.append("  ·  ", "dim")
+        line.append(
+            f"{words.count(seen)} of {words.count(users)} users", "" if seen < users else "green"
+        )
     promote = clean(document.get("promote"), 20)
     line.append(f"  ·  promote: {promote}", "dim")
     return line
@@ -379,7 +395,8 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
     return lines
 
 
-def _metrics(document: Mapping[str, Any], width: int) -> list[Text]:
+def _metrics(document: Mapping[str, Any], width: int, *, details: bool) -> list[Text]:
+    """Show the evidence of each metric; ``details`` add what is known by user, and the placebo."""
     metrics = [one for one in _list(document.get("metrics")) if isinstance(one, Mapping)]
     if not metrics:
         return []
@@ -393,6 +410,10 @@ def _metrics(document: Mapping[str, Any], width: int) -> list[Text]:
     proof = document.get("promote") == "proof"
     for name, one in zip(names, metrics, strict=True):
         level = clean(one.get("level"), 20)
+        if one.get("accepted") is True:
+            level = "accepted"
+        elif level == "ok" and one.get("worse") is True:
+            level = "worse"
         style = _LEVELS.get(level, "")
         line = Text(f" {name[:name_width]:<{name_width}} ")
         line.append_text(_bar(one, bar, style))
@@ -405,8 +426,14 @@ def _metrics(document: Mapping[str, Any], width: int) -> list[Text]:
         said = words.interval(one.get("interval"))
         if roomy and "stable's rate" in said:
             said = f"canary {words.noun(name)} {said}"
-        line.append(f"  {said}", "" if known else "dim")
+        route = clean(one.get("route"), 60)
+        line.append(f"  on {route}" if route else f"  {said}", "" if known else "dim")
         lines.append(line)
+        if details and _mapping(one.get("users")):
+            lines.append(Text(f"   {clean(one.get('known'))}", style="dim"))
+    placebo = clean(_mapping(document.get("placebo")).get("said"))
+    if details and placebo:
+        lines.append(Text(f" placebo: {placebo}", style="dim"))
     return lines
 
 

@@ -48,8 +48,17 @@ _LONGEST = 1000
 NOUNS = {
     "errors": "errors",
     "latency": "slow responses",
+    "latency_p50": "responses over the median",
+    "latency_p95": "responses over P95",
+    "latency_p99": "responses over P99",
     "throughput": "stalls",
     "client_errors": "4xx responses",
+    "redirects": "3xx responses",
+    "empty": "empty responses",
+    "success": "successful responses",
+    "size": "odd body sizes",
+    "content_type": "odd media types",
+    "connections": "broken tunnels",
     "business": "conversions",
 }
 """What each metric counts."""

@@ -50,6 +50,16 @@ def percent(value: object) -> str:
     return f"{found:.2f}%" if abs(found) < 10 else f"{found:.1f}%"
 
 
+def plural(value: int, word: str, many: str = "") -> str:
+    """``1 user``, ``12 users``; ``many`` is an irregular plural."""
+    return f"{count(value)} {word if value == 1 else many or word + 's'}"
+
+
+def at_route(metric: str, route: str) -> str:
+    """Name a metric of one route: ``errors GET /checkout``; without a route, the metric."""
+    return f"{metric} {route}" if route else metric
+
+
 def odds(value: object) -> str:
     """``7,740:1`` for a natural logarithm of evidence: three digits, or two below 10."""
     found = number(value)

@@ -48,7 +48,7 @@ class AuthorityHost(Protocol):
         """The route table in force."""
 
     def sample(self) -> Sample:
-        """Read the counters of both variants."""
+        """Read the counters of both variants, without records: those come with ``observe`` only."""
 
     def publish(self) -> None:
         """Publish what the authority wants as far as it is safe now, and save it."""

@@ -22,6 +22,7 @@ from canaryproxy.config import Config
 from canaryproxy.control.authority import Authority, AuthorityHost, LocalAuthority
 from canaryproxy.control.gates import AskGates, GateKeeper
 from canaryproxy.control.ledger import Ledger, Listener
+from canaryproxy.control.record_reader import RecordReader
 from canaryproxy.control.sampler import Sampler
 from canaryproxy.control.saver import Saver, Split
 from canaryproxy.control.settings import ControlSettings
@@ -85,7 +86,8 @@ class Controller:
     """Drives one release: ticks, publishes route tables, takes operators' acts.
 
     ``cells`` are the counters of all workers, ``table`` is the first route table, ``clock`` gives seconds
-    that never fall, ``slots`` are the cells of outcomes that are in use already.
+    that never fall, ``slots`` are the cells of outcomes that are in use already, ``reader`` reads the records
+    of all workers.
 
     A state file that is refused raises nothing: every user is on stable then, and ``status`` gives the
     reason.
@@ -101,6 +103,7 @@ class Controller:
         *,
         ask: AskGates | None = None,
         slots: Mapping[str, int] | None = None,
+        reader: RecordReader | None = None,
         authority: MakeAuthority = LocalAuthority,
     ) -> None:
         self.settings = ControlSettings.of(config, slots)
@@ -109,7 +112,7 @@ class Controller:
         self._plane = plane
         self._clock = clock
         self._epoch_offset = time() - clock()
-        self._sampler = Sampler(cells, self.settings)
+        self._sampler = Sampler(cells, self.settings, reader)
         self.ledger = Ledger(Rollout(weight=table.weight), lambda: self.now)
         self.authority = authority(self, self.ledger, self.settings)
         self.gates = GateKeeper(ask, self.authority.gates_answered)
@@ -217,13 +220,14 @@ class Controller:
         """Read the counters, and act on the verdict."""
         self._plane.mark_late()
         if self.settings.has_canary:
-            self.authority.observe(self.sample())
+            sample = self._sampler.sample(self.table, self.ledger.rollout.accepted)
+            self.authority.observe(sample)
         self._do_periodic_work(self.now)
         self.publish()
 
     def sample(self) -> Sample:
         """Read the counters of both variants."""
-        return self._sampler.sample()
+        return self._sampler.counts()
 
     def _do_periodic_work(self, now: float) -> None:
         """Do the periodic work: every second and every five seconds."""

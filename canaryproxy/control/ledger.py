@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from canaryproxy.config.text import at_route
 from canaryproxy.judging.verdict import Assessment
 from canaryproxy.release.circuit import Circuit, Record
 from canaryproxy.release.rollout import Rollout
@@ -93,17 +94,21 @@ def sentence(record: Record) -> str:
 
 
 def figures(seen: Assessment) -> dict[str, Any]:
-    """Return the part of an assessment that a trip's record keeps."""
+    """Return the part of an assessment that a trip's record keeps; of routes only those that are not well."""
     return {
         "judged": seen.judged,
         "answered": seen.answered,
+        "users": seen.users,
         "metrics": {
-            verdict.metric: {
+            at_route(verdict.metric, verdict.scope): {
                 "level": verdict.level,
                 "log_evidence": round(verdict.log_evidence, 6),
                 "stable": list(verdict.stable),
                 "canary": list(verdict.canary),
+                "users": list(verdict.users),
+                "hurt": verdict.hurt,
             }
             for verdict in seen.verdicts
+            if not verdict.scope or verdict.level != "ok"
         },
     }

@@ -8,14 +8,16 @@ not finite is ``null``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp, isfinite
+from math import exp, inf, isfinite
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from canaryproxy.config import text
 from canaryproxy.config.model import EventName
 from canaryproxy.control.controller import Status
 from canaryproxy.control.timeseries import Window
+from canaryproxy.judging import verdict as judge
 from canaryproxy.judging.verdict import Level, Verdict
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.rollout import TRANSITIONS, State
@@ -23,8 +25,10 @@ from canaryproxy.release.rollout import TRANSITIONS, State
 _MAX_LOG = 700.0
 """Logarithm above which an e-value overflows a float."""
 
+_ROUTES_SHOWN = 10
+
 Operation = Literal[
-    "start", "pause", "resume", "promote", "abort", "reset", "weight", "trip", "drill"
+    "start", "pause", "resume", "promote", "abort", "reset", "weight", "accept", "trip", "drill"
 ]
 """An operation on a release."""
 EVENTS: Final[Mapping[Operation, type[rollout.Event | circuit.Reset | circuit.Trip]]] = {
@@ -34,6 +38,7 @@ EVENTS: Final[Mapping[Operation, type[rollout.Event | circuit.Reset | circuit.Tr
     "promote": rollout.Promote,
     "abort": rollout.Abort,
     "weight": rollout.SetWeight,
+    "accept": rollout.Accept,
     "reset": circuit.Reset,
     "trip": circuit.Trip,
 }
@@ -67,6 +72,7 @@ class Step(View):
     weight: float = Field(description="Percent of users on the canary.")
     bake: float = Field(description="Minimum seconds on this step.")
     min_requests: Count = Field(description="Minimum canary requests judged on this step.")
+    min_users: Count = Field(description="Minimum canary users compared on this step.")
 
 
 class Gate(View):
@@ -95,10 +101,19 @@ class Counts(View):
     events: Count = Field(description="The trials that count against the variant.")
 
 
+class Users(View):
+    """Users that were compared in a metric."""
+
+    stable: Count = Field(description="Users of stable.")
+    canary: Count = Field(description="Users of the canary.")
+    hurt: Count = Field(description="Canary users with an event in the evidence.")
+
+
 class Metric(View):
     """The judge's verdict on one metric."""
 
     metric: str = Field(description="Name of the metric.")
+    route: str | None = Field(description="Route that it is about; null: all of them.")
     level: Level
     evidence: float | None = Field(
         description="E-value that the canary is worse; null: too large for a float."
@@ -113,12 +128,33 @@ class Metric(View):
     comparable: bool = Field(description="Both variants have recent traffic to compare.")
     stable: Counts
     canary: Counts
+    users: Users | None = Field(description="null: the metric is not compared by user.")
+    trips: bool = Field(description="It can open the circuit; if not, it only holds the step.")
+    worse: bool = Field(
+        description="The difference as it is now reaches the margin, so the step is held."
+    )
+    accepted: bool = Field(description="An operator accepted it: it neither holds nor trips.")
+    known: str = Field(
+        description="What is known of the canary, by user and by request, in words.",
+        examples=["3 of 40 users, 12 of 410 requests"],
+    )
     difference: float | None = Field(description="Canary's rate minus stable's.")
     ratio: float | None = Field(description="Canary's rate divided by stable's.")
     interval: tuple[float | None, float | None] = Field(
         description="Anytime-valid interval of the ratio; null: unbounded."
     )
     reason: str = Field(description="The verdict in one sentence.")
+
+
+class Placebo(View):
+    """The judge's test of itself: virtual canaries, randomised from stable's users."""
+
+    tripped: Count = Field(description="Virtual canaries that would have tripped.")
+    of: Count = Field(description="Virtual canaries.")
+    log_evidence: float | None = Field(
+        description="Natural logarithm of the strongest evidence against one of them."
+    )
+    said: str = Field(description="The result in one sentence.")
 
 
 class Endpoint(View):
@@ -196,7 +232,14 @@ class Progress(View):
     since: float = Field(description="When the state or step began, in seconds since the epoch.")
     baked: float = Field(description="Seconds of the bake time that have counted.")
     requests: Count = Field(description="Canary requests judged on this step.")
+    users: Count = Field(description="Canary users compared on this step.")
     hold: str | None = Field(description="Why the next step does not begin yet.")
+    holds: list[str] = Field(
+        description="Everything that the judge holds the step for, whatever the evidence."
+    )
+    accepted: list[str] = Field(
+        description="Metrics (or a metric and a route) that operators accepted in this release."
+    )
     ready: bool = Field(description="The next step waits only for an operator's resume.")
     gate: Gate | None
     allowed: list[Operation] = Field(description="What an operator can do now.")
@@ -210,7 +253,11 @@ class Release(Progress):
     quiet: str | None = Field(description="Why nothing can be compared.")
     judged: Count = Field(description="Canary requests that were compared.")
     answered: Count = Field(description="Canary requests that ended.")
-    metrics: list[Metric]
+    metrics: list[Metric] = Field(
+        description="The verdicts; of single routes only those that are not ok, or worse."
+    )
+    routes: Count = Field(description="Routes that are compared one by one.")
+    placebo: Placebo | None = Field(description="null: no virtual canaries yet.")
     unsaved: str | None = Field(description="Why the state file cannot be written.")
     history_id: Count = Field(description="Number of the newest record.")
     time: float = Field(description="Now, in seconds since the epoch.")
@@ -299,14 +346,22 @@ def release(
         weight=status.weight,
         step=here.step + 1 if steps else 0,
         steps=[
-            Step(weight=step.weight, bake=step.bake, min_requests=step.min_requests)
+            Step(
+                weight=step.weight,
+                bake=step.bake,
+                min_requests=step.min_requests,
+                min_users=step.min_users,
+            )
             for step in steps
         ],
         promote=status.plan.promote,
         since=here.since,
         baked=here.baked,
         requests=max(requests, 0),
+        users=0 if seen is None else seen.users,
         hold=here.hold,
+        holds=[] if seen is None else list(seen.holds),
+        accepted=sorted(here.accepted),
         ready=here.ready,
         gate=None if gate.state == "idle" else Gate(state=gate.state, cause=gate.cause),
         allowed=list(allowed(status)),
@@ -321,7 +376,9 @@ def release(
         quiet=None if seen is None else seen.quiet,
         judged=0 if seen is None else seen.judged,
         answered=0 if seen is None else seen.answered,
-        metrics=[] if seen is None else [metric(verdict) for verdict in seen.verdicts],
+        metrics=[metric(verdict, here.accepted) for verdict in _shown(seen)],
+        routes=0 if seen is None else len({v.scope for v in seen.verdicts if v.scope}),
+        placebo=None if seen is None or seen.placebo is None else placebo(seen.placebo),
         unsaved=status.unsaved,
         history_id=status.recorded,
         time=now,
@@ -353,11 +410,44 @@ def allowed(status: Status) -> tuple[Operation, ...]:
     return tuple(found)
 
 
-def metric(verdict: Verdict) -> Metric:
-    """Return the view of a verdict."""
+def _shown(seen: judge.Assessment | None) -> list[Verdict]:
+    """Return the verdicts to show: all but those of routes that are well, and of the others the worst."""
+    if seen is None:
+        return []
+    bad = [v for v in seen.verdicts if v.scope and (v.level != "ok" or v.worse)]
+    bad.sort(key=lambda v: (v.level != "breach", v.level == "ok", -v.log_evidence))
+    return [*(v for v in seen.verdicts if not v.scope), *bad[:_ROUTES_SHOWN]]
+
+
+def placebo(found: judge.Placebo) -> Placebo:
+    """Return the view of the judge's test of itself."""
+    of = text.plural(found.of, "virtual canary", "virtual canaries")
+    return Placebo(
+        tripped=found.tripped,
+        of=found.of,
+        log_evidence=finite(found.log_evidence),
+        said=f"{text.count(found.tripped)} of {of} would have tripped;"
+        f" evidence at most {text.odds(found.log_evidence)}",
+    )
+
+
+def known(verdict: Verdict) -> str:
+    """Return what is known of the canary in words: ``3 of 40 users, 12 of 410 requests``."""
+    trials, events = verdict.canary
+    requests = f"{text.count(events)} of {text.plural(trials, 'request')}"
+    if verdict.users == (0, 0):
+        return requests
+    return f"{text.count(verdict.hurt)} of {text.plural(verdict.users[1], 'user')}, {requests}"
+
+
+def metric(verdict: Verdict, accepted: frozenset[str] = frozenset()) -> Metric:
+    """Return the view of a verdict; ``accepted`` are the names that operators accepted."""
     low, high = verdict.interval
+    names = {verdict.metric, text.at_route(verdict.metric, verdict.scope)}
+    stable, canary = verdict.users
     return Metric(
         metric=verdict.metric,
+        route=verdict.scope or None,
         level=verdict.level,
         evidence=exp(verdict.log_evidence) if verdict.log_evidence < _MAX_LOG else None,
         log_evidence=finite(verdict.log_evidence),
@@ -368,6 +458,11 @@ def metric(verdict: Verdict) -> Metric:
         comparable=verdict.comparable,
         stable=Counts(trials=verdict.stable[0], events=verdict.stable[1]),
         canary=Counts(trials=verdict.canary[0], events=verdict.canary[1]),
+        users=Users(stable=stable, canary=canary, hurt=verdict.hurt) if stable or canary else None,
+        trips=verdict.trips and verdict.limit < inf,
+        worse=verdict.worse,
+        accepted=bool(names & accepted),
+        known=known(verdict),
         difference=finite(verdict.difference),
         ratio=finite(verdict.ratio),
         interval=(finite(low), finite(high)),

@@ -1,18 +1,34 @@
-"""Reads the workers' counters for the judge."""
+"""Reads the workers' counters and records for the judge."""
 
 from __future__ import annotations
 
+from canaryproxy.control.record_reader import Drained, RecordReader
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.judging.verdict import Counts, Sample
 from canaryproxy.measure import counters
-from canaryproxy.measure.counters import Totals
+from canaryproxy.measure.counters import Reason, Totals
+from canaryproxy.measure.routing import RouteTable
+
+_UNREACHED = (
+    Reason.CONNECT_REFUSED,
+    Reason.CONNECT_TIMEOUT,
+    Reason.CONNECT_FAILED,
+    Reason.DNS,
+    Reason.TLS,
+    Reason.CERTIFICATE,
+    Reason.NO_ENDPOINT,
+)
+"""Why an attempt reached no upstream."""
 
 
 class Sampler:
-    """The counters of all workers as the judge compares them, plus the posted business events."""
+    """The counters and records of all workers as the judge compares them, plus the posted business events."""
 
-    def __init__(self, cells: Totals, settings: ControlSettings) -> None:
+    def __init__(
+        self, cells: Totals, settings: ControlSettings, reader: RecordReader | None = None
+    ) -> None:
         self._cells = cells
+        self._reader = reader
         self._settings = settings
         self._posted = {"stable": 0, "canary": 0}
 
@@ -24,9 +40,25 @@ class Sampler:
         """Count business events posted for ``stable`` or ``canary``."""
         self._posted[variant] += count
 
-    def sample(self) -> Sample:
+    def counts(self) -> Sample:
         """Read the counters of both variants."""
         return Sample(self._counts("stable"), self._counts("canary"))
+
+    def sample(self, table: RouteTable, accepted: frozenset[str]) -> Sample:
+        """Read the counters of both variants, and take the records since the last sample.
+
+        ``table`` is in force, ``accepted`` is what operators have accepted.
+        """
+        drained = Drained() if self._reader is None else self._reader.drain()
+        return Sample(
+            self._counts("stable"),
+            self._counts("canary"),
+            records=drained.records,
+            limit=table.limit,
+            names=drained.names,
+            lost=drained.lost,
+            accepted=accepted,
+        )
 
     def _counts(self, variant: str) -> Counts:
         cells = self._cells.stable if variant == "stable" else self._cells.canary
@@ -37,16 +69,17 @@ class Sampler:
 
         counts = {
             "errors": pair(counters.ERROR_TRIALS, counters.ERROR_EVENTS),
-            "client_errors": pair(counters.ERROR_TRIALS, counters.CLIENT_ERROR_EVENTS),
             "latency": pair(counters.LATENCY_TRIALS, counters.LATENCY_EVENTS),
             "throughput": pair(counters.THROUGHPUT_TRIALS, counters.THROUGHPUT_EVENTS),
             "business": pair(counters.EXPOSED, counters.CONVERTED),
         }
         failed = cells[counters.FAILED]
-        counts["requests"] = (
-            cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED],
-            failed,
-        )
+        refused = sum(cells[counters.CODES + 400 : counters.CODES + 500])
+        unreached = sum(cells[counters.ERRORS + reason] for reason in _UNREACHED)
+        ended = cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED]
+        counts["requests"] = (ended, failed)
+        counts["client_errors"] = (ended, refused)
+        counts["unreached"] = (ended, unreached)
         for name, slot in self._settings.slots.items():
             counts[name] = pair(counters.OUTCOMES + 2 * slot, counters.OUTCOMES + 2 * slot + 1)
         if self._settings.posts_events:

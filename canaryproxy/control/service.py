@@ -103,7 +103,11 @@ class Control:
             self._controller.now,
             self._cells.variants,
             status.weight,
-            {verdict.metric: view.finite(verdict.log_evidence) for verdict in verdicts},
+            {
+                verdict.metric: view.finite(verdict.log_evidence)
+                for verdict in verdicts
+                if not verdict.scope
+            },
         )
 
     def _recorded(self, number: int, entry: Record) -> None:
@@ -197,6 +201,8 @@ class Control:
 
         ``if_match`` is given the ETag. Raises ``rollout.Refused``, ``Stale``, ``Unavailable`` or ``Unsaved``.
         """
+        if isinstance(event, rollout.Accept):
+            self._refuse_unknown(event.metric)
         for _ in range(_ATTEMPTS):
             self._compare(if_match)
             try:
@@ -205,6 +211,17 @@ class Control:
                 continue
             return
         raise Stale("the release keeps changing: acts of other replicas were faster")
+
+    def _refuse_unknown(self, accepted: str) -> None:
+        """Raise ``rollout.Refused`` unless it is a metric that is compared, or one with a route."""
+        seen = self._controller.status().assessment
+        verdicts = () if seen is None else seen.verdicts
+        names = dict.fromkeys(verdict.metric for verdict in verdicts)
+        metric = accepted.partition(" ")[0]
+        if metric not in names:
+            raise rollout.Refused(
+                f"no metric {metric!r} is compared (those that are: {', '.join(names) or 'none'})"
+            )
 
     def _compare(self, if_match: Matches | None) -> None:
         if if_match is not None and not if_match(self.etag):

@@ -557,7 +557,9 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         flowing = seen.comparable
         requests = seen.judged - rollout.judged_from
     if seen.level != "ok":
-        suspects = ", ".join(v.metric for v in seen.verdicts if v.level != "ok")
+        suspects = ", ".join(
+            text.at_route(v.metric, v.scope) for v in seen.verdicts if v.level != "ok"
+        )
         held = replace(
             rollout,
             baked=0.0,
@@ -598,7 +600,9 @@ def _waits_for(
         return f"bake time {text.duration(rollout.baked)} of {text.duration(step.bake)}"
     if plan.promote == "proof" and step.weight < 100.0 and not seen.proven:
         open_ = ", ".join(
-            v.metric for v in seen.verdicts if not v.proven and v.limit < float("inf")
+            text.at_route(v.metric, v.scope)
+            for v in seen.verdicts
+            if not v.proven and v.limit < float("inf")
         )
         return f"not proven yet: {open_}"
     return None

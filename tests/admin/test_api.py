@@ -72,6 +72,16 @@ async def test_weight(served: Served, value: float) -> None:
     assert served.control.acts == [rollout.SetWeight(value, "ann")]
 
 
+async def test_accept_needs_a_metric_and_a_reason(served: Served) -> None:
+    body = '{"metric": "errors  GET /old", "reason": "removed", "by": "ann"}'
+    answer = await served.ask("POST", "/v1/release/accept", body)
+    assert answer.status == 200, answer.body
+    assert served.control.acts == [rollout.Accept("errors GET /old", "ann: removed")]
+    for wrong in ('{"metric": "errors"}', '{"reason": "so"}', '{"metric": "", "reason": "so"}'):
+        assert (await served.ask("POST", "/v1/release/accept", wrong)).status == 422
+    assert (await served.ask("POST", "/v1/release/accept")).status == 415
+
+
 async def test_trip_and_drill_and_events(served: Served) -> None:
     await served.ask("POST", "/v1/release/trip", '{"cause": "complaints", "by": "ann"}')
     await served.ask("POST", "/v1/release/trip")

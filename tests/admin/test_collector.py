@@ -26,7 +26,7 @@ from canaryproxy.admin.readers import Sources
 from canaryproxy.config.model import EventName
 from canaryproxy.control.controller import Status
 from canaryproxy.control.release_view import Variants
-from canaryproxy.judging.verdict import Assessment, Verdict
+from canaryproxy.judging.verdict import Assessment, Placebo, Verdict
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.counters import Counters, Reason, Tally, keep_exemplar
 from canaryproxy.measure.routing import CANARY, RouteTable
@@ -41,7 +41,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 TEXT = "text/plain; version=0.0.4"
 
 
-def verdict(metric: str, level: Any, log_evidence: float, limit: float) -> Verdict:
+def verdict(metric: str, level: Any, log_evidence: float, limit: float, **more: Any) -> Verdict:
     return Verdict(
         metric=metric,
         level=level,
@@ -57,15 +57,18 @@ def verdict(metric: str, level: Any, log_evidence: float, limit: float) -> Verdi
         interval=(0.0, inf),
         comparable=True,
         reason="",
+        **more,
     )
 
 
 ASSESSMENT = Assessment(
     level="suspect",
     verdicts=(
-        verdict("errors", "suspect", log(90.0), log(4000.0)),
+        verdict("errors", "suspect", log(90.0), log(4000.0), users=(40, 7), hurt=3, worse=True),
         verdict("latency", "ok", -800.0, log(4000.0)),
         verdict("client_errors", "ok", 900.0, inf),
+        verdict("errors", "breach", log(9000.0), log(4000.0), scope="GET /checkout"),
+        verdict("errors", "ok", 0.0, log(4000.0), scope="other"),
     ),
     judged=130,
     answered=131,
@@ -73,6 +76,9 @@ ASSESSMENT = Assessment(
     proven=False,
     cause=None,
     quiet=None,
+    users=7,
+    holds=("looks worse", "stable fails too"),
+    placebo=Placebo(0, 20, log(12.0)),
 )
 STATUS = Status(
     "r1",
@@ -271,6 +277,26 @@ def test_release_and_circuit() -> None:
     assert value(found, "canaryproxy_release_ready") == 1
     assert value(found, "canaryproxy_release_comparable") == 1
     assert value(found, "canaryproxy_release_state_timestamp_seconds") == 1790000000
+
+
+def test_users_holds_and_placebos_with_bounded_labels() -> None:
+    found = samples()
+    assert value(found, "canaryproxy_release_min_users") == 10
+    assert value(found, "canaryproxy_release_users") == 12
+    assert value(found, "canaryproxy_release_holds") == 0
+    assert value(found, "canaryproxy_release_accepted") == 0
+    assert value(found, "canaryproxy_judge_users", variant="stable", metric="errors") == 40
+    assert value(found, "canaryproxy_judge_users", variant="canary", metric="errors") == 7
+    assert value(found, "canaryproxy_judge_users_hurt", metric="errors") == 3
+    assert value(found, "canaryproxy_metric_worse", metric="errors") == 1
+    levels = [
+        value(found, "canaryproxy_route_levels", metric="errors", level=level)
+        for level in ("ok", "suspect", "breach")
+    ]
+    assert levels == [1, 0, 1]
+    assert value(found, "canaryproxy_placebos") == 20
+    assert value(found, "canaryproxy_placebos_tripped") == 0
+    assert value(found, "canaryproxy_placebo_evidence") == pytest.approx(12)
 
 
 def test_evidence_also_beyond_floats() -> None:

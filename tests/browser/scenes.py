@@ -13,11 +13,11 @@ from canaryproxy.config import text
 Document = dict[str, Any]
 
 PLAN = [
-    {"weight": 1.0, "bake": 300.0, "min_requests": 500},
-    {"weight": 5.0, "bake": 300.0, "min_requests": 1000},
-    {"weight": 25.0, "bake": 600.0, "min_requests": 1000},
-    {"weight": 50.0, "bake": 600.0, "min_requests": 1000},
-    {"weight": 100.0, "bake": 0.0, "min_requests": 0},
+    {"weight": 1.0, "bake": 300.0, "min_requests": 500, "min_users": 10},
+    {"weight": 5.0, "bake": 300.0, "min_requests": 1000, "min_users": 10},
+    {"weight": 25.0, "bake": 600.0, "min_requests": 1000, "min_users": 10},
+    {"weight": 50.0, "bake": 600.0, "min_requests": 1000, "min_users": 10},
+    {"weight": 100.0, "bake": 0.0, "min_requests": 0, "min_users": 10},
 ]
 LIMIT = math.log(5 / 0.001)
 HOLD_LIMIT = math.log(5 / 0.05)
@@ -106,6 +106,10 @@ def metric(
     limit: float | None = LIMIT,
     comparable: bool = True,
     reason: str | None = None,
+    users: tuple[int, int, int] | None = None,
+    route: str | None = None,
+    worse: bool = False,
+    accepted: bool = False,
 ) -> Document:
     """Return a metric of the release document."""
     rates = [events / trials if trials else 0.0 for trials, events in (stable, canary)]
@@ -114,8 +118,19 @@ def metric(
             f"{name} {text.percent(rates[1])} on canary ({canary[1]:,} of {canary[0]:,}) vs "
             f"{text.percent(rates[0])} on stable ({stable[1]:,} of {stable[0]:,}); no regression seen"
         )
+    known = f"{canary[1]:,} of {canary[0]:,} requests"
+    if users is not None:
+        known = f"{users[2]:,} of {users[1]:,} users, {known}"
     return {
         "metric": name,
+        "route": route,
+        "users": None
+        if users is None
+        else dict(zip(("stable", "canary", "hurt"), users, strict=True)),
+        "trips": limit is not None,
+        "worse": worse,
+        "accepted": accepted,
+        "known": known,
         "level": level,
         "evidence": math.exp(log_evidence),
         "log_evidence": log_evidence,
@@ -164,7 +179,10 @@ def idle() -> Scene:
             "since": now - 4000,
             "baked": 0.0,
             "requests": 0,
+            "users": 0,
             "hold": None,
+            "holds": [],
+            "accepted": [],
             "ready": False,
             "gate": None,
             "allowed": ["weight", "trip"],
@@ -191,6 +209,8 @@ def idle() -> Scene:
                 )
                 for name in ("errors", "latency", "throughput")
             ],
+            "routes": 0,
+            "placebo": None,
             "variants": {
                 "stable": _variant([11, 12], 812_345, 4061, 3),
                 "canary": _variant([21], 0, 0, 0),
@@ -362,6 +382,82 @@ def suspect() -> Scene:
     return scene
 
 
+def held() -> Scene:
+    """Few users, all families of metrics, a route that stands out, and an operator who accepted the 401s."""
+    scene = healthy()
+    document, now = scene.document, time.time()
+    worse = (
+        "looks worse: error rate on GET /checkout 9.76% on canary (4 of 41 requests, 1 of 7 users) vs 0.20% "
+        "on stable (9 of 4,410)"
+    )
+    blind = (
+        "outcome empty_search is blind: 96.0% of 1,204 stable responses could not be looked into"
+    )
+    document.update(
+        hold=f"{worse}; {blind}",
+        holds=[worse, blind],
+        accepted=["client_errors", "errors GET /old"],
+        users=7,
+        requests=410,
+        routes=31,
+        placebo={
+            "tripped": 0,
+            "of": 20,
+            "log_evidence": 2.48,
+            "said": "0 of 20 virtual canaries would have tripped; evidence at most 12:1",
+        },
+        metrics=[
+            metric(
+                name,
+                log_evidence,
+                limit=limit,
+                stable=(8120, events * 20),
+                canary=(410, events),
+                users=(760, 7, min(events, 3)),
+                accepted=name == "client_errors",
+            )
+            for name, log_evidence, events, limit in (
+                ("errors", 1.1, 4, 10.9),
+                ("latency", 0.2, 19, 11.1),
+                ("latency_p50", -0.3, 201, None),
+                ("latency_p95", 0.1, 2, None),
+                ("latency_p99", 0.0, 1, None),
+                ("throughput", -0.1, 0, 11.8),
+                ("client_errors", 6.2, 98, 13.1),
+                ("redirects", 0.0, 3, 13.1),
+                ("empty", 0.0, 1, 13.1),
+                ("success", -0.2, 310, 13.1),
+                ("connections", 0.0, 0, 13.0),
+                ("size", 0.3, 6, None),
+                ("content_type", 0.0, 0, None),
+                ("empty_search", 0.0, 0, 12.4),
+            )
+        ],
+    )
+    document["metrics"].append(
+        metric(
+            "errors",
+            2.3,
+            route="GET /checkout",
+            limit=15.2,
+            stable=(4410, 9),
+            canary=(41, 4),
+            users=(410, 7, 1),
+            worse=True,
+        )
+    )
+    scene.record(
+        now - 60,
+        "accepted",
+        "client_errors by ann: the login is required now",
+        metric="client_errors",
+        step=3,
+        steps=5,
+        weight=25.0,
+    )
+    return scene
+
+
 TRIP_CAUSE = (
     "error rate 38.9% on canary (74 of 190) vs 0.50% on stable (1,159 of 231,840); "
     "evidence 121,000:1 (limit 5,000:1), difference over the 1% margin"
@@ -520,6 +616,7 @@ SCENES = {
     for made in (
         healthy,
         suspect,
+        held,
         tripped,
         probing,
         ready,

@@ -13,7 +13,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.browser.fake import TOKEN, FakeAdmin, Problem, Received
 from tests.browser.page import Page
-from tests.browser.scenes import SCENES, TRIP_CAUSE, healthy, idle, no_canary, tripped
+from tests.browser.scenes import SCENES, TRIP_CAUSE, healthy, held, idle, no_canary, tripped
 
 pytestmark = pytest.mark.slow
 
@@ -492,6 +492,7 @@ def test_evidence_in_words(page: Page, serve: Serve) -> None:
     scene = healthy()
     scene.document["metrics"][0]["log_evidence"] = None
     scene.document["metrics"][0]["level"] = "breach"
+    scene.document["metrics"][4]["worse"] = True
     fake = serve(scene)
     page.open(fake.url)
     page.says("evidence", "0.74× to 1.36× stable's rate")
@@ -500,12 +501,37 @@ def test_evidence_in_words(page: Page, serve: Serve) -> None:
     page.says("evidence", "safety proven")
     page.says("evidence", "safety not proven yet")
     page.says("evidence", "pauses only")
+    page.says("evidence", "looks worse")
     meters = page.all("#evidence [role=meter]")
-    assert [meter.get_dom_attribute("aria-valuetext") for meter in meters][1] == (
+    assert [meter.get_dom_attribute("aria-valuetext") for meter in meters][2] == (
         "2.5:1; holds at 100:1, trips at 5,000:1"
     )
     fills = page.all("#evidence .bar-fill")
-    assert fills[0].size["width"] > fills[1].size["width"] * 5, "more than a number holds is full"
+    assert fills[0].size["width"] > fills[2].size["width"] * 5, "more than a number holds is full"
+
+
+def test_what_is_known_by_user_what_holds_and_what_is_accepted(page: Page, serve: Serve) -> None:
+    fake = serve(held())
+    page.open(fake.url)
+    page.says("level", "holds the step")
+    assert "errors on GET /checkout" in page.all("#evidence article")[0].text
+    page.says(
+        "evidence", "canary 1 of 7 users, 4 of 41 requests = 9.76% · stable 9 of 4,410 = 0.20%"
+    )
+    page.says("evidence", "looks worse")
+    page.says("evidence", "accepted")
+    page.says(
+        "evidence-notes", "0 of 20 virtual canaries would have tripped; evidence at most 12:1."
+    )
+    page.says("evidence-notes", "31 routes compared one by one")
+    page.says("progress", "7 of 10")
+    page.says("progress", "Held: looks worse: error rate on GET /checkout")
+    page.says("progress", "Held: outcome empty_search is blind")
+    page.says("progress", "Accepted, neither holds nor trips: client_errors, errors GET /old")
+    shown = [meter for meter in page.all("#evidence [role=meter]") if meter.is_displayed()]
+    assert len(shown) == 5, "metrics with nothing to tell take one line"
+    fake.update(holds=[], hold="7 of 10 users")
+    page.says("progress", "Next step: 7 of 10 users")
 
 
 def test_problems_are_listed(page: Page, serve: Serve) -> None:

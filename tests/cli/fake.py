@@ -17,7 +17,7 @@ from aiohttp import web
 
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE = 60.0
-ALL = ["start", "pause", "resume", "promote", "abort", "reset", "weight", "trip", "drill"]
+ALL = ["start", "pause", "resume", "promote", "abort", "reset", "weight", "accept", "trip", "drill"]
 
 
 def document(**changed: Any) -> dict[str, Any]:

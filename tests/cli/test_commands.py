@@ -39,6 +39,11 @@ OPERATIONS: list[tuple[list[str], str, str, dict[str, Any], str]] = [
     (["reset"], "POST", "/v1/release/reset", {}, "return to the canary immediately (step 2 of 5, 5%)."),
     (["trip"], "POST", "/v1/release/trip", {}, "Trip cart-2.4: all users go to stable immediately."),
     (["trip", "looks", "wrong"], "POST", "/v1/release/trip", {"cause": "looks wrong"}, "Trip cart-2.4"),
+    (
+        ["accept", "errors", "GET", "/old", "--reason", "removed"],
+        "POST", "/v1/release/accept", {"metric": "errors GET /old", "reason": "removed"},
+        "Accept errors GET /old for the rest of cart-2.4: it no longer holds or trips.",
+    ),
     (["weight", "10"], "PUT", "/v1/weight", {"weight": 10.0}, "from 5% to 10% of users and pause cart-2.4."),
     (["weight", "0.25%"], "PUT", "/v1/weight", {"weight": 0.25}, "from 5% to 0.25% of users"),
     (["drill", "--yes"], "POST", "/v1/release/drill", {}, "5% of users go to stable for some seconds"),

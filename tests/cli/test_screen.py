@@ -78,6 +78,32 @@ def test_what_is_wrong_is_loud() -> None:
         assert part in shown, part
 
 
+def test_what_is_known_by_user_what_holds_and_what_is_accepted() -> None:
+    steps = [{"weight": 5.0, "bake": 300.0, "min_requests": 1000, "min_users": 10}] * 2
+    plain = document()["metrics"][0]
+    held = ["looks worse: 4 of 41 requests", "small is blind", "stable fails too"]
+    shown = text(
+        steps=steps,
+        users=7,
+        hold="looks worse: 4 of 41 requests; small is blind; and 1 more",
+        holds=held,
+        accepted=["client_errors"],
+        placebo={"said": "0 of 20 virtual canaries would have tripped; evidence at most 12:1"},
+        metrics=[
+            {**plain, "users": {"canary": 40}, "known": "3 of 40 users, 12 of 410 requests"},
+            {**plain, "route": "GET /checkout", "worse": True},
+            {**plain, "metric": "client_errors", "accepted": True, "level": "suspect"},
+        ],
+    )
+    for part in (
+        "7 of 10 users", "held (looks worse: 4 of 41 requests; small is blind; and 1 more)",
+        "stable fails too", "accepted  client_errors (neither holds nor trips in this release)",
+        "3 of 40 users, 12 of 410 requests", "worse     on GET /checkout",
+        "placebo: 0 of 20 virtual canaries would have tripped; evidence at most 12:1",
+    ):  # fmt: skip
+        assert part in shown, part
+
+
 def test_what_never_began_has_no_age() -> None:
     head = text(state="idle", since=0.0, circuit={}).splitlines()[0]
     assert "IDLE" in head

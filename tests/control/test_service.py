@@ -14,7 +14,9 @@ from canaryproxy.config import ConfigError
 from canaryproxy.control.drill import drill
 from canaryproxy.control.saver import Unsaved
 from canaryproxy.control.service import Stale
+from canaryproxy.judging.verdict import Sample
 from canaryproxy.measure import counters
+from canaryproxy.measure.records import template_of
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.release import circuit, rollout
 
@@ -32,6 +34,62 @@ def world(
 
 
 # Acts
+
+
+async def test_accepting_is_recorded_with_who_and_reaches_the_judge(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        await made.run(1, stable=(9, 0), canary=(1, 0))
+        await made.control.act(rollout.Accept("client_errors", "ann: login is required"))
+        (record,) = made.control.history(None, 1)
+        assert (record["what"], record["cause"]) == (
+            "accepted",
+            "client_errors by ann: login is required",
+        )
+        view = made.release_view
+        assert view["accepted"] == ["client_errors"]
+        assert {one["metric"]: one["accepted"] for one in view["metrics"]} == {
+            "errors": False,
+            "latency": False,
+            "client_errors": True,
+        }
+        saved: Any = json.loads((tmp_path / "state.json").read_text())
+        assert saved["state"]["rollout"]["accepted"] == ["client_errors"]
+        samples: list[Sample] = []
+        made.controller.authority.observe = samples.append  # type: ignore[assignment]
+        await made.run(0.1)
+        assert samples[0].accepted == {"client_errors"}
+
+
+async def test_only_what_is_compared_can_be_accepted(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        known = (
+            r"no metric 'latencies' is compared \(those that are: errors, latency, client_errors\)"
+        )
+        await made.run(0.1)
+        with pytest.raises(rollout.Refused, match=known):
+            await made.control.act(rollout.Accept("latencies"))
+        await made.control.act(rollout.Accept("errors GET /old"))
+        assert made.release_view["accepted"] == ["errors GET /old"]
+
+
+async def test_records_of_a_tick_reach_the_judge_once_and_with_their_split(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        await made.run(0.1)
+        samples: list[Sample] = []
+        made.controller.authority.observe = samples.append  # type: ignore[assignment]
+        made.names.write(template_of(b"GET /a"), b"GET /a")
+        made.write((1, 2, 3), (4, 5, 6))
+        made.controller.sample()  # what else looks at the counters does not take them
+        await made.run(0.2)
+        assert [list(one.records) for one in samples] == [[1, 2, 3, 4, 5, 6], []]
+        assert samples[0].names == {template_of(b"GET /a"): "GET /a"}
+        assert (samples[0].limit, samples[0].lost) == (1000, False)
+        made.cells.canary[counters.FINISHED] += 9
+        made.cells.canary[counters.CODES + 404] += 4
+        made.cells.canary[counters.ERRORS + counters.Reason.CONNECT_REFUSED] += 2
+        await made.run(0.1)
+        assert samples[-1].canary["client_errors"] == (9, 4)
+        assert samples[-1].canary["unreached"] == (9, 2)
 
 
 async def test_an_act_is_acknowledged_when_the_disk_has_it(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 
 from canaryproxy import config
 from canaryproxy.control.controller import TICK_SECONDS, Controller
+from canaryproxy.control.record_reader import RecordReader
 from canaryproxy.control.reload import Reloader
 from canaryproxy.control.service import Control
 from canaryproxy.control.settings import first_table
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Counters, Totals
+from canaryproxy.measure.records import NameRing, RecordRing
 from canaryproxy.measure.routing import RouteTable
 
 BASE = """
@@ -73,6 +75,7 @@ class World:
         self.file.write_text(self.whole(text))
         self.config = config.parse(self.file.read_text(), file=str(self.file))
         self.cells = Counters()
+        self.ring, self.names = RecordRing(), NameRing()
         self.plane = Plane()
         self.clock = 1000.0
         self.answer = answer
@@ -84,6 +87,7 @@ class World:
             first_table(self.config),
             lambda: self.clock,
             ask=self.ask,
+            reader=RecordReader([self.ring], [self.names]),
         )
         self.reloader = Reloader(
             self.file,
@@ -128,6 +132,11 @@ class World:
                 (counters.FAILED, failed),
             ):
                 cells[cell] += count
+
+    def write(self, *records: tuple[int, int, int]) -> None:
+        """Write records into the worker's ring."""
+        for record in records:
+            self.ring.write(*record)
 
     async def run(
         self, seconds: float, stable: tuple[int, int] = (0, 0), canary: tuple[int, int] = (0, 0)

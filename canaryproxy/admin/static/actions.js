@@ -26,10 +26,11 @@ export function weightBefore(release, records) {
 
 /** The judge's verdict, for an operator about to send more users to the canary. */
 function judgement(release) {
-  const bad = release.metrics.filter((each) => each.level !== "ok").map((each) => metric(each.metric));
+  const bad = release.metrics.filter((each) => each.level !== "ok").map((each) => metric(each.metric, each.route));
   if (bad.length > 0) return `Caution: the judge reports ${LEVELS[release.level]} for ${bad.join(", ")}.`;
+  if (release.holds.length > 0) return `Caution: the judge holds the step: ${release.holds.join("; ")}.`;
   if (release.metrics.length === 0 || release.quiet !== null) return "Caution: the judge has no traffic to compare.";
-  const open = release.metrics.filter((each) => !each.proven && each.limit !== null).map((each) => metric(each.metric));
+  const open = release.metrics.filter((each) => !each.proven && each.limit !== null).map((each) => metric(each.metric, each.route));
   return `The judge sees no regression${open.length > 0 ? `; safety not proven yet for ${open.join(", ")}` : ""}.`;
 }
 

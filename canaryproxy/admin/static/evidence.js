@@ -1,13 +1,20 @@
 // The evidence of each metric: how far it is from holding and from tripping, in a bar and in words.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
-import { LEVELS, count, interval, metric, odds, percent, ratio } from "./words.js";
+import { LEVELS, count, interval, metric, odds, percent, plural, ratio } from "./words.js";
+
+const HEADLINES = ["errors", "latency", "throughput", "business"];
+
+/** Metrics of which there is nothing to tell take one line. */
+const brief = (each) =>
+  each.level === "ok" && !each.worse && !each.accepted && !HEADLINES.includes(each.metric) && each.log_evidence < each.hold_limit / 2;
 
 export function evidence(live) {
   if (live.release === null) return;
-  const { metrics } = live.release;
+  const metrics = [...live.release.metrics].sort((a, b) => rank(a) - rank(b));
   const node = $("evidence");
   attr($("evidence-axis"), "hidden", metrics.length > 0 ? null : "");
+  notes(live.release);
   if (metrics.length === 0) {
     node.replaceChildren(el("p", { class: "note" }, "No metrics are being compared."));
     return;
@@ -15,19 +22,34 @@ export function evidence(live) {
   // One scale for all metrics, so that the marks line up.
   const top = Math.max(...metrics.map((each) => each.limit ?? each.hold_limit)) * 1.15;
   axis(metrics, top);
-  keyed(node, metrics, (each) => each.metric, make, (article, each) => update(article, each, top));
+  keyed(node, metrics, (each) => `${each.metric} ${each.route ?? ""}`, make, (article, each) => update(article, each, top));
 }
 
+/** What needs attention comes first. */
+const rank = (each) => ["breach", "suspect", "ok"].indexOf(each.level) - (each.worse ? 0.5 : 0);
+
 const share = (value, top) => `${(Math.min(Math.max(value / top, 0), 1) * 100).toFixed(2)}%`;
+
+/** The judge's test of itself, and how many routes are compared beside what is shown. */
+function notes({ placebo, routes }) {
+  const said = [
+    placebo && `Placebo: ${placebo.said}.`,
+    routes > 0 && `${plural(routes, "route")} compared one by one${routes === 1 ? "" : "; those that stand out are shown"}.`,
+  ];
+  text($("evidence-notes"), said.filter(Boolean).join(" "));
+}
+
+const alike = (metrics, name) => metrics.every((each) => each[name] === null || Math.abs(each[name] - metrics[0][name]) < 0.01);
 
 function axis(metrics, top) {
   const [, hold, trip] = $("evidence-axis").children;
   const most = metrics.find((each) => each.limit !== null);
-  text(hold, `hold ${odds(metrics[0].hold_limit)}`);
+  // Where metrics have limits of their own, only the first one's odds would be true.
+  text(hold, alike(metrics, "hold_limit") ? `hold ${odds(metrics[0].hold_limit)}` : "hold");
   hold.style.left = share(metrics[0].hold_limit, top);
   attr(trip, "hidden", most ? null : "");
   if (!most) return;
-  text(trip, `trip ${odds(most.limit)}`);
+  text(trip, alike(metrics.filter((each) => each.limit !== null), "limit") ? `trip ${odds(most.limit)}` : "trip");
   trip.style.left = share(most.limit, top);
 }
 
@@ -35,10 +57,10 @@ function make(each) {
   return el(
     "article",
     { class: "metric" },
-    el("div", { class: "row" }, el("h3", {}, metric(each.metric), " ", el("span", { class: "odds" })), el("span", { class: "level" })),
+    el("div", { class: "row" }, el("h3", {}, metric(each.metric, each.route), " ", el("span", { class: "odds" })), el("span", { class: "level" })),
     el(
       "div",
-      { class: "bar-log", role: "meter", "aria-label": `Regression evidence, ${metric(each.metric)}`, "aria-valuemin": 0 },
+      { class: "bar-log", role: "meter", "aria-label": `Regression evidence, ${metric(each.metric, each.route)}`, "aria-valuemin": 0 },
       el("span", { class: "bar-fill" }),
       el("span", { class: "bar-mark bar-hold" }),
       el("span", { class: "bar-mark bar-trip" }),
@@ -54,15 +76,19 @@ function update(node, each, top) {
   const never = limit === null;
   const length = log ?? (each.level === "breach" ? top : 0); // null: beyond floating point
   const shown = each.comparable || each.level !== "ok" ? each.level : "unknown";
-  node.dataset.level = each.level;
+  node.dataset.level = each.level === "ok" && each.worse ? "suspect" : each.level;
+  node.classList.toggle("brief", brief(each));
   text(title.lastElementChild, odds(log));
-  badge(level, shown, shown === "unknown" ? "nothing to compare" : LEVELS[each.level]);
+  if (each.accepted) badge(level, "info", "accepted");
+  else if (shown === "ok" && each.worse) badge(level, "suspect", "looks worse");
+  else badge(level, shown, shown === "unknown" ? "nothing to compare" : LEVELS[each.level]);
   const [fill, holdMark, tripMark] = bar.children;
   fill.style.width = share(length, top);
   holdMark.style.left = share(hold, top);
   tripMark.style.left = share(limit ?? 0, top);
   attr(tripMark, "hidden", never ? "" : null);
   const limits = `holds at ${odds(hold)}, ${never ? "never trips" : `trips at ${odds(limit)}`}`;
+  attr(bar, "title", limits);
   attr(bar, "aria-valuemax", top.toFixed(2));
   attr(bar, "aria-valuenow", Math.min(Math.max(length, 0), top).toFixed(2));
   attr(bar, "aria-valuetext", `${odds(log)}; ${limits}`);
@@ -73,14 +99,16 @@ function update(node, each, top) {
   if (never) badge(proof, "info", "pauses only");
   else if (each.proven) badge(proof, "ok", "safety proven");
   else badge(proof, "unknown", "safety not proven yet");
-  text(counts, sides(each));
+  text(counts, brief(each) ? rates(each) : sides(each));
 }
 
 /** The judge's reason, which has the counts; where it adds nothing to the level, only the counts. */
 function sides(each) {
   if (each.level !== "ok" || !each.comparable) return each.reason.replace(`${each.metric}: `, "");
-  return `canary ${side(each.canary)} · stable ${side(each.stable)}`;
+  return `canary ${each.known}${rate(each.canary)} · stable ${count(each.stable.events)} of ${count(each.stable.trials)}${rate(each.stable)}`;
 }
 
-const side = ({ trials, events }) =>
-  `${count(events)} of ${count(trials)}${trials > 0 ? ` = ${percent(events / trials)}` : ""}`;
+const rates = ({ canary, stable }) =>
+  canary.trials > 0 && stable.trials > 0 ? `canary ${percent(canary.events / canary.trials)} · stable ${percent(stable.events / stable.trials)}` : "";
+
+const rate = ({ trials, events }) => (trials > 0 ? ` = ${percent(events / trials)}` : "");

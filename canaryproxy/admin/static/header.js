@@ -18,7 +18,8 @@ export function header(live) {
   badge($("circuit"), release.circuit.state, CIRCUITS[release.circuit.state]);
   const both = release.weight > 0 && release.weight < 100 && release.metrics.length > 0;
   const silent = release.level === "ok" && (!both || release.quiet !== null);
-  badge($("level"), silent ? "unknown" : release.level, silent ? "nothing to compare" : LEVELS[release.level]);
+  if (!silent && release.level === "ok" && release.holds.length > 0) badge($("level"), "suspect", "holds the step");
+  else badge($("level"), silent ? "unknown" : release.level, silent ? "nothing to compare" : LEVELS[release.level]);
   fleet(release.fleet);
   banner(release, live.now);
   tab(release, fresh);

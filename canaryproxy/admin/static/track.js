@@ -35,7 +35,10 @@ const planned = (step) =>
 
 const part = (have, need) => (need > 0 ? Math.min(have / need, 1) : 1);
 
-const progress = (release, step) => Math.min(part(release.baked, step.bake), part(release.requests, step.min_requests));
+const users = (step) => (step.weight < 100 ? step.min_users : 0);
+
+const progress = (release, step) =>
+  Math.min(part(release.baked, step.bake), part(release.requests, step.min_requests), part(release.users, users(step)));
 
 function details(release, at, live) {
   const node = $("progress");
@@ -58,10 +61,13 @@ function details(release, at, live) {
   } else if (release.ready) {
     const next = release.steps[at + 1];
     lines.push(["suspect", next ? `Ready for the next step. Resume continues to ${weight(next.weight)}.` : "Ready. Resume promotes the release."]);
+  } else if (release.state === "running" && release.level === "ok" && release.holds.length > 0) {
+    for (const hold of release.holds) lines.push(["suspect", `Held: ${hold}`]);
   } else if (release.hold) {
     const kind = release.level === "suspect" ? "suspect" : release.state === "paused" ? "paused" : "info";
     lines.push([kind, kind === "info" ? `Next step: ${release.hold}` : sentence(release.hold)]);
   }
+  if (release.accepted.length > 0) lines.push(["info", `Accepted, neither holds nor trips: ${release.accepted.join(", ")}`]);
   if (release.gate) {
     const words = { asked: "Waiting for the gates", refused: "A gate refused the next step", passed: "Gates passed" }[release.gate.state];
     const kind = { asked: "info", refused: "suspect", passed: "ok" }[release.gate.state];
@@ -71,6 +77,7 @@ function details(release, at, live) {
   if (step && ["running", "paused"].includes(release.state)) {
     if (step.bake > 0) meters.push(["Bake time", release.baked, step.bake, `${duration(release.baked)} of ${duration(step.bake)}`]);
     if (step.min_requests > 0) meters.push(["Requests", release.requests, step.min_requests, `${count(release.requests)} of ${count(step.min_requests)}`]);
+    if (users(step) > 0) meters.push(["Users", release.users, users(step), `${count(release.users)} of ${count(users(step))}`]);
   }
   keyed(
     node,

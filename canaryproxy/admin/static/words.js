@@ -116,9 +116,21 @@ export const CIRCUITS = { closed: "closed", open: "open", half_open: "half open"
 
 export const LEVELS = { ok: "no regression seen", suspect: "suspect", breach: "regression" };
 
-const METRICS = { client_errors: "client errors (4xx)" };
+const METRICS = {
+  client_errors: "client errors (4xx)",
+  redirects: "redirects (3xx)",
+  empty: "empty responses",
+  success: "successful responses",
+  answers: "3xx, 4xx and empty",
+  latency_p50: "median latency",
+  latency_p95: "latency P95",
+  latency_p99: "latency P99",
+  size: "body sizes",
+  content_type: "media types",
+  connections: "tunnels and streams",
+};
 
-export const metric = (name) => METRICS[name] ?? name;
+export const metric = (name, route = null) => `${METRICS[name] ?? name}${route ? ` on ${route}` : ""}`;
 
 /** The state with the step, for instance "Running, step 2 of 5". */
 export function state(release) {

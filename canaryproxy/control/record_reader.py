@@ -1,0 +1,72 @@
+"""Reads the records that the workers have written since the last tick.
+
+The order is that of the workers, and of time within each: it does not depend on variants. Where a ring was
+lapped, all that its worker wrote since the last tick is dropped; when a tick brings more records than the
+judge can take, those of some units are left out, chosen by their position alone. Neither looks at variants or
+at outcomes, so the draw stays fair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from canaryproxy.measure.records import POSITION_MASK, WORDS, NameRing, RecordRing
+
+MOST_RECORDS = 4_000
+"""Records of a tick that the judge takes; about as many are left of more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What the workers have written since the last tick."""
+
+    records: Sequence[int] = ()
+    """Three words for each."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """Names of route templates by their hash."""
+    lost: bool = False
+    """Whether records of a worker were dropped."""
+
+
+class RecordReader:
+    """The one reader of the rings of all workers; begins with what they write from now on."""
+
+    def __init__(self, rings: Sequence[RecordRing], names: Sequence[NameRing]) -> None:
+        self._rings = [(ring, ring.written) for ring in rings]
+        self._names = [(ring, 0) for ring in names]
+
+    def drain(self) -> Drained:
+        """Return what has been written since the last call."""
+        records: list[int] = []
+        lost = False
+        for at, (ring, read) in enumerate(self._rings):
+            written, words = ring.since(read)
+            self._rings[at] = (ring, written)
+            if words is None:
+                lost = True
+            else:
+                records += words
+        names: dict[int, str] = {}
+        for at, (named, read) in enumerate(self._names):
+            written, found = named.since(read)
+            self._names[at] = (named, written)
+            names.update(found)
+        return Drained(thinned(records), names, lost)
+
+
+def thinned(records: list[int], most: int = MOST_RECORDS) -> list[int]:
+    """Return the records of every m-th position, for the least power of two that leaves about ``most``.
+
+    Powers of two nest: the units that are kept in the busiest tick are kept in every tick.
+    """
+    number = len(records) // WORDS
+    if number <= most:
+        return records
+    mask = (1 << (-(-number // most) - 1).bit_length()) - 1 & POSITION_MASK
+    return [
+        word
+        for at in range(0, len(records), WORDS)
+        if not records[at] & mask
+        for word in records[at : at + WORDS]
+    ]
