@@ -51,9 +51,8 @@ SECTIONS = {
             "Estimate how quickly each step detects a regression, and how many requests fail until "
             "then."
         ),
-        "offline.judge": (
-            "Judge recorded counts: would this release have been rolled back, and when?"
-        ),
+        "offline.judge": "Judge a recording: would this release have been rolled back, and when?",
+        "aa.aa": "Test the judge itself: how often does it raise an alarm where nothing differs?",
     },
     "Shell": {
         "completion.completion": ("Print a shell script that completes commands and options."),

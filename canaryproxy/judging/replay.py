@@ -1,8 +1,10 @@
 """The judge offline: recorded counts in, the proxy's verdict out.
 
-One row is one tick: ``t,stable_trials,stable_events,canary_trials,canary_events``. The evidence is
-``evidence.EProcess`` with r = 1, nothing else: no smoothing, no reduction to users, one metric with the
-whole α. Rows are taken in the order given; ``t`` is a label and need not rise.
+One row is one tick: ``t,stable_trials,stable_events,canary_trials,canary_events``. Counts have no users, so
+they are judged as requests that are independent of each other; where users differ, a false breach is more
+likely than α, and ``user_replay`` is right. The evidence is ``evidence.EProcess`` with r = 1, nothing else:
+no smoothing, one metric with the whole α. Rows are taken in the order given; ``t`` is a label and need not
+rise.
 
 * ``breach``: at some row the evidence had reached 1/α and, with a margin, the difference of the pooled
   rates over all rows so far had reached the margin. The verdict stays, as a trip does.
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, log
 from sys import float_info
@@ -88,6 +90,7 @@ class Replay:
             "rate_ratio_interval": [low, None if high == inf else high],
             "log_evidence": self.log_evidence,
             "max_log_evidence": self.max_log_evidence,
+            "unit": "request",
         }
 
 
@@ -158,7 +161,7 @@ def read_rows(lines: Iterable[str]) -> Iterator[Row]:
     The first line that is not blank is the header. Blank lines, a byte order mark, CRLF and spaces
     around values are fine; counts are whole numbers (``12`` or ``12.0``). Raises ``RowError``.
     """
-    reader = csv.reader(_texts(lines), strict=True)
+    reader = csv.reader(texts(lines), strict=True)
     order: list[str] | None = None
     try:
         for cells in reader:
@@ -166,7 +169,7 @@ def read_rows(lines: Iterable[str]) -> Iterator[Row]:
             if not any(cells):
                 continue
             if order is None:
-                order = _header(cells, reader.line_num)
+                order = header_of(cells, reader.line_num, FIELDS)
             else:
                 yield _row(order, cells, reader.line_num)
     except csv.Error as error:
@@ -175,20 +178,24 @@ def read_rows(lines: Iterable[str]) -> Iterator[Row]:
         raise RowError(1, None, "no header", f"the columns {','.join(FIELDS)}")
 
 
-def _texts(lines: Iterable[str]) -> Iterator[str]:
+def texts(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines for a CSV reader: without a byte order mark, each with one line end."""
     for number, line in enumerate(lines):
         text = line.removeprefix("\ufeff") if number == 0 else line
         yield text.rstrip("\r\n") + "\n"
 
 
-def _header(cells: list[str], line: int) -> list[str]:
-    expected = f"the columns {','.join(FIELDS)}, each once"
+def header_of(
+    cells: list[str], line: int, fields: Sequence[str], optional: Sequence[str] = ()
+) -> list[str]:
+    """Return the names of the columns. Raises ``RowError`` for one that is unknown, twice or missing."""
+    expected = f"the columns {','.join(fields)}, each once"
     for name in cells:
-        if name not in FIELDS:
+        if name not in fields:
             raise RowError(line, None, f"the column {name!r}", expected)
         if cells.count(name) > 1:
             raise RowError(line, None, f"the column {name!r} twice", expected)
-    missing = [name for name in FIELDS if name not in cells]
+    missing = [name for name in fields if name not in cells and name not in optional]
     if missing:
         raise RowError(line, None, f"no column {missing[0]!r}", expected)
     return cells
@@ -197,14 +204,14 @@ def _header(cells: list[str], line: int) -> list[str]:
 def _row(order: list[str], cells: list[str], line: int) -> Row:
     if len(cells) != len(order):
         raise RowError(line, None, f"{len(cells)} values", f"{len(order)}: {','.join(order)}")
-    texts = dict(zip(order, cells, strict=True))
-    counts = {name: _count(texts[name], name, line) for name in FIELDS[1:]}
+    values = dict(zip(order, cells, strict=True))
+    counts = {name: _count(values[name], name, line) for name in FIELDS[1:]}
     for variant in ("stable", "canary"):
         events, trials = counts[f"{variant}_events"], counts[f"{variant}_trials"]
         if events > trials:
             field = f"{variant}_events"
             raise RowError(line, field, str(events), f"at most {variant}_trials, which is {trials}")
-    return Row(t=_time(texts["t"], line), **counts)
+    return Row(t=time_of(values["t"], line), **counts)
 
 
 def _count(text: str, field: str, line: int) -> int:
@@ -224,7 +231,8 @@ def _whole(value: float) -> int:
     return int(value)
 
 
-def _time(text: str, line: int) -> Time:
+def time_of(text: str, line: int) -> Time:
+    """Return a time as it appears: a number, or a date as text. Raises ``RowError``."""
     try:
         if "_" not in text:
             return int(text)

@@ -1,0 +1,1 @@
+"""The judge on simulated releases with users, beside other rules: ``python -m bench.judge``."""

@@ -1,0 +1,276 @@
+"""The worlds that the judge is tried on, each with what it promises there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from statistics import median
+
+from tests.simulation.judges import ERRORS, ROUTES, SLOW, Metric, Run
+from tests.simulation.worlds import Harm, World, mixed, zipf
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A promise about the runs of a row; what is not set is not asked for."""
+
+    rolled: int | None = None
+    """Releases rolled back at most."""
+    held: float | None = None
+    """Share of the releases that were suspect at any time, at most."""
+    worse: float | None = None
+    """Share of the releases that look worse at the end of the step, at most."""
+    caught: float | None = None
+    """Share of the releases rolled back, at least."""
+    kept_back: bool = False
+    """Whether each release that was not rolled back is held or looks worse, so that it is not promoted."""
+    requests: float = inf
+    """Median of the canary's requests until the rollback, at most."""
+    users: float = inf
+    """Median of the users with a bad answer, at most."""
+    seconds: float = inf
+    """Median seconds from the first bad request, at most."""
+
+    def __str__(self) -> str:
+        parts = []
+        if self.rolled is not None:
+            parts.append(f"rolled back ≤ {self.rolled}")
+        if self.held is not None:
+            parts.append(f"held ≤ {self.held:.0%}")
+        if self.worse is not None:
+            parts.append(f"looks worse ≤ {self.worse:.0%}")
+        if self.caught is not None:
+            parts.append(f"rolled back ≥ {self.caught:.0%}")
+        if self.kept_back:
+            parts.append("else not promoted")
+        for value, unit in (
+            (self.requests, "requests"),
+            (self.users, "users hurt"),
+            (self.seconds, "s"),
+        ):
+            if value < inf:
+                parts.append(f"≤ {value:,g} {unit}")
+        return ", ".join(parts)
+
+    def measure(self, runs: Sequence[Run]) -> tuple[str, bool]:
+        """Return what was measured in words, and whether the promise holds."""
+        total = len(runs)
+        rolled = sum(run.tick is not None for run in runs)
+        held = sum(run.held or run.tick is not None for run in runs) / total
+        worse = sum(run.worse for run in runs) / total
+        requests, users, seconds = (
+            median(getattr(run, name) for run in runs) for name in ("requests", "users", "seconds")
+        )
+        parts, ok = [f"rolled back {rolled} of {total}"], requests <= self.requests
+        ok = ok and users <= self.users and seconds <= self.seconds
+        if rolled * 2 > total:
+            parts.append(f"{requests:,.0f} requests, {users:,.0f} users hurt, {seconds:.1f} s")
+        if self.rolled is not None:
+            ok = ok and rolled <= self.rolled
+        if self.held is not None:
+            parts.append(f"held {held:.1%}")
+            ok = ok and held <= self.held
+        if self.worse is not None:
+            parts.append(f"looks worse {worse:.1%}")
+            ok = ok and worse <= self.worse
+        if self.caught is not None:
+            ok = ok and rolled >= self.caught * total
+        if self.kept_back:
+            let_go = sum(run.tick is None and not run.held and not run.worse for run in runs)
+            parts.append(f"promoted {let_go}")
+            ok = ok and not let_go
+        tripped, of = (sum(run.placebos[i] for run in runs) for i in (0, 1))
+        if of:
+            parts.append(f"placebo {tripped} of {of:,}")
+            ok = ok and tripped * 1000 <= of
+        return ", ".join(parts), ok
+
+
+@dataclass(frozen=True)
+class Row:
+    """A world, and what is promised there."""
+
+    section: str
+    name: str
+    world: World
+    wanted: Wanted
+    metric: Metric = ERRORS
+    seconds: float = 300.0
+    """How long the step lasts."""
+    releases: int = 200
+    quick: int = 0
+    """Releases of a quick run; 0: the row is left out of it."""
+    placebos: int = 0
+    history: bool = True
+    """Whether the test knows what users did before the step."""
+    beside: bool = False
+    """Whether the other rules are tried on it."""
+
+
+HEALTHY = Wanted(rolled=1, held=0.03)
+"""One of five metrics may be held in 1 percent of releases; of 200, six at most are noise."""
+
+
+def _healthy() -> list[Row]:
+    rows = []
+
+    def add(name: str, world: World, metric: Metric = ERRORS, **more: object) -> None:
+        rows.append(Row("healthy", name, world, HEALTHY, metric, **more))  # type: ignore[arg-type]
+
+    for weight in (1.0, 5.0, 25.0, 50.0):
+        add(
+            f"users alike, weight {weight:g}",
+            World(weight, 20_000),
+            quick=3 if weight in (1.0, 50.0) else 0,
+            beside=weight == 5.0,
+        )
+    slow = World(5.0, 200, mixed(0.05, 0.03), accounts=0.03, tail=1.0)
+    for users, weights in ((200, (5, 25, 50)), (2000, (1, 5, 25, 50)), (20_000, (1,))):
+        for weight in weights:
+            add(
+                f"3% slow accounts, {users:,} users, weight {weight}",
+                replace(slow, users=users, weight=float(weight)),
+                SLOW,
+                quick=4 if (users, weight) in ((200, 50), (2000, 5)) else 0,
+                beside=weight in (5, 25),
+            )
+    add("3% slow accounts, 10⁶ users, weight 1", replace(slow, users=10**6, weight=1.0), SLOW)
+    whale = World(5.0, 2000, whale=0.1, tail=1.0)
+    for weight in (5.0, 50.0):
+        add(
+            f"a whale with 10% of the traffic, always bad, weight {weight:g}",
+            replace(whale, weight=weight),
+            replace(SLOW, margin=0.01),
+            quick=4 if weight == 50.0 else 0,
+            beside=True,
+        )
+    for weight in (5.0, 50.0):
+        for name, world in (
+            ("40 bots in bursts, a third bad", World(weight, tail=1.5, bots=40)),
+            ("clustered errors, 8 retries each", World(weight, tail=1.5, retries=8.0)),
+            ("96% of requests without a key", World(weight, bad=0.02, tail=1.5, keyless=0.96)),
+            ("wave of ±90%", World(weight, bad=0.02, tail=1.5, swing=0.9)),
+            ("outages and a rush", World(weight, bad=0.01, tail=1.5, outages=True)),
+        ):
+            add(
+                f"{name}, weight {weight:g}",
+                world,
+                placebos=20 if weight == 5.0 else 0,
+                quick=2,
+                beside=weight == 5.0,
+            )
+    add("20 users, weight 50", World(50.0, 20, tail=1.5), beside=True)
+    add(
+        "the second to fourth step: from 5 to 25",
+        World(25.0, 2000, mixed(0.05, 0.03), accounts=0.03, tail=1.5, before=5.0),
+        SLOW,
+    )
+    add("32 routes (Zipf), weight 5", World(5.0, tail=1.5, routes=zipf(32)), ROUTES, quick=1)
+    always = World(1.0, 2000, accounts=0.05)
+    for history, most in ((True, 0.05), (False, 1.0)):
+        rows.append(
+            Row(
+                "healthy",
+                f"5% of accounts always fail, weight 1, {'with' if history else 'without'} history",
+                always,
+                Wanted(rolled=1, worse=most),
+                quick=0,
+                history=history,
+                beside=history,
+            )
+        )
+    return rows
+
+
+def _broken() -> list[Row]:
+    rows = []
+
+    def add(
+        name: str, world: World, wanted: Wanted, metric: Metric = ERRORS, **more: object
+    ) -> None:
+        rows.append(Row("broken", name, world, wanted, metric, **more))  # type: ignore[arg-type]
+
+    sure = 0.995
+    dead = Harm(1.0)
+    for weight, most in ((1.0, 4), (5.0, 5), (25.0, 9), (50.0, 14)):
+        add(
+            f"0.5 → 100%, weight {weight:g}",
+            World(weight, 20_000, harm=dead),
+            Wanted(caught=1.0, requests=most),
+            seconds=60.0,
+            quick=21,
+            beside=weight in (5.0, 50.0),
+        )
+    for bad, weight, most, seconds in (
+        (0.5, 1.0, 9, 120),
+        (0.05, 1.0, 190, 600),
+        (0.02, 5.0, 1000, 600),
+    ):
+        add(
+            f"0.5 → {bad * 100:g}%, weight {weight:g}",
+            World(weight, 20_000, harm=Harm(bad)),
+            Wanted(caught=sure, requests=most),
+            seconds=float(seconds),
+            quick=15 if bad == 0.5 else 0,
+            beside=True,
+        )
+    add(
+        "0.5 → 5%, weight 1, 2,000 users",
+        World(1.0, 2000, harm=Harm(0.05)),
+        Wanted(caught=0.9, kept_back=True),
+        seconds=500.0,
+        beside=True,
+    )
+    for name, accounts, most in (("users alike", 0.0, 75), ("3% slow accounts", 0.03, 100)):
+        add(
+            f"slow answers 5 → 25%, weight 5, {name}",
+            World(5.0, 2000, mixed(0.05, accounts), Harm(mixed(0.25, accounts)), accounts=accounts),
+            Wanted(caught=sure, requests=most),
+            SLOW,
+            quick=9,
+            beside=True,
+        )
+    for bad, weight, most in ((1.0, 50.0, 30), (0.1, 5.0, 110)):
+        add(
+            f"healthy for 14 min, then 0.5 → {bad * 100:g}%, weight {weight:g}",
+            World(weight, 20_000, harm=Harm(bad, after=840.0)),
+            Wanted(caught=sure, requests=most),
+            seconds=960.0,
+            releases=60,
+            beside=True,
+        )
+    for weight, most in ((1.0, 5), (5.0, 6), (25.0, 9), (50.0, 14)):
+        add(
+            f"the last of 32 routes (Zipf, 0.77% of the traffic) dead, weight {weight:g}",
+            World(weight, 20_000, harm=dead, rate=200 * zipf(32)[-1]),
+            Wanted(caught=sure, users=most),
+            ROUTE,
+            seconds=1800.0 if weight == 1.0 else 600.0,
+            quick=9,
+        )
+    for weight, most in ((5.0, 6), (25.0, 9)):
+        add(
+            f"a route with 0.10% of the traffic dead, weight {weight:g}",
+            World(weight, 20_000, harm=dead, rate=0.2),
+            Wanted(caught=sure, users=most),
+            ROUTE,
+            seconds=18_000.0 / weight,
+        )
+    stuck = Harm(1.0, waits=0.184)
+    for weight, longest in ((1.0, 3.0), (5.0, 1.5), (50.0, 1.0)):
+        add(
+            f"deadlock, weight {weight:g}",
+            World(weight, 20_000, 0.015, stuck),
+            Wanted(caught=1.0, seconds=longest),
+            SLOW,
+            seconds=60.0,
+            quick=9,
+        )
+    return rows
+
+
+ROUTE = replace(ROUTES, alone=True)
+"""One route of 32, whose traffic alone is drawn: the tests of the others do not see it."""
+
+ROWS = tuple(_healthy() + _broken())
