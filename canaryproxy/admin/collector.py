@@ -345,6 +345,27 @@ METRICS: Final = (
         readers.judged(event=False),
     ),
     Row(
+        "canaryproxy_outcome_blind_total",
+        "Responses that an outcome applies to and could not look into, by reason.",
+        "counter",
+        ("variant", "outcome", "reason"),
+        readers.blind,
+    ),
+    Row(
+        "canaryproxy_outcome_pointers_followed_total",
+        "Responses in which an outcome's JSON pointer was followed to its end.",
+        "counter",
+        ("variant", "outcome"),
+        readers.pointers(found=False),
+    ),
+    Row(
+        "canaryproxy_outcome_pointers_found_total",
+        "Of these, responses that have something there.",
+        "counter",
+        ("variant", "outcome"),
+        readers.pointers(found=True),
+    ),
+    Row(
         "canaryproxy_evidence",
         "E-value that the canary is worse, by metric; +Inf above 1e308.",
         "gauge",

@@ -17,7 +17,7 @@ from canaryproxy.control.release_view import Endpoint, Fleet, Release, Step
 from canaryproxy.judging.verdict import Level, Placebo, Verdict
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.compiled import COMPILED
-from canaryproxy.measure.counters import HandshakeFailure, Reason
+from canaryproxy.measure.counters import Blind, HandshakeFailure, Reason
 from canaryproxy.measure.routing import VARIANTS, RouteTable
 from canaryproxy.release import circuit, rollout
 
@@ -226,6 +226,26 @@ def judged(*, event: bool) -> Reader:
         for variant, cells in zip(VARIANTS, scrape.variants, strict=True):
             for metric, pair in {**outcomes, **_JUDGED}.items():
                 yield (variant, metric), cells[pair[event]]
+
+    return read
+
+
+def blind(scrape: Scrape) -> Iterable[Sample]:
+    for variant, cells in zip(VARIANTS, scrape.variants, strict=True):
+        for name, slot in scrape.sources.outcomes().items():
+            counts = counters.outcome(cells, slot).blind
+            for reason, count in zip(Blind, counts, strict=True):
+                yield (variant, name, reason.label), count
+
+
+def pointers(*, found: bool) -> Reader:
+    """Return a reader for responses whose JSON pointer was followed, or for those with something there."""
+
+    def read(scrape: Scrape) -> Iterable[Sample]:
+        for variant, cells in zip(VARIANTS, scrape.variants, strict=True):
+            for name, slot in scrape.sources.outcomes().items():
+                seen = counters.outcome(cells, slot)
+                yield (variant, name), seen.found if found else seen.followed
 
     return read
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from canaryproxy.control.record_reader import Drained, RecordReader
 from canaryproxy.control.settings import ControlSettings
-from canaryproxy.judging.verdict import Counts, Sample
+from canaryproxy.judging.verdict import BLIND, FOUND, Counts, Sample
 from canaryproxy.measure import counters
-from canaryproxy.measure.counters import Reason, Totals
+from canaryproxy.measure.counters import Blind, Reason, Totals
+from canaryproxy.measure.outcomes import looks_into_bodies
 from canaryproxy.measure.routing import RouteTable
 
 _UNREACHED = (
@@ -81,7 +82,14 @@ class Sampler:
         counts["client_errors"] = (ended, refused)
         counts["unreached"] = (ended, unreached)
         for name, slot in self._settings.slots.items():
-            counts[name] = pair(counters.OUTCOMES + 2 * slot, counters.OUTCOMES + 2 * slot + 1)
+            seen = counters.outcome(cells, slot)
+            blind = sum(seen.blind)
+            counts[name] = seen.trials, seen.events
+            counts[name + BLIND] = seen.matched, blind
+            if looks_into_bodies(self._settings.evidence_of.outcomes[name]):
+                counts[name + FOUND] = seen.followed, seen.found
+                for reason, of_it in zip(Blind, seen.blind, strict=True):
+                    counts[f"{name}{BLIND}.{reason.label}"] = blind, of_it
         if self._settings.posts_events:
             counts["business"] = (cells[counters.EXPOSED], self._posted[variant])
         return counts

@@ -15,9 +15,14 @@ CLIENT_ERRORS: Final = "client_errors"
 UNREACHED: Final = "unreached"
 """Key of the raw counts of attempts that reached no upstream."""
 BLIND: Final = ".blind"
-"""Ending of the key of an outcome's responses that could not be looked into."""
+"""Ending of the key of an outcome's responses, and those of them that it could not look into.
+
+Outcomes on bodies have a key for each reason, too, such as ``search.blind.too_large``: all of the latter, and
+those with that reason (``counters.Blind``).
+"""
 FOUND: Final = ".found"
-"""Ending of the key of an outcome's responses in which its path was found."""
+"""Ending of the key of an outcome's responses whose JSON pointer was followed to its end, and of those of
+them that have something there."""
 
 QUIET = 15.0
 """Seconds without a comparison after which there is nothing to be judged, where requests are frequent."""

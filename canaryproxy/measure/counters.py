@@ -66,6 +66,28 @@ class HandshakeFailure(IntEnum):
         return self.name.lower()
 
 
+class Blind(IntEnum):
+    """Why a rule could not look into a body; the value is the offset from ``BLIND`` of its outcome."""
+
+    UNKNOWN_CODING = 0
+    """A Content-Encoding other than gzip, deflate, br and zstd."""
+    UNDECODABLE = 1
+    """The body is not of the coding that it claims."""
+    NOT_JSON = 2
+    """The rule has a JSON pointer, and the body is not JSON."""
+    TOO_LARGE = 3
+    """The end of the pointer lies beyond ``outcomes.FURTHEST``."""
+    INCOMPLETE = 4
+    """The response broke off."""
+    NO_TIME = 5
+    """Too many bytes of bodies waited for their turn."""
+
+    @property
+    def label(self) -> str:
+        """The name used in metrics, for instance ``unknown_coding``."""
+        return self.name.lower()
+
+
 ROUTED: Final = 0
 """Requests routed to the variant."""
 FINISHED: Final = 1
@@ -98,7 +120,11 @@ OUTCOMES: Final = 17
 """Two cells for each outcome: responses evaluated, and those for which its rule holds."""
 MOST_OUTCOMES: Final = 16
 """Maximum number of outcomes in a configuration."""
-ERRORS: Final = OUTCOMES + 2 * MOST_OUTCOMES
+BLIND: Final = OUTCOMES + 2 * MOST_OUTCOMES
+"""``len(Blind)`` cells for each outcome: responses that it applies to and could not evaluate, by reason."""
+POINTERS: Final = BLIND + len(Blind) * MOST_OUTCOMES
+"""Two cells for each outcome: responses whose JSON pointer was followed, and those with something there."""
+ERRORS: Final = POINTERS + 2 * MOST_OUTCOMES
 """First cell of the upstream errors by ``Reason``."""
 CODES: Final = ERRORS + len(Reason)
 """``CODES + status`` counts the requests that ended with that status (0..999)."""
@@ -260,6 +286,41 @@ def slots(names: Sequence[str], before: Mapping[str, int]) -> dict[str, int]:
     taken = {*kept.values(), *fresh}
     free = iter(fresh + [slot for slot in range(MOST_OUTCOMES) if slot not in taken])
     return {name: kept[name] if name in kept else next(free) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeCounts:
+    """Counts of one outcome and one variant."""
+
+    trials: int
+    """Responses that were evaluated."""
+    events: int
+    """Of these, those for which the rule holds."""
+    followed: int
+    """Responses whose JSON pointer was followed to its end."""
+    found: int
+    """Of these, those that have something there."""
+    blind: tuple[int, ...]
+    """Responses that the rule applies to and that could not be evaluated, by ``Blind``."""
+
+    @property
+    def matched(self) -> int:
+        """All responses that the rule applies to, as far as they were chosen to be looked at."""
+        return self.trials + sum(self.blind)
+
+
+def outcome(cells: Sequence[int], slot: int) -> OutcomeCounts:
+    """Read the cells of an outcome. A trial is written before its event, so it is read after it."""
+    at, pointers, blind = (
+        OUTCOMES + 2 * slot,
+        POINTERS + 2 * slot,
+        BLIND + len(Blind) * slot,
+    )
+    found = cells[pointers + 1]
+    events = cells[at + 1]
+    return OutcomeCounts(
+        cells[at], events, cells[pointers], found, tuple(cells[blind : blind + len(Blind)])
+    )
 
 
 def codes(cells: Sequence[int]) -> Iterable[tuple[int, int]]:

@@ -1,28 +1,36 @@
 """Outcomes: named kinds of responses, found by rules on status, headers, size, JSON or text.
 
 A silent regression is a 200 that is wrong all the same: an empty list, a page without its content. A rule
-says which requests it applies to and what makes their responses count. Bodies are read only for rules that
-need them, and then only their first 64 KiB.
+says which requests it applies to and what makes their responses count.
+
+Bodies are read only for rules that need them, as they come and without being kept: text up to its first
+``INSPECTED`` bytes, JSON until the rule's pointer is resolved (``json_stream``), at most ``FURTHEST`` bytes.
+A response that a rule applies to and cannot look into is counted with the reason (``Blind``), because a rule
+that sees nothing would let every release pass. Responses to HEAD, 204 and 304 have no body, so they are no
+trials of rules about bodies.
 
 The caller decides which bodies are read (it may sample, as long as the draw does not depend on the response),
-keeps the beginning of the body, and calls ``OutcomeRules.held`` when the response is complete.
+gives them to a ``BodyReader``, and calls ``OutcomeRules.held`` when the response is complete.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import zlib
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from canaryproxy.config import HeaderMatch, JsonWhen, Outcome
 from canaryproxy.config.patterns import searcher
+from canaryproxy.measure.content_coding import SLICE, CodingError, Decoder, decoder
+from canaryproxy.measure.counters import Blind
+from canaryproxy.measure.json_stream import FOUND, INVALID, PENDING, PointerScanner, steps_of
 from canaryproxy.measure.routing import Headers, RequestView, conditions_of, text_test
 
-INSPECTED = 64 * 1024
-"""Bytes at the beginning of a body that rules may look at, before and after decompression."""
+INSPECTED: Final = 64 * 1024
+"""Bytes at the beginning of a decoded body that regular expressions look at."""
+FURTHEST: Final = 4 * 1024 * 1024
+"""Bytes of a decoded body within which the end of a JSON pointer is looked for."""
 
 ALL_STATUSES = tuple(f"{digit}xx" for digit in range(1, 10))
 """Patterns that match every status."""
@@ -43,54 +51,24 @@ class ResponseView(Protocol):
     def size(self) -> int:
         """Bytes of the body as sent."""
 
-    @property
-    def prefix(self) -> bytes:
-        """The first ``INSPECTED`` bytes of the body as sent, if a rule ``needs_body``."""
-
-
-Test = Callable[[ResponseView, "Body"], "bool | None"]
-"""Whether a condition holds; ``None``: unknown."""
-
-
-class Body:
-    """The decoded beginning of a body, decoded once for all rules."""
-
-    __slots__ = ("_decoded", "_json", "_response")
-
-    def __init__(self, response: ResponseView) -> None:
-        self._response = response
-        self._decoded: tuple[bytes, bool] | None = None
-        self._json: Any = _MISSING
-
-    def decoded(self) -> tuple[bytes, bool]:
-        """Return the decoded beginning, and whether it is the whole body."""
-        if self._decoded is None:
-            self._decoded = decode(self._response)
-        return self._decoded
-
-    def json(self) -> Any:
-        """Return the JSON value, or ``_MISSING`` if the body is not JSON or not whole."""
-        text, whole = self.decoded()
-        if self._json is _MISSING and whole:
-            try:
-                self._json = json.loads(text)
-            except (ValueError, RecursionError):
-                self._json = _MISSING
-        return self._json
-
 
 class OutcomeRule:
     """One compiled outcome."""
 
     __slots__ = (
         "_conditions",
+        "about_body",
         "bad",
         "below",
+        "expects_value",
+        "header",
+        "json",
         "margin",
         "name",
         "needs_body",
+        "regex",
         "statuses",
-        "tests",
+        "steps",
     )
 
     def __init__(self, name: str, outcome: Outcome) -> None:
@@ -100,43 +78,192 @@ class OutcomeRule:
         self.margin = outcome.margin
         """Increase that matters, a fraction."""
         when = outcome.when
-        self.needs_body = when.json_ is not None or when.regex is not None
+        self.needs_body = looks_into_bodies(outcome)
         """It reads bodies."""
+        self.about_body = self.needs_body or when.body_under is not None
+        """It applies only to responses that have a body."""
         match = outcome.match
         self._conditions = conditions_of(match.method, match.path, match.header)
         self.statuses = status_table(when.status or ALL_STATUSES)
         """Whether a status may count, by status."""
         self.below = inf if when.body_under is None else when.body_under
         """Bytes from which on a response does not count."""
-        tests: list[Test] = []
-        if when.header is not None:
-            tests.append(_header_test(when.header))
-        if when.regex is not None:
-            tests.append(_regex_test(when.regex))
-        if when.json_ is not None:
-            tests.append(_json_test(when.json_))
-        self.tests = tuple(tests)
-        """Further conditions, all of which must hold."""
+        self.header = None if when.header is None else _header_test(when.header)
+        """The condition on a header."""
+        self.regex = None if when.regex is None else searcher(when.regex)
+        """The condition on the beginning of the body."""
+        self.json = None if when.json_ is None else _json_test(when.json_)
+        """The condition on the value at the pointer, ``_MISSING`` if there is none."""
+        self.steps = () if when.json_ is None else steps_of(when.json_.pointer)
+        """The pointer."""
+        self.expects_value = when.json_ is not None and when.json_.is_ != "present"
+        """There should be something at the pointer in good responses, or the pointer is misspelt."""
 
     def watches(self, request: RequestView) -> bool:
         """Tell whether the rule looks at the response to this request."""
+        if self.about_body and request.method == "HEAD":
+            return False
         return all(condition(request) for condition in self._conditions)
 
-    def holds(self, response: ResponseView, body: Body | None = None) -> bool | None:
-        """Tell whether the response counts; ``None`` if that cannot be told (too long, undecodable)."""
-        if not self.statuses[response.status] or response.size >= self.below:
+    def may_hold(self, status: int, headers: Headers) -> bool:
+        """Tell whether the head of a response meets the conditions on it."""
+        return bool(self.statuses[status]) and (self.header is None or self.header(headers))
+
+
+class BodyReader:
+    """Reads one body for the rules that look into it.
+
+    ``add`` takes the body as it comes, ``read`` works on it, a slice at each call. When the response has
+    ended (``close``) and ``read`` has no more to do, ``held`` and ``present`` have the results.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_decoder",
+        "_parts",
+        "_prefix",
+        "_results",
+        "_rules",
+        "_scanners",
+        "_seen",
+        "_whole",
+        "done",
+        "pending",
+        "present",
+    )
+
+    def __init__(self, rules: Mapping[int, OutcomeRule], headers: Headers) -> None:
+        self._rules = rules
+        self._decoder: Decoder | None = decoder(_content_encoding(headers))
+        self._scanners = {
+            at: PointerScanner(rule.steps) for at, rule in rules.items() if rule.json is not None
+        }
+        self._prefix: bytes | None = None
+        """The beginning of the decoded body, where a rule looks at it."""
+        if any(rule.regex is not None for rule in rules.values()):
+            self._prefix = b""
+        self._parts: deque[bytes] = deque()
+        self.pending = 0
+        """Bytes that were added and not read yet."""
+        self._seen = 0
+        """Bytes of the decoded body so far."""
+        self._closed = self._whole = False
+        self.done = False
+        """All rules are decided; no more of the body is read."""
+        self._results: dict[int, bool | Blind] = {}
+        self.present: dict[int, bool] = {}
+        """Whether there is something at the pointer, by rule that ``expects_value``, where that is known."""
+        if self._decoder is None:
+            self._decide(Blind.UNKNOWN_CODING)
+
+    def add(self, data: bytes) -> bool:
+        """Take more of the body as sent; tell whether there is enough to be read."""
+        if self.done:
             return False
-        if not self.tests:
-            return True
-        body = body or Body(response)
-        found: bool | None = True
-        for test in self.tests:
-            result = test(response, body)
-            if result is False:
+        self._parts.append(data)
+        self.pending += len(data)
+        return self.pending >= SLICE
+
+    def close(self, *, whole: bool) -> None:
+        """Take note that nothing more comes; ``whole``: the response did not break off."""
+        self._closed, self._whole = True, whole
+
+    def read(self) -> bool:
+        """Read a slice of the body; tell whether there is more to do now."""
+        packed = self._decoder
+        if self.done or packed is None:
+            return False
+        data = b""
+        if packed.hungry:
+            if not self._parts:
+                if self._closed:
+                    self._end(packed)
                 return False
-            if result is None:
-                found = None
-        return found
+            data = self._take()
+        try:
+            text = packed.decode(data)
+        except CodingError:
+            self._decide(Blind.UNDECODABLE)
+            return False
+        if text:
+            self._feed(text)
+        return not self.done
+
+    def give_up(self) -> None:
+        """Read no more: there is no time."""
+        if not self.done:
+            self._decide(Blind.NO_TIME)
+
+    def held(self, at: int) -> bool | Blind:
+        """Tell whether the conditions of rule ``at`` on the body hold, or why that cannot be told."""
+        return self._results[at]
+
+    def _take(self) -> bytes:
+        """Return the next bytes as sent."""
+        size, taken = 0, []
+        while self._parts and size < SLICE:
+            part = self._parts.popleft()
+            taken.append(part)
+            size += len(part)
+        self.pending -= size
+        return taken[0] if len(taken) == 1 else b"".join(taken)
+
+    def _feed(self, text: bytes) -> None:
+        self._seen += len(text)
+        is_open = False
+        for scanner in self._scanners.values():
+            scanner.feed(text)
+            is_open = is_open or scanner.result == PENDING
+        prefix = self._prefix
+        if prefix is not None and len(prefix) < INSPECTED:
+            self._prefix = prefix = prefix + text[: INSPECTED - len(prefix)]
+            is_open = is_open or len(prefix) < INSPECTED
+        if not is_open:
+            self._decide(None)
+        elif self._seen >= FURTHEST:
+            self._decide(Blind.TOO_LARGE)
+
+    def _end(self, packed: Decoder) -> None:
+        """The body has ended."""
+        if not self._whole:
+            self._decide(Blind.INCOMPLETE)
+        elif not packed.complete:
+            self._decide(Blind.UNDECODABLE)
+        else:
+            for scanner in self._scanners.values():
+                scanner.finish()
+            self._decide(None)
+
+    def _decide(self, unread: Blind | None) -> None:
+        """Decide all rules. ``unread``: why part of the body was not read; ``None`` if it is not needed."""
+        for at, rule in self._rules.items():
+            self._results[at] = self._result(at, rule, unread)
+        self.done = True
+        self._decoder = None
+        self._scanners = {}
+        self._prefix = None
+        self._parts.clear()
+        self.pending = 0
+
+    def _result(self, at: int, rule: OutcomeRule, unread: Blind | None) -> bool | Blind:
+        result: bool | Blind = True
+        if rule.json is not None:
+            scanner = self._scanners[at]
+            if scanner.result == INVALID:
+                result = Blind.NOT_JSON
+            elif scanner.result == PENDING:
+                result = Blind.NOT_JSON if unread is None else unread
+            else:
+                found = scanner.result == FOUND
+                if rule.expects_value:
+                    self.present[at] = found
+                if not rule.json(scanner.value if found else _MISSING):
+                    return False
+        if rule.regex is not None and self._prefix is not None and not rule.regex(self._prefix):
+            if unread is None or len(self._prefix) >= INSPECTED:
+                return False
+            result = unread
+        return result
 
 
 class OutcomeRules:
@@ -156,61 +283,46 @@ class OutcomeRules:
         """Return the indexes of the rules that look at the response to this request."""
         return tuple(at for at, rule in enumerate(self.rules) if rule.watches(request))
 
-    def held(self, at: int, response: ResponseView, body: Body | None) -> bool | None:
-        """Tell whether rule ``at`` holds; ``None`` if that is unknown. ``body`` as ``body_of`` says."""
+    def reader(self, watching: Iterable[int], status: int, headers: Headers) -> BodyReader | None:
+        """Return what reads the body behind this head for ``watching``; ``None`` if no rule needs it."""
+        wanted = {
+            at: rule
+            for at in watching
+            if (rule := self.rules[at]).needs_body and rule.may_hold(status, headers)
+        }
+        return BodyReader(wanted, headers) if wanted and status not in _BODILESS else None
+
+    def held(
+        self, at: int, response: ResponseView, reader: BodyReader | None
+    ) -> bool | Blind | None:
+        """Tell whether rule ``at`` holds, or why that cannot be told; ``None`` if the response is no trial.
+
+        ``reader`` as ``self.reader`` says, when it has no more to do.
+        """
         rule = self.rules[at]
-        if not rule.statuses[response.status] or response.size >= rule.below:
+        status = response.status
+        if rule.about_body and status in _BODILESS:
+            return None
+        if not rule.statuses[status] or response.size >= rule.below:
             return False
-        return rule.holds(response, body) if rule.tests else True
-
-    def body_of(self, response: ResponseView) -> Body | None:
-        """Return what rules share of a response's body, if any looks into bodies."""
-        return Body(response) if self.needs_body else None
-
-
-def decode(response: ResponseView) -> tuple[bytes, bool]:
-    """Return the beginning of a body with its content coding undone, and whether that is all of it.
-
-    At most ``INSPECTED`` bytes come out, whatever a small body would unpack to. A coding that is not known
-    (gzip, deflate and, where the brotli package is installed, br are) gives nothing, and not all.
-    """
-    whole = response.size <= len(response.prefix)
-    coding = b""
-    for name, value in response.headers:
-        if name.lower() == b"content-encoding":
-            coding = value.strip().lower()
-    if coding in (b"", b"identity"):
-        return response.prefix[:INSPECTED], whole
-    if coding in (b"gzip", b"x-gzip", b"deflate"):
-        return _inflate(response.prefix, coding, whole)
-    if coding == b"br":
-        return _unbrotli(response.prefix, whole)
-    return b"", False
+        if rule.header is not None and not rule.header(response.headers):
+            return False
+        if not rule.needs_body:
+            return True
+        return Blind.INCOMPLETE if reader is None else reader.held(at)
 
 
-def _inflate(data: bytes, coding: bytes, whole: bool) -> tuple[bytes, bool]:
-    # 47: gzip or zlib, by the header. Some servers send deflate without zlib's header: -15.
-    for bits in (47, -15) if coding == b"deflate" else (47,):
-        unpacker = zlib.decompressobj(bits)
-        try:
-            text = unpacker.decompress(data, INSPECTED)
-        except zlib.error:
-            continue
-        return text, whole and unpacker.eof and not unpacker.unused_data
-    return b"", False
+_BODILESS: Final = (204, 304)
 
 
-def _unbrotli(data: bytes, whole: bool) -> tuple[bytes, bool]:
-    try:
-        import brotli  # noqa: PLC0415 - an extra
-    except ImportError:
-        return b"", False
-    unpacker = brotli.Decompressor()
-    try:
-        text: bytes = unpacker.process(data, output_buffer_limit=INSPECTED)
-    except (brotli.error, TypeError):  # before 1.2 it knows no limit: it must not be used then
-        return b"", False
-    return text[:INSPECTED], whole and len(text) <= INSPECTED and bool(unpacker.is_finished())
+def looks_into_bodies(outcome: Outcome) -> bool:
+    """Tell whether an outcome reads bodies."""
+    return outcome.when.json_ is not None or outcome.when.regex is not None
+
+
+def _content_encoding(headers: Headers) -> bytes:
+    """Return the content codings of a response; several fields are one list (RFC 9110 §5.3)."""
+    return b",".join(value for name, value in headers if name.lower() == b"content-encoding")
 
 
 def status_table(patterns: tuple[str, ...]) -> bytes:
@@ -223,54 +335,21 @@ def status_table(patterns: tuple[str, ...]) -> bytes:
     return bytes(wanted)
 
 
-def _header_test(match: HeaderMatch) -> Test:
+def _header_test(match: HeaderMatch) -> Callable[[Headers], bool]:
     name, test = match.name.lower().encode("latin-1"), text_test(match)
 
-    def holds(response: ResponseView, _body: Body) -> bool:
-        values = [v.decode("latin-1") for n, v in response.headers if n.lower() == name]
+    def holds(headers: Headers) -> bool:
+        values = [v.decode("latin-1") for n, v in headers if n.lower() == name]
         return any(map(test, values)) if values else test(None)
 
     return holds
 
 
-def _regex_test(regex: str) -> Test:
-    found = searcher(regex)
-
-    def holds(_response: ResponseView, body: Body) -> bool | None:
-        text, whole = body.decoded()
-        if found(text):
-            return True
-        return False if whole or len(text) >= INSPECTED else None
-
-    return holds
-
-
-def _json_test(when: JsonWhen) -> Test:
-    steps = [part.replace("~1", "/").replace("~0", "~") for part in when.pointer.split("/")[1:]]
-
-    def holds(_response: ResponseView, body: Body) -> bool | None:
-        document = body.json()
-        if document is _MISSING:
-            return None
-        value = _follow(document, steps)
-        if when.is_ is not None:
-            return _IS[when.is_](value)
-        return type(value) is type(when.equals) and value == when.equals
-
-    return holds
-
-
-def _follow(document: Any, steps: list[str]) -> Any:
-    """Return the value at a JSON pointer (RFC 6901 §4), or ``_MISSING``."""
-    here = document
-    for step in steps:
-        if isinstance(here, dict):
-            here = here.get(step, _MISSING)
-        elif isinstance(here, list) and re.fullmatch(r"0|[1-9][0-9]{0,8}", step):
-            here = here[int(step)] if int(step) < len(here) else _MISSING
-        else:
-            return _MISSING
-    return here
+def _json_test(when: JsonWhen) -> Callable[[Any], bool]:
+    if when.is_ is not None:
+        return _IS[when.is_]
+    wanted = when.equals
+    return lambda value: type(value) is type(wanted) and bool(value == wanted)
 
 
 _IS: dict[str, Callable[[Any], bool]] = {

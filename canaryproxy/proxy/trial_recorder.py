@@ -13,11 +13,11 @@ from typing import Final
 from canaryproxy.config import Config
 from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters
-from canaryproxy.measure.counters import Tally
-from canaryproxy.measure.outcomes import INSPECTED, OutcomeRules, status_table
+from canaryproxy.measure.counters import Blind, Tally
+from canaryproxy.measure.outcomes import OutcomeRules, status_table
 from canaryproxy.measure.routing import Headers, Routing
 from canaryproxy.measure.trials import TICKS_PER_SECOND, UserReducer
-from canaryproxy.proxy.body_sampler import BodySampler
+from canaryproxy.proxy.body_sampler import BodySampler, SampledBody
 
 _NO_TRIAL: Final = -1
 
@@ -28,12 +28,12 @@ class TrialRules:
     __slots__ = (
         "_business",
         "_by_user",
-        "_cells",
         "_converted_users",
         "_counts_exposed",
         "_error_users",
         "_exposed_users",
         "_sampler",
+        "_slots",
         "error_statuses",
         "outcomes",
     )
@@ -55,7 +55,7 @@ class TrialRules:
         self._error_users, self._exposed_users, self._converted_users = users
         self.outcomes = OutcomeRules(config.judge.outcomes)
         names = [rule.name for rule in self.outcomes.rules]
-        self._cells = tuple(counters.OUTCOMES + 2 * slots[name] for name in names)
+        self._slots = tuple(slots[name] for name in names)
         self._business = -1
         """Index of the outcome that is a conversion; -1 without one."""
         if metrics.business is not None and metrics.business.outcome in names:
@@ -104,25 +104,34 @@ class TrialRules:
         if self._by_user:
             self._error_users.failed(bucket)
 
-    def evaluate_later(self, sample: SampledResponse, tally: Tally, now: float) -> None:
-        """Count outcomes that look into the body: now, or when there is time for it."""
-        self._sampler.run(partial(self.evaluate, sample, tally, now))
+    def body_of(self, sample: SampledResponse) -> SampledBody | None:
+        """Return what reads the body behind the head of a response; ``None`` if no outcome wants it."""
+        reader = self.outcomes.reader(sample.outcomes, sample.status, sample.headers)
+        return None if reader is None else SampledBody(self._sampler, reader)
 
     def evaluate(self, sample: SampledResponse, tally: Tally, now: float) -> None:
         """Count the outcomes of a complete response."""
         if sample.exposed:
             tally.add(counters.EXPOSED)
         converted = False
-        body = self.outcomes.body_of(sample)
+        reader = None if sample.body is None else sample.body.reader
         for at in sample.outcomes:
-            held = self.outcomes.held(at, sample, body)
+            held = self.outcomes.held(at, sample, reader)
             if held is None:
                 continue
-            trials = self._cells[at]
-            tally.add(trials)
+            slot = self._slots[at]
+            if isinstance(held, Blind):
+                tally.add(counters.BLIND + len(Blind) * slot + held)
+                continue
+            tally.add(counters.OUTCOMES + 2 * slot)
             if held:
-                tally.add(trials + 1)
+                tally.add(counters.OUTCOMES + 2 * slot + 1)
                 converted = converted or at == self._business
+        if reader is not None:
+            for at, present in reader.present.items():
+                tally.add(counters.POINTERS + 2 * self._slots[at])
+                if present:
+                    tally.add(counters.POINTERS + 2 * self._slots[at] + 1)
         if converted and self._converted_users.claim(sample.bucket, int(now * TICKS_PER_SECOND)):
             tally.add(counters.CONVERTED)
 
@@ -206,8 +215,7 @@ class SampledResponse(TrialRecorder):
     """
 
     __slots__ = (
-        "_parts",
-        "_wanted",
+        "body",
         "bucket",
         "exposed",
         "headers",
@@ -241,42 +249,38 @@ class SampledResponse(TrialRecorder):
         self.exposed = exposed
         """This request counts as a user exposed."""
         self.reads_body = reads_body
-        """A rule looks into the body."""
+        """The body was chosen to be looked into."""
         self.status = 0
         self.headers: Headers = ()
         self.size = 0
         """Bytes of the body so far."""
-        self._wanted = INSPECTED if reads_body else 0
-        """How many more bytes of the body are kept."""
-        self._parts: list[bytes] | None = [] if reads_body else None
-
-    @property
-    def prefix(self) -> bytes:
-        """The beginning of the body."""
-        return b"".join(self._parts) if self._parts else b""
+        self.body: SampledBody | None = None
+        """The body, if a rule looks into it."""
 
     def response_head(self, response: Response, body: bytes, waited: float) -> None:
-        """Keep the head of the response and the beginning of its body."""
+        """Keep the head of the response, and begin with its body."""
         if self._late_after:
             self._count_latency(waited)
         self.status = response.status
         self.headers = response.fields
-        if self._parts is None:
-            self.size = len(body)
-        else:
-            self.response_body(body)
+        self.size = len(body)
+        if self.reads_body:
+            self.body = self._rules.body_of(self)
+            if self.body is not None and body:
+                self.body.add(body)
 
     def response_body(self, data: bytes) -> None:
-        """Keep more of the body."""
+        """Take more of the body."""
         self.size += len(data)
-        if self._parts is not None and self._wanted and data:
-            data = data[: self._wanted]
-            self._wanted -= len(data)
-            self._parts.append(data)
+        if self.body is not None and data:
+            self.body.add(data)
 
     def end(self, status: int, failed: bool, waited: float, now: float) -> None:
         TrialRecorder.end(self, status, failed, waited, now)
-        if self.reads_body:
-            self._rules.evaluate_later(self, self._tally, now)
-        else:
+        if self.body is None:
             self._rules.evaluate(self, self._tally, now)
+        else:
+            # A response that breaks off ends with the status of the failure.
+            self.body.close(
+                partial(self._rules.evaluate, self, self._tally, now), whole=status == self.status
+            )

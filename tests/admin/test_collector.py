@@ -28,7 +28,7 @@ from canaryproxy.control.controller import Status
 from canaryproxy.control.release_view import Variants
 from canaryproxy.judging.verdict import Assessment, Placebo, Verdict
 from canaryproxy.measure import counters, histogram
-from canaryproxy.measure.counters import Counters, Reason, Tally, keep_exemplar
+from canaryproxy.measure.counters import Blind, Counters, Reason, Tally, keep_exemplar
 from canaryproxy.measure.routing import CANARY, RouteTable
 from canaryproxy.release.circuit import Circuit
 from canaryproxy.release.rollout import Plan, Rollout, State
@@ -118,6 +118,9 @@ def filled() -> Counters:
         cells[counters.ERROR_EVENTS] = 2
         cells[counters.OUTCOMES + 6] = 8
         cells[counters.OUTCOMES + 7] = 6
+        cells[counters.BLIND + 3 * len(Blind) + Blind.TOO_LARGE] = 5
+        cells[counters.POINTERS + 6] = 8
+        cells[counters.POINTERS + 7] = 4
     made.canary[counters.RESCUED] = 2
     made.proxy[counters.REFUSED + 400] = 3
     return made
@@ -259,6 +262,11 @@ def test_what_the_judge_compares() -> None:
         labels = {"variant": "stable", "metric": metric}
         assert value(found, "canaryproxy_judge_trials_total", **labels) == trials
         assert value(found, "canaryproxy_judge_events_total", **labels) == events
+    labels = {"variant": "canary", "outcome": "signup"}
+    assert value(found, "canaryproxy_outcome_blind_total", reason="too_large", **labels) == 5
+    assert value(found, "canaryproxy_outcome_blind_total", reason="not_json", **labels) == 0
+    assert value(found, "canaryproxy_outcome_pointers_followed_total", **labels) == 8
+    assert value(found, "canaryproxy_outcome_pointers_found_total", **labels) == 4
 
 
 def test_release_and_circuit() -> None:

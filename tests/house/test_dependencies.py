@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
 OPTIONAL = [
-    Requirement(line)
-    for extra in ("brotli", "redis")
-    for line in PROJECT["optional-dependencies"][extra]
+    Requirement(line) for extra in ("redis",) for line in PROJECT["optional-dependencies"][extra]
 ]
+
+NEW_IN_THE_STANDARD_LIBRARY = {"compression"}
 
 
 def imported() -> set[str]:
@@ -29,14 +29,16 @@ def imported() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 found |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module == "backports":
+                found |= {f"backports.{name.name}" for name in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.partition(".")[0])
-    return found - sys.stdlib_module_names - {"canaryproxy"}
+    return found - sys.stdlib_module_names - {"canaryproxy", *NEW_IN_THE_STANDARD_LIBRARY}
 
 
 def test_every_import_is_a_declared_dependency() -> None:
     distributions = packages_distributions()
-    needed = {canonicalize_name(distributions[name][0]) for name in imported()}
+    needed = {canonicalize_name(distributions.get(name, [name])[0]) for name in imported()}
     needed.discard("pydantic-core")  # pydantic pins it
     assert needed == {canonicalize_name(one.name) for one in [*REQUIRED, *OPTIONAL]}
 

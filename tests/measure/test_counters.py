@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canaryproxy.measure import counters, histogram
-from canaryproxy.measure.counters import Counters, Reason, Tally, codes, in_flight, refused
+from canaryproxy.measure.counters import Blind, Counters, Reason, Tally, codes, in_flight, refused
 
 
 def spans() -> dict[str, range]:
@@ -36,6 +36,8 @@ def spans() -> dict[str, range]:
     for name in ("STABLE", "CANARY", "MOST_OUTCOMES"):  # numbers, not cells
         found.pop(name, None)
     found["OUTCOMES"] = range(counters.OUTCOMES, counters.OUTCOMES + 2 * counters.MOST_OUTCOMES)
+    found["BLIND"] = range(counters.BLIND, counters.BLIND + len(Blind) * counters.MOST_OUTCOMES)
+    found["POINTERS"] = range(counters.POINTERS, counters.POINTERS + 2 * counters.MOST_OUTCOMES)
     found["ERRORS"] = range(counters.ERRORS, counters.ERRORS + len(Reason))
     found["CODES"] = range(counters.CODES, counters.CODES + 1000)
     for name in ("FIRST_BYTE", "DURATION"):

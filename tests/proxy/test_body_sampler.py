@@ -12,11 +12,17 @@ import pytest
 from canaryproxy import config
 from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters
+from canaryproxy.measure.counters import Blind
 from canaryproxy.measure.outcomes import INSPECTED
 from canaryproxy.measure.routing import STABLE, RouteTable, Routing
 from canaryproxy.measure.trials import UserReducer
 from canaryproxy.proxy import body_sampler
-from canaryproxy.proxy.body_sampler import BODIES_A_TICK, TIME_A_TICK, BodySampler
+from canaryproxy.proxy.body_sampler import (
+    BODIES_A_TICK,
+    MOST_WAITING,
+    TIME_A_TICK,
+    BodySampler,
+)
 from canaryproxy.proxy.trial_recorder import SampledResponse, TrialRules
 
 BODY, HEAD = 0, 1
@@ -30,12 +36,19 @@ class Clock:
         self.now = 0.0
         monkeypatch.setattr(body_sampler, "thread_time", lambda: self.now)
 
-    def look(self, ticks: float, then: Callable[[], object] = lambda: None) -> Callable[[], None]:
-        """Return a look that takes all time of so many ticks."""
+    def look(
+        self, ticks: float, then: Callable[[], object] = lambda: None, slices: int = 1
+    ) -> Callable[[], bool]:
+        """Return a look that takes all time of so many ticks in each of its slices."""
+        left = slices
 
-        def look() -> None:
+        def look() -> bool:
+            nonlocal left
             self.now += ticks * TIME_A_TICK
-            then()
+            left -= 1
+            if not left:
+                then()
+            return left > 0
 
         return look
 
@@ -107,7 +120,7 @@ def test_slow_answers_are_looked_into_as_often_as_quick_ones(clock: Clock) -> No
             made.run(clock.look(source.uniform(0.0, 0.4), partial(looked.update, one[1:])))
         made.tick()
     while due:
-        made.run(partial(looked.update, (due.pop()[1],)))
+        made.run(clock.look(0.0, partial(looked.update, (due.pop()[1],))))
     for _ in range(100):
         made.tick()
     assert looked == chosen
@@ -116,14 +129,25 @@ def test_slow_answers_are_looked_into_as_often_as_quick_ones(clock: Clock) -> No
     assert quick == pytest.approx(slow, rel=0.05)
 
 
+def test_a_large_body_is_read_in_slices(clock: Clock) -> None:
+    made = BodySampler()
+    done: list[int] = []
+    assert not made.run(clock.look(0.4, partial(done.append, 1), slices=7))
+    assert clock.now == pytest.approx(1.2 * TIME_A_TICK)
+    for _ in range(2):
+        assert not done
+        made.tick()
+    assert done == [1]
+
+
 class Watched:
     """Rules with two outcomes, and what it has counted."""
 
-    def __init__(self, regex: str = "wrong") -> None:
+    def __init__(self, when: str = "{regex: wrong}") -> None:
         made = config.parse(
             "variants: {stable: {endpoints: ['http://127.0.0.1:1']}}\n"
             "judge: {outcomes: {"
-            f"body: {{when: {{regex: '{regex}'}}, bad: true}}, head: {{when: {{status: 2xx}}}}}}}}",
+            f"body: {{when: {when}, bad: true}}, head: {{when: {{status: 2xx}}}}}}}}",
             file="f",
         )
         slots = {"body": BODY, "head": HEAD}
@@ -143,7 +167,17 @@ class Watched:
         """Take a response, and return the trials and events of the outcomes body and head up to now."""
         sample.response_head(Response(200), body, 0.0)
         sample.end(200, False, 0.0, 0.0)
+        return self.counted
+
+    @property
+    def counted(self) -> list[int]:
+        """Trials and events of the outcomes body and head."""
         return list(self.cells[counters.OUTCOMES : counters.OUTCOMES + 4])
+
+    @property
+    def seen(self) -> counters.OutcomeCounts:
+        """All that is known of the outcome body."""
+        return counters.outcome(self.cells, BODY)
 
 
 def test_a_body_that_was_not_chosen_is_judged_by_its_head() -> None:
@@ -161,15 +195,83 @@ def test_what_waits_is_counted_in_a_later_tick(clock: Clock) -> None:
         assert watched.answers(sample, b"something is wrong") == [0, 0, 0, 0]
     watched.sampler.tick()
     watched.sampler.tick()
-    assert list(watched.cells[counters.OUTCOMES : counters.OUTCOMES + 4]) == [3, 3, 3, 3]
+    assert watched.counted == [3, 3, 3, 3]
 
 
 def test_time_is_measured() -> None:
     # Each takes some 100 ms: twenty would stop the loop for seconds.
-    watched = Watched("[ab]*a[ab]{300}c")
+    watched = Watched("{regex: '[ab]*a[ab]{300}c'}")
     text = bytes(Random(1).choices(b"ab", k=INSPECTED))
     routed = [watched.routed() for _ in range(BODIES_A_TICK)]
     for sample in routed:
         trials = watched.answers(sample, text)[0]
     assert 1 <= trials <= 5
     assert not watched.sampler.choose()
+
+
+POINTER = "{json: {pointer: /results, is: empty}}"
+
+
+def blind(**reasons: int) -> tuple[int, ...]:
+    return tuple(reasons.get(reason.label, 0) for reason in Blind)
+
+
+def test_what_is_not_seen_is_counted() -> None:
+    watched = Watched(POINTER)
+    watched.answers(watched.routed(), b'{"results": []}')
+    watched.answers(watched.routed(), b'{"results": [1]}')
+    watched.answers(watched.routed(), b'{"result": []}')
+    assert watched.seen == counters.OutcomeCounts(3, 1, 3, 2, blind())
+    watched.answers(watched.routed(), b"<html>")
+    cut = watched.routed()
+    cut.response_head(Response(200), b'{"a": ', 0.0)
+    cut.end(502, True, 0.0, 0.0)
+    coded = watched.routed()
+    coded.response_head(Response(200, ((b"Content-Encoding", b"exi"),)), b"...", 0.0)
+    coded.end(200, False, 0.0, 0.0)
+    seen = watched.seen
+    assert seen == counters.OutcomeCounts(
+        3, 1, 3, 2, blind(not_json=1, incomplete=1, unknown_coding=1)
+    )
+    assert seen.matched == 6
+
+
+def test_no_response_at_all_is_a_trial_that_does_not_hold() -> None:
+    watched = Watched(POINTER)
+    watched.routed().end(502, True, 0.0, 0.0)
+    assert watched.seen == counters.OutcomeCounts(1, 0, 0, 0, blind())
+
+
+def test_bodies_that_wait_are_bounded_in_bytes(clock: Clock) -> None:
+    watched = Watched(POINTER)
+    samples = [watched.routed() for _ in range(8)]
+    watched.sampler.run(clock.look(1.5))
+    piece = b" " * 65536
+    for sample in samples:
+        sample.response_head(Response(200), b"", 0.0)
+        for _ in range(60):  # 30 MB in all
+            sample.response_body(piece)
+        assert watched.sampler.waiting <= MOST_WAITING
+    for sample in samples:
+        sample.response_body(b'{"results": []}')
+        sample.end(200, False, 0.0, 0.0)
+    watched.sampler.tick()
+    watched.sampler.tick()
+    seen = watched.seen
+    assert seen.matched == 8
+    assert seen.blind == blind(no_time=8 - seen.trials)
+    assert 3 <= seen.trials == seen.events <= 5
+    assert watched.sampler.waiting == 0
+
+
+def test_a_client_that_leaves_frees_what_waits(clock: Clock) -> None:
+    watched = Watched(POINTER)
+    sample = watched.routed()
+    watched.sampler.run(clock.look(1.5))
+    sample.response_head(Response(200), b" " * 70_000, 0.0)
+    assert watched.sampler.waiting == 70_000
+    watched.sampler.tick()
+    watched.sampler.tick()
+    assert watched.sampler.waiting == 0
+    assert watched.sampler.choose()
+    assert watched.seen.matched == 0

@@ -247,6 +247,10 @@ class Judge(Section):
         if POSTED in self.outcomes:
             message = f"{POSTED!r} is reserved for posted events; choose another name"
             yield Mistake(message, ("outcomes", POSTED))
+        for name in self.outcomes:
+            if {"blind", "found"} & set(name.split(".")[1:]):  # part of keys of the judge's counts
+                message = ".blind and .found are reserved; choose another name"
+                yield Mistake(message, ("outcomes", name))
         business = self.metrics.business
         if business is not None and business.outcome not in (*self.outcomes, POSTED):
             known = ", ".join([*self.outcomes, POSTED])

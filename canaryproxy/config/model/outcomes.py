@@ -33,7 +33,9 @@ class JsonWhen(Section):
         {"not": {"required": ["is"]}, **any_of(("equals",))},
     ]})  # fmt: skip
 
-    pointer: types.Pointer = Field(description="JSON pointer (RFC 6901), such as /results.")
+    pointer: types.Pointer = Field(
+        description="JSON pointer (RFC 6901), such as /results, to a value in the first 4 MiB of the body."
+    )
     is_: types.JsonState = Field(None, alias="is", description="The state of the value.")
     equals: types.JsonValue = Field(
         None, description="The value is exactly this text, number, true or false."

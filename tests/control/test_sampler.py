@@ -1,0 +1,41 @@
+"""The judge gets what outcomes saw, and what they could not see."""
+
+from __future__ import annotations
+
+from canaryproxy import config
+from canaryproxy.control.sampler import Sampler
+from canaryproxy.control.settings import ControlSettings
+from canaryproxy.measure import counters
+from canaryproxy.measure.counters import Blind, Counters, Totals
+from canaryproxy.measure.routing import RouteTable
+
+CONFIG = """
+variants: {stable: {endpoints: ["http://127.0.0.1:1"]}}
+judge:
+  outcomes:
+    signup: {when: {status: 2xx}}
+    search: {when: {json: {pointer: /results, is: empty}}, bad: true}
+"""
+
+
+def test_sample_says_what_outcomes_could_not_look_into() -> None:
+    cells = Counters()
+    settings = ControlSettings.of(config.parse(CONFIG, file="f"))
+    slot = settings.slots["search"]
+    cells.canary[counters.OUTCOMES + 2 * slot] = 30
+    cells.canary[counters.OUTCOMES + 2 * slot + 1] = 10
+    cells.canary[counters.POINTERS + 2 * slot] = 29
+    cells.canary[counters.POINTERS + 2 * slot + 1] = 28
+    cells.canary[counters.BLIND + len(Blind) * slot + Blind.TOO_LARGE] = 7
+    cells.canary[counters.BLIND + len(Blind) * slot + Blind.NOT_JSON] = 3
+    cells.stable[counters.OUTCOMES + 2 * settings.slots["signup"]] = 5
+    sample = Sampler(Totals([cells]), settings).sample(RouteTable(), frozenset())
+    assert sample.canary["search"] == (30, 10)
+    assert sample.canary["search.blind"] == (40, 10)
+    assert sample.canary["search.found"] == (29, 28)
+    assert sample.canary["search.blind.too_large"] == (10, 7)
+    assert sample.canary["search.blind.not_json"] == (10, 3)
+    assert sample.canary["search.blind.no_time"] == (10, 0)
+    assert sample.stable["signup.blind"] == (5, 0)
+    assert sample.stable.keys() == sample.canary.keys()
+    assert "signup.found" not in sample.stable  # it follows no pointer
