@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from canaryproxy.admin import bodies, conditions, openapi, schemas
 from canaryproxy.admin.guard import Guard
@@ -34,7 +34,9 @@ _WEIGHT = TypeAdapter(bodies.SetWeight)
 _ACCEPT = TypeAdapter(bodies.Accept)
 _TRIP = TypeAdapter(bodies.Trip)
 _DRILL = TypeAdapter(bodies.DrillBy)
-_EVENTS: TypeAdapter[bodies.Events | list[bodies.Events]] = TypeAdapter(bodies.EventList)
+_EVENTS: TypeAdapter[bodies.Events | list[bodies.Events]] = TypeAdapter(
+    bodies.EventList, config=ConfigDict(defer_build=True)
+)
 
 _RECORDS = 100
 _STALE = "the release has changed in the meantime; read it again"

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
+from prometheus_client.registry import CollectorRegistry
 
 from canaryproxy.admin import bodies, dashboard, exposition
 from canaryproxy.admin.api import Api

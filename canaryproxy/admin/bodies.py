@@ -30,7 +30,11 @@ T = TypeVar("T")
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    """Its validator is built when it is first needed."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 def _line(longest: int) -> Any:
@@ -282,7 +286,7 @@ def seconds(text: str) -> float:
 
 def line(kind: Any) -> Parser:
     """Return a parser for lines such as ``Name`` and ``Text``."""
-    adapter: TypeAdapter[str] = TypeAdapter(kind)
+    adapter: TypeAdapter[str] = TypeAdapter(kind, config=ConfigDict(defer_build=True))
 
     def parse(text: str) -> str:
         try:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
+from functools import cache
+from pathlib import Path
 
-from aiohttp import ETag, web
+from aiohttp import web
+from aiohttp.helpers import ETag
 
 PAGE = "index.html"
 
@@ -33,10 +35,11 @@ class StaticFile:
     """Without quotes; changes with the content."""
 
 
+@cache
 def load() -> Mapping[str, StaticFile]:
     """Return the files of the dashboard by name."""
     served = {}
-    for entry in files("canaryproxy.admin").joinpath("static").iterdir():
+    for entry in Path(__file__).with_name("static").iterdir():
         content_type = _CONTENT_TYPES.get("." + entry.name.rpartition(".")[2])
         if content_type is not None:
             body = entry.read_bytes()

@@ -7,12 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
+from prometheus_client.registry import Collector, CollectorRegistry
 
 
 def registry(collector: Collector) -> CollectorRegistry:
@@ -43,6 +41,11 @@ def render(source: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     if the header allows neither: a body helps more than a 406.
     """
     if not _prefers_openmetrics(accept):
+        from prometheus_client.exposition import (  # noqa: PLC0415 - it imports several web servers
+            CONTENT_TYPE_PLAIN_0_0_4,
+            generate_latest,
+        )
+
         return generate_latest(source), CONTENT_TYPE_PLAIN_0_0_4
     # All names are legacy names, which this escaping leaves alone in half the time.
     body: bytes = openmetrics.generate_latest(  # type: ignore[no-untyped-call]

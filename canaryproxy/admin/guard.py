@@ -18,7 +18,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11
 
 from canaryproxy.admin.problem import Problem
 from canaryproxy.config import Admin

@@ -8,8 +8,7 @@ from typing import Literal
 import click
 
 from canaryproxy.cli.common import config_option
-from canaryproxy.runtime import logs
-from canaryproxy.runtime.imports import import_aiohttp
+from canaryproxy.runtime import imports, logs
 
 
 @click.command()
@@ -36,7 +35,7 @@ def run(path: Path, log_format: Literal["text", "json"], pid_file: Path | None) 
     Example: canaryproxy run -c config/minimal.yaml --log-format json
     """
     logs.configure(log_format)
-    import_aiohttp()
+    imports.prepare()
     from canaryproxy.cli.serve import serve  # noqa: PLC0415 - it imports aiohttp
 
     serve(path, pid_file)

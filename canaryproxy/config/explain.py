@@ -7,8 +7,7 @@ is valid. Later rounds report only mistakes between fields, except those that fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from difflib import get_close_matches
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -207,9 +206,9 @@ def _problem(source: ParsedYaml, path: Path, detail: ErrorDetails) -> Problem:
         expected = str(context["allowed"])
     elif kind == "literal_error":
         expected = str(context["expected"]).replace("'", "")
-        close = get_close_matches(str(value), expected.replace(" or ", ", ").split(", "), 1)
+        close = _closest(str(value), expected.replace(" or ", ", ").split(", "))
         expected = f"one of {expected}" if "," in expected else expected
-        expected += f" (did you mean {close[0]}?)" if close else ""
+        expected += f" (did you mean {close}?)" if close else ""
     elif kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         expected = f"{words} {context[name]:g}"
@@ -224,9 +223,15 @@ def _unknown(path: Path) -> str:
     known = (
         sorted(field.alias or name for name, field in model.model_fields.items()) if model else []
     )
-    close = get_close_matches(str(path[-1]).lower(), known, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    close = _closest(str(path[-1]).lower(), known)
+    hint = f"; did you mean {close!r}?" if close else ""
     return f"unknown key {shown(path[-1])}{hint} (known: {', '.join(known) or 'none'})"
+
+
+def _closest(word: str, known: Sequence[str]) -> str | None:
+    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes need it
+
+    return next(iter(get_close_matches(word, known, 1)), None)
 
 
 def _model_at(path: Path) -> type[BaseModel] | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import yaml
+from canaryproxy.config.yaml_parts import Mark, MarkedYAMLError
 
 Place = tuple[int, int]
 """Line and column, from 1."""
@@ -34,7 +34,7 @@ class _Failure:
 _Said = tuple[str, Place]
 
 
-def explain(error: yaml.MarkedYAMLError, text: str, here: Place) -> _Said:
+def explain(error: MarkedYAMLError, text: str, here: Place) -> _Said:
     """Return what is wrong and where; ``here`` is the position for errors without one."""
     problem = (error.problem or error.context or "malformed").strip()
     place = _place(error.problem_mark) or _place(error.context_mark) or here
@@ -48,7 +48,7 @@ def explain(error: yaml.MarkedYAMLError, text: str, here: Place) -> _Said:
     return f"not valid YAML: {problem}", place
 
 
-def _place(mark: yaml.Mark | None) -> Place | None:
+def _place(mark: Mark | None) -> Place | None:
     return None if mark is None else (mark.line + 1, mark.column + 1)
 
 

@@ -12,12 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-from yaml.composer import ComposerError
-from yaml.nodes import MappingNode, Node, ScalarNode
-
 from canaryproxy.config.errors import Path, Problem, shown
 from canaryproxy.config.yaml_errors import Place, explain
+from canaryproxy.config.yaml_parts import (
+    ComposerError,
+    MappingNode,
+    MarkedYAMLError,
+    Node,
+    ReaderError,
+    SafeLoader,
+    ScalarNode,
+)
 
 MAX_CHARACTERS = 250_000
 """Largest configuration; PyYAML would need seconds to read more."""
@@ -86,7 +91,7 @@ class _Unreadable(Exception):
         self.path = path
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(SafeLoader):
     """PyYAML's composer with the scalars of YAML 1.2 and a limit on nesting."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
@@ -113,7 +118,7 @@ def _compose(text: str) -> Node | None:
         raise _Unreadable(f"the file is larger than {MAX_CHARACTERS:,} characters")
     try:
         loader = _Loader(text)
-    except yaml.reader.ReaderError as error:
+    except ReaderError as error:
         breaks = list(_BREAK.finditer(text, 0, error.position))
         begin = breaks[-1].end() if breaks else 0
         code = error.character if isinstance(error.character, int) else ord(error.character)
@@ -123,7 +128,7 @@ def _compose(text: str) -> Node | None:
         ) from None
     try:
         node: Node | None = loader.get_single_node()
-    except yaml.MarkedYAMLError as error:
+    except MarkedYAMLError as error:
         mark = loader.get_mark()
         message, place = explain(error, text, (mark.line + 1, mark.column + 1))
         raise _Unreadable(message, place) from None

@@ -1,0 +1,24 @@
+"""The reading half of PyYAML; its writing half and its C extension are imported when something uses them."""
+
+from __future__ import annotations
+
+from canaryproxy.config.deferred import defer
+
+defer("yaml")
+
+from yaml.composer import ComposerError  # noqa: E402
+from yaml.error import Mark, MarkedYAMLError  # noqa: E402
+from yaml.loader import SafeLoader  # noqa: E402
+from yaml.nodes import MappingNode, Node, ScalarNode  # noqa: E402
+from yaml.reader import ReaderError  # noqa: E402
+
+__all__ = (
+    "ComposerError",
+    "MappingNode",
+    "Mark",
+    "MarkedYAMLError",
+    "Node",
+    "ReaderError",
+    "SafeLoader",
+    "ScalarNode",
+)
