@@ -402,9 +402,9 @@ METRICS: Final = (
     ),
     Row(
         "canaryproxy_route_levels",
-        "Routes that are compared one by one, by metric and level: ok, suspect or breach.",
+        "Routes that are compared one by one, by the worst level of their metrics.",
         "gauge",
-        ("metric", "level"),
+        ("level",),
         readers.route_levels,
     ),
     Row(

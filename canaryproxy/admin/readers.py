@@ -122,12 +122,17 @@ def verdicts(value: Callable[[Verdict], float]) -> Reader:
 
 
 def route_levels(scrape: Scrape) -> Iterable[Sample]:
-    """Count the routes of each metric by level."""
-    found = _all_verdicts(scrape)
-    for metric in dict.fromkeys(verdict.metric for verdict in found if verdict.scope):
-        routes = [one.level for one in found if one.scope and one.metric == metric]
-        for level in get_args(Level):
-            yield (metric, level), routes.count(level)
+    """Count the routes by the worst level of their metrics."""
+    worst: dict[str, int] = {}
+    levels = get_args(Level)
+    for verdict in _all_verdicts(scrape):
+        if verdict.scope:
+            level = levels.index(verdict.level)
+            worst[verdict.scope] = max(worst.get(verdict.scope, 0), level)
+    found = list(worst.values())
+    seen = scrape.status.assessment
+    found += [0] * ((0 if seen is None else seen.routes) - len(found))
+    return [((level,), found.count(at)) for at, level in enumerate(levels)]
 
 
 def judged_users(scrape: Scrape) -> Iterable[Sample]:

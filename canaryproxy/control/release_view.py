@@ -377,7 +377,7 @@ def release(
         judged=0 if seen is None else seen.judged,
         answered=0 if seen is None else seen.answered,
         metrics=[metric(verdict, here.accepted) for verdict in _shown(seen)],
-        routes=0 if seen is None else len({v.scope for v in seen.verdicts if v.scope}),
+        routes=0 if seen is None else seen.routes,
         placebo=None if seen is None or seen.placebo is None else placebo(seen.placebo),
         unsaved=status.unsaved,
         history_id=status.recorded,

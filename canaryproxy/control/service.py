@@ -19,6 +19,7 @@ from canaryproxy.control.drill import Users, drill
 from canaryproxy.control.reload import Change, Reloader, Stale
 from canaryproxy.control.saver import Unsaved
 from canaryproxy.control.timeseries import TrafficHistory
+from canaryproxy.judging.metrics import ANSWERS
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
@@ -33,6 +34,8 @@ Matches = Callable[[str], bool]
 Listener = Callable[[str, dict[str, Any]], None]
 """Is called with ``"record"`` or ``"point"`` and its JSON values; must not block."""
 
+USERS = "users"
+"""What is accepted where users do not arrive as they were randomised."""
 _EVERY = 1.0
 _ATTEMPTS = 5
 """Attempts at an act, if acts of other replicas overtake it."""
@@ -216,7 +219,7 @@ class Control:
         """Raise ``rollout.Refused`` unless it is a metric that is compared, or one with a route."""
         seen = self._controller.status().assessment
         verdicts = () if seen is None else seen.verdicts
-        names = dict.fromkeys(verdict.metric for verdict in verdicts)
+        names = dict.fromkeys((*(verdict.metric for verdict in verdicts), ANSWERS, USERS))
         metric = accepted.partition(" ")[0]
         if metric not in names:
             raise rollout.Refused(

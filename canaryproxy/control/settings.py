@@ -65,7 +65,15 @@ def plan(config: Config) -> Plan:
     if release is None:
         return Plan(())
     return Plan(
-        tuple(Step(step.weight, step.bake, step.min_requests) for step in release.steps),
+        tuple(
+            Step(
+                step.weight,
+                step.bake,
+                step.min_requests,
+                config.judge.min_users if step.min_users is None else step.min_users,
+            )
+            for step in release.steps
+        ),
         release.promote,
         gated=bool(release.gates),
     )

@@ -265,6 +265,7 @@ class Judge:
             quiet=quiet,
             users=0 if step is None else step.users[1],
             holds=self._holds(now, verdicts, silent, accepted),
+            routes=0 if step is None else len(step.routes),
             placebo=None if step is None else _placebo(step),
         )
 

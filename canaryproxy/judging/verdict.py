@@ -132,5 +132,7 @@ class Assessment:
     """Canary users of the step that were compared."""
     holds: tuple[str, ...] = ()
     """Why the step may not be left, whatever the evidence; each in plain words."""
+    routes: int = 0
+    """Routes that are compared one by one; only those that stand out have verdicts."""
     placebo: Placebo | None = None
     """The judge's own test; ``None``: there is none (yet)."""

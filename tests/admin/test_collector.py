@@ -77,6 +77,7 @@ ASSESSMENT = Assessment(
     cause=None,
     quiet=None,
     users=7,
+    routes=31,
     holds=("looks worse", "stable fails too"),
     placebo=Placebo(0, 20, log(12.0)),
 )
@@ -298,10 +299,10 @@ def test_users_holds_and_placebos_with_bounded_labels() -> None:
     assert value(found, "canaryproxy_judge_users_hurt", metric="errors") == 3
     assert value(found, "canaryproxy_metric_worse", metric="errors") == 1
     levels = [
-        value(found, "canaryproxy_route_levels", metric="errors", level=level)
+        value(found, "canaryproxy_route_levels", level=level)
         for level in ("ok", "suspect", "breach")
     ]
-    assert levels == [1, 0, 1]
+    assert levels == [30, 0, 1]
     assert value(found, "canaryproxy_placebos") == 20
     assert value(found, "canaryproxy_placebos_tripped") == 0
     assert value(found, "canaryproxy_placebo_evidence") == pytest.approx(12)

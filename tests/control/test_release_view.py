@@ -100,7 +100,7 @@ def test_routes_that_stand_out_are_shown_and_the_others_counted() -> None:
     ]
     routes[4] = replace(routes[4], level="breach")
     routes[6] = replace(routes[6], level="suspect")
-    seen = replace(ASSESSMENT, verdicts=(*routes, VERDICT))
+    seen = replace(ASSESSMENT, verdicts=(*routes, VERDICT), routes=60)
     release = shown(seen, frozenset({"errors GET /59"}))
     assert release.routes == 60
     assert [one.route for one in release.metrics[:4]] == [None, "GET /4", "GET /6", "GET /59"]

@@ -17,13 +17,23 @@ from canaryproxy.control.service import Control
 from canaryproxy.control.settings import first_table
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Counters, Totals
-from canaryproxy.measure.records import NameRing, RecordRing
-from canaryproxy.measure.routing import RouteTable
+from canaryproxy.measure.records import (
+    ENDED,
+    FAILED,
+    NameRing,
+    RecordRing,
+    pack_first,
+    pack_second,
+    pack_third,
+)
+from canaryproxy.measure.routing import CANARY, FINE, POSITIONS, RouteTable
 
 BASE = """
 variants: {stable: {endpoints: ["http://127.0.0.1:1"]}, canary: {endpoints: ["http://127.0.0.1:2"]}}
-judge: {metrics: {errors: {unit: request}, latency: {}}}
+judge: {metrics: {errors: {}, latency: {}, classes: false, content: false, connections: false}, warmup: 0s}
 """
+USERS = range(0, POSITIONS, POSITIONS // 1000)
+"""The positions of a thousand users: ten of them for each percent of weight."""
 
 
 class Plane:
@@ -78,6 +88,7 @@ class World:
         self.ring, self.names = RecordRing(), NameRing()
         self.plane = Plane()
         self.clock = 1000.0
+        self.turn = 0
         self.answer = answer
         self.questions: list[Mapping[str, Any]] = []
         self.controller = Controller(
@@ -121,17 +132,28 @@ class World:
         return [record["what"] for record in self.control.history(None, 1000)]
 
     def traffic(self, stable: tuple[int, int], canary: tuple[int, int]) -> None:
-        """Add answered and failed requests."""
-        sides = ((self.cells.stable, *stable), (self.cells.canary, *canary))
-        for cells, answered, failed in sides:
+        """Add answered and failed requests, of one user after the other."""
+        first = self.controller.table.limit * FINE
+        for variant, (answered, failed) in enumerate((stable, canary)):
+            cells = self.cells.variants[variant]
             for cell, count in (
                 (counters.FINISHED, answered),
                 (counters.ROUTED, answered),
-                (counters.ERROR_TRIALS, answered),
-                (counters.ERROR_EVENTS, failed),
                 (counters.FAILED, failed),
             ):
                 cells[cell] += count
+            users = [one for one in USERS if (one < first) == (variant == CANARY)]
+            for at in range(answered if users else 0):
+                self.turn += 1
+                flags, status = (ENDED | FAILED, 500) if at < failed else (ENDED, 200)
+                position = users[self.turn * 7 % len(users)]
+                self.write(
+                    (
+                        pack_first(position, variant, 0, status, 0, flags),
+                        pack_second(0, 0, 0),
+                        pack_third(0.01, 100),
+                    )
+                )
 
     def write(self, *records: tuple[int, int, int]) -> None:
         """Write records into the worker's ring."""
