@@ -33,14 +33,17 @@ CLOCK_LIFE: Final = 300.0
 _CLOCK_EVEN: Final = 15
 """Seconds. A round by the clock every minute, later whenever the step is 5% older; the stake of the first
 15 is even."""
-_CLOCK_PHASE: Final = 1.0 / 6.0
+_CLOCK_PHASE: Final = 1.0 / 60.0
 """Tests begin their rounds up to this part of ``CLOCK_EVERY`` apart."""
 SURGE_LIFE: Final = 600.0
 
-PART_A: Final = 0.45
-PART_C: Final = 0.25
-PART_B: Final = 0.30
-"""Parts of a round's stake; those that a round does not have go to the others."""
+PARTS: Final[dict[Kind, tuple[float, float, float]]] = {
+    "main": (0.45, 0.25, 0.30),
+    "resumed": (0.45, 0.25, 0.30),
+    "surge": (0.55, 0.45, 0.0),
+    "clock": (0.80, 0.20, 0.0),
+}
+"""Parts A, C and B of a round's stake; those that a test does not have go to the others."""
 
 
 def stake_of(kind: Kind, number: int) -> float:
@@ -87,10 +90,11 @@ class Round:
         self.began = began
         self.factors_a = factors_a
         self.factors_c = factors_c
-        parts = PART_A + (PART_C if factors_c else 0.0) + (PART_B if looks else 0.0)
-        self.log_a = log(stake * PART_A / parts)
-        self.log_c = log(stake * PART_C / parts)
-        self.log_b = log(stake * PART_B / parts)
+        part_a, part_c, part_b = PARTS[kind]
+        parts = part_a + (part_c if factors_c else 0.0) + (part_b if looks else 0.0)
+        self.log_a = log(stake * part_a / parts)
+        self.log_c = log(stake * part_c / parts)
+        self.log_b = log(stake * part_b / parts) if looks else NOTHING
         """Logarithms of stakes by part."""
         self.bets_a = Bets(PRIOR_A, lottery.canary, lottery.stable)
         self.bets_c = Bets(PRIOR_C, lottery.canary, lottery.stable) if factors_c else None

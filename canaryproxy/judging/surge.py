@@ -22,12 +22,23 @@ _FADES: Final = 60_000.0
 class Surges:
     """Watches the trials of a test, tick by tick; keeps the last ``KEPT`` as ``row << 1 | bad``."""
 
-    __slots__ = ("_events", "_increase", "_index", "_new", "_recent", "_start", "_sums", "_trials")
+    __slots__ = (
+        "_events",
+        "_increase",
+        "_index",
+        "_new",
+        "_rate",
+        "_recent",
+        "_start",
+        "_sums",
+        "_trials",
+    )
 
     def __init__(self, increase: bool, trials: int, events: int) -> None:
         self._increase = increase
         self._trials = 100.0 + min(trials, _FADES)
         self._events = 0.5 + events * min(1.0, _FADES / max(trials, 1))
+        self._rate = self._events / self._trials
         self._index = 0
         self._sums = [0.0] * len(RATIOS)
         self._start = [0] * len(RATIOS)
@@ -36,8 +47,8 @@ class Surges:
 
     @property
     def rate(self) -> float:
-        """The pooled rate learnt so far."""
-        return self._events / self._trials
+        """The pooled rate learnt before the last tick."""
+        return self._rate
 
     def add(self, row: int, bad: bool) -> None:
         """Add a trial."""
@@ -55,7 +66,7 @@ class Surges:
         if not trials:
             return 0
         self._new = [0, 0]
-        rate = self.rate
+        rate = self._rate = self._events / self._trials
         before = self._index
         self._index += trials
         surge = -1
@@ -94,5 +105,6 @@ class Surges:
     def restore(self, state: dict[str, Any]) -> None:
         """Take what was learnt; the sums begin anew."""
         self._trials, self._events = float(state["trials"]), float(state["events"])
+        self._rate = self._events / self._trials
         self._index = int(state["index"])
         self._start = [self._index] * len(RATIOS)
