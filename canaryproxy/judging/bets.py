@@ -98,11 +98,11 @@ class Bets:
             if value > LOST:
                 value -= log1p(share * over[at])
                 logs[at] = value + factors.logs[at] if canary else value
+                self._stale = True
         if canary:
             self.canary -= 1
         else:
             self.stable -= 1
-        self._stale = True
 
     @property
     def log_e(self) -> float:

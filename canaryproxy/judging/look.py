@@ -31,6 +31,7 @@ from math import exp, lgamma, log, log1p, sqrt
 from typing import Final
 
 _LARGEST: Final = 300.0
+"""Of |λ g|: so that e^{λ g} is a float."""
 _BAILLON: Final = 0.4689
 _TURNS: Final = 12
 
@@ -53,7 +54,7 @@ def log_mean(
     if not stable:
         return tilt * sum([level * count for level, count in zip(levels, units, strict=True)])
     rest = canary + stable - sum(units)
-    x = [exp(min(max(tilt * level, -_LARGEST), _LARGEST)) for level in levels]
+    x = [exp(tilt * level) for level in levels]
     u = log(canary / stable)
     variance = 0.0
     for _ in range(_TURNS):
@@ -84,7 +85,7 @@ def log_mean_independent(
     """Return ln mean e^{tilt · S} and two derivatives, each unit being the canary's with chance ``share``."""
     mean = first = second = 0.0
     for level, count in zip(levels, units, strict=True):
-        odds = exp(min(max(tilt * level, -_LARGEST), _LARGEST))
+        odds = exp(tilt * level)
         total = 1.0 + share * (odds - 1.0)
         theta = share * odds / total
         mean += count * log(total)
@@ -97,20 +98,20 @@ def best_tilt(levels: Sequence[float], units: Sequence[int], share: float, aim: 
     """Return the λ for which the least S gives a log evidence of ``aim``, approximately; 0 without any
     spread.
 
-    No power of e leaves the range of floats with it: a bound of a clipped mean would be none.
-
     S must reach ``(aim + K(λ)) / λ`` with K the log mean; that is least where ``λ K' - K = aim``.
     """
+    most = max([abs(level) for level in levels], default=0.0)
     spread = sum([level * level * count for level, count in zip(levels, units, strict=True)])
     spread *= share * (1.0 - share)
     if spread <= 0.0:
         return 0.0
-    tilt = sqrt(2.0 * max(aim, 1.0) / spread)
+    highest = _LARGEST / most
+    tilt = min(sqrt(2.0 * max(aim, 1.0) / spread), highest)
     for _ in range(5):
         mean, first, second = log_mean_independent(levels, units, tilt, share)
         gap = tilt * first - mean - max(aim, 1.0)
         step = gap / max(tilt * second, 1e-12)
-        tilt = min(max(tilt - step, 0.5 * tilt), 2.0 * tilt)
+        tilt = min(max(tilt - step, 0.5 * tilt), 2.0 * tilt, highest)
         if abs(step) < 0.03 * tilt:
             break
-    return min(tilt, _LARGEST / max([abs(level) for level in levels]))
+    return tilt

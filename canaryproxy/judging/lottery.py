@@ -59,6 +59,8 @@ __all__ = ["Estimate", "History", "Lottery", "LotteryTest", "Placebo", "TestSett
 HALF_ERRORS: Final = 0.5
 """A difference is material if it reaches the margin after this many standard errors are taken off."""
 _ROUNDS: Final = 8
+_VIRTUAL_EVERY: Final = 5
+"""Ticks between two views of virtual canaries, of one round after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class LotteryTest:
         self._live = 0
         self._who = units.virtual(lottery, placebos) if placebos and lottery.stable else None
         self._watch = PlaceboWatch(placebos, settings.log_limit)
-        self._turn = 0
+        self._turn = round(units.phase() * _VIRTUAL_EVERY)
         self.log_evidence = -inf
         """Best over rounds and parts of ln E + ln of its stake; to be compared with ``log_limit``."""
         self.breach = False
@@ -189,10 +191,13 @@ class LotteryTest:
 
     def tick(self, now: float) -> None:
         """Open and close rounds, look, and decide; ten times a second."""
+        clock = self._schedule.clock(now)
+        if not (clock or self._surges.pending):
+            return  # nothing has happened
         surge = self._surges.tick()
         if surge:
             self._open("surge", now, self._surges.last(surge))
-        if self._schedule.clock(now):
+        if clock:
             self._open("clock", now, [])
         for one in self._rounds[1:]:
             if now - one.began > life_of(one.kind):
@@ -258,8 +263,10 @@ class LotteryTest:
         """See how virtual canaries do in one round after the other."""
         if self._who is None:
             return
-        self._turn = (self._turn + 1) % len(self._rounds)
-        one = self._rounds[self._turn]
+        self._turn += 1
+        if self._turn % _VIRTUAL_EVERY:
+            return
+        one = self._rounds[self._turn // _VIRTUAL_EVERY % len(self._rounds)]
         if one.virtual is None:
             return
         self._watch.see(one.log_a, one.virtual.log_events(PRIOR_A, one.factors_a))
@@ -271,10 +278,10 @@ class LotteryTest:
         self.log_evidence = -inf
         self.suspect = False
         for one in self._rounds:
-            value = one.log_evidence()
+            value, suspicion = one.log_evidence()
             if value > self.log_evidence:
                 self.log_evidence, self.hurt = value, one.voted[1]
-            if value >= hold and one.log_suspicion() >= hold:
+            if suspicion >= hold:
                 self.suspect = True
             if value >= limit and not self.breach:
                 self.breach = self._is_material(one.window(self._tally))
@@ -320,7 +327,7 @@ class LotteryTest:
         """Return the state as JSON values: sums and evidence, not who has been looked up."""
         now = self._schedule.last
         rounds = [
-            (one.log_evidence(), one.began + life_of(one.kind), one.window(self._tally))
+            (one.log_evidence()[0], one.began + life_of(one.kind), one.window(self._tally))
             for one in self._rounds
         ]
         rounds += [(one.log_evidence, one.until, one.window) for one in self._standing]

@@ -128,23 +128,14 @@ class Round:
         self.trials = list(tally.trials)
         self.events = list(tally.events)
 
-    def log_evidence(self) -> float:
-        """Return the best of its parts: ln E + ln stake."""
+    def log_evidence(self) -> tuple[float, float]:
+        """Return the best of its parts, ln E + ln stake; and the same with the last look instead of all."""
         best = self.log_a + self.bets_a.log_e
         if self.bets_c is not None:
             best = max(best, self.log_c + self.bets_c.log_e)
-        if self.looks is not None and self.looks.log_e > NOTHING:
-            best = max(best, self.log_b + self.looks.log_e)
-        return best
-
-    def log_suspicion(self) -> float:
-        """Return the same, with the last look instead of all."""
-        best = self.log_a + self.bets_a.log_e
-        if self.bets_c is not None:
-            best = max(best, self.log_c + self.bets_c.log_e)
-        if self.looks is not None:
-            best = max(best, self.log_b + self.looks.last)
-        return best
+        if self.looks is None:
+            return best, best
+        return max(best, self.log_b + self.looks.log_e), max(best, self.log_b + self.looks.last)
 
     def window(self, tally: Tally) -> Window:
         """Return what has been counted since the round began."""

@@ -50,6 +50,11 @@ class Surges:
         """The pooled rate learnt before the last tick."""
         return self._rate
 
+    @property
+    def pending(self) -> bool:
+        """Whether there were trials since the last tick."""
+        return self._new[0] + self._new[1] > 0
+
     def add(self, row: int, bad: bool) -> None:
         """Add a trial."""
         self._recent.append(row << 1 | bad)

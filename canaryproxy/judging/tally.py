@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import expm1, log1p, sqrt
+from math import sqrt
 from typing import Any, Final
 
 from canaryproxy.judging.history import CLASSES, likeness
@@ -140,13 +140,12 @@ class Tally:
 def variance_of_rate(trials: int, events: int, tried: int, voted: int) -> float:
     """Return the variance of a side's rate, roughly, from how many units had a trial and an event.
 
-    Alike units would have ``tried · (1 - (1-p)^m)`` units with an event at m trials each. If events come
-    from fewer units than that, each unit counts for that much less.
+    As if all events came evenly from the ``voted`` units, and none from the others: right for alike units of
+    one trial or of many events each, and for units that always fail; up to twice the variance in between.
     """
-    if not trials:
+    if not events:
         return 0.0
     p = events / trials
-    if p >= 1.0:
-        return 0.0
-    units = -tried * expm1(trials / max(tried, 1) * log1p(-p))
-    return p * (1.0 - p) / trials * max(units / max(voted, 1), 1.0)
+    active = min(max(voted / max(tried, 1), p), 1.0)
+    between = p * p * (1.0 - active) / active / max(tried, 1)
+    return between + p * (1.0 - p / active) / trials
