@@ -40,15 +40,20 @@ class Expectation:
     Of a unit with counts n, e before: ``(e + strength · mean) / (n + strength)`` with ``strength =
     (1-r)/r`` for likeness r, rounded to its class. Without a likeness, or too little known: the mean, for
     all.
+
+    A unit's class is read at its first trial of the step. So once another step has added to the history,
+    which may tell on which side of this one a unit is, units that are new to this step are expected to be
+    as the mean.
     """
 
-    __slots__ = ("_history", "_strength", "mean", "rates")
+    __slots__ = ("_history", "_left", "_strength", "mean", "rates")
 
     def __init__(self, history: History | None = None) -> None:
         trials, events = (0, 0) if history is None else (history.trials, history.events)
         self.mean = (events + 0.5) / (trials + 50.0)
         """Rate of all units; half an event in fifty trials is where it starts."""
         self._history = history
+        self._left = trials
         self._strength = 0.0
         if history is not None and trials >= LEAST_TRIALS and events >= LEAST_EVENTS:
             self.mean = min(events / trials, 0.99)
@@ -63,6 +68,9 @@ class Expectation:
         history = self._history
         if self._strength <= 0.0 or history is None or row >= len(history.n):
             return 0
+        if history.trials != self._left:
+            self._strength = 0.0
+            return 0
         n = history.n[row]
         if not n:
             return 0
@@ -71,6 +79,16 @@ class Expectation:
             return CLASSES - 1
         odds = log(rate / (1.0 - rate))
         return 1 + min(max(round((odds - _LOWEST) * _PER_UNIT), 0), CLASSES - 2)
+
+    def learn(self, row: int, bad: bool) -> None:
+        """Add a trial of a unit of the step's stable side to the history."""
+        history = self._history
+        if history is None:
+            return
+        if history.trials != self._left:
+            self._strength = 0.0
+        history.add(row, bad)
+        self._left = history.trials
 
 
 class History:

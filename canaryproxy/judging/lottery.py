@@ -92,7 +92,7 @@ class LotteryTest:
     """
 
     __slots__ = (
-        *("_expected", "_history", "_live", "_lottery", "_positions", "_rounds", "_rows"),
+        *("_expected", "_live", "_lottery", "_positions", "_rounds", "_rows"),
         *("_schedule", "_settings", "_standing", "_surges", "_tally", "_turn", "_watch", "_who"),
         *("breach", "hurt", "log_evidence", "suspect"),
     )
@@ -122,7 +122,6 @@ class LotteryTest:
         self._lottery = lottery
         self._positions = units.positions
         self._settings = settings
-        self._history = history
         self._expected = Expectation(history)
         self._rows = Rows(settings.looks)
         self._tally = Tally(self._expected.rates)
@@ -171,8 +170,8 @@ class LotteryTest:
             looks = self._rounds[0].looks
             if looks is not None:
                 looks.cells.move(row, n, e, unit_class, canary, bad)
-        if self._history is not None and not canary:
-            self._history.add(row, bad)
+        if not canary:
+            self._expected.learn(row, bad)
         self._surges.add(row, bad)
 
     def _look_up(
@@ -225,8 +224,7 @@ class LotteryTest:
         first = not self._rounds
         factors_c: list[Factors] = []
         if settings.gross and increase:
-            expected = self._expected.mean if first else self._surges.rate
-            factors_c = first_trial_factors(expected, rates)
+            factors_c = first_trial_factors(self._surges.rate, rates)
         one = Round(
             kind,
             stake_of(kind, self._schedule.number(kind)),

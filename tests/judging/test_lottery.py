@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from canaryproxy.judging.bets import PRIOR_A, PRIOR_C, Bets, Factors
 from canaryproxy.judging.cells import bin_of, middle_of, stake_of_look
 from canaryproxy.judging.evidence import Direction
+from canaryproxy.judging.history import Expectation
 from canaryproxy.judging.lottery import (
     Estimate,
     History,
@@ -385,6 +386,21 @@ def test_history_grows_by_the_stable_units_of_a_test() -> None:
     assert all(
         world.units.positions[row] >= percent(50) for row, n in enumerate(history.n) if n > 0
     )
+
+
+def test_history_of_other_steps_is_not_expected_of_units_that_are_new_to_this_one() -> None:
+    """A step that goes on later must not learn from the history on which side of it a unit is."""
+    world = World(1, 1000, 0.01, always=0.05)
+    history = History()
+    world.learn(history, 20_000)
+    first = world.test(percent(10), history=history)
+    again = world.test(percent(10), history=history)
+    new, known = next(row for row, e in enumerate(history.e) if e > 10), 0
+    assert Expectation(history).class_of(new) > 0
+    again.add(known, False)
+    first.add(new, True)
+    assert first._rows.classes[new] == 0
+    assert World(2, 1).test(percent(10), history=history)._expected.class_of(new) > 0
 
 
 def resumed(test: LotteryTest, world: World, weight: float, now: float) -> LotteryTest:
