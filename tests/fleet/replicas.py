@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,6 +19,7 @@ from canaryproxy.control.service import Control
 from canaryproxy.control.settings import ControlSettings, first_table
 from canaryproxy.fleet.authority import FleetAuthority
 from canaryproxy.fleet.redis_store import RedisStore
+from canaryproxy.judging.judge import Sample
 from canaryproxy.measure.counters import Counters, Totals
 
 from ..control.world import BASE, Plane, World
@@ -74,6 +76,11 @@ class Replica(World):
         )
         self.control = Control(self.controller, Totals([self.cells]), self.plane, self.reloader)
         self.busy: tuple[tuple[int, int], tuple[int, int]] | None = None
+        self.records: list[int] = []
+        """Words of records that no tick has seen yet."""
+        self.names: dict[int, str] = {}
+        self._plain_sample = self.controller._sampler.sample
+        self.controller._sampler.sample = self._sampled  # type: ignore[method-assign]
         self._traffic: asyncio.Task[None] | None = None
 
     def _authority(
@@ -87,6 +94,11 @@ class Replica(World):
 
     def whole(self, text: str) -> str:
         return f"{super().whole(text)}\n{self.more}\n"
+
+    def _sampled(self) -> Sample:
+        """Return a sample with the records of the test."""
+        words, self.records = self.records, []
+        return replace(self._plain_sample(), records=words, names=self.names)
 
     def start(self) -> None:
         self.controller.load()
