@@ -1,13 +1,12 @@
 """The authority of a replica: it shares one release with the other replicas of a fleet, through a store.
 
-A replica judges the combined counts of the fleet and its own (``evidence``); either verdict opens the circuit
+A replica judges the records of the whole fleet and its own (``evidence``); either verdict opens the circuit
 of the whole fleet. Only the leader takes steps (``leader``). ``protocol`` says which document holds when.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import zlib
 from collections.abc import Mapping
@@ -48,7 +47,7 @@ from canaryproxy.release.transitions import Event
 _log = logging.getLogger(__name__)
 
 _LEADER_FIRST = 0.2
-"""Seconds that the leader has to trip on the combined counts before others do, so that not all do at once."""
+"""Seconds that the leader has to trip on the fleet's records before others do, so that not all do at once."""
 _KEEP_JUDGE_EVERY = 5.0
 _LEAVE_WITHIN = 2.0
 """Seconds that the store has to reply when the replica leaves."""
@@ -92,8 +91,6 @@ class FleetAuthority:
             me=me,
         )
         self._leader = Leader(ledger, self._suspicion, fleet.lease, self._ask_gates)
-        self._joined = False
-        """Whether the evidence of the fleet was asked for."""
         self._judge_kept_at = float("-inf")
         self._nudge = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -213,22 +210,21 @@ class FleetAuthority:
 
     @property
     def _judges_combined(self) -> bool:
-        """Whether the fleet's counts are there, and under this replica's settings."""
-        return self._contact.connected and self._agreed.settings == self._agreement.mine.settings
+        """Whether the fleet's records are there, are read, and are of this replica's settings."""
+        fits = self._agreed.settings == self._agreement.mine.settings
+        return self.settings.has_canary and fits and self._contact.entries(self._me) > 0
 
-    def _observe_combined(self, reply: ExchangeReply) -> None:
-        """Judge the combined counts, and act on the verdict. Raises ``StoreUnavailable``."""
-        if not (self.settings.has_canary and self._judges_combined):
-            return
-        now, names = self._host.now, counts.names(self._host.sample())
+    def _observe_combined(self, reply: ExchangeReply, key: str) -> None:
+        """Judge the fleet's records, and act on the verdict. Raises ``StoreUnavailable``."""
+        evidence, now = self._evidence, self._host.now
         try:
-            seen = self._evidence.observe_combined(now, self._agreement.sums_key, names, reply.sums)
+            evidence.observe_combined(reply.now, key, reply.sums, reply.entries)
         except (ValueError, OverflowError) as error:
             raise StoreUnavailable(f"the fleet's sums cannot be parsed ({error!r})") from None
-        self.assessment = seen
+        seen = self.assessment = evidence.seen
         exposed = self._ledger.rollout.weight > 0
-        if self._evidence.must_trip(now, seen, exposed=exposed, leads=reply.leads):
-            self._trip_on(seen, "the sums of the fleet")
+        if evidence.must_trip(now, exposed=exposed, leads=reply.leads) and seen is not None:
+            self._trip_on(seen, "the records of the fleet")
 
     # Exchanges with the store
 
@@ -248,24 +244,30 @@ class FleetAuthority:
 
     async def exchange(self) -> None:
         """Exchange counts and news with the store once, and act on the reply."""
-        agreed = self._agreed
+        agreed, evidence, contact = self._agreed, self._evidence, self._contact
+        limit, key = self._host.table.limit, self._agreement.sums_key
         request = ExchangeRequest(
             settings=self._agreement.mine.settings,
             settings_before=self._settings_before,
             known=agreed.act,
-            marker=f"{self._agreement.sums_key}:{self._host.table.limit}",
-            sums=self._agreement.sums_key,
-            term=self._contact.term,
+            marker=f"{key}:{limit}",
+            sums=key,
+            term=contact.term,
             progress=progress(agreed, self._ledger.rollout) if self._leader.leads(agreed) else "",
-            row=counts.text(counts.row(self._host.sample())),
+            row=counts.text(counts.row(evidence.sample)),
+            entry=evidence.to_write(self._host.now, limit, contact.replicas),
+            cursor=evidence.cursor,
+            most=contact.entries(self._me) if self._judges_combined else 0,
         )
         try:
             reply = await self._store.exchange(request)
-            await self._on_reply(agreed, reply)
+            await self._on_reply(agreed, request, reply)
         except StoreUnavailable as error:
             self._on_lost(error)
 
-    async def _on_reply(self, asked_of: Document, reply: ExchangeReply) -> None:
+    async def _on_reply(
+        self, asked_of: Document, request: ExchangeRequest, reply: ExchangeReply
+    ) -> None:
         if not self._contact.connected:
             _log.info("fleet %s: connected to Redis", self._fleet.group)
         self._contact.replied(reply, self._host.now)
@@ -276,12 +278,12 @@ class FleetAuthority:
         unchanged = asked_of if reply.act else None
         await self._agreement.reconcile(reply.document or unchanged)
         if reply.act == self._agreed.act and reply.act:
-            await self._join()
             if not reply.leads:
                 rollout_there = followed(self._agreed, reply.progress)
                 self._ledger.rollout = rollout_there or self._ledger.rollout
-            self._observe_combined(reply)
-            if reply.leads and reply.act == self._agreed.act:
+            await self._judge(request, reply)
+            is_behind = 0 < request.most <= len(reply.entries)
+            if reply.leads and reply.act == self._agreed.act and not is_behind:
                 await self._lead(reply)
         self._host.publish()
 
@@ -291,36 +293,31 @@ class FleetAuthority:
         self._evidence.lost()
         self._leader.lost()
 
-    async def _join(self) -> None:
-        """Continue from the evidence that the fleet has, once."""
-        if self._joined:
-            return
-        kept = await self._store.judge()
-        self._joined = True
-        if kept is None:
-            return
-        try:
-            state = json.loads(kept)
-            if state["of"] == self._agreement.sums_key:
-                self._evidence.restore(state["judge"])
-        except (
-            *(ValueError, KeyError, TypeError, AttributeError),
-            *(OverflowError, RecursionError),
-        ) as error:
-            _log.warning("the evidence of the fleet cannot be parsed (%r)", error)
+    async def _judge(self, request: ExchangeRequest, reply: ExchangeReply) -> None:
+        """Judge the fleet's records, or catch up with them first. Raises ``StoreUnavailable``."""
+        if not self._judges_combined:
+            self._evidence.wants_past = True  # what is not read now
+        elif self._evidence.wants_past:
+            kept = await self._store.judge()
+            try:
+                self._evidence.join(self._agreement.sums_key, kept)
+            except ValueError as error:
+                _log.warning("the evidence of the fleet cannot be parsed (%s)", error)
+        elif request.most and request.sums == self._agreement.sums_key:
+            self._observe_combined(reply, request.sums)
 
     async def _lead(self, reply: ExchangeReply) -> None:
         """Take the next step if it is time, else keep the evidence for replicas that start."""
-        seen, now = self.assessment, self._host.now
+        seen = self._evidence.seen if self._judges_combined else self.assessment
         if not self.settings.has_canary or seen is None:
             return
+        now = self._host.now
         made = self._leader.lead(self._agreement, reply, seen, now)
         if made is not None:
             await self._agreement.lead_to(made)
         elif self._leader.leads(self._agreed) and now - self._judge_kept_at >= _KEEP_JUDGE_EVERY:
             self._judge_kept_at = now
-            state = {"of": self._agreement.sums_key, "judge": self._evidence.to_dict()}
-            await self._store.keep_judge(json.dumps(state, allow_nan=False))
+            await self._store.keep_judge(self._evidence.keep(self._agreement.sums_key))
 
     # Configurations
 
@@ -349,8 +346,8 @@ class FleetAuthority:
                 # A proxy alone wrote it: its state is one opinion among those of the fleet.
                 agreement.document = self._agreed.acted(name_act(), broken, restored, ())
         self._ledger.move(self._agreed.circuit, self._agreed.rollout)
-        if document["release"] == self.settings.release and kept is not None:
-            self._evidence.restore(document["judge"])
+        if document["release"] == self.settings.release and kept is not None and "log" in document:
+            self._evidence.restore(document)
 
     def distrust(self, why: str) -> None:
         self._ledger.note("release", f"{why}: users are on stable until Redis can be reached", {})
@@ -359,7 +356,7 @@ class FleetAuthority:
         """Do nothing: no release starts before the store was asked."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {"judge": self._evidence.to_dict(), "fleet": self._agreed.to_dict()}
+        return {**self._evidence.to_dict(), "fleet": self._agreed.to_dict()}
 
     def start(self) -> None:
         self._tasks = [
@@ -399,7 +396,7 @@ class FleetAuthority:
             "error": contact.error,
             "leader": None if reply is None else reply.leader or None,
             "leads": contact.leads,
-            "replicas": 0 if reply is None else reply.replicas,
+            "replicas": contact.replicas,
             "version": self._agreed.version,
             "judging": "sums" if self._judges_combined else "own",
             "conflict": self._agreement.conflict,

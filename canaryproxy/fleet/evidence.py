@@ -1,17 +1,20 @@
-"""The evidence of a replica: one judge of the fleet's combined counts, one of the replica's own. Pure.
+"""The evidence of a replica: one judge of the fleet's records, one of the replica's own. Pure.
 
-The combined counts are judged with half of α, the own counts with a share of the other half (α/2 divided by
-the most replicas seen), so that a healthy release is rolled back with probability α at most, by whichever
-replica.
+The judge of the fleet is given the ticks of the log (``record_log``), the same at every replica: replicas
+that have read the same log hold the same evidence. It has half of α, the judge of the own records a share
+of the other half (α/2 divided by the most replicas seen), so that a healthy release is rolled back with
+probability α at most, by whichever replica.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from canaryproxy.fleet import counts
+from canaryproxy.fleet.record_log import Entry, LogReader, Outbox, StoredEntry
 from canaryproxy.judging.judge import Judge
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.verdict import Assessment, Sample
@@ -26,48 +29,89 @@ class FleetEvidence:
         self._own = Judge(self._settings)
         self._combined = Judge(self._settings)
         self._sums = counts.Sums()
+        self.sample = Sample({}, {})
+        """The replica's own counters and records as of the last tick."""
+        self._outbox = Outbox()
+        self._log = LogReader()
+        self.seen: Assessment | None = None
+        """The latest verdict on the fleet's records; ``None`` before the first tick of the log."""
+        self.wants_past = True
+        """Whether the leader's evidence is better than this one, which has missed a part of the log."""
         self._most = 1
         """The most replicas seen."""
         self._breach_since: float | None = None
+
+    @property
+    def cursor(self) -> str:
+        """Id of the last entry of the log that was read."""
+        return self._log.cursor
 
     def configure(self, settings: JudgeSettings, *, renew: bool) -> None:
         """Judge by other settings; ``renew``: the judges are replaced."""
         self._settings = _half(settings)
         if renew:
-            self._own, self._combined = Judge(self._settings), Judge(self._settings)
+            self.renew()
 
     def renew(self) -> None:
-        """Replace both judges."""
+        """Replace both judges: another round begins, with a log of its own."""
         self._own, self._combined = Judge(self._settings), Judge(self._settings)
+        self._log, self.seen, self.wants_past = LogReader(), None, True
         self._breach_since = None
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Seconds to the first and to the last byte after which a request in flight is reported at once."""
-        return self._combined.published
+        """Seconds to the first and to the last byte after which a request in flight is reported at once.
+
+        Those of the fleet's judge, the same at every replica, as soon as it knows any.
+        """
+        judge = self._combined if self._combined.limits.known else self._own
+        return judge.published
 
     def seen_replicas(self, count: int) -> None:
         """Note how many replicas share α."""
         self._most = max(self._most, count)
 
     def observe_own(self, now: float, sample: Sample) -> Assessment:
-        """Judge the replica's own counters."""
+        """Judge the replica's own sample."""
+        self.sample = sample
+        self._outbox.add(sample)
         self._own.share(self._settings.alpha / self._most)
         return self._own.observe(now, sample)
 
-    def observe_combined(
-        self, now: float, key: str, names: tuple[str, ...], sums: str
-    ) -> Assessment:
-        """Judge the sums that the store shows under ``key``. Raises ``ValueError`` or ``OverflowError``."""
-        self._sums.take(key, names, counts.numbers(sums))
-        return self._combined.observe(now, self._sums.sample)
+    def to_write(self, now: float, limit: int, replicas: int) -> Entry | None:
+        """Return the replica's own records that are to be written (``Outbox.take``)."""
+        return self._outbox.take(now, limit, replicas)
 
-    def must_trip(self, now: float, seen: Assessment, *, exposed: bool, leads: bool) -> bool:
-        """Whether a breach of the combined counts is this replica's to act on: the leader acts first.
+    def observe_combined(
+        self, now: float, key: str, sums: str, entries: Sequence[StoredEntry]
+    ) -> None:
+        """Judge the entries that the log shows, with the sums that the store shows under ``key``.
+
+        ``now`` is the server's clock. Raises ``ValueError`` or ``OverflowError``.
+        """
+        here = self.sample
+        self._sums.take(key, counts.names(here), counts.numbers(sums))
+        total = self._sums.sample
+        for tick in self._log.take(now, entries):
+            sample = replace(
+                total,
+                records=tick.records,
+                limit=tick.limit,
+                epoch=tick.epoch,
+                names=tick.names,
+                lost=tick.lost,
+                accepted=here.accepted,
+            )
+            self.seen = self._combined.observe(tick.time, sample)
+        if self._log.has_gap:
+            self._log.has_gap, self.wants_past = False, True
+
+    def must_trip(self, now: float, *, exposed: bool, leads: bool) -> bool:
+        """Whether a breach of the fleet's records is this replica's to act on: the leader acts first.
 
         ``exposed``: users are on the canary.
         """
-        if seen.level != "breach" or not exposed:
+        if self.seen is None or self.seen.level != "breach" or not exposed:
             self._breach_since = None
             return False
         if self._breach_since is None:
@@ -75,16 +119,35 @@ class FleetEvidence:
         return leads or now - self._breach_since >= self._patience
 
     def lost(self) -> None:
-        """Drop a breach that the store showed: it is away."""
-        self._breach_since = None
+        """Drop the verdict on the fleet's records: the store is away."""
+        self.seen = self._breach_since = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the judge of the combined counts as JSON values."""
-        return self._combined.to_dict()
+        """Return the judge of the fleet's records, and up to where it has read them, as JSON values."""
+        return {"judge": self._combined.to_dict(), "log": self._log.to_dict()}
+
+    def join(self, key: str, kept: str | None) -> None:
+        """Go on from the text that the leader has kept, if it is of the round with this key.
+
+        Raises ``ValueError`` for a text of another kind.
+        """
+        self.wants_past = False
+        try:
+            state = json.loads(kept) if kept is not None else {"of": ""}
+            if state["of"] == key:
+                self.restore(state)
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(repr(error)) from None
+
+    def keep(self, key: str) -> str:
+        """Return the text for ``join``."""
+        return json.dumps({"of": key, **self.to_dict()}, allow_nan=False)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from ``to_dict``. Raises ``KeyError``, ``TypeError`` or ``ValueError``."""
-        self._combined = Judge.from_dict(self._settings, state)
+        log = LogReader.from_dict(state["log"])
+        self._combined = Judge.from_dict(self._settings, state["judge"])
+        self._log, self.seen, self.wants_past = log, None, False
 
 
 def _half(settings: JudgeSettings) -> JudgeSettings:

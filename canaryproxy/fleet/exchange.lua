@@ -1,15 +1,20 @@
--- One exchange of one replica: report its counts, ask for the lease, return the sums and a newer document.
--- KEYS: document (hash), lease, members (sorted set), counts of this replica, sums.
+-- One exchange of one replica: report its counts and records, ask for the lease, return the sums, a newer document
+-- and what all replicas recorded since.
+-- KEYS: document (hash), lease, members (sorted set), counts of this replica, sums, records (stream).
 -- ARGV: names below, in this order. Redis runs a script as one: nothing happens in between.
-local document, lease, members, counts, sums = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local document, lease, members, counts, sums, log = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local me, settings, before = ARGV[1], ARGV[2], ARGV[3]
 local lease_ms, keep_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
 local known, marker, seen_term = ARGV[6], ARGV[7], tonumber(ARGV[8])
 local progress, row = ARGV[9], ARGV[10]
+local entry, is_idle, keep_each, log_ms = ARGV[11], ARGV[12] == '1', tonumber(ARGV[13]), tonumber(ARGV[14])
+local cursor, most = ARGV[15], tonumber(ARGV[16])
+local TICK_MS = 90 -- a little less than the usual interval
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local d = redis.call('HMGET', document, 'act', 'settings', 'marker', 'term', 'at', 'progress')
+local d = redis.call('HMGET', document, 'act', 'settings', 'marker', 'term', 'at', 'progress',
+                     'tick', 'ticked')
 local act, in_force = d[1] or '', d[2] or ''
 local newest = tonumber(d[4] or '0')
 local term = math.max(newest, seen_term) -- the store may have lost its last writes
@@ -68,7 +73,26 @@ if last and act ~= '' and marker == d[3] then
   end
 end
 
+-- Records: an entry of the log, if they were made under the document in force. The first entry that comes
+-- 90 ms after the last tick was closed closes the next one; a clock that was set back closes it too.
+local replicas = redis.call('ZCARD', members)
+if entry ~= '' and act ~= '' and marker == d[3] then
+  local tick, ticked = tonumber(d[7] or '') or 0, tonumber(d[8] or '') or 0
+  local closes = now - ticked >= TICK_MS or now < ticked
+  if closes then
+    tick, ticked = tick + 1, now
+    redis.call('HSET', document, 'tick', tick, 'ticked', ticked)
+  end
+  if closes or not is_idle then
+    redis.call('XADD', log, 'MAXLEN', '~', keep_each * replicas, '*',
+               'tick', tick, 'at', ticked, 'records', entry)
+    redis.call('PEXPIRE', log, log_ms)
+  end
+end
+local entries = {}
+if most > 0 then entries = redis.call('XRANGE', log, '(' .. cursor, '+', 'COUNT', most) end
+
 local text = ''
 if act ~= '' and act ~= known then text = redis.call('HGET', document, 'text') end
 return {now, act, tostring(term), holder, d[5] or '0', d[6] or '', total, text,
-        redis.call('ZCARD', members), agree}
+        replicas, agree, entries}

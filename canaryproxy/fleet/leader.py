@@ -60,6 +60,8 @@ class Leader:
         agreed, mine = agreement.document, agreement.mine
         if reply.agree < reply.replicas:
             self._agree_since = None
+            if agreed.settings == mine.settings and not self.leads(agreed):
+                self._take_the_lead(agreed, seen)  # so that the others are told what it waits for
             others = reply.replicas - reply.agree
             have = "has" if others == 1 else "have"
             hold = f"{others} of {reply.replicas} replicas {have} a different configuration"

@@ -8,6 +8,7 @@ Keys of a group share a hash tag, so that they lie together in a cluster:
 ``canaryproxy:{group}:members``          sorted set: when each replica was seen last, by the server's clock
 ``canaryproxy:{group}:counts:<name>``    the last row of counts of a replica's process; expires
 ``canaryproxy:{group}:sum:<mark>``       the sums of a round of evidence; expires a day after the last request
+``canaryproxy:{group}:records:<mark>``   stream: the records of a round (``record_log``); trimmed, expires
 ``canaryproxy:{group}:judge``            evidence as the leader has it, for replicas that begin; expires
 ``canaryproxy:{group}:news``             channel: the name of each act
 =======================================  ================================================================
@@ -36,11 +37,14 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from canaryproxy.config.model import Fleet
 from canaryproxy.config.secrets import SecretSource
+from canaryproxy.fleet.record_log import BEGINNING, Entry, StoredEntry
 from canaryproxy.fleet.state import Document, Garbled
 
 _KEEP_COUNTS = 600.0
 """Seconds within which a replica that was away continues its counts."""
 _KEEP_JUDGE = 86400.0
+_KEEP_LOG = 30.0
+"""Seconds of records in the log: who joins continues from evidence that is not older."""
 _RESUBSCRIBE = 0.5
 _SILENCE = 5.0
 """Seconds without an act after which a subscription is tried."""
@@ -75,6 +79,12 @@ class ExchangeRequest:
     """How far the step is, from the leader; else empty."""
     row: str
     """Its counters (``counts.row``)."""
+    entry: Entry | None = None
+    """Its records; ``None``: it does not know the split in force yet."""
+    cursor: str = BEGINNING
+    """Id of the last entry of the log that it has read."""
+    most: int = 0
+    """Entries that it takes; 0: it does not read the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,8 @@ class ExchangeReply:
     """Replicas seen within a lease's time."""
     agree: int
     """Replicas with the settings of this one; counted for the leader only."""
+    entries: tuple[StoredEntry, ...] = ()
+    """The entries of the log after the cursor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +142,7 @@ class RedisStore:
         self._release, self._lease_key = front + "release", front + "lease"
         self._members, self._counts = front + "members", f"{front}counts:{me}"
         self._sums, self._judge, self._news = front + "sum:", front + "judge", front + "news"
+        self._log = front + "records:"
         self._redis = self._connect()
         folder = resources.files("canaryproxy.fleet")
         self._exchange = self._redis.register_script((folder / "exchange.lua").read_text("utf-8"))
@@ -144,7 +157,6 @@ class RedisStore:
             settings.redis,
             username=settings.username,
             password=password(settings),
-            decode_responses=True,
             socket_timeout=settings.timeout,
             socket_connect_timeout=settings.timeout,
             socket_keepalive=not settings.redis.startswith("unix:") or None,
@@ -155,20 +167,30 @@ class RedisStore:
         )
 
     async def exchange(self, request: ExchangeRequest) -> ExchangeReply:
-        """Report the counts, and get the sums. Raises ``StoreUnavailable``."""
+        """Report counts and records, and get those of all. Raises ``StoreUnavailable``."""
+        entry = request.entry
         reply = await self._call(
             self._exchange,
             [
                 *(self._release, self._lease_key, self._members, self._counts),
-                self._sums + request.sums,
+                *(self._sums + request.sums, self._log + request.sums),
             ],
             [
                 *(self._me, request.settings, request.settings_before, self._lease),
                 *(round(_KEEP_COUNTS * 1000), request.known, request.marker, request.term),
                 *(request.progress, request.row),
+                b"" if entry is None else entry.pack(),
+                int(entry is None or not (entry.records or entry.lost)),
+                *(max(round(_KEEP_LOG / self._settings.interval), 1), round(_KEEP_LOG * 2000)),
+                *(request.cursor, request.most),
             ],
         )
-        now, act, term, holder, at, progress, sums, text, replicas, agree = reply
+        return self._reply(request, reply)
+
+    def _reply(self, request: ExchangeRequest, reply: Sequence[Any]) -> ExchangeReply:
+        """Return a reply of the script. Raises ``StoreUnavailable``."""
+        now, act, term, holder, at, progress, sums, text = map(_text, reply[:8])
+        replicas, agree, entries = reply[8:]
         document = _document(text)
         if act not in ("", request.known) and (document is None or document.act != act):
             raise StoreUnavailable("the release document is not that of its act", refused=True)
@@ -188,6 +210,7 @@ class RedisStore:
             document=document,
             replicas=int(replicas),
             agree=int(agree),
+            entries=tuple(_stored(name, fields) for name, fields in entries),
         )
 
     async def commit(
@@ -206,7 +229,7 @@ class RedisStore:
                 *(document.settings, document.marker, document.to_json(), self._news),
             ],
         )
-        return CommitResult(int(verdict) == 1, _document(text))
+        return CommitResult(int(verdict) == 1, _document(_text(text)))
 
     async def keep_judge(self, text: str) -> None:
         """Keep the evidence for replicas that start. Raises ``StoreUnavailable``."""
@@ -214,8 +237,8 @@ class RedisStore:
 
     async def judge(self) -> str | None:
         """Return the evidence of ``keep_judge``. Raises ``StoreUnavailable``."""
-        found: str | None = await self._do(self._redis.get(self._judge))
-        return found
+        found = await self._do(self._redis.get(self._judge))
+        return None if found is None else _text(found)
 
     async def _call(self, script: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return await self._do(script(keys=keys, args=args))
@@ -268,6 +291,25 @@ def _end_if_cancelled() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+def _text(value: bytes | int) -> str:
+    """Return what Redis holds as text. Raises ``StoreUnavailable``."""
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as error:
+        raise StoreUnavailable(
+            f"Redis holds bytes that are no text ({error})", refused=True
+        ) from None
+
+
+def _stored(name: bytes, fields: Sequence[bytes]) -> StoredEntry:
+    """Return an entry of the log; one that the script has not written has the tick -1."""
+    if list(fields[0::2]) == [b"tick", b"at", b"records"]:
+        tick, at, data = fields[1::2]
+        if tick.isdigit() and at.isdigit() and len(at) < 16 and len(tick) < 16:
+            return StoredEntry(name.decode(), int(tick), int(at) / 1000, data)
+    return StoredEntry(name.decode(), -1, 0.0, b"")
 
 
 def _document(text: str) -> Document | None:

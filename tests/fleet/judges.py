@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from math import log
 from typing import Any
 
-from canaryproxy.judging.judge import Assessment, JudgeSettings, Level, Sample
 from canaryproxy.judging.lottery import Lottery, LotteryTest, TestSettings, Units
+from canaryproxy.judging.metrics import FALLBACK, Limits
+from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.judging.verdict import Assessment, Level, Sample
 from canaryproxy.measure.records import FAILED, FLAGS_SHIFT, POSITION_MASK, WORDS
 from canaryproxy.measure.routing import FINE, POSITIONS
 
@@ -38,8 +40,11 @@ class Recorder:
     def share(self, _alpha: float) -> None:
         pass
 
-    def expect_change(self) -> None:
-        pass
+    published = (1.0, 1.0)
+
+    @property
+    def limits(self) -> Limits:
+        return FALLBACK
 
     @property
     def ids(self) -> list[int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from pathlib import Path
+from random import Random
 from time import monotonic
 from typing import Any
 
@@ -14,15 +14,33 @@ from canaryproxy import config
 from canaryproxy.control.authority import AuthorityHost
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.ledger import Ledger
+from canaryproxy.control.record_reader import RecordReader
 from canaryproxy.control.reload import Reloader
 from canaryproxy.control.service import Control
 from canaryproxy.control.settings import ControlSettings, first_table
 from canaryproxy.fleet.authority import FleetAuthority
 from canaryproxy.fleet.redis_store import RedisStore
-from canaryproxy.judging.judge import Sample
+from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Counters, Totals
+from canaryproxy.measure.records import (
+    ENDED,
+    FAILED,
+    NameRing,
+    RecordRing,
+    pack_first,
+    pack_second,
+    pack_third,
+)
+from canaryproxy.measure.routing import CANARY, FINE, POSITIONS
 
-from ..control.world import BASE, Plane, World
+from ..control.world import Plane, World
+
+BASE = """
+variants: {stable: {endpoints: ["http://127.0.0.1:1"]}, canary: {endpoints: ["http://127.0.0.1:2"]}}
+judge: {metrics: {errors: {}, latency: {}, classes: false, content: false, connections: false}, warmup: 0s}
+"""
+USERS = range(0, POSITIONS, POSITIONS // 1000)
+"""The positions of a thousand users: ten of them for each percent of weight."""
 
 DEADLINE = 60.0
 RELEASE = """
@@ -51,6 +69,7 @@ class Replica(World):
         self.file.write_text(self.whole(text))
         self.config = config.parse(self.file.read_text(), file=str(self.file))
         self.cells = Counters()
+        self.ring, self.names, self.turn = RecordRing(), NameRing(), Random(name).randrange(1000)
         self.plane = Plane()
         self.answer = (True, "yes")
         self.questions = []
@@ -63,6 +82,7 @@ class Replica(World):
             self.plane,
             first_table(self.config),
             ask=self.ask,
+            reader=RecordReader([self.ring], [self.names]),
             authority=self._authority,
         )
         self.controller._epoch_offset += skew
@@ -76,11 +96,6 @@ class Replica(World):
         )
         self.control = Control(self.controller, Totals([self.cells]), self.plane, self.reloader)
         self.busy: tuple[tuple[int, int], tuple[int, int]] | None = None
-        self.records: list[int] = []
-        """Words of records that no tick has seen yet."""
-        self.names: dict[int, str] = {}
-        self._plain_sample = self.controller._sampler.sample
-        self.controller._sampler.sample = self._sampled  # type: ignore[method-assign]
         self._traffic: asyncio.Task[None] | None = None
 
     def _authority(
@@ -95,10 +110,19 @@ class Replica(World):
     def whole(self, text: str) -> str:
         return f"{super().whole(text)}\n{self.more}\n"
 
-    def _sampled(self) -> Sample:
-        """Return a sample with the records of the test."""
-        words, self.records = self.records, []
-        return replace(self._plain_sample(), records=words, names=self.names)
+    def traffic(self, stable: tuple[int, int], canary: tuple[int, int]) -> None:
+        """Add answered and failed requests, of one user after the other; all replicas have the same users."""
+        first = self.controller.table.limit * FINE
+        for variant, (answered, failed) in enumerate((stable, canary)):
+            cells = self.cells.variants[variant]
+            for cell, count in ((counters.FINISHED, answered), (counters.FAILED, failed)):
+                cells[cell] += count
+            users = [one for one in USERS if (one < first) == (variant == CANARY)]
+            for at in range(answered if users else 0):
+                self.turn += 1
+                flags, status = (ENDED | FAILED, 500) if at < failed else (ENDED, 200)
+                word = pack_first(users[self.turn * 7 % len(users)], variant, 0, status, 0, flags)
+                self.write((word, pack_second(0, 0, 0), pack_third(0.01, 100)))
 
     def start(self) -> None:
         self.controller.load()

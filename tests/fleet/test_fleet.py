@@ -53,10 +53,10 @@ async def test_a_regression_that_only_the_sum_shows_trips_all(
     """
     async with fleet(tmp_path, [server.port] * 5) as replicas:
         for one in replicas:
-            one.traffic((100, 0), (0, 0))
+            one.traffic((36, 0), (4, 0))
         await asyncio.sleep(0.5)
         for one in replicas:
-            one.traffic((100, 0), (2, 2))
+            one.traffic((36, 0), (4, 2))
         took = await soon(lambda: all(one.is_open for one in replicas), "trip", 5)
         print(f"all five tripped {took:.2f} s after the evidence")
         await soon(lambda: len({one.control.etag for one in replicas}) == 1, "one document")
@@ -66,7 +66,7 @@ async def test_a_regression_that_only_the_sum_shows_trips_all(
             ]
             assert tripped
             assert {record["figures"]["judged_by"] for record in tripped} == {
-                "the sums of the fleet"
+                "the records of the fleet"
             }
             assert one.document["state"] == "tripped"
             own = one.authority._evidence.observe_own(one.controller.now, one.controller.sample())
