@@ -36,6 +36,8 @@ ALL_STATUSES = tuple(f"{digit}xx" for digit in range(1, 10))
 """Patterns that match every status."""
 
 _MISSING = object()
+_NO_TRIAL: Final = 2
+"""In ``OutcomeRule.statuses``: such responses have no body, and the rule is about bodies."""
 
 
 class ResponseView(Protocol):
@@ -62,6 +64,7 @@ class OutcomeRule:
         "below",
         "expects_value",
         "header",
+        "is_plain",
         "json",
         "margin",
         "name",
@@ -84,8 +87,11 @@ class OutcomeRule:
         """It applies only to responses that have a body."""
         match = outcome.match
         self._conditions = conditions_of(match.method, match.path, match.header)
-        self.statuses = status_table(when.status or ALL_STATUSES)
-        """Whether a status may count, by status."""
+        statuses = bytearray(status_table(when.status or ALL_STATUSES))
+        if self.about_body:
+            statuses[204] = statuses[304] = _NO_TRIAL
+        self.statuses = bytes(statuses)
+        """Whether a response may count, by status: 0, 1 or ``_NO_TRIAL``."""
         self.below = inf if when.body_under is None else when.body_under
         """Bytes from which on a response does not count."""
         self.header = None if when.header is None else _header_test(when.header)
@@ -96,6 +102,8 @@ class OutcomeRule:
         """The condition on the value at the pointer, ``_MISSING`` if there is none."""
         self.steps = () if when.json_ is None else steps_of(when.json_.pointer)
         """The pointer."""
+        self.is_plain = self.header is None and not self.needs_body
+        """Status and size decide."""
         self.expects_value = when.json_ is not None and when.json_.is_ != "present"
         """There should be something at the pointer in good responses, or the pointer is misspelt."""
 
@@ -107,7 +115,7 @@ class OutcomeRule:
 
     def may_hold(self, status: int, headers: Headers) -> bool:
         """Tell whether the head of a response meets the conditions on it."""
-        return bool(self.statuses[status]) and (self.header is None or self.header(headers))
+        return self.statuses[status] == 1 and (self.header is None or self.header(headers))
 
 
 class BodyReader:
@@ -290,7 +298,7 @@ class OutcomeRules:
             for at in watching
             if (rule := self.rules[at]).needs_body and rule.may_hold(status, headers)
         }
-        return BodyReader(wanted, headers) if wanted and status not in _BODILESS else None
+        return BodyReader(wanted, headers) if wanted else None
 
     def held(
         self, at: int, response: ResponseView, reader: BodyReader | None
@@ -300,19 +308,18 @@ class OutcomeRules:
         ``reader`` as ``self.reader`` says, when it has no more to do.
         """
         rule = self.rules[at]
-        status = response.status
-        if rule.about_body and status in _BODILESS:
-            return None
-        if not rule.statuses[status] or response.size >= rule.below:
+        may = rule.statuses[response.status]
+        if may != 1:
+            return None if may else False
+        if response.size >= rule.below:
             return False
+        if rule.is_plain:
+            return True
         if rule.header is not None and not rule.header(response.headers):
             return False
         if not rule.needs_body:
             return True
         return Blind.INCOMPLETE if reader is None else reader.held(at)
-
-
-_BODILESS: Final = (204, 304)
 
 
 def looks_into_bodies(outcome: Outcome) -> bool:

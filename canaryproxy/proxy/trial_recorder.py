@@ -28,6 +28,7 @@ class TrialRules:
     __slots__ = (
         "_business",
         "_by_user",
+        "_cells",
         "_converted_users",
         "_counts_exposed",
         "_error_users",
@@ -55,6 +56,7 @@ class TrialRules:
         self._error_users, self._exposed_users, self._converted_users = users
         self.outcomes = OutcomeRules(config.judge.outcomes)
         names = [rule.name for rule in self.outcomes.rules]
+        self._cells = tuple(counters.OUTCOMES + 2 * slots[name] for name in names)
         self._slots = tuple(slots[name] for name in names)
         self._business = -1
         """Index of the outcome that is a conversion; -1 without one."""
@@ -117,16 +119,14 @@ class TrialRules:
         reader = None if sample.body is None else sample.body.reader
         for at in sample.outcomes:
             held = self.outcomes.held(at, sample, reader)
-            if held is None:
-                continue
-            slot = self._slots[at]
-            if isinstance(held, Blind):
-                tally.add(counters.BLIND + len(Blind) * slot + held)
-                continue
-            tally.add(counters.OUTCOMES + 2 * slot)
-            if held:
-                tally.add(counters.OUTCOMES + 2 * slot + 1)
-                converted = converted or at == self._business
+            if held is True or held is False:
+                trials = self._cells[at]
+                tally.add(trials)
+                if held:
+                    tally.add(trials + 1)
+                    converted = converted or at == self._business
+            elif held is not None:
+                tally.add(counters.BLIND + len(Blind) * self._slots[at] + held)
         if reader is not None:
             for at, present in reader.present.items():
                 tally.add(counters.POINTERS + 2 * self._slots[at])
