@@ -32,6 +32,7 @@ from math import log, log1p
 from typing import Final
 
 from canaryproxy.judging.evidence import log_sum_exp
+from canaryproxy.judging.history import CLASS_RATES
 
 KS: Final = (1.5, 2.5, 5.0, 12.0, 40.0, 300.0)
 """A: how many times its share of first events the canary may have."""
@@ -64,18 +65,16 @@ def first_event_factors(mean: float, rates: Sequence[float], increase: bool) -> 
     return [Factors([1.0 + (k - 1.0) * share for k in ks]) for share in shares]
 
 
-def first_trial_factors(expected: float, rates: Sequence[float]) -> list[Factors]:
-    """Return the factors of C by class of unit, good and bad: at ``2 * class + bad``.
+def first_trial_factors(rate: float) -> list[Factors]:
+    """Return the factors of C for a good and for a bad first trial, where ``rate`` is expected of stable."""
+    g_s = min(max(rate, 1e-4), 0.99)
+    bets = [g if g >= 2.0 * g_s else g_s for g in GROSS]
+    good = Factors([(1.0 - g) / (1.0 - g_s) for g in bets])
+    return [good, Factors([g / g_s for g in bets])]
 
-    ``expected``: rate of units of which nothing is known in particular, class 0.
-    """
-    factors = []
-    for rate in [expected, *rates[1:]]:
-        g_s = min(max(rate, 1e-4), 0.99)
-        bets = [g if g >= 2.0 * g_s else g_s for g in GROSS]
-        factors.append(Factors([(1.0 - g) / (1.0 - g_s) for g in bets]))
-        factors.append(Factors([g / g_s for g in bets]))
-    return factors
+
+OF_CLASSES: Final = [factors for rate in CLASS_RATES for factors in first_trial_factors(rate)]
+"""Factors of C of the classes of units from 1 on: at ``2 * (class - 1) + bad``."""
 
 
 class Bets:

@@ -137,6 +137,11 @@ class Looks:
         self.looks = 0
         self.next = FIRST_LOOK
 
+    @property
+    def cost(self) -> int:
+        """The work of a look, in records."""
+        return 3 * len(self.cells.all)
+
     def look(self, tally: Tally, events: int) -> list[float]:
         """Look, at this number of events; return each virtual canary's log evidence with the look's stake."""
         self.looks += 1

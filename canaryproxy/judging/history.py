@@ -20,7 +20,10 @@ _LOWEST: Final = -10.0
 _PER_UNIT: Final = 2
 CLASSES: Final = 2 + round(-_LOWEST) * _PER_UNIT * 3 // 2
 """Classes of expected rates: 0, the mean; then by log odds from -10 to 5 in steps of one half."""
-_RATES: Final = tuple(1.0 / (1.0 + exp(-(_LOWEST + at / _PER_UNIT))) for at in range(CLASSES - 1))
+CLASS_RATES: Final = tuple(
+    1.0 / (1.0 + exp(-(_LOWEST + at / _PER_UNIT))) for at in range(CLASSES - 1)
+)
+"""Rates of the classes from 1 on."""
 
 
 def likeness(pairs: float, excess: float) -> float:
@@ -60,8 +63,8 @@ class Expectation:
             alike = history.likeness(self.mean)
             if alike > LEAST_LIKENESS:
                 self._strength = (1.0 - alike) / alike
-        self.rates: list[float] = [self.mean, *_RATES]
-        """By class."""
+        self.rates = [self.mean, *CLASS_RATES] if self._strength else [self.mean]
+        """By class, of those that can occur."""
 
     def class_of(self, row: int) -> int:
         """Return the class of a row; called before the row's first trial of the step is added."""

@@ -29,6 +29,7 @@ from math import inf
 from typing import Any, Final
 
 from canaryproxy.judging.bets import (
+    OF_CLASSES,
     PRIOR_A,
     PRIOR_C,
     Factors,
@@ -92,8 +93,18 @@ class LotteryTest:
     """
 
     __slots__ = (
-        *("_expected", "_live", "_lottery", "_positions", "_rounds", "_rows"),
-        *("_schedule", "_settings", "_standing", "_surges", "_tally", "_turn", "_watch", "_who"),
+        *("_expected", "_factors", "_live", "_lottery", "_positions", "_rounds", "_rows"),
+        *(
+            "_schedule",
+            "_settings",
+            "_standing",
+            "_surges",
+            "_tally",
+            "_turn",
+            "_units",
+            "_watch",
+            "_who",
+        ),
         *("breach", "hurt", "log_evidence", "suspect"),
     )
 
@@ -120,11 +131,13 @@ class LotteryTest:
     ) -> None:
         increase = settings.direction == "increase"
         self._lottery = lottery
+        self._units = units
         self._positions = units.positions
         self._settings = settings
         self._expected = Expectation(history)
         self._rows = Rows(settings.looks)
-        self._tally = Tally(self._expected.rates)
+        self._factors = first_event_factors(self._expected.mean, self._expected.rates, increase)
+        self._tally = Tally(self._expected.mean)
         known = (0, 0) if history is None else (history.trials, history.events)
         self._surges = Surges(increase, *known)
         self._schedule = Schedule(now, units.phase())
@@ -191,11 +204,12 @@ class LotteryTest:
     def tick(self, now: float) -> None:
         """Open and close rounds, look, and decide; ten times a second."""
         clock = self._schedule.clock(now)
-        if not (clock or self._surges.pending):
+        if not (clock or self._surges.pending or self._surges.length):
             return  # nothing has happened
-        surge = self._surges.tick()
-        if surge:
-            self._open("surge", now, self._surges.last(surge))
+        self._surges.tick()
+        length = self._surges.length
+        if length and self._units.spend(now, length):
+            self._open("surge", now, self._surges.take())
         if clock:
             self._open("clock", now, [])
         for one in self._rounds[1:]:
@@ -204,7 +218,7 @@ class LotteryTest:
         first = self._rounds[0]
         if first.looks is not None:
             events = sum(self._tally.events) - sum(first.events)
-            if events >= first.looks.next:
+            if events >= first.looks.next and self._units.spend(now, first.looks.cost):
                 self._watch.see(first.log_b, first.looks.look(self._tally, events))
         self._see_virtual()
         self._decide(now)
@@ -219,19 +233,21 @@ class LotteryTest:
             self._close(self._rounds[1])
             free = [bit for bit in range(_ROUNDS) if not self._live >> bit & 1]
         bit = 1 << free[0]
-        settings, rates = self._settings, self._expected.rates
+        settings = self._settings
         increase = settings.direction == "increase"
         first = not self._rounds
         factors_c: list[Factors] = []
         if settings.gross and increase:
-            factors_c = first_trial_factors(self._surges.rate, rates)
+            surges = self._surges
+            rate = surges.rate_before if kind == "surge" else surges.rate
+            factors_c = first_trial_factors(rate) + OF_CLASSES
         one = Round(
             kind,
             stake_of(kind, self._schedule.number(kind)),
             bit,
             now,
             self._lottery,
-            first_event_factors(self._expected.mean, rates, increase),
+            self._factors,
             factors_c,
             settings.looks and first,
         )

@@ -23,55 +23,52 @@ class Surges:
     """Watches the trials of a test, tick by tick; keeps the last ``KEPT`` as ``row << 1 | bad``."""
 
     __slots__ = (
-        "_events",
-        "_increase",
-        "_index",
-        "_new",
-        "_rate",
-        "_recent",
-        "_start",
-        "_sums",
-        "_trials",
+        *("_events", "_increase", "_index", "_new", "_recent", "_start", "_sums", "_surge"),
+        *("_trials", "rate", "rate_before"),
     )
 
     def __init__(self, increase: bool, trials: int, events: int) -> None:
         self._increase = increase
         self._trials = 100.0 + min(trials, _FADES)
         self._events = 0.5 + events * min(1.0, _FADES / max(trials, 1))
-        self._rate = self._events / self._trials
+        self.rate = self._events / self._trials
+        """Pooled rate before the last tick."""
+        self.rate_before = self.rate
+        """Pooled rate before the last surge."""
         self._index = 0
         self._sums = [0.0] * len(RATIOS)
         self._start = [0] * len(RATIOS)
+        self._surge = -1
         self._recent: deque[int] = deque(maxlen=KEPT)
         self._new = [0, 0]
-
-    @property
-    def rate(self) -> float:
-        """The pooled rate learnt before the last tick."""
-        return self._rate
 
     @property
     def pending(self) -> bool:
         """Whether there were trials since the last tick."""
         return self._new[0] + self._new[1] > 0
 
+    @property
+    def length(self) -> int:
+        """Number of the last trials that belong to a surge without a round as yet; 0 without one."""
+        return min(self._index - self._surge, len(self._recent)) if self._surge >= 0 else 0
+
     def add(self, row: int, bad: bool) -> None:
         """Add a trial."""
         self._recent.append(row << 1 | bad)
         self._new[bad] += 1
 
-    def last(self, count: int) -> list[int]:
-        """Return the last trials, oldest first."""
-        return list(self._recent)[-count:]
+    def take(self) -> list[int]:
+        """Return the trials of the surge, oldest first; a round is opened for it."""
+        records = self._last(self.length)
+        self._surge = -1
+        return records
 
-    def tick(self) -> int:
-        """End a tick; at a surge, return how many of the last trials belong to it, else 0."""
+    def tick(self) -> None:
+        """End a tick."""
         events = self._new[1]
         trials = self._new[0] + events
-        if not trials:
-            return 0
         self._new = [0, 0]
-        rate = self._rate = self._events / self._trials
+        rate = self.rate = self._events / self._trials
         before = self._index
         self._index += trials
         surge = -1
@@ -88,13 +85,18 @@ class Surges:
                 surge = max(surge, self._start[at])
         if surge < 0 or self._index <= YOUNG:
             self._learn(trials, events, 1.0 if quiet or self._index <= YOUNG else 0.1)
-            return 0
-        length = min(self._index - surge, len(self._recent))
-        bad = sum([record & 1 for record in self.last(length)])
-        self._trials, self._events = max(float(length), 1.0), max(float(bad), 0.5)
+            return
+        if surge:  # else the first round began there already
+            self._surge, self.rate_before = surge, rate
+        records = self._last(self._index - surge)
+        self._trials = max(float(len(records)), 1.0)
+        self._events = max(float(sum([record & 1 for record in records])), 0.5)
         self._sums = [0.0] * len(RATIOS)
         self._start = [self._index] * len(RATIOS)
-        return length if surge else 0  # the first round began there already
+
+    def _last(self, count: int) -> list[int]:
+        records = list(self._recent)
+        return records[max(len(records) - count, 0) :]
 
     def _learn(self, trials: int, events: int, weight: float) -> None:
         if self._trials > _FADES:
@@ -110,6 +112,6 @@ class Surges:
     def restore(self, state: dict[str, Any]) -> None:
         """Take what was learnt; the sums begin anew."""
         self._trials, self._events = float(state["trials"]), float(state["events"])
-        self._rate = self._events / self._trials
+        self.rate = self._events / self._trials
         self._index = int(state["index"])
         self._start = [self._index] * len(RATIOS)

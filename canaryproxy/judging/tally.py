@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Final
 
-from canaryproxy.judging.history import CLASSES, likeness
+from canaryproxy.judging.history import CLASS_RATES, CLASSES, likeness
 
 CELLS: Final = 2 * CLASSES
 """Sums are kept by class of unit and side, at ``2 * class + (1 for the canary)``."""
@@ -36,8 +36,8 @@ class Tally:
 
     __slots__ = ("_known", "ee", "events", "ne", "nn", "rates", "trials", "users")
 
-    def __init__(self, rates: Sequence[float]) -> None:
-        self.rates = list(rates)
+    def __init__(self, mean: float) -> None:
+        self.rates = [mean, *CLASS_RATES]
         """Expected rates by class; only their ratios count."""
         self.trials = [0] * CELLS
         self.events = [0] * CELLS

@@ -100,12 +100,14 @@ class VirtualCanaries:
 
 FIELD: Final = 64
 """Bits of the counter of one virtual canary; the counters of all are one integer, added to at once."""
+BUDGET: Final = 1500
+"""Records that all tests together may look at again in one tick, two or three milliseconds."""
 
 
 class Units:
     """Rows, from 0 on, for positions in the order in which they are seen; all tests of a judge share them."""
 
-    __slots__ = ("_pages", "_tests", "_virtual", "positions")
+    __slots__ = ("_pages", "_spent", "_spent_at", "_tests", "_virtual", "positions")
 
     def __init__(self) -> None:
         self.positions: array[int] = array("I")
@@ -113,6 +115,8 @@ class Units:
         self._pages: dict[int, array[int]] = {}
         self._virtual: dict[tuple[Lottery, int], VirtualCanaries] = {}
         self._tests = 0
+        self._spent = 0
+        self._spent_at = -1.0
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -139,3 +143,15 @@ class Units:
         """Return a number in [0, 1) well apart from those before, so that rare work is spread over ticks."""
         self._tests += 1
         return self._tests * _PHASE % 1.0
+
+    def spend(self, now: float, cost: int) -> bool:
+        """Return whether a test may do rare work at this tick: all tests together, ``BUDGET`` records' worth.
+
+        Looks and rounds at surges that have to wait begin a tick later; that depends on no label.
+        """
+        if now != self._spent_at:
+            self._spent, self._spent_at = 0, now
+        if self._spent and self._spent + cost > BUDGET:
+            return False
+        self._spent += cost
+        return True
