@@ -122,6 +122,7 @@ def judge_settings(config: Config, slots: Mapping[str, int]) -> JudgeSettings:
         ),
         guard_rails=_rails(judge),
         routes=judge.routes != {},
+        named=tuple((judge.routes or {}).items()),
         steps=() if release is None else tuple(step.weight for step in release.steps),
         min_users=judge.min_users,
         warmup=judge.warmup,
@@ -132,12 +133,16 @@ def judge_settings(config: Config, slots: Mapping[str, int]) -> JudgeSettings:
 
 def _latency(metrics: Metrics) -> judging.LatencyRule | None:
     rule = metrics.latency
-    return None if rule is None else judging.LatencyRule(rule.quantile, rule.margin)
+    return (
+        None
+        if rule is None
+        else judging.LatencyRule(rule.quantile, rule.margin, rule.p50, rule.p99)
+    )
 
 
 def _content(metrics: Metrics) -> judging.ContentRule | None:
     rule = metrics.content
-    return None if rule is None else judging.ContentRule(rule.margin)
+    return None if rule is None else judging.ContentRule(rule.margin, rule.size, rule.type)
 
 
 def _business(metrics: Metrics, slots: Mapping[str, int]) -> judging.BusinessRule | None:

@@ -69,8 +69,11 @@ def specs(settings: JudgeSettings, limits: Limits) -> list[Spec]:
     if settings.connections is not None:
         found.append(Spec(metrics.CONNECTIONS, 0.03, settings.connections.margin))
     if settings.content is not None:
-        found.append(Spec(metrics.SIZE, margin=settings.content.margin))
-        found.append(Spec(metrics.CONTENT_TYPE, margin=settings.content.margin))
+        content = settings.content
+        if content.size:
+            found.append(Spec(metrics.SIZE, margin=content.margin))
+        if content.type:
+            found.append(Spec(metrics.CONTENT_TYPE, margin=content.margin))
     business = settings.business
     if business is not None and business.slot is not None:
         found.append(

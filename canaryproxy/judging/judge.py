@@ -38,9 +38,10 @@ from canaryproxy.judging import families, metrics, words
 from canaryproxy.judging.families import Spec
 from canaryproxy.judging.history import History
 from canaryproxy.judging.metrics import FALLBACK, Baseline, Limits, Record
+from canaryproxy.judging.named_routes import NamedRoutes
 from canaryproxy.judging.posted import PostedTest
 from canaryproxy.judging.sample_ratio import LIMIT as RATIO_LIMIT
-from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.judging.settings import JudgeSettings, LatencyRule
 from canaryproxy.judging.step import HANG, Step, Trial
 from canaryproxy.judging.tally import Estimate
 from canaryproxy.judging.units import Lottery, Units
@@ -64,6 +65,7 @@ class Judge:
         """What counts as late: to be published to the data path."""
         self._units = Units()
         self._baseline = Baseline()
+        self._named = NamedRoutes(settings.named) if settings.named else None
         self._limits_at = -inf
         self._past: dict[str, History] = {}
         self._watch = Watch(settings)
@@ -103,13 +105,16 @@ class Judge:
 
         The raw counts at the first call are where counting begins.
         """
-        self._baseline.learn(sample.names)
+        named = self._named
+        self._baseline.learn(sample.names if named is None else named.learn(sample.names))
         if sample.limit * FINE != self._limit:
             self._begin_step(now, sample.limit * FINE)
         self._learn_limits(now)
         for record in metrics.unpack(sample.records):
             is_canary = record.position < self._limit
             if record.epoch == sample.epoch and record.variant == is_canary:
+                if named is not None:
+                    record = record._replace(template=named.of(record.template))
                 self._take(record, now, canary=is_canary)
         cause = self._watch.tick(now, sample)
         if self._posted is not None:
@@ -176,11 +181,10 @@ class Judge:
             self._step.learn(self.limits, now)
 
     def _refresh_limits(self, now: float) -> None:
-        latency = self.settings.latency
-        quantile, margin = (0.95, 0.05) if latency is None else (latency.quantile, latency.margin)
         self._limits_at = now
         if self._baseline.enough:
-            self.limits = self._baseline.limits(quantile, margin, routes=self.settings.routes)
+            rule = self.settings.latency or LatencyRule()
+            self.limits = self._baseline.limits(rule, routes=self.settings.routes)
 
     def _warm_up(self, now: float, step: Step) -> None:
         if self._warm or self._watch.up_at is None:

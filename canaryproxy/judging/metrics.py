@@ -36,6 +36,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from canaryproxy.judging.settings import LatencyRule
 from canaryproxy.measure import records
 from canaryproxy.measure.records import NO_FIRST_BYTE, WORDS
 
@@ -337,11 +338,9 @@ class Baseline:
         """Whether stable's latency is known."""
         return len(self._first_bytes) >= _ENOUGH
 
-    def limits(self, quantile_: float, margin: float, *, routes: bool = True) -> Limits:
-        """Return the limits for a step that begins now.
-
-        ``quantile_`` (0..1) and ``margin`` (seconds) are those of ``judge.metrics.latency``.
-        """
+    def limits(self, rule: LatencyRule, *, routes: bool = True) -> Limits:
+        """Return the limits for a step that begins now."""
+        margin = rule.margin
         busiest: dict[int, RouteLimits] = {}
         if routes:
             order = sorted(self._routes.items(), key=lambda one: -one[1].seen)[:BUSIEST]
@@ -353,11 +352,11 @@ class Baseline:
             return Limits(FALLBACK.late, FALLBACK.stalled, routes=busiest)
         ordered = sorted(self._first_bytes)
         p50, p95, p99 = (quantile(ordered, share) for share in (0.5, 0.95, 0.99))
-        tau = quantile(ordered, quantile_)
+        tau = quantile(ordered, rule.quantile)
         late = tau + margin
-        late_p50 = max(1.5 * p50, p50 + 0.01)
+        late_p50 = p50 + max(rule.p50 * p50, 0.01)
         late_p95 = max(2.0 * p95, p95 + 0.01)
-        late_p99 = p99 + max(margin, p99 / 2)
+        late_p99 = p99 + max(rule.p99 * p99, margin)
         return Limits(
             late=late,
             stalled=max(1.0, 5.0 * tau),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from canaryproxy.config import PathMatch
 from canaryproxy.judging.evidence import Direction
 
 
@@ -23,6 +24,10 @@ class LatencyRule:
     """Of stable's time to the first byte, 0..1."""
     margin: float = 0.05
     """Seconds by which that quantile may be worse."""
+    p50: float = 0.5
+    """Increase of the median that holds, relative."""
+    p99: float = 0.5
+    """Increase of the 99% quantile that holds, relative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,10 @@ class ContentRule:
 
     margin: float = 0.2
     """Increase of the share of odd ones that matters, absolute."""
+    size: bool = True
+    """Whether sizes are compared."""
+    type: bool = True
+    """Whether media types are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,9 @@ class JudgeSettings:
     outcomes: tuple[OutcomeRule, ...] = ()
     guard_rails: GuardRails | None = GuardRails()
     routes: bool = True
-    """Whether the busiest routes are judged one by one, too."""
+    """Whether routes are judged one by one, too."""
+    named: tuple[tuple[str, PathMatch], ...] = ()
+    """Those routes: names and conditions on the path; empty: the busiest ones."""
     steps: tuple[float, ...] = ()
     """The weights of the plan in percent: each has its share of α."""
     min_users: int = 10

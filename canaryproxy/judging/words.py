@@ -14,7 +14,7 @@ from canaryproxy.judging.tally import Estimate
 SUBJECTS: Final[Mapping[str, str]] = {
     metrics.ERRORS: "error rate",
     metrics.LATENCY: "slow responses",
-    metrics.P50: "responses slower than 1.5 times stable's median",
+    metrics.P50: "responses far slower than stable's median",
     metrics.P95: "responses slower than twice stable's P95",
     metrics.P99: "responses far beyond stable's P99",
     metrics.THROUGHPUT: "stalled requests",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from canaryproxy import config
+from canaryproxy.config import PathMatch
 from canaryproxy.control.settings import judge_settings
 from canaryproxy.judging.settings import (
     BusinessRule,
+    ContentRule,
     ErrorsRule,
     GuardRails,
     JudgeSettings,
+    LatencyRule,
     OutcomeRule,
 )
 
@@ -49,9 +52,20 @@ def test_rules_of_the_file_reach_the_judge() -> None:
     )
     assert found.business == BusinessRule(0.05, "increase", 0)
     assert found.outcomes == (OutcomeRule("empty", 0.03, 3),)
-    assert not found.routes
+    assert (found.routes, found.named) == (False, ())
     assert (found.min_users, found.warmup, found.not_up) == (5, 60.0, 180.0)
     assert found.steps == (5.0, 50.0)
+
+
+def test_named_routes_and_the_finer_rules_reach_the_judge() -> None:
+    found = settings(
+        "judge:\n"
+        "  metrics: {latency: {p50: 30%, p99: 80%}, content: {type: false}}\n"
+        "  routes: {pay: {prefix: /pay}}\n"
+    )
+    assert (found.routes, found.named) == (True, (("pay", PathMatch(prefix="/pay")),))
+    assert found.latency == LatencyRule(p50=0.3, p99=0.8)
+    assert found.content == ContentRule(type=False)
 
 
 def test_posted_events_have_no_slot() -> None:

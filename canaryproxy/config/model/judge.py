@@ -206,8 +206,10 @@ class Judge(Section):
         Routes | None, BeforeValidator(_routes, json_schema_input_type=Routes | bool | None)
     ] = Field(
         None,
-        description="Routes to judge one by one: conditions on the path by name; default: the 31 busiest;"
-        " false for none.",
+        description=(
+            "Routes to judge one by one: conditions on the path template by name;"
+            " default: the 31 busiest; false for none."
+        ),
     )
     guard_rails: Annotated[
         GuardRails | None, BeforeValidator(switch, json_schema_input_type=GuardRails | bool | None)
