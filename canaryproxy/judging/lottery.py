@@ -135,7 +135,7 @@ class LotteryTest:
         self._positions = units.positions
         self._settings = settings
         self._expected = Expectation(history)
-        self._rows = Rows(settings.looks)
+        self._rows = Rows(settings.looks, len(self._expected.rates) > 1)
         self._factors = first_event_factors(self._expected.mean, self._expected.rates, increase)
         self._tally = Tally(self._expected.mean)
         known = (0, 0) if history is None else (history.trials, history.events)
@@ -166,8 +166,9 @@ class LotteryTest:
         tally = self._tally
         if not tried & 1:
             tally.users[canary] += 1
-            rows.classes[row] = self._expected.class_of(row)
-        unit_class = rows.classes[row]
+            if rows.classes:
+                rows.classes[row] = self._expected.class_of(row)
+        unit_class = rows.classes[row] if rows.classes else 0
         at = 2 * unit_class + canary
         tally.trials[at] += 1
         if bad:
@@ -264,10 +265,10 @@ class LotteryTest:
         for record in records:
             row, bad = record >> 1, record & 1 == 1
             canary = self._positions[row] < self._lottery.limit
-            at = 2 * self._rows.classes[row] + canary
-            one.trials[at] -= 1
-            one.events[at] -= bad
-            self._look_up([one], row, self._rows.classes[row], canary, bad)
+            unit_class = self._rows.classes[row] if self._rows.classes else 0
+            one.trials[2 * unit_class + canary] -= 1
+            one.events[2 * unit_class + canary] -= bad
+            self._look_up([one], row, unit_class, canary, bad)
 
     def _close(self, one: Round) -> None:
         self._rounds.remove(one)

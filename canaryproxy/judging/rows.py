@@ -1,4 +1,4 @@
-"""Arrays of a test by unit: eleven bytes each, three without looks."""
+"""Arrays of a test by unit: eleven bytes each, two for a test of first events and first trials alone."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ class Rows:
     ``tried`` and ``voted`` have a bit for each round in which the unit has had a trial and an event.
     """
 
-    __slots__ = ("_sums", "classes", "e", "n", "tried", "voted")
+    __slots__ = ("_classes", "_sums", "classes", "e", "n", "tried", "voted")
 
-    def __init__(self, sums: bool) -> None:
+    def __init__(self, sums: bool, classes: bool) -> None:
         self._sums = sums
+        self._classes = classes
         self.n: array[int] = array("I")
         self.e: array[int] = array("I")
         self.classes = bytearray()
@@ -32,7 +33,8 @@ class Rows:
             grow(self.n, row)
             grow(self.e, row)
         more = bytes(row + 1 + row // 8 + 64 - len(self.tried))
-        self.classes += more
+        if self._classes:
+            self.classes += more
         self.tried += more
         self.voted += more
 

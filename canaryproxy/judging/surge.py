@@ -6,7 +6,7 @@ it decides depends on no label.
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
 from math import log
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ class Surges:
         self._sums = [0.0] * len(RATIOS)
         self._start = [0] * len(RATIOS)
         self._surge = -1
-        self._recent: deque[int] = deque(maxlen=KEPT)
+        self._recent: array[int] = array("Q")
         self._new = [0, 0]
 
     @property
@@ -50,11 +50,13 @@ class Surges:
     @property
     def length(self) -> int:
         """Number of the last trials that belong to a surge without a round as yet; 0 without one."""
-        return min(self._index - self._surge, len(self._recent)) if self._surge >= 0 else 0
+        return min(self._index - self._surge, KEPT) if self._surge >= 0 else 0
 
     def add(self, row: int, bad: bool) -> None:
         """Add a trial."""
         self._recent.append(row << 1 | bad)
+        if len(self._recent) >= 2 * KEPT:
+            del self._recent[:KEPT]
         self._new[bad] += 1
 
     def take(self) -> list[int]:
@@ -95,8 +97,7 @@ class Surges:
         self._start = [self._index] * len(RATIOS)
 
     def _last(self, count: int) -> list[int]:
-        records = list(self._recent)
-        return records[max(len(records) - count, 0) :]
+        return self._recent[max(len(self._recent) - min(count, KEPT), 0) :].tolist()
 
     def _learn(self, trials: int, events: int, weight: float) -> None:
         if self._trials > _FADES:
