@@ -157,7 +157,7 @@ class Suspicion:
         if seen.level == "suspect":
             if self._last is None:
                 suspects = [one.reason for one in seen.verdicts if one.level != "ok"]
-                self._ledger.note("suspect", "; ".join(suspects), figures(seen))
+                self._ledger.note("suspect", "; ".join(suspects or seen.holds), figures(seen))
             self._last = now
         elif self._last is not None and now - self._last >= CLEARED_AFTER:
             self._last = None

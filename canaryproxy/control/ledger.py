@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from canaryproxy.config.text import at_route
-from canaryproxy.judging.verdict import Assessment
+from canaryproxy.config.text import at_route, count, plural
+from canaryproxy.judging.verdict import Assessment, Verdict
 from canaryproxy.release.circuit import Circuit, Record
 from canaryproxy.release.rollout import Rollout
 
@@ -107,8 +107,18 @@ def figures(seen: Assessment) -> dict[str, Any]:
                 "canary": list(verdict.canary),
                 "users": list(verdict.users),
                 "hurt": verdict.hurt,
+                "known": known(verdict),
             }
             for verdict in seen.verdicts
             if not verdict.scope or verdict.level != "ok"
         },
     }
+
+
+def known(verdict: Verdict) -> str:
+    """Return what is known of the canary in words: ``3 of 40 users, 12 of 410 requests``."""
+    trials, events = verdict.canary
+    requests = f"{count(events)} of {plural(trials, 'request')}"
+    if verdict.users == (0, 0):
+        return requests
+    return f"{count(verdict.hurt)} of {plural(verdict.users[1], 'user')}, {requests}"

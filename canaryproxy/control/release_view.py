@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from canaryproxy.config import text
 from canaryproxy.config.model import EventName
 from canaryproxy.control.controller import Status
+from canaryproxy.control.ledger import known
 from canaryproxy.control.timeseries import Window
 from canaryproxy.judging import verdict as judge
 from canaryproxy.judging.verdict import Level, Verdict
@@ -429,15 +430,6 @@ def placebo(found: judge.Placebo) -> Placebo:
         said=f"{text.count(found.tripped)} of {of} would have tripped;"
         f" evidence at most {text.odds(found.log_evidence)}",
     )
-
-
-def known(verdict: Verdict) -> str:
-    """Return what is known of the canary in words: ``3 of 40 users, 12 of 410 requests``."""
-    trials, events = verdict.canary
-    requests = f"{text.count(events)} of {text.plural(trials, 'request')}"
-    if verdict.users == (0, 0):
-        return requests
-    return f"{text.count(verdict.hurt)} of {text.plural(verdict.users[1], 'user')}, {requests}"
 
 
 def metric(verdict: Verdict, accepted: frozenset[str] = frozenset()) -> Metric:

@@ -563,7 +563,7 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         held = replace(
             rollout,
             baked=0.0,
-            hold=f"suspect: {suspects}",
+            hold=f"suspect: {suspects or '; '.join(seen.holds[:_HOLDS_SHOWN])}",
             ready=False,
             gate=_no_gate(rollout),
         )

@@ -82,7 +82,7 @@ def shown(seen: Assessment, accepted: frozenset[str] = frozenset()) -> view.Rele
     ],
 )
 def test_known_is_by_user_and_by_request(verdict: Verdict, words: str) -> None:
-    assert view.known(verdict) == words
+    assert figures(replace(ASSESSMENT, verdicts=(verdict,)))["metrics"]["errors"]["known"] == words
     assert view.metric(verdict).known == words
 
 

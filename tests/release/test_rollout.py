@@ -244,6 +244,12 @@ def test_step_is_held_while_the_judge_names_a_reason() -> None:
     assert run.rollout.step == 1
 
 
+def test_suspicion_without_a_metric_names_what_the_judge_holds_for() -> None:
+    run = Run()
+    run.ticks(0.2, seen(level="suspect", holds=("the last 3 canary requests failed",)))
+    assert run.rollout.hold == "suspect: the last 3 canary requests failed"
+
+
 def test_what_holds_keeps_a_manual_step_from_being_ready() -> None:
     run = Run(Plan((Step(1, 1.0), Step(50)), promote="manual"))
     run.ticks(5.0, seen(judged=50))
