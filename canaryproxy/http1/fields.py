@@ -33,6 +33,7 @@ IS_LOOK_ALIKE: Final = 13
 IS_TRACEPARENT: Final = 14
 IS_TRACESTATE: Final = 15
 IS_MAX_FORWARDS: Final = 16
+IS_TYPE: Final = 17
 
 REQUEST_KINDS: dict[bytes, int] = {
     b"keep-alive": IS_HOP,
@@ -63,6 +64,7 @@ RESPONSE_KINDS: dict[bytes, int] = {
     b"content-length": IS_LENGTH,
     b"transfer-encoding": IS_CODING,
     b"upgrade": IS_UPGRADE,
+    b"content-type": IS_TYPE,
 }
 _NEVER_NOMINATED = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"close")
@@ -102,7 +104,7 @@ class Names:
         if kind is None:
             kind = IS_PLAIN
             if not TOKEN.fullmatch(name) or (
-                b"_" in lower and lower.replace(b"_", b"-") in self._kinds
+                b"_" in lower and self._kinds.get(lower.replace(b"_", b"-"), IS_TYPE) != IS_TYPE
             ):
                 kind = IS_LOOK_ALIKE
         if len(self._cache) < _CACHED_NAMES:

@@ -16,6 +16,7 @@ from canaryproxy.http1.fields import (
     IS_CONNECTION,
     IS_LENGTH,
     IS_LOOK_ALIKE,
+    IS_TYPE,
     IS_UPGRADE,
     RESPONSE_KINDS,
     Field,
@@ -25,6 +26,7 @@ from canaryproxy.http1.fields import (
     without,
 )
 from canaryproxy.http1.llhttp import MalformedHead, response_parser
+from canaryproxy.measure.records import BODILESS, EVENT_STREAM, pack_first, type_code
 from canaryproxy.measure.routing import Headers
 
 MAX_HEAD: Final = 64 * 1024
@@ -38,7 +40,17 @@ _LEGAL_IN_LINE = bytes(b for b in range(256) if b == 0x09 or 0x20 <= b != 0x7F)
 class Response:
     """The head of one response, checked. Equal responses share one object, so it never changes."""
 
-    __slots__ = ("chunked", "fields", "head", "keep_alive", "length", "status", "upgrade")
+    __slots__ = (
+        "chunked",
+        "fields",
+        "head",
+        "is_event_stream",
+        "keep_alive",
+        "length",
+        "status",
+        "upgrade",
+        "word",
+    )
 
     def __init__(self, status: int, fields: Headers = ()) -> None:
         self.status = status
@@ -53,14 +65,11 @@ class Response:
         """The upstream allows the connection to be reused."""
         self.upgrade = b""
         """The value of Upgrade, empty without one."""
-
-    @property
-    def is_event_stream(self) -> bool:
-        """Whether the body is a stream of events, which may pause for any time."""
-        return any(
-            name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
-            for name, value in self.fields
-        )
+        self.is_event_stream = False
+        """The body is a stream of events, which may pause for any time."""
+        self.word = 0
+        """Status, media type and whether it has no body, as the first word of a record has them
+        (``records.pack_first``)."""
 
 
 class ResponseParser:
@@ -116,6 +125,7 @@ class ResponseParser:
         """
         drop: list[Field] = []
         connection: list[bytes] = []
+        content_type = 0
         for field in response.fields:
             name, value = field
             kind = self._names.kind(name)
@@ -127,6 +137,9 @@ class ResponseParser:
                 if response.length not in (-1, int(value)):
                     raise InvalidResponse("contradicting Content-Length fields")
                 response.length = int(value)
+                continue
+            if kind == IS_TYPE:
+                content_type = content_type or type_code(value)
                 continue
             if kind == IS_LOOK_ALIKE:
                 raise InvalidResponse("ambiguous header name")
@@ -142,6 +155,9 @@ class ResponseParser:
         if response.chunked and response.length >= 0:
             raise InvalidResponse("both Content-Length and Transfer-Encoding")
         response.keep_alive = b"keep-alive" in connection if http10 else b"close" not in connection
+        response.is_event_stream = content_type == EVENT_STREAM
+        flags = BODILESS if response.status in (204, 304) else 0
+        response.word = pack_first(0, 0, 0, response.status, content_type, flags)
         return connection, drop
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from zlib import crc32
 
 import mmh3
 from mmh3 import mmh3_32_uintdigest
 
 from canaryproxy.config import HeaderMatch, MatchRule, PathMatch
 from canaryproxy.config.patterns import searcher
+from canaryproxy.measure.records import pack_first
 
 STABLE: Final = 0
 CANARY: Final = 1
@@ -77,23 +79,43 @@ class RouteTable:
     """Derived: buckets below this one are on the canary; 0 while the circuit is open."""
     tag: bytes = field(init=False, default=b"")
     """Derived: ``release_tag(salt)``."""
+    epoch: int = field(init=False, default=0)
+    """Derived: a hash (0..255) of the split, so that records tell which one they were routed by."""
+    _marks: tuple[int, int] = field(init=False, repr=False, compare=False, default=(0, 0))
+    """By variant: the first word of a record without its position."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "limit", 0 if self.circuit_open else round(self.weight * 100))
+        limit = 0 if self.circuit_open else round(self.weight * 100)
+        split = b"%d %d " % (limit, self.new_sessions_only) + self.salt
+        object.__setattr__(self, "limit", limit)
         object.__setattr__(self, "tag", release_tag(self.salt))
+        epoch = crc32(split) & 0xFF
+        marks = tuple(pack_first(0, variant, epoch, 0, 0, 0) for variant in (STABLE, CANARY))
+        object.__setattr__(self, "epoch", epoch)
+        object.__setattr__(self, "_marks", marks)
 
     def variant_of(self, key: bytes | None) -> int:
         """Return the variant of a user by sticky key; ``None`` means that the user has none."""
-        return self.place(key)[1]
+        return self.route(key).variant
 
-    def place(self, key: bytes | None) -> tuple[int, int]:
-        """Return the bucket and the variant of a user by sticky key."""
+    def route(self, key: bytes | None, cookie: bytes = b"", *, sent: bool = True) -> Routing:
+        """Return where a user goes by sticky key; ``cookie`` is the ``Set-Cookie`` line for the response.
+
+        ``sent``: the client sent the key, it was not minted for this request. Such a user is randomised,
+        unless only new users may enter the canary and the key was first seen in another release.
+        """
         if key is None:
-            return NO_KEY_BUCKET, CANARY if self.limit > NO_KEY_BUCKET else STABLE
-        bucket = mmh3_32_uintdigest(self.salt + key) % BUCKETS  # ``bucket_of``, written out
-        if bucket >= self.limit or (self.new_sessions_only and not key.endswith(self.tag)):
-            return bucket, STABLE
-        return bucket, CANARY
+            variant = CANARY if self.limit > NO_KEY_BUCKET else STABLE
+            return Routing(self, key, NO_KEY_BUCKET, variant, cookie)
+        found = mmh3_32_uintdigest(self.salt + key)  # ``position_of``, written out
+        bucket = found % BUCKETS
+        if self.new_sessions_only and not key.endswith(self.tag):
+            return Routing(self, key, bucket, STABLE, cookie)
+        variant = CANARY if bucket < self.limit else STABLE
+        mark = -1
+        if sent:
+            mark = bucket * FINE + found // BUCKETS % FINE | self._marks[variant]
+        return Routing(self, key, bucket, variant, cookie, mark)
 
 
 class Routing:
@@ -102,7 +124,7 @@ class Routing:
     Never changed once made; not a frozen dataclass, which takes longer to make.
     """
 
-    __slots__ = ("bucket", "cookie", "forced", "key", "table", "variant")
+    __slots__ = ("bucket", "cookie", "forced", "key", "mark", "table", "variant")
 
     def __init__(
         self,
@@ -111,6 +133,7 @@ class Routing:
         bucket: int,
         variant: int,
         cookie: bytes = b"",
+        mark: int = -1,
         forced: bool = False,
     ) -> None:
         self.table = table
@@ -121,6 +144,9 @@ class Routing:
         self.variant = variant
         self.cookie = cookie
         """The ``Set-Cookie`` line for the response, empty without one."""
+        self.mark = mark
+        """Fine position, variant and epoch as the first word of a record has them; -1: the request was not
+        randomised, so it is not compared."""
         self.forced = forced
         """A match rule chose the variant, whatever the bucket."""
 

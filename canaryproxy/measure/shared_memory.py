@@ -6,7 +6,7 @@ part       writer              content
 table      the controller      the route table, under a sequence number that is odd while it is written
 config     the controller      the text of the configuration in force and the outcomes' slots, likewise
 users      the workers         ``trials.UserReducer``; a race costs at most one trial
-worker i   worker i            its counters, its state and that of its endpoints
+worker i   worker i            its counters, its state and that of its endpoints, its records (``records``)
 =========  ==================  =========================================================================
 
 A reader never waits: while a part is being written, or if its writer died in the middle, the reader goes on
@@ -26,6 +26,7 @@ from zlib import crc32
 
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Counters
+from canaryproxy.measure.records import NameRing, RecordRing
 from canaryproxy.measure.routing import VARIANTS, RouteTable
 from canaryproxy.measure.trials import UserReducer
 
@@ -199,16 +200,23 @@ class ConfigCell:
 
 
 class WorkerCells:
-    """One worker's counters and state."""
+    """One worker's counters, state and records. A worker that replaces a dead one continues them."""
 
-    SIZE = _aligned(counters.SIZE) + _aligned(STATUS_CELLS * _CELL)
+    _SIZES = (counters.SIZE, STATUS_CELLS * _CELL, RecordRing.SIZE, NameRing.SIZE)
+    SIZE = sum(map(_aligned, _SIZES))
 
-    __slots__ = ("counters", "status")
+    __slots__ = ("counters", "names", "records", "status")
 
     def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
         memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
-        self.counters = Counters(memory[: _aligned(counters.SIZE)])
-        self.status: memoryview[int] = memory[_aligned(counters.SIZE) :].cast("Q")
+        parts = []
+        for size in self._SIZES:
+            parts.append(memory[:size])
+            memory = memory[_aligned(size) :]
+        self.counters = Counters(parts[0])
+        self.status: memoryview[int] = parts[1].cast("Q")
+        self.records = RecordRing(parts[2])
+        self.names = NameRing(parts[3])
 
     def write_endpoints(self, variant: int, endpoints: list[tuple[bool, int]]) -> None:
         """Write ``usable`` and the requests in flight of a variant's endpoints, in their order."""

@@ -18,9 +18,9 @@ from canaryproxy.http1.request import RequestParser
 from canaryproxy.http1.response import ResponseParser
 from canaryproxy.measure import counters
 from canaryproxy.measure.compiled import COMPILED
-from canaryproxy.measure.counters import Counters
+from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.measure.routing import VARIANTS, MatchRules, RouteTable
-from canaryproxy.measure.shared_memory import TableCell
+from canaryproxy.measure.shared_memory import TableCell, WorkerCells
 from canaryproxy.measure.trials import UserReducer
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.body_sampler import BodySampler
@@ -49,8 +49,9 @@ _COARSEST_SWEEP: Final = 0.5
 class DataPath:
     """Carries the requests of one worker, by a configuration that can be replaced while it runs.
 
-    ``cells`` is where it counts; ``access_log`` gets an entry for each request that ends. ``table`` is where
-    route tables are published, possibly by another process: each takes effect with the next request.
+    ``cells`` is where it counts and leaves its records; ``access_log`` gets an entry for each request that
+    ends. ``table`` is where route tables are published, possibly by another process: each takes effect with
+    the next request.
     ``users``: users tried for the metric errors, users exposed, users converted.
     """
 
@@ -59,6 +60,8 @@ class DataPath:
         "_filters",
         "_loop",
         "_mirror",
+        "_records",
+        "_routes",
         "_sampler",
         "_servers",
         "_sweep_every",
@@ -72,7 +75,7 @@ class DataPath:
         self,
         config: Config,
         loop: asyncio.AbstractEventLoop,
-        cells: Counters,
+        cells: WorkerCells,
         table: RouteTable | TableCell,
         access_log: AccessLog | None = None,
         users: tuple[UserReducer, ...] | None = None,
@@ -85,15 +88,17 @@ class DataPath:
             cell = TableCell()
             cell.publish(table)
         self.context = WorkerContext(
-            cells, access_log, Router(cell), ResponseHeadCache(ResponseParser())
+            cells.counters, access_log, Router(cell), ResponseHeadCache(ResponseParser())
         )
+        self._records = cells.records
+        self._routes = RouteNames(cells.names)
         self.context.pools = (Pool((), by_hash=False), Pool((), by_hash=False))
         self._tls_contexts = _TlsContexts()
         self._filters: tuple[ListenerFilters | None, ...] = ()
         """What precedes HTTP, by listener; ``None``: nothing."""
         self._users = users or (UserReducer(), UserReducer(), UserReducer())
         self._sampler = BodySampler()
-        self._mirror = Mirror(cells)
+        self._mirror = Mirror(cells.counters)
         self._servers: list[asyncio.Server] = []
         self._drained: asyncio.Event = asyncio.Event()
         """No connection is left."""
@@ -137,7 +142,9 @@ class DataPath:
         )
         context.response_ends = tuple(line + head_end for line in context.variant_lines)
         context.response_parser.replace_parser(ResponseParser(variant_header))
-        context.trial_rules = TrialRules(config, slots, self._users, self._sampler)
+        context.trial_rules = TrialRules(
+            config, slots, self._users, self._sampler, self._records, self._routes
+        )
         signer = _signer(config.split.sticky, files)
         self._configure_router(config, signer)
         context.request_parser = _request_parser(config, signer, head_end)
@@ -206,11 +213,15 @@ class DataPath:
         self.context.router.publish(table)
 
     def tick(self) -> None:
-        """Begin a tick of the judge: count the requests that are late by now, not when they end."""
+        """Begin a tick of the judge: count the requests that are late by now, not when they end.
+
+        What is recorded by then is shown to the judge.
+        """
         now = monotonic()
         for connection in self.context.connections:
             connection.mark_late(now)
         self._sampler.tick()
+        self._records.flush()
 
     # Connections
 
@@ -287,6 +298,7 @@ class DataPath:
             )
         clean = not context.connections
         self.abort()
+        self._records.flush()
         self._mirror.end()
         for pool in context.pools:
             for endpoint in pool.endpoints:

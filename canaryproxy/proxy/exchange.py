@@ -32,7 +32,7 @@ from canaryproxy.http1.chunked import encode_chunk, last_chunk
 from canaryproxy.http1.errors import CLIENT_TEXT, STATUS_OF, Refusal, error_response
 from canaryproxy.http1.request import Request
 from canaryproxy.http1.response import Response
-from canaryproxy.measure import counters
+from canaryproxy.measure import counters, records
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import CANARY, STABLE, Routing
 from canaryproxy.proxy import retry
@@ -44,6 +44,7 @@ from canaryproxy.proxy.framing import (
     connection_line,
     framing_line,
     framing_of,
+    is_close_frame,
 )
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.replay import ReplayBuffer
@@ -148,7 +149,8 @@ class Exchange(RequestSender):
             and status in retry.RESCUED_STATUSES
             and self._repeatable()
         ):
-            self._count(status, now, now, failed=bool(context.trial_rules.error_statuses[status]))
+            failed = bool(context.trial_rules.error_statuses[status])
+            self._count(status, now, now, failed=failed, flags=records.RESCUED)
             upstream, self._upstream = self._upstream, None
             assert upstream is not None
             upstream.finish(now, reusable=complete and self._request_done)
@@ -242,9 +244,12 @@ class Exchange(RequestSender):
     def switched(self, response: Response, data: bytes) -> None:
         """Pass on a 101 response and become a tunnel, which is counted as its handshake."""
         now = monotonic()
-        if self._recorder is not None:
-            self._recorder.switched()
-        self._count(101, now, now, failed=bool(self._context.trial_rules.error_statuses[101]))
+        failed = bool(self._context.trial_rules.error_statuses[101])
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.switched(response, failed, now - self._received, now)
+        self._count(101, now, now, failed=failed)
+        self._recorder = recorder  # until the tunnel ends
         self._state = TUNNEL
         self._status = 101
         self._responded_at = now
@@ -261,10 +266,22 @@ class Exchange(RequestSender):
 
     def tunnel_data(self, data: bytes) -> None:
         """Pass bytes from the upstream to the client."""
+        if is_close_frame(data):
+            self._tunnel_ends(by_client=False)
         self._sink.write(data)
+
+    def tunnel_send(self, data: bytes) -> None:
+        if is_close_frame(data):
+            self._tunnel_ends(by_client=True)
+        super().tunnel_send(data)
+
+    def tunnel_client_eof(self) -> None:
+        self._tunnel_ends(by_client=True)
+        super().tunnel_client_eof()
 
     def tunnel_eof(self) -> None:
         """The upstream sends no more: pass that on to the client, which may still send."""
+        self._tunnel_ends(by_client=False)
         self._sink.tunnel_eof()
 
     def tunnel_over(self) -> None:
@@ -274,14 +291,22 @@ class Exchange(RequestSender):
         if upstream is not None:
             upstream.end()
 
-    def tunnel_closed(self) -> None:
+    def tunnel_closed(self, *, reset: bool) -> None:
         """The upstream closed: close the client's connection once everything is written."""
+        self._tunnel_ends(by_client=False, reset=reset)
         self._upstream = None
         self._end_tunnel()
         self._sink.close()
 
+    def _tunnel_ends(self, *, by_client: bool, reset: bool = False) -> None:
+        if self._recorder is not None:
+            lasted = monotonic() - self._responded_at
+            self._recorder.tunnel_ends(lasted, by_client=by_client, reset=reset)
+
     def _end_tunnel(self) -> None:
         if self._state != FINISHED:
+            if self._recorder is not None:
+                self._recorder.end_tunnel()
             self._state = FINISHED
             self._leave_endpoint()
             self._context.tallies[self.variant].add(counters.TUNNELS_CLOSED)
@@ -308,8 +333,12 @@ class Exchange(RequestSender):
         if self._state == FINISHED:
             return
         if self._state == TUNNEL:
+            self._tunnel_ends(by_client=True)
             self._end_tunnel()
         elif not self._rescued:
+            if self._recorder is not None:
+                waited = monotonic() - self._received if self._request_done else 0.0
+                self._recorder.client_gone(waited)
             self._tally.add(counters.CLIENT_CLOSED)
             self._tally.add(counters.FINISHED)
         self._state = FINISHED
@@ -325,7 +354,9 @@ class Exchange(RequestSender):
         now = monotonic()
         if self._state >= RESPONDING:
             self._state = FINISHED
-            self._count(STATUS_OF[reason], self._responded_at, now, failed=True)
+            self._count(
+                STATUS_OF[reason], self._responded_at, now, failed=True, flags=records.BROKEN
+            )
             self.note_end(self._status, now, b"")
             self._sink.break_off(framed=self.framed)
             return
@@ -339,7 +370,8 @@ class Exchange(RequestSender):
             rescue=self._context.rescue,
         )
         if decision == retry.RESCUE:
-            self._count(STATUS_OF[reason], now, now, failed=True)
+            flags = records.RESCUED | self._unreached(reason)
+            self._count(STATUS_OF[reason], now, now, failed=True, flags=flags)
             self._rescue()
         elif decision == retry.NEXT_ENDPOINT and self._has_another_endpoint():
             if reason == Reason.FIRST_BYTE_TIMEOUT:
@@ -347,6 +379,11 @@ class Exchange(RequestSender):
             self.start()
         else:
             self._send_error(reason, now)
+
+    def _unreached(self, reason: Reason) -> int:
+        """Return ``records.UNREACHED`` if no attempt got a connection, for another reason than many users."""
+        unreached = self._state == WAITING and reason != Reason.OVERFLOW
+        return records.UNREACHED if unreached else 0
 
     def _rescue(self) -> None:
         """Let stable answer in the canary's place; the canary's failure is counted already."""
@@ -359,7 +396,7 @@ class Exchange(RequestSender):
     def _send_error(self, reason: Reason, now: float) -> None:
         """Send the client the proxy's own error."""
         status = STATUS_OF[reason]
-        self._count(status, now, now, failed=True)
+        self._count(status, now, now, failed=True, flags=self._unreached(reason))
         self._state = FINISHED
         close = self._closes()
         lines = self._context.variant_lines[self.variant] + self.routing.cookie
@@ -379,8 +416,13 @@ class Exchange(RequestSender):
 
     # Counting
 
-    def _count(self, status: int, responded: float, now: float, *, failed: bool) -> None:
-        """Count the request once, for the variant that it was routed to."""
+    def _count(
+        self, status: int, responded: float, now: float, *, failed: bool, flags: int = 0
+    ) -> None:
+        """Count the request once, for the variant that it was routed to.
+
+        ``flags`` are those of ``TrialRecorder.end``.
+        """
         if self._rescued:
             return
         waited, took = max(responded - self._received, 0.0), now - self._started
@@ -390,7 +432,7 @@ class Exchange(RequestSender):
             tally.add(counters.FAILED)
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
-            recorder.end(status, failed, now - self._received, now)
+            recorder.end(status, failed, now - self._received, now, flags)
         if self.request.sampled:
             _keep_exemplars(self, waited, took)
 

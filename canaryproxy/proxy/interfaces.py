@@ -135,8 +135,8 @@ class Receiver(Caller):
         """Take note that the upstream sends no more."""
         return
 
-    def tunnel_closed(self) -> None:
-        """Take note that the upstream closed the tunnel."""
+    def tunnel_closed(self, *, reset: bool) -> None:  # noqa: ARG002
+        """Take note that the upstream closed the tunnel, in order or not."""
         return
 
 

@@ -93,14 +93,14 @@ class Router:
         table, jar = self.table, self._jar
         key = self._key_reader.read(headers, peer)
         cookie = b""
+        sent = key is not None
         if jar is not None:
             if key is None:
                 key = jar.mint(table)
                 cookie = jar.set_cookie(key, secure=_is_secure(headers, peer))
             elif jar.rotates and jar.is_old(headers.cookie):
                 cookie = jar.set_cookie(key, secure=_is_secure(headers, peer))
-        bucket, variant = table.place(key)
-        routing = Routing(table, key, bucket, variant, cookie)
+        routing = table.route(key, cookie, sent=sent)
         if self._key_is_in_headers and not cookie:
             headers.routing = routing
         return routing

@@ -11,11 +11,33 @@ from functools import partial
 from typing import Final
 
 from canaryproxy.config import Config
+from canaryproxy.http1.request import Request
 from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Blind, Tally
 from canaryproxy.measure.outcomes import OutcomeRules, status_table
-from canaryproxy.measure.routing import Headers, Routing
+from canaryproxy.measure.records import (
+    ABANDONED,
+    BODILESS,
+    BROKEN,
+    CLIENT_GONE,
+    ENDED,
+    FAILED,
+    FALLBACK_LATE,
+    FLAGS_SHIFT,
+    LATE,
+    NO_FIRST_BYTE,
+    RESCUED,
+    SHORT_TUNNEL,
+    STALLED,
+    STATUS_SHIFT,
+    TUNNEL,
+    RecordRing,
+    pack_second,
+    pack_third,
+)
+from canaryproxy.measure.route_names import RouteNames
+from canaryproxy.measure.routing import CANARY, Headers, Routing
 from canaryproxy.measure.trials import TICKS_PER_SECOND, UserReducer
 from canaryproxy.proxy.body_sampler import BodySampler, SampledBody
 
@@ -32,11 +54,17 @@ class TrialRules:
         "_converted_users",
         "_counts_exposed",
         "_error_users",
+        "_event_bits",
         "_exposed_users",
+        "_of_bodies",
+        "_routes",
         "_sampler",
         "_slots",
+        "_templates",
+        "_trial_bits",
         "error_statuses",
         "outcomes",
+        "records",
     )
 
     def __init__(
@@ -45,9 +73,14 @@ class TrialRules:
         slots: Mapping[str, int],
         users: Sequence[UserReducer],
         sampler: BodySampler,
+        records: RecordRing,
+        routes: RouteNames,
     ) -> None:
         """``slots``: ``counters.slots`` of the outcomes. ``users``: tried for errors, exposed, converted."""
         self._sampler = sampler
+        self.records = records
+        self._routes = routes
+        self._templates = routes.templates
         metrics = config.judge.metrics
         errors = metrics.errors
         self.error_statuses = status_table(("5xx",) if errors is None else errors.statuses)
@@ -58,6 +91,9 @@ class TrialRules:
         names = [rule.name for rule in self.outcomes.rules]
         self._cells = tuple(counters.OUTCOMES + 2 * slots[name] for name in names)
         self._slots = tuple(slots[name] for name in names)
+        self._trial_bits = tuple(pack_second(0, 1 << slot, 0) for slot in self._slots)
+        """What each outcome adds to the second word of a record (``records.pack_second``)."""
+        self._event_bits = tuple(pack_second(0, 0, 1 << slot) for slot in self._slots)
         self._business = -1
         """Index of the outcome that is a conversion; -1 without one."""
         if metrics.business is not None and metrics.business.outcome in names:
@@ -65,7 +101,12 @@ class TrialRules:
         self._counts_exposed = metrics.business is not None
 
     def enroll(
-        self, routing: Routing, outcomes: tuple[int, ...], tally: Tally, now: float
+        self,
+        routing: Routing,
+        outcomes: tuple[int, ...],
+        tally: Tally,
+        now: float,
+        request: Request,
     ) -> TrialRecorder | None:
         """Return what records the exchange for the judge, or ``None`` if it is a trial of no metric.
 
@@ -81,6 +122,10 @@ class TrialRules:
         late_after = stalled_after = 0.0
         if slow is not None:
             late_after, stalled_after = slow[routing.variant], routing.table.stall_after
+        flags = BODILESS if request.method == b"HEAD" else 0
+        word = 0
+        if routing.mark >= 0:
+            word = self._templates.get(request.rule_key) or self._routes.learn(request.rule_key)
         if outcomes or self._counts_exposed:
             exposed = self._counts_exposed and self._exposed_users.claim(bucket, tick)
             reads_body = self.outcomes.needs_body and self._reads_body(outcomes)
@@ -89,11 +134,13 @@ class TrialRules:
                 outcomes = tuple(at for at in outcomes if not rules[at].needs_body)
             if exposed or outcomes:
                 return SampledResponse(
-                    self, tally, error_bucket, late_after, stalled_after,
-                    outcomes, bucket, exposed, reads_body,
+                    self, tally, error_bucket, late_after, stalled_after, routing, word, flags,
+                    outcomes, exposed, reads_body,
                 )  # fmt: skip
-        if slow is not None or is_trial:
-            return TrialRecorder(self, tally, error_bucket, late_after, stalled_after)
+        if slow is not None or is_trial or routing.mark >= 0:
+            return TrialRecorder(
+                self, tally, error_bucket, late_after, stalled_after, routing, word, flags
+            )
         return None
 
     def _reads_body(self, outcomes: tuple[int, ...]) -> bool:
@@ -112,7 +159,7 @@ class TrialRules:
         return None if reader is None else SampledBody(self._sampler, reader)
 
     def evaluate(self, sample: SampledResponse, tally: Tally, now: float) -> None:
-        """Count the outcomes of a complete response."""
+        """Count the outcomes of a complete response, and write its record."""
         if sample.exposed:
             tally.add(counters.EXPOSED)
         converted = False
@@ -122,8 +169,10 @@ class TrialRules:
             if held is True or held is False:
                 trials = self._cells[at]
                 tally.add(trials)
+                sample.word |= self._trial_bits[at]
                 if held:
                     tally.add(trials + 1)
+                    sample.word |= self._event_bits[at]
                     converted = converted or at == self._business
             elif held is not None:
                 tally.add(counters.BLIND + len(Blind) * self._slots[at] + held)
@@ -132,17 +181,38 @@ class TrialRules:
                 tally.add(counters.POINTERS + 2 * self._slots[at])
                 if present:
                     tally.add(counters.POINTERS + 2 * self._slots[at] + 1)
-        if converted and self._converted_users.claim(sample.bucket, int(now * TICKS_PER_SECOND)):
+        if converted and self._converted_users.claim(
+            sample.routing.bucket, int(now * TICKS_PER_SECOND)
+        ):
             tally.add(counters.CONVERTED)
+        sample.finish()
 
 
 class TrialRecorder:
     """Counts one exchange for the judge: latency, throughput and errors, each at most once.
 
-    Seconds are counted from the end of the request.
+    If the request was randomised, it leaves its records (``measure.records``). Seconds are counted from the
+    end of the request.
     """
 
-    __slots__ = ("_error_bucket", "_late_after", "_rules", "_stalled_after", "_tally")
+    __slots__ = (
+        "_error_bucket",
+        "_first_byte",
+        "_late_after",
+        "_response",
+        "_rules",
+        "_stalled_after",
+        "_tally",
+        "flags",
+        "routing",
+        "size",
+        "word",
+    )
+
+    _first_byte: float
+    """Seconds to the first byte of the response, once there is one."""
+    size: int
+    """Bytes of its body so far."""
 
     def __init__(
         self,
@@ -151,6 +221,9 @@ class TrialRecorder:
         error_bucket: int,
         late_after: float,
         stalled_after: float,
+        routing: Routing,
+        word: int,
+        flags: int,
     ) -> None:
         self._rules = rules
         self._tally = tally
@@ -160,9 +233,16 @@ class TrialRecorder:
         """Seconds to the first byte after which it is late; 0: counted, or no trial."""
         self._stalled_after = stalled_after
         """Seconds to the last byte after which it is stalled; 0: counted, or no trial."""
+        self.routing = routing
+        self.word = word
+        """The template and the outcomes, as records have them."""
+        self.flags = flags
+        """What the last record will say, as far as it is known."""
+        self._response: Response | None = None
 
     def mark_late(self, waited: float) -> None:
         """Count the request as slow or stalled if it is by now: once, whatever becomes of it."""
+        self._record_late(waited)
         tally = self._tally
         if self._late_after and waited > self._late_after:
             self._late_after = 0.0
@@ -173,10 +253,29 @@ class TrialRecorder:
             tally.add(counters.THROUGHPUT_TRIALS)
             tally.add(counters.THROUGHPUT_EVENTS)
 
-    def response_head(self, response: Response, body: bytes, waited: float) -> None:  # noqa: ARG002
+    def _record_late(self, waited: float) -> None:
+        """Write an early record if the request has passed a limit since the last one."""
+        table, response = self.routing.table, self._response
+        if table.slow is None:
+            return
+        passed = 0
+        if response is None and waited > table.slow[CANARY]:
+            passed = LATE
+        is_open = self.flags & TUNNEL or (response is not None and response.is_event_stream)
+        if waited > table.stall_after > 0.0 and not is_open:
+            passed |= STALLED
+        passed &= ~self.flags
+        if passed:
+            self.flags |= passed
+            self.write(passed)
+
+    def response_head(self, response: Response, body: bytes, waited: float) -> None:
         """Count the latency. ``body`` is what came with the head."""
         if self._late_after:
             self._count_latency(waited)
+        self._response = response
+        self._first_byte = waited
+        self.size = len(body)
 
     def _count_latency(self, waited: float) -> None:
         self._tally.add(counters.LATENCY_TRIALS)
@@ -184,16 +283,86 @@ class TrialRecorder:
             self._tally.add(counters.LATENCY_EVENTS)
         self._late_after = 0.0
 
-    def response_body(self, data: bytes) -> None:  # noqa: ARG002
+    def response_body(self, data: bytes) -> None:
         """Take note of more of the body."""
-        return
+        self.size += len(data)
 
-    def switched(self) -> None:
-        """Count no latency: the handshake of a tunnel is not a response."""
+    # A tunnel
+
+    def switched(self, response: Response, failed: bool, waited: float, now: float) -> None:  # noqa: ARG002
+        """Count the handshake of a tunnel; no latency, as it is not a response."""
         self._late_after = 0.0
+        self._count_end(101, failed, waited)
+        self._late_after = self._stalled_after = 0.0
+        self._response = response
+        self._first_byte = waited
+        self.size = 0
+        self.flags |= TUNNEL | FAILED if failed else TUNNEL
 
-    def end(self, status: int, failed: bool, waited: float, now: float) -> None:  # noqa: ARG002
-        """Count the end of the request. To be called once."""
+    def tunnel_ends(self, lasted: float, *, by_client: bool, reset: bool = False) -> None:
+        """Take note that a side ends the tunnel: the first to do so is the one that counts.
+
+        ``lasted`` in seconds since the handshake.
+        """
+        if not self.flags & ENDED:
+            self.flags |= ENDED
+            if not by_client and (reset or lasted < SHORT_TUNNEL):
+                self.flags |= BROKEN
+
+    def end_tunnel(self) -> None:
+        """Record the end of the tunnel."""
+        self.write(self.flags | ENDED)
+
+    # The end
+
+    def client_gone(self, waited: float) -> None:
+        """Record that the client left. ``waited`` is 0 if it had not sent its request to the end."""
+        flags = self.flags | ENDED | CLIENT_GONE
+        response = self._response
+        if response is None:
+            slow = self.routing.table.slow
+            limit = FALLBACK_LATE if slow is None else slow[CANARY]
+            if flags & LATE or waited > limit:
+                flags |= ABANDONED
+        elif response.is_event_stream:
+            flags |= TUNNEL
+        self.write(flags)
+
+    def end(self, status: int, failed: bool, waited: float, now: float, flags: int = 0) -> None:  # noqa: ARG002
+        """Count the end of the request. To be called once.
+
+        ``flags``: ``records.UNREACHED`` and ``RESCUED`` where they apply, and ``BROKEN`` if the upstream
+        broke its response off.
+        """
+        self._count_end(status, failed, waited)
+        self._settle(failed, waited, flags)
+        self.write(self.flags, status)
+
+    def _settle(self, failed: bool, waited: float, flags: int) -> None:
+        """Complete what the last record says."""
+        flags |= ENDED
+        if failed or flags & RESCUED:
+            flags |= FAILED
+        response = self._response
+        if response is not None and response.is_event_stream and not self.flags & BODILESS:
+            flags |= TUNNEL
+            if waited - self._first_byte < SHORT_TUNNEL:
+                flags |= BROKEN
+        self.flags |= flags
+
+    def write(self, flags: int, status: int = 0) -> None:
+        """Write a record, if the request was randomised. ``status`` counts if the upstream sent none."""
+        mark = self.routing.mark
+        if mark < 0:
+            return
+        response = self._response
+        if response is None:
+            first, third = status << STATUS_SHIFT, NO_FIRST_BYTE
+        else:
+            first, third = response.word, pack_third(self._first_byte, self.size)
+        self._rules.records.pending.extend((mark | first | flags << FLAGS_SHIFT, self.word, third))
+
+    def _count_end(self, status: int, failed: bool, waited: float) -> None:
         tally = self._tally
         if self._error_bucket >= 0:
             tally.add(counters.ERROR_TRIALS)
@@ -215,13 +384,12 @@ class SampledResponse(TrialRecorder):
     """
 
     __slots__ = (
+        "_ended_with",
         "body",
-        "bucket",
         "exposed",
         "headers",
         "outcomes",
         "reads_body",
-        "size",
         "status",
     )
 
@@ -232,8 +400,10 @@ class SampledResponse(TrialRecorder):
         error_bucket: int,
         late_after: float,
         stalled_after: float,
+        routing: Routing,
+        word: int,
+        flags: int,
         outcomes: tuple[int, ...],
-        bucket: int,
         exposed: bool,
         reads_body: bool,
     ) -> None:
@@ -243,24 +413,29 @@ class SampledResponse(TrialRecorder):
         self._error_bucket = error_bucket
         self._late_after = late_after
         self._stalled_after = stalled_after
+        self.routing = routing
+        self.word = word
+        self.flags = flags
+        self._response = None
+        self.size = 0
         self.outcomes = outcomes
         """Indexes of the rules that look at this response."""
-        self.bucket = bucket
         self.exposed = exposed
         """This request counts as a user exposed."""
         self.reads_body = reads_body
         """The body was chosen to be looked into."""
         self.status = 0
         self.headers: Headers = ()
-        self.size = 0
-        """Bytes of the body so far."""
         self.body: SampledBody | None = None
         """The body, if a rule looks into it."""
+        self._ended_with = 0
 
     def response_head(self, response: Response, body: bytes, waited: float) -> None:
         """Keep the head of the response, and begin with its body."""
         if self._late_after:
             self._count_latency(waited)
+        self._response = response
+        self._first_byte = waited
         self.status = response.status
         self.headers = response.fields
         self.size = len(body)
@@ -275,8 +450,19 @@ class SampledResponse(TrialRecorder):
         if self.body is not None and data:
             self.body.add(data)
 
-    def end(self, status: int, failed: bool, waited: float, now: float) -> None:
-        TrialRecorder.end(self, status, failed, waited, now)
+    def switched(self, response: Response, failed: bool, waited: float, now: float) -> None:
+        TrialRecorder.switched(self, response, failed, waited, now)
+        self._rules.evaluate(self, self._tally, now)
+
+    def finish(self) -> None:
+        """Write the last record, if the request has ended: its outcomes are known."""
+        if self.flags & ENDED:
+            self.write(self.flags, self._ended_with)
+
+    def end(self, status: int, failed: bool, waited: float, now: float, flags: int = 0) -> None:
+        self._count_end(status, failed, waited)
+        self._settle(failed, waited, flags)
+        self._ended_with = status
         if self.body is None:
             self._rules.evaluate(self, self._tally, now)
         else:

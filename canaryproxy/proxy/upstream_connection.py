@@ -135,7 +135,7 @@ class UpstreamConnection(UpstreamLink):
         if state == _UNTIL_CLOSE and exc is None:
             receiver.response_body(b"", complete=True)
         elif state == _TUNNEL:
-            receiver.tunnel_closed()
+            receiver.tunnel_closed(reset=exc is not None)
         elif state == _HEAD:
             stale = self.served > 0 and not self._buffer and not self._interim_count
             # With TLS 1.3 a server refuses our certificate after the handshake.

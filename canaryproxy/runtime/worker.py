@@ -46,7 +46,7 @@ class Worker:
         self.datapath = DataPath(
             config,
             asyncio.get_running_loop(),
-            self._cells.counters,
+            self._cells,
             block.table,
             self._log,
             block.reducers,

@@ -10,11 +10,14 @@ from random import Random
 import pytest
 
 from canaryproxy import config
+from canaryproxy.http1.request import Request
 from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Blind
 from canaryproxy.measure.outcomes import INSPECTED
+from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.measure.routing import STABLE, RouteTable, Routing
+from canaryproxy.measure.shared_memory import WorkerCells
 from canaryproxy.measure.trials import UserReducer
 from canaryproxy.proxy import body_sampler
 from canaryproxy.proxy.body_sampler import (
@@ -153,13 +156,18 @@ class Watched:
         slots = {"body": BODY, "head": HEAD}
         users = [UserReducer() for _ in range(3)]
         self.sampler = BodySampler()
-        self.rules = TrialRules(made, slots, users, self.sampler)
-        self.cells = counters.Counters().variants[0]
+        cells = WorkerCells()
+        self.records = cells.records
+        routes = RouteNames(cells.names)
+        self.rules = TrialRules(made, slots, users, self.sampler, cells.records, routes)
+        self.cells = cells.counters.stable
         self.tally = counters.Tally(self.cells)
 
     def routed(self) -> SampledResponse:
         routing = Routing(RouteTable(), b"key", bucket=0, variant=STABLE)
-        sample = self.rules.enroll(routing, (BODY, HEAD), self.tally, 0.0)
+        request = Request()
+        request.method, request.rule_key = b"GET", (b"GET", b"/")
+        sample = self.rules.enroll(routing, (BODY, HEAD), self.tally, 0.0, request)
         assert isinstance(sample, SampledResponse)
         return sample
 

@@ -9,14 +9,15 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 from canaryproxy import config
 from canaryproxy.config import Config, TcpAddress
 from canaryproxy.control.settings import first_table
-from canaryproxy.measure.counters import Counters
+from canaryproxy.judging.metrics import Record, unpack
 from canaryproxy.measure.routing import RouteTable
+from canaryproxy.measure.shared_memory import WorkerCells
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.client_connection import ClientConnection
 from canaryproxy.proxy.datapath import DataPath
@@ -260,12 +261,15 @@ def handshakes(datapath: DataPath) -> list[Handshake]:
 class Proxy:
     """A data path on a free port of 127.0.0.1."""
 
-    def __init__(self, datapath: DataPath, port: int, log: AccessLog | None = None) -> None:
+    def __init__(
+        self, datapath: DataPath, port: int, cells: WorkerCells, log: AccessLog | None = None
+    ) -> None:
         self.datapath = datapath
         self.context = datapath.context
         self.log = log
         self.port = port
-        self.counters = datapath.context.counters
+        self.cells = cells
+        self.counters = cells.counters
         self._clients: list[Client] = []
 
     def connection(self) -> ClientConnection:
@@ -308,6 +312,24 @@ class Proxy:
         table = self.datapath.context.router.table
         self.datapath.publish(RouteTable(percent, table.salt))
 
+    def limits(self, late: float, stalled: float) -> None:
+        """Publish the seconds after which a request is late and stalled."""
+        table = self.datapath.context.router.table
+        self.datapath.publish(replace(table, slow=(late, late), stall_after=stalled))
+
+    def records(self) -> list[Record]:
+        """Begin a tick and return all records so far."""
+        self.datapath.tick()
+        _, words = self.cells.records.since(0)
+        assert words is not None
+        return list(unpack(words))
+
+    async def record(self) -> Record:
+        """Wait for the record of the only request that has ended, and return it."""
+        await until(lambda: any(one.ended for one in self.records()), "record")
+        (ended,) = [one for one in self.records() if one.ended]
+        return ended
+
     def close_clients(self) -> None:
         for client in self._clients:
             client.close()
@@ -324,9 +346,10 @@ async def proxy(text: str, send_buffer: int = 0) -> AsyncIterator[Proxy]:
     if made.access_log is not None:
         log = AccessLog(made.access_log)
         log.start()
-    datapath = DataPath(made, asyncio.get_running_loop(), Counters(), first_table(made), log)
+    cells = WorkerCells()
+    datapath = DataPath(made, asyncio.get_running_loop(), cells, first_table(made), log)
     await datapath.serve([sock])
-    running = Proxy(datapath, sock.getsockname()[1], log)
+    running = Proxy(datapath, sock.getsockname()[1], cells, log)
     try:
         yield running
     finally:
