@@ -23,6 +23,7 @@ from canaryproxy.config import Config
 from canaryproxy.config.text import weight
 from canaryproxy.control.controller import Controller, Status
 from canaryproxy.control.gates import AskGates
+from canaryproxy.control.record_reader import RecordReader
 from canaryproxy.control.reload import Reloader, live
 from canaryproxy.control.service import Control
 from canaryproxy.control.settings import first_table
@@ -82,7 +83,11 @@ class ControlPlane:
         self._plane = SharedPlane(block, config, local_tick)
         self._gates = _gates(config)
         slots = None if in_force is None else in_force.slots
-        self.controller = _controller(config, totals, self._plane, self._ask, slots)
+        reader = RecordReader(
+            [worker.records for worker in block.all_workers],
+            [worker.names for worker in block.all_workers],
+        )
+        self.controller = _controller(config, totals, self._plane, self._ask, slots, reader)
         self.reloader = Reloader(
             path,
             config,
@@ -272,10 +277,11 @@ def _controller(
     plane: SharedPlane,
     ask: AskGates,
     slots: Mapping[str, int] | None,
+    reader: RecordReader,
 ) -> Controller:
     table = first_table(config)
     if config.fleet is None:
-        return Controller(config, totals, plane, table, ask=ask, slots=slots)
+        return Controller(config, totals, plane, table, ask=ask, slots=slots, reader=reader)
     # redis is an optional dependency, for fleets only.
     from canaryproxy.fleet.authority import FleetAuthority  # noqa: PLC0415
     from canaryproxy.fleet.redis_store import RedisStore  # noqa: PLC0415
@@ -285,7 +291,9 @@ def _controller(
     authority = partial(
         FleetAuthority, fleet=config.fleet, store=RedisStore(config.fleet, me), me=me
     )
-    return Controller(config, totals, plane, table, ask=ask, slots=slots, authority=authority)
+    return Controller(
+        config, totals, plane, table, ask=ask, slots=slots, reader=reader, authority=authority
+    )
 
 
 def _notifier(config: Config) -> Notifier:

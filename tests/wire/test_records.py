@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from canaryproxy.judging.metrics import Record
-from canaryproxy.measure.counters import BLIND, CLIENT_CLOSED, OUTCOMES
+from canaryproxy.measure.counters import CLIENT_CLOSED, OUTCOMES, Blind, outcome
 from canaryproxy.measure.records import (
     ABANDONED,
     BODILESS,
@@ -465,6 +465,11 @@ async def test_outcomes_are_bits_by_slot_and_blind_ones_are_counted() -> None:
         await once(running, end=b"ok")
         record = await running.record()
         cells = running.counters.stable
-        assert [cells[BLIND + slot] for slot in range(4)] == [1, 1, 0, 0]
+        assert [outcome(cells, slot).blind[Blind.UNKNOWN_CODING] for slot in range(4)] == [
+            1,
+            1,
+            0,
+            0,
+        ]
         assert [cells[OUTCOMES + 2 * slot] for slot in range(4)] == [0, 0, 1, 0]
     assert (record.trials, record.events) == (0b0100, 0)
