@@ -56,7 +56,6 @@ class TrialRules:
         "_error_users",
         "_event_bits",
         "_exposed_users",
-        "_of_bodies",
         "_routes",
         "_sampler",
         "_slots",
