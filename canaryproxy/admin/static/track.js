@@ -60,7 +60,7 @@ function details(release, at, live) {
     lines.push(["suspect", next ? `Ready for the next step. Resume continues to ${weight(next.weight)}.` : "Ready. Resume promotes the release."]);
   } else if (release.hold) {
     const kind = release.level === "suspect" ? "suspect" : release.state === "paused" ? "paused" : "info";
-    lines.push([kind, kind === "info" ? `Next step: ${release.hold}` : sentence(release.hold)]);
+    lines.push([kind, kind === "info" ? `Waiting before the next step: ${release.hold}` : sentence(release.hold)]);
   }
   if (release.gate) {
     const words = { asked: "Waiting for the gates", refused: "A gate refused the next step", passed: "Gates passed" }[release.gate.state];
