@@ -612,7 +612,7 @@ def test_reset_gives_back_the_weight_of_before_the_first_trip(page: Page, serve:
     page.says("confirm-says", "0% → 7.5%")
 
 
-def test_no_canary(page: Page, serve: Serve) -> None:
+def test_a_proxy_without_a_canary_says_so(page: Page, serve: Serve) -> None:
     fake = serve(no_canary())
     page.open(fake.url)
     page.says("variants", "No canary is configured")

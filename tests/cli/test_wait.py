@@ -72,7 +72,7 @@ async def waiting(fake: Fake, folder: Path, *arguments: str) -> asyncio.subproce
     return process
 
 
-async def test_it_comes(fake: Fake, tmp_path: Path) -> None:
+async def test_wait_ends_when_the_goal_is_reached(fake: Fake, tmp_path: Path) -> None:
     process = await waiting(fake, tmp_path, "--for", "promoted")
     fake.record("step", "step 3 of 5")
     fake.change(step=3)
