@@ -1,8 +1,9 @@
-"""A thousand replicas on one Redis: ``python -m bench.fleet [--replicas 1000] [--looks 10]``.
+"""A thousand replicas on one Redis.
 
-Each replica tells its counts through the proxy's own link and scripts, to a redis-server of its own (Debian's
-package); the judge gets the sums as a replica does. Printed: what a look costs Redis (by its own INFO), the
-bytes of a look, how long an act takes to a subscriber, and what the judge knows.
+Each replica sends its counts through the proxy's own store and scripts to a redis-server that this program
+starts; the judge gets the sums as a replica does. Prints the cost of a poll in Redis (its INFO), the bytes
+of a poll, how long an act takes to reach a subscriber, and when the judge trips.
+Example: python -m bench.fleet --replicas 100 --looks 10
 """
 
 from __future__ import annotations
@@ -140,9 +141,13 @@ async def _propagation(acting: RedisStore, hearing: RedisStore, document: Any) -
 
 def main(work: Callable[[int, int, int], Any] = _run) -> None:
     """Start a redis-server, measure, end it."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--replicas", type=int, default=1000)
-    parser.add_argument("--looks", type=int, default=20)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.fleet",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--replicas", type=int, default=1000, help="default: %(default)s")
+    parser.add_argument("--looks", type=int, default=20, help="polls of each; default: %(default)s")
     given = parser.parse_args()
     program = shutil.which("redis-server")
     assert program is not None, "redis-server is not installed"

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
-from canaryproxy.config.text import NONE, count, duration, odds, percent, weight
+from canaryproxy.config.text import count, odds, percent
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.judging.replay import RowError, read_rows, replay, time_of
 from canaryproxy.judging.user_replay import (
@@ -23,7 +20,7 @@ from canaryproxy.judging.user_replay import (
     seconds_of,
     settings_of,
 )
-from canaryproxy.release.forecast import Forecast, Traffic, forecast
+from canaryproxy.release.forecast import Traffic, forecast
 from canaryproxy.release.rollout import Step
 
 _RATIO = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -187,47 +184,10 @@ def plan(path: Path, rps: float, error_rate: float, users: int | None, as_json: 
     if as_json:
         click.echo(json.dumps(found.to_dict()))
         return
-    print_forecast(Console(), found, error_rate)
+    from canaryproxy.client.forecast import print_forecast  # noqa: PLC0415 - it imports rich
+
+    print_forecast(found, error_rate)
     if users is None:
         click.echo(
             "note: each request is taken to be of another user; where users ask often, give --users"
         )
-
-
-def print_forecast(console: Console, found: Forecast, error_rate: float) -> None:
-    """Print a forecast as a table and its warnings."""
-    console.print(f"Stable's error rate is {percent(error_rate)}. If the canary's is higher:\n")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in (
-        "weight",
-        "lasts",
-        "canary\nrequests",
-        "error\nrate",
-        "requests\nto detect",
-        "time\nto detect",
-        "users\naffected",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
-    notes: set[str] = set()
-    for step in found.steps:
-        lasts = "no end" if step.lasts is None else duration(step.lasts)
-        first = (weight(step.weight), lasts, count(step.requests))
-        if not step.catches:
-            table.add_row(*first, NONE, NONE, NONE, NONE)
-            notes.add(f"{NONE}  no stable traffic to compare with")
-        for catch in step.catches:
-            rate = percent(catch.canary_rate)
-            if catch.requests is None or catch.seconds is None:
-                table.add_row(*first, rate, "never", NONE, NONE)
-            else:
-                late = "" if catch.in_time else "*"
-                when = f"{duration(catch.seconds)}{late}{'†' if catch.rail else ''}"
-                table.add_row(*first, rate, count(catch.requests), when, count(catch.hurt))
-                notes |= set() if catch.in_time else {"*  after the end of the step"}
-                notes |= {"†  by the guard rail, which counts requests"} if catch.rail else set()
-            first = ("", "", "")
-    console.print(table)
-    for note in sorted(notes):
-        console.print(note, soft_wrap=True)
-    for warning in found.warnings:
-        console.print(f"warning: {warning}", soft_wrap=True)

@@ -20,8 +20,6 @@ _OPPOSITE: Mapping[str, tuple[str, ...]] = {
     "ended": (),
 }
 _ENDS = ("promoted", "tripped", "aborted")
-_DRILL = "a drill by "
-"""Prefix of the cause of a drill's trip, which is reset within seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class Goal:
     def of_document(self, document: Mapping[str, Any]) -> Verdict:
         """Tell whether the release has reached the goal, or can no longer reach it."""
         state = document.get("state")
-        if state == "tripped" and _drilled(_cause(document.get("circuit"))):
+        if state == "tripped" and _is_drill(document.get("circuit")):
             return "not yet"
         if self.name == "step":
             here = words.number(document.get("step")) or 0
@@ -66,7 +64,7 @@ class Goal:
     def of_record(self, record: Mapping[str, Any]) -> Verdict:
         """Tell whether a record reaches the goal, even if only for a moment; never ``opposite``."""
         what = record.get("what")
-        if what == "tripped" and _drilled(record.get("cause")):
+        if what == "tripped" and _is_drill(record.get("figures")):
             return "not yet"
         if self.name == "step":
             figures = record.get("figures")
@@ -79,9 +77,6 @@ class Goal:
         return "reached" if reached else "not yet"
 
 
-def _cause(circuit: object) -> object:
-    return circuit.get("cause") if isinstance(circuit, Mapping) else None
-
-
-def _drilled(cause: object) -> bool:
-    return isinstance(cause, str) and cause.startswith(_DRILL)
+def _is_drill(trip: object) -> bool:
+    """Return whether a circuit or the figures of a record are a drill's, which is reset within seconds."""
+    return isinstance(trip, Mapping) and trip.get("drill") is True

@@ -93,6 +93,7 @@ class Circuit(View):
     cooldown_left: float | None = Field(
         description="Seconds until it probes; null: it stays open until a reset."
     )
+    drill: bool = Field(description="It is open only for a drill, which closes it within seconds.")
 
 
 class Counts(View):
@@ -372,6 +373,7 @@ def release(
             trips=broken.trips,
             since=broken.since,
             cooldown_left=status.cooldown_left,
+            drill=broken.drill,
         ),
         level="ok" if seen is None else seen.level,
         quiet=None if seen is None else seen.quiet,

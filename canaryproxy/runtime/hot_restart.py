@@ -56,7 +56,7 @@ ENVIRONMENT: Final = "CANARYPROXY_HANDOVER"
 """Names the descriptor of the socket pair to the new process."""
 PREPARED_WITHIN: Final = 60.0
 READY_WITHIN: Final = 15.0
-"""Seconds. No process judges the canary meanwhile; traffic is split by the last table."""
+"""Seconds. No process judges the canary meanwhile; workers route by the last published table."""
 POLL_EVERY: Final = 0.01
 _VERSION = 1
 _LARGEST_MESSAGE = 65536
@@ -85,7 +85,7 @@ class ControlOwner(Protocol):
     """The part of the old process that runs its control plane."""
 
     def release_control(self) -> None:
-        """Begin to save the state and to stop the control plane. Workers continue with the last table."""
+        """Begin to save the state and to stop the control plane; workers keep to the last published table."""
 
     def may_go(self) -> bool:
         """Tell whether the successor may start its control plane.

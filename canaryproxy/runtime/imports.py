@@ -23,7 +23,7 @@ def prepare() -> None:
     defer("prometheus_client")
     # frozenlist's extension needs libstdc++, which nothing else here does: 1 MiB for aiohttp's signals.
     with _environment(FROZENLIST_NO_EXTENSIONS="1"):
-        import frozenlist  # noqa: F401, PLC0415
+        from aiohttp import web  # noqa: F401, PLC0415
 
 
 @contextlib.contextmanager

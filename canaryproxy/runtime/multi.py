@@ -2,9 +2,9 @@
 
 This process opens the sockets and the shared memory, forks the others, and then only waits for signals and
 for children that end. When a worker dies, its counts stay, and so do its listening socket and the connections
-that wait in it. When the control plane dies, traffic continues with the last table, and the next one starts
-from the state file and that table. When this process dies, the kernel sends the others SIGTERM, and they
-drain (PR_SET_PDEATHSIG, prctl(2)).
+that wait in it. When the control plane dies, workers route by the last published table, and the next one
+starts from the state file and that table. When this process dies, the kernel sends the others SIGTERM, and
+they drain (PR_SET_PDEATHSIG, prctl(2)).
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ _LINGER = 5.0
 class Worker:
     """Serves requests by the configuration and the route table in the block. Needs a running loop.
 
-    ``files`` are the files that the configuration names. While there is no controller, the worker continues
-    with the last table.
+    ``files`` are the files that the configuration names. While there is no controller, the worker routes
+    by the last published table.
     """
 
     def __init__(

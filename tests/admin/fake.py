@@ -60,7 +60,9 @@ RELEASE = Release(
     ready=True,
     gate=None,
     allowed=["resume", "pause"],
-    circuit=Circuit(state="closed", cause=None, trips=0, since=0.0, cooldown_left=None),
+    circuit=Circuit(
+        state="closed", cause=None, trips=0, since=0.0, cooldown_left=None, drill=False
+    ),
     level="ok",
     quiet=None,
     judged=130,

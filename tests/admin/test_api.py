@@ -66,7 +66,7 @@ async def test_an_operation_is_one_event(
 
 
 @pytest.mark.parametrize("value", [0, 0.01, 5, 99.99, 100])
-async def test_weight(served: Served, value: float) -> None:
+async def test_put_weight_sets_the_weight(served: Served, value: float) -> None:
     answer = await served.ask("PUT", "/v1/weight", json.dumps({"weight": value, "by": "ann"}))
     assert answer.json["weight"] == value
     assert served.control.acts == [rollout.SetWeight(value, "ann")]
@@ -152,7 +152,7 @@ async def test_history_and_series(served: Served) -> None:
         "/v1/stream?after=1",
     ],
 )
-async def test_bad_queries(served: Served, target: str) -> None:
+async def test_a_bad_query_is_refused_and_named(served: Served, target: str) -> None:
     found = problem(await served.ask("GET", target), 422)
     assert found["errors"][0]["path"] in found["detail"]
 
@@ -233,7 +233,7 @@ async def test_bad_events_count_nothing(served: Served, body: str) -> None:
     assert served.control.counted == 0
 
 
-async def test_sizes(served: Served) -> None:
+async def test_a_body_over_its_limit_is_refused(served: Served) -> None:
     small = '{"weight": 5}'
     for size, status in ((64 * 1024, 200), (64 * 1024 + 1, 413)):
         answer = await served.ask("PUT", "/v1/weight", small + " " * (size - len(small)))
@@ -274,7 +274,9 @@ async def test_chunked_bodies_are_bounded_too(served: Served) -> None:
         ("POST", "/metrics", {"GET", "HEAD"}),
     ],
 )
-async def test_other_methods(served: Served, method: str, target: str, allow: set[str]) -> None:
+async def test_an_unsupported_method_lists_those_allowed(
+    served: Served, method: str, target: str, allow: set[str]
+) -> None:
     answer = await served.ask(method, target)
     assert answer.status == 405
     assert set(answer.headers["allow"].split(",")) == allow
@@ -286,7 +288,7 @@ async def test_other_methods(served: Served, method: str, target: str, allow: se
     "target",
     ["/v1", "/v1/", "/v1/release/", "//v1/release", "/v2/release", "/v1/release/x", "/%00"],
 )
-async def test_nothing_there(served: Served, target: str) -> None:
+async def test_an_unknown_path_is_not_found(served: Served, target: str) -> None:
     problem(await served.ask("GET", target), 404)
 
 
@@ -347,7 +349,9 @@ async def test_a_mistake_of_ours_tells_nothing_of_the_inside(
         ('w/"b3f2-1"', 400),
     ],
 )
-async def test_if_match(served: Served, condition: str, status: int) -> None:
+async def test_a_change_whose_condition_fails_does_nothing(
+    served: Served, condition: str, status: int
+) -> None:
     """A condition that is not understood must not be lost: nothing is done."""
     for method, target, body in (
         ("PUT", "/v1/weight", '{"weight": 7}'),
@@ -408,7 +412,7 @@ async def test_what_the_client_has_is_not_sent_again(served: Served, target: str
 # The configuration
 
 
-async def test_configuration(served: Served) -> None:
+async def test_the_configuration_can_be_read_tried_and_replaced(served: Served) -> None:
     shown = await served.ask("GET", "/v1/config")
     assert shown.json["text"] == CONFIG
     changed = CONFIG + "limits: {idle_timeout: 60s}\n"
@@ -485,7 +489,9 @@ async def test_secrets_of_the_configuration_need_the_token(served: Served) -> No
         ("application/json, text/plain", 415),
     ],
 )
-async def test_media_types(served: Served, content_type: str, status: int) -> None:
+async def test_a_change_needs_the_media_type_of_json(
+    served: Served, content_type: str, status: int
+) -> None:
     answer = await served.ask(
         "PUT", "/v1/weight", '{"weight": 7}', over="tcp", Content_Type=content_type,
         Authorization=f"Bearer {TOKEN}",
@@ -513,7 +519,7 @@ async def test_no_compressed_bodies(served: Served, coding: str) -> None:
     assert served.control.weight == 5.0
 
 
-async def test_expectations(served: Served) -> None:
+async def test_only_the_expectation_of_100_continue_is_met(served: Served) -> None:
     answer = await served.ask("PUT", "/v1/weight", '{"weight": 7}', Expect="100-continue")
     assert answer.json["weight"] == 7.0
     problem(await served.ask("GET", "/v1/release", Expect="miracles"), 417)
@@ -522,7 +528,7 @@ async def test_expectations(served: Served) -> None:
 # What was there before
 
 
-async def test_probes(served: Served) -> None:
+async def test_probes_answer_on_both_addresses_while_draining(served: Served) -> None:
     for over in ("unix", "tcp"):
         assert (await served.ask("GET", "/livez", over=over)).status == 200
         served.control.ready = True

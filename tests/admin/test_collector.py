@@ -243,7 +243,7 @@ def test_bounds_are_written_as_openmetrics_wants_them() -> None:
                 assert sample.labels["le"] in ("+Inf", str(float(sample.labels["le"])))
 
 
-def test_values() -> None:
+def test_metrics_have_the_values_of_the_counters() -> None:
     found = samples()
     assert value(found, "canaryproxy_requests_total", code="200", variant="canary") == 7
     assert value(found, "canaryproxy_routed_requests_total", variant="canary") == 13

@@ -40,7 +40,7 @@ async def session() -> AsyncIterator[ClientSession]:
         ("/static/favicon.svg", "image/svg+xml; charset=utf-8"),
     ],
 )
-async def test_content_types(
+async def test_each_file_of_the_dashboard_has_its_content_type(
     server: TestServer, session: ClientSession, path: str, content_type: str
 ) -> None:
     async with session.get(server.make_url(path)) as answer:

@@ -57,7 +57,9 @@ def test_format_by_accept(accept: str, expected: str) -> None:
         ("gzip;q=nan", False),
     ],
 )
-def test_compression(accepted: str, compressed: bool) -> None:
+def test_a_scrape_is_compressed_only_if_the_client_accepts_it(
+    accepted: str, compressed: bool
+) -> None:
     source = registry(collector())
     body, fields = scrape(source, TEXT, accepted)
     assert ("Content-Encoding" in fields) is compressed

@@ -64,7 +64,7 @@ def _mode(path: str) -> int:
         "Bearer None",
     ],
 )
-async def test_wrong_tokens(served: Served, presented: str) -> None:
+async def test_a_wrong_token_changes_nothing(served: Served, presented: str) -> None:
     head = (
         "PUT /v1/weight HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(WEIGHT)}\r\nAuthorization: {presented}\r\n\r\n{WEIGHT}"
@@ -234,7 +234,9 @@ def test_sixteen_characters_are_enough(tmp_path: Path) -> None:
         ("l\u00f6calhost", 421),
     ],
 )
-async def test_hosts(tmp_path: Path, host: str, status: int) -> None:
+async def test_only_names_of_this_address_are_served_over_tcp(
+    tmp_path: Path, host: str, status: int
+) -> None:
     async with serve(tmp_path, hosts=("canary.example",)) as served:
         for method, body in (("GET", None), ("PUT", WEIGHT)):
             answer = await served.ask(
@@ -301,7 +303,9 @@ async def test_probes_answer_to_any_host(served: Served) -> None:
     ],
 )
 @pytest.mark.parametrize("over", ["unix", "tcp"])
-async def test_origins(served: Served, over: str, host: str, origin: str, status: int) -> None:
+async def test_a_change_from_another_origin_is_refused(
+    served: Served, over: str, host: str, origin: str, status: int
+) -> None:
     answer = await served.ask(
         "PUT",
         "/v1/weight",
@@ -322,7 +326,9 @@ async def test_origins(served: Served, over: str, host: str, origin: str, status
     [("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403), ("x", 403)],
 )
 @pytest.mark.parametrize("over", ["unix", "tcp"])
-async def test_fetch_metadata(served: Served, over: str, site: str, status: int) -> None:
+async def test_a_change_from_another_site_is_refused(
+    served: Served, over: str, site: str, status: int
+) -> None:
     answer = await served.ask(
         "POST",
         "/v1/release/abort",

@@ -114,7 +114,7 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_nothing_changes(served: Served, name: str) -> None:
+async def test_a_hostile_request_changes_nothing(served: Served, name: str) -> None:
     """The token is there in most of them: what refuses is the rest of the guard."""
     control = served.control
     etag, weight, text = control.etag, control.weight, control.text
@@ -175,7 +175,7 @@ async def test_pipelined_after_a_refusal(served: Served) -> None:
         assert served.control.acts == []
 
 
-async def test_noise(tmp_path: Path) -> None:
+async def test_random_bytes_change_nothing(tmp_path: Path) -> None:
     """Bytes at random, and good requests with some bytes changed."""
     control_weight = 5.0
     dice = random.Random(20261123)

@@ -121,7 +121,7 @@ async def test_the_state_comes_with_its_etag_and_with_time(tmp_path: Path) -> No
             await client.next("release")
 
 
-async def test_heartbeat(tmp_path: Path) -> None:
+async def test_a_quiet_stream_sends_heartbeats(tmp_path: Path) -> None:
     async with (
         serve(tmp_path, pace=Pace(poll=0.01, release=3600, heartbeat=0.05)) as served,
         stream(served) as client,

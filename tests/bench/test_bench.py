@@ -319,7 +319,7 @@ def test_schedule_gives_each_request_once_when_it_is_due(
     assert len(taken) == schedule.count or schedule.due(len(taken)) > now
 
 
-def test_quantiles() -> None:
+def test_quantiles_are_those_of_the_sorted_samples() -> None:
     assert quantile(range(1, 1001), 0.999) == 999
     assert quantile([7], 0.5) == 7
     found = in_microseconds([3000, 1000, 2000])

@@ -192,6 +192,7 @@ def idle() -> Scene:
                 "trips": 0,
                 "since": now - 4000,
                 "cooldown_left": None,
+                "drill": False,
             },
             "level": "ok",
             "quiet": "the canary has no traffic",
@@ -257,7 +258,7 @@ def healthy() -> Scene:
         since=now - 192,
         baked=192.0,
         requests=9600,
-        hold="192 of 600 seconds baked",
+        hold="bake time 3 min 12 s of 10 min",
         allowed=list(RUNNING),
         quiet=None,
         judged=12512,
@@ -483,6 +484,7 @@ def trip(scene: Scene, ago: float = 0.0, cause: str = TRIP_CAUSE) -> None:
             "trips": 1,
             "since": now,
             "cooldown_left": None,
+            "drill": False,
         },
     )
     document["metrics"][0].update(

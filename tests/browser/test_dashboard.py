@@ -579,7 +579,7 @@ def test_steps_say_what_they_wait_for(page: Page, serve: Serve) -> None:
     ]  # fmt: skip
     page.says("progress", "3 min 12 s of 10 min")
     page.says("progress", "9,600 of 1,000")
-    page.says("progress", "Next step: 192 of 600 seconds baked")
+    page.says("progress", "Waiting before the next step: bake time 3 min 12 s of 10 min")
     fake.update(gate={"state": "refused", "cause": "http://gate/: not on Fridays"})
     page.says("progress", "A gate refused the next step: http://gate/: not on Fridays")
     fake.update(ready=True, gate=None)
@@ -638,7 +638,7 @@ def test_reset_gives_back_the_weight_of_before_the_first_trip(page: Page, serve:
     page.says("confirm-says", "0% → 7.5%")
 
 
-def test_no_canary(page: Page, serve: Serve) -> None:
+def test_a_proxy_without_a_canary_says_so(page: Page, serve: Serve) -> None:
     fake = serve(no_canary())
     page.open(fake.url)
     page.says("variants", "No canary is configured")

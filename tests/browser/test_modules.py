@@ -122,5 +122,7 @@ def test_merge_orders_and_bounds(module: Callable[[str, str], Any]) -> None:
         ("m.utc(1790000000)", "2026-09-21 14:13:20 UTC"),
     ],
 )
-def test_words(module: Callable[[str, str], Any], expression: str, words: str) -> None:
+def test_numbers_and_times_read_as_in_the_terminal(
+    module: Callable[[str, str], Any], expression: str, words: str
+) -> None:
     assert str(module("words.js", expression)).replace("\u00a0", " ") == words

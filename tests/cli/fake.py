@@ -53,6 +53,7 @@ def document(**changed: Any) -> dict[str, Any]:
         "allowed": ALL,
         "circuit": {
             "state": "closed", "cause": None, "trips": 0, "since": now - 500, "cooldown_left": None,
+            "drill": False,
         },
         "level": "ok",
         "quiet": None,

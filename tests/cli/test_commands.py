@@ -134,7 +134,7 @@ async def test_an_invalid_configuration_is_told_by_line(fake: Fake, tmp_path: Pa
     harmless(done.err)
 
 
-async def test_nobody_there(tmp_path: Path) -> None:
+async def test_without_a_proxy_commands_say_how_to_start_one(tmp_path: Path) -> None:
     for arguments in (["status"], ["weight", "5"], ["wait", "--for", "promoted"], ["history"]):
         done = await command(*arguments, folder=tmp_path)
         assert (done.status, done.out) == (3, "")
@@ -237,7 +237,9 @@ async def test_a_token_goes_to_http_only(tmp_path: Path, fake: Fake) -> None:
     assert done.status == 2
 
 
-async def test_history(fake: Fake, tmp_path: Path) -> None:
+async def test_history_shows_the_newest_records_without_control_characters(
+    fake: Fake, tmp_path: Path
+) -> None:
     fake.record("started", "by ann")
     fake.record("tripped", HOSTILE)
     done = await command("history", "-n", "1", folder=tmp_path)
@@ -294,7 +296,7 @@ def harmless(text: str) -> None:
     assert "fake: line" not in text.splitlines()
 
 
-async def test_plain_terminals(fake: Fake, tmp_path: Path) -> None:
+async def test_a_plain_terminal_gets_plain_characters(fake: Fake, tmp_path: Path) -> None:
     done = await command("status", folder=tmp_path)
     assert "▶ 5%" in done.out
     for variables in ({"LANG": "C"}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}):
@@ -322,7 +324,7 @@ def test_the_overview_has_the_first_sentence_of_each_commands_help() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(shell: str) -> None:
+def test_completion_prints_a_script_for_the_shell(shell: str) -> None:
     done = CliRunner().invoke(main, ["completion", shell])
     assert done.exit_code == 0
     assert "_CANARYPROXY_COMPLETE" in done.output

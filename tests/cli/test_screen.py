@@ -110,7 +110,7 @@ def test_what_never_began_has_no_age() -> None:
     assert " for " not in head
 
 
-def test_the_bar() -> None:
+def test_the_bar_shows_evidence_up_to_the_limit() -> None:
     """Evidence from 1 to the limit, logarithmic, with a tick where the step is held."""
     metric = document()["metrics"][0]
 
@@ -222,7 +222,7 @@ def test_what_terminals_can(encoding: str, environment: dict[str, str], able: bo
     assert has_unicode(encoding, environment) is able
 
 
-def test_ascii() -> None:
+def test_an_ascii_screen_has_the_same_lines() -> None:
     shown = lines(View(document(), RECORDS, NOW), 80, 24, ascii_only=True)
     assert "\n".join(shown).isascii()
     assert len(shown) == len(lines(View(document(), RECORDS, NOW), 80, 24))

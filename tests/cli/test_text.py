@@ -41,7 +41,7 @@ def test_whatever_comes_is_one_printable_line(value: object) -> None:
         (None, "not known yet"),
     ],
 )
-def test_intervals(edges: object, said: str) -> None:
+def test_an_interval_reads_as_a_ratio_to_stable(edges: object, said: str) -> None:
     assert words.interval(edges) == said
 
 

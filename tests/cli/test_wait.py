@@ -12,7 +12,7 @@ import pytest
 from canaryproxy.client.goal import Goal
 from tests.cli.fake import Fake, command, document, finished, line, spawn, until_followed
 
-DRILL = {"state": "open", "cause": "a drill by ann", "trips": 1, "since": 1.0}
+DRILL = {"state": "open", "cause": "a drill by ann", "trips": 1, "since": 1.0, "drill": True}
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_what_a_document_means(goal: str, changed: dict[str, Any], verdict: str)
     [
         ("paused", {"what": "paused"}, "reached"),
         ("tripped", {"what": "tripped", "cause": "errors"}, "reached"),
-        ("tripped", {"what": "tripped", "cause": "a drill by ann"}, "not yet"),
+        ("tripped", {"what": "tripped", "figures": {"drill": True}}, "not yet"),
         ("promoted", {"what": "tripped"}, "not yet"),
         ("step=2", {"what": "step", "figures": {"step": 3}}, "reached"),
         ("step=2", {"what": "step", "figures": {"step": 1}}, "not yet"),
@@ -72,7 +72,7 @@ async def waiting(fake: Fake, folder: Path, *arguments: str) -> asyncio.subproce
     return process
 
 
-async def test_it_comes(fake: Fake, tmp_path: Path) -> None:
+async def test_wait_ends_when_the_goal_is_reached(fake: Fake, tmp_path: Path) -> None:
     process = await waiting(fake, tmp_path, "--for", "promoted")
     fake.record("step", "step 3 of 5")
     fake.change(step=3)
@@ -117,7 +117,7 @@ async def test_another_release_follows(fake: Fake, tmp_path: Path) -> None:
 
 async def test_a_drill_is_no_end(fake: Fake, tmp_path: Path) -> None:
     process = await waiting(fake, tmp_path, "--for", "promoted")
-    fake.record("tripped", "a drill by ann")
+    fake.record("tripped", "a drill by ann", drill=True)
     fake.change(state="tripped", circuit=DRILL)
     fake.record("reset", "by ann (end of the drill)")
     fake.change(**document())

@@ -58,7 +58,7 @@ async def test_a_lost_connection_keeps_the_figures_until_it_is_back(
         assert await seen.ends() == 0
 
 
-async def test_another_size(fake: Fake, tmp_path: Path) -> None:
+async def test_watch_follows_the_size_of_the_terminal(fake: Fake, tmp_path: Path) -> None:
     async with terminal("status", "--watch", folder=tmp_path) as seen:
         await seen.shows("RUNNING")
         await until_followed(fake)
@@ -67,7 +67,9 @@ async def test_another_size(fake: Fake, tmp_path: Path) -> None:
         await seen.shows("canary errors 0.6× to 1.4× stable's rate")
 
 
-async def test_no_color(fake: Fake, tmp_path: Path) -> None:
+async def test_watch_without_color_uses_ascii_and_default_colors(
+    fake: Fake, tmp_path: Path
+) -> None:
     async with terminal("status", "--watch", folder=tmp_path, NO_COLOR="1", LANG="C") as seen:
         await seen.shows("> 5%")
         cells = [cell for row in seen.screen.buffer.values() for cell in row.values()]
@@ -124,7 +126,7 @@ async def test_lines_where_there_is_no_terminal(fake: Fake, tmp_path: Path) -> N
     assert (done.status, done.out, done.err) == (0, "", "")
 
 
-async def test_json_lines(fake: Fake, tmp_path: Path) -> None:
+async def test_watch_prints_a_json_line_for_each_change(fake: Fake, tmp_path: Path) -> None:
     process = await spawn("status", "--watch", "--json", folder=tmp_path)
     assert json.loads(await line(process, "{")) == fake.document
     await until_followed(fake)

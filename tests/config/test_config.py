@@ -62,7 +62,7 @@ def test_examples_are_valid_and_match_the_schema(path: Path) -> None:
     SCHEMA.validate(plain(path.read_text()))
 
 
-def test_example_values() -> None:
+def test_the_example_has_the_values_that_it_shows() -> None:
     found = config.parse((ROOT / "config/example.yaml").read_text(), file="example.yaml")
     assert [one.address for one in found.listen] == [TcpAddress("127.0.0.1", 8080)]
     assert found.variants.canary is not None
@@ -99,7 +99,7 @@ def test_example_values() -> None:
 # What is accepted
 
 
-def test_defaults() -> None:
+def test_a_minimal_configuration_has_the_documented_defaults() -> None:
     found = parse()
     assert found.variants.canary is None
     assert found.split.sticky.cookie == "canary_id"
@@ -139,7 +139,7 @@ def test_values_are_frozen() -> None:
         ),
     ],
 )
-def test_listen(text: str, expected: tuple[Any, ...]) -> None:
+def test_listen_takes_one_address_or_a_list(text: str, expected: tuple[Any, ...]) -> None:
     assert tuple(one.address for one in parse(text).listen) == expected
 
 
@@ -437,7 +437,7 @@ def test_the_schema_refuses_what_it_can_tell(path: Path) -> None:
 
 
 @given(st.integers(1, 3650), st.sampled_from(["ms", "s", "m", "h", "d"]))
-def test_durations(number: int, unit: str) -> None:
+def test_a_duration_is_a_number_and_a_unit(number: int, unit: str) -> None:
     seconds = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
     assert units.duration(f"{number}{unit}") == pytest.approx(number * seconds)
 
@@ -456,7 +456,7 @@ def test_durations_are_written_as_people_do(seconds: float, text: str) -> None:
 
 
 @given(st.integers(0, 10**5), st.sampled_from(["", "B", "kB", "KiB", "MiB", "GiB"]))
-def test_sizes(number: int, unit: str) -> None:
+def test_a_size_is_a_number_and_a_unit(number: int, unit: str) -> None:
     factor = {"": 1, "B": 1, "kB": 1000, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}[unit]
     assert units.size(f"{number}{unit}") == number * factor
 
@@ -492,7 +492,7 @@ def test_addresses_round_trip(port: int, host: str) -> None:
     assert str(addresses.endpoint(f"http://{host}:{port}")) == f"http://{host}:{port}"
 
 
-def test_default_ports() -> None:
+def test_an_endpoint_has_the_default_port_of_its_scheme() -> None:
     assert addresses.endpoint("http://a").port == 80
     assert addresses.endpoint("https://[::1]").port == 443
     assert str(addresses.address("unix:./a.sock")) == "unix:./a.sock"
@@ -513,7 +513,7 @@ def test_endpoints_are_bare(text: str) -> None:
     [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("LocalHost", True), ("0.0.0.0", False),
      ("127.evil.example", False), ("10.0.0.1", False), ("::", False)],
 )  # fmt: skip
-def test_loopback(host: str, local: bool) -> None:
+def test_loopback_addresses_are_known(host: str, local: bool) -> None:
     assert addresses.is_loopback(host) is local
 
 

@@ -24,7 +24,7 @@ from canaryproxy.measure.outcomes import INSPECTED
         ("a$", b"a\n", False),
     ],
 )
-def test_found(pattern: str, text: bytes, expected: bool) -> None:
+def test_a_searcher_finds_its_pattern_in_bytes(pattern: str, text: bytes, expected: bool) -> None:
     assert searcher(pattern)(text) is expected
 
 

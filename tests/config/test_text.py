@@ -45,7 +45,7 @@ def test_odds_have_three_digits_at_most() -> None:
     ("seconds", "said"),
     [(0.0482, "48 ms"), (0.0012, "1.2 ms"), (1.25, "1.25 s"), (0.99999, "1 s"), (0, "0 ms")],
 )
-def test_latencies(seconds: float, said: str) -> None:
+def test_a_latency_reads_in_its_natural_unit(seconds: float, said: str) -> None:
     assert text.latency(seconds) == said
 
 
@@ -56,5 +56,5 @@ def test_latencies(seconds: float, said: str) -> None:
         *((288, "4 min 48 s"), (3600 * 26, "1 d 2 h"), (86400 * 3, "3 d")),
     ],
 )
-def test_durations(seconds: float, said: str) -> None:
+def test_a_duration_reads_in_its_largest_units(seconds: float, said: str) -> None:
     assert text.duration(seconds) == said

@@ -82,6 +82,6 @@ def test_what_is_no_document_is_garbled(text: str) -> None:
 
 
 @given(text=st.text(max_size=100))
-def test_any_text(text: str) -> None:
+def test_text_that_is_no_document_is_garbled(text: str) -> None:
     with pytest.raises(Garbled):
         Document.from_json(text)

@@ -423,7 +423,7 @@ def test_what_is_not_allowed_says_so() -> None:
         EProcess.from_dict({**EProcess().to_dict(), "logs": [0.0]})
 
 
-def test_helpers() -> None:
+def test_log_sums_and_floats_survive_infinities() -> None:
     assert log_sum_exp(()) == -inf
     assert log_sum_exp((-inf, -inf)) == -inf
     assert close(log_sum_exp((1000.0, 1000.0)), 1000.0 + log(2))

@@ -40,7 +40,7 @@ def test_what_is_no_duration_is_in_the_first_bucket(odd: float) -> None:
     assert bucket_index(odd) == 0
 
 
-def test_longest() -> None:
+def test_an_infinite_latency_is_in_the_last_bucket() -> None:
     assert bucket_index(inf) == BUCKETS - 1
 
 

@@ -101,7 +101,9 @@ def present(text: str, seen: Answer) -> bool | None:
         ("{status: 200, json: {pointer: /a, is: null}}", answer(b'{"a": null}', 500), False),
     ],
 )
-def test_conditions(when: str, seen: Answer, expected: bool | Blind) -> None:
+def test_a_condition_holds_for_the_responses_that_it_names(
+    when: str, seen: Answer, expected: bool | Blind
+) -> None:
     assert held(f"{{when: {when}}}", seen) is expected
 
 

@@ -116,7 +116,7 @@ def test_a_new_worker_begins_at_zero() -> None:
     assert recent.update(21.0, _counts(ms20=500)) is not None
 
 
-def test_thresholds() -> None:
+def test_the_thresholds_of_a_stall_lie_between_one_and_ten_seconds() -> None:
     limits = thresholds(0.1, 0.05)
     assert (limits.stable, limits.stall_after) == (0.1, 1.0)
     assert abs(limits.canary - 0.15) < 1e-12

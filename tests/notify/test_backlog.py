@@ -33,7 +33,7 @@ def test_what_gives_way(size: int, urgencies: list[bool]) -> None:
     assert backlog.take() is None
 
 
-def test_clear_counts() -> None:
+def test_clear_returns_how_many_messages_it_dropped() -> None:
     backlog = Backlog[Item](3)
     backlog.put(Item(1, False))
     backlog.put(Item(2, True))

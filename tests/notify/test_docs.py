@@ -82,7 +82,7 @@ def test_the_example_is_what_is_sent() -> None:
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(told)
 
 
-def test_the_events() -> None:
+def test_the_page_lists_every_event() -> None:
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     table = page.partition("| record | sent by default |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| `(\w+)` \| ([^|]*?) ?\|", table, re.MULTILINE)
@@ -104,17 +104,17 @@ def test_the_events() -> None:
         f"cut at {message.MAX_TEXT} characters",
     ],
 )
-def test_the_bounds(words: str) -> None:
+def test_the_page_names_every_bound(words: str) -> None:
     assert words in " ".join(TEXT.split())
 
 
-def test_an_hour() -> None:
+def test_the_page_names_the_age_at_which_a_message_is_dropped() -> None:
     assert notifier.MAX_AGE == 3600.0
     assert "an hour old" in TEXT
     assert 0.0 <= Clock().jitter() <= 1.0
 
 
-def test_the_configuration() -> None:
+def test_the_configuration_of_the_page_is_valid() -> None:
     (text,) = blocks("yaml")
     loaded = config.parse(text, file="docs")
     assert [hook.format for hook in loaded.notify] == ["json", "slack"]

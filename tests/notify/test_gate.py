@@ -33,7 +33,7 @@ def gates(*urls: str, **more: Any) -> Gates:
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-async def test_a_yes(hook: Hook, status: int) -> None:
+async def test_a_gate_passes_with_any_success(hook: Hook, status: int) -> None:
     hook.answers = [web.Response(status=status)]
     answer = await gates(hook.url).ask(QUESTION)
     assert answer == GateResult(True, f"{hook.url} responded {status}")

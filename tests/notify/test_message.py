@@ -28,7 +28,7 @@ json_values = st.recursive(
 )
 
 
-def test_json() -> None:
+def test_a_json_message_is_the_record_and_its_origin() -> None:
     assert json.loads(message.document(TRIPPED, "cart-2.4", "edge-1")) == TRIPPED | {
         "release": "cart-2.4",
         "host": "edge-1",
@@ -208,7 +208,7 @@ def test_a_cause_calls_nobody(cause: str) -> None:
 
 
 @given(st.text())
-def test_one_line(text: str) -> None:
+def test_any_text_becomes_one_printable_line(text: str) -> None:
     line = message.one_line(text)
     assert line.isprintable()
     assert line == line.strip()

@@ -195,7 +195,9 @@ async def test_what_is_old_is_tried_once(hook: Hook) -> None:
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after(hook: Hook, status: int, headers: dict[str, str], pause: float) -> None:
+async def test_retry_after_sets_the_pause_within_bounds(
+    hook: Hook, status: int, headers: dict[str, str], pause: float
+) -> None:
     hook.answers = [web.Response(status=status, headers=headers)]
     clock = QuickClock()
     async with notifying(webhook(hook.url), clock=clock) as told:
@@ -436,7 +438,9 @@ async def test_certificates_are_checked(
     assert "certificate not valid: self-signed certificate" in caplog.text
 
 
-async def test_tls(tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_webhook_over_tls_trusts_the_authorities_of_the_system(
+    tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
     async with Hook(tls=tls) as hook, notifying(webhook(f"https://127.0.0.1:{hook.port}/")) as told:
         told.notify(record(1))

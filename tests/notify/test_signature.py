@@ -9,7 +9,7 @@ from canaryproxy.config.secrets import SecretError, SecretSource
 from canaryproxy.notify.signature import headers, sign, webhook_keys
 
 
-def test_published_vector() -> None:
+def test_the_published_vector_has_its_signature() -> None:
     """What the libraries of Standard Webhooks test ``sign`` by."""
     key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     signature = sign([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')

@@ -484,7 +484,9 @@ async def test_stop_ends_although_a_pipe_is_full(tmp_path: Path) -> None:
     assert log.written + log.dropped == 1000
 
 
-async def test_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_log_to_standard_output_stays_open_when_reopened(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     async with logging_to("-") as log:
         log.add(PLAIN)
         log.reopen()

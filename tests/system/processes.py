@@ -136,6 +136,21 @@ def proxy(folder: Path, variants: str, more: str = "", admin: int | None = None)
         process.end()
 
 
+@contextlib.contextmanager
+def serving(folder: Path, workers: int, more: str = "") -> Iterator[Proxy]:
+    """Run the proxy with both upstreams and a state file until the block ends."""
+    with (
+        upstream(folder, "stable") as (_, stable),
+        upstream(folder, "canary") as (_, canary),
+        proxy(
+            folder,
+            variants([stable], [canary]),
+            f"workers: {workers}\nstate: {folder}/state.json\n{more}",
+        ) as running,
+    ):
+        yield running
+
+
 def variants(stable: list[int], canary: list[int] | None = None) -> str:
     """Return the variants section."""
     sides = {"stable": stable, "canary": canary or []}

@@ -23,7 +23,7 @@ from canaryproxy.runtime.shared_plane import is_alive
 from tests.ports import free_port
 
 from .accounts import Accounts
-from .processes import DEADLINE, Proxy, answers, proxy, until, upstream, variants
+from .processes import DEADLINE, Proxy, answers, serving, until
 
 pytestmark = pytest.mark.slow
 
@@ -57,17 +57,9 @@ def records(running: Proxy, what: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, workers: int, more: str = LIMITS) -> Iterator[Proxy]:
-    """A proxy; whoever has replaced it is ended with it."""
-    with (
-        upstream(folder, "stable") as (_, v1),
-        upstream(folder, "canary") as (_, v2),
-        proxy(
-            folder,
-            variants([v1], [v2]),
-            f"workers: {workers}\nstate: {folder}/state.json\n{more}",
-        ) as running,
-    ):
+def replaceable(folder: Path, workers: int, more: str = LIMITS) -> Iterator[Proxy]:
+    """Run the proxy until the block ends; processes that have replaced it are ended with it."""
+    with serving(folder, workers, more) as running:
         try:
             until(lambda: ask(running)["main_pid"] == running.pid, "steering")
             yield running
@@ -105,7 +97,7 @@ def drained(running: Proxy, pid: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ten_in_a_row_under_load(tmp_path: Path, workers: int) -> None:
-    with serving(tmp_path, workers, f"{LIMITS}\nsplit: {{weight: 30}}") as running:
+    with replaceable(tmp_path, workers, f"{LIMITS}\nsplit: {{weight: 30}}") as running:
         seen = [running.pid]
         with Accounts(running.port) as load:
             for _ in range(10):
@@ -139,7 +131,7 @@ release:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_in_the_middle_of_a_release(tmp_path: Path, workers: int) -> None:
-    with serving(tmp_path, workers, RELEASE) as running, Accounts(running.port) as load:
+    with replaceable(tmp_path, workers, RELEASE) as running, Accounts(running.port) as load:
         until(lambda: ask(running)["step"] == 2, "the second step")
         until(lambda: ask(running)["requests"] >= 200, "evidence")
         before = ask(running)
@@ -174,7 +166,7 @@ def test_in_the_middle_of_a_release(tmp_path: Path, workers: int) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_trip_reaches_what_still_drains(tmp_path: Path, workers: int) -> None:
     """A request that the old process got as its last is routed by the table of the new one."""
-    with serving(tmp_path, workers, f"{LIMITS}\nsplit: {{weight: 100}}") as running:
+    with replaceable(tmp_path, workers, f"{LIMITS}\nsplit: {{weight: 100}}") as running:
         client = http.client.HTTPConnection("127.0.0.1", running.port, timeout=DEADLINE)
         client.request("GET", "/")
         with client.getresponse() as answer:
@@ -205,7 +197,7 @@ def test_a_trip_reaches_what_still_drains(tmp_path: Path, workers: int) -> None:
 def test_a_successor_that_cannot_start_changes_nothing(
     tmp_path: Path, workers: int, more: str, why: str
 ) -> None:
-    with serving(tmp_path, workers) as running, Accounts(running.port, 3, 1) as load:
+    with replaceable(tmp_path, workers) as running, Accounts(running.port, 3, 1) as load:
         file = tmp_path / "proxy.yaml"
         good = file.read_text()
         file.write_text(good + more)
@@ -239,7 +231,7 @@ def successor_of(running: Proxy) -> int:
 
 @pytest.mark.parametrize("workers", [1])
 def test_the_successor_is_killed_while_it_starts(tmp_path: Path, workers: int) -> None:
-    with serving(tmp_path, workers) as running, Accounts(running.port, 3, 1) as load:
+    with replaceable(tmp_path, workers) as running, Accounts(running.port, 3, 1) as load:
         new = successor_of(running)
         end(new)
         until(lambda: records(running, "upgrade_failed"), "the record")
@@ -266,7 +258,7 @@ def between(running: Proxy, folder: Path) -> Iterator[int]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_successor_is_killed_when_nobody_steers(tmp_path: Path, workers: int) -> None:
-    with serving(tmp_path, workers, RELEASE) as running, Accounts(running.port, 3, 1) as load:
+    with replaceable(tmp_path, workers, RELEASE) as running, Accounts(running.port, 3, 1) as load:
         until(lambda: ask(running)["step"] == 2, "the second step")
         with between(running, tmp_path) as new:
             sent = load.sent
@@ -282,7 +274,7 @@ def test_the_successor_is_killed_when_nobody_steers(tmp_path: Path, workers: int
 
 @pytest.mark.parametrize("workers", [2])
 def test_the_old_one_is_killed_while_the_successor_starts(tmp_path: Path, workers: int) -> None:
-    with serving(tmp_path, workers, RELEASE) as running, Accounts(running.port, 3, 1) as load:
+    with replaceable(tmp_path, workers, RELEASE) as running, Accounts(running.port, 3, 1) as load:
         until(lambda: ask(running)["step"] == 2, "the second step")
         new = successor_of(running)
         running.kill()
@@ -306,7 +298,7 @@ def new_is_alone(new: int, running: Proxy) -> bool:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_old_one_is_killed_when_nobody_steers(tmp_path: Path, workers: int) -> None:
-    with serving(tmp_path, workers, RELEASE) as running, Accounts(running.port, 3, 1) as load:
+    with replaceable(tmp_path, workers, RELEASE) as running, Accounts(running.port, 3, 1) as load:
         until(lambda: ask(running)["step"] == 2, "the second step")
         with between(running, tmp_path) as new:
             running.kill()
@@ -323,7 +315,7 @@ def test_the_old_one_is_killed_when_nobody_steers(tmp_path: Path, workers: int) 
 
 
 def test_two_proxies_never_steer_by_one_state_file(tmp_path: Path) -> None:
-    with serving(tmp_path, 1) as running:
+    with replaceable(tmp_path, 1) as running:
         other = tmp_path / "other.yaml"
         text = (tmp_path / "proxy.yaml").read_text()
         other.write_text(
@@ -346,7 +338,7 @@ def test_two_proxies_never_steer_by_one_state_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (3, 2)])
 def test_another_number_of_workers(tmp_path: Path, before: int, after: int) -> None:
-    with serving(tmp_path, before) as running, Accounts(running.port) as load:
+    with replaceable(tmp_path, before) as running, Accounts(running.port) as load:
         file = tmp_path / "proxy.yaml"
         file.write_text(file.read_text().replace(f"workers: {before}", f"workers: {after}"))
         os.kill(running.pid, signal.SIGUSR2)
@@ -360,7 +352,7 @@ def test_another_number_of_workers(tmp_path: Path, before: int, after: int) -> N
 
 
 def test_addresses_come_and_go(tmp_path: Path) -> None:
-    with serving(tmp_path, 1) as running, Accounts(running.port) as load:
+    with replaceable(tmp_path, 1) as running, Accounts(running.port) as load:
         file, more, socket_path = tmp_path / "proxy.yaml", free_port(), tmp_path / "web.sock"
         text = file.read_text()
         line = f"listen: 127.0.0.1:{running.port}"
@@ -394,7 +386,7 @@ def test_the_command_waits_for_the_new_process_or_says_why_not(tmp_path: Path) -
             check=False,
         )
 
-    with serving(tmp_path, 2) as running:
+    with replaceable(tmp_path, 2) as running:
         done = upgrade("--admin", str(running.socket))
         assert done.returncode == 0, done.stderr
         new = ask(running)["main_pid"]
@@ -412,7 +404,7 @@ def test_the_command_waits_for_the_new_process_or_says_why_not(tmp_path: Path) -
 
 
 def test_not_before_the_one_before_has_drained(tmp_path: Path) -> None:
-    with serving(tmp_path, 1) as running:
+    with replaceable(tmp_path, 1) as running:
         client = http.client.HTTPConnection("127.0.0.1", running.port, timeout=DEADLINE)
         client.request("GET", "/")
         client.getresponse().read()  # and it stays open, for the five seconds that it may

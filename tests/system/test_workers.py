@@ -16,7 +16,7 @@ from typing import Any
 
 import uvloop
 
-from .processes import Proxy, proxy, until, upstream, variants
+from .processes import Proxy, proxy, serving, until, upstream, variants
 from .test_control import Admin, Sender, configure
 
 WORKERS = 3
@@ -45,16 +45,8 @@ def _document(running: Proxy) -> Any:
 
 
 @contextlib.contextmanager
-def family(folder: Path, more: str = "") -> Iterator[Proxy]:
-    with (
-        upstream(folder, "stable") as (_, v1),
-        upstream(folder, "canary") as (_, v2),
-        proxy(
-            folder,
-            variants([v1], [v2]),
-            f"workers: {WORKERS}\nstate: {folder}/state.json\nsplit: {{weight: 30}}\n{more}",
-        ) as running,
-    ):
+def all_workers(folder: Path, more: str = "") -> Iterator[Proxy]:
+    with serving(folder, WORKERS, f"split: {{weight: 30}}\n{more}") as running:
         until(lambda: len(pids(running)) == WORKERS + 1, "all processes")
         yield running
 
@@ -64,7 +56,7 @@ def total(running: Proxy, name: str = "canaryproxy_requests_total") -> float:
 
 
 def test_counts_are_the_sum_over_workers_and_users_stay(tmp_path: Path) -> None:
-    with family(tmp_path) as running:
+    with all_workers(tmp_path) as running:
         sender = Sender(running.port, connections=24)
         uvloop.run(sender.during(lambda: sender.more(20_000)))
         assert {status for _, _, _, status, _ in sender.seen} == {200}
@@ -78,7 +70,7 @@ def test_counts_are_the_sum_over_workers_and_users_stay(tmp_path: Path) -> None:
 
 
 def test_a_weight_and_a_trip_reach_every_worker_before_its_next_request(tmp_path: Path) -> None:
-    with family(tmp_path) as running:
+    with all_workers(tmp_path) as running:
         sender = Sender(running.port, connections=24)
         certain = {}
         """From the acknowledgement of a change to the beginning of the next: the only variant there is."""
@@ -107,7 +99,7 @@ def test_a_weight_and_a_trip_reach_every_worker_before_its_next_request(tmp_path
 
 
 def test_killed_workers_are_replaced_and_their_counts_stay(tmp_path: Path) -> None:
-    with family(tmp_path) as running:
+    with all_workers(tmp_path) as running:
         sender = Sender(running.port, connections=24)
         uvloop.run(sender.during(lambda: sender.more(5000)))
         before = total(running)
@@ -152,7 +144,7 @@ def test_a_worker_killed_with_requests_in_flight_settles_its_accounts(tmp_path: 
 
 def test_traffic_goes_on_by_the_last_table_while_nobody_steers(tmp_path: Path) -> None:
     """The steering process is killed again and again; no request fails and no user moves."""
-    with family(tmp_path) as running:
+    with all_workers(tmp_path) as running:
         sender = Sender(running.port, connections=24)
 
         async def story() -> None:
@@ -186,7 +178,7 @@ def _answers(running: Proxy, old: int) -> bool:
 def test_a_trip_survives_a_steering_process_that_dies_before_it_is_on_the_disk(
     tmp_path: Path,
 ) -> None:
-    with family(tmp_path) as running:
+    with all_workers(tmp_path) as running:
         state = tmp_path / "state.json"
         until(lambda: _document(running)["state"] == "idle", "state")
         assert _document(running)["circuit"]["state"] == "closed"
@@ -254,7 +246,7 @@ def test_a_reload_reaches_all_workers_and_those_that_come_later(tmp_path: Path) 
 
 
 def test_sigterm_drains_every_process(tmp_path: Path) -> None:
-    with family(tmp_path) as running:
+    with all_workers(tmp_path) as running:
         children = pids(running)
         sender = Sender(running.port, connections=6, may_close=True)
 
@@ -270,7 +262,7 @@ def test_sigterm_drains_every_process(tmp_path: Path) -> None:
 
 
 def test_children_of_a_killed_parent_do_not_stay(tmp_path: Path) -> None:
-    with family(tmp_path) as running:
+    with all_workers(tmp_path) as running:
         children = pids(running)
         running.kill()
         running.wait()

@@ -30,7 +30,7 @@ def verdict(path: Path) -> list[bytes]:
 @pytest.mark.parametrize(
     "path", sorted((CORPUS / "requests").iterdir()), ids=lambda path: path.stem
 )
-async def test_requests(path: Path) -> None:
+async def test_a_request_of_the_corpus_gets_its_verdict(path: Path) -> None:
     expected = verdict(path)
     recorder = Recorder()
     data = path.read_bytes()  # noqa: ASYNC240 - nothing else runs yet
@@ -59,7 +59,7 @@ async def test_requests(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((CORPUS / "answers").iterdir()), ids=lambda path: path.stem)
-async def test_answers(path: Path) -> None:
+async def test_a_response_of_the_corpus_gets_its_verdict(path: Path) -> None:
     data = path.read_bytes()  # noqa: ASYNC240 - nothing else runs yet
 
     async def serve(link: Link) -> None:

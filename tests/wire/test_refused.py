@@ -114,7 +114,7 @@ REFUSED_REQUESTS = {
 
 
 @pytest.mark.parametrize("name", REFUSED_REQUESTS)
-async def test_refused(name: str) -> None:
+async def test_a_malformed_request_is_refused_with_its_status(name: str) -> None:
     expected, request = REFUSED_REQUESTS[name]
     async with (
         Upstream(always(OK)).serving() as upstream,

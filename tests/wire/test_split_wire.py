@@ -206,7 +206,7 @@ split:
         (get(b"X-Debug:\r\n"), b"canary"),
     ],
 )
-async def test_match_rules(request_: bytes, expected: bytes) -> None:
+async def test_a_match_rule_decides_before_the_weight(request_: bytes, expected: bytes) -> None:
     (answer,) = await asked(MATCH, request_)
     assert answer.endswith(expected)
 

@@ -65,7 +65,7 @@ function details(release, at, live) {
     for (const hold of release.holds) lines.push(["suspect", `Held: ${hold}`]);
   } else if (release.hold) {
     const kind = release.level === "suspect" ? "suspect" : release.state === "paused" ? "paused" : "info";
-    lines.push([kind, kind === "info" ? `Next step: ${release.hold}` : sentence(release.hold)]);
+    lines.push([kind, kind === "info" ? `Waiting before the next step: ${release.hold}` : sentence(release.hold)]);
   }
   if (release.accepted.length > 0) lines.push(["info", `Accepted, neither holds nor trips: ${release.accepted.join(", ")}`]);
   if (release.gate) {
