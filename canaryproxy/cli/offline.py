@@ -10,7 +10,7 @@ from typing import Literal, TextIO
 import click
 
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
-from canaryproxy.config.text import count, odds, percent
+from canaryproxy.config.text import NONE, count, odds, percent
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.judging.replay import RowError, read_rows, replay, time_of
 from canaryproxy.judging.user_replay import (
