@@ -56,6 +56,7 @@ class Sampler:
             self._counts("canary"),
             records=drained.records,
             limit=table.limit,
+            epoch=table.epoch,
             names=drained.names,
             lost=drained.lost,
             accepted=accepted,
