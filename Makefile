@@ -102,11 +102,11 @@ bench-gate: $(BENCH_STAMP) ## fail if a request costs 3% more than the stored ba
 bench-quick: $(COMPILED)/.done ## requests per second and CPU per request beside nginx, HAProxy, Envoy, Caddy (3 min)
 	$(BIN)/python -m bench.quick
 
-bench-judge: $(BENCH_STAMP) ## healthy canaries rolled back and users hurt, beside other rules (2 min)
-	$(BIN)/python -m bench.simulation --quick
+bench-judge: $(BENCH_STAMP) ## healthy canaries rolled back and users hurt, beside other rules (1 min)
+	$(BIN)/python -m bench.judge --quick
 
 pictures: $(BENCH_STAMP) ## draw the pictures of docs/judge.md from simulated releases
-	$(BIN)/python -m bench.simulation.pictures
+	$(BIN)/python -m bench.judge.pictures
 
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header
 

@@ -53,8 +53,11 @@ class Wanted:
                 parts.append(f"≤ {value:,g} {unit}")
         return ", ".join(parts)
 
-    def measure(self, runs: Sequence[Run]) -> tuple[str, bool]:
-        """Return what was measured in words, and whether the promise holds."""
+    def measure(self, runs: Sequence[Run], slack: float = 1.0) -> tuple[str, bool]:
+        """Return what was measured in words, and whether the promise holds.
+
+        ``slack``: how many times as large as promised a median may be, because there are few runs.
+        """
         total = len(runs)
         rolled = sum(run.tick is not None for run in runs)
         held = sum(run.held or run.tick is not None for run in runs) / total
@@ -62,8 +65,8 @@ class Wanted:
         requests, users, seconds = (
             median(getattr(run, name) for run in runs) for name in ("requests", "users", "seconds")
         )
-        parts, ok = [f"rolled back {rolled} of {total}"], requests <= self.requests
-        ok = ok and users <= self.users and seconds <= self.seconds
+        parts, ok = [f"rolled back {rolled} of {total}"], requests <= self.requests * slack
+        ok = ok and users <= self.users * slack and seconds <= self.seconds * slack
         if rolled * 2 > total:
             parts.append(f"{requests:,.0f} requests, {users:,.0f} users hurt, {seconds:.1f} s")
         if self.rolled is not None:
@@ -83,7 +86,7 @@ class Wanted:
         tripped, of = (sum(run.placebos[i] for run in runs) for i in (0, 1))
         if of:
             parts.append(f"placebo {tripped} of {of:,}")
-            ok = ok and tripped * 1000 <= of
+            ok = ok and tripped <= 1 + of // 1000
         return ", ".join(parts), ok
 
 
@@ -106,6 +109,8 @@ class Row:
     """Whether the test knows what users did before the step."""
     beside: bool = False
     """Whether the other rules are tried on it."""
+    whole: bool = False
+    """Whether the whole judge is tried, with all its metrics and rules, in place of one metric's test."""
 
 
 HEALTHY = Wanted(rolled=1, held=0.03)
@@ -122,7 +127,7 @@ def _healthy() -> list[Row]:
         add(
             f"users alike, weight {weight:g}",
             World(weight, 20_000),
-            quick=3 if weight in (1.0, 50.0) else 0,
+            quick=2 if weight == 50.0 else 0,
             beside=weight == 5.0,
         )
     slow = World(5.0, 200, mixed(0.05, 0.03), accounts=0.03, tail=1.0)
@@ -132,7 +137,7 @@ def _healthy() -> list[Row]:
                 f"3% slow accounts, {users:,} users, weight {weight}",
                 replace(slow, users=users, weight=float(weight)),
                 SLOW,
-                quick=4 if (users, weight) in ((200, 50), (2000, 5)) else 0,
+                quick=2 if (users, weight) in ((200, 50), (2000, 5)) else 0,
                 beside=weight in (5, 25),
             )
     add("3% slow accounts, 10⁶ users, weight 1", replace(slow, users=10**6, weight=1.0), SLOW)
@@ -142,7 +147,7 @@ def _healthy() -> list[Row]:
             f"a whale with 10% of the traffic, always bad, weight {weight:g}",
             replace(whale, weight=weight),
             replace(SLOW, margin=0.01),
-            quick=4 if weight == 50.0 else 0,
+            quick=2 if weight == 50.0 else 0,
             beside=True,
         )
     for weight in (5.0, 50.0):
@@ -157,7 +162,7 @@ def _healthy() -> list[Row]:
                 f"{name}, weight {weight:g}",
                 world,
                 placebos=20 if weight == 5.0 else 0,
-                quick=2,
+                quick=1 if weight == 5.0 else 0,
                 beside=weight == 5.0,
             )
     add("20 users, weight 50", World(50.0, 20, tail=1.5), beside=True)
@@ -199,7 +204,7 @@ def _broken() -> list[Row]:
             World(weight, 20_000, harm=dead),
             Wanted(caught=1.0, requests=most),
             seconds=60.0,
-            quick=21,
+            quick=11,
             beside=weight in (5.0, 50.0),
         )
     for bad, weight, most, seconds in (
@@ -212,7 +217,7 @@ def _broken() -> list[Row]:
             World(weight, 20_000, harm=Harm(bad)),
             Wanted(caught=sure, requests=most),
             seconds=float(seconds),
-            quick=15 if bad == 0.5 else 0,
+            quick=9 if bad == 0.5 else 0,
             beside=True,
         )
     add(
@@ -228,7 +233,7 @@ def _broken() -> list[Row]:
             World(5.0, 2000, mixed(0.05, accounts), Harm(mixed(0.25, accounts)), accounts=accounts),
             Wanted(caught=sure, requests=most),
             SLOW,
-            quick=9,
+            quick=5,
             beside=True,
         )
     for bad, weight, most in ((1.0, 50.0, 30), (0.1, 5.0, 110)):
@@ -247,7 +252,7 @@ def _broken() -> list[Row]:
             Wanted(caught=sure, users=most),
             ROUTE,
             seconds=1800.0 if weight == 1.0 else 600.0,
-            quick=9,
+            quick=5,
         )
     for weight, most in ((5.0, 6), (25.0, 9)):
         add(
@@ -265,12 +270,99 @@ def _broken() -> list[Row]:
             Wanted(caught=1.0, seconds=longest),
             SLOW,
             seconds=60.0,
-            quick=9,
+            quick=5,
         )
+    return rows
+
+
+def _whole() -> list[Row]:
+    rows = []
+
+    def add(
+        name: str, world: World, wanted: Wanted, metric: Metric = ERRORS, **more: object
+    ) -> None:
+        rows.append(Row("whole", f"whole judge: {name}", world, wanted, metric, whole=True, **more))  # type: ignore[arg-type]
+
+    dead = Harm(1.0)
+    few = World(50.0, 20, harm=dead, rate=8.0)
+    add(
+        "20 users, weight 50, dead",
+        few,
+        Wanted(caught=1.0, seconds=10.0, kept_back=True),
+        seconds=60.0,
+        releases=40,
+        quick=2,
+    )
+    three = replace(few, users=3, rate=1.2)
+    add(
+        "3 users, weight 50, dead",
+        three,
+        Wanted(caught=0.6, kept_back=True),
+        seconds=180.0,
+        releases=40,
+        quick=2,
+    )
+    add(
+        "3 users, weight 50, equal",
+        replace(three, harm=None),
+        Wanted(rolled=0, kept_back=True),
+        seconds=90.0,
+        releases=10,
+    )
+    busy = World(5.0, 2000, tail=1.5, routes=zipf(32))
+    add(
+        "32 routes, heavy-tailed",
+        busy,
+        Wanted(rolled=0),
+        seconds=120.0,
+        releases=20,
+        quick=0,
+    )
+    add(
+        "96% of requests without a key, slower than the others",
+        replace(busy, keyless=0.96, keyless_bad=0.3),
+        Wanted(rolled=0),
+        SLOW,
+        seconds=120.0,
+        releases=10,
+    )
+    add(
+        "5% of accounts always fail",
+        replace(busy, accounts=0.05, rate=50.0),
+        Wanted(rolled=0),
+        seconds=120.0,
+        releases=20,
+    )
+    cold = World(5.0, 2000, 0.02, Harm(1.0, until=8.0), tail=1.0, rate=50.0)
+    add(
+        "cold start: slow for 8 s, then well",
+        cold,
+        Wanted(rolled=0),
+        SLOW,
+        seconds=90.0,
+        releases=20,
+        quick=1,
+    )
+    add(
+        "slow for ever",
+        replace(cold, harm=Harm(1.0)),
+        Wanted(caught=1.0, seconds=60.0),
+        SLOW,
+        seconds=90.0,
+        releases=20,
+        quick=1,
+    )
+    add(
+        "route of 0.77% dead, weight 25",
+        World(25.0, 20_000, harm=Harm(1.0, route=31), rate=200.0, routes=zipf(32)),
+        Wanted(caught=1.0, users=12.0),
+        seconds=90.0,
+        releases=10,
+    )
     return rows
 
 
 ROUTE = replace(ROUTES, alone=True)
 """One route of 32, whose traffic alone is drawn: the tests of the others do not see it."""
 
-ROWS = tuple(_healthy() + _broken())
+ROWS = tuple(_broken() + _healthy() + _whole())

@@ -94,7 +94,7 @@ class Ours:
                 },
                 "outcomes": {
                     "served": {"match": {"path": {"prefix": "/"}}, "when": {"status": "2xx"}},
-                    "empty": {"when": {"body_under": "10B"}, "bad": True},
+                    "tiny": {"when": {"body_under": "10B"}, "bad": True},
                 },
             }
         return yaml.safe_dump(config, sort_keys=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any
 
 from canaryproxy.config.text import at_route, count, plural
@@ -102,7 +103,7 @@ def figures(seen: Assessment) -> dict[str, Any]:
         "metrics": {
             at_route(verdict.metric, verdict.scope): {
                 "level": verdict.level,
-                "log_evidence": round(verdict.log_evidence, 6),
+                "log_evidence": _finite(verdict.log_evidence),
                 "stable": list(verdict.stable),
                 "canary": list(verdict.canary),
                 "users": list(verdict.users),
@@ -113,6 +114,10 @@ def figures(seen: Assessment) -> dict[str, Any]:
             if not verdict.scope or verdict.level != "ok"
         },
     }
+
+
+def _finite(evidence: float) -> float | None:
+    return round(evidence, 6) if isfinite(evidence) else None
 
 
 def known(verdict: Verdict) -> str:

@@ -19,7 +19,7 @@ MOST_RECORDS = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What the workers have written since the last tick."""
+    """Records and names that the workers have written since the last tick."""
 
     records: Sequence[int] = ()
     """Three words for each."""

@@ -34,12 +34,12 @@ from typing import Final
 from canaryproxy.judging.evidence import log_sum_exp
 from canaryproxy.judging.history import CLASS_RATES
 
-KS: Final = (1.5, 2.5, 5.0, 12.0, 40.0, 300.0)
+KS: Final[tuple[float, ...]] = (1.5, 2.5, 5.0, 12.0, 40.0, 300.0)
 """A: how many times its share of first events the canary may have."""
-PRIOR_A: Final = (0.20, 0.20, 0.20, 0.15, 0.15, 0.10)
-GROSS: Final = (0.15, 0.5, 0.97)
+PRIOR_A: Final[tuple[float, ...]] = (0.20, 0.20, 0.20, 0.15, 0.15, 0.10)
+GROSS: Final[tuple[float, ...]] = (0.15, 0.5, 0.97)
 """C: rates of the canary that are bet on, where they are at least twice what is expected."""
-PRIOR_C: Final = (0.3, 0.3, 0.4)
+PRIOR_C: Final[tuple[float, ...]] = (0.3, 0.3, 0.4)
 LOST: Final = -30.0
 """A bet that has lost all but e^-30 of its stake is not carried on: a fresh round gets there first."""
 

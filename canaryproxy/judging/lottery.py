@@ -116,18 +116,7 @@ class LotteryTest:
         now: float,
         history: History | None = None,
         placebos: int = 0,
-    ) -> None:
-        self._start(lottery, units, settings, now, history, placebos)
-        self._open("main", now, [])
-
-    def _start(
-        self,
-        lottery: Lottery,
-        units: Units,
-        settings: TestSettings,
-        now: float,
-        history: History | None,
-        placebos: int,
+        saved: Mapping[str, Any] | None = None,
     ) -> None:
         increase = settings.direction == "increase"
         self._lottery = lottery
@@ -155,6 +144,10 @@ class LotteryTest:
         """Evidence is at ``log_hold`` now."""
         self.hurt = 0
         """Canary users with an event in the round that gave the best evidence."""
+        if saved is None:
+            self._open("main", now, [])
+        else:
+            self._restore(saved, now)
 
     def add(self, row: int, bad: bool) -> None:
         """Add a trial that settled, of a unit whose position is in the lottery, in order of time."""
@@ -355,7 +348,7 @@ class LotteryTest:
                 {"log_e": log_e, "left": min(max(until - now, 0.0), CLOCK_LIFE), **window.to_dict()}
                 for log_e, until, window in rounds[:_ROUNDS]
             ],
-            "placebo": [self._watch.tripped, self._watch.best],
+            "placebo": self._watch.to_list(),
             "breach": self.breach,
         }
 
@@ -375,20 +368,20 @@ class LotteryTest:
 
         A round of its own begins. Users are counted afresh and at least as many as before are reported.
         """
-        test = cls.__new__(cls)
-        test._start(lottery, units, settings, now, history, placebos)
-        test._tally.restore(state["tally"])
-        test._surges.restore(state["surges"])
-        test._schedule.restore(state["schedule"])
-        test._standing = [
+        return cls(lottery, units, settings, now, history, placebos, state)
+
+    def _restore(self, saved: Mapping[str, Any], now: float) -> None:
+        self._tally.restore(saved["tally"])
+        self._surges.restore(saved["surges"])
+        self._schedule.restore(saved["schedule"])
+        self._standing = [
             StandingRound(float(one["log_e"]), now + float(one["left"]), Window.from_dict(one))
-            for one in state["rounds"]
+            for one in saved["rounds"]
         ]
-        test._watch.tripped, test._watch.best = state["placebo"]
-        test.breach = bool(state["breach"])
-        test._open("resumed", now, [])
-        test._decide(now)
-        return test
+        self._watch.restore(saved["placebo"])
+        self.breach = bool(saved["breach"])
+        self._open("resumed", now, [])
+        self._decide(now)
 
 
 def _evidence_of(one: tuple[float, float, Window]) -> float:

@@ -10,7 +10,7 @@ from array import array
 from math import log
 from typing import Any, Final
 
-RATIOS: Final = (1.5, 2.5, 6.0)
+RATIOS: Final[tuple[float, ...]] = (1.5, 2.5, 6.0)
 HEIGHT: Final = 8.0
 YOUNG: Final = 200
 """Records before which the rate is learnt only."""

@@ -102,6 +102,14 @@ class PlaceboWatch:
             if value >= self._limit:
                 self.tripped |= 1 << j
 
+    def to_list(self) -> list[float]:
+        """Return the state as JSON values."""
+        return [self.tripped, self.best]
+
+    def restore(self, state: Sequence[float]) -> None:
+        """Go on from a ``to_list``."""
+        self.tripped, self.best = int(state[0]), float(state[1])
+
     @property
     def placebo(self) -> Placebo:
         """The result."""

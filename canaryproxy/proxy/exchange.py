@@ -44,25 +44,23 @@ from canaryproxy.proxy.framing import (
     connection_line,
     framing_line,
     framing_of,
-    is_close_frame,
 )
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.replay import ReplayBuffer
-from canaryproxy.proxy.request_sender import FINISHED, RESPONDING, TUNNEL, WAITING, RequestSender
+from canaryproxy.proxy.request_sender import FINISHED, RESPONDING, TUNNEL, WAITING
 from canaryproxy.proxy.trial_recorder import TrialRecorder
+from canaryproxy.proxy.tunnel import Tunnel
 
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
 
 
-class Exchange(RequestSender):
+class Exchange(Tunnel):
     """The state of one request, from its head to the last byte of its response."""
 
     __slots__ = (
         "_close",
         "_framing",
-        "_recorder",
         "_rescued",
-        "_responded_at",
         "_started",
         "_status",
         "_tally",
@@ -150,7 +148,7 @@ class Exchange(RequestSender):
             and self._repeatable()
         ):
             failed = bool(context.trial_rules.error_statuses[status])
-            self._count(status, now, now, failed=failed, flags=records.RESCUED)
+            self._count(status, now, now, failed=failed, flags=records.RESCUED | records.FAILED)
             upstream, self._upstream = self._upstream, None
             assert upstream is not None
             upstream.finish(now, reusable=complete and self._request_done)
@@ -239,7 +237,7 @@ class Exchange(RequestSender):
             not self.request.fields.keep_alive or not self._request_done or self._context.draining
         )
 
-    # Tunnels
+    # A tunnel begins
 
     def switched(self, response: Response, data: bytes) -> None:
         """Pass on a 101 response and become a tunnel, which is counted as its handshake."""
@@ -263,53 +261,6 @@ class Exchange(RequestSender):
         head += b"Connection: upgrade\r\nUpgrade: " + response.upgrade + b"\r\n\r\n"
         self._sink.write(head + data)
         self._sink.switch()
-
-    def tunnel_data(self, data: bytes) -> None:
-        """Pass bytes from the upstream to the client."""
-        if is_close_frame(data):
-            self._tunnel_ends(by_client=False)
-        self._sink.write(data)
-
-    def tunnel_send(self, data: bytes) -> None:
-        if is_close_frame(data):
-            self._tunnel_ends(by_client=True)
-        super().tunnel_send(data)
-
-    def tunnel_client_eof(self) -> None:
-        self._tunnel_ends(by_client=True)
-        super().tunnel_client_eof()
-
-    def tunnel_eof(self) -> None:
-        """The upstream sends no more: pass that on to the client, which may still send."""
-        self._tunnel_ends(by_client=False)
-        self._sink.tunnel_eof()
-
-    def tunnel_over(self) -> None:
-        """Both sides send no more: close the upstream's connection once everything is written."""
-        upstream, self._upstream = self._upstream, None
-        self._end_tunnel()
-        if upstream is not None:
-            upstream.end()
-
-    def tunnel_closed(self, *, reset: bool) -> None:
-        """The upstream closed: close the client's connection once everything is written."""
-        self._tunnel_ends(by_client=False, reset=reset)
-        self._upstream = None
-        self._end_tunnel()
-        self._sink.close()
-
-    def _tunnel_ends(self, *, by_client: bool, reset: bool = False) -> None:
-        if self._recorder is not None:
-            lasted = monotonic() - self._responded_at
-            self._recorder.tunnel_ends(lasted, by_client=by_client, reset=reset)
-
-    def _end_tunnel(self) -> None:
-        if self._state != FINISHED:
-            if self._recorder is not None:
-                self._recorder.end_tunnel()
-            self._state = FINISHED
-            self._leave_endpoint()
-            self._context.tallies[self.variant].add(counters.TUNNELS_CLOSED)
 
     # Failures
 

@@ -157,16 +157,6 @@ class RequestSender(Receiver):
         if upstream is not None:
             upstream.transport.write(data)
 
-    def tunnel_send(self, data: bytes) -> None:
-        """Pass bytes from the client to the upstream."""
-        if self._upstream is not None:
-            self._upstream.transport.write(data)
-
-    def tunnel_client_eof(self) -> None:
-        """The client sends no more: pass that on to the upstream, which may still send."""
-        if self._upstream is not None:
-            self._upstream.transport.write_eof()
-
     # Flow control: the side that is full stops the other from reading
 
     def upstream_full(self) -> None:

@@ -25,10 +25,11 @@ from canaryproxy.measure.records import (
     FAILED,
     FALLBACK_LATE,
     FLAGS_SHIFT,
+    LARGEST,
     LATE,
     NO_FIRST_BYTE,
-    RESCUED,
     SHORT_TUNNEL,
+    SIZE_SHIFT,
     STALLED,
     STATUS_SHIFT,
     TUNNEL,
@@ -42,6 +43,9 @@ from canaryproxy.measure.trials import TICKS_PER_SECOND, UserReducer
 from canaryproxy.proxy.body_sampler import BodySampler, SampledBody
 
 _NO_TRIAL: Final = -1
+_ENDED: Final = ENDED << FLAGS_SHIFT
+_LONG: Final = 4000.0
+"""Seconds that a record can hold with certainty."""
 
 
 class TrialRules:
@@ -63,7 +67,7 @@ class TrialRules:
         "_trial_bits",
         "error_statuses",
         "outcomes",
-        "records",
+        "pending",
     )
 
     def __init__(
@@ -77,7 +81,8 @@ class TrialRules:
     ) -> None:
         """``slots``: ``counters.slots`` of the outcomes. ``users``: tried for errors, exposed, converted."""
         self._sampler = sampler
-        self.records = records
+        self.pending = records.pending
+        """The words of records that the worker will write."""
         self._routes = routes
         self._templates = routes.templates
         metrics = config.judge.metrics
@@ -330,18 +335,34 @@ class TrialRecorder:
     def end(self, status: int, failed: bool, waited: float, now: float, flags: int = 0) -> None:  # noqa: ARG002
         """Count the end of the request. To be called once.
 
-        ``flags``: ``records.UNREACHED`` and ``RESCUED`` where they apply, and ``BROKEN`` if the upstream
-        broke its response off.
+        ``flags``: ``records.UNREACHED``, ``RESCUED`` and ``FAILED`` where they apply, and ``BROKEN`` if the
+        upstream broke its response off.
         """
         self._count_end(status, failed, waited)
-        self._settle(failed, waited, flags)
-        self.write(self.flags, status)
+        response, mark = self._response, self.routing.mark
+        if (
+            response is None
+            or response.is_event_stream
+            or waited > _LONG
+            or self.size > LARGEST
+            or mark < 0
+        ):
+            self._settle(failed, waited, flags)
+            self.write(self.flags, status)
+            return
+        # ``_settle`` and ``write``, written out: calls are dear where this is not compiled.
+        flags |= self.flags
+        if failed:
+            flags |= FAILED
+        first = mark | response.word | _ENDED
+        if flags:
+            first |= flags << FLAGS_SHIFT
+        third = int(self._first_byte * 1e6) | self.size << SIZE_SHIFT
+        self._rules.pending.extend((first, self.word, third))
 
     def _settle(self, failed: bool, waited: float, flags: int) -> None:
         """Complete what the last record says."""
-        flags |= ENDED
-        if failed or flags & RESCUED:
-            flags |= FAILED
+        flags |= FAILED | ENDED if failed else ENDED
         response = self._response
         if response is not None and response.is_event_stream and not self.flags & BODILESS:
             flags |= TUNNEL
@@ -359,7 +380,7 @@ class TrialRecorder:
             first, third = status << STATUS_SHIFT, NO_FIRST_BYTE
         else:
             first, third = response.word, pack_third(self._first_byte, self.size)
-        self._rules.records.pending.extend((mark | first | flags << FLAGS_SHIFT, self.word, third))
+        self._rules.pending.extend((mark | first | flags << FLAGS_SHIFT, self.word, third))
 
     def _count_end(self, status: int, failed: bool, waited: float) -> None:
         tally = self._tally

@@ -46,7 +46,7 @@ judge:
   outcomes:
     signup: {match: {method: POST, path: {prefix: /s}}, when: {status: 2xx}}
     header: {when: {header: {name: A, prefix: b}}}
-    empty: {when: {json: {pointer: /a, equals: b}}}
+    value: {when: {json: {pointer: /a, equals: b}}}
     text: {when: {regex: b}}
 mirror: {percent: 1%}
 forwarded: {trust: ["10.0.0.0/8"], via: me}

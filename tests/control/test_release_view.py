@@ -111,6 +111,12 @@ def test_routes_that_stand_out_are_shown_and_the_others_counted() -> None:
     assert all(one.accepted for one in everywhere)
 
 
+def test_evidence_without_a_trial_is_no_number_in_json() -> None:
+    seen = replace(ASSESSMENT, verdicts=(replace(VERDICT, log_evidence=-inf),))
+    assert figures(seen)["metrics"]["errors"]["log_evidence"] is None
+    assert shown(seen).metrics[0].log_evidence is None
+
+
 def test_users_and_holds_are_shown() -> None:
     found = shown(replace(ASSESSMENT, users=7, holds=("looks worse", "blind")))
     assert (found.users, found.steps[0].min_users, found.holds) == (7, 20, ["looks worse", "blind"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from canaryproxy import config
+from canaryproxy.config.model.outcomes import TAKEN
 from canaryproxy.control.sampler import Sampler
 from canaryproxy.control.settings import ControlSettings
+from canaryproxy.judging import metrics
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Blind, Counters, Totals
 from canaryproxy.measure.routing import RouteTable
@@ -39,3 +41,8 @@ def test_sample_says_what_outcomes_could_not_look_into() -> None:
     assert sample.stable["signup.blind"] == (5, 0)
     assert sample.stable.keys() == sample.canary.keys()
     assert "signup.found" not in sample.stable  # it follows no pointer
+
+
+def test_no_outcome_can_have_the_name_of_a_metric() -> None:
+    names = [value for name, value in vars(metrics).items() if name.isupper()]
+    assert {name for name in names if isinstance(name, str)} <= TAKEN

@@ -79,6 +79,7 @@ async def test_records_of_a_tick_reach_the_judge_once_and_with_their_split(tmp_p
         assert [list(one.records) for one in samples] == [[1, 2, 3, 4, 5, 6], []]
         assert samples[0].names == {template_of(b"GET /a"): "GET /a"}
         assert (samples[0].limit, samples[0].lost) == (1000, False)
+        assert samples[0].epoch == made.controller.table.epoch
         made.cells.canary[counters.FINISHED] += 9
         made.cells.canary[counters.CODES + 404] += 4
         made.cells.canary[counters.ERRORS + counters.Reason.CONNECT_REFUSED] += 2

@@ -35,14 +35,14 @@ def test_rules_of_the_file_reach_the_judge() -> None:
         "    classes: false\n"
         "  outcomes:\n"
         "    paid: {when: {status: 201}}\n"
-        "    empty: {when: {body_under: 1kB}, bad: true, margin: 3%}\n"
+        "    tiny: {when: {body_under: 1kB}, bad: true, margin: 3%}\n"
         "  routes: false\n"
         "  min_users: 5\n"
         "  warmup: 1m\n"
         "  not_up: 3m\n"
         "release: {id: a, steps: [{weight: 5}, {weight: 50}]}\n",
         paid=0,
-        empty=3,
+        tiny=3,
     )
     assert found.errors == ErrorsRule(0.02)
     assert (found.latency, found.throughput, found.classes) == (None, None, None)
@@ -51,7 +51,7 @@ def test_rules_of_the_file_reach_the_judge() -> None:
         JudgeSettings().connections,
     )
     assert found.business == BusinessRule(0.05, "increase", 0)
-    assert found.outcomes == (OutcomeRule("empty", 0.03, 3),)
+    assert found.outcomes == (OutcomeRule("tiny", 0.03, 3),)
     assert (found.routes, found.named) == (False, ())
     assert (found.min_users, found.warmup, found.not_up) == (5, 60.0, 180.0)
     assert found.steps == (5.0, 50.0)

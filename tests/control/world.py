@@ -149,7 +149,9 @@ class World:
                 position = users[self.turn * 7 % len(users)]
                 self.write(
                     (
-                        pack_first(position, variant, 0, status, 0, flags),
+                        pack_first(
+                            position, variant, self.controller.table.epoch, status, 0, flags
+                        ),
                         pack_second(0, 0, 0),
                         pack_third(0.01, 100),
                     )

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.simulation import pictures
+from bench.judge import pictures
 from tests.deploy.dockerfile import ROOT
 
 

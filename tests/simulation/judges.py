@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf, log
@@ -91,43 +91,53 @@ def this_judge(release: Release, metric: Metric, placebos: int = 0, *, history: 
     return replace(first, held=any(run.held for run in runs), worse=any(run.worse for run in runs))
 
 
+def course(release: Release, metric: Metric) -> list[float]:
+    """Return the logarithm of the evidence after each tick, until the test trips."""
+    return [test.log_evidence for test in _play(release, metric)]
+
+
 def _test(
-    release: Release, metric: Metric, only: Bools | None, placebos: int, with_history: bool
+    release: Release, metric: Metric, only: Bools | None, placebos: int, history: bool
 ) -> Run:
-    kept = release.keyed & (release.position >= release.first)
-    if only is not None:
-        kept &= only
-    t, position, bad = release.t[kept], release.position[kept], release.bad[kept]
-    units = Units()
-    seen, inverse = np.unique(position, return_inverse=True)
-    numbers = np.array([units.row(one) for one in seen.tolist()], dtype=np.int64)
-    rows = numbers[inverse] if len(numbers) else inverse
-    begin = int(np.searchsorted(t, 0.0))
-    history = None
-    if with_history:
-        history = History()
-        for row, was_bad in zip(rows[:begin].tolist(), bad[:begin].tolist(), strict=True):
-            history.add(row, was_bad)
-    lottery = Lottery(release.first, release.limit, POSITIONS)
-    test = LotteryTest(lottery, units, metric.settings(), 0.0, history, placebos)
-    bounds = np.searchsorted(t, np.arange(release.ticks + 1) * TICK).tolist()
-    tick, held = _watch(test, rows.tolist(), bad.tolist(), bounds)
+    held, tick, test = False, None, None
+    for at_tick, test in enumerate(_play(release, metric, only, placebos, history=history)):
+        held = held or test.suspect
+        tick = at_tick if test.breach else None
+    assert test is not None
     estimate = test.estimate()
     worse = estimate is not None and estimate.difference >= metric.margin
     placebo = (test.placebo.tripped, test.placebo.of) if placebos else (0, 0)
-    return at(release, tick, held=held, worse=worse, placebos=placebo)
+    return at(release, tick, held=held or tick is not None, worse=worse, placebos=placebo)
 
 
-def _watch(
-    test: LotteryTest, rows: Sequence[int], bads: Sequence[bool], bounds: Sequence[int]
-) -> tuple[int | None, bool]:
-    """Feed a test tick by tick; return the tick of the breach, and whether it was ever suspect."""
-    held = False
+def _play(
+    release: Release,
+    metric: Metric,
+    only: Bools | None = None,
+    placebos: int = 0,
+    *,
+    history: bool = True,
+) -> Iterator[LotteryTest]:
+    """Yield the test after each tick, until it trips. Only requests of the lottery's users are trials."""
+    kept = release.keyed & (release.position >= release.first)
+    if only is not None:
+        kept &= only
+    t, bads = release.t[kept], release.bad[kept].tolist()
+    units = Units()
+    seen, inverse = np.unique(release.position[kept], return_inverse=True)
+    numbers = [units.row(position) for position in seen.tolist()]
+    rows = [numbers[at] for at in inverse.tolist()]
+    bounds = np.searchsorted(t, np.arange(release.ticks + 1) * TICK).tolist()
+    past = History() if history else None
+    if past is not None:
+        for row, bad in zip(rows[: bounds[0]], bads[: bounds[0]], strict=True):
+            past.add(row, bad)
+    lottery = Lottery(release.first, release.limit, POSITIONS)
+    test = LotteryTest(lottery, units, metric.settings(), 0.0, past, placebos)
     for tick, (begin, end) in enumerate(pairwise(bounds)):
         for row, bad in zip(rows[begin:end], bads[begin:end], strict=True):
             test.add(row, bad)
         test.tick((tick + 1) * TICK)
-        held = held or test.suspect
+        yield test
         if test.breach:
-            return tick, True
-    return None, held
+            return

@@ -8,6 +8,7 @@ canary worse. So in a healthy world the histories do not depend on the draw, wha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ class Harm:
     """Share of its answers that are bad, of users who would have met fewer."""
     after: float = 0.0
     """Seconds of the step for which it is as good as stable."""
+    until: float = inf
+    """Seconds of the step after which it is well."""
     route: int | None = None
     """The only route that is hurt."""
     waits: float = 0.0
@@ -156,7 +159,7 @@ class World:
         canary = keyed & (position < np.where(asked >= 0, limit, first))
         settled = asked
         if (harm := self.harm) is not None:
-            hit = canary & (asked >= harm.after)
+            hit = canary & (asked >= harm.after) & (asked < harm.until)
             if harm.route is not None:
                 hit &= route == harm.route
             p = np.where(hit, np.maximum(p, harm.bad), p)

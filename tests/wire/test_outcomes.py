@@ -19,7 +19,7 @@ from .harness import Answer, Link, Proxy, Upstream, always, proxy, until, varian
 
 GET = b"GET /search HTTP/1.1\r\nHost: h\r\nCookie: canary_id=u\r\n\r\n"
 HEAD = GET.replace(b"GET", b"HEAD")
-EMPTY = "empty: {when: {json: {pointer: /page/results, is: empty}}, bad: true}"
+EMPTY = "no_results: {when: {json: {pointer: /page/results, is: empty}}, bad: true}"
 SMALL = "small: {when: {body_under: 100}, bad: true}"
 WORDS = "words: {when: {regex: 'no results'}, bad: true}"
 LONG = json.dumps({"padding": "x" * 70 * 1024, "page": {"results": []}}).encode()
@@ -91,7 +91,7 @@ async def test_a_pointer_behind_64_kib_is_followed(coding: str, size: int) -> No
 
 
 async def test_a_misspelt_path_is_in_no_response() -> None:
-    rule = "empty: {when: {json: {pointer: /page/result, is: empty}}, bad: true}"
+    rule = "no_results: {when: {json: {pointer: /page/result, is: empty}}, bad: true}"
     assert await count(sized(LONG), rule) == [OutcomeCounts(1, 0, 1, 0, blind())]
 
 

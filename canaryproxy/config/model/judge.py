@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from canaryproxy.config import types
 from canaryproxy.config.model.match import PathMatch
-from canaryproxy.config.model.outcomes import POSTED, Outcome
+from canaryproxy.config.model.outcomes import POSTED, TAKEN, Outcome
 from canaryproxy.config.model.section import Mistake, Section, report, switch
 from canaryproxy.config.units import ratio_text
 
@@ -250,6 +250,9 @@ class Judge(Section):
             message = f"{POSTED!r} is reserved for posted events; choose another name"
             yield Mistake(message, ("outcomes", POSTED))
         for name in self.outcomes:
+            if name in TAKEN:
+                message = f"{name!r} is a metric of the judge; choose another name"
+                yield Mistake(message, ("outcomes", name))
             if {"blind", "found"} & set(name.split(".")[1:]):  # part of keys of the judge's counts
                 message = ".blind and .found are reserved; choose another name"
                 yield Mistake(message, ("outcomes", name))

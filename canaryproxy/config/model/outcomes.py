@@ -12,6 +12,23 @@ from canaryproxy.config.model.section import Section, any_of, at_least_one, exac
 
 POSTED = "events"
 """The outcome of events that are posted to the admin API."""
+TAKEN = frozenset(
+    {
+        *(
+            "requests",
+            "unreached",
+            "users",
+            "errors",
+            "client_errors",
+            "redirects",
+            "empty",
+            "success",
+        ),
+        *("latency", "latency_p50", "latency_p95", "latency_p99", "throughput", "size"),
+        *("content_type", "connections", "business", "answers"),
+    }
+)
+"""Names that the judge has for its own metrics."""
 _CONDITIONS = ("status", "header", "body_under", "json", "regex")
 
 

@@ -1,6 +1,6 @@
-"""Draw docs/pictures from simulated releases: ``python -m bench.simulation.pictures [--check]``.
+"""Draw docs/pictures from simulated releases: ``python -m bench.judge.pictures [--check]``.
 
-The releases are those of ``tests.simulation``, judged by ``canaryproxy.judging.judge``. With ``--check``
+The releases are those of ``tests.simulation``, judged by ``canaryproxy.judging.lottery``. With ``--check``
 nothing is written, and exit status 1 means that a picture differs from what would be drawn now.
 """
 
@@ -10,25 +10,20 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log10
+from math import exp, log10
 from pathlib import Path
 
 import numpy as np
 
-from canaryproxy.judging.judge import Judge
-from canaryproxy.judging.verdict import Sample
-from tests.simulation import rules
-from tests.simulation.rules import FIVE_METRICS
-from tests.simulation.world import TICK, Errors, Ticks
+from tests.simulation import others
+from tests.simulation.judges import ERRORS, SLOW, course, this_judge
+from tests.simulation.worlds import TICK, Harm, Release, World, mixed
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 SEED = 1
-RATE = 200.0
-"""Requests a second, both variants."""
 STABLE = 0.005
-METRICS = 5
-TRIP = METRICS / FIVE_METRICS.alpha
-HOLD = METRICS / FIVE_METRICS.alpha_hold
+TRIP = exp(ERRORS.settings().log_limit)
+HOLD = exp(ERRORS.settings().log_hold)
 
 INK, FAINT, GOOD, WARN, BAD = "#24292f", "#8c959f", "#1a7f37", "#9a6700", "#cf222e"
 
@@ -113,98 +108,83 @@ class Picture:
         return "\n".join([*self._parts, "</svg>", ""])
 
 
-def course(ticks: Ticks) -> list[tuple[float, float]]:
-    """Return (seconds, log10 of the evidence on errors) after each tick, until the circuit opens."""
-    judge = Judge(FIVE_METRICS)
-    zero = {"errors": (0, 0), "throughput": (0, 0)}
-    judge.observe(0.0, Sample(zero, zero))
-    cells = [np.cumsum(cell).tolist() for cell in (ticks.n_s, ticks.e_s, ticks.n_c, ticks.e_c)]
-    points = [(0.0, 0.0)]
-    for at, (n_s, e_s, n_c, e_c) in enumerate(zip(*cells, strict=True)):
-        now = (at + 1) * TICK
-        seen = judge.observe(now, Sample({"errors": (n_s, e_s)}, {"errors": (n_c, e_c)}))
-        (errors,) = [one for one in seen.verdicts if one.metric == "errors"]
-        points.append((now, errors.log_evidence / float(np.log(10))))
-        if seen.level == "breach":
-            break
-    return points
-
-
 def evidence() -> str:
-    """Three releases at five percent: healthy, slightly worse, broken."""
+    """Draw three releases at five percent: healthy, slightly worse, broken."""
     seconds = 240.0
     picture = Picture(
         "Evidence against three canaries over four minutes",
         Axis(0, seconds, 70, 560, [(t, f"{t:g} s") for t in (0, 60, 120, 180, 240)],
-             "200 requests a second, 5 % of the users on the canary"),
-        Axis(1e-2, 1e5, 260, 40, [(10.0**n, f"{10.0**n:g}") for n in range(-2, 6)],
+             "200 requests a second of 20,000 users, 5% of them on the canary"),
+        Axis(1e-2, 1e6, 260, 40, [(10.0**n, f"{10.0**n:g}") for n in range(-2, 7)],
              "evidence that the canary is worse", logarithmic=True),
     )  # fmt: skip
-    picture.limit(TRIP, f"trip: {TRIP:g}", BAD)
-    picture.limit(HOLD, f"suspect: {HOLD:g}", WARN)
+    picture.limit(TRIP, f"trip: {TRIP:,.0f}", BAD)
+    picture.limit(HOLD, f"suspect: {HOLD:,.0f}", WARN)
     for canary, colour, word in (
-        (STABLE, GOOD, "0.5 %, as stable"),
-        (0.012, WARN, "1.2 %: held a while"),
-        (0.05, BAD, "5 %: tripped"),
+        (STABLE, GOOD, "0.5%, as stable"),
+        (0.012, WARN, "1.2%: held"),
+        (0.05, BAD, "5%: tripped"),
     ):
-        ticks = Errors(STABLE, canary, 5.0, rate=RATE).run(np.random.default_rng(SEED), seconds)
-        points = course(ticks)
-        thinned = [*points[:-1:5], points[-1]]
-        picture.line([(t, 10.0**e) for t, e in thinned], colour, word)
+        world = World(5.0, 20_000, STABLE, Harm(canary))
+        logs = course(world.run(np.random.default_rng(SEED), seconds), ERRORS)
+        points = [((at + 1) * TICK, exp(min(log_e, 100.0))) for at, log_e in enumerate(logs)]
+        picture.line([*points[:-1:5], points[-1]], colour, word)
     return picture.svg()
 
 
 def peeking() -> str:
-    """How many healthy canaries each rule has rolled back so far, if it is looked at all the time."""
+    """Draw how many healthy canaries each rule has rolled back so far, if it is looked at all the time."""
     seconds, releases = 120.0, 40
-    named: tuple[tuple[str, str, Callable[[Ticks], rules.Run]], ...] = (
-        ("rate &gt; stable + 1 point", WARN, rules.naive),
-        ("z-test at 5 %", BAD, rules.z_test),
-        ("this judge", GOOD, rules.ours),
+    named: tuple[tuple[str, str, Callable[[Release], int | None]], ...] = (
+        ("rate &gt; stable + 1 point", WARN, others.naive),
+        ("z-test at 5%", BAD, others.z_test),
+        ("z-test by user", FAINT, others.users_z),
+        ("this judge", GOOD, lambda release: this_judge(release, SLOW).tick),
     )
     rng = np.random.default_rng(SEED)
-    drawn = [Errors(0.02, 0.02, 5.0, rate=RATE).run(rng, seconds) for _ in range(releases)]
+    world = World(5.0, 2000, mixed(0.05, 0.03), accounts=0.03, tail=1.0)
+    drawn = [world.run(rng, seconds) for _ in range(releases)]
     picture = Picture(
-        "Healthy canaries rolled back by three rules over two minutes",
+        "Healthy canaries rolled back by four rules over two minutes",
         Axis(0, seconds, 70, 520, [(t, f"{t:g} s") for t in range(0, 121, 30)],
-             "canary and stable both fail 2 % of their answers; 5 % of the users on the canary"),
-        Axis(0, 1, 260, 40, [(n / 5, f"{n * 20} %") for n in range(6)],
+             "both versions are the same; 3% of 2,000 accounts are always slow; 5% of them on the canary"),
+        Axis(0, 1, 260, 40, [(n / 5, f"{n * 20}%") for n in range(6)],
              f"healthy canaries rolled back by then, of {releases}"),
     )  # fmt: skip
     for word, colour, rule in named:
-        ends = sorted((run.tick + 1) * TICK for one in drawn if (run := rule(one)).tick is not None)
+        ends = sorted((at + 1) * TICK for one in drawn if (at := rule(one)) is not None)
         steps, share = [(0.0, 0.0)], 0.0
         for at, end in enumerate(ends):
             steps += [(end, share), (end, share := (at + 1) / releases)]
         steps.append((seconds, share))
-        picture.line(steps, colour, f"{word}: {share:.0%}".replace("%", " %"))
+        picture.line(steps, colour, f"{word}: {share:.0%}")
     return picture.svg()
 
 
 def speed() -> str:
-    """How many canary requests it takes until the circuit opens, by how bad the canary is."""
-    releases = 25
+    """Draw how many canary requests it takes until the circuit opens, by how bad the canary is."""
+    releases = 41
     rates = (0.02, 0.05, 0.1, 0.5, 1.0)
     picture = Picture(
         "Canary requests until the circuit opens",
-        Axis(0, len(rates) + 1, 70, 690, [(n + 1, f"{rate:.0%}".replace("%", " %"))
-             for n, rate in enumerate(rates)],
-             "share of the canary's answers that fail; stable's is 0.5 %; 5 % of the users"),
+        Axis(0, len(rates) + 1, 70, 690, [(n + 1, f"{rate:.0%}") for n, rate in enumerate(rates)],
+             "share of the canary's answers that fail; stable's is 0.5%; 5% of 20,000 users"),
         Axis(1, 10_000, 260, 40, [(10.0**n, f"{10**n:,}") for n in range(5)],
-             "canary requests until the circuit opens: median, and 5 to 95 of 100 releases",
+             "canary requests until the circuit opens (users with an error): median, 5 to 95 of 100 releases",
              logarithmic=True),
     )  # fmt: skip
     for place, rate in enumerate(rates):
         rng = np.random.default_rng(SEED)
-        seconds = 900.0 if rate < 0.1 else 120.0
+        world = World(5.0, 20_000, STABLE, Harm(rate))
         runs = [
-            rules.ours(Errors(STABLE, rate, 5.0, rate=RATE).run(rng, seconds))
+            this_judge(world.run(rng, 400.0 if rate < 0.1 else 60.0), ERRORS)
             for _ in range(releases)
         ]
-        counts = [run.requests for run in runs if run.requests is not None]
-        assert len(counts) == releases, f"{rate}: some releases were not caught in {seconds} s"
-        low, middle, high = (float(q) for q in np.quantile(counts, (0.05, 0.5, 0.95)))
-        picture.bar(place + 1, low, middle, high, BAD, f"{middle:.0f}")
+        assert all(run.tick is not None for run in runs), f"{rate}: some releases were not caught"
+        low, middle, high = np.quantile([run.requests for run in runs], (0.05, 0.5, 0.95))
+        users = np.median([run.users for run in runs])
+        word = f"{middle:,.0f} ({users:.0f} users)"
+        picture.bar(place + 1, float(low), float(middle), float(high), BAD, word)
     return picture.svg()
 
 
@@ -217,9 +197,7 @@ PICTURES: dict[str, Callable[[], str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check the pictures; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.simulation.pictures", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench.judge.pictures", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     check = parser.parse_args(arguments).check
     FOLDER.mkdir(parents=True, exist_ok=True)

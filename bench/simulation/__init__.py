@@ -1,1 +1,0 @@
-"""The judge on simulated releases, beside other rules: ``python -m bench.simulation``."""
