@@ -199,7 +199,8 @@ class World:
         """Take answers of stable before the step."""
         users, chance = self.draw(records)
         for user, value in zip(users, chance.tolist(), strict=True):
-            history.add(self.units.row(int(self.positions[user])), value < self.rates[user])
+            bad = bool(value < self.rates[user])
+            history.add(self.units.row(int(self.positions[user])), bad)
 
     def feed(
         self,
