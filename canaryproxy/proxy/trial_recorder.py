@@ -163,7 +163,7 @@ class TrialRules:
         return None if reader is None else SampledBody(self._sampler, reader)
 
     def evaluate(self, sample: SampledResponse, tally: Tally, now: float) -> None:
-        """Count the outcomes of a complete response, and write its record."""
+        """Count the outcomes of a complete response, and note them for its record."""
         if sample.exposed:
             tally.add(counters.EXPOSED)
         converted = False
@@ -189,7 +189,6 @@ class TrialRules:
             sample.routing.bucket, int(now * TICKS_PER_SECOND)
         ):
             tally.add(counters.CONVERTED)
-        sample.finish()
 
 
 class TrialRecorder:
@@ -404,7 +403,6 @@ class SampledResponse(TrialRecorder):
     """
 
     __slots__ = (
-        "_ended_with",
         "body",
         "exposed",
         "headers",
@@ -448,7 +446,6 @@ class SampledResponse(TrialRecorder):
         self.headers: Headers = ()
         self.body: SampledBody | None = None
         """The body, if a rule looks into it."""
-        self._ended_with = 0
 
     def response_head(self, response: Response, body: bytes, waited: float) -> None:
         """Keep the head of the response, and begin with its body."""
@@ -474,19 +471,18 @@ class SampledResponse(TrialRecorder):
         TrialRecorder.switched(self, response, failed, waited, now)
         self._rules.evaluate(self, self._tally, now)
 
-    def finish(self) -> None:
-        """Write the last record, if the request has ended: its outcomes are known."""
-        if self.flags & ENDED:
-            self.write(self.flags, self._ended_with)
-
     def end(self, status: int, failed: bool, waited: float, now: float, flags: int = 0) -> None:
+        body = self.body
+        if body is None:
+            self._rules.evaluate(self, self._tally, now)
+            TrialRecorder.end(self, status, failed, waited, now, flags)
+            return
         self._count_end(status, failed, waited)
         self._settle(failed, waited, flags)
-        self._ended_with = status
-        if self.body is None:
-            self._rules.evaluate(self, self._tally, now)
-        else:
-            # A response that breaks off ends with the status of the failure.
-            self.body.close(
-                partial(self._rules.evaluate, self, self._tally, now), whole=status == self.status
-            )
+        # A response that breaks off ends with the status of the failure.
+        body.close(partial(self._evaluated, status, now), whole=status == self.status)
+
+    def _evaluated(self, status: int, now: float) -> None:
+        """Write the last record: the body was looked into."""
+        self._rules.evaluate(self, self._tally, now)
+        self.write(self.flags, status)
