@@ -325,10 +325,9 @@ class Proxy:
         return list(unpack(words))
 
     async def record(self) -> Record:
-        """Wait for the record of the only request that has ended, and return it."""
+        """Wait for the record of a request that has ended, and return the last one."""
         await until(lambda: any(one.ended for one in self.records()), "record")
-        (ended,) = [one for one in self.records() if one.ended]
-        return ended
+        return [one for one in self.records() if one.ended][-1]
 
     def close_clients(self) -> None:
         for client in self._clients:
@@ -336,8 +335,13 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy(text: str, send_buffer: int = 0) -> AsyncIterator[Proxy]:
-    """Run a data path with this configuration (YAML); ``send_buffer`` is that of clients' sockets."""
+async def proxy(
+    text: str, send_buffer: int = 0, cells: WorkerCells | None = None
+) -> AsyncIterator[Proxy]:
+    """Run a data path with this configuration (YAML); ``send_buffer`` is that of clients' sockets.
+
+    ``cells`` are those of a worker in shared memory.
+    """
     made = _patient(config.parse(_secured(text), file="test.yaml"))
     sock = listen(TcpAddress("127.0.0.1", free_port()))
     if send_buffer:  # accepted sockets inherit it
@@ -346,7 +350,7 @@ async def proxy(text: str, send_buffer: int = 0) -> AsyncIterator[Proxy]:
     if made.access_log is not None:
         log = AccessLog(made.access_log)
         log.start()
-    cells = WorkerCells()
+    cells = cells or WorkerCells()
     datapath = DataPath(made, asyncio.get_running_loop(), cells, first_table(made), log)
     await datapath.serve([sock])
     running = Proxy(datapath, sock.getsockname()[1], cells, log)

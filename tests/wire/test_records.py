@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from canaryproxy.judging.metrics import Record
+from canaryproxy.control.record_reader import RecordReader
+from canaryproxy.judging.metrics import Record, unpack
 from canaryproxy.measure.counters import CLIENT_CLOSED, OUTCOMES, Blind, outcome
 from canaryproxy.measure.records import (
     ABANDONED,
@@ -33,6 +34,7 @@ from canaryproxy.measure.routing import (
     position_of,
     release_tag,
 )
+from canaryproxy.measure.shared_memory import Block
 from tests.ports import free_port
 
 from .harness import (
@@ -439,6 +441,34 @@ async def test_the_epoch_is_that_of_the_split() -> None:
         epochs = [one.epoch for one in running.records()]
     assert epochs == [table.epoch for table in tables]
     assert len({*epochs}) == 3
+
+
+# Workers
+
+
+async def test_workers_leave_their_records_side_by_side_and_a_successor_goes_on() -> None:
+    memory = bytearray(Block.size(2))
+    block, other = Block(2, memory), Block(2, memory, side=1)
+    reader = RecordReader(
+        [worker.records for worker in block.all_workers],
+        [worker.names for worker in block.all_workers],
+    )
+    # Two workers, one in the place of the first after its death, and one of a hot restart.
+    cells = [*block.workers, Block(2, memory).workers[0], other.workers[1]]
+    async with Upstream(always(OK)).serving() as upstream:
+        for number, worker in enumerate(cells):
+            async with proxy(variants(upstream.port), cells=worker) as running:
+                path = b"GET /worker-%c " % (65 + number)
+                await once(running, GET.replace(b"GET /users/12?q=1 ", path), end=b"ok")
+                await running.record()
+    drained = reader.drain()
+    names = ["GET /worker-A", "GET /worker-B", "GET /worker-C", "GET /worker-D"]
+    templates = {template_of(name.encode()): name for name in names}
+    assert not drained.lost
+    assert drained.names == templates
+    found = [templates[one.template] for one in unpack(drained.records)]
+    assert found == [names[0], names[2], names[1], names[3]]
+    assert not reader.drain().records
 
 
 # Outcomes
