@@ -55,12 +55,6 @@ class DataPlane(Protocol):
     def mark_late(self) -> None:
         """Count the requests in flight that are past a threshold."""
 
-    def new_round(self) -> None:
-        """Let every user count again as a trial."""
-
-    def refresh(self, limit: int) -> None:
-        """Called every ten seconds; buckets below ``limit`` are on the canary."""
-
 
 @dataclass(frozen=True, slots=True)
 class Status:

@@ -230,8 +230,6 @@ class Action(Enum):
 
     NEW_JUDGE = "new_judge"
     """Begin a new judge: α starts afresh."""
-    EXPECT_CHANGE = "expect_change"
-    """``Judge.expect_change`` and ``UserReducer.new_round``: the weight has risen."""
     ASK_GATES = "ask_gates"
     """Ask the gates whether the step may be left; the answer comes as ``GateAnswer``."""
 
@@ -390,8 +388,7 @@ def _resume(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
     running = replace(
         rollout, state=State.RUNNING, since=now, weight=weight, hold=None, ticked=None
     )
-    actions = (Action.EXPECT_CHANGE,) if weight != rollout.weight else ()
-    return running, actions, _record(now, "resumed", f"by {event.by}", running, plan)
+    return running, (), _record(now, "resumed", f"by {event.by}", running, plan)
 
 
 def _advance_by_hand(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
@@ -418,7 +415,7 @@ def _advance(rollout: Rollout, cause: str, now: float, plan: Plan) -> Outcome:
         ready=False,
         gate=_no_gate(rollout),
     )
-    return moved, (Action.EXPECT_CHANGE,), _record(now, "step", cause, moved, plan)
+    return moved, (), _record(now, "step", cause, moved, plan)
 
 
 def release_change(old: str | None, new: str | None) -> str:
@@ -472,7 +469,7 @@ def _set_weight(rollout: Rollout, event: SetWeight, now: float, plan: Plan) -> O
         gate=_no_gate(rollout),
     )
     cause = f"{text.weight(rollout.weight)} to {text.weight(event.weight)} by {event.by}"
-    return changed, (Action.EXPECT_CHANGE,), _record(now, "weight", cause, changed, plan)
+    return changed, (), _record(now, "weight", cause, changed, plan)
 
 
 def _accept(rollout: Rollout, event: Accept, now: float, plan: Plan) -> Outcome:
@@ -644,7 +641,7 @@ def _replan(rollout: Rollout, event: Replan, now: float, plan: Plan) -> Outcome:
     if rollout.state is follows and weight not in (None, rollout.weight):
         changed = replace(rollout, weight=weight, since=now, hold=None, ready=False)
         cause = f"{text.weight(rollout.weight)} to {text.weight(weight)} by the configuration"
-        actions, records = (Action.EXPECT_CHANGE,), _record(now, "weight", cause, changed, plan)
+        records = _record(now, "weight", cause, changed, plan)
     elif rollout.state in (State.TRIPPED, State.PROBING) and rollout.before is follows:
         changed = replace(
             rollout, weight_before=rollout.weight_before if weight is None else weight

@@ -53,17 +53,6 @@ class SharedPlane:
         if self._local_tick is not None:
             self._local_tick()
 
-    def new_round(self) -> None:
-        """Start a new round of trials, in which every user counts again."""
-        self._block.reducers[0].new_round()
-
-    def refresh(self, limit: int) -> None:
-        """Forget users who sent no request lately; to be called every ten seconds.
-
-        Buckets below ``limit`` are on the canary.
-        """
-        self._block.reducers[0].refresh(limit)
-
     # For operators
 
     @property

@@ -109,6 +109,13 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
         assert "cart-2.4 is paused" in await do("pause", "--reason", "a look")
         assert "cannot pause while the release is paused" in await do("pause", status=1)
         assert "a look" in await do("history", "-n", "1")
+        said = await do("accept", "latency_p99", "--reason", "slower by design")
+        assert "Accept latency_p99 for the rest of cart-2.4" in said
+        assert "latency_p99 by" in await do("history", "-n", "1")
+        assert "accepted  latency_p99" in await do("status")
+        assert "no metric 'latencies' is compared" in await do(
+            "accept", "latencies", "--reason", "x", status=1
+        )
         await do("wait", "--for", "paused")
         assert "is paused at 30% (step 1 of 3)" in await do("weight", "30")
         assert "is running" in await do("resume")

@@ -43,18 +43,11 @@ class Plane:
 
     def __init__(self) -> None:
         self.tables: list[RouteTable] = []
-        self.rounds = 0
 
     def publish(self, table: RouteTable, _version: int) -> None:
         self.tables.append(table)
 
     def mark_late(self) -> None:
-        pass
-
-    def new_round(self) -> None:
-        self.rounds += 1
-
-    def refresh(self, limit: int) -> None:
         pass
 
     def users_seen(self, limit: int) -> int | None:
