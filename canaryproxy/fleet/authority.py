@@ -387,8 +387,7 @@ class FleetAuthority:
         return self._agreement.tag
 
     def view(self) -> dict[str, Any]:
-        contact = self._contact
-        reply = contact.reply
+        contact, reply = self._contact, self._contact.reply
         return {
             "group": self._fleet.group,
             "replica": self._me,

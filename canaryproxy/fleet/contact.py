@@ -7,7 +7,7 @@ import zlib
 from canaryproxy.fleet.redis_store import ExchangeReply, StoreUnavailable
 
 _READERS = 16
-"""Replicas that all read the fleet's records; of more, the leader does and about half as many others."""
+"""Replicas that all read the fleet's records; of more, the leader does and about a quarter as many others."""
 
 
 class Contact:
@@ -42,7 +42,7 @@ class Contact:
     def entries(self, me: str) -> int:
         """Return how many entries of the log to take: four times what the fleet writes meanwhile, or none."""
         share = zlib.crc32(me.encode()) / 2**32 * self.replicas
-        reads = self.leads or self.replicas <= _READERS or share < _READERS / 2
+        reads = self.leads or self.replicas <= _READERS or share < _READERS / 4
         return 4 * self.replicas + _READERS if reads and self.connected else 0
 
     @property

@@ -141,7 +141,7 @@ class FleetEvidence:
 
     def keep(self, key: str) -> str:
         """Return the text for ``join``."""
-        return json.dumps({"of": key, **self.to_dict()}, allow_nan=False)
+        return json.dumps({"of": key, **self.to_dict()})
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from ``to_dict``. Raises ``KeyError``, ``TypeError`` or ``ValueError``."""

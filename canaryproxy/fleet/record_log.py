@@ -40,8 +40,10 @@ from canaryproxy.judging.verdict import Sample
 from canaryproxy.measure.records import LONGEST_NAME, POSITION_MASK, WORDS, template_of
 from canaryproxy.measure.routing import BUCKETS, POSITIONS
 
-RATE: Final = 10_000.0
+RATE: Final = 4_000.0
 """Records a second that the replicas of a fleet may write together; beyond it they are thinned."""
+_ENTRIES: Final = 500.0
+"""Entries with records a second that the replicas of a fleet may write together."""
 _MOST: Final = 40_000
 """Records that wait for the store at most."""
 _NAMED_FOR: Final = 10.0
@@ -161,9 +163,12 @@ class Outbox:
         ``now`` in seconds on a clock that does not fall; ``limit`` is in force now (``None`` is returned if
         no tick has seen it yet); ``replicas`` share the budget.
         """
+        share = max(replicas, 1)
         since = 1.0 if self._taken is None else min(max(now - self._taken, 0.0), 1.0)
+        if since < min(share / _ENTRIES, 1.0) and limit == self._split[0]:
+            return Entry(*self._split)  # the records wait for more
         self._taken = now
-        budget = max(self._rate / max(replicas, 1) * since, 1.0)
+        budget = max(self._rate / share * since, 1.0)
         thinned = min(max(ceil(len(self._words) / WORDS / budget), 1), 0xFFFF)
         words = _thin(self._words, thinned)
         lost, self._words, self._lost = self._lost, array("Q"), False

@@ -112,7 +112,7 @@ class Replica(World):
 
     def traffic(self, stable: tuple[int, int], canary: tuple[int, int]) -> None:
         """Add answered and failed requests, of one user after the other; all replicas have the same users."""
-        first = self.controller.table.limit * FINE
+        first, epoch = self.controller.table.limit * FINE, self.authority._evidence.sample.epoch
         for variant, (answered, failed) in enumerate((stable, canary)):
             cells = self.cells.variants[variant]
             for cell, count in ((counters.FINISHED, answered), (counters.FAILED, failed)):
@@ -121,7 +121,8 @@ class Replica(World):
             for at in range(answered if users else 0):
                 self.turn += 1
                 flags, status = (ENDED | FAILED, 500) if at < failed else (ENDED, 200)
-                word = pack_first(users[self.turn * 7 % len(users)], variant, 0, status, 0, flags)
+                position = users[self.turn * 7 % len(users)]
+                word = pack_first(position, variant, epoch, status, 0, flags)
                 self.write((word, pack_second(0, 0, 0), pack_third(0.01, 100)))
 
     def start(self) -> None:

@@ -160,6 +160,18 @@ def test_over_the_budget_every_mth_record_is_kept_whatever_it_says() -> None:
     assert len(shared.records) // WORDS == 20
 
 
+def test_replicas_of_a_large_fleet_write_less_often() -> None:
+    outbox = Outbox()
+    written = []
+    for tick in range(40):
+        outbox.add(sample(records(1, tick)))
+        found = outbox.take(tick / 8, 100, 250)  # every half a second, for 500 entries in all
+        assert found is not None
+        written.append(list(found.records[2::WORDS]))
+    assert [len(one) for one in written[:9]] == [1, 0, 0, 0, 4, 0, 0, 0, 4]
+    assert [number for one in written for number in one] == list(range(37))
+
+
 def test_what_waits_is_bounded() -> None:
     outbox = Outbox(rate=1e9)
     for _ in range(30):
