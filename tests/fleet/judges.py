@@ -15,7 +15,7 @@ from canaryproxy.measure.routing import FINE, POSITIONS
 
 
 def verdict(level: Level, judged: int) -> Assessment:
-    return Assessment(level, (), judged, judged, True, True, "errors", None)
+    return Assessment(level, (), judged, judged, True, True, "errors", None, users=judged)
 
 
 class Recorder:
