@@ -126,7 +126,7 @@ def _show_users(found: UserReplay, as_json: bool) -> None:
         click.echo(json.dumps(found.to_dict()))
         return
     click.echo(f"verdict: {found.verdict}")
-    click.echo(f"evidence: {odds(found.log_evidence)} (limit {odds(found.limit)})")
+    click.echo(f"highest evidence: {odds(found.log_evidence)} (limit {odds(found.limit)})")
     if found.tripped_at is not None:
         click.echo(
             f"tripped at t = {found.tripped_at}, after {count(found.canary_requests)} canary requests; "

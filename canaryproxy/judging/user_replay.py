@@ -58,7 +58,7 @@ class UserReplay:
 
     verdict: Literal["breach", "suspect", "ok"]
     log_evidence: float
-    """Natural logarithm of the best evidence of any part of the test, its stake taken off."""
+    """Natural logarithm of the highest evidence of any part of the test, its stake taken off; at least 0."""
     limit: float
     """The ``log_evidence`` of a breach."""
     tripped_at: Time | None
@@ -92,7 +92,7 @@ class PlaceboTest:
     """Virtual canaries that would have been held."""
     of: int
     log_evidence: float
-    """The best evidence against any of them."""
+    """Natural logarithm of the highest evidence against any of them; at least 0."""
     limit: float
     """The ``log_evidence`` of a breach."""
     users: int
@@ -153,7 +153,7 @@ def replay_users(
         else:
             history.add(rows_of[row.user], row.bad)
     test = LotteryTest(lottery, units, settings, judged[0].t if judged else 0.0, history)
-    suspect, tripped, asked, hurt = False, None, 0, set[str]()
+    suspect, tripped, asked, hurt, best = False, None, 0, set[str](), 0.0
     for tick, some in _ticks(judged):
         for row in some:
             test.add(rows_of[row.user], row.bad)
@@ -161,6 +161,7 @@ def replay_users(
                 asked += 1
                 hurt |= {row.user} if row.bad else set()
         test.tick(tick)
+        best = max(best, test.log_evidence)
         suspect = suspect or test.suspect
         if test.breach:
             tripped = some[-1].label
@@ -168,7 +169,7 @@ def replay_users(
     seen = test.estimate()
     return UserReplay(
         verdict="breach" if tripped is not None else "suspect" if suspect else "ok",
-        log_evidence=test.log_evidence,
+        log_evidence=best,
         limit=settings.log_limit,
         tripped_at=tripped,
         canary_requests=asked,
@@ -189,7 +190,7 @@ def placebo_test(
     users = list(dict.fromkeys(row.user for row in rows))
     lottery = _lottery(len(users), weight)
     tripped = held = 0
-    best = -inf
+    best = 0.0
     for lot in range(number):
         units = Units()
         rows_of = {
@@ -202,12 +203,12 @@ def placebo_test(
             for row in some:
                 test.add(rows_of[row.user], row.bad)
             test.tick(tick)
+            best = max(best, test.log_evidence)
             suspect = suspect or test.suspect
             if test.breach:
                 tripped += 1
                 break
         held += suspect
-        best = max(best, test.log_evidence)
     return PlaceboTest(
         tripped,
         held,

@@ -33,7 +33,7 @@ def recording(fails: float, requests: int = 1500, users: int = 300) -> str:
 def test_judge_by_user_says_how_many_users_were_hurt() -> None:
     found = run("judge", "-", "--users", "--weight", "10", text=recording(1.0))
     assert found.exit_code == 0, found.output
-    assert found.output.startswith("verdict: breach\nevidence: ")
+    assert found.output.startswith("verdict: breach\nhighest evidence: ")
     assert "users of the canary had a bad answer" in found.output
     assert "by user" in found.output
 
