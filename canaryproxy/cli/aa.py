@@ -10,7 +10,8 @@ import click
 from canaryproxy.cli.common import EXIT_CONFIG, fail
 from canaryproxy.cli.target import Target, reaching
 from canaryproxy.client.api import Client
-from canaryproxy.config.text import count, number, odds, percent
+from canaryproxy.client.text import clean
+from canaryproxy.config.text import count, odds, percent
 from canaryproxy.config.text import weight as weight_text
 from canaryproxy.judging.replay import RowError
 from canaryproxy.judging.user_replay import (
@@ -125,12 +126,8 @@ def _running(target: Target, as_json: bool) -> None:
 
     placebo = target.talk(work).get("placebo")
     if not isinstance(placebo, dict):
-        fail("the proxy has no virtual canaries yet: it needs randomised users on stable")
-    if as_json:
-        click.echo(json.dumps(placebo))
-        return
-    click.echo(
-        f"{count(placebo.get('tripped'))} of {count(placebo.get('of'))} virtual canaries would have tripped"
-    )
-    if number(placebo.get("log_evidence")) is not None:
-        click.echo(f"highest evidence against any of them: {odds(placebo.get('log_evidence'))}")
+        fail(
+            "no virtual canaries yet: they are drawn when a release begins a step. Before one, record "
+            "requests of stable and run canaryproxy aa FILE"
+        )
+    click.echo(json.dumps(placebo) if as_json else clean(placebo.get("said")))

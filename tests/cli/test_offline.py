@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from canaryproxy.cli import command_named
+from tests.cli.fake import Fake, command
 
 EXAMPLE = str(Path(__file__).parents[2] / "config" / "example.yaml")
 
@@ -89,6 +90,18 @@ def test_aa_names_the_line_that_it_cannot_read(tmp_path: Path) -> None:
     found = run("aa", str(file))
     assert found.exit_code == 2
     assert "line 2, bad: found 'perhaps'" in found.output
+
+
+async def test_aa_without_a_file_asks_the_running_proxy(fake: Fake, tmp_path: Path) -> None:
+    done = await command("aa", folder=tmp_path)
+    assert done.status == 1
+    assert "no virtual canaries yet" in done.err
+    said = "0 of 20 virtual canaries would have tripped; evidence at most 12:1"
+    fake.change(placebo={"tripped": 0, "of": 20, "log_evidence": 2.5, "said": said})
+    done = await command("aa", folder=tmp_path)
+    assert (done.status, done.out) == (0, f"{said}\n")
+    done = await command("aa", "--json", folder=tmp_path)
+    assert json.loads(done.out)["of"] == 20
 
 
 def test_plan_asks_for_users() -> None:
