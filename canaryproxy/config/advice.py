@@ -87,6 +87,9 @@ def _users(config: Config, steps: tuple[Step, ...]) -> Iterator[str]:
             if step.min_users:
                 yield f"release.steps[{at}].min_users has no effect at 100%: no user is left to compare with"
             continue
+        if moved == 0.0:
+            yield f"release.steps[{at}] moves no users: nothing is compared, and it is left by hand only"
+            continue
         if least == 0:
             yield f"release.steps[{at}]: min_users is 0, so one user's requests can complete the step"
         needed = least / moved * 100.0

@@ -42,7 +42,7 @@ from canaryproxy.judging.named_routes import NamedRoutes
 from canaryproxy.judging.posted import PostedTest
 from canaryproxy.judging.sample_ratio import LIMIT as RATIO_LIMIT
 from canaryproxy.judging.settings import JudgeSettings, LatencyRule
-from canaryproxy.judging.step import HANG, Step, Trial
+from canaryproxy.judging.step import HANG, OTHERS, Step, Trial
 from canaryproxy.judging.tally import Estimate
 from canaryproxy.judging.units import Lottery, Units
 from canaryproxy.judging.verdict import QUIET, Assessment, Level, Placebo, Sample, Verdict
@@ -337,7 +337,7 @@ class Judge:
             comparable=quiet is None and bool(stable[0] and canary[0]),
             reason=words.reason(
                 spec,
-                trial.scope,
+                self._place(trial.scope),
                 seen,
                 test.hurt,
                 level,
@@ -351,6 +351,13 @@ class Judge:
             trips=spec.trips,
             worse=not is_accepted and self._looks_worse(spec, seen),
         )
+
+    def _place(self, scope: str) -> str:
+        """Return a scope in words: of the routes that are judged together with the name of the worst."""
+        if scope != OTHERS or self._step is None:
+            return scope
+        worst = self._baseline.names.get(self._step.worst_other())
+        return scope if worst is None else f"{scope}, most on {worst},"
 
     def _looks_worse(self, spec: Spec, seen: Estimate | None) -> bool:
         """Whether the raw difference reaches the margin, and is not within what users differ by.

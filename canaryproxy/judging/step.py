@@ -22,9 +22,13 @@ from canaryproxy.judging.sample_ratio import SampleRatio
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.units import Units
 
+OTHERS = "other routes"
+"""Scope of the routes that are judged together."""
 HANG = 5.0
 """Seconds without a first byte that count as late in the warm-up, too."""
 _ESTIMATE_EVERY = 1.0
+_MOST_OTHERS = 1000
+"""Routes of which it is remembered how often they fail, beside those that are judged one by one."""
 
 
 @dataclass(slots=True)
@@ -82,6 +86,8 @@ class Step:
         for spec in self._specs:
             self.trials[spec.name] = self._trial(spec, now)
         self.routes: dict[int, dict[str, Trial]] = {}
+        self._others: dict[int, int] = {}
+        """Bad canary responses by template, of the routes that are judged together."""
         self._add_routes(now)
 
     @property
@@ -121,7 +127,7 @@ class Step:
             return
         hold = families.log_hold(self._specs, self._settings, route=True)
         names = {template: route.name for template, route in self.limits.routes.items()}
-        names[metrics.OTHER] = "other routes"
+        names[metrics.OTHER] = OTHERS
         for template, name in names.items():
             self.routes[template] = {}
             for spec in families.route_specs():
@@ -171,11 +177,15 @@ class Step:
     def _add_to_route(self, record: Record, row: int, found: Mapping[str, bool]) -> None:
         template = record.template if record.template in self.routes else metrics.OTHER
         tests = self.routes[template]
+        odd = metrics.CLIENT_ERRORS in found and any(map(found.get, metrics.CLASSES[:3]))
         if metrics.ERRORS in found:
             tests[metrics.ERRORS].test.add(row, found[metrics.ERRORS])
         if metrics.CLIENT_ERRORS in found:
-            odd = any(found.get(name, False) for name in metrics.CLASSES[:3])
             tests[metrics.ANSWERS].test.add(row, odd)
+        if template == metrics.OTHER and record.variant and (odd or found.get(metrics.ERRORS)):
+            others = self._others
+            if record.template in others or len(others) < _MOST_OTHERS:
+                others[record.template] = others.get(record.template, 0) + 1
         route = self.limits.routes.get(record.template)
         if not self.warm or route is None or route.late is None:
             return
@@ -184,6 +194,10 @@ class Step:
                 tests[metrics.LATENCY].test.add(row, True)
         elif metrics.LATENCY in found and record.first_byte is not None:
             tests[metrics.LATENCY].test.add(row, record.first_byte > route.late)
+
+    def worst_other(self) -> int:
+        """Return the template with most bad canary responses of the routes that are judged together."""
+        return max(self._others, key=lambda template: self._others[template], default=metrics.OTHER)
 
     def tick(self, now: float) -> None:
         """Let the tests look, begin rounds and settle proofs: ten times a second."""

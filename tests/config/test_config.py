@@ -562,6 +562,19 @@ def test_warnings_about_the_judge() -> None:
     )
 
 
+def test_a_step_that_moves_no_users_is_warned_of() -> None:
+    found = config.warnings(
+        config.parse(
+            "variants: {stable: {endpoints: [http://a]}, canary: {endpoints: [http://b]}}\n"
+            "release: {id: a, steps: [{weight: 0, bake: 5m}, {weight: 100}]}\n",
+            file="f",
+        )
+    )
+    assert (
+        "release.steps[0] moves no users: nothing is compared, and it is left by hand only" in found
+    )
+
+
 def test_warnings_name_what_has_no_effect_without_a_canary() -> None:
     assert config.warnings(parse("split: {weight: 5}")) == (
         "split.weight has no effect without variants.canary",
