@@ -142,9 +142,7 @@ class DataPath:
         )
         context.response_ends = tuple(line + head_end for line in context.variant_lines)
         context.response_parser.replace_parser(ResponseParser(variant_header))
-        context.trial_rules = TrialRules(
-            config, slots, self._users, self._sampler, self._records, self._routes
-        )
+        context.trial_rules = TrialRules(config, slots, self._sampler, self._records, self._routes)
         signer = _signer(config.split.sticky, files)
         self._configure_router(config, signer)
         context.request_parser = _request_parser(config, signer, head_end)

@@ -21,7 +21,7 @@ def dispatch(
     tally = context.tallies[routing.variant]
     if routing.forced:
         tally.add(counters.FORCED)
-    recorder = context.trial_rules.enroll(routing, outcomes, tally, now, request)
+    recorder = context.trial_rules.enroll(routing, outcomes, tally, request)
     if context.access_log is None:
         return Exchange(context, sink, request, routing, recorder, now, has_body)
     return LoggedExchange(context, sink, request, routing, recorder, now, has_body)

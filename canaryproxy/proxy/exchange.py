@@ -221,7 +221,7 @@ class Exchange(Tunnel):
             if failed:
                 tally.add(counters.FAILED)
             if self._recorder is not None:
-                self._recorder.end(status, bool(failed), now - self._received, now)
+                self._recorder.end(status, bool(failed), now - self._received)
         endpoint = self._endpoint
         if endpoint is not None:
             endpoint.active -= 1
@@ -245,7 +245,7 @@ class Exchange(Tunnel):
         failed = bool(self._context.trial_rules.error_statuses[101])
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
-            recorder.switched(response, failed, now - self._received, now)
+            recorder.switched(response, failed, now - self._received)
         self._count(101, now, now, failed=failed)
         self._recorder = recorder  # until the tunnel ends
         self._state = TUNNEL
@@ -383,7 +383,7 @@ class Exchange(Tunnel):
             tally.add(counters.FAILED)
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
-            recorder.end(status, failed, now - self._received, now, flags)
+            recorder.end(status, failed, now - self._received, flags)
         if self.request.sampled:
             _keep_exemplars(self, waited, took)
 
