@@ -43,7 +43,7 @@ _SETTINGS = Settings(
     "r1", "s" * 16, "j" * 16, "r1", Plan((Step(5.0, 3600.0), Step(100.0))), CircuitSettings()
 )
 _JUDGE = JudgeSettings(steps=(5.0, 100.0), warmup=0.0)
-_METRICS = ("business", "client_errors", "errors", "latency", "requests", "throughput", "unreached")
+_METRICS = ("requests", "client_errors", "unreached")
 _LIMIT = 500
 _INTERVAL = 0.1
 _WARM = 20

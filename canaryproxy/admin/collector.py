@@ -331,18 +331,32 @@ METRICS: Final = (
     # Judge
     Row(
         "canaryproxy_judge_events_total",
-        "Trials that count against (or, for business, in favour of) the variant: errors, slow"
-        " responses, stalls, conversions, outcomes.",
+        "Of the requests compared on the current step, those that count against (or, for business, in"
+        " favour of) the variant: errors, slow responses, stalls, conversions, outcomes.",
         "counter",
         ("variant", "metric"),
         readers.judged(event=True),
     ),
     Row(
         "canaryproxy_judge_trials_total",
-        "Requests, users or responses that the metric counts events among.",
+        "Requests of randomised users that the judge compares on the current step, by metric.",
         "counter",
         ("variant", "metric"),
         readers.judged(event=False),
+    ),
+    Row(
+        "canaryproxy_outcome_events_total",
+        "Responses for which an outcome holds.",
+        "counter",
+        ("variant", "outcome"),
+        readers.outcomes(event=True),
+    ),
+    Row(
+        "canaryproxy_outcome_trials_total",
+        "Responses that an outcome has evaluated.",
+        "counter",
+        ("variant", "outcome"),
+        readers.outcomes(event=False),
     ),
     Row(
         "canaryproxy_outcome_blind_total",

@@ -210,27 +210,26 @@ def certificates(scrape: Scrape) -> Iterable[Sample]:
     return [((name,), expiry) for name, expiry in scrape.sources.certificates().items()]
 
 
-_JUDGED: Final = {
-    "errors": (counters.ERROR_TRIALS, counters.ERROR_EVENTS),
-    "client_errors": (counters.ERROR_TRIALS, counters.CLIENT_ERROR_EVENTS),
-    "latency": (counters.LATENCY_TRIALS, counters.LATENCY_EVENTS),
-    "throughput": (counters.THROUGHPUT_TRIALS, counters.THROUGHPUT_EVENTS),
-    "business": (counters.EXPOSED, counters.CONVERTED),
-}
-"""Cells of the trials and events of each metric."""
-
-
 def judged(*, event: bool) -> Reader:
     """Return a reader for the trials of each metric, or for their events."""
 
     def read(scrape: Scrape) -> Iterable[Sample]:
-        outcomes = {
-            name: (counters.OUTCOMES + 2 * slot, counters.OUTCOMES + 2 * slot + 1)
-            for name, slot in scrape.sources.outcomes().items()
-        }
+        for verdict in _all_verdicts(scrape):
+            if not verdict.scope:
+                for variant, pair in zip(VARIANTS, (verdict.stable, verdict.canary), strict=True):
+                    yield (variant, verdict.metric), pair[event]
+
+    return read
+
+
+def outcomes(*, event: bool) -> Reader:
+    """Return a reader for the responses that outcomes evaluated, or for those where the rule holds."""
+
+    def read(scrape: Scrape) -> Iterable[Sample]:
         for variant, cells in zip(VARIANTS, scrape.variants, strict=True):
-            for metric, pair in {**outcomes, **_JUDGED}.items():
-                yield (variant, metric), cells[pair[event]]
+            for name, slot in scrape.sources.outcomes().items():
+                seen = counters.outcome(cells, slot)
+                yield (variant, name), seen.events if event else seen.trials
 
     return read
 

@@ -176,14 +176,11 @@ def drill_result(figures: Mapping[str, Any]) -> str:
             "the canary still received requests at the end of the drill, so the circuit stays open and all"
             " users are on stable; see canaryproxy status, then run canaryproxy reset"
         )
-    users, after = number(figures.get("users_seen")), number(figures.get("requests_after")) or 0
+    after = number(figures.get("requests_after")) or 0
     requests = "1 request" if after == 1 else f"{count(after)} requests"
-    found = (
-        f"the canary received its last request {latency(seconds)} after the trip ({requests} after the trip)"
-        if after
-        else "the canary received no request after the trip"
+    if not after:
+        return "the canary received no request after the trip"
+    return (
+        f"the canary received its last request {latency(seconds)} after the trip "
+        f"({requests} after the trip)"
     )
-    if users is None:
-        return found
-    buckets = "1 bucket" if users == 1 else f"{count(users)} buckets"
-    return f"{found}; users in {buckets} moved to stable and back"

@@ -166,7 +166,7 @@ class Controller:
             self.table,
             weight=table.weight if self.settings.has_canary else 0.0,
             circuit_open=table.circuit_open,
-            slow=table.slow,
+            late=table.late,
             stall_after=table.stall_after,
         )
         ledger = self.ledger
@@ -235,8 +235,8 @@ class Controller:
 
     def _update_thresholds(self) -> None:
         late, stalled = self.authority.limits
-        if (self.table.slow, self.table.stall_after) != ((late, late), stalled):
-            self._put(replace(self.table, slow=(late, late), stall_after=stalled))
+        if (self.table.late, self.table.stall_after) != (late, stalled):
+            self._put(replace(self.table, late=late, stall_after=stalled))
 
     # Publishing
 
@@ -329,7 +329,7 @@ class Controller:
         self.check(config)
         settings = ControlSettings.of(config, self.settings.slots)
         split = self.authority.carry_over(settings, self.table)
-        timing = replace(table, slow=self.table.slow, stall_after=self.table.stall_after)
+        timing = replace(table, late=self.table.late, stall_after=self.table.stall_after)
         self.settings = settings
         self._sampler.configure(settings)
         self.ledger.revision += 1

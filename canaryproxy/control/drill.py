@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from canaryproxy.config.text import duration, latency
 from canaryproxy.control.authority import Overtaken
@@ -26,13 +26,6 @@ LONGEST = 10.0
 _EVERY = 0.01
 _ATTEMPTS = 5
 """Attempts to close the circuit, if acts of other replicas overtake it."""
-
-
-class Users(Protocol):
-    """The data path, as the drill uses it."""
-
-    def users_seen(self, limit: int) -> int | None:
-        """Return the buckets below ``limit`` whose users asked within ten seconds, if that is known."""
 
 
 def refusal(controller: Controller) -> str | None:
@@ -50,7 +43,6 @@ def refusal(controller: Controller) -> str | None:
 async def drill(
     controller: Controller,
     cells: Callable[[], Sequence[int]],
-    users: Users,
     by: str,
     clock: Callable[[], float] = monotonic,
 ) -> dict[str, Any]:
@@ -58,13 +50,11 @@ async def drill(
 
     ``cells`` gives the canary's counters. ``seconds_to_last_request`` counts the requests that the split sent
     to the canary (those of a match rule go on), to 0.01 s, ``null`` if they did not end; ``requests_after``
-    is their number. ``users_seen`` are user buckets that were on the canary within ten seconds before. Raises
-    ``rollout.Refused``, or ``controller.Unsaved``.
+    is their number. Raises ``rollout.Refused``, or ``controller.Unsaved``.
     """
     if (why := refusal(controller)) is not None:
         raise rollout.Refused(f"no drill: {why}")
     weight = controller.status().weight
-    seen = users.users_seen(round(weight * 100))
     before = last = counters.routed_by_split(cells())
     began = heard = clock()
     controller.act(circuit.Trip(f"a drill by {by}", {"drill": True}))
@@ -81,7 +71,6 @@ async def drill(
         "seconds_to_last_request": round(heard - began, 3) if ended else None,
         "requests_after": last - before,
         "weight": weight,
-        "users_seen": seen,
         "in_flight": counters.in_flight(cells()),
     }
     if ended and last == before:

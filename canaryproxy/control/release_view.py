@@ -319,7 +319,6 @@ class DrillFigures(View):
     )
     requests_after: Count = Field(description="Requests to the canary after the trip.")
     weight: float = Field(description="Percent of users on the canary before the trip.")
-    users_seen: Count | None = Field(description="Users on the canary just before the trip.")
     in_flight: int = Field(
         description="Canary requests that began before the trip and have not ended."
     )

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from canaryproxy.control.record_reader import Drained, RecordReader
 from canaryproxy.control.settings import ControlSettings
-from canaryproxy.judging.verdict import BLIND, FOUND, Counts, Sample
+from canaryproxy.judging.posted import POSTED
+from canaryproxy.judging.verdict import (
+    BLIND,
+    CLIENT_ERRORS,
+    FOUND,
+    REQUESTS,
+    UNREACHED,
+    Counts,
+    Sample,
+)
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Blind, Reason, Totals
 from canaryproxy.measure.outcomes import looks_into_bodies
@@ -64,24 +73,15 @@ class Sampler:
 
     def _counts(self, variant: str) -> Counts:
         cells = self._cells.stable if variant == "stable" else self._cells.canary
-
-        def pair(trials: int, events: int) -> tuple[int, int]:
-            counted = cells[events]  # events first: a trial is written before its event
-            return cells[trials], counted
-
-        counts = {
-            "errors": pair(counters.ERROR_TRIALS, counters.ERROR_EVENTS),
-            "latency": pair(counters.LATENCY_TRIALS, counters.LATENCY_EVENTS),
-            "throughput": pair(counters.THROUGHPUT_TRIALS, counters.THROUGHPUT_EVENTS),
-            "business": pair(counters.EXPOSED, counters.CONVERTED),
-        }
         failed = cells[counters.FAILED]
         refused = sum(cells[counters.CODES + 400 : counters.CODES + 500])
         unreached = sum(cells[counters.ERRORS + reason] for reason in _UNREACHED)
         ended = cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED]
-        counts["requests"] = (ended, failed)
-        counts["client_errors"] = (ended, refused)
-        counts["unreached"] = (ended, unreached)
+        counts = {
+            REQUESTS: (ended, failed),
+            CLIENT_ERRORS: (ended, refused),
+            UNREACHED: (ended, unreached),
+        }
         for name, slot in self._settings.slots.items():
             seen = counters.outcome(cells, slot)
             blind = sum(seen.blind)
@@ -92,5 +92,5 @@ class Sampler:
                 for reason, of_it in zip(Blind, seen.blind, strict=True):
                     counts[f"{name}{BLIND}.{reason.label}"] = blind, of_it
         if self._settings.posts_events:
-            counts["business"] = (cells[counters.EXPOSED], self._posted[variant])
+            counts[POSTED] = (ended, self._posted[variant])
         return counts

@@ -15,7 +15,7 @@ import canaryproxy
 from canaryproxy.control import release_view as view
 from canaryproxy.control.authority import Overtaken, Unavailable
 from canaryproxy.control.controller import Controller
-from canaryproxy.control.drill import Users, drill
+from canaryproxy.control.drill import drill
 from canaryproxy.control.reload import Change, Reloader, Stale
 from canaryproxy.control.saver import Unsaved
 from canaryproxy.control.timeseries import TrafficHistory
@@ -41,7 +41,7 @@ _ATTEMPTS = 5
 """Attempts at an act, if acts of other replicas overtake it."""
 
 
-class Plane(Users, Protocol):
+class Plane(Protocol):
     """The data path, as operators see it."""
 
     @property
@@ -237,7 +237,7 @@ class Control:
         """
         self._compare(if_match)
         cells = self._cells.canary
-        return await asyncio.shield(drill(self._controller, lambda: cells, self._plane, by))
+        return await asyncio.shield(drill(self._controller, lambda: cells, by))
 
     def post_events(self, variant: str, count: int) -> None:
         """Count business events reported for ``stable`` or ``canary``.

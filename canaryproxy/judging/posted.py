@@ -18,7 +18,7 @@ from canaryproxy.judging.verdict import REQUESTS, Level, Sample, Verdict
 from canaryproxy.judging.watch import Growth
 
 POSTED = "business"
-"""Key of the counts of requests and posted events in a ``Sample``."""
+"""Key of the raw counts of requests that ended and of posted events in a ``Sample``."""
 _TICK = 30.0
 
 

@@ -28,8 +28,9 @@ QUIET = 15.0
 """Seconds without a comparison after which there is nothing to be judged, where requests are frequent."""
 
 Counts = Mapping[str, tuple[int, int]]
-"""Growing ``(trials, events)`` by metric: ``errors``, ``client_errors``, ``latency``, ``throughput``,
-``business``, the names of outcomes, and ``requests``. ``measure.trials`` defines them."""
+"""Growing pairs of raw counts of a variant: ``REQUESTS``, ``CLIENT_ERRORS`` and ``UNREACHED`` among the
+requests that ended (not those whose client left), ``posted.POSTED``, trials and events of each outcome.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,23 +100,9 @@ TUNNELS_OPENED: Final = 4
 TUNNELS_CLOSED: Final = 5
 FAILED: Final = 6
 """Requests that ended in an error as the configuration defines it (``judge.metrics.errors``)."""
-ERROR_TRIALS: Final = 7
-"""Requests that are trials of the metric errors, see ``trials``; and those that failed."""
-ERROR_EVENTS: Final = 8
-CLIENT_ERROR_EVENTS: Final = 9
-"""Of the same trials, those that ended with 4xx."""
-LATENCY_TRIALS: Final = 10
-"""Requests whose first byte came or is late; and those for which it is late."""
-LATENCY_EVENTS: Final = 11
-THROUGHPUT_TRIALS: Final = 12
-"""Requests that finished or are stalled; and those that are stalled."""
-THROUGHPUT_EVENTS: Final = 13
-EXPOSED: Final = 14
-"""Users exposed, for the business metric; and those that converted."""
-CONVERTED: Final = 15
-FORCED: Final = 16
+FORCED: Final = 7
 """Requests that a match rule forced to the variant; they are counted as routed, too."""
-OUTCOMES: Final = 17
+OUTCOMES: Final = 8
 """Two cells for each outcome: responses evaluated, and those for which its rule holds."""
 MOST_OUTCOMES: Final = 16
 """Maximum number of outcomes in a configuration."""

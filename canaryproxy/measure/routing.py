@@ -70,9 +70,8 @@ class RouteTable:
     """While open, every user goes to stable."""
     new_sessions_only: bool = False
     """Only users whose cookie carries ``tag`` may enter the canary."""
-    slow: tuple[float, float] | None = None
-    """Seconds to the first byte above which a response is late, of stable and of the canary; ``None``:
-    unknown yet."""
+    late: float = 0.0
+    """Seconds to the first byte above which a response is late; 0: unknown yet."""
     stall_after: float = 0.0
     """Seconds to the last byte above which a request is stalled; 0: unknown yet."""
     limit: int = field(init=False, default=0)

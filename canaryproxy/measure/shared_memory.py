@@ -5,7 +5,6 @@ part       writer              content
 =========  ==================  =========================================================================
 table      the controller      the route table, under a sequence number that is odd while it is written
 config     the controller      the text of the configuration in force and the outcomes' slots, likewise
-users      the workers         ``trials.UserReducer``; a race costs at most one trial
 worker i   worker i            its counters, its state and that of its endpoints, its records (``records``)
 =========  ==================  =========================================================================
 
@@ -28,7 +27,6 @@ from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Counters
 from canaryproxy.measure.records import NameRing, RecordRing
 from canaryproxy.measure.routing import VARIANTS, RouteTable
-from canaryproxy.measure.trials import UserReducer
 
 LARGEST_CONFIG: Final = 4 * 1024 * 1024
 """Maximum bytes of a configuration with its slots and the files of its TLS."""
@@ -37,7 +35,7 @@ LONGEST_SALT: Final = 1024
 MOST_ENDPOINTS: Final = 256
 """Endpoints of a variant whose state is shared."""
 
-_TABLE: Final = struct.Struct(f"=dddd???H{LONGEST_SALT}sQ")
+_TABLE: Final = struct.Struct(f"=ddd??H{LONGEST_SALT}sQ")
 _CELL: Final = 8
 
 # Cells of a worker beside its counters.
@@ -118,15 +116,13 @@ class TableCell:
         """Route by this table from the next request on. Raises ``ValueError`` for a salt too long."""
         if len(table.salt) > LONGEST_SALT:
             raise ValueError(f"a salt has at most {LONGEST_SALT} bytes")
-        slow = table.slow or (0.0, 0.0)
         self._bytes.write(
             _TABLE.pack(
                 table.weight,
-                *slow,
+                table.late,
                 table.stall_after,
                 table.circuit_open,
                 table.new_sessions_only,
-                table.slow is not None,
                 len(table.salt),
                 table.salt,
                 version,
@@ -140,15 +136,14 @@ class TableCell:
             return None
         sequence, data = found
         (
-            weight, slow_stable, slow_canary, stall_after, circuit_open, new_sessions_only, has_slow,
-            length, salt, version,
+            weight, late, stall_after, circuit_open, new_sessions_only, length, salt, version,
         ) = _TABLE.unpack(data)  # fmt: skip
         table = RouteTable(
             weight=weight,
             salt=salt[:length],
             circuit_open=circuit_open,
             new_sessions_only=new_sessions_only,
-            slow=(slow_stable, slow_canary) if has_slow else None,
+            late=late,
             stall_after=stall_after,
         )
         return sequence, table, version
@@ -264,7 +259,6 @@ class Block:
     apart until the first has drained. ``side`` (0 or 1) is this process's own.
     """
 
-    REDUCERS = 3
     SIDES = 2
 
     def __init__(self, workers: int, buffer: Any = None, side: int = 0) -> None:
@@ -280,8 +274,6 @@ class Block:
         self.side = side
         self.table = TableCell(take(TableCell.SIZE))
         self.config = ConfigCell(take(ConfigCell.SIZE))
-        self.reducers = tuple(UserReducer(take(UserReducer.SIZE)) for _ in range(self.REDUCERS))
-        """Trials of the metric errors, users exposed, users converted."""
         self.heartbeats: memoryview[int] = take(self.SIDES * _CELL).cast("Q")
         """By side: milliseconds of the monotonic clock at the last tick of its control plane; 0: none yet."""
         sides = [
@@ -299,7 +291,6 @@ class Block:
         parts = (
             TableCell.SIZE,
             ConfigCell.SIZE,
-            *(UserReducer.SIZE,) * cls.REDUCERS,
             cls.SIDES * _CELL,
             *(WorkerCells.SIZE,) * (workers * cls.SIDES),
         )

@@ -21,7 +21,6 @@ from canaryproxy.measure.compiled import COMPILED
 from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.measure.routing import VARIANTS, MatchRules, RouteTable
 from canaryproxy.measure.shared_memory import TableCell, WorkerCells
-from canaryproxy.measure.trials import UserReducer
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.body_sampler import BodySampler
 from canaryproxy.proxy.client_connection import ClientConnection
@@ -67,7 +66,6 @@ class DataPath:
         "_sweep_every",
         "_sweeper",
         "_tls_contexts",
-        "_users",
         "context",
     )
 
@@ -78,7 +76,6 @@ class DataPath:
         cells: WorkerCells,
         table: RouteTable | TableCell,
         access_log: AccessLog | None = None,
-        users: tuple[UserReducer, ...] | None = None,
         files: Files | None = None,
     ) -> None:
         self._loop = loop
@@ -96,7 +93,6 @@ class DataPath:
         self._tls_contexts = _TlsContexts()
         self._filters: tuple[ListenerFilters | None, ...] = ()
         """What precedes HTTP, by listener; ``None``: nothing."""
-        self._users = users or (UserReducer(), UserReducer(), UserReducer())
         self._sampler = BodySampler()
         self._mirror = Mirror(cells.counters)
         self._servers: list[asyncio.Server] = []

@@ -1,7 +1,7 @@
 """The judge's part of an exchange: whether it is a trial, and what its response shows.
 
-``measure.trials`` has the contract that this keeps. ``TrialRules.enroll`` decides what is a trial when the
-request is routed, before anything is known of the response.
+``TrialRules.enroll`` decides what is a trial when the request is routed, before anything is known of the
+response. A record says what happened; the judge decides what it means (``judging.metrics``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from canaryproxy.measure.records import (
     pack_third,
 )
 from canaryproxy.measure.route_names import RouteNames
-from canaryproxy.measure.routing import CANARY, Headers, Routing
+from canaryproxy.measure.routing import Headers, Routing
 from canaryproxy.proxy.body_sampler import BodySampler, SampledBody
 
 _ENDED: Final = ENDED << FLAGS_SHIFT
@@ -174,10 +174,10 @@ class TrialRecorder:
     def mark_late(self, waited: float) -> None:
         """Write an early record if the request has passed a limit since the last one."""
         table, response = self.routing.table, self._response
-        if table.slow is None:
+        if not table.late:
             return
         passed = 0
-        if response is None and waited > table.slow[CANARY]:
+        if response is None and waited > table.late:
             passed = LATE
         is_open = self.flags & TUNNEL or (response is not None and response.is_event_stream)
         if waited > table.stall_after > 0.0 and not is_open:
@@ -227,9 +227,7 @@ class TrialRecorder:
         flags = self.flags | ENDED | CLIENT_GONE
         response = self._response
         if response is None:
-            slow = self.routing.table.slow
-            limit = FALLBACK_LATE if slow is None else slow[CANARY]
-            if flags & LATE or waited > limit:
+            if flags & LATE or waited > (self.routing.table.late or FALLBACK_LATE):
                 flags |= ABANDONED
         elif response.is_event_stream:
             flags |= TUNNEL

@@ -12,7 +12,6 @@ from canaryproxy.config import Config
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.measure.shared_memory import Block
-from canaryproxy.measure.trials import TICKS_PER_SECOND
 
 _ADOPTED_WITHIN = 2.0
 _POLL_EVERY = 0.01
@@ -60,13 +59,6 @@ class SharedPlane:
         """Whether no worker accepts new requests."""
         running = [worker for worker in self._block.workers if worker.status[shared.PID]]
         return bool(running) and all(worker.status[shared.DRAINING] for worker in running)
-
-    def users_seen(self, limit: int) -> int | None:
-        """Return how many buckets below ``limit`` had a request within ten seconds; None if unknown."""
-        errors = self.config.judge.metrics.errors
-        if errors is None or errors.unit != "user":
-            return None
-        return self._block.reducers[0].seen(limit, int(monotonic() * TICKS_PER_SECOND))
 
     def endpoints(self, variant: int) -> list[dict[str, Any]]:
         """Return ``url``, ``usable`` (by any worker) and ``in_flight`` of each endpoint of a variant."""

@@ -49,7 +49,6 @@ class Worker:
             self._cells,
             block.table,
             self._log,
-            block.reducers,
             self._files,
         )
         self._slots: Mapping[str, int] = counters.slots(list(config.judge.outcomes), {})

@@ -184,7 +184,6 @@ class FakeControl:
         return {
             "seconds_to_last_request": 0.01,
             "weight": 5.0,
-            "users_seen": 3,
             "requests_after": 0,
             "in_flight": 0,
         }

@@ -94,7 +94,6 @@ async def test_trip_and_drill_and_events(served: Served) -> None:
         "drill": {
             "seconds_to_last_request": 0.01,
             "weight": 5.0,
-            "users_seen": 3,
             "requests_after": 0,
             "in_flight": 0,
         },

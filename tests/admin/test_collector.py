@@ -115,8 +115,6 @@ def filled() -> Counters:
         cells[counters.CODES + 200] = 7
         cells[counters.CODES + 503] = 2
         cells[counters.ERRORS + Reason.RESET] = 2
-        cells[counters.ERROR_TRIALS] = 9
-        cells[counters.ERROR_EVENTS] = 2
         cells[counters.OUTCOMES + 6] = 8
         cells[counters.OUTCOMES + 7] = 6
         cells[counters.BLIND + 3 * len(Blind) + Blind.TOO_LARGE] = 5
@@ -259,11 +257,13 @@ def test_metrics_have_the_values_of_the_counters() -> None:
 
 def test_what_the_judge_compares() -> None:
     found = samples()
-    for metric, trials, events in (("errors", 9, 2), ("latency", 0, 0), ("signup", 8, 6)):
-        labels = {"variant": "stable", "metric": metric}
+    for variant, trials, events in (("stable", 100, 1), ("canary", 10, 1)):
+        labels = {"variant": variant, "metric": "errors"}
         assert value(found, "canaryproxy_judge_trials_total", **labels) == trials
         assert value(found, "canaryproxy_judge_events_total", **labels) == events
     labels = {"variant": "canary", "outcome": "signup"}
+    assert value(found, "canaryproxy_outcome_trials_total", **labels) == 8
+    assert value(found, "canaryproxy_outcome_events_total", **labels) == 6
     assert value(found, "canaryproxy_outcome_blind_total", reason="too_large", **labels) == 5
     assert value(found, "canaryproxy_outcome_blind_total", reason="not_json", **labels) == 0
     assert value(found, "canaryproxy_outcome_pointers_followed_total", **labels) == 8

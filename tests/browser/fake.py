@@ -235,7 +235,6 @@ class FakeAdmin:
             figures = {
                 "seconds_to_last_request": 0.013,
                 "weight": 25.0,
-                "users_seen": 31,
                 "requests_after": 2,
             }
             return web.json_response({"drill": figures, "release": self.scene.document})

@@ -329,7 +329,6 @@ def healthy() -> Scene:
         "by ann: the canary's last request came 13 ms after the trip",
         seconds_to_last_request=0.013,
         weight=5.0,
-        users_seen=31,
         requests_after=0,
     )
     scene.record(now - 430, "reload", "limits.idle_timeout")

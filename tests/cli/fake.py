@@ -184,7 +184,7 @@ class Fake:
             )
         if request.path == "/v1/release/drill":
             figures = {
-                "seconds_to_last_request": 0.013, "weight": 5.0, "users_seen": 31, "requests_after": 2,
+                "seconds_to_last_request": 0.013, "weight": 5.0, "requests_after": 2,
             }  # fmt: skip
             return web.json_response({"drill": figures, "release": self.document})
         if request.path == "/v1/weight":

@@ -80,7 +80,7 @@ async def test_a_drill_needs_yes_without_a_terminal(fake: Fake, tmp_path: Path) 
 
 async def test_a_drill_tells_its_figures(fake: Fake, tmp_path: Path) -> None:
     done = await command("drill", "--yes", folder=tmp_path)
-    assert "13 ms after the trip (2 requests after the trip); users in 31 buckets moved" in done.out
+    assert "13 ms after the trip (2 requests after the trip)" in done.out
 
 
 async def test_a_reload_names_what_changed(fake: Fake, tmp_path: Path) -> None:

@@ -50,9 +50,6 @@ class Plane:
     def mark_late(self) -> None:
         pass
 
-    def users_seen(self, limit: int) -> int | None:
-        return limit // 10
-
     async def adopted(self) -> None:
         pass
 

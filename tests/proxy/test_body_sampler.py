@@ -18,7 +18,6 @@ from canaryproxy.measure.outcomes import INSPECTED
 from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.measure.routing import STABLE, RouteTable, Routing
 from canaryproxy.measure.shared_memory import WorkerCells
-from canaryproxy.measure.trials import UserReducer
 from canaryproxy.proxy import body_sampler
 from canaryproxy.proxy.body_sampler import (
     BODIES_A_TICK,
@@ -154,12 +153,11 @@ class Watched:
             file="f",
         )
         slots = {"body": BODY, "head": HEAD}
-        users = [UserReducer() for _ in range(3)]
         self.sampler = BodySampler()
         cells = WorkerCells()
         self.records = cells.records
         routes = RouteNames(cells.names)
-        self.rules = TrialRules(made, slots, users, self.sampler, cells.records, routes)
+        self.rules = TrialRules(made, slots, self.sampler, cells.records, routes)
         self.cells = cells.counters.stable
         self.tally = counters.Tally(self.cells)
 
@@ -167,14 +165,14 @@ class Watched:
         routing = Routing(RouteTable(), b"key", bucket=0, variant=STABLE)
         request = Request()
         request.method, request.rule_key = b"GET", (b"GET", b"/")
-        sample = self.rules.enroll(routing, (BODY, HEAD), self.tally, 0.0, request)
+        sample = self.rules.enroll(routing, (BODY, HEAD), self.tally, request)
         assert isinstance(sample, SampledResponse)
         return sample
 
     def answers(self, sample: SampledResponse, body: bytes) -> list[int]:
         """Take a response, and return the trials and events of the outcomes body and head up to now."""
         sample.response_head(Response(200), body, 0.0)
-        sample.end(200, False, 0.0, 0.0)
+        sample.end(200, False, 0.0)
         return self.counted
 
     @property
@@ -233,10 +231,10 @@ def test_what_is_not_seen_is_counted() -> None:
     watched.answers(watched.routed(), b"<html>")
     cut = watched.routed()
     cut.response_head(Response(200), b'{"a": ', 0.0)
-    cut.end(502, True, 0.0, 0.0)
+    cut.end(502, True, 0.0)
     coded = watched.routed()
     coded.response_head(Response(200, ((b"Content-Encoding", b"exi"),)), b"...", 0.0)
-    coded.end(200, False, 0.0, 0.0)
+    coded.end(200, False, 0.0)
     seen = watched.seen
     assert seen == counters.OutcomeCounts(
         3, 1, 3, 2, blind(not_json=1, incomplete=1, unknown_coding=1)
@@ -246,7 +244,7 @@ def test_what_is_not_seen_is_counted() -> None:
 
 def test_no_response_at_all_is_a_trial_that_does_not_hold() -> None:
     watched = Watched(POINTER)
-    watched.routed().end(502, True, 0.0, 0.0)
+    watched.routed().end(502, True, 0.0)
     assert watched.seen == counters.OutcomeCounts(1, 0, 0, 0, blind())
 
 
@@ -262,7 +260,7 @@ def test_bodies_that_wait_are_bounded_in_bytes(clock: Clock) -> None:
         assert watched.sampler.waiting <= MOST_WAITING
     for sample in samples:
         sample.response_body(b'{"results": []}')
-        sample.end(200, False, 0.0, 0.0)
+        sample.end(200, False, 0.0)
     watched.sampler.tick()
     watched.sampler.tick()
     seen = watched.seen

@@ -23,7 +23,6 @@ from canaryproxy.measure.records import (
 from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.measure.shared_memory import WorkerCells
-from canaryproxy.measure.trials import UserReducer
 from canaryproxy.proxy.body_sampler import BodySampler
 from canaryproxy.proxy.trial_recorder import TrialRecorder, TrialRules
 
@@ -35,18 +34,15 @@ def response(status: bytes, fields: bytes = b"") -> Response:
 class Bench:
     """A recorder of one randomised request, and the records it has left."""
 
-    def __init__(self, late: float | None = None, stalled: float = 0.0) -> None:
+    def __init__(self, late: float = 0.0, stalled: float = 0.0) -> None:
         made = config.parse("variants: {stable: {endpoints: ['http://127.0.0.1:1']}}", file="f")
         self._cells = WorkerCells()
-        users = [UserReducer() for _ in range(3)]
-        rules = TrialRules(
-            made, {}, users, BodySampler(), self._cells.records, RouteNames(self._cells.names)
-        )
-        slow = None if late is None else (late, late)
+        names = RouteNames(self._cells.names)
+        rules = TrialRules(made, {}, BodySampler(), self._cells.records, names)
         request = Request()
         request.method, request.rule_key = b"GET", (b"GET", b"/")
-        routing = RouteTable(slow=slow, stall_after=stalled).route(b"alice")
-        recorder = rules.enroll(routing, (), Tally(self._cells.counters.stable), 0.0, request)
+        routing = RouteTable(late=late, stall_after=stalled).route(b"alice")
+        recorder = rules.enroll(routing, (), Tally(self._cells.counters.stable), request)
         assert recorder is not None
         self.recorder: TrialRecorder = recorder
 
@@ -65,14 +61,14 @@ class Bench:
 @pytest.mark.parametrize(
     ("late", "waited", "flags"),
     [
-        (None, FALLBACK_LATE - 0.01, ENDED | CLIENT_GONE),
-        (None, FALLBACK_LATE + 0.01, ENDED | CLIENT_GONE | ABANDONED),
+        (0.0, FALLBACK_LATE - 0.01, ENDED | CLIENT_GONE),
+        (0.0, FALLBACK_LATE + 0.01, ENDED | CLIENT_GONE | ABANDONED),
         (0.5, 0.49, ENDED | CLIENT_GONE),
         (0.5, 0.51, ENDED | CLIENT_GONE | ABANDONED),
         (5.0, 4.0, ENDED | CLIENT_GONE),
     ],
 )
-def test_a_client_gives_up_after_the_limit(late: float | None, waited: float, flags: int) -> None:
+def test_a_client_gives_up_after_the_limit(late: float, waited: float, flags: int) -> None:
     bench = Bench(late)
     bench.recorder.client_gone(waited)
     assert bench.flags == [flags]
@@ -82,7 +78,7 @@ def test_each_limit_is_passed_once_and_the_end_repeats_both() -> None:
     bench = Bench(0.5, 1.0)
     for tenth in range(30):
         bench.recorder.mark_late(tenth / 10)
-    bench.recorder.end(504, True, 3.0, 0.0)
+    bench.recorder.end(504, True, 3.0)
     assert bench.flags[:2] == [LATE, STALLED]
     assert bench.flags[2] & (ENDED | LATE | STALLED) == ENDED | LATE | STALLED
     assert len(bench.flags) == 3
@@ -100,7 +96,7 @@ def test_a_late_first_byte_between_two_ticks_needs_no_early_record() -> None:
     bench.recorder.mark_late(0.45)
     bench.recorder.response_head(response(b"200"), b"", 0.52)
     bench.recorder.mark_late(0.55)
-    bench.recorder.end(200, False, 0.6, 0.0)
+    bench.recorder.end(200, False, 0.6)
     (record,) = bench.records
     assert record.flags == ENDED
     assert record.first_byte == pytest.approx(0.52)
@@ -117,7 +113,7 @@ def test_a_late_first_byte_between_two_ticks_needs_no_early_record() -> None:
 )
 def test_who_ends_a_tunnel_first(lasted: float, by_client: bool, reset: bool, broken: bool) -> None:
     bench = Bench(0.5, 1.0)
-    bench.recorder.switched(response(b"101"), False, 0.1, 0.0)
+    bench.recorder.switched(response(b"101"), False, 0.1)
     bench.recorder.mark_late(100.0)
     bench.recorder.tunnel_ends(lasted, by_client=by_client, reset=reset)
     bench.recorder.tunnel_ends(lasted + 0.1, by_client=not by_client, reset=True)
@@ -131,5 +127,5 @@ def test_an_event_stream_that_ends_soon_is_broken(lasted: float, flags: int) -> 
     bench = Bench()
     events = b"Content-Type: Text/Event-Stream; charset=utf-8\r\n"
     bench.recorder.response_head(response(b"200", events), b"", 1.0)
-    bench.recorder.end(200, False, 1.0 + lasted, 0.0)
+    bench.recorder.end(200, False, 1.0 + lasted)
     assert bench.flags == [ENDED | TUNNEL | flags]

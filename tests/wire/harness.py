@@ -315,7 +315,7 @@ class Proxy:
     def limits(self, late: float, stalled: float) -> None:
         """Publish the seconds after which a request is late and stalled."""
         table = self.datapath.context.router.table
-        self.datapath.publish(replace(table, slow=(late, late), stall_after=stalled))
+        self.datapath.publish(replace(table, late=late, stall_after=stalled))
 
     def records(self) -> list[Record]:
         """Begin a tick and return all records so far."""

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from canaryproxy.measure.counters import CODES, ERRORS, FINISHED, LATENCY_EVENTS, Reason
+from canaryproxy.measure.counters import CODES, ERRORS, FINISHED, Reason
+from canaryproxy.measure.records import LATE
 from canaryproxy.measure.routing import RouteTable
 
 from .harness import COOKIE, OK, Answer, Link, Upstream, always, proxy, status_of, until, variants
@@ -168,14 +169,13 @@ async def test_a_canary_that_only_says_wait_is_late_for_the_judge() -> None:
         proxy(variants(stable.port, canary.port)) as running,
     ):
         table = running.context.router.table
-        running.datapath.publish(RouteTable(100.0, table.salt, slow=(0.01, 0.01)))
+        running.datapath.publish(RouteTable(100.0, table.salt, late=0.01))
         client = await running.connect()
         await client.send(GET)
         await client.take(b"102 Processing")
 
         def late() -> bool:
-            running.datapath.tick()
-            return running.counters.canary[LATENCY_EVENTS] == 1
+            return any(record.flags & LATE for record in running.records())
 
         await until(late)
         go.set()

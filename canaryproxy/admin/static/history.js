@@ -90,7 +90,6 @@ const FIGURES = {
   baked: (value) => (value >= 1 ? `baked for ${duration(value)}` : ""),
   seconds_to_last_request: (value) => `last request after ${latency(value)}`,
   users: (value) => (value > 0 ? `${plural(value, "canary user")} compared` : ""),
-  users_seen: (value) => `${plural(value, "user")} seen`,
   requests_after: (value) => `${plural(value, "request")} after`,
   passed: (value) => (value ? "passed" : "refused"),
 };
