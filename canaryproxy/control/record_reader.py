@@ -2,8 +2,7 @@
 
 The order is that of the workers, and of time within each: it does not depend on variants. Where a ring was
 lapped, all that its worker wrote since the last tick is dropped; when a tick brings more records than the
-judge can take, those of some units are left out, chosen by their position alone. Neither looks at variants or
-at outcomes, so the draw stays fair.
+judge can take, it takes every m-th of them. Neither looks at variants or at outcomes, so the draw stays fair.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from canaryproxy.measure.records import POSITION_MASK, WORDS, NameRing, RecordRing
+from canaryproxy.measure.records import WORDS, NameRing, RecordRing
 
 MOST_RECORDS = 4_000
 """Records of a tick that the judge takes; about as many are left of more."""
@@ -56,17 +55,15 @@ class RecordReader:
 
 
 def thinned(records: list[int], most: int = MOST_RECORDS) -> list[int]:
-    """Return the records of every m-th position, for the least power of two that leaves about ``most``.
+    """Return every m-th record, for the least m that leaves ``most`` at most.
 
-    Powers of two nest: the units that are kept in the busiest tick are kept in every tick.
+    Records and not units are left out: a test goes on counting the positions of units that are left out as
+    ones that may still come, and its odds would be wrong.
     """
     number = len(records) // WORDS
     if number <= most:
         return records
-    mask = (1 << (-(-number // most) - 1).bit_length()) - 1 & POSITION_MASK
+    every = -(-number // most)
     return [
-        word
-        for at in range(0, len(records), WORDS)
-        if not records[at] & mask
-        for word in records[at : at + WORDS]
+        word for at in range(0, len(records), WORDS * every) for word in records[at : at + WORDS]
     ]

@@ -203,10 +203,10 @@ class FleetAuthority:
         if not self._judges_combined:
             self.assessment = seen
         if seen.level == "breach" and self._host.table.limit > 0:
-            self._trip_on(seen, "its own counts")
+            self._trip_on(seen, "its own records")
 
     def _trip_on(self, seen: Assessment, judged_by: str) -> None:
-        self.trip(seen.cause or "breach", {**figures(seen), "judged_by": judged_by})
+        self.trip(seen.cause or "breach", figures(seen) | {"judged_by": judged_by})
 
     @property
     def _judges_combined(self) -> bool:

@@ -17,7 +17,7 @@ Beside the evidence ``watch`` holds, or trips, by plain rules; and nothing that 
 promoted, whatever the evidence, unless the difference is within what users differ by.
 
 **Cuts.** All weights ever in force cut the positions into intervals. A new weight between two neighbouring
-cuts moves ``[cut below, weight)`` and leaves ``[weight, cut above)``; whoever was moved earlier is not
+cuts moves ``[cut below, weight)`` and leaves ``[weight, cut above)``; users who were moved earlier are not
 compared again. A weight that was in force before continues its lottery where it stood.
 
 **Warm-up.** A canary may be slow at first: until ``warmup`` seconds have passed, and twenty responses of each
@@ -35,17 +35,16 @@ from typing import Any
 
 from canaryproxy.config.text import count, duration
 from canaryproxy.judging import families, metrics, words
-from canaryproxy.judging.families import Spec
 from canaryproxy.judging.history import History
 from canaryproxy.judging.metrics import FALLBACK, Baseline, Limits, Record
 from canaryproxy.judging.named_routes import NamedRoutes
 from canaryproxy.judging.posted import PostedTest
 from canaryproxy.judging.sample_ratio import LIMIT as RATIO_LIMIT
 from canaryproxy.judging.settings import JudgeSettings, LatencyRule
-from canaryproxy.judging.step import HANG, OTHERS, Step, Trial
-from canaryproxy.judging.tally import Estimate
+from canaryproxy.judging.step import HANG, Step
 from canaryproxy.judging.units import Lottery, Units
-from canaryproxy.judging.verdict import QUIET, Assessment, Level, Placebo, Sample, Verdict
+from canaryproxy.judging.verdict import QUIET, Assessment, Level, Sample, Verdict
+from canaryproxy.judging.verdicts import Look, untested
 from canaryproxy.judging.watch import Watch
 from canaryproxy.measure.routing import FINE, POSITIONS
 
@@ -62,7 +61,7 @@ class Judge:
     def __init__(self, settings: JudgeSettings) -> None:
         self.settings = settings
         self.limits = FALLBACK
-        """What counts as late: to be published to the data path."""
+        """Limits of late responses: to be published to the data path."""
         self._units = Units()
         self._baseline = Baseline()
         self._named = NamedRoutes(settings.named) if settings.named else None
@@ -89,6 +88,8 @@ class Judge:
         self._heard = [-inf, -inf]
         self._gap = 0.0
         """Seconds between canary requests, smoothed."""
+        self._last: list[Verdict] = []
+        """The verdicts of the last step, shown while the circuit is open."""
 
     def share(self, alpha: float) -> None:
         """Lower α to this value, if smaller than the configured one."""
@@ -190,8 +191,9 @@ class Judge:
         if self._warm or self._watch.up_at is None:
             return
         waited = now - self._watch.up_at
-        expected = self._expected >= _WARM_RESPONSES * self.settings.endpoints
-        if (waited >= self.settings.warmup and expected) or waited >= _LONGEST_WARMUP:
+        wanted = self.settings.warmup
+        enough = self._expected >= _WARM_RESPONSES * self.settings.endpoints or not wanted
+        if (waited >= wanted and enough) or waited >= _LONGEST_WARMUP:
             self._warm = True
             step.warm_up(now)
 
@@ -239,25 +241,30 @@ class Judge:
     def _assess(self, now: float, rail: str | None, accepted: frozenset[str]) -> Assessment:
         step = self._step
         quiet = self._quiet(now)
-        verdicts: list[Verdict] = []
         if step is None:
-            verdicts = [self._nothing(spec) for spec in families.specs(self.settings, self.limits)]
+            verdicts = self._last or [
+                untested(spec, self.settings, quiet)
+                for spec in families.specs(self.settings, self.limits)
+            ]
         else:
-            for trial in step.all_trials():
-                if not trial.scope or trial.test.suspect or trial.breached(self._extra):
-                    verdicts.append(self._verdict(trial, now, quiet, accepted))
-        if self._posted is not None:
+            worst = self._baseline.names.get(step.worst_other())
+            look = Look(self.settings, now, self._extra, self._proofs, quiet, accepted, worst)
+            verdicts = self._last = [
+                look.verdict(trial) for trial in step.all_trials() if look.is_shown(trial)
+            ]
+        if self._posted is not None and step is not None:
             log_hold = log(len(verdicts) / self.settings.alpha_hold)
             is_accepted = metrics.BUSINESS in accepted
-            verdicts.append(self._posted.verdict(log_hold, accepted=is_accepted))
+            verdicts = [*verdicts, self._posted.verdict(log_hold, accepted=is_accepted)]
         silent = self._watch.silent(now) if step is not None else None
-        breach = next((verdict for verdict in verdicts if verdict.level == "breach"), None)
+        seen = verdicts if step is not None else []
+        breach = next((verdict for verdict in seen if verdict.level == "breach"), None)
         level: Level = "ok"
         if rail is not None or breach is not None:
             level = "breach"
-        elif silent is not None or any(verdict.level == "suspect" for verdict in verdicts):
+        elif silent is not None or any(verdict.level == "suspect" for verdict in seen):
             level = "suspect"
-        tripping = [verdict for verdict in verdicts if verdict.trips and not verdict.scope]
+        tripping = [verdict for verdict in seen if verdict.trips and not verdict.scope]
         return Assessment(
             level=level,
             verdicts=tuple(verdicts),
@@ -270,7 +277,7 @@ class Judge:
             users=0 if step is None else step.users[1],
             holds=self._holds(now, verdicts, silent, accepted),
             routes=0 if step is None else len(step.routes),
-            placebo=None if step is None else _placebo(step),
+            placebo=None if step is None else step.placebo,
         )
 
     def _quiet(self, now: float) -> str | None:
@@ -286,95 +293,11 @@ class Judge:
             return "the canary has no traffic"
         return None
 
-    def _nothing(self, spec: Spec) -> Verdict:
-        return Verdict(
-            metric=spec.name, level="ok", log_evidence=0.0,
-            limit=-log(families.alpha_of(spec, [spec], self.settings, 1.0)) if spec.trips else inf,
-            hold_limit=log(1.0 / self.settings.alpha_hold), log_proof=0.0, proven=False,
-            stable=(0, 0), canary=(0, 0), difference=None, ratio=None, interval=(0.0, inf),
-            comparable=False, trips=spec.trips,
-            reason=words.reason(spec, "", None, 0, "ok", 0.0, (0.0, 0.0), self._quiet(0.0)),
-        )  # fmt: skip
-
-    def _verdict(
-        self, trial: Trial, now: float, quiet: str | None, accepted: frozenset[str]
-    ) -> Verdict:
-        spec, test = trial.spec, trial.test
-        seen = trial.estimate(now)
-        name = f"{spec.name} {trial.scope}" if trial.scope else spec.name
-        is_accepted = name in accepted or spec.name in accepted
-        level: Level = "ok"
-        if not is_accepted and spec.trips and trial.breached(self._extra):
-            level = "breach"
-        elif not is_accepted and test.suspect and _reaches(spec, seen, spec.margin):
-            level = "suspect"
-        limit = trial.settings.log_limit + self._extra if spec.trips else inf
-        hold_limit = trial.settings.log_hold
-        log_proof = self._proofs.get(spec.name, 0.0) if not trial.scope else 0.0
-        if trial.proof is not None:
-            log_proof += trial.proof.log_e
-        proven = log_proof >= hold_limit
-        note = quiet
-        if is_accepted:
-            note = "accepted by an operator"
-        elif note is None and proven:
-            note = "proven not worse"
-        stable, canary = ((0, 0), (0, 0)) if seen is None else (seen.stable, seen.canary)
-        ratio, interval = _ratio(seen)
-        return Verdict(
-            metric=spec.name,
-            level=level,
-            log_evidence=test.log_evidence,
-            limit=limit,
-            hold_limit=hold_limit,
-            log_proof=log_proof,
-            proven=proven,
-            stable=stable,
-            canary=canary,
-            difference=None if seen is None else seen.difference,
-            ratio=ratio,
-            interval=interval,
-            comparable=quiet is None and bool(stable[0] and canary[0]),
-            reason=words.reason(
-                spec,
-                self._place(trial.scope),
-                seen,
-                test.hurt,
-                level,
-                test.log_evidence,
-                (limit, hold_limit),
-                note,
-            ),
-            scope=trial.scope,
-            users=(0, 0) if seen is None else seen.users,
-            hurt=test.hurt,
-            trips=spec.trips,
-            worse=not is_accepted and self._looks_worse(spec, seen),
-        )
-
-    def _place(self, scope: str) -> str:
-        """Return a scope in words: of the routes that are judged together with the name of the worst."""
-        if scope != OTHERS or self._step is None:
-            return scope
-        worst = self._baseline.names.get(self._step.worst_other())
-        return scope if worst is None else f"{scope}, most on {worst},"
-
-    def _looks_worse(self, spec: Spec, seen: Estimate | None) -> bool:
-        """Whether the raw difference reaches the margin, and is not within what users differ by.
-
-        The difference of ``seen`` is adjusted for what was expected of the same users. It passes as chance
-        if it is within its standard error by users, and enough users were seen.
-        """
-        if seen is None or not _raw_reaches(spec, seen) or not _reaches(spec, seen, spec.margin):
-            return False
-        enough = min(seen.users) >= self.settings.min_users
-        return not enough or abs(seen.difference) > seen.error
-
     def _holds(
         self, now: float, verdicts: list[Verdict], silent: str | None, accepted: frozenset[str]
     ) -> tuple[str, ...]:
         found = [] if silent is None or metrics.ERRORS in accepted else [silent]
-        found += self._watch.holds(now)
+        found += self._watch.holds(now, accepted)
         step = self._step
         if step is None:
             return tuple(found)
@@ -392,10 +315,12 @@ class Judge:
                 f"{count(canary)} on the canary, {count(stable)} on stable"
             )
         if not self._warm and self.settings.latency is not None and self._watch.up_at is not None:
-            found.append(
-                f"warming up: {duration(now - self._watch.up_at)} of "
-                f"{duration(self.settings.warmup)}, slow responses do not count yet"
-            )
+            waited, wanted = now - self._watch.up_at, self.settings.warmup
+            progress = f"{duration(min(waited, wanted))} of {duration(wanted)}"
+            if waited >= wanted:
+                least = _WARM_RESPONSES * self.settings.endpoints
+                progress = f"about {count(self._expected)} of {count(least)} responses"
+            found.append(f"warming up: {progress}, slow responses do not count yet")
         return tuple(found)
 
     # State
@@ -438,43 +363,3 @@ class Judge:
         if judge._posted is not None and state["posted"] is not None:
             judge._posted.load(state["posted"])
         return judge
-
-
-def _reaches(spec: Spec, seen: Estimate | None, margin: float) -> bool:
-    """Whether the difference, adjusted for what was expected, reaches a margin in the bad direction."""
-    if seen is None:
-        return False
-    worse = seen.difference if spec.direction == "increase" else -seen.difference
-    least = margin * seen.stable[1] / max(seen.stable[0], 1) if spec.relative else margin
-    return worse > 0.0 and worse >= least - 1e-12
-
-
-def _raw_reaches(spec: Spec, seen: Estimate) -> bool:
-    """The same for the raw rates."""
-    (n_s, e_s), (n_c, e_c) = seen.stable, seen.canary
-    if not n_s or not n_c:
-        return False
-    worse = e_c / n_c - e_s / n_s
-    if spec.direction == "decrease":
-        worse = -worse
-    least = spec.margin * e_s / n_s if spec.relative else spec.margin
-    return worse > 0.0 and worse >= least - 1e-12
-
-
-def _ratio(seen: Estimate | None) -> tuple[float | None, tuple[float, float]]:
-    """Return the ratio of the rates and its interval by user, two standard errors to each side."""
-    if seen is None or not seen.stable[0] or not seen.canary[0] or not seen.stable[1]:
-        return None, (0.0, inf)
-    stable = seen.stable[1] / seen.stable[0]
-    ratio = 1.0 + seen.difference / stable
-    around = 2.0 * seen.error / stable
-    return max(ratio, 0.0), (max(ratio - around, 0.0), max(ratio + around, 0.0))
-
-
-def _placebo(step: Step) -> Placebo | None:
-    """Return how virtual canaries fare in all tests together; ``None`` without any."""
-    found = [trial.test.placebo for trial in step.trials.values() if trial.spec.trips]
-    if not found or not found[0].of:
-        return None
-    tripped = min(sum(one.tripped for one in found), found[0].of)
-    return Placebo(tripped, found[0].of, max(one.log_evidence for one in found))

@@ -1,4 +1,4 @@
-"""What a record means: of which metrics it is a trial, and of which an event. Pure.
+"""The meaning of a record: of which metrics it is a trial, and of which an event. Pure.
 
 Both sides are measured alike, by limits that are fixed when a step begins, from what stable's users met
 before it (``Limits``, made by ``Baseline``): a limit that followed stable within the step would make "slow"
@@ -26,7 +26,7 @@ routes            as errors, 4xx and 3xx and   the same, for each of the busiest
 ================  ===========================  =========================================================
 
 ``success`` is there because an increase of any class is the bad direction: where a redirect to the login has
-become a page for everybody, the others only decrease.
+become a page for all users, the others only decrease.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class RouteLimits:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What counts as late and odd, for both sides, from the beginning of a step to its end."""
+    """Limits beyond which a response is late or odd, for both sides, all through a step."""
 
     late: float
     """Seconds to the first byte: stable's P95 and the configured margin."""
@@ -286,7 +286,7 @@ class _Route:
 
 
 class Baseline:
-    """What stable's randomised users meet, until a step begins: latency, routes, sizes, media types.
+    """Recent responses of stable to its randomised users: latency, routes, sizes, media types.
 
     Keeps the last two thousand answers, and the last 256 of each of the busiest routes. Bounded: routes are
     counted as Metwally, Agrawal & El Abbadi (2005, Efficient computation of frequent and top-k elements in

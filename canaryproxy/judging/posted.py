@@ -1,4 +1,4 @@
-"""Business events that are posted as counts: nobody knows whose they are, so they hold and never trip.
+"""Business events that are posted as counts: they name no users, so they hold and never trip.
 
 They are judged as independent events (``evidence.LiveTest``), against the requests of each variant.
 Conversions come later than the requests that they belong to: counts are compared in ticks of half a minute.

@@ -1,4 +1,4 @@
-"""What a judge compares, and how sure it has to be. A rule that is ``None`` is off."""
+"""The rules of a judge, and how sure it has to be. A rule that is ``None`` is off."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from canaryproxy.judging.proof import UserProof
 from canaryproxy.judging.sample_ratio import SampleRatio
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.units import Units
+from canaryproxy.judging.verdict import Placebo
 
 OTHERS = "other routes"
 """Scope of the routes that are judged together."""
@@ -223,6 +224,15 @@ class Step:
             self._specs = families.specs(self._settings, self.limits)
             spec = next(spec for spec in self._specs if spec.name == metrics.LATENCY)
             self.trials[metrics.LATENCY] = self._trial(spec, now)
+
+    @property
+    def placebo(self) -> Placebo | None:
+        """How virtual canaries fare in all tests together; ``None`` without any."""
+        found = [trial.test.placebo for trial in self.trials.values() if trial.spec.trips]
+        if not found or not found[0].of:
+            return None
+        tripped = min(sum(one.tripped for one in found), found[0].of)
+        return Placebo(tripped, found[0].of, max(one.log_evidence for one in found))
 
     def all_trials(self) -> Iterator[Trial]:
         """The tests of the service, then those of routes."""

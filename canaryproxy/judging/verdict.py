@@ -1,4 +1,4 @@
-"""What goes into a judge and what comes out of it."""
+"""Samples, which a judge takes, and assessments, which it returns."""
 
 from __future__ import annotations
 

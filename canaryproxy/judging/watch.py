@@ -1,4 +1,4 @@
-"""What is watched beside the evidence: holding is cheap, and a few plain rules see what no statistics can.
+"""Plain rules beside the evidence: holding is cheap, and they see what no statistics can.
 
 * *Up.* A canary that has never accepted a connection is not up yet. Users are rescued meanwhile and its
   failures say nothing about the version; after ``not_up`` seconds of them it is given up.
@@ -152,8 +152,8 @@ class Watch:
             return None
         return f"the last {count(self._streak)} canary requests failed"
 
-    def holds(self, now: float) -> list[str]:
-        """Return why a step may not be left, each in words."""
+    def holds(self, now: float, accepted: frozenset[str]) -> list[str]:
+        """Return why a step may not be left, each in words; not for outcomes that were ``accepted``."""
         found = []
         if self.up_at is None and self._down_since is not None:
             waited = duration(now - self._down_since)
@@ -164,7 +164,8 @@ class Watch:
             )
         if self._rails is not None and self._rails.outage is not None:
             found.append(self._rails.outage)
-        found += [text for name in self._names() if (text := self._blind(name)) is not None]
+        watched = [name for name in self._names() if name not in accepted]
+        found += [text for name in watched if (text := self._blind(name)) is not None]
         return found
 
     # Outcomes

@@ -99,7 +99,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What is known of the traffic of both variants together."""
+    """The traffic of both variants together, as far as it is known."""
 
     rps: float
     """Requests per second."""

@@ -1,0 +1,156 @@
+"""Verdicts on the metrics of a step: from its tests to what is shown of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, log
+
+from canaryproxy.judging import families, words
+from canaryproxy.judging.families import Spec
+from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.judging.step import OTHERS, Trial
+from canaryproxy.judging.tally import Estimate
+from canaryproxy.judging.verdict import Level, Verdict
+
+_ERRORS = 2.0
+"""Standard errors by user within which a difference may be chance."""
+
+
+def untested(spec: Spec, settings: JudgeSettings, why: str | None) -> Verdict:
+    """Return the verdict on a metric while there is no step to test; ``why`` says so in words."""
+    return Verdict(
+        metric=spec.name, level="ok", log_evidence=0.0,
+        limit=-log(families.alpha_of(spec, [spec], settings, 1.0)) if spec.trips else inf,
+        hold_limit=log(1.0 / settings.alpha_hold), log_proof=0.0, proven=False,
+        stable=(0, 0), canary=(0, 0), difference=None, ratio=None, interval=(0.0, inf),
+        comparable=False, trips=spec.trips,
+        reason=words.reason(spec, "", None, 0, "ok", 0.0, (0.0, 0.0), why),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A look at the tests of a step."""
+
+    settings: JudgeSettings
+    now: float
+    extra: float
+    """ln of the factor by which α is smaller than configured."""
+    proofs: Mapping[str, float]
+    """Evidence of earlier steps that the canary is not worse, by metric."""
+    quiet: str | None
+    """Why nothing can be compared now."""
+    accepted: frozenset[str]
+    """Metrics that an operator has accepted."""
+    worst_other: str | None = None
+    """Name of the worst of the routes that are judged together."""
+
+    def is_shown(self, trial: Trial) -> bool:
+        """Whether a test has a verdict: those of routes only where they stand out."""
+        return not trial.scope or trial.test.suspect or trial.breached(self.extra)
+
+    def verdict(self, trial: Trial) -> Verdict:
+        """Return the verdict of one test."""
+        spec, test = trial.spec, trial.test
+        seen = trial.estimate(self.now)
+        name = f"{spec.name} {trial.scope}" if trial.scope else spec.name
+        accepted = name in self.accepted or spec.name in self.accepted
+        level = "ok" if accepted else self._level(trial, seen)
+        limit = trial.settings.log_limit + self.extra if spec.trips else inf
+        hold_limit = trial.settings.log_hold
+        log_proof = self.proofs.get(spec.name, 0.0) if not trial.scope else 0.0
+        if trial.proof is not None:
+            log_proof += trial.proof.log_e
+        proven = log_proof >= hold_limit
+        note = "accepted by an operator" if accepted else self.quiet
+        if note is None and proven:
+            note = "proven not worse"
+        stable, canary = ((0, 0), (0, 0)) if seen is None else (seen.stable, seen.canary)
+        ratio, interval = _ratio(seen)
+        limits = (limit, hold_limit)
+        return Verdict(
+            metric=spec.name,
+            level=level,
+            log_evidence=test.log_evidence,
+            limit=limit,
+            hold_limit=hold_limit,
+            log_proof=log_proof,
+            proven=proven,
+            stable=stable,
+            canary=canary,
+            difference=None if seen is None else seen.difference,
+            ratio=ratio,
+            interval=interval,
+            comparable=self.quiet is None and bool(stable[0] and canary[0]),
+            reason=words.reason(
+                spec,
+                self._place(trial.scope),
+                seen,
+                test.hurt,
+                level,
+                test.log_evidence,
+                limits,
+                note,
+            ),
+            scope=trial.scope,
+            users=(0, 0) if seen is None else seen.users,
+            hurt=test.hurt,
+            trips=spec.trips,
+            worse=not accepted and self._looks_worse(spec, seen),
+        )
+
+    def _place(self, scope: str) -> str:
+        """Return a scope in words: of the routes that are judged together with the name of the worst."""
+        if scope != OTHERS or self.worst_other is None:
+            return scope
+        return f"{scope}, most on {self.worst_other},"
+
+    def _level(self, trial: Trial, seen: Estimate | None) -> Level:
+        if trial.spec.trips and trial.breached(self.extra):
+            return "breach"
+        if trial.test.suspect and _reaches(trial.spec, seen):
+            return "suspect"
+        return "ok"
+
+    def _looks_worse(self, spec: Spec, seen: Estimate | None) -> bool:
+        """Whether the raw difference reaches the margin, and is not within what users differ by.
+
+        The difference of ``seen`` is adjusted for what was expected of the same users. It passes as chance
+        if its interval by users covers zero, and enough users were seen.
+        """
+        if seen is None or not _raw_reaches(spec, seen) or not _reaches(spec, seen):
+            return False
+        enough = min(seen.users) >= self.settings.min_users
+        return not enough or abs(seen.difference) > _ERRORS * seen.error
+
+
+def _reaches(spec: Spec, seen: Estimate | None) -> bool:
+    """Whether the difference, adjusted for what was expected, reaches the margin in the bad direction."""
+    if seen is None:
+        return False
+    worse = seen.difference if spec.direction == "increase" else -seen.difference
+    least = spec.margin * seen.stable[1] / max(seen.stable[0], 1) if spec.relative else spec.margin
+    return worse > 0.0 and worse >= least - 1e-12
+
+
+def _raw_reaches(spec: Spec, seen: Estimate) -> bool:
+    """The same for the raw rates."""
+    (n_s, e_s), (n_c, e_c) = seen.stable, seen.canary
+    if not n_s or not n_c:
+        return False
+    worse = e_c / n_c - e_s / n_s
+    if spec.direction == "decrease":
+        worse = -worse
+    least = spec.margin * e_s / n_s if spec.relative else spec.margin
+    return worse > 0.0 and worse >= least - 1e-12
+
+
+def _ratio(seen: Estimate | None) -> tuple[float | None, tuple[float, float]]:
+    """Return the ratio of the rates and its interval by user, two standard errors to each side."""
+    if seen is None or not seen.stable[0] or not seen.canary[0] or not seen.stable[1]:
+        return None, (0.0, inf)
+    stable = seen.stable[1] / seen.stable[0]
+    ratio = 1.0 + seen.difference / stable
+    around = 2.0 * seen.error / stable
+    return max(ratio, 0.0), (max(ratio - around, 0.0), max(ratio + around, 0.0))
