@@ -120,6 +120,7 @@ def test_ten_in_a_row_under_load(tmp_path: Path, workers: int) -> None:
 
 
 RELEASE = f"""{LIMITS}
+judge: {{warmup: 0s}}
 release:
   id: cart-2
   steps:

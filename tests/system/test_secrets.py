@@ -43,6 +43,18 @@ def ask(target: Path | int, method: str, path: str, body: object = None) -> str:
     return text
 
 
+def visit(port: int, users: list[str]) -> bool:
+    """Send a request of each user, who come back with the cookies that they got."""
+    for at, cookie in enumerate(users):
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("GET", "/", headers={"Cookie": cookie} if cookie else {})
+        answer = connection.getresponse()
+        answer.read()
+        users[at] = answer.headers.get("Set-Cookie", cookie).partition(";")[0]
+        connection.close()
+    return True
+
+
 def test_no_secret_is_in_what_the_proxy_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +75,7 @@ release:
   id: r1
   steps: [{{weight: 50, bake: 100ms, min_requests: 1}}, {{weight: 100}}]
   gates: [{{webhook: "{gate}", timeout: 1s, secret_env: GATE_KEY}}]
+judge: {{warmup: 0s, min_users: 0}}
 notify: [{{webhook: "{hook}", timeout: 1s, secret_file: {tmp_path}/webhook}}]
 access_log: {{path: {tmp_path}/access.log}}
 state: {tmp_path}/state.json
@@ -78,8 +91,9 @@ state: {tmp_path}/state.json
         try:
             until(lambda: answers(port) and answers(admin), "the proxy")
             said = [checked.stdout, checked.stderr]
+            users = [""] * 10
             until(
-                lambda: ask(port, "GET", "/") and '"gate"' in ask(unix, "GET", "/v1/history"),
+                lambda: visit(port, users) and '"gate"' in ask(unix, "GET", "/v1/history"),
                 "a gate that was asked",
             )
             said.append(ask(unix, "PUT", "/v1/weight", {"weight": 20}))
