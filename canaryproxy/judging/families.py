@@ -94,17 +94,25 @@ def specs(settings: JudgeSettings, limits: Limits) -> list[Spec]:
     return found
 
 
-def route_specs() -> list[Spec]:
-    """Return the metrics of one route."""
+def route_specs(settings: JudgeSettings) -> list[Spec]:
+    """Return the metrics of one route: those that are on for the service."""
     margins = {metrics.ERRORS: 0.1, metrics.ANSWERS: 0.3, metrics.LATENCY: 0.1}
-    return [Spec(name, part, margins[name]) for name, part in ROUTE_PARTS]
+    rules = {
+        metrics.ERRORS: settings.errors,
+        metrics.ANSWERS: settings.classes,
+        metrics.LATENCY: settings.latency,
+    }
+    return [
+        Spec(name, part, margins[name]) for name, part in ROUTE_PARTS if rules[name] is not None
+    ]
 
 
 _ROUTES_PART = 0.2
 
 
 def _whole(found: list[Spec], settings: JudgeSettings) -> float:
-    return sum(spec.part for spec in found) + (_ROUTES_PART if settings.routes else 0.0)
+    has_routes = settings.routes and bool(route_specs(settings))
+    return sum(spec.part for spec in found) + (_ROUTES_PART if has_routes else 0.0)
 
 
 def alpha_of(spec: Spec, found: list[Spec], settings: JudgeSettings, step: float) -> float:
@@ -114,7 +122,8 @@ def alpha_of(spec: Spec, found: list[Spec], settings: JudgeSettings, step: float
 
 def route_alpha_of(spec: Spec, found: list[Spec], settings: JudgeSettings, step: float) -> float:
     """Return α of one metric of one route in a step that has the share ``step`` of it all."""
-    part = _ROUTES_PART * spec.part / _ROUTES
+    of_route = sum(one.part for one in route_specs(settings))
+    part = _ROUTES_PART * spec.part / of_route / _ROUTES
     return settings.alpha * step * part / _whole(found, settings)
 
 

@@ -131,7 +131,7 @@ class Step:
         names[metrics.OTHER] = OTHERS
         for template, name in names.items():
             self.routes[template] = {}
-            for spec in families.route_specs():
+            for spec in families.route_specs(self._settings):
                 alpha = families.route_alpha_of(spec, self._specs, self._settings, self._share)
                 settings = TestSettings(
                     log_limit=-log(alpha), log_hold=hold, margin=spec.margin, looks=False
@@ -179,16 +179,16 @@ class Step:
         template = record.template if record.template in self.routes else metrics.OTHER
         tests = self.routes[template]
         odd = metrics.CLIENT_ERRORS in found and any(map(found.get, metrics.CLASSES[:3]))
-        if metrics.ERRORS in found:
+        if metrics.ERRORS in found and metrics.ERRORS in tests:
             tests[metrics.ERRORS].test.add(row, found[metrics.ERRORS])
-        if metrics.CLIENT_ERRORS in found:
+        if metrics.CLIENT_ERRORS in found and metrics.ANSWERS in tests:
             tests[metrics.ANSWERS].test.add(row, odd)
         if template == metrics.OTHER and record.variant and (odd or found.get(metrics.ERRORS)):
             others = self._others
             if record.template in others or len(others) < _MOST_OTHERS:
                 others[record.template] = others.get(record.template, 0) + 1
         route = self.limits.routes.get(record.template)
-        if not self.warm or route is None or route.late is None:
+        if not self.warm or route is None or route.late is None or metrics.LATENCY not in tests:
             return
         if not record.ended:
             if metrics.LATENCY in found:

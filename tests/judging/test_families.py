@@ -32,7 +32,8 @@ def test_metrics_and_routes_of_a_step_share_its_alpha(
     spent = sum(families.alpha_of(spec, found, settings, 0.5) for spec in found if spec.trips)
     if routes:
         each = [
-            families.route_alpha_of(spec, found, settings, 0.5) for spec in families.route_specs()
+            families.route_alpha_of(spec, found, settings, 0.5)
+            for spec in families.route_specs(settings)
         ]
         spent += (BUSIEST + 1) * sum(each)
     assert spent == pytest.approx(settings.alpha * 0.5)
@@ -60,3 +61,9 @@ def test_a_name_is_given_once() -> None:
 def test_latency_in_and_after_the_warm_up_share_their_alpha() -> None:
     parts = [families.warming(0.001, warm=warm) for warm in (False, True)]
     assert sum(parts) == pytest.approx(0.001)
+
+
+def test_a_metric_that_is_off_is_off_on_every_route() -> None:
+    names = [spec.name for spec in families.route_specs(JudgeSettings(errors=None))]
+    assert names == ["answers", "latency"]
+    assert families.route_specs(JudgeSettings(errors=None, classes=None, latency=None)) == []
