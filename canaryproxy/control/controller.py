@@ -234,9 +234,14 @@ class Controller:
             self.ledger.version += 1
 
     def _update_thresholds(self) -> None:
+        table = self._timed(self.table)
+        if table != self.table:
+            self._put(table)
+
+    def _timed(self, table: RouteTable) -> RouteTable:
+        """Return a route table with the thresholds of the judge."""
         late, stalled = self.authority.limits
-        if (self.table.late, self.table.stall_after) != (late, stalled):
-            self._put(replace(self.table, late=late, stall_after=stalled))
+        return replace(table, late=late, stall_after=stalled)
 
     # Publishing
 
@@ -251,7 +256,8 @@ class Controller:
         lowers = wanted.limit <= table.limit
         safe = lowers or not self.authority.saves_first or self._saver.has_split
         if safe and wanted != _split(table):
-            self._put(_routed(table, wanted))
+            # With the thresholds of the judge that judges it: a new one's canary may be slow at first.
+            self._put(self._timed(_routed(table, wanted)))
         elif first:
             self._put(table)
         self._saver.save_soon()

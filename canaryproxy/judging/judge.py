@@ -97,9 +97,14 @@ class Judge:
 
     @property
     def published(self) -> tuple[float, float]:
-        """Seconds to the first and to the last byte after which a request in flight is told of at once."""
-        late = self.limits.late if self._warm or self._step is None else max(self.limits.late, HANG)
-        return late, self.limits.stalled
+        """Seconds to the first and to the last byte after which a request in flight is told of at once.
+
+        Before the first step as in the warm-up: requests keep the limits that they were routed with.
+        """
+        limits = self.limits
+        if self._warm:
+            return limits.late, limits.stalled
+        return max(limits.late, HANG), max(limits.stalled, FALLBACK.stalled)
 
     def observe(self, now: float, sample: Sample) -> Assessment:
         """Take what settled until ``now`` (seconds, any origin, not falling) and return the verdicts.

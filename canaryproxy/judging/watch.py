@@ -111,7 +111,8 @@ class Watch:
             return False
         if not record.ended:
             return True
-        if self.up_at is None and not flags & records.CLIENT_GONE:
+        # A client that gave up waiting had been heard: a canary that hangs is not one that is not up.
+        if self.up_at is None and (failed or not flags & records.CLIENT_GONE):
             self.up_at = now
         self._abandoned[1] += bool(flags & records.ABANDONED)
         if flags & records.CLIENT_GONE and not failed:

@@ -75,7 +75,7 @@ NO_FIRST_BYTE: Final = (1 << 32) - 1
 LARGEST: Final = (1 << 32) - 1
 """Bytes at which the size of a body saturates."""
 FALLBACK_LATE: Final = 2.0
-"""Seconds without a first byte after which a client that leaves was let down, while no limit is published."""
+"""Seconds without a first byte after which a client that leaves was let down, unless the limit is shorter."""
 SHORT_TUNNEL: Final = 5.0
 """Seconds that a tunnel or stream lives at least, unless its client ends it."""
 

@@ -227,7 +227,9 @@ class TrialRecorder:
         flags = self.flags | ENDED | CLIENT_GONE
         response = self._response
         if response is None:
-            if flags & LATE or waited > (self.routing.table.late or FALLBACK_LATE):
+            # While the canary warms up the published limit is far longer than a user's patience.
+            limit = min(self.routing.table.late or FALLBACK_LATE, FALLBACK_LATE)
+            if flags & LATE or waited > limit:
                 flags |= ABANDONED
         elif response.is_event_stream:
             flags |= TUNNEL

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from canaryproxy.measure.records import FALLBACK_LATE
+from canaryproxy.judging.step import HANG
 from canaryproxy.release import circuit, rollout
 
 from .world import BASE, World, running
@@ -222,11 +222,13 @@ async def test_without_a_release_the_weight_holds_and_a_breach_trips(tmp_path: P
         assert made.controller.table.circuit_open
 
 
-async def test_thresholds_are_published_once_stable_is_known(tmp_path: Path) -> None:
-    async with world(tmp_path, "split: {weight: 0}") as made:
+async def test_thresholds_are_published_once_the_canary_is_warm(tmp_path: Path) -> None:
+    async with world(tmp_path, "split: {weight: 50}") as made:
         await made.run(1)
-        assert made.controller.table.late == FALLBACK_LATE
+        assert made.controller.table.late == HANG
         await made.run(3, stable=(50, 0))
+        assert made.controller.table.late == HANG
+        await made.run(3, stable=(50, 0), canary=(50, 0))
         assert made.controller.table.late == pytest.approx(0.06)
         assert made.controller.table.stall_after >= 1
 

@@ -65,7 +65,8 @@ class Bench:
         (0.0, FALLBACK_LATE + 0.01, ENDED | CLIENT_GONE | ABANDONED),
         (0.5, 0.49, ENDED | CLIENT_GONE),
         (0.5, 0.51, ENDED | CLIENT_GONE | ABANDONED),
-        (5.0, 4.0, ENDED | CLIENT_GONE),
+        (5.0, FALLBACK_LATE - 0.01, ENDED | CLIENT_GONE),
+        (5.0, FALLBACK_LATE + 0.01, ENDED | CLIENT_GONE | ABANDONED),
     ],
 )
 def test_a_client_gives_up_after_the_limit(late: float, waited: float, flags: int) -> None:
