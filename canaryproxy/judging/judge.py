@@ -314,7 +314,7 @@ class Judge:
                         words.worse(trial.spec, trial.scope, trial.estimated, verdict.hurt)
                     )
         if step.ratio.log_e >= RATIO_LIMIT and "users" not in accepted:
-            stable, canary = step.users
+            stable, canary = step.ratio.seen
             found.append(
                 "users do not arrive as they were drawn: "
                 f"{count(canary)} on the canary, {count(stable)} on stable"

@@ -81,6 +81,9 @@ class Step:
         self._left = (lottery.stable, lottery.canary)
         self.ratio = SampleRatio(self._left)
         self._met = bytearray()
+        """By row: the part of the step in which the unit was seen last, 1 or, after the warm-up, 2."""
+        self._part = 1
+        self._users = [0, 0]
         self._outcomes = [(rule.slot, rule.name) for rule in settings.outcomes]
         self._specs = families.specs(settings, limits)
         self.trials: dict[str, Trial] = {}
@@ -93,8 +96,8 @@ class Step:
 
     @property
     def users(self) -> tuple[int, int]:
-        """Units of stable and of the canary that were seen."""
-        return self.ratio.seen
+        """Units of stable and of the canary that were compared; with latency only those since the warm-up."""
+        return self._users[0], self._users[1]
 
     def _trial(self, spec: Spec, now: float) -> Trial:
         settings = self._settings
@@ -171,9 +174,12 @@ class Step:
         met = self._met
         if row >= len(met):
             met.extend(bytes(max(row + 1 - len(met), 1024)))
+        if met[row] == self._part:
+            return
         if not met[row]:
-            met[row] = 1
             self.ratio.add(canary=canary)
+        met[row] = self._part
+        self._users[canary] += 1
 
     def _add_to_route(self, record: Record, row: int, found: Mapping[str, bool]) -> None:
         template = record.template if record.template in self.routes else metrics.OTHER
@@ -217,10 +223,11 @@ class Step:
             self._add_routes(now)
 
     def warm_up(self, now: float) -> None:
-        """End the warm-up: from now on a late response is late. What is late is judged afresh."""
+        """End the warm-up: a late response is late from now on, and users are compared afresh."""
         self.warm = True
         latency = self.trials.get(metrics.LATENCY)
         if latency is not None:
+            self._part, self._users = 2, [0, 0]
             self._specs = families.specs(self._settings, self.limits)
             spec = next(spec for spec in self._specs if spec.name == metrics.LATENCY)
             self.trials[metrics.LATENCY] = self._trial(spec, now)

@@ -240,6 +240,18 @@ def test_a_canary_that_stays_slow_is_tripped_within_a_minute() -> None:
     assert "slow" in cause(world.step(5.0, 60.0))
 
 
+def test_no_step_is_left_on_users_of_the_warm_up() -> None:
+    """A bake as long as the warm-up must not end before anything was told about latency."""
+    world = World(judge(), users=1000, canary=slow_by(0.3))
+    world.run(60.0)
+    seen = world.step(5.0, 1.0)
+    was = seen.users
+    while any("warming up" in hold for hold in seen.holds):
+        was, seen = seen.users, world.run(0.1)
+    assert was >= 10 > seen.users
+    assert "slow" in cause(world.run(5.0))
+
+
 # Quiet services
 
 
