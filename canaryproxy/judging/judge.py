@@ -353,10 +353,17 @@ class Judge:
     def from_dict(cls, settings: JudgeSettings, state: Mapping[str, Any]) -> Judge:
         """Return a judge that continues from a state.
 
-        A metric that is new in ``settings`` starts afresh. Raises ``KeyError``, ``TypeError`` or
+        A metric that is new in ``settings`` starts afresh, and all do after a version whose evidence counted
+        requests: only how many were judged continues. Raises ``KeyError``, ``TypeError`` or
         ``ValueError`` if the state is not one of ``to_dict``.
         """
         judge = cls(settings)
+        if (
+            "steps" not in state
+        ):  # of a version that counted requests: its evidence is of another kind
+            judge._judged = int(state["judged"])
+            judge._watch.answered = int(state["answered"])
+            return judge
         judge._saved = {int(limit): saved for limit, saved in state["steps"].items()}
         judge._cuts = {int(cut) for cut in state["cuts"]}
         judge._unplanned = int(state["unplanned"])

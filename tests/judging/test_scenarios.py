@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from random import Random
 
@@ -332,3 +333,15 @@ def test_evidence_survives_a_restart() -> None:
     after_ = {v.metric: v.log_evidence for v in seen.verdicts}
     assert after_["errors"] == pytest.approx(before["errors"], abs=0.5)
     assert "error rate" in cause(world.run(120.0))
+
+
+def test_state_is_json_and_one_of_an_older_version_starts_the_evidence_afresh() -> None:
+    world = World(judge(), users=500)
+    world.step(5.0, 3.0)
+    state = json.loads(json.dumps(world.judge.to_dict(), allow_nan=False))
+    assert Judge.from_dict(PLAN, state).to_dict()["judged"] == state["judged"] > 0
+    older = {"metrics": {"errors": {}}, "judged": 500, "answered": 520, "restart_in": 3.0}
+    again = Judge.from_dict(PLAN, older)
+    world.judge = again
+    seen = world.tick()
+    assert (seen.judged >= 500, seen.answered >= 520, seen.level) == (True, True, "ok")
