@@ -221,9 +221,6 @@ class Judge(Section):
     min_users: int = Field(
         10, ge=0, description="Canary users to compare before a step is left; see release.steps."
     )
-    baseline: types.Duration = Field(
-        60.0, description="Time that stable is observed before the first step; a duration."
-    )
     warmup: types.Duration = Field(
         30.0, description="Time for which a new canary may be slow; a duration."
     )
