@@ -82,8 +82,8 @@ $(COMPILED)/.done: $(BENCH_STAMP) $(shell find canaryproxy bench tests -name '*.
 
 compiled: $(COMPILED)/.done ## a copy in build/compiled, and a wheel in build/wheel, with the data path compiled (1 min)
 
-unit-compiled: $(COMPILED)/.done ## what the wire says of the compiled data path (2 min)
-	cd $(COMPILED) && ../../$(BIN)/pytest -n $(JOBS) --dist loadfile tests/wire tests/fuzz --notes $(NOTES)
+unit-compiled: $(COMPILED)/.done ## what the wire and the judge say when compiled (3 min)
+	cd $(COMPILED) && ../../$(BIN)/pytest -n $(JOBS) --dist loadfile tests/wire tests/fuzz tests/judging --notes $(NOTES)
 
 unit: $(BENCH_STAMP) ## pytest, with three processes for each core
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 30 --notes $(NOTES)

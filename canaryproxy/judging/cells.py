@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log, sqrt
 from typing import Final
 
 from canaryproxy.judging.evidence import log_sum_exp
 from canaryproxy.judging.look import best_tilt, log_mean, log_mean_independent
+from canaryproxy.judging.rows import Rows
 from canaryproxy.judging.tally import Tally
 from canaryproxy.judging.units import FIELD, Lottery, VirtualCanaries
 
@@ -29,6 +31,10 @@ def bin_of(count: int) -> int:
     if shift <= 0:
         return count
     return (shift << 4) + (count >> shift)
+
+
+_BINNED: Final = 1024
+_BINS: Final = [bin_of(count) for count in range(_BINNED + 1)]
 
 
 def middle_of(at: int) -> float:
@@ -59,20 +65,36 @@ class Cells:
         self.virtual: dict[int, int] = {}
         self._who = who
 
-    def move(self, row: int, n: int, e: int, unit_class: int, canary: bool, bad: bool) -> None:
-        """Count a trial of a unit that had n trials and e events before."""
-        trials = unit_class << _SHIFT
-        old = (trials | bin_of(n)) << _SHIFT | bin_of(e)
-        new = (trials | bin_of(n + 1)) << _SHIFT | (bin_of(e + 1) if bad else bin_of(e))
-        if new == old:
-            return
-        _move(self.all, old if n else -1, new, 1)
-        if canary:
-            _move(self.canary, old if n else -1, new, 1)
-        elif self._who is not None:
-            fields = self._who.of(row)
-            if fields:
-                _move(self.virtual, old if n else -1, new, fields)
+    def add(self, trials: Sequence[int], ats: Sequence[int], rows: Rows, tally: Tally) -> None:
+        """Count trials, ``row << 1 | bad``, in ``rows`` and ``tally``; ``ats``: their cells of the tally."""
+        all_n, all_e, bins = rows.n, rows.e, _BINS
+        nn, ne, ee, who = tally.nn, tally.ne, tally.ee, self._who
+        for trial, at in zip(trials, ats, strict=True):
+            row = trial >> 1
+            n, e = all_n[row], all_e[row]
+            all_n[row] = n + 1
+            nn[at] += 2 * n + 1
+            new_e = at_e = bins[e] if e < _BINNED else bin_of(e)
+            if trial & 1:
+                all_e[row] = e + 1
+                ee[at] += 2 * e + 1
+                ne[at] += e + n + 1
+                new_e = bin_of(e + 1)
+            elif e:
+                ne[at] += e
+            at_n, new_n = (bins[n], bins[n + 1]) if n < _BINNED else (bin_of(n), bin_of(n + 1))
+            if new_n == at_n and new_e == at_e:
+                continue
+            trials_of = at >> 1 << _SHIFT
+            old = (trials_of | at_n) << _SHIFT | at_e if n else -1
+            new = (trials_of | new_n) << _SHIFT | new_e
+            _move(self.all, old, new, 1)
+            if at & 1:
+                _move(self.canary, old, new, 1)
+            elif who is not None:
+                fields = who.of(row)
+                if fields:
+                    _move(self.virtual, old, new, fields)
 
     def levels(self, tally: Tally) -> tuple[float, dict[int, int]]:
         """Return the grid of scores, and each cell's score in steps of it; the grid is 0 without scores.

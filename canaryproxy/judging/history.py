@@ -7,6 +7,7 @@ Accounts that always fail are little surprise when they fail again, on whichever
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from math import exp, log
 from typing import Final
 
@@ -83,14 +84,14 @@ class Expectation:
         odds = log(rate / (1.0 - rate))
         return 1 + min(max(round((odds - _LOWEST) * _PER_UNIT), 0), CLASSES - 2)
 
-    def learn(self, row: int, bad: bool) -> None:
-        """Add a trial of a unit of the step's stable side to the history."""
+    def learn(self, trials: Sequence[int]) -> None:
+        """Add trials of units of the step's stable side (``row << 1 | bad``) to the history."""
         history = self._history
-        if history is None:
+        if history is None or not trials:
             return
         if history.trials != self._left:
             self._strength = 0.0
-        history.add(row, bad)
+        history.add(trials)
         self._left = history.trials
 
 
@@ -112,23 +113,31 @@ class History:
         self._ne = 0
         self._ee = 0
 
-    def add(self, row: int, bad: bool) -> None:
-        """Add a trial of a unit that is on stable."""
-        if row >= len(self.n):
-            grow(self.n, row)
-            grow(self.e, row)
-        n, e = self.n[row], self.e[row]
-        if n == _MOST:
-            return
-        self.n[row] = n + 1
-        self.trials += 1
-        self._nn += 2 * n + 1
-        self._ne += e
-        if bad:
-            self.e[row] = e + 1
-            self.events += 1
-            self._ee += 2 * e + 1
-            self._ne += n + 1
+    def add(self, trials: Sequence[int]) -> None:
+        """Add trials, ``row << 1 | bad``, of units that are on stable."""
+        top = max(trials) >> 1
+        if top >= len(self.n):
+            grow(self.n, top)
+            grow(self.e, top)
+        all_n, all_e = self.n, self.e
+        added = nn = ne = 0
+        for trial in trials:
+            row = trial >> 1
+            n, e = all_n[row], all_e[row]
+            if n == _MOST:
+                continue
+            all_n[row] = n + 1
+            added += 1
+            nn += 2 * n + 1
+            ne += e
+            if trial & 1:
+                all_e[row] = e + 1
+                self.events += 1
+                self._ee += 2 * e + 1
+                ne += n + 1
+        self.trials += added
+        self._nn += nn
+        self._ne += ne
 
     def likeness(self, rate: float) -> float:
         """Return how alike the requests of a unit are, where ``rate`` is expected of each."""

@@ -29,15 +29,15 @@ half-open circuit a new judge begins, with a new α. The users are the same then
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf, log
 from typing import Any
 
 from canaryproxy.config.text import count, duration
 from canaryproxy.judging import families, metrics, words
-from canaryproxy.judging.history import History
-from canaryproxy.judging.metrics import FALLBACK, Baseline, Limits, Record
+from canaryproxy.judging.metrics import FALLBACK, Baseline, Limits
 from canaryproxy.judging.named_routes import NamedRoutes
+from canaryproxy.judging.past import Past
 from canaryproxy.judging.posted import PostedTest
 from canaryproxy.judging.sample_ratio import LIMIT as RATIO_LIMIT
 from canaryproxy.judging.settings import JudgeSettings, LatencyRule
@@ -46,6 +46,16 @@ from canaryproxy.judging.units import Lottery, Units
 from canaryproxy.judging.verdict import QUIET, Assessment, Level, Sample, Verdict
 from canaryproxy.judging.verdicts import Look, untested
 from canaryproxy.judging.watch import Watch
+from canaryproxy.measure.records import (
+    ABANDONED,
+    ENDED,
+    EPOCH_SHIFT,
+    FAILED,
+    FLAGS_SHIFT,
+    POSITION_MASK,
+    VARIANT_SHIFT,
+    WORDS,
+)
 from canaryproxy.measure.routing import FINE, POSITIONS
 
 _LONGEST_WARMUP = 300.0
@@ -66,7 +76,7 @@ class Judge:
         self._baseline = Baseline()
         self._named = NamedRoutes(settings.named) if settings.named else None
         self._limits_at = -inf
-        self._past: dict[str, History] = {}
+        self._past = Past(settings, self._units, self.limits, HANG)
         self._watch = Watch(settings)
         self._steps: dict[int, Step] = {}
         self._cuts = {0, POSITIONS}
@@ -116,12 +126,7 @@ class Judge:
         if sample.limit * FINE != self._limit:
             self._begin_step(now, sample.limit * FINE)
         self._learn_limits(now)
-        for record in metrics.unpack(sample.records):
-            is_canary = record.position < self._limit
-            if record.epoch == sample.epoch and record.variant == is_canary:
-                if named is not None:
-                    record = record._replace(template=named.of(record.template))
-                self._take(record, now, canary=is_canary)
+        self._take(sample, now)
         cause = self._watch.tick(now, sample)
         if self._posted is not None:
             self._posted.tick(now, sample)
@@ -162,7 +167,7 @@ class Judge:
 
     def _add_step(self, now: float, lottery: Lottery, share: float) -> Step:
         for spec in families.specs(self.settings, self.limits):
-            self._past.setdefault(spec.name, History())
+            self._past.of(spec.name)
         step = self._step = self._steps[lottery.limit] = Step(
             lottery,
             self._units,
@@ -170,7 +175,7 @@ class Judge:
             self.limits,
             share,
             now,
-            self._past,
+            self._past.histories,
             warm=self._warm,
         )
         while len(self._steps) > _MOST_STEPS:
@@ -191,6 +196,7 @@ class Judge:
         if self._baseline.enough:
             rule = self.settings.latency or LatencyRule()
             self.limits = self._baseline.limits(rule, routes=self.settings.routes)
+            self._past.sort(self.limits)
 
     def _warm_up(self, now: float, step: Step) -> None:
         if self._warm or self._watch.up_at is None:
@@ -204,42 +210,57 @@ class Judge:
 
     # Records
 
-    def _take(self, record: Record, now: float, *, canary: bool) -> None:
-        if not self._watch.add(record, now, canary=canary):
-            return
-        if not canary:
-            self._baseline.add(record)
-        step = self._step
-        if step is None:
-            if not canary and self._limit == 0:
-                self._remember(record)
-            return
-        lottery = step.lottery
-        if not lottery.first <= record.position < lottery.last:
-            return
-        step.add(record, now)
-        if not record.ended:
-            return
+    def _take(self, sample: Sample, now: float) -> None:
+        """Take the records of a tick that were routed by the split in force."""
+        words, named, watch, step = sample.records, self._named, self._watch, self._step
+        limit, epoch = self._limit, sample.epoch
+        first_position = last_position = 0
+        if step is not None:
+            first_position, last_position = step.lottery.first, step.lottery.last
+        remembers = step is None and limit == 0
+        ended = [0, 0]
+        for at in range(0, len(words), WORDS):
+            first, second, third = words[at], words[at + 1], words[at + 2]
+            position = first & POSITION_MASK
+            is_canary = position < limit
+            if first >> EPOCH_SHIFT & 0xFF != epoch or (first >> VARIANT_SHIFT & 1) != is_canary:
+                continue
+            flags = first >> FLAGS_SHIFT
+            watched = is_canary or flags & (FAILED | ABANDONED)
+            if watched and not watch.add(
+                metrics.unpacked(first, second, third), now, canary=is_canary
+            ):
+                continue
+            template = second & 0xFFFFFFFF
+            if named is not None:
+                template = named.of(template)
+            if not is_canary:
+                self._baseline.add(first, third, template)
+            if step is not None and first_position <= position < last_position:
+                step.add(first, second, third, template)
+                if flags & ENDED:
+                    ended[is_canary] += 1
+            elif remembers:
+                self._past.add(first, second, third)
+        if step is not None:
+            self._hear(step.lottery, now, ended)
+        if remembers:
+            self._past.tick()
+
+    def _hear(self, lottery: Lottery, now: float, ended: Sequence[int]) -> None:
+        """Take note of how many requests of the lottery's users ended, of stable and of the canary."""
         if self._watch.up_at is not None:
-            self._expected += lottery.canary / (lottery.last - lottery.first)
-        if canary:
-            self._pending += 1
+            self._expected += sum(ended) * lottery.canary / (lottery.last - lottery.first)
+        for _ in range(ended[1]):
             if self._heard[1] > -inf:
                 self._gap += 0.2 * (now - self._heard[1] - self._gap)
-        self._heard[canary] = now
+            self._heard[1] = now
+        if ended[0]:
+            self._heard[0] = now
+        self._pending += ended[1]
         if self._heard[0] > -inf:
             self._judged += self._pending
             self._pending = 0
-
-    def _remember(self, record: Record) -> None:
-        """Learn what a user meets on stable before the first step."""
-        row = self._units.row(record.position)
-        found = metrics.outcomes_of(record, self.limits, warm=True, hang=HANG)
-        for rule in self.settings.outcomes:
-            if record.trials >> rule.slot & 1:
-                found[rule.name] = bool(record.events >> rule.slot & 1)
-        for name, bad in found.items():
-            self._past.setdefault(name, History()).add(row, bad)
 
     # Verdicts
 
@@ -369,6 +390,7 @@ class Judge:
         judge._unplanned = int(state["unplanned"])
         judge._proofs = {name: float(log_e) for name, log_e in state["proofs"].items()}
         judge.limits = Limits.from_dict(state["limits"])
+        judge._past.sort(judge.limits)
         judge._warm = bool(state["warm"])
         judge._judged = int(state["judged"])
         judge._watch.load(state["watch"])

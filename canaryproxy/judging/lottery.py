@@ -68,8 +68,6 @@ _VIRTUAL_EVERY: Final = 5
 class TestSettings:
     """Limits, margin and parts of a test."""
 
-    __test__ = False
-
     log_limit: float
     """ln(1/α) of this test, all its rounds and parts together."""
     log_hold: float
@@ -105,7 +103,7 @@ class LotteryTest:
             "_watch",
             "_who",
         ),
-        *("breach", "hurt", "log_evidence", "suspect"),
+        *("breach", "hurt", "log_evidence", "pending", "suspect"),
     )
 
     def __init__(
@@ -133,6 +131,8 @@ class LotteryTest:
         self._rounds: list[Round] = []
         self._standing: list[StandingRound] = []
         self._live = 0
+        self.pending: list[int] = []
+        """Trials since the last tick, ``row << 1 | bad``: all metrics of a tick cost less one by one."""
         self._who = units.virtual(lottery, placebos) if placebos and lottery.stable else None
         self._watch = PlaceboWatch(placebos, settings.log_limit)
         self._turn = round(units.phase() * _VIRTUAL_EVERY)
@@ -151,35 +151,48 @@ class LotteryTest:
 
     def add(self, row: int, bad: bool) -> None:
         """Add a trial that settled, of a unit whose position is in the lottery, in order of time."""
-        rows = self._rows
-        if row >= len(rows.tried):
-            rows.grow(row)
-        canary = self._positions[row] < self._lottery.limit
-        tried, voted = rows.tried[row], rows.voted[row]
-        tally = self._tally
-        if not tried & 1:
-            tally.users[canary] += 1
-            if rows.classes:
-                rows.classes[row] = self._expected.class_of(row)
-        unit_class = rows.classes[row] if rows.classes else 0
-        at = 2 * unit_class + canary
-        tally.trials[at] += 1
-        if bad:
-            tally.events[at] += 1
-        if self._live & ~tried or (bad and self._live & ~voted):
-            self._look_up(self._rounds, row, unit_class, canary, bad)
-        if self._settings.looks:
-            n, e = rows.n[row], rows.e[row]
-            tally.add(at, n, e, bad)
-            rows.n[row] = n + 1
-            if bad:
-                rows.e[row] = e + 1
-            looks = self._rounds[0].looks
-            if looks is not None:
-                looks.cells.move(row, n, e, unit_class, canary, bad)
-        if not canary:
-            self._expected.learn(row, bad)
-        self._surges.add(row, bad)
+        self.pending.append(row << 1 | bad)
+
+    def settle(self) -> None:
+        """Take the pending trials; ``tick`` does, and whatever reads sums."""
+        pending = self.pending
+        if not pending:
+            return
+        rows, tally, live = self._rows, self._tally, self._live
+        top = max(pending) >> 1
+        if top >= len(rows.tried):
+            rows.grow(top)
+        all_tried, all_voted, classes = rows.tried, rows.voted, rows.classes
+        positions, limit = self._positions, self._lottery.limit
+        trials, events = tally.trials, tally.events
+        ats: list[int] = []
+        stable: list[int] = []
+        for trial in pending:
+            row = trial >> 1
+            tried = all_tried[row]
+            at = 1 if positions[row] < limit else 0
+            if not tried & 1:
+                tally.users[at] += 1
+                if classes:
+                    classes[row] = self._expected.class_of(row)
+            if classes:
+                at += 2 * classes[row]
+            trials[at] += 1
+            if trial & 1:
+                events[at] += 1
+                if live & ~(tried & all_voted[row]):
+                    self._look_up(self._rounds, row, at >> 1, at & 1 == 1, True)
+            elif live & ~tried:
+                self._look_up(self._rounds, row, at >> 1, at & 1 == 1, False)
+            ats.append(at)
+            if not at & 1:
+                stable.append(trial)
+        looks = self._rounds[0].looks
+        if looks is not None:
+            looks.cells.add(pending, ats, rows, tally)
+        self._expected.learn(stable)
+        self._surges.add(pending)
+        pending.clear()
 
     def _look_up(
         self, rounds: list[Round], row: int, unit_class: int, canary: bool, bad: bool
@@ -197,6 +210,8 @@ class LotteryTest:
 
     def tick(self, now: float) -> None:
         """Open and close rounds, look, and decide; ten times a second."""
+        if self.pending:
+            self.settle()
         clock = self._schedule.clock(now)
         if not (clock or self._surges.pending or self._surges.length):
             return  # nothing has happened
@@ -313,6 +328,7 @@ class LotteryTest:
 
     def estimate(self) -> Estimate | None:
         """Return how much worse the canary is since the step began; ``None`` without trials on a side."""
+        self.settle()
         if self._settings.looks:
             return self._tally.estimate()
         window = Window(
@@ -333,6 +349,7 @@ class LotteryTest:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the state as JSON values: sums and evidence, not who has been looked up."""
+        self.settle()
         now = self._schedule.last
         rounds = [
             (one.log_evidence()[0], one.began + life_of(one.kind), one.window(self._tally))

@@ -57,6 +57,8 @@ BUSINESS: Final = "business"
 ANSWERS: Final = "answers"
 """Of a route: 3xx, 4xx and responses without a body together."""
 CLASSES: Final = (CLIENT_ERRORS, REDIRECTS, EMPTY, SUCCESS)
+OF_RECORDS: Final = (ERRORS, *CLASSES, LATENCY, P50, P95, P99, THROUGHPUT, CONNECTIONS)
+"""Those of ``outcomes_of``."""
 
 OTHER: Final = 0
 """Template of the requests on none of the busiest routes."""
@@ -66,6 +68,8 @@ _ENOUGH: Final = 100
 """Answers of stable from which limits are taken."""
 _FEW: Final = 50
 """The same for one route."""
+_NO_ANSWER: Final = records.ENDED | records.CLIENT_GONE | records.TUNNEL | records.FAILED
+"""Flags by which a record is one of an answer or not: of them it has but the first."""
 
 
 class Record(NamedTuple):
@@ -95,21 +99,25 @@ class Record(NamedTuple):
 def unpack(words: Sequence[int]) -> Iterator[Record]:
     """Unpack records, three words each."""
     for at in range(0, len(words), WORDS):
-        first, second, third = words[at : at + WORDS]
-        micros = third & NO_FIRST_BYTE
-        yield Record(
-            first & records.POSITION_MASK,
-            first >> records.VARIANT_SHIFT & 1,
-            first >> records.EPOCH_SHIFT & 0xFF,
-            first >> records.STATUS_SHIFT & 0x3FF,
-            first >> records.TYPE_SHIFT & 0xFF,
-            first >> records.FLAGS_SHIFT,
-            second & 0xFFFFFFFF,
-            second >> 32 & 0xFFFF,
-            second >> 48,
-            None if micros == NO_FIRST_BYTE else micros / 1e6,
-            third >> 32,
-        )
+        yield unpacked(words[at], words[at + 1], words[at + 2])
+
+
+def unpacked(first: int, second: int, third: int) -> Record:
+    """Unpack one record."""
+    micros = third & NO_FIRST_BYTE
+    return Record(
+        first & records.POSITION_MASK,
+        first >> records.VARIANT_SHIFT & 1,
+        first >> records.EPOCH_SHIFT & 0xFF,
+        first >> records.STATUS_SHIFT & 0x3FF,
+        first >> records.TYPE_SHIFT & 0xFF,
+        first >> records.FLAGS_SHIFT,
+        second & 0xFFFFFFFF,
+        second >> 32 & 0xFFFF,
+        second >> 48,
+        None if micros == NO_FIRST_BYTE else micros / 1e6,
+        third >> records.SIZE_SHIFT,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,21 +242,14 @@ def _classify(record: Record, found: dict[str, bool]) -> None:
         found[SUCCESS] = status == 304 or (200 <= status < 300 and not is_empty)
 
 
-def content_of(record: Record, route: RouteLimits) -> dict[str, bool]:
-    """Return the metrics of content that a record is a trial of, each with whether it is an event."""
-    is_trial = (
+def has_content(record: Record) -> bool:
+    """Return whether a record is a trial of the metrics of content, where its route has limits for them."""
+    return (
         record.ended
         and 200 <= record.status < 300
         and not record.flags
         & (records.BODILESS | records.TUNNEL | records.CLIENT_GONE | records.FAILED)
     )
-    found: dict[str, bool] = {}
-    if is_trial and route.sizes is not None:
-        low, high = route.sizes
-        found[SIZE] = not low <= record.size <= high
-    if is_trial and route.types and record.size:
-        found[CONTENT_TYPE] = record.content_type not in route.types
-    return found
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
@@ -307,30 +308,31 @@ class Baseline:
         if len(self.names) > 4 * self._ROUTES:
             self.names = {t: name for t, name in self.names.items() if t in self._routes}
 
-    def add(self, record: Record) -> None:
-        """Take a record of stable."""
-        flags = record.flags
-        if not record.ended or flags & (records.CLIENT_GONE | records.TUNNEL | records.FAILED):
+    def add(self, first: int, third: int, template: int) -> None:
+        """Take a record of stable, given by its words, on a route."""
+        flags = first >> records.FLAGS_SHIFT
+        if flags & _NO_ANSWER != records.ENDED:
             return
-        route = self._route(record.template)
-        route.seen += 1.0
-        if record.first_byte is not None:
-            self._first_bytes.append(record.first_byte)
-            route.first_bytes.append(record.first_byte)
-        if 200 <= record.status < 300 and not flags & records.BODILESS:
-            route.sizes.append(record.size)
-            if record.size:
-                route.types.append(record.content_type)
-
-    def _route(self, template: int) -> _Route:
         route = self._routes.get(template)
         if route is None:
-            least = 0.0
-            if len(self._routes) >= self._ROUTES:
-                oldest = min(self._routes, key=lambda t: self._routes[t].seen)
-                least = self._routes.pop(oldest).seen
-            route = self._routes[template] = _Route()
-            route.seen = least
+            route = self._new_route(template)
+        route.seen += 1.0
+        micros = third & NO_FIRST_BYTE
+        if micros != NO_FIRST_BYTE:
+            self._first_bytes.append(micros / 1e6)
+            route.first_bytes.append(micros / 1e6)
+        if 200 <= first >> records.STATUS_SHIFT & 0x3FF < 300 and not flags & records.BODILESS:
+            size = third >> records.SIZE_SHIFT
+            route.sizes.append(size)
+            if size:
+                route.types.append(first >> records.TYPE_SHIFT & 0xFF)
+
+    def _new_route(self, template: int) -> _Route:
+        route = _Route()
+        if len(self._routes) >= self._ROUTES:
+            oldest = min(self._routes, key=lambda t: self._routes[t].seen)
+            route.seen = self._routes.pop(oldest).seen
+        self._routes[template] = route
         return route
 
     @property

@@ -15,6 +15,7 @@ sends, and how alike they are, does not matter: it is one trial.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from math import log1p
 
 from canaryproxy.judging.evidence import PastRate
@@ -31,7 +32,7 @@ class UserProof:
     ``margin`` is absolute. For a metric that should not fall, give the complement of its events.
     """
 
-    __slots__ = ("_done", "_left", "_margin", "_open", "_past", "_queue", "log_e")
+    __slots__ = ("_left", "_margin", "_open", "_past", "_queue", "_settled", "log_e")
 
     def __init__(self, left: tuple[int, int], margin: float) -> None:
         if not 0.0 < margin < 1.0:
@@ -41,17 +42,23 @@ class UserProof:
         self._past = PastRate()
         self._open: dict[int, list[int]] = {}
         self._queue: deque[tuple[float, int, bool]] = deque()
-        self._done: set[int] = set()
+        self._settled = bytearray()
+        """By row: 1 for units whose trial is over."""
         self.log_e = 0.0
         """Natural logarithm of the evidence that the canary is not worse by the margin."""
 
+    def open(self, trials: Sequence[int]) -> list[int]:
+        """Return those of trials, ``row << 1 | bad``, whose units' own trials are not over."""
+        settled = self._settled
+        top = (max(trials) >> 1) + 1
+        if top > len(settled):
+            settled.extend(bytes(top - len(settled) + 1024))
+        return [trial for trial in trials if not settled[trial >> 1]]
+
     def add(self, row: int, now: float, *, canary: bool, bad: bool) -> None:
-        """Take a trial of a unit."""
+        """Take a trial of a unit whose own is not over (``open``)."""
         counts = self._open.get(row)
         if counts is None:
-            if row in self._done:
-                return
-            self._done.add(row)
             self._open[row] = counts = [0, 0]
             self._queue.append((now, row, canary))
         counts[0] += 1
@@ -62,6 +69,8 @@ class UserProof:
         while self._queue and now - self._queue[0][0] >= WINDOW:
             _, row, canary = self._queue.popleft()
             trials, events = self._open.pop(row)
+            if row < len(self._settled):
+                self._settled[row] = 1
             self._bet(events / trials, canary=canary)
 
     def _bet(self, y: float, *, canary: bool) -> None:

@@ -7,7 +7,7 @@ quiet to tell them, once, as soon as they are known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -16,12 +16,14 @@ from canaryproxy.judging import families, metrics
 from canaryproxy.judging.families import Spec
 from canaryproxy.judging.history import History
 from canaryproxy.judging.lottery import Estimate, Lottery, LotteryTest, TestSettings
-from canaryproxy.judging.metrics import Limits, Record
+from canaryproxy.judging.metrics import Limits
 from canaryproxy.judging.proof import UserProof
 from canaryproxy.judging.sample_ratio import SampleRatio
 from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.judging.sorting import RouteSorter, Sorter
 from canaryproxy.judging.units import Units
 from canaryproxy.judging.verdict import Placebo
+from canaryproxy.measure.records import POSITION_MASK, VARIANT_SHIFT
 
 OTHERS = "other routes"
 """Scope of the routes that are judged together."""
@@ -43,6 +45,15 @@ class Trial:
     proof: UserProof | None = None
     estimated: Estimate | None = None
     estimated_at: float = float("-inf")
+
+    said: tuple[object, str] = (None, "")
+
+    def words(self, of: tuple[Estimate | None, str, str | None], say: Callable[[], str]) -> str:
+        """Return what is said of an estimate, a level and a note: anew for another one of any."""
+        last = self.said[0]
+        if not isinstance(last, tuple) or last[0] is not of[0] or last[1:] != of[1:]:
+            self.said = (of, say())
+        return self.said[1]
 
     def breached(self, extra: float) -> bool:
         """Whether it opens the circuit, where α is smaller by the factor ``exp(-extra)``."""
@@ -84,7 +95,6 @@ class Step:
         """By row: the part of the step in which the unit was seen last, 1 or, after the warm-up, 2."""
         self._part = 1
         self._users = [0, 0]
-        self._outcomes = [(rule.slot, rule.name) for rule in settings.outcomes]
         self._specs = families.specs(settings, limits)
         self.trials: dict[str, Trial] = {}
         for spec in self._specs:
@@ -93,6 +103,7 @@ class Step:
         self._others: dict[int, int] = {}
         """Bad canary responses by template, of the routes that are judged together."""
         self._add_routes(now)
+        self._sort()
 
     @property
     def users(self) -> tuple[int, int]:
@@ -144,83 +155,84 @@ class Step:
 
     # Records
 
-    def add(self, record: Record, now: float) -> None:
-        """Take a record of the lottery's population, routed by the split in force."""
-        row = self._units.row(record.position)
-        canary = record.position < self.lottery.limit
-        self._meet(row, canary=canary)
-        found = metrics.outcomes_of(record, self.limits, warm=self.warm, hang=HANG)
-        route = self.limits.routes.get(record.template)
-        if route is not None and self._settings.content is not None:
-            found.update(metrics.content_of(record, route))
-        for slot, name in self._outcomes:
-            if record.trials >> slot & 1:
-                found[name] = bool(record.events >> slot & 1)
-        business = self._settings.business
-        if business is not None and business.slot is not None and metrics.ERRORS in found:
-            found[metrics.BUSINESS] = bool(record.events >> business.slot & 1)
-        trials = self.trials
-        for name, bad in found.items():
-            trial = trials.get(name)
-            if trial is not None:
-                trial.test.add(row, bad)
-                if trial.proof is not None:
-                    is_bad = bad is (trial.spec.direction == "increase")
-                    trial.proof.add(row, now, canary=canary, bad=is_bad)
-        if self.routes:
-            self._add_to_route(record, row, found)
+    def _sort(self) -> None:
+        """Sort records by the tests and limits that there are now."""
+        settings = self._settings
+        takers = {name: trial.test.pending.append for name, trial in self.trials.items()}
+        business = None if settings.business is None else settings.business.slot
+        outcomes = [(rule.slot, rule.name) for rule in settings.outcomes]
+        self._sorter = Sorter(takers, self.limits, outcomes, business, warm=self.warm, hang=HANG)
+        self._by_route: dict[int, RouteSorter] = {}
+        content = settings.content is not None
+        for template in {*self.limits.routes, *self.routes}:
+            tests = self.routes.get(template, {})
+            mine = {name: trial.test.pending.append for name, trial in tests.items()}
+            limits = self.limits.routes.get(template)
+            self._by_route[template] = RouteSorter(
+                mine, takers, limits, content=content, warm=self.warm
+            )
+        self._elsewhere = self._by_route.pop(metrics.OTHER, None)
 
-    def _meet(self, row: int, *, canary: bool) -> None:
+    def add(self, first: int, second: int, third: int, template: int) -> None:
+        """Take a record of the lottery's population, given by its words, on a route."""
+        position = first & POSITION_MASK
+        row = self._units.row(position)
         met = self._met
-        if row >= len(met):
-            met.extend(bytes(max(row + 1 - len(met), 1024)))
-        if met[row] == self._part:
-            return
-        if not met[row]:
-            self.ratio.add(canary=canary)
-        met[row] = self._part
-        self._users[canary] += 1
-
-    def _add_to_route(self, record: Record, row: int, found: Mapping[str, bool]) -> None:
-        template = record.template if record.template in self.routes else metrics.OTHER
-        tests = self.routes[template]
-        odd = metrics.CLIENT_ERRORS in found and any(map(found.get, metrics.CLASSES[:3]))
-        if metrics.ERRORS in found and metrics.ERRORS in tests:
-            tests[metrics.ERRORS].test.add(row, found[metrics.ERRORS])
-        if metrics.CLIENT_ERRORS in found and metrics.ANSWERS in tests:
-            tests[metrics.ANSWERS].test.add(row, odd)
-        if template == metrics.OTHER and record.variant and (odd or found.get(metrics.ERRORS)):
+        if row >= len(met) or met[row] != self._part:
+            self._meet(row, canary=position < self.lottery.limit)
+        trial = row << 1
+        kind = self._sorter.kind(first, second, third)
+        kind.give(trial)
+        route = self._by_route.get(template)
+        if route is not None:
+            route.take(kind, first, third, trial)
+        elif self._elsewhere is not None:
+            self._elsewhere.take(kind, first, third, trial)
             others = self._others
-            if record.template in others or len(others) < _MOST_OTHERS:
-                others[record.template] = others.get(record.template, 0) + 1
-        route = self.limits.routes.get(record.template)
-        if not self.warm or route is None or route.late is None or metrics.LATENCY not in tests:
-            return
-        if not record.ended:
-            if metrics.LATENCY in found:
-                tests[metrics.LATENCY].test.add(row, True)
-        elif metrics.LATENCY in found and record.first_byte is not None:
-            tests[metrics.LATENCY].test.add(row, record.first_byte > route.late)
+            is_bad = (kind.errors or kind.answers) and first >> VARIANT_SHIFT & 1
+            if is_bad and (template in others or len(others) < _MOST_OTHERS):
+                others[template] = others.get(template, 0) + 1
 
     def worst_other(self) -> int:
         """Return the template with most bad canary responses of the routes that are judged together."""
         return max(self._others, key=lambda template: self._others[template], default=metrics.OTHER)
 
+    def _meet(self, row: int, *, canary: bool) -> None:
+        """Note that a unit is seen for the first time in a part of the step."""
+        if row >= len(self._met):
+            self._met.extend(bytes(max(row + 1 - len(self._met), 1024)))
+        if not self._met[row]:
+            self.ratio.add(canary=canary)
+        self._met[row] = self._part
+        self._users[canary] += 1
+
     def tick(self, now: float) -> None:
         """Let the tests look, begin rounds and settle proofs: ten times a second."""
         for trial in self.trials.values():
-            trial.test.tick(now)
             if trial.proof is not None:
-                trial.proof.tick(now)
+                self._prove(trial, trial.proof, now)
+            trial.test.tick(now)
         for tests in self.routes.values():
             for trial in tests.values():
                 trial.test.tick(now)
+
+    def _prove(self, trial: Trial, proof: UserProof, now: float) -> None:
+        """Give the trials of the tick to the proof, too."""
+        pending = trial.test.pending
+        if pending:
+            is_bad = trial.spec.direction == "increase"
+            positions, limit = self._units.positions, self.lottery.limit
+            for one in proof.open(pending):
+                row = one >> 1
+                proof.add(row, now, canary=positions[row] < limit, bad=(one & 1 == 1) is is_bad)
+        proof.tick(now)
 
     def learn(self, limits: Limits, now: float) -> None:
         """Take the limits that were not known when the step began."""
         self.limits = limits
         if not self.routes:
             self._add_routes(now)
+        self._sort()
 
     def warm_up(self, now: float) -> None:
         """End the warm-up: a late response is late from now on, and users are compared afresh."""
@@ -228,9 +240,11 @@ class Step:
         latency = self.trials.get(metrics.LATENCY)
         if latency is not None:
             self._part, self._users = 2, [0, 0]
+            latency.test.settle()  # for the history of its users
             self._specs = families.specs(self._settings, self.limits)
             spec = next(spec for spec in self._specs if spec.name == metrics.LATENCY)
             self.trials[metrics.LATENCY] = self._trial(spec, now)
+        self._sort()
 
     @property
     def placebo(self) -> Placebo | None:
@@ -280,6 +294,7 @@ class Step:
             for name, saved in tests.items():
                 if name in mine:
                     self._restore(mine[name], saved, now, None)
+        self._sort()
 
     def _restore(
         self, trial: Trial, saved: Mapping[str, Any], now: float, past: History | None

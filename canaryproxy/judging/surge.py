@@ -7,6 +7,7 @@ it decides depends on no label.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from math import log
 from typing import Any, Final
 
@@ -17,14 +18,15 @@ YOUNG: Final = 200
 KEPT: Final = 2048
 """Records that a surge may begin in the past."""
 _FADES: Final = 60_000.0
+_LOGS: Final = tuple(log(ratio) for ratio in RATIOS)
 
 
 class Surges:
     """Watches the trials of a test, tick by tick; keeps the last ``KEPT`` as ``row << 1 | bad``."""
 
     __slots__ = (
-        *("_events", "_increase", "_index", "_new", "_recent", "_start", "_sums", "_surge"),
-        *("_trials", "rate", "rate_before"),
+        *("_events", "_increase", "_events_now", "_index", "_recent", "_start", "_sums", "_surge"),
+        *("_trials", "_trials_now", "rate", "rate_before"),
     )
 
     def __init__(self, increase: bool, trials: int, events: int) -> None:
@@ -40,24 +42,26 @@ class Surges:
         self._start = [0] * len(RATIOS)
         self._surge = -1
         self._recent: array[int] = array("Q")
-        self._new = [0, 0]
+        self._trials_now = self._events_now = 0
 
     @property
     def pending(self) -> bool:
         """Whether there were trials since the last tick."""
-        return self._new[0] + self._new[1] > 0
+        return self._trials_now > 0
 
     @property
     def length(self) -> int:
         """Number of the last trials that belong to a surge without a round as yet; 0 without one."""
         return min(self._index - self._surge, KEPT) if self._surge >= 0 else 0
 
-    def add(self, row: int, bad: bool) -> None:
-        """Add a trial."""
-        self._recent.append(row << 1 | bad)
-        if len(self._recent) >= 2 * KEPT:
-            del self._recent[:KEPT]
-        self._new[bad] += 1
+    def add(self, trials: Sequence[int]) -> None:
+        """Add trials, ``row << 1 | bad``, in order of time."""
+        recent = self._recent
+        recent.extend(trials)
+        if len(recent) >= 2 * KEPT:
+            del recent[:-KEPT]
+        self._trials_now += len(trials)
+        self._events_now += sum([trial & 1 for trial in trials])
 
     def take(self) -> list[int]:
         """Return the trials of the surge, oldest first; a round is opened for it."""
@@ -67,16 +71,15 @@ class Surges:
 
     def tick(self) -> None:
         """End a tick."""
-        events = self._new[1]
-        trials = self._new[0] + events
-        self._new = [0, 0]
+        trials, events = self._trials_now, self._events_now
+        self._trials_now = self._events_now = 0
         rate = self.rate = self._events / self._trials
         before = self._index
         self._index += trials
         surge = -1
         quiet = True
         for at, ratio in enumerate(RATIOS):
-            gain, cost = events * log(ratio), trials * rate * (ratio - 1.0)
+            gain, cost = events * _LOGS[at], trials * rate * (ratio - 1.0)
             if not self._increase:
                 gain, cost = trials * rate * (1.0 - 1.0 / ratio), gain
             if self._sums[at] <= 0.0:

@@ -47,15 +47,6 @@ class Tally:
         self.users = [0, 0]
         self._known = [0, 0]
 
-    def add(self, at: int, n: int, e: int, bad: bool) -> None:
-        """Add to squares and products a trial of a unit that had n trials and e events before."""
-        self.nn[at] += 2 * n + 1
-        if bad:
-            self.ee[at] += 2 * e + 1
-            self.ne[at] += e + n + 1
-        else:
-            self.ne[at] += e
-
     def most_users(self) -> tuple[int, int]:
         """Return the users of both sides: those counted, or before a restart, if those were more."""
         return max(self.users[0], self._known[0]), max(self.users[1], self._known[1])

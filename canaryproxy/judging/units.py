@@ -14,6 +14,8 @@ from typing import Final
 from mmh3 import mmh3_x64_128_uintdigest
 
 _PAGE: Final = 1024
+_PACKED: Final = 2048
+"""Packed rows that are remembered; each has 200 bytes with twenty virtual canaries."""
 _PHASE: Final = 0.6180339887498949
 
 
@@ -59,7 +61,7 @@ class VirtualCanaries:
     before.
     """
 
-    __slots__ = ("_cut", "_masks", "_positions", "_spread", "count", "share")
+    __slots__ = ("_cut", "_masks", "_packed", "_positions", "_spread", "count", "share")
 
     def __init__(self, positions: array[int], lottery: Lottery, count: int) -> None:
         self.count = count
@@ -68,12 +70,17 @@ class VirtualCanaries:
         self.share = self._cut / 2**32
         self._positions = positions
         self._masks = array("Q")
+        self._packed: dict[int, int] = {}
+        """Of some rows: the tests of a tick ask for the same ones."""
         self._spread = [
             sum([1 << FIELD * bit for bit in range(8) if value >> bit & 1]) for value in range(256)
         ]
 
     def of(self, row: int) -> int:
         """Return who has this row: a field of ``FIELD`` bits for each virtual canary, 1 or 0."""
+        packed = self._packed.get(row)
+        if packed is not None:
+            return packed
         masks = self._masks
         while len(masks) <= row:
             masks.append(0)
@@ -84,6 +91,9 @@ class VirtualCanaries:
         packed = spread[mask & 255]
         for byte in range(1, (self.count + 7) // 8):
             packed |= spread[mask >> 8 * byte & 255] << 8 * FIELD * byte
+        if len(self._packed) >= _PACKED:
+            self._packed.clear()
+        self._packed[row] = packed
         return packed
 
     def _draw(self, position: int) -> int:

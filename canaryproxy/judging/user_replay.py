@@ -151,7 +151,7 @@ def replay_users(
         if row.t >= start:
             judged.append(row)
         else:
-            history.add(rows_of[row.user], row.bad)
+            history.add((rows_of[row.user] << 1 | row.bad,))
     test = LotteryTest(lottery, units, settings, judged[0].t if judged else 0.0, history)
     suspect, tripped, asked, hurt, best = False, None, 0, set[str](), 0.0
     for tick, some in _ticks(judged):

@@ -68,7 +68,13 @@ class Look:
             note = "proven not worse"
         stable, canary = ((0, 0), (0, 0)) if seen is None else (seen.stable, seen.canary)
         ratio, interval = _ratio(seen)
-        limits = (limit, hold_limit)
+
+        def say() -> str:
+            place, limits = self._place(trial.scope), (limit, hold_limit)
+            return words.reason(
+                spec, place, seen, test.hurt, level, test.log_evidence, limits, note
+            )
+
         return Verdict(
             metric=spec.name,
             level=level,
@@ -83,16 +89,7 @@ class Look:
             ratio=ratio,
             interval=interval,
             comparable=self.quiet is None and bool(stable[0] and canary[0]),
-            reason=words.reason(
-                spec,
-                self._place(trial.scope),
-                seen,
-                test.hurt,
-                level,
-                test.log_evidence,
-                limits,
-                note,
-            ),
+            reason=trial.words((seen, level, note), say),
             scope=trial.scope,
             users=(0, 0) if seen is None else seen.users,
             hurt=test.hurt,

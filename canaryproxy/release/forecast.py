@@ -197,7 +197,7 @@ class _Path:
         self._due = [phase, phase]
         history = History()
         for _ in range(min(round(traffic.rps * 60.0), _BASELINE)):
-            history.add(self._row(0), self._is_bad(0, traffic.error_rate))
+            history.add((self._row(0) << 1 | self._is_bad(0, traffic.error_rate),))
         self._due = [phase, 1.0 - phase]
         self._test = LotteryTest(lottery, self._units, settings, 0.0, history)
         self._limit = settings.log_limit

@@ -200,7 +200,7 @@ class World:
         users, chance = self.draw(records)
         for user, value in zip(users, chance.tolist(), strict=True):
             bad = bool(value < self.rates[user])
-            history.add(self.units.row(int(self.positions[user])), bad)
+            history.add((self.units.row(int(self.positions[user])) << 1 | bad,))
 
     def feed(
         self,
@@ -399,7 +399,9 @@ def test_history_of_other_steps_is_not_expected_of_units_that_are_new_to_this_on
     new, known = next(row for row, e in enumerate(history.e) if e > 10), 0
     assert Expectation(history).class_of(new) > 0
     again.add(known, False)
+    again.settle()
     first.add(new, True)
+    first.settle()
     assert first._rows.classes[new] == 0
     assert World(2, 1).test(percent(10), history=history)._expected.class_of(new) > 0
 

@@ -131,7 +131,7 @@ def _play(
     past = History() if history else None
     if past is not None:
         for row, bad in zip(rows[: bounds[0]], bads[: bounds[0]], strict=True):
-            past.add(row, bad)
+            past.add((row << 1 | bad,))
     lottery = Lottery(release.first, release.limit, POSITIONS)
     test = LotteryTest(lottery, units, metric.settings(), 0.0, past, placebos)
     for tick, (begin, end) in enumerate(pairwise(bounds)):

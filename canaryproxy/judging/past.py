@@ -1,0 +1,46 @@
+"""Histories of each metric: events that users meet on stable before the first step. Pure."""
+
+from __future__ import annotations
+
+from canaryproxy.judging import metrics
+from canaryproxy.judging.history import History
+from canaryproxy.judging.metrics import Limits
+from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.judging.sorting import Sorter
+from canaryproxy.judging.units import Units
+from canaryproxy.measure.records import POSITION_MASK
+
+
+class Past:
+    """Learns histories until a step begins; the tests of steps go on with them."""
+
+    def __init__(self, settings: JudgeSettings, units: Units, limits: Limits, hang: float) -> None:
+        self.histories: dict[str, History] = {}
+        """By metric."""
+        self._units = units
+        self._outcomes = [(rule.slot, rule.name) for rule in settings.outcomes]
+        self._hang = hang
+        names = (*metrics.OF_RECORDS, *(name for _, name in self._outcomes))
+        self._pending: dict[str, list[int]] = {name: [] for name in names}
+        self.sort(limits)
+
+    def sort(self, limits: Limits) -> None:
+        """Sort by these limits from now on."""
+        takers = {name: trials.append for name, trials in self._pending.items()}
+        self._sorter = Sorter(takers, limits, self._outcomes, None, warm=True, hang=self._hang)
+
+    def of(self, metric: str) -> History:
+        """Return the history of a metric, an empty one if nothing is known."""
+        return self.histories.setdefault(metric, History())
+
+    def add(self, first: int, second: int, third: int) -> None:
+        """Take a record of stable, given by its words."""
+        kind = self._sorter.kind(first, second, third)
+        kind.give(self._units.row(first & POSITION_MASK) << 1)
+
+    def tick(self) -> None:
+        """End a tick."""
+        for name, trials in self._pending.items():
+            if trials:
+                self.of(name).add(trials)
+                trials.clear()

@@ -1,0 +1,161 @@
+"""Sorts records into the tests that they are trials of.
+
+What a record is a trial of depends on few of its bits (status, flags, outcomes) and on which limits its first
+byte passed. There are a dozen such kinds in practice, so each is worked out once (``metrics.outcomes_of``).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from canaryproxy.judging import metrics
+from canaryproxy.judging.metrics import Limits, Record, RouteLimits
+from canaryproxy.measure.records import (
+    NO_FIRST_BYTE,
+    SIZE_SHIFT,
+    STATUS_SHIFT,
+    TYPE_SHIFT,
+)
+
+_MOST_KINDS: Final = 4096
+_OUTCOMES_SHIFT: Final = 32
+_NONE: Final = 8
+"""Limits passed by a first byte that never came."""
+
+Take = Callable[[int], None]
+"""Takes a trial, ``row << 1 | bad``."""
+
+
+class Kind:
+    """A kind of record: the tests that its records are trials of."""
+
+    __slots__ = ("answers", "bad", "content", "errors", "good", "latency")
+
+    def __init__(
+        self, record: Record, found: Mapping[str, bool], takers: Mapping[str, Take]
+    ) -> None:
+        self.good = [takers[name] for name, bad in found.items() if not bad and name in takers]
+        """Tests for which it is no event."""
+        self.bad = [takers[name] for name, bad in found.items() if bad and name in takers]
+        self.errors = found.get(metrics.ERRORS)
+        """``None``: it is no trial."""
+        self.answers: bool | None = None
+        if metrics.CLIENT_ERRORS in found:
+            self.answers = any(found.get(name, False) for name in metrics.CLASSES[:3])
+        has_time = record.first_byte is not None or not record.ended
+        self.latency = metrics.LATENCY in found and has_time
+        """Whether it is a trial of its route's latency."""
+        self.content = metrics.has_content(record)
+
+    def give(self, trial: int) -> None:
+        """Give a record of this kind to the tests; ``trial`` is ``row << 1``."""
+        for take in self.good:
+            take(trial)
+        for take in self.bad:
+            take(trial | 1)
+
+
+class Sorter:
+    """Sorts by limits that stay. ``takers``: by metric, what takes its trials."""
+
+    __slots__ = (
+        "_business",
+        "_hang",
+        "_kinds",
+        "_limits",
+        "_outcomes",
+        "_takers",
+        "_times",
+        "_warm",
+    )
+
+    def __init__(
+        self,
+        takers: Mapping[str, Take],
+        limits: Limits,
+        outcomes: Sequence[tuple[int, str]],
+        business: int | None,
+        *,
+        warm: bool,
+        hang: float,
+    ) -> None:
+        """``outcomes``: slots and names; ``business``: the slot of its outcome."""
+        self._takers = takers
+        self._limits = limits
+        self._outcomes = outcomes
+        self._business = business
+        self._warm = warm
+        self._hang = hang
+        late = limits.late if warm else max(limits.late, hang)
+        self._times = sorted([late, limits.late_p50, limits.late_p95, limits.late_p99])
+        self._kinds: dict[int, Kind] = {}
+
+    def kind(self, first: int, second: int, third: int) -> Kind:
+        """Return the kind of a record, given by its words."""
+        micros = third & NO_FIRST_BYTE
+        passed = _NONE if micros == NO_FIRST_BYTE else bisect_left(self._times, micros / 1e6)
+        key = (second >> _OUTCOMES_SHIFT << 34 | first >> STATUS_SHIFT) << 5 | passed << 1
+        if third >> SIZE_SHIFT:
+            key |= 1
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= _MOST_KINDS:
+                self._kinds.clear()
+            kind = self._kinds[key] = self._work_out(metrics.unpacked(first, second, third))
+        return kind
+
+    def _work_out(self, record: Record) -> Kind:
+        found = metrics.outcomes_of(record, self._limits, warm=self._warm, hang=self._hang)
+        for slot, name in self._outcomes:
+            if record.trials >> slot & 1:
+                found[name] = bool(record.events >> slot & 1)
+        if self._business is not None and metrics.ERRORS in found:
+            found[metrics.BUSINESS] = bool(record.events >> self._business & 1)
+        return Kind(record, found, self._takers)
+
+
+class RouteSorter:
+    """Gives the records of one route to its tests, and their content to the tests of content.
+
+    ``route`` is ``None`` for the requests on none of the busiest.
+    """
+
+    __slots__ = ("_answers", "_errors", "_late", "_latency", "_size", "_sizes", "_type", "_types")
+
+    def __init__(
+        self,
+        own: Mapping[str, Take],
+        takers: Mapping[str, Take],
+        route: RouteLimits | None,
+        *,
+        content: bool,
+        warm: bool,
+    ) -> None:
+        """``own``: what takes the trials of the route's metrics; ``takers``: of the service's."""
+        self._errors = own.get(metrics.ERRORS)
+        self._answers = own.get(metrics.ANSWERS)
+        self._latency = own.get(metrics.LATENCY)
+        self._late = None if route is None or not warm else route.late
+        self._size = takers.get(metrics.SIZE)
+        self._sizes = None if route is None or not content else route.sizes
+        self._type = takers.get(metrics.CONTENT_TYPE)
+        self._types = frozenset[int]() if route is None or not content else route.types
+
+    def take(self, kind: Kind, first: int, third: int, trial: int) -> None:
+        """Take a record; ``trial`` is ``row << 1``."""
+        if kind.errors is not None and self._errors is not None:
+            self._errors(trial | kind.errors)
+        if kind.answers is not None and self._answers is not None:
+            self._answers(trial | kind.answers)
+        if kind.latency and self._late is not None and self._latency is not None:
+            micros = third & NO_FIRST_BYTE
+            self._latency(trial | (micros == NO_FIRST_BYTE or micros / 1e6 > self._late))
+        if kind.content:
+            size = third >> SIZE_SHIFT
+            if self._sizes is not None and self._size is not None:
+                low, high = self._sizes
+                self._size(trial | (not low <= size <= high))
+            if self._types and size and self._type is not None:
+                self._type(trial | (first >> TYPE_SHIFT & 0xFF not in self._types))
