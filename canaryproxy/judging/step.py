@@ -30,6 +30,8 @@ OTHERS = "other routes"
 HANG = 5.0
 """Seconds without a first byte that count as late in the warm-up, too."""
 _ESTIMATE_EVERY = 1.0
+_FEW = 200
+"""Canary trials up to which the estimate follows each tick: a step may be left within its first second."""
 _MOST_OTHERS = 1000
 """Routes of which it is remembered how often they fail, beside those that are judged one by one."""
 
@@ -61,8 +63,10 @@ class Trial:
         return test.breach and test.log_evidence >= self.settings.log_limit + extra
 
     def estimate(self, now: float) -> Estimate | None:
-        """Return the estimate, worked out once a second or when the test has breached."""
-        if now - self.estimated_at >= _ESTIMATE_EVERY or self.test.breach:
+        """Return the estimate, worked out once a second; at first and after a breach each time."""
+        seen = self.estimated
+        is_young = seen is None or seen.canary[0] < _FEW
+        if is_young or now - self.estimated_at >= _ESTIMATE_EVERY or self.test.breach:
             self.estimated, self.estimated_at = self.test.estimate(), now
         return self.estimated
 

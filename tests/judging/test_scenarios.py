@@ -253,6 +253,16 @@ def test_no_step_is_left_on_users_of_the_warm_up() -> None:
     assert "slow" in cause(world.run(5.0))
 
 
+def test_a_young_step_is_seen_as_it_is_now() -> None:
+    """With a short bake it is left within a second: what looks worse must be known by then."""
+    world = World(judge(), users=1000)
+    world.run(10.0)
+    seen = [world.step(50.0, 0.1)] + [world.run(0.1) for _ in range(5)]
+    trials = [one.verdicts[0].canary[0] for one in seen]
+    assert trials == sorted(set(trials))
+    assert trials[0] > 0
+
+
 # Quiet services
 
 
