@@ -48,7 +48,7 @@ SECTIONS = {
     },
     "Plan and review": {
         "offline.plan": (
-            "Estimate how quickly each step detects a regression, and how many requests fail until "
+            "Estimate how quickly each step detects a regression, and how many users it affects until "
             "then."
         ),
         "offline.judge": "Judge a recording: would this release have been rolled back, and when?",
