@@ -531,7 +531,7 @@ def test_what_is_known_by_user_what_holds_and_what_is_accepted(page: Page, serve
     shown = [meter for meter in page.all("#evidence [role=meter]") if meter.is_displayed()]
     assert len(shown) == 5, "metrics with nothing to tell take one line"
     fake.update(holds=[], hold="7 of 10 users")
-    page.says("progress", "Next step: 7 of 10 users")
+    page.says("progress", "Waiting before the next step: 7 of 10 users")
 
 
 def test_problems_are_listed(page: Page, serve: Serve) -> None:
