@@ -121,6 +121,11 @@ class World:
     def whats(self) -> list[str]:
         return [record["what"] for record in self.control.history(None, 1000)]
 
+    @property
+    def epoch(self) -> int:
+        """The split that requests are routed by, as their records name it."""
+        return self.controller.table.epoch
+
     def traffic(self, stable: tuple[int, int], canary: tuple[int, int]) -> None:
         """Add answered and failed requests, of one user after the other."""
         first = self.controller.table.limit * FINE
@@ -139,9 +144,7 @@ class World:
                 position = users[self.turn * 7 % len(users)]
                 self.write(
                     (
-                        pack_first(
-                            position, variant, self.controller.table.epoch, status, 0, flags
-                        ),
+                        pack_first(position, variant, self.epoch, status, 0, flags),
                         pack_second(0, 0, 0),
                         pack_third(0.01, 100),
                     )

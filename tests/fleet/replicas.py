@@ -20,27 +20,13 @@ from canaryproxy.control.service import Control
 from canaryproxy.control.settings import ControlSettings, first_table
 from canaryproxy.fleet.authority import FleetAuthority
 from canaryproxy.fleet.redis_store import RedisStore
-from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Counters, Totals
 from canaryproxy.measure.records import (
-    ENDED,
-    FAILED,
     NameRing,
     RecordRing,
-    pack_first,
-    pack_second,
-    pack_third,
 )
-from canaryproxy.measure.routing import CANARY, FINE, POSITIONS
 
-from ..control.world import Plane, World
-
-BASE = """
-variants: {stable: {endpoints: ["http://127.0.0.1:1"]}, canary: {endpoints: ["http://127.0.0.1:2"]}}
-judge: {metrics: {errors: {}, latency: {}, classes: false, content: false, connections: false}, warmup: 0s}
-"""
-USERS = range(0, POSITIONS, POSITIONS // 1000)
-"""The positions of a thousand users: ten of them for each percent of weight."""
+from ..control.world import BASE, Plane, World
 
 DEADLINE = 60.0
 RELEASE = """
@@ -110,20 +96,10 @@ class Replica(World):
     def whole(self, text: str) -> str:
         return f"{super().whole(text)}\n{self.more}\n"
 
-    def traffic(self, stable: tuple[int, int], canary: tuple[int, int]) -> None:
-        """Add answered and failed requests, of one user after the other; all replicas have the same users."""
-        first, epoch = self.controller.table.limit * FINE, self.authority._evidence.sample.epoch
-        for variant, (answered, failed) in enumerate((stable, canary)):
-            cells = self.cells.variants[variant]
-            for cell, count in ((counters.FINISHED, answered), (counters.FAILED, failed)):
-                cells[cell] += count
-            users = [one for one in USERS if (one < first) == (variant == CANARY)]
-            for at in range(answered if users else 0):
-                self.turn += 1
-                flags, status = (ENDED | FAILED, 500) if at < failed else (ENDED, 200)
-                position = users[self.turn * 7 % len(users)]
-                word = pack_first(position, variant, epoch, status, 0, flags)
-                self.write((word, pack_second(0, 0, 0), pack_third(0.01, 100)))
+    @property
+    def epoch(self) -> int:
+        """That of the last sample: the table may be newer."""
+        return self.authority._evidence.sample.epoch
 
     def start(self) -> None:
         self.controller.load()
