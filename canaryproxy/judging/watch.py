@@ -32,6 +32,8 @@ _STREAK = 3
 _STREAK_SECONDS = 10.0
 _ENOUGH = 50
 """Responses after which an outcome should have seen something."""
+_FEW = 20
+"""Responses of one variant after which it can be blind."""
 _BLIND = 0.5
 """Share of responses that could not be looked into, from which an outcome is blind."""
 _FAILED_BEFORE = 2
@@ -205,7 +207,7 @@ class Watch:
             ("canary", matched_c, blind_c),
             ("stable", matched_s, blind_s),
         ):
-            if all_ >= self._few and lost > _BLIND * all_:
+            if all_ >= _FEW and lost > _BLIND * all_:
                 return (
                     f"outcome {name} is blind: {percent(lost / all_)} of {count(all_)} {side} responses "
                     "could not be looked into"
@@ -215,8 +217,6 @@ class Watch:
         if not matched and not blind and self.answered >= 2 * _ENOUGH:
             return f"outcome {name} is blind: no response has matched it"
         return None
-
-    _few = 20
 
     def to_dict(self) -> dict[str, Any]:
         """Return what must survive a restart as JSON values."""
