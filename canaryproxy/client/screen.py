@@ -234,7 +234,7 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
     steps = [one for one in _list(document.get("steps")) if isinstance(one, Mapping)]
     if steps:
         lines.append(_track(document, steps, width))
-        if document.get("state") in ("running", "paused", "probing", "tripped"):
+        if words.step_of(document):
             lines.append(_bake(document, steps))
     hold = document.get("hold")
     holds = [clean(one) for one in _list(document.get("holds"))]
@@ -244,7 +244,7 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
     elif hold and document.get("state") == "running":
         said = clean(hold)
         # Not held by anything wrong:
-        waits = not holds and (said[:1].isdigit() or said.startswith("bake time "))
+        waits = not holds and (said[:1].isdigit() or said.startswith(("bake time ", "learning ")))
         said = f"waiting: {said}" if waits else f"held ({said})"
         lines += _labelled(" next step", said, width, most, "dim", "")
     elif hold and document.get("state") != "tripped":  # the circuit's line has the cause of a trip

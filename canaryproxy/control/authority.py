@@ -262,7 +262,7 @@ class LocalAuthority:
             self._host.gates.ask(here.gate.question, asked)
             return
         if action is rollout.Action.NEW_JUDGE:
-            self._judge = Judge(self.settings.judge)
+            self._judge = Judge(self.settings.judge, before=self._judge)
             self._suspicion.forget()
 
     # Configurations

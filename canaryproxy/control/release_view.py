@@ -228,7 +228,7 @@ class Progress(View):
     release: str | None = Field(description="Id of the release; null: none is configured.")
     state: ReleaseState
     weight: float = Field(description="Percent of users on the canary, as routed now.")
-    step: Count = Field(description="Number of the step, from 1; 0 without a plan.")
+    step: Count = Field(description="Number of the step, from 1; 0 without a plan and before the first step.")
     steps: list[Step] = Field(description="The plan.")
     promote: Literal["bake", "proof", "manual"] = Field(description="What completes a step.")
     since: float = Field(description="When the state or step began, in seconds since the epoch.")
@@ -345,7 +345,7 @@ def release(
         release=status.release,
         state=here.state.value,
         weight=status.weight,
-        step=here.step + 1 if steps else 0,
+        step=here.step + 1 if steps and not here.learning else 0,
         steps=[
             Step(
                 weight=step.weight,

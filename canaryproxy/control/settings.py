@@ -32,7 +32,7 @@ class ControlSettings:
     circuit: CircuitSettings
     judge: JudgeSettings
     evidence_of: JudgeSection
-    """The ``judge`` section without its cooldown: evidence starts afresh when this changes."""
+    """The ``judge`` section without cooldown and baseline: evidence starts afresh when this changes."""
     slots: Mapping[str, int]
     """The pair of cells of each outcome (``counters.slots``)."""
     posts_events: bool
@@ -53,7 +53,7 @@ class ControlSettings:
             has_canary=config.variants.canary is not None,
             circuit=CircuitSettings(cooldown=config.judge.cooldown),
             judge=judge_settings(config, in_force),
-            evidence_of=config.judge.model_copy(update={"cooldown": None}),
+            evidence_of=config.judge.model_copy(update={"cooldown": None, "baseline": 0.0}),
             slots=in_force,
             posts_events=business is not None and business.outcome == "events",
         )
@@ -76,6 +76,7 @@ def plan(config: Config) -> Plan:
         ),
         release.promote,
         gated=bool(release.gates),
+        baseline=config.judge.baseline,
     )
 
 

@@ -88,6 +88,7 @@ class Layout:
                 },
                 "release": {"id": f"demo-{act.name}", "steps": [*steps, {"weight": RAMP[-1]}]},
                 "judge": {
+                    "baseline": "1s",
                     "warmup": "0s",  # the canary has been up for a while
                     "min_users": 5,  # of the twenty that 1% moves; most come back within seconds
                     "metrics": {"errors": {}, "latency": {}, "throughput": {}},

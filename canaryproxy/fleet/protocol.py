@@ -226,6 +226,7 @@ def merge(mine: Document, theirs: Document, act: str) -> Document:
         here = replace(
             stopped,
             step=lower.step,
+            learning=lower.learning,
             weight=min(stopped.weight, lower.weight),
             before=lower.state,
             weight_before=lower.weight,
@@ -279,13 +280,13 @@ def _caution(here: Rollout) -> tuple[bool, float, int, int]:
 
 
 def _same(one: Rollout, other: Rollout) -> bool:
-    return (one.state, one.step, one.weight, one.before, one.weight_before, one.accepted) == (
-        other.state,
-        other.step,
-        other.weight,
-        other.before,
-        other.weight_before,
-        other.accepted,
+    return _split_of(one) == _split_of(other)
+
+
+def _split_of(here: Rollout) -> tuple[object, ...]:
+    return (
+        *(here.state, here.step, here.learning, here.weight),
+        *(here.before, here.weight_before, here.accepted),
     )
 
 

@@ -23,6 +23,7 @@ def settings(control: ControlSettings) -> Settings:
         "steps": steps,
         "promote": plan.promote,
         "gated": plan.gated,
+        "baseline": plan.baseline,
         "split": control.split.model_dump(mode="json"),
         "judge": judge,
         "cooldown": control.circuit.cooldown,

@@ -23,8 +23,12 @@ compared again. A weight that was in force before continues its lottery where it
 **Warm-up.** A canary may be slow at first: until ``warmup`` seconds have passed, and twenty responses of each
 of its endpoints can be expected, only a response that takes ``step.HANG`` seconds is late.
 
+**Before the first step** the judge learns from stable (``Assessment.learned``): the limits of latency and of
+sizes, the busiest routes, and how often each user fails. What is not known when a step begins is learnt in it.
+
 A judge belongs to one release: α starts afresh with it and not with a step. After a reset or for a probe of a
-half-open circuit a new judge begins, with a new α. The users are the same then, and so is the draw.
+half-open circuit a new judge begins, with a new α; it goes on with what the old one has learnt of stable. The
+users are the same then, and so is the draw.
 """
 
 from __future__ import annotations
@@ -68,7 +72,7 @@ _MOST_STEPS = 8
 class Judge:
     """Judges one release. ``observe`` ten times a second."""
 
-    def __init__(self, settings: JudgeSettings) -> None:
+    def __init__(self, settings: JudgeSettings, before: Judge | None = None) -> None:
         self.settings = settings
         self.limits = FALLBACK
         """Limits of late responses: to be published to the data path."""
@@ -100,6 +104,11 @@ class Judge:
         """Seconds between canary requests, smoothed."""
         self._last: list[Verdict] = []
         """The verdicts of the last step, shown while the circuit is open."""
+        self._learned = 0.0
+        self._learned_at: float | None = None
+        if before is not None and before.settings == settings:
+            self._units, self._past, self._baseline = before._units, before._past, before._baseline
+            self.limits, self._learned = before.limits, before._learned
 
     def share(self, alpha: float) -> None:
         """Lower α to this value, if smaller than the configured one."""
@@ -125,7 +134,7 @@ class Judge:
         self._baseline.learn(sample.names if named is None else named.learn(sample.names))
         if sample.limit * FINE != self._limit:
             self._begin_step(now, sample.limit * FINE)
-        self._learn_limits(now)
+        self._learn(now)
         self._take(sample, now)
         cause = self._watch.tick(now, sample)
         if self._posted is not None:
@@ -182,8 +191,14 @@ class Judge:
             del self._steps[next(iter(self._steps))]
         return step
 
-    def _learn_limits(self, now: float) -> None:
+    def _learn(self, now: float) -> None:
         """Before a step follow stable; in it, only tell what was not known when it began."""
+        if self._limit == 0:
+            if self._learned_at is not None:
+                self._learned += max(now - self._learned_at, 0.0)
+            self._learned_at = now
+        else:
+            self._learned_at = None
         if self._step is None:
             if now - self._limits_at >= _LIMITS_EVERY or not self.limits.known:
                 self._refresh_limits(now)
@@ -301,6 +316,7 @@ class Judge:
             cause=breach.reason if breach is not None else rail,
             quiet=quiet,
             users=0 if step is None else step.users[1],
+            learned=self._learned,
             holds=self._holds(now, verdicts, silent, accepted),
             routes=0 if step is None else len(step.routes),
             placebo=None if step is None else step.placebo,
@@ -365,6 +381,7 @@ class Judge:
             "proofs": self._proofs,
             "limits": self.limits.to_dict(),
             "warm": self._warm,
+            "learned": self._learned,
             "judged": self._judged,
             "watch": self._watch.to_dict(),
             "posted": None if self._posted is None else self._posted.to_dict(),
@@ -392,6 +409,7 @@ class Judge:
         judge.limits = Limits.from_dict(state["limits"])
         judge._past.sort(judge.limits)
         judge._warm = bool(state["warm"])
+        judge._learned = float(state.get("learned", 0.0))
         judge._judged = int(state["judged"])
         judge._watch.load(state["watch"])
         if judge._posted is not None and state["posted"] is not None:

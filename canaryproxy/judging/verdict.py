@@ -133,6 +133,8 @@ class Assessment:
     """Canary users of the step that were compared."""
     holds: tuple[str, ...] = ()
     """Why the step may not be left, whatever the evidence; each in plain words."""
+    learned: float = 0.0
+    """Seconds for which stable has been watched while no user was on the canary."""
     routes: int = 0
     """Routes that are compared one by one; only those that stand out have verdicts."""
     placebo: Placebo | None = None

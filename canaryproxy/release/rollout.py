@@ -7,6 +7,10 @@ A release is *idle* until it starts, *running* through its steps, *paused* by an
 the circuit is open, *probing* while it is half open, and ends *promoted* (canary at 100) or *aborted*
 (canary at 0).
 
+**Before the first step** a running release *learns*: no user is on the canary until the judge has watched
+stable for ``Plan.baseline`` seconds, so that it knows what users meet without the canary: latency, routes,
+and the accounts that always fail. Without traffic it learns nothing, and the step begins all the same.
+
 **A step is left** only when all of this holds:
 
 * its bake time has passed. The bake clock runs while requests of both variants can be compared and no
@@ -106,6 +110,8 @@ class Plan:
     """Percent of users while the circuit is half open; at most the step's weight."""
     gated: bool = False
     """Whether gates are asked before a step is left."""
+    baseline: float = 0.0
+    """Seconds for which the judge watches stable before the first step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +261,8 @@ class Rollout:
     """Index of the step in the plan."""
     weight: float = 0.0
     """Percent of users on the canary now, as in the route table."""
+    learning: bool = False
+    """The first step has not begun: its users follow once stable has been watched."""
     since: float = 0.0
     """When the state or the step began, as given to ``step``."""
     baked: float = 0.0
@@ -289,6 +297,7 @@ class Rollout:
             "state": self.state.value,
             "step": self.step,
             "weight": self.weight,
+            "learning": self.learning,
             "since": self.since,
             "baked": self.baked,
             "judged_from": self.judged_from,
@@ -309,6 +318,7 @@ class Rollout:
             state=State(state["state"]),
             step=int(state["step"]),
             weight=float(state["weight"]),
+            learning=bool(state.get("learning", False)),
             since=float(state["since"]),
             baked=float(state["baked"]),
             judged_from=int(state["judged_from"]),
@@ -350,7 +360,7 @@ _NEW_JUDGE_FIELDS: dict[str, Any] = {
 
 def _figures(rollout: Rollout, plan: Plan) -> dict[str, Any]:
     return {
-        "step": rollout.step + 1,
+        "step": 0 if rollout.learning else rollout.step + 1,
         "steps": len(plan.steps),
         "weight": rollout.weight,
         "baked": round(rollout.baked, 3),
@@ -366,7 +376,15 @@ def _start(rollout: Rollout, event: Start, now: float, plan: Plan) -> Outcome:
         raise Refused(
             "nothing to start: no release is configured; add release.id and release.steps, then reload"
         )
-    started = Rollout(State.RUNNING, 0, plan.steps[0].weight, now, ticked=rollout.ticked)
+    first = plan.steps[0].weight
+    learning = plan.baseline > 0.0 and first < 100.0
+    started = Rollout(
+        State.RUNNING,
+        weight=0.0 if learning else first,
+        learning=learning,
+        since=now,
+        ticked=rollout.ticked,
+    )
     return started, (Action.NEW_JUDGE,), _record(now, "started", f"by {event.by}", started, plan)
 
 
@@ -384,11 +402,16 @@ def _pause(rollout: Rollout, event: Pause, now: float, plan: Plan) -> Outcome:
 
 
 def _resume(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
-    weight = plan.steps[rollout.step].weight
+    weight = _weight(rollout, plan)
     running = replace(
         rollout, state=State.RUNNING, since=now, weight=weight, hold=None, ticked=None
     )
     return running, (), _record(now, "resumed", f"by {event.by}", running, plan)
+
+
+def _weight(rollout: Rollout, plan: Plan) -> float:
+    """Return the weight of a rollout that runs, in percent."""
+    return 0.0 if rollout.learning else plan.steps[rollout.step].weight
 
 
 def _advance_by_hand(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
@@ -437,6 +460,7 @@ def _end(
         rollout,
         state=state,
         weight=weight,
+        learning=False,
         since=now,
         hold=None,
         ready=False,
@@ -463,6 +487,7 @@ def _set_weight(rollout: Rollout, event: SetWeight, now: float, plan: Plan) -> O
         rollout,
         state=state,
         weight=event.weight,
+        learning=False,
         since=now,
         hold=hold,
         ready=False,
@@ -519,7 +544,7 @@ def _probe(rollout: Rollout, _event: Probe, now: float, plan: Plan) -> Outcome:
 def _restore(rollout: Rollout, event: Restore, now: float, plan: Plan) -> Outcome:
     state, weight = rollout.before, rollout.weight_before
     if state is State.PROMOTED:  # a promoted release that broke must prove itself again
-        state, weight = State.RUNNING, plan.steps[rollout.step].weight
+        state, weight = State.RUNNING, _weight(rollout, plan)
     restored = replace(
         rollout,
         **{**_NEW_JUDGE_FIELDS, "state": state, "weight": weight, "since": now, "ticked": None},
@@ -545,6 +570,8 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         answered=seen.answered,
         heard=heard,
     )
+    if rollout.learning:
+        return _learn(rollout, seen, now, plan)
     if step.weight >= 100.0:
         flowing = heard is not None and now - heard <= QUIET
         quiet = None if flowing else "the canary has no traffic"
@@ -578,6 +605,25 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         return _advance(rollout, cause, now, plan)
     ready = replace(rollout, hold="ready for the next step: resume or promote", ready=True)
     return ready, (), () if rollout.ready else _record(now, "ready", cause, ready, plan)
+
+
+def _learn(rollout: Rollout, seen: Assessment, now: float, plan: Plan) -> Outcome:
+    """Begin the first step once stable has been watched for long enough."""
+    if seen.learned < plan.baseline:
+        learned = f"{text.duration(seen.learned)} of {text.duration(plan.baseline)}"
+        hold = f"learning from stable: {learned}; no user is on the canary yet"
+        return replace(rollout, hold=hold), (), ()
+    begun = replace(
+        rollout,
+        learning=False,
+        weight=plan.steps[0].weight,
+        since=now,
+        judged_from=rollout.judged,
+        answered_from=rollout.answered,
+        hold=None,
+    )
+    cause = f"stable was watched for {text.duration(seen.learned)}"
+    return begun, (), _record(now, "step", cause, begun, plan)
 
 
 def _waits_for(
@@ -637,7 +683,7 @@ def _replan(rollout: Rollout, event: Replan, now: float, plan: Plan) -> Outcome:
     records: tuple[Record, ...] = ()
     follows, weight = State.IDLE, event.weight
     if rollout.step < len(plan.steps):
-        follows, weight = State.RUNNING, plan.steps[rollout.step].weight
+        follows, weight = State.RUNNING, _weight(rollout, plan)
     if rollout.state is follows and weight not in (None, rollout.weight):
         changed = replace(rollout, weight=weight, since=now, hold=None, ready=False)
         cause = f"{text.weight(rollout.weight)} to {text.weight(weight)} by the configuration"

@@ -263,7 +263,8 @@ def status_line(status: Status) -> str:
     parts = [f"{weight(status.weight)} of users on the canary"]
     if steps:
         step = min(here.step, len(steps) - 1) + 1
-        parts.append(f"{status.release} is {here.state.value} on step {step} of {len(steps)}")
+        at = "before step" if here.learning else "on step"
+        parts.append(f"{status.release} is {here.state.value} {at} {step} of {len(steps)}")
     if status.circuit.state is not CircuitState.CLOSED:
         parts.append(f"circuit {status.circuit.state.value}: {status.circuit.cause}")
     else:

@@ -59,7 +59,7 @@ split: {{sticky: {{header: X-User-Id}}}}
 release:
   id: cart-2.4
   steps: [{{weight: 5, bake: 5m, min_requests: 500}}, {{weight: 50, bake: 5m}}, {{weight: 100}}]
-judge: {{metrics: {{business: {{outcome: events}}}}}}
+judge: {{baseline: 0s, metrics: {{business: {{outcome: events}}}}}}
 state: {folder}/state.json
 """
 

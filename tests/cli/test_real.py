@@ -30,6 +30,7 @@ split: {{sticky: {{header: X-User-Id}}}}
 release:
   id: cart-2.4
   steps: [{{weight: 20, bake: 1h}}, {{weight: 50, bake: 1h}}, {{weight: 100}}]
+judge: {{baseline: 0s}}
 state: ./run/state.json
 """
 

@@ -91,7 +91,7 @@ def test_the_guide_from_first_to_last(guide: Guide) -> None:
     (shown,) = blocks("yaml")
     quick = re.sub(r"min_requests: \d+", "min_requests: 5", shown.replace("bake: 30s", "bake: 1s"))
     plan = guide.folder / "first.yaml"
-    quick = f"listen: 127.0.0.1:8080\njudge: {{warmup: 1s}}\n{quick}"
+    quick = f"listen: 127.0.0.1:8080\njudge: {{baseline: 2s, warmup: 1s}}\n{quick}"
     plan.write_text(guide.here(quick), encoding="utf-8")
     said: dict[str, str] = {}
     for line in "".join(blocks("sh")).splitlines():

@@ -23,7 +23,10 @@ pytestmark = pytest.mark.slow
 SKEWED = Path(__file__).with_name("skewed.py")
 HOUR = 3600
 JUMPS = (2 * HOUR, -30 * 24 * HOUR, 400 * 24 * HOUR, -24 * HOUR)
-RELEASE = "release: {id: r1, steps: [{weight: 20, bake: 1h, min_requests: 5}, {weight: 100}]}\n"
+RELEASE = (
+    "release: {id: r1, steps: [{weight: 20, bake: 1h, min_requests: 5}, {weight: 100}]}\n"
+    "judge: {baseline: 0s}\n"
+)
 
 
 def test_a_wall_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_proxy_that_starts_on_a_full_disk_serves_stable(tmp_path: Path) -> Non
     ):
         (disk / ".state.json.lock").touch()
         fill(disk)
-        plan = "release: {id: r, steps: [{weight: 20}, {weight: 100}]}"
+        plan = "release: {id: r, steps: [{weight: 20}, {weight: 100}]}\njudge: {baseline: 0s}"
         more = f"{LIMITS}state: {disk}/state.json\n{plan}\n"
         with proxy(tmp_path, variants([stable], [canary]), more) as running:
             with Users(running.port) as users:

@@ -32,6 +32,7 @@ AWAY = float(os.environ.get("REDIS_AWAY", "2"))
 RELEASE = """
 state: {folder}/state.json
 release: {{id: r1, steps: [{{weight: 20, bake: 1h}}, {{weight: 100}}]}}
+judge: {{baseline: 0s}}
 fleet: {{redis: "{url}", group: cart, replica: p{at}, lease: 1s}}
 """
 

@@ -322,6 +322,52 @@ def test_an_outcome_trips_by_its_users() -> None:
     assert "no_results" in cause(world.step(5.0, 60.0))
 
 
+# Before the first step
+
+
+def test_the_judge_counts_for_how_long_it_has_watched_stable_alone() -> None:
+    world = World(judge(), users=500)
+    world.run(60.0)
+    assert world.seen is not None
+    assert world.seen.learned == pytest.approx(60.0, abs=0.2)
+    world.step(5.0, 20.0)
+    world.step(0.0, 10.0)
+    assert world.seen.learned == pytest.approx(70.0, abs=0.4)
+    again = Judge.from_dict(PLAN, json.loads(json.dumps(world.judge.to_dict())))
+    world.judge = again
+    assert world.tick().learned == pytest.approx(70.0, abs=0.4)
+
+
+def test_judge_after_a_reset_goes_on_with_what_was_learnt_of_stable() -> None:
+    """Limits and routes are known at once, so that a slow route is named from the first requests on."""
+
+    def routed(first_byte: float) -> Version:
+        def version(user: User, now: float, luck: Random) -> Answer:
+            is_cart = user.number % 5 == 0
+            return Answer(
+                first_byte=first_byte if is_cart else luck.uniform(0.005, 0.02),
+                route=b"GET /cart" if is_cart else b"GET /",
+            )
+
+        return version
+
+    first = judge()
+    world = World(first, users=1000, stable=routed(0.01), canary=routed(0.01))
+    world.run(60.0)
+    world.step(25.0, 40.0)
+    world.weight = 0.0
+    world.run(5.0)
+    world.judge = Judge(PLAN, before=first)
+    assert world.judge.limits == first.limits
+    assert world.judge.limits.known
+    world.canary = routed(0.5)
+    world.weight = 25.0
+    seen = world.run(60.0)
+    assert "/cart" in cause(seen)
+    other = replace(PLAN, alpha=0.01)
+    assert not Judge(other, before=first).limits.known
+
+
 # State
 
 

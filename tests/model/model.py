@@ -23,11 +23,12 @@ from canaryproxy.fleet.state import Document
 from canaryproxy.judging.verdict import Assessment
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.circuit import CircuitSettings
-from canaryproxy.release.rollout import Plan, State, Step
+from canaryproxy.release.rollout import Plan, Rollout, State, Step
 
 PLAN = Plan((Step(10.0, 0.0, 1), Step(50.0, 0.0, 1), Step(100.0, 0.0, 1)))
 SETTINGS = Settings("r1", "s", "j", "r1", PLAN, CircuitSettings())
-NEXT = Settings("r2", "t", "j", "r2", PLAN, CircuitSettings())
+NEXT = Settings("r2", "t", "j", "r2", replace(PLAN, baseline=60.0), CircuitSettings())
+"""The next release learns from stable before its first step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,11 @@ _SEEN = Assessment(
 )  # fmt: skip
 
 
+def position(here: Rollout) -> int:
+    """Return how many steps have begun."""
+    return here.step + (not here.learning)
+
+
 FENCED = ("step", "next")
 NOTHING: dict[str, Any] = {"pending": None, "base": "", "kind": ""}
 
@@ -275,9 +281,9 @@ def _await(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
         yield f"{at}'s {replica.kind} is refused", kept
         return
     if replica.kind == "step":
-        found = 0 if world.store is None else world.store.rollout.step
+        found = 0 if world.store is None else position(world.store.rollout)
         leads = (at, replica.token) == (world.holder, world.term)
-        entry = (replica.base, found, made.rollout.step, leads)
+        entry = (replica.base, found, position(made.rollout), leads)
         taken = replace(taken, steps=(*taken.steps, entry))
     yield f"{at}'s {replica.kind} is taken and it is not told", taken
     found_here = rules.told(replica.mine, made, f"({replica.mine.act}+{made.act}){at}")
@@ -333,7 +339,8 @@ def check(world: World) -> None:
         # A trip is never lost without a reset.
         if not covers(document) and (lost := world.uncleared(document)):
             raise Broken(f"the trip {', '.join(lost)} is lost without a reset")
-        if here.state is State.RUNNING and here.weight != PLAN.steps[here.step].weight:
+        weight = 0.0 if here.learning else PLAN.steps[here.step].weight
+        if here.state is State.RUNNING and here.weight != weight:
             raise Broken("a weight that is not that of its step")
     for replica in world.replicas:
         if replica.knew and not covers(replica.mine):

@@ -27,6 +27,7 @@ SMALL: tuple[tuple[int, dict[str, int], int], ...] = (
     (2, {"trip": 1, "next": 1, "failover": 1, "cut": 1}, 2_500),
     (2, {"trip": 1, "reset": 1, "accept": 1, "cut": 1}, 5_000),
     (2, {"next": 1, "accept": 1, "loss": 1}, 1_500),
+    (2, {"next": 1, "step": 1, "trip": 1, "cut": 1}, 2_700),
 )
 """Replicas, budget, and how many states there are at least."""
 

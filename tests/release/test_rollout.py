@@ -53,6 +53,7 @@ def seen(
     quiet: str | None = None,
     users: int = 0,
     holds: tuple[str, ...] = (),
+    learned: float = 0.0,
 ) -> Assessment:
     return Assessment(
         level,
@@ -65,6 +66,7 @@ def seen(
         quiet,
         users,
         holds,
+        learned,
     )
 
 
@@ -122,6 +124,67 @@ def test_a_healthy_release_goes_through_its_steps() -> None:
     assert run.rollout.state is State.PROMOTED
     assert run.rollout.weight == 100.0
     assert run.history == ["started", "step", "step", "promoted"]
+
+
+LEARNING = replace(PLAN, baseline=60.0)
+
+
+def test_no_user_is_on_the_canary_until_stable_was_watched() -> None:
+    run = Run(LEARNING)
+    assert (run.rollout.state, run.rollout.weight) == (State.RUNNING, 0.0)
+    run.ticks(100.0, seen(judged=500, users=50, proven=True, learned=59.9))
+    assert (run.rollout.step, run.rollout.weight, run.rollout.baked) == (0, 0.0, 0.0)
+    assert run.rollout.hold == "learning from stable: 59 s of 1 min; no user is on the canary yet"
+    run.ticks(0.1, seen(learned=60.0))
+    assert (run.rollout.step, run.rollout.weight, run.rollout.hold) == (0, 1, None)
+    assert run.history == ["started", "step"]
+    run.ramp()
+    assert run.rollout.state is State.PROMOTED
+
+
+def test_what_the_judge_knows_of_stable_already_is_not_waited_for() -> None:
+    run = Run(LEARNING)
+    run.ticks(0.1, seen(learned=3600.0))
+    assert run.rollout.weight == 1
+
+
+@pytest.mark.parametrize("stop", [(Pause(), Resume()), (Stop("errors"), Restore())])
+def test_stable_is_still_watched_after_a_pause_and_after_a_reset(stop: tuple[Event, Event]) -> None:
+    run = Run(LEARNING)
+    for event in stop:
+        run.send(event)
+        assert run.rollout.weight == 0.0
+    run.restart()
+    assert run.rollout.state is State.RUNNING
+    run.ticks(1.0, seen(learned=10.0))
+    assert run.rollout.weight == 0.0
+    run.ticks(0.1, seen(learned=60.0))
+    assert run.rollout.weight == 1
+
+
+def test_weight_that_an_operator_sets_does_not_wait_for_a_baseline() -> None:
+    run = Run(LEARNING)
+    run.send(SetWeight(7.0))
+    assert (run.rollout.state, run.rollout.weight) == (State.PAUSED, 7.0)
+    run.send(Resume())
+    assert run.rollout.weight == 1
+    with pytest.raises(Refused, match=r"learning from stable|just begun"):
+        learning = Run(LEARNING)
+        learning.ticks(0.1, seen())
+        learning.send(Resume())
+
+
+def test_reload_while_stable_is_watched_gives_nobody_the_canary() -> None:
+    run = Run(LEARNING)
+    run.plan = replace(LEARNING, steps=(Step(5), Step(100)))
+    run.send(Replan(judge=True))
+    assert run.rollout.weight == 0.0
+    run.ticks(0.1, seen(learned=60.0))
+    assert run.rollout.weight == 5
+
+
+def test_step_that_compares_nothing_needs_no_baseline() -> None:
+    assert Run(Plan((Step(100),), baseline=60.0)).rollout.weight == 100
 
 
 def test_a_step_needs_its_bake_time_and_its_requests() -> None:
@@ -416,6 +479,7 @@ ticks = st.builds(
         st.booleans(),
         st.booleans(),
         users=st.integers(0, 9),
+        learned=st.sampled_from([0.0, 59.0, 60.0]),
         holds=st.sampled_from([(), (), ("looks worse",)]),
     ),
 )
@@ -445,6 +509,7 @@ PLANS = [
     Plan((Step(5, 0.5), Step(60, 0.5, 3))),
     Plan((Step(5, 0.5, min_users=5), Step(60, 0.5, 3), Step(100, min_users=5))),
     replace(PLAN, gated=True),
+    LEARNING,
 ]
 
 
@@ -470,7 +535,11 @@ def test_promises_for_any_history(history: list[tuple[Event, float]], plan: Plan
         assert 0.0 <= rollout.weight <= 100.0
         if rollout.state is State.ABORTED:
             assert rollout.weight == 0.0
-        if isinstance(event, Tick) and rollout.weight != before.weight:
+        if rollout.learning:
+            assert rollout.weight == 0.0
+        if isinstance(event, Tick) and before.learning:
+            assert rollout.learning or event.assessment.learned >= plan.baseline
+        elif isinstance(event, Tick) and rollout.weight != before.weight:
             assert before.state is State.RUNNING
             assert event.assessment.level == "ok"
             assert rollout.weight > before.weight

@@ -120,7 +120,7 @@ def test_ten_in_a_row_under_load(tmp_path: Path, workers: int) -> None:
 
 
 RELEASE = f"""{LIMITS}
-judge: {{warmup: 0s, min_users: 1}}
+judge: {{baseline: 0s, warmup: 0s, min_users: 1}}
 release:
   id: cart-2
   steps:

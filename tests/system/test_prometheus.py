@@ -173,6 +173,7 @@ state: {folder}/state.json
 split: {{variant_header: X-Variant}}
 release: {{id: r1, steps: [{{weight: 50, bake: 1h, min_requests: 9}}, {{weight: 100}}]}}
 judge:
+  baseline: 0s
   metrics: {{errors: {{}}, latency: {{}}, throughput: {{}}, business: {{outcome: home}}}}
   outcomes: {{home: {{match: {{path: {{prefix: /}}}}, when: {{status: 2xx}}}}}}
 notify: [{{webhook: "http://127.0.0.1:{webhook}/hook"}}]

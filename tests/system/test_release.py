@@ -25,7 +25,7 @@ from .processes import HERE, Process, Proxy, answers, proxy, until, variants
 RELEASE = """
 state: {folder}/state.json
 release: {{id: r1, steps: [{{weight: {weight}, bake: 1h}}, {{weight: 100}}]}}
-judge: {{warmup: 1s}}
+judge: {{baseline: 0s, warmup: 1s}}
 """
 
 

@@ -75,7 +75,7 @@ release:
   id: r1
   steps: [{{weight: 50, bake: 100ms, min_requests: 1}}, {{weight: 100}}]
   gates: [{{webhook: "{gate}", timeout: 1s, secret_env: GATE_KEY}}]
-judge: {{warmup: 0s, min_users: 0}}
+judge: {{baseline: 0s, warmup: 0s, min_users: 0}}
 notify: [{{webhook: "{hook}", timeout: 1s, secret_file: {tmp_path}/webhook}}]
 access_log: {{path: {tmp_path}/access.log}}
 state: {tmp_path}/state.json

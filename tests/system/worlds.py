@@ -381,7 +381,7 @@ async def world(
     steps = [f"{{weight: {weight}, bake: {bake}}}", "{weight: 100}"]
     if observed:
         steps.insert(0, "{weight: 0}")
-    section = f"judge: {{warmup: {warmup}{', ' if judge else ''}{judge}}}"
+    section = f"judge: {{baseline: 0s, warmup: {warmup}{', ' if judge else ''}{judge}}}"
     running = proxy(
         folder,
         variants([sides[0].port], [sides[1].port]),

@@ -82,7 +82,7 @@ export const ACTIONS = {
       }
       return [
         moved(release.weight, current(release)?.weight ?? release.weight),
-        `Step ${release.step} of ${release.steps.length} continues.`,
+        release.step > 0 ? `Step ${release.step} of ${release.steps.length} continues.` : "The first step begins once stable has been watched.",
       ];
     },
   },

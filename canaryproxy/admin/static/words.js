@@ -136,7 +136,7 @@ export const metric = (name, route = null) => `${METRICS[name] ?? name}${route ?
 export function state(release) {
   const word = STATES[release.state] ?? release.state;
   const stepped = ["running", "paused", "tripped", "probing"].includes(release.state);
-  if (stepped && release.steps.length > 0) return `${word}, step ${release.step} of ${release.steps.length}`;
+  if (stepped && release.step > 0) return `${word}, step ${release.step} of ${release.steps.length}`;
   return word;
 }
 

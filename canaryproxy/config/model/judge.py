@@ -221,6 +221,10 @@ class Judge(Section):
     min_users: int = Field(
         10, ge=0, description="Canary users to compare before a step is left; see release.steps."
     )
+    baseline: types.Duration = Field(
+        60.0,
+        description="Time to learn from stable before the first step, with no user on the canary; a duration.",
+    )
     warmup: types.Duration = Field(
         30.0, description="Time for which a new canary may be slow; a duration."
     )
