@@ -228,7 +228,9 @@ class Progress(View):
     release: str | None = Field(description="Id of the release; null: none is configured.")
     state: ReleaseState
     weight: float = Field(description="Percent of users on the canary, as routed now.")
-    step: Count = Field(description="Number of the step, from 1; 0 without a plan and before the first step.")
+    step: Count = Field(
+        description="Number of the step, from 1; 0 without a plan and before the first step."
+    )
     steps: list[Step] = Field(description="The plan.")
     promote: Literal["bake", "proof", "manual"] = Field(description="What completes a step.")
     since: float = Field(description="When the state or step began, in seconds since the epoch.")

@@ -23,8 +23,8 @@ compared again. A weight that was in force before continues its lottery where it
 **Warm-up.** A canary may be slow at first: until ``warmup`` seconds have passed, and twenty responses of each
 of its endpoints can be expected, only a response that takes ``step.HANG`` seconds is late.
 
-**Before the first step** the judge learns from stable (``Assessment.learned``): the limits of latency and of
-sizes, the busiest routes, and how often each user fails. What is not known when a step begins is learnt in it.
+**Before the first step** the judge learns from stable (``Assessment.learned``): limits of latency and sizes,
+the busiest routes, and how often each user fails. What is not known when a step begins is learnt in it.
 
 A judge belongs to one release: α starts afresh with it and not with a step. After a reset or for a probe of a
 half-open circuit a new judge begins, with a new α; it goes on with what the old one has learnt of stable. The
@@ -39,14 +39,14 @@ from typing import Any
 
 from canaryproxy.config.text import count, duration
 from canaryproxy.judging import families, metrics, words
-from canaryproxy.judging.metrics import FALLBACK, Baseline, Limits
+from canaryproxy.judging.learning import Learning
+from canaryproxy.judging.metrics import FALLBACK, Limits
 from canaryproxy.judging.named_routes import NamedRoutes
-from canaryproxy.judging.past import Past
 from canaryproxy.judging.posted import PostedTest
 from canaryproxy.judging.sample_ratio import LIMIT as RATIO_LIMIT
-from canaryproxy.judging.settings import JudgeSettings, LatencyRule
+from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.step import HANG, Step
-from canaryproxy.judging.units import Lottery, Units
+from canaryproxy.judging.units import Lottery
 from canaryproxy.judging.verdict import QUIET, Assessment, Level, Sample, Verdict
 from canaryproxy.judging.verdicts import Look, untested
 from canaryproxy.judging.watch import Watch
@@ -64,7 +64,6 @@ from canaryproxy.measure.routing import FINE, POSITIONS
 
 _LONGEST_WARMUP = 300.0
 _WARM_RESPONSES = 20
-_LIMITS_EVERY = 60.0
 _LONGEST_QUIET = 600.0
 _MOST_STEPS = 8
 
@@ -74,13 +73,11 @@ class Judge:
 
     def __init__(self, settings: JudgeSettings, before: Judge | None = None) -> None:
         self.settings = settings
-        self.limits = FALLBACK
-        """Limits of late responses: to be published to the data path."""
-        self._units = Units()
-        self._baseline = Baseline()
+        goes_on = before is not None and before.settings == settings
+        self._learning: Learning = (
+            before._learning if before is not None and goes_on else Learning(settings, HANG)
+        )
         self._named = NamedRoutes(settings.named) if settings.named else None
-        self._limits_at = -inf
-        self._past = Past(settings, self._units, self.limits, HANG)
         self._watch = Watch(settings)
         self._steps: dict[int, Step] = {}
         self._cuts = {0, POSITIONS}
@@ -104,15 +101,15 @@ class Judge:
         """Seconds between canary requests, smoothed."""
         self._last: list[Verdict] = []
         """The verdicts of the last step, shown while the circuit is open."""
-        self._learned = 0.0
-        self._learned_at: float | None = None
-        if before is not None and before.settings == settings:
-            self._units, self._past, self._baseline = before._units, before._past, before._baseline
-            self.limits, self._learned = before.limits, before._learned
 
     def share(self, alpha: float) -> None:
         """Lower α to this value, if smaller than the configured one."""
         self._extra = max(log(self.settings.alpha / alpha), 0.0)
+
+    @property
+    def limits(self) -> Limits:
+        """Limits of late and odd responses: for both sides, fixed when a step begins."""
+        return self._learning.limits
 
     @property
     def published(self) -> tuple[float, float]:
@@ -131,7 +128,7 @@ class Judge:
         The raw counts at the first call are where counting begins.
         """
         named = self._named
-        self._baseline.learn(sample.names if named is None else named.learn(sample.names))
+        self._learning.baseline.learn(sample.names if named is None else named.learn(sample.names))
         if sample.limit * FINE != self._limit:
             self._begin_step(now, sample.limit * FINE)
         self._learn(now)
@@ -171,20 +168,20 @@ class Judge:
         if weight not in self.settings.steps:
             self._unplanned += 1
         share = families.step_share(self.settings, weight, self._unplanned)
-        self._refresh_limits(now)
+        self._learning.refresh(now)
         self._add_step(now, Lottery(first, limit, last), share)
 
     def _add_step(self, now: float, lottery: Lottery, share: float) -> Step:
         for spec in families.specs(self.settings, self.limits):
-            self._past.of(spec.name)
+            self._learning.past.of(spec.name)
         step = self._step = self._steps[lottery.limit] = Step(
             lottery,
-            self._units,
+            self._learning.units,
             self.settings,
             self.limits,
             share,
             now,
-            self._past.histories,
+            self._learning.past.histories,
             warm=self._warm,
         )
         while len(self._steps) > _MOST_STEPS:
@@ -193,25 +190,13 @@ class Judge:
 
     def _learn(self, now: float) -> None:
         """Before a step follow stable; in it, only tell what was not known when it began."""
-        if self._limit == 0:
-            if self._learned_at is not None:
-                self._learned += max(now - self._learned_at, 0.0)
-            self._learned_at = now
-        else:
-            self._learned_at = None
+        learning = self._learning
+        learning.watch(now, alone=self._limit == 0)
         if self._step is None:
-            if now - self._limits_at >= _LIMITS_EVERY or not self.limits.known:
-                self._refresh_limits(now)
-        elif not self.limits.known and self._baseline.enough:
-            self._refresh_limits(now)
-            self._step.learn(self.limits, now)
-
-    def _refresh_limits(self, now: float) -> None:
-        self._limits_at = now
-        if self._baseline.enough:
-            rule = self.settings.latency or LatencyRule()
-            self.limits = self._baseline.limits(rule, routes=self.settings.routes)
-            self._past.sort(self.limits)
+            learning.follow(now)
+        elif not learning.limits.known and learning.baseline.enough:
+            learning.refresh(now)
+            self._step.learn(learning.limits, now)
 
     def _warm_up(self, now: float, step: Step) -> None:
         if self._warm or self._watch.up_at is None:
@@ -233,6 +218,7 @@ class Judge:
         if step is not None:
             first_position, last_position = step.lottery.first, step.lottery.last
         remembers = step is None and limit == 0
+        past, baseline = self._learning.past, self._learning.baseline
         ended = [0, 0]
         for at in range(0, len(words), WORDS):
             first, second, third = words[at], words[at + 1], words[at + 2]
@@ -250,17 +236,17 @@ class Judge:
             if named is not None:
                 template = named.of(template)
             if not is_canary:
-                self._baseline.add(first, third, template)
+                baseline.add(first, third, template)
             if step is not None and first_position <= position < last_position:
                 step.add(first, second, third, template)
                 if flags & ENDED:
                     ended[is_canary] += 1
             elif remembers:
-                self._past.add(first, second, third)
+                past.add(first, second, third)
         if step is not None:
             self._hear(step.lottery, now, ended)
         if remembers:
-            self._past.tick()
+            past.tick()
 
     def _hear(self, lottery: Lottery, now: float, ended: Sequence[int]) -> None:
         """Take note of how many requests of the lottery's users ended, of stable and of the canary."""
@@ -288,7 +274,7 @@ class Judge:
                 for spec in families.specs(self.settings, self.limits)
             ]
         else:
-            worst = self._baseline.names.get(step.worst_other())
+            worst = self._learning.baseline.names.get(step.worst_other())
             look = Look(self.settings, now, self._extra, self._proofs, quiet, accepted, worst)
             verdicts = self._last = [
                 look.verdict(trial) for trial in step.all_trials() if look.is_shown(trial)
@@ -316,7 +302,7 @@ class Judge:
             cause=breach.reason if breach is not None else rail,
             quiet=quiet,
             users=0 if step is None else step.users[1],
-            learned=self._learned,
+            learned=self._learning.seconds,
             holds=self._holds(now, verdicts, silent, accepted),
             routes=0 if step is None else len(step.routes),
             placebo=None if step is None else step.placebo,
@@ -381,7 +367,7 @@ class Judge:
             "proofs": self._proofs,
             "limits": self.limits.to_dict(),
             "warm": self._warm,
-            "learned": self._learned,
+            "learned": self._learning.seconds,
             "judged": self._judged,
             "watch": self._watch.to_dict(),
             "posted": None if self._posted is None else self._posted.to_dict(),
@@ -406,10 +392,9 @@ class Judge:
         judge._cuts = {int(cut) for cut in state["cuts"]}
         judge._unplanned = int(state["unplanned"])
         judge._proofs = {name: float(log_e) for name, log_e in state["proofs"].items()}
-        judge.limits = Limits.from_dict(state["limits"])
-        judge._past.sort(judge.limits)
+        judge._learning.take(Limits.from_dict(state["limits"]))
+        judge._learning.seconds = float(state.get("learned", 0.0))
         judge._warm = bool(state["warm"])
-        judge._learned = float(state.get("learned", 0.0))
         judge._judged = int(state["judged"])
         judge._watch.load(state["watch"])
         if judge._posted is not None and state["posted"] is not None:

@@ -167,9 +167,7 @@ async def test_an_abort_while_tripped_then_a_reset_leave_everybody_on_stable(
 async def test_a_cool_down_that_ends_after_an_abort_probes_nothing(tmp_path: Path) -> None:
     text = RELEASE + "\n"
     made = World(tmp_path, text)
-    made.file.write_text(
-        made.whole(text).replace("judge: {metrics", "judge: {cooldown: 2s, metrics")
-    )
+    made.file.write_text(made.whole(text).replace("judge:\n", "judge:\n  cooldown: 2s\n"))
     made.reloader.reload()
     await made.control.act(circuit.Trip("x"))
     await made.control.act(rollout.Abort())

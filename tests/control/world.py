@@ -30,7 +30,10 @@ from canaryproxy.measure.routing import CANARY, FINE, POSITIONS, RouteTable
 
 BASE = """
 variants: {stable: {endpoints: ["http://127.0.0.1:1"]}, canary: {endpoints: ["http://127.0.0.1:2"]}}
-judge: {metrics: {errors: {}, latency: {}, classes: false, content: false, connections: false}, warmup: 0s, baseline: 0s}
+judge:
+  metrics: {errors: {}, latency: {}, classes: false, content: false, connections: false}
+  baseline: 0s
+  warmup: 0s
 """
 USERS = range(0, POSITIONS, POSITIONS // 1000)
 """The positions of a thousand users: ten of them for each percent of weight."""

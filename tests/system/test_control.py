@@ -271,9 +271,9 @@ async def _soon(admin: Admin, condition: Callable[[Any], bool]) -> None:
 @pytest.mark.parametrize("again", [False, True])
 def test_what_a_reload_begins_survives_a_kill(tmp_path: Path, again: bool) -> None:
     """Another release by SIGHUP, then kill -9: the restarted proxy goes on with it."""
-    release = "release: {{id: {}, steps: [{{weight: 30, bake: 1h}}, {{weight: 100}}]}}\njudge: {{baseline: 0s}}"
+    release = "release: {{id: {}, steps: [{{weight: 30, bake: 1h}}, {{weight: 100}}]}}"
     with upstream(tmp_path, "stable") as (_, v1), upstream(tmp_path, "canary") as (_, v2):
-        state = f"state: {tmp_path}/state.json"
+        state = f"state: {tmp_path}/state.json\njudge: {{baseline: 0s}}"
         both = variants([v1], [v2])
         with proxy(tmp_path, both, f"{state}\n{release.format('r1')}") as running:
             configure(running, tmp_path, f"{both}\n{state}\n{release.format('r2')}")

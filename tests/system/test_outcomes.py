@@ -19,7 +19,9 @@ from .processes import Proxy, proxy, variants
 
 RELEASE = """
 release: {{id: r1, steps: [{{weight: 50, bake: 1h}}, {{weight: 100}}]}}
-judge: {{baseline: 0s, outcomes: {{no_results: {{when: {{json: {{pointer: {pointer}, is: empty}}}}, bad: true}}}}}}
+judge:
+  baseline: 0s
+  outcomes: {{no_results: {{when: {{json: {{pointer: {pointer}, is: empty}}}}, bad: true}}}}
 """
 BODY = json.dumps({"padding": "x" * 70 * 1024, "results": [1]}).encode()
 PACKED = {"br": brotli.compress(BODY), "zstd": zstd.compress(BODY), "exi": BODY, "identity": BODY}

@@ -223,7 +223,7 @@ class Judge(Section):
     )
     baseline: types.Duration = Field(
         60.0,
-        description="Time to learn from stable before the first step, with no user on the canary; a duration.",
+        description="Time to learn from stable before users are on the canary; a duration.",
     )
     warmup: types.Duration = Field(
         30.0, description="Time for which a new canary may be slow; a duration."
