@@ -1,4 +1,4 @@
-"""The knowledge that a judge has of stable: limits, routes, and what users meet before the first step. Pure."""
+"""Knowledge of stable: limits, routes, and what users meet there before the first step. Pure."""
 
 from __future__ import annotations
 
