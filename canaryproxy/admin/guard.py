@@ -21,6 +21,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
+from canaryproxy import API_HEADER, API_VERSION
 from canaryproxy.admin.problem import Problem
 from canaryproxy.config import Admin
 from canaryproxy.config.secrets import SecretError, SecretMissing, SecretSource
@@ -47,6 +48,7 @@ _HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Server": "canaryproxy",
+    API_HEADER: API_VERSION,
 }
 _NOTHING: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _PAGE: Final = (
@@ -56,7 +58,7 @@ _PAGE: Final = (
 
 
 def secure(response: web.StreamResponse, path: str) -> None:
-    """Set headers that restrict browsers to what the dashboard needs."""
+    """Set headers that identify the API, and that restrict browsers to what the dashboard needs."""
     headers = response.headers
     for name, value in _HEADERS.items():
         headers[name] = value

@@ -162,6 +162,6 @@ def main() -> None:
 
     \b
     Exit status: 0 done; 1 refused or failed; 2 usage or configuration error;
-    3 no proxy answers; 4 ended differently (wait); 5 timed out (wait, upgrade);
-    130 Ctrl-C.
+    3 no proxy answers, or something else does; 4 ended differently (wait);
+    5 timed out (wait, upgrade); 130 Ctrl-C.
     """

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from canaryproxy.cli.act import carry_out
 from canaryproxy.cli.common import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, fail
 from canaryproxy.cli.target import Target, login, reaching
 from canaryproxy.client import text as words
@@ -55,9 +56,9 @@ def _operate(
         if not yes and asks(before) and sys.stdin.isatty():
             _confirm()
 
-    async def carry_out(client: Client) -> Response:
+    async def act(client: Client) -> Response:
         try:
-            return await client.operate(operation, sent, seen.etag)
+            return await carry_out(target, client, operation, sent, seen.etag)
         except Refused as error:
             if error.status != 412:
                 raise
@@ -67,7 +68,7 @@ def _operate(
                 f" now {now}. Nothing was changed; run the command again"
             )
 
-    return target.talk(carry_out)
+    return target.talk(act)
 
 
 def _confirm() -> None:
@@ -340,6 +341,10 @@ def reload(target: Target) -> None:
         return await client.operate("reload", {"by": login()}, seen.etag)
 
     body = target.talk(work).body
+    if not isinstance(body.get("changed"), list):
+        fail(
+            "reload was accepted, but the response does not say what changed; see canaryproxy status"
+        )
     changed = _list(body.get("changed"))
     restart = _list(body.get("restart_needed"))
     click.echo(f"Done: {f'changed {changed}' if changed else 'nothing changed'}.")

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 from pydantic import ValidationError
 
-from canaryproxy import DEFAULT_SOCKET
+from canaryproxy import API_VERSION, DEFAULT_SOCKET, __version__
 from canaryproxy import config as configuration
 from canaryproxy.cli.common import (
     EXIT_CONFIG,
@@ -31,10 +31,15 @@ from canaryproxy.client.api import (
     Address,
     Client,
     Denied,
+    HandshakeFailed,
+    NobodyListens,
     NotAdmin,
+    OtherVersion,
     PlainHttp,
     Refused,
     Silent,
+    SpeaksTls,
+    TrafficPort,
     Unreachable,
 )
 from canaryproxy.client.text import clean
@@ -52,7 +57,11 @@ class Target:
     token: str | None = None
 
     def talk(
-        self, work: Callable[[Client], Awaitable[T]], *, interrupted: int = EXIT_INTERRUPTED
+        self,
+        work: Callable[[Client], Awaitable[T]],
+        *,
+        interrupted: int = EXIT_INTERRUPTED,
+        any_version: bool = False,
     ) -> T:
         """Return the result of ``work``, or print one line about the error and exit.
 
@@ -60,7 +69,7 @@ class Target:
         """
 
         async def whole() -> T:
-            async with Client(self.address, self.token) as client:
+            async with Client(self.address, self.token, any_version=any_version) as client:
                 return await work(client)
 
         for stream in (sys.stdout, sys.stderr):
@@ -69,13 +78,15 @@ class Target:
         try:
             return asyncio.run(whole())
         except Unreachable as error:
-            fail(self._unreachable(error), EXIT_UNREACHABLE)
+            fail(self.unreachable(error), EXIT_UNREACHABLE)
+        except NotAdmin as error:
+            fail(self._stranger(error), EXIT_UNREACHABLE)
         except Refused as error:
             self._refused(error)
         except KeyboardInterrupt:
             sys.exit(interrupted)
 
-    def _unreachable(self, error: Unreachable) -> str:
+    def unreachable(self, error: Unreachable) -> str:
         """Return the error and what to do about it."""
         address = self.address
         if isinstance(error, Denied):
@@ -85,14 +96,38 @@ class Target:
             )
         if isinstance(error, PlainHttp):
             return f"{address} speaks plain HTTP, not TLS. Use http://"
+        if isinstance(error, SpeaksTls):
+            return f"{address} speaks TLS, not plain HTTP. Use https://"
         if isinstance(error, Silent):
             return (
-                f"the proxy on {address} accepted the connection but did not respond within {TIMEOUT:g}s"
-                " (hung or overloaded?). Do not start a second one; see its log"
+                f"{address} accepted the connection but did not respond within {TIMEOUT:g}s (is the proxy"
+                " hung or overloaded?). Do not start a second one; see its log"
             )
+        if isinstance(error, HandshakeFailed):
+            return (
+                f"{address}: {clean(error, 200)}. Use the name that its certificate is for, and set"
+                " SSL_CERT_FILE to the certificate of its authority"
+            )
+        if isinstance(error, NobodyListens):
+            return (
+                f"no proxy answers on {address} ({clean(error, 200)}). Is it running? Start it with"
+                " canaryproxy run -c FILE, or name its address with --admin"
+            )
+        return f"cannot reach {address}: {clean(error, 200)}"
+
+    def _stranger(self, error: NotAdmin) -> str:
+        """Return what is at the address instead of the admin API that this command line speaks."""
+        if isinstance(error, OtherVersion):
+            return (
+                f"the proxy on {self.address} has version {clean(error, 20)} of the admin API, and"
+                f" canaryproxy {__version__} speaks version {API_VERSION}. Nothing was changed; use the"
+                " canaryproxy command of the proxy's own version"
+            )
+        is_traffic = isinstance(error, TrafficPort)
+        what = "is a canaryproxy traffic port, not an" if is_traffic else "is not a canaryproxy"
         return (
-            f"no proxy answers on {address} ({clean(error, 200)}). Is it running? Start it with"
-            " canaryproxy run -c FILE, or name its address with --admin"
+            f"{self.address} {what} admin address ({clean(error, 200)}). Nothing was changed;"
+            " the address is admin.socket or admin.listen of the proxy's configuration"
         )
 
     def _refused(self, error: Refused) -> NoReturn:
@@ -103,11 +138,6 @@ class Target:
                     f" {clean(one.get('message'))}",
                     err=True,
                 )
-        if isinstance(error, NotAdmin):
-            fail(
-                f"{self.address} is not a canaryproxy admin address (did you give the traffic port?)."
-                " Nothing was changed"
-            )
         if error.status == 401:
             what = "an admin token is needed" if self.token is None else "wrong admin token"
             fail(f"{what}. Pass it with --token-file FILE or CANARYPROXY_TOKEN")

@@ -40,8 +40,10 @@ def upgrade(target: Target, timeout: float) -> None:
         fail(
             "upgrade works on the proxy's own machine only, through the admin socket: use --admin PATH"
         )
-    before = target.talk(lambda client: client.release()).body
-    main_pid, seen = int(before["main_pid"]), int(before["history_id"])
+    before = target.talk(lambda client: client.release(), any_version=True).body
+    main_pid, seen = before.get("main_pid"), before.get("history_id")
+    if not (isinstance(main_pid, int) and main_pid > 1 and isinstance(seen, int)):
+        fail("the proxy does not tell its process id: send SIGUSR2 to it yourself")
     try:
         os.kill(main_pid, signal.SIGUSR2)
     except (ProcessLookupError, PermissionError) as error:
@@ -49,7 +51,7 @@ def upgrade(target: Target, timeout: float) -> None:
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         time.sleep(_POLL)
-        for what, cause in target.talk(lambda client: _news(client, seen)):
+        for what, cause in target.talk(lambda client: _news(client, seen), any_version=True):
             if what == "upgrade_failed":
                 fail(clean(cause))
             click.echo(f"Done: {clean(cause)}.")

@@ -1,19 +1,27 @@
-"""A client of the admin API over its Unix socket or an http(s) address."""
+"""A client of the admin API over its Unix socket or an http(s) address.
+
+Every response must show the header of the admin API. A change, and the token, are sent only after a response
+on the same session has shown it: another service at the address receives a GET without a token, no more.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
 import re
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import ClientSession, ClientTimeout
 
+from canaryproxy import API_HEADER, API_VERSION
 from canaryproxy.client.events import Message, Parser, TooLong
 
 TIMEOUT = 15.0
@@ -22,12 +30,22 @@ _TIMEOUT = ClientTimeout(total=TIMEOUT, sock_connect=5)
 _DRILL_TIMEOUT = ClientTimeout(total=60, sock_connect=5)
 _STREAM_TIMEOUT = ClientTimeout(total=None, sock_connect=5, sock_read=10)
 """The proxy writes to a stream every second; after ten seconds of silence the connection is lost."""
-_NOT_ADMIN = "the response is not one of canaryproxy's admin API"
+_HANDSHAKE = 3.0
+"""Seconds for a TLS handshake, to find out whether there is TLS."""
+_STATES = ("idle", "running", "paused", "tripped", "probing", "promoted", "aborted")
 _HOST_PORT = re.compile(r"(?:[0-9A-Za-z.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
 class Unreachable(Exception):
     """There is no response, or not a complete one; ``str`` is the reason."""
+
+
+class NobodyListens(Unreachable):
+    """No process listens on the address."""
+
+
+class HandshakeFailed(Unreachable):
+    """There is TLS, and no agreement about it."""
 
 
 class Denied(Unreachable):
@@ -36,6 +54,10 @@ class Denied(Unreachable):
 
 class PlainHttp(Unreachable):
     """The address does not speak TLS."""
+
+
+class SpeaksTls(Unreachable):
+    """The address speaks TLS, not plain HTTP."""
 
 
 class Silent(Unreachable):
@@ -53,8 +75,16 @@ class Refused(Exception):
         self.errors = errors
 
 
-class NotAdmin(Refused):
-    """The server at this address is not the admin API."""
+class NotAdmin(Exception):
+    """The server at this address is not the admin API; ``str`` is what it is, as far as known."""
+
+
+class TrafficPort(NotAdmin):
+    """The address is the traffic port of a canaryproxy."""
+
+
+class OtherVersion(NotAdmin):
+    """The server is the admin API of another version, which is ``str``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +118,27 @@ class Response:
 class Client:
     """A client of one running proxy, used with ``async with``.
 
-    Every method raises ``Unreachable`` or ``Refused``. ``token`` is sent to http(s) addresses only.
+    Every method raises ``Unreachable``, ``NotAdmin`` or ``Refused``. ``token`` is sent to http(s) addresses
+    only. ``any_version`` is for what all versions of the admin API have.
     """
 
-    def __init__(self, address: Address, token: str | None = None) -> None:
+    def __init__(
+        self, address: Address, token: str | None = None, *, any_version: bool = False
+    ) -> None:
         self.address = address
         self._base = address.url or "http://localhost"
-        self._headers = {"Accept": "application/json", "User-Agent": "canaryproxy"}
+        self._any_version = any_version
+        self._authorization: dict[str, str] = {}
         if token is not None and address.url is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
+            self._authorization["Authorization"] = f"Bearer {token}"
         self._session: ClientSession | None = None
+        self._known = False
 
     async def __aenter__(self) -> Client:
         path = self.address.socket
         connector = None if path is None else aiohttp.UnixConnector(path)
-        self._session = ClientSession(connector=connector, timeout=_TIMEOUT, headers=self._headers)
+        headers = {"Accept": "application/json", "User-Agent": "canaryproxy"}
+        self._session = ClientSession(connector=connector, timeout=_TIMEOUT, headers=headers)
         return self
 
     async def __aexit__(
@@ -115,12 +151,15 @@ class Client:
         await self._session.close()
 
     async def release(self) -> Response:
-        """Return the release document."""
-        return await self._send("GET", "/v1/release")
+        """Return the release document. One without a known state is not from the admin API."""
+        found = await self._send("GET", "/v1/release")
+        if found.body.get("state") not in _STATES:
+            raise NotAdmin("it returns no known state of a release")
+        return found
 
     async def config(self) -> Response:
         """Return the configuration, whose ``ETag`` is a precondition of ``reload``."""
-        return await self._send("GET", "/v1/config")
+        return await self._send("GET", "/v1/config", authorized=True)
 
     async def history(self, after: int | None, limit: int) -> list[dict[str, Any]]:
         """Return records, oldest first: those after a number, or the newest."""
@@ -137,7 +176,9 @@ class Client:
             name, ("POST", f"/v1/release/{name}")
         )
         timeout = _DRILL_TIMEOUT if name == "drill" else _TIMEOUT
-        return await self._send(method, path, body=body, etag=etag, timeout=timeout)
+        return await self._send(
+            method, path, body=body, etag=etag, timeout=timeout, authorized=True
+        )
 
     async def stream(self, after: int | None) -> AsyncIterator[Message]:
         """Yield the events of ``/v1/stream`` until it ends, beginning with the records after a number."""
@@ -149,6 +190,7 @@ class Client:
             async with self._request(
                 "GET", "/v1/stream", headers=headers, timeout=_STREAM_TIMEOUT
             ) as response:
+                self._check_peer(response)
                 if response.status != 200:
                     raise await _problem(response)
                 if response.content_type != "text/event-stream":
@@ -157,7 +199,7 @@ class Client:
                     for message in parser.feed(chunk):
                         yield message
         except (aiohttp.ClientError, OSError, TimeoutError, TooLong) as error:
-            raise _unreachable(error) from error
+            raise await self._failure(error) from error
 
     async def _send(
         self,
@@ -168,31 +210,75 @@ class Client:
         body: Mapping[str, Any] | None = None,
         etag: str | None = None,
         timeout: ClientTimeout = _TIMEOUT,
+        authorized: bool = False,
     ) -> Response:
+        """Send a request; with ``authorized``, with the token, and only to a known peer."""
         headers = {} if etag is None else {"If-Match": etag}
+        if authorized:
+            await self.identify()
+            headers |= self._authorization
         try:
             async with self._request(
                 method, path, headers=headers, timeout=timeout, params=query, json=body
             ) as response:
+                self._check_peer(response)
                 if response.status != 200:
                     raise await _problem(response)
                 found = _object(await response.read())
                 if found is None:
-                    raise NotAdmin(response.status, _NOT_ADMIN)
+                    raise NotAdmin(_described(response))
                 return Response(found, response.headers.get("ETag"))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _unreachable(error) from error
+            raise await self._failure(error) from error
+
+    async def identify(self) -> None:
+        """Make sure that the admin API is at the address, by a request that changes nothing anywhere."""
+        if self._known:
+            return
+        try:
+            async with self._request("GET", "/livez") as response:
+                self._check_peer(response)
+                await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise await self._failure(error) from error
+
+    async def _failure(self, error: Exception) -> Unreachable | NotAdmin:
+        """Return what an exception of aiohttp means, which may depend on what else is at the address."""
+        url = self.address.url or ""
+        no_http = isinstance(error, aiohttp.ClientResponseError)
+        asks = not self._known and url.startswith("http://") and (no_http or _is_closed(error))
+        if asks and await _speaks_tls(url):
+            return SpeaksTls("it speaks TLS")
+        return NotAdmin("it does not speak HTTP") if no_http else _unreachable(error)
+
+    def _check_peer(self, response: aiohttp.ClientResponse) -> None:
+        """Raise ``NotAdmin`` unless the response is one of this version of the admin API."""
+        version = response.headers.get(API_HEADER)
+        if version is None and response.headers.get("Server") == "canaryproxy":
+            version = "0"  # before there was the header
+        if version is None:
+            by_proxy = "canaryproxy" in response.headers.get("Via", "")
+            raise (TrafficPort if by_proxy else NotAdmin)(_described(response))
+        if version != API_VERSION and not self._any_version:
+            raise OtherVersion(version)
+        self._known = True
 
     def _request(self, method: str, path: str, **more: Any) -> Any:
         assert self._session is not None
         return self._session.request(method, self._base + path, allow_redirects=False, **more)
 
 
-async def _problem(response: aiohttp.ClientResponse) -> Refused:
+def _described(response: aiohttp.ClientResponse) -> str:
+    """``it responds with 405 (nginx/1.22.1)``."""
+    server = response.headers.get("Server")
+    return f"it responds with {response.status}" + ("" if server is None else f" ({server})")
+
+
+async def _problem(response: aiohttp.ClientResponse) -> Refused | NotAdmin:
     """Return the problem in a response (RFC 9457)."""
     found = _object(await response.read())
     if found is None or not isinstance(found.get("detail"), str):
-        return NotAdmin(response.status, _NOT_ADMIN)
+        return NotAdmin(_described(response))
     errors = found.get("errors")
     listed = errors if isinstance(errors, list) else []
     return Refused(
@@ -215,13 +301,41 @@ def _unreachable(error: Exception) -> Unreachable:
         connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
         return Unreachable("connecting timed out") if connecting else Silent("no response in time")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return Unreachable(f"its certificate is not trusted: {error.certificate_error}")
+        why = getattr(error.certificate_error, "verify_message", "")
+        return HandshakeFailed(f"its certificate is not trusted: {why}")
     if isinstance(error, aiohttp.ClientConnectorSSLError):
+        reason = getattr(error.os_error, "reason", None) or ""
+        if "ALERT" in reason or reason == "UNSUPPORTED_PROTOCOL":  # it speaks TLS, not ours
+            return HandshakeFailed(f"TLS handshake failed: {reason.lower().replace('_', ' ')}")
         return PlainHttp("it does not speak TLS")
     if number == errno.EACCES:
         return Denied(os.strerror(number))
+    if number in (errno.ECONNREFUSED, errno.ENOENT):
+        return NobodyListens(os.strerror(number))
     if isinstance(number, int) and number > 0:
         return Unreachable(os.strerror(number))
-    if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return Unreachable(error.os_error.strerror or "unknown host")
+    if _is_closed(error):
         return Unreachable("the connection was closed")
     return Unreachable(str(error) or type(error).__name__)
+
+
+def _is_closed(error: Exception) -> bool:
+    return isinstance(
+        error, (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, ConnectionResetError)
+    ) or isinstance(error.__cause__, ConnectionResetError)
+
+
+async def _speaks_tls(url: str) -> bool:
+    """Return whether a TLS handshake succeeds at the address. Nothing else is sent."""
+    at = urlsplit(url)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        async with asyncio.timeout(_HANDSHAKE):
+            _, writer = await asyncio.open_connection(at.hostname, at.port or 80, ssl=context)
+    except (OSError, TimeoutError):
+        return False
+    writer.transport.abort()
+    return True

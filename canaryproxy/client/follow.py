@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from canaryproxy.client.api import Client, Refused, Unreachable
+from canaryproxy.client.api import Client, NotAdmin, OtherVersion, Refused, Unreachable
 
 _FINAL = (401, 403, 421)
 """Statuses that a retry does not change."""
@@ -53,13 +53,18 @@ class Follower:
         self._delay = _SHORTEST_DELAY
 
     async def updates(self) -> AsyncIterator[Update]:
-        """Yield documents, records and losses of the connection. Raises ``Refused`` for a final refusal."""
+        """Yield documents, records and losses of the connection.
+
+        Raises ``Refused`` for a final refusal, and ``OtherVersion`` after an upgrade to another API.
+        """
         while True:
             try:
                 async for one in self._stream():
                     yield one
                 why = "the proxy closed it"
-            except Unreachable as error:
+            except OtherVersion:
+                raise
+            except (Unreachable, NotAdmin) as error:
                 why = str(error)
             except Refused as error:
                 if error.status in _FINAL:
@@ -68,7 +73,9 @@ class Follower:
                     async for one in self._polls():
                         yield one
                     continue
-                except Unreachable as gone:
+                except OtherVersion:
+                    raise
+                except (Unreachable, NotAdmin) as gone:
                     why = str(gone)
                 except Refused as refusal:
                     if refusal.status in _FINAL:

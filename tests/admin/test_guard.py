@@ -349,6 +349,7 @@ ALWAYS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "server": "canaryproxy",
+    "canaryproxy-api-version": "1",
 }
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from aiohttp import web
 
+from canaryproxy import API_HEADER, API_VERSION
+
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE = 60.0
 ALL = ["start", "pause", "resume", "promote", "abort", "reset", "weight", "accept", "trip", "drill"]
@@ -75,6 +77,19 @@ def document(**changed: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_CLOSED = {**document()["circuit"]}
+EFFECTS: dict[str, dict[str, Any]] = {
+    "start": {"state": "running", "step": 1, "weight": 1.0},
+    "pause": {"state": "paused"},
+    "resume": {"state": "running"},
+    "promote": {"state": "promoted", "weight": 100.0},
+    "abort": {"state": "aborted", "weight": 0.0},
+    "reset": {"state": "running", "circuit": _CLOSED},
+    "trip": {"state": "tripped", "weight": 0.0, "circuit": {**_CLOSED, "state": "open"}},
+}
+"""What each operation makes of the document."""
+
+
 @dataclass
 class Request:
     """What was asked."""
@@ -87,9 +102,16 @@ class Request:
 
 @dataclass
 class Fake:
-    """The server; ``refusal`` is the answer to every change."""
+    """The server; ``refusal`` is the answer to every change.
+
+    Unless it ``obeys``, it says yes and does nothing; ``silent`` lets it close the connection in place of
+    an answer to a change. ``headers`` are those by which it is known.
+    """
 
     path: Path
+    obeys: bool = True
+    silent: bool = False
+    headers: dict[str, str] = field(default_factory=lambda: {API_HEADER: API_VERSION})
     document: dict[str, Any] = field(default_factory=document)
     records: list[dict[str, Any]] = field(default_factory=list)
     refusal: tuple[int, dict[str, Any]] | None = None
@@ -107,6 +129,7 @@ class Fake:
         app = web.Application()
         app.router.add_get("/v1/stream", self._stream)
         app.router.add_route("*", "/{path:.*}", self._answer)
+        app.on_response_prepare.append(self._sign)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.UnixSite(self._runner, str(self.path)).start()
@@ -163,6 +186,9 @@ class Fake:
             self.queues.remove(queue)
         return response
 
+    async def _sign(self, _request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(self.headers)
+
     async def _answer(self, request: web.Request) -> web.Response:
         raw = await request.read()
         body: Any = json.loads(raw) if raw else None
@@ -170,6 +196,12 @@ class Fake:
         if request.method != "GET" and self.refusal is not None:
             return _problem(*self.refusal)
         etag = {"ETag": f'"b3f2-{len(self.changes)}"'}
+        if request.method != "GET" and self.silent:
+            assert request.transport is not None
+            request.transport.abort()
+        name = request.path.rpartition("/")[2]
+        if self.obeys and request.method != "GET" and name in EFFECTS:
+            self.document = {**self.document, **EFFECTS[name]}
         if request.path == "/v1/history":
             after = int(request.query.get("after", 0))
             records = [one for one in self.records if one["id"] > after]
@@ -187,7 +219,7 @@ class Fake:
                 "seconds_to_last_request": 0.013, "weight": 5.0, "requests_after": 2,
             }  # fmt: skip
             return web.json_response({"drill": figures, "release": self.document})
-        if request.path == "/v1/weight":
+        if request.path == "/v1/weight" and self.obeys:
             self.document = {**self.document, "weight": body["weight"], "state": "paused"}
         return web.json_response(self.document, headers=etag)
 

@@ -166,10 +166,10 @@ async def test_output_that_cannot_be_written_is_told_in_one_line(
     assert done.err == "canaryproxy: cannot write the output: No space left on device\n"
 
 
-async def test_something_else_answers(fake: Fake, tmp_path: Path) -> None:
+async def test_a_document_of_another_version_is_shown(fake: Fake, tmp_path: Path) -> None:
     done = await command("status", "--admin", str(fake.path), folder=tmp_path)
     assert done.status == 0
-    fake.document = {}
+    fake.document = {"state": "running"}
     assert (await command("status", folder=tmp_path)).status == 0  # a document of another version
 
 
@@ -267,7 +267,7 @@ async def test_history_goes_on(fake: Fake, tmp_path: Path) -> None:
 
 async def test_nothing_steers_the_terminal(fake: Fake, tmp_path: Path) -> None:
     """Whatever texts come: no control character reaches the output, and no markup is obeyed."""
-    fake.document = _hostile(document())
+    fake.document = {**_hostile(document()), "state": "running"}
     fake.record(HOSTILE, HOSTILE)
     fake.refusal = (409, {"detail": HOSTILE})
     for arguments in (["status"], ["history"], ["resume"], ["reload"]):
