@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDERS = frozenset({"system", "faults", "fleet", "browser", "deploy", "soak"})
+FOLDERS = frozenset({"system", "faults", "fleet", "browser", "deploy", "soak", "demo", "bench"})
 """The folders of ``tests`` whose tests start processes."""
 ALLOWED = 3
 """So many tests may need a second run."""
