@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from canaryproxy.config import TcpAddress, UnixAddress
+from canaryproxy.proxy.port_holder import holder_of
 
 BACKLOG = 4096
 """Connections that the kernel queues until they are accepted; ``net.core.somaxconn`` bounds it, too."""
@@ -38,7 +39,10 @@ def listen(
 
 def _cause(address: TcpAddress | UnixAddress, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE and isinstance(address, TcpAddress):
-        return f"port already in use (find the process: ss -ltnp 'sport = :{address.port}')"
+        holder = holder_of(address.port)
+        if holder is not None:
+            return f"port already in use by {holder}"
+        return f"port already in use (find the process: sudo ss -ltnp 'sport = :{address.port}')"
     if error.errno == errno.EACCES and isinstance(address, TcpAddress) and address.port < 1024:
         return "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
     return error.strerror or str(error)

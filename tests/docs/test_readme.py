@@ -7,11 +7,13 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -36,10 +38,35 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "config").symlink_to(ROOT / "config")
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    command = tmp_path / ".venv" / "bin" / "canaryproxy"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m canaryproxy "$@"\n')
-    command.chmod(0o755)
+    for name, arguments in (("canaryproxy", " -m canaryproxy"), ("python", "")):
+        command = tmp_path / ".venv" / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec {sys.executable}{arguments} "$@"\n')
+        command.chmod(0o755)
     return tmp_path
+
+
+@pytest.fixture
+def services(folder: Path) -> Iterator[None]:
+    """The two services as the README starts them in the background."""
+    lines = [line.removesuffix(" &") for line in COMMANDS if line.endswith(" &")]
+    assert len(lines) == 2
+    with ExitStack() as stack:
+        for line in lines:
+            service = subprocess.Popen(shlex.split(line), cwd=folder, env=ENVIRONMENT)
+            stack.callback(service.wait)
+            stack.callback(service.kill)
+            until_listening(int(line.split()[-1]))
+        yield
+
+
+def until_listening(port: int) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -92,6 +119,7 @@ def test_every_command_is_known_to_these_tests() -> None:
             r"make [a-z-]+$"
             r"|python3 -m venv \.venv$|\.venv/bin/pip install \.$"
             r"|\.venv/bin/canaryproxy (check|run|schema|plan|judge)\b"
+            r"|\.venv/bin/python -m canaryproxy\.demo\.service (stable 9001|canary 9002) &$"
             r"|\.venv/bin/canaryproxy (status|weight|trip|reset|history|reload)\b"
             r"|curl ",
             line,
@@ -120,14 +148,15 @@ def test_commands_that_end_by_themselves(line: str, folder: Path) -> None:
     assert run(line, folder)
 
 
-def test_the_proxy_answers_as_the_readme_asks(folder: Path, proxy: subprocess.Popen[bytes]) -> None:
+@pytest.mark.usefixtures("services", "proxy")
+def test_the_proxy_answers_as_the_readme_asks(folder: Path) -> None:
     steering = r"curl |\.venv/bin/canaryproxy (status|weight|trip|reset|history|reload)\b"
     answers = {line: run(line, folder) for line in COMMANDS if re.match(steering, line)}
 
     def of(part: str) -> str:
         return next(answer for line, answer in answers.items() if part in line)
 
-    assert of("curl -i").startswith("HTTP/1.1 50")  # nothing listens on 9001 here
+    assert of("curl -i").startswith("HTTP/1.1 200")
     assert "canaryproxy_requests_total" in of("/metrics")
     assert of("/readyz") == "ok\n"
     assert re.search(r"\b5 ?%", of("canaryproxy status"))
