@@ -20,6 +20,7 @@ from canaryproxy.config import ConfigError
 from canaryproxy.config.errors import dotted
 from canaryproxy.config.json_text import encode
 from canaryproxy.config.yaml_reader import MAX_BYTES
+from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.release_view import EVENTS, Release
 from canaryproxy.control.service import Stale, Unavailable, Unsaved
 from canaryproxy.release import circuit, rollout
@@ -162,11 +163,12 @@ class Api:
             if fits is not None and not fits(self._control.etag):
                 raise Stale(_STALE)
             events = body if isinstance(body, list) else [body]
-            for one in events:
-                self._control.post_events(one.variant, one.count)
-        accepted = sum(one.count for one in events)
+            by_user = self._control.post_events(
+                [PostedEvent(one.count, one.variant, one.key) for one in events]
+            )
+        accepted = schemas.Accepted(accepted=sum(one.count for one in events), by_user=by_user)
         return web.Response(
-            body=encode(schemas.Accepted(accepted=accepted)),
+            body=encode(accepted),
             status=202,
             content_type="application/json",
         )

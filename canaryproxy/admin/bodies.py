@@ -13,7 +13,14 @@ from math import isfinite
 from typing import Annotated, Any, Literal, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from canaryproxy.admin.problem import Problem
 from canaryproxy.config.errors import dotted
@@ -23,6 +30,7 @@ MAX_JSON = 64 * 1024
 """Bytes of a JSON body."""
 MAX_ID = 10**15
 """Largest number of a record that a client can name."""
+_LONGEST_KEY = 4096
 _MOST_ERRORS = 20
 _LONGEST_INT = 18
 
@@ -98,10 +106,34 @@ class DrillBy(_Body):
 
 
 class Events(_Body):
-    """Business events that the application counted."""
+    """Business events of one user, or of a variant's users."""
 
-    variant: Literal["stable", "canary"] = Field(description="The variant that the users were on.")
-    count: int = Field(1, ge=1, le=1_000_000, description="How many.")
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["key"]}, {"required": ["variant"]}]}
+    )
+
+    key: Annotated[str, _line(_LONGEST_KEY)] | None = Field(
+        None,
+        repr=False,
+        description="The user: the value of the cookie or header of split.sticky, or the client's address.",
+        examples=["5d41402abc4b2a76b9719d911017c592"],
+    )
+    variant: Literal["stable", "canary"] | None = Field(
+        None,
+        description="The variant that the users were on; with a key leave it out, or give that of the key.",
+    )
+    count: int = Field(
+        1,
+        ge=1,
+        le=1_000_000,
+        description="How many. Those of one user within half a minute count as one.",
+    )
+
+    @model_validator(mode="after")
+    def _names_whom(self) -> Events:
+        if self.key is None and self.variant is None:
+            raise ValueError("key or variant is required")
+        return self
 
 
 EventList = Events | Annotated[list[Events], Field(min_length=1, max_length=1000)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.release_view import Release
 from canaryproxy.control.service import Listener, Matches
 from canaryproxy.release import circuit, rollout
@@ -57,8 +58,11 @@ class ReleaseControl(Protocol):
     async def drill(self, by: str, *, if_match: Matches | None = None) -> dict[str, Any]:
         """Rehearse a rollback and return its figures. Raises as ``act``."""
 
-    def post_events(self, variant: str, count: int) -> None:
-        """Count business events of a variant. Raises ``Refused``."""
+    def post_events(self, events: Sequence[PostedEvent]) -> int:
+        """Take business events, all or none; return how many name a user who is randomised.
+
+        Raises ``Refused``.
+        """
 
     def config(self) -> dict[str, Any]:
         """Return the configuration file and what is in force."""

@@ -185,7 +185,9 @@ def _record_paths() -> Schema:
             "post": _change(
                 "events",
                 "Report business events.",
-                _json_body({"anyOf": [events, several]}, {"variant": "canary", "count": 1}),
+                _json_body(
+                    {"anyOf": [events, several]}, {"key": "5d41402abc4b2a76b9719d911017c592"}
+                ),
                 {"202": _json(schemas.Accepted, "Counted.", etag=False)},
                 "409",
                 required=True,

@@ -37,9 +37,12 @@ class Drill(View):
 
 
 class Accepted(View):
-    """Business events that were counted."""
+    """Business events that were accepted."""
 
-    accepted: Count = Field(description="Events that were counted.")
+    accepted: Count = Field(description="Events that were accepted.")
+    by_user: Count = Field(
+        description="Of these, those whose key names a user who can be on either side: compared by user."
+    )
 
 
 class Config(View):

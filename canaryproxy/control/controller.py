@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, time
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from canaryproxy.config import Config
 from canaryproxy.control.authority import Authority, AuthorityHost, LocalAuthority
+from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.gates import AskGates, GateKeeper
 from canaryproxy.control.ledger import Ledger, Listener
 from canaryproxy.control.record_reader import RecordReader
@@ -304,9 +305,9 @@ class Controller:
         """Call ``listener`` with the number and each new record; return a function that ends it."""
         return self.ledger.subscribe(listener)
 
-    def post_events(self, variant: str, count: int) -> None:
-        """Count business events posted for a variant (``stable`` or ``canary``)."""
-        self._sampler.post_events(variant, count)
+    def post_events(self, events: Sequence[PostedEvent]) -> int:
+        """Take posted business events, all or none (``EventInbox.post``)."""
+        return self._sampler.post_events(events, self.table)
 
     def _refuse_if_stopped(self) -> None:
         if self._stopped:

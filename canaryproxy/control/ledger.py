@@ -123,7 +123,7 @@ def _finite(evidence: float) -> float | None:
 def known(verdict: Verdict) -> str:
     """Return what is known of the canary in words: ``3 of 40 users, 12 of 410 requests``."""
     trials, events = verdict.canary
-    requests = f"{count(events)} of {plural(trials, 'request')}"
+    requests = f"{count(events)} of {plural(trials, verdict.trial)}"
     if verdict.users == (0, 0):
         return requests
     return f"{count(verdict.hurt)} of {plural(verdict.users[1], 'user')}, {requests}"

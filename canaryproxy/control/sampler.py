@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from canaryproxy.control.event_inbox import EventInbox, PostedEvent
 from canaryproxy.control.record_reader import Drained, RecordReader
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.judging.posted import POSTED
@@ -40,15 +43,16 @@ class Sampler:
         self._cells = cells
         self._reader = reader
         self._settings = settings
-        self._posted = {"stable": 0, "canary": 0}
+        self._inbox = EventInbox()
 
     def configure(self, settings: ControlSettings) -> None:
         """Read by other settings from now on."""
         self._settings = settings
 
-    def post_events(self, variant: str, count: int) -> None:
-        """Count business events posted for ``stable`` or ``canary``."""
-        self._posted[variant] += count
+    def post_events(self, events: Sequence[PostedEvent], table: RouteTable) -> int:
+        """Take posted business events; ``table`` is in force (``EventInbox.post``)."""
+        signed = self._settings.split.sticky.sign is not None
+        return self._inbox.post(events, table, signed=signed)
 
     def counts(self) -> Sample:
         """Read the counters of both variants."""
@@ -63,7 +67,7 @@ class Sampler:
         return Sample(
             self._counts("stable"),
             self._counts("canary"),
-            records=drained.records,
+            records=[*drained.records, *self._inbox.take()],
             limit=table.limit,
             epoch=table.epoch,
             names=drained.names,
@@ -92,5 +96,5 @@ class Sampler:
                 for reason, of_it in zip(Blind, seen.blind, strict=True):
                     counts[f"{name}{BLIND}.{reason.label}"] = blind, of_it
         if self._settings.posts_events:
-            counts[POSTED] = (ended, self._posted[variant])
+            counts[POSTED] = (ended, self._inbox.counts[variant])
         return counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
@@ -16,13 +16,14 @@ from canaryproxy.control import release_view as view
 from canaryproxy.control.authority import Overtaken, Unavailable
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.drill import drill
+from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.reload import Change, Reloader, Stale
 from canaryproxy.control.saver import Unsaved
 from canaryproxy.control.timeseries import TrafficHistory
 from canaryproxy.judging.metrics import ANSWERS
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Totals
-from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
+from canaryproxy.measure.routing import CANARY, STABLE
 from canaryproxy.notify import shown
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.circuit import Record
@@ -239,18 +240,17 @@ class Control:
         cells = self._cells.canary
         return await asyncio.shield(drill(self._controller, lambda: cells, by))
 
-    def post_events(self, variant: str, count: int) -> None:
-        """Count business events reported for ``stable`` or ``canary``.
+    def post_events(self, events: Sequence[PostedEvent]) -> int:
+        """Take business events, all or none; return how many name a user who is randomised.
 
-        Raises ``rollout.Refused`` if the configuration does not ask for them.
+        Raises ``rollout.Refused`` if the configuration does not ask for them, or one contradicts the split.
         """
-        assert variant in VARIANTS
         business = self._reloader.running.judge.metrics.business
         if business is None or business.outcome != "events":
             raise rollout.Refused(
                 "posted events count only with judge: {metrics: {business: {outcome: events}}}"
             )
-        self._controller.post_events(variant, count)
+        return self._controller.post_events(events)
 
     # The configuration
 

@@ -37,6 +37,8 @@ class Spec:
     """Whether the margin is relative to stable's rate; else it is absolute."""
     direction: Direction = "increase"
     """Which change is bad."""
+    trial: str = "request"
+    """What a trial is."""
 
     @property
     def trips(self) -> bool:
@@ -75,7 +77,7 @@ def specs(settings: JudgeSettings, limits: Limits) -> list[Spec]:
         if content.type:
             found.append(Spec(metrics.CONTENT_TYPE, margin=content.margin))
     business = settings.business
-    if business is not None and business.slot is not None:
+    if business is not None:
         found.append(
             Spec(
                 metrics.BUSINESS,
@@ -83,6 +85,7 @@ def specs(settings: JudgeSettings, limits: Limits) -> list[Spec]:
                 business.margin,
                 relative=True,
                 direction=business.direction,
+                trial="visit" if business.slot is None else "request",
             )
         )
     for outcome in settings.outcomes:

@@ -57,6 +57,7 @@ from canaryproxy.measure.records import (
     FAILED,
     FLAGS_SHIFT,
     POSITION_MASK,
+    POSTED,
     VARIANT_SHIFT,
     WORDS,
 )
@@ -227,6 +228,10 @@ class Judge:
             if first >> EPOCH_SHIFT & 0xFF != epoch or (first >> VARIANT_SHIFT & 1) != is_canary:
                 continue
             flags = first >> FLAGS_SHIFT
+            if flags & POSTED:
+                if first_position <= position < last_position and step is not None:
+                    step.post(position)
+                continue
             watched = is_canary or flags & (FAILED | ABANDONED)
             if watched and not watch.add(
                 metrics.unpacked(first, second, third), now, canary=is_canary
@@ -282,7 +287,7 @@ class Judge:
         if self._posted is not None and step is not None:
             log_hold = log(len(verdicts) / self.settings.alpha_hold)
             is_accepted = metrics.BUSINESS in accepted
-            verdicts = [*verdicts, self._posted.verdict(log_hold, accepted=is_accepted)]
+            verdicts = self._posted.among(verdicts, log_hold, accepted=is_accepted)
         silent = self._watch.silent(now) if step is not None else None
         seen = verdicts if step is not None else []
         breach = next((verdict for verdict in seen if verdict.level == "breach"), None)
@@ -336,6 +341,9 @@ class Judge:
                     found.append(
                         words.worse(trial.spec, trial.scope, trial.estimated, verdict.hurt)
                     )
+        strangers = None if step.visits is None else step.visits.strangers
+        if strangers is not None and metrics.BUSINESS not in accepted:
+            found.append(words.strangers(*strangers))
         if step.ratio.log_e >= RATIO_LIMIT and "users" not in accepted:
             stable, canary = step.ratio.seen
             found.append(

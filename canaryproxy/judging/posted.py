@@ -1,12 +1,13 @@
 """Business events that are posted as counts: they name no users, so they hold and never trip.
 
-They are judged as independent events (``evidence.LiveTest``), against the requests of each variant.
-Conversions come later than the requests that they belong to: counts are compared in ticks of half a minute.
+Those that name their user are judged by the lottery (``visits``). Counts are judged as independent events
+(``evidence.LiveTest``), against the requests of each variant. Conversions come later than the requests that
+they belong to: counts are compared in ticks of half a minute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -59,6 +60,23 @@ class PostedTest:
             difference=difference, ratio=ratio, interval=(0.0, inf),
             comparable=bool(n_s and n_c), reason=said, trips=False,
         )  # fmt: skip
+
+    def among(
+        self, verdicts: Sequence[Verdict], log_hold: float, *, accepted: bool
+    ) -> list[Verdict]:
+        """Return all verdicts with one on posted events: that by users as soon as there are events of any.
+
+        But where that is ok and the counts are suspect, the latter.
+        """
+        counted = self.verdict(log_hold, accepted=accepted)
+        shown = []
+        for one in verdicts:
+            if one.metric == metrics.BUSINESS:
+                has_events = one.stable[1] or one.canary[1]
+                if not has_events or (one.level == "ok" and counted.level != "ok"):
+                    one = counted
+            shown.append(one)
+        return shown
 
     def tick(self, now: float, sample: Sample) -> None:
         """Take the counts of a tick."""

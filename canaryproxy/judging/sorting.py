@@ -12,6 +12,7 @@ from typing import Final
 
 from canaryproxy.judging import metrics
 from canaryproxy.judging.metrics import Limits, Record, RouteLimits
+from canaryproxy.judging.settings import BusinessRule
 from canaryproxy.measure.records import (
     NO_FIRST_BYTE,
     SIZE_SHIFT,
@@ -76,12 +77,12 @@ class Sorter:
         takers: Mapping[str, Take],
         limits: Limits,
         outcomes: Sequence[tuple[int, str]],
-        business: int | None,
+        business: BusinessRule | None,
         *,
         warm: bool,
         hang: float,
     ) -> None:
-        """``outcomes``: slots and names; ``business``: the slot of its outcome."""
+        """``outcomes``: slots and names."""
         self._takers = takers
         self._limits = limits
         self._outcomes = outcomes
@@ -111,8 +112,9 @@ class Sorter:
         for slot, name in self._outcomes:
             if record.trials >> slot & 1:
                 found[name] = bool(record.events >> slot & 1)
-        if self._business is not None and metrics.ERRORS in found:
-            found[metrics.BUSINESS] = bool(record.events >> self._business & 1)
+        rule = self._business
+        if rule is not None and metrics.ERRORS in found:
+            found[metrics.BUSINESS] = rule.slot is not None and bool(record.events >> rule.slot & 1)
         return Kind(record, found, self._takers)
 
 

@@ -23,6 +23,7 @@ from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.sorting import RouteSorter, Sorter
 from canaryproxy.judging.units import Units
 from canaryproxy.judging.verdict import Placebo
+from canaryproxy.judging.visits import Visits
 from canaryproxy.measure.records import POSITION_MASK, VARIANT_SHIFT
 
 OTHERS = "other routes"
@@ -99,6 +100,9 @@ class Step:
         """By row: the part of the step in which the unit was seen last, 1 or, after the warm-up, 2."""
         self._part = 1
         self._users = [0, 0]
+        business = settings.business
+        self.visits = Visits() if business is not None and business.slot is None else None
+        """Where business events are posted."""
         self._specs = families.specs(settings, limits)
         self.trials: dict[str, Trial] = {}
         for spec in self._specs:
@@ -163,9 +167,12 @@ class Step:
         """Sort records by the tests and limits that there are now."""
         settings = self._settings
         takers = {name: trial.test.pending.append for name, trial in self.trials.items()}
-        business = None if settings.business is None else settings.business.slot
+        if self.visits is not None:
+            takers[metrics.BUSINESS] = self.visits.take
         outcomes = [(rule.slot, rule.name) for rule in settings.outcomes]
-        self._sorter = Sorter(takers, self.limits, outcomes, business, warm=self.warm, hang=HANG)
+        self._sorter = Sorter(
+            takers, self.limits, outcomes, settings.business, warm=self.warm, hang=HANG
+        )
         self._by_route: dict[int, RouteSorter] = {}
         content = settings.content is not None
         for template in {*self.limits.routes, *self.routes}:
@@ -197,6 +204,11 @@ class Step:
             if is_bad and (template in others or len(others) < _MOST_OTHERS):
                 others[template] = others.get(template, 0) + 1
 
+    def post(self, position: int) -> None:
+        """Take a business event of a user of the lottery's population."""
+        if self.visits is not None:
+            self.visits.take(self._units.row(position) << 1 | 1)
+
     def worst_other(self) -> int:
         """Return the template with most bad canary responses of the routes that are judged together."""
         return max(self._others, key=lambda template: self._others[template], default=metrics.OTHER)
@@ -212,6 +224,8 @@ class Step:
 
     def tick(self, now: float) -> None:
         """Let the tests look, begin rounds and settle proofs: ten times a second."""
+        if self.visits is not None:
+            self.trials[metrics.BUSINESS].test.pending += self.visits.close(now)
         for trial in self.trials.values():
             if trial.proof is not None:
                 self._prove(trial, trial.proof, now)

@@ -95,6 +95,8 @@ class Verdict:
     """Canary users with an event in the evidence."""
     trips: bool = True
     """Whether the metric can open the circuit."""
+    trial: str = "request"
+    """What a trial is."""
     worse: bool = False
     """Whether the difference as estimated now reaches the margin, whatever the evidence: not promoted."""
 

@@ -94,6 +94,7 @@ class Look:
             users=(0, 0) if seen is None else seen.users,
             hurt=test.hurt,
             trips=spec.trips,
+            trial=spec.trial,
             worse=not accepted and self._looks_worse(spec, seen),
         )
 

@@ -44,11 +44,14 @@ def _users(number: int) -> str:
 def rates(spec: Spec, scope: str, seen: Estimate, hurt: int) -> str:
     """Return both rates, by request and by user."""
     (n_s, e_s), (n_c, e_c) = seen.stable, seen.canary
-    bad = spec.direction == "increase"
-    of_users = f", {count(hurt)} of {_users(seen.users[1])}" if bad and hurt else ""
+    of_users = ""
+    if spec.direction == "decrease":
+        of_users = f" of {_users(seen.users[1])}"
+    elif hurt:
+        of_users = f", {count(hurt)} of {_users(seen.users[1])}"
     return (
         f"{subject(spec, scope)} {percent(e_c / n_c)} on canary "
-        f"({count(e_c)} of {count(n_c)} requests{of_users}) vs {percent(e_s / n_s)} on stable "
+        f"({count(e_c)} of {count(n_c)} {spec.trial}s{of_users}) vs {percent(e_s / n_s)} on stable "
         f"({count(e_s)} of {count(n_s)})"
     )
 
@@ -81,6 +84,14 @@ def reason(
             trips += f" and a difference of {ratio_text(spec.gross)}"
         return f"{found}; {evidence} (holds at {hold}{trips})"
     return f"{found}; {note or 'no regression seen'}"
+
+
+def strangers(unknown: int, events: int) -> str:
+    """Return why posted events say little: most of their users have sent no request in the step."""
+    return (
+        f"{count(unknown)} of the last {count(events)} posted business events name users "
+        "who sent no request: post as key what split.sticky reads"
+    )
 
 
 def worse(spec: Spec, scope: str, seen: Estimate, hurt: int) -> str:

@@ -67,6 +67,8 @@ UNREACHED: Final = 512
 """No attempt got a connection to an upstream, nor waited for one because all were in use."""
 RESCUED: Final = 1024
 """Stable answered in the canary's place."""
+POSTED: Final = 2048
+"""No request: a business event that a service posted for the user at this position. The other words are 0."""
 
 EVENT_STREAM: Final = 1
 """The content type of ``text/event-stream``."""

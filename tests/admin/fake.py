@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from canaryproxy.admin.interfaces import Listener, Matches, ReleaseControl
 from canaryproxy.admin.stream import PACE, Pace
 from canaryproxy.config import Admin, ConfigError, UnixAddress, parse
 from canaryproxy.config.addresses import TcpAddress
+from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.release_view import (
     Circuit,
     ConfigStatus,
@@ -104,6 +105,7 @@ class FakeControl:
         self.weight = 5.0
         self.acts: list[Any] = []
         self.counted = 0
+        self.posted: list[PostedEvent] = []
         self.ready = True
         self.refusal: Exception | None = None
         self.records: list[dict[str, Any]] = []
@@ -188,10 +190,11 @@ class FakeControl:
             "in_flight": 0,
         }
 
-    def post_events(self, variant: str, count: int) -> None:
-        assert variant in ("stable", "canary")
+    def post_events(self, events: Sequence[PostedEvent]) -> int:
         self._may(None, "")
-        self.counted += count
+        self.counted += sum(one.count for one in events)
+        self.posted += events
+        return sum(one.count for one in events if one.key is not None)
 
     def config(self) -> dict[str, Any]:
         return {

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.rollout import Refused
 from tests.admin.fake import CONFIG, TOKEN, Served, Unsaved, serve
@@ -100,15 +101,18 @@ async def test_trip_and_drill_and_events(served: Served) -> None:
         "release": served.control.release_view().model_dump(),
     }
     assert served.control.acts[-1] == "ann"
-    for body, count in (
-        ('{"variant": "canary", "count": 3}', 3),
-        ('{"variant": "stable"}', 1),
-        ('[{"variant": "canary", "count": 2}, {"variant": "stable", "count": 5}]', 7),
+    for body, count, by_user in (
+        ('{"variant": "canary", "count": 3}', 3, 0),
+        ('{"variant": "stable"}', 1, 0),
+        ('[{"variant": "canary", "count": 2}, {"variant": "stable", "count": 5}]', 7, 0),
+        ('{"key": "ann"}', 1, 1),
+        ('[{"key": "ann", "variant": "canary", "count": 2}, {"variant": "stable"}]', 3, 2),
     ):
         served.control.counted = 0
         answer = await served.ask("POST", "/v1/events", body)
-        assert (answer.status, answer.json) == (202, {"accepted": count})
+        assert (answer.status, answer.json) == (202, {"accepted": count, "by_user": by_user})
         assert served.control.counted == count
+    assert served.control.posted[-2] == PostedEvent(2, "canary", "ann")
 
 
 async def test_history_and_series(served: Served) -> None:
@@ -219,6 +223,12 @@ async def test_bodies_are_read_strictly(served: Served, body: str | bytes, statu
         '{"variant": "canary", "count": true}',
         '{"variant": "canary", "count": 1000001}',
         '{"count": 1}',
+        '{"key": ""}',
+        '{"key": "a\\u0000b"}',
+        '{"key": "\\ud800"}',
+        '{"key": 7}',
+        '{"key": "%s"}' % ("secret" * 700),
+        '[{"key": "ann"}, {"count": 2}]',
         "[]",
         "[1]",
         '[{"variant": "canary"}, {"variant": "beta"}]',
@@ -229,6 +239,7 @@ async def test_bad_events_count_nothing(served: Served, body: str) -> None:
     found = problem(await served.ask("POST", "/v1/events", body), 422)
     assert found["errors"]
     assert all("list[" not in error["path"] for error in found["errors"])
+    assert "secret" not in str(found)
     assert served.control.counted == 0
 
 

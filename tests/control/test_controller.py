@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.judging.step import HANG
 from canaryproxy.release import circuit, rollout
 
@@ -239,8 +240,7 @@ async def test_posted_events_hold_for_the_business_metric_and_never_trip(tmp_pat
     base = BASE.replace("errors: {}, latency: {}", "errors: {}, business: {outcome: events}")
     made = World(tmp_path, "split: {weight: 50}", base=base)
     for _ in range(20):
-        for side, posted in (("stable", 60), ("canary", 2)):
-            made.controller.post_events(side, posted)
+        made.controller.post_events([PostedEvent(60, "stable"), PostedEvent(2, "canary")])
         await made.run(30, stable=(1, 0), canary=(1, 0))
     seen = made.controller.authority.assessment
     assert seen is not None

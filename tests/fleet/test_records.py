@@ -10,15 +10,20 @@ from random import Random
 
 import pytest
 
+from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.fleet import authority, evidence, redis_store
 from canaryproxy.measure.records import (
     ENDED,
     FAILED,
+    FLAGS_SHIFT,
+    POSITION_MASK,
+    POSTED,
+    WORDS,
     pack_first,
     pack_second,
     template_of,
 )
-from canaryproxy.measure.routing import FINE, POSITIONS
+from canaryproxy.measure.routing import FINE, POSITIONS, position_of
 
 from .judges import Recorder, Voting
 from .replicas import RELEASE, Replica, fleet, leader, soon
@@ -135,6 +140,26 @@ async def test_all_replicas_see_every_record_once_in_one_order(
         assert first.times == sorted(first.times)
         shared = first.times[-3:]
         assert all(judge(one).times[-3:] == shared for one in replicas)
+
+
+@pytest.mark.usefixtures("_recording")
+async def test_an_event_posted_to_one_replica_is_seen_by_all_once(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 3) as replicas:
+        for number in range(30):
+            one = replicas[number % 3]
+            one.controller.post_events([PostedEvent(key=f"user-{number}")])
+            await asyncio.sleep(0.02)
+        salt = replicas[0].controller.table.salt
+        posted = sorted(position_of(salt, b"user-%d" % number) for number in range(30))
+
+        def events(replica: Replica) -> list[int]:
+            words = judge(replica).words[::WORDS]
+            return sorted(word & POSITION_MASK for word in words if word >> FLAGS_SHIFT == POSTED)
+
+        await soon(lambda: all(len(events(one)) >= 30 for one in replicas), "events")
+        assert all(events(one) == posted for one in replicas)
 
 
 async def test_five_replicas_trip_as_quickly_as_one_with_the_same_traffic(

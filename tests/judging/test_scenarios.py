@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from canaryproxy.judging.judge import Judge
-from canaryproxy.judging.settings import GuardRails, JudgeSettings, OutcomeRule
+from canaryproxy.judging.settings import BusinessRule, GuardRails, JudgeSettings, OutcomeRule
 from canaryproxy.judging.verdict import Assessment
 from canaryproxy.measure import records
 from canaryproxy.measure.routing import FINE, POSITIONS
@@ -366,6 +366,80 @@ def test_judge_after_a_reset_goes_on_with_what_was_learnt_of_stable() -> None:
     assert "/cart" in cause(seen)
     other = replace(PLAN, alpha=0.01)
     assert not Judge(other, before=first).limits.known
+
+
+# Business
+
+
+def buys(share: float, *, posted: bool, whale: float = 0.0) -> Version:
+    """A shop where this share of requests is an order; of user 0's requests another share."""
+
+    def version(user: User, now: float, luck: Random) -> Answer:
+        answer = plain(user, now, luck)
+        ordered = luck.random() < (whale if whale and user.number == 0 else share)
+        if posted:
+            return replace(answer, posted=ordered)
+        return replace(answer, trials=2, events=2 if ordered else 0)
+
+    return version
+
+
+def shop(posted: bool) -> JudgeSettings:
+    return replace(PLAN, business=BusinessRule(slot=None if posted else 1))
+
+
+@pytest.mark.parametrize("posted", [False, True], ids=["outcome", "posted"])
+def test_a_canary_that_loses_orders_of_all_users_trips(posted: bool) -> None:
+    world = World(
+        judge(shop(posted)), users=3000, rate=300.0, canary=buys(0.06, posted=posted),
+        stable=buys(0.1, posted=posted),
+    )  # fmt: skip
+    world.run(10.0)
+    said = cause(world.step(50.0, 240.0))
+    assert said.startswith("conversion rate")
+    assert ("visits of" if posted else "requests of") in said
+
+
+@pytest.mark.parametrize("posted", [False, True], ids=["outcome", "posted"])
+@pytest.mark.parametrize("side", ["stable", "canary"])
+def test_a_customer_with_a_third_of_all_orders_trips_nothing(posted: bool, side: str) -> None:
+    users = spread(300, 300, 5000)
+    if side == "stable":
+        users = [replace(users[0], position=POSITIONS - 5), *users[1:]]
+    both = buys(0.05, posted=posted, whale=0.5)
+    world = World(
+        judge(shop(posted)), users=users, rate=100.0, stable=both, canary=both,
+        weigh=lambda user: 26.0 if user.number == 0 else 1.0,
+    )  # fmt: skip
+    world.run(10.0)
+    seen = world.step(50.0, 120.0)
+    assert seen.level != "breach", seen.cause
+    business = next(one for one in seen.verdicts if one.metric == "business")
+    assert business.trips
+    assert sum(business.users) > 500
+
+
+def test_more_requests_for_the_same_orders_trip_nothing_if_orders_are_posted() -> None:
+    """A page that asks twice as often: orders by request fall by half, orders by user do not."""
+    due: dict[int, float] = {}
+
+    def orders(user: User, now: float, luck: Random) -> Answer:
+        answer = plain(user, now, luck)
+        at = due.setdefault(user.number, now + luck.expovariate(1 / 120))
+        if now < at:
+            return answer
+        due[user.number] = now + luck.expovariate(1 / 120)
+        return replace(answer, posted=True)
+
+    world = World(
+        judge(shop(True)), users=spread(300, 300, 5000), rate=300.0, stable=orders, canary=orders,
+        weigh=lambda user: 2.0 if user.position < 5000 * FINE else 1.0,
+    )  # fmt: skip
+    world.run(10.0)
+    seen = world.step(50.0, 240.0)
+    assert seen.level == "ok", seen.cause
+    business = next(one for one in seen.verdicts if one.metric == "business")
+    assert business.ratio == pytest.approx(1.0, abs=0.15)
 
 
 # State

@@ -27,6 +27,8 @@ class Answer:
     flags: int = 0
     trials: int = 0
     events: int = 0
+    posted: bool = False
+    """The service posts a business event for the user."""
     route: bytes = b"GET /"
     content_type: int = HTML
 
@@ -109,6 +111,8 @@ class World:
                 self.on_canary.add(user.number)
             template = template_of(answer.route)
             names[template] = answer.route.decode()
+            if answer.posted:
+                words += [pack_first(user.position, canary, EPOCH, 0, 0, records.POSTED), 0, 0]
             flags = answer.flags | records.ENDED | (records.FAILED if answer.failed else 0)
             words += [
                 pack_first(user.position, canary, EPOCH, answer.status, answer.content_type, flags),

@@ -98,7 +98,9 @@ class Connections(Section):
 class Business(Section):
     """An outcome that users should keep reaching, such as a purchase."""
 
-    outcome: str = Field(description="Name of an outcome, or events for posted events.")
+    outcome: str = Field(
+        description="Name of an outcome, or events for events posted to the admin API."
+    )
     margin: types.Ratio = Field(
         0.05, description="Smallest change that matters, relative to stable; a ratio."
     )
