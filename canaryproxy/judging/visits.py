@@ -3,7 +3,7 @@
 A user's request begins a *visit*, unless one is under way. It ends half a minute later and is then a trial;
 it is an event if an event of the user was posted meanwhile. An event without a visit under way begins one,
 so that a payment that is confirmed an hour later counts. Events of users who sent no request in this step
-are left out: these users are not randomised, or the key is nobody's.
+are left out: the user is not randomised, or the key is wrong.
 
 **Why not events over requests.** How many requests an order takes is the version's doing: a page that
 polls, or one that asks for everything at once, changes that rate although users buy as before. Visits are
