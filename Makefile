@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help install demo dashboard quick test lint format unit bench bench-gate bench-quick bench-judge \
 	no-compiler no-valgrind fuzz tunnel split soak faults fleet compiled unit-compiled \
-	pictures lock dist sbom audit image pin-base model clean
+	man pictures lock dist sbom audit image pin-base model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -104,6 +104,9 @@ bench-quick: $(COMPILED)/.done ## requests per second and CPU per request beside
 
 bench-judge: $(BENCH_STAMP) ## healthy canaries rolled back and users hurt, beside other rules (1 min)
 	$(BIN)/python -m bench.judge --quick
+
+man: $(STAMP) ## write the manual page from the commands
+	$(BIN)/python -m canaryproxy.cli.manual >canaryproxy/cli/.page && mv canaryproxy/cli/.page canaryproxy/cli/canaryproxy.1
 
 pictures: $(BENCH_STAMP) ## draw the pictures of docs/judge.md from simulated releases
 	$(BIN)/python -m bench.judge.pictures
