@@ -1,7 +1,7 @@
 """Print what the judge promises on simulated releases, and what other rules do there, as Markdown.
 
-``python -m bench.judge [--quick] [--seed N] [--only TEXT] [--releases N]``. Exit status 1 if a promise is
-broken. Releases are seeded one by one, so the figures do not depend on the number of processes.
+``python -m bench.judge [--quick] [--seed N] [--only TEXT] [--releases N] [--without PART]``. Exit status 1 if
+a promise is broken. Releases are seeded one by one, so the figures do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import multiprocessing
 import sys
 from binascii import crc32
 from collections.abc import Callable, Iterator, Sequence
+from math import exp
 from statistics import median
 from time import monotonic
 
 import numpy as np
 
+from bench.judge.parts import ALL, PARTS, Part, without
 from bench.judge.rows import ROWS, Row
+from canaryproxy.judging import metrics
 from canaryproxy.judging.settings import JudgeSettings
 from tests.simulation import others
-from tests.simulation.judges import Run, at, this_judge
+from tests.simulation.judges import ERRORS, ROUTES, SLOW, Run, at, judged_on, this_judge
 from tests.simulation.whole import Kind, whole_judge
 from tests.simulation.worlds import Release
 
@@ -42,8 +45,8 @@ LONG: dict[str, Callable[[Release], int | None]] = {
 }
 COUNTING = "request counting"
 COLUMNS = ("this judge", COUNTING, *SHORT, *LONG)
-Task = tuple[int, int, int, int]
-"""Row, first release, last, seed."""
+Task = tuple[int, int, int, int, Part]
+"""Row, first release, last, seed, the part that the judge goes without."""
 
 
 def release_of(row: Row, number: int, seed: int, seconds: float) -> Release:
@@ -52,22 +55,27 @@ def release_of(row: Row, number: int, seed: int, seconds: float) -> Release:
     return row.world.run(rng, seconds)
 
 
+def judge(row: Row, release: Release, *, history: bool) -> Run:
+    """Judge a release of a row by this judge."""
+    if row.whole:
+        kind: Kind = "slow" if row.metric.name == metrics.LATENCY else "errors"
+        return whole_judge(release, kind, JudgeSettings())
+    return this_judge(release, row.metric, row.placebos, history=history and row.history)
+
+
 def run(task: Task) -> tuple[int, dict[str, list[Run]]]:
     """Run some releases of a row; return its index and the runs by rule."""
-    index, begin, end, seed = task
+    index, begin, end, seed, part = task
     row = ROWS[index]
     found: dict[str, list[Run]] = {"this judge": []}
     for number in range(begin, end):
         release = release_of(row, number, seed, row.seconds)
-        if row.whole:
-            kind: Kind = "slow" if row.metric.name == "slow" else "errors"
-            judged = whole_judge(release, kind, JudgeSettings())
-        else:
-            judged = this_judge(release, row.metric, row.placebos, history=row.history)
-        found["this judge"].append(judged)
-        if not row.beside or number >= BESIDE:
+        with without(part):
+            found["this judge"].append(judge(row, release, history=part != "history"))
+        if not row.beside or number >= BESIDE or part != ALL:
             continue
-        counted = others.request_counting(release, row.metric.margin, row.metric.by_user)
+        margin = judged_on(release, row.metric)[1].margin
+        counted = others.request_counting(release, margin, row.metric.by_user)
         found.setdefault(COUNTING, []).append(at(release, counted))
         for name, rule in SHORT.items():
             found.setdefault(name, []).append(at(release, rule(release)))
@@ -78,28 +86,44 @@ def run(task: Task) -> tuple[int, dict[str, list[Run]]]:
 
 
 def collect(
-    wanted: Sequence[tuple[int, int]], seed: int, processes: int
+    wanted: Sequence[tuple[int, int]], seed: int, processes: int, part: Part = ALL
 ) -> Iterator[tuple[Row, dict[str, list[Run]]]]:
     """Yield the runs of each row in order; ``wanted`` are indices and numbers of releases."""
     tasks: list[Task] = [
-        (index, begin, min(begin + CHUNK, releases), seed)
+        (index, begin, min(begin + CHUNK, releases), seed, part)
         for index, releases in wanted
         for begin in range(0, releases, CHUNK)
     ]
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         left = dict(wanted)
         found: dict[str, list[Run]] = {}
-        for index, part in pool.imap(run, tasks):
-            for name, runs in part.items():
+        for index, some in pool.imap(run, tasks):
+            for name, runs in some.items():
                 found.setdefault(name, []).extend(runs)
-            left[index] -= len(part["this judge"])
+            left[index] -= len(some["this judge"])
             if not left[index]:
                 yield ROWS[index], found
                 found = {}
 
 
-def _line(*cells: str) -> None:
+def line(*cells: str) -> None:
+    """Print a row of a table."""
     print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def _header(seed: int) -> str:
+    limits = [
+        f"{exp(metric.judged()[1].log_limit):,.0f}:1 for {name}"
+        for metric, name in ((ERRORS, "errors"), (SLOW, "latency"), (ROUTES, "errors of a route"))
+    ]
+    later = exp(ERRORS.judged(first_step=False)[1].log_limit)
+    return (
+        "α = 0.001, shared as the judge shares it by default in a plan of 1, 5, 25, 50, 100%: a step that "
+        "moves the first users has half of it, whatever its weight and however long it lasts. The limits are "
+        f"{', '.join(limits)}, and {later:,.0f}:1 for errors in a later step. 200 requests/s unless the row "
+        f"says otherwise, ten looks a second, a minute of baseline, seed {seed}. Medians count all "
+        "releases.\n"
+    )
 
 
 def _beside(row: Row, runs: Sequence[Run]) -> str:
@@ -125,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="rows whose name contains this text")
     parser.add_argument("--releases", type=int, default=200, help="at most so many a row")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--without", choices=PARTS, default=ALL, help="take a part of the test out")
     options = parser.parse_args(arguments)
     wanted = [
         (index, min(releases, options.releases))
@@ -132,20 +157,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.only in row.name and (releases := row.quick if options.quick else row.releases)
     ]
     began = monotonic()
-    print(
-        "α = 0.001 over five metrics and four steps, 200 requests/s unless the row says otherwise, ten "
-        f"looks a second, a minute of baseline, seed {options.seed}. Medians count all releases.\n"
-    )
-    _line("world", "wanted", "measured", "")
-    _line("---", "---", "---", "---")
+    print(_header(options.seed))
+    line("world", "wanted", "measured", "")
+    line("---", "---", "---", "---")
     beside, broken = [], 0
-    for row, found in collect(wanted, options.seed, options.processes):
+    for row, found in collect(wanted, options.seed, options.processes, options.without):
         measured, ok = row.wanted.measure(
             found["this judge"], QUICK_SLACK if options.quick else 1.0
         )
         broken += not ok
-        _line(row.name, str(row.wanted), measured, "ok" if ok else "NOT")
-        if row.beside and not options.quick:
+        line(row.name, str(row.wanted), measured, "ok" if ok else "NOT")
+        if row.beside and not options.quick and options.without == ALL:
             beside.append((row, found))
     for section, title in (
         ("healthy", "healthy canaries rolled back"),
@@ -156,11 +178,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(
                 f"\nThe first {BESIDE} releases; Flagger, Argo Rollouts and Kayenta get half an hour.\n"
             )
-            _line(title, *COLUMNS)
-            _line(*["---"] * (1 + len(COLUMNS)))
+            line(title, *COLUMNS)
+            line(*["---"] * (1 + len(COLUMNS)))
             for row, found in rows:
                 cells = (_beside(row, found.get(name, [])[:BESIDE]) for name in COLUMNS)
-                _line(row.name, *cells)
+                line(row.name, *cells)
     print(
         f"\n{len(wanted)} promises, {broken} broken; {monotonic() - began:.0f} s", file=sys.stderr
     )

@@ -22,8 +22,8 @@ from tests.simulation.worlds import TICK, Harm, Release, World, mixed
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 SEED = 1
 STABLE = 0.005
-TRIP = exp(ERRORS.settings().log_limit)
-HOLD = exp(ERRORS.settings().log_hold)
+LIMITS = ERRORS.judged()[1]
+TRIP, HOLD = exp(LIMITS.log_limit), exp(LIMITS.log_hold)
 
 INK, FAINT, GOOD, WARN, BAD = "#24292f", "#8c959f", "#1a7f37", "#9a6700", "#cf222e"
 

@@ -95,7 +95,7 @@ class Look:
             hurt=test.hurt,
             trips=spec.trips,
             trial=spec.trial,
-            worse=not accepted and self._looks_worse(spec, seen),
+            worse=not accepted and looks_worse(spec, seen, self.settings.min_users),
         )
 
     def _place(self, scope: str) -> str:
@@ -107,23 +107,24 @@ class Look:
     def _level(self, trial: Trial, seen: Estimate | None) -> Level:
         if trial.spec.trips and trial.breached(self.extra):
             return "breach"
-        if trial.test.suspect and _reaches(trial.spec, seen):
+        if trial.test.suspect and reaches(trial.spec, seen):
             return "suspect"
         return "ok"
 
-    def _looks_worse(self, spec: Spec, seen: Estimate | None) -> bool:
-        """Whether the raw difference reaches the margin, and is not within what users differ by.
 
-        The difference of ``seen`` is adjusted for what was expected of the same users. It passes as chance
-        if its interval by users covers zero, and enough users were seen.
-        """
-        if seen is None or not _raw_reaches(spec, seen) or not _reaches(spec, seen):
-            return False
-        enough = min(seen.users) >= self.settings.min_users
-        return not enough or abs(seen.difference) > _ERRORS * seen.error
+def looks_worse(spec: Spec, seen: Estimate | None, min_users: int) -> bool:
+    """Whether the raw difference reaches the margin, and is not within what users differ by.
+
+    The difference of ``seen`` is adjusted for what was expected of the same users. It passes as chance
+    if its interval by users covers zero, and enough users were seen.
+    """
+    if seen is None or not _raw_reaches(spec, seen) or not reaches(spec, seen):
+        return False
+    enough = min(seen.users) >= min_users
+    return not enough or abs(seen.difference) > _ERRORS * seen.error
 
 
-def _reaches(spec: Spec, seen: Estimate | None) -> bool:
+def reaches(spec: Spec, seen: Estimate | None) -> bool:
     """Whether the difference, adjusted for what was expected, reaches the margin in the bad direction."""
     if seen is None:
         return False

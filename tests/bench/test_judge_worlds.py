@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from bench.judge import __main__ as bench
+from bench.judge.ablation import ROWS_THAT_SHOW
+from bench.judge.parts import PARTS, Part, without
 from bench.judge.rows import ROWS, Wanted
+from canaryproxy.judging import rounds
 from tests.simulation import others
-from tests.simulation.judges import Run
+from tests.simulation.judges import ERRORS, ROUTES, SLOW, Run, course
 from tests.simulation.whole import pack
 from tests.simulation.worlds import Harm, World, mixed, zipf
 
@@ -22,7 +25,31 @@ def test_every_promise_of_the_quick_part_holds(capsys: pytest.CaptureFixture[str
 
 
 def test_rows_have_names_of_their_own() -> None:
-    assert len({row.name for row in ROWS}) == len(ROWS)
+    names = {row.name for row in ROWS}
+    assert len(names) == len(ROWS)
+    assert names.issuperset(ROWS_THAT_SHOW)
+
+
+def test_limits_of_simulated_tests_are_those_of_the_judge() -> None:
+    """All metrics and all routes of all steps together spend no more than α; errors most of it."""
+    limits = {metric: metric.judged()[1].log_limit for metric in (ERRORS, SLOW, ROUTES)}
+    later = ERRORS.judged(first_step=False)[1].log_limit
+    assert limits[ERRORS] < limits[SLOW] < limits[ROUTES]
+    of_errors = np.exp(-limits[ERRORS]) + 3 * np.exp(-later)
+    assert of_errors < 0.001 * 0.3
+    assert SLOW.judged(late=0.02)[0].margin == pytest.approx(0.03)
+    assert SLOW.judged(late=0.05)[0].margin == pytest.approx(0.025)
+
+
+@pytest.mark.skipif(not str(rounds.__file__).endswith(".py"), reason="compiled constants are fixed")
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "history"])
+def test_a_part_that_is_taken_out_changes_the_evidence_and_then_is_back(part: Part) -> None:
+    world = World(25.0, 500, 0.02, harm=Harm(0.08, after=30.0), rate=60.0)
+    release = world.run(np.random.default_rng(8), 70.0)
+    whole = course(release, ERRORS)
+    with without(part):
+        assert course(release, ERRORS) != whole
+    assert course(release, ERRORS) == whole
 
 
 @pytest.mark.parametrize(

@@ -9,44 +9,66 @@ from math import inf, log
 
 import numpy as np
 
+from canaryproxy.judging import families, metrics
+from canaryproxy.judging.families import Spec
 from canaryproxy.judging.history import History
 from canaryproxy.judging.lottery import LotteryTest, TestSettings
+from canaryproxy.judging.metrics import FALLBACK
+from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.units import Lottery, Units
+from canaryproxy.judging.verdicts import looks_worse, reaches
 from canaryproxy.measure.routing import POSITIONS
 from tests.simulation.worlds import TICK, Bools, Release
 
-FAMILIES, STEPS, ALPHA, ALPHA_HOLD = 5, 4, 0.001, 0.05
+PLAN = (1.0, 5.0, 25.0, 50.0, 100.0)
+SETTINGS = JudgeSettings(steps=PLAN)
+"""The defaults, and a plan of five steps of which four are judged."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How the bad answers of a world are judged."""
+    """Which of the product's metrics judges the bad answers of a world."""
 
-    name: str = "errors"
-    margin: float = 0.01
+    name: str = metrics.ERRORS
+    margin: float | None = None
+    """Difference that trips; ``None``: the product's."""
     by_user: bool = True
     """Whether request counting takes at most one trial of a user in ten seconds."""
-    routes: int = 1
-    """Routes that are judged one by one, and share α."""
+    routes: bool = False
+    """Whether 32 routes are judged one by one, by what each of them has of α."""
     alone: bool = False
     """Whether only the traffic of one of them is drawn."""
-    shares: float = FAMILIES * STEPS
-    """Parts that α is divided into before routes."""
 
-    def settings(self) -> TestSettings:
-        """Return the limits of one test of one step."""
-        parts = self.shares * self.routes
-        return TestSettings(
-            log_limit=log(parts / ALPHA),
-            log_hold=log(FAMILIES * self.routes / ALPHA_HOLD),
-            margin=self.margin,
-            looks=self.routes == 1,
+    def judged(self, *, first_step: bool = True, late: float = 0.0) -> tuple[Spec, TestSettings]:
+        """Return the metric and the limits of its test: the product's shares of α with its defaults.
+
+        A lottery that begins at position 0 is that of a plan's first step, whatever its weight, and the
+        others are alike. ``late``: share of stable's answers that are late before the step.
+        """
+        limits = replace(FALLBACK, shares={metrics.LATENCY: late})
+        found = families.specs(SETTINGS, limits)
+        share = families.step_share(SETTINGS, PLAN[0 if first_step else 1], 0)
+        specs = families.route_specs(SETTINGS) if self.routes else found
+        spec = next(spec for spec in specs if spec.name == self.name)
+        if self.routes:
+            alpha = families.route_alpha_of(spec, found, SETTINGS, share)
+        else:
+            alpha = families.alpha_of(spec, found, SETTINGS, share)
+            if spec.name == metrics.LATENCY:
+                alpha = families.warming(alpha, warm=True)
+        if self.margin is not None:
+            spec = replace(spec, margin=self.margin)
+        return spec, TestSettings(
+            log_limit=-log(alpha),
+            log_hold=families.log_hold(found, SETTINGS, route=self.routes),
+            margin=spec.trip_margin,
+            looks=not self.routes,
         )
 
 
 ERRORS = Metric()
-SLOW = Metric("slow", margin=0.03, by_user=False)
-ROUTES = Metric("routes", margin=0.1, routes=32)
+SLOW = Metric(metrics.LATENCY, by_user=False)
+ROUTES = Metric(routes=True)
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,8 @@ class Run:
     held: bool = False
     """Whether it was suspect at any time."""
     worse: bool = False
-    """Whether at the end the canary looks worse by the margin, so that it is not promoted."""
+    """Whether at the end the canary looks worse by the margin and by two standard errors, so that it is not
+    promoted."""
     placebos: tuple[int, int] = (0, 0)
     """Virtual canaries that would have tripped, and their number."""
 
@@ -81,7 +104,7 @@ def at(release: Release, tick: int | None, **more: bool | tuple[int, int]) -> Ru
 
 def this_judge(release: Release, metric: Metric, placebos: int = 0, *, history: bool = True) -> Run:
     """Judge a release by ``LotteryTest``; the first of the routes to trip rolls it back."""
-    if metric.routes == 1 or metric.alone:
+    if not metric.routes or metric.alone:
         return _test(release, metric, None, placebos, history)
     runs = [
         _test(release, metric, release.route == route, 0, history)
@@ -93,26 +116,33 @@ def this_judge(release: Release, metric: Metric, placebos: int = 0, *, history: 
 
 def course(release: Release, metric: Metric) -> list[float]:
     """Return the logarithm of the evidence after each tick, until the test trips."""
-    return [test.log_evidence for test in _play(release, metric)]
+    return [test.log_evidence for test in _play(release, judged_on(release, metric)[1])]
+
+
+def judged_on(release: Release, metric: Metric) -> tuple[Spec, TestSettings]:
+    """Return the metric and the limits of its test in the step of a release."""
+    before = release.bad[release.keyed & (release.t < 0)]
+    late = float(before.mean()) if len(before) else 0.0
+    return metric.judged(first_step=release.first == 0, late=late)
 
 
 def _test(
     release: Release, metric: Metric, only: Bools | None, placebos: int, history: bool
 ) -> Run:
+    spec, settings = judged_on(release, metric)
     held, tick, test = False, None, None
-    for at_tick, test in enumerate(_play(release, metric, only, placebos, history=history)):
-        held = held or test.suspect
+    for at_tick, test in enumerate(_play(release, settings, only, placebos, history=history)):
+        held = held or (test.suspect and reaches(spec, test.estimate()))
         tick = at_tick if test.breach else None
     assert test is not None
-    estimate = test.estimate()
-    worse = estimate is not None and estimate.difference >= metric.margin
+    worse = looks_worse(spec, test.estimate(), SETTINGS.min_users)
     placebo = (test.placebo.tripped, test.placebo.of) if placebos else (0, 0)
     return at(release, tick, held=held or tick is not None, worse=worse, placebos=placebo)
 
 
 def _play(
     release: Release,
-    metric: Metric,
+    settings: TestSettings,
     only: Bools | None = None,
     placebos: int = 0,
     *,
@@ -133,7 +163,7 @@ def _play(
         for row, bad in zip(rows[: bounds[0]], bads[: bounds[0]], strict=True):
             past.add((row << 1 | bad,))
     lottery = Lottery(release.first, release.limit, POSITIONS)
-    test = LotteryTest(lottery, units, metric.settings(), 0.0, past, placebos)
+    test = LotteryTest(lottery, units, settings, 0.0, past, placebos)
     for tick, (begin, end) in enumerate(pairwise(bounds)):
         for row, bad in zip(rows[begin:end], bads[begin:end], strict=True):
             test.add(row, bad)
