@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 import canaryproxy
+from canaryproxy.deferred import defer
 from canaryproxy.measure.compiled import COMPILED
 
 SECTIONS = {
@@ -69,7 +70,12 @@ _ARGUMENTS = "canaryproxy.arguments"
 
 
 def command_named(name: str) -> click.Command:
-    """Import the module of a command and return the command. Raises ``KeyError`` for an unknown name."""
+    """Import the module of a command and return the command. Raises ``KeyError`` for an unknown name.
+
+    What it imports of the configuration is not its model, which takes longer than anything else: help and
+    completion of options need none.
+    """
+    defer("canaryproxy.config")
     found: click.Command = getattr(import_module(f"canaryproxy.cli.{COMMANDS[name]}"), name)
     return found
 
@@ -87,6 +93,22 @@ class Sections(click.Group):
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, or ``None`` for an unknown name."""
         return command_named(cmd_name) if cmd_name in COMMANDS else None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """Return the commands that begin so, without importing any, or else the options."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only shells ask
+
+        summaries = {
+            path.partition(".")[2]: summary
+            for commands in SECTIONS.values()
+            for path, summary in commands.items()
+        }
+        found = [
+            CompletionItem(name, help=summary)
+            for name, summary in summaries.items()
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the arguments for ``_misused``."""

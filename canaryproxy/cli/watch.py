@@ -15,7 +15,7 @@ from rich.live import Live
 from canaryproxy.cli.lines import last_record
 from canaryproxy.client.api import Client
 from canaryproxy.client.follow import ConnectionLost, Follower, NewDocument, NewRecord, Update
-from canaryproxy.client.screen import EVENTS, Ascii, View, has_unicode, screen
+from canaryproxy.client.screen import EVENTS, MOST_EVENTS, Ascii, View, has_unicode, screen
 
 Document = Mapping[str, Any]
 
@@ -46,7 +46,7 @@ async def show_status(client: Client, document: Document) -> None:
 async def watch_screen(client: Client, document: Document) -> None:
     """Keep the status on the screen until Ctrl-C, then print its last state."""
     to = console()
-    kept = deque(await client.history(None, EVENTS), EVENTS)
+    kept = deque(await client.history(None, MOST_EVENTS), MOST_EVENTS)
     view = View(document, kept, time.time())
     try:
         with Live(console=to, screen=True, auto_refresh=False, vertical_overflow="crop") as live:

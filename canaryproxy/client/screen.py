@@ -17,12 +17,17 @@ from rich.style import StyleType
 from rich.text import Text
 
 from canaryproxy.client import text as words
+from canaryproxy.client.advice import next_action
 from canaryproxy.client.text import clean, number
 
 EVENTS = 5
-"""Records of the history on the screen."""
+"""Records of the history of one look."""
+MOST_EVENTS = 40
+"""Records on a live screen, as far as it is high enough."""
 NARROWEST = 60
 """Columns; a narrower terminal cuts the lines."""
+_WIDE = 140
+"""Columns from which a metric's counts stand beside it."""
 _LABEL = 10
 """Columns of the labels."""
 
@@ -239,8 +244,7 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
     hold = document.get("hold")
     holds = [clean(one) for one in _list(document.get("holds"))]
     if document.get("ready") is True:
-        said = "ready: run canaryproxy resume"
-        lines += _labelled(" next step", said, width, most, "bold green", "")
+        lines += _labelled(" next step", "ready", width, most, "bold green", "")
     elif hold and document.get("state") == "running":
         said = clean(hold)
         # Not held by anything wrong:
@@ -262,7 +266,11 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
         cause = clean(gate.get("cause"))
         said = clean(gate.get("state"), 20) + (f": {cause}" if cause else "")
         lines += _labelled(" gate", said, width, most, "dim", style)
-    return [*lines, *_circuit(view, width, None if most is None else 2)]
+    lines += _circuit(view, width, None if most is None else 2)
+    action = next_action(document)
+    if action:
+        lines += _labelled(" to do", action, width, most, "dim", "bold")
+    return lines
 
 
 def _track(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], width: int) -> Text:
@@ -428,8 +436,12 @@ def _metrics(document: Mapping[str, Any], width: int, *, details: bool) -> list[
             said = f"canary {words.noun(name)} {said}"
         route = clean(one.get("route"), 60)
         line.append(f"  on {route}" if route else f"  {said}", "" if known else "dim")
+        counts = f"  ·  {clean(one.get('known'))}"
+        beside = width >= _WIDE and bool(one.get("known")) and line.cell_len + len(counts) <= width
+        if beside:
+            line.append(counts, "dim")
         lines.append(line)
-        if details and _mapping(one.get("users")):
+        if details and not beside and _mapping(one.get("users")):
             lines.append(Text(f"   {clean(one.get('known'))}", style="dim"))
     placebo = clean(_mapping(document.get("placebo")).get("said"))
     if details and placebo:
@@ -458,7 +470,7 @@ def _bar(metric: Mapping[str, Any], wide: int, style: str) -> Text:
 
 
 def _records(view: View, width: int, most: int | None) -> list[Text]:
-    records = list(view.records)[-EVENTS:]
+    records = list(view.records)[-(EVENTS if most is None else MOST_EVENTS) :]
     if not records:
         return []
     lines = [Text(" history", style="dim")]

@@ -11,6 +11,7 @@ from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress
 from canaryproxy.config.advice import warnings
 from canaryproxy.config.errors import ConfigError, Path, Problem, dotted, shown
 from canaryproxy.config.explain import problem_at, validate
+from canaryproxy.config.json_schema import schema
 from canaryproxy.config.model import (
     AccessLog,
     Admin,
@@ -49,7 +50,6 @@ from canaryproxy.config.model import (
     Webhook,
     When,
 )
-from canaryproxy.config.schema import schema
 from canaryproxy.config.yaml_reader import read
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canaryproxy.config.deferred import defer
+from canaryproxy.deferred import defer
 
 defer("yaml")
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from canaryproxy.config.deferred import defer
+from canaryproxy.deferred import defer
 
 
 def prepare() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from canaryproxy.config.deferred import defer
+from canaryproxy.deferred import defer
 
 
 @pytest.fixture

@@ -1,0 +1,35 @@
+"""What an operator does next, by the state of the release. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_NEXT = {
+    "paused": "canaryproxy resume to continue, or canaryproxy abort",
+    "tripped": "find the cause, then canaryproxy reset or canaryproxy abort",
+    "probing": "nothing: it recovers by itself, or trips again",
+    "promoted": "deploy this version as stable; the next release needs a new id",
+    "aborted": "a new release.id and canaryproxy reload, or canaryproxy start",
+}
+
+
+def next_action(document: Mapping[str, Any]) -> str:
+    """Return the next action, in one line of a narrow terminal; empty where there is none."""
+    config, circuit = document.get("config"), document.get("circuit")
+    if document.get("unsaved"):
+        return "make the state file writable: a restart forgets this state"
+    if isinstance(config, Mapping) and config.get("error"):
+        return "canaryproxy check -c FILE, then canaryproxy reload"
+    state = document.get("state")
+    if state == "tripped" and isinstance(circuit, Mapping) and circuit.get("drill") is True:
+        return "nothing: the drill resets the circuit"
+    if state == "running":
+        if document.get("ready") is True:
+            return "canaryproxy resume begins the next step"
+        if document.get("level") in ("suspect", "breach"):
+            return "watch the canary; canaryproxy trip sends all users to stable"
+        return "nothing: the next step begins by itself" if not document.get("quiet") else ""
+    if state == "idle" and document.get("release") is None:
+        return "canaryproxy weight N, or add a release and canaryproxy reload"
+    return _NEXT.get(str(state), "")
