@@ -11,10 +11,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
-from pydantic import ValidationError
 
 from canaryproxy import API_VERSION, DEFAULT_SOCKET, __version__
 from canaryproxy import config as configuration
@@ -43,8 +42,10 @@ from canaryproxy.client.api import (
     Unreachable,
 )
 from canaryproxy.client.text import clean
-from canaryproxy.config import Admin, ConfigError
-from canaryproxy.config.yaml_reader import read
+from canaryproxy.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    from canaryproxy.config import Admin
 
 T = TypeVar("T")
 
@@ -206,6 +207,10 @@ def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _admin_of(path: Path) -> Admin:
     """Return the admin section of a file, even if the rest of the file is invalid."""
+    from pydantic import ValidationError  # noqa: PLC0415 - what reads no file needs neither
+
+    from canaryproxy.config.yaml_reader import read  # noqa: PLC0415
+
     text = read_text(path)
     try:
         return configuration.parse(text, file=str(path)).admin
@@ -213,7 +218,7 @@ def _admin_of(path: Path) -> Admin:
         value = read(text, str(path)).value
         section = value.get("admin") if isinstance(value, dict) else None
         try:
-            found = Admin.model_validate(section or {})
+            found = configuration.Admin.model_validate(section or {})
         except ValidationError:
             refuse(error)
         click.echo(

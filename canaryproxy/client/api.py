@@ -18,17 +18,20 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp import ClientSession, ClientTimeout
-
 from canaryproxy import API_HEADER, API_VERSION
 from canaryproxy.client.events import Message, Parser, TooLong
+from canaryproxy.deferred import defer
+
+# Completion and help of commands send nothing, and aiohttp is 0.2 s of processor time.
+defer("aiohttp")
+
+import aiohttp  # noqa: E402
 
 TIMEOUT = 15.0
 """Seconds for a response."""
-_TIMEOUT = ClientTimeout(total=TIMEOUT, sock_connect=5)
-_DRILL_TIMEOUT = ClientTimeout(total=60, sock_connect=5)
-_STREAM_TIMEOUT = ClientTimeout(total=None, sock_connect=5, sock_read=10)
+_DRILL_TIMEOUT = 60.0
+_CONNECT_TIMEOUT = 5.0
+_SILENCE = 10.0
 """The proxy writes to a stream every second; after ten seconds of silence the connection is lost."""
 _HANDSHAKE = 3.0
 """Seconds for a TLS handshake, to find out whether there is TLS."""
@@ -131,14 +134,14 @@ class Client:
         self._authorization: dict[str, str] = {}
         if token is not None and address.url is not None:
             self._authorization["Authorization"] = f"Bearer {token}"
-        self._session: ClientSession | None = None
+        self._session: aiohttp.ClientSession | None = None
         self._known = False
 
     async def __aenter__(self) -> Client:
         path = self.address.socket
         connector = None if path is None else aiohttp.UnixConnector(path)
         headers = {"Accept": "application/json", "User-Agent": "canaryproxy"}
-        self._session = ClientSession(connector=connector, timeout=_TIMEOUT, headers=headers)
+        self._session = aiohttp.ClientSession(connector=connector, headers=headers)
         return self
 
     async def __aexit__(
@@ -175,7 +178,7 @@ class Client:
         method, path = {"weight": ("PUT", "/v1/weight"), "reload": ("POST", "/v1/reload")}.get(
             name, ("POST", f"/v1/release/{name}")
         )
-        timeout = _DRILL_TIMEOUT if name == "drill" else _TIMEOUT
+        timeout = _DRILL_TIMEOUT if name == "drill" else TIMEOUT
         return await self._send(
             method, path, body=body, etag=etag, timeout=timeout, authorized=True
         )
@@ -188,7 +191,7 @@ class Client:
         parser = Parser()
         try:
             async with self._request(
-                "GET", "/v1/stream", headers=headers, timeout=_STREAM_TIMEOUT
+                "GET", "/v1/stream", headers=headers, timeout=None, silence=_SILENCE
             ) as response:
                 self._check_peer(response)
                 if response.status != 200:
@@ -209,7 +212,7 @@ class Client:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         etag: str | None = None,
-        timeout: ClientTimeout = _TIMEOUT,
+        timeout: float | None = None,
         authorized: bool = False,
     ) -> Response:
         """Send a request; with ``authorized``, with the token, and only to a known peer."""
@@ -219,7 +222,7 @@ class Client:
             headers |= self._authorization
         try:
             async with self._request(
-                method, path, headers=headers, timeout=timeout, params=query, json=body
+                method, path, headers=headers, timeout=timeout or TIMEOUT, params=query, json=body
             ) as response:
                 self._check_peer(response)
                 if response.status != 200:
@@ -236,7 +239,7 @@ class Client:
         if self._known:
             return
         try:
-            async with self._request("GET", "/livez") as response:
+            async with self._request("GET", "/livez", timeout=TIMEOUT) as response:
                 self._check_peer(response)
                 await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -263,9 +266,20 @@ class Client:
             raise OtherVersion(version)
         self._known = True
 
-    def _request(self, method: str, path: str, **more: Any) -> Any:
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout: float | None,
+        silence: float | None = None,
+        **more: Any,
+    ) -> Any:
         assert self._session is not None
-        return self._session.request(method, self._base + path, allow_redirects=False, **more)
+        limits = aiohttp.ClientTimeout(timeout, sock_connect=_CONNECT_TIMEOUT, sock_read=silence)
+        return self._session.request(
+            method, self._base + path, allow_redirects=False, timeout=limits, **more
+        )
 
 
 def _described(response: aiohttp.ClientResponse) -> str:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientTimeout
 from click.testing import CliRunner
 
 from canaryproxy import API_HEADER
@@ -127,7 +126,7 @@ async def test_what_is_not_http_is_told() -> None:
 
 
 async def test_a_hung_proxy_is_not_to_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_TIMEOUT", ClientTimeout(total=0.2))
+    monkeypatch.setattr(api, "TIMEOUT", 0.2)
 
     async def hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
