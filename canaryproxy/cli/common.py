@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from canaryproxy import config as configuration
-from canaryproxy.config import Config, ConfigError
-from canaryproxy.tls import files as certificates
-from canaryproxy.tls.files import Files
+from canaryproxy.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    from canaryproxy.config import Config
+    from canaryproxy.tls.files import Files
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
@@ -68,6 +70,8 @@ def load_with_files(path: Path) -> tuple[Config, Files]:
 
     Prints warnings.
     """
+    from canaryproxy.tls import files as certificates  # noqa: PLC0415 - it loads the model
+
     text = read_text(path)
     try:
         config = configuration.parse(text, file=str(path))

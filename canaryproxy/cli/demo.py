@@ -6,8 +6,6 @@ import sys
 
 import click
 
-from canaryproxy.demo.run import demo as run_demo
-
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
@@ -34,4 +32,6 @@ def demo(as_json: bool, speed: float, seed: int, dashboard: int | None) -> None:
 
     Example: canaryproxy demo --speed 2
     """
+    from canaryproxy.demo.run import demo as run_demo  # noqa: PLC0415 - it loads all of the proxy
+
     sys.exit(run_demo(as_json=as_json, speed=speed, seed=seed, dashboard=dashboard))

@@ -11,7 +11,6 @@ import click
 
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
 from canaryproxy.config.text import NONE, count, odds, percent
-from canaryproxy.control.settings import ControlSettings
 from canaryproxy.judging.replay import RowError, read_rows, replay, time_of
 from canaryproxy.judging.user_replay import (
     UserReplay,
@@ -20,7 +19,6 @@ from canaryproxy.judging.user_replay import (
     seconds_of,
     settings_of,
 )
-from canaryproxy.release.forecast import Traffic, forecast
 from canaryproxy.release.rollout import Step
 
 _RATIO = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -176,6 +174,9 @@ def plan(path: Path, rps: float, error_rate: float, users: int | None, as_json: 
     config = load(path)
     if config.release is None:
         fail(f"{path} has no release: add release.id and release.steps", EXIT_CONFIG)
+    from canaryproxy.control.settings import ControlSettings  # noqa: PLC0415 - they load the model
+    from canaryproxy.release.forecast import Traffic, forecast  # noqa: PLC0415
+
     found = forecast(
         [Step(step.weight, step.bake, step.min_requests) for step in config.release.steps],
         Traffic(rps, error_rate, users),

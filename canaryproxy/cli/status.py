@@ -16,7 +16,7 @@ from canaryproxy.cli.target import Target, reaching
 from canaryproxy.client import text as words
 from canaryproxy.client.api import Client
 from canaryproxy.client.follow import ConnectionLost, Follower, NewRecord
-from canaryproxy.client.goal import Goal, Verdict
+from canaryproxy.client.goal import STATES, Goal, Verdict
 from canaryproxy.config import units
 
 
@@ -111,6 +111,7 @@ def history(target: Target, as_json: bool, number: int, follow: bool) -> None:
     "goal",
     required=True,
     callback=_goal,
+    shell_complete=lambda _ctx, _param, begun: [one for one in STATES if one.startswith(begun)],
     metavar="STATE",
     help="promoted, tripped, aborted, paused, ready, step=N, or ended (one of the first three).",
 )

@@ -19,6 +19,8 @@ _OPPOSITE: Mapping[str, tuple[str, ...]] = {
     "step": ("tripped", "aborted"),
     "ended": (),
 }
+STATES = tuple("step=" if name == "step" else name for name in _OPPOSITE)
+"""The goals as they are typed; a number follows ``step=``."""
 _ENDS = ("promoted", "tripped", "aborted")
 
 

@@ -125,17 +125,20 @@ class Controller:
 
     # Life
 
-    def load(self, last: tuple[RouteTable, int] | None = None) -> None:
+    def load(self, last: tuple[RouteTable, int] | None = None) -> bool:
         """Continue from the state file, or begin the release. Publishes the first table.
 
+        Returns whether the release is that of the state file, which may be refused or not be there.
         ``last`` is the table in force with its version, if another controller was here before: a table that
         it published without having saved it holds.
         """
+        restored = False
         try:
             document = self._file.load()
             if document is not None:
                 self.ledger.restore_history(document)
                 self.authority.restore(document)
+                restored = True
             self._saver.saved = self.ledger.version
         except StateError as error:
             self._refuse_state(str(error))
@@ -149,6 +152,7 @@ class Controller:
             self._take_over(*last)
         self.authority.begin()
         self.publish(first=True)
+        return restored
 
     def _refuse_state(self, why: str) -> None:
         _log.error("%s", why)

@@ -130,9 +130,8 @@ class ControlPlane:
         the state file.
         """
         self._lock.acquire(_LOCK_WITHIN)
-        is_restored = Path(self._config.state).exists()
         found = self._block.table.read()
-        self.controller.load(None if found is None else found[1:])
+        is_restored = self.controller.load(None if found is None else found[1:])
         in_force = self._block.config.read()
         ours = (self.reloader.text, self.controller.slots, self.reloader.files)
         if ours[0] and (
