@@ -12,15 +12,16 @@ import pytest
 
 from canaryproxy.config import ConfigError
 from canaryproxy.control.drill import drill
+from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.saver import Unsaved
 from canaryproxy.control.service import Stale
 from canaryproxy.judging.verdict import Sample
 from canaryproxy.measure import counters
-from canaryproxy.measure.records import template_of
-from canaryproxy.measure.routing import RouteTable
+from canaryproxy.measure.records import FLAGS_SHIFT, POSITION_MASK, POSTED, WORDS, template_of
+from canaryproxy.measure.routing import VARIANTS, RouteTable, position_of
 from canaryproxy.release import circuit, rollout
 
-from .world import World, running
+from .world import BASE, World, running
 
 RELEASE = """
 release: {id: r1, steps: [{weight: 10, bake: 1s, min_requests: 5}, {weight: 50, bake: 5s}, {weight: 100}]}
@@ -54,6 +55,32 @@ async def test_accepting_is_recorded_with_who_and_reaches_the_judge(tmp_path: Pa
         made.controller.authority.observe = samples.append  # type: ignore[assignment]
         await made.run(0.1)
         assert samples[0].accepted == {"latency_p50"}
+
+
+async def test_posted_events_are_refused_unless_they_are_configured(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        with pytest.raises(rollout.Refused, match="outcome: events"):
+            made.control.post_events([PostedEvent(key="ann")])
+
+
+async def test_a_posted_event_reaches_the_judge_with_its_position_and_no_key(
+    tmp_path: Path,
+) -> None:
+    base = BASE.replace("errors: {}, latency: {}", "errors: {}, business: {outcome: events}")
+    made = World(tmp_path, RELEASE, base=base)
+    samples: list[Sample] = []
+    made.controller.authority.observe = samples.append  # type: ignore[assignment]
+    table = made.controller.table
+    side = VARIANTS[table.variant_of(b"ann")]
+    other = VARIANTS[1 - table.variant_of(b"ann")]
+    assert made.control.post_events([PostedEvent(key="ann"), PostedEvent(3, side, "ann")]) == 4  # type: ignore[arg-type]
+    with pytest.raises(rollout.Refused, match=f"on {side} now, not on {other}"):
+        made.control.post_events([PostedEvent(1, other, "ann")])  # type: ignore[arg-type]
+    await made.run(0.2)
+    events = [word for word in samples[0].records[::WORDS] if word >> FLAGS_SHIFT == POSTED]
+    assert [word & POSITION_MASK for word in events] == [position_of(table.salt, b"ann")] * 2
+    assert not any(word >> FLAGS_SHIFT == POSTED for word in samples[1].records[::WORDS])
+    await made.controller.stop()
 
 
 async def test_only_what_is_compared_can_be_accepted(tmp_path: Path) -> None:

@@ -419,6 +419,17 @@ def test_a_customer_with_a_third_of_all_orders_trips_nothing(posted: bool, side:
     assert sum(business.users) > 500
 
 
+def test_orders_by_another_key_than_that_of_the_split_are_held_and_say_so() -> None:
+    def wrong(user: User, now: float, luck: Random) -> Answer:
+        return replace(plain(user, now, luck), posted=True, posted_for=luck.randrange(POSITIONS))
+
+    world = World(judge(shop(True)), users=1000, rate=50.0, stable=wrong, canary=wrong)
+    seen = world.step(50.0, 60.0)
+    assert any("posted business events name users who sent no request" in one for one in seen.holds)
+    world.accepted = frozenset({"business"})
+    assert not any("posted business events" in one for one in world.tick().holds)
+
+
 def test_more_requests_for_the_same_orders_trip_nothing_if_orders_are_posted() -> None:
     """A page that asks twice as often: orders by request fall by half, orders by user do not."""
     due: dict[int, float] = {}

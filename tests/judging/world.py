@@ -29,6 +29,8 @@ class Answer:
     events: int = 0
     posted: bool = False
     """The service posts a business event for the user."""
+    posted_for: int | None = None
+    """Position of that event, if it is not the user's."""
     route: bytes = b"GET /"
     content_type: int = HTML
 
@@ -112,7 +114,9 @@ class World:
             template = template_of(answer.route)
             names[template] = answer.route.decode()
             if answer.posted:
-                words += [pack_first(user.position, canary, EPOCH, 0, 0, records.POSTED), 0, 0]
+                at = user.position if answer.posted_for is None else answer.posted_for
+                mark = pack_first(at, at < limit * FINE, EPOCH, 0, 0, records.POSTED)
+                words += [mark, 0, 0]
             flags = answer.flags | records.ENDED | (records.FAILED if answer.failed else 0)
             words += [
                 pack_first(user.position, canary, EPOCH, answer.status, answer.content_type, flags),
