@@ -341,7 +341,7 @@ class Judge:
                     found.append(
                         words.worse(trial.spec, trial.scope, trial.estimated, verdict.hurt)
                     )
-        strangers = None if step.visits is None else step.visits.strangers
+        strangers = None if step.user_time is None else step.user_time.strangers
         if strangers is not None and metrics.BUSINESS not in accepted:
             found.append(words.strangers(*strangers))
         if step.ratio.log_e >= RATIO_LIMIT and "users" not in accepted:

@@ -1,6 +1,6 @@
 """Business events that are posted as counts: they name no users, so they hold and never trip.
 
-Those that name their user are judged by the lottery (``visits``). Counts are judged as independent events
+Those that name their user are judged by the lottery (``user_time``). Counts are judged as independent events
 (``evidence.LiveTest``), against the requests of each variant. Conversions come later than the requests that
 they belong to: counts are compared in ticks of half a minute.
 """

@@ -22,8 +22,8 @@ from canaryproxy.judging.sample_ratio import SampleRatio
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.sorting import RouteSorter, Sorter
 from canaryproxy.judging.units import Units
+from canaryproxy.judging.user_time import UserTime
 from canaryproxy.judging.verdict import Placebo
-from canaryproxy.judging.visits import Visits
 from canaryproxy.measure.records import POSITION_MASK, VARIANT_SHIFT
 
 OTHERS = "other routes"
@@ -101,7 +101,7 @@ class Step:
         self._part = 1
         self._users = [0, 0]
         business = settings.business
-        self.visits = Visits() if business is not None and business.slot is None else None
+        self.user_time = UserTime() if business is not None and business.slot is None else None
         """Where business events are posted."""
         self._specs = families.specs(settings, limits)
         self.trials: dict[str, Trial] = {}
@@ -167,8 +167,8 @@ class Step:
         """Sort records by the tests and limits that there are now."""
         settings = self._settings
         takers = {name: trial.test.pending.append for name, trial in self.trials.items()}
-        if self.visits is not None:
-            takers[metrics.BUSINESS] = self.visits.take
+        if self.user_time is not None:
+            takers[metrics.BUSINESS] = self.user_time.take
         outcomes = [(rule.slot, rule.name) for rule in settings.outcomes]
         self._sorter = Sorter(
             takers, self.limits, outcomes, settings.business, warm=self.warm, hang=HANG
@@ -206,8 +206,8 @@ class Step:
 
     def post(self, position: int) -> None:
         """Take a business event of a user of the lottery's population."""
-        if self.visits is not None:
-            self.visits.take(self._units.row(position) << 1 | 1)
+        if self.user_time is not None:
+            self.user_time.take(self._units.row(position) << 1 | 1)
 
     def worst_other(self) -> int:
         """Return the template with most bad canary responses of the routes that are judged together."""
@@ -224,8 +224,8 @@ class Step:
 
     def tick(self, now: float) -> None:
         """Let the tests look, begin rounds and settle proofs: ten times a second."""
-        if self.visits is not None:
-            self.trials[metrics.BUSINESS].test.pending += self.visits.close(now)
+        if self.user_time is not None:
+            self.trials[metrics.BUSINESS].test.pending += self.user_time.close(now)
         for trial in self.trials.values():
             if trial.proof is not None:
                 self._prove(trial, trial.proof, now)

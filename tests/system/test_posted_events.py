@@ -74,7 +74,7 @@ def test_a_canary_that_loses_forty_percent_of_the_orders_of_each_user_trips(tmp_
         ):
             cause = await seen.tripped(180)
             assert cause.startswith("conversion rate ")
-            assert " visits of " in cause
+            assert " intervals of " in cause
 
     play(story())
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
@@ -109,7 +109,7 @@ def test_a_customer_with_a_third_of_all_orders_trips_nothing(tmp_path: Path) -> 
                 found = [one for one in metrics if one["metric"] == "business"]
                 return bool(found) and found[0]["canary"]["trials"] >= 400
 
-            view = await seen.until(business, "visits of the canary", 180)
+            view = await seen.until(business, "intervals of the canary", 180)
             assert view["circuit"]["state"] == "closed", seen.told(view)
             assert shop.posted > 500
 
