@@ -86,6 +86,7 @@ class Ours:
                 "steps": [{"weight": site.weight, "bake": "1h"}, {"weight": 100}],
             }
             config["judge"] = {
+                "baseline": 0,  # requests are measured with the split in force
                 "metrics": {
                     "errors": {},
                     "latency": {},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -41,20 +43,33 @@ class Ended(SystemExit):
         self.why = why
 
 
+Say = Callable[[int, str], None]
+"""Tells the user something: how grave it is (a level of ``logging``), and a line."""
+
+
+def echo(level: int, line: str) -> None:  # noqa: ARG001
+    """Print a line to standard error, as commands do; ``canaryproxy run`` logs it."""
+    click.echo(line, err=True)
+
+
 def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
     """Print one line and exit."""
     click.echo(f"canaryproxy: {message}", err=True)
     raise Ended(status, message)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, say: Say | None = None) -> str:
     """Return the text of a file, or exit."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        fail(f"cannot read {path}: {error.strerror}", EXIT_CONFIG)
+        why = f"cannot read {path}: {error.strerror}"
     except UnicodeDecodeError as error:
-        fail(f"{path} is not UTF-8 text (byte {error.start})", EXIT_CONFIG)
+        why = f"{path} is not UTF-8 text (byte {error.start})"
+    if say is None:
+        fail(why, EXIT_CONFIG)
+    say(logging.ERROR, why)
+    raise Ended(EXIT_CONFIG, why)
 
 
 def load(path: Path) -> Config:
@@ -65,31 +80,32 @@ def load(path: Path) -> Config:
         refuse(error)
 
 
-def load_with_files(path: Path) -> tuple[Config, Files]:
+def load_with_files(path: Path, say: Say | None = None) -> tuple[Config, Files]:
     """Return the configuration in a file and its TLS files, or print the errors and exit.
 
-    Prints warnings.
+    Prints warnings. ``say`` takes errors and warnings in place of standard error.
     """
     from canaryproxy.tls import files as certificates  # noqa: PLC0415 - it loads the model
 
-    text = read_text(path)
+    text = read_text(path, say)
+    say = say or echo
     try:
         config = configuration.parse(text, file=str(path))
         files = certificates.load(config, text, file=str(path))
     except ConfigError as error:
-        refuse(error)
+        refuse(error, say)
     for line in (
         *configuration.warnings(config),
         *certificates.warnings(config, files, time.time()),
     ):
-        click.echo(f"{path}: warning: {line}", err=True)
+        say(logging.WARNING, f"{path}: warning: {line}")
     return config, files
 
 
-def refuse(error: ConfigError) -> NoReturn:
+def refuse(error: ConfigError, say: Say = echo) -> NoReturn:
     """Print the errors of a configuration, one a line, and exit."""
     for problem in error.problems:
-        click.echo(str(problem), err=True)
+        say(logging.ERROR, str(problem))
     more = len(error.problems) - 1
     first = str(error.problems[0]).partition(", found ")[0]  # the value found may be a secret
     raise Ended(EXIT_CONFIG, f"{first} (and {more} more)" if more else first)

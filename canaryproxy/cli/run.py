@@ -35,6 +35,7 @@ def run(path: Path, log_format: Literal["text", "json"], pid_file: Path | None) 
     Example: canaryproxy run -c config/minimal.yaml --log-format json
     """
     logs.configure(log_format)
+    logs.capture()
     imports.prepare()
     from canaryproxy.cli.serve import serve  # noqa: PLC0415 - it imports aiohttp
 

@@ -59,7 +59,7 @@ class Ledger:
             self.recorded += 1
             self.history.append(record)
             extra = {"record": {"id": self.recorded, **record.to_dict()}}
-            _log.info("%s", sentence(record), extra=extra)
+            _log.log(_level(record), "%s", sentence(record), extra=extra)
             for listener in tuple(self._listeners):
                 listener(self.recorded, record)
         if records:
@@ -84,7 +84,19 @@ class Ledger:
         self.recorded = int(document.get("recorded", len(self.history)))
 
 
-_TITLES = {"step": "step passed", "cleared": "back to normal"}
+_LEVELS = {
+    "tripped": logging.ERROR,
+    "reload_failed": logging.ERROR,
+    "upgrade_failed": logging.ERROR,
+    "suspect": logging.WARNING,
+    "stopped": logging.WARNING,
+    "aborted": logging.WARNING,
+}
+_TITLES = {
+    "step": "step passed",
+    "cleared": "back to normal",
+    "reload_failed": "reload failed, the running configuration stays",
+}
 
 
 def sentence(record: Record) -> str:
@@ -92,6 +104,15 @@ def sentence(record: Record) -> str:
     title = _TITLES.get(record.what, record.what.replace("_", " "))
     parted = "" if record.cause.startswith(("by ", "manually ")) else ":"
     return f"{title}{parted} {record.cause}"
+
+
+def _level(record: Record) -> int:
+    """Return how loud the log is about a record."""
+    if record.what == "gate" and record.figures.get("passed") is not True:
+        return logging.WARNING
+    if record.what == "tripped" and record.figures.get("drill") is True:
+        return logging.WARNING
+    return _LEVELS.get(record.what, logging.INFO)
 
 
 def figures(seen: Assessment) -> dict[str, Any]:

@@ -8,6 +8,7 @@ until file and process agree.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
@@ -221,13 +222,13 @@ class Reloader:
         if why != self.error:
             self.error = why
             self._note("reload_failed", _with(why, by), {})
+        else:
+            _log.error("reload failed as before, the running configuration stays: %s", why)
 
     def try_reload(self) -> None:
-        """Reload; an error is kept in ``error`` and in the history."""
-        try:
+        """Reload; an error is kept in ``error`` and in the history, and is in the log."""
+        with contextlib.suppress(ConfigError, Refused, OSError):
             self.reload()
-        except (ConfigError, Refused, OSError) as error:
-            _log.error("reload failed, the running configuration stays: %s", _one_line(error))
 
     async def watch(self) -> None:
         """Reload whenever the file's text changes, until ``reload.watch`` is off.

@@ -107,6 +107,8 @@ class Saver:
                     await asyncio.sleep(_RETRY_SECONDS)
                     continue
                 self.saved = version
+                if self.error is not None:
+                    _log.info("the state file %s is written again", self.file.path)
                 self.error = None
                 self._on_saved()  # a change that is acknowledged is in force
                 self._wake(None)

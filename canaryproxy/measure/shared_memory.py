@@ -20,7 +20,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from canaryproxy.measure import counters
@@ -51,8 +51,26 @@ LINGER = 5
 TASKS = 6
 """Tasks of its event loop."""
 ENDPOINTS = 7
-"""Two cells for each endpoint of each variant: whether it is usable, and its requests in flight."""
-STATUS_CELLS = ENDPOINTS + 2 * MOST_ENDPOINTS * len(VARIANTS)
+"""The cells of each endpoint of each variant (``EndpointCells``)."""
+
+
+class EndpointCells(NamedTuple):
+    """An endpoint as one worker sees it."""
+
+    usable: bool
+    in_flight: int
+    """Requests that it has not answered yet."""
+    errors: int = 0
+    """Attempts of requests that failed there."""
+    reason: int = 0
+    """``Reason`` of the last failure."""
+    errno: int = 0
+    """Of the last failure, 0 if the system gave none."""
+
+
+_ENDPOINT: Final = len(EndpointCells._fields)
+_OF_VARIANT: Final = _ENDPOINT * MOST_ENDPOINTS
+STATUS_CELLS = ENDPOINTS + _OF_VARIANT * len(VARIANTS)
 
 
 def _aligned(size: int) -> int:
@@ -213,19 +231,22 @@ class WorkerCells:
         self.records = RecordRing(parts[2])
         self.names = NameRing(parts[3])
 
-    def write_endpoints(self, variant: int, endpoints: list[tuple[bool, int]]) -> None:
-        """Write ``usable`` and the requests in flight of a variant's endpoints, in their order."""
-        at = ENDPOINTS + variant * 2 * MOST_ENDPOINTS
-        for usable, in_flight in endpoints[:MOST_ENDPOINTS]:
-            self.status[at] = usable
-            self.status[at + 1] = in_flight
-            at += 2
+    def write_endpoints(self, variant: int, endpoints: list[EndpointCells]) -> None:
+        """Write the state of a variant's endpoints, in their order."""
+        at = ENDPOINTS + variant * _OF_VARIANT
+        for endpoint in endpoints[:MOST_ENDPOINTS]:
+            for cell in endpoint:
+                self.status[at] = cell
+                at += 1
 
-    def endpoints(self, variant: int, count: int) -> list[tuple[bool, int]]:
+    def endpoints(self, variant: int, count: int) -> list[EndpointCells]:
         """Return what ``write_endpoints`` wrote for the first ``count`` endpoints."""
-        at = ENDPOINTS + variant * 2 * MOST_ENDPOINTS
-        cells = self.status[at : at + 2 * min(count, MOST_ENDPOINTS)].tolist()
-        return [(bool(cells[k]), cells[k + 1]) for k in range(0, len(cells), 2)]
+        at = ENDPOINTS + variant * _OF_VARIANT
+        cells = self.status[at : at + _ENDPOINT * min(count, MOST_ENDPOINTS)].tolist()
+        return [
+            EndpointCells(bool(cells[k]), *cells[k + 1 : k + _ENDPOINT])
+            for k in range(0, len(cells), _ENDPOINT)
+        ]
 
     def settle_dead_worker(self) -> int:
         """Count a dead worker's in-flight requests as ``client_closed``: routed = finished + in flight.

@@ -6,6 +6,7 @@ from canaryproxy.config import Limits
 from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
 from canaryproxy.measure.counters import Counters, Tally
 from canaryproxy.proxy.access_log import AccessLog
+from canaryproxy.proxy.error_log import ErrorLog
 from canaryproxy.proxy.interfaces import Connection
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.peer import Networks
@@ -25,6 +26,7 @@ class WorkerContext:
         "connections",
         "counters",
         "draining",
+        "error_log",
         "first_byte_timeout",
         "idle_timeout",
         "in_flight",
@@ -81,6 +83,7 @@ class WorkerContext:
         self.tallies = (Tally(counters.stable), Tally(counters.canary))
         """Writes the counters of each variant."""
         self.access_log = access_log
+        self.error_log = ErrorLog()
         self.router = router
         self.response_parser = response_parser
         self.connections: set[Connection] = set()

@@ -16,7 +16,7 @@ from canaryproxy.config import Endpoint as EndpointConfig
 from canaryproxy.config import Limits
 from canaryproxy.measure.counters import Reason
 from canaryproxy.proxy.dialer import Dialer
-from canaryproxy.proxy.failures import reason_of
+from canaryproxy.proxy.failures import detail_of, reason_of
 from canaryproxy.proxy.interfaces import Caller, ConnectionSource, UpstreamLink
 
 EJECT_AFTER: Final = 3
@@ -45,6 +45,8 @@ class Endpoint(ConnectionSource):
         "closed",
         "config",
         "ejected",
+        "errno",
+        "errors",
         "failures",
         "idle",
         "limits",
@@ -52,6 +54,7 @@ class Endpoint(ConnectionSource):
         "on_change",
         "on_open",
         "open",
+        "reason",
     )
 
     def __init__(
@@ -72,6 +75,12 @@ class Endpoint(ConnectionSource):
         self.failures = 0
         """Failures to connect since the last success."""
         self.ejected = False
+        self.errors = 0
+        """Attempts of requests that failed here."""
+        self.reason = Reason.CONNECT_FAILED
+        """Of the last failure; for the log of the control plane."""
+        self.errno = 0
+        """Of the last failure, if the system gave one."""
         self.closed = False
         """It is no longer in the configuration: idle connections close, and no probe is sent."""
         self.limit(limits)
@@ -131,13 +140,20 @@ class Endpoint(ConnectionSource):
             if caller.wants(self):
                 self._open(caller)
 
-    def failed(self) -> None:
+    def failed(self, reason: Reason, errno: int = 0) -> None:
         """Count a failure to connect, or a new connection closed without a response; eject after three."""
+        self.reason, self.errno = reason, errno
         self.failures += 1
         if self.failures >= EJECT_AFTER and not self.ejected and not self.closed:
             self.ejected = True
             self.on_change()
             self._loop.call_later(self._pause, self._probe)
+
+    def add_error(self, reason: Reason) -> None:
+        """Count an attempt of a request that failed here."""
+        self.errors += 1
+        if reason != self.reason:
+            self.reason, self.errno = reason, 0
 
     def sweep(self, oldest: float) -> None:
         """Close connections that have been idle since before ``oldest`` (monotonic seconds)."""
@@ -181,21 +197,23 @@ class Endpoint(ConnectionSource):
                 link = await self._dialer.dial()
         except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
             self.open -= 1
-            if not isinstance(caller, _Probe):
-                self.failed()
-            caller.connect_failed(self, reason_of(error))
+            reason, detail = reason_of(error), detail_of(error, self.limits.connect_timeout)
+            self._connect_failed(caller, reason, detail, getattr(error, "errno", None) or 0)
             return
         if link.transport.is_closing():
             # The server closed it right after it was opened; ``lost`` is called for it.
-            if not isinstance(caller, _Probe):
-                self.failed()
-            caller.connect_failed(self, Reason.RESET)
+            self._connect_failed(caller, Reason.RESET, "closed right after it was opened")
             return
         self._readmit()
         if caller.wants(self):
             caller.connected(link)
         else:
             self.release(link)
+
+    def _connect_failed(self, caller: Caller, reason: Reason, detail: str, errno: int = 0) -> None:
+        if not isinstance(caller, _Probe):
+            self.failed(reason, max(errno, 0))  # those of DNS are negative
+        caller.connect_failed(self, reason, detail)
 
 
 def _nothing() -> None:
@@ -216,5 +234,10 @@ class _Probe(Caller):
     def connected(self, link: UpstreamLink) -> None:
         self._endpoint.release(link)
 
-    def connect_failed(self, source: ConnectionSource, reason: Reason) -> None:  # noqa: ARG002
+    def connect_failed(
+        self,
+        source: ConnectionSource,  # noqa: ARG002
+        reason: Reason,  # noqa: ARG002
+        detail: str = "",  # noqa: ARG002
+    ) -> None:
         self._endpoint._probe_failed()

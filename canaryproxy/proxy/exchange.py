@@ -28,6 +28,7 @@ from __future__ import annotations
 from time import monotonic, time
 from typing import Final
 
+from canaryproxy.config import Limits
 from canaryproxy.http1.chunked import encode_chunk, last_chunk
 from canaryproxy.http1.errors import CLIENT_TEXT, STATUS_OF, Refusal, error_response
 from canaryproxy.http1.request import Request
@@ -36,7 +37,9 @@ from canaryproxy.measure import counters, records
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import CANARY, STABLE, Routing
 from canaryproxy.proxy import retry
+from canaryproxy.proxy.access_log import id_and_size
 from canaryproxy.proxy.context import WorkerContext
+from canaryproxy.proxy.endpoint import Endpoint
 from canaryproxy.proxy.framing import (
     AS_RECEIVED,
     BY_CLOSE,
@@ -52,6 +55,8 @@ from canaryproxy.proxy.trial_recorder import TrialRecorder
 from canaryproxy.proxy.tunnel import Tunnel
 
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
+_LONGEST_ID: Final = 128
+"""Bytes of a client's X-Request-Id that are logged."""
 
 
 class Exchange(Tunnel):
@@ -264,7 +269,7 @@ class Exchange(Tunnel):
 
     # Failures
 
-    def upstream_failed(self, reason: Reason, *, stale: bool = False) -> None:
+    def upstream_failed(self, reason: Reason, detail: str = "", *, stale: bool = False) -> None:
         self._upstream = None
         endpoint = self._endpoint
         assert endpoint is not None
@@ -272,12 +277,13 @@ class Exchange(Tunnel):
             endpoint.acquire(self, fresh=True)
             return
         if reason in (Reason.RESET, Reason.TLS) and not stale:
-            endpoint.failed()
-        self._failed(reason)
+            endpoint.failed(reason)
+        self._failed(reason, detail)
 
     def timed_out(self) -> None:
         """The upstream sent nothing in time."""
-        self._failed(Reason.BODY_TIMEOUT if self.responding else Reason.FIRST_BYTE_TIMEOUT)
+        reason = Reason.BODY_TIMEOUT if self.responding else Reason.FIRST_BYTE_TIMEOUT
+        self._failed(reason, _waited(reason, self._context.limits))
 
     def client_gone(self) -> None:
         """The client closed its connection: drop the request."""
@@ -296,12 +302,14 @@ class Exchange(Tunnel):
         self._drop_upstream()
         self._leave_endpoint()
 
-    def _failed(self, reason: Reason) -> None:
+    def _failed(self, reason: Reason, detail: str = "") -> None:
         """An attempt failed: count it, then try what may still answer the client."""
         self._context.tallies[self.variant].add(counters.ERRORS + reason)
         self._drop_upstream()
         endpoint = self._endpoint
         self._leave_endpoint()
+        if endpoint is not None:
+            endpoint.add_error(reason)
         now = monotonic()
         if self._state >= RESPONDING:
             self._state = FINISHED
@@ -309,6 +317,7 @@ class Exchange(Tunnel):
                 STATUS_OF[reason], self._responded_at, now, failed=True, flags=records.BROKEN
             )
             self.note_end(self._status, now, b"")
+            _log_failure(self, now, endpoint, reason, detail)
             self._sink.break_off(framed=self.framed)
             return
         if endpoint is not None:
@@ -329,7 +338,7 @@ class Exchange(Tunnel):
                 self._sink.await_response(now)
             self.start()
         else:
-            self._send_error(reason, now)
+            self._send_error(reason, now, endpoint, detail)
 
     def _unreached(self, reason: Reason) -> int:
         """Return ``records.UNREACHED`` if no attempt got a connection, for another reason than many users."""
@@ -344,8 +353,10 @@ class Exchange(Tunnel):
         self._sink.await_response(monotonic())
         self.start()
 
-    def _send_error(self, reason: Reason, now: float) -> None:
-        """Send the client the proxy's own error."""
+    def _send_error(
+        self, reason: Reason, now: float, endpoint: Endpoint | None, detail: str
+    ) -> None:
+        """Send the client the proxy's own error: ``endpoint`` failed last, or none was usable."""
         status = STATUS_OF[reason]
         self._count(status, now, now, failed=True, flags=self._unreached(reason))
         self._state = FINISHED
@@ -362,6 +373,7 @@ class Exchange(Tunnel):
             extra=lines,
         )
         self.note_end(status, now, response)
+        _log_failure(self, now, endpoint, reason, detail, response)
         self._sink.write(response)
         self._sink.exchange_done(now, close=close)
 
@@ -403,3 +415,36 @@ def _keep_exemplars(exchange: Exchange, waited: float, took: float) -> None:
     now = time()
     counters.keep_exemplar(cells, counters.FIRST_BYTE, waited, trace, now)
     counters.keep_exemplar(cells, counters.DURATION, took, trace, now)
+
+
+def _waited(reason: Reason, limits: Limits) -> str:
+    """Say what did not come in time."""
+    if reason == Reason.BODY_TIMEOUT:
+        return f"nothing moved for {limits.body_timeout:g} s"
+    return f"nothing came within {limits.first_byte_timeout:g} s"
+
+
+def _log_failure(
+    exchange: Exchange,
+    now: float,
+    endpoint: Endpoint | None,
+    reason: Reason,
+    detail: str,
+    response: bytes | None = None,
+) -> None:
+    """Log what the client's error does not tell. ``response``: the proxy's own, if the client got one."""
+    if response is None:
+        request_id = (exchange.request.fields.field(b"x-request-id") or b"")[:_LONGEST_ID]
+    else:
+        request_id, _ = id_and_size(response)
+    exchange._context.error_log.failed(
+        now,
+        request_id,
+        exchange._status if response is None else STATUS_OF[reason],
+        exchange.variant,
+        "" if endpoint is None else endpoint.authority,
+        reason,
+        detail,
+        rescue=exchange._rescued,
+        broke_off=response is None,
+    )

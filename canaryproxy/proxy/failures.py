@@ -6,6 +6,7 @@ import socket
 import ssl
 
 from canaryproxy.measure.counters import Reason
+from canaryproxy.measure.failures import errno_text
 
 
 def reason_of(error: Exception) -> Reason:
@@ -21,3 +22,18 @@ def reason_of(error: Exception) -> Reason:
     if isinstance(error, ConnectionRefusedError):
         return Reason.CONNECT_REFUSED
     return Reason.CONNECT_FAILED
+
+
+def detail_of(error: Exception, timeout: float) -> str:
+    """Return what the log adds to the reason. ``timeout``: seconds that connecting may take."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).replace("_", " ").lower()
+    if isinstance(error, socket.gaierror):
+        return error.strerror or ""
+    if isinstance(error, TimeoutError) and not error.errno:
+        return f"no connection within {timeout:g} s"
+    if isinstance(error, OSError):
+        return errno_text(error.errno)
+    return str(error)

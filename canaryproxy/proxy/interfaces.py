@@ -79,8 +79,8 @@ class Caller:
         """Take the connection, which is the caller's until it finishes or closes it."""
         raise NotImplementedError
 
-    def connect_failed(self, source: ConnectionSource, reason: Reason) -> None:
-        """Take note that ``source`` has no connection to give."""
+    def connect_failed(self, source: ConnectionSource, reason: Reason, detail: str = "") -> None:
+        """Take note that ``source`` has no connection to give; ``detail`` is for the log."""
         raise NotImplementedError
 
 
@@ -108,9 +108,10 @@ class Receiver(Caller):
         """Take more of the body."""
         raise NotImplementedError
 
-    def upstream_failed(self, reason: Reason, *, stale: bool = False) -> None:
+    def upstream_failed(self, reason: Reason, detail: str = "", *, stale: bool = False) -> None:
         """Take note that the connection failed before the response was complete.
 
+        ``detail`` says for the log how it failed.
         ``stale``: it was closed while it waited in the pool, so the request was most likely not read.
         """
         raise NotImplementedError

@@ -67,11 +67,11 @@ class LoggedExchange(Exchange):
         self._body_size += len(data)
         super().tunnel_data(data)
 
-    def _failed(self, reason: Reason) -> None:
+    def _failed(self, reason: Reason, detail: str = "") -> None:
         self._reason = reason.label
         if self._endpoint is not None:
             self._failed_endpoint = self._endpoint.authority
-        super()._failed(reason)
+        super()._failed(reason, detail)
 
     def _rescue(self) -> None:
         self._rescue_reason = self._reason

@@ -106,7 +106,12 @@ class Copy(Receiver):
         self._link = link
         link.send(self, self.request.head[:-2] + LINE + b"\r\n")
 
-    def connect_failed(self, source: ConnectionSource, reason: Reason) -> None:  # noqa: ARG002
+    def connect_failed(
+        self,
+        source: ConnectionSource,
+        reason: Reason,  # noqa: ARG002
+        detail: str = "",  # noqa: ARG002
+    ) -> None:
         if self.wants(source):
             self.fail()
 
@@ -126,7 +131,7 @@ class Copy(Receiver):
         if complete:
             self._complete()
 
-    def upstream_failed(self, reason: Reason, *, stale: bool = False) -> None:
+    def upstream_failed(self, reason: Reason, detail: str = "", *, stale: bool = False) -> None:  # noqa: ARG002
         """Try once more on a new connection if the old one was stale, else give up."""
         self._link = None
         endpoint = self._endpoint
@@ -135,7 +140,7 @@ class Copy(Receiver):
             endpoint.acquire(self, fresh=True)
             return
         if reason in (Reason.RESET, Reason.TLS):
-            endpoint.failed()
+            endpoint.failed(reason)
         self.fail()
 
     def fail(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from time import monotonic
 from typing import Final
 
@@ -41,6 +42,11 @@ def _respond(
     context.counters.proxy[counters.REFUSED + refusal.status] += 1
     response = error_response(refusal.status, refusal.reason, close=True, head_only=to_head)
     sink.write(response)
+    if refusal.status >= HTTPStatus.BAD_REQUEST:
+        request_id, _ = id_and_size(response)
+        context.error_log.refused(
+            monotonic(), request_id, refusal.status, refusal.reason, sink.peer.address
+        )
     return response
 
 

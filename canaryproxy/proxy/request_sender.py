@@ -81,8 +81,8 @@ class RequestSender(Receiver):
             and (self._replay is None or not self._replay.size)
         )
 
-    def _failed(self, reason: Reason) -> None:
-        """Act on a failed attempt."""
+    def _failed(self, reason: Reason, detail: str = "") -> None:
+        """Act on a failed attempt; ``detail`` is for the log."""
         raise NotImplementedError
 
     # The connection to an endpoint
@@ -112,9 +112,9 @@ class RequestSender(Receiver):
             self._sink.resume()
         link.send(self, head)
 
-    def connect_failed(self, source: ConnectionSource, reason: Reason) -> None:
+    def connect_failed(self, source: ConnectionSource, reason: Reason, detail: str = "") -> None:
         if source is self._endpoint:
-            self._failed(reason)
+            self._failed(reason, detail)
 
     def _leave_endpoint(self) -> None:
         if self._endpoint is not None:

@@ -10,8 +10,9 @@ from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError
 from canaryproxy.http1.errors import InvalidResponse
 from canaryproxy.http1.fields import find_head_end, tokens
 from canaryproxy.http1.head_cache import ResponseHeadCache
-from canaryproxy.http1.response import Response, is_hopeless
+from canaryproxy.http1.response import MAX_HEAD, Response, is_hopeless
 from canaryproxy.measure.counters import Reason
+from canaryproxy.measure.failures import errno_text
 from canaryproxy.proxy.interfaces import ConnectionSource, Receiver, UpstreamLink
 
 _IDLE: Final = 0
@@ -140,9 +141,12 @@ class UpstreamConnection(UpstreamLink):
             stale = self.served > 0 and not self._buffer and not self._interim_count
             # With TLS 1.3 a server refuses our certificate after the handshake.
             reason = Reason.TLS if isinstance(exc, SSLError) else Reason.RESET
-            receiver.upstream_failed(reason, stale=stale)
+            seen = f" after {len(self._buffer)} bytes of its head" if self._buffer else ""
+            receiver.upstream_failed(reason, _how(exc) + seen, stale=stale)
         else:
-            receiver.upstream_failed(Reason.INCOMPLETE_ANSWER)
+            left = f", {self._left} bytes before its end" if state == _LENGTH else ""
+            within = " within a chunked body" if state == _CHUNKED else ""
+            receiver.upstream_failed(Reason.INCOMPLETE_ANSWER, _how(exc) + left + within)
 
     def eof_received(self) -> bool:
         if self._state == _TUNNEL and self._receiver is not None:
@@ -187,13 +191,14 @@ class UpstreamConnection(UpstreamLink):
                 if end < 0:
                     self._buffer = data
                     if is_hopeless(data, searched):
-                        self._fail(receiver, Reason.BROKEN_ANSWER)
+                        large = len(data) > MAX_HEAD
+                        self._fail(receiver, "head too large" if large else "not HTTP/1.x")
                     return
                 self._head_length = end
                 try:
                     response = self._parser.parse(data[:end])
-                except InvalidResponse:
-                    self._fail(receiver, Reason.BROKEN_ANSWER)
+                except InvalidResponse as error:
+                    self._fail(receiver, str(error))
                     return
             rest = data[end:]
             status = response.status
@@ -201,14 +206,14 @@ class UpstreamConnection(UpstreamLink):
                 break
             if status == 101:
                 if not _agreed(response.upgrade, receiver.request.fields.upgrade):
-                    self._fail(receiver, Reason.BROKEN_ANSWER)
+                    self._fail(receiver, "101 for a protocol that was not asked for")
                     return
                 self._state = _TUNNEL
                 receiver.switched(response, rest)
                 return
             self._interim_count += 1
             if self._interim_count > _MOST_INTERIM:
-                self._fail(receiver, Reason.BROKEN_ANSWER)
+                self._fail(receiver, f"more than {_MOST_INTERIM} interim responses")
                 return
             receiver.interim(response)
             self._buffer = data = rest
@@ -246,8 +251,8 @@ class UpstreamConnection(UpstreamLink):
         self._state = _CHUNKED
         try:
             payload = chunks.feed(rest) if rest else rest
-        except ChunkedError:
-            self._fail(receiver, Reason.BROKEN_ANSWER)
+        except ChunkedError as error:
+            self._fail(receiver, str(error))
             return
         if chunks.done:
             self._end_of_chunks(chunks)
@@ -269,8 +274,8 @@ class UpstreamConnection(UpstreamLink):
         assert chunks is not None
         try:
             payload = chunks.feed(data)
-        except ChunkedError:
-            self._fail(receiver, Reason.BROKEN_ANSWER)
+        except ChunkedError as error:
+            self._fail(receiver, str(error))
             return
         if chunks.done:
             self._end_of_chunks(chunks)
@@ -282,6 +287,19 @@ class UpstreamConnection(UpstreamLink):
         if chunks.rest:
             self._reusable = False
 
-    def _fail(self, receiver: Receiver, reason: Reason) -> None:
+    def _fail(self, receiver: Receiver, detail: str) -> None:
+        """The response is not valid HTTP/1.x, as ``detail`` says."""
         self.close()
-        receiver.upstream_failed(reason)
+        receiver.upstream_failed(Reason.BROKEN_ANSWER, detail)
+
+
+def _how(error: Exception | None) -> str:
+    """Say how an upstream closed a connection."""
+    if error is None:
+        return "closed"
+    if isinstance(error, SSLError):
+        return (error.reason or str(error)).replace("_", " ").lower()
+    if isinstance(error, ConnectionResetError):
+        return "reset"
+    number = errno_text(error.errno) if isinstance(error, OSError) else ""
+    return f"lost: {number or error}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import canaryproxy
 from canaryproxy.config import Config
 from canaryproxy.config.atomic import replace_file
+from canaryproxy.config.text import plural
 from canaryproxy.measure import counters
 from canaryproxy.measure.shared_memory import Block
 from canaryproxy.runtime import systemd
@@ -72,7 +73,7 @@ class RunContext:
         admin += [str(path) for path in (self.config.admin.socket,) if path is not None]
         return (
             f"listening on {' + '.join(listen)}, admin {' + '.join(admin) or 'off'},"
-            f" state {self.config.state}"
+            f" state {self.config.state}, {plural(len(self.block.workers), 'worker')}"
         )
 
     def log_shutdown(self, why: str) -> None:

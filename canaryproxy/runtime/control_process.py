@@ -28,6 +28,7 @@ from canaryproxy.control.reload import Reloader, live
 from canaryproxy.control.service import Control
 from canaryproxy.control.settings import first_table
 from canaryproxy.control.state_file import StateLock
+from canaryproxy.control.upstream_watch import UpstreamWatch
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.shared_memory import Block
@@ -81,6 +82,7 @@ class ControlPlane:
         self._heartbeat: asyncio.TimerHandle | None = None
         totals = Totals([worker.counters for worker in block.all_workers])
         self._plane = SharedPlane(block, config, local_tick)
+        self._watch_upstreams = UpstreamWatch()
         self._gates = _gates(config)
         slots = None if in_force is None else in_force.slots
         reader = RecordReader(
@@ -138,10 +140,8 @@ class ControlPlane:
             in_force is None or (in_force.text, in_force.slots, in_force.files) != ours
         ):
             self._block.config.publish(*ours)
-        status = self.controller.status()
-        if is_restored and status.release is not None:
-            state, share = status.rollout.state.value, weight(status.weight)
-            _log.info("%s restored: %s, %s", status.release, state, share)
+        origin = f"restored from {self._config.state}" if is_restored else "new: no state file yet"
+        _log.info("%s (%s)", status_line(self.controller.status()), origin)
 
     async def wait_for_lock(self) -> None:
         """Wait until no other process holds the state file. Raises ``StateError`` as ``load`` does."""
@@ -159,14 +159,22 @@ class ControlPlane:
         self._beat()
 
     def _beat(self) -> None:
-        """Twice a second: write the heartbeat, settle dead workers, and report the status to systemd."""
+        """Twice a second: heartbeat, dead workers, the log about endpoints, the status for systemd."""
         self._heartbeat = asyncio.get_running_loop().call_later(_HEARTBEAT_EVERY, self._beat)
         self._block.heartbeats[self._block.side] = int(monotonic() * 1000)
         self._settle_other_side()
+        self._log_upstreams()
         line = status_line(self.controller.status())
         if line != self._status_line:
             self._status_line = line
             systemd.notify(f"STATUS={line}")
+
+    def _log_upstreams(self) -> None:
+        variants = self._plane.upstreams()
+        if variants is None or self._plane.draining:
+            return
+        for line in self._watch_upstreams.observe(monotonic(), variants):
+            _log.log(line.level, "%s", line.text, extra={"fields": line.fields})
 
     def _settle_other_side(self) -> None:
         """Settle the counts of a predecessor that has ended, or of a successor that has failed."""

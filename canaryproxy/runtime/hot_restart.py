@@ -217,9 +217,7 @@ class HandOver:
 
     @staticmethod
     def _failure(error: HandoverError) -> str:
-        cause = f"this process continues: {error}"
-        _log.error("upgrade failed; %s", cause)
-        return cause
+        return f"this process continues: {error}"
 
 
 class Successor:

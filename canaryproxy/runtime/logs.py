@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
+import warnings
 from datetime import UTC, datetime
-from typing import Literal
+from types import TracebackType
+from typing import Any, Literal
 
 Format = Literal["text", "json"]
 
@@ -23,29 +26,76 @@ def configure(form: Format = "text", level: int = logging.INFO) -> None:
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
-class TextLines(logging.Formatter):
-    """``2026-03-01T12:00:00.123Z INFO tripped: errors: …``; control characters are escaped."""
+def capture() -> None:
+    """Log what Python itself would print: warnings, and exceptions that nothing catches."""
+    warnings.showwarning = _log_warning
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda caught: _log_uncaught(
+        caught.exc_type, caught.exc_value or caught.exc_type(), caught.exc_traceback
+    )
+    sys.unraisablehook = lambda caught: _log_uncaught(
+        caught.exc_type, caught.exc_value or caught.exc_type(), caught.exc_traceback
+    )
+
+
+def name_process(name: str) -> None:
+    """Let every line say which process of several wrote it, for instance ``worker 2``."""
+    _Lines.process = name
+
+
+def _log_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+) -> None:
+    log = logging.getLogger("py.warnings")
+    log.warning("%s: %s (%s:%d)", category.__name__, message, filename, lineno)
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        log = logging.getLogger("canaryproxy")
+        log.critical("uncaught %s: %s", kind.__name__, error, exc_info=(kind, error, trace))
+
+
+class _Lines(logging.Formatter):
+    process = ""
+    """``name_process``."""
+
+
+class TextLines(_Lines):
+    """``2026-03-01T12:00:00.123Z INFO tripped: errors: …``; control characters are escaped.
+
+    A process of several names itself: ``… WARNING [worker 2] request 4f…``.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line; a traceback follows in lines of its own that begin with a space."""
-        line = f"{_time(record)} {record.levelname} {_escaped(record.getMessage())}"
+        who = f"[{self.process}] " if self.process else ""
+        line = f"{_time(record)} {record.levelname} {who}{_escaped(record.getMessage())}"
         if record.exc_info:
             trace = self.formatException(record.exc_info)
             line += "".join(f"\n  {_escaped(part)}" for part in trace.splitlines())
         return line
 
 
-class JsonLines(logging.Formatter):
-    """A JSON object a line: time, level, logger, message; transitions of the release add ``record``."""
+class JsonLines(_Lines):
+    """A JSON object a line: time, level, logger, message, and the process if there are several.
+
+    Transitions of the release add ``record``; other events add what they are and their figures (``fields``).
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line of ASCII."""
-        entry = {
+        entry: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self.process:
+            entry["process"] = self.process
+        entry |= getattr(record, "fields", {})
         if (transition := getattr(record, "record", None)) is not None:
             entry["record"] = transition
         if record.exc_info:

@@ -25,7 +25,7 @@ from typing import Any
 import uvloop
 
 from canaryproxy.measure import shared_memory as shared
-from canaryproxy.runtime import allocator, signals, systemd
+from canaryproxy.runtime import allocator, logs, signals, systemd
 from canaryproxy.runtime.context import CHILD_GRACE, CONTROL_GRACE, RunContext
 from canaryproxy.runtime.control_process import ControlPlane
 from canaryproxy.runtime.hot_restart import POLL_EVERY, State
@@ -258,6 +258,7 @@ class MultiProcess:
             return
         status = 1
         try:
+            logs.name_process(child.name.removeprefix("the "))
             self._enter_child()
             if os.getppid() == parent:  # it may have died before the call of prctl
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -9,9 +9,11 @@ from time import monotonic
 from typing import Any
 
 from canaryproxy.config import Config
+from canaryproxy.control.upstream_watch import EndpointState, VariantState
 from canaryproxy.measure import shared_memory as shared
-from canaryproxy.measure.routing import RouteTable
-from canaryproxy.measure.shared_memory import Block
+from canaryproxy.measure.counters import ERRORS, Reason
+from canaryproxy.measure.routing import VARIANTS, RouteTable
+from canaryproxy.measure.shared_memory import Block, EndpointCells
 
 _ADOPTED_WITHIN = 2.0
 _POLL_EVERY = 0.01
@@ -24,6 +26,18 @@ def is_alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+
+
+def _merged(url: str, states: list[EndpointCells]) -> EndpointState:
+    """Sum an endpoint over the workers; the reason is that of one that has ejected it, if there is one."""
+    worst = min(states, key=lambda one: (one.usable, -one.errors), default=EndpointCells(True, 0))
+    return EndpointState(
+        url,
+        usable=worst.usable,
+        errors=sum(one.errors for one in states),
+        reason=Reason(worst.reason),
+        errno=worst.errno,
+    )
 
 
 class SharedPlane:
@@ -62,22 +76,48 @@ class SharedPlane:
 
     def endpoints(self, variant: int) -> list[dict[str, Any]]:
         """Return ``url``, ``usable`` (by any worker) and ``in_flight`` of each endpoint of a variant."""
+        return [
+            {
+                "url": url,
+                "usable": any(one.usable for one in states),
+                "in_flight": sum(one.in_flight for one in states),
+            }
+            for url, states in self._endpoint_states(variant)
+        ]
+
+    def _endpoint_states(self, variant: int) -> list[tuple[str, list[EndpointCells]]]:
+        """Return each endpoint's URL and its state in each worker that runs."""
         variants = self.config.variants
         which = (variants.stable, variants.canary)[variant]
         urls = [] if which is None else [str(endpoint) for endpoint in which.endpoints]
-        states = [
+        workers = [
             worker.endpoints(variant, len(urls))
             for worker in self._block.workers
             if worker.status[shared.PID]
         ]
         return [
-            {
-                "url": url,
-                "usable": any(one[at][0] for one in states),
-                "in_flight": sum(one[at][1] for one in states),
-            }
+            (url, [states[at] for states in workers])
             for at, url in enumerate(urls[: shared.MOST_ENDPOINTS])
         ]
+
+    # For the log
+
+    def upstreams(self) -> dict[str, VariantState] | None:
+        """Return the endpoints by variant; ``None`` while a worker takes a new configuration."""
+        running = [worker for worker in self._block.workers if worker.status[shared.PID]]
+        newest = self._block.config.sequence[0]
+        if any(worker.status[shared.CONFIGURED] != newest for worker in running):
+            return None
+        return {
+            name: VariantState(
+                [_merged(url, states) for url, states in self._endpoint_states(variant)],
+                sum(
+                    worker.counters.variants[variant][ERRORS + Reason.NO_ENDPOINT]
+                    for worker in running
+                ),
+            )
+            for variant, name in enumerate(VARIANTS)
+        }
 
     # For reloads
 

@@ -190,7 +190,9 @@ class SingleProcess:
         try:
             await self._control.wait_for_lock()
         except StateError as error:
-            _log.error("the control plane cannot be started again: %s", error)
+            _log.error(
+                "upgrade failed: %s; the control plane cannot be started again: %s", cause, error
+            )
             return
         self._control.load()
         await self._start_control()

@@ -15,7 +15,7 @@ from canaryproxy.control.reload import live
 from canaryproxy.measure import counters
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.routing import VARIANTS
-from canaryproxy.measure.shared_memory import Block
+from canaryproxy.measure.shared_memory import Block, EndpointCells
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.tls import files as certificates
@@ -150,13 +150,20 @@ class Worker:
         if new != (self._config, self._files, self._slots):
             self.datapath.reconfigure(wanted, found.slots, found.files)
             self._config, self._files, self._slots = new
+        self._report()  # before the reader takes the endpoints for those of this configuration
         self._cells.status[shared.CONFIGURED] = found.generation
 
     def _report(self) -> None:
         cells, pools = self._cells, self.datapath.context.pools
         for variant in range(len(VARIANTS)):
             endpoints = pools[variant].endpoints
-            cells.write_endpoints(variant, [(not one.ejected, one.active) for one in endpoints])
+            cells.write_endpoints(
+                variant,
+                [
+                    EndpointCells(not one.ejected, one.active, one.errors, one.reason, one.errno)
+                    for one in endpoints
+                ],
+            )
         cells.status[shared.HEARTBEAT] = int(monotonic() * 1000)
         cells.status[shared.TASKS] = len(asyncio.all_tasks())
         if self._log is not None:

@@ -12,6 +12,7 @@ from tests.admin.test_collector import OPENMETRICS, our_families
 from tests.deploy.dockerfile import ROOT
 
 METRICS = (ROOT / "docs" / "metrics.md").read_text()
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 
@@ -41,8 +42,8 @@ def test_every_metric_says_what_it_means_and_what_to_look_for() -> None:
 def test_every_alert_says_what_to_do() -> None:
     groups = yaml.safe_load((ROOT / "config" / "alerts.yml").read_text())["groups"]
     known = [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
-    sections = re.findall(r"^### (\w+)\n\n\w+\. (.+)", METRICS, re.MULTILINE)
-    assert [name for name, _ in sections] == known, "docs/metrics.md"
+    sections = re.findall(r"^### (\w+)\n\n\w+\. (.+)", RUNBOOK, re.MULTILINE)
+    assert [name for name, _ in sections] == known, "docs/runbook.md"
 
 
 def test_every_record_of_the_history_is_explained() -> None:

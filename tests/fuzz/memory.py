@@ -196,7 +196,7 @@ class MemoryEndpoint:
         endpoint = self._endpoint
         endpoint.open -= 1
         if not isinstance(caller, _Probe):
-            endpoint.failed()
+            endpoint.failed(reason)
         caller.connect_failed(endpoint, reason)
 
 

@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from canaryproxy.measure import counters
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
-from canaryproxy.measure.shared_memory import Block, ConfigCell, TableCell, WorkerCells
+from canaryproxy.measure.shared_memory import (
+    Block,
+    ConfigCell,
+    EndpointCells,
+    TableCell,
+    WorkerCells,
+)
 
 tables = st.builds(
     RouteTable,
@@ -148,14 +154,14 @@ def test_the_parts_of_a_block_do_not_overlap() -> None:
 
 def test_endpoints_are_told() -> None:
     cells = WorkerCells()
-    cells.write_endpoints(STABLE, [(True, 3), (False, 0)])
-    cells.write_endpoints(CANARY, [(True, 9)])
-    assert cells.endpoints(STABLE, 2) == [(True, 3), (False, 0)]
-    assert cells.endpoints(CANARY, 1) == [(True, 9)]
-    many = [(True, number) for number in range(shared.MOST_ENDPOINTS + 5)]
+    cells.write_endpoints(STABLE, [EndpointCells(True, 3), EndpointCells(False, 0, 7, 2, 111)])
+    cells.write_endpoints(CANARY, [EndpointCells(True, 9)])
+    assert cells.endpoints(STABLE, 2) == [(True, 3, 0, 0, 0), (False, 0, 7, 2, 111)]
+    assert cells.endpoints(CANARY, 1) == [(True, 9, 0, 0, 0)]
+    many = [EndpointCells(True, number) for number in range(shared.MOST_ENDPOINTS + 5)]
     cells.write_endpoints(STABLE, many)
     assert cells.endpoints(STABLE, len(many)) == many[: shared.MOST_ENDPOINTS]
-    assert cells.endpoints(CANARY, 1) == [(True, 9)]
+    assert cells.endpoints(CANARY, 1) == [(True, 9, 0, 0, 0)]
 
 
 @pytest.mark.parametrize("finished", [6, 7, 8])

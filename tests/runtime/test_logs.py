@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -97,3 +98,65 @@ async def test_what_happens_in_a_watched_folder_is_no_news(
         root.handlers, root.level = before
         await watcher.aclose()
     assert capsys.readouterr().err == ""
+
+
+OWN_WORDS = """
+import asyncio, gc, logging, sys, threading, warnings
+from canaryproxy.runtime import logs
+
+logs.configure("json")
+logs.capture()
+logs.name_process("worker 1")
+warnings.warn("old\\nway", DeprecationWarning)
+
+async def forgotten():
+    raise ValueError("task")
+
+async def main():
+    asyncio.get_running_loop().create_task(forgotten())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gc.collect()
+
+asyncio.run(main())
+thread = threading.Thread(target=lambda: 1 / 0)
+thread.start()
+thread.join()
+
+class Broken:
+    def __del__(self):
+        raise OSError("finaliser")
+
+Broken()
+raise RuntimeError("x\\nforged")
+"""
+
+
+def test_capture_logs_what_python_itself_would_print_each_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", OWN_WORDS],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    entries = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {one["process"] for one in entries} == {"worker 1"}
+    said = [one["message"] for one in entries]
+    for words in ("old\nway", "Task exception", "division by zero", "finaliser", "x\nforged"):
+        assert sum(words in one for one in said) == 1, (words, said)
+    assert len(said) == 5
+
+
+def test_text_names_the_process() -> None:
+    class Named(logs.TextLines):
+        process = "worker 2"
+
+    assert Named().format(entry("hi")) == "2026-09-21T14:13:20.123Z INFO [worker 2] hi"
+
+
+def test_fields_of_an_event_are_in_the_json() -> None:
+    made = json.loads(
+        logs.JsonLines().format(entry("x", fields={"event": "endpoint_up", "left": 2}))
+    )
+    assert (made["event"], made["left"], made["message"]) == ("endpoint_up", 2, "x")

@@ -1,0 +1,209 @@
+"""Log lines about endpoints: down, up, none left, requests that begin and cease to fail.
+
+Theory of operation. ``UpstreamWatch.observe`` is called twice a second with the state of every endpoint,
+summed over all workers, so each event is logged once however many workers saw it:
+
+    an endpoint is ejected or comes back -> a line with the reason and what is left of the variant
+    its errors grow                      -> a line when they begin, one a minute while they last, and one when
+                                            there were none for half a minute
+    requests find no endpoint            -> the same for the variant
+
+An endpoint that flaps gets a line each ten seconds, with the number of changes since the last one. Pure; time
+is an argument.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from canaryproxy.config.text import count, duration, plural
+from canaryproxy.measure.counters import Reason
+from canaryproxy.measure.failures import WORDS, describe, errno_text
+from canaryproxy.measure.rate_limit import RateLimit
+
+QUIET: Final = 30.0
+"""Seconds without an error after which requests fail no more."""
+AGAIN: Final = 60.0
+"""Seconds between two lines about requests that go on failing."""
+_CHANGES: Final = 6
+_CHANGES_PER_SECOND: Final = 0.1
+
+_WITHOUT: Final = {
+    "stable": "no stable endpoint left: users on stable get 503",
+    "canary": "no canary endpoint left: stable answers the canary's requests where they can be sent again",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointState:
+    """One endpoint, summed over the workers."""
+
+    url: str
+    usable: bool
+    """No worker has ejected it."""
+    errors: int
+    """Attempts of requests that failed there; starts again at 0 with a worker."""
+    reason: Reason
+    """Of the last failure."""
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class VariantState:
+    """The endpoints of a variant, and the requests that found none."""
+
+    endpoints: Sequence[EndpointState]
+    unserved: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the log; ``fields`` are those of its JSON."""
+
+    level: int
+    text: str
+    fields: Mapping[str, Any]
+
+
+class Failing:
+    """Whether requests fail, told from a count that grows."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._failed = 0
+        self._told = 0
+        self._began = self._last = self._told_at = 0.0
+        self._active = False
+
+    def observe(self, now: float, total: int) -> tuple[str, int, float] | None:
+        """Return ``began``, ``continue`` or ``ended`` with a count of requests and its seconds."""
+        new, self._total = max(total - self._total, 0), total
+        if new:
+            self._last = now
+            self._failed += new
+        if new and not self._active:
+            self._active = True
+            self._began = self._told_at = now
+            self._told = self._failed
+            return "began", self._failed, 0.0
+        if self._active and now - self._last >= QUIET:
+            found = "ended", self._failed, self._last - self._began
+            self._active, self._failed, self._told = False, 0, 0
+            return found
+        if self._active and now - self._told_at >= AGAIN and self._failed > self._told:
+            found = "continue", self._failed - self._told, now - self._told_at
+            self._told, self._told_at = self._failed, now
+            return found
+        return None
+
+
+@dataclass(slots=True)
+class _Known:
+    """An endpoint as the log has it."""
+
+    failing: Failing
+    usable: bool = True
+    """As the log has it."""
+    seen: bool = True
+    """As it was last."""
+    changes: int = 0
+    """Changes since the last line."""
+    since: float = 0.0
+    """When it went down."""
+    limit: RateLimit = field(default_factory=lambda: RateLimit(_CHANGES, _CHANGES_PER_SECOND))
+
+
+class UpstreamWatch:
+    """Turns states of endpoints into lines of the log."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], _Known] = {}
+        self._unserved: dict[str, Failing] = {}
+
+    def observe(self, now: float, variants: Mapping[str, VariantState]) -> list[Line]:
+        """Return the lines that are due. ``now`` is in seconds and never goes back."""
+        lines: list[Line] = []
+        before, self._known = self._known, {}
+        for variant, state in variants.items():
+            for one in state.endpoints:
+                key = (variant, one.url)
+                self._known[key] = before.get(key) or _Known(Failing(one.errors))
+            for one in state.endpoints:
+                lines += self._endpoint(now, variant, one)
+            lines += self._none_left(now, variant, state)
+        return lines
+
+    def _endpoint(self, now: float, variant: str, one: EndpointState) -> list[Line]:
+        known = self._known[variant, one.url]
+        lines = []
+        found = known.failing.observe(now, one.errors)
+        if found is not None:
+            cause = describe(one.reason, errno_text(one.errno))
+            where = f"{variant} endpoint {one.url}"
+            lines.append(_failing_line(found, where, cause, _fields(variant, one)))
+        if one.usable != known.seen:
+            known.seen = one.usable
+            known.changes += 1
+            if not one.usable:
+                known.since = now
+        if one.usable != known.usable and known.limit.admit(now) is not None:
+            known.usable = one.usable
+            lines.append(self._change(now, variant, one, known))
+            known.changes = 0
+        return lines
+
+    def _change(self, now: float, variant: str, one: EndpointState, known: _Known) -> Line:
+        ours = [known.usable for (which, _), known in self._known.items() if which == variant]
+        left, total = sum(ours), len(ours)
+        fields = {**_fields(variant, one), "left": left, "endpoints": total}
+        flaps = f" (changed {known.changes} times since the last line)" if known.changes > 1 else ""
+        what = f"{variant} endpoint {one.url} is"
+        if one.usable:
+            after = duration(now - known.since)
+            text = f"{what} up again after {after}{flaps}; {left} of {total} {variant} endpoints up"
+            del fields["reason"], fields["errno"]
+            return Line(logging.INFO, text, {"event": "endpoint_up", **fields})
+        cause = describe(one.reason, errno_text(one.errno))
+        rest = (
+            f"{left} of {plural(total, f'{variant} endpoint')} left" if left else _WITHOUT[variant]
+        )
+        level = logging.WARNING if left else logging.ERROR
+        return Line(
+            level, f"{what} down: {cause}{flaps}; {rest}", {"event": "endpoint_down", **fields}
+        )
+
+    def _none_left(self, now: float, variant: str, state: VariantState) -> list[Line]:
+        failing = self._unserved.setdefault(variant, Failing(state.unserved))
+        found = failing.observe(now, state.unserved)
+        if found is None:
+            return []
+        fields = {"variant": variant, "reason": Reason.NO_ENDPOINT.label}
+        return [_failing_line(found, variant, WORDS[Reason.NO_ENDPOINT], fields)]
+
+
+def _fields(variant: str, one: EndpointState) -> dict[str, Any]:
+    return {
+        "variant": variant,
+        "endpoint": one.url,
+        "reason": one.reason.label,
+        "errno": one.errno or None,
+    }
+
+
+def _failing_line(
+    found: tuple[str, int, float], where: str, cause: str, fields: Mapping[str, Any]
+) -> Line:
+    phase, failed, seconds = found
+    event = {"event": f"failures_{phase}", **fields, "requests": failed}
+    if phase == "began":
+        return Line(logging.WARNING, f"{where}: requests fail: {cause}", event)
+    event["seconds"] = round(seconds, 1)
+    many = "request" if failed == 1 else "requests"
+    if phase == "ended":
+        text = f"{where}: no failed request for {QUIET:g} s; {count(failed)} {many} had failed"
+        return Line(logging.INFO, f"{text} in {duration(seconds)}", event)
+    text = f"{where}: {count(failed)} {many} failed in the last {duration(seconds)}: {cause}"
+    return Line(logging.WARNING, text, event)

@@ -1,0 +1,164 @@
+"""What the log says about endpoints: each change once, flapping and failures at a bounded rate."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from canaryproxy.control.upstream_watch import (
+    AGAIN,
+    QUIET,
+    EndpointState,
+    Line,
+    UpstreamWatch,
+    VariantState,
+)
+from canaryproxy.measure.counters import Reason
+
+
+def up(url: str, errors: int = 0) -> EndpointState:
+    return EndpointState(url, True, errors, Reason.CONNECT_REFUSED, errno.ECONNREFUSED)
+
+
+def down(url: str, errors: int = 0) -> EndpointState:
+    return EndpointState(url, False, errors, Reason.CONNECT_REFUSED, errno.ECONNREFUSED)
+
+
+class World:
+    """A watch, and what it has said."""
+
+    def __init__(self) -> None:
+        self.watch = UpstreamWatch()
+
+    def see(
+        self, now: float, canary: Sequence[EndpointState], unserved: int = 0, stable: int = 0
+    ) -> list[Line]:
+        variants = {
+            "stable": VariantState([up("s:1", stable)], 0),
+            "canary": VariantState(canary, unserved),
+        }
+        return self.watch.observe(now, variants)
+
+    def said(self, now: float, canary: Sequence[EndpointState], unserved: int = 0) -> list[str]:
+        return [line.text for line in self.see(now, canary, unserved)]
+
+
+def test_good_endpoints_are_no_news() -> None:
+    world = World()
+    assert [world.said(now, [up("c:1"), up("c:2")]) for now in range(100)] == [[]] * 100
+
+
+def test_down_and_up_name_reason_and_what_is_left() -> None:
+    world = World()
+    world.see(0, [up("c:1"), up("c:2")])
+    (first,) = world.see(1, [down("c:1"), up("c:2")])
+    assert (first.level, first.text) == (
+        logging.WARNING,
+        "canary endpoint c:1 is down: connection refused (ECONNREFUSED, errno 111);"
+        " 1 of 2 canary endpoints left",
+    )
+    assert first.fields == {
+        "event": "endpoint_down",
+        "variant": "canary",
+        "endpoint": "c:1",
+        "reason": "connect_refused",
+        "errno": errno.ECONNREFUSED,
+        "left": 1,
+        "endpoints": 2,
+    }
+    (last,) = world.see(2, [down("c:1"), down("c:2")])
+    assert last.level == logging.ERROR
+    assert "; no canary endpoint left: stable answers the canary's requests" in last.text
+    (back,) = world.see(14, [up("c:1"), down("c:2")])
+    assert (back.level, back.text) == (
+        logging.INFO,
+        "canary endpoint c:1 is up again after 13 s; 1 of 2 canary endpoints up",
+    )
+    assert world.said(15, [up("c:1"), down("c:2")]) == []
+
+
+def test_two_that_go_at_once_leave_one_less_each() -> None:
+    world = World()
+    world.see(0, [up("c:1"), up("c:2")])
+    one, other = world.see(1, [down("c:1"), down("c:2")])
+    assert (one.fields["left"], other.fields["left"]) == (1, 0)
+
+
+def test_failures_begin_go_on_and_end() -> None:
+    world = World()
+    world.see(0, [up("c:1")])
+    began = world.see(1, [up("c:1", 3)])
+    assert [line.text for line in began] == [
+        "canary endpoint c:1: requests fail: connection refused (ECONNREFUSED, errno 111)"
+    ]
+    assert world.said(2, [up("c:1", 10)]) == []
+    (again,) = world.see(1 + AGAIN, [up("c:1", 1203)])
+    assert again.text == (
+        "canary endpoint c:1: 1,200 requests failed in the last 1 min:"
+        " connection refused (ECONNREFUSED, errno 111)"
+    )
+    assert (again.level, again.fields["requests"]) == (logging.WARNING, 1200)
+    (end,) = world.see(1 + AGAIN + QUIET, [up("c:1", 1203)])
+    assert (end.level, end.fields["event"]) == (logging.INFO, "failures_ended")
+    assert end.text == (
+        "canary endpoint c:1: no failed request for 30 s; 1,203 requests had failed in 1 min"
+    )
+    assert world.said(999, [up("c:1", 1203)]) == []
+
+
+def test_requests_that_find_no_endpoint_are_an_event_of_the_variant() -> None:
+    world = World()
+    world.see(0, [down("c:1")], 5)
+    assert world.said(1, [down("c:1")], 6) == ["canary: requests fail: no endpoint is up"]
+
+
+def test_a_worker_that_was_replaced_counts_from_0_again() -> None:
+    world = World()
+    world.see(0, [up("c:1", 500)])
+    assert world.said(1, [up("c:1", 0)]) == []
+    assert world.see(2, [up("c:1", 2)])[0].fields["requests"] == 2
+
+
+def test_an_endpoint_of_a_reload_begins_without_a_past() -> None:
+    world = World()
+    world.see(0, [down("c:1", 7)])
+    assert world.said(1, [up("c:2")]) == []
+    assert len(world.said(2, [up("c:2"), down("c:1", 7)])) == 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.1, 20), st.booleans(), st.integers(0, 50), st.integers(0, 50)),
+        max_size=150,
+    )
+)
+def test_whatever_happens_the_log_is_bounded_and_ends_with_the_truth(
+    story: list[tuple[float, bool, int, int]],
+) -> None:
+    world = World()
+    now, errors, unserved, changes, failures = 0.0, 0, 0, 0, 0
+    said = True
+    for gap, usable, failed, lost in story:
+        now += gap
+        errors += failed
+        unserved += lost
+        for line in world.see(
+            now, [EndpointState("c:1", usable, errors, Reason.RESET, 0)], unserved
+        ):
+            event = line.fields["event"]
+            if event.startswith("endpoint"):
+                assert (event == "endpoint_up") is not said, "a change that is none"
+                said = event == "endpoint_up"
+                changes += 1
+            else:
+                failures += 1
+    assert changes <= 6 + now / 10
+    assert failures <= 4 * (1 + now / QUIET)
+    final = story[-1][1] if story else True
+    world.see(now + 60, [EndpointState("c:1", final, errors, Reason.RESET, 0)], unserved)
+    known = world.watch._known["canary", "c:1"]
+    assert known.usable is final
