@@ -7,6 +7,7 @@ A command's module is imported when the command is used: ``--help`` loads click 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -151,17 +152,25 @@ def _misused(error: click.UsageError) -> NoReturn:
     command = "canaryproxy" if error.ctx is None else error.ctx.command_path
     if (file := _file_without_option(error)) is not None:
         fail(f"the file goes after -c: {command} -c {file}", EXIT_CONFIG)
+    if _lacks_file(error):
+        fail(f"name the configuration file: {command} -c FILE", EXIT_CONFIG)
     message = " ".join(error.format_message().split())
     fail(f"{message.rstrip('.')} (see {command} --help)", EXIT_CONFIG)
 
 
+def _lacks_file(error: click.UsageError) -> bool:
+    """Return whether -c is missing."""
+    missing = error.param if isinstance(error, click.MissingParameter) else None
+    return missing is not None and missing.name == "path"
+
+
 def _file_without_option(error: click.UsageError) -> str | None:
     """Return the file in ``canaryproxy check FILE``, in which -c is missing."""
-    if not isinstance(error, click.MissingParameter) or error.ctx is None:
+    if not _lacks_file(error) or error.ctx is None:
         return None
     last: str = error.ctx.meta.get(_ARGUMENTS, [""])[-1]
-    is_config = error.param is not None and error.param.name == "path"
-    return last if is_config and last.endswith((".yaml", ".yml", ".json")) else None
+    named = last.endswith((".yaml", ".yml", ".json")) or Path(last).is_file()
+    return last if named else None
 
 
 @click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})

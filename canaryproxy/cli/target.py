@@ -128,7 +128,7 @@ class Target:
         what = "is a canaryproxy traffic port, not an" if is_traffic else "is not a canaryproxy"
         return (
             f"{self.address} {what} admin address ({clean(error, 200)}). Nothing was changed;"
-            " the address is admin.socket or admin.listen of the proxy's configuration"
+            " the right one is admin.socket or admin.listen of the proxy's configuration"
         )
 
     def _refused(self, error: Refused) -> NoReturn:

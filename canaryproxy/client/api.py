@@ -260,8 +260,9 @@ class Client:
         if version is None and response.headers.get("Server") == "canaryproxy":
             version = "0"  # before there was the header
         if version is None:
-            by_proxy = "canaryproxy" in response.headers.get("Via", "")
-            raise (TrafficPort if by_proxy else NotAdmin)(_described(response))
+            if "canaryproxy" in response.headers.get("Via", ""):
+                raise TrafficPort("it forwards requests")
+            raise NotAdmin(_described(response))
         if version != API_VERSION and not self._any_version:
             raise OtherVersion(version)
         self._known = True
@@ -283,9 +284,9 @@ class Client:
 
 
 def _described(response: aiohttp.ClientResponse) -> str:
-    """``it responds with 405 (nginx/1.22.1)``."""
+    """``it responds with 405 as nginx/1.22.1``."""
     server = response.headers.get("Server")
-    return f"it responds with {response.status}" + ("" if server is None else f" ({server})")
+    return f"it responds with {response.status}" + ("" if server is None else f" as {server}")
 
 
 async def _problem(response: aiohttp.ClientResponse) -> Refused | NotAdmin:

@@ -158,7 +158,9 @@ def progress(document: Mapping[str, Any]) -> str:
 def outcome(document: Mapping[str, Any]) -> str:
     """Return the state of the release as a sentence without its full stop."""
     if document.get("release") is None:
-        return f"{share(document, 'go to')} (no release configured)"
+        state = clean(document.get("state"), 20)
+        stopped = f"{state}, " if state in ("tripped", "probing") else ""
+        return f"{stopped}{share(document, 'go to')} (no release configured)"
     return f"{name(document)} is {progress(document)}"
 
 

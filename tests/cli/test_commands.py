@@ -205,7 +205,9 @@ _PERCENT = "expected a percentage from 0 to 100, such as 5 or 0.25 (see canarypr
     [
         ("--bogus", "No such option '--bogus' (see canaryproxy --help)"),
         ("bogus", "No such command 'bogus' (see canaryproxy --help)"),
-        ("run", "Missing option '-c' / '--config' (see canaryproxy run --help)"),
+        ("run", "name the configuration file: canaryproxy run -c FILE"),
+        ("check --", "name the configuration file: canaryproxy check -c FILE"),
+        ("check /etc/hostname", "the file goes after -c: canaryproxy check -c /etc/hostname"),
         ("check indent.yaml", "the file goes after -c: canaryproxy check -c indent.yaml"),
         ("run --log-format json c.yml", "the file goes after -c: canaryproxy run -c c.yml"),
         ("weight 101", _PERCENT),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -64,8 +65,8 @@ async def test_a_service_that_says_yes_to_everything_is_sent_nothing() -> None:
 async def test_nginx_is_sent_nothing(tmp_path: Path) -> None:
     Authority(tmp_path).pair(file="a")
     async with peers.nginx(tmp_path) as (peer, tls):
-        await all_refused(peer.address, "it responds with 200 (nginx/")
-        assert "it responds with 400 (nginx/" in await refused("trip", tls.address)
+        await all_refused(peer.address, "(it responds with 200 as nginx/")
+        assert "(it responds with 400 as nginx/" in await refused("trip", tls.address)
         encrypted = peer.address.replace("http", "https")
         assert "speaks plain HTTP, not TLS. Use http://" in await refused("trip", encrypted)
     assert len(peer.received) >= len(COMMANDS)
@@ -82,7 +83,8 @@ async def test_the_proxys_own_traffic_port_is_named_and_its_service_sent_nothing
     tmp_path: Path,
 ) -> None:
     async with peers.traffic_port(tmp_path, sys.executable) as peer:
-        await all_refused(peer.address, "is a canaryproxy traffic port, not an admin address")
+        said = "is a canaryproxy traffic port, not an admin address (it forwards requests). Nothing"
+        await all_refused(peer.address, said)
         assert len(peer.received) == len(COMMANDS)
     assert peer.wrongly == []
 
@@ -123,6 +125,29 @@ async def test_what_is_not_http_is_told() -> None:
     async with peers.raw(ssh) as peer:
         said = await refused("trip", peer.address)
         assert "is not a canaryproxy admin address (it does not speak HTTP)" in said
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be another user")
+async def test_a_socket_of_another_user_is_named_with_its_owner(fake: Fake) -> None:
+    fake.path.chmod(0o600)
+    program = (
+        "import os, sys, aiohttp.client, getpass, canaryproxy.cli.operate\n"
+        "os.environ['LOGNAME'] = 'nobody'\n"
+        "os.setresuid(65534, 65534, 65534)\n"
+        "canaryproxy.cli.main(['trip', '--admin', sys.argv[1]], prog_name='canaryproxy')"
+    )
+    here = str(fake.path.parent.parent)
+    for folder in (fake.path.parent, fake.path.parent.parent):
+        folder.chmod(0o755)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(fake.path), stderr=asyncio.subprocess.PIPE, cwd=here
+    )  # fmt: skip
+    assert process.stderr is not None
+    said = (await process.stderr.read()).decode()
+    assert await process.wait() == 3
+    assert said.startswith(f"canaryproxy: permission denied: {fake.path} belongs to ")
+    assert "you are nobody. Use sudo, or --admin http://HOST:PORT with a token" in said
+    assert fake.requests == []
 
 
 async def test_a_hung_proxy_is_not_to_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

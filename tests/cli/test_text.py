@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from math import inf, nan
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from canaryproxy.client import text as words
+from tests.cli.fake import document
 
 ANYTHING = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.floats(), max_size=3)
@@ -47,3 +49,19 @@ def test_an_interval_reads_as_a_ratio_to_stable(edges: object, said: str) -> Non
 
 def test_a_drill_whose_requests_did_not_end_says_what_to_do() -> None:
     assert "canaryproxy reset" in words.drill_result({"seconds_to_last_request": None})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"state": "idle", "weight": 10.0}, "10% of users go to the canary (no release configured)"),
+        ({"state": "tripped", "weight": 0.0}, "tripped, all users go to stable (no release configured)"),
+        (
+            {"release": "r", "state": "tripped", "weight": 0},
+            "r is tripped (step 2 of 5), all users on stable",
+        ),
+        ({"release": "r", "state": "promoted", "weight": 100.0}, "r is promoted, all users on the canary"),
+    ],
+)  # fmt: skip
+def test_an_outcome_says_what_is(changed: dict[str, Any], said: str) -> None:
+    assert words.outcome(document(**{"release": None, **changed})) == said
