@@ -21,9 +21,10 @@ from canaryproxy.config.errors import dotted
 from canaryproxy.config.json_text import encode
 from canaryproxy.config.yaml_reader import MAX_BYTES
 from canaryproxy.control.event_inbox import PostedEvent
-from canaryproxy.control.release_view import EVENTS, Release
+from canaryproxy.control.release_view import Act, Release
 from canaryproxy.control.service import Stale, Unavailable, Unsaved
 from canaryproxy.release import circuit, rollout
+from canaryproxy.release.acts import EVENTS, Event, Operation
 
 _WHO = TypeAdapter(bodies.Who)
 _PUT_CONFIG = {
@@ -31,6 +32,7 @@ _PUT_CONFIG = {
     "by": bodies.line(bodies.Name),
     "reason": bodies.line(bodies.Text),
 }
+_DRY_RUN = {"dry_run": bodies.flag}
 _WEIGHT = TypeAdapter(bodies.SetWeight)
 _ACCEPT = TypeAdapter(bodies.Accept)
 _TRIP = TypeAdapter(bodies.Trip)
@@ -55,9 +57,10 @@ class Api:
         """Add the routes of ``/v1``."""
         add = app.router.add_route
         app.router.add_get("/v1/release", self._get_release)
+        app.router.add_get("/v1/acts", self._get_acts)
         add("PUT", "/v1/weight", self._put_weight)
         for name in openapi.OPERATIONS:
-            add("POST", f"/v1/release/{name}", self._operation(EVENTS[name]))
+            add("POST", f"/v1/release/{name}", self._operation(name))
         add("POST", "/v1/release/accept", self._accept)
         add("POST", "/v1/release/trip", self._trip)
         add("POST", "/v1/release/drill", self._drill)
@@ -75,6 +78,14 @@ class Api:
     async def _get_release(self, request: web.Request) -> web.Response:
         bodies.query(request, {})
         return conditional(request, self._control.etag, self._control.release_view)
+
+    async def _get_acts(self, request: web.Request) -> web.Response:
+        wanted = bodies.query(request, {"weight": bodies.weight})
+
+        def found() -> schemas.Acts:
+            return schemas.Acts(acts=self._control.previews(wanted.get("weight")))
+
+        return conditional(request, self._control.etag, found)
 
     async def _get_history(self, request: web.Request) -> web.Response:
         wanted = bodies.query(
@@ -112,47 +123,59 @@ class Api:
     # Changes
 
     async def _put_weight(self, request: web.Request) -> web.Response:
-        bodies.query(request, {})
+        dry_run = self._dry_run(request)
         body = await bodies.json_body(request, _WEIGHT)
-        return await self._act(request, rollout.SetWeight(body.weight, body.words))
+        event = rollout.SetWeight(body.weight, body.words)
+        return await self._act(request, "weight", event, dry_run=dry_run)
 
-    def _operation(
-        self, event: Callable[..., rollout.Event | circuit.Reset | circuit.Trip]
-    ) -> Callable[[web.Request], Any]:
+    def _operation(self, name: Operation) -> Callable[[web.Request], Any]:
+        event: Callable[[str], Event] = EVENTS[name]
+
         async def operate(request: web.Request) -> web.Response:
-            bodies.query(request, {})
+            dry_run = self._dry_run(request)
             body = await bodies.json_body(request, _WHO, optional=True)
-            return await self._act(request, event(body.words))
+            return await self._act(request, name, event(body.words), dry_run=dry_run)
 
         return operate
 
     async def _accept(self, request: web.Request) -> web.Response:
-        bodies.query(request, {})
+        dry_run = self._dry_run(request)
         body = await bodies.json_body(request, _ACCEPT)
         metric = " ".join(body.metric.split())
-        return await self._act(request, rollout.Accept(metric, f"{body.by}: {body.reason}"))
+        event = rollout.Accept(metric, f"{body.by}: {body.reason}")
+        return await self._act(request, "accept", event, dry_run=dry_run)
 
     async def _trip(self, request: web.Request) -> web.Response:
-        bodies.query(request, {})
+        dry_run = self._dry_run(request)
         body = await bodies.json_body(request, _TRIP, optional=True)
         cause = f"manually by {body.by}" + ("" if body.cause is None else f": {body.cause}")
-        return await self._act(request, circuit.Trip(cause))
+        return await self._act(request, "trip", circuit.Trip(cause), dry_run=dry_run)
+
+    @staticmethod
+    def _dry_run(request: web.Request) -> bool:
+        return bool(bodies.query(request, _DRY_RUN).get("dry_run", False))
 
     async def _act(
-        self, request: web.Request, event: rollout.Event | circuit.Trip | circuit.Reset
+        self, request: web.Request, name: Operation, event: Event, *, dry_run: bool
     ) -> web.Response:
+        fits = conditions.allowed(request)
+        if dry_run:
+            return self._changed(self._control.preview(name, event))
         with self._refusals():
-            await self._control.act(event, if_match=conditions.allowed(request))
+            await self._control.act(event, if_match=fits)
         return self._changed(self._control.release_view())
 
     async def _drill(self, request: web.Request) -> web.Response:
-        bodies.query(request, {})
+        dry_run = self._dry_run(request)
         body = await bodies.json_body(request, _DRILL, optional=True)
+        fits = conditions.allowed(request)
+        if dry_run:
+            return self._changed(self._control.preview("drill", None))
         with self._refusals():
-            figures = await self._control.drill(body.by, if_match=conditions.allowed(request))
+            figures = await self._control.drill(body.by, if_match=fits)
         return self._changed(schemas.Drill(drill=figures, release=self._control.release_view()))
 
-    def _changed(self, value: Release | schemas.Drill) -> web.Response:
+    def _changed(self, value: Release | schemas.Drill | Act) -> web.Response:
         return tagged(value, self._control.etag)
 
     async def _post_events(self, request: web.Request) -> web.Response:

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from canaryproxy.admin.problem import Problem
+from canaryproxy.config import units
 from canaryproxy.config.errors import dotted
 from canaryproxy.config.types import Weight
 
@@ -314,6 +315,11 @@ def seconds(text: str) -> float:
     if not isfinite(value):
         raise ValueError("must be a time in seconds since the epoch")
     return value
+
+
+def weight(text: str) -> float:
+    """Return a percentage of users."""
+    return units.weight(float(text))
 
 
 def line(kind: Any) -> Parser:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from canaryproxy.control.event_inbox import PostedEvent
-from canaryproxy.control.release_view import Release
+from canaryproxy.control.release_view import Act, Release
 from canaryproxy.control.service import Listener, Matches
-from canaryproxy.release import circuit, rollout
+from canaryproxy.release import acts, circuit, rollout
 
 __all__ = ["Listener", "Matches", "ReleaseControl"]
 
@@ -54,6 +54,12 @@ class ReleaseControl(Protocol):
 
         Raises ``Refused``, ``Stale``, ``Unavailable`` or ``Unsaved``.
         """
+
+    def preview(self, act: acts.Operation, event: acts.Event | None) -> Act:
+        """Return the effect of an act, without doing it; ``event`` is its event, ``None`` for a drill."""
+
+    def previews(self, weight: float | None = None) -> list[Act]:
+        """Return the effect of every act; that of ``weight`` for this one, without it the present one."""
 
     async def drill(self, by: str, *, if_match: Matches | None = None) -> dict[str, Any]:
         """Rehearse a rollback and return its figures. Raises as ``act``."""

@@ -16,16 +16,17 @@ from pydantic.json_schema import models_json_schema
 import canaryproxy
 from canaryproxy.admin import bodies, schemas
 from canaryproxy.control import release_view
+from canaryproxy.release import acts
 
 Schema = dict[str, Any]
 
 _MODELS: tuple[type[BaseModel], ...] = (
-    release_view.Release, release_view.Record, release_view.Point,
+    release_view.Release, release_view.Record, release_view.Point, release_view.Act, schemas.Acts,
     schemas.History, schemas.Series, schemas.Drill, schemas.Accepted, schemas.Config,
     schemas.Change, schemas.Problem,
     bodies.Who, bodies.SetWeight, bodies.Accept, bodies.Trip, bodies.DrillBy, bodies.Events,
 )  # fmt: skip
-OPERATIONS: Final[Mapping[release_view.Operation, str]] = {
+OPERATIONS: Final[Mapping[acts.Operation, str]] = {
     "start": "Begin with the first step.",
     "pause": "Stay at the current weight.",
     "resume": "Continue after a pause; if the step is ready, begin the next one.",
@@ -69,9 +70,18 @@ _TAGS = {"type": "string", "pattern": r'^(\*|"[!#-~]*"(, *"[!#-~]*")*)$'}
 _IF_MATCH: Schema = {
     "name": "If-Match",
     "in": "header",
-    "description": "Change it only if its ETag is one of these, or *; otherwise 412.",
+    "description": (
+        "Change it only if its ETag is one of these, or *; otherwise 412. Not evaluated for an act towards"
+        " stable (trip, abort, pause, a lower weight): that never loses a race."
+    ),
     "schema": _TAGS,
     "examples": {"seen": {"value": '"b3f2-42"'}},
+}
+_DRY_RUN: Schema = {
+    "name": "dry_run",
+    "in": "query",
+    "description": "Only return what it would do.",
+    "schema": {"enum": ["true", "false"]},
 }
 _IF_NONE_MATCH: Schema = {
     "name": "If-None-Match",
@@ -123,11 +133,28 @@ def description() -> Schema:
 
 
 def _release_paths() -> Schema:
-    done = {"200": _json(release_view.Release, "The release after it, saved to disk.")}
+    done = {
+        "200": _json(
+            {"anyOf": [_ref(release_view.Release), _ref(release_view.Act)]},
+            "The release after it, saved to disk; with dry_run, what the act would do.",
+        )
+    }
     who = _json_body(bodies.Who, {"by": "ann", "reason": "all is well"})
     return {
         "/v1/release": {
             "get": _read("release", "Get the state of the release.", release_view.Release)
+        },
+        "/v1/acts": {
+            "get": _read(
+                "acts",
+                "Preview every act: who would move, whether to ask before, or why it is refused.",
+                schemas.Acts,
+                _query(
+                    "weight",
+                    "Weight that the act `weight` would set; without it, the present one.",
+                    {"type": "number", "minimum": 0, "maximum": 100},
+                ),
+            )
         },
         "/v1/weight": {
             "put": _change(
@@ -170,7 +197,12 @@ def _release_paths() -> Schema:
                 "drill",
                 "Rehearse a rollback with live traffic: trip, time it, reset.",
                 _json_body(bodies.DrillBy, {"by": "ann"}),
-                {"200": _json(schemas.Drill, "What the drill measured.")},
+                {
+                    "200": _json(
+                        {"anyOf": [_ref(schemas.Drill), _ref(release_view.Act)]},
+                        "What the drill measured; with dry_run, what it would do.",
+                    )
+                },
                 "409",
             )
         },
@@ -369,7 +401,7 @@ def _change(
     return {
         "operationId": name,
         "summary": summary,
-        "parameters": [*parameters, _IF_MATCH],
+        "parameters": [*parameters, *((_DRY_RUN,) if name in acts.OPERATIONS else ()), _IF_MATCH],
         "requestBody": {"required": required, "content": body},
         "responses": _responses(good, *_ANY_CHANGE, *problems),
     }

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from canaryproxy.control.release_view import (
+    Act,
     Count,
     DrillFigures,
     Point,
@@ -27,6 +28,12 @@ class Series(View):
     """The time series."""
 
     points: list[Point] = Field(description="Oldest first.")
+
+
+class Acts(View):
+    """What each act would do now."""
+
+    acts: list[Act]
 
 
 class Drill(View):

@@ -31,6 +31,7 @@ from canaryproxy.control.settings import plan as plan_of
 from canaryproxy.control.state_file import StateError, StateFile
 from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure.counters import Totals
+from canaryproxy.measure.recent_users import RecentUsers
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.circuit import Circuit, Record
@@ -108,6 +109,8 @@ class Controller:
         self._clock = clock
         self._epoch_offset = time() - clock()
         self._sampler = Sampler(cells, self.settings, reader)
+        self.users = RecentUsers()
+        """Users that the split has seen of late."""
         self.ledger = Ledger(Rollout(weight=table.weight), lambda: self.now)
         self.authority = authority(self, self.ledger, self.settings)
         self.gates = GateKeeper(ask, self.authority.gates_answered)
@@ -220,6 +223,7 @@ class Controller:
         self._plane.mark_late()
         if self.settings.has_canary:
             sample = self._sampler.sample(self.table, self.ledger.rollout.accepted)
+            self.users.take(self.now, sample.records)
             self.authority.observe(sample)
         self._do_periodic_work(self.now)
         self.publish()
@@ -341,6 +345,8 @@ class Controller:
         settings = ControlSettings.of(config, self.settings.slots)
         split = self.authority.carry_over(settings, self.table)
         timing = replace(table, late=self.table.late, stall_after=self.table.stall_after)
+        if settings.salt != self.settings.salt:
+            self.users.forget()
         self.settings = settings
         self._sampler.configure(settings)
         self.ledger.revision += 1

@@ -17,7 +17,7 @@ from canaryproxy.config.text import duration, latency
 from canaryproxy.control.authority import Overtaken
 from canaryproxy.control.controller import Controller
 from canaryproxy.measure import counters
-from canaryproxy.release import circuit, rollout
+from canaryproxy.release import acts, circuit, rollout
 
 QUIET = 1.0
 """Seconds without a request after which the canary counts as idle."""
@@ -26,18 +26,6 @@ LONGEST = 10.0
 _EVERY = 0.01
 _ATTEMPTS = 5
 """Attempts to close the circuit, if acts of other replicas overtake it."""
-
-
-def refusal(controller: Controller) -> str | None:
-    """Return why there can be no drill now, or ``None``."""
-    status = controller.status()
-    if status.circuit.state is not circuit.State.CLOSED:
-        return f"the circuit is {status.circuit.state.value.replace('_', ' ')}"
-    if status.rollout.state is rollout.State.PROMOTED:
-        return "the release is promoted: a drill would begin its last step again"
-    if status.weight <= 0:
-        return "no user is on the canary"
-    return None
 
 
 async def drill(
@@ -52,9 +40,10 @@ async def drill(
     to the canary (those of a match rule go on), to 0.01 s, ``null`` if they did not end; ``requests_after``
     is their number. Raises ``rollout.Refused``, or ``controller.Unsaved``.
     """
-    if (why := refusal(controller)) is not None:
+    status = controller.status()
+    weight = status.weight
+    if (why := acts.drill_refusal(status.circuit, status.rollout, weight)) is not None:
         raise rollout.Refused(f"no drill: {why}")
-    weight = controller.status().weight
     before = last = counters.routed_by_split(cells())
     began = heard = clock()
     controller.act(circuit.Trip(f"a drill by {by}", {"drill": True}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import exp, inf, isfinite
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,30 +20,13 @@ from canaryproxy.control.ledger import known
 from canaryproxy.control.timeseries import Window
 from canaryproxy.judging import verdict as judge
 from canaryproxy.judging.verdict import Level, Verdict
-from canaryproxy.release import circuit, rollout
-from canaryproxy.release.rollout import TRANSITIONS, State
+from canaryproxy.release import acts, circuit, rollout
+from canaryproxy.release.acts import Operation
 
 _MAX_LOG = 700.0
 """Logarithm above which an e-value overflows a float."""
 
 _ROUTES_SHOWN = 10
-
-Operation = Literal[
-    "start", "pause", "resume", "promote", "abort", "reset", "weight", "accept", "trip", "drill"
-]
-"""An operation on a release."""
-EVENTS: Final[Mapping[Operation, type[rollout.Event | circuit.Reset | circuit.Trip]]] = {
-    "start": rollout.Start,
-    "pause": rollout.Pause,
-    "resume": rollout.Resume,
-    "promote": rollout.Promote,
-    "abort": rollout.Abort,
-    "weight": rollout.SetWeight,
-    "accept": rollout.Accept,
-    "reset": circuit.Reset,
-    "trip": circuit.Trip,
-}
-"""The event of each operation; a drill is a trip and a reset."""
 
 Count = Annotated[int, Field(ge=0)]
 ReleaseState = Annotated[
@@ -273,6 +256,26 @@ class Release(Progress):
     main_pid: Count = Field(description="Process id to send signals to.")
 
 
+class Act(View):
+    """The effect of an act, if it were done now."""
+
+    act: Operation
+    refusal: str | None = Field(description="Why it is refused now; null: it is not.")
+    already: bool = Field(description="It is refused because what it is for is in force.")
+    asks: bool = Field(
+        description="Ask the operator before: it gives the canary users, or takes a protection away."
+    )
+    before: float = Field(description="Percent of users on the canary now.")
+    after: float = Field(description="Percent of users on the canary after it.")
+    becomes: ReleaseState
+    moved: Count | None = Field(
+        description="Users that move, by those seen in the last minutes; null: not known."
+    )
+    sure: str = Field(description="What the judge knows of the canary.")
+    title: str = Field(description="What it is.", examples=["Reset cart-2.4"])
+    says: list[str] = Field(description="What it does, in sentences without their full stops.")
+
+
 class Traffic(View):
     """The traffic of one variant over the trailing 30 s, with anytime-valid 95% bands."""
 
@@ -367,7 +370,7 @@ def release(
         accepted=sorted(here.accepted),
         ready=here.ready,
         gate=None if gate.state == "idle" else Gate(state=gate.state, cause=gate.cause),
-        allowed=list(allowed(status)),
+        allowed=list(acts.allowed(broken, here, status.plan, status.weight)),
         circuit=Circuit(
             state=broken.state.value,
             cause=broken.cause,
@@ -395,23 +398,21 @@ def release(
     )
 
 
-def allowed(status: Status) -> tuple[Operation, ...]:
-    """Return what an operator can do now."""
-    state, broken = status.rollout.state, status.circuit.state
-    is_open = broken is circuit.State.OPEN
-    table = TRANSITIONS[state]
-    found: list[Operation] = [name for name, event in EVENTS.items() if event in table]
-    if "start" in found and (is_open or not status.plan.steps):
-        found.remove("start")
-    if state is State.RUNNING and not status.rollout.ready:
-        found.remove("resume")
-    if broken is not circuit.State.CLOSED:
-        found.append("reset")
-    if state not in (State.TRIPPED, State.ABORTED) or status.circuit.drill:
-        found.append("trip")
-    if broken is circuit.State.CLOSED and state is not State.PROMOTED and status.weight > 0:
-        found.append("drill")
-    return tuple(found)
+def act(found: acts.Preview) -> Act:
+    """Return the view of a preview."""
+    return Act(
+        act=found.act,
+        refusal=found.refusal,
+        already=found.already,
+        asks=found.asks,
+        before=found.before,
+        after=found.after,
+        becomes=found.becomes.value,
+        moved=found.moved,
+        sure=found.sure,
+        title=found.title,
+        says=list(found.says),
+    )
 
 
 def _shown(seen: judge.Assessment | None) -> list[Verdict]:

@@ -25,7 +25,7 @@ from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.routing import CANARY, STABLE
 from canaryproxy.notify import shown
-from canaryproxy.release import circuit, rollout
+from canaryproxy.release import acts, circuit, rollout
 from canaryproxy.release.circuit import Record
 
 __all__ = ["Control", "Plane", "Stale", "Unavailable", "Unsaved"]
@@ -203,18 +203,54 @@ class Control:
     ) -> None:
         """Perform an act; returns when it is on disk.
 
-        ``if_match`` is given the ETag. Raises ``rollout.Refused``, ``Stale``, ``Unavailable`` or ``Unsaved``.
+        ``if_match`` is given the ETag; an act towards stable does not depend on it. Raises
+        ``rollout.Refused``, ``Stale``, ``Unavailable`` or ``Unsaved``.
         """
         if isinstance(event, rollout.Accept):
             self._refuse_unknown(event.metric)
         for _ in range(_ATTEMPTS):
-            self._compare(if_match)
+            status = self._controller.status()
+            if acts.needs_precondition(event, status.rollout, status.weight):
+                self._compare(if_match)
             try:
                 await self._controller.act_and_save(event)
             except Overtaken:
                 continue
             return
         raise Stale("the release keeps changing: acts of other replicas were faster")
+
+    def preview(self, act: acts.Operation, event: acts.Event | None) -> view.Act:
+        """Return the effect of an act, without doing it; ``event`` is its event, ``None`` for a drill."""
+        status = self._controller.status()
+        here = acts.Here(
+            status.release,
+            status.circuit,
+            status.rollout,
+            status.plan,
+            self._controller.settings.circuit,
+            status.weight,
+            self._controller.now,
+            status.assessment,
+            self._controller.users.count,
+        )
+        return view.act(acts.preview(act, event, here))
+
+    def previews(self, weight: float | None = None) -> list[view.Act]:
+        """Return the effect of every act; that of ``weight`` for this one, without it the present one."""
+        present = self._controller.status().weight
+        events: Mapping[acts.Operation, acts.Event | None] = {
+            "start": rollout.Start(),
+            "pause": rollout.Pause(),
+            "resume": rollout.Resume(),
+            "promote": rollout.Promote(),
+            "abort": rollout.Abort(),
+            "reset": circuit.Reset(),
+            "weight": rollout.SetWeight(present if weight is None else weight),
+            "accept": rollout.Accept(""),
+            "trip": circuit.Trip(""),
+            "drill": None,
+        }
+        return [self.preview(name, event) for name, event in events.items()]
 
     def _refuse_unknown(self, accepted: str) -> None:
         """Raise ``rollout.Refused`` unless it is a metric that is compared, or one with a route."""

@@ -764,10 +764,23 @@ EVERYWHERE: Mapping[type, _Handler] = {GateAnswer: _nothing, Replan: _replan}
 """The handlers of events in states whose table does not name them."""
 
 
+_NO_START: Mapping[State, str] = {
+    State.RUNNING: "the release has already begun",
+    State.PAUSED: "the release has already begun and is paused: resume continues it",
+    State.PROMOTED: (
+        "the release has been promoted and cannot start again: a release id names one build;"
+        " give release.id a new value, then reload"
+    ),
+}
+"""Why a release cannot start, and what to do."""
+
+
 def step(rollout: Rollout, event: Event, now: float, plan: Plan) -> Outcome:
     """Return the state after ``event`` at ``now`` (seconds), the actions and the records."""
     handler = TRANSITIONS[rollout.state].get(type(event)) or EVERYWHERE.get(type(event))
     if handler is None:
+        if isinstance(event, Start) and rollout.state in _NO_START:
+            raise Refused(_NO_START[rollout.state])
         act = "set the weight" if isinstance(event, SetWeight) else type(event).__name__.lower()
         raise Refused(f"cannot {act} while the release is {rollout.state.value}")
     return handler(rollout, event, now, plan)

@@ -21,6 +21,7 @@ from canaryproxy.config import Admin, ConfigError, UnixAddress, parse
 from canaryproxy.config.addresses import TcpAddress
 from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.release_view import (
+    Act,
     Circuit,
     ConfigStatus,
     Release,
@@ -28,11 +29,13 @@ from canaryproxy.control.release_view import (
     Variants,
     variant,
 )
+from canaryproxy.control.release_view import act as view_of_act
 from canaryproxy.control.service import Stale, Unsaved
 from canaryproxy.control.timeseries import Window
 from canaryproxy.measure import histogram
 from canaryproxy.proxy.listener import listen
-from canaryproxy.release import circuit, rollout
+from canaryproxy.release import acts, circuit, rollout
+from canaryproxy.release.rollout import Plan
 
 
 def endpoint(url: str, usable: bool, in_flight: int) -> dict[str, Any]:
@@ -172,12 +175,24 @@ class FakeControl:
         *,
         if_match: Matches | None = None,
     ) -> None:
-        self._may(if_match, self.etag)
+        here = rollout.Rollout(rollout.State.RUNNING, weight=self.weight)
+        asks = acts.needs_precondition(event, here, self.weight)
+        self._may(if_match if asks else None, self.etag)
         self.acts.append(event)
         self.revision += 1
         if isinstance(event, rollout.SetWeight):
             self.weight = event.weight
         self.record(type(event).__name__.lower())
+
+    def preview(self, act: acts.Operation, event: acts.Event | None) -> Act:
+        plan = Plan((rollout.Step(1.0), rollout.Step(5.0)))
+        running = rollout.Rollout(rollout.State.RUNNING, 1, self.weight)
+        closed, settings = circuit.Circuit(), circuit.CircuitSettings()
+        here = acts.Here("r1", closed, running, plan, settings, self.weight, 1.0)
+        return view_of_act(acts.preview(act, event, here))
+
+    def previews(self, weight: float | None = None) -> list[Act]:
+        return [self.preview("weight", rollout.SetWeight(weight or 5.0))]
 
     async def drill(self, by: str, *, if_match: Matches | None = None) -> dict[str, Any]:
         self._may(if_match, self.etag)

@@ -365,12 +365,13 @@ async def test_a_change_whose_condition_fails_does_nothing(
     """A condition that is not understood must not be lost: nothing is done."""
     for method, target, body in (
         ("PUT", "/v1/weight", '{"weight": 7}'),
-        ("POST", "/v1/release/abort", None),
-        ("POST", "/v1/release/trip", None),
+        ("POST", "/v1/release/promote", None),
+        ("POST", "/v1/release/reset", None),
         ("POST", "/v1/release/drill", None),
         ("POST", "/v1/events", '{"variant": "canary"}'),
     ):
         served.control.revision = 1
+        served.control.weight = 5.0
         served.control.acts.clear()
         served.control.counted = 0
         answer = await served.ask(method, target, body, If_Match=condition)
@@ -382,8 +383,46 @@ async def test_a_change_whose_condition_fails_does_nothing(
             assert answer.headers["etag"] == '"b3f2-1"'
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "body"),
+    [
+        ("POST", "/v1/release/abort", None),
+        ("POST", "/v1/release/trip", None),
+        ("POST", "/v1/release/pause", None),
+        ("PUT", "/v1/weight", '{"weight": 4.99}'),
+    ],
+)
+async def test_an_act_towards_stable_never_loses_a_race(
+    served: Served, method: str, target: str, body: str | None
+) -> None:
+    answer = await served.ask(method, target, body, If_Match='"of-long-ago"')
+    assert answer.status == 200, answer.body
+    assert len(served.control.acts) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "asks"),
+    [
+        ("POST", "/v1/release/abort", None, False),
+        ("POST", "/v1/release/promote", None, True),
+        ("POST", "/v1/release/trip", '{"cause": "x"}', False),
+        ("POST", "/v1/release/accept", '{"metric": "errors", "reason": "x"}', True),
+        ("PUT", "/v1/weight", '{"weight": 4}', False),
+        ("PUT", "/v1/weight", '{"weight": 6}', True),
+        ("POST", "/v1/release/drill", None, True),
+    ],
+)
+async def test_a_dry_run_tells_and_does_nothing(
+    served: Served, method: str, target: str, body: str | None, asks: bool
+) -> None:
+    answer = await served.ask(method, f"{target}?dry_run=true", body)
+    assert (answer.status, answer.json["asks"], served.control.acts) == (200, asks, [])
+    assert (answer.json["before"], answer.json["refusal"]) == (5.0, None)
+    problem(await served.ask(method, f"{target}?dry_run=1", body), 422)
+
+
 async def test_if_match_on_several_lines_and_if_none_match_on_a_change(served: Served) -> None:
-    head = "POST /v1/release/abort HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    head = "POST /v1/release/promote HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
     for lines, status in (
         ('If-Match: "a"\r\nIf-Match: "b"\r\n', 412),
         ('If-Match: "a"\r\nIf-Match: "b3f2-1"\r\n', 200),

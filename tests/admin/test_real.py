@@ -27,9 +27,9 @@ async def test_of_operators_who_saw_the_same_one_wins(real: Proxy) -> None:
     answers = await asyncio.gather(
         *(
             real.ask(
-                "PUT",
-                "/v1/weight",
-                f'{{"weight": {number}, "by": "op{number}"}}',
+                "POST",
+                "/v1/release/promote",
+                f'{{"by": "op{number}"}}',
                 over="unix" if number % 2 else "tcp",
                 If_Match=etag,
                 Authorization=f"Bearer {TOKEN}",
@@ -44,7 +44,7 @@ async def test_of_operators_who_saw_the_same_one_wins(real: Proxy) -> None:
     assert now.json["weight"] == winner.json["weight"]
     assert now.headers["etag"] == winner.headers["etag"]
     records = (await real.ask("GET", "/v1/history")).json["records"]
-    assert [record["what"] for record in records].count("weight") == 1
+    assert [record["what"] for record in records].count("promoted") == 1
 
 
 async def test_what_is_acknowledged_survives(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ async def test_what_is_acknowledged_survives(tmp_path: Path) -> None:
         await real.process.wait()
     async with proxy(tmp_path) as again:
         await again.wait_for(weight=33.0, state="paused")
-        stale = await again.ask("POST", "/v1/release/abort", If_Match=answer.headers["etag"])
+        stale = await again.ask("POST", "/v1/release/promote", If_Match=answer.headers["etag"])
         assert stale.status == 412
 
 

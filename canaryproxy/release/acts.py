@@ -1,0 +1,294 @@
+"""The acts of an operator: who moves, whether to ask before, and what to say. Pure.
+
+Commands, dashboard and API go by ``preview``. It takes the act in the state machines themselves, without
+keeping the result, so a preview cannot promise what the act does not do. ``docs/acts.md`` is the table of all
+acts in all states.
+
+An act that gives the canary users, or takes a protection away, *asks*. An act towards stable never does, and
+never loses a race: it needs no precondition, whatever has changed since the operator looked
+(``needs_precondition``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from canaryproxy.config import text
+from canaryproxy.judging.verdict import Assessment
+from canaryproxy.release import circuit, rollout, transitions
+from canaryproxy.release.circuit import Circuit, CircuitSettings
+from canaryproxy.release.rollout import TRANSITIONS, Plan, Rollout, State
+
+Operation = Literal[
+    "start", "pause", "resume", "promote", "abort", "reset", "weight", "accept", "trip", "drill"
+]
+"""An act of an operator."""
+Event = rollout.Event | circuit.Reset | circuit.Trip
+EVENTS: Final[Mapping[Operation, type[Event]]] = {
+    "start": rollout.Start,
+    "pause": rollout.Pause,
+    "resume": rollout.Resume,
+    "promote": rollout.Promote,
+    "abort": rollout.Abort,
+    "weight": rollout.SetWeight,
+    "accept": rollout.Accept,
+    "reset": circuit.Reset,
+    "trip": circuit.Trip,
+}
+"""The event of each act; a drill is a trip and a reset."""
+OPERATIONS: Final[tuple[Operation, ...]] = get_args(Operation)
+
+_ALWAYS_ASK: Final = ("promote", "accept", "drill")
+"""They skip what protects users, or move them to and fro, even where the weight stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A release as it is before an act."""
+
+    release: str | None
+    circuit: Circuit
+    rollout: Rollout
+    plan: Plan
+    settings: CircuitSettings
+    weight: float
+    """Percent of users on the canary, as published."""
+    now: float
+    """Seconds since the epoch."""
+    seen: Assessment | None = None
+    users: int | None = None
+    """Users seen of late, of both variants; ``None``: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The effect of an act, if it were done now."""
+
+    act: Operation
+    refusal: str | None
+    """Why it is refused now; ``None``: it is not."""
+    already: bool
+    """Refused because what it is for is in force."""
+    asks: bool
+    """Ask the operator before."""
+    before: float
+    """Percent of users on the canary now."""
+    after: float
+    """Percent of users on the canary after it."""
+    becomes: State
+    """State of the release after it."""
+    moved: int | None
+    """Users that move, by those seen of late; ``None``: not known."""
+    sure: str
+    """What the judge knows of the canary."""
+    title: str
+    """What it is, such as ``Reset cart-2.4``."""
+    says: tuple[str, ...]
+    """What it does, in sentences without their full stops."""
+
+
+def needs_precondition(event: Event, here: Rollout, weight: float) -> bool:
+    """Return whether an act may depend on what the operator has seen; ``weight`` is published.
+
+    An act towards stable must not: it is right whatever has happened meanwhile.
+    """
+    if isinstance(event, rollout.SetWeight):
+        return event.weight > min(here.weight, weight)
+    return not isinstance(event, (rollout.Pause, rollout.Abort, circuit.Trip))
+
+
+def allowed(broken: Circuit, here: Rollout, plan: Plan, weight: float) -> tuple[Operation, ...]:
+    """Return the acts that are possible now; ``weight`` is published."""
+    is_open = broken.state is circuit.State.OPEN
+    table = TRANSITIONS[here.state]
+    found: list[Operation] = [name for name, event in EVENTS.items() if event in table]
+    if "start" in found and (is_open or not plan.steps):
+        found.remove("start")
+    if here.state is State.RUNNING and not here.ready:
+        found.remove("resume")
+    if broken.state is not circuit.State.CLOSED:
+        found.append("reset")
+    if here.state not in (State.TRIPPED, State.ABORTED) or broken.drill:
+        found.append("trip")
+    if drill_refusal(broken, here, weight) is None:
+        found.append("drill")
+    return tuple(found)
+
+
+def drill_refusal(broken: Circuit, here: Rollout, weight: float) -> str | None:
+    """Return why there can be no drill now, or ``None``."""
+    if broken.state is not circuit.State.CLOSED:
+        return f"the circuit is {broken.state.value.replace('_', ' ')}"
+    if here.state is State.PROMOTED:
+        return "the release is promoted: a drill would begin its last step again"
+    if weight <= 0:
+        return "no user is on the canary"
+    return None
+
+
+def preview(act: Operation, event: Event | None, here: Here) -> Preview:
+    """Return the effect of an act that is not done; ``event`` is its event, ``None`` for a drill."""
+    after, refusal = here.rollout, None
+    try:
+        if event is None:
+            if (why := drill_refusal(here.circuit, here.rollout, here.weight)) is not None:
+                raise rollout.Refused(f"no drill: {why}")
+        else:
+            transitions.refuse(event, here.circuit, here.rollout)
+            after = transitions.step(
+                here.circuit, here.rollout, event, here.now, here.plan, here.settings
+            ).rollout
+    except rollout.Refused as error:
+        refusal = str(error)
+    weight = here.weight if event is None or refusal is not None else after.weight
+    if act == "start" and refusal is None:
+        weight = here.plan.steps[0].weight
+    begins = after.state is State.RUNNING and here.rollout.state is not State.RUNNING
+    asks = refusal is None and (act in _ALWAYS_ASK or weight > here.weight or begins)
+    shift = here.weight if act == "drill" else abs(weight - here.weight)
+    users = None if here.users is None else round(here.users * shift / 100.0)
+    name = "" if here.release is None else f" {here.release}"
+    return Preview(
+        act,
+        refusal,
+        refusal is not None and _is_already(act, here),
+        asks,
+        here.weight,
+        weight,
+        after.state,
+        users if refusal is None else None,
+        sure(here.seen),
+        f"{_TITLES.get(act, act.capitalize())}{name}",
+        () if refusal is not None else _says(act, here, after, weight, event),
+    )
+
+
+_TITLES: Mapping[Operation, str] = {"weight": "Set the weight of"}
+
+
+def _is_already(act: Operation, here: Here) -> bool:
+    """Return whether what an act is for is in force already."""
+    state = here.rollout.state
+    if act == "trip":
+        return state in (State.TRIPPED, State.ABORTED)
+    wanted = {
+        "start": State.RUNNING,
+        "pause": State.PAUSED,
+        "promote": State.PROMOTED,
+        "abort": State.ABORTED,
+    }
+    return wanted.get(act) is state
+
+
+def sure(seen: Assessment | None) -> str:
+    """Return what the judge knows of the canary, in words."""
+    if seen is None:
+        return "the judge has seen nothing yet"
+    bad = [text.at_route(v.metric, v.scope) for v in seen.verdicts if v.level != "ok"]
+    if bad:
+        return f"the judge reports {seen.level} for {', '.join(bad)}"
+    if seen.holds:
+        return f"the judge holds the step: {seen.holds[0]}"
+    if seen.quiet is not None or not seen.judged:
+        return f"the judge has nothing to compare ({seen.quiet or 'no request was judged'})"
+    requests = text.plural(seen.judged, "canary request")
+    found = f"the judge sees no regression in {requests} of {text.plural(seen.users, 'user')}"
+    return found if seen.proven else f"{found}; safety is not proven yet"
+
+
+def moves(here: Here, weight: float) -> str:
+    """Return who moves when the weight changes: ``45% of users (…) move from stable to the canary …``."""
+    shift = abs(weight - here.weight)
+    if shift < 0.005:
+        return f"no users move ({text.weight(here.weight)} on the canary)"
+    way = "from stable to the canary" if weight > here.weight else "from the canary to stable"
+    return (
+        f"{text.weight(shift)} of users{_counted(here, shift)} move {way} with their next request"
+        f" ({text.weight(here.weight)} to {text.weight(weight)})"
+    )
+
+
+def _counted(here: Here, percent: float) -> str:
+    """Return how many users a percentage is: `` (about 120 of 2,400 seen in the last minutes)``."""
+    if not here.users:
+        return ""
+    some = text.count(here.users * percent / 100.0)
+    return f" (about {some} of {text.count(here.users)} seen in the last minutes)"
+
+
+def _step(here: Here, at: int) -> str:
+    """``step 2 of 5, 25%``."""
+    steps = here.plan.steps
+    return f"step {at + 1} of {len(steps)}, {text.weight(steps[at].weight)}"
+
+
+def _says(
+    act: Operation, here: Here, after: Rollout, weight: float, event: Event | None
+) -> tuple[str, ...]:
+    """Return what an act does, the most important first."""
+    said = moves(here, weight)
+    judged = f"so far {sure(here.seen)}"
+    match act:
+        case "start":
+            begins = f"begins with {_step(here, 0)} of users"
+            return begins, "a new judge begins: no evidence of an earlier start counts"
+        case "pause":
+            return said, "no step begins until you resume; the judge keeps watching and can trip"
+        case "resume":
+            return said, *_resumed(here, after), judged
+        case "promote":
+            skips = "the remaining steps and gates are skipped"
+            ends = "the release ends; with no users on stable only guard rails can still trip"
+            return said, skips, judged, ends
+        case "abort":
+            return (
+                said,
+                "the release ends; a later start begins with the first step and a new judge",
+            )
+        case "weight":
+            waits = () if after.state is State.IDLE else ("the release pauses at this weight",)
+            return said, *waits, *((judged,) if weight > here.weight else ())
+        case "accept":
+            metric = event.metric if isinstance(event, rollout.Accept) and event.metric else "it"
+            return (f"{metric} no longer holds or trips for the rest of the release", judged)
+        case "reset":
+            return said, *_reset(here, after)
+        case "trip":
+            return said, "the circuit opens; reset sends the same users back to the canary"
+        case "drill":
+            gone = f"{text.weight(here.weight)} of users{_counted(here, here.weight)}"
+            return f"{gone} go to stable for some seconds and come back", _afresh(here)
+
+
+def _resumed(here: Here, after: Rollout) -> tuple[str, ...]:
+    if after.state is State.PROMOTED:
+        return ("this was the last step: the release is promoted",)
+    begins = "continues" if after.step == here.rollout.step else "begins"
+    if after.step == len(here.plan.steps) - 1:
+        follows = "it is the last one: once it is complete, the release is promoted"
+    elif here.plan.promote == "manual":
+        follows = "the next step waits for another resume"
+    else:
+        follows = "the next steps begin by themselves"
+    return (f"{_step(here, after.step)} {begins}; {follows}",)
+
+
+def _reset(here: Here, after: Rollout) -> tuple[str, ...]:
+    """Return what a reset does besides moving users, and why the circuit is not closed."""
+    broken = here.circuit
+    since = text.duration(max(here.now - broken.since, 0.0))
+    again = (
+        _afresh(here) if after.weight > 0 else "the circuit closes, and no user is on the canary"
+    )
+    return (
+        f"the same users as before; {again}",
+        f"tripped {since} ago: {broken.cause or 'cause unknown'}",
+    )
+
+
+def _afresh(here: Here) -> str:
+    if not here.plan.steps:
+        return "a new judge begins"
+    return f"step {here.rollout.step + 1} of {len(here.plan.steps)} starts over with a new judge"
