@@ -80,10 +80,12 @@ class Api:
         return conditional(request, self._control.etag, self._control.release_view)
 
     async def _get_acts(self, request: web.Request) -> web.Response:
-        wanted = bodies.query(request, {"weight": bodies.weight})
+        wanted = bodies.query(
+            request, {"weight": bodies.weight, "metric": bodies.line(bodies.MetricName)}
+        )
 
         def found() -> schemas.Acts:
-            return schemas.Acts(acts=self._control.previews(wanted.get("weight")))
+            return schemas.Acts(acts=self._control.previews(**wanted))
 
         return conditional(request, self._control.etag, found)
 

@@ -54,6 +54,8 @@ Name = Annotated[str, _line(100)]
 """Name of an operator."""
 Text = Annotated[str, _line(500)]
 """A reason."""
+MetricName = Annotated[str, _line(200)]
+"""A metric, or a metric and a route."""
 
 
 class Who(_Body):
@@ -81,7 +83,7 @@ class SetWeight(Who):
 class Accept(_Body):
     """A difference that is wanted."""
 
-    metric: Annotated[str, _line(200)] = Field(
+    metric: MetricName = Field(
         description="A metric, or a metric and a route.",
         examples=["client_errors", "errors GET /checkout"],
     )

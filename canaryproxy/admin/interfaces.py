@@ -58,8 +58,9 @@ class ReleaseControl(Protocol):
     def preview(self, act: acts.Operation, event: acts.Event | None) -> Act:
         """Return the effect of an act, without doing it; ``event`` is its event, ``None`` for a drill."""
 
-    def previews(self, weight: float | None = None) -> list[Act]:
-        """Return the effect of every act; that of ``weight`` for this one, without it the present one."""
+    def previews(self, weight: float | None = None, metric: str = "") -> list[Act]:
+        """Return the effect of every act; ``weight`` would be set, by default the present one, and ``metric``
+        accepted."""
 
     async def drill(self, by: str, *, if_match: Matches | None = None) -> dict[str, Any]:
         """Rehearse a rollback and return its figures. Raises as ``act``."""

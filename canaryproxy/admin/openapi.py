@@ -154,6 +154,11 @@ def _release_paths() -> Schema:
                     "Weight that the act `weight` would set; without it, the present one.",
                     {"type": "number", "minimum": 0, "maximum": 100},
                 ),
+                _query(
+                    "metric",
+                    "Metric, or metric and route, that the act `accept` would accept.",
+                    TypeAdapter(bodies.MetricName).json_schema(),
+                ),
             )
         },
         "/v1/weight": {

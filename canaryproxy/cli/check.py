@@ -8,22 +8,64 @@ from pathlib import Path
 import click
 
 from canaryproxy import config as configuration
-from canaryproxy.cli.common import config_option, load_with_files
+from canaryproxy.cli.common import EXIT_CONFIG, config_option, read_text, read_with_files, refuse
+from canaryproxy.config import Config, ConfigError, Problem
+from canaryproxy.config.errors import dotted
+from canaryproxy.config.secrets import unusable
+from canaryproxy.control.ended import refusal_of
+from canaryproxy.control.state_file import StateError, StateFile
 
 
 @click.command()
 @config_option
-def check(path: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print errors and warnings as JSON.")
+def check(path: Path, as_json: bool) -> None:
     """Check a configuration file. Exit status 0: valid; 2: invalid.
 
     Prints every error as file:line:column: field: message, and warnings about risky settings. TLS files are
     checked too: keys must match their certificates, and expired or soon expiring certificates are warned
-    about.
+    about. So are files of secrets that cannot be read. With the proxy's state file at hand, a release id that
+    has ended before is an error if it comes again with another canary.
 
     Example: canaryproxy check -c config/example.yaml
     """
-    load_with_files(path)
-    click.echo(f"{path}: ok")
+    warnings: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    try:
+        config, _, warnings = read_with_files(path)
+        warnings += tuple(unusable(config))
+        if (why := _reused(config)) is not None:
+            message = why.removeprefix("release.id: ")
+            id_at = ("release", "id")
+            problems = (
+                configuration.problem(read_text(path), file=str(path), path=id_at, message=message),
+            )
+    except ConfigError as error:
+        problems = error.problems
+    if as_json:
+        errors = [
+            {"path": dotted(p.path), "line": p.line, "column": p.column, "message": p.message}
+            for p in problems
+        ]
+        found = {"file": str(path), "valid": not problems, "errors": errors}
+        click.echo(json.dumps({**found, "warnings": list(warnings)}))
+    for line in () if as_json else warnings:
+        click.echo(f"{path}: warning: {line}", err=True)
+    if problems and as_json:
+        raise SystemExit(EXIT_CONFIG)
+    if problems:
+        refuse(ConfigError(problems))
+    if not as_json:
+        click.echo(f"{path}: ok")
+
+
+def _reused(config: Config) -> str | None:
+    """Return why the state file at hand forbids the release id; ``None`` too if there is none to read."""
+    try:
+        document = StateFile(Path(config.state)).load()
+        return None if document is None else refusal_of(document, config)
+    except (StateError, KeyError, TypeError, ValueError, AttributeError):
+        return None  # a start reports it
 
 
 @click.command()

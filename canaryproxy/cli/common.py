@@ -85,21 +85,27 @@ def load_with_files(path: Path, say: Say | None = None) -> tuple[Config, Files]:
 
     Prints warnings. ``say`` takes errors and warnings in place of standard error.
     """
+    try:
+        config, files, warnings = read_with_files(path, say)
+    except ConfigError as error:
+        refuse(error, say or echo)
+    for line in warnings:
+        (say or echo)(logging.WARNING, f"{path}: warning: {line}")
+    return config, files
+
+
+def read_with_files(path: Path, say: Say | None = None) -> tuple[Config, Files, tuple[str, ...]]:
+    """Return the configuration in a file, its TLS files, and warnings about both. Raises ``ConfigError``."""
     from canaryproxy.tls import files as certificates  # noqa: PLC0415 - it loads the model
 
     text = read_text(path, say)
-    say = say or echo
-    try:
-        config = configuration.parse(text, file=str(path))
-        files = certificates.load(config, text, file=str(path))
-    except ConfigError as error:
-        refuse(error, say)
-    for line in (
-        *configuration.warnings(config),
-        *certificates.warnings(config, files, time.time()),
-    ):
-        say(logging.WARNING, f"{path}: warning: {line}")
-    return config, files
+    config = configuration.parse(text, file=str(path))
+    files = certificates.load(config, text, file=str(path))
+    return (
+        config,
+        files,
+        (*configuration.warnings(config), *certificates.warnings(config, files, time.time())),
+    )
 
 
 def refuse(error: ConfigError, say: Say = echo) -> NoReturn:

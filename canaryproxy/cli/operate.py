@@ -1,10 +1,11 @@
-"""Commands that operate a running proxy: each describes the change, asks if needed, makes it, and reports."""
+"""Commands that operate a running proxy: each previews its act, asks if need be, acts and reports."""
 
 from __future__ import annotations
 
+import json
 import sys
-import time
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 import click
@@ -18,12 +19,9 @@ from canaryproxy.config import units
 
 Document = Mapping[str, Any]
 
-_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 _reason = click.option("--reason", metavar="TEXT", help="Reason, for the history.")
-
-_NOTHING_TO_START = (
-    "nothing to start: the configuration has no `release`. Add release.id and release.steps, then run"
-    " `canaryproxy reload`"
+_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print the preview and the release after it as JSON."
 )
 
 
@@ -35,31 +33,71 @@ def _percent(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
         raise click.BadParameter("expected a percentage from 0 to 100, such as 5 or 0.25") from None
 
 
-def _operate(
-    target: Target,
-    operation: str,
-    describe: Callable[[Document], str],
-    *,
-    body: Mapping[str, Any] | None = None,
-    asks: Callable[[Document], bool] = lambda _: False,
-    yes: bool = True,
-) -> Response:
-    """Describe an operation, ask if needed, and carry it out unless the release has changed meanwhile."""
-    sent = {"by": login(), **(body or {})}
-    seen = target.talk(lambda client: client.release())
-    before = seen.body
-    if operation == "start" and before.get("release") is None and before.get("steps") == []:
-        fail(_NOTHING_TO_START)
-    allowed = before.get("allowed")
-    if not isinstance(allowed, list) or operation in allowed:  # if not, the proxy says why
-        click.echo(f"{describe(before)}.")
-        if not yes and asks(before) and sys.stdin.isatty():
-            _confirm()
+def _acting(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--yes`` and ``--json``, and pass the ``_Operator`` that they make in the place of the target."""
 
-    async def act(client: Client) -> Response:
+    @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+    @_json
+    @reaching
+    @wraps(command)
+    def found(target: Target, yes: bool, as_json: bool, **options: Any) -> None:
+        command(_Operator(target, yes, as_json), **options)
+
+    return found
+
+
+class _Operator:
+    """Carries out one act: preview, question, act, report."""
+
+    def __init__(self, target: Target, yes: bool, as_json: bool) -> None:
+        self._target = target
+        self._yes = yes
+        self._as_json = as_json
+
+    def needs_yes(self, why: str) -> None:
+        """Exit unless there is somebody to ask, or ``--yes``."""
+        if not self._yes and not sys.stdin.isatty():
+            fail(f"{why}; without a terminal it needs --yes", EXIT_CONFIG)
+
+    def act(self, operation: str, **body: Any) -> None:
+        """Carry out an operation; ``body`` without its ``None`` is sent with who does it."""
+        sent = {"by": login()} | {key: value for key, value in body.items() if value is not None}
+        seen = self._target.talk(lambda client: client.acts(body.get("weight"), body.get("metric")))
+        preview = _of(seen.body, operation)
+        if preview.get("already") is True:
+            self._already(preview)
+            return
+        if preview.get("refusal") is None:  # if not, the proxy says why
+            self._announce(preview)
+        # An act towards stable is right whatever has changed since: it must not be refused for that.
+        careful = preview.get("asks") is True or operation == "weight"
+        response = self._target.talk(
+            lambda client: self._carry_out(client, operation, sent, seen.etag if careful else None)
+        )
+        if response is None:
+            self._already(preview)
+        else:
+            self._report(operation, preview, response.body)
+
+    def _announce(self, preview: Document) -> None:
+        """Say what will change, and ask if the proxy says so and somebody is there to answer."""
+        asks = preview.get("asks") is True and not self._yes and sys.stdin.isatty()
+        if self._as_json and not asks:
+            return
+        for line in _lines(preview):
+            click.echo(line, err=self._as_json)
+        if asks:
+            _confirm(err=self._as_json)
+
+    async def _carry_out(
+        self, client: Client, operation: str, sent: Mapping[str, Any], etag: str | None
+    ) -> Response | None:
+        """Return the response; ``None`` if what the act is for has come meanwhile without it."""
         try:
-            return await carry_out(target, client, operation, sent, seen.etag)
+            return await carry_out(self._target, client, operation, sent, etag)
         except Refused as error:
+            if error.status == 409 and _of((await client.acts()).body, operation).get("already"):
+                return None
             if error.status != 412:
                 raise
             now = words.outcome((await client.release()).body)
@@ -68,199 +106,165 @@ def _operate(
                 f" now {now}. Nothing was changed; run the command again"
             )
 
-    return target.talk(act)
+    def _already(self, preview: Document) -> None:
+        """Report that there is nothing to do, which is no failure."""
+        document = self._target.talk(lambda client: client.release()).body
+        if self._as_json:
+            self._print(preview, {"done": False, "release": document})
+        else:
+            click.echo(f"Nothing to do: {words.outcome(document)} already.")
+
+    def _report(self, operation: str, preview: Document, body: Document) -> None:
+        figures = body.get("drill") if operation == "drill" else None
+        failed = isinstance(figures, dict) and figures.get("seconds_to_last_request") is None
+        if self._as_json:
+            result = {"release": body} if figures is None else body
+            self._print(preview, {"done": not failed, **result})
+        said = words.outcome(body) if figures is None else words.drill_result(figures)
+        if failed:
+            fail(said)
+        if not self._as_json:
+            click.echo(f"Done: {said}.")
+
+    def _print(self, preview: Document, result: Mapping[str, Any]) -> None:
+        click.echo(json.dumps({"act": preview.get("act"), **result, "preview": preview}))
 
 
-def _confirm() -> None:
+def _of(body: Document, operation: str) -> Document:
+    """Return the preview of an operation, empty if there is none."""
+    found = body.get("acts")
+    listed = found if isinstance(found, list) else []
+    return next(
+        (one for one in listed if isinstance(one, dict) and one.get("act") == operation), {}
+    )
+
+
+def _lines(preview: Document) -> list[str]:
+    """Return what an act does, a sentence a line."""
+    says = preview.get("says")
+    first, *rest = (
+        [words.clean(one, 300) for one in says] if isinstance(says, list) and says else [""]
+    )
+    sentences = [f"{words.clean(preview.get('title'), 100)}: {first}.".replace(": .", ".")]
+    return sentences + [f"  {one[:1].upper()}{one[1:]}." for one in rest]
+
+
+def _confirm(*, err: bool) -> None:
     try:
-        sure = click.confirm("Continue?", default=False)
+        sure = click.confirm("Continue?", default=False, err=err)
     except click.Abort:  # Ctrl-C or the end of the input
-        click.echo()
+        click.echo(err=err)
         sys.exit(EXIT_INTERRUPTED)
     if not sure:
-        click.echo("Cancelled; nothing changed.")
+        click.echo("Cancelled; nothing changed.", err=err)
         sys.exit(EXIT_FAILED)
-
-
-def _report(response: Response) -> None:
-    click.echo(f"Done: {words.outcome(response.body)}.")
-
-
-def _with_reason(reason: str | None) -> dict[str, str]:
-    return {} if reason is None else {"reason": reason}
-
-
-def _step(document: Document, step: int) -> str:
-    """``step 2 of 5, 25%``; empty if the plan has no such step."""
-    steps = document.get("steps")
-    if not isinstance(steps, list) or not 1 <= step <= len(steps):
-        return ""
-    described = steps[step - 1]
-    found = words.weight(described.get("weight") if isinstance(described, dict) else None)
-    return f"step {step} of {len(steps)}, {found}"
-
-
-def _here(document: Document) -> str:
-    return _step(document, int(words.number(document.get("step")) or 0))
-
-
-def _the(operation: str, document: Document) -> str:
-    """``Trip cart-2.4``; ``Trip`` without a release."""
-    return operation if document.get("release") is None else f"{operation} {words.name(document)}"
 
 
 @click.command()
 @click.argument("percent", callback=_percent)
 @_reason
-@_yes
-@reaching
-def weight(target: Target, percent: float, reason: str | None, yes: bool) -> None:
+@_acting
+def weight(operator: _Operator, percent: float, reason: str | None) -> None:
     """Set the percentage of users on the canary. A running release pauses there.
+
+    A higher weight asks for confirmation.
 
     \b
     Example: canaryproxy weight 5
     """
-
-    def describe(before: Document) -> str:
-        change = f"from {words.weight(before.get('weight'))} to {words.weight(percent)} of users"
-        if before.get("state") == "running":
-            return f"Set the canary's weight {change} and pause {words.name(before)}"
-        return f"Set the canary's weight {change}"
-
-    def rises(before: Document) -> bool:
-        return percent > (words.number(before.get("weight")) or 0.0)
-
-    body = {"weight": percent, **_with_reason(reason)}
-    _report(_operate(target, "weight", describe, body=body, asks=rises, yes=yes))
+    operator.act("weight", weight=percent, reason=reason)
 
 
 @click.command()
 @_reason
-@reaching
-def start(target: Target, reason: str | None) -> None:
+@_acting
+def start(operator: _Operator, reason: str | None) -> None:
     """Start the release again after an abort.
 
-    It begins with its first step. A configured release starts by itself.
+    It begins with its first step and a new judge. A configured release starts by itself: if it has begun
+    already, there is nothing to do, and the exit status is 0. A release that was promoted cannot start again:
+    it needs a new id.
 
     \b
     Example: canaryproxy start
     """
-
-    def describe(before: Document) -> str:
-        return f"{_the('Start', before)} ({_step(before, 1) or 'no steps'})"
-
-    _report(_operate(target, "start", describe, body=_with_reason(reason)))
+    operator.act("start", reason=reason)
 
 
 @click.command()
 @_reason
-@reaching
-def pause(target: Target, reason: str | None) -> None:
+@_acting
+def pause(operator: _Operator, reason: str | None) -> None:
     """Keep the current weight until you resume.
 
     \b
     Example: canaryproxy pause --reason "holidays"
     """
-
-    def describe(before: Document) -> str:
-        return f"{_the('Pause', before)} at {words.weight(before.get('weight'))}"
-
-    _report(_operate(target, "pause", describe, body=_with_reason(reason)))
+    operator.act("pause", reason=reason)
 
 
 @click.command()
 @_reason
-@reaching
-def resume(target: Target, reason: str | None) -> None:
+@_acting
+def resume(operator: _Operator, reason: str | None) -> None:
     """Continue after a pause, or begin the next step (promote: manual).
+
+    Asks for confirmation: more users get the canary, at once or by the next steps.
 
     \b
     Example: canaryproxy resume
     """
-
-    def describe(before: Document) -> str:
-        if before.get("state") != "running":
-            return f"{_the('Resume', before)} ({_here(before) or 'no steps'})"
-        following = _step(before, int(words.number(before.get("step")) or 0) + 1)
-        if following:
-            return f"Begin the next step of {words.name(before)} ({following})"
-        return f"{_the('Complete', before)}: all users on the canary"
-
-    _report(_operate(target, "resume", describe, body=_with_reason(reason)))
+    operator.act("resume", reason=reason)
 
 
 @click.command()
 @_reason
-@_yes
-@reaching
-def promote(target: Target, reason: str | None, yes: bool) -> None:
+@_acting
+def promote(operator: _Operator, reason: str | None) -> None:
     """End the release with all users on the canary.
 
-    Skips the remaining steps and does not call gates.
+    Skips the remaining steps and does not call gates. Asks for confirmation.
 
     \b
     Example: canaryproxy promote --yes
     """
-
-    def describe(before: Document) -> str:
-        skipped = "the remaining steps and gates are skipped"
-        return f"{_the('Promote', before)}: all users go to the canary, {skipped}"
-
-    body = _with_reason(reason)
-    _report(_operate(target, "promote", describe, body=body, asks=lambda _: True, yes=yes))
+    operator.act("promote", reason=reason)
 
 
 @click.command()
 @_reason
-@_yes
-@reaching
-def abort(target: Target, reason: str | None, yes: bool) -> None:
+@_acting
+def abort(operator: _Operator, reason: str | None) -> None:
     """End the release with all users on stable.
 
+    Never asks, and is never refused because the release has changed meanwhile. A later start begins with the
+    first step and a new judge.
+
     \b
-    Example: canaryproxy abort --yes --reason "wrong build"
+    Example: canaryproxy abort --reason "wrong build"
     """
-
-    def describe(before: Document) -> str:
-        return f"{_the('Abort', before)}: all users go to stable"
-
-    body = _with_reason(reason)
-    _report(_operate(target, "abort", describe, body=body, asks=lambda _: True, yes=yes))
+    operator.act("abort", reason=reason)
 
 
 @click.command()
 @_reason
-@reaching
-def reset(target: Target, reason: str | None) -> None:
+@_acting
+def reset(operator: _Operator, reason: str | None) -> None:
     """Reset the circuit after a trip: the same users return to the canary.
 
-    They return immediately, and the current step begins again.
+    They return immediately, and the current step begins again with a new judge. Asks for confirmation.
 
     \b
     Example: canaryproxy reset --reason "fixed in 2.4.1"
     """
-
-    def describe(before: Document) -> str:
-        step = _here(before)
-        said = f"{_the('Reset', before)}: the same users return to the canary immediately"
-        said += f" ({step})" if step else ""
-        circuit = before.get("circuit")
-        if not isinstance(circuit, dict) or circuit.get("cause") is None:
-            return said
-        since = words.number(circuit.get("since"))
-        now = words.number(before.get("time")) or time.time()
-        ago = "" if since is None else f" {words.duration(now - since)} ago"
-        return f"{said}. Tripped{ago}: {words.clean(circuit['cause'], 200)}"
-
-    _report(_operate(target, "reset", describe, body=_with_reason(reason)))
+    operator.act("reset", reason=reason)
 
 
 @click.command()
 @click.argument("metric", nargs=-1, required=True)
 @click.option("--reason", metavar="TEXT", required=True, help="Why it is wanted, for the history.")
-@_yes
-@reaching
-def accept(target: Target, metric: tuple[str, ...], reason: str, yes: bool) -> None:
+@_acting
+def accept(operator: _Operator, metric: tuple[str, ...], reason: str) -> None:
     """Accept a difference that is wanted, for the rest of this release.
 
     METRIC is a metric as `canaryproxy status` names it, or a metric and a route. It neither holds the release
@@ -271,20 +275,13 @@ def accept(target: Target, metric: tuple[str, ...], reason: str, yes: bool) -> N
       canaryproxy accept client_errors --reason "the login is required now"
       canaryproxy accept errors GET /old --reason "removed"
     """
-    name = " ".join(metric)
-
-    def describe(before: Document) -> str:
-        of = "" if before.get("release") is None else f" for the rest of {words.name(before)}"
-        return f"Accept {words.clean(name, 100)}{of}: it no longer holds or trips"
-
-    body = {"metric": name, "reason": reason}
-    _report(_operate(target, "accept", describe, body=body, asks=lambda _: True, yes=yes))
+    operator.act("accept", metric=" ".join(metric), reason=reason)
 
 
 @click.command()
 @click.argument("cause", nargs=-1)
-@reaching
-def trip(target: Target, cause: tuple[str, ...]) -> None:
+@_acting
+def trip(operator: _Operator, cause: tuple[str, ...]) -> None:
     """Roll back now: open the circuit, so that all users go to stable. Asks for no confirmation.
 
     Requests that a rule of split.match sends to the canary still go there.
@@ -292,18 +289,12 @@ def trip(target: Target, cause: tuple[str, ...]) -> None:
     \b
     Example: canaryproxy trip "checkout looks wrong"
     """
-
-    def describe(before: Document) -> str:
-        return f"{_the('Trip', before)}: all users go to stable immediately"
-
-    body = {"cause": " ".join(cause)} if cause else {}
-    _report(_operate(target, "trip", describe, body=body))
+    operator.act("trip", cause=" ".join(cause) or None)
 
 
 @click.command()
-@_yes
-@reaching
-def drill(target: Target, yes: bool) -> None:
+@_acting
+def drill(operator: _Operator) -> None:
     """Rehearse a rollback with live traffic: trip, time it, reset.
 
     Takes some seconds, at most ten. The current step begins again after it.
@@ -311,45 +302,48 @@ def drill(target: Target, yes: bool) -> None:
     \b
     Example: canaryproxy drill --yes
     """
-    if not yes and not sys.stdin.isatty():
-        fail("a drill moves users to stable; without a terminal it needs --yes", EXIT_CONFIG)
-
-    def describe(before: Document) -> str:
-        moved = f"{words.weight(before.get('weight'))} of users go to stable for some seconds"
-        return f"{_the('Drill', before)}: {moved} and come back"
-
-    body = _operate(target, "drill", describe, asks=lambda _: True, yes=yes).body
-    figures = body.get("drill")
-    found = figures if isinstance(figures, dict) else {}
-    if words.number(found.get("seconds_to_last_request")) is None:
-        fail(words.drill_result(found))
-    click.echo(f"Done: {words.drill_result(found)}.")
+    operator.needs_yes("a drill moves users to stable")
+    operator.act("drill")
 
 
 @click.command()
+@_json
 @reaching
-def reload(target: Target) -> None:
+def reload(target: Target, as_json: bool) -> None:
     """Read the configuration file again. An invalid file changes nothing.
 
     \b
     Example: canaryproxy reload
     """
 
-    async def work(client: Client) -> Response:
+    async def work(client: Client) -> tuple[Response, Response]:
         seen = await client.config()
-        click.echo(f"Reload {words.clean(seen.body.get('file')) or 'the configuration'}.")
-        return await client.operate("reload", {"by": login()}, seen.etag)
+        if not as_json:
+            file = words.clean(seen.body.get("file")) or "the configuration"
+            click.echo(f"Reload {file}.")
+        done = await client.operate("reload", {"by": login()}, seen.etag)
+        return done, await client.release()
 
-    body = target.talk(work).body
+    done, release = target.talk(work)
+    body, document = done.body, release.body
     if not isinstance(body.get("changed"), list):
         fail(
             "reload was accepted, but the response does not say what changed; see canaryproxy status"
         )
-    changed = _list(body.get("changed"))
-    restart = _list(body.get("restart_needed"))
-    click.echo(f"Done: {f'changed {changed}' if changed else 'nothing changed'}.")
-    if restart:
-        click.echo(f"Restart needed to apply {restart}: run canaryproxy upgrade.")
+    if as_json:
+        click.echo(json.dumps({"act": "reload", "done": True, **body, "release": document}))
+    else:
+        changed = _list(body.get("changed"))
+        restart = _list(body.get("restart_needed"))
+        click.echo(f"Done: {f'changed {changed}' if changed else 'nothing changed'}.")
+        if restart:
+            click.echo(f"Restart needed to apply {restart}: run canaryproxy upgrade.")
+    if document.get("state") in ("promoted", "aborted") and document.get("release") is not None:
+        click.echo(
+            f"Note: {words.outcome(document)}. It ended {words.since(document)}, and no release runs:"
+            " to release a new build, give release.id a new value and reload again.",
+            err=as_json,
+        )
 
 
 def _list(value: object) -> str:

@@ -123,51 +123,85 @@ def history(target: Target, as_json: bool, number: int, follow: bool) -> None:
     metavar="DURATION",
     help="Longest time to wait, such as 90s or 30m.",
 )
+@click.option(
+    "--release",
+    "wanted",
+    metavar="ID",
+    help="Wait for this release only; default: the one in force at the beginning.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print nothing but the result, as JSON.")
 @reaching
-def wait(target: Target, goal: Goal, timeout: float) -> None:
+def wait(target: Target, goal: Goal, timeout: float, wanted: str | None, as_json: bool) -> None:
     """Wait until the release reaches a state. Prints the history meanwhile.
 
     A restart of the proxy does not end the wait, and a drill does not count as a trip.
 
     \b
     Exit status:
-      0  state reached
+      0  state reached, perhaps long ago: then it says since when
       3  no proxy answers (at the beginning)
       4  ended differently: tripped or aborted instead of promoted,
-         promoted instead of aborted, or replaced by another release
+         promoted instead of aborted, or another release is in force
       5  timed out
 
     \b
-    Example: canaryproxy wait --for promoted --timeout 30m
+    Examples:
+      canaryproxy wait --for promoted --timeout 30m
+      canaryproxy wait --for promoted --release cart-2.5
     """
 
-    async def work(client: Client) -> Verdict:
+    async def work(client: Client) -> tuple[dict[str, Any], Verdict, bool]:
         document = (await client.release()).body
+        if wanted is not None and document.get("release") != wanted:
+            return document, "opposite", False
         steps = document.get("steps")
         if goal.step and isinstance(steps, list) and 0 < len(steps) < goal.step:
             fail(f"there is no {goal}: the release has {len(steps)} steps", EXIT_CONFIG)
-        print_line(f"{words.outcome(document)}; waiting for {goal}")
         found = goal.of_document(document)
-        if found == "not yet":
-            document, found = await _until(client, document, goal, timeout)
-        if found == "opposite":
-            click.echo(f"canaryproxy: {words.outcome(document)}", err=True)
-        elif found == "not yet":
-            click.echo(
-                f"canaryproxy: timed out after {units.duration_text(timeout)} waiting for"
-                f' "{goal}"; {words.outcome(document)}',
-                err=True,
-            )
-        else:
-            print_line(words.outcome(document))
-        return found
+        if found != "not yet":
+            return document, found, True
+        if not as_json:
+            print_line(f"{words.outcome(document)}; waiting for {goal}")
+        return *await _until(client, document, goal, timeout, quiet=as_json), False
 
-    found = target.talk(work)
+    document, found, already = target.talk(work)
+    result = {"reached": "reached", "opposite": "ended differently", "not yet": "timed out"}[found]
+    if as_json:
+        ended = {"goal": str(goal), "result": result, "already": already, "release": document}
+        click.echo(json.dumps(ended))
+    _tell(document, found, goal, timeout, wanted, already=already, quiet=as_json)
     sys.exit({"reached": 0, "opposite": EXIT_OPPOSITE, "not yet": EXIT_TIMEOUT}[found])
 
 
+def _tell(
+    document: dict[str, Any],
+    found: Verdict,
+    goal: Goal,
+    timeout: float,
+    wanted: str | None,
+    *,
+    already: bool,
+    quiet: bool,
+) -> None:
+    """Print how a wait ended; ``quiet`` leaves out what is no error."""
+    said = words.outcome(document)
+    if found == "not yet":
+        waited = f"timed out after {units.duration_text(timeout)} waiting for"
+        click.echo(f'canaryproxy: {waited} "{goal}"; {said}', err=True)
+    elif wanted is not None and document.get("release") != wanted:
+        click.echo(f"canaryproxy: {said}; {wanted} is not in force", err=True)
+    elif found == "opposite":
+        click.echo(f"canaryproxy: {said}", err=True)
+    elif already and not quiet:
+        print_line(f"{said} already, {words.since(document)}: nothing to wait for")
+        if wanted is None:
+            print_line("if another release was meant, name it with --release ID")
+    elif not quiet:
+        print_line(said)
+
+
 async def _until(
-    client: Client, document: dict[str, Any], goal: Goal, timeout: float
+    client: Client, document: dict[str, Any], goal: Goal, timeout: float, *, quiet: bool
 ) -> tuple[dict[str, Any], Verdict]:
     """Return the last document and its verdict; print the records until then."""
     release = document.get("release")
@@ -176,16 +210,17 @@ async def _until(
         async with asyncio.timeout(timeout):
             async for update in Follower(client, last_record(document)).updates():
                 if isinstance(update, NewRecord):
-                    click.echo(words.record(update.record, time.time()))
+                    if not quiet:
+                        click.echo(words.record(update.record, time.time()))
                     reached = reached or goal.of_record(update.record) == "reached"
                 elif isinstance(update, ConnectionLost):
                     if not lost:
-                        print_lost(update)
+                        print_lost(update, err=quiet)
                     lost = True
                 else:
                     document = update.document
                     if lost:
-                        print_line("reconnected")
+                        print_line("reconnected", err=quiet)
                         lost = False
                     found = goal.of_document(document)
                     if release is not None and document.get("release") != release:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -26,8 +27,9 @@ _RECORDS = 1000
     type=click.FloatRange(min=1),
     help="Seconds to wait until the new process has taken over.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @reaching
-def upgrade(target: Target, timeout: float) -> None:
+def upgrade(target: Target, timeout: float, as_json: bool) -> None:
     """Restart in place with the installed version and current configuration.
 
     Sends SIGUSR2 to the proxy, on this machine only, and waits until the new process has taken over; no
@@ -54,7 +56,8 @@ def upgrade(target: Target, timeout: float) -> None:
         for what, cause in target.talk(lambda client: _news(client, seen), any_version=True):
             if what == "upgrade_failed":
                 fail(clean(cause))
-            click.echo(f"Done: {clean(cause)}.")
+            done = json.dumps({"act": "upgrade", "done": True, "cause": cause})
+            click.echo(done if as_json else f"Done: {clean(cause)}.")
             return
     fail(
         f"timed out after {timeout:g}s waiting for the new process; see canaryproxy history and the"

@@ -160,6 +160,12 @@ class Client:
             raise NotAdmin("it returns no known state of a release")
         return found
 
+    async def acts(self, weight: float | None = None, metric: str | None = None) -> Response:
+        """Return the previews of all acts, those of ``weight`` and ``accept`` with these values."""
+        given = {"weight": weight, "metric": metric}
+        query = {key: str(value) for key, value in given.items() if value is not None}
+        return await self._send("GET", "/v1/acts", query=query)
+
     async def config(self) -> Response:
         """Return the configuration, whose ``ETag`` is a precondition of ``reload``."""
         return await self._send("GET", "/v1/config", authorized=True)

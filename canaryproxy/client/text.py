@@ -38,6 +38,7 @@ __all__ = [
     "rate",
     "record",
     "share",
+    "since",
     "step_of",
     "times",
     "weight",
@@ -162,6 +163,12 @@ def outcome(document: Mapping[str, Any]) -> str:
         stopped = f"{state}, " if state in ("tripped", "probing") else ""
         return f"{stopped}{share(document, 'go to')} (no release configured)"
     return f"{name(document)} is {progress(document)}"
+
+
+def since(document: Mapping[str, Any]) -> str:
+    """``3 d 2 h ago``, for how long the release has been in its state."""
+    began, now = number(document.get("since")), number(document.get("time"))
+    return "some time ago" if began is None or now is None else f"{duration(now - began)} ago"
 
 
 def record(entry: Mapping[str, Any], now: float) -> str:

@@ -12,13 +12,37 @@ SHORT_BAKE = 300.0
 """Seconds; in less time slow failures (leaks, exhausted pools) do not show."""
 BIG_FIRST_STEP = 5.0
 """Percent of users; a plan should not begin with more."""
+TINY = 0.1
+"""Percent of users; less is more often a fraction than meant."""
 MANY_USERS = 2_000
 """Users; a step that needs more of them to reach its ``min_users`` may wait for ever."""
 
 
 def warnings(config: Config) -> tuple[str, ...]:
     """Return the warnings, one line each."""
-    return (*_without_canary(config), *_plan(config), *_judge(config), *_connections(config))
+    return (
+        *_without_canary(config),
+        *_weights(config),
+        *_plan(config),
+        *_judge(config),
+        *_connections(config),
+    )
+
+
+def _weights(config: Config) -> Iterator[str]:
+    """Warn about weights that were meant as fractions, or that nothing reads."""
+    release, split = config.release, config.split
+    if release is not None and "weight" in split.model_fields_set:
+        yield "split.weight has no effect beside release: the weights are those of release.steps"
+    steps = () if release is None else release.steps
+    name = "release.steps[0].weight" if steps else "split.weight"
+    first = steps[0].weight if steps else split.weight
+    is_tiny = 0.0 < first < TINY or (0.0 < first < 1.0 and all(one.weight <= 1.0 for one in steps))
+    if is_tiny:
+        yield (
+            f"{name} is {first:g}% of users, 1 in {100 / first:,.0f}: weights are in percent;"
+            f" if {first * 100:g}% is meant, write {first * 100:g}"
+        )
 
 
 def _judge(config: Config) -> Iterator[str]:
@@ -31,6 +55,17 @@ def _judge(config: Config) -> Iterator[str]:
 
 
 def _connections(config: Config) -> Iterator[str]:
+    stable, canary = config.variants.stable, config.variants.canary
+    shared = (
+        ()
+        if canary is None
+        else sorted({*map(str, stable.endpoints)} & {*map(str, canary.endpoints)})
+    )
+    if shared:
+        yield (
+            f"variants.stable and variants.canary share {', '.join(shared)}: users of the canary get stable's"
+            " version there, and nothing is compared"
+        )
     for name, variant in (("stable", config.variants.stable), ("canary", config.variants.canary)):
         if variant is not None and variant.tls is not None and not variant.tls.verify:
             yield (f"variants.{name}.tls.verify is false: connections to {name} can be intercepted")

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from canaryproxy.config import Config
 from canaryproxy.control.authority import Authority, AuthorityHost, LocalAuthority
+from canaryproxy.control.ended import EndedReleases, canary_of
 from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.gates import AskGates, GateKeeper
 from canaryproxy.control.ledger import Ledger, Listener
@@ -113,6 +114,8 @@ class Controller:
         """Users that the split has seen of late."""
         self.ledger = Ledger(Rollout(weight=table.weight), lambda: self.now)
         self.authority = authority(self, self.ledger, self.settings)
+        self._ended = EndedReleases()
+        self._canary = canary_of(config)
         self.gates = GateKeeper(ask, self.authority.gates_answered)
         self._file = StateFile(Path(config.state))
         self._saver = Saver(self._file, self.ledger, self._document, self.publish, _split(table))
@@ -142,6 +145,8 @@ class Controller:
                 self.ledger.restore_history(document)
                 self.authority.restore(document)
                 restored = True
+                self._ended.restore(document.get("ended", {}))
+                self._warn_of_reuse(document["release"])
             self._saver.saved = self.ledger.version
         except StateError as error:
             self._refuse_state(str(error))
@@ -164,6 +169,13 @@ class Controller:
         except OSError as error:
             why += f"; it could not be set aside: {error.strerror}"
         self.authority.distrust(why)
+
+    def _warn_of_reuse(self, before: str | None) -> None:
+        """Say so if the configuration names a release that has ended; ``before`` was in force."""
+        why = self._ended.refusal(self.settings.release, self._canary, before)
+        if why is not None:
+            _log.error("%s", why)
+            self.ledger.note("release", why, {})
 
     def _take_over(self, table: RouteTable, version: int) -> None:
         """Continue after a controller that was killed, erring towards fewer users on the canary."""
@@ -260,6 +272,7 @@ class Controller:
         A trip reaches the workers here, before it is saved. A higher weight waits until the disk has it; the
         saver calls again then. ``first``: publish even if nothing changes.
         """
+        self._note_end()
         wanted, table = self.authority.wanted, self.table
         self._saver.want(wanted)
         lowers = wanted.limit <= table.limit
@@ -271,6 +284,12 @@ class Controller:
             self._put(table)
         self._saver.save_soon()
 
+    def _note_end(self) -> None:
+        """Take note of a release that has ended, unless it is another one than the configuration's."""
+        release, fleet = self.settings.release, self.authority.view()
+        if release is not None and (fleet is None or fleet["conflict"] is None):
+            self._ended.note(release, self.ledger.rollout, self._canary)
+
     def _put(self, table: RouteTable) -> None:
         """Route by ``table`` from the next request on."""
         self.table = table
@@ -278,7 +297,8 @@ class Controller:
 
     def _document(self) -> dict[str, Any]:
         release = {"release": self.settings.release}
-        return {**release, **self.ledger.to_dict(), **self.authority.to_dict()}
+        ended = {"ended": self._ended.to_dict()}
+        return {**release, **ended, **self.ledger.to_dict(), **self.authority.to_dict()}
 
     # Acts
 
@@ -332,6 +352,9 @@ class Controller:
                 f"release.steps: the release is on step {here.step + 1}, and the new plan has {len(steps)}: "
                 "give the release another id, or abort it first"
             )
+        why = self._ended.refusal(config.release_id, canary_of(config), self.settings.release)
+        if why is not None:
+            raise rollout.Refused(why)
 
     def reconfigure(self, config: Config, table: RouteTable) -> None:
         """Continue under another configuration; ``table`` is its first table (``first_table``).
@@ -347,7 +370,7 @@ class Controller:
         timing = replace(table, late=self.table.late, stall_after=self.table.stall_after)
         if settings.salt != self.settings.salt:
             self.users.forget()
-        self.settings = settings
+        self.settings, self._canary = settings, canary_of(config)
         self._sampler.configure(settings)
         self.ledger.revision += 1
         self._put(_routed(timing, split))

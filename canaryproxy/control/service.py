@@ -235,8 +235,9 @@ class Control:
         )
         return view.act(acts.preview(act, event, here))
 
-    def previews(self, weight: float | None = None) -> list[view.Act]:
-        """Return the effect of every act; that of ``weight`` for this one, without it the present one."""
+    def previews(self, weight: float | None = None, metric: str = "") -> list[view.Act]:
+        """Return the effect of every act; ``weight`` would be set, by default the present one, and ``metric``
+        accepted."""
         present = self._controller.status().weight
         events: Mapping[acts.Operation, acts.Event | None] = {
             "start": rollout.Start(),
@@ -246,7 +247,7 @@ class Control:
             "abort": rollout.Abort(),
             "reset": circuit.Reset(),
             "weight": rollout.SetWeight(present if weight is None else weight),
-            "accept": rollout.Accept(""),
+            "accept": rollout.Accept(metric),
             "trip": circuit.Trip(""),
             "drill": None,
         }

@@ -191,8 +191,9 @@ class FakeControl:
         here = acts.Here("r1", closed, running, plan, settings, self.weight, 1.0)
         return view_of_act(acts.preview(act, event, here))
 
-    def previews(self, weight: float | None = None) -> list[Act]:
-        return [self.preview("weight", rollout.SetWeight(weight or 5.0))]
+    def previews(self, weight: float | None = None, metric: str = "") -> list[Act]:
+        accepted = self.preview("accept", rollout.Accept(metric))
+        return [self.preview("weight", rollout.SetWeight(weight or 5.0)), accepted]
 
     async def drill(self, by: str, *, if_match: Matches | None = None) -> dict[str, Any]:
         self._may(if_match, self.etag)
