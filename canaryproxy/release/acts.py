@@ -143,13 +143,13 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
     except rollout.Refused as error:
         refusal = str(error)
     weight = here.weight if event is None or refusal is not None else after.weight
-    if act == "start" and refusal is None:
-        weight = here.plan.steps[0].weight
     begins = after.state is State.RUNNING and here.rollout.state is not State.RUNNING
     asks = refusal is None and (act in _ALWAYS_ASK or weight > here.weight or begins)
     shift = here.weight if act == "drill" else abs(weight - here.weight)
     users = None if here.users is None else round(here.users * shift / 100.0)
     name = "" if here.release is None else f" {here.release}"
+    if isinstance(event, rollout.Accept):
+        name = f" {event.metric}".rstrip()
     return Preview(
         act,
         refusal,
@@ -161,7 +161,7 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
         users if refusal is None else None,
         sure(here.seen),
         f"{_TITLES.get(act, act.capitalize())}{name}",
-        () if refusal is not None else _says(act, here, after, weight, event),
+        () if refusal is not None else _says(act, here, after, weight),
     )
 
 
@@ -224,15 +224,17 @@ def _step(here: Here, at: int) -> str:
     return f"step {at + 1} of {len(steps)}, {text.weight(steps[at].weight)}"
 
 
-def _says(
-    act: Operation, here: Here, after: Rollout, weight: float, event: Event | None
-) -> tuple[str, ...]:
+def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[str, ...]:
     """Return what an act does, the most important first."""
     said = moves(here, weight)
     judged = f"so far {sure(here.seen)}"
     match act:
         case "start":
-            begins = f"begins with {_step(here, 0)} of users"
+            begins = f"it begins with {_step(here, 0)} of users"
+            if after.learning:
+                begins = (
+                    f"it learns from stable for {text.duration(here.plan.baseline)}; then {begins}"
+                )
             return begins, "a new judge begins: no evidence of an earlier start counts"
         case "pause":
             return said, "no step begins until you resume; the judge keeps watching and can trip"
@@ -251,8 +253,7 @@ def _says(
             waits = () if after.state is State.IDLE else ("the release pauses at this weight",)
             return said, *waits, *((judged,) if weight > here.weight else ())
         case "accept":
-            metric = event.metric if isinstance(event, rollout.Accept) and event.metric else "it"
-            return (f"{metric} no longer holds or trips for the rest of the release", judged)
+            return "it no longer holds or trips for the rest of the release", judged
         case "reset":
             return said, *_reset(here, after)
         case "trip":
@@ -272,7 +273,8 @@ def _resumed(here: Here, after: Rollout) -> tuple[str, ...]:
         follows = "the next step waits for another resume"
     else:
         follows = "the next steps begin by themselves"
-    return (f"{_step(here, after.step)} {begins}; {follows}",)
+    where = "learning from stable" if after.learning else _step(here, after.step)
+    return (f"{where} {begins}; {follows}",)
 
 
 def _reset(here: Here, after: Rollout) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,10 @@ from typing import Any
 from aiohttp import web
 
 from canaryproxy import API_HEADER, API_VERSION
+from canaryproxy.control.release_view import act as view_of_act
+from canaryproxy.release import acts, rollout
+from canaryproxy.release.circuit import Circuit, CircuitSettings, Reset, Trip
+from canaryproxy.release.circuit import State as CircuitState
 
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE = 60.0
@@ -90,6 +94,37 @@ EFFECTS: dict[str, dict[str, Any]] = {
 """What each operation makes of the document."""
 
 
+def previews(document: dict[str, Any], weight: float | None, metric: str) -> list[dict[str, Any]]:
+    """Return what acts would do to the release of a document, as the real proxy says it."""
+    steps = tuple(rollout.Step(one["weight"]) for one in document["steps"])
+    state, now = rollout.State(document["state"]), document["time"]
+    broken = document["circuit"]
+    found = Circuit(
+        CircuitState(broken["state"]), broken["trips"], broken["since"], broken["cause"]
+    )
+    here = rollout.Rollout(
+        state,
+        max(document["step"] - 1, 0),
+        document["weight"],
+        hold=document["hold"],
+        ready=document["ready"],
+        before=rollout.State.RUNNING,
+        weight_before=steps[document["step"] - 1].weight if steps else 0.0,
+    )
+    plan, settings = rollout.Plan(steps), CircuitSettings()
+    at = acts.Here(document["release"], found, here, plan, settings, here.weight, now, None, 200)
+    events: dict[acts.Operation, acts.Event | None] = {
+        "start": rollout.Start(), "pause": rollout.Pause(), "resume": rollout.Resume(),
+        "promote": rollout.Promote(), "abort": rollout.Abort(), "reset": Reset(), "trip": Trip(""),
+        "weight": rollout.SetWeight(document["weight"] if weight is None else weight),
+        "accept": rollout.Accept(metric), "drill": None,
+    }  # fmt: skip
+    return [
+        view_of_act(acts.preview(name, event, at)).model_dump(mode="json")
+        for name, event in events.items()
+    ]
+
+
 @dataclass
 class Request:
     """What was asked."""
@@ -115,6 +150,8 @@ class Fake:
     document: dict[str, Any] = field(default_factory=document)
     records: list[dict[str, Any]] = field(default_factory=list)
     refusal: tuple[int, dict[str, Any]] | None = None
+    on_refusal: Callable[[], None] = lambda: None
+    """Is called when a change is refused."""
     streams: bool = True
     requests: list[Request] = field(default_factory=list)
     queues: list[asyncio.Queue[bytes | None]] = field(default_factory=list)
@@ -194,6 +231,7 @@ class Fake:
         body: Any = json.loads(raw) if raw else None
         self.requests.append(Request(request.method, request.path, dict(request.headers), body))
         if request.method != "GET" and self.refusal is not None:
+            self.on_refusal()
             return _problem(*self.refusal)
         etag = {"ETag": f'"b3f2-{len(self.changes)}"'}
         if request.method != "GET" and self.silent:
@@ -208,6 +246,12 @@ class Fake:
             limit = int(request.query["limit"])
             chosen = records[:limit] if "after" in request.query else records[-limit:]
             return web.json_response({"records": chosen, "history_id": len(self.records)})
+        if request.path == "/v1/acts":
+            weight, metric = request.query.get("weight"), request.query.get("metric", "")
+            wanted = None if weight is None else float(weight)
+            return web.json_response(
+                {"acts": previews(self.document, wanted, metric)}, headers=etag
+            )
         if request.path == "/v1/config":
             return web.json_response({"file": "/etc/c.yaml"}, headers={"ETag": '"c-1"'})
         if request.path == "/v1/reload":

@@ -30,45 +30,103 @@ from tests.cli.fake import (
 ME = getpass.getuser()
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m[bold red]x[/]\u202egnp\r\nfake: line"
 
-OPERATIONS: list[tuple[list[str], str, str, dict[str, Any], str]] = [
-    (["start"], "POST", "/v1/release/start", {}, "Start cart-2.4 (step 1 of 5, 1%)."),
-    (["pause", "--reason", "holidays"], "POST", "/v1/release/pause", {"reason": "holidays"}, "Pause cart"),
-    (["resume"], "POST", "/v1/release/resume", {}, "Begin the next step of cart-2.4 (step 3 of 5, 25%)."),
-    (["promote"], "POST", "/v1/release/promote", {}, "Promote cart-2.4: all users go to the canary"),
-    (["abort"], "POST", "/v1/release/abort", {}, "Abort cart-2.4: all users go to stable."),
-    (["reset"], "POST", "/v1/release/reset", {}, "return to the canary immediately (step 2 of 5, 5%)."),
-    (["trip"], "POST", "/v1/release/trip", {}, "Trip cart-2.4: all users go to stable immediately."),
-    (["trip", "looks", "wrong"], "POST", "/v1/release/trip", {"cause": "looks wrong"}, "Trip cart-2.4"),
+TRIPPED = {
+    "state": "tripped", "weight": 0.0,
+    "circuit": {"state": "open", "cause": "errors", "trips": 1, "since": 5.0, "drill": False},
+}  # fmt: skip
+OPERATIONS: list[tuple[list[str], dict[str, Any], str, dict[str, Any], str, bool]] = [
+    (["start"], {"state": "aborted"}, "start", {}, "Start cart-2.4: it begins with step 1 of 5, 1%", True),
+    (["pause", "--reason", "holidays"], {}, "pause", {"reason": "holidays"}, "Pause cart-2.4: no", False),
+    (["resume"], {"ready": True}, "resume", {}, "Resume cart-2.4: 20% of users (about 40 of 200", True),
+    (["promote"], {}, "promote", {}, "Promote cart-2.4: 95% of users (about 190 of 200 seen", True),
+    (["abort"], {}, "abort", {}, "Abort cart-2.4: 5% of users (about 10 of 200 seen", False),
+    (["reset"], TRIPPED, "reset", {}, "Reset cart-2.4: 5% of users (about 10 of 200 seen", True),
+    (["trip"], {}, "trip", {}, "Trip cart-2.4: 5% of users", False),
+    (["trip", "looks", "wrong"], {}, "trip", {"cause": "looks wrong"}, "Trip cart-2.4", False),
     (
-        ["accept", "errors", "GET", "/old", "--reason", "removed"],
-        "POST", "/v1/release/accept", {"metric": "errors GET /old", "reason": "removed"},
-        "Accept errors GET /old for the rest of cart-2.4: it no longer holds or trips.",
+        ["accept", "errors", "GET", "/old", "--reason", "removed"], {},
+        "accept", {"metric": "errors GET /old", "reason": "removed"},
+        "Accept errors GET /old: it no longer holds or trips for the rest of the release.", True,
     ),
-    (["weight", "10"], "PUT", "/v1/weight", {"weight": 10.0}, "from 5% to 10% of users and pause cart-2.4."),
-    (["weight", "0.25%"], "PUT", "/v1/weight", {"weight": 0.25}, "from 5% to 0.25% of users"),
-    (["drill", "--yes"], "POST", "/v1/release/drill", {}, "5% of users go to stable for some seconds"),
+    (["weight", "10"], {}, "weight", {"weight": 10.0}, "cart-2.4: 5% of users (about 10 of 200", True),
+    (["weight", "0.25%"], {}, "weight", {"weight": 0.25}, "next request (5% to 0.25%)", True),
+    (["drill", "--yes"], {}, "drill", {}, "5% of users (about 10 of 200 seen in the last minutes) go", True),
 ]  # fmt: skip
+"""What is typed, in which release, what is sent, what is said, and whether it depends on what was seen."""
 
 
-@pytest.mark.parametrize(("arguments", "method", "path", "body", "says"), OPERATIONS)
+@pytest.mark.parametrize(("arguments", "changed", "name", "body", "says", "careful"), OPERATIONS)
 async def test_a_change_looks_first_and_says_who(
     fake: Fake,
     tmp_path: Path,
     arguments: list[str],
-    method: str,
-    path: str,
+    changed: dict[str, Any],
+    name: str,
     body: dict[str, Any],
     says: str,
+    careful: bool,
 ) -> None:
+    fake.document = document(**changed)
     done = await command(*arguments, folder=tmp_path)
     assert (done.status, done.err) == (0, "")
-    first, last = done.out.splitlines()
+    first, *_, last = done.out.splitlines()
     assert says in first
     assert last.startswith(("Done: cart-2.4 is ", "Done: the canary received its last request"))
     (sent,) = fake.changes
-    assert (sent.method, sent.path, sent.body) == (method, path, {"by": ME, **body})
-    assert sent.headers["If-Match"] == '"b3f2-0"'
+    where = ("PUT", "/v1/weight") if name == "weight" else ("POST", f"/v1/release/{name}")
+    assert (sent.method, sent.path, sent.body) == (*where, {"by": ME, **body})
+    assert sent.headers.get("If-Match") == ('"b3f2-0"' if careful else None)
     assert "Authorization" not in sent.headers
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("start", {}),
+        ("pause", {"state": "paused"}),
+        ("abort", {"state": "aborted", "weight": 0.0}),
+        ("promote", {"state": "promoted", "weight": 100.0}),
+        ("trip", TRIPPED),
+    ],
+)
+async def test_what_is_done_already_is_no_failure_and_says_so(
+    fake: Fake, tmp_path: Path, name: str, changed: dict[str, Any]
+) -> None:
+    fake.document = document(**changed)
+    done = await command(name, folder=tmp_path)
+    assert (done.status, done.err, fake.changes) == (0, "", [])
+    assert done.out.startswith("Nothing to do: cart-2.4 is ")
+    assert done.out.endswith(" already.\n")
+    found = json.loads((await command(name, "--json", folder=tmp_path)).out)
+    assert (found["act"], found["done"], found["preview"]["already"]) == (name, False, True)
+
+
+async def test_a_promoted_release_does_not_start_again(fake: Fake, tmp_path: Path) -> None:
+    fake.document = document(state="promoted", weight=100.0)
+    fake.refusal = (409, {"detail": "give release.id a new value, then reload"})
+    done = await command("start", folder=tmp_path)
+    assert (done.status, done.out) == (1, "")
+    assert "give release.id a new value" in done.err
+
+
+async def test_what_came_meanwhile_by_itself_is_no_failure(fake: Fake, tmp_path: Path) -> None:
+    """Somebody else trips between the look and the act."""
+    fake.refusal = (409, {"detail": "the circuit is already open"})
+    fake.on_refusal = lambda: fake.change(**TRIPPED)
+    done = await command("trip", folder=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert "Nothing to do: cart-2.4 is tripped" in done.out
+
+
+@pytest.mark.parametrize("arguments", [["promote"], ["weight", "2"], ["drill", "--yes"], ["trip"]])
+async def test_json_is_the_preview_and_the_release_after(
+    fake: Fake, tmp_path: Path, arguments: list[str]
+) -> None:
+    done = await command(*arguments, "--json", folder=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    found = json.loads(done.out)
+    assert (found["act"], found["done"], found["preview"]["before"]) == (arguments[0], True, 5.0)
+    assert found["release"]["release"] == "cart-2.4"
 
 
 async def test_a_drill_needs_yes_without_a_terminal(fake: Fake, tmp_path: Path) -> None:
@@ -81,6 +139,17 @@ async def test_a_drill_needs_yes_without_a_terminal(fake: Fake, tmp_path: Path) 
 async def test_a_drill_tells_its_figures(fake: Fake, tmp_path: Path) -> None:
     done = await command("drill", "--yes", folder=tmp_path)
     assert "13 ms after the trip (2 requests after the trip)" in done.out
+
+
+async def test_a_reload_that_begins_no_release_says_so(fake: Fake, tmp_path: Path) -> None:
+    fake.document = document(state="promoted", weight=100.0)
+    done = await command("reload", folder=tmp_path)
+    assert done.status == 0
+    assert "Note: cart-2.4 is promoted, all users on the canary. It ended" in done.out
+    assert "give release.id a new value and reload again" in done.out
+    done = await command("reload", "--json", folder=tmp_path)
+    assert json.loads(done.out)["changed"] == ["limits.idle_timeout"]
+    assert "Note: cart-2.4 is promoted" in done.err
 
 
 async def test_a_reload_names_what_changed(fake: Fake, tmp_path: Path) -> None:
@@ -114,7 +183,7 @@ async def test_a_refusal_is_one_line(
 
 
 async def test_what_is_not_allowed_is_not_announced(fake: Fake, tmp_path: Path) -> None:
-    fake.document = document(allowed=["start"])
+    fake.document = document(**TRIPPED)
     fake.refusal = (409, {"detail": "no"})
     done = await command("promote", folder=tmp_path)
     assert (done.status, done.out, done.err) == (1, "", "canaryproxy: no\n")

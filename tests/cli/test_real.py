@@ -108,10 +108,10 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
         assert "cart-2.4   RUNNING   20% of users on the canary" in shown
         assert "▶ 20% ── 50% ── 100%" in shown
         assert "cart-2.4 is paused" in await do("pause", "--reason", "a look")
-        assert "cannot pause while the release is paused" in await do("pause", status=1)
+        assert "Nothing to do: cart-2.4 is paused" in await do("pause")
         assert "a look" in await do("history", "-n", "1")
         said = await do("accept", "latency_p99", "--reason", "slower by design")
-        assert "Accept latency_p99 for the rest of cart-2.4" in said
+        assert "Accept latency_p99: it no longer holds or trips" in said
         assert "latency_p99 by" in await do("history", "-n", "1")
         assert "accepted  latency_p99" in await do("status")
         assert "no metric 'latencies' is compared" in await do(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,41 @@ async def test_wait_ends_when_the_goal_is_reached(fake: Fake, tmp_path: Path) ->
 async def test_it_is_there_already(fake: Fake, tmp_path: Path) -> None:
     done = await command("wait", "--for", "step=2", folder=tmp_path)
     assert done.status == 0
+
+
+async def test_a_release_that_was_promoted_long_ago_is_named_with_its_age(
+    fake: Fake, tmp_path: Path
+) -> None:
+    fake.document = document(state="promoted", weight=100.0)
+    fake.document["since"] = fake.document["time"] - 3 * 86400.0
+    done = await command("wait", "--for", "promoted", folder=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert "cart-2.4 is promoted, all users on the canary already, 3 d ago: nothing" in done.out
+    assert "name it with --release ID" in done.out
+    named = await command("wait", "--for", "promoted", "--release", "cart-2.4", folder=tmp_path)
+    assert (named.status, "--release" in named.out) == (0, False)
+    said = json.loads((await command("wait", "--for", "promoted", "--json", folder=tmp_path)).out)
+    assert (said["result"], said["already"], said["release"]["release"]) == (
+        "reached", True, "cart-2.4",
+    )  # fmt: skip
+
+
+async def test_another_release_than_the_named_one_is_no_success(fake: Fake, tmp_path: Path) -> None:
+    fake.document = document(state="promoted", weight=100.0)
+    done = await command("wait", "--for", "promoted", "--release", "cart-2.5", folder=tmp_path)
+    assert (done.status, done.out) == (4, "")
+    assert done.err == (
+        "canaryproxy: cart-2.4 is promoted, all users on the canary; cart-2.5 is not in force\n"
+    )
+
+
+async def test_a_wait_as_json_prints_only_the_result(fake: Fake, tmp_path: Path) -> None:
+    done = await command(
+        "wait", "--for", "promoted", "--timeout", "200ms", "--json", folder=tmp_path
+    )
+    assert done.status == 5
+    said = json.loads(done.out)
+    assert (said["goal"], said["result"], said["already"]) == ("promoted", "timed out", False)
 
 
 async def test_it_came_for_a_moment(fake: Fake, tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.cli.fake import Fake, command, finished, line, spawn, until_followed
+from tests.cli.fake import Fake, command, document, finished, line, spawn, until_followed
 from tests.cli.terminal import CTRL_C, terminal
 
 
@@ -78,8 +79,23 @@ async def test_watch_without_color_uses_ascii_and_default_colors(
         assert seen.text.isascii()
 
 
-@pytest.mark.parametrize("name", ["promote", "abort", "drill"])
-async def test_it_asks_where_it_is_dangerous(fake: Fake, tmp_path: Path, name: str) -> None:
+TRIPPED = {**document()["circuit"], "state": "open", "cause": "errors"}
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("promote", {}),
+        ("drill", {}),
+        ("resume", {"state": "paused"}),
+        ("start", {"state": "aborted", "weight": 0.0}),
+        ("reset", {"state": "tripped", "weight": 0.0, "circuit": TRIPPED}),
+    ],
+)
+async def test_it_asks_where_it_is_dangerous(
+    fake: Fake, tmp_path: Path, name: str, changed: dict[str, Any]
+) -> None:
+    fake.document = document(**changed)
     async with terminal(name, folder=tmp_path) as seen:
         await seen.shows("Continue? [y/N]:")
         seen.type("n\r")
@@ -100,10 +116,11 @@ async def test_it_asks_where_it_is_dangerous(fake: Fake, tmp_path: Path, name: s
     assert len(fake.changes) == 2
 
 
-async def test_only_a_higher_weight_asks(fake: Fake, tmp_path: Path) -> None:
+async def test_what_takes_users_off_the_canary_does_not_ask(fake: Fake, tmp_path: Path) -> None:
     async with terminal("weight", "6", folder=tmp_path) as seen:
         await seen.shows("Continue? [y/N]:")
-    for arguments in (["weight", "4"], ["trip"], ["pause"]):
+    for arguments in (["weight", "4"], ["trip"], ["pause"], ["abort"]):
+        fake.document = document()
         async with terminal(*arguments, folder=tmp_path) as seen:
             assert await seen.ends() == 0
 

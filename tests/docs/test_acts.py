@@ -1,0 +1,90 @@
+"""``docs/acts.md`` is current, and a running proxy does in each state what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.admin.real import Proxy, proxy
+from tests.docs import acts_table
+from tests.docs.acts_table import states
+
+PATHS = {"weight": ("PUT", "/v1/weight")}
+BODIES: dict[str, dict[str, Any]] = {"accept": {"metric": "latency", "reason": "x"}}
+TOWARDS: dict[str, tuple[str, ...]] = {
+    "No release, 5% of users on the canary": (),
+    "Running, step 1 of 3": (),
+    "Paused at 5%": ("pause",),
+    "Tripped at 5%": ("trip",),
+    "Probing after a cool-down": ("trip",),
+    "Promoted": ("promote",),
+    "Aborted": ("abort",),
+}
+"""The acts that lead to a state of the page. Readiness needs traffic: ``tests/release/test_acts.py``."""
+STATES = {"Tripped at 5%": "tripped", "Probing after a cool-down": "probing"}
+
+
+def test_the_page_is_current() -> None:
+    assert acts_table.PAGE.read_text() == acts_table.page(), "python -m tests.docs.acts_table"
+
+
+def test_every_state_but_readiness_is_tried() -> None:
+    assert set(states()) - set(TOWARDS) == {"Ready for the next step (`promote: manual`)"}
+
+
+async def into(real: Proxy, name: str, number: int) -> None:
+    """Bring a release of its own into a state."""
+    text: str = (await real.ask("GET", "/v1/config")).json["text"]
+    begin, end = text.index("split:"), text.index("judge:")
+    release = (
+        f"release:\n  id: r{number}\n"
+        "  steps: [{weight: 5, bake: 5m, min_requests: 500}, {weight: 50, bake: 5m}, {weight: 100}]\n"
+    )
+    split = "split: {sticky: {header: X-User-Id}, weight: 5}\n"
+    if name.startswith("No release"):
+        # a release in between, so that the weight is the configuration's again
+        await put(real, text[:begin] + split + release + text[end:])
+        release = ""
+    cooldown = "cooldown: 1s, " if name.startswith("Probing") else ""
+    judge = text[end:].replace("cooldown: 1s, ", "").replace("{baseline", f"{{{cooldown}baseline")
+    await put(real, text[:begin] + split + release + judge)
+    await real.wait_for(weight=5.0)
+    for act in TOWARDS[name]:
+        assert (await real.ask("POST", f"/v1/release/{act}")).status == 200
+    await real.wait_for(state=STATES.get(name, (await real.release())["state"]))
+
+
+async def put(real: Proxy, text: str) -> None:
+    answer = await real.ask("PUT", "/v1/config", text, Content_Type="application/yaml")
+    assert answer.status == 200, answer.body
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOWARDS)
+async def test_a_running_proxy_previews_and_does_what_the_page_says(
+    tmp_path: Path, name: str
+) -> None:
+    here = states()[name]
+    async with proxy(tmp_path) as real:
+        for number, (typed, _, said) in enumerate(acts_table.previews(here)):
+            operation, _, value = typed.partition(" ")
+            await into(real, name, number)
+            query = f"?weight={value}" if operation == "weight" else ""
+            listed = (await real.ask("GET", f"/v1/acts{query}")).json["acts"]
+            (preview,) = [one for one in listed if one["act"] == operation]
+            for key in ("asks", "already", "before", "after"):
+                assert preview[key] == getattr(said, key), (typed, key, preview)
+            assert preview["becomes"] == said.becomes.value, typed
+            assert (preview["refusal"] is None) == (said.refusal is None), (typed, preview)
+            method, path = PATHS.get(operation, ("POST", f"/v1/release/{operation}"))
+            body = BODIES.get(operation) or ({"weight": float(value)} if query else {})
+            dry = await real.ask(method, f"{path}?dry_run=true", json.dumps(body))
+            assert {**dry.json, "title": "", "moved": 0} == {**preview, "title": "", "moved": 0}
+            done = await real.ask(method, path, json.dumps(body))
+            assert done.status == (200 if said.refusal is None else 409), (typed, done.body)
+            after = await real.release()
+            expected = (said.after, said.becomes.value)
+            assert (after["weight"], after["state"]) == expected, (typed, after)
