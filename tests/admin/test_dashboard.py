@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
@@ -13,6 +14,7 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from canaryproxy.admin import dashboard
+from tests.docs.acts_table import previews, states
 
 
 @pytest.fixture
@@ -137,3 +139,19 @@ def test_everything_that_is_named_is_there_and_nothing_comes_from_elsewhere() ->
         assert [url for url in elsewhere if url != "http://www.w3.org/2000/svg"] == [], name
     unused = set(served) - {name.removeprefix("/static/") for name in named}
     assert unused <= {dashboard.PAGE, "favicon-tripped.svg"}
+
+
+def test_the_page_warns_of_the_acts_that_ask_and_of_no_others() -> None:
+    """The page and ``release.acts`` have one table: an act is safe there if it does not ask in any state."""
+    script = (Path(dashboard.__file__).parent / "static" / "actions.js").read_text()
+    entries = dict(re.findall(r"^  (\w+): \{\n(.*?)^  \},$", script, re.MULTILINE | re.DOTALL))
+    asking: dict[str, set[bool]] = {}
+    for here in states().values():
+        for typed, _, said in previews(here):
+            if said.refusal is None and not typed.startswith("weight"):
+                asking.setdefault(said.act, set()).add(said.asks)
+    asking.pop("accept")  # not on the page
+    assert {name for name, body in entries.items() if "\n    safe: true," in body} == {
+        name for name, asks in asking.items() if asks == {False}
+    }
+    assert "lowers:" in entries["weight"]

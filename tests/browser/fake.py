@@ -106,6 +106,7 @@ class FakeAdmin:
         app = web.Application(middlewares=[_headers, self._outage])
         dashboard.add_routes(app)
         app.router.add_get("/v1/release", self._release)
+        app.router.add_get("/v1/acts", self._acts)
         app.router.add_get("/v1/history", self._history)
         app.router.add_get("/v1/series", self._series)
         app.router.add_get("/v1/stream", self._stream)
@@ -208,6 +209,10 @@ class FakeAdmin:
         finally:
             self._streams.discard(queue)
         return answer
+
+    async def _acts(self, _request: web.Request) -> web.Response:
+        users = {"acts": [{"act": name, "moved": 1234} for name in self.scene.document["allowed"]]}
+        return web.json_response(users, headers={"ETag": self.etag})
 
     async def _change(self, request: web.Request) -> web.Response:
         if self.hang_up:

@@ -67,7 +67,6 @@ def test_the_example_has_the_values_that_it_shows() -> None:
     assert [one.address for one in found.listen] == [TcpAddress("127.0.0.1", 8080)]
     assert found.variants.canary is not None
     assert found.variants.canary.endpoints[1] == Endpoint("http", "127.0.0.1", 9003)
-    assert found.split.weight == 5
     assert found.split.sticky.cookie == "canary_id"
     assert found.split.sticky.max_age == 30 * 86400
     assert found.split.match[0].header is not None
@@ -560,6 +559,50 @@ def test_warnings_about_the_judge() -> None:
         "judge.metrics.errors.unit has no effect any more, users are compared: remove it",
         "judge.guard_rails is false: a canary that fails for its few users is held, not rolled back",
     )
+
+
+BOTH = "variants: {stable: {endpoints: [http://a, http://b]}, canary: {endpoints: [http://%s]}}\n"
+STEPS = "release: {id: a, steps: [%s]}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            BOTH % "c" + "split: {weight: 5}\n" + STEPS % "{weight: 1, bake: 5m}, {weight: 100}",
+            "split.weight has no effect beside release: the weights are those of release.steps",
+        ),
+        (
+            BOTH % "b",
+            "variants.stable and variants.canary share http://b:80: users of the canary get stable's version"
+            " there, and nothing is compared",
+        ),
+        (
+            BOTH % "c" + "split: {weight: 0.05}",
+            "split.weight is 0.05% of users, 1 in 2,000: weights are in percent; if 5% is meant, write 5",
+        ),
+        (
+            BOTH % "c" + STEPS % "{weight: 0.05, bake: 5m}, {weight: 100}",
+            "release.steps[0].weight is 0.05% of users, 1 in 2,000: weights are in percent; if 5% is meant,"
+            " write 5",
+        ),
+        (
+            BOTH % "c" + STEPS % "{weight: 0.25, bake: 5m}, {weight: 0.5, bake: 5m}, {weight: 1}",
+            "release.steps[0].weight is 0.25% of users, 1 in 400: weights are in percent; if 25% is meant,"
+            " write 25",
+        ),
+    ],
+)
+def test_what_was_probably_meant_otherwise_is_warned_of(text: str, says: str) -> None:
+    assert says in config.warnings(config.parse(text, file="f"))
+
+
+@pytest.mark.parametrize(
+    "steps", ["{weight: 0.25, bake: 5m}, {weight: 100}", "{weight: 1}, {weight: 5}"]
+)
+def test_a_small_first_step_is_not_taken_for_a_fraction(steps: str) -> None:
+    found = config.warnings(config.parse(BOTH % "c" + STEPS % steps, file="f"))
+    assert not any("weights are in percent" in one for one in found)
 
 
 def test_a_step_that_moves_no_users_is_warned_of() -> None:

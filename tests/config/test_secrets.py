@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from canaryproxy import config
 from canaryproxy.config.secrets import (
     MAX_SECRET,
     MIN_SIGNING_KEY,
@@ -15,6 +16,7 @@ from canaryproxy.config.secrets import (
     SecretMissing,
     SecretSource,
     signing_keys,
+    unusable,
 )
 
 KEY = b"k" * MIN_SIGNING_KEY
@@ -85,3 +87,24 @@ def test_a_bad_signing_key_is_refused_without_showing_it(text: bytes, words: str
     with pytest.raises(ValueError, match=re.escape(words)) as raised:
         signing_keys(text)
     assert "secret" not in str(raised.value)
+
+
+def test_each_file_of_a_secret_that_cannot_be_used_is_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "good").write_text("a secret")
+    (tmp_path / "empty").write_text("")
+    text = f"""
+variants: {{stable: {{endpoints: [http://a]}}, canary: {{endpoints: [http://b]}}}}
+admin: {{listen: "127.0.0.1:1", token_file: {tmp_path}/missing}}
+notify:
+  - {{webhook: "http://h", secret_file: {tmp_path}/good}}
+  - {{webhook: "http://h", secret_file: {tmp_path}/empty}}
+release:
+  id: a
+  steps: [{{weight: 5}}, {{weight: 100}}]
+  gates: [{{webhook: "http://h", secret_file: {tmp_path}/missing}}]
+"""
+    assert sorted(unusable(config.parse(text, file="f"))) == [
+        f"admin.token_file: {tmp_path}/missing cannot be read: No such file or directory",
+        f"notify[1].secret_file: {tmp_path}/empty is empty",
+        f"release.gates[0].secret_file: {tmp_path}/missing cannot be read: No such file or directory",
+    ]

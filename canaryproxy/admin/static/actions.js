@@ -35,12 +35,13 @@ function judgement(release) {
 }
 
 const post = (name) => ({ method: "POST", path: `v1/release/${name}` });
-const ends = "The release ends. Starting it again begins with the first step.";
+const ends = "The release ends. Starting it again begins with the first step and a new judge.";
 
 /**
  * By name: `label` and `key` of the button; method and path of the request; `does`, the title of the dialog and of
  * its button; `says`, the lines of the dialog for (release, records, typed weight); `fields` of the dialog; `safe` if
- * it moves users off the canary or moves none; `always` if `allowed` does not restrict it; `config` if its If-Match
+ * it moves users off the canary or moves none (as `asks` of v1/acts says): it carries no If-Match, because an act
+ * towards stable must not lose a race, and no warning; `always` if `allowed` does not restrict it; `config` if its If-Match
  * is the configuration's ETag.
  */
 export const ACTIONS = {
@@ -93,6 +94,7 @@ export const ACTIONS = {
     key: "w",
     group: "rollout",
     does: "Set the weight",
+    lowers: (release, typed) => typed !== null && typed <= release.weight,
     fields: ["weight", "reason"],
     says: (release, _records, typed) => [
       typed === null ? "Type a weight from 0 to 100 percent, with at most two decimals." : moved(release.weight, typed),
@@ -184,6 +186,10 @@ export const ACTIONS = {
     ],
   },
 };
+
+/** Whether an action, with the typed weight, takes users off the canary or moves none. */
+export const isSafe = (action, release, typed) =>
+  action.safe === true || (action.lowers !== undefined && release !== null && action.lowers(release, typed));
 
 /** The result of an action, in one sentence. */
 export function outcome(name, response) {

@@ -53,11 +53,12 @@ async function ask(path, options) {
 
 const authorization = () => (token.get() === "" ? {} : { Authorization: `Bearer ${token.get()}` });
 
-/** The current release view with its ETag. */
+/** The current release view with its ETag, and what each act would do. */
 export async function look() {
-  const response = await ask("v1/release", {});
+  const [response, previews] = await Promise.all([ask("v1/release", {}), ask("v1/acts", {})]);
   if (!response.ok) throw new Failed(response.status, await words(response));
-  return { release: await response.json(), etag: response.headers.get("ETag") };
+  const { acts } = previews.ok ? await previews.json() : { acts: [] };
+  return { release: await response.json(), etag: response.headers.get("ETag"), acts };
 }
 
 /** The ETag of the configuration; it differs without the token. */

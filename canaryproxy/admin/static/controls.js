@@ -1,8 +1,9 @@
 // The buttons, and the dialog that explains a change before it is made.
 
 import { $, attr, el, keyed, text } from "./dom.js";
-import { ACTIONS, outcome } from "./actions.js";
+import { ACTIONS, isSafe, outcome } from "./actions.js";
 import { change, configTag, look, operator, token } from "./api.js";
+import { plural } from "./words.js";
 
 const GROUPS = ["rollout", "safety", "circuit", "upkeep"];
 
@@ -52,7 +53,7 @@ export class Controls {
       .map(([name, action]) => {
         const button = el(
           "button",
-          { type: "button", id: `do-${name}`, disabled: true, "aria-keyshortcuts": action.key, "aria-haspopup": "dialog" },
+          { type: "button", id: `do-${name}`, class: action.safe ? "safe" : "asks", disabled: true, "aria-keyshortcuts": action.key, "aria-haspopup": "dialog" },
           action.label,
         );
         button.addEventListener("click", () => this.open(name));
@@ -73,7 +74,6 @@ export class Controls {
     $("confirm-fields").replaceChildren(...Object.values(this.#fields).map((each) => each.node));
     text($("confirm-title"), `${action.does}?`);
     text($("confirm-do"), action.does);
-    $("confirm-do").className = action.safe ? "do" : "do do-careful";
     text($("confirm-problem"), "");
     $("confirm-says").replaceChildren(el("li", {}, "Reading the current state…"));
   }
@@ -106,7 +106,11 @@ export class Controls {
   #explain() {
     if (this.#name === null || this.#seen === null) return;
     const action = ACTIONS[this.#name];
-    const says = action.says(this.#seen.release, this.#live.records, this.#typed()).filter((words) => words !== null);
+    const { release, acts } = this.#seen;
+    const says = action.says(release, this.#live.records, this.#typed()).filter((words) => words !== null);
+    const moved = acts.find((each) => each.act === this.#name)?.moved;
+    if (moved > 0 && !this.#fields.weight) says.splice(1, 0, `That is about ${plural(moved, "user")}, by those seen in the last minutes.`);
+    $("confirm-do").className = isSafe(action, release, this.#typed()) ? "do" : "do do-careful";
     keyed(
       $("confirm-says"),
       says.map((words, at) => ({ words, at })),
@@ -144,7 +148,8 @@ export class Controls {
     this.#wait(true);
     try {
       if (action.config && newToken) this.#seen.etag = await configTag();
-      const response = await change(action.method, action.path, this.#body(), this.#seen.etag);
+      const etag = isSafe(action, this.#seen.release, this.#typed()) && !this.#fields.weight ? null : this.#seen.etag;
+      const response = await change(action.method, action.path, this.#body(), etag);
       if (response.drill) this.#live.take(response.release);
       else if (response.state) this.#live.take(response);
       if (this.#name === name) $("confirm").close();
