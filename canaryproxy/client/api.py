@@ -164,7 +164,10 @@ class Client:
         """Return the previews of all acts, those of ``weight`` and ``accept`` with these values."""
         given = {"weight": weight, "metric": metric}
         query = {key: str(value) for key, value in given.items() if value is not None}
-        return await self._send("GET", "/v1/acts", query=query)
+        found = await self._send("GET", "/v1/acts", query=query)
+        if not isinstance(found.body.get("acts"), list):
+            raise NotAdmin("it returns no known acts")
+        return found
 
     async def config(self) -> Response:
         """Return the configuration, whose ``ETag`` is a precondition of ``reload``."""

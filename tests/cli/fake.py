@@ -249,9 +249,9 @@ class Fake:
         if request.path == "/v1/acts":
             weight, metric = request.query.get("weight"), request.query.get("metric", "")
             wanted = None if weight is None else float(weight)
-            return web.json_response(
-                {"acts": previews(self.document, wanted, metric)}, headers=etag
-            )
+            known = self.document.get("state") in [state.value for state in rollout.State]
+            found = previews(self.document, wanted, metric) if known else None
+            return web.json_response({"acts": found}, headers=etag)
         if request.path == "/v1/config":
             return web.json_response({"file": "/etc/c.yaml"}, headers={"ETag": '"c-1"'})
         if request.path == "/v1/reload":

@@ -198,7 +198,7 @@ async def test_a_change_without_a_response_is_neither_done_nor_undone(fake: Fake
 async def test_an_unknown_state_is_an_error(fake: Fake, state: object) -> None:
     fake.document = document(state=state)
     for arguments in ("status", "status --json", "wait --for ended", "trip"):
-        assert "no known state" in await refused(arguments, str(fake.path))
+        assert "it returns no known" in await refused(arguments, str(fake.path))
     assert fake.changes == []
 
 

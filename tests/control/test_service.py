@@ -137,10 +137,63 @@ async def test_more_canary_is_not_given_while_the_disk_refuses(tmp_path: Path) -
         made.free_disk()
 
 
+@pytest.mark.parametrize(
+    "events",
+    [
+        (rollout.Abort(), rollout.Start()),
+        (circuit.Trip("x"), circuit.Reset()),
+        (circuit.Trip("x"), rollout.Abort(), circuit.Reset(), rollout.Start()),
+    ],
+)
+async def test_no_evidence_outlives_a_start_or_a_reset(
+    tmp_path: Path, events: tuple[rollout.Event | circuit.Trip | circuit.Reset, ...]
+) -> None:
+    async with world(tmp_path, RELEASE.replace("bake: 1s", "bake: 1h")) as made:
+        await made.run(5, stable=(50, 0), canary=(5, 1))
+        before = made.release_view
+        assert before["judged"] > 0
+        for event in events:
+            await made.control.act(event)
+        assert (made.release_view["judged"], made.release_view["metrics"]) == (0, [])
+        await made.run(0.1)
+        after = made.release_view
+        assert (after["judged"], after["weight"]) == (0, 10.0)
+        trials = [one["canary"]["trials"] for one in after["metrics"]]
+        assert (bool(trials), set(trials)) == (True, {0})
+
+
+async def test_an_act_towards_stable_is_done_although_a_step_has_passed(tmp_path: Path) -> None:
+    """The operator saw 10% and answers when the release is at 50%."""
+    async with world(tmp_path) as made:
+        seen = made.control.etag
+        await made.run(20, stable=(50, 0), canary=(5, 0))
+        assert (made.weight, made.control.etag == seen) == (50.0, False)
+        stale: Any = {"if_match": lambda etag: etag == seen}
+        with pytest.raises(Stale):
+            await made.control.act(rollout.SetWeight(60.0), **stale)
+        await made.control.act(rollout.SetWeight(40.0), **stale)
+        assert made.weight == 40.0
+        await made.control.act(rollout.Abort(), **stale)
+        assert made.weight == 0.0
+
+
+async def test_a_preview_counts_the_users_seen_and_changes_nothing(tmp_path: Path) -> None:
+    async with world(tmp_path, RELEASE.replace("bake: 1s", "bake: 1h")) as made:
+        await made.run(30, stable=(50, 0), canary=(5, 0))
+        before = made.control.etag
+        (found,) = [one for one in made.control.previews(50.0) if one.act == "weight"]
+        assert (found.before, found.after, found.asks) == (10.0, 50.0, True)
+        seen = made.controller.users.count
+        assert seen is not None
+        assert seen > 0
+        assert found.moved == round(seen * 0.4)
+        assert made.control.etag == before
+
+
 async def test_of_two_operators_who_saw_the_same_one_is_stale(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         seen = made.control.etag
-        await made.control.act(rollout.SetWeight(5.0), if_match=lambda etag: etag == seen)
+        await made.control.act(rollout.SetWeight(15.0), if_match=lambda etag: etag == seen)
         with pytest.raises(Stale):
             await made.control.act(rollout.Promote(), if_match=lambda etag: etag == seen)
         with pytest.raises(Stale):

@@ -46,6 +46,19 @@ def test_accepting_waits_for_the_store_and_diverged_replicas_keep_what_both_acce
         assert Document.from_json(merged.to_json()) == merged
 
 
+def test_a_start_begins_another_round_as_a_reset_does() -> None:
+    """A round has a judge of its own: no evidence outlives either."""
+    started = after(BEGUN, FIRST, "a", rollout.Abort(), rollout.Start())
+    reset = after(BEGUN, FIRST, "r", circuit.Trip("bad"), circuit.Reset())
+    assert (started.round, reset.round) == (BEGUN.round + 1, BEGUN.round + 1)
+    assert after(BEGUN, FIRST, "x", rollout.Abort()).round == BEGUN.round
+
+
+def test_an_act_towards_stable_holds_before_the_store_has_it() -> None:
+    for event in (rollout.Abort(), rollout.Pause(), circuit.Trip("x"), rollout.SetWeight(5.0)):
+        assert protocol.is_cautious(BEGUN, after(BEGUN, FIRST, "x", event)), event
+
+
 def test_a_release_of_another_fleet_is_none_of_this_one() -> None:
     mine = replace(protocol.begin(NEXT, "b", 0.0), round=7)
     assert protocol.decide(mine, BEGUN, "m") == protocol.Decision(BEGUN)
