@@ -263,6 +263,7 @@ class LocalAuthority:
             return
         if action is rollout.Action.NEW_JUDGE:
             self._judge = Judge(self.settings.judge, before=self._judge)
+            self.assessment = None
             self._suspicion.forget()
 
     # Configurations

@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Protocol
 
@@ -233,7 +234,13 @@ class Control:
             status.assessment,
             self._controller.users.count,
         )
-        return view.act(acts.preview(act, event, here))
+        found = acts.preview(act, event, here)
+        if isinstance(event, rollout.Accept) and event.metric and found.refusal is None:
+            try:
+                self._refuse_unknown(event.metric)
+            except rollout.Refused as error:
+                found = replace(found, refusal=str(error), asks=False, moved=None, says=())
+        return view.act(found)
 
     def previews(self, weight: float | None = None, metric: str = "") -> list[view.Act]:
         """Return the effect of every act; ``weight`` would be set, by default the present one, and ``metric``

@@ -71,7 +71,7 @@ async def test_refusals_of_the_state(real: Proxy) -> None:
         detail: str = answer.json["detail"]
         return detail
 
-    assert "running" in await refused("POST", "/v1/release/start")
+    assert "has already begun" in await refused("POST", "/v1/release/start")
     assert "nothing to reset" in await refused("POST", "/v1/release/reset")
     assert (await real.ask("POST", "/v1/release/trip", '{"cause": "no"}')).status == 200
     assert "manually by operator: no" in await refused("POST", "/v1/release/trip")

@@ -110,6 +110,7 @@ async def test_it_asks_where_it_is_dangerous(
         await seen.shows("Continue? [y/N]:")
         seen.type("y\r")
         assert await seen.ends() == 0
+    fake.document = document(**changed)
     async with terminal(name, "--yes", folder=tmp_path) as seen:
         assert await seen.ends() == 0
         assert "Continue?" not in seen.text

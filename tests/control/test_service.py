@@ -149,7 +149,7 @@ async def test_no_evidence_outlives_a_start_or_a_reset(
     tmp_path: Path, events: tuple[rollout.Event | circuit.Trip | circuit.Reset, ...]
 ) -> None:
     async with world(tmp_path, RELEASE.replace("bake: 1s", "bake: 1h")) as made:
-        await made.run(5, stable=(50, 0), canary=(5, 1))
+        await made.run(5, stable=(50, 0), canary=(5, 0))
         before = made.release_view
         assert before["judged"] > 0
         for event in events:
@@ -166,7 +166,7 @@ async def test_an_act_towards_stable_is_done_although_a_step_has_passed(tmp_path
     """The operator saw 10% and answers when the release is at 50%."""
     async with world(tmp_path) as made:
         seen = made.control.etag
-        await made.run(20, stable=(50, 0), canary=(5, 0))
+        await made.run(3, stable=(50, 0), canary=(5, 0))
         assert (made.weight, made.control.etag == seen) == (50.0, False)
         stale: Any = {"if_match": lambda etag: etag == seen}
         with pytest.raises(Stale):
@@ -187,6 +187,11 @@ async def test_a_preview_counts_the_users_seen_and_changes_nothing(tmp_path: Pat
         assert seen is not None
         assert seen > 0
         assert found.moved == round(seen * 0.4)
+        (unknown,) = [
+            one for one in made.control.previews(None, "latencies") if one.act == "accept"
+        ]
+        assert (unknown.asks, unknown.says) == (False, [])
+        assert "no metric 'latencies' is compared" in (unknown.refusal or "")
         assert made.control.etag == before
 
 
@@ -198,7 +203,7 @@ async def test_of_two_operators_who_saw_the_same_one_is_stale(tmp_path: Path) ->
             await made.control.act(rollout.Promote(), if_match=lambda etag: etag == seen)
         with pytest.raises(Stale):
             await made.control.drill("ann", if_match=lambda etag: etag == seen)
-        assert made.weight == 5.0
+        assert made.weight == 15.0
 
 
 async def test_counts_and_time_do_not_change_the_etag(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def events() -> dict[str, tuple[Operation, Event | None]]:
         f"weight {LOWER:g}": ("weight", rollout.SetWeight(LOWER, "ann")),
         "promote": ("promote", rollout.Promote("ann")),
         "abort": ("abort", rollout.Abort("ann")),
-        "accept latency": ("accept", rollout.Accept("latency", "ann")),
+        "accept client_errors": ("accept", rollout.Accept("client_errors", "ann")),
         "trip": ("trip", circuit.Trip("manually by ann")),
         "reset": ("reset", circuit.Reset("ann")),
         "drill": ("drill", None),
