@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from canaryproxy import config as configuration
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, read_text, read_with_files, refuse
-from canaryproxy.config import Config, ConfigError, Problem
-from canaryproxy.config.errors import dotted
-from canaryproxy.config.secrets import unusable
-from canaryproxy.control.ended import refusal_of
-from canaryproxy.control.state_file import StateError, StateFile
+from canaryproxy.config.errors import ConfigError, Problem, dotted
+
+if TYPE_CHECKING:
+    from canaryproxy.config import Config
 
 
 @click.command()
@@ -29,6 +29,8 @@ def check(path: Path, as_json: bool) -> None:
 
     Example: canaryproxy check -c config/example.yaml
     """
+    from canaryproxy.config.secret_files import unusable  # noqa: PLC0415 - it loads the model
+
     warnings: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     try:
@@ -61,6 +63,9 @@ def check(path: Path, as_json: bool) -> None:
 
 def _reused(config: Config) -> str | None:
     """Return why the state file at hand forbids the release id; ``None`` too if there is none to read."""
+    from canaryproxy.control.ended import refusal_of  # noqa: PLC0415 - it loads the model
+    from canaryproxy.control.state_file import StateError, StateFile  # noqa: PLC0415
+
     try:
         document = StateFile(Path(config.state)).load()
         return None if document is None else refusal_of(document, config)

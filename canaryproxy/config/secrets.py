@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel
-
 MAX_SECRET: Final = 4096
 """Maximum size of a secret in bytes."""
-_FILES: Final = ("token_file", "secret_file", "password_file")
-"""Fields that name the file of a secret."""
 MIN_SIGNING_KEY: Final = 32
 """Minimum size of a key for signatures in bytes."""
 
@@ -62,21 +57,6 @@ class SecretSource:
         if not secret:
             raise SecretMissing(f"{self} is empty")
         return secret
-
-
-def unusable(config: BaseModel, path: str = "") -> Iterator[str]:
-    """Yield a warning for each file of a secret that a configuration names and that cannot be used now."""
-    for name, value in config:
-        here = f"{path}.{name}" if path else name
-        items = enumerate(value) if isinstance(value, tuple) else [(None, value)]
-        for at, item in items:
-            if isinstance(item, BaseModel):
-                yield from unusable(item, here if at is None else f"{here}[{at}]")
-        if name in _FILES and isinstance(value, str):
-            try:
-                SecretSource(file=value).read()
-            except SecretError as error:
-                yield f"{here}: {error}"
 
 
 def _read(file: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from canaryproxy import config
+from canaryproxy.config.secret_files import unusable
 from canaryproxy.config.secrets import (
     MAX_SECRET,
     MIN_SIGNING_KEY,
@@ -16,7 +17,6 @@ from canaryproxy.config.secrets import (
     SecretMissing,
     SecretSource,
     signing_keys,
-    unusable,
 )
 
 KEY = b"k" * MIN_SIGNING_KEY
