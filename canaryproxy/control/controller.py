@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, time
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from canaryproxy.config import Config
 from canaryproxy.control.authority import Authority, AuthorityHost, LocalAuthority
@@ -40,6 +40,9 @@ from canaryproxy.release.rollout import Plan, Rollout
 from canaryproxy.release.transitions import Event
 
 _log = logging.getLogger(__name__)
+
+Origin = Literal["restored", "refused", "new"]
+"""What became of the state file at the start."""
 
 TICK_SECONDS = 0.1
 _SAVE_EVERY = 5.0
@@ -131,27 +134,29 @@ class Controller:
 
     # Life
 
-    def load(self, last: tuple[RouteTable, int] | None = None) -> bool:
+    def load(self, last: tuple[RouteTable, int] | None = None) -> Origin:
         """Continue from the state file, or begin the release. Publishes the first table.
 
-        Returns whether the release is that of the state file, which may be refused or not be there.
+        Returns what became of the state file: new means that there is none.
         ``last`` is the table in force with its version, if another controller was here before: a table that
         it published without having saved it holds.
         """
-        restored = False
+        origin: Origin = "new"
         try:
             document = self._file.load()
             if document is not None:
                 self.ledger.restore_history(document)
                 self.authority.restore(document)
-                restored = True
+                origin = "restored"
                 self._ended.restore(document.get("ended", {}))
                 self._warn_of_reuse(document["release"])
             self._saver.saved = self.ledger.version
         except StateError as error:
+            origin = "refused"
             self._refuse_state(str(error))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             # The checksum fits and the document does not: another version wrote it.
+            origin = "refused"
             self._refuse_state(
                 f"the state file {self._file.path} cannot be parsed ({error!r}); "
                 "all users go to stable until an operator resets the circuit"
@@ -160,10 +165,9 @@ class Controller:
             self._take_over(*last)
         self.authority.begin()
         self.publish(first=True)
-        return restored
+        return origin
 
     def _refuse_state(self, why: str) -> None:
-        _log.error("%s", why)
         try:
             why += f"; it is kept as {self._file.set_aside()}"
         except OSError as error:

@@ -133,15 +133,17 @@ class ControlPlane:
         """
         self._lock.acquire(_LOCK_WITHIN)
         found = self._block.table.read()
-        is_restored = self.controller.load(None if found is None else found[1:])
+        origin = self.controller.load(None if found is None else found[1:])
         in_force = self._block.config.read()
         ours = (self.reloader.text, self.controller.slots, self.reloader.files)
         if ours[0] and (
             in_force is None or (in_force.text, in_force.slots, in_force.files) != ours
         ):
             self._block.config.publish(*ours)
-        origin = f"restored from {self._config.state}" if is_restored else "new: no state file yet"
-        _log.info("%s (%s)", status_line(self.controller.status()), origin)
+        if origin != "refused":  # the trip that follows from that says it all
+            from_file = f"restored from {self._config.state}"
+            said = from_file if origin == "restored" else "new: no state file yet"
+            _log.info("%s (%s)", status_line(self.controller.status()), said)
 
     async def wait_for_lock(self) -> None:
         """Wait until no other process holds the state file. Raises ``StateError`` as ``load`` does."""

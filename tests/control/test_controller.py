@@ -127,11 +127,11 @@ async def test_a_restart_goes_on_in_the_middle_of_a_step(tmp_path: Path) -> None
 
 async def test_a_restart_never_exposes_users_to_a_tripped_canary(tmp_path: Path) -> None:
     async with world(tmp_path) as first:
-        assert not first.restored
+        assert first.origin == "new"
         await first.run(1, stable=(50, 0), canary=(5, 5))
         assert first.controller.table.circuit_open
     async with world(tmp_path) as second:
-        assert second.restored
+        assert second.origin == "restored"
         assert all(table.limit == 0 for table in second.plane.tables)
         await second.run(5, stable=(50, 0))
         assert second.controller.table.circuit_open
@@ -156,7 +156,7 @@ async def test_a_refused_state_file_means_stable(tmp_path: Path, text: bytes) ->
     path = tmp_path / "state.json"
     path.write_bytes(text)
     async with world(tmp_path) as made:
-        assert not made.restored
+        assert made.origin == "refused"
         assert made.controller.table.circuit_open
         await made.run(3, stable=(50, 0), canary=(5, 0))
         assert made.weight == 0

@@ -103,7 +103,7 @@ class World:
         )
         self.control = Control(self.controller, Totals([self.cells]), self.plane, self.reloader)
         if load:
-            self.restored = self.controller.load()
+            self.origin = self.controller.load()
 
     def whole(self, text: str) -> str:
         return f"{self.base}\nstate: {self.folder}/state.json\n{text}"
