@@ -430,7 +430,7 @@ METRICS: Final = (
     ),
     Row(
         "canaryproxy_judge_users_hurt",
-        "Canary users with an event in the metric's evidence.",
+        "Canary users with an event of the metric on the current step.",
         "gauge",
         ("metric",),
         readers.verdicts(lambda verdict: verdict.hurt),

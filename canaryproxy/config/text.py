@@ -7,14 +7,13 @@ finite number.
 
 from __future__ import annotations
 
-from math import exp, isfinite
+from math import exp, isfinite, log
 
 NONE = "–"
-BEYOND = ">1,000,000:1"
+BEYOND = ">1 trillion:1"
 """Odds so long that their digits say nothing more."""
 
-_BEYOND = 13.8
-"""About ln 1,000,000."""
+_LARGE = (("trillion", 1e12), ("billion", 1e9), ("million", 1e6))
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -47,6 +46,8 @@ def percent(value: object) -> str:
         return "0%"
     if abs(found) < 0.01:
         return "<0.01%"
+    if abs(found) == 100:
+        return f"{found:.0f}%"
     return f"{found:.2f}%" if abs(found) < 10 else f"{found:.1f}%"
 
 
@@ -61,19 +62,26 @@ def at_route(metric: str, route: str) -> str:
 
 
 def odds(value: object) -> str:
-    """``7,740:1`` for a natural logarithm of evidence: three digits, or two below 10."""
+    """``7,740:1`` or ``2.4 million:1`` for a natural logarithm of evidence: three digits, or two below 10."""
     found = number(value)
     if found is None:
         return NONE
-    if found >= _BEYOND:
+    if found >= log(_LARGE[0][1]):
         return BEYOND
     value = exp(found)
+    for word, unit in _LARGE:
+        if value >= unit:
+            return f"{_three(value / unit)} {word}:1"
     if value < 0.01:
         return "<0.01:1"
+    return f"{_three(value)}:1"
+
+
+def _three(value: float) -> str:
     if value < 10:
-        return f"{value:.2g}:1"
+        return f"{value:.2g}"
     unit = 10 ** max(len(f"{value:.0f}") - 3, 0)
-    return f"{round(value / unit) * unit:,}:1"
+    return f"{round(value / unit) * unit:,}"
 
 
 def latency(value: object) -> str:

@@ -91,7 +91,7 @@ class Users(View):
 
     stable: Count = Field(description="Users of stable.")
     canary: Count = Field(description="Users of the canary.")
-    hurt: Count = Field(description="Canary users with an event in the evidence.")
+    hurt: Count = Field(description="Canary users with an event on the current step.")
 
 
 class Metric(View):

@@ -150,7 +150,10 @@ def _business(metrics: Metrics, slots: Mapping[str, int]) -> judging.BusinessRul
     rule = metrics.business
     if rule is None:
         return None
-    return judging.BusinessRule(rule.margin, rule.direction, slots.get(rule.outcome))
+    slot = slots.get(rule.outcome)
+    return judging.BusinessRule(
+        rule.margin, rule.direction, slot, None if slot is None else rule.outcome
+    )
 
 
 def _rails(judge: JudgeSection) -> judging.GuardRails | None:

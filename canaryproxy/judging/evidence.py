@@ -143,11 +143,6 @@ class EProcess:
         """Natural logarithm of the e-value."""
         return log_sum_exp(self.log_parts) - log(len(self.multiples))
 
-    @property
-    def e_value(self) -> float:
-        """The e-value; ``inf`` beyond the range of floats."""
-        return as_float(self.log_e)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the state as JSON values; floats keep every bit."""
         return {

@@ -18,7 +18,7 @@ ROUTE_PARTS = ((metrics.ERRORS, 0.5), (metrics.ANSWERS, 0.25), (metrics.LATENCY,
 """The metrics of one route, and their parts of its α."""
 _ROUTES = metrics.BUSIEST + 1
 _WARMING_PART = 0.1
-"""Part of the α of latency that is spent in the warm-up."""
+"""Part of the α of latency and of throughput that is spent in the warm-up."""
 _FIRST_STEP, _OTHER_STEPS, _UNPLANNED = 0.5, 0.45, 0.05
 
 
@@ -158,5 +158,5 @@ def step_share(settings: JudgeSettings, weight: float, unplanned: int) -> float:
 
 
 def warming(alpha: float, *, warm: bool) -> float:
-    """Return the part of the α of latency for the warm-up, or for the time after it."""
+    """Return the part of the α of a metric of time for the warm-up, or for the time after it."""
     return alpha * (1.0 - _WARMING_PART if warm else _WARMING_PART)

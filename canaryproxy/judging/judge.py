@@ -21,7 +21,8 @@ cuts moves ``[cut below, weight)`` and leaves ``[weight, cut above)``; users who
 compared again. A weight that was in force before continues its lottery where it stood.
 
 **Warm-up.** A canary may be slow at first: until ``warmup`` seconds have passed, and twenty responses of each
-of its endpoints can be expected, only a response that takes ``step.HANG`` seconds is late.
+of its endpoints can be expected, only a response that takes ``step.HANG`` seconds is late. The tests of time
+begin anew after it, with limits of their own and their share of α, and a step bakes only then.
 
 **Before the first step** the judge learns from stable (``Assessment.learned``): limits of latency and sizes,
 the busiest routes, and how often each user fails. What is not known when a step begins is learnt in it.
@@ -37,7 +38,6 @@ from collections.abc import Mapping, Sequence
 from math import inf, log
 from typing import Any
 
-from canaryproxy.config.text import count, duration
 from canaryproxy.judging import families, metrics, words
 from canaryproxy.judging.learning import Learning
 from canaryproxy.judging.metrics import FALLBACK, Limits
@@ -48,7 +48,7 @@ from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.step import HANG, Step
 from canaryproxy.judging.units import Lottery
 from canaryproxy.judging.verdict import QUIET, Assessment, Level, Sample, Verdict
-from canaryproxy.judging.verdicts import Look, untested
+from canaryproxy.judging.verdicts import Look, seen_of, untested
 from canaryproxy.judging.watch import Watch
 from canaryproxy.measure.records import (
     ABANDONED,
@@ -133,8 +133,11 @@ class Judge:
         if sample.limit * FINE != self._limit:
             self._begin_step(now, sample.limit * FINE)
         self._learn(now)
-        self._take(sample, now)
+        was_waiting = self._watch.is_waiting
+        self._take(sample, now, waiting=was_waiting)
         cause = self._watch.tick(now, sample)
+        if was_waiting and not self._watch.is_waiting and self._step is not None:
+            self._add_step(now, self._step.lottery, self._step.share)
         if self._posted is not None:
             self._posted.tick(now, sample)
         if self._step is not None:
@@ -211,14 +214,18 @@ class Judge:
 
     # Records
 
-    def _take(self, sample: Sample, now: float) -> None:
-        """Take the records of a tick that were routed by the split in force."""
-        words, named, watch, step = sample.records, self._named, self._watch, self._step
+    def _take(self, sample: Sample, now: float, *, waiting: bool) -> None:
+        """Take the records of a tick that were routed by the split in force.
+
+        ``waiting`` for a canary that is not up yet: only one side has trials then, so none is compared.
+        """
+        words, named, watch = sample.records, self._named, self._watch
+        step = None if waiting else self._step
         limit, epoch = self._limit, sample.epoch
         first_position = last_position = 0
         if step is not None:
             first_position, last_position = step.lottery.first, step.lottery.last
-        remembers = step is None and limit == 0
+        remembers = self._step is None and limit == 0
         past, baseline = self._learning.past, self._learning.baseline
         ended = [0, 0]
         for at in range(0, len(words), WORDS):
@@ -279,8 +286,7 @@ class Judge:
                 for spec in families.specs(self.settings, self.limits)
             ]
         else:
-            worst = self._learning.baseline.names.get(step.worst_other())
-            look = Look(self.settings, now, self._extra, self._proofs, quiet, accepted, worst)
+            look = self._look(now, step, quiet, accepted)
             verdicts = self._last = [
                 look.verdict(trial) for trial in step.all_trials() if look.is_shown(trial)
             ]
@@ -309,15 +315,22 @@ class Judge:
             users=0 if step is None else step.users[1],
             learned=self._learning.seconds,
             holds=self._holds(now, verdicts, silent, accepted),
+            warming=self._warming(now) is not None,
             routes=0 if step is None else len(step.routes),
             placebo=None if step is None else step.placebo,
         )
+
+    def _look(self, now: float, step: Step, quiet: str | None, accepted: frozenset[str]) -> Look:
+        names = self._learning.baseline.names
+        return Look(self.settings, now, self._extra, self._proofs, quiet, accepted, step, names)
 
     def _quiet(self, now: float) -> str | None:
         """Return why nothing can be compared now. Where requests are rare, more patience is needed."""
         patience = min(max(QUIET, 3.0 * self._gap), _LONGEST_QUIET)
         if self._step is None:
-            return "no user is on the canary" if self._limit == 0 else "every user is on the canary"
+            return words.at_rest(self.settings, at_end=self._limit > 0, shown=bool(self._last))
+        if (waiting := self._watch.not_up(now)) is not None:
+            return waiting
         if self._heard[1] == -inf and self._heard[0] == -inf:
             return "no randomised request of stable and canary ended yet"
         if now - self._heard[0] > patience:
@@ -337,27 +350,25 @@ class Judge:
         for verdict in verdicts:
             if verdict.worse and verdict.level == "ok":
                 trial = step.trials[verdict.metric]
-                if trial.estimated is not None:
-                    found.append(
-                        words.worse(trial.spec, trial.scope, trial.estimated, verdict.hurt)
-                    )
+                if (seen := seen_of(trial, trial.estimated)) is not None:
+                    place = self._look(now, step, None, accepted).place(trial)
+                    found.append(words.worse(trial.spec, place, seen, self.settings.min_users))
         strangers = None if step.user_time is None else step.user_time.strangers
         if strangers is not None and metrics.BUSINESS not in accepted:
             found.append(words.strangers(*strangers))
         if step.ratio.log_e >= RATIO_LIMIT and "users" not in accepted:
-            stable, canary = step.ratio.seen
-            found.append(
-                "users do not arrive as they were drawn: "
-                f"{count(canary)} on the canary, {count(stable)} on stable"
-            )
-        if not self._warm and self.settings.latency is not None and self._watch.up_at is not None:
-            waited, wanted = now - self._watch.up_at, self.settings.warmup
-            progress = f"{duration(min(waited, wanted))} of {duration(wanted)}"
-            if waited >= wanted:
-                least = _WARM_RESPONSES * self.settings.endpoints
-                progress = f"about {count(self._expected)} of {count(least)} responses"
-            found.append(f"warming up: {progress}, slow responses do not count yet")
+            found.append(words.arrivals(step.ratio.seen, step.lottery))
+        if (warming := self._warming(now)) is not None:
+            found.append(warming)
         return tuple(found)
+
+    def _warming(self, now: float) -> str | None:
+        """Say how far the warm-up is; ``None`` without one."""
+        up_at = self._watch.up_at
+        if self._warm or self._step is None or up_at is None or not self.settings.times:
+            return None
+        least = _WARM_RESPONSES * self.settings.endpoints
+        return words.warming(now - up_at, self.settings.warmup, self._expected, least)
 
     # State
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
+from canaryproxy.config.text import duration
 from canaryproxy.judging.bets import (
     OF_CLASSES,
     PRIOR_A,
@@ -51,7 +52,7 @@ from canaryproxy.judging.rounds import (
 )
 from canaryproxy.judging.rows import Rows
 from canaryproxy.judging.surge import Surges
-from canaryproxy.judging.tally import Estimate, Tally
+from canaryproxy.judging.tally import Estimate, Seen, Tally
 from canaryproxy.judging.units import Lottery, Units
 from canaryproxy.judging.virtual import Placebo, PlaceboWatch, VirtualBets
 
@@ -103,7 +104,7 @@ class LotteryTest:
             "_watch",
             "_who",
         ),
-        *("breach", "hurt", "log_evidence", "pending", "suspect"),
+        *("_breached", "breach", "log_evidence", "pending", "suspect"),
     )
 
     def __init__(
@@ -142,8 +143,8 @@ class LotteryTest:
         """Evidence has reached the limit in a round in which the difference is material; stays."""
         self.suspect = False
         """Evidence is at ``log_hold`` now."""
-        self.hurt = 0
-        """Canary users with an event in the round that gave the best evidence."""
+        self._breached: Round | StandingRound | None = None
+        """The round that gave the evidence of the breach."""
         if saved is None:
             self._open("main", now, [])
         else:
@@ -302,19 +303,42 @@ class LotteryTest:
         self.suspect = False
         for one in self._rounds:
             value, suspicion = one.log_evidence()
-            if value > self.log_evidence:
-                self.log_evidence, self.hurt = value, one.voted[1]
+            self.log_evidence = max(self.log_evidence, value)
             if suspicion >= hold:
                 self.suspect = True
-            if value >= limit and not self.breach:
-                self.breach = self._is_material(one.window(self._tally))
+            if value >= limit and self._breached is None:
+                self._judge_round(one, one.window(self._tally))
         for past in self._standing:
-            if past.log_evidence > self.log_evidence:
-                self.log_evidence, self.hurt = past.log_evidence, past.window.voted[1]
+            self.log_evidence = max(self.log_evidence, past.log_evidence)
             if past.log_evidence >= hold and now < past.until:
                 self.suspect = True
-            if past.log_evidence >= limit and not self.breach:
-                self.breach = self._is_material(past.window)
+            if past.log_evidence >= limit and self._breached is None:
+                self._judge_round(past, past.window)
+
+    def _judge_round(self, one: Round | StandingRound, window: Window) -> None:
+        if self._is_material(window):
+            self.breach, self._breached = True, one
+
+    def cause(self) -> Seen | None:
+        """Return what was seen in the round that gave the evidence of the breach; ``None`` without one."""
+        one = self._breached
+        if one is None:
+            return None
+        if isinstance(one, StandingRound):
+            return one.window.seen("")
+        since = self._schedule.last - one.began if one.kind == "clock" else 0.0
+        when = f"over the last {duration(max(since, 1.0))}" if one.kind == "clock" else ""
+        return one.window(self._tally).seen("since the rate rose" if one.kind == "surge" else when)
+
+    @property
+    def voted(self) -> tuple[int, int]:
+        """Users of stable and of the canary with an event since the step began; at least so many."""
+        first = self._rounds[0].voted
+        windows = [past.window.voted for past in self._standing]
+        return (
+            max([first[0], *(voted[0] for voted in windows)]),
+            max([first[1], *(voted[1] for voted in windows)]),
+        )
 
     def _is_material(self, window: Window) -> bool:
         found = window.difference(self._tally)

@@ -15,8 +15,8 @@ from canaryproxy.config.text import count, odds, percent
 from canaryproxy.judging import metrics
 from canaryproxy.judging.evidence import LiveTest
 from canaryproxy.judging.settings import BusinessRule
+from canaryproxy.judging.sight import Growth
 from canaryproxy.judging.verdict import REQUESTS, Level, Sample, Verdict
-from canaryproxy.judging.watch import Growth
 
 POSTED = "business"
 """Key of the raw counts of requests that ended and of posted events in a ``Sample``."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from canaryproxy.config.text import count, percent
+from canaryproxy.config.text import count, percent, plural
 from canaryproxy.config.units import ratio_text
 from canaryproxy.judging.settings import GuardRails
 
@@ -105,8 +105,9 @@ class Rails:
             or self._excused({user: (raw.ended, raw.failed) for user, raw in self._users().items()})
         ):
             return None
+        hurt = [raw.failed for raw in self._users().values()]
         return _words(
-            "failed", canary.failed, canary.ended, limit, self._users(), stable.failed, stable.ended
+            "failed", canary.failed, canary.ended, limit, hurt, stable.failed, stable.ended
         )
 
     def _refusals(self) -> str | None:
@@ -125,7 +126,7 @@ class Rails:
             canary.refused,
             canary.ended,
             limit,
-            self._users(),
+            [raw.refused for raw in self._users().values()],
             stable.refused,
             stable.ended,
         )
@@ -157,13 +158,17 @@ def _words(
     events: int,
     ended: int,
     limit: float,
-    users: dict[int, Raw],
+    hurt: list[int],
     events_s: int,
     ended_s: int,
 ) -> str:
-    people = "" if not users else f" of {count(len(users))} user{'' if len(users) == 1 else 's'}"
-    stable = f", {percent(events_s / ended_s)} on stable" if ended_s else ""
+    """``hurt``: the events of each user of the canary."""
+    of = f" of {plural(len(hurt), 'user')}" if hurt else ""
+    users = f", {count(sum(1 for one in hurt if one))}{of}" if hurt else ""
+    stable = "no requests on stable"
+    if ended_s:
+        stable = f"{percent(events_s / ended_s)} on stable ({count(events_s)} of {count(ended_s)})"
     return (
-        f"guard rail: {count(events)} of the last {count(ended)} canary requests{people} {what} "
-        f"({percent(events / ended)}{stable}), limit {ratio_text(limit)}"
+        f"guard rail: {count(events)} of the last {count(ended)} canary requests {what} "
+        f"({percent(events / ended)}, limit {ratio_text(limit)}{users}) vs {stable}"
     )

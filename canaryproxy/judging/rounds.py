@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 from canaryproxy.judging.bets import PRIOR_A, PRIOR_C, Bets, Factors
 from canaryproxy.judging.cells import NOTHING, Looks
-from canaryproxy.judging.tally import CELLS, Tally, variance_of_rate
+from canaryproxy.judging.tally import CELLS, Seen, Side, Tally, variance_of_rate
 from canaryproxy.judging.units import Lottery
 from canaryproxy.judging.virtual import VirtualBets
 
@@ -168,6 +168,14 @@ class Window:
             rate = events / trials
             variance += variance_of_rate(trials, events, self.tried[side], self.voted[side])
         return excess[1] - excess[0], sqrt(variance), rate
+
+    def seen(self, when: str) -> Seen:
+        """Return what was seen, for people; ``when`` says in which time."""
+        stable, canary = (
+            Side(sum(self.trials[at::2]), sum(self.events[at::2]), self.tried[at], self.voted[at])
+            for at in (0, 1)
+        )
+        return Seen(stable, canary, when)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values: cells that have trials."""

@@ -78,6 +78,8 @@ class BusinessRule:
     """Which change is bad."""
     slot: int | None = None
     """The slot of its outcome; ``None``: its events are posted."""
+    outcome: str | None = None
+    """The name of that outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +140,8 @@ class JudgeSettings:
     """Seconds for which a canary that never accepted a connection is waited for."""
     placebos: int = 20
     """Virtual canaries that are judged beside the real one."""
+
+    @property
+    def times(self) -> bool:
+        """Whether time is judged: then a canary warms up."""
+        return self.latency is not None or self.throughput is not None

@@ -16,7 +16,7 @@ from canaryproxy.judging import families, metrics
 from canaryproxy.judging.families import Spec
 from canaryproxy.judging.history import History
 from canaryproxy.judging.lottery import Estimate, Lottery, LotteryTest, TestSettings
-from canaryproxy.judging.metrics import Limits
+from canaryproxy.judging.metrics import FALLBACK, OTHER, Limits
 from canaryproxy.judging.proof import UserProof
 from canaryproxy.judging.sample_ratio import SampleRatio
 from canaryproxy.judging.settings import JudgeSettings
@@ -24,7 +24,7 @@ from canaryproxy.judging.sorting import RouteSorter, Sorter
 from canaryproxy.judging.units import Units
 from canaryproxy.judging.user_time import UserTime
 from canaryproxy.judging.verdict import Placebo
-from canaryproxy.measure.records import POSITION_MASK, VARIANT_SHIFT
+from canaryproxy.measure.records import POSITION_MASK, STATUS_SHIFT, VARIANT_SHIFT
 
 OTHERS = "other routes"
 """Scope of the routes that are judged together."""
@@ -33,8 +33,25 @@ HANG = 5.0
 _ESTIMATE_EVERY = 1.0
 _FEW = 200
 """Canary trials up to which the estimate follows each tick: a step may be left within its first second."""
-_MOST_OTHERS = 1000
-"""Routes of which it is remembered how often they fail, beside those that are judged one by one."""
+_MOST_BAD = 1000
+"""Routes with a status of which it is remembered how often the canary failed with it."""
+
+
+_STATUSES = {
+    metrics.ERRORS: (0, 1023, True),
+    metrics.CLIENT_ERRORS: (400, 499, False),
+    metrics.REDIRECTS: (300, 399, False),
+    metrics.EMPTY: (200, 299, False),
+    metrics.ANSWERS: (0, 1023, False),
+}
+"""By metric: the first and last status of its events, and whether they failed."""
+_WARMED = (metrics.LATENCY, metrics.THROUGHPUT)
+"""Metrics whose limits are others in the warm-up: their tests begin anew after it."""
+_OF_TIME = (metrics.LATENCY, metrics.P50, metrics.P95, metrics.P99, metrics.THROUGHPUT)
+
+
+def _second(one: tuple[int, int]) -> int:
+    return one[1]
 
 
 @dataclass(slots=True)
@@ -45,6 +62,8 @@ class Trial:
     scope: str
     settings: TestSettings
     test: LotteryTest
+    template: int | None = None
+    """The route's, if it is about one."""
     proof: UserProof | None = None
     estimated: Estimate | None = None
     estimated_at: float = float("-inf")
@@ -92,7 +111,7 @@ class Step:
         self.warm = warm
         self._units = units
         self._settings = settings
-        self._share = share
+        self.share = share
         self._past = past
         self._left = (lottery.stable, lottery.canary)
         self.ratio = SampleRatio(self._left)
@@ -108,8 +127,8 @@ class Step:
         for spec in self._specs:
             self.trials[spec.name] = self._trial(spec, now)
         self.routes: dict[int, dict[str, Trial]] = {}
-        self._others: dict[int, int] = {}
-        """Bad canary responses by template, of the routes that are judged together."""
+        self._bad: dict[tuple[int, int, bool], int] = {}
+        """Bad canary responses by template, status and whether they failed, to name the worst."""
         self._add_routes(now)
         self._sort()
 
@@ -122,8 +141,8 @@ class Step:
         settings = self._settings
         log_limit = float("inf")
         if spec.trips:
-            alpha = families.alpha_of(spec, self._specs, settings, self._share)
-            if spec.name == metrics.LATENCY:
+            alpha = families.alpha_of(spec, self._specs, settings, self.share)
+            if spec.name in _WARMED:
                 alpha = families.warming(alpha, warm=self.warm)
             log_limit = -log(alpha)
         wanted = TestSettings(
@@ -136,7 +155,7 @@ class Step:
         placebos = settings.placebos if spec.trips else 0
         past = self._past.get(spec.name)
         test = LotteryTest(self.lottery, self._units, wanted, now, past, placebos)
-        return Trial(spec, "", wanted, test, self._proof(spec))
+        return Trial(spec, "", wanted, test, proof=self._proof(spec))
 
     def _proof(self, spec: Spec) -> UserProof | None:
         """A metric whose margin is relative is proven for the same margin as a share of one half."""
@@ -154,12 +173,12 @@ class Step:
         for template, name in names.items():
             self.routes[template] = {}
             for spec in families.route_specs(self._settings):
-                alpha = families.route_alpha_of(spec, self._specs, self._settings, self._share)
+                alpha = families.route_alpha_of(spec, self._specs, self._settings, self.share)
                 settings = TestSettings(
                     log_limit=-log(alpha), log_hold=hold, margin=spec.margin, looks=False
                 )
                 test = LotteryTest(self.lottery, self._units, settings, now, None, 0)
-                self.routes[template][spec.name] = Trial(spec, name, settings, test)
+                self.routes[template][spec.name] = Trial(spec, name, settings, test, template)
 
     # Records
 
@@ -199,19 +218,48 @@ class Step:
             route.take(kind, first, third, trial)
         elif self._elsewhere is not None:
             self._elsewhere.take(kind, first, third, trial)
-            others = self._others
-            is_bad = (kind.errors or kind.answers) and first >> VARIANT_SHIFT & 1
-            if is_bad and (template in others or len(others) < _MOST_OTHERS):
-                others[template] = others.get(template, 0) + 1
+        if (kind.errors or kind.answers) and first >> VARIANT_SHIFT & 1:
+            bad, of = self._bad, (template, first >> STATUS_SHIFT & 0x3FF, kind.errors is True)
+            if of in bad or len(bad) < _MOST_BAD:
+                bad[of] = bad.get(of, 0) + 1
 
     def post(self, position: int) -> None:
         """Take a business event of a user of the lottery's population."""
         if self.user_time is not None:
             self.user_time.take(self._units.row(position) << 1 | 1)
 
-    def worst_other(self) -> int:
-        """Return the template with most bad canary responses of the routes that are judged together."""
-        return max(self._others, key=lambda template: self._others[template], default=metrics.OTHER)
+    def worst(self, metric: str, template: int | None) -> tuple[int | None, int]:
+        """Return the status of most of a metric's bad canary responses (0: none came), and their route.
+
+        ``template``: of one route only, ``metrics.OTHER`` of those that are judged together. Neither is named
+        that has less than half of them.
+        """
+        first, last, is_failed = _STATUSES.get(metric, (1, 0, False))
+        by_status: dict[int, int] = {}
+        by_route: dict[int, int] = {}
+        for (route, status, failed), number in self._bad.items():
+            of_route = OTHER if template == OTHER and route not in self._by_route else route
+            if failed is is_failed and first <= status <= last and template in (None, of_route):
+                by_status[status] = by_status.get(status, 0) + number
+                by_route[route] = by_route.get(route, 0) + number
+        total = sum(by_status.values())
+        status, of_status = max(by_status.items(), key=_second, default=(0, 0))
+        route, of_route = max(by_route.items(), key=_second, default=(OTHER, 0))
+        return (
+            status if 2 * of_status > total else None,
+            route if 2 * of_route > total else OTHER,
+        )
+
+    def seconds(self, trial: Trial) -> float | None:
+        """Return the seconds beyond which a request is an event of a test; ``None``: it is not about time."""
+        limits, name = self.limits, trial.spec.name
+        if name == metrics.LATENCY and trial.template is not None:
+            route = limits.routes.get(trial.template)
+            return None if route is None else route.late
+        late = limits.late if self.warm else max(limits.late, HANG)
+        stalled = limits.stalled if self.warm else max(limits.stalled, FALLBACK.stalled)
+        times = (late, limits.late_p50, limits.late_p95, limits.late_p99, stalled)
+        return dict(zip(_OF_TIME, times, strict=True)).get(name)
 
     def _meet(self, row: int, *, canary: bool) -> None:
         """Note that a unit is seen for the first time in a part of the step."""
@@ -255,13 +303,12 @@ class Step:
     def warm_up(self, now: float) -> None:
         """End the warm-up: a late response is late from now on, and users are compared afresh."""
         self.warm = True
-        latency = self.trials.get(metrics.LATENCY)
-        if latency is not None:
-            self._part, self._users = 2, [0, 0]
-            latency.test.settle()  # for the history of its users
-            self._specs = families.specs(self._settings, self.limits)
-            spec = next(spec for spec in self._specs if spec.name == metrics.LATENCY)
-            self.trials[metrics.LATENCY] = self._trial(spec, now)
+        self._specs = families.specs(self._settings, self.limits)
+        for spec in self._specs:
+            if spec.name in _WARMED:
+                self._part, self._users = 2, [0, 0]
+                self.trials[spec.name].test.settle()  # for the history of its users
+                self.trials[spec.name] = self._trial(spec, now)
         self._sort()
 
     @property
@@ -283,7 +330,7 @@ class Step:
         """Return the evidence as JSON values."""
         return {
             "lottery": [self.lottery.first, self.lottery.limit, self.lottery.last],
-            "share": self._share,
+            "share": self.share,
             "warm": self.warm,
             "seen": list(self.ratio.seen),
             "trials": {name: trial.test.to_dict() for name, trial in self.trials.items()},

@@ -31,6 +31,27 @@ class Estimate:
         return self.stable[1] / self.stable[0], self.canary[1] / self.canary[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Counts of one side."""
+
+    trials: int
+    events: int
+    users: int
+    hurt: int
+    """Users with an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Counts of both sides, for people."""
+
+    stable: Side
+    canary: Side
+    when: str = ""
+    """In which time, in words; empty: since the step began."""
+
+
 class Tally:
     """Sums over units by class and side: trials n, events e, and of their squares and products."""
 

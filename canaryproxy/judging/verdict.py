@@ -92,7 +92,7 @@ class Verdict:
     users: tuple[int, int] = (0, 0)
     """Users of stable and of the canary that were compared; (0, 0): the metric is not judged by user."""
     hurt: int = 0
-    """Canary users with an event in the evidence."""
+    """Canary users with an event since the step began."""
     trips: bool = True
     """Whether the metric can open the circuit."""
     trial: str = "request"
@@ -137,6 +137,8 @@ class Assessment:
     """Why the step may not be left, whatever the evidence; each in plain words."""
     learned: float = 0.0
     """Seconds for which stable has been watched while no user was on the canary."""
+    warming: bool = False
+    """Whether the canary warms up: what is slow is not judged yet."""
     routes: int = 0
     """Routes that are compared one by one; only those that stand out have verdicts."""
     placebo: Placebo | None = None

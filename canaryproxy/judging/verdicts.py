@@ -9,8 +9,8 @@ from math import inf, log
 from canaryproxy.judging import families, words
 from canaryproxy.judging.families import Spec
 from canaryproxy.judging.settings import JudgeSettings
-from canaryproxy.judging.step import OTHERS, Trial
-from canaryproxy.judging.tally import Estimate
+from canaryproxy.judging.step import OTHERS, Step, Trial
+from canaryproxy.judging.tally import Estimate, Seen, Side
 from canaryproxy.judging.verdict import Level, Verdict
 
 _ERRORS = 2.0
@@ -25,7 +25,7 @@ def untested(spec: Spec, settings: JudgeSettings, why: str | None) -> Verdict:
         hold_limit=log(1.0 / settings.alpha_hold), log_proof=0.0, proven=False,
         stable=(0, 0), canary=(0, 0), difference=None, ratio=None, interval=(0.0, inf),
         comparable=False, trips=spec.trips,
-        reason=words.reason(spec, "", None, 0, "ok", 0.0, (0.0, 0.0), why),
+        reason=words.reason(spec, words.Place(), None, "ok", 0.0, (0.0, 0.0), why),
     )  # fmt: skip
 
 
@@ -43,8 +43,9 @@ class Look:
     """Why nothing can be compared now."""
     accepted: frozenset[str]
     """Metrics that an operator has accepted."""
-    worst_other: str | None = None
-    """Name of the worst of the routes that are judged together."""
+    step: Step
+    names: Mapping[int, str]
+    """Names of routes by template."""
 
     def is_shown(self, trial: Trial) -> bool:
         """Whether a test has a verdict: those of routes only where they stand out."""
@@ -70,9 +71,17 @@ class Look:
         ratio, interval = _ratio(seen)
 
         def say() -> str:
-            place, limits = self._place(trial.scope), (limit, hold_limit)
+            shown = test.cause() if level == "breach" else None
+            lottery = self.step.lottery
             return words.reason(
-                spec, place, seen, test.hurt, level, test.log_evidence, limits, note
+                spec,
+                self.place(trial),
+                shown or seen_of(trial, seen),
+                level,
+                test.log_evidence,
+                (limit, hold_limit),
+                note,
+                lottery.canary / lottery.stable if lottery.stable else 0.0,
             )
 
         return Verdict(
@@ -92,17 +101,23 @@ class Look:
             reason=trial.words((seen, level, note), say),
             scope=trial.scope,
             users=(0, 0) if seen is None else seen.users,
-            hurt=test.hurt,
+            hurt=test.voted[1],
             trips=spec.trips,
             trial=spec.trial,
             worse=not accepted and looks_worse(spec, seen, self.settings.min_users),
         )
 
-    def _place(self, scope: str) -> str:
-        """Return a scope in words: of the routes that are judged together with the name of the worst."""
-        if scope != OTHERS or self.worst_other is None:
-            return scope
-        return f"{scope}, most on {self.worst_other},"
+    def place(self, trial: Trial) -> words.Place:
+        """Return what a verdict is about: route, limit, and what most of the bad responses are."""
+        spec, scope = trial.spec, trial.scope
+        status, template = self.step.worst(spec.name, trial.template)
+        mostly = [] if status is None else [f"mostly {status}" if status else "mostly no response"]
+        name = self.names.get(template)
+        if name is not None and scope == OTHERS:
+            scope = f"{OTHERS}, most on {name}"
+        elif name is not None and not scope and len(self.names) > 1:
+            mostly.append(f"mostly on {name}")
+        return words.Place(scope, self.step.seconds(trial), ", ".join(mostly))
 
     def _level(self, trial: Trial, seen: Estimate | None) -> Level:
         if trial.spec.trips and trial.breached(self.extra):
@@ -122,6 +137,14 @@ def looks_worse(spec: Spec, seen: Estimate | None, min_users: int) -> bool:
         return False
     enough = min(seen.users) >= min_users
     return not enough or abs(seen.difference) > _ERRORS * seen.error
+
+
+def seen_of(trial: Trial, found: Estimate | None) -> Seen | None:
+    """Return an estimate for people."""
+    if found is None:
+        return None
+    (n_s, e_s), (n_c, e_c), hurt = found.stable, found.canary, trial.test.voted
+    return Seen(Side(n_s, e_s, found.users[0], hurt[0]), Side(n_c, e_c, found.users[1], hurt[1]))
 
 
 def reaches(spec: Spec, seen: Estimate | None) -> bool:

@@ -5,7 +5,7 @@
 * *Rails* (``rails``): most raw requests fail, whatever the number of users.
 * *Silence*: the last canary requests all failed, for ten seconds.
 * *Outage*: stable itself fails most of its requests.
-* *Blindness*: a configured outcome sees nothing while requests flow.
+* *Blindness* (``sight``): a configured outcome sees nothing while requests flow.
 """
 
 from __future__ import annotations
@@ -13,52 +13,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from canaryproxy.config.text import count, duration, percent
+from canaryproxy.config.text import count, duration
+from canaryproxy.judging import metrics
 from canaryproxy.judging.metrics import Record
 from canaryproxy.judging.rails import Rails, Raw
 from canaryproxy.judging.settings import JudgeSettings
-from canaryproxy.judging.verdict import (
-    BLIND,
-    CLIENT_ERRORS,
-    FOUND,
-    REQUESTS,
-    UNREACHED,
-    Counts,
-    Sample,
-)
+from canaryproxy.judging.sight import Growth, Sight
+from canaryproxy.judging.verdict import CLIENT_ERRORS, REQUESTS, UNREACHED, Counts, Sample
 from canaryproxy.measure import records
 
 _STREAK = 3
 _STREAK_SECONDS = 10.0
-_ENOUGH = 50
-"""Responses after which an outcome should have seen something."""
-_FEW = 20
-"""Responses of one variant after which it can be blind."""
-_BLIND = 0.5
-"""Share of responses that could not be looked into, from which an outcome is blind."""
 _FAILED_BEFORE = 2
 """Failures on stable that excuse a position."""
 _MOST_FAILING = 100_000
-
-
-class Growth:
-    """The growth of a pair of counts since it was last read."""
-
-    __slots__ = ("_last",)
-
-    def __init__(self) -> None:
-        self._last: tuple[int, int] | None = None
-
-    def gained(self, counts: tuple[int, int] | None) -> tuple[int, int]:
-        """Return the growth of both. The first reading is where counting begins."""
-        if counts is None:
-            return 0, 0
-        last, self._last = self._last, counts
-        if last is None:
-            return 0, 0
-        if counts[0] < last[0] or counts[1] < last[1]:  # a worker restarted
-            return counts
-        return counts[0] - last[0], counts[1] - last[1]
 
 
 class _Side:
@@ -92,8 +60,9 @@ class Watch:
         self._down_since: float | None = None
         self._streak = 0
         self._streak_since = 0.0
-        self._outcomes: dict[str, dict[str, Growth]] = {}
-        self._seen: dict[str, list[int]] = {}
+        self._business = None if settings.business is None else settings.business.outcome
+        names = {*(rule.name for rule in settings.outcomes), self._business}
+        self._sights = {name: Sight(name) for name in sorted(filter(None, names))}
         self.answered = 0
         """Canary requests that ended."""
 
@@ -130,6 +99,11 @@ class Watch:
             self._rails.add(record.position, failed=failed, refused=refused)
         return True
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the canary is not up yet: it was called, and has never accepted a connection."""
+        return self.up_at is None and self._down_since is not None
+
     def tick(self, now: float, sample: Sample) -> str | None:
         """Take the raw counts; return the cause in words if the circuit must open."""
         stable, canary = self._stable.gained(sample.stable), self._canary.gained(sample.canary)
@@ -139,7 +113,8 @@ class Watch:
         stable += Raw(self._abandoned[0], self._abandoned[0])
         canary += Raw(self._abandoned[1], self._abandoned[1])
         self._abandoned = [0, 0]
-        self._count_outcomes(sample)
+        for sight in self._sights.values():
+            sight.take(now, sample)
         if self.up_at is None:
             if self._canary.unreached and self._down_since is None:
                 self._down_since = now
@@ -149,6 +124,16 @@ class Watch:
             return None
         return None if self._rails is None else self._rails.tick(now, stable, canary)
 
+    def not_up(self, now: float) -> str | None:
+        """Say that the canary is not up yet, and how long it is waited for."""
+        if self.up_at is not None or self._down_since is None:
+            return None
+        waited, limit = duration(now - self._down_since), duration(self._settings.not_up)
+        return (
+            f"the canary is not up yet: no connection for {waited}, given up after {limit}; "
+            "stable answers its users"
+        )
+
     def silent(self, now: float) -> str | None:
         """Why the canary is suspect whatever the evidence: its last requests all failed."""
         if self._streak < _STREAK or now - self._streak_since < _STREAK_SECONDS:
@@ -157,66 +142,19 @@ class Watch:
 
     def holds(self, now: float, accepted: frozenset[str]) -> list[str]:
         """Return why a step may not be left, each in words; not for outcomes that were ``accepted``."""
-        found = []
-        if self.up_at is None and self._down_since is not None:
-            waited = duration(now - self._down_since)
-            limit = duration(self._settings.not_up)
-            found.append(
-                f"the canary is not up yet: no connection for {waited}, given up after {limit}; "
-                "stable answers its users"
-            )
+        waiting = self.not_up(now)
+        found = [] if waiting is None else [waiting]
         if self._rails is not None and self._rails.outage is not None:
             found.append(self._rails.outage)
-        watched = [name for name in self._names() if name not in accepted]
-        found += [text for name in watched if (text := self._blind(name)) is not None]
+        seen = accepted | {self._business} if metrics.BUSINESS in accepted else accepted
+        watched = [sight for name, sight in self._sights.items() if name not in seen]
+        found += [text for sight in watched if (text := sight.blind(self.answered)) is not None]
         return found
-
-    # Outcomes
-
-    def _names(self) -> list[str]:
-        return [rule.name for rule in self._settings.outcomes]
 
     def begin_step(self) -> None:
         """Look for blindness afresh: what an outcome saw before says nothing of now."""
-        self._seen = {}
-
-    def _count_outcomes(self, sample: Sample) -> None:
-        for name in self._names():
-            sums = self._seen.setdefault(name, [0, 0, 0, 0, 0, 0])
-            growth = self._outcomes.setdefault(name, {})
-            for side, counts in (("s", sample.stable), ("c", sample.canary)):
-                for at, key in enumerate((name + BLIND, name + FOUND)):
-                    read = growth.setdefault(side + key, Growth())
-                    trials, events = read.gained(counts.get(key))
-                    if at == 0 and side == "c":
-                        sums[0] += trials
-                        sums[1] += events
-                    elif at == 0:
-                        sums[2] += trials
-                        sums[3] += events
-                    elif side == "s":
-                        sums[4] += trials
-                        sums[5] += events
-            if max(sums) > 20 * _ENOUGH:  # what was long ago fades
-                self._seen[name] = [value // 2 for value in sums]
-
-    def _blind(self, name: str) -> str | None:
-        matched_c, blind_c, matched_s, blind_s, evaluated, found = self._seen.get(name, [0] * 6)
-        matched, blind = matched_c + matched_s, blind_c + blind_s
-        for side, all_, lost in (
-            ("canary", matched_c, blind_c),
-            ("stable", matched_s, blind_s),
-        ):
-            if all_ >= _FEW and lost > _BLIND * all_:
-                return (
-                    f"outcome {name} is blind: {percent(lost / all_)} of {count(all_)} {side} responses "
-                    "could not be looked into"
-                )
-        if evaluated >= _ENOUGH and not found:
-            return f"outcome {name} is blind: its path is in none of {count(evaluated)} responses of stable"
-        if not matched and not blind and self.answered >= 2 * _ENOUGH:
-            return f"outcome {name} is blind: no response has matched it"
-        return None
+        for sight in self._sights.values():
+            sight.begin_step()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what must survive a restart as JSON values."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final, Literal
 
-from canaryproxy.config.text import count, odds, percent
+from canaryproxy.config.text import count, duration, latency, odds, percent, plural
 from canaryproxy.config.units import ratio_text
 from canaryproxy.judging import metrics
 from canaryproxy.judging.families import Spec
-from canaryproxy.judging.tally import Estimate
+from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.judging.tally import Seen, Side
+from canaryproxy.judging.units import Lottery
 
 SUBJECTS: Final[Mapping[str, str]] = {
     metrics.ERRORS: "error rate",
@@ -30,59 +33,87 @@ SUBJECTS: Final[Mapping[str, str]] = {
 }
 """The metrics in words; an outcome keeps its own name."""
 
+_FEW_ANSWERED = 3
+"""The canary's users are few if they are less than one in so many of those that its weight promises."""
 
-def subject(spec: Spec, scope: str) -> str:
-    """Return a metric in words, with the route that it is about."""
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Subject of a verdict, beside the metric."""
+
+    scope: str = ""
+    """A route; empty: all of them."""
+    slower_than: float | None = None
+    """Seconds beyond which a request is an event; ``None``: it is not about time."""
+    mostly: str = ""
+    """What most of the canary's bad responses have in common: a status, a route."""
+
+
+def subject(spec: Spec, place: Place) -> str:
+    """Return a metric in words, with its limit and the route that it is about."""
     found = SUBJECTS.get(spec.name, spec.name)
-    return f"{found} on {scope}" if scope else found
+    if place.slower_than is not None:
+        found += f" (over {latency(place.slower_than)})"
+    return f"{found} on {place.scope}" if place.scope else found
 
 
-def _users(number: int) -> str:
-    return f"{count(number)} user" if number == 1 else f"{count(number)} users"
+def _side(name: str, side: Side, trial: str, mostly: str, *, bad: bool) -> str:
+    """``2.36% on canary (15 of 635 requests, 9 of 400 users, mostly 502)``."""
+    inside = [f"{count(side.events)} of {plural(side.trials, trial)}"]
+    users = plural(side.users, "user")
+    if side.users and bad:
+        inside.append(f"{count(side.hurt)} of {users}")
+    elif side.users:
+        inside[0] += f" of {users}"
+    if mostly and side.events:
+        inside.append(mostly)
+    return f"{percent(side.events / side.trials)} on {name} ({', '.join(inside)})"
 
 
-def rates(spec: Spec, scope: str, seen: Estimate, hurt: int) -> str:
+def rates(spec: Spec, place: Place, seen: Seen) -> str:
     """Return both rates, by request and by user."""
-    (n_s, e_s), (n_c, e_c) = seen.stable, seen.canary
-    of_users = ""
-    if spec.direction == "decrease":
-        of_users = f" of {_users(seen.users[1])}"
-    elif hurt:
-        of_users = f", {count(hurt)} of {_users(seen.users[1])}"
-    return (
-        f"{subject(spec, scope)} {percent(e_c / n_c)} on canary "
-        f"({count(e_c)} of {count(n_c)} {spec.trial}s{of_users}) vs {percent(e_s / n_s)} on stable "
-        f"({count(e_s)} of {count(n_s)})"
-    )
+    bad = spec.direction == "increase"
+    canary = _side("canary", seen.canary, spec.trial, place.mostly, bad=bad)
+    stable = _side("stable", seen.stable, spec.trial, "", bad=bad)
+    colon = ":" if place.scope else ""
+    when = f" {seen.when}" if seen.when else ""
+    return f"{subject(spec, place)}{colon} {canary} vs {stable}{when}"
+
+
+def _absent(seen: Seen, odds_of_canary: float) -> str:
+    """Say that few of the canary's users got a response, if so: a canary that hangs shows by that."""
+    expected = round(seen.stable.users * odds_of_canary)
+    if expected < _FEW_ANSWERED or _FEW_ANSWERED * seen.canary.users >= expected:
+        return ""
+    got = f"{count(seen.canary.users)} of about {plural(expected, 'canary user')}"
+    return f"; only {got} got a response so far"
 
 
 def reason(
     spec: Spec,
-    scope: str,
-    seen: Estimate | None,
-    hurt: int,
+    place: Place,
+    seen: Seen | None,
     level: Literal["ok", "suspect", "breach"],
     log_evidence: float,
     limits: tuple[float, float],
     note: str | None,
+    odds_of_canary: float = 0.0,
 ) -> str:
     """Return a verdict in words.
 
     ``limits`` are the logarithms that trip and that hold; ``note`` says what else is to be known of it: why
-    nothing can be compared now, that it is proven, that it is accepted.
+    nothing can be compared now, that it is proven, that it is accepted. ``odds_of_canary``: so many users of
+    the canary are expected for each of stable.
     """
-    if seen is None or not seen.stable[0] or not seen.canary[0]:
-        return f"{subject(spec, scope)} cannot be judged: {note or 'nothing to compare yet'}"
-    found = rates(spec, scope, seen, hurt)
+    if seen is None or not seen.stable.trials or not seen.canary.trials:
+        return f"{subject(spec, place)} cannot be judged: {note or 'nothing to compare yet'}"
+    found = rates(spec, place, seen)
     limit, hold = map(odds, limits)
     evidence = f"evidence {odds(log_evidence)}"
     if level == "breach":
-        return f"{found}; {evidence} (limit {limit})"
+        return f"{found}{_absent(seen, odds_of_canary)}; {evidence} (limit {limit})"
     if level == "suspect":
-        trips = f", trips at {limit}" if spec.trips else ", never trips"
-        if spec.gross is not None:
-            trips += f" and a difference of {ratio_text(spec.gross)}"
-        return f"{found}; {evidence} (holds at {hold}{trips})"
+        return f"{found}; {evidence} (holds at {hold}, {_trips(spec, log_evidence, limits[0])})"
     return f"{found}; {note or 'no regression seen'}"
 
 
@@ -94,6 +125,53 @@ def strangers(unknown: int, events: int) -> str:
     )
 
 
-def worse(spec: Spec, scope: str, seen: Estimate, hurt: int) -> str:
+def _trips(spec: Spec, log_evidence: float, limit: float) -> str:
+    """Say what is missing for a trip."""
+    if not spec.trips:
+        return "never trips"
+    margin = ratio_text(spec.trip_margin)
+    points = margin.removesuffix("%")
+    of = f"{points} point{'' if points == '1' else 's'}"
+    if spec.relative:
+        of = f"{margin} of stable's rate"
+    if log_evidence >= limit:
+        return f"trips only at a difference of {of}"
+    return f"trips at {odds(limit)}" + (f" and a difference of {of}" if spec.gross else "")
+
+
+def worse(spec: Spec, place: Place, seen: Seen, min_users: int) -> str:
     """Return why a step is not left although there is no evidence yet: it looks worse."""
-    return f"looks worse: {rates(spec, scope, seen, hurt)}"
+    users = min(seen.stable.users, seen.canary.users)
+    why = "more than the spread among users explains"
+    if users < min_users:
+        why = f"too few users to call it chance, {count(min_users)} on each side are needed"
+    return f"looks worse: {rates(spec, place, seen)}; {why}"
+
+
+def arrivals(seen: tuple[int, int], lottery: Lottery) -> str:
+    """Return why a step is not left: users of stable and of the canary do not come as the weight says."""
+    expected = sum(seen) * lottery.canary / (lottery.canary + lottery.stable)
+    return (
+        f"users do not arrive as they were drawn: {count(seen[1])} came to the canary, and "
+        f"{count(seen[0])} to stable (about {count(expected)} of all were expected on the canary); "
+        "look for a cache, a crawler or lost cookies on one side"
+    )
+
+
+def warming(waited: float, wanted: float, responses: float, least: float) -> str:
+    """Return how far the warm-up is: first in seconds, then in responses."""
+    progress = f"{duration(waited)} of {duration(wanted)}"
+    if waited >= wanted:
+        progress = f"about {count(responses)} of {count(least)} responses"
+    return f"warming up: {progress}; slow responses and the bake time do not count yet"
+
+
+def at_rest(settings: JudgeSettings, *, at_end: bool, shown: bool) -> str:
+    """Return why nothing is compared at the weights 0 and 100, and what watches at 100."""
+    said = "no user is on the canary"
+    if at_end:
+        watches = "only guard rails watch"
+        if settings.guard_rails is None:
+            watches = "nothing watches, guard rails are off"
+        said = f"every user is on the canary, and {watches}"
+    return f"{said} (the verdicts are those of the last step)" if shown else said

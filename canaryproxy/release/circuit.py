@@ -228,7 +228,9 @@ def _probe(circuit: Circuit, event: Tick, now: float, settings: CircuitSettings)
     seen = event.assessment
     if seen is None or seen.level != "ok":
         return replace(circuit, probed=0.0, ticked=now), (), ()
-    passed = circuit.probed + (elapsed(circuit.ticked, now) if seen.comparable else 0.0)
+    passed = circuit.probed + (
+        elapsed(circuit.ticked, now) if seen.comparable and not seen.warming else 0.0
+    )
     enough = passed >= settings.probe_bake and seen.judged >= max(settings.probe_requests, 1)
     if not enough or seen.holds:
         return replace(circuit, probed=passed, ticked=now), (), ()

@@ -16,7 +16,8 @@ and the accounts that always fail. Without traffic it learns nothing, and the st
 * its bake time has passed. The bake clock runs while requests of both variants can be compared and no
   metric is suspect. Without traffic, or while paused, it stops and later continues; a
   suspicion sets it back to zero, so that a step is left after a whole bake time without one. A tick adds
-  one second at most, so neither a restart nor a jump of the clock bakes anything;
+  one second at most, so neither a restart nor a jump of the clock bakes anything. It stands while the canary
+  warms up: what is slow is not judged then;
 * at least ``min_requests``, and never less than one, canary requests of this step were judged: silence is
   not success;
 * at least ``min_users`` canary users of this step were compared with stable's: however many requests they
@@ -594,7 +595,8 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         return held, (), ()
     if not flowing:
         return replace(rollout, hold=quiet or "no traffic", ready=False), (), ()
-    rollout = replace(rollout, baked=rollout.baked + passed)
+    if not seen.warming:
+        rollout = replace(rollout, baked=rollout.baked + passed)
     hold = _waits_for(rollout, step, requests, seen, plan)
     if hold is not None:
         return replace(rollout, hold=hold, ready=False), (), ()

@@ -29,14 +29,17 @@ def test_only_a_finite_number_is_a_number(value: object) -> None:
 def test_counts_weights_and_shares() -> None:
     assert [text.count(one) for one in (0, 1336, 1e6)] == ["0", "1,336", "1,000,000"]
     assert [text.weight(one) for one in (5.0, 0.25, 100)] == ["5%", "0.25%", "100%"]
-    assert [text.percent(one) for one in (0, 0.00001, 0.0236, 0.5)] == [
-        "0%", "<0.01%", "2.36%", "50.0%",
+    assert [text.percent(one) for one in (0, 0.00001, 0.0236, 0.5, 1)] == [
+        "0%", "<0.01%", "2.36%", "50.0%", "100%",
     ]  # fmt: skip
 
 
 def test_odds_have_three_digits_at_most() -> None:
     assert [text.odds(log(one)) for one in (0.001, 0.63, 2.5, 122, 7741, 120_000)] == [
         "<0.01:1", "0.63:1", "2.5:1", "122:1", "7,740:1", "120,000:1",
+    ]  # fmt: skip
+    assert [text.odds(log(one)) for one in (2.44e6, 31e6, 999e6, 7.2e9)] == [
+        "2.4 million:1", "31 million:1", "999 million:1", "7.2 billion:1",
     ]  # fmt: skip
     assert text.odds(50) == text.BEYOND
 

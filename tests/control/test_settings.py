@@ -50,7 +50,7 @@ def test_rules_of_the_file_reach_the_judge() -> None:
         JudgeSettings().content,
         JudgeSettings().connections,
     )
-    assert found.business == BusinessRule(0.05, "increase", 0)
+    assert found.business == BusinessRule(0.05, "increase", 0, "paid")
     assert found.outcomes == (OutcomeRule("tiny", 0.03, 3),)
     assert (found.routes, found.named) == (False, ())
     assert (found.min_users, found.warmup, found.not_up) == (5, 60.0, 180.0)

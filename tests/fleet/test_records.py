@@ -215,7 +215,7 @@ async def test_evidence_is_the_same_everywhere_and_a_whale_votes_once(
         assert len(known) == 1
         test = voting(replicas[0]).test
         assert test is not None
-        assert test.hurt == 1
+        assert test.voted[1] == 1
         assert known.pop() < 3.0  # ten to one at weight 10, and no more however often it fails
         assert not any(one.is_open for one in replicas)
 

@@ -252,7 +252,7 @@ def test_a_dead_canary_is_a_breach_within_a_few_requests(weight: int, requests: 
         found.append(world.feed(test, percent(weight), 0.0, 20.0, 1.0))
         assert test.breach
         assert test.suspect
-        assert 0 < test.hurt <= found[-1]
+        assert 0 < test.voted[1] <= found[-1]
     assert np.median(found) <= requests
 
 
@@ -420,7 +420,7 @@ def test_state_keeps_evidence_and_counts_over_a_restart() -> None:
     before = test.estimate()
     again = resumed(test, world, 5, 7.0)
     assert again.log_evidence == pytest.approx(test.log_evidence)
-    assert again.hurt == test.hurt
+    assert again.voted == test.voted
     assert again.estimate() == before
     twice = resumed(again, world, 5, 7.0)
     assert twice.log_evidence == pytest.approx(test.log_evidence)

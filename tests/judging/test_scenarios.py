@@ -220,6 +220,24 @@ def test_a_canary_that_listens_late_is_waited_for() -> None:
     assert world.run(60.0).level == "ok"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_canary_that_listens_late_is_compared_from_then_on(seed: int) -> None:
+    """Stable's users who came while the canary was not up are no evidence against it."""
+
+    def failing(user: User, now: float, luck: Random) -> Answer:
+        return Answer(500, size=20) if luck.random() < 0.02 else plain(user, now, luck)
+
+    world = World(
+        judge(), users=2000, stable=failing, canary=after(8.0, refused, failing), seed=seed
+    )
+    world.run(30.0)
+    seen = world.step(25.0, 12.0)
+    assert seen.level != "breach", seen.cause
+    (errors,) = (one for one in seen.verdicts if one.metric == "errors" and not one.scope)
+    assert errors.stable[0] < 4 * 150
+    assert not any("arrive" in hold for hold in seen.holds)
+
+
 def test_a_canary_that_never_listens_is_given_up() -> None:
     world = World(judge(), users=1000, canary=refused)
     assert world.step(5.0, 110.0).level != "breach"
@@ -239,6 +257,31 @@ def test_a_canary_that_stays_slow_is_tripped_within_a_minute() -> None:
     world = World(judge(), users=1000, canary=slow_by(1.2))
     world.run(60.0)
     assert "slow" in cause(world.step(5.0, 60.0))
+
+
+def test_stalls_of_the_warm_up_are_not_counted_by_the_limit_after_it() -> None:
+    """In the warm-up a request may take longer. Its test ends with it, and another one begins."""
+
+    def stalling(user: User, now: float, luck: Random) -> Answer:
+        answer = plain(user, now, luck)
+        flags = records.STALLED if luck.random() < 0.005 else 0
+        return replace(answer, flags=flags)
+
+    world = World(judge(replace(PLAN, warmup=5.0)), users=2000, stable=stalling, canary=stalling)
+    world.run(30.0)
+    seen = world.step(25.0, 1.0)
+
+    def counted() -> int:
+        assert world.seen is not None
+        (stalls,) = (one for one in world.seen.verdicts if one.metric == "throughput")
+        return stalls.stable[0]
+
+    most = 0
+    while any("warming up" in hold for hold in seen.holds):
+        assert seen.warming
+        most, seen = counted(), world.run(0.1)
+    assert not seen.warming
+    assert most > 200 > counted()
 
 
 def test_no_step_is_left_on_users_of_the_warm_up() -> None:

@@ -54,6 +54,7 @@ def seen(
     users: int = 0,
     holds: tuple[str, ...] = (),
     learned: float = 0.0,
+    warming: bool = False,
 ) -> Assessment:
     return Assessment(
         level,
@@ -67,6 +68,7 @@ def seen(
         users,
         holds,
         learned,
+        warming=warming,
     )
 
 
@@ -115,6 +117,14 @@ class Run:
             self.now += 0.1
             self.send(Tick(seen(judged, proven=True)))
         return self.rollout
+
+
+def test_the_bake_clock_stands_while_the_canary_warms_up() -> None:
+    run = Run()
+    run.ticks(5.0, seen(judged=5, warming=True, holds=("warming up: 5 s of 30 s",)))
+    assert (run.rollout.baked, run.rollout.hold) == (0.0, "warming up: 5 s of 30 s")
+    run.ticks(1.0, seen(judged=9))
+    assert run.rollout.baked == pytest.approx(1.0)
 
 
 def test_a_healthy_release_goes_through_its_steps() -> None:

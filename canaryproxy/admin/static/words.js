@@ -20,6 +20,7 @@ export function percent(fraction) {
   const value = fraction * 100;
   if (value === 0) return "0%";
   if (Math.abs(value) < 0.01) return "<0.01%";
+  if (Math.abs(value) === 100) return `${value}%`;
   return `${Math.abs(value) < 10 ? value.toFixed(2) : value.toFixed(1)}%`;
 }
 
@@ -78,12 +79,16 @@ export function moment(seconds, now) {
 /** "2026-01-31 12:03:10 UTC". */
 export const utc = (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`;
 
-/** "940:1" for a natural logarithm of evidence. */
+const LARGE = [[1e9, " billion"], [1e6, " million"]];
+
+/** "940:1" or "2.4 million:1" for a natural logarithm of evidence. */
 export function odds(log) {
   if (!known(log)) return NONE;
   const evidence = Math.exp(log);
-  if (evidence >= 1e6) return ">1,000,000:1";
-  return `${evidence < 10 ? digits(evidence, 2) : count(Number(evidence.toPrecision(3)))}:1`;
+  if (evidence >= 1e12) return ">1 trillion:1";
+  const [unit, word] = LARGE.find(([size]) => evidence >= size) ?? [1, ""];
+  const value = evidence / unit;
+  return `${value < 10 ? digits(value, 2) : count(Number(value.toPrecision(3)))}${word}:1`;
 }
 
 const times = (value) => `${value >= 100 ? count(value) : digits(value, value < 1 ? 2 : 3)}×`;
