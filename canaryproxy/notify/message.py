@@ -32,6 +32,8 @@ NOTABLE = frozenset(
 )
 """Events sent to a webhook that names none; of ``gate``, refusals are sent too."""
 
+_WARNINGS = frozenset({"tripped", "suspect", "stopped", "reload_failed", "upgrade_failed"})
+
 MAX_TEXT = 1900
 """Characters of a chat message: Discord accepts 2000, the others more."""
 _MAX_LINKS = 600
@@ -76,17 +78,32 @@ def is_notable(record: Mapping[str, Any]) -> bool:
     return record.get("what") in NOTABLE or _is_refusal(record)
 
 
-def document(record: Mapping[str, Any], release: str | None, host: str) -> bytes:
+def severity(record: Mapping[str, Any]) -> str:
+    """Return ``warning`` for what a person must look at today, else ``info``; no event is worth a page.
+
+    A trip is none, because users are on stable by then. What pages is in the alerts of Prometheus: a stable
+    that fails, or a proxy that cannot be reached, which sends no messages.
+    """
+    drill = _figures(record).get("drill") is True
+    grave = record.get("what") in _WARNINGS and not drill
+    return "warning" if grave or _is_refusal(record) else "info"
+
+
+def document(
+    record: Mapping[str, Any], release: str | None, host: str, links: Sequence[str] = ()
+) -> bytes:
     """Return the body for ``format: json``."""
     return encode(
         {
             "id": record.get("id"),
             "time": record.get("time"),
             "what": record.get("what"),
+            "severity": severity(record),
             "cause": record.get("cause"),
             "figures": _figures(record),
             "release": release,
             "host": host,
+            "links": list(links),
             "version": __version__,
         }
     )

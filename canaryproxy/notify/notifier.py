@@ -258,7 +258,7 @@ class Notifier:
             if webhook.format == "slack":
                 body = message.chat(record, self.release, self._host, webhook.links)
             else:
-                body = message.document(record, self.release, self._host)
+                body = message.document(record, self.release, self._host, webhook.links)
             worker.put(Message(message_id, str(record.get("what")), body, created))
 
     async def stop(self, timeout: float) -> None:

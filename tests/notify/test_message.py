@@ -29,11 +29,29 @@ json_values = st.recursive(
 
 
 def test_a_json_message_is_the_record_and_its_origin() -> None:
-    assert json.loads(message.document(TRIPPED, "cart-2.4", "edge-1")) == TRIPPED | {
+    links = ("https://canary.example/",)
+    assert json.loads(message.document(TRIPPED, "cart-2.4", "edge-1", links)) == TRIPPED | {
+        "severity": "warning",
+        "links": ["https://canary.example/"],
         "release": "cart-2.4",
         "host": "edge-1",
         "version": __version__,
     }
+
+
+@pytest.mark.parametrize(
+    ("what", "figures", "expected"),
+    [
+        ("tripped", {}, "warning"),
+        ("tripped", {"drill": True}, "info"),
+        ("gate", {"passed": False}, "warning"),
+        ("gate", {"passed": True}, "info"),
+        ("reload_failed", {}, "warning"),
+        ("promoted", {}, "info"),
+    ],
+)
+def test_severity_says_who_must_look(what: str, figures: dict[str, Any], expected: str) -> None:
+    assert message.severity({"what": what, "figures": figures}) == expected
 
 
 def test_a_chat_gets_plain_words() -> None:

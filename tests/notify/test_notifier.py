@@ -53,10 +53,12 @@ async def test_a_record_is_delivered(hook: Hook) -> None:
         "id": 17,
         "time": 1_790_000_000.25,
         "what": "tripped",
+        "severity": "warning",
         "cause": "by ann",
         "figures": {"weight": 5.0},
         "release": "cart-2.4",
         "host": "edge-1",
+        "links": [],
         "version": __version__,
     }
     assert got.headers["Content-Type"] == "application/json"

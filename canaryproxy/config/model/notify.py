@@ -50,7 +50,8 @@ class Webhook(Section):
         (), description="Events to send; default: those that concern people."
     )
     links: tuple[types.WebUrl, ...] = Field(
-        (), description="format: slack: URLs to append, such as those of the dashboard and runbook."
+        (),
+        description="URLs that go with each message, such as those of the dashboard and runbook.",
     )
     timeout: types.Timeout = Field(5.0, description="Time limit for one attempt; a duration.")
     secret_env: Variable | None = Field(
