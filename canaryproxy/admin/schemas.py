@@ -31,7 +31,7 @@ class Series(View):
 
 
 class Acts(View):
-    """What each act would do now."""
+    """The effects of all acts, if each were done now."""
 
     acts: list[Act]
 

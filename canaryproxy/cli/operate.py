@@ -55,7 +55,7 @@ class _Operator:
         self._as_json = as_json
 
     def needs_yes(self, why: str) -> None:
-        """Exit unless there is somebody to ask, or ``--yes``."""
+        """Exit unless there is a terminal to ask in, or ``--yes``."""
         if not self._yes and not sys.stdin.isatty():
             fail(f"{why}; without a terminal it needs --yes", EXIT_CONFIG)
 
@@ -80,7 +80,7 @@ class _Operator:
             self._report(operation, preview, response.body)
 
     def _announce(self, preview: Document) -> None:
-        """Say what will change, and ask if the proxy says so and somebody is there to answer."""
+        """Say what will change, and ask in a terminal if the proxy says so."""
         asks = preview.get("asks") is True and not self._yes and sys.stdin.isatty()
         if self._as_json and not asks:
             return

@@ -1,7 +1,7 @@
 """Releases that have ended. A release id names one build, and is not used again.
 
 A pipeline that deploys another build and forgets to change the id would find it promoted already, and every
-user on a build that nobody has judged. A proxy cannot look into a build; it knows the endpoints.
+user on a build that was never judged. A proxy cannot look into a build; it knows the endpoints.
 """
 
 from __future__ import annotations
