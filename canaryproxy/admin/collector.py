@@ -61,7 +61,7 @@ METRICS: Final = (
     ),
     Row(
         "canaryproxy_forced_requests_total",
-        "Requests that a match rule (split.match) routed to the variant.",
+        "Requests that a match rule (split.match) routed to the variant, and probes (split.probes).",
         "counter",
         ("variant",),
         readers.by_variant(lambda cells: cells[counters.FORCED]),
@@ -124,6 +124,32 @@ METRICS: Final = (
         "counter",
         ("code",),
         readers.refused,
+    ),
+    Row(
+        "canaryproxy_equal_sticky_keys",
+        "How many equally busy sticky keys would concentrate the requests as the present ones do, over the "
+        "last 2,000 sampled requests; below 20 many users may share a key (split.sticky, "
+        "forwarded.trust). Absent until then.",
+        "gauge",
+        (),
+        readers.equal_keys,
+    ),
+    Row(
+        "canaryproxy_tolerated_total",
+        "Requests that strict: report mended and forwarded, and strict: enforce would refuse: raw_target "
+        "(bytes that should be percent-encoded) or no_host (HTTP/1.1 without Host, or an empty one).",
+        "counter",
+        ("reason",),
+        readers.tolerated,
+    ),
+    Row(
+        "canaryproxy_unidentified_total",
+        "Requests of no known user, which get no sticky cookie and are not compared: probe (a health "
+        "check or monitor, split.probes) or cookie_withheld (the browser may have a sticky cookie that "
+        "it did not send).",
+        "counter",
+        ("reason",),
+        readers.unidentified,
     ),
     Row(
         "canaryproxy_mirrored_total",

@@ -196,6 +196,22 @@ def refused(scrape: Scrape) -> Iterable[Sample]:
     return [((str(code),), count) for code, count in counters.refused(scrape.proxy)]
 
 
+def unidentified(scrape: Scrape) -> Iterable[Sample]:
+    yield ("probe",), scrape.proxy[counters.PROBES]
+    yield ("cookie_withheld",), scrape.proxy[counters.WITHHELD]
+
+
+def equal_keys(scrape: Scrape) -> Iterable[Sample]:
+    found = scrape.status.concentration
+    if found is not None:
+        yield (), found.equal_keys
+
+
+def tolerated(scrape: Scrape) -> Iterable[Sample]:
+    for at, reason in enumerate(counters.TOLERATED_REASONS):
+        yield (reason,), scrape.proxy[counters.TOLERATED + at]
+
+
 def mirrored(scrape: Scrape) -> Iterable[Sample]:
     for result, name in enumerate(counters.COPY_RESULTS):
         yield (name,), scrape.proxy[counters.MIRRORED + result]

@@ -357,6 +357,9 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
     quiet = view.document.get("quiet")
     if quiet and not view.document.get("hold"):
         lines += _labelled(" note", f"nothing to compare: {clean(quiet)}", width, most, "dim", "")
+    notice = view.document.get("notice")
+    if notice:
+        lines += _labelled(" note", clean(notice), width, most, "dim", "yellow")
     return lines
 
 

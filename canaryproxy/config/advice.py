@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from canaryproxy.config.addresses import TcpAddress, is_loopback
+from canaryproxy.config.addresses import TcpAddress, UnixAddress, is_loopback
 from canaryproxy.config.model import Config, Step
 from canaryproxy.config.units import duration_text
 
@@ -26,6 +26,7 @@ def warnings(config: Config) -> tuple[str, ...]:
         *_plan(config),
         *_judge(config),
         *_connections(config),
+        *_sticky(config),
     )
 
 
@@ -81,6 +82,28 @@ def _connections(config: Config) -> Iterator[str]:
                 f"listen[{at}].proxy_protocol: required lets every peer of {one.address} claim any client"
                 " address; trusted accepts claims of the networks in forwarded.trust only"
             )
+
+
+def _sticky(config: Config) -> Iterator[str]:
+    if config.variants.canary is None or config.forwarded.trust:
+        return
+    sticky = config.split.sticky
+    if sticky.address and any(
+        isinstance(one.address, TcpAddress) and one.proxy_protocol == "off" for one in config.listen
+    ):
+        yield (
+            "split.sticky.address without forwarded.trust: behind a load balancer, all users have its"
+            " address and move together; put its networks into forwarded.trust"
+        )
+    https = any(
+        one.tls is not None or isinstance(one.address, UnixAddress) for one in config.listen
+    )
+    if sticky.set and sticky.needs_https and not https:
+        why = "same_site: None" if sticky.same_site == "None" else f"the name {sticky.cookie}"
+        yield (
+            f"split.sticky: browsers keep a cookie with {why} over https only, and no listener has tls:"
+            " put the proxies that speak https for it into forwarded.trust"
+        )
 
 
 def _without_canary(config: Config) -> Iterator[str]:

@@ -206,6 +206,10 @@ _check, _schema = _form(
 UrlPath = Annotated[str, _check, _schema]
 _check, _schema = _form(r"[A-Z][A-Z-]*", "a method in capitals, such as GET", examples=["GET"])
 Method = Annotated[str, _check, _schema]
+_check, _schema = _form(
+    r"[ -~]{3,128}", "3 to 128 visible ASCII characters", examples=["kube-probe/"]
+)
+AgentText = Annotated[str, _check, _schema]
 _check, _schema = _form(r"[A-Za-z0-9._:-]{1,64}", "1 to 64 letters, digits and . _ : - only")
 ReleaseId = Annotated[str, _check, _schema]
 _check, _schema = _form(

@@ -31,6 +31,7 @@ from canaryproxy.control.settings import ControlSettings
 from canaryproxy.control.settings import plan as plan_of
 from canaryproxy.control.state_file import StateError, StateFile
 from canaryproxy.judging.verdict import Assessment, Sample
+from canaryproxy.measure.concentration import Concentration
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.recent_users import RecentUsers
 from canaryproxy.measure.routing import RouteTable
@@ -80,6 +81,8 @@ class Status:
     """Seconds until an open circuit probes; ``None``: it does not."""
     unsaved: str | None
     """Why the state could not be written, if it could not."""
+    concentration: Concentration | None = None
+    """How many sticky keys carry the traffic; ``None``: not known yet."""
 
 
 class Controller:
@@ -403,6 +406,7 @@ class Controller:
             self.settings.plan,
             broken.left if broken.state is circuit.State.OPEN else None,
             self._saver.error,
+            self._sampler.concentration,
         )
 
 

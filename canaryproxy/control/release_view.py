@@ -238,6 +238,9 @@ class Release(Progress):
     circuit: Circuit
     level: Level
     quiet: str | None = Field(description="Why nothing can be compared.")
+    notice: str | None = Field(
+        None, description="What is odd about the traffic, although nothing fails: few sticky keys."
+    )
     judged: Count = Field(description="Canary requests that were compared.")
     answered: Count = Field(description="Canary requests that ended.")
     metrics: list[Metric] = Field(
@@ -381,6 +384,7 @@ def release(
         ),
         level="ok" if seen is None else seen.level,
         quiet=None if seen is None else seen.quiet,
+        notice=None if status.concentration is None else status.concentration.notice,
         judged=0 if seen is None else seen.judged,
         answered=0 if seen is None else seen.answered,
         metrics=[metric(verdict, here.accepted) for verdict in _shown(seen)],

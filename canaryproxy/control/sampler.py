@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from canaryproxy.control.event_inbox import EventInbox, PostedEvent
@@ -18,9 +19,12 @@ from canaryproxy.judging.verdict import (
     Sample,
 )
 from canaryproxy.measure import counters
+from canaryproxy.measure.concentration import Concentration, KeyCounter
 from canaryproxy.measure.counters import Blind, Reason, Totals
 from canaryproxy.measure.outcomes import looks_into_bodies
 from canaryproxy.measure.routing import RouteTable
+
+_log = logging.getLogger(__name__)
 
 _UNREACHED = (
     Reason.CONNECT_REFUSED,
@@ -44,6 +48,21 @@ class Sampler:
         self._reader = reader
         self._settings = settings
         self._inbox = EventInbox()
+        self._keys = KeyCounter()
+        self._told = False
+
+    @property
+    def concentration(self) -> Concentration | None:
+        """How many keys carry the traffic; ``None``: not known yet."""
+        return self._keys.last
+
+    def _tell(self) -> None:
+        """Log once that few keys carry the traffic, and again only after they have been many."""
+        found = self._keys.last
+        notice = None if found is None else found.notice
+        if notice is not None and not self._told:
+            _log.warning("%s", notice)
+        self._told = notice is not None
 
     def configure(self, settings: ControlSettings) -> None:
         """Read by other settings from now on."""
@@ -64,6 +83,8 @@ class Sampler:
         ``table`` is in force, ``accepted`` is what operators have accepted.
         """
         drained = Drained() if self._reader is None else self._reader.drain()
+        if self._keys.add(drained.records):
+            self._tell()
         return Sample(
             self._counts("stable"),
             self._counts("canary"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from canaryproxy.http1.fields import (
@@ -12,8 +15,90 @@ from canaryproxy.http1.fields import (
     TOKEN,
 )
 
+Networks = Sequence[IPv4Network | IPv6Network]
+
 _MAX_CACHED_HOST: Final = 256
 """Longest host in bytes that an idle connection keeps in memory."""
+
+
+_CACHED_ADDRESSES: Final = 4096
+_LONGEST_ADDRESS: Final = 64
+"""Bytes of the longest text that may be an address: IPv6 with a zone, brackets and a port."""
+
+
+_BRACKETED: Final = re.compile(rb"\[([^\]]*)\](?::[0-9]+)?")
+_WITH_PORT: Final = re.compile(rb"([0-9.]+):[0-9]+")
+
+
+class TrustedProxies:
+    """The proxies before us whose forwarding fields are believed, as networks."""
+
+    __slots__ = ("_cached", "_networks")
+
+    def __init__(self, networks: Networks = ()) -> None:
+        self._networks = tuple(networks)
+        self._cached: dict[bytes, tuple[str, bool]] = {}
+
+    def trusts(self, address: str) -> bool:
+        """Tell whether the proxy with this address is one of them."""
+        if not self._networks:
+            return False
+        return self._is_in_networks(address)
+
+    def client(self, chain: bytes, nearest: str) -> str:
+        """Return the client's address: the first one from the right that is not a trusted proxy's.
+
+        ``chain`` is the value of X-Forwarded-For, ``nearest`` the trusted proxy that sent it. Each trusted
+        proxy has appended the address that it saw, so its entry is true; what a stranger wrote further left
+        is not read. If all are trusted, the client is one of them: the leftmost. At an entry that is no
+        address, the walk ends with the proxy that wrote it.
+        """
+        if not chain:
+            return nearest
+        found = nearest
+        for entry in reversed(chain.split(b",")):
+            address, trusted = self._cached.get(entry) or self._read(entry)
+            if not address:
+                return found
+            found = address
+            if not trusted:
+                return found
+        return found
+
+    def _read(self, entry: bytes) -> tuple[str, bool]:
+        """Return the address in an entry, empty if it is none, and whether it is a trusted proxy's."""
+        address = address_in(entry)
+        read = address, bool(address) and self._is_in_networks(address)
+        if len(entry) <= _LONGEST_ADDRESS:
+            if len(self._cached) >= _CACHED_ADDRESSES:
+                self._cached.clear()
+            self._cached[entry] = read
+        return read
+
+    def _is_in_networks(self, address: str) -> bool:
+        ip = ip_address(address)
+        return any(ip in network for network in self._networks)
+
+
+def address_in(entry: bytes) -> str:
+    """Return the IP address in an entry of X-Forwarded-For, in its shortest form; empty if it has none.
+
+    A port, brackets and a zone are left out: they do not identify a user. An IPv4 address that is written as
+    IPv6 is the IPv4 address.
+    """
+    text = entry.strip(b' \t"')
+    if len(text) > _LONGEST_ADDRESS:
+        return ""
+    match = _BRACKETED.fullmatch(text) or _WITH_PORT.fullmatch(text)
+    if match is not None:
+        text = match[1]
+    try:
+        ip = ip_address(text.partition(b"%")[0].decode("ascii"))
+    except ValueError:
+        return ""
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ip)
 
 
 class Peer:

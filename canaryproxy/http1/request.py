@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from enum import IntEnum
 from ipaddress import IPv6Address
 from typing import Final
 
@@ -49,6 +50,20 @@ MAX_HEAD: Final = 32 * 1024
 MAX_FIELDS: Final = 128
 """Maximum number of fields in a head; more get 431."""
 
+
+class Tolerated(IntEnum):
+    """Why a request that is forwarded would be refused with ``strict: enforce``.
+
+    Only what leaves no doubt after it was mended: the upstream gets a request that every parser reads alike.
+    Anything that says where a message ends, or for which host it is meant if it names one, is refused always.
+    """
+
+    RAW_TARGET = 0
+    """The target has bytes that should be percent-encoded; they are."""
+    NO_HOST = 1
+    """HTTP/1.1 without Host, or an empty one; the upstream gets the address that the client connected to."""
+
+
 RequestLine = tuple[bytes, bytes, tuple[bytes, bytes]]
 """Method, target, and the request's ``rule_key``."""
 RuleCache = dict[tuple[bytes, bytes], tuple[int | None, tuple[int, ...]]]
@@ -72,6 +87,11 @@ _HOST = re.compile(
 
 Without the comma that RFC 3986 allows in a name: it is what joins two Host fields (RFC 9110 §5.2).
 """
+_RAW_LINE = re.compile(rb"(" + _METHOD + rb") (/[!-~\x80-\xff]*) HTTP/1\.([01])")
+_RAW_BYTES = re.compile(rb"[\"<>\\^`{}\x80-\xff]")
+"""Bytes of a target that are to be percent-encoded (RFC 3986 §2), and have no meaning there."""
+_NO_HOST: Final = "Missing 'Host'"
+"""How llhttp's complaint begins about HTTP/1.1 without Host."""
 _HIGHEST_PORT: Final = 65535
 _HIGHEST_MAX_FORWARDS: Final = 255
 """The largest Max-Forwards that is sent on."""
@@ -84,6 +104,12 @@ _PROTOCOL = re.compile(TOKEN.pattern + rb"(?:/" + TOKEN.pattern + rb")?")
 _CARRY_REQUESTS: Final = frozenset((b"h2c", b"h2", b"http", b"tls"))
 """Protocols inside which requests would escape routing."""
 _NOMINATE_NOTHING: Final = frozenset((b"close", b"keep-alive"))
+
+# Kinds of User-Agents. Plain integers, because they are compared with each request of an address.
+UNKNOWN: Final = 0
+NO_AGENT: Final = 1
+OTHER_AGENT: Final = 2
+MONITOR: Final = 3
 
 _IDEMPOTENT = frozenset(
     (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"REPORT", b"SEARCH")
@@ -98,6 +124,7 @@ class RequestFields:
     """
 
     __slots__ = (
+        "agent_kind",
         "chunked",
         "cookie_name",
         "dropped",
@@ -148,6 +175,8 @@ class RequestFields:
         """The client's trace id, empty without one; ``None``: each request starts a trace."""
         self.logged: tuple[bytes | None, bytes | None, bytes] | None = None
         """User-Agent, Referer and X-Request-Id for the access log, once it has used them."""
+        self.agent_kind = UNKNOWN
+        """Kind of the User-Agent: ``UNKNOWN`` until a rule for probes has asked."""
         self.sampled = False
         """The client may have recorded that trace."""
         self.has_cookie = self.has_trace = False
@@ -157,12 +186,10 @@ class RequestFields:
 
     @property
     def forwarded_for(self) -> bytes:
-        """The address that the previous proxy saw, empty without one.
-
-        The last entry of the last X-Forwarded-For: earlier ones were written by others, clients among them.
-        """
-        chains = [value for kind, value in self.forwarding or () if kind == IS_FORWARDED_FOR]
-        return chains[-1].rpartition(b",")[2].strip() if chains else b""
+        """The value of X-Forwarded-For, of all its lines together; empty without one."""
+        return b",".join(
+            [value for kind, value in self.forwarding or () if kind == IS_FORWARDED_FOR]
+        )
 
     def field(self, name: bytes) -> bytes | None:
         """Return the value of the first field with this name (lower case), or ``None``.
@@ -261,10 +288,11 @@ class RequestParser:
 
     ``end`` ends every forwarded head: our Via field and the empty line. ``strip`` takes header lines and
     returns them without the sticky cookie; ``None`` forwards that cookie. With ``create_trace`` a request
-    without a valid traceparent gets one.
+    without a valid traceparent gets one. ``tolerate`` is called where a request is forwarded that would be
+    refused without it.
     """
 
-    __slots__ = ("_llhttp", "_names", "create_trace", "end", "strip")
+    __slots__ = ("_llhttp", "_names", "create_trace", "end", "strip", "tolerate")
 
     def __init__(
         self,
@@ -272,7 +300,9 @@ class RequestParser:
         strip: Callable[[bytes], bytes] | None = None,
         *,
         create_trace: bool = False,
+        tolerate: Callable[[Tolerated], None] | None = None,
     ) -> None:
+        self.tolerate = tolerate
         self.end = end
         self.strip = strip
         self.create_trace = create_trace
@@ -290,6 +320,9 @@ class RequestParser:
         if len(head) > MAX_HEAD:
             raise Refusal(431, "request head too large")
         match = _REQUEST_LINE.fullmatch(line)
+        tolerate = self.tolerate
+        if match is None and tolerate is not None:
+            match = _RAW_LINE.fullmatch(line)
         if match is None:
             raise _bad_request_line(line)
         method, target, minor = match.groups()
@@ -299,7 +332,9 @@ class RequestParser:
         headers = self.parse_headers(lines, http10=http10)
         fields, block = headers.fields, headers.block
         if not fields.host and not http10:
-            raise Refusal(400, "missing Host field")
+            if tolerate is None:
+                raise Refusal(400, "missing Host field")
+            tolerate(Tolerated.NO_HOST)
         if fields.max_forwards and method == b"OPTIONS":
             block = _one_hop_less(block, fields)
         if target == b"*":
@@ -307,16 +342,25 @@ class RequestParser:
                 raise Refusal(400, "malformed request target")
         elif target.startswith(b"/"):
             if not _ORIGIN.fullmatch(target):
-                raise Refusal(400, "malformed request target")
+                target = self._mended(target)
         else:
             target, fields.host = _origin_form(target, method)
             block = _HOST_LINE.sub(b"", block) + b"Host: " + fields.host + b"\r\n"
         if not fields.host:
             fields.host = peer.local
-            block += b"Host: " + fields.host + b"\r\n"
+            block = _HOST_LINE.sub(b"", block) + b"Host: " + fields.host + b"\r\n"
         parts = method, target, (method, target.partition(b"?")[0])
         line = method + b" " + target + b" HTTP/1.1"
         return self.build(line, parts, http10, headers, block, peer)
+
+    def _mended(self, target: bytes) -> bytes:
+        """Return a target in which what should be percent-encoded is. Raises ``Refusal``."""
+        if self.tolerate is not None:
+            target = _RAW_BYTES.sub(lambda found: b"%%%02X" % found[0][0], target)
+            if _ORIGIN.fullmatch(target):
+                self.tolerate(Tolerated.RAW_TARGET)
+                return target
+        raise Refusal(400, "malformed request target")
 
     def build(
         self,
@@ -350,6 +394,8 @@ class RequestParser:
         try:
             raw, closes = self._llhttp.fields(_LLHTTP_LINES[not http10] + b"\r\n" + lines)
         except MalformedHead as error:
+            if self.tolerate is not None and str(error).startswith(_NO_HOST):
+                return self.parse_headers(b"Host:\r\n" + lines, http10=http10)
             raise Refusal(400, str(error)) from None
         if len(raw) > MAX_FIELDS:
             raise Refusal(431, "too many header fields")
@@ -358,7 +404,7 @@ class RequestParser:
         received = self._read(fields, http10=http10)
         if fields.chunked and received.has_length:
             raise Refusal(400, "both Content-Length and Transfer-Encoding")
-        if received.host is not None:
+        if received.host is not None and (received.host or self.tolerate is None):
             if not _is_host(received.host):
                 raise Refusal(400, "malformed Host")
             fields.host = received.host

@@ -101,7 +101,7 @@ TUNNELS_CLOSED: Final = 5
 FAILED: Final = 6
 """Requests that ended in an error as the configuration defines it (``judge.metrics.errors``)."""
 FORCED: Final = 7
-"""Requests that a match rule forced to the variant; they are counted as routed, too."""
+"""Requests that a match rule forced to the variant, and probes; they are counted as routed, too."""
 OUTCOMES: Final = 8
 """Two cells for each outcome: responses evaluated, and those for which its rule holds."""
 MOST_OUTCOMES: Final = 16
@@ -145,7 +145,15 @@ FAILED_COPY: Final = 1
 """The copy got no complete response."""
 COPY_RESULTS: Final = ("dropped", "failed", "2xx", "3xx", "4xx", "5xx")
 """Names of the results, by their number."""
-PROXY_CELLS: Final = MIRRORED + len(COPY_RESULTS)
+PROBES: Final = MIRRORED + len(COPY_RESULTS)
+"""Requests of health checks and monitors (``split.probes``)."""
+WITHHELD: Final = PROBES + 1
+"""Requests whose sticky cookie the browser may have withheld; they get no new one."""
+TOLERATED: Final = WITHHELD + 1
+"""Two cells: requests that were mended and forwarded (``strict: report``), by ``http1.request.Tolerated``."""
+TOLERATED_REASONS: Final = ("raw_target", "no_host")
+"""Names of the reasons, by their number."""
+PROXY_CELLS: Final = TOLERATED + len(TOLERATED_REASONS)
 
 _CELL_BYTES: Final = 8
 SIZE: Final = ((VARIANT_CELLS + EXEMPLAR_CELLS) * len(VARIANTS) + PROXY_CELLS) * _CELL_BYTES

@@ -116,6 +116,11 @@ class RouteTable:
             mark = bucket * FINE + found // BUCKETS % FINE | self._marks[variant]
         return Routing(self, key, bucket, variant, cookie, mark)
 
+    def without_user(self, lines: bytes) -> Routing:
+        """Return where a request goes that no user has made: to stable, but to the canary if all users do."""
+        variant = CANARY if self.limit > NO_KEY_BUCKET else STABLE
+        return Routing(self, None, NO_KEY_BUCKET, variant, lines, forced=True)
+
 
 class Routing:
     """Where one request goes, and why. Requests with the same headers share it while ``table`` is in force.
@@ -142,12 +147,12 @@ class Routing:
         self.bucket = bucket
         self.variant = variant
         self.cookie = cookie
-        """The ``Set-Cookie`` line for the response, empty without one."""
+        """The ``Set-Cookie`` line for the response, or what else it is to say; empty for nothing."""
         self.mark = mark
         """Fine position, variant and epoch as the first word of a record has them; -1: the request was not
         randomised, so it is not compared."""
         self.forced = forced
-        """A match rule chose the variant, whatever the bucket."""
+        """A match rule chose the variant, whatever the bucket, or the request is a probe."""
 
     def forced_to(self, variant: int) -> Routing:
         """Return the same with the variant that a match rule chose."""

@@ -85,7 +85,7 @@ class ClientConnection(ResponseSink):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         context = self._context
-        self.peer = peer_of(self.transport, context.trusted_networks, self._header)
+        self.peer = peer_of(self.transport, context.trusted_proxies, self._header)
         context.counters.proxy[counters.CONNECTIONS_OPENED] += 1
         full = context.is_full()
         context.connections.add(self)
@@ -385,4 +385,4 @@ class ClientConnection(ResponseSink):
 
     def renew_peer(self) -> None:
         if not self.transport.is_closing():
-            self.peer = peer_of(self.transport, self._context.trusted_networks, self._header)
+            self.peer = peer_of(self.transport, self._context.trusted_proxies, self._header)

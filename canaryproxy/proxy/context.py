@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from canaryproxy.config import Limits
+from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
 from canaryproxy.measure.counters import Counters, Tally
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.error_log import ErrorLog
 from canaryproxy.proxy.interfaces import Connection
 from canaryproxy.proxy.mirror import Mirror
-from canaryproxy.proxy.peer import Networks
 from canaryproxy.proxy.pool import Pool
 from canaryproxy.proxy.routing import Router
 from canaryproxy.proxy.trial_recorder import TrialRules
@@ -43,7 +43,7 @@ class WorkerContext:
         "router",
         "tallies",
         "trial_rules",
-        "trusted_networks",
+        "trusted_proxies",
         "variant_lines",
     )
 
@@ -52,7 +52,7 @@ class WorkerContext:
     """``limits.max_requests`` and two of its timeouts, read with each request."""
     first_byte_timeout: float
     idle_timeout: float
-    trusted_networks: Networks
+    trusted_proxies: TrustedProxies
     """The proxies before us whose forwarding fields are believed."""
     request_parser: RequestHeadCache
     trial_rules: TrialRules
@@ -68,7 +68,7 @@ class WorkerContext:
     replay_buffer: int
     """Bytes of a request's body that are kept so that it can be sent again."""
     variant_lines: tuple[bytes, ...]
-    """By variant: the header line that names it in responses, or nothing."""
+    """By variant: the header lines that are configured for its responses, or nothing."""
     response_ends: tuple[bytes, ...]
     """By variant: what ends the head of a plain response."""
 

@@ -13,8 +13,9 @@ from typing import Final, cast
 
 from canaryproxy.config import Config, Limits, Listener, Sticky, Variant
 from canaryproxy.config.secrets import signing_keys
+from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
-from canaryproxy.http1.request import RequestParser
+from canaryproxy.http1.request import RequestParser, Tolerated
 from canaryproxy.http1.response import ResponseParser
 from canaryproxy.measure import counters
 from canaryproxy.measure.compiled import COMPILED
@@ -30,6 +31,7 @@ from canaryproxy.proxy.handshake import Handshake, ListenerFilters
 from canaryproxy.proxy.listener import BACKLOG
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Pool
+from canaryproxy.proxy.probes import ProbeRules
 from canaryproxy.proxy.routing import Router
 from canaryproxy.proxy.signing import Signer
 from canaryproxy.proxy.sticky import CookieJar, cookie_stripper, key_reader
@@ -41,6 +43,11 @@ from canaryproxy.tls.files import Files
 
 _log: Final = logging.getLogger(__name__)
 
+_TOLERATED_TEXTS: Final = (
+    "raw bytes in the target were percent-encoded",
+    "HTTP/1.1 without Host, or with an empty one",
+)
+"""By ``Tolerated``."""
 _FINEST_SWEEP: Final = 0.05
 _COARSEST_SWEEP: Final = 0.5
 
@@ -85,7 +92,10 @@ class DataPath:
             cell = TableCell()
             cell.publish(table)
         self.context = WorkerContext(
-            cells.counters, access_log, Router(cell), ResponseHeadCache(ResponseParser())
+            cells.counters,
+            access_log,
+            Router(cell, cells.counters.proxy),
+            ResponseHeadCache(ResponseParser()),
         )
         self._records = cells.records
         self._routes = RouteNames(cells.names)
@@ -125,15 +135,16 @@ class DataPath:
         context.max_requests = limits.max_requests
         context.first_byte_timeout = limits.first_byte_timeout
         context.idle_timeout = limits.idle_timeout
-        context.trusted_networks = config.forwarded.trust
+        context.trusted_proxies = TrustedProxies(config.forwarded.trust)
         context.rescue = config.rescue.enabled
         context.rescue_header = config.rescue.header
         context.replay_buffer = config.rescue.replay_buffer
         # What ends every head that we send: our Via field (RFC 9110 §7.6.3) and the empty line.
         head_end = b"Via: 1.1 %b\r\n\r\n" % config.forwarded.via.encode("latin-1")
         variant_header = (config.split.variant_header or "").encode("latin-1")
+        private = b"Cache-Control: private\r\n" if config.split.private else b""
         context.variant_lines = tuple(
-            b"%b: %b\r\n" % (variant_header, name.encode()) if variant_header else b""
+            (b"%b: %b\r\n" % (variant_header, name.encode()) if variant_header else b"") + private
             for name in VARIANTS
         )
         context.response_ends = tuple(line + head_end for line in context.variant_lines)
@@ -141,7 +152,8 @@ class DataPath:
         context.trial_rules = TrialRules(config, slots, self._sampler, self._records, self._routes)
         signer = _signer(config.split.sticky, files)
         self._configure_router(config, signer)
-        context.request_parser = _request_parser(config, signer, head_end)
+        tolerate = self._tolerate if config.strict == "report" else None
+        context.request_parser = _request_parser(config, signer, head_end, tolerate)
         stable, canary = context.pools
         context.pools = (
             self._pool(config.variants.stable, stable, limits, files, tls),
@@ -153,14 +165,27 @@ class DataPath:
         context.mirror = self._mirror if mirrors else None
         self._sweep_every = _sweep_every(limits)
 
+    def _tolerate(self, reason: Tolerated) -> None:
+        """Count a request that ``strict: enforce`` would refuse; the log has the first of each kind."""
+        cells, at = self.context.counters.proxy, counters.TOLERATED + reason
+        cells[at] += 1
+        if cells[at] == 1:
+            _log.warning(
+                "forwarded a request that strict: enforce would refuse: %s (logged once; see"
+                " canaryproxy_tolerated_total)",
+                _TOLERATED_TEXTS[reason],
+            )
+
     def _configure_router(self, config: Config, signer: Signer | None) -> None:
         sticky = config.split.sticky
         mints = sticky.cookie is not None and sticky.set_
+        probes, proxies = config.split.probes, self.context.trusted_proxies
         self.context.router.configure(
-            key_reader(sticky, signer),
+            key_reader(sticky, proxies, signer),
             CookieJar(sticky, signer) if mints else None,
             MatchRules(config.split.match),
             self.context.trial_rules.outcomes,
+            probes=None if probes is None else ProbeRules(probes, proxies),
             key_is_in_headers=not sticky.address,
         )
 
@@ -333,7 +358,12 @@ def _filters(
     return ListenerFilters(listener.proxy_protocol, context)
 
 
-def _request_parser(config: Config, signer: Signer | None, head_end: bytes) -> RequestHeadCache:
+def _request_parser(
+    config: Config,
+    signer: Signer | None,
+    head_end: bytes,
+    tolerate: Callable[[Tolerated], None] | None,
+) -> RequestHeadCache:
     sticky = config.split.sticky
     hide = sticky.cookie is not None and not sticky.forward
     cookie_matters = _reads_header(config, "cookie") or any(
@@ -341,7 +371,7 @@ def _request_parser(config: Config, signer: Signer | None, head_end: bytes) -> R
     )
     strip = cookie_stripper(sticky.cookie or "") if hide else None
     return RequestHeadCache(
-        RequestParser(head_end, strip, create_trace=config.trace.create),
+        RequestParser(head_end, strip, create_trace=config.trace.create, tolerate=tolerate),
         trace_matters=_reads_header(config, "traceparent"),
         cookie_matters=cookie_matters,
         # Compiled, reading a plain cookie costs no more than finding its block among thousands.

@@ -68,7 +68,7 @@ class Handshake(Connection):
         expected = self._filters.proxy_protocol
         if expected == "off" or (
             expected == "trusted"
-            and not peer_of(self.transport, context.trusted_networks, None).trusted
+            and not peer_of(self.transport, context.trusted_proxies, None).trusted
         ):
             self._next_filter()
 

@@ -6,7 +6,7 @@ from time import monotonic
 from typing import Final
 
 from canaryproxy.http1.errors import Refusal
-from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.forwarding import Peer, TrustedProxies
 from canaryproxy.http1.request import Request, RequestFields
 from canaryproxy.http1.response import Response
 from canaryproxy.measure.counters import Reason
@@ -129,7 +129,7 @@ class LoggedExchange(Exchange):
                 now,
                 max(responded - self._received, 0.0) if responded else None,
                 peer.address,
-                _client(fields, peer),
+                _client(self._context.trusted_proxies, fields, peer),
                 request.method,
                 request.target,
                 b"HTTP/1.0" if request.http10 else b"HTTP/1.1",
@@ -160,6 +160,6 @@ def _logged_fields(fields: RequestFields) -> tuple[bytes | None, bytes | None, b
     )
 
 
-def _client(fields: RequestFields, peer: Peer) -> bytes:
-    """Return the client's address according to a trusted proxy: the last one of the last X-Forwarded-For."""
-    return fields.forwarded_for[:_LONGEST_FIELD] if peer.trusted else b""
+def _client(proxies: TrustedProxies, fields: RequestFields, peer: Peer) -> bytes:
+    """Return the client's address according to trusted proxies, empty if they name none."""
+    return proxies.client(fields.forwarded_for, "").encode() if peer.trusted else b""

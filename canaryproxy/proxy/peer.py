@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.forwarding import Peer, TrustedProxies
 from canaryproxy.http1.proxy_protocol import ProxyHeader
-
-Networks = Sequence[IPv4Network | IPv6Network]
 
 
 def peer_of(
-    transport: asyncio.Transport, trusted_networks: Networks, header: ProxyHeader | None = None
+    transport: asyncio.Transport, proxies: TrustedProxies, header: ProxyHeader | None = None
 ) -> Peer:
     """Describe the client at the other end of ``transport``.
 
@@ -27,19 +23,12 @@ def peer_of(
         trusted = False
         if header.source is not None:
             address = header.source.host.removeprefix("::ffff:")
-            trusted = _is_in(address, trusted_networks)
+            trusted = proxies.trusts(address)
             local = str(header.destination).encode()
     elif not trusted:
         address = name[0].partition("%")[0].removeprefix("::ffff:")
-        trusted = _is_in(address, trusted_networks)
+        trusted = proxies.trusts(address)
         host, port = transport.get_extra_info("sockname")[:2]
         local = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
     proto = b"https" if transport.get_extra_info("sslcontext") else b"http"
     return Peer(address, proto, trusted, local)
-
-
-def _is_in(address: str, networks: Networks) -> bool:
-    if not networks:
-        return False
-    ip = ip_address(address)
-    return any(ip in network for network in networks)

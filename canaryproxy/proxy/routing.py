@@ -7,15 +7,20 @@ from typing import Final
 
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.request import ParsedHeaders, Request
+from canaryproxy.measure import counters
 from canaryproxy.measure.outcomes import OutcomeRules
 from canaryproxy.measure.routing import MatchRules, RequestView, RouteTable, Routing
 from canaryproxy.measure.shared_memory import TableCell
+from canaryproxy.proxy.probes import ProbeRules
 from canaryproxy.proxy.sticky import CookieFinder, CookieJar, KeyReader
 
 _CACHED_PATHS: Final = 32
 """Methods and paths for which the result of the rules is cached beside the headers that it was found for."""
 _LONGEST_CACHED: Final = 256
 """Bytes of such a path: thousands of clients with long ones of their own would fill the memory."""
+
+_NOT_SHARED: Final = b"Cache-Control: private\r\n"
+"""For responses without a known user: from a cache, new users would get them, and no cookie."""
 
 _NO_OUTCOMES: Final[tuple[int, ...]] = ()
 
@@ -30,13 +35,17 @@ class Router:
         "_key_is_in_headers",
         "_key_reader",
         "_outcomes",
+        "_probes",
+        "_proxy_cells",
         "_rules",
         "_sequence",
         "_table_version",
         "table",
     )
 
-    def __init__(self, cell: TableCell) -> None:
+    def __init__(self, cell: TableCell, proxy_cells: memoryview[int]) -> None:
+        """``proxy_cells`` are the counters that belong to no variant."""
+        self._proxy_cells = proxy_cells
         self._cell = cell
         self._sequence = cell.sequence
         """One cell: when it differs from ``_table_version``, another table was published."""
@@ -52,17 +61,19 @@ class Router:
         rules: MatchRules,
         outcomes: OutcomeRules,
         *,
+        probes: ProbeRules | None,
         key_is_in_headers: bool,
     ) -> None:
         """Route by these from now on.
 
         ``jar`` sets the sticky cookie of a client that has none. ``key_is_in_headers``: the same headers
-        have the same key, whichever connection they come on.
+        have the same key, whichever connection they come on. ``probes``: which requests have no user.
         """
         self._key_reader = key_reader
         self._jar = jar
         self._rules = rules
         self._outcomes = outcomes
+        self._probes = probes
         self._has_rules = bool(rules) or bool(outcomes)
         self._key_is_in_headers = key_is_in_headers
 
@@ -77,7 +88,7 @@ class Router:
         headers = request.headers
         routing = headers.routing
         if routing is None or routing.table is not self.table:
-            routing = self._by_key(headers, peer)
+            routing = self._by_key(request, peer)
         if not self._has_rules:
             return routing, _NO_OUTCOMES
         forced, outcomes = self._match(request)
@@ -89,13 +100,25 @@ class Router:
         if found is not None:
             self._table_version, self.table, _ = found
 
-    def _by_key(self, headers: ParsedHeaders, peer: Peer) -> Routing:
-        table, jar = self.table, self._jar
+    def _by_key(self, request: Request, peer: Peer) -> Routing:
+        table, jar, headers = self.table, self._jar, request.headers
         key = self._key_reader.read(headers, peer)
         cookie = b""
         sent = key is not None
+        probes = self._probes
+        has_no_cookie = jar is not None and not sent
+        if (
+            probes is not None
+            and (has_no_cookie or not self._key_is_in_headers)
+            and probes.match(request, peer)
+        ):
+            self._proxy_cells[counters.PROBES] += 1
+            return table.without_user(_NOT_SHARED)
         if jar is not None:
             if key is None:
+                if jar.is_withheld(request):
+                    self._proxy_cells[counters.WITHHELD] += 1
+                    return table.route(None, _NOT_SHARED)
                 key = jar.mint(table)
                 cookie = jar.set_cookie(key, secure=_is_secure(headers, peer))
             elif jar.rotates and jar.is_old(headers.cookie):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from canaryproxy.config import Sticky
-from canaryproxy.http1.forwarding import Peer
-from canaryproxy.http1.request import ParsedHeaders
-from canaryproxy.measure.routing import RouteTable
+from canaryproxy.http1.forwarding import Peer, TrustedProxies
+from canaryproxy.http1.request import ParsedHeaders, Request
+from canaryproxy.measure.routing import Headers, RouteTable
 from canaryproxy.proxy.signing import Signer
 
 _RANDOM_BYTES: Final = 16
@@ -18,6 +18,9 @@ _TAB: Final = 0x09
 _BLANK: Final = 0x20
 _QUOTE: Final = 0x22
 _SEMICOLON: Final = 0x3B
+_SAFE: Final = frozenset((b"GET", b"HEAD"))
+"""Methods by which a link or a redirect opens a page."""
+_ADDRESS: Final = re.compile(rb"[0-9.]+|\[.*\]?")
 
 
 class CookieFinder:
@@ -27,13 +30,14 @@ class CookieFinder:
 
     def __init__(self, name: str) -> None:
         self._begin = name.encode("latin-1") + b"="
-        self._pattern = re.compile(rb"(?:^|;)[ \t]*" + re.escape(self._begin) + rb'"?([^;" \t]+)')
+        self._pattern = re.compile(rb"(?:^|;)[ \t]*" + re.escape(self._begin) + rb"([^;]*)")
 
     def find(self, cookies: bytes) -> bytes | None:
         """Return the cookie's value, ``None`` if it is not there.
 
-        The first one wins (RFC 6265 §5.4 puts the most specific first); surrounding quotes are not part of
-        the value; an empty value counts as absent.
+        The first one wins (RFC 6265 §5.4 puts the most specific first). The value goes to the semicolon, as
+        browsers send it: quotes, commas and blanks inside are part of it, as in a cookie that holds JSON.
+        Blanks and a pair of quotes around it are not. An empty value counts as absent.
         """
         begin = self._begin
         if cookies.startswith(begin):
@@ -51,9 +55,17 @@ class CookieFinder:
             return self._search(cookies)
         return value
 
+    def all(self, cookies: bytes) -> Iterator[bytes]:
+        """Yield the values of all cookies with this name: browsers send one for each path and domain."""
+        for match in self._pattern.finditer(cookies):
+            value = match[1].strip(b" \t")
+            if len(value) > 1 and value[0] == value[-1] == _QUOTE:
+                value = value[1:-1]
+            if value:
+                yield value
+
     def _search(self, cookies: bytes) -> bytes | None:
-        match = self._pattern.search(cookies)
-        return match[1] if match else None
+        return next(self.all(cookies), None)
 
 
 class KeyReader:
@@ -77,7 +89,7 @@ class _FromCookie(KeyReader):
 
 
 class _FromSignedCookie(KeyReader):
-    """A cookie without a valid signature counts as absent."""
+    """A cookie without a valid signature counts as absent: the next one of that name may have one."""
 
     __slots__ = ("_finder", "_signer")
 
@@ -86,8 +98,11 @@ class _FromSignedCookie(KeyReader):
         self._signer = signer
 
     def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:  # noqa: ARG002
-        value = self._finder.find(headers.cookie) if headers.cookie else None
-        return None if value is None else self._signer.verify(value)
+        for value in self._finder.all(headers.cookie) if headers.cookie else ():
+            key = self._signer.verify(value)
+            if key is not None:
+                return key
+        return None
 
 
 class _FromHeader(KeyReader):
@@ -101,21 +116,26 @@ class _FromHeader(KeyReader):
 
 
 class _FromAddress(KeyReader):
-    """The client's address: according to a trusted proxy, else the connection's."""
+    """The client's address: according to trusted proxies, else the connection's."""
 
-    __slots__ = ()
+    __slots__ = ("_proxies",)
+
+    def __init__(self, proxies: TrustedProxies) -> None:
+        self._proxies = proxies
 
     def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:
-        named = headers.fields.forwarded_for if peer.trusted else b""
-        return named or peer.address.encode() or None
+        address = peer.address
+        if peer.trusted:
+            address = self._proxies.client(headers.fields.forwarded_for, address)
+        return address.encode() or None
 
 
-def key_reader(sticky: Sticky, signer: Signer | None = None) -> KeyReader:
+def key_reader(sticky: Sticky, proxies: TrustedProxies, signer: Signer | None = None) -> KeyReader:
     """Return the reader of the configured sticky key; with a ``signer`` it reads signed cookies only."""
     if sticky.header is not None:
         return _FromHeader(sticky.header)
     if sticky.address:
-        return _FromAddress()
+        return _FromAddress(proxies)
     name = sticky.cookie or ""
     return _FromCookie(name) if signer is None else _FromSignedCookie(name, signer)
 
@@ -123,7 +143,16 @@ def key_reader(sticky: Sticky, signer: Signer | None = None) -> KeyReader:
 class CookieJar:
     """Mints sticky cookies and writes them as ``Set-Cookie`` lines (RFC 6265 §4.1)."""
 
-    __slots__ = ("_attributes", "_finder", "_name", "_secure", "_signer", "rotates")
+    __slots__ = (
+        "_attributes",
+        "_finder",
+        "_name",
+        "_partitioned",
+        "_same_site",
+        "_secure",
+        "_signer",
+        "rotates",
+    )
 
     def __init__(self, sticky: Sticky, signer: Signer | None = None) -> None:
         self._signer = signer
@@ -136,18 +165,49 @@ class CookieJar:
         )
         if sticky.domain:
             attributes += f"; Domain={sticky.domain}"
+        if sticky.partitioned:
+            attributes += "; Partitioned"
         self._attributes = attributes.encode("latin-1")
-        self._secure = sticky.same_site == "None"  # browsers drop SameSite=None without Secure
+        self._secure = sticky.needs_https
+        self._same_site = sticky.same_site
+        self._partitioned = sticky.partitioned
 
     def mint(self, table: RouteTable) -> bytes:
         """Return a new key: 128 random bits in hex, with the release's tag if only new users are admitted."""
         key = secrets.token_hex(_RANDOM_BYTES).encode()
         return key + b"." + table.tag if table.new_sessions_only else key
 
+    def is_withheld(self, request: Request) -> bool:
+        """Tell whether a browser may have the cookie and not have sent it with this request, which has none.
+
+        Then the user may be known: a new cookie would replace the one that the browser keeps. Requests from
+        another site come without a ``SameSite=Lax`` cookie unless they open a page by a safe method, and so
+        do all requests in a frame of another site.
+        """
+        seen = _fetch_metadata(request.fields.raw)
+        storage = seen.get(b"sec-fetch-storage-access", b"")
+        if self._same_site == "None":
+            return storage in (b"none", b"inactive") and not self._partitioned
+        if storage:
+            return True  # sent in frames of another site only
+        site = seen.get(b"sec-fetch-site", b"")
+        is_safe = request.method in _SAFE
+        if not site:  # plain HTTP, or a browser of before 2023
+            origin = seen.get(b"origin", b"")
+            return bool(origin) and not is_safe and not _same_site(origin, request.fields.host)
+        if site != b"cross-site":
+            return False
+        opens_page = is_safe and seen.get(b"sec-fetch-dest", b"") == b"document"
+        return self._same_site == "Strict" or not opens_page
+
     def is_old(self, cookies: bytes) -> bool:
-        """Tell whether the (valid) sticky cookie among these was not signed by the first key."""
-        value = self._finder.find(cookies)
-        return self._signer is not None and value is not None and self._signer.is_old(value)
+        """Tell whether the sticky cookie among these that is valid was not signed by the first key."""
+        signer = self._signer
+        if signer is None:
+            return False
+        valid = (one for one in self._finder.all(cookies) if signer.verify(one) is not None)
+        value = next(valid, None)
+        return value is not None and signer.is_old(value)
 
     def set_cookie(self, key: bytes, *, secure: bool) -> bytes:
         """Return the ``Set-Cookie`` line with CRLF; ``secure``: the client speaks https."""
@@ -155,6 +215,27 @@ class CookieJar:
             key = self._signer.sign(key)
         flag = b"; Secure" if secure or self._secure else b""
         return b"Set-Cookie: " + self._name + b"=" + key + self._attributes + flag + b"\r\n"
+
+
+def _fetch_metadata(fields: Headers) -> dict[bytes, bytes]:
+    """Return Origin and the Sec-Fetch fields (https://www.w3.org/TR/fetch-metadata/), names in lower case."""
+    found = {}
+    for name, value in fields:
+        if name[:1] in b"OoSs":
+            lower = name.lower()
+            if lower == b"origin" or lower.startswith(b"sec-fetch-"):
+                found[lower] = value
+    return found
+
+
+def _same_site(origin: bytes, host: bytes) -> bool:
+    """Tell whether an origin and a host end in the same two labels: nearly what browsers call a site."""
+    return _site(origin.rpartition(b"//")[2]) == _site(host)
+
+
+def _site(host: bytes) -> list[bytes]:
+    name = host.lower() if host.endswith(b"]") else host.lower().rpartition(b":")[0] or host.lower()
+    return [name] if _ADDRESS.fullmatch(name) else name.split(b".")[-2:]
 
 
 def cookie_stripper(name: str) -> Callable[[bytes], bytes]:

@@ -25,9 +25,8 @@ document.addEventListener("securitypolicyviolation",
 """
 
 
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """One browser for all tests."""
+def launch(profile: Path, **preferences: object) -> webdriver.Chrome:
+    """Start a browser whose memory is in a folder; names of preferences have ``__`` for a dot."""
     for binary in (CHROMIUM, CHROMEDRIVER):
         if not binary.exists():
             pytest.skip(f"{binary} is not installed (Debian: chromium, chromium-driver)")
@@ -40,11 +39,20 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
         "--disable-dev-shm-usage",
         "--disable-background-networking",
         "--no-proxy-server",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+        f"--user-data-dir={profile}",
     ):
         options.add_argument(argument)
+    if preferences:
+        prefs = {name.replace("__", "."): value for name, value in preferences.items()}
+        options.add_experimental_option("prefs", prefs)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options, webdriver.ChromeService(str(CHROMEDRIVER)))
+    return webdriver.Chrome(options, webdriver.ChromeService(str(CHROMEDRIVER)))
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """One browser for all tests."""
+    started = launch(tmp_path_factory.mktemp("chromium"))
     try:
         started.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _WATCH})
         yield started

@@ -385,7 +385,8 @@ def _has(here: Any, part: str | int) -> bool:
 
 ONLY_PARSE_KNOWS = {
     "admin_open", "admin_socket_taken", "admin_tokens", "admit_header", "alpha_order", "duration_long",
-    "endpoint_label", "endpoint_port", "endpoint_twice", "gate_timeout", "listen_admin", "listen_every_v6",
+    "endpoint_label", "endpoint_port", "endpoint_twice", "gate_timeout", "host_prefix", "listen_admin",
+    "listen_every_v6",
     "listen_localhost", "listen_loop", "listen_loop_every", "listen_port", "listen_sexagesimal",
     "listen_twice", "match_regex", "outcome_unknown", "own_socket", "regex_large", "regex_lookahead",
     "secret_two", "steps_fall", "sticky_cookie_only", "variant_header", "weight_fine",
@@ -671,3 +672,39 @@ def test_a_problem_found_later_has_its_place_in_the_file() -> None:
     text = "listen:\n  address: 127.0.0.1:1\n  tls:\n    certificates:\n      - cert: a\n        key: b\n"
     found = config.problem(text, file="f.yaml", path=where, message="does not fit")
     assert str(found) == "f.yaml:6:14: listen.tls.certificates[0].key: does not fit"
+
+
+def sticky(settings: str, more: str = "") -> tuple[str, ...]:
+    variants = "{stable: {endpoints: [http://a:1]}, canary: {endpoints: [http://a:2]}}"
+    return config.warnings(
+        config.parse(f"variants: {variants}\nsplit: {{sticky: {settings}}}\n{more}", file="f.yaml")
+    )
+
+
+def test_an_address_behind_an_untrusted_balancer_is_warned_of() -> None:
+    (line,) = sticky("{address: true}")
+    assert line.startswith("split.sticky.address without forwarded.trust: behind a load balancer")
+    assert sticky("{address: true}", "forwarded: {trust: [10.0.0.0/8]}") == ()
+    assert sticky("{address: true}", "listen: unix:/run/p.sock") == ()
+    assert sticky("{header: X-User}") == ()
+
+
+@pytest.mark.parametrize(
+    "settings", ["{same_site: None}", "{cookie: __Host-u}", "{cookie: __Secure-u}"]
+)
+def test_a_cookie_that_needs_https_without_https_is_warned_of(settings: str) -> None:
+    (line,) = sticky(settings)
+    assert "over https only, and no listener has tls" in line
+    assert sticky(settings, "forwarded: {trust: [10.0.0.0/8]}") == ()
+
+
+def test_probes_can_be_turned_off() -> None:
+    variants = "variants: {stable: {endpoints: [http://a:1]}}"
+    for text, found in (
+        ("", True),
+        ("split: {probes: false}", False),
+        ("split: {probes: true}", True),
+    ):
+        made = config.parse(f"{variants}\n{text}", file="f.yaml")
+        assert (made.split.probes is not None) is found
+    assert parse().split.probes is not None

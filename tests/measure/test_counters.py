@@ -31,6 +31,9 @@ def spans() -> dict[str, range]:
         "MIRRORED",
         "DROPPED",
         "FAILED_COPY",
+        "PROBES",
+        "WITHHELD",
+        "TOLERATED",
     ):
         del found[name]  # the proxy's own
     for name in ("STABLE", "CANARY", "MOST_OUTCOMES"):  # numbers, not cells

@@ -25,7 +25,7 @@ export function problems(live) {
 
 function of(release) {
   const found = [];
-  const { config, fleet, unsaved, quiet, variants } = release;
+  const { config, fleet, unsaved, quiet, notice, variants } = release;
   if (fleet && !fleet.connected) found.push(["suspect", `Redis is unreachable. This replica keeps its weight and can still trip, but no step begins: ${fleet.error}`]);
   if (fleet?.conflict) found.push(["suspect", `This replica's configuration differs from the fleet's: ${fleet.conflict}`]);
   if (unsaved !== null) found.push(["suspect", `The state file cannot be written, and a restart would lose recent changes: ${unsaved}`]);
@@ -38,5 +38,6 @@ function of(release) {
   }
   const compared = release.weight > 0 && release.weight < 100;
   if (quiet !== null && compared) found.push(["info", `Nothing to compare: ${quiet}. The release stays on its step until there is.`]);
+  if (notice) found.push(["info", `${notice[0].toUpperCase()}${notice.slice(1)}.`]);
   return found;
 }

@@ -31,7 +31,7 @@ from canaryproxy.config.model.outcomes import JsonWhen, Outcome, OutcomeMatch, W
 from canaryproxy.config.model.release import Gate, Release, Step
 from canaryproxy.config.model.resilience import Mirror, Rescue
 from canaryproxy.config.model.section import Mistake
-from canaryproxy.config.model.split import MatchRule, Split, Sticky
+from canaryproxy.config.model.split import MatchRule, Probes, Split, Sticky
 from canaryproxy.config.model.tls import Certificate, ClientTls, ServerTls
 from canaryproxy.config.model.variants import Variant, Variants
 
@@ -64,6 +64,7 @@ __all__ = [
     "Outcome",
     "OutcomeMatch",
     "PathMatch",
+    "Probes",
     "Release",
     "Reload",
     "Rescue",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -40,6 +40,10 @@ class Config(Section):
         default_factory=lambda: (Listener.model_validate({"address": "127.0.0.1:8080"}),),
         description="host:port, [::1]:port, unix:/path, a mapping with address, or a list of them.",
         json_schema_extra={"default": "127.0.0.1:8080"},
+    )
+    strict: Literal["enforce", "report"] = Field(
+        "enforce",
+        description="report: mend, forward and count requests that are malformed without being dangerous.",
     )
     workers: int = Field(
         1, ge=0, le=256, description="Worker processes that share the port; 0: one for each core."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from canaryproxy.config import types
 from canaryproxy.config.model.match import HeaderMatch, PathMatch
@@ -16,10 +16,14 @@ from canaryproxy.config.model.section import (
     at_least_one,
     one_of,
     report,
+    switch,
 )
 
 _STICKY = ("cookie", "header", "address")
-_COOKIE_ONLY = ("set", "max_age", "forward", "same_site", "domain", "sign")
+_COOKIE_ONLY = ("set", "max_age", "forward", "same_site", "domain", "partitioned", "sign")
+_HOST_PREFIX = "__host-"
+_SECURE_PREFIXES = (_HOST_PREFIX, "__secure-")
+"""Cookies with these names are kept only with attributes to match (RFC 6265bis §4.1.3), in any case."""
 
 
 class Sign(Section):
@@ -53,7 +57,17 @@ class Sticky(Section):
     domain: types.Domain | None = Field(
         None, description="Domain attribute of the cookie; not sent by default."
     )
+    partitioned: bool = Field(
+        False,
+        description="Partitioned attribute: in frames, a cookie for each site that embeds the service.",
+    )
     sign: Sign | None = Field(None, description="Sign the cookies; off by default.")
+
+    @property
+    def needs_https(self) -> bool:
+        """Whether browsers keep the cookie only with Secure: it has to be set over https."""
+        name = (self.cookie or "").lower()
+        return self.same_site == "None" or name.startswith(_SECURE_PREFIXES)
 
     @property
     def set(self) -> bool:
@@ -84,7 +98,17 @@ class Sticky(Section):
                         f"has no effect: it is for cookies, and users are identified by {given[0]}"
                     )
                     yield Mistake(message, (name,), (("cookie",),))
-        elif self.sign is not None and not self.set_:
+        else:
+            yield from self._cookie_mistakes()
+
+    def _cookie_mistakes(self) -> Iterator[Mistake]:
+        if self.domain is not None and (self.cookie or "").lower().startswith(_HOST_PREFIX):
+            message = f"browsers drop a cookie {self.cookie} that has a domain: remove it, or use __Secure-"
+            yield Mistake(message, ("domain",), (("cookie",),))
+        if self.partitioned and self.same_site != "None":
+            message = "is for frames of other sites, which get the cookie with same_site: None only"
+            yield Mistake(message, ("partitioned",), (("same_site",),))
+        if self.sign is not None and not self.set_:
             message = "has no effect with set: false: only cookies that the proxy sets are signed"
             yield Mistake(message, ("sign",), (("set",),))
 
@@ -122,6 +146,36 @@ _RESERVED = frozenset(
 """Response headers that cannot name the variant, because they mean something else."""
 
 
+_MONITORS = (
+    *("kube-probe/", "ELB-HealthChecker/", "GoogleHC/", "Amazon-Route53-Health-Check-Service"),
+    *("Edge Health Probe", "Load Balancer Agent", "Azure Traffic Manager Endpoint Monitor"),
+    *("Cloudflare-Healthchecks/", "Cloudflare-Traffic-Manager/", "(healthcheck)"),
+    *("(health check)", "Envoy/HC", "Consul Health Check", "Blackbox Exporter/", "Prometheus/"),
+    *("check_http/", "UptimeRobot/", "Uptime-Kuma/", "Pingdom", "StatusCake", "Site24x7"),
+    *("Better Stack", "Better Uptime Bot", "Datadog/Synthetics", "DatadogSynthetics"),
+    *("NewRelicPinger/", "Zabbix", "updown.io daemon"),
+)
+
+
+class Probes(Section):
+    """Requests without a user, such as health checks and monitors: they go to stable and are not compared."""
+
+    agents: tuple[types.AgentText, ...] = Field(
+        _MONITORS, description="Texts that a User-Agent of a monitor contains, in any case."
+    )
+    paths: tuple[types.UrlPath, ...] = Field(
+        ("/healthz", "/livez", "/readyz", "/health", "/ping", "/-/healthy", "/-/ready"),
+        description="Paths of health checks, exactly.",
+    )
+    networks: tuple[types.Network, ...] = Field(
+        (), description="Networks (CIDR) of clients that only check."
+    )
+    bare: bool = Field(
+        True,
+        description="OPTIONS without User-Agent, HTTP/1.0 without it and Host: HAProxy's checks.",
+    )
+
+
 class Split(Section):
     """The users that get the canary."""
 
@@ -139,8 +193,18 @@ class Split(Section):
     match: tuple[MatchRule, ...] = Field(
         (), description="Rules that force a variant; the first match wins."
     )
+    probes: Annotated[
+        Probes | None, BeforeValidator(switch, json_schema_input_type=Probes | bool | None)
+    ] = Field(
+        default_factory=Probes, description="Requests without a user; false: treat them as users."
+    )
     variant_header: types.Name | None = Field(
         None, description="Response header that names the variant; not sent by default."
+    )
+
+    private: bool = Field(
+        False,
+        description="Cache-Control: private in responses, so that a CDN or Varnish keeps no variant for all.",
     )
 
     @model_validator(mode="after")

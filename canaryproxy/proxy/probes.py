@@ -1,0 +1,66 @@
+"""Requests without a user: health checks of load balancers, and monitors."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from canaryproxy.config import Probes
+from canaryproxy.http1.forwarding import Peer, TrustedProxies
+from canaryproxy.http1.request import (
+    MONITOR,
+    NO_AGENT,
+    OTHER_AGENT,
+    UNKNOWN,
+    Request,
+    RequestFields,
+)
+
+_LONGEST_AGENT: Final = 256
+"""Bytes of a User-Agent that are searched."""
+
+
+class ProbeRules:
+    """The compiled ``split.probes``."""
+
+    __slots__ = ("_agents", "_bare", "_networks", "_paths", "_proxies")
+
+    def __init__(self, probes: Probes, proxies: TrustedProxies) -> None:
+        self._paths = frozenset(path.encode("latin-1") for path in probes.paths)
+        self._bare = probes.bare
+        agents = [re.escape(agent.lower().encode("latin-1")) for agent in probes.agents]
+        self._agents = re.compile(b"|".join(agents)) if agents else None
+        self._networks = TrustedProxies(probes.networks) if probes.networks else None
+        self._proxies = proxies
+
+    def match(self, request: Request, peer: Peer) -> bool:
+        """Tell whether a request is a probe. To be asked where it carries no cookie or header of a user."""
+        if request.rule_key[1] in self._paths:
+            return True
+        fields = request.fields
+        agent = fields.agent_kind
+        if agent == UNKNOWN:
+            agent = fields.agent_kind = self._kind_of_agent(fields)
+        if agent == MONITOR:
+            return True
+        if (
+            agent == NO_AGENT
+            and self._bare
+            and (request.method == b"OPTIONS" or (request.http10 and not fields.field(b"host")))
+        ):
+            return True
+        if self._networks is None:
+            return False
+        client = peer.address
+        if peer.trusted:
+            client = self._proxies.client(fields.forwarded_for, client)
+        return bool(client) and self._networks.trusts(client)
+
+    def _kind_of_agent(self, fields: RequestFields) -> int:
+        agent = fields.field(b"user-agent")
+        if not agent:
+            return NO_AGENT if fields.forwarding is None else OTHER_AGENT  # a proxy's client
+        if self._agents is None:
+            return OTHER_AGENT
+        found = self._agents.search(agent[:_LONGEST_AGENT].lower())
+        return OTHER_AGENT if found is None else MONITOR

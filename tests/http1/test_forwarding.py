@@ -1,0 +1,63 @@
+"""The client's address: X-Forwarded-For read from the right, over the proxies that are trusted."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from canaryproxy.http1.forwarding import TrustedProxies, address_in
+
+LB, CDN, USER = "10.0.0.5", "198.51.100.9", "203.0.113.7"
+PROXIES = TrustedProxies(
+    (ip_network("10.0.0.0/8"), ip_network("198.51.100.0/24"), ip_network("fd00::/8"))
+)
+
+
+@pytest.mark.parametrize(
+    ("chain", "client"),
+    [
+        (b"", LB),
+        (b"203.0.113.7", USER),
+        (b"203.0.113.7, 198.51.100.9", USER),
+        (b"203.0.113.7,198.51.100.9,10.0.0.4", USER),
+        (b"192.0.2.1, 203.0.113.7, 198.51.100.9", USER),
+        (b"203.0.113.7:51234, 198.51.100.9:443", USER),
+        (b"[2001:db8::7]:51234, fd00::1", "2001:db8::7"),
+        (b"2001:DB8:0:0::7,[fd00::1]", "2001:db8::7"),
+        (b'"[2001:db8::7]"', "2001:db8::7"),
+        (b"fe80::1%eth0", "fe80::1"),
+        (b"::ffff:203.0.113.7", USER),
+        (b"203.0.113.7, unknown", LB),
+        (b"203.0.113.7, unknown, 198.51.100.9", CDN),
+        (b"203.0.113.7, , 198.51.100.9", CDN),
+        (b"203.0.113.7, _hidden:80, 10.0.0.4", "10.0.0.4"),
+        (b"10.0.0.4, 10.0.0.3", "10.0.0.4"),
+        (b"\xff\xfe, 198.51.100.9", CDN),
+        (b"1" * 20_000 + b", 198.51.100.9", CDN),
+        (b"203.0.113.7.8, 198.51.100.9", CDN),
+    ],
+)
+def test_the_first_address_that_is_not_trusted_is_the_client(chain: bytes, client: str) -> None:
+    for _ in range(2):  # read, then cached
+        assert PROXIES.client(chain, LB) == client
+
+
+@given(
+    st.lists(st.one_of(st.ip_addresses(), st.sampled_from([ip_address(LB), ip_address(CDN)]))),
+    st.lists(st.sampled_from([ip_address(LB), ip_address(CDN)])),
+    st.ip_addresses().filter(lambda ip: not PROXIES.trusts(str(ip))),
+)
+def test_what_a_stranger_writes_further_left_changes_nothing(
+    forged: list[object], proxies: list[object], user: object
+) -> None:
+    chain = ", ".join(map(str, [*forged, user, *proxies])).encode()
+    assert PROXIES.client(chain, LB) == address_in(str(user).encode())
+
+
+@given(st.binary(max_size=80))
+def test_any_entry_is_an_address_or_nothing(entry: bytes) -> None:
+    found = address_in(entry)
+    assert not found or str(ip_address(found)) == found
