@@ -7,7 +7,7 @@ from typing import Any, Literal, TextIO
 
 import click
 
-from canaryproxy.cli.common import EXIT_CONFIG, fail
+from canaryproxy.cli.common import EXIT_CONFIG, fail, rule_options
 from canaryproxy.cli.target import Target, reaching
 from canaryproxy.client.api import Client
 from canaryproxy.client.text import clean
@@ -40,27 +40,7 @@ _MOST = 10_000
     type=click.IntRange(1, _MOST),
     help="Number of virtual canaries (with FILE).",
 )
-@click.option(
-    "--alpha",
-    default=0.001,
-    show_default=True,
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Probability of a false breach (with FILE).",
-)
-@click.option(
-    "--margin",
-    default=0.0,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Smallest difference of the rates that can be a breach, absolute (with FILE).",
-)
-@click.option(
-    "--direction",
-    default="increase",
-    show_default=True,
-    type=click.Choice(["increase", "decrease"]),
-    help="The direction of change that is bad (with FILE).",
-)
+@rule_options(" (with FILE)")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reaching
 def aa(

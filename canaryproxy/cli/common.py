@@ -24,6 +24,8 @@ EXIT_OPPOSITE = 4
 EXIT_TIMEOUT = 5
 EXIT_INTERRUPTED = 130
 
+Command = Callable[..., None]
+
 config_option = click.option(
     "-c",
     "--config",
@@ -33,6 +35,39 @@ config_option = click.option(
     metavar="FILE",
     help="Configuration file (YAML).",
 )
+
+
+def rule_options(when: str = "") -> Callable[[Command], Command]:
+    """Return the options of a judge of recorded requests; ``when`` ends their help."""
+
+    def options(command: Command) -> Command:
+        for option in (  # the last is applied first
+            click.option(
+                "--direction",
+                default="increase",
+                show_default=True,
+                type=click.Choice(["increase", "decrease"]),
+                help=f"The direction of change that is bad{when}.",
+            ),
+            click.option(
+                "--margin",
+                default=0.0,
+                show_default=True,
+                type=click.FloatRange(0, 1),
+                help=f"Smallest difference of the rates that can be a breach, absolute{when}.",
+            ),
+            click.option(
+                "--alpha",
+                default=0.001,
+                show_default=True,
+                type=click.FloatRange(0, 1, min_open=True, max_open=True),
+                help=f"Probability of a false breach{when}.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return options
 
 
 class Ended(SystemExit):

@@ -9,7 +9,7 @@ from typing import Literal, TextIO
 
 import click
 
-from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load
+from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load, rule_options
 from canaryproxy.config.text import NONE, count, odds, percent
 from canaryproxy.judging.replay import RowError, read_rows, replay, time_of
 from canaryproxy.judging.user_replay import (
@@ -21,28 +21,10 @@ from canaryproxy.judging.user_replay import (
 )
 from canaryproxy.release.rollout import Step
 
-_RATIO = click.FloatRange(0, 1, min_open=True, max_open=True)
-
 
 @click.command()
 @click.argument("file", type=click.File("r", encoding="utf-8-sig"))
-@click.option(
-    "--alpha", default=0.001, show_default=True, type=_RATIO, help="Probability of a false breach."
-)
-@click.option(
-    "--margin",
-    default=0.0,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Smallest difference of the rates that can be a breach, absolute.",
-)
-@click.option(
-    "--direction",
-    default="increase",
-    show_default=True,
-    type=click.Choice(["increase", "decrease"]),
-    help="The direction of change that is bad.",
-)
+@rule_options()
 @click.option("--users", "by_user", is_flag=True, help="FILE has one row for each request.")
 @click.option(
     "--weight",
