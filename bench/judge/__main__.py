@@ -12,6 +12,7 @@ import sys
 from binascii import crc32
 from collections.abc import Callable, Iterator, Sequence
 from math import exp
+from pathlib import Path
 from statistics import median
 from time import monotonic
 
@@ -26,6 +27,7 @@ from tests.simulation.judges import ERRORS, ROUTES, SLOW, Run, at, judged_on, th
 from tests.simulation.whole import Kind, whole_judge
 from tests.simulation.worlds import Release
 
+FOLDER = Path(__file__).parent
 CHUNK = 5
 BESIDE = 40
 """Releases of a row on which the other rules are tried."""
@@ -146,7 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.judge", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few releases of some rows")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="rows whose name contains this text")
+    parser.add_argument(
+        "--only",
+        default="",
+        help='rows whose "section: name" contains this text, such as "healthy: "',
+    )
     parser.add_argument("--releases", type=int, default=200, help="at most so many a row")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--without", choices=PARTS, default=ALL, help="take a part of the test out")
@@ -154,7 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [
         (index, min(releases, options.releases))
         for index, row in enumerate(ROWS)
-        if options.only in row.name and (releases := row.quick if options.quick else row.releases)
+        if options.only in f"{row.section}: {row.name}"
+        and (releases := row.quick if options.quick else row.releases)
     ]
     began = monotonic()
     print(_header(options.seed))

@@ -30,6 +30,13 @@ def test_rows_have_names_of_their_own() -> None:
     assert names.issuperset(ROWS_THAT_SHOW)
 
 
+def test_published_results_have_every_row_and_keep_every_promise() -> None:
+    published = (bench.FOLDER / "RESULTS.md").read_text()
+    for row in ROWS:
+        assert f"| {row.name} | {row.wanted} | rolled back " in published, row.name
+    assert "| NOT |" not in published
+
+
 def test_limits_of_simulated_tests_are_those_of_the_judge() -> None:
     """All metrics and all routes of all steps together spend no more than α; errors most of it."""
     limits = {metric: metric.judged()[1].log_limit for metric in (ERRORS, SLOW, ROUTES)}
