@@ -360,7 +360,7 @@ def _whole() -> list[Row]:
     add(
         "route of 0.77% dead, weight 25",
         World(25.0, 20_000, harm=Harm(1.0, route=31), rate=200.0, routes=zipf(32)),
-        Wanted(caught=1.0, users=14.0),  # in that time stable's 0.5% hurts four or five on other routes
+        Wanted(caught=1.0, users=14.0),  # stable's 0.5% hurts four or five of them elsewhere
         seconds=90.0,
         releases=10,
     )
