@@ -1,4 +1,4 @@
-"""Which process listens on a port, as far as /proc tells."""
+"""The process that listens on a port, as far as /proc tells."""
 
 from __future__ import annotations
 
