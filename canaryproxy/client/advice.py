@@ -1,4 +1,4 @@
-"""What an operator does next, by the state of the release. Pure."""
+"""The next act of an operator, by the state of the release. Pure."""
 
 from __future__ import annotations
 
