@@ -414,8 +414,8 @@ def _metrics(document: Mapping[str, Any], width: int, *, details: bool) -> list[
     names = [clean(one.get("metric"), 40) for one in metrics]
     name_width = min(max(*map(len, names), 8) if len(names) > 1 else max(len(names[0]), 8), 16)
     roomy = width >= 100
-    bar = min(max(width - name_width - 55 - (22 if roomy else 0), 10), 40)
-    head = Text(f" {'metric':<{name_width}} {'evidence':<{bar}}{'':>13}", style="dim")
+    bar = min(max(width - name_width - 56 - (22 if roomy else 0), 10), 40)
+    head = Text(f" {'metric':<{name_width}} {'evidence':<{bar}}{'':>14}", style="dim")
     head.append(f"  {'level':<8}  canary's rate", "dim")
     lines = [head]
     proof = document.get("promote") == "proof"
@@ -430,7 +430,7 @@ def _metrics(document: Mapping[str, Any], width: int, *, details: bool) -> list[
         line.append_text(_bar(one, bar, style))
         beyond = one.get("log_evidence") is None and level == "breach"
         odds = words.BEYOND if beyond else words.odds(one.get("log_evidence"))
-        line.append(odds.rjust(13))
+        line.append(odds.rjust(14))
         shown = "proven" if proof and level == "ok" and one.get("proven") is True else level
         known = one.get("comparable") is True or level != "ok"
         line.append(f"  {shown if known else 'no data':<8}", style if known else "dim")

@@ -49,7 +49,7 @@ def test_forecast_agrees_with_simulated_releases_within_a_fifth(
         for at in range(61)
     ]
     middle = median(run.requests for run in runs)
-    assert abs(found.requests - middle) <= max(0.2 * middle, 1.0)
+    assert abs(found.requests - middle) <= max(0.2 * middle, 1.0 / canary)  # or one failure
     middle = median(run.users for run in runs)
     assert abs(found.users - middle) <= max(0.2 * middle, 1.0)
 
