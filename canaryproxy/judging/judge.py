@@ -200,7 +200,7 @@ class Judge:
             learning.follow(now)
         elif not learning.limits.known and learning.baseline.enough:
             learning.refresh(now)
-            self._step.learn(learning.limits, now)
+            self._step.learn(learning.limits)
 
     def _warm_up(self, now: float, step: Step) -> None:
         if self._warm or self._watch.up_at is None:

@@ -8,7 +8,7 @@ quiet to tell them, once, as soon as they are known.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from typing import Any
 
@@ -126,10 +126,11 @@ class Step:
         self.trials: dict[str, Trial] = {}
         for spec in self._specs:
             self.trials[spec.name] = self._trial(spec, now)
+        self._now = now
         self.routes: dict[int, dict[str, Trial]] = {}
+        """By template, of the routes that were met."""
         self._bad: dict[tuple[int, int, bool], int] = {}
         """Bad canary responses by template, status and whether they failed, to name the worst."""
-        self._add_routes(now)
         self._sort()
 
     @property
@@ -164,21 +165,22 @@ class Step:
             return None
         return UserProof(self._left, margin)
 
-    def _add_routes(self, now: float) -> None:
+    def _route_tests(self, template: int) -> dict[str, Trial]:
+        """Return the tests of a route, or of the routes that are judged together."""
         if not self._settings.routes or not self.limits.routes:
-            return
+            return {}
+        route = self.limits.routes.get(template)
+        name = OTHERS if route is None else route.name
         hold = families.log_hold(self._specs, self._settings, route=True)
-        names = {template: route.name for template, route in self.limits.routes.items()}
-        names[metrics.OTHER] = OTHERS
-        for template, name in names.items():
-            self.routes[template] = {}
-            for spec in families.route_specs(self._settings):
-                alpha = families.route_alpha_of(spec, self._specs, self._settings, self.share)
-                settings = TestSettings(
-                    log_limit=-log(alpha), log_hold=hold, margin=spec.margin, looks=False
-                )
-                test = LotteryTest(self.lottery, self._units, settings, now, None, 0)
-                self.routes[template][spec.name] = Trial(spec, name, settings, test, template)
+        found: dict[str, Trial] = {}
+        for spec in families.route_specs(self._settings):
+            alpha = families.route_alpha_of(spec, self._specs, self._settings, self.share)
+            settings = TestSettings(
+                log_limit=-log(alpha), log_hold=hold, margin=spec.margin, looks=False
+            )
+            test = LotteryTest(self.lottery, self._units, settings, self._now, None, 0)
+            found[spec.name] = Trial(spec, name, settings, test, template)
+        return found
 
     # Records
 
@@ -192,16 +194,28 @@ class Step:
         self._sorter = Sorter(
             takers, self.limits, outcomes, settings.business, warm=self.warm, hang=HANG
         )
+        self._takers = takers
         self._by_route: dict[int, RouteSorter] = {}
-        content = settings.content is not None
-        for template in {*self.limits.routes, *self.routes}:
-            tests = self.routes.get(template, {})
-            mine = {name: trial.test.pending.append for name, trial in tests.items()}
-            limits = self.limits.routes.get(template)
-            self._by_route[template] = RouteSorter(
-                mine, takers, limits, content=content, warm=self.warm
+
+    def _sorter_of(self, template: int) -> RouteSorter:
+        """Return what takes the records of a route; its tests begin with the first of them.
+
+        All of them at once would be the longest tick of a step.
+        """
+        of = template if template in self.limits.routes else OTHER
+        found = self._by_route.get(of)
+        if found is None:
+            if of not in self.routes:
+                self.routes[of] = self._route_tests(of)
+            mine = {name: trial.test.pending.append for name, trial in self.routes[of].items()}
+            found = self._by_route[of] = RouteSorter(
+                mine,
+                self._takers,
+                self.limits.routes.get(of),
+                content=self._settings.content is not None,
+                warm=self.warm,
             )
-        self._elsewhere = self._by_route.pop(metrics.OTHER, None)
+        return found
 
     def add(self, first: int, second: int, third: int, template: int) -> None:
         """Take a record of the lottery's population, given by its words, on a route."""
@@ -214,10 +228,9 @@ class Step:
         kind = self._sorter.kind(first, second, third)
         kind.give(trial)
         route = self._by_route.get(template)
-        if route is not None:
-            route.take(kind, first, third, trial)
-        elif self._elsewhere is not None:
-            self._elsewhere.take(kind, first, third, trial)
+        if route is None:
+            route = self._sorter_of(template)
+        route.take(kind, first, third, trial)
         if (kind.errors or kind.answers) and first >> VARIANT_SHIFT & 1:
             bad, of = self._bad, (template, first >> STATUS_SHIFT & 0x3FF, kind.errors is True)
             if of in bad or len(bad) < _MOST_BAD:
@@ -234,11 +247,12 @@ class Step:
         ``template``: of one route only, ``metrics.OTHER`` of those that are judged together. Neither is named
         that has less than half of them.
         """
+        limits = self.limits.routes
         first, last, is_failed = _STATUSES.get(metric, (1, 0, False))
         by_status: dict[int, int] = {}
         by_route: dict[int, int] = {}
         for (route, status, failed), number in self._bad.items():
-            of_route = OTHER if template == OTHER and route not in self._by_route else route
+            of_route = OTHER if template == OTHER and route not in limits else route
             if failed is is_failed and first <= status <= last and template in (None, of_route):
                 by_status[status] = by_status.get(status, 0) + number
                 by_route[route] = by_route.get(route, 0) + number
@@ -272,6 +286,7 @@ class Step:
 
     def tick(self, now: float) -> None:
         """Let the tests look, begin rounds and settle proofs: ten times a second."""
+        self._now = now
         if self.user_time is not None:
             self.trials[metrics.BUSINESS].test.pending += self.user_time.close(now)
         for trial in self.trials.values():
@@ -293,11 +308,15 @@ class Step:
                 proof.add(row, now, canary=positions[row] < limit, bad=(one & 1 == 1) is is_bad)
         proof.tick(now)
 
-    def learn(self, limits: Limits, now: float) -> None:
-        """Take the limits that were not known when the step began."""
+    def learn(self, limits: Limits) -> None:
+        """Take the limits that were not known when the step began; routes that were known stay."""
+        known = self.limits.routes
+        if known:
+            routes = {template: limits.routes.get(template, old) for template, old in known.items()}
+            limits = replace(limits, routes=routes)
+        else:
+            self.routes = {}
         self.limits = limits
-        if not self.routes:
-            self._add_routes(now)
         self._sort()
 
     def warm_up(self, now: float) -> None:
@@ -355,7 +374,10 @@ class Step:
             if trial is not None and trial.proof is not None:
                 trial.proof.log_e = float(log_e)
         for template, tests in state["routes"].items():
-            mine = self.routes.get(int(template), {})
+            of = int(template)
+            if of != OTHER and of not in self.limits.routes:
+                continue
+            mine = self.routes[of] = self._route_tests(of)
             for name, saved in tests.items():
                 if name in mine:
                     self._restore(mine[name], saved, now, None)
