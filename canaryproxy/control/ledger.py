@@ -93,14 +93,14 @@ _LEVELS = {
     "aborted": logging.WARNING,
 }
 _TITLES = {
-    "step": "step passed",
+    "step": "next step",
     "cleared": "back to normal",
     "reload_failed": "reload failed, the running configuration stays",
 }
 
 
 def sentence(record: Record) -> str:
-    """Return a record in a line: ``paused by ann``, ``step passed: no regression in …``."""
+    """Return a record in a line: ``paused by ann``, ``next step: no regression in …``."""
     title = _TITLES.get(record.what, record.what.replace("_", " "))
     parted = "" if record.cause.startswith(("by ", "manually ")) else ":"
     return f"{title}{parted} {record.cause}"

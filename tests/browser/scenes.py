@@ -308,7 +308,7 @@ def healthy() -> Scene:
     scene.record(
         now - 842,
         "step",
-        "step passed: no regression in 1,164 canary requests over 300 s",
+        "next step: no regression in 1,164 canary requests over 300 s",
         step=2,
         steps=5,
         weight=5.0,
@@ -335,7 +335,7 @@ def healthy() -> Scene:
     scene.record(
         now - 192,
         "step",
-        "step passed: no regression in 4,021 canary requests over 300 s",
+        "next step: no regression in 4,021 canary requests over 300 s",
         step=3,
         steps=5,
         weight=25.0,
