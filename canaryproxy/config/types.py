@@ -201,7 +201,9 @@ JsonState = Annotated[
 _check, _schema = _form(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,4096}", "a file path")
 FilePath = Annotated[str, _check, _schema]
 _check, _schema = _form(
-    r"/[^?#\s]*", "a path that begins with /, without query, spaces and #", examples=["/admin"]
+    r"/[^?#\s\x00-\x1f\x7f-\x9f]*",
+    "a path that begins with /, without query, spaces and #",
+    examples=["/admin"],
 )
 UrlPath = Annotated[str, _check, _schema]
 _check, _schema = _form(r"[A-Z][A-Z-]*", "a method in capitals, such as GET", examples=["GET"])

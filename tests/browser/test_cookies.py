@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.support.ui import WebDriverWait
 
 from canaryproxy.measure.routing import bucket_of
@@ -254,7 +255,8 @@ def test_a_restarted_browser_is_the_same_user(tmp_path: Path, driver: webdriver.
                 variant = it.open(it.shop)
                 seen.append((variant, it.cookie()))
                 # Closed in order: what the profile has is on the disk then.
-                browser.execute_cdp_cmd("Browser.close", {})
+                with contextlib.suppress(WebDriverException):  # it may be gone before it replies
+                    browser.execute_cdp_cmd("Browser.close", {})
             finally:
                 browser.quit()
         assert seen[0] == seen[1]

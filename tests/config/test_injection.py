@@ -37,6 +37,7 @@ split:
     - {variant: stable, path: {prefix: /a}}
     - {variant: stable, path: {regex: /a}}
     - {variant: stable, method: [GET]}
+  probes: {agents: [Monitor], paths: [/health], networks: ["10.0.0.0/8"]}
 release:
   id: cart-2.4
   steps: [{weight: 1%, bake: 5m}, {weight: 100}]
