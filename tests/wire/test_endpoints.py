@@ -251,9 +251,7 @@ async def test_an_endpoint_without_a_free_connection_hands_over_to_stable() -> N
     async def silence(link: Link) -> None:
         await link.to_end()
 
-    more = (
-        ALL + "limits: {max_endpoint_connections: 1, max_requests: 1000, first_byte_timeout: 100ms}"
-    )
+    more = ALL + "limits: {max_endpoint_connections: 1, max_requests: 1000, first_byte_timeout: 2s}"
     async with (
         Upstream(named(b"stable")).serving() as stable,
         Upstream(silence).serving() as canary,
