@@ -40,7 +40,7 @@ from typing import Any
 
 from canaryproxy.judging import families, metrics, words
 from canaryproxy.judging.learning import Learning
-from canaryproxy.judging.metrics import FALLBACK, Limits
+from canaryproxy.judging.metrics import Limits
 from canaryproxy.judging.named_routes import NamedRoutes
 from canaryproxy.judging.posted import PostedTest
 from canaryproxy.judging.sample_ratio import LIMIT as RATIO_LIMIT
@@ -118,10 +118,8 @@ class Judge:
 
         Before the first step as in the warm-up: requests keep the limits that they were routed with.
         """
-        limits = self.limits
-        if self._warm:
-            return limits.late, limits.stalled
-        return max(limits.late, HANG), max(limits.stalled, FALLBACK.stalled)
+        limits = self.limits if self._warm else self.limits.warming(HANG)
+        return limits.late, limits.stalled
 
     def observe(self, now: float, sample: Sample) -> Assessment:
         """Take what settled until ``now`` (seconds, any origin, not falling) and return the verdicts.

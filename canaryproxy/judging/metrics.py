@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from canaryproxy.judging.settings import LatencyRule
@@ -154,6 +154,10 @@ class Limits:
     routes: Mapping[int, RouteLimits] = field(default_factory=dict)
     """By template: the busiest routes."""
 
+    def warming(self, hang: float) -> Limits:
+        """Return those of a warm-up, in which a response is late only beyond ``hang`` seconds."""
+        return replace(self, late=max(self.late, hang), stalled=max(self.stalled, FALLBACK.stalled))
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
         return {
@@ -214,7 +218,7 @@ def outcomes_of(record: Record, limits: Limits, *, warm: bool, hang: float) -> d
     failed = bool(flags & records.FAILED)
     if first_byte is not None and not flags & records.TUNNEL:
         if not flags & records.LATE:
-            found[LATENCY] = first_byte > (limits.late if warm else max(limits.late, hang))
+            found[LATENCY] = first_byte > (limits if warm else limits.warming(hang)).late
         if warm and limits.known:
             found[P50] = first_byte > limits.late_p50
             found[P95] = first_byte > limits.late_p95

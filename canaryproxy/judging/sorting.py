@@ -89,7 +89,7 @@ class Sorter:
         self._business = business
         self._warm = warm
         self._hang = hang
-        late = limits.late if warm else max(limits.late, hang)
+        late = (limits if warm else limits.warming(hang)).late
         self._times = sorted([late, limits.late_p50, limits.late_p95, limits.late_p99])
         self._kinds: dict[int, Kind] = {}
 

@@ -16,7 +16,7 @@ from canaryproxy.judging import families, metrics
 from canaryproxy.judging.families import Spec
 from canaryproxy.judging.history import History
 from canaryproxy.judging.lottery import Estimate, Lottery, LotteryTest, TestSettings
-from canaryproxy.judging.metrics import FALLBACK, OTHER, Limits
+from canaryproxy.judging.metrics import OTHER, Limits
 from canaryproxy.judging.proof import UserProof
 from canaryproxy.judging.sample_ratio import SampleRatio
 from canaryproxy.judging.settings import JudgeSettings
@@ -270,9 +270,8 @@ class Step:
         if name == metrics.LATENCY and trial.template is not None:
             route = limits.routes.get(trial.template)
             return None if route is None else route.late
-        late = limits.late if self.warm else max(limits.late, HANG)
-        stalled = limits.stalled if self.warm else max(limits.stalled, FALLBACK.stalled)
-        times = (late, limits.late_p50, limits.late_p95, limits.late_p99, stalled)
+        in_force = limits if self.warm else limits.warming(HANG)
+        times = (in_force.late, limits.late_p50, limits.late_p95, limits.late_p99, in_force.stalled)
         return dict(zip(_OF_TIME, times, strict=True)).get(name)
 
     def _meet(self, row: int, *, canary: bool) -> None:
