@@ -256,6 +256,10 @@ class FakeAdmin:
             )
         elif action == "weight":
             await self._update({"state": "paused", "weight": float(body["weight"])})
+        elif action == "accept":
+            metric = body["metric"]
+            await self._record("accepted", f"{metric} {by}: {body['reason']}", {"metric": metric})
+            await self._update({"accepted": [*self.scene.document["accepted"], metric]})
         elif action == "trip":
             await self._trip({"cause": body.get("cause", by)})
 

@@ -21,7 +21,7 @@ PLAN = [
 ]
 LIMIT = math.log(5 / 0.001)
 HOLD_LIMIT = math.log(5 / 0.05)
-RUNNING = ["pause", "promote", "abort", "weight", "trip", "drill"]
+RUNNING = ["pause", "promote", "abort", "weight", "accept", "trip", "drill"]
 
 
 @dataclass

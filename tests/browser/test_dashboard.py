@@ -37,7 +37,11 @@ def test_loads_without_complaint_and_from_here_only(page: Page, serve: Serve, na
         "return performance.getEntriesByType('resource').filter((r) => r.responseStatus >= 400)"
     )
     assert failed == []
-    assert page.enabled() == {*fake.scene.document["allowed"], "reload"}
+    document = fake.scene.document
+    can = {*document["allowed"], "reload"}
+    if document["level"] == "ok" and not document["holds"]:
+        can.discard("accept")
+    assert page.enabled() == can
 
 
 def test_a_trip_cannot_be_missed(page: Page, serve: Serve) -> None:
@@ -239,6 +243,36 @@ def test_weight_is_checked_while_it_is_typed(page: Page, serve: Serve) -> None:
     page.says("weight", "30.25%")
     (sent,) = fake.received
     assert (sent.method, sent.path, sent.body) == ("PUT", "/v1/weight", {"weight": 30.25})
+
+
+def test_a_wanted_difference_is_accepted_where_it_holds_with_a_reason(
+    page: Page, serve: Serve
+) -> None:
+    scene = held()
+    fake = serve(scene)
+    page.open(fake.url)
+    offered = [b for b in page.all("#evidence .accept") if b.is_displayed()]
+    assert [b.get_dom_attribute("aria-label") for b in offered] == [
+        "Accept errors on GET /checkout…"
+    ]
+    page.says("evidence", "accepted by ann: the login is required now")
+    offered[0].click()
+    page.dialog()
+    page.says("confirm-says", "errors GET /checkout neither holds the release nor opens")
+    page.says("confirm-says", "Accepted before: client_errors, errors GET /old.")
+    assert not page.of("confirm-do").is_enabled(), "there is no reason yet"
+    page.press("the old carts are gone")
+    page.all("#confirm-fields input[type=password]")[0].send_keys(TOKEN)
+    assert fake.received == []
+    page.press(Keys.ENTER)
+    page.says("outcome", "Done: errors GET /checkout is accepted")
+    (sent,) = fake.received
+    assert (sent.method, sent.path) == ("POST", "/v1/release/accept")
+    assert sent.body == {"metric": "errors GET /checkout", "reason": "the old carts are gone"}
+    page.says("progress", "errors GET /checkout by operator: the old carts are gone")
+    page.until(lambda: page.of("do-accept").is_enabled(), "an outcome that is blind can be, too")
+    fake.update(holds=[], metrics=[], level="ok")
+    page.until(lambda: not page.of("do-accept").is_enabled(), "there is nothing to accept")
 
 
 def test_drill_trip_and_reload_say_what_came_of_them(page: Page, serve: Serve) -> None:
@@ -534,7 +568,8 @@ def test_what_is_known_by_user_what_holds_and_what_is_accepted(page: Page, serve
     page.says("progress", "7 of 10")
     page.says("progress", "Held: looks worse: error rate on GET /checkout")
     page.says("progress", "Held: outcome empty_search is blind")
-    page.says("progress", "Accepted, neither holds nor trips: client_errors, errors GET /old")
+    page.says("progress", "Accepted, neither holds nor trips: client_errors by ann: the login is")
+    page.says("progress", "Accepted, neither holds nor trips: errors GET /old")
     shown = [meter for meter in page.all("#evidence [role=meter]") if meter.is_displayed()]
     assert len(shown) == 5, "metrics with nothing to tell take one line"
     fake.update(holds=[], hold="7 of 10 users")

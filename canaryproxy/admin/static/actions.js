@@ -34,15 +34,35 @@ function judgement(release) {
   return `The judge sees no regression${open.length > 0 ? `; safety not proven yet for ${open.join(", ")}` : ""}.`;
 }
 
+/** Whether a metric holds or trips now. */
+export const standsOut = (each) => !each.accepted && (each.level !== "ok" || each.worse);
+
+const standing = (release) => release.metrics.filter(standsOut);
+
+/** The name by which a metric is accepted: the metric, or the metric and its route. */
+export const fullName = ({ metric, route }) => (route === null ? metric : `${metric} ${route}`);
+
+/** The names that can be accepted, those that stand out first. */
+export function acceptable(release) {
+  const names = [...standing(release), ...release.metrics].map(fullName);
+  return [...new Set(names)].filter((each) => !release.accepted.includes(each));
+}
+
+/** Who accepted a metric and why, as "by ann: the login is required"; empty if the history has it no more. */
+export function acceptedBy(name, records) {
+  const found = records.findLast((record) => record.what === "accepted" && record.figures.metric === name);
+  return found ? found.cause.slice(name.length).trim() : "";
+}
+
 const post = (name) => ({ method: "POST", path: `v1/release/${name}` });
 const ends = "The release ends. Starting it again begins with the first step and a new judge.";
 
 /**
  * By name: `label` and `key` of the button; method and path of the request; `does`, the title of the dialog and of
- * its button; `says`, the lines of the dialog for (release, records, typed weight); `fields` of the dialog; `safe` if
- * it moves users off the canary or moves none (as `asks` of v1/acts says): it carries no If-Match, because an act
- * towards stable must not lose a race, and no warning; `always` if `allowed` does not restrict it; `config` if its If-Match
- * is the configuration's ETag.
+ * its button; `says`, the lines of the dialog for (release, records, typed weight, typed metric); `fields` of the
+ * dialog; `safe` if it moves users off the canary or moves none (as `asks` of v1/acts says): it carries no If-Match, because an act
+ * towards stable must not lose a race, and no warning; `needed` if there is something to do it for; `always` if `allowed`
+ * does not restrict it; `config` if its If-Match is the configuration's ETag.
  */
 export const ACTIONS = {
   start: {
@@ -120,6 +140,22 @@ export const ACTIONS = {
       "The release ends. With no users on stable there is nothing to compare: only guard rails can still trip.",
     ],
   },
+  accept: {
+    ...post("accept"),
+    label: "Accept…",
+    key: "e",
+    group: "rollout",
+    does: "Accept a difference",
+    needed: (release) => standing(release).length + release.holds.length > 0,
+    fields: ["metric", "why"],
+    says: (release, _records, _weight, typed) => [
+      typed === ""
+        ? "Name a metric, or a metric and a route, whose difference is wanted."
+        : `${typed} neither holds the release nor opens the circuit any more, until this release ends. All other metrics do.`,
+      ...standing(release).map((each) => `Now: ${each.reason}`),
+      release.accepted.length > 0 ? `Accepted before: ${release.accepted.join(", ")}.` : null,
+    ],
+  },
   abort: {
     ...post("abort"),
     label: "Abort",
@@ -187,12 +223,16 @@ export const ACTIONS = {
   },
 };
 
+/** Whether an action is possible now. */
+export const allowed = (release, name) => release !== null && (ACTIONS[name].always === true || release.allowed.includes(name));
+
 /** Whether an action, with the typed weight, takes users off the canary or moves none. */
 export const isSafe = (action, release, typed) =>
   action.safe === true || (action.lowers !== undefined && release !== null && action.lowers(release, typed));
 
-/** The result of an action, in one sentence. */
-export function outcome(name, response) {
+/** The result of an action, in one sentence; `sent` is the body of the request. */
+export function outcome(name, response, sent) {
+  if (name === "accept") return `Done: ${sent.metric} is accepted until this release ends.`;
   if (name === "drill") {
     const { seconds_to_last_request: seconds, requests_after: after } = response.drill;
     if (seconds === null) return "Drill done: requests still reached the canary at its end. See the history.";

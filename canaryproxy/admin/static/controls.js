@@ -1,7 +1,7 @@
 // The buttons, and the dialog that explains a change before it is made.
 
 import { $, attr, el, keyed, text } from "./dom.js";
-import { ACTIONS, isSafe, outcome } from "./actions.js";
+import { ACTIONS, acceptable, allowed, isSafe, outcome } from "./actions.js";
 import { change, configTag, look, operator, token } from "./api.js";
 import { plural } from "./words.js";
 
@@ -32,16 +32,19 @@ export class Controls {
 
   draw() {
     const { release } = this.#live;
-    for (const name of Object.keys(ACTIONS)) $(`do-${name}`).disabled = !allowed(release, name);
+    for (const [name, { needed }] of Object.entries(ACTIONS)) {
+      $(`do-${name}`).disabled = !allowed(release, name) || (needed && !needed(release));
+    }
   }
 
-  /** Open the dialog of an action, with the current release. */
-  async open(name) {
+  /** Open the dialog of an action, with the current release; `metric` is what it is about, if it is. */
+  async open(name, metric = null) {
     const action = ACTIONS[name];
     if ($("confirm").open || !allowed(this.#live.release, name)) return;
     this.#name = name;
     this.#seen = null;
     this.#make(action);
+    if (metric !== null) this.#fields.metric.input.value = metric;
     $("confirm").showModal();
     await this.#look("");
     this.#focus(action);
@@ -65,13 +68,18 @@ export class Controls {
     const fields = {
       weight: field("Percent of users", { type: "number", min: 0, max: 100, step: 0.01, inputmode: "decimal", required: true }),
       reason: field("Reason (for the history)", { type: "text", maxlength: 200 }),
+      metric: field("Metric, or metric and route", { type: "text", maxlength: 200, required: true, list: "acceptable" }),
+      why: field("Why it is wanted (for the history)", { type: "text", maxlength: 200, required: true }),
       cause: field("Reason (for the history)", { type: "text", maxlength: 200 }),
       by: field("Your name (for the history)", { type: "text", maxlength: 64, autocomplete: "username" }, operator.get()),
       token: field("Admin token (kept until this tab is closed)", { type: "password", autocomplete: "current-password" }),
     };
     const names = [...(action.fields ?? []), "by", ...(token.get() === "" ? ["token"] : [])];
     this.#fields = Object.fromEntries(names.map((name) => [name, fields[name]]));
-    $("confirm-fields").replaceChildren(...Object.values(this.#fields).map((each) => each.node));
+    const choices = acceptable(this.#live.release);
+    const list = el("datalist", { id: "acceptable" }, choices.map((value) => el("option", { value })));
+    $("confirm-fields").replaceChildren(...Object.values(this.#fields).map((each) => each.node), list);
+    if (this.#fields.metric) this.#fields.metric.input.value = choices[0] ?? "";
     text($("confirm-title"), `${action.does}?`);
     text($("confirm-do"), action.does);
     text($("confirm-problem"), "");
@@ -106,8 +114,9 @@ export class Controls {
   #explain() {
     if (this.#name === null || this.#seen === null) return;
     const action = ACTIONS[this.#name];
+    const metric = this.#fields.metric?.input.value.trim() ?? "";
     const { release, acts } = this.#seen;
-    const says = action.says(release, this.#live.records, this.#typed()).filter((words) => words !== null);
+    const says = action.says(release, this.#live.records, this.#typed(), metric).filter((words) => words !== null);
     const moved = acts.find((each) => each.act === this.#name)?.moved;
     if (moved > 0 && !this.#fields.weight) says.splice(1, 0, `That is about ${plural(moved, "user")}, by those seen in the last minutes.`);
     $("confirm-do").className = isSafe(action, release, this.#typed()) ? "do" : "do do-careful";
@@ -118,7 +127,8 @@ export class Controls {
       () => el("li", {}),
       (node, item) => text(node, item.words),
     );
-    const ready = allowed(this.#seen.release, this.#name) && (!this.#fields.weight || this.#typed() !== null);
+    const complete = Object.values(this.#fields).every(({ input }) => !input.required || input.value.trim() !== "");
+    const ready = complete && allowed(this.#seen.release, this.#name) && (!this.#fields.weight || this.#typed() !== null);
     $("confirm-do").disabled = this.#busy || !ready;
   }
 
@@ -132,7 +142,7 @@ export class Controls {
   /** Moving users off the canary is one key away; moving them onto it is not. */
   #focus(action) {
     if (!$("confirm").open) return;
-    const first = this.#fields.weight ?? this.#fields.token;
+    const first = this.#fields.weight ?? this.#fields.why ?? this.#fields.token;
     if (first) first.input.focus();
     else $(action.safe && !$("confirm-do").disabled ? "confirm-do" : "confirm-cancel").focus();
   }
@@ -149,11 +159,12 @@ export class Controls {
     try {
       if (action.config && newToken) this.#seen.etag = await configTag();
       const etag = isSafe(action, this.#seen.release, this.#typed()) && !this.#fields.weight ? null : this.#seen.etag;
-      const response = await change(action.method, action.path, this.#body(), etag);
+      const body = this.#body();
+      const response = await change(action.method, action.path, body, etag);
       if (response.drill) this.#live.take(response.release);
       else if (response.state) this.#live.take(response);
       if (this.#name === name) $("confirm").close();
-      text($("outcome"), outcome(name, response));
+      text($("outcome"), outcome(name, response, body));
       const focus = document.activeElement;
       if (focus === document.body || $("confirm").contains(focus)) $("outcome").focus(); // the button is gone
     } catch (error) {
@@ -190,17 +201,15 @@ export class Controls {
 
   #body() {
     const body = {};
-    for (const name of ["by", "reason", "cause"]) {
+    for (const name of ["by", "reason", "cause", "metric"]) {
       const value = this.#fields[name]?.input.value.trim();
       if (value) body[name] = value;
     }
+    if (this.#fields.why) body.reason = this.#fields.why.input.value.trim();
     if (this.#fields.weight) body.weight = this.#typed();
     return body;
   }
 }
-
-const allowed = (release, name) =>
-  release !== null && (ACTIONS[name].always === true || release.allowed.includes(name));
 
 function field(label, attributes, value = "") {
   const input = el("input", { ...attributes, spellcheck: "false" });

@@ -1,6 +1,7 @@
 // The evidence of each metric: how far it is from holding and from tripping, in a bar and in words.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
+import { acceptedBy, allowed, fullName, standsOut } from "./actions.js";
 import { LEVELS, count, interval, metric, odds, percent, plural, ratio } from "./words.js";
 
 const HEADLINES = ["errors", "latency", "throughput", "business"];
@@ -9,7 +10,7 @@ const HEADLINES = ["errors", "latency", "throughput", "business"];
 const brief = (each) =>
   each.level === "ok" && !each.worse && !each.accepted && !HEADLINES.includes(each.metric) && each.log_evidence < each.hold_limit / 2;
 
-export function evidence(live) {
+export function evidence(live, controls) {
   if (live.release === null) return;
   const metrics = [...live.release.metrics].sort((a, b) => rank(a) - rank(b));
   const node = $("evidence");
@@ -22,7 +23,7 @@ export function evidence(live) {
   // One scale for all metrics, so that the marks line up.
   const top = Math.max(...metrics.map((each) => each.limit ?? each.hold_limit)) * 1.15;
   axis(metrics, top);
-  keyed(node, metrics, (each) => `${each.metric} ${each.route ?? ""}`, make, (article, each) => update(article, each, top));
+  keyed(node, metrics, (each) => `${each.metric} ${each.route ?? ""}`, (each) => make(each, controls), (article, each) => update(article, each, top, live));
 }
 
 /** What needs attention comes first. */
@@ -53,7 +54,9 @@ function axis(metrics, top) {
   trip.style.left = share(most.limit, top);
 }
 
-function make(each) {
+function make(each, controls) {
+  const accept = el("button", { type: "button", class: "accept", "aria-haspopup": "dialog", "aria-label": `Accept ${metric(each.metric, each.route)}…` }, "Accept…");
+  accept.addEventListener("click", () => controls.open("accept", fullName(each)));
   return el(
     "article",
     { class: "metric" },
@@ -66,12 +69,13 @@ function make(each) {
       el("span", { class: "bar-mark bar-trip" }),
     ),
     el("div", { class: "row" }, el("p", { class: "said" }), el("span", { class: "proof" })),
-    el("p", { class: "counts" }),
+    el("div", { class: "row" }, el("p", { class: "counts" }), accept),
   );
 }
 
-function update(node, each, top) {
-  const [{ children: [title, level] }, bar, { children: [bounds, proof] }, counts] = node.children;
+function update(node, each, top, { release, records }) {
+  const [{ children: [title, level] }, bar, { children: [bounds, proof] }, { children: [counts, accept] }] = node.children;
+  attr(accept, "hidden", standsOut(each) && allowed(release, "accept") ? null : "");
   const { log_evidence: log, hold_limit: hold, limit } = each;
   const never = limit === null;
   const length = log ?? (each.level === "breach" ? top : 0); // null: beyond floating point
@@ -79,7 +83,7 @@ function update(node, each, top) {
   node.dataset.level = each.level === "ok" && each.worse ? "suspect" : each.level;
   node.classList.toggle("brief", brief(each));
   text(title.lastElementChild, odds(log));
-  if (each.accepted) badge(level, "info", "accepted");
+  if (each.accepted) badge(level, "info", `accepted ${acceptedBy(fullName(each), records) || acceptedBy(each.metric, records)}`.trim());
   else if (shown === "ok" && each.worse) badge(level, "suspect", "looks worse");
   else badge(level, shown, shown === "unknown" ? "nothing to compare" : LEVELS[each.level]);
   const [fill, holdMark, tripMark] = bar.children;

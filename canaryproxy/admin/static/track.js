@@ -1,5 +1,6 @@
 // The rollout as a track of steps, and what the current step still waits for.
 
+import { acceptedBy } from "./actions.js";
 import { $, attr, badge, el, glyph, keyed, text } from "./dom.js";
 import { ago, count, duration, sentence, weight } from "./words.js";
 
@@ -67,7 +68,7 @@ function details(release, at, live) {
     const kind = release.level === "suspect" ? "suspect" : release.state === "paused" ? "paused" : "info";
     lines.push([kind, kind === "info" ? `Waiting before the next step: ${release.hold}` : sentence(release.hold)]);
   }
-  if (release.accepted.length > 0) lines.push(["info", `Accepted, neither holds nor trips: ${release.accepted.join(", ")}`]);
+  for (const name of release.accepted) lines.push(["info", `Accepted, neither holds nor trips: ${name} ${acceptedBy(name, live.records)}`.trim()]);
   if (release.gate) {
     const words = { asked: "Waiting for the gates", refused: "A gate refused the next step", passed: "Gates passed" }[release.gate.state];
     const kind = { asked: "info", refused: "suspect", passed: "ok" }[release.gate.state];
