@@ -17,6 +17,7 @@ import pytest
 from canaryproxy import config
 from tests.deploy.dockerfile import ROOT
 from tests.ports import free_port
+from tests.system.accounts import Accounts
 from tests.system.processes import answers, until
 
 TEXT = (ROOT / "docs" / "first-release.md").read_text()
@@ -35,7 +36,7 @@ class Guide:
     def __init__(self, folder: Path, terminals: contextlib.ExitStack) -> None:
         self.folder = folder
         self.ports = {port: free_port() for port in (8080, 9001, 9002)}
-        self._terminals = terminals
+        self.terminals = terminals
         (folder / ".venv" / "bin").mkdir(parents=True)
         for name, what in (("canaryproxy", "-m canaryproxy"), ("python", "")):
             command = folder / ".venv" / "bin" / name
@@ -48,7 +49,7 @@ class Guide:
             text = re.sub(rf"\b{port}\b", str(free), text)
         return text
 
-    def start(self, line: str) -> None:
+    def start(self, line: str, terminal: contextlib.ExitStack | None = None) -> None:
         """In a terminal of its own, until Ctrl-C there."""
         process = subprocess.Popen(
             ["/bin/sh", "-c", self.here(line)],
@@ -61,7 +62,7 @@ class Guide:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(PATIENCE)
 
-        self._terminals.callback(end)
+        (terminal or self.terminals).callback(end)
 
     def run(self, line: str) -> str:
         done = subprocess.run(
@@ -78,6 +79,13 @@ class Guide:
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def asked(guide: Guide) -> float:
+    """Return how many requests the proxy has had."""
+    shown = guide.run("curl -s --unix-socket run/admin.sock http://admin/metrics")
+    counts = re.findall(r"^canaryproxy_requests_total\{.*\} (\S+)$", shown, re.MULTILINE)
+    return sum(map(float, counts))
 
 
 @pytest.fixture
@@ -98,8 +106,10 @@ def test_the_guide_from_first_to_last(guide: Guide) -> None:
         if line in INSTALL:
             continue
         if line.startswith("while "):
-            for _ in range(3):  # more users, to be done sooner
-                guide.start(line)
+            with contextlib.ExitStack() as terminal:
+                guide.start(line, terminal)
+                until(lambda: asked(guide) > 20, "requests of the guide's users")
+            guide.terminals.enter_context(Accounts(guide.ports[8080]))  # the same, at less cost
         elif " & " in line:
             guide.start(line)
             until(lambda: answers(guide.ports[9001]) and answers(guide.ports[9002]), "services")

@@ -38,6 +38,7 @@ class Shop(ThreadingHTTPServer):
 
 class Page(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # Head and body in one packet: the second of two would wait for the first's ACK.
     server: Shop
 
     def do_GET(self) -> None:
