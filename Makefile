@@ -13,23 +13,22 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo dashboard quick test lint format unit bench bench-gate bench-quick bench-judge \
-	no-compiler no-valgrind fuzz tunnel split soak faults fleet compiled unit-compiled \
+	no-compiler no-valgrind collected fuzz tunnel split soak faults fleet compiled unit-compiled \
 	man pictures lock dist sbom audit image pin-base model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
+# Each asks pip once: it takes as long to find that nothing is missing as to install it.
 $(STAMP): EXTRAS := [test,lint]
-$(STAMP) $(RUN_STAMP): pyproject.toml
+$(BENCH_STAMP): EXTRAS := [test,lint,bench,release,compile]
+$(BENCH_STAMP): ALSO := $(STAMP)
+$(STAMP) $(RUN_STAMP) $(BENCH_STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'canaryproxy needs Python 3.11 or later: make PYTHON=/path/to/python3.11'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.$(EXTRAS)'
-	@touch $@
-
-$(BENCH_STAMP): $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench,release,compile]'
-	@touch $@
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --editable '.$(EXTRAS)'
+	@touch $@ $(ALSO)
 
 install: $(STAMP) ## set up .venv with everything that tests need
 
@@ -48,7 +47,7 @@ quick: $(STAMP) ## what to run at each change: the tests of the pure rooms, in P
 
 test: $(BENCH_STAMP) ## what the gate runs: lint, types, import rules, all tests, instructions a request (with valgrind)
 	@rm -f $(NOTES)
-	@if $(CAN_COMPILE); then $(MAKE) -j2 -Otarget lint compiled; else $(MAKE) lint; fi
+	@$(MAKE) -j2 -Otarget lint $(if $(shell $(CAN_COMPILE) && echo yes),compiled) collected
 	@$(MAKE) unit
 	@$(MAKE) -j2 -Otarget \
 		$(if $(shell $(CAN_COMPILE) && echo yes),unit-compiled,no-compiler) \
@@ -84,6 +83,10 @@ compiled: $(COMPILED)/.done ## a copy in build/compiled, and a wheel in build/wh
 
 unit-compiled: $(COMPILED)/.done ## what the wire and the judge say when compiled (3 min)
 	cd $(COMPILED) && ../../$(BIN)/pytest -n $(JOBS) --dist loadfile tests/wire tests/fuzz tests/judging --notes $(NOTES)
+
+# Pytest rewrites the assertions of all tests once, and not in each of its processes.
+collected: $(BENCH_STAMP)
+	@$(BIN)/pytest --collect-only -q >/dev/null || true
 
 unit: $(BENCH_STAMP) ## pytest, with three processes for each core
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 30 --notes $(NOTES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -15,9 +16,11 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, DummyCookieJar, web
+from rich.console import Console
 
+from canaryproxy.demo import measured, screen
 from canaryproxy.demo.story import STORY
-from canaryproxy.demo.users import Users
+from canaryproxy.demo.users import Seen, Users
 
 pytestmark = pytest.mark.slow
 
@@ -117,12 +120,23 @@ async def test_who_is_sent_back_and_forth_is_told_by_requests_that_follow_each_o
 
 
 def test_without_a_terminal_it_prints_lines_and_a_summary() -> None:
-    done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=DEADLINE, check=True)
-    lines = done.stdout.splitlines()
-    assert "\x1b" not in done.stdout
-    assert [line.partition(":")[0] for line in lines[:4]] == [act.title for act in STORY]
-    assert "0 users were sent back and forth." in done.stdout
-    assert all(len(line) <= 80 for line in lines[4:])
+    figures = measured.between({}, {})
+    seen = Seen(sent=40, answered=40, slow=3)
+    scenes = [
+        screen.Scene(act, figures, seen, 1.0, 1.0, 20, "errors: " + "canary 9 of 20 failed; " * 5)
+        for act in STORY
+    ]
+    assert [screen.plain(scene) for scene in scenes] == [
+        f"{act.title}: rolled back 1.0 s after the fault, 20 canary requests;"
+        " users saw 3 bad responses"
+        for act in STORY
+    ]
+    printed = io.StringIO()
+    screen.summary(Console(file=printed), scenes)
+    assert "\x1b" not in printed.getvalue()
+    assert "160 of 160 requests got a response" in printed.getvalue()
+    assert "0 users were sent back and forth." in printed.getvalue()
+    assert all(len(line) <= 80 for line in printed.getvalue().splitlines())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_accounts_balance_after_every_fault(tmp_path: Path) -> None:
-    report = Soak(tmp_path, 12.0).run()
+    report = Soak(tmp_path, 8.0).run()
     print(report)
     assert report.problems == []
     assert report.ledger.sent > 1000

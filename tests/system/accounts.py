@@ -17,7 +17,7 @@ class Accounts:
     """
 
     def __init__(
-        self, port: int, keeping: int = 6, connecting: int = 2, pause: float = 0.003
+        self, port: int, keeping: int = 6, connecting: int = 2, pause: float = 0.01
     ) -> None:
         self._port = port
         self._keeping = keeping
