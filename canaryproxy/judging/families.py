@@ -85,7 +85,7 @@ def specs(settings: JudgeSettings, limits: Limits) -> list[Spec]:
                 business.margin,
                 relative=True,
                 direction=business.direction,
-                trial="interval" if business.slot is None else "request",
+                trial="interval",
             )
         )
     for outcome in settings.outcomes:

@@ -133,7 +133,8 @@ class Judge:
         self._learn(now)
         was_waiting = self._watch.is_waiting
         self._take(sample, now, waiting=was_waiting)
-        cause = self._watch.tick(now, sample)
+        heard = self._step is not None and self._step.heard()
+        cause = self._watch.tick(now, sample, heard=heard)
         if was_waiting and not self._watch.is_waiting and self._step is not None:
             self._add_step(now, self._step.lottery, self._step.share)
         if self._posted is not None:
@@ -354,6 +355,8 @@ class Judge:
         strangers = None if step.user_time is None else step.user_time.strangers
         if strangers is not None and metrics.BUSINESS not in accepted:
             found.append(words.strangers(*strangers))
+        elif (silence := self._watch.no_events(accepted)) is not None:
+            found.append(silence)
         if step.ratio.log_e >= RATIO_LIMIT and "users" not in accepted:
             found.append(words.arrivals(step.ratio.seen, step.lottery))
         if (warming := self._warming(now)) is not None:

@@ -21,7 +21,7 @@ size              2xx with a body              less than half of the route's P05
 content_type      2xx with a body              a media type that stable did not send on that route
 connections       tunnels, event streams       ended by the upstream, abnormally or within seconds
 outcomes          as configured                as configured
-posted events     half a minute of a user      an event of the user was posted (``user_time``)
+business          half a minute of a user      the user had an event in it (``user_time``)
 routes            as errors, 4xx and 3xx and   the same, for each of the busiest routes
                   empty together, latency
 ================  ===========================  =========================================================

@@ -119,9 +119,7 @@ class Step:
         """By row: the part of the step in which the unit was seen last, 1 or, after the warm-up, 2."""
         self._part = 1
         self._users = [0, 0]
-        business = settings.business
-        self.user_time = UserTime() if business is not None and business.slot is None else None
-        """Where business events are posted."""
+        self.user_time = None if settings.business is None else UserTime()
         self._specs = families.specs(settings, limits)
         self.trials: dict[str, Trial] = {}
         for spec in self._specs:
@@ -189,7 +187,7 @@ class Step:
         settings = self._settings
         takers = {name: trial.test.pending.append for name, trial in self.trials.items()}
         if self.user_time is not None:
-            takers[metrics.BUSINESS] = self.user_time.take
+            takers[metrics.BUSINESS] = self.user_time.respond
         outcomes = [(rule.slot, rule.name) for rule in settings.outcomes]
         self._sorter = Sorter(
             takers, self.limits, outcomes, settings.business, warm=self.warm, hang=HANG
@@ -240,6 +238,10 @@ class Step:
         """Take a business event of a user of the lottery's population."""
         if self.user_time is not None:
             self.user_time.take(self._units.row(position) << 1 | 1)
+
+    def heard(self) -> bool:
+        """Return whether a user of the step had a business event since this was asked last."""
+        return self.user_time is not None and self.user_time.heard()
 
     def worst(self, metric: str, template: int | None) -> tuple[int | None, int]:
         """Return the status of most of a metric's bad canary responses (0: none came), and their route.

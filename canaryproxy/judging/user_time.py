@@ -1,8 +1,9 @@
-"""Users' time: what business events that a service posts for single users are counted against. Pure.
+"""Users' time: what business events of single users are counted against. Pure.
 
-A user's first request in a step begins an *interval* of half a minute; when it ends, the next one begins,
-whatever the user does. An interval is a trial, and it is an event if an event of the user was posted in it.
-So the rate is orders by user and time. Events of users who have sent no request in this step are left out:
+The events are posted by the service, or are responses that an outcome recognises. A user's first request in a
+step begins an *interval* of half a minute; when it ends, the next one begins, whatever the user does. An
+interval is a trial, and it is an event if there was an event of the user in it. So the rate is orders by user
+and time. Events of users who have sent no request in this step are left out:
 the user is not randomised, or the key is wrong. The request may come a little later than its event: a
 service posts the order while it answers.
 
@@ -36,7 +37,7 @@ _REMEMBERED: Final = 500
 class UserTime:
     """The intervals of a step's users: ``take`` requests and events, ``close`` ten times a second."""
 
-    __slots__ = ("_begun", "_known", "_open", "_states", "_unknown", "_with_events")
+    __slots__ = (*("_begun", "_heard", "_known", "_open", "_states", "_unknown", "_with_events"),)
 
     def __init__(self) -> None:
         self._states = bytearray()
@@ -49,6 +50,7 @@ class UserTime:
         self._with_events = 0
         self._unknown = 0
         """Of these, those without a request; both fade."""
+        self._heard = False
 
     def take(self, trial: int) -> None:
         """Take a request or an event of a unit: ``row << 1``, or ``row << 1 | 1``."""
@@ -61,9 +63,22 @@ class UserTime:
             self._begun.append(row)
         if trial & 1:
             states[row] = state | _UNDER_WAY | _EVENT
+            self._heard = self._heard or bool(state & _KNOWN)
         elif not state & _KNOWN:
             self._known += 1
             states[row] = state | _UNDER_WAY | _KNOWN
+            self._heard = self._heard or bool(state & _EVENT)
+
+    def respond(self, trial: int) -> None:
+        """Take a request whose response may be an event: ``row << 1``, or ``row << 1 | 1``."""
+        self.take(trial & ~1)
+        if trial & 1:
+            self.take(trial)
+
+    def heard(self) -> bool:
+        """Return whether there was an event of a user who sent a request, since this was asked last."""
+        heard, self._heard = self._heard, False
+        return heard
 
     def close(self, now: float) -> list[int]:
         """End the intervals whose time is over, and return them as trials, ``row << 1 | event``."""

@@ -5,7 +5,8 @@
 * *Rails* (``rails``): most raw requests fail, whatever the number of users.
 * *Silence*: the last canary requests all failed, for ten seconds.
 * *Outage*: stable itself fails most of its requests.
-* *Blindness* (``sight``): a configured outcome sees nothing while requests flow.
+* *Blindness* (``sight``): a configured outcome sees nothing, or less of the canary, while requests flow.
+* *No events*: the business metric had none in this step, or in this release where more of them are bad.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from canaryproxy.judging.metrics import Record
 from canaryproxy.judging.rails import Rails, Raw
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.sight import Growth, Sight
+from canaryproxy.judging.silence import Silence
 from canaryproxy.judging.verdict import CLIENT_ERRORS, REQUESTS, UNREACHED, Counts, Sample
 from canaryproxy.measure import records
 
@@ -63,6 +65,7 @@ class Watch:
         self._business = None if settings.business is None else settings.business.outcome
         names = {*(rule.name for rule in settings.outcomes), self._business}
         self._sights = {name: Sight(name) for name in sorted(filter(None, names))}
+        self._silence = None if settings.business is None else Silence(settings.business)
         self.answered = 0
         """Canary requests that ended."""
 
@@ -104,8 +107,13 @@ class Watch:
         """Whether the canary is not up yet: it was called, and has never accepted a connection."""
         return self.up_at is None and self._down_since is not None
 
-    def tick(self, now: float, sample: Sample) -> str | None:
-        """Take the raw counts; return the cause in words if the circuit must open."""
+    def tick(self, now: float, sample: Sample, *, heard: bool = False) -> str | None:
+        """Take the raw counts, and whether there was a business event of the step's users.
+
+        Return the cause in words if the circuit must open.
+        """
+        if self._silence is not None:
+            self._silence.take(sample, by_users=heard)
         stable, canary = self._stable.gained(sample.stable), self._canary.gained(sample.canary)
         self.answered += canary.ended
         if self.up_at is None and canary.ended > self._canary.unreached:
@@ -148,13 +156,21 @@ class Watch:
             found.append(self._rails.outage)
         seen = accepted | {self._business} if metrics.BUSINESS in accepted else accepted
         watched = [sight for name, sight in self._sights.items() if name not in seen]
-        found += [text for sight in watched if (text := sight.blind(self.answered)) is not None]
+        found += [text for sight in watched if (text := sight.blind()) is not None]
         return found
 
+    def no_events(self, accepted: frozenset[str]) -> str | None:
+        """Return why a step may not be left: the business metric had no event and is not ``accepted``."""
+        if self._silence is None or metrics.BUSINESS in accepted:
+            return None
+        return self._silence.reason
+
     def begin_step(self) -> None:
-        """Look for blindness afresh: what an outcome saw before says nothing of now."""
+        """Look for blindness and silence afresh: what was seen before says nothing of now."""
         for sight in self._sights.values():
             sight.begin_step()
+        if self._silence is not None:
+            self._silence.begin_step()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what must survive a restart as JSON values."""

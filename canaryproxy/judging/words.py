@@ -10,7 +10,7 @@ from canaryproxy.config.text import count, duration, latency, odds, percent, plu
 from canaryproxy.config.units import ratio_text
 from canaryproxy.judging import metrics
 from canaryproxy.judging.families import Spec
-from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.judging.settings import BusinessRule, JudgeSettings
 from canaryproxy.judging.tally import Seen, Side
 from canaryproxy.judging.units import Lottery
 
@@ -115,6 +115,20 @@ def reason(
     if level == "suspect":
         return f"{found}; {evidence} (holds at {hold}, {_trips(spec, log_evidence, limits[0])})"
     return f"{found}; {note or 'no regression seen'}"
+
+
+def no_events(rule: BusinessRule) -> str:
+    """Return why a step is not left although no metric is worse: the business metric had no event at all."""
+    since = "step" if rule.direction == "decrease" else "release"
+    if rule.slot is None:
+        return (
+            f"business sees nothing: no event was posted in this {since} for a user who sent a request; "
+            "POST /v1/events, or accept business"
+        )
+    return (
+        f"business sees nothing: outcome {rule.outcome} did not occur in this {since}; "
+        "check its match and when, or accept business"
+    )
 
 
 def strangers(unknown: int, events: int) -> str:

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from canaryproxy.judging.evidence import Direction
 from canaryproxy.judging.judge import Judge
 from canaryproxy.judging.settings import BusinessRule, GuardRails, JudgeSettings, OutcomeRule
 from canaryproxy.judging.verdict import Assessment
@@ -427,8 +428,67 @@ def buys(share: float, *, posted: bool, whale: float = 0.0) -> Version:
     return version
 
 
-def shop(posted: bool) -> JudgeSettings:
-    return replace(PLAN, business=BusinessRule(slot=None if posted else 1))
+def shop(posted: bool, direction: Direction = "decrease") -> JudgeSettings:
+    rule = BusinessRule(slot=None, direction=direction)
+    if not posted:
+        rule = replace(rule, slot=1, outcome="order")
+    return replace(PLAN, business=rule)
+
+
+def silent(seen: Assessment) -> list[str]:
+    return [one for one in seen.holds if one.startswith("business sees nothing: ")]
+
+
+@pytest.mark.parametrize(
+    ("posted", "why"),
+    [
+        (True, "no event was posted in this step for a user who sent a request; POST /v1/events"),
+        (False, "outcome order did not occur in this step; check its match and when"),
+    ],
+    ids=["posted", "outcome"],
+)
+def test_a_shop_without_any_order_is_held_in_each_step(posted: bool, why: str) -> None:
+    closed = buys(0.0, posted=posted)
+    world = World(judge(shop(posted)), rate=100.0, stable=closed, canary=closed)
+    world.run(5.0)
+    (said,) = silent(world.step(5.0, 10.0))
+    assert why in said
+    assert silent(world.step(25.0, 5.0))
+    world.stable = buys(0.1, posted=posted)
+    assert not silent(world.run(5.0))
+    world.stable = closed
+    assert silent(world.step(50.0, 5.0))
+    world.accepted = frozenset({"business"})
+    assert not silent(world.tick())
+
+
+def test_events_of_strangers_do_not_break_the_silence() -> None:
+    """Fewer than it takes to say that most keys are unknown."""
+
+    def wrong(user: User, now: float, luck: Random) -> Answer:
+        posted = luck.random() < 0.01
+        return replace(plain(user, now, luck), posted=posted, posted_for=POSITIONS - 1)
+
+    world = World(judge(shop(True)), users=1000, rate=50.0, stable=wrong, canary=wrong)
+    assert silent(world.step(50.0, 5.0))
+
+
+def test_orders_that_are_posted_as_counts_break_the_silence() -> None:
+    world = World(judge(shop(True)), rate=100.0)
+    assert silent(world.step(50.0, 5.0))
+    world.orders["stable"] = 3
+    assert not silent(world.tick())
+
+
+def test_where_more_events_are_bad_one_in_the_release_is_enough() -> None:
+    refunds = buys(0.0, posted=True)
+    world = World(judge(shop(True, "increase")), rate=100.0, stable=refunds, canary=refunds)
+    (said,) = silent(world.step(5.0, 5.0))
+    assert "in this release" in said
+    world.stable = buys(0.1, posted=True)
+    world.run(5.0)
+    world.stable = refunds
+    assert not silent(world.step(25.0, 5.0))
 
 
 @pytest.mark.parametrize("posted", [False, True], ids=["outcome", "posted"])
@@ -440,7 +500,7 @@ def test_a_canary_that_loses_orders_of_all_users_trips(posted: bool) -> None:
     world.run(10.0)
     said = cause(world.step(50.0, 240.0))
     assert said.startswith("conversion rate")
-    assert ("intervals of" if posted else "requests of") in said
+    assert " intervals of " in said
 
 
 @pytest.mark.parametrize("posted", [False, True], ids=["outcome", "posted"])
@@ -480,16 +540,20 @@ def orders_by_the_clock(user: User, now: float, luck: Random, due: dict[int, flo
     return now >= at
 
 
-def test_a_page_that_polls_trips_nothing_if_users_order_as_before() -> None:
+@pytest.mark.parametrize("posted", [False, True], ids=["outcome", "posted"])
+def test_a_page_that_polls_trips_nothing_if_users_order_as_before(posted: bool) -> None:
     """Three times the requests: orders by request fall to a third, orders by user do not."""
     due: dict[int, float] = {}
 
     def shopping(user: User, now: float, luck: Random) -> Answer:
         ordered = orders_by_the_clock(user, now, luck, due)
-        return replace(plain(user, now, luck), posted=ordered)
+        answer = plain(user, now, luck)
+        if posted:
+            return replace(answer, posted=ordered)
+        return replace(answer, trials=2, events=2 if ordered else 0)
 
     world = World(
-        judge(shop(True)), users=spread(300, 300, 5000), rate=120.0, stable=shopping,
+        judge(shop(posted)), users=spread(300, 300, 5000), rate=120.0, stable=shopping,
         canary=shopping, weigh=lambda user: 3.0 if user.position < 5000 * FINE else 1.0,
     )  # fmt: skip
     world.run(5.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from canaryproxy.judging.judge import Judge
+from canaryproxy.judging.posted import POSTED
 from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure import records
 from canaryproxy.measure.records import pack_first, pack_second, pack_third, template_of
@@ -87,6 +88,8 @@ class World:
         self.now = 0.0
         self.weight = 0.0
         self.counts = {"stable": [0, 0, 0, 0], "canary": [0, 0, 0, 0]}
+        self.orders = {"stable": 0, "canary": 0}
+        """Business events that were posted as counts."""
         self.accepted: frozenset[str] = frozenset()
         self.on_canary: set[int] = set()
         self.seen: Assessment | None = None
@@ -149,6 +152,7 @@ class World:
             "requests": (ended, failed),
             "client_errors": (ended, refused),
             "unreached": (ended, unreached),
+            POSTED: (ended, self.orders[side]),
         }
 
     def run(self, seconds: float) -> Assessment:
