@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from canaryproxy.cli.act import carry_out
+from canaryproxy.cli.begin import NewRelease
 from canaryproxy.cli.common import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, fail
 from canaryproxy.cli.target import Target, login, reaching
 from canaryproxy.client import text as words
@@ -78,6 +79,20 @@ class _Operator:
             self._already(preview)
         else:
             self._report(operation, preview, response.body)
+
+    def begin(self, release_id: str, reason: str | None) -> bool:
+        """Begin a new release; return ``False`` if it is the present one."""
+        begun = NewRelease(release_id, login(), reason)
+        preview = self._target.talk(begun.prepare)
+        if preview is None:
+            return False
+        self._announce(preview)
+        changes = self._target.talk(begun.carry_out)
+        if self._as_json:
+            self._print(preview, {"done": True, **changes})
+        else:
+            click.echo(f"Done: {words.outcome(changes['release'])}.")
+        return True
 
     def _announce(self, preview: Document) -> None:
         """Say what will change, and ask in a terminal if the proxy says so."""
@@ -176,19 +191,31 @@ def weight(operator: _Operator, percent: float, reason: str | None) -> None:
 
 
 @click.command()
+@click.option(
+    "--id",
+    "release_id",
+    metavar="ID",
+    help="Begin a new release with this id, which is written into the configuration file.",
+)
 @_reason
 @_acting
-def start(operator: _Operator, reason: str | None) -> None:
-    """Start the release again after an abort.
+def start(operator: _Operator, release_id: str | None, reason: str | None) -> None:
+    """Start the release again after an abort, or begin a new one.
 
     It begins with its first step and a new judge. A configured release starts by itself: if it has begun
     already, there is nothing to do, and the exit status is 0. A release that was promoted cannot start again:
     it needs a new id.
 
+    --id is for pipelines: the proxy writes the id into its configuration file and loads it, as if it had been
+    edited there. Use the name of the build.
+
     \b
-    Example: canaryproxy start
+    Examples:
+      canaryproxy start
+      canaryproxy start --id cart-2.5
     """
-    operator.act("start", reason=reason)
+    if release_id is None or not operator.begin(release_id, reason):
+        operator.act("start", reason=reason)
 
 
 @click.command()

@@ -173,6 +173,19 @@ class Client:
         """Return the configuration, whose ``ETag`` is a precondition of ``reload``."""
         return await self._send("GET", "/v1/config", authorized=True)
 
+    async def put_config(
+        self, text: str, etag: str | None, *, dry_run: bool, by: str, reason: str | None
+    ) -> Response:
+        """Put a text into the configuration file and in force; with ``dry_run`` only return the effect."""
+        query = (
+            {"by": by}
+            | ({"dry_run": "true"} if dry_run else {})
+            | ({} if reason is None else {"reason": reason})
+        )
+        return await self._send(
+            "PUT", "/v1/config", query=query, text=text, etag=etag, authorized=True
+        )
+
     async def history(self, after: int | None, limit: int) -> list[dict[str, Any]]:
         """Return records, oldest first: those after a number, or the newest."""
         query = {"limit": str(limit)} | ({} if after is None else {"after": str(after)})
@@ -220,18 +233,26 @@ class Client:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
+        text: str | None = None,
         etag: str | None = None,
         timeout: float | None = None,
         authorized: bool = False,
     ) -> Response:
-        """Send a request; with ``authorized``, with the token, and only to a known peer."""
+        """Send a request, with ``body`` as JSON or ``text`` as YAML.
+
+        With ``authorized``, with the token, and only to a known peer.
+        """
         headers = {} if etag is None else {"If-Match": etag}
         if authorized:
             await self.identify()
             headers |= self._authorization
+        sent: dict[str, Any] = {"json": body}
+        if text is not None:
+            headers["Content-Type"] = "application/yaml"
+            sent = {"data": text.encode()}
         try:
             async with self._request(
-                method, path, headers=headers, timeout=timeout or TIMEOUT, params=query, json=body
+                method, path, headers=headers, timeout=timeout or TIMEOUT, params=query, **sent
             ) as response:
                 self._check_peer(response)
                 if response.status != 200:

@@ -2,10 +2,13 @@
 
 ``yaml_reader`` reads YAML and keeps positions, ``units`` and ``addresses`` parse single values, ``types`` and
 ``model`` define what is valid, ``patterns`` compiles regular expressions, ``explain`` reports errors,
-and ``advice`` warns about valid but risky settings.
+``variables`` replaces environment variables, and ``advice`` warns about valid but risky settings.
 """
 
 from __future__ import annotations
+
+import os
+from collections.abc import Mapping
 
 from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress
 from canaryproxy.config.advice import warnings
@@ -103,12 +106,13 @@ __all__ = [
 ]
 
 
-def parse(text: str, *, file: str) -> Config:
+def parse(text: str, *, file: str, environment: Mapping[str, str] = os.environ) -> Config:
     """Return the configuration that YAML ``text`` describes; ``file`` is its name in messages.
 
+    Variables of ``environment`` are replaced (``variables``).
     Raises ``ConfigError`` with every problem, in order of position, and no other exception for any text.
     """
-    source = read(text, file)
+    source = read(text, file, environment)
     problems = source.problems
     config: Config | None = None
     if isinstance(source.value, dict):

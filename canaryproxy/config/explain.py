@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from canaryproxy.config import variables
 from canaryproxy.config.errors import Path, Problem, shown
 from canaryproxy.config.model import Config, Mistake
 from canaryproxy.config.yaml_reader import ParsedYaml
@@ -188,13 +189,13 @@ def _found(source: ParsedYaml, path: Path) -> str:
         if not in_mapping and not isinstance(here, tuple):
             return ""
         here = here[part]
-    return shown(here)
+    return _shown_at(source, path, here)
 
 
 def _problem(source: ParsedYaml, path: Path, detail: ErrorDetails) -> Problem:
     kind, value = detail["type"], detail["input"]
     context = detail.get("ctx", {})
-    found = shown(value)
+    found = _shown_at(source, path, value)
     if kind == "extra_forbidden":
         return source.problem(path, _unknown(path), found=shown(path[-1]), at_key=True)
     if kind == "missing":
@@ -215,7 +216,17 @@ def _problem(source: ParsedYaml, path: Path, detail: ErrorDetails) -> Problem:
     else:
         expected = _EXPECTED.get(kind, detail["msg"])
     at_key = "[key]" in detail["loc"]
+    if isinstance(value, str) and "${" in value and path not in source.references:
+        found += f" (variables are replaced only in {variables.WHERE})"
     return source.problem(path, f"expected {expected}, found {found}", found=found, at_key=at_key)
+
+
+def _shown_at(source: ParsedYaml, path: Path, value: object) -> str:
+    """Return a value for a message; a webhook's URL that comes from the environment may be a secret."""
+    written = source.references.get(path)
+    if written is None:
+        return shown(value)
+    return shown(written) if "webhook" in path else f"{shown(value)} from {shown(written)}"
 
 
 def _unknown(path: Path) -> str:

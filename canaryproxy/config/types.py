@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from canaryproxy.config import addresses, units
+from canaryproxy.config import addresses, units, variables
 from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress
 
 DURATION, SIZE, RATIO = "a duration", "a size", "a ratio"
@@ -37,8 +37,18 @@ def _pattern(pattern: str, **more: Any) -> dict[str, Any]:
     return {"type": "string", "pattern": pattern, **more}
 
 
-def _form(pattern: str, words: str, **schema: Any) -> tuple[PlainValidator, WithJsonSchema]:
-    """Return validator and schema for text that matches a pattern; ``words`` describe it in errors."""
+def _or_variable(pattern: str) -> str:
+    """Return a pattern of the schema for values in which environment variables are replaced."""
+    return f"{pattern}|{variables.REFERENCE_PATTERN}"
+
+
+def _form(
+    pattern: str, words: str, *, variable: bool = False, **schema: Any
+) -> tuple[PlainValidator, WithJsonSchema]:
+    """Return validator and schema for text that matches a pattern; ``words`` describe it in errors.
+
+    With ``variable``, the text in the file may have environment variables.
+    """
     compiled = re.compile(pattern)
 
     def parse(value: object) -> str:
@@ -46,7 +56,10 @@ def _form(pattern: str, words: str, **schema: Any) -> tuple[PlainValidator, With
             return value
         raise ValueError(words)
 
-    return _checked(parse), WithJsonSchema(_pattern(f"^(?:{pattern})$", **schema))
+    in_file = f"^(?:{pattern})$"
+    return _checked(parse), WithJsonSchema(
+        _pattern(_or_variable(in_file) if variable else in_file, **schema)
+    )
 
 
 _DURATION_OR_0 = {"anyOf": [_pattern(units.DURATION_PATTERN), {"enum": [0, "0"]}]}
@@ -171,7 +184,9 @@ EndpointUrl = Annotated[
     Endpoint,
     _checked(addresses.endpoint),
     WithJsonSchema(
-        _pattern(r"^(?:unix:.+|https?://(?:\[[^\]]*\]|[^\[\]:/?#@\s]+)(?::[0-9]{1,5})?)$")
+        _pattern(
+            _or_variable(r"^(?:unix:.+|https?://(?:\[[^\]]*\]|[^\[\]:/?#@\s]+)(?::[0-9]{1,5})?)$")
+        )
     ),
 ]
 Network = Annotated[
@@ -212,7 +227,12 @@ _check, _schema = _form(
     r"[ -~]{3,128}", "3 to 128 visible ASCII characters", examples=["kube-probe/"]
 )
 AgentText = Annotated[str, _check, _schema]
-_check, _schema = _form(r"[A-Za-z0-9._:-]{1,64}", "1 to 64 letters, digits and . _ : - only")
+_check, _schema = _form(
+    units.RELEASE_ID_PATTERN,
+    units.RELEASE_ID_WORDS,
+    variable=True,
+    examples=["cart-2.4", "${RELEASE_ID}"],
+)
 ReleaseId = Annotated[str, _check, _schema]
 _check, _schema = _form(
     r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", "1 to 64 letters, digits and _ . - that begin with a letter"
@@ -225,6 +245,7 @@ Pointer = Annotated[str, _check, _schema]
 _check, _schema = _form(
     r"https?://[^\s/?#\x00-\x1f\x7f-\x9f]+(?:[/?][^\s\x00-\x1f\x7f-\x9f]*)?",
     "a URL with http:// or https://",
+    variable=True,
     examples=["https://hooks.example.com/canary"],
 )
 WebUrl = Annotated[str, _check, _schema]

@@ -17,6 +17,8 @@ DURATION_PATTERN = rf"^{_NUMBER}(?:ms|s|m|h|d)$"
 SIZE_PATTERN = r"^[0-9]{1,16}(?:B|kB|KB|KiB|MB|MiB|GB|GiB)?$"
 RATIO_PATTERN = r"^(?:100(?:\.0{1,15})?|[0-9]{1,2}(?:\.[0-9]{1,15})?)%$"
 WEIGHT_PATTERN = r"^(?:100(?:\.0{1,15})?|[0-9]{1,2}(?:\.[0-9]{1,2}0{0,13})?)%$"
+RELEASE_ID_PATTERN = r"[A-Za-z0-9._:-]{1,64}"
+RELEASE_ID_WORDS = "1 to 64 letters, digits and . _ : - only"
 TOKEN_PATTERN = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"  # noqa: S105
 """A token of RFC 9110 §5.6.2: the name of a header, a cookie or a method."""
 STATUS_PATTERN = r"^(?:[1-5]xx|[1-5][0-9]{2})$"

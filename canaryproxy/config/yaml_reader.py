@@ -7,11 +7,15 @@ of other types, merge keys and recursive aliases are problems.
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from canaryproxy.config import variables
 from canaryproxy.config.errors import Path, Problem, shown
 from canaryproxy.config.yaml_errors import Place, explain
 from canaryproxy.config.yaml_parts import (
@@ -56,6 +60,8 @@ class ParsedYaml:
     """Position of the value at a path."""
     keys: dict[Path, Place] = field(default_factory=dict)
     """Position of the key of a path."""
+    references: dict[Path, str] = field(default_factory=dict)
+    """Values with environment variables, as they are written."""
 
     def problem(
         self, path: Path, message: str, *, found: str = "", at_key: bool = False
@@ -69,17 +75,41 @@ class ParsedYaml:
         return Problem(self.file, 1, 1, path, found, message)
 
 
-def read(text: str, file: str) -> ParsedYaml:
-    """Read YAML; errors are in ``problems``. Never raises."""
+def read(text: str, file: str, environment: Mapping[str, str] = os.environ) -> ParsedYaml:
+    """Read YAML, with variables of ``environment``; errors are in ``problems``. Never raises."""
     source = ParsedYaml(file)
     try:
         root = _compose(text)
         if root is not None:
-            source.value = _Reader(source).value(root, ())
+            source.value = _Reader(source, environment).value(root, ())
     except _Unreadable as error:
         source.value = None
         source.problems = [Problem(file, *error.place, error.path, "", str(error))]
     return source
+
+
+def with_value(text: str, path: Path, value: str) -> str | None:
+    """Return YAML with another text as the value at ``path``, and not a character changed elsewhere.
+
+    ``None`` if nothing is written there, or what is written there stands elsewhere too (an alias).
+    """
+    anything: Mapping[str, str] = defaultdict(str)  # the variables are those of another machine
+    before = read(text, "", anything)
+    if path not in before.values:
+        return None
+    node = _compose(text)
+    for key in path:
+        pairs = node.value if isinstance(node, MappingNode) else ()
+        node = next((inner for outer, inner in pairs if outer.value == key), None)
+    if not isinstance(node, ScalarNode):
+        return None
+    changed = text[: node.start_mark.index] + json.dumps(value) + text[node.end_mark.index :]
+    after = read(changed, "", anything)
+    return changed if after.value == _put(before.value, path, value) else None
+
+
+def _put(tree: Any, path: Path, value: str) -> Any:
+    return {**tree, path[0]: _put(tree[path[0]], path[1:], value)} if path else value
 
 
 class _Unreadable(Exception):
@@ -148,8 +178,9 @@ def _place(node: Node) -> Place:
 
 
 class _Reader:
-    def __init__(self, source: ParsedYaml) -> None:
+    def __init__(self, source: ParsedYaml, environment: Mapping[str, str]) -> None:
         self._source = source
+        self._environment = environment
         self._count = 0
         self._open: set[int] = set()
 
@@ -213,6 +244,8 @@ class _Reader:
             if _SURROGATE.search(text):
                 message = f"unpaired surrogate in {shown(text)}"
                 return self._refuse(_place(node), path, message)
+            if "${" in text and variables.allowed_at(path):
+                return self._expand(node, path, text)
             return text
         if kind == "null" and _NULL.fullmatch(text):
             return None
@@ -223,6 +256,14 @@ class _Reader:
         if kind == "float" and _FLOAT.fullmatch(text):
             return float(text)
         return self._refuse_tag(node, path)
+
+    def _expand(self, node: Node, path: Path, text: str) -> str | None:
+        self._source.references[path] = text
+        try:
+            return variables.expand(text, self._environment)
+        except ValueError as error:
+            self._refuse(_place(node), path, str(error))
+            return None
 
     def _refuse_tag(self, node: Node, path: Path) -> None:
         known = isinstance(node, ScalarNode) and node.tag.removeprefix(_TAG) in (

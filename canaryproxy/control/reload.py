@@ -21,6 +21,8 @@ from pydantic import BaseModel
 from canaryproxy import config as configuration
 from canaryproxy.config import Config, ConfigError
 from canaryproxy.config.atomic import replace_file
+from canaryproxy.config.errors import dotted
+from canaryproxy.config.yaml_reader import read
 from canaryproxy.release.rollout import Refused
 from canaryproxy.tls import files as certificates
 from canaryproxy.tls.files import Files
@@ -179,11 +181,27 @@ class Reloader:
         async with self._putting:
             if if_match is not None and not if_match(self.etag):
                 raise Stale("the configuration has changed since it was read")
+            self._refuse_moved_variables(text)
             wanted, files = self._checked(text)
             if dry_run:
                 return self._change(wanted, files)
+            if await asyncio.to_thread(_differs, self.path, self.text):
+                raise Stale(f"{self.path} has been edited since it was read; reload it first")
             await asyncio.to_thread(_write, self.path, text)
             return self.reload(by)
+
+    def _refuse_moved_variables(self, text: str) -> None:
+        """Refuse a text that shows an environment variable where the present file does not.
+
+        Whoever may change the configuration from afar must not read the environment of the proxy by that.
+        """
+        present = read(self.text, "").references
+        for path, written in read(text, "").references.items():
+            if present.get(path) != written:
+                raise Refused(
+                    f"{dotted(path)}: {written} is not in the present file: environment variables are put"
+                    f" into {self.path} on the proxy's machine, not through the admin API"
+                )
 
     def _checked(self, text: str) -> tuple[Config, Files]:
         """Return the configuration of ``text``, and the TLS files of it and of settings that need a
@@ -295,6 +313,14 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def _differs(path: Path, text: str) -> bool:
+    """Return whether a file has another text; a file that is missing has none that could be lost."""
+    try:
+        return path.read_bytes() != text.encode()
+    except FileNotFoundError:
+        return False
 
 
 def _write(path: Path, text: str) -> None:

@@ -133,9 +133,18 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
         assert "on a hunch" in shown
         assert "is running" in await do("reset")
 
+        assert "Nothing to do: cart-2.4" in await do("start", "--id", "cart-2.4")
+        said = await do("start", "--id", "cart-2.5", "--reason", "build 5")
+        assert "Start cart-2.5: it takes the place of cart-2.4" in said
+        assert "Done: cart-2.5 is running" in said
+        assert '  id: "cart-2.5"\n' in (tmp_path / "c.yaml").read_text()
+        assert "release.id (by" in await do("history", "-n", "1")
+        assert "expected 1 to 64 letters" in await do("start", "--id", "a b", status=2)
+
         over_http = ("--admin", f"127.0.0.1:{admin}")
         assert "RUNNING" in await do("status", *over_http)
         assert "--token-file" in await do("pause", *over_http, status=1)
+        assert "--token-file" in await do("start", "--id", "x", *over_http, status=1)
         await do("pause", *over_http, CANARYPROXY_TOKEN=TOKEN)
         await do("resume", "-c", "c.yaml")
 

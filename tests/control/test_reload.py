@@ -192,6 +192,32 @@ async def test_put_writes_the_file_and_keeps_its_mode_and_its_link(tmp_path: Pat
         await world.reloader.put("split: 5")
 
 
+async def test_put_does_not_overwrite_an_edit_that_was_not_loaded(tmp_path: Path) -> None:
+    world = World(tmp_path / "c.yaml", "split: {weight: 1}")
+    world.write("split: {weight: 7}")
+    with pytest.raises(Stale, match="has been edited since it was read; reload it first"):
+        await world.reloader.put(BASE + "split: {weight: 2}")
+    assert "weight: 7" in world.path.read_text()
+    assert world.applied == []
+
+
+async def test_put_cannot_show_the_environment_of_the_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELEASE_ID", "cart-1")
+    monkeypatch.setenv("SECRET", "hush")
+    there = "release: {id: '${RELEASE_ID}', steps: [{weight: 1}]}\n"
+    world = World(tmp_path / "c.yaml", there)
+    assert (await world.reloader.put(BASE + there + "split: {weight: 2}")).changed
+    for text in (
+        there.replace("RELEASE_ID", "SECRET"),
+        there + "notify: [{webhook: 'http://127.0.0.1:1/${RELEASE_ID}'}]",
+    ):
+        with pytest.raises(Refused, match="is not in the present file") as caught:
+            await world.reloader.put(BASE + text, dry_run=True)
+        assert "hush" not in str(caught.value)
+
+
 async def test_two_who_put_on_what_both_saw_do_not_overwrite_each_other(tmp_path: Path) -> None:
     world = World(tmp_path / "c.yaml", "split: {weight: 1}")
     etag = world.reloader.etag

@@ -1,0 +1,109 @@
+"""``canaryproxy start --id``: a new release id, put into the configuration file through the admin API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from canaryproxy.cli.common import EXIT_CONFIG, fail
+from canaryproxy.client import text as words
+from canaryproxy.client.api import Client
+from canaryproxy.config import units
+
+Document = Mapping[str, Any]
+
+
+class NewRelease:
+    """A release that is to begin; ``by`` and ``reason`` are for the history."""
+
+    def __init__(self, release_id: str, by: str, reason: str | None) -> None:
+        if not re.fullmatch(units.RELEASE_ID_PATTERN, release_id):
+            fail(f"--id: expected {units.RELEASE_ID_WORDS}, found {release_id!r}", EXIT_CONFIG)
+        self._id = release_id
+        self._by = by
+        self._reason = reason
+        self._text = ""
+        self._etag: str | None = None
+
+    async def prepare(self, client: Client) -> Document | None:
+        """Return the preview; ``None`` if it is the present release. Exits if it cannot begin."""
+        now = (await client.release()).body
+        present = now.get("release")
+        if present is None:
+            fail(
+                "nothing to start: no release is configured; add release.id and release.steps, then reload"
+            )
+        if present == self._id:
+            return None
+        if now.get("fleet") is not None:
+            fail(
+                "start --id changes the file of one proxy, and this one is a replica of a fleet: roll out a"
+                " configuration with the new release.id to all replicas"
+            )
+        config = await client.config()
+        self._text, self._etag = self._edited(config.body), config.etag
+        change = await client.put_config(
+            self._text, self._etag, dry_run=True, by=self._by, reason=self._reason
+        )
+        return {
+            "act": "start",
+            "title": f"Start {self._id}",
+            "asks": True,
+            "says": _says(now, config.body, change.body),
+        }
+
+    async def carry_out(self, client: Client) -> dict[str, Any]:
+        """Put the id in force; return what changed and the release after it, or exit if it does not show."""
+        change = await client.put_config(
+            self._text, self._etag, dry_run=False, by=self._by, reason=self._reason
+        )
+        release = (await client.release()).body
+        if release.get("release") != self._id:
+            fail(
+                "the configuration was written, but the release does not show it: now"
+                f" {words.outcome(release)}"
+            )
+        return {**change.body, "release": release}
+
+    def _edited(self, config: Document) -> str:
+        from canaryproxy.config.yaml_reader import read, with_value  # noqa: PLC0415 - it loads PyYAML
+
+        text, at = config.get("text"), ("release", "id")
+        if not isinstance(text, str):
+            fail(
+                "an admin token is needed to change the configuration. Pass it with --token-file FILE or"
+                " CANARYPROXY_TOKEN"
+            )
+        file = words.clean(config.get("file"))
+        if (written := read(text, "").references.get(at)) is not None:
+            fail(
+                f"{file} takes release.id from the environment ({words.clean(written)}): set the variable and"
+                " restart the proxy, or write an id into the file"
+            )
+        edited = with_value(text, at, self._id)
+        if edited is None:
+            fail(
+                f"cannot find the place of release.id in {file}: edit it and run canaryproxy reload"
+            )
+        return edited
+
+
+def _says(now: Document, config: Document, change: Document) -> list[str]:
+    """Return what will happen, a sentence an entry."""
+    steps = now.get("steps")
+    listed = steps if isinstance(steps, list) else []
+    weight = (
+        words.number(listed[0].get("weight")) if listed and isinstance(listed[0], dict) else None
+    )
+    says = [
+        f"it takes the place of {words.name(now)}, which is {words.progress(now)}",
+        f"all users go to stable; then step 1 of {len(listed)} begins with {weight or 0:g}% of users,"
+        " not the same as before",
+        f"the id is written into {words.clean(config.get('file'))}",
+    ]
+    changed = change.get("changed")
+    others = [one for one in changed if one != "release.id"] if isinstance(changed, list) else []
+    if others:
+        says.append(f"the file also changes {', '.join(words.clean(one, 100) for one in others)}")
+    return says
