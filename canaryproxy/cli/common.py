@@ -125,7 +125,10 @@ def load_with_files(path: Path, say: Say | None = None) -> tuple[Config, Files]:
     except ConfigError as error:
         refuse(error, say or echo)
     for line in warnings:
-        (say or echo)(logging.WARNING, f"{path}: warning: {line}")
+        if say is None:
+            echo(logging.WARNING, f"{path}: warning: {line}")
+        else:
+            say(logging.WARNING, f"{path}: {line}")
     return config, files
 
 

@@ -295,6 +295,27 @@ def _proxy_protocol(value: object) -> str:
     raise ValueError("off, required (or true) or trusted")
 
 
+def _in_any_case(*names: str) -> tuple[PlainValidator, WithJsonSchema]:
+    """Return validator and schema for one of some names, written in any case."""
+    by_lower = {name.lower(): name for name in names}
+
+    def parse(value: object) -> str:
+        found = by_lower.get(value.lower()) if isinstance(value, str) else None
+        if found is None:
+            raise ValueError(f"{', '.join(names[:-1])} or {names[-1]}")
+        return found
+
+    letters = (
+        "".join(f"[{c.upper()}{c.lower()}]" if c.isalpha() else c for c in name) for name in names
+    )
+    anyhow = _pattern(f"^(?:{'|'.join(letters)})$")
+    return _checked(parse), WithJsonSchema({"anyOf": [{"enum": list(names)}, anyhow]})
+
+
+_check, _schema = _in_any_case("Lax", "Strict", "None")
+SameSite = Annotated[Literal["Lax", "Strict", "None"], _check, _schema]
+_check, _schema = _in_any_case("X-Forwarded-For", "Forwarded")
+ForwardingField = Annotated[Literal["X-Forwarded-For", "Forwarded"], _check, _schema]
 ProxyProtocol = Annotated[
     Literal["off", "required", "trusted"],
     _checked(_proxy_protocol),

@@ -154,7 +154,9 @@ class Suspicion:
 
     def observe(self, now: float, seen: Assessment) -> None:
         """Take an assessment of ``now`` (seconds)."""
-        if seen.level == "suspect":
+        if self._ledger.circuit.state is circuit.State.OPEN:
+            self.forget()  # the trip has said it, and the canary is not back to normal without users
+        elif seen.level == "suspect":
             if self._last is None:
                 suspects = [one.reason for one in seen.verdicts if one.level != "ok"]
                 self._ledger.note("suspect", "; ".join(suspects or seen.holds), figures(seen))

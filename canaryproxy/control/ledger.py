@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any
 
+from canaryproxy.config import text
 from canaryproxy.config.text import at_route, count, plural
 from canaryproxy.judging.verdict import Assessment, Verdict
 from canaryproxy.release.circuit import Circuit, Record
@@ -58,8 +59,10 @@ class Ledger:
         for record in records:
             self.recorded += 1
             self.history.append(record)
-            extra = {"record": {"id": self.recorded, **record.to_dict()}}
-            _log.log(_level(record), "%s", sentence(record), extra=extra)
+            if record.what not in _CONSEQUENCES:
+                extra = {"record": {"id": self.recorded, **record.to_dict()}}
+                line = sentence(record, self.rollout.weight)
+                _log.log(_level(record), "%s", line, extra=extra)
             for listener in tuple(self._listeners):
                 listener(self.recorded, record)
         if records:
@@ -89,9 +92,10 @@ _LEVELS = {
     "reload_failed": logging.ERROR,
     "upgrade_failed": logging.ERROR,
     "suspect": logging.WARNING,
-    "stopped": logging.WARNING,
     "aborted": logging.WARNING,
 }
+_CONSEQUENCES = ("stopped", "restored")
+"""What a trip and a reset do to the release: the log has one line for both."""
 _TITLES = {
     "step": "next step",
     "cleared": "back to normal",
@@ -99,11 +103,32 @@ _TITLES = {
 }
 
 
-def sentence(record: Record) -> str:
-    """Return a record in a line: ``paused by ann``, ``next step: no regression in …``."""
+def sentence(record: Record, weight: float) -> str:
+    """Return a record in a line: ``paused by ann; step 2 of 3, 5% of users on the canary``.
+
+    ``weight`` is the present one, in percent.
+    """
     title = _TITLES.get(record.what, record.what.replace("_", " "))
+    if record.what == "tripped" and "weight" in record.figures:
+        title += f" at {text.weight(record.figures['weight'])}"
     parted = "" if record.cause.startswith(("by ", "manually ")) else ":"
-    return f"{title}{parted} {record.cause}"
+    return f"{title}{parted} {record.cause}{_place(record, weight)}"
+
+
+def _place(record: Record, weight: float) -> str:
+    """Return where the release is after a record that moves it."""
+    if record.what == "tripped":
+        return "; all users go to stable"
+    users = f"{text.weight(weight)} of users on the canary"
+    if record.what in ("reset", "recovered"):
+        return f"; {users} again"
+    step, steps = record.figures.get("step"), record.figures.get("steps")
+    if record.what not in _MOVES or not steps:
+        return ""
+    return f"; step {step} of {steps}, {users}" if step else f"; before step 1 of {steps}, {users}"
+
+
+_MOVES = ("started", "step", "paused", "resumed", "weight", "promoted", "aborted")
 
 
 def _level(record: Record) -> int:

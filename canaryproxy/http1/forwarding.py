@@ -28,15 +28,21 @@ _LONGEST_ADDRESS: Final = 64
 
 _BRACKETED: Final = re.compile(rb"\[([^\]]*)\](?::[0-9]+)?")
 _WITH_PORT: Final = re.compile(rb"([0-9.]+):[0-9]+")
+_PAIR: Final = re.compile(
+    rb"[ \t]*(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([!#$%&'*+.^_`|~0-9A-Za-z:\[\]-]+|\"[^\"\\,;]*\"))?[ \t]*"
+)
+"""A pair of an element of Forwarded. Inside quotes no comma, semicolon or escape: no address needs them."""
 
 
 class TrustedProxies:
     """The proxies before us whose forwarding fields are believed, as networks."""
 
-    __slots__ = ("_cached", "_networks")
+    __slots__ = ("_cached", "_field", "_networks")
 
-    def __init__(self, networks: Networks = ()) -> None:
+    def __init__(self, networks: Networks = (), *, by_forwarded: bool = False) -> None:
+        """``by_forwarded``: they describe the client in Forwarded (RFC 7239), not in X-Forwarded-For."""
         self._networks = tuple(networks)
+        self._field = IS_FORWARDED if by_forwarded else IS_FORWARDED_FOR
         self._cached: dict[bytes, tuple[str, bool]] = {}
 
     def trusts(self, address: str) -> bool:
@@ -45,10 +51,21 @@ class TrustedProxies:
             return False
         return self._is_in_networks(address)
 
+    def client_of(self, received: list[tuple[int, bytes]] | None, nearest: str) -> str:
+        """Return the client's address according to the forwarding fields of a request.
+
+        ``received`` are pairs of kind and value. One kind is read: a proxy that appends to X-Forwarded-For
+        passes on a Forwarded that the client wrote, and the other way round.
+        """
+        if received is None:
+            return nearest
+        lines = [value for kind, value in received if kind == self._field]
+        return self.client(b",".join(lines), nearest)
+
     def client(self, chain: bytes, nearest: str) -> str:
         """Return the client's address: the first one from the right that is not a trusted proxy's.
 
-        ``chain`` is the value of X-Forwarded-For, ``nearest`` the trusted proxy that sent it. Each trusted
+        ``chain`` is the value of the field, ``nearest`` the trusted proxy that sent it. Each trusted
         proxy has appended the address that it saw, so its entry is true; what a stranger wrote further left
         is not read. If all are trusted, the client is one of them: the leftmost. At an entry that is no
         address, the walk ends with the proxy that wrote it.
@@ -67,7 +84,7 @@ class TrustedProxies:
 
     def _read(self, entry: bytes) -> tuple[str, bool]:
         """Return the address in an entry, empty if it is none, and whether it is a trusted proxy's."""
-        address = address_in(entry)
+        address = address_in(node_in(entry) if self._field == IS_FORWARDED else entry)
         read = address, bool(address) and self._is_in_networks(address)
         if len(entry) <= _LONGEST_ADDRESS:
             if len(self._cached) >= _CACHED_ADDRESSES:
@@ -78,6 +95,24 @@ class TrustedProxies:
     def _is_in_networks(self, address: str) -> bool:
         ip = ip_address(address)
         return any(ip in network for network in self._networks)
+
+
+def node_in(element: bytes) -> bytes:
+    """Return the value of ``for`` in an element of Forwarded; empty if it has none or is malformed.
+
+    A quote that a client has opened further left and not closed makes no element further right part of its
+    text: elements are parted at each comma.
+    """
+    node = b""
+    for pair in element.split(b";"):
+        found = _PAIR.fullmatch(pair)
+        if found is None:
+            return b""
+        if found[1] is not None and found[1].lower() == b"for":
+            if node:
+                return b""
+            node = found[2]
+    return node
 
 
 def address_in(entry: bytes) -> str:

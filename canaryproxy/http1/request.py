@@ -21,7 +21,6 @@ from canaryproxy.http1.fields import (
     IS_CONNECTION,
     IS_COOKIE,
     IS_EXPECT,
-    IS_FORWARDED_FOR,
     IS_HOP,
     IS_HOST,
     IS_LENGTH,
@@ -183,13 +182,6 @@ class RequestFields:
         """There are such fields, valid or not."""
         self.nominates = False
         """Connection names more than ``close`` and ``keep-alive``."""
-
-    @property
-    def forwarded_for(self) -> bytes:
-        """The value of X-Forwarded-For, of all its lines together; empty without one."""
-        return b",".join(
-            [value for kind, value in self.forwarding or () if kind == IS_FORWARDED_FOR]
-        )
 
     def field(self, name: bytes) -> bytes | None:
         """Return the value of the first field with this name (lower case), or ``None``.

@@ -135,7 +135,9 @@ class DataPath:
         context.max_requests = limits.max_requests
         context.first_byte_timeout = limits.first_byte_timeout
         context.idle_timeout = limits.idle_timeout
-        context.trusted_proxies = TrustedProxies(config.forwarded.trust)
+        context.trusted_proxies = TrustedProxies(
+            config.forwarded.trust, by_forwarded=config.forwarded.client_from == "Forwarded"
+        )
         context.rescue = config.rescue.enabled
         context.rescue_header = config.rescue.header
         context.replay_buffer = config.rescue.replay_buffer

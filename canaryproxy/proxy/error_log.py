@@ -19,7 +19,8 @@ from canaryproxy.measure.routing import VARIANTS
 _log: Final = logging.getLogger(__name__)
 
 FAILED_BURST: Final = 20
-FAILED_PER_SECOND: Final = 2.0
+FAILED_PER_SECOND: Final = 0.2
+"""In an outage, the events of the endpoint say how many requests fail: these lines must not bury them."""
 REFUSED_BURST: Final = 10
 REFUSED_PER_SECOND: Final = 0.2
 """Scanners cause refusals at will, and an operator seldom needs one."""

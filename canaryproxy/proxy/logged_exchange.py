@@ -162,4 +162,4 @@ def _logged_fields(fields: RequestFields) -> tuple[bytes | None, bytes | None, b
 
 def _client(proxies: TrustedProxies, fields: RequestFields, peer: Peer) -> bytes:
     """Return the client's address according to trusted proxies, empty if they name none."""
-    return proxies.client(fields.forwarded_for, "").encode() if peer.trusted else b""
+    return proxies.client_of(fields.forwarding, "").encode() if peer.trusted else b""

@@ -53,7 +53,7 @@ class ProbeRules:
             return False
         client = peer.address
         if peer.trusted:
-            client = self._proxies.client(fields.forwarded_for, client)
+            client = self._proxies.client_of(fields.forwarding, client)
         return bool(client) and self._networks.trusts(client)
 
     def _kind_of_agent(self, fields: RequestFields) -> int:

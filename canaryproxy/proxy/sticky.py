@@ -126,7 +126,7 @@ class _FromAddress(KeyReader):
     def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:
         address = peer.address
         if peer.trusted:
-            address = self._proxies.client(headers.fields.forwarded_for, address)
+            address = self._proxies.client_of(headers.fields.forwarding, address)
         return address.encode() or None
 
 

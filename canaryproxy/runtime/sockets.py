@@ -82,8 +82,9 @@ class Sockets:
 
     def drop(self) -> None:
         """Close the sockets that the configuration no longer names."""
+        for address in dict.fromkeys(str(address_of(one.sock)) for one in self.dropped):
+            _log.info("no longer listening on %s", address)
         for one in self.dropped:
-            _log.info("no longer listening on %s", address_of(one.sock))
             name = one.sock.getsockname()
             one.sock.close()
             if isinstance(name, str) and name and not one.systemd:

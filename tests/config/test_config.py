@@ -381,6 +381,17 @@ def _has(here: Any, part: str | int) -> bool:
     return isinstance(here, dict) and part in here
 
 
+@pytest.mark.parametrize("written", ["None", "none", "NONE", "'none'"])
+def test_same_site_and_the_forwarding_field_are_names_in_any_case(written: str) -> None:
+    more = "forwarded: {trust: [10.0.0.0/8], client_from: FORWARDED}"
+    text = f"split: {{sticky: {{same_site: {written}}}}}\n{more}"
+    assert parse(text).split.sticky.same_site == "None"
+    assert parse(text).forwarded.client_from == "Forwarded"
+    SCHEMA.validate(plain(BASE + text))
+    (problem,) = problems_of(BASE + "split: {sticky: {same_site: maybe}}")
+    assert problem.message == "expected Lax, Strict or None, found 'maybe'"
+
+
 # The schema
 
 ONLY_PARSE_KNOWS = {

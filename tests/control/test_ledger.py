@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from canaryproxy.control.ledger import Ledger
+from canaryproxy.release.circuit import Record
 from canaryproxy.release.rollout import Rollout
 
 
@@ -32,4 +33,41 @@ def test_record_is_logged_once_at_its_level(
     (entry,) = caplog.records
     assert entry.levelno == level
     assert entry.__dict__["record"]["what"] == what
-    assert entry.getMessage().endswith("why")
+    assert "why" in entry.getMessage()
+
+
+ON, OFF = "5% of users on the canary", "all users go to stable"
+PLACE: dict[str, Any] = {"step": 2, "steps": 3, "weight": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("what", "cause", "figures", "line"),
+    [
+        ("started", "by ann", {**PLACE, "step": 0}, f"started by ann; before step 1 of 3, {ON}"),
+        ("step", "no regression", PLACE, f"next step: no regression; step 2 of 3, {ON}"),
+        ("tripped", "rate 9%", {"weight": 20.0}, f"tripped at 20%: rate 9%; {OFF}"),
+        ("tripped", "manually by ann: odd", {}, f"tripped manually by ann: odd; {OFF}"),
+        ("reset", "by ann: fixed", {}, f"reset by ann: fixed; {ON} again"),
+        ("aborted", "by ann", PLACE, f"aborted by ann; step 2 of 3, {ON}"),
+        ("suspect", "error rate 3%", {}, "suspect: error rate 3%"),
+        ("gate", "refused", {**PLACE, "passed": False}, "gate: refused"),
+        ("weight", "1% to 5% by ann", {**PLACE, "steps": 0}, "weight: 1% to 5% by ann"),
+    ],
+)
+def test_line_says_where_the_release_is_now(
+    what: str, cause: str, figures: dict[str, Any], line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    Ledger(Rollout(weight=5.0), lambda: 5.0).note(what, cause, figures)
+    assert [entry.getMessage() for entry in caplog.records] == [line]
+
+
+@pytest.mark.parametrize("pair", [("tripped", "stopped"), ("reset", "restored")])
+def test_what_a_trip_or_a_reset_does_to_the_release_is_no_second_line(
+    pair: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    ledger = Ledger(Rollout(), lambda: 5.0)
+    ledger.write(tuple(Record(5.0, what, "why", {}) for what in pair))
+    assert [entry.__dict__["record"]["what"] for entry in caplog.records] == [pair[0]]
+    assert [record.what for record in ledger.history] == list(pair)

@@ -328,6 +328,18 @@ async def test_a_suspicion_is_written_down_once_and_when_it_has_passed(tmp_path:
         assert made.control.history(None, 1)[0]["cause"] == "no suspect metric for 30 s"
 
 
+async def test_a_suspicion_does_not_pass_because_of_a_trip(tmp_path: Path) -> None:
+    async with world(tmp_path, "split: {weight: 50}\nrescue: {enabled: false}") as made:
+        await made.run(2, stable=(20, 0), canary=(20, 0))
+        for _ in range(100):
+            await made.run(0.1, stable=(20, 0), canary=(20, 1))
+            if "suspect" in made.whats:
+                break
+        await made.control.act(circuit.Trip("manually by ann"))
+        await made.run(60, stable=(20, 0), canary=(0, 0))
+        assert "cleared" not in made.whats
+
+
 # Gates
 
 

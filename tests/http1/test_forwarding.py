@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from canaryproxy.http1.fields import IS_FORWARDED, IS_FORWARDED_FOR
 from canaryproxy.http1.forwarding import TrustedProxies, address_in
 
 LB, CDN, USER = "10.0.0.5", "198.51.100.9", "203.0.113.7"
-PROXIES = TrustedProxies(
-    (ip_network("10.0.0.0/8"), ip_network("198.51.100.0/24"), ip_network("fd00::/8"))
-)
+NETWORKS = (ip_network("10.0.0.0/8"), ip_network("198.51.100.0/24"), ip_network("fd00::/8"))
+PROXIES = TrustedProxies(NETWORKS)
+BY_FORWARDED = TrustedProxies(NETWORKS, by_forwarded=True)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,62 @@ def test_what_a_stranger_writes_further_left_changes_nothing(
 def test_any_entry_is_an_address_or_nothing(entry: bytes) -> None:
     found = address_in(entry)
     assert not found or str(ip_address(found)) == found
+
+
+# Forwarded (RFC 7239)
+
+
+@pytest.mark.parametrize(
+    ("chain", "client"),
+    [
+        (b"", LB),
+        (b"for=203.0.113.7", USER),
+        (b'For=203.0.113.7;Proto=https;by=10.0.0.4, for=198.51.100.9;host="a:80"', USER),
+        (b"for=192.0.2.1, for=203.0.113.7,for=198.51.100.9", USER),
+        (b'for="203.0.113.7:51234" ; proto=http', USER),
+        (b"for=203.0.113.7:51234", USER),
+        (b'for="[2001:db8::7]:51234", for="[fd00::1]"', "2001:db8::7"),
+        (b"for=203.0.113.7, for=unknown", LB),
+        (b'for=203.0.113.7, for="_hidden:80", for=10.0.0.4', "10.0.0.4"),
+        (b"for=203.0.113.7, proto=https, for=198.51.100.9", CDN),
+        (b"for=203.0.113.7, 192.0.2.1, for=198.51.100.9", CDN),
+        (b"for=203.0.113.7;for=192.0.2.1, for=198.51.100.9", CDN),
+        # A quote that the client opened hides nothing, and text in a Host is no element.
+        (b'for="192.0.2.1, for=203.0.113.7, for=198.51.100.9', USER),
+        (b'for=203.0.113.7;host="a, for=192.0.2.1"', LB),
+        (b'for=203.0.113.7;host="a, for=192.0.2.1;x="', LB),
+        (b'for=203.0.113.7;host="a, for=192.0.2.1;x=\\""', LB),
+        (b"for=" + b"1" * 20_000, LB),
+    ],
+)
+def test_forwarded_is_read_as_x_forwarded_for_is(chain: bytes, client: str) -> None:
+    for _ in range(2):  # read, then cached
+        assert BY_FORWARDED.client(chain, LB) == client
+
+
+@given(
+    st.text('for=192.0.2.1";, \\', max_size=60),
+    st.lists(st.sampled_from([LB, CDN]), max_size=3),
+    st.ip_addresses().filter(lambda ip: not PROXIES.trusts(str(ip))),
+)
+def test_nothing_further_left_in_forwarded_changes_the_client(
+    forged: str, proxies: list[str], user: object
+) -> None:
+    nodes = [
+        f'for="[{user}]"' if ":" in str(user) else f"for={user}",
+        *(f"for={p}" for p in proxies),
+    ]
+    chain = ", ".join([forged, *nodes]).encode()
+    assert BY_FORWARDED.client(chain, LB) == address_in(str(user).encode())
+
+
+def test_only_the_field_that_the_proxies_write_is_read() -> None:
+    """The other one may be the client's own, passed on by a proxy that does not know it."""
+    both = [(IS_FORWARDED, b"for=203.0.113.7"), (IS_FORWARDED_FOR, b"192.0.2.1")]
+    assert BY_FORWARDED.client_of(both, LB) == USER
+    assert PROXIES.client_of(both, LB) == "192.0.2.1"
+    assert BY_FORWARDED.client_of(both[1:], LB) == LB
+    assert PROXIES.client_of(both[:1], LB) == LB
+    assert PROXIES.client_of(None, LB) == LB
+    lines = [(IS_FORWARDED, b"for=203.0.113.7"), (IS_FORWARDED, b"for=198.51.100.9")]
+    assert BY_FORWARDED.client_of(lines, LB) == USER

@@ -86,7 +86,9 @@ def test_flood_is_cut_and_counted_and_does_not_crowd_out_the_other_kind(
         "request 4f from 192.0.2.1 refused with 400: malformed request line"
     )
     fail(log, 2.0)
-    assert caplog.records[-1].getMessage().endswith("; 980 more such lines not written")
+    assert len(caplog.records) == error_log.FAILED_BURST + 1
+    fail(log, 1.0 + 1 / error_log.FAILED_PER_SECOND)
+    assert caplog.records[-1].getMessage().endswith("; 981 more such lines not written")
 
 
 def test_request_id_of_a_client_cannot_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:

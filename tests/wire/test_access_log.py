@@ -428,13 +428,16 @@ async def test_a_made_trace_is_told(tmp_path: Path) -> None:
         (b"X-Forwarded-For: 6.6.6.6, 203.0.113.7\r\n", True, "203.0.113.7"),
         (b"X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 203.0.113.7\r\n", True, "203.0.113.7"),
         (b"X-Forwarded-For: 203.0.113.7\r\n", False, "127.0.0.1"),
+        (b"Forwarded: for=6.6.6.6\r\nForwarded: for=203.0.113.7\r\n", True, "203.0.113.7"),
+        (b"X-Forwarded-For: 6.6.6.6\r\nForwarded: for=203.0.113.7\r\n", True, "203.0.113.7"),
         (b"", True, "127.0.0.1"),
     ],
 )
 async def test_the_client_behind_a_trusted_proxy(
     tmp_path: Path, lines: bytes, trusted: bool, client: str
 ) -> None:
-    more = 'forwarded: {trust: ["127.0.0.0/8"]}' if trusted else ""
+    by = ", client_from: forwarded" if b"Forwarded: for" in lines else ""
+    more = f'forwarded: {{trust: ["127.0.0.0/8"]{by}}}' if trusted else ""
     async with (
         Upstream(always(OK)).serving() as upstream,
         logged(tmp_path, upstream.port, more=more) as log,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from canaryproxy.config import types
-from canaryproxy.config.model.section import Section
+from canaryproxy.config.model.section import Mistake, Section, report
 
 
 class Forwarded(Section):
@@ -14,7 +14,18 @@ class Forwarded(Section):
     trust: tuple[types.Network, ...] = Field(
         (), description="Networks (CIDR) of proxies whose forwarding headers are kept."
     )
+    client_from: types.ForwardingField = Field(
+        "X-Forwarded-For",
+        description="The field in which they name the client; the other one is not read.",
+    )
     via: types.Name = Field("canaryproxy", description="Our name in Via.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Forwarded:
+        if self.client_from == "Forwarded" and not self.trust:
+            message = "has no effect: forwarding fields are read only from proxies in trust"
+            report([Mistake(message, ("client_from",), (("trust",),))])
+        return self
 
 
 class Trace(Section):

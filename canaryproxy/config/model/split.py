@@ -51,9 +51,7 @@ class Sticky(Section):
         30 * 86400.0, description="Max-Age attribute of the cookie; a duration."
     )
     forward: bool = Field(True, description="Pass the cookie on to the upstream.")
-    same_site: Literal["Lax", "Strict", "None"] = Field(
-        "Lax", description="SameSite attribute of the cookie."
-    )
+    same_site: types.SameSite = Field("Lax", description="SameSite attribute of the cookie.")
     domain: types.Domain | None = Field(
         None, description="Domain attribute of the cookie; not sent by default."
     )
