@@ -7,7 +7,10 @@ Skipped tests are listed there too, by reason, so that a missing program is seen
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         inside = item.path.relative_to(config.rootpath).parts
         if inside[0] == "tests" and inside[1] in FOLDERS:
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _forget_what_failed(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    done = yield
+    _forget_what_failed(item)
+    return done
+
+
+def _forget_what_failed(item: pytest.Item) -> None:
+    """Collect what a failed first run left open, so that it fails no other test as a ``ResourceWarning``."""
+    if getattr(item, "execution_count", 1) < 2:
+        return
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -62,6 +62,31 @@ def test_more_reruns_than_allowed_fail_the_run(
     result.stdout.fnmatch_lines(["4 tests had to be run again; more than 3 fail the run"])
 
 
+LEAVES_A_SOCKET = """
+import socket
+from pathlib import Path
+def test_first():
+    mark = Path({folder!r}) / "mark"
+    was = mark.exists()
+    mark.touch()
+    opened = socket.socket()
+    kept = [opened]
+    kept.append(kept)
+    assert was
+    opened.close()
+"""
+
+
+def test_what_a_failed_run_left_open_fails_no_other_test(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(pytester, "fleet", "leaves", LEAVES_A_SOCKET.format(folder=str(pytester.path)))
+    write(pytester, "http1", "next", "import gc\ndef test_next():\n    gc.collect()\n")
+    result = run(pytester, monkeypatch, "-W", "error")
+    result.assert_outcomes(passed=2)
+    assert result.ret == pytest.ExitCode.OK
+
+
 def test_failing_twice_is_a_failure(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
