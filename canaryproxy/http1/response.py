@@ -26,7 +26,7 @@ from canaryproxy.http1.fields import (
     without,
 )
 from canaryproxy.http1.llhttp import MalformedHead, response_parser
-from canaryproxy.measure.records import BODILESS, EVENT_STREAM, pack_first, type_code
+from canaryproxy.measure.records import BODILESS, ENDED, EVENT_STREAM, pack_first, type_code
 from canaryproxy.measure.routing import Headers
 
 MAX_HEAD: Final = 64 * 1024
@@ -68,8 +68,8 @@ class Response:
         self.is_event_stream = False
         """The body is a stream of events, which may pause for any time."""
         self.word = 0
-        """Status, media type and whether it has no body, as the first word of a record has them
-        (``records.pack_first``)."""
+        """Status, media type and whether it has no body, as the first word of the record of a request that
+        has ended has them (``records.pack_first``)."""
 
 
 class ResponseParser:
@@ -156,7 +156,7 @@ class ResponseParser:
             raise InvalidResponse("both Content-Length and Transfer-Encoding")
         response.keep_alive = b"keep-alive" in connection if http10 else b"close" not in connection
         response.is_event_stream = content_type == EVENT_STREAM
-        flags = BODILESS if response.status in (204, 304) else 0
+        flags = ENDED | BODILESS if response.status in (204, 304) else ENDED
         response.word = pack_first(0, 0, 0, response.status, content_type, flags)
         return connection, drop
 

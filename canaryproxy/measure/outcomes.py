@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from canaryproxy.config import HeaderMatch, JsonWhen, Outcome
 from canaryproxy.config.patterns import searcher
@@ -38,20 +38,6 @@ ALL_STATUSES = tuple(f"{digit}xx" for digit in range(1, 10))
 _MISSING = object()
 _NO_TRIAL: Final = 2
 """In ``OutcomeRule.statuses``: such responses have no body, and the rule is about bodies."""
-
-
-class ResponseView(Protocol):
-    """A response as rules see it."""
-
-    @property
-    def status(self) -> int: ...
-
-    @property
-    def headers(self) -> Headers: ...
-
-    @property
-    def size(self) -> int:
-        """Bytes of the body as sent."""
 
 
 class OutcomeRule:
@@ -301,21 +287,21 @@ class OutcomeRules:
         return BodyReader(wanted, headers) if wanted else None
 
     def held(
-        self, at: int, response: ResponseView, reader: BodyReader | None
+        self, at: int, status: int, headers: Headers, size: int, reader: BodyReader | None
     ) -> bool | Blind | None:
         """Tell whether rule ``at`` holds, or why that cannot be told; ``None`` if the response is no trial.
 
-        ``reader`` as ``self.reader`` says, when it has no more to do.
+        ``size``: bytes of the body as sent. ``reader`` as ``self.reader`` says, when it has no more to do.
         """
         rule = self.rules[at]
-        may = rule.statuses[response.status]
+        may = rule.statuses[status]
         if may != 1:
             return None if may else False
-        if response.size >= rule.below:
+        if size >= rule.below:
             return False
         if rule.is_plain:
             return True
-        if rule.header is not None and not rule.header(response.headers):
+        if rule.header is not None and not rule.header(headers):
             return False
         if not rule.needs_body:
             return True

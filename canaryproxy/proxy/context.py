@@ -12,7 +12,7 @@ from canaryproxy.proxy.interfaces import Connection
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Pool
 from canaryproxy.proxy.routing import Router
-from canaryproxy.proxy.trial_recorder import TrialRules
+from canaryproxy.proxy.trial_rules import TrialRules
 
 
 class WorkerContext:

@@ -35,7 +35,7 @@ from canaryproxy.proxy.probes import ProbeRules
 from canaryproxy.proxy.routing import Router
 from canaryproxy.proxy.signing import Signer
 from canaryproxy.proxy.sticky import CookieJar, cookie_stripper, key_reader
-from canaryproxy.proxy.trial_recorder import TrialRules
+from canaryproxy.proxy.trial_rules import TrialRules
 from canaryproxy.proxy.upstream_connection import UpstreamConnection
 from canaryproxy.tls import files as certificates
 from canaryproxy.tls.contexts import client_context, server_context

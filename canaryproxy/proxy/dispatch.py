@@ -21,7 +21,10 @@ def dispatch(
     tally = context.tallies[routing.variant]
     if routing.forced:
         tally.add(counters.FORCED)
-    recorder = context.trial_rules.enroll(routing, outcomes, tally, request)
+    # Outcomes are counted for all requests but those that a match rule forced to their variant; records are
+    # left by randomised ones only (``Routing.mark``).
+    if outcomes:
+        outcomes = () if routing.forced else context.trial_rules.choose(outcomes)
     if context.access_log is None:
-        return Exchange(context, sink, request, routing, recorder, now, has_body)
-    return LoggedExchange(context, sink, request, routing, recorder, now, has_body)
+        return Exchange(context, sink, request, routing, outcomes, now, has_body)
+    return LoggedExchange(context, sink, request, routing, outcomes, now, has_body)

@@ -34,7 +34,7 @@ from canaryproxy.http1.errors import CLIENT_TEXT, STATUS_OF, Refusal, error_resp
 from canaryproxy.http1.request import Request
 from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters, records
-from canaryproxy.measure.counters import Reason
+from canaryproxy.measure.counters import ROUTED, Reason
 from canaryproxy.measure.routing import CANARY, STABLE, Routing
 from canaryproxy.proxy import retry
 from canaryproxy.proxy.access_log import id_and_size
@@ -51,7 +51,6 @@ from canaryproxy.proxy.framing import (
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.replay import ReplayBuffer
 from canaryproxy.proxy.request_sender import FINISHED, RESPONDING, TUNNEL, WAITING
-from canaryproxy.proxy.trial_recorder import TrialRecorder
 from canaryproxy.proxy.tunnel import Tunnel
 
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
@@ -67,8 +66,6 @@ class Exchange(Tunnel):
         "_framing",
         "_rescued",
         "_started",
-        "_status",
-        "_tally",
     )
 
     def __init__(
@@ -77,7 +74,7 @@ class Exchange(Tunnel):
         sink: ResponseSink,
         request: Request,
         routing: Routing,
-        recorder: TrialRecorder | None,
+        outcomes: tuple[int, ...],
         now: float,
         has_body: bool,
     ) -> None:
@@ -94,14 +91,19 @@ class Exchange(Tunnel):
         self._endpoint = None
         self._tried = ()
         self._continued = False
-        self._recorder = recorder
-        """Records it for the judge until it is counted; ``None`` if it is no trial."""
+        self._mark = routing.mark
+        self._flags = records.BODILESS if request.method == b"HEAD" else 0
+        self._rules = context.trial_rules
+        self._outcomes = outcomes
+        self._body = None
+        self._response = None
+        self._size = self._word = 0
         self._tally = tally = context.tallies[variant]
-        """Counts of the variant that the request was routed to."""
-        tally.add(counters.ROUTED)
+        # ``Tally.add``, written out: each call is dear where this is not compiled.
+        values = tally.values
+        values[ROUTED] = tally.cells[ROUTED] = values[ROUTED] + 1
         self._responded_at = 0.0
         """When the head of the final response came."""
-        self._status = 0
         self._rescued = False
         """The canary's failure was counted, and stable answers in its place."""
         self._close = False
@@ -118,10 +120,15 @@ class Exchange(Tunnel):
         """The end of the response is marked by something else than closing."""
         return self._framing != BY_CLOSE
 
+    @property
+    def _status(self) -> int:
+        """Status of the final response; 0: it has not come."""
+        return 0 if self._response is None else self._response.status
+
     def mark_late(self, now: float) -> None:
-        """Count the request as slow or stalled if it is by now."""
-        if self._recorder is not None and self._request_done:
-            self._recorder.mark_late(now - self._received)
+        """Record the request as slow or stalled if it is by now."""
+        if self._request_done:
+            self.record_late(now - self._received)
 
     # The response, from the upstream
 
@@ -144,16 +151,21 @@ class Exchange(Tunnel):
         now = monotonic()
         status = response.status
         context, variant = self._context, self.variant
-        if self._recorder is not None:
-            self._recorder.response_head(response, body, now - self._received)
+        self._response = response
+        self._first_byte = now - self._received
+        self._size = len(body)
+        rules = self._rules
+        if self._outcomes and rules.reads_bodies:
+            self.sample_body(body)
         if (
             variant == CANARY
             and context.rescue
             and status in retry.RESCUED_STATUSES
             and self._repeatable()
         ):
-            failed = bool(context.trial_rules.error_statuses[status])
-            self._count(status, now, now, failed=failed, flags=records.RESCUED | records.FAILED)
+            failed = bool(rules.error_statuses[status])
+            self._count(status, now, now, failed=failed)
+            self.record_end(status, failed, now, records.RESCUED | records.FAILED)
             upstream, self._upstream = self._upstream, None
             assert upstream is not None
             upstream.finish(now, reusable=complete and self._request_done)
@@ -161,7 +173,6 @@ class Exchange(Tunnel):
             self._rescue()
             return
         self._state = RESPONDING
-        self._status = status
         self._responded_at = now
         request = self.request
         end = context.response_ends[variant]
@@ -198,8 +209,9 @@ class Exchange(Tunnel):
         return lines + connection_line(request, close=self._close) + b"\r\n"
 
     def response_body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
-        if self._recorder is not None:
-            self._recorder.response_body(data)
+        self._size += len(data)
+        if self._body is not None and data:
+            self._body.add(data)
         if self._framing == CHUNKED:
             data = encode_chunk(data) if data else data
             if complete:
@@ -215,18 +227,17 @@ class Exchange(Tunnel):
             self._context.tallies[CANARY].add(counters.RESCUED)
         else:
             # Same as _count, written out: this is the end of every plain request.
-            tally, status = self._tally, self._status
+            assert self._response is not None
+            tally, status = self._tally, self._response.status
             took = now - self._started
-            waited = self._responded_at - self._received
-            waited = waited if waited > 0.0 else 0.0
+            waited = self._first_byte
             tally.finish(status, waited, took)
             if self.request.sampled:
                 _keep_exemplars(self, waited, took)
-            failed = self._context.trial_rules.error_statuses[status]
+            failed = self._rules.error_statuses[status] != 0
             if failed:
                 tally.add(counters.FAILED)
-            if self._recorder is not None:
-                self._recorder.end(status, bool(failed), now - self._received)
+            self.record_end(status, failed, now)
         endpoint = self._endpoint
         if endpoint is not None:
             endpoint.active -= 1
@@ -247,14 +258,10 @@ class Exchange(Tunnel):
     def switched(self, response: Response, data: bytes) -> None:
         """Pass on a 101 response and become a tunnel, which is counted as its handshake."""
         now = monotonic()
-        failed = bool(self._context.trial_rules.error_statuses[101])
-        recorder, self._recorder = self._recorder, None
-        if recorder is not None:
-            recorder.switched(response, failed, now - self._received)
+        failed = bool(self._rules.error_statuses[101])
         self._count(101, now, now, failed=failed)
-        self._recorder = recorder  # until the tunnel ends
+        self.record_switch(response, failed, now - self._received)
         self._state = TUNNEL
-        self._status = 101
         self._responded_at = now
         self._context.tallies[self.variant].add(counters.TUNNELS_OPENED)
         lines = self._context.response_ends[self.variant][:-2] + self.routing.cookie
@@ -293,9 +300,7 @@ class Exchange(Tunnel):
             self._tunnel_ends(by_client=True)
             self._end_tunnel()
         elif not self._rescued:
-            if self._recorder is not None:
-                waited = monotonic() - self._received if self._request_done else 0.0
-                self._recorder.client_gone(waited)
+            self.record_gone(monotonic() - self._received if self._request_done else 0.0)
             self._tally.add(counters.CLIENT_CLOSED)
             self._tally.add(counters.FINISHED)
         self._state = FINISHED
@@ -313,9 +318,7 @@ class Exchange(Tunnel):
         now = monotonic()
         if self._state >= RESPONDING:
             self._state = FINISHED
-            self._count(
-                STATUS_OF[reason], self._responded_at, now, failed=True, flags=records.BROKEN
-            )
+            self._count_failure(reason, self._responded_at, now, records.BROKEN)
             self.note_end(self._status, now, b"")
             _log_failure(self, now, endpoint, reason, detail)
             self._sink.break_off(framed=self.framed)
@@ -330,8 +333,7 @@ class Exchange(Tunnel):
             rescue=self._context.rescue,
         )
         if decision == retry.RESCUE:
-            flags = records.RESCUED | self._unreached(reason)
-            self._count(STATUS_OF[reason], now, now, failed=True, flags=flags)
+            self._count_failure(reason, now, now, records.RESCUED | self._unreached(reason))
             self._rescue()
         elif decision == retry.NEXT_ENDPOINT and self._has_another_endpoint():
             if reason == Reason.FIRST_BYTE_TIMEOUT:
@@ -348,6 +350,8 @@ class Exchange(Tunnel):
     def _rescue(self) -> None:
         """Let stable answer in the canary's place; the canary's failure is counted already."""
         self._rescued = True
+        self._mark, self._outcomes = -1, ()
+        self._response = self._body = None
         self.variant = STABLE
         self._tried = ()
         self._sink.await_response(monotonic())
@@ -358,7 +362,7 @@ class Exchange(Tunnel):
     ) -> None:
         """Send the client the proxy's own error: ``endpoint`` failed last, or none was usable."""
         status = STATUS_OF[reason]
-        self._count(status, now, now, failed=True, flags=self._unreached(reason))
+        self._count_failure(reason, now, now, self._unreached(reason))
         self._state = FINISHED
         close = self._closes()
         lines = self._context.variant_lines[self.variant] + self.routing.cookie
@@ -379,13 +383,14 @@ class Exchange(Tunnel):
 
     # Counting
 
-    def _count(
-        self, status: int, responded: float, now: float, *, failed: bool, flags: int = 0
-    ) -> None:
-        """Count the request once, for the variant that it was routed to.
+    def _count_failure(self, reason: Reason, responded: float, now: float, flags: int) -> None:
+        """Count and record that the request failed; ``flags`` as ``record_end`` has them."""
+        status = STATUS_OF[reason]
+        self._count(status, responded, now, failed=True)
+        self.record_end(status, True, now, flags)
 
-        ``flags`` are those of ``TrialRecorder.end``.
-        """
+    def _count(self, status: int, responded: float, now: float, *, failed: bool) -> None:
+        """Count the request once, for the variant that it was routed to."""
         if self._rescued:
             return
         waited, took = max(responded - self._received, 0.0), now - self._started
@@ -393,9 +398,6 @@ class Exchange(Tunnel):
         tally.finish(status, waited, took)
         if failed:
             tally.add(counters.FAILED)
-        recorder, self._recorder = self._recorder, None
-        if recorder is not None:
-            recorder.end(status, failed, now - self._received, flags)
         if self.request.sampled:
             _keep_exemplars(self, waited, took)
 

@@ -16,7 +16,6 @@ from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.request_sender import FINISHED, TUNNEL
-from canaryproxy.proxy.trial_recorder import TrialRecorder
 
 _LONGEST_FIELD: Final = 1024
 """Bytes of a field that are kept, so that the queue of the log is bounded in bytes too."""
@@ -33,11 +32,11 @@ class LoggedExchange(Exchange):
         sink: ResponseSink,
         request: Request,
         routing: Routing,
-        recorder: TrialRecorder | None,
+        outcomes: tuple[int, ...],
         now: float,
         has_body: bool,
     ) -> None:
-        super().__init__(context, sink, request, routing, recorder, now, has_body)
+        super().__init__(context, sink, request, routing, outcomes, now, has_body)
         self._body_size = 0
         """Bytes of the response's body so far."""
         self._failed_endpoint = ""

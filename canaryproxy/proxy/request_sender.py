@@ -36,6 +36,7 @@ class RequestSender(Receiver):
         "_context",
         "_continued",
         "_endpoint",
+        "_first_byte",
         "_received",
         "_replay",
         "_request_done",
@@ -56,6 +57,8 @@ class RequestSender(Receiver):
     _state: int
     _received: float
     """When the whole request had come."""
+    _first_byte: float
+    """Seconds from then to the head of the response, once that has come; 0 if it came before."""
     _request_done: bool
     """The whole request was read from the client."""
     _replay: ReplayBuffer | None
@@ -95,7 +98,10 @@ class RequestSender(Receiver):
             return
         self._endpoint = endpoint
         endpoint.active += 1
-        endpoint.acquire(self)
+        if endpoint.idle:  # the plain case of ``acquire``
+            self.connected(endpoint.idle.pop())
+        else:
+            endpoint.acquire(self)
 
     def wants(self, source: ConnectionSource) -> bool:
         return source is self._endpoint and self._state != FINISHED
@@ -143,6 +149,8 @@ class RequestSender(Receiver):
         self._received = now = monotonic()
         if self._state < RESPONDING:
             self._sink.await_response(now)
+        else:
+            self._first_byte = 0.0
 
     def _send_body(self, data: bytes) -> None:
         upstream = self._upstream

@@ -6,18 +6,16 @@ from time import monotonic
 
 from canaryproxy.measure import counters
 from canaryproxy.proxy.framing import is_close_frame
-from canaryproxy.proxy.request_sender import FINISHED, RequestSender
+from canaryproxy.proxy.request_sender import FINISHED
 from canaryproxy.proxy.trial_recorder import TrialRecorder
 
 
-class Tunnel(RequestSender):
+class Tunnel(TrialRecorder):
     """Carries bytes both ways once the handshake is over. Which side ends the tunnel is recorded."""
 
-    __slots__ = ("_recorder", "_responded_at")
+    __slots__ = ("_responded_at",)
 
     # Set by the subclass, as those of ``RequestSender``.
-    _recorder: TrialRecorder | None
-    """Records the request for the judge until it has ended; ``None`` if it is no trial."""
     _responded_at: float
     """When the head of the final response came; 0: not yet."""
 
@@ -60,14 +58,12 @@ class Tunnel(RequestSender):
         self._sink.close()
 
     def _tunnel_ends(self, *, by_client: bool, reset: bool = False) -> None:
-        if self._recorder is not None:
-            lasted = monotonic() - self._responded_at
-            self._recorder.tunnel_ends(lasted, by_client=by_client, reset=reset)
+        lasted = monotonic() - self._responded_at
+        self.record_tunnel_ends(lasted, by_client=by_client, reset=reset)
 
     def _end_tunnel(self) -> None:
         if self._state != FINISHED:
-            if self._recorder is not None:
-                self._recorder.end_tunnel()
+            self.record_tunnel()
             self._state = FINISHED
             self._leave_endpoint()
             self._context.tallies[self.variant].add(counters.TUNNELS_CLOSED)

@@ -66,7 +66,7 @@ def read(made: OutcomeRules, seen: Answer) -> BodyReader | None:
 
 def held(text: str, seen: Answer) -> bool | Blind | None:
     made = rules(text)
-    return made.held(0, seen, read(made, seen))
+    return made.held(0, seen.status, seen.headers, seen.size, read(made, seen))
 
 
 def present(text: str, seen: Answer) -> bool | None:

@@ -16,7 +16,6 @@ from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Blind
 from canaryproxy.measure.outcomes import INSPECTED
 from canaryproxy.measure.route_names import RouteNames
-from canaryproxy.measure.routing import STABLE, RouteTable, Routing
 from canaryproxy.measure.shared_memory import WorkerCells
 from canaryproxy.proxy import body_sampler
 from canaryproxy.proxy.body_sampler import (
@@ -25,7 +24,8 @@ from canaryproxy.proxy.body_sampler import (
     TIME_A_TICK,
     BodySampler,
 )
-from canaryproxy.proxy.trial_recorder import SampledResponse, TrialRules
+from canaryproxy.proxy.trial_recorder import TrialRecorder
+from canaryproxy.proxy.trial_rules import TrialRules
 
 BODY, HEAD = 0, 1
 """Indexes of the two outcomes, one that looks into bodies and one that does not."""
@@ -142,6 +142,29 @@ def test_a_large_body_is_read_in_slices(clock: Clock) -> None:
     assert done == [1]
 
 
+class Sampled(TrialRecorder):
+    """A request that leaves no record, and whose response both outcomes look at."""
+
+    def __init__(self, rules: TrialRules, tally: counters.Tally) -> None:
+        self._rules, self._tally = rules, tally
+        self._outcomes = rules.choose((BODY, HEAD))
+        self._mark, self._flags, self._size, self._word = -1, 0, 0, 0
+        self._received = 0.0
+        self._response = self._body = None
+        self.request = Request()
+        self.request.rule_key = b"GET", b"/"
+
+    def head(self, response: Response, body: bytes) -> None:
+        self._response, self._first_byte = response, 0.0
+        self.sample_body(body)
+        self._size = len(body)
+
+    def add(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._body is not None:
+            self._body.add(data)
+
+
 class Watched:
     """Rules with two outcomes, and what it has counted."""
 
@@ -161,18 +184,13 @@ class Watched:
         self.cells = cells.counters.stable
         self.tally = counters.Tally(self.cells)
 
-    def routed(self) -> SampledResponse:
-        routing = Routing(RouteTable(), b"key", bucket=0, variant=STABLE)
-        request = Request()
-        request.method, request.rule_key = b"GET", (b"GET", b"/")
-        sample = self.rules.enroll(routing, (BODY, HEAD), self.tally, request)
-        assert isinstance(sample, SampledResponse)
-        return sample
+    def routed(self) -> Sampled:
+        return Sampled(self.rules, self.tally)
 
-    def answers(self, sample: SampledResponse, body: bytes) -> list[int]:
+    def answers(self, sample: Sampled, body: bytes) -> list[int]:
         """Take a response, and return the trials and events of the outcomes body and head up to now."""
-        sample.response_head(Response(200), body, 0.0)
-        sample.end(200, False, 0.0)
+        sample.head(Response(200), body)
+        sample.record_end(200, False, 0.0)
         return self.counted
 
     @property
@@ -230,11 +248,11 @@ def test_what_is_not_seen_is_counted() -> None:
     assert watched.seen == counters.OutcomeCounts(3, 1, 3, 2, blind())
     watched.answers(watched.routed(), b"<html>")
     cut = watched.routed()
-    cut.response_head(Response(200), b'{"a": ', 0.0)
-    cut.end(502, True, 0.0)
+    cut.head(Response(200), b'{"a": ')
+    cut.record_end(502, True, 0.0)
     coded = watched.routed()
-    coded.response_head(Response(200, ((b"Content-Encoding", b"exi"),)), b"...", 0.0)
-    coded.end(200, False, 0.0)
+    coded.head(Response(200, ((b"Content-Encoding", b"exi"),)), b"...")
+    coded.record_end(200, False, 0.0)
     seen = watched.seen
     assert seen == counters.OutcomeCounts(
         3, 1, 3, 2, blind(not_json=1, incomplete=1, unknown_coding=1)
@@ -244,7 +262,7 @@ def test_what_is_not_seen_is_counted() -> None:
 
 def test_no_response_at_all_is_a_trial_that_does_not_hold() -> None:
     watched = Watched(POINTER)
-    watched.routed().end(502, True, 0.0)
+    watched.routed().record_end(502, True, 0.0)
     assert watched.seen == counters.OutcomeCounts(1, 0, 0, 0, blind())
 
 
@@ -254,13 +272,13 @@ def test_bodies_that_wait_are_bounded_in_bytes(clock: Clock) -> None:
     watched.sampler.run(clock.look(1.5))
     piece = b" " * 65536
     for sample in samples:
-        sample.response_head(Response(200), b"", 0.0)
+        sample.head(Response(200), b"")
         for _ in range(60):  # 30 MB in all
-            sample.response_body(piece)
+            sample.add(piece)
         assert watched.sampler.waiting <= MOST_WAITING
     for sample in samples:
-        sample.response_body(b'{"results": []}')
-        sample.end(200, False, 0.0)
+        sample.add(b'{"results": []}')
+        sample.record_end(200, False, 0.0)
     watched.sampler.tick()
     watched.sampler.tick()
     seen = watched.seen
@@ -274,7 +292,7 @@ def test_a_client_that_leaves_frees_what_waits(clock: Clock) -> None:
     watched = Watched(POINTER)
     sample = watched.routed()
     watched.sampler.run(clock.look(1.5))
-    sample.response_head(Response(200), b" " * 70_000, 0.0)
+    sample.head(Response(200), b" " * 70_000)
     assert watched.sampler.waiting == 70_000
     watched.sampler.tick()
     watched.sampler.tick()
