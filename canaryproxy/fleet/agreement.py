@@ -122,7 +122,8 @@ class Agreement:
         old, self.document = self.document, document
         self._contact.has_document(document.act)
         if (document.round, document.judge) != (old.round, old.judge):
-            self._evidence.renew()
+            salted = (document.release, document.salt) == (old.release, old.salt)
+            self._evidence.renew(same_users=salted)
             self._suspicion.forget()
         known = {(record.time, record.what, record.cause) for record in old.records}
         news = tuple(

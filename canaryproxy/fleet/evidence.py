@@ -1,9 +1,11 @@
 """The evidence of a replica: one judge of the fleet's records, one of the replica's own. Pure.
 
 The judge of the fleet is given the ticks of the log (``record_log``), the same at every replica: replicas
-that have read the same log hold the same evidence. It has half of α, the judge of the own records a share
-of the other half (α/2 divided by the most replicas seen), so that a healthy release is rolled back with
-probability α at most, by whichever replica.
+that have read the same log hold the same evidence. After a reset each goes on with what it has read of
+stable, which may differ by the requests of an exchange; a replica that has joined since has the leader's
+limits, and does not know what users did before. The judge of the fleet has half of α, the judge of the own
+records a share of the other half (α/2 divided by the most replicas seen), so that a healthy release is rolled
+back with probability α at most, by whichever replica.
 """
 
 from __future__ import annotations
@@ -50,11 +52,16 @@ class FleetEvidence:
         """Judge by other settings; ``renew``: the judges are replaced."""
         self._settings = _half(settings)
         if renew:
-            self.renew()
+            self.renew(same_users=False)
 
-    def renew(self) -> None:
-        """Replace both judges: another round begins, with a log of its own."""
-        self._own, self._combined = Judge(self._settings), Judge(self._settings)
+    def renew(self, *, same_users: bool) -> None:
+        """Replace both judges: another round begins, with a log of its own.
+
+        ``same_users``: positions are those of the round before, and the judges go on with what they know of
+        stable.
+        """
+        own, combined = (self._own, self._combined) if same_users else (None, None)
+        self._own, self._combined = Judge(self._settings, own), Judge(self._settings, combined)
         self._log, self.seen, self.wants_past = LogReader(), None, True
         self._breach_since = None
 
@@ -146,7 +153,7 @@ class FleetEvidence:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from ``to_dict``. Raises ``KeyError``, ``TypeError`` or ``ValueError``."""
         log = LogReader.from_dict(state["log"])
-        self._combined = Judge.from_dict(self._settings, state["judge"])
+        self._combined = Judge.from_dict(self._settings, state["judge"], self._combined)
         self._log, self.seen, self.wants_past = log, None, False
 
 

@@ -394,17 +394,17 @@ class Judge:
         }
 
     @classmethod
-    def from_dict(cls, settings: JudgeSettings, state: Mapping[str, Any]) -> Judge:
-        """Return a judge that continues from a state.
+    def from_dict(
+        cls, settings: JudgeSettings, state: Mapping[str, Any], before: Judge | None = None
+    ) -> Judge:
+        """Return a judge that continues from a state, and with what ``before`` has learnt of users.
 
         A metric that is new in ``settings`` starts afresh, and all do after a version whose evidence counted
         requests: only how many were judged continues. Raises ``KeyError``, ``TypeError`` or
         ``ValueError`` if the state is not one of ``to_dict``.
         """
-        judge = cls(settings)
-        if (
-            "steps" not in state
-        ):  # of a version that counted requests: its evidence is of another kind
+        judge = cls(settings, before)
+        if "steps" not in state:  # of a version that counted requests
             judge._judged = int(state["judged"])
             judge._watch.answered = int(state["answered"])
             return judge

@@ -12,8 +12,12 @@ import pytest
 from canaryproxy.control.authority import Unavailable
 from canaryproxy.control.saver import Unsaved
 from canaryproxy.control.service import Stale
+from canaryproxy.fleet.evidence import FleetEvidence
+from canaryproxy.fleet.record_log import Entry, StoredEntry
 from canaryproxy.fleet.redis_store import CommitResult
 from canaryproxy.fleet.state import Document
+from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.measure.records import ENDED, FAILED, pack_first, pack_second, pack_third
 from canaryproxy.release import circuit, rollout
 
 from .replicas import RELEASE, Replica, fleet, leader, soon
@@ -192,6 +196,49 @@ async def test_operators_act_at_any_replica(tmp_path: Path, server: RedisServer)
             await two.control.act(rollout.SetWeight(40.0))
         await one.control.act(circuit.Reset(by="ann"))
         await soon(lambda: all(other.weight == 30 for other in replicas), "reset")
+
+
+async def test_a_reset_goes_on_with_what_was_learnt_of_stable(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    """No request comes after the trip: what the judges know afterwards they knew before."""
+
+    def learnt(one: Replica) -> bool:
+        return one.authority._evidence._combined.limits.known
+
+    async with fleet(tmp_path, [server.port] * 2) as replicas:
+        for one in replicas:
+            one.busy = ((20, 0), (2, 0))
+        await soon(lambda: all(map(learnt, replicas)), "limits")
+        for one in replicas:
+            one.busy = None
+        await replicas[0].control.act(circuit.Trip("by hand"))
+        await soon(lambda: all(one.is_open for one in replicas), "trip")
+        await replicas[1].control.act(circuit.Reset())
+        await soon(lambda: all(one.weight > 0 for one in replicas), "reset")
+        assert all(map(learnt, replicas))
+        await soon(lambda: all(one.fleet["judging"] == "sums" for one in replicas), "judging")
+        assert all(map(learnt, replicas))
+
+
+def test_what_is_learnt_stays_with_the_users_of_a_salt() -> None:
+    def requests(at: int) -> list[int]:
+        flags = ENDED if at % 10 else ENDED | FAILED
+        first = pack_first(at * 1000, 0, 0, 200, 0, flags)
+        return [first, pack_second(0, 0, 0), pack_third(0.01, 100)]
+
+    learnt = FleetEvidence(JudgeSettings(warmup=0.0), 0.1)
+    entry = Entry(0, 0, [word for at in range(200) for word in requests(at)])
+    ticks = [StoredEntry(f"{at}-0", at, 1.0 * at, entry.pack()) for at in (1, 2)]
+    learnt.observe_combined(2.0, "a", "", ticks)
+    kept = learnt.keep("b")
+    for same_users in (True, False):
+        learnt.renew(same_users=same_users)
+        assert learnt._combined.limits.known is same_users
+        learnt.join("b", kept)  # the leader was quicker to keep its evidence of the new round
+        assert learnt._combined.limits.known
+        known = learnt._combined._learning.past.of("errors")
+        assert (known.trials, known.events) == ((400, 40) if same_users else (0, 0))
 
 
 async def test_of_two_acts_at_once_one_holds_or_both_do_one_after_the_other(
