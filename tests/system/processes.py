@@ -83,6 +83,7 @@ def upstream(folder: Path, name: str, port: int = 0) -> Iterator[tuple[Process, 
 class Proxy(Process):
     """``canaryproxy run`` with a configuration. ``admin`` is a port for ``admin.listen``."""
 
+    COMMAND: tuple[str, ...] = ("-m", "canaryproxy", "run")
     OPTIONS: tuple[str, ...] = ()
 
     def __init__(
@@ -96,7 +97,7 @@ class Proxy(Process):
             f"listen: 127.0.0.1:{self.port}\n"
             f"admin: {{socket: {self.socket}{listen}}}\n{variants}\n{more}\n"
         )
-        super().__init__("-m", "canaryproxy", "run", "-c", str(path), *self.OPTIONS, folder=folder)
+        super().__init__(*self.COMMAND, "-c", str(path), *self.OPTIONS, folder=folder)
 
     def serves(self) -> bool:
         """Tell whether it said so."""
