@@ -118,6 +118,21 @@ METRICS: Final = (
         readers.one(lambda scrape: sum(cells[counters.RESCUED] for cells in scrape.variants)),
     ),
     Row(
+        "canaryproxy_rescues_over_budget_total",
+        "Requests that failed on the canary and were not retried: rescue.budget was spent.",
+        "counter",
+        (),
+        readers.one(lambda scrape: sum(cells[counters.OVER_BUDGET] for cells in scrape.variants)),
+    ),
+    Row(
+        "canaryproxy_asset_lookups_total",
+        "Requests for files that the variant does not have (rescue.assets), by whether the other one has"
+        " them.",
+        "counter",
+        ("variant", "result"),
+        readers.asset_lookups,
+    ),
+    Row(
         "canaryproxy_refused_total",
         "Requests that the proxy handled itself before routing, by status code: refused "
         "ones, and 200 for OPTIONS *.",

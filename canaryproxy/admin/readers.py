@@ -192,6 +192,12 @@ def upstream_errors(scrape: Scrape) -> Iterable[Sample]:
             yield (variant, reason.label), cells[counters.ERRORS + reason]
 
 
+def asset_lookups(scrape: Scrape) -> Iterable[Sample]:
+    for variant, cells in zip(VARIANTS, scrape.variants, strict=True):
+        yield (variant, "found"), cells[counters.ASSETS_FOUND]
+        yield (variant, "missing"), cells[counters.ASSETS_MISSING]
+
+
 def refused(scrape: Scrape) -> Iterable[Sample]:
     return [((str(code),), count) for code, count in counters.refused(scrape.proxy)]
 

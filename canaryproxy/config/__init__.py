@@ -18,6 +18,7 @@ from canaryproxy.config.json_schema import schema
 from canaryproxy.config.model import (
     AccessLog,
     Admin,
+    Assets,
     Business,
     Certificate,
     ClientTls,
@@ -43,6 +44,7 @@ from canaryproxy.config.model import (
     Release,
     Reload,
     Rescue,
+    RetryBudget,
     ServerTls,
     Split,
     Step,
@@ -59,6 +61,7 @@ from canaryproxy.config.yaml_reader import read
 __all__ = [
     "AccessLog",
     "Admin",
+    "Assets",
     "Business",
     "Certificate",
     "ClientTls",
@@ -87,6 +90,7 @@ __all__ = [
     "Release",
     "Reload",
     "Rescue",
+    "RetryBudget",
     "ServerTls",
     "Split",
     "Step",

@@ -27,6 +27,7 @@ def warnings(config: Config) -> tuple[str, ...]:
         *_judge(config),
         *_connections(config),
         *_sticky(config),
+        *_rescue(config),
     )
 
 
@@ -106,6 +107,29 @@ def _sticky(config: Config) -> Iterator[str]:
         )
 
 
+def _rescue(config: Config) -> Iterator[str]:
+    rescue = config.rescue
+    given = rescue.model_fields_set
+    if not rescue.enabled:
+        for name in ("statuses", "methods", "after"):
+            if name in given:
+                yield f"rescue.{name} has no effect: rescue.enabled is false"
+        return
+    writes = [one for one in rescue.methods if one in ("POST", "PATCH")]
+    if writes:
+        yield (
+            f"rescue.methods has {' and '.join(writes)}: such a request may run on both versions, and do"
+            " twice what it does"
+        )
+    if rescue.after is not None and rescue.after >= config.limits.first_byte_timeout:
+        yield (
+            "rescue.after has no effect: limits.first_byte_timeout is"
+            f" {duration_text(config.limits.first_byte_timeout)}"
+        )
+    if any(one.path.prefix == "/" for one in rescue.assets):
+        yield "rescue.assets has every path: each 404 makes two requests; name the paths of hashed files"
+
+
 def _without_canary(config: Config) -> Iterator[str]:
     if config.variants.canary is not None:
         return
@@ -115,6 +139,8 @@ def _without_canary(config: Config) -> Iterator[str]:
         yield "split.weight has no effect without variants.canary"
     if config.mirror.percent > 0:
         yield "mirror.percent has no effect without variants.canary"
+    if config.rescue.assets:
+        yield "rescue.assets has no effect without variants.canary"
     for at, rule in enumerate(config.split.match):
         if rule.variant == "canary":
             yield f"split.match[{at}] has no effect without variants.canary"

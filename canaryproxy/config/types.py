@@ -114,6 +114,29 @@ Duration = Annotated[float, _check, _schema]
 _check, _schema = _duration("10ms")
 Timeout = Annotated[float, _check, _schema]
 """Seconds, at least 0.01: a shorter timeout would fail every request."""
+
+
+def _timeout_or_auto(value: object) -> float | None:
+    """Return seconds, or ``None`` for ``auto``."""
+    if value == "auto":
+        return None
+    try:
+        return units.duration(value, least="10ms")
+    except ValueError as error:
+        raise ValueError(f"auto, or {error}") from None
+
+
+TimeoutOrAuto = Annotated[
+    float | None,
+    _checked(_timeout_or_auto),
+    WithJsonSchema(
+        {
+            "anyOf": [{"const": "auto"}, _pattern(units.DURATION_PATTERN)],
+            "examples": ["auto", "500ms", "2s"],
+        }
+    ),
+]
+"""A ``Timeout``, or ``None`` for ``auto``."""
 _check, _schema = _duration("1s")
 WholeSeconds = Annotated[float, _check, _schema]
 """Seconds, at least 1."""

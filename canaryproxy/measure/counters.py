@@ -95,14 +95,20 @@ FINISHED: Final = 1
 CLIENT_CLOSED: Final = 2
 """Requests whose client went away before the response was complete; they count against neither variant."""
 RESCUED: Final = 3
-"""Requests of the canary that stable answered in its place."""
+"""Requests of the canary that failed, and that stable answered in its place."""
 TUNNELS_OPENED: Final = 4
 TUNNELS_CLOSED: Final = 5
 FAILED: Final = 6
 """Requests that ended in an error as the configuration defines it (``judge.metrics.errors``)."""
 FORCED: Final = 7
 """Requests that a match rule forced to the variant, and probes; they are counted as routed, too."""
-OUTCOMES: Final = 8
+OVER_BUDGET: Final = 8
+"""Requests of the canary that failed and were not rescued: ``rescue.budget`` was spent."""
+ASSETS_FOUND: Final = 9
+"""Requests of the variant for a file that only the other one had (``rescue.assets``)."""
+ASSETS_MISSING: Final = 10
+"""Those that the other one could not answer either."""
+OUTCOMES: Final = 11
 """Two cells for each outcome: responses evaluated, and those for which its rule holds."""
 MOST_OUTCOMES: Final = 16
 """Maximum number of outcomes in a configuration."""

@@ -6,9 +6,10 @@ from canaryproxy.config import Limits
 from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
 from canaryproxy.measure.counters import Counters, Tally
+from canaryproxy.measure.rescue import Budget, RescueRules
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.error_log import ErrorLog
-from canaryproxy.proxy.interfaces import Connection
+from canaryproxy.proxy.interfaces import Connection, Receiver
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Pool
 from canaryproxy.proxy.routing import Router
@@ -18,11 +19,12 @@ from canaryproxy.proxy.trial_rules import TrialRules
 class WorkerContext:
     """State that connections and exchanges read. ``DataPath`` fills it from the configuration.
 
-    They change nothing here but ``connections`` and ``in_flight``.
+    They change nothing here but ``connections``, ``in_flight`` and ``overdue``.
     """
 
     __slots__ = (
         "access_log",
+        "budget",
         "connections",
         "counters",
         "draining",
@@ -33,11 +35,12 @@ class WorkerContext:
         "limits",
         "max_requests",
         "mirror",
+        "overdue",
         "pools",
         "replay_buffer",
         "request_parser",
         "rescue",
-        "rescue_header",
+        "rescue_after",
         "response_ends",
         "response_parser",
         "router",
@@ -61,10 +64,12 @@ class WorkerContext:
     """Copies requests for the canary, if that is configured."""
     pools: tuple[Pool, Pool]
     """The endpoints of stable and of the canary."""
-    rescue: bool
-    """Stable answers requests that the canary failed."""
-    rescue_header: bool
-    """A response says that it was rescued."""
+    rescue: RescueRules
+    """Which requests the other variant may answer."""
+    budget: Budget
+    """How many requests of the canary stable may take over."""
+    rescue_after: float
+    """Seconds to the first byte after which the canary has failed, if stable can answer; may be ``inf``."""
     replay_buffer: int
     """Bytes of a request's body that are kept so that it can be sent again."""
     variant_lines: tuple[bytes, ...]
@@ -90,6 +95,8 @@ class WorkerContext:
         """The clients' connections, those included whose handshake is not complete."""
         self.in_flight = 0
         """Requests being answered, tunnels included."""
+        self.overdue: list[Receiver] = []
+        """Exchanges whose canary has had its time to answer, found by ``mark_late``."""
         self.draining = False
         """The worker shuts down: connections close after their current response."""
 

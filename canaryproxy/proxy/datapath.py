@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Final, cast
 
@@ -19,8 +20,9 @@ from canaryproxy.http1.request import RequestParser, Tolerated
 from canaryproxy.http1.response import ResponseParser
 from canaryproxy.measure import counters
 from canaryproxy.measure.compiled import COMPILED
+from canaryproxy.measure.rescue import Budget, Patience, RescueRules
 from canaryproxy.measure.route_names import RouteNames
-from canaryproxy.measure.routing import VARIANTS, MatchRules, RouteTable
+from canaryproxy.measure.routing import STABLE, VARIANTS, MatchRules, RouteTable
 from canaryproxy.measure.shared_memory import TableCell, WorkerCells
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.body_sampler import BodySampler
@@ -66,7 +68,9 @@ class DataPath:
         "_filters",
         "_loop",
         "_mirror",
+        "_patience",
         "_records",
+        "_rescue_after",
         "_routes",
         "_sampler",
         "_servers",
@@ -105,6 +109,9 @@ class DataPath:
         """What precedes HTTP, by listener; ``None``: nothing."""
         self._sampler = BodySampler()
         self._mirror = Mirror(cells.counters)
+        self._patience = Patience()
+        self._rescue_after: float | None = None
+        """Seconds, ``None``: those of ``_patience``."""
         self._servers: list[asyncio.Server] = []
         self._drained: asyncio.Event = asyncio.Event()
         """No connection is left."""
@@ -138,8 +145,10 @@ class DataPath:
         context.trusted_proxies = TrustedProxies(
             config.forwarded.trust, by_forwarded=config.forwarded.client_from == "Forwarded"
         )
-        context.rescue = config.rescue.enabled
-        context.rescue_header = config.rescue.header
+        context.rescue = RescueRules(config.rescue)
+        context.budget = Budget(config.rescue.budget, config.worker_count)
+        self._rescue_after = config.rescue.after
+        context.rescue_after = inf
         context.replay_buffer = config.rescue.replay_buffer
         # What ends every head that we send: our Via field (RFC 9110 §7.6.3) and the empty line.
         head_end = b"Via: 1.1 %b\r\n\r\n" % config.forwarded.via.encode("latin-1")
@@ -236,13 +245,26 @@ class DataPath:
     def tick(self) -> None:
         """Begin a tick of the judge: count the requests that are late by now, not when they end.
 
-        What is recorded by then is shown to the judge.
+        What is recorded by then is shown to the judge. Then stable answers for a canary that is overdue.
         """
         now = monotonic()
+        self._renew_rescue(now)
         for connection in self.context.connections:
             connection.mark_late(now)
         self._sampler.tick()
         self._records.flush()
+        overdue, self.context.overdue = self.context.overdue, []
+        for exchange in overdue:
+            exchange.wait_no_longer()
+
+    def _renew_rescue(self, now: float) -> None:
+        """Update what rescue derives from stable's requests."""
+        context = self.context
+        stable = context.tallies[STABLE].values
+        context.budget.observe(now, stable[counters.ROUTED])
+        self._patience.observe(now, stable)
+        after = self._patience.seconds if self._rescue_after is None else self._rescue_after
+        context.rescue_after = after if after < context.first_byte_timeout else inf
 
     # Connections
 

@@ -18,8 +18,8 @@ The plain case, a line for each step:
 What may come between:
 
     a kept-alive connection was stale     -> the request is sent on a new one, and not counted twice
-    an endpoint fails                     -> ``retry.after_failure``: another endpoint, rescue, or an error
-    the canary fails                      -> counted as the canary's failure; stable answers (rescue)
+    an endpoint fails                     -> another endpoint (``retry``), rescue, or an error
+    the canary fails, a file is missing   -> counted; the other variant answers (``rescuer``)
     the client closes                     -> the upstream's connection closes; counted as client_closed
 """
 
@@ -35,7 +35,7 @@ from canaryproxy.http1.request import Request
 from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters, records
 from canaryproxy.measure.counters import ROUTED, Reason
-from canaryproxy.measure.routing import CANARY, STABLE, Routing
+from canaryproxy.measure.routing import Routing
 from canaryproxy.proxy import retry
 from canaryproxy.proxy.access_log import id_and_size
 from canaryproxy.proxy.context import WorkerContext
@@ -51,20 +51,19 @@ from canaryproxy.proxy.framing import (
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.replay import ReplayBuffer
 from canaryproxy.proxy.request_sender import FINISHED, RESPONDING, TUNNEL, WAITING
-from canaryproxy.proxy.tunnel import Tunnel
+from canaryproxy.proxy.rescuer import Rescuer
 
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
 _LONGEST_ID: Final = 128
 """Bytes of a client's X-Request-Id that are logged."""
 
 
-class Exchange(Tunnel):
+class Exchange(Rescuer):
     """The state of one request, from its head to the last byte of its response."""
 
     __slots__ = (
         "_close",
         "_framing",
-        "_rescued",
         "_started",
     )
 
@@ -104,8 +103,7 @@ class Exchange(Tunnel):
         values[ROUTED] = tally.cells[ROUTED] = values[ROUTED] + 1
         self._responded_at = 0.0
         """When the head of the final response came."""
-        self._rescued = False
-        """The canary's failure was counted, and stable answers in its place."""
+        self._rescued = 0
         self._close = False
         """The client's connection closes after the response."""
         self._framing = AS_RECEIVED
@@ -126,9 +124,11 @@ class Exchange(Tunnel):
         return 0 if self._response is None else self._response.status
 
     def mark_late(self, now: float) -> None:
-        """Record the request as slow or stalled if it is by now."""
+        """Record the request as slow or stalled if it is by now, and note if its canary is overdue."""
         if self._request_done:
             self.record_late(now - self._received)
+            if self._is_overdue(now):
+                self._context.overdue.append(self)
 
     # The response, from the upstream
 
@@ -157,20 +157,9 @@ class Exchange(Tunnel):
         rules = self._rules
         if self._outcomes and rules.reads_bodies:
             self.sample_body(body)
-        if (
-            variant == CANARY
-            and context.rescue
-            and status in retry.RESCUED_STATUSES
-            and self._repeatable()
+        if status >= 400 and self._passes_on(
+            response, body, now, complete=complete, trailers=trailers
         ):
-            failed = bool(rules.error_statuses[status])
-            self._count(status, now, now, failed=failed)
-            self.record_end(status, failed, now, records.RESCUED | records.FAILED)
-            upstream, self._upstream = self._upstream, None
-            assert upstream is not None
-            upstream.finish(now, reusable=complete and self._request_done)
-            self._leave_endpoint()
-            self._rescue()
             return
         self._state = RESPONDING
         self._responded_at = now
@@ -204,7 +193,7 @@ class Exchange(Tunnel):
         self._close = framing == BY_CLOSE or self._closes()
         lines = self._context.response_ends[self.variant][:-2] + self.routing.cookie
         lines += framing_line(request, response, framing)
-        if self._rescued and self._context.rescue_header:
+        if self.variant != self.routing.variant and self._context.rescue.header:
             lines += _RESCUED
         return lines + connection_line(request, close=self._close) + b"\r\n"
 
@@ -224,7 +213,7 @@ class Exchange(Tunnel):
     def _complete(self, now: float) -> None:
         upstream, self._upstream = self._upstream, None
         if self._rescued:
-            self._context.tallies[CANARY].add(counters.RESCUED)
+            self._tally.add(self._rescued)
         else:
             # Same as _count, written out: this is the end of every plain request.
             assert self._response is not None
@@ -266,8 +255,8 @@ class Exchange(Tunnel):
         self._context.tallies[self.variant].add(counters.TUNNELS_OPENED)
         lines = self._context.response_ends[self.variant][:-2] + self.routing.cookie
         if self._rescued:
-            self._context.tallies[CANARY].add(counters.RESCUED)
-            if self._context.rescue_header:
+            self._tally.add(self._rescued)
+            if self._context.rescue.header:
                 lines += _RESCUED
         head = response.head + lines
         head += b"Connection: upgrade\r\nUpgrade: " + response.upgrade + b"\r\n\r\n"
@@ -323,39 +312,32 @@ class Exchange(Tunnel):
             _log_failure(self, now, endpoint, reason, detail)
             self._sink.break_off(framed=self.framed)
             return
+        if self._rescued == counters.ASSETS_FOUND:
+            self._send_own()
+            return
         if endpoint is not None:
             self._tried = (*self._tried, endpoint)
-        decision = retry.after_failure(
-            reason,
-            self.variant,
-            len(self._tried),
-            repeatable=self._repeatable(),
-            rescue=self._context.rescue,
-        )
-        if decision == retry.RESCUE:
+        rescue = self._needs_rescue(reason)
+        if rescue and self._context.budget.take(now, self._routed_to_stable()):
             self._count_failure(reason, now, now, records.RESCUED | self._unreached(reason))
-            self._rescue()
-        elif decision == retry.NEXT_ENDPOINT and self._has_another_endpoint():
+            self._ask_other(counters.RESCUED)
+        elif (
+            self._repeatable()
+            and retry.on_next_endpoint(reason, len(self._tried))
+            and self._has_another_endpoint()
+        ):
             if reason == Reason.FIRST_BYTE_TIMEOUT:
                 self._sink.await_response(now)
             self.start()
         else:
+            if rescue:
+                self._tally.add(counters.OVER_BUDGET)
             self._send_error(reason, now, endpoint, detail)
 
     def _unreached(self, reason: Reason) -> int:
         """Return ``records.UNREACHED`` if no attempt got a connection, for another reason than many users."""
         unreached = self._state == WAITING and reason != Reason.OVERFLOW
         return records.UNREACHED if unreached else 0
-
-    def _rescue(self) -> None:
-        """Let stable answer in the canary's place; the canary's failure is counted already."""
-        self._rescued = True
-        self._mark, self._outcomes = -1, ()
-        self._response = self._body = None
-        self.variant = STABLE
-        self._tried = ()
-        self._sink.await_response(monotonic())
-        self.start()
 
     def _send_error(
         self, reason: Reason, now: float, endpoint: Endpoint | None, detail: str
@@ -447,6 +429,6 @@ def _log_failure(
         "" if endpoint is None else endpoint.authority,
         reason,
         detail,
-        rescue=exchange._rescued,
+        rescue=exchange._rescued != 0,
         broke_off=response is None,
     )

@@ -116,6 +116,10 @@ class Receiver(Caller):
         """
         raise NotImplementedError
 
+    def wait_no_longer(self) -> None:
+        """Give up on the canary: it has had its time, and stable can answer."""
+        return
+
     def upstream_full(self) -> None:
         """Write no more until ``upstream_drained``."""
         return

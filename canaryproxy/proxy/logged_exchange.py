@@ -10,7 +10,7 @@ from canaryproxy.http1.forwarding import Peer, TrustedProxies
 from canaryproxy.http1.request import Request, RequestFields
 from canaryproxy.http1.response import Response
 from canaryproxy.measure.counters import Reason
-from canaryproxy.measure.routing import CANARY, VARIANTS, Routing
+from canaryproxy.measure.routing import VARIANTS, Routing
 from canaryproxy.proxy.access_log import CLIENT_CLOSED, PROXY, Entry, id_and_size
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.exchange import Exchange
@@ -44,7 +44,7 @@ class LoggedExchange(Exchange):
         self._reason = ""
         """Why the last attempt failed, or what the last response was."""
         self._rescue_reason = ""
-        """Why stable answered in the canary's place."""
+        """Why the other variant was asked."""
         self._refusal: Refusal | None = None
 
     def response_head(
@@ -72,10 +72,10 @@ class LoggedExchange(Exchange):
             self._failed_endpoint = self._endpoint.authority
         super()._failed(reason, detail)
 
-    def _rescue(self) -> None:
+    def _ask_other(self, cell: int) -> None:
         self._rescue_reason = self._reason
         self._failed_endpoint = ""
-        super()._rescue()
+        super()._ask_other(cell)
 
     # The end
 
@@ -134,9 +134,9 @@ class LoggedExchange(Exchange):
                 b"HTTP/1.0" if request.http10 else b"HTTP/1.1",
                 status,
                 self._body_size,
-                CANARY if self._rescued else self.variant,
+                routing.variant,
                 by,
-                self._rescued,
+                self._rescued != 0,
                 routing.forced,
                 None if routing.key is None else routing.bucket,
                 self._failed_endpoint if endpoint is None else endpoint.authority,

@@ -8,7 +8,6 @@ process and hand everything over to it (``hot_restart``).
 from __future__ import annotations
 
 import logging
-import os
 import resource
 import signal
 from pathlib import Path
@@ -62,7 +61,7 @@ class Supervisor:
         self._path = path
         self._predecessor = predecessor
         self._pid_file = pid_file
-        self.workers = config.workers or len(os.sched_getaffinity(0))
+        self.workers = config.worker_count
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT and drain, or until a successor has taken over.

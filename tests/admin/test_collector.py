@@ -124,6 +124,9 @@ def filled() -> Counters:
         cells[counters.POINTERS + 6] = 8
         cells[counters.POINTERS + 7] = 4
     made.canary[counters.RESCUED] = 2
+    made.canary[counters.OVER_BUDGET] = 5
+    made.stable[counters.ASSETS_FOUND] = 6
+    made.canary[counters.ASSETS_MISSING] = 1
     made.proxy[counters.REFUSED + 400] = 3
     return made
 
@@ -252,6 +255,10 @@ def test_metrics_have_the_values_of_the_counters() -> None:
     assert value(found, "canaryproxy_inflight_requests", variant="canary") == 3
     assert value(found, "canaryproxy_upstream_errors_total", reason="reset", variant="canary") == 2
     assert value(found, "canaryproxy_rescued_total") == 2
+    assert value(found, "canaryproxy_rescues_over_budget_total") == 5
+    lookups = "canaryproxy_asset_lookups_total"
+    assert value(found, lookups, variant="stable", result="found") == 6
+    assert value(found, lookups, variant="canary", result="missing") == 1
     assert value(found, "canaryproxy_refused_total", code="400") == 3
     assert value(found, "canaryproxy_weight_ratio") == 0.05
     duration = value(found, "canaryproxy_request_duration_seconds_sum", variant="canary")

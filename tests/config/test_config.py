@@ -630,6 +630,30 @@ def test_a_step_that_moves_no_users_is_warned_of() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{enabled: false, after: 1s}", "rescue.after has no effect: rescue.enabled is false"),
+        (
+            "{methods: [GET, POST]}",
+            "rescue.methods has POST: such a request may run on both versions, and do twice what it does",
+        ),
+        ("{after: 30s}", "rescue.after has no effect: limits.first_byte_timeout is 30s"),
+        (
+            "{assets: {path: {prefix: /}}}",
+            "rescue.assets has every path: each 404 makes two requests; name the paths of hashed files",
+        ),
+    ],
+)
+def test_a_rescue_that_does_not_do_what_it_says_is_warned_of(text: str, says: str) -> None:
+    assert config.warnings(config.parse(BOTH % "c" + f"rescue: {text}", file="f")) == (says,)
+
+
+def test_a_rescue_of_other_than_failures_is_refused() -> None:
+    with pytest.raises(config.ConfigError, match="404 is no failure of a server"):
+        config.parse(BOTH % "c" + "rescue: {statuses: [503, 404]}", file="f")
+
+
 def test_warnings_name_what_has_no_effect_without_a_canary() -> None:
     assert config.warnings(parse("split: {weight: 5}")) == (
         "split.weight has no effect without variants.canary",

@@ -49,6 +49,8 @@ judge:
     header: {when: {header: {name: A, prefix: b}}}
     value: {when: {json: {pointer: /a, equals: b}}}
     text: {when: {regex: b}}
+rescue:
+  {statuses: ["503"], methods: [GET], after: 1s, budget: {share: 1%}, assets: {path: {prefix: /a}}}
 mirror: {percent: 1%}
 forwarded: {trust: ["10.0.0.0/8"], via: me}
 notify:

@@ -29,7 +29,7 @@ from canaryproxy.config.model.match import HeaderMatch, PathMatch
 from canaryproxy.config.model.notify import EventName, Webhook
 from canaryproxy.config.model.outcomes import JsonWhen, Outcome, OutcomeMatch, When
 from canaryproxy.config.model.release import Gate, Release, Step
-from canaryproxy.config.model.resilience import Mirror, Rescue
+from canaryproxy.config.model.resilience import Assets, Mirror, Rescue, RetryBudget
 from canaryproxy.config.model.section import Mistake
 from canaryproxy.config.model.split import MatchRule, Probes, Split, Sticky
 from canaryproxy.config.model.tls import Certificate, ClientTls, ServerTls
@@ -38,6 +38,7 @@ from canaryproxy.config.model.variants import Variant, Variants
 __all__ = [
     "AccessLog",
     "Admin",
+    "Assets",
     "Business",
     "Certificate",
     "Classes",
@@ -68,6 +69,7 @@ __all__ = [
     "Release",
     "Reload",
     "Rescue",
+    "RetryBudget",
     "ServerTls",
     "Split",
     "Step",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -88,6 +89,11 @@ class Config(Section):
     def release_id(self) -> str | None:
         """The id of the release, or ``None`` without a release."""
         return None if self.release is None else self.release.id
+
+    @property
+    def worker_count(self) -> int:
+        """The number of workers: ``workers``, or one for each core that the process may use."""
+        return self.workers or len(os.sched_getaffinity(0))
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
