@@ -37,8 +37,11 @@ def _goal(_ctx: click.Context, _param: click.Parameter, value: str) -> Goal:
 @click.command()
 @click.option("-w", "--watch", is_flag=True, help="Keep the display up to date until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print the release document as JSON.")
+@click.option(
+    "--all", "every_metric", is_flag=True, help="Show all metrics, not only what matters."
+)
 @reaching
-def status(target: Target, watch: bool, as_json: bool) -> None:
+def status(target: Target, watch: bool, as_json: bool, every_metric: bool) -> None:
     """Show the release, both variants' traffic, and the current verdict.
 
     --watch shows a live screen in a terminal and prints a line for each change elsewhere; --watch --json
@@ -62,7 +65,9 @@ def status(target: Target, watch: bool, as_json: bool) -> None:
         else:
             from canaryproxy.cli.watch import show_status, watch_screen  # noqa: PLC0415 - loads rich
 
-            await (watch_screen if watch else show_status)(client, document)
+            await (watch_screen if watch else show_status)(
+                client, document, every_metric=every_metric
+            )
 
     target.talk(work, interrupted=0)
 

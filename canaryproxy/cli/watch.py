@@ -28,22 +28,23 @@ def console() -> Console:
     return Console(highlight=False, markup=False, emoji=False)
 
 
-def print_status(to: Console, view: View) -> None:
+def print_status(to: Console, view: View, *, every_metric: bool = False) -> None:
     """Print the status in full."""
-    to.print(_shown(to, screen(view, to.width)))
+    to.print(_shown(to, screen(view, to.width, every_metric=every_metric)))
 
 
 def _shown(to: Console, what: RenderableType) -> RenderableType:
     return what if has_unicode(to.encoding) else Ascii(what)
 
 
-async def show_status(client: Client, document: Document) -> None:
+async def show_status(client: Client, document: Document, *, every_metric: bool) -> None:
     """Print the status once."""
     records = await client.history(None, EVENTS)
-    print_status(console(), View(document, records, time.time()))
+    view = View(document, records, time.time())
+    print_status(console(), view, every_metric=every_metric)
 
 
-async def watch_screen(client: Client, document: Document) -> None:
+async def watch_screen(client: Client, document: Document, *, every_metric: bool) -> None:
     """Keep the status on the screen until Ctrl-C, then print its last state."""
     to = console()
     kept = deque(await client.history(None, MOST_EVENTS), MOST_EVENTS)
@@ -53,7 +54,8 @@ async def watch_screen(client: Client, document: Document) -> None:
 
             def show() -> None:
                 # the last column stays free: some terminals wrap after it
-                live.update(_shown(to, screen(view, to.width, to.height)), refresh=True)
+                shown = screen(view, to.width, to.height, every_metric=every_metric)
+                live.update(_shown(to, shown), refresh=True)
 
             show()
             async for update in _ticking(Follower(client, last_record(document))):
@@ -70,7 +72,7 @@ async def watch_screen(client: Client, document: Document) -> None:
                     view = View(view.document, kept, time.time(), view.lost)
                 show()
     finally:
-        print_status(to, view)
+        print_status(to, view, every_metric=every_metric)
 
 
 async def _ticking(follower: Follower) -> AsyncIterator[Update | None]:

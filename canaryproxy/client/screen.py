@@ -39,7 +39,18 @@ _STATES = {
     "promoted": "bold black on green",
     "aborted": "bold black on white",
 }
-_LEVELS = {"ok": "green", "worse": "yellow", "suspect": "yellow", "breach": "red"}
+_STANDINGS = {
+    "breach": ("breach", "red"),
+    "suspect": ("suspect", "yellow"),
+    "worse": ("worse", "yellow"),
+    "accepted": ("accepted", ""),
+    "unknown": ("no data", "dim"),
+    "ok": ("ok", "green"),
+    "proven": ("proven", "green"),
+}
+"""By where a metric stands: its word and its style."""
+_VERDICTS = {"breach": "bold red", "suspect": "yellow", "held": "yellow", "unknown": "dim"}
+_MATTER = ("breach", "suspect", "worse", "accepted")
 _RECORDS = {
     "tripped": "red",
     "suspect": "yellow",
@@ -94,18 +105,24 @@ class Ascii:
             yield Segment(text if control else text.translate(_ASCII), style, control)
 
 
-def screen(view: View, width: int, height: int | None = None) -> Group:
+def screen(
+    view: View, width: int, height: int | None = None, *, every_metric: bool = False
+) -> Group:
     """Return the status for a terminal of that size.
 
-    Without ``height`` nothing is left out; with it, records and metrics are dropped and long texts cut to
-    fit.
+    With ``height`` records and metrics are dropped and long texts cut to fit. Metrics of which there is
+    nothing to tell share one line, unless ``every_metric`` is wanted.
     """
     document, width = view.document, max(width, NARROWEST)
     live = height is not None
-    head = [*_head(view, width), *_notices(view, width, 2 if live else None)]
+    head = [
+        *_head(view, width),
+        *_verdict(document, width, 2 if live else None),
+        *_notices(view, width, 2 if live else None),
+    ]
     progress = _progress(view, width, 1 if live else None)
     variants = _variants(document, width)
-    metrics = _metrics(document, width, details=not live)
+    metrics = _metrics(document, width, details=not live, every=every_metric)
     records = _records(view, width, 1 if live else None)
     blocks = [head + progress, variants, metrics, records]
     if height is not None:
@@ -163,6 +180,14 @@ def _head(view: View, width: int) -> list[Text]:
     since = f"for {words.duration(time - age)}" if age else ""  # 0: no release has begun
     line.append(since.rjust(width - line.cell_len - 1) if since else "", "dim")
     return [*_lost(view, width), line]
+
+
+def _verdict(document: Mapping[str, Any], width: int, most: int | None) -> list[Text]:
+    verdict = _mapping(document.get("verdict"))
+    if not verdict:
+        return []
+    style = _VERDICTS.get(str(verdict.get("kind")), "green")
+    return _labelled(" verdict", clean(verdict.get("said")), width, most, "dim", style)
 
 
 def _lost(view: View, width: int) -> list[Text]:
@@ -406,50 +431,75 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
     return lines
 
 
-def _metrics(document: Mapping[str, Any], width: int, *, details: bool) -> list[Text]:
-    """Show the evidence of each metric; ``details`` add what is known by user, and the placebo."""
-    metrics = [one for one in _list(document.get("metrics")) if isinstance(one, Mapping)]
-    if not metrics:
+def _metrics(document: Mapping[str, Any], width: int, *, details: bool, every: bool) -> list[Text]:
+    """Show the evidence of each metric that matters; ``details`` add users and the placebo."""
+    found = [one for one in _list(document.get("metrics")) if isinstance(one, Mapping)]
+    if not found:
         return []
+    metrics = found if every else _that_matter(found)
     names = [clean(one.get("metric"), 40) for one in metrics]
     name_width = min(max(*map(len, names), 8) if len(names) > 1 else max(len(names[0]), 8), 16)
-    roomy = width >= 100
-    bar = min(max(width - name_width - 56 - (22 if roomy else 0), 10), 40)
+    bar = min(max(width - name_width - 56 - (22 if width >= 100 else 0), 10), 40)
     head = Text(f" {'metric':<{name_width}} {'evidence':<{bar}}{'':>14}", style="dim")
-    head.append(f"  {'level':<8}  canary's rate", "dim")
+    watched = max(number(one.get("watched")) or 0.0 for one in found)
+    within = f", this step ({words.duration(int(watched))})" if watched >= 1 else ""
+    head.append(f"  {'level':<8}  canary's rate{within}", "dim")
     lines = [head]
-    proof = document.get("promote") == "proof"
     for name, one in zip(names, metrics, strict=True):
-        level = clean(one.get("level"), 20)
-        if one.get("accepted") is True:
-            level = "accepted"
-        elif level == "ok" and one.get("worse") is True:
-            level = "worse"
-        style = _LEVELS.get(level, "")
-        line = Text(f" {name[:name_width]:<{name_width}} ")
-        line.append_text(_bar(one, bar, style))
-        beyond = one.get("log_evidence") is None and level == "breach"
-        odds = words.BEYOND if beyond else words.odds(one.get("log_evidence"))
-        line.append(odds.rjust(14))
-        shown = "proven" if proof and level == "ok" and one.get("proven") is True else level
-        known = one.get("comparable") is True or level != "ok"
-        line.append(f"  {shown if known else 'no data':<8}", style if known else "dim")
-        said = words.interval(one.get("interval"))
-        if roomy and "stable's rate" in said:
-            said = f"canary {words.noun(name)} {said}"
-        route = clean(one.get("route"), 60)
-        line.append(f"  on {route}" if route else f"  {said}", "" if known else "dim")
-        counts = f"  ·  {clean(one.get('known'))}"
-        beside = width >= _WIDE and bool(one.get("known")) and line.cell_len + len(counts) <= width
-        if beside:
-            line.append(counts, "dim")
-        lines.append(line)
-        if details and not beside and _mapping(one.get("users")):
-            lines.append(Text(f"   {clean(one.get('known'))}", style="dim"))
+        lines += _metric(f"{name[:name_width]:<{name_width}}", one, width, bar, details=details)
+    lines += _others([one for one in found if one not in metrics], width)
     placebo = clean(_mapping(document.get("placebo")).get("said"))
     if details and placebo:
         lines.append(Text(f" placebo: {placebo}", style="dim"))
     return lines
+
+
+def _that_matter(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return what trips, holds or is accepted, and of the others that with the most evidence."""
+    matter = [one for one in metrics if one.get("standing") in _MATTER]
+    rest = [one for one in metrics if one not in matter]
+    worst = max(rest, key=lambda one: number(one.get("log_evidence")) or 0.0, default=None)
+    return [one for one in metrics if one in matter or one is worst]
+
+
+def _others(metrics: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
+    """Name the metrics that are not shown, in one line for each way they stand."""
+    by_word: dict[str, list[str]] = {}
+    for one in metrics:
+        word = _STANDINGS.get(str(one.get("standing")), ("ok", ""))[0]
+        by_word.setdefault(word, []).append(clean(one.get("metric"), 40))
+    lines: list[Text] = []
+    for word, names in by_word.items():
+        said = f"{', '.join(names)} (canaryproxy status --all)"
+        lines += _labelled(f" {word}", said, width, 1, "dim", "dim")
+    return lines
+
+
+def _metric(
+    name: str, one: Mapping[str, Any], width: int, bar: int, *, details: bool
+) -> list[Text]:
+    standing = str(one.get("standing"))
+    word, style = _STANDINGS.get(standing, (clean(standing, 8), ""))
+    known = standing != "unknown"
+    line = Text(f" {name} ")
+    line.append_text(_bar(one, bar, style if known else ""))
+    beyond = one.get("log_evidence") is None and one.get("level") == "breach"
+    line.append((words.BEYOND if beyond else words.odds(one.get("log_evidence"))).rjust(14))
+    line.append(f"  {word:<8}", style)
+    said = words.timing(one.get("timing"))
+    if not said:
+        said = words.interval(one.get("interval"))
+        if width >= 100 and "stable's rate" in said:
+            said = f"canary {words.noun(one.get('metric'))} {said}"
+    route = clean(one.get("route"), 60)
+    line.append(f"  on {route}" if route else f"  {said}", "" if known else "dim")
+    counts = f"  ·  {clean(one.get('known'))}"
+    beside = width >= _WIDE and bool(one.get("known")) and line.cell_len + len(counts) <= width
+    if beside:
+        line.append(counts, "dim")
+    if details and not beside and _mapping(one.get("users")):
+        return [line, Text(f"   {clean(one.get('known'))}", style="dim")]
+    return [line]
 
 
 def _bar(metric: Mapping[str, Any], wide: int, style: str) -> Text:

@@ -41,6 +41,7 @@ __all__ = [
     "since",
     "step_of",
     "times",
+    "timing",
     "weight",
 ]
 
@@ -114,6 +115,27 @@ def interval(edges: object) -> str:
     if high is not None:
         return f"at most {times(high)} stable's rate"
     return "not known yet"
+
+
+def timing(found: object) -> str:
+    """``canary P95 48 ms (44 to 53), stable 46 ms (45 to 47)``; empty where nothing is known."""
+    if not isinstance(found, Mapping):
+        return ""
+    q = number(found.get("quantile")) or 0.0
+    canary, stable = _spread(found.get("canary")), _spread(found.get("stable"))
+    return f"canary P{q * 100:g} {canary}, stable {stable}" if canary and stable else ""
+
+
+def _spread(found: object) -> str:
+    """``48 ms (44 to 53)``: the unit stands once where both edges have the same."""
+    if not isinstance(found, Mapping):
+        return ""
+    value, low, high = (latency(found.get(name)) for name in ("value", "low", "high"))
+    unit = high.rpartition(" ")[2]
+    bare = low.removesuffix(f" {unit}")
+    if value.endswith(f" {unit}") and bare != low:
+        return f"{value} ({bare} to {high.removesuffix(f' {unit}')})"
+    return f"{value} ({low} to {high})"
 
 
 def noun(metric: object) -> str:

@@ -153,13 +153,18 @@ class Suspicion:
         self._last: float | None = None
 
     def observe(self, now: float, seen: Assessment) -> None:
-        """Take an assessment of ``now`` (seconds)."""
+        """Take an assessment of ``now`` (seconds).
+
+        While nothing is compared, nothing is cleared; while the circuit is open, nothing is suspect.
+        """
         if self._ledger.circuit.state is circuit.State.OPEN:
-            self.forget()  # the trip has said it, and the canary is not back to normal without users
+            self.forget()
         elif seen.level == "suspect":
             if self._last is None:
                 suspects = [one.reason for one in seen.verdicts if one.level != "ok"]
                 self._ledger.note("suspect", "; ".join(suspects or seen.holds), figures(seen))
+            self._last = now
+        elif self._last is not None and not seen.comparable:
             self._last = now
         elif self._last is not None and now - self._last >= CLEARED_AFTER:
             self._last = None
@@ -167,7 +172,7 @@ class Suspicion:
             self._ledger.note("cleared", cause, figures(seen))
 
     def forget(self) -> None:
-        """Forget the suspicion, because a new judge begins."""
+        """Forget the suspicion, because a new judge begins or the circuit is open."""
         self._last = None
 
 

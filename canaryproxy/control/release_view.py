@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from canaryproxy.config import text
 from canaryproxy.config.model import EventName
+from canaryproxy.control import timeseries
 from canaryproxy.control.controller import Status
 from canaryproxy.control.ledger import known
 from canaryproxy.control.timeseries import Window
@@ -22,6 +23,7 @@ from canaryproxy.judging import verdict as judge
 from canaryproxy.judging.verdict import Level, Verdict
 from canaryproxy.release import acts, circuit, rollout
 from canaryproxy.release.acts import Operation
+from canaryproxy.release.summary import Kind, Standing, standing, summary
 
 _MAX_LOG = 700.0
 """Logarithm above which an e-value overflows a float."""
@@ -94,6 +96,23 @@ class Users(View):
     hurt: Count = Field(description="Canary users with an event on the current step.")
 
 
+class Percentile(View):
+    """A percentile of the seconds to the first byte, with its anytime-valid 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Timing(View):
+    """The response times of both variants on this step: every request, of this proxy."""
+
+    quantile: float = Field(description="Which percentile, as a fraction: 0.95 is P95.")
+    seconds: float = Field(description="Over how many seconds of this step.")
+    stable: Percentile | None = Field(description="null: no responses.")
+    canary: Percentile | None = Field(description="null: no responses.")
+
+
 class Metric(View):
     """The judge's verdict on one metric."""
 
@@ -109,7 +128,17 @@ class Metric(View):
     log_proof: float | None = Field(
         description="Logarithm of the evidence that the canary is not worse by the margin."
     )
-    proven: bool = Field(description="Safety is proven: the canary is not worse by the margin.")
+    proven: bool = Field(
+        description="Safety is proven: the canary is not worse by the margin, and does not look worse."
+    )
+    standing: Standing = Field(
+        description="Where it stands in one word: breach, suspect, worse (it looks worse, without evidence),"
+        " accepted, unknown (nothing is compared), ok, proven."
+    )
+    watched: float = Field(description="Seconds of this step in which the counts were counted.")
+    timing: Timing | None = Field(
+        None, description="Percentiles, for a metric on response times; null: of no response times."
+    )
     comparable: bool = Field(description="Both variants have recent traffic to compare.")
     stable: Counts
     canary: Counts
@@ -129,6 +158,16 @@ class Metric(View):
         description="Anytime-valid interval of the ratio; null: unbounded."
     )
     reason: str = Field(description="The verdict in one sentence.")
+
+
+class Judgement(View):
+    """The verdict on the release; every screen says it in these words."""
+
+    kind: Kind = Field(
+        description="breach, suspect, held (something else holds the step), unknown (nothing is compared),"
+        " ok, proven."
+    )
+    said: str = Field(description="The verdict in one sentence.")
 
 
 class Placebo(View):
@@ -236,6 +275,7 @@ class Release(Progress):
     """The state of a release, its traffic and the judge's verdicts."""
 
     circuit: Circuit
+    verdict: Judgement
     level: Level
     quiet: str | None = Field(description="Why nothing can be compared.")
     notice: str | None = Field(
@@ -280,7 +320,7 @@ class Act(View):
 
 
 class Traffic(View):
-    """The traffic of one variant over the trailing 30 s, with anytime-valid 95% bands."""
+    """The traffic of one variant over the last 10 s, with anytime-valid 95% bands."""
 
     rate: float = Field(description="Requests per second.")
     error_rate: float | None = Field(description="Fraction of the requests that failed.")
@@ -342,6 +382,7 @@ def release(
     version: str,
     pid: int,
     main_pid: int,
+    timings: Mapping[str, Timing],
 ) -> Release:
     """Return the view of a release; ``now`` is in seconds since the epoch."""
     here, broken, seen = status.rollout, status.circuit, status.assessment
@@ -349,6 +390,7 @@ def release(
     at_end = bool(steps) and steps[min(here.step, len(steps) - 1)].weight >= 100.0
     requests = here.answered - here.answered_from if at_end else here.judged - here.judged_from
     gate = here.gate
+    found = summary(seen, broken, here.accepted)
     return Release(
         release=status.release,
         state=here.state.value,
@@ -382,12 +424,16 @@ def release(
             cooldown_left=status.cooldown_left,
             drill=broken.drill,
         ),
+        verdict=Judgement(kind=found.kind, said=found.said),
         level="ok" if seen is None else seen.level,
         quiet=None if seen is None else seen.quiet,
         notice=None if status.concentration is None else status.concentration.notice,
         judged=0 if seen is None else seen.judged,
         answered=0 if seen is None else seen.answered,
-        metrics=[metric(verdict, here.accepted) for verdict in _shown(seen)],
+        metrics=[
+            metric(verdict, here.accepted, None if verdict.scope else timings.get(verdict.metric))
+            for verdict in _shown(seen)
+        ],
         routes=0 if seen is None else seen.routes,
         placebo=None if seen is None or seen.placebo is None else placebo(seen.placebo),
         unsaved=status.unsaved,
@@ -440,10 +486,11 @@ def placebo(found: judge.Placebo) -> Placebo:
     )
 
 
-def metric(verdict: Verdict, accepted: frozenset[str] = frozenset()) -> Metric:
+def metric(
+    verdict: Verdict, accepted: frozenset[str] = frozenset(), timing: Timing | None = None
+) -> Metric:
     """Return the view of a verdict; ``accepted`` are the names that operators accepted."""
     low, high = verdict.interval
-    names = {verdict.metric, text.at_route(verdict.metric, verdict.scope)}
     stable, canary = verdict.users
     return Metric(
         metric=verdict.metric,
@@ -455,19 +502,31 @@ def metric(verdict: Verdict, accepted: frozenset[str] = frozenset()) -> Metric:
         hold_limit=finite(verdict.hold_limit),
         log_proof=finite(verdict.log_proof),
         proven=verdict.proven,
+        standing=standing(verdict, accepted),
+        watched=verdict.watched,
+        timing=timing,
         comparable=verdict.comparable,
         stable=Counts(trials=verdict.stable[0], events=verdict.stable[1]),
         canary=Counts(trials=verdict.canary[0], events=verdict.canary[1]),
         users=Users(stable=stable, canary=canary, hurt=verdict.hurt) if stable or canary else None,
         trips=verdict.trips and verdict.limit < inf,
         worse=verdict.worse,
-        accepted=bool(names & accepted),
+        accepted=standing(verdict, accepted) == "accepted",
         known=known(verdict),
         difference=finite(verdict.difference),
         ratio=finite(verdict.ratio),
         interval=(finite(low), finite(high)),
         reason=verdict.reason,
     )
+
+
+def timing(quantile: float, seconds: float, both: Sequence[timeseries.Percentile | None]) -> Timing:
+    """Return the view of a quantile of stable and canary."""
+    stable, canary = (
+        None if one is None else Percentile(value=one.value, low=one.low, high=one.high)
+        for one in both
+    )
+    return Timing(quantile=quantile, seconds=seconds, stable=stable, canary=canary)
 
 
 def variant(

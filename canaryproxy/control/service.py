@@ -20,8 +20,8 @@ from canaryproxy.control.drill import drill
 from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.reload import Change, Reloader, Stale
 from canaryproxy.control.saver import Unsaved
-from canaryproxy.control.timeseries import TrafficHistory
-from canaryproxy.judging.metrics import ANSWERS
+from canaryproxy.control.timeseries import StepTraffic, TrafficHistory
+from canaryproxy.judging.metrics import ANSWERS, LATENCY, P50, P95, P99
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.routing import CANARY, STABLE
@@ -75,6 +75,7 @@ class Control:
         self._plane = plane
         self._reloader = reloader
         self._traffic = TrafficHistory()
+        self._step = StepTraffic()
         self._listeners: list[Listener] = []
         self._boot = secrets.token_hex(4)
         """Two runs of the proxy never share an ETag."""
@@ -103,7 +104,7 @@ class Control:
     def _take(self) -> dict[str, Any]:
         status = self._controller.status()
         verdicts = status.assessment.verdicts if status.assessment is not None else ()
-        return self._traffic.take(
+        point = self._traffic.take(
             monotonic(),
             self._controller.now,
             self._cells.variants,
@@ -114,6 +115,11 @@ class Control:
                 if not verdict.scope
             },
         )
+        seen = status.assessment
+        if 0 < status.weight < 100 and seen is not None:
+            of = status.release, status.weight, status.circuit.since, seen.warming
+            self._step.take(of, self._traffic.newest)
+        return point
 
     def _recorded(self, number: int, entry: Record) -> None:
         told = view.record(number, entry)
@@ -162,7 +168,20 @@ class Control:
             version=canaryproxy.__version__,
             pid=os.getpid(),
             main_pid=self._main_pid or os.getpid(),
+            timings=self._timings(),
         )
+
+    def _timings(self) -> dict[str, view.Timing]:
+        """Return the response times of both variants on this step, by the metric that judges them."""
+        rule = self._controller.settings.judge.latency
+        if rule is None:
+            return {}
+        found = {}
+        for metric, q in ((LATENCY, rule.quantile), (P50, 0.5), (P95, 0.95), (P99, 0.99)):
+            seconds, both = self._step.percentiles(q)
+            if seconds >= 1.0:
+                found[metric] = view.timing(q, seconds, both)
+        return found
 
     def _variant(self, which: int) -> view.Variant:
         cells = self._cells.variants[which]

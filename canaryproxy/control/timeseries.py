@@ -22,10 +22,8 @@ from typing import Any
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.routing import VARIANTS
 
-NOW = 10.0
-"""Seconds that "now" means."""
-WINDOW = 30.0
-"""Seconds that a point of the history looks back."""
+WINDOW = 10.0
+"""Seconds that "now" and each point of the history look back: one figure of one thing."""
 POINTS = 1200
 """Points that are kept; when there are more, every second one goes."""
 ALPHA = 0.05
@@ -57,10 +55,15 @@ class Snapshot:
         )
 
 
+Snapshots = tuple[Snapshot, ...]
+"""Of each variant."""
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """The traffic between two snapshots of a variant. Rates are per second, quantiles in seconds."""
 
+    seconds: float
     rate: float
     """Requests a second."""
     routed: int
@@ -75,6 +78,7 @@ class Window:
         routed = _added(old.routed, new.routed)
         ended = _added(old.ended, new.ended)
         return cls(
+            seconds=seconds,
             rate=routed / seconds if seconds > 0 else 0.0,
             routed=routed,
             ended=ended,
@@ -163,11 +167,48 @@ def _edge(outside: float, inside: float, refuted: Callable[[float], bool]) -> fl
     return outside
 
 
+@dataclass(frozen=True, slots=True)
+class Percentile:
+    """A quantile of the time to the first byte, in seconds, with its band."""
+
+    value: float
+    low: float
+    high: float
+
+
+def percentile(window: Window, q: float) -> Percentile | None:
+    """Return a quantile (``q`` in 0..1); ``None`` without responses."""
+    value, band = window.quantile(q), quantile_band(window.first_byte, q)
+    return None if value is None or band is None else Percentile(value, *band)
+
+
+class StepTraffic:
+    """The traffic of both variants since a step began, for people."""
+
+    def __init__(self) -> None:
+        self._of: object = None
+        self._first: Snapshots = ()
+        self._last: Snapshots = ()
+
+    def take(self, of: object, snapshots: Snapshots) -> None:
+        """Take the counts of now; ``of`` names the step, and another one begins anew."""
+        if of != self._of:
+            self._of, self._first = of, snapshots
+        self._last = snapshots
+
+    def percentiles(self, q: float) -> tuple[float, tuple[Percentile | None, ...]]:
+        """Return how many seconds were watched, and a quantile of each variant."""
+        windows = [Window.between(*pair) for pair in zip(self._first, self._last, strict=True)]
+        if not windows:
+            return 0.0, (None, None)
+        return windows[0].seconds, tuple(percentile(window, q) for window in windows)
+
+
 class TrafficHistory:
     """The recent past of both variants. ``take`` is called once a second."""
 
     def __init__(self) -> None:
-        self._snapshots: deque[tuple[Snapshot, ...]] = deque()
+        self._snapshots: deque[Snapshots] = deque()
         self.points: list[dict[str, Any]] = []
         """The history since the start, oldest first, as the admin API returns it."""
         self._every = 1
@@ -220,12 +261,17 @@ class TrafficHistory:
                 break
         return tuple(Window.between(old, new) for old, new in zip(oldest, newest, strict=True))
 
+    @property
+    def newest(self) -> Snapshots:
+        """The counts of both variants as taken last."""
+        return self._snapshots[-1]
+
     def now(self) -> tuple[Window, ...]:
-        """Return both variants over the last ``NOW`` seconds; nothing happened before the first snapshot."""
+        """Return both variants over the last ``WINDOW`` seconds; nothing before the first snapshot."""
         if not self._snapshots:
-            nothing = Window(0.0, 0, 0, 0, (0,) * histogram.BUCKETS)
+            nothing = Window(0.0, 0.0, 0, 0, 0, (0,) * histogram.BUCKETS)
             return (nothing,) * len(VARIANTS)
-        return self._since(NOW)
+        return self._since(WINDOW)
 
 
 def _figures(window: Window) -> dict[str, float | None]:

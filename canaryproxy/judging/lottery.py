@@ -325,10 +325,13 @@ class LotteryTest:
         if one is None:
             return None
         if isinstance(one, StandingRound):
-            return one.window.seen("")
-        since = self._schedule.last - one.began if one.kind == "clock" else 0.0
-        when = f"over the last {duration(max(since, 1.0))}" if one.kind == "clock" else ""
-        return one.window(self._tally).seen("since the rate rose" if one.kind == "surge" else when)
+            return one.window.seen("before the last restart")
+        lasted = duration(max(self._schedule.last - one.began, 1.0))
+        when = {
+            "clock": f"over the last {lasted}",
+            "surge": f"in the {lasted} since the rate rose",
+        }.get(one.kind, "")
+        return one.window(self._tally).seen(when)
 
     @property
     def voted(self) -> tuple[int, int]:

@@ -51,8 +51,8 @@ class PostedTest:
                 level = "suspect"
             said = (
                 f"conversion rate {percent(e_c / n_c)} on canary ({count(e_c)} of {count(n_c)} requests) "
-                f"vs {percent(e_s / n_s)} on stable ({count(e_s)} of {count(n_s)}); evidence {odds(log_e)}, "
-                "never trips: posted events name no users"
+                f"vs {percent(e_s / n_s)} on stable ({count(e_s)} of {count(n_s)}) since the judge "
+                f"began; evidence {odds(log_e)}, never trips: posted events name no users"
             )
         return Verdict(
             metric=metrics.BUSINESS, level=level, log_evidence=log_e, limit=inf, hold_limit=log_hold,

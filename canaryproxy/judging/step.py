@@ -125,6 +125,8 @@ class Step:
         for spec in self._specs:
             self.trials[spec.name] = self._trial(spec, now)
         self._now = now
+        self._watched = self._watched_cold = 0.0
+        """Seconds, at most one a tick: in all, and of them until the end of the warm-up."""
         self.routes: dict[int, dict[str, Trial]] = {}
         """By template, of the routes that were met."""
         self._bad: dict[tuple[int, int, bool], int] = {}
@@ -276,6 +278,11 @@ class Step:
         times = (in_force.late, limits.late_p50, limits.late_p95, limits.late_p99, in_force.stalled)
         return dict(zip(_OF_TIME, times, strict=True)).get(name)
 
+    def watched(self, trial: Trial) -> float:
+        """Return for how many seconds of the step a test has counted."""
+        anew = trial.spec.name in _WARMED and not trial.scope
+        return self._watched - (self._watched_cold if anew else 0.0)
+
     def _meet(self, row: int, *, canary: bool) -> None:
         """Note that a unit is seen for the first time in a part of the step."""
         if row >= len(self._met):
@@ -287,6 +294,7 @@ class Step:
 
     def tick(self, now: float) -> None:
         """Let the tests look, begin rounds and settle proofs: ten times a second."""
+        self._watched += min(max(now - self._now, 0.0), 1.0)
         self._now = now
         if self.user_time is not None:
             self.trials[metrics.BUSINESS].test.pending += self.user_time.close(now)
@@ -323,6 +331,7 @@ class Step:
     def warm_up(self, now: float) -> None:
         """End the warm-up: a late response is late from now on, and users are compared afresh."""
         self.warm = True
+        self._watched_cold = self._watched
         self._specs = families.specs(self._settings, self.limits)
         for spec in self._specs:
             if spec.name in _WARMED:
@@ -352,6 +361,7 @@ class Step:
             "lottery": [self.lottery.first, self.lottery.limit, self.lottery.last],
             "share": self.share,
             "warm": self.warm,
+            "watched": [self._watched, self._watched_cold],
             "seen": list(self.ratio.seen),
             "trials": {name: trial.test.to_dict() for name, trial in self.trials.items()},
             "proofs": {
@@ -367,6 +377,7 @@ class Step:
 
     def load(self, state: Mapping[str, Any], now: float) -> None:
         """Take the evidence of a saved step over, as far as its metrics and routes are still there."""
+        self._watched, self._watched_cold = map(float, state.get("watched", (0.0, 0.0)))
         for name, saved in state["trials"].items():
             if name in self.trials:
                 self._restore(self.trials[name], saved, now, self._past.get(name))

@@ -72,7 +72,7 @@ class Verdict:
     log_proof: float
     """Natural logarithm of the evidence that the canary is not worse by the margin."""
     proven: bool
-    """Whether that is enough for ``promote: proof``."""
+    """Whether that is enough for ``promote: proof``; never of a metric that looks worse."""
     stable: tuple[int, int]
     """Trials and events of stable that were judged."""
     canary: tuple[int, int]
@@ -97,6 +97,8 @@ class Verdict:
     """Whether the metric can open the circuit."""
     trial: str = "request"
     """What a trial is."""
+    watched: float = 0.0
+    """Seconds of the step in which ``stable`` and ``canary`` were counted."""
     worse: bool = False
     """Whether the difference as estimated now reaches the margin, whatever the evidence: not promoted."""
 

@@ -63,10 +63,9 @@ class Look:
         log_proof = self.proofs.get(spec.name, 0.0) if not trial.scope else 0.0
         if trial.proof is not None:
             log_proof += trial.proof.log_e
-        proven = log_proof >= hold_limit
-        note = "accepted by an operator" if accepted else self.quiet
-        if note is None and proven:
-            note = "proven not worse"
+        worse = not accepted and looks_worse(spec, seen, self.settings.min_users)
+        proven = log_proof >= hold_limit and level == "ok" and not worse
+        note = words.note(accepted=accepted, quiet=self.quiet, worse=worse, proven=proven)
         stable, canary = ((0, 0), (0, 0)) if seen is None else (seen.stable, seen.canary)
         ratio, interval = _ratio(seen)
 
@@ -104,7 +103,8 @@ class Look:
             hurt=test.voted[1],
             trips=spec.trips,
             trial=spec.trial,
-            worse=not accepted and looks_worse(spec, seen, self.settings.min_users),
+            watched=self.step.watched(trial),
+            worse=worse,
         )
 
     def place(self, trial: Trial) -> words.Place:
@@ -117,7 +117,8 @@ class Look:
             scope = f"{OTHERS}, most on {name}"
         elif name is not None and not scope and len(self.names) > 1:
             mostly.append(f"mostly on {name}")
-        return words.Place(scope, self.step.seconds(trial), ", ".join(mostly))
+        watched = self.step.watched(trial)
+        return words.Place(scope, self.step.seconds(trial), ", ".join(mostly), watched)
 
     def _level(self, trial: Trial, seen: Estimate | None) -> Level:
         if trial.spec.trips and trial.breached(self.extra):

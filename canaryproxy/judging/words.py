@@ -47,6 +47,8 @@ class Place:
     """Seconds beyond which a request is an event; ``None``: it is not about time."""
     mostly: str = ""
     """What most of the canary's bad responses have in common: a status, a route."""
+    watched: float = 0.0
+    """Seconds of the step in which it was counted; 0: not known."""
 
 
 def subject(spec: Spec, place: Place) -> str:
@@ -76,8 +78,10 @@ def rates(spec: Spec, place: Place, seen: Seen) -> str:
     canary = _side("canary", seen.canary, spec.trial, place.mostly, bad=bad)
     stable = _side("stable", seen.stable, spec.trial, "", bad=bad)
     colon = ":" if place.scope else ""
-    when = f" {seen.when}" if seen.when else ""
-    return f"{subject(spec, place)}{colon} {canary} vs {stable}{when}"
+    when = seen.when
+    if not when and place.watched >= 1.0:
+        when = f"in {duration(int(place.watched))} of this step"
+    return f"{subject(spec, place)}{colon} {canary} vs {stable}{when and ' ' + when}"
 
 
 def _absent(seen: Seen, odds_of_canary: float) -> str:
@@ -129,6 +133,20 @@ def no_events(rule: BusinessRule) -> str:
         f"business sees nothing: outcome {rule.outcome} did not occur in this {since}; "
         "check its match and when, or accept business"
     )
+
+
+def note(*, accepted: bool, quiet: str | None, worse: bool, proven: bool) -> str | None:
+    """Return what is said of a metric without a regression; ``None`` where there is nothing to say.
+
+    ``quiet``: why nothing is compared now. What looks worse is not proven to be well, too.
+    """
+    if accepted:
+        return "accepted by an operator"
+    if quiet is not None:
+        return quiet
+    if worse:
+        return "looks worse, which may be chance"
+    return "proven not worse" if proven else None
 
 
 def strangers(unknown: int, events: int) -> str:

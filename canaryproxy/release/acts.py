@@ -20,6 +20,7 @@ from canaryproxy.judging.verdict import Assessment
 from canaryproxy.release import circuit, rollout, transitions
 from canaryproxy.release.circuit import Circuit, CircuitSettings
 from canaryproxy.release.rollout import TRANSITIONS, Plan, Rollout, State
+from canaryproxy.release.summary import summary
 
 Operation = Literal[
     "start", "pause", "resume", "promote", "abort", "reset", "weight", "accept", "trip", "drill"
@@ -159,7 +160,7 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
         weight,
         after.state,
         users if refusal is None else None,
-        sure(here.seen),
+        _sure(here),
         f"{_TITLES.get(act, act.capitalize())}{name}",
         () if refusal is not None else _says(act, here, after, weight),
     )
@@ -182,20 +183,9 @@ def _is_already(act: Operation, here: Here) -> bool:
     return wanted.get(act) is state
 
 
-def sure(seen: Assessment | None) -> str:
+def _sure(here: Here) -> str:
     """Return what the judge knows of the canary, in words."""
-    if seen is None:
-        return "the judge has seen nothing yet"
-    bad = [text.at_route(v.metric, v.scope) for v in seen.verdicts if v.level != "ok"]
-    if bad:
-        return f"the judge reports {seen.level} for {', '.join(bad)}"
-    if seen.holds:
-        return f"the judge holds the step: {seen.holds[0]}"
-    if seen.quiet is not None or not seen.judged:
-        return f"the judge has nothing to compare ({seen.quiet or 'no request was judged'})"
-    requests = text.plural(seen.judged, "canary request")
-    found = f"the judge sees no regression in {requests} of {text.plural(seen.users, 'user')}"
-    return found if seen.proven else f"{found}; safety is not proven yet"
+    return summary(here.seen, here.circuit, here.rollout.accepted).said
 
 
 def moves(here: Here, weight: float) -> str:
@@ -227,7 +217,7 @@ def _step(here: Here, at: int) -> str:
 def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[str, ...]:
     """Return what an act does, the most important first."""
     said = moves(here, weight)
-    judged = f"so far {sure(here.seen)}"
+    judged = f"so far {_sure(here)}"
     match act:
         case "start":
             begins = f"it begins with {_step(here, 0)} of users"

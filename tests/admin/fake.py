@@ -24,6 +24,7 @@ from canaryproxy.control.release_view import (
     Act,
     Circuit,
     ConfigStatus,
+    Judgement,
     Release,
     Step,
     Variants,
@@ -42,7 +43,7 @@ def endpoint(url: str, usable: bool, in_flight: int) -> dict[str, Any]:
     return {"url": url, "usable": usable, "in_flight": in_flight}
 
 
-NOTHING = Window(0.0, 0, 0, 0, (0,) * histogram.BUCKETS)
+NOTHING = Window(0.0, 0.0, 0, 0, 0, (0,) * histogram.BUCKETS)
 TOKEN = "correct horse".replace(" ", "-") + "-battery"
 RELEASE = Release(
     release="r1",
@@ -67,6 +68,7 @@ RELEASE = Release(
     circuit=Circuit(
         state="closed", cause=None, trips=0, since=0.0, cooldown_left=None, drill=False
     ),
+    verdict=Judgement(kind="ok", said="the judge sees no regression"),
     level="ok",
     quiet=None,
     judged=130,

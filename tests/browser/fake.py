@@ -14,6 +14,7 @@ from aiohttp import web
 
 from canaryproxy.admin import dashboard
 from tests.browser.scenes import Scene, trip
+from tests.judged import judged
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -142,7 +143,7 @@ class FakeAdmin:
                 scene.points.append(point)
                 self._send("point", point)
             scene.now()
-            self._send("release", scene.document)
+            self._send("release", judged(scene.document))
 
     def _send(self, event: str, data: Any, number: int | None = None) -> None:
         if self.silent:
@@ -155,7 +156,7 @@ class FakeAdmin:
     async def _update(self, changes: dict[str, Any]) -> None:
         self.version += 1
         self.scene.document.update(changes)
-        self._send("release", self.scene.document)
+        self._send("release", judged(self.scene.document))
 
     async def _trip(self, more: dict[str, Any]) -> None:
         trip(self.scene, **more)
@@ -174,7 +175,7 @@ class FakeAdmin:
         return await handler(request)
 
     async def _release(self, _request: web.Request) -> web.Response:
-        return web.json_response(self.scene.document, headers={"ETag": self.etag})
+        return web.json_response(judged(self.scene.document), headers={"ETag": self.etag})
 
     async def _config(self, request: web.Request) -> web.Response:
         return web.json_response({}, headers={"ETag": self._config_etag(request)})
@@ -200,7 +201,7 @@ class FakeAdmin:
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._streams.add(queue)
         try:
-            document = json.dumps(self.scene.document)
+            document = json.dumps(judged(self.scene.document))
             await answer.write(f"event: release\ndata: {document}\n\n".encode())
             while (message := await queue.get()) is not None:
                 await answer.write(message)
@@ -243,7 +244,7 @@ class FakeAdmin:
                 "requests_after": 2,
             }
             return web.json_response({"drill": figures, "release": self.scene.document})
-        return web.json_response(self.scene.document, headers={"ETag": self.etag})
+        return web.json_response(judged(self.scene.document), headers={"ETag": self.etag})
 
     async def _act(self, action: str, body: dict[str, Any]) -> None:
         by = f"by {body.get('by', 'operator')}"

@@ -19,6 +19,12 @@ PLAN = [
     {"weight": 50.0, "bake": 600.0, "min_requests": 1000, "min_users": 10},
     {"weight": 100.0, "bake": 0.0, "min_requests": 0, "min_users": 10},
 ]
+TIMING = {
+    "quantile": 0.95,
+    "seconds": 192.0,
+    "canary": {"value": 0.048, "low": 0.044, "high": 0.053},
+    "stable": {"value": 0.046, "low": 0.045, "high": 0.047},
+}
 LIMIT = math.log(5 / 0.001)
 HOLD_LIMIT = math.log(5 / 0.05)
 RUNNING = ["pause", "promote", "abort", "weight", "accept", "trip", "drill"]
@@ -128,6 +134,7 @@ def metric(
         if users is None
         else dict(zip(("stable", "canary", "hurt"), users, strict=True)),
         "trips": limit is not None,
+        "timing": None,
         "worse": worse,
         "accepted": accepted,
         "known": known,
@@ -279,7 +286,8 @@ def healthy() -> Scene:
                 canary=(12_510, 655),
                 interval=(0.89, 1.18),
                 proven=True,
-            ),
+            )
+            | {"timing": TIMING},
             metric(
                 "throughput",
                 -1.6,

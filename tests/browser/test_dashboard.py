@@ -71,7 +71,9 @@ def test_other_changes_are_said_quietly(page: Page, serve: Serve) -> None:
     fake = serve(healthy())
     page.open(fake.url)
     assert page.text("status") == ""
-    fake.update(step=4, weight=50.0, level="suspect")
+    metrics = fake.scene.document["metrics"]
+    metrics[1]["level"] = "suspect"
+    fake.update(step=4, weight=50.0, level="suspect", metrics=metrics)
     page.says("status", "Running, step 4 of 5, 50% of users on the canary, judge: suspect")
     assert page.of("status").get_dom_attribute("role") == "status"
     assert page.text("alert") == ""
@@ -536,12 +538,21 @@ def test_evidence_in_words(page: Page, serve: Serve) -> None:
     scene.document["metrics"][4]["worse"] = True
     fake = serve(scene)
     page.open(fake.url)
-    page.says("evidence", "0.74× to 1.36× stable's rate")
+    page.says("evidence", "canary P95 48 ms (44 to 53), stable 46 ms (45 to 47)")
     page.says("evidence", "at most 4.2× stable's rate")
     page.says("evidence", "at least 0.55× stable's rate")
     page.says("evidence", "safety proven")
-    page.says("evidence", "safety not proven yet")
     page.says("evidence", "pauses only")
+    page.says("evidence-window", "this step, 3 min 12 s")
+    page.says("evidence-verdict", "The judge reports a regression in errors.")
+    levels = [level.text for level in page.all("#evidence .level")]
+    assert levels == [
+        "regression",
+        "looks worse",
+        "safety proven",
+        "safety proven",
+        "no regression seen",
+    ]
     page.says("evidence", "looks worse")
     meters = page.all("#evidence [role=meter]")
     assert [meter.get_dom_attribute("aria-valuetext") for meter in meters][2] == (
@@ -645,7 +656,7 @@ def test_dialogs_tell_who_moves(page: Page, serve: Serve) -> None:
         page.until(lambda: not page.shown("confirm"), "the dialog is closed")
 
     says("pause", "No users move: 25% stay on the canary.")
-    says("promote", "Skips 2 remaining steps", "safety not proven yet for business")
+    says("promote", "Skips 2 remaining steps", "The judge sees no regression", "not proven yet")
     fake.update(ready=True, allowed=["resume", "promote"])
     says(
         "resume",
@@ -659,7 +670,7 @@ def test_dialogs_tell_who_moves(page: Page, serve: Serve) -> None:
     metrics[1]["level"] = "suspect"
     fake.update(state="paused", step=3, weight=7.5, ready=False, level="suspect", metrics=metrics)
     says("resume", "17.5% of users move from stable to the canary", "Step 3 of 5 continues.")
-    says("promote", "Caution: the judge reports suspect for latency.")
+    says("promote", "Caution: the judge reports latency as suspect.")
     fake.update(state="aborted", weight=0.0, allowed=["start"])
     says("start", "1% of users move from stable to the canary", "0% → 1%")
 

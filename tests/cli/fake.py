@@ -20,6 +20,7 @@ from canaryproxy.control.release_view import act as view_of_act
 from canaryproxy.release import acts, rollout
 from canaryproxy.release.circuit import Circuit, CircuitSettings, Reset, Trip
 from canaryproxy.release.circuit import State as CircuitState
+from tests.judged import judged
 
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE = 60.0
@@ -40,7 +41,7 @@ def document(**changed: Any) -> dict[str, Any]:
         "p50": 0.012, "p95": 0.05, "p99": 0.09,
         "endpoints": [{"url": "http://127.0.0.1:9001", "usable": True, "in_flight": 3}],
     }  # fmt: skip
-    return {
+    made = {
         "release": "cart-2.4",
         "state": "running",
         "weight": 5.0,
@@ -79,6 +80,7 @@ def document(**changed: Any) -> dict[str, Any]:
         "time": now,
         **changed,
     }  # fmt: skip
+    return judged(made) if "verdict" not in changed else made
 
 
 _CLOSED = {**document()["circuit"]}

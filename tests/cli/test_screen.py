@@ -22,26 +22,33 @@ RECORDS = [
 
 
 def lines(
-    view: View, width: int = 80, height: int | None = None, *, ascii_only: bool = False
+    view: View,
+    width: int = 80,
+    height: int | None = None,
+    *,
+    ascii_only: bool = False,
+    every: bool = False,
 ) -> list[str]:
     """Return the screen as a terminal shows it."""
     to = Console(
         file=io.StringIO(), width=width, height=height or 100, force_terminal=False, color_system=None,
         _environ={},
     )  # fmt: skip
-    shown = screen(view, width, height)
+    shown = screen(view, width, height, every_metric=every)
     to.print(Ascii(shown) if ascii_only else shown)
     assert isinstance(to.file, io.StringIO)
     return to.file.getvalue().splitlines()
 
 
-def text(records: list[dict[str, Any]] | None = None, **changed: Any) -> str:
+def text(
+    records: list[dict[str, Any]] | None = None, *, every: bool = False, **changed: Any
+) -> str:
     view = View(document(**changed), records or [], NOW)
-    return "\n".join(lines(view, 120))
+    return "\n".join(lines(view, 120, every=every))
 
 
 def test_it_says_everything() -> None:
-    shown = text(RECORDS)
+    shown = text(RECORDS, every=True)
     for part in (
         "cart-2.4", "RUNNING", "5% of users on the canary", "for 3 min 10 s",
         "✓ 1% ── ▶ 5% ── 25% ── 50% ── 100%", "12 s of 5 min", "130 of 1,000 requests",
@@ -50,6 +57,8 @@ def test_it_says_everything() -> None:
         "canary errors 0.6× to 1.4× stable's rate", "canary slow responses at least 1.1× stable's rate",
         "canary stalls at most 2.5× stable's rate", "not known yet", "0.8:1",
         "cause 4", "cause 8",
+        "verdict   the judge sees no regression in 512 canary requests since it began",
+        "canary's rate, this step (12 s)",
     ):  # fmt: skip
         assert part in shown, part
     assert "cause 3" not in shown
@@ -102,6 +111,31 @@ def test_what_is_known_by_user_what_holds_and_what_is_accepted() -> None:
         "placebo: 0 of 20 virtual canaries would have tripped; evidence at most 12:1",
     ):  # fmt: skip
         assert part in shown, part
+
+
+def test_the_overview_shows_the_metrics_that_matter_and_names_the_others() -> None:
+    plain = document()["metrics"][0]
+    quiet = [
+        {**plain, "metric": f"m{one}", "log_evidence": one / 10, "proven": one == 2}
+        for one in range(5)
+    ]
+    bad = [
+        {**plain, "metric": "errors", "level": "breach"},
+        {**plain, "metric": "latency", "level": "suspect"},
+        {**plain, "metric": "size", "worse": True},
+        {**plain, "metric": "redirects", "comparable": False},
+    ]
+    shown = text(metrics=[*quiet, *bad], level="breach")
+    rows = [line.split()[0] for line in shown.splitlines() if "━" in line or "─" * 9 in line]
+    assert rows == ["m4", "errors", "latency", "size"], (
+        "those that matter, and the worst of the rest"
+    )
+    assert " ok        m0, m1, m3 (canaryproxy status --all)" in shown
+    assert " proven    m2 (canaryproxy status --all)" in shown
+    assert " no data   redirects (canaryproxy status --all)" in shown
+    everything = text(every=True, metrics=[*quiet, *bad], level="breach")
+    assert "--all" not in everything
+    assert all(f" {one['metric']} " in everything for one in (*quiet, *bad))
 
 
 def test_what_never_began_has_no_age() -> None:

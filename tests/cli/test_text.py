@@ -65,3 +65,12 @@ def test_a_drill_whose_requests_did_not_end_says_what_to_do() -> None:
 )  # fmt: skip
 def test_an_outcome_says_what_is(changed: dict[str, Any], said: str) -> None:
     assert words.outcome(document(**{"release": None, **changed})) == said
+
+
+def test_percentiles_say_their_unit_once_where_it_is_one() -> None:
+    def edges(*found: float) -> dict[str, float]:
+        return dict(zip(("value", "low", "high"), found, strict=True))
+
+    both = {"quantile": 0.95, "canary": edges(0.048, 0.044, 0.053), "stable": edges(0.9, 0.8, 1.2)}
+    assert words.timing(both) == "canary P95 48 ms (44 to 53), stable 900 ms (800 ms to 1.2 s)"
+    assert words.timing({**both, "canary": None}) == words.timing(None) == ""

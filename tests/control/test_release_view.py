@@ -70,6 +70,7 @@ def shown(seen: Assessment, accepted: frozenset[str] = frozenset()) -> view.Rele
         version="1",
         pid=1,
         main_pid=1,
+        timings={},
     )
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from canaryproxy.control import timeseries as traffic
 from canaryproxy.control.timeseries import (
     Snapshot,
+    StepTraffic,
     TrafficHistory,
     Window,
     quantile_band,
@@ -153,3 +154,28 @@ def test_counts_that_begin_anew_are_not_negative() -> None:
 def test_before_the_first_reading_nothing_happened() -> None:
     stable, canary = TrafficHistory().now()
     assert (stable.rate, canary.error_rate, canary.quantile(0.95)) == (0.0, None, None)
+
+
+def test_percentiles_of_a_step_begin_with_it() -> None:
+    def snapshots(now: float, fast: int, slow: int) -> tuple[Snapshot, ...]:
+        buckets = [0] * histogram.BUCKETS
+        buckets[histogram.bucket_index(0.01)] = fast
+        buckets[histogram.bucket_index(0.4)] = slow
+        return (Snapshot(now, 0, 0, 0, tuple(buckets)),) * 2
+
+    step = StepTraffic()
+    assert step.percentiles(0.95) == (0.0, (None, None))
+    step.take("step 1", snapshots(0.0, 0, 1000))
+    assert step.percentiles(0.95) == (0.0, (None, None)), "nothing since it began"
+    step.take("step 1", snapshots(60.0, 5000, 1000))
+    seconds, (stable, canary) = step.percentiles(0.95)
+    assert seconds == 60.0
+    assert stable is not None
+    assert stable == canary
+    assert stable.low <= stable.value <= stable.high < 0.02, "what came before does not count"
+    step.take("step 2", snapshots(70.0, 5000, 1000))
+    step.take("step 2", snapshots(90.0, 5000, 1300))
+    seconds, (stable, _) = step.percentiles(0.95)
+    assert seconds == 20.0
+    assert stable is not None
+    assert stable.value > 0.3

@@ -1,6 +1,6 @@
 // The actions of an operator, and what each means for users. Pure: the release in, text out.
 
-import { LEVELS, latency, metric, plural, weight } from "./words.js";
+import { latency, plural, sentence, weight } from "./words.js";
 
 /** Which percentage of users moves between two weights, and where to. */
 export function moved(from, to) {
@@ -25,17 +25,10 @@ export function weightBefore(release, records) {
 }
 
 /** The judge's verdict, for an operator about to send more users to the canary. */
-function judgement(release) {
-  const bad = release.metrics.filter((each) => each.level !== "ok").map((each) => metric(each.metric, each.route));
-  if (bad.length > 0) return `Caution: the judge reports ${LEVELS[release.level]} for ${bad.join(", ")}.`;
-  if (release.holds.length > 0) return `Caution: the judge holds the step: ${release.holds.join("; ")}.`;
-  if (release.metrics.length === 0 || release.quiet !== null) return "Caution: the judge has no traffic to compare.";
-  const open = release.metrics.filter((each) => !each.proven && each.limit !== null).map((each) => metric(each.metric, each.route));
-  return `The judge sees no regression${open.length > 0 ? `; safety not proven yet for ${open.join(", ")}` : ""}.`;
-}
+const judgement = ({ verdict: { kind, said } }) => `${["ok", "proven"].includes(kind) ? "" : "Caution: "}${said}.`;
 
 /** Whether a metric holds or trips now. */
-export const standsOut = (each) => !each.accepted && (each.level !== "ok" || each.worse);
+export const standsOut = (each) => ["breach", "suspect", "worse"].includes(each.standing);
 
 const standing = (release) => release.metrics.filter(standsOut);
 
@@ -99,7 +92,7 @@ export const ACTIONS = {
       if (release.state === "running" && release.ready) {
         const after = next(release);
         if (!after) return [moved(release.weight, 100), "This was the last step: the release is promoted."];
-        return [moved(release.weight, after.weight), judgement(release), `Step ${release.step + 1} of ${release.steps.length} begins.`];
+        return [moved(release.weight, after.weight), sentence(judgement(release)), `Step ${release.step + 1} of ${release.steps.length} begins.`];
       }
       return [
         moved(release.weight, current(release)?.weight ?? release.weight),
@@ -118,7 +111,7 @@ export const ACTIONS = {
     fields: ["weight", "reason"],
     says: (release, _records, typed) => [
       typed === null ? "Type a weight from 0 to 100 percent, with at most two decimals." : moved(release.weight, typed),
-      typed !== null && typed > release.weight && release.weight > 0 ? judgement(release) : null,
+      typed !== null && typed > release.weight && release.weight > 0 ? sentence(judgement(release)) : null,
       release.state === "idle"
         ? "No release is running: this weight holds until one starts."
         : "The release pauses at this weight until you resume.",
@@ -133,7 +126,7 @@ export const ACTIONS = {
     fields: ["reason"],
     says: (release) => [
       moved(release.weight, 100),
-      judgement(release),
+      sentence(judgement(release)),
       release.step < release.steps.length
         ? `Skips ${plural(release.steps.length - release.step, "remaining step")} and does not ask the gates.`
         : null,

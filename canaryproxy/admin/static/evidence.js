@@ -2,19 +2,21 @@
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
 import { acceptedBy, allowed, fullName, standsOut } from "./actions.js";
-import { LEVELS, count, interval, metric, odds, percent, plural, ratio } from "./words.js";
+import { STANDINGS, count, duration, interval, metric, odds, percent, plural, ratio, sentence, timing } from "./words.js";
 
 const HEADLINES = ["errors", "latency", "throughput", "business"];
 
 /** Metrics of which there is nothing to tell take one line. */
 const brief = (each) =>
-  each.level === "ok" && !each.worse && !each.accepted && !HEADLINES.includes(each.metric) && each.log_evidence < each.hold_limit / 2;
+  !standsOut(each) && !each.accepted && !HEADLINES.includes(each.metric) && each.log_evidence < each.hold_limit / 2;
 
 export function evidence(live, controls) {
   if (live.release === null) return;
   const metrics = [...live.release.metrics].sort((a, b) => rank(a) - rank(b));
   const node = $("evidence");
   attr($("evidence-axis"), "hidden", metrics.length > 0 ? null : "");
+  text($("evidence-verdict"), `${sentence(live.release.verdict.said)}.`);
+  text($("evidence-window"), window(live.release));
   notes(live.release);
   if (metrics.length === 0) {
     node.replaceChildren(el("p", { class: "note" }, "No metrics are being compared."));
@@ -27,7 +29,16 @@ export function evidence(live, controls) {
 }
 
 /** What needs attention comes first. */
-const rank = (each) => ["breach", "suspect", "ok"].indexOf(each.level) - (each.worse ? 0.5 : 0);
+const rank = ({ standing }) => -["worse", "suspect", "breach"].indexOf(standing);
+
+/** The time in which the counts were counted; the reasons name theirs. */
+function window({ metrics, circuit }) {
+  const watched = longest(metrics);
+  if (watched < 1) return "";
+  return `this step, ${duration(watched)}${circuit.state === "open" ? " until the trip" : ""}`;
+}
+
+const longest = (metrics) => Math.max(0, ...metrics.map((each) => each.watched));
 
 const share = (value, top) => `${(Math.min(Math.max(value / top, 0), 1) * 100).toFixed(2)}%`;
 
@@ -68,42 +79,48 @@ function make(each, controls) {
       el("span", { class: "bar-mark bar-hold" }),
       el("span", { class: "bar-mark bar-trip" }),
     ),
-    el("div", { class: "row" }, el("p", { class: "said" }), el("span", { class: "proof" })),
+    el("p", { class: "said" }),
     el("div", { class: "row" }, el("p", { class: "counts" }), accept),
   );
 }
 
 function update(node, each, top, { release, records }) {
-  const [{ children: [title, level] }, bar, { children: [bounds, proof] }, { children: [counts, accept] }] = node.children;
+  const [{ children: [title, level] }, bar, bounds, { children: [counts, accept] }] = node.children;
   attr(accept, "hidden", standsOut(each) && allowed(release, "accept") ? null : "");
   const { log_evidence: log, hold_limit: hold, limit } = each;
   const never = limit === null;
   const length = log ?? (each.level === "breach" ? top : 0); // null: beyond floating point
-  const shown = each.comparable || each.level !== "ok" ? each.level : "unknown";
-  node.dataset.level = each.level === "ok" && each.worse ? "suspect" : each.level;
+  const [kind, word] = STANDINGS[each.standing];
+  node.dataset.level = kind;
   node.classList.toggle("brief", brief(each));
   text(title.lastElementChild, odds(log));
-  if (each.accepted) badge(level, "info", `accepted ${acceptedBy(fullName(each), records) || acceptedBy(each.metric, records)}`.trim());
-  else if (shown === "ok" && each.worse) badge(level, "suspect", "looks worse");
-  else badge(level, shown, shown === "unknown" ? "nothing to compare" : LEVELS[each.level]);
+  const by = each.accepted ? acceptedBy(fullName(each), records) || acceptedBy(each.metric, records) : "";
+  badge(level, kind, `${word} ${by}`.trim());
   const [fill, holdMark, tripMark] = bar.children;
   fill.style.width = share(length, top);
   holdMark.style.left = share(hold, top);
   tripMark.style.left = share(limit ?? 0, top);
   attr(tripMark, "hidden", never ? "" : null);
-  const limits = `holds at ${odds(hold)}, ${never ? "never trips" : `trips at ${odds(limit)}`}`;
+  const limits = `holds at ${odds(hold)}, ${never ? "never trips, only pauses" : `trips at ${odds(limit)}`}`;
   attr(bar, "title", limits);
   attr(bar, "aria-valuemax", top.toFixed(2));
   attr(bar, "aria-valuenow", Math.min(Math.max(length, 0), top).toFixed(2));
   attr(bar, "aria-valuetext", `${odds(log)}; ${limits}`);
   const unseen = !each.comparable && each.canary.trials === 0;
+  const times = timing(each.timing);
+  text(bounds, unseen ? "" : [never && "pauses only", times || (each.level === "ok" && ratios(each))].filter(Boolean).join(" · "));
+  text(counts, times && each.level === "ok" ? "" : `${brief(each) ? rates(each) : sides(each)}${within(each, release.metrics)}`);
+}
+
+const ratios = (each) => {
   const bounded = each.interval[0] > 0 && each.interval[1] !== null;
-  text(bounds, unseen ? "" : interval(each.interval) + (bounded && each.ratio ? ` (about ${ratio(each.ratio)})` : ""));
-  attr(proof, "hidden", unseen ? "" : null);
-  if (never) badge(proof, "info", "pauses only");
-  else if (each.proven) badge(proof, "ok", "safety proven");
-  else badge(proof, "unknown", "safety not proven yet");
-  text(counts, brief(each) ? rates(each) : sides(each));
+  return interval(each.interval) + (bounded && each.ratio ? ` (about ${ratio(each.ratio)})` : "");
+};
+
+/** The time of the counts where it is not that of the others; a reason names its own. */
+function within(each, metrics) {
+  const apart = each.watched >= 1 && longest(metrics) - each.watched >= 2;
+  return apart && each.level === "ok" ? ` in ${duration(each.watched)}` : "";
 }
 
 /** The judge's reason, which has the counts; where it adds nothing to the level, only the counts. */

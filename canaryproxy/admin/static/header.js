@@ -1,7 +1,7 @@
 // The top of the page: state, weight and alarms, the title of the tab, and announcements for screen readers.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
-import { CIRCUITS, LEVELS, STATES, ago, clock, duration, moment, plural, state, utc, weight } from "./words.js";
+import { CIRCUITS, STANDINGS, STATES, ago, clock, duration, moment, plural, state, utc, weight } from "./words.js";
 
 let before = null;
 
@@ -16,10 +16,7 @@ export function header(live) {
   badge($("state"), release.state, state(release));
   text($("weight"), weight(release.weight));
   badge($("circuit"), release.circuit.state, CIRCUITS[release.circuit.state]);
-  const both = release.weight > 0 && release.weight < 100 && release.metrics.length > 0;
-  const silent = release.level === "ok" && (!both || release.quiet !== null);
-  if (!silent && release.level === "ok" && release.holds.length > 0) badge($("level"), "suspect", "holds the step");
-  else badge($("level"), silent ? "unknown" : release.level, silent ? "nothing to compare" : LEVELS[release.level]);
+  badge($("level"), ...STANDINGS[release.verdict.kind]);
   fleet(release.fleet);
   banner(release, live.now);
   tab(release, fresh);
@@ -101,7 +98,7 @@ function announce(release) {
   const changes = [];
   if (was.state !== release.state || was.step !== release.step) changes.push(state(release));
   if (was.weight !== release.weight) changes.push(`${weight(release.weight)} of users on the canary`);
-  if (was.level !== release.level) changes.push(`judge: ${LEVELS[release.level]}`);
+  if (was.verdict.kind !== release.verdict.kind) changes.push(`judge: ${STANDINGS[release.verdict.kind][1]}`);
   if (was.circuit.state !== release.circuit.state) changes.push(`circuit ${CIRCUITS[release.circuit.state]}`);
   if (changes.length > 0) text($("status"), `${changes.join(", ")}.`);
 }

@@ -102,6 +102,20 @@ export function interval([low, high]) {
   return "no bounds yet: not enough data";
 }
 
+/** "48 ms (44 to 53)": the unit stands once where both edges have the same. */
+function spread({ value, low, high }) {
+  const [middle, from, to] = [value, low, high].map(latency);
+  const unit = to.split(SPACE)[1];
+  const alike = [middle, from].every((each) => each.endsWith(`${SPACE}${unit}`));
+  return alike ? `${middle} (${from.split(SPACE)[0]} to ${to.split(SPACE)[0]})` : `${middle} (${from} to ${to})`;
+}
+
+/** "canary P95 48 ms (44 to 53), stable 46 ms (45 to 47)"; empty where nothing is known. */
+export function timing(found) {
+  if (!found?.canary || !found.stable) return "";
+  return `canary P${digits(found.quantile * 100, 4)} ${spread(found.canary)}, stable ${spread(found.stable)}`;
+}
+
 /** The text with its first letter in upper case. */
 export const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1);
 
@@ -119,7 +133,17 @@ export const STATES = {
 
 export const CIRCUITS = { closed: "closed", open: "open", half_open: "half open" };
 
-export const LEVELS = { ok: "no regression seen", suspect: "suspect", breach: "regression" };
+/** Where a metric or a release stands, as glyph and words. */
+export const STANDINGS = {
+  breach: ["breach", "regression"],
+  suspect: ["suspect", "suspect"],
+  worse: ["suspect", "looks worse"],
+  held: ["suspect", "holds the step"],
+  accepted: ["info", "accepted"],
+  unknown: ["unknown", "nothing to compare"],
+  ok: ["ok", "no regression seen"],
+  proven: ["ok", "safety proven"],
+};
 
 const METRICS = {
   client_errors: "client errors (4xx)",
