@@ -21,10 +21,10 @@ def judged(document: dict[str, Any]) -> dict[str, Any]:
     seen = Assessment(
         level=document["level"], verdicts=tuple(found), judged=document["judged"],
         answered=document["answered"], comparable=document["quiet"] is None,
-        proven=all(one.proven for one in found if one.trips), cause=circuit["cause"],
+        proven=all(one.proven for one in found if one.trips), cause=circuit.get("cause"),
         quiet=document["quiet"], users=document.get("users", 0), holds=tuple(document.get("holds", ())),
     )  # fmt: skip
-    said = summary(seen, Circuit(State(circuit["state"])), accepted)
+    said = summary(seen, Circuit(State(circuit.get("state", "closed"))), accepted)
     document["verdict"] = {"kind": said.kind, "said": said.said}
     return document
 

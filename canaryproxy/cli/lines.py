@@ -52,6 +52,10 @@ def last_record(document: Document) -> int | None:
     return last if isinstance(last, int) else None
 
 
+_KINDS = {"breach": "regression", "held": "holds the step", "unknown": "nothing to compare"}
+"""Verdicts whose word is not their kind."""
+
+
 def print_line(text: str, *, err: bool = False) -> None:
     """Print a line with the time of day."""
     click.echo(f"{words.moment(time.time(), time.time())}  {text}", err=err)
@@ -68,7 +72,11 @@ def _summary(document: Document) -> str:
     said = words.outcome(document)
     if isinstance(circuit, Mapping):
         said += f"; circuit {words.clean(circuit.get('state'), 20).replace('_', ' ')}"
-    said += f"; judge: {words.clean(document.get('level'), 20)}"
+    verdict = document.get("verdict")
+    if isinstance(verdict, Mapping):
+        said += (
+            f"; judge: {_KINDS.get(str(verdict.get('kind')), words.clean(verdict.get('kind'), 20))}"
+        )
     if document.get("unsaved"):
         said += f"; NOT SAVED: {words.clean(document['unsaved'])}"
     if isinstance(config, Mapping) and config.get("error"):

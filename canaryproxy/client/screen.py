@@ -178,7 +178,9 @@ def _head(view: View, width: int) -> list[Text]:
     age = number(document.get("since"))
     time = number(document.get("time")) or view.now
     since = f"for {words.duration(time - age)}" if age else ""  # 0: no release has begun
-    line.append(since.rjust(width - line.cell_len - 1) if since else "", "dim")
+    where = [clean(document.get(one), 60) for one in ("environment", "host")]
+    said = "  ".join(one for one in ("/".join(filter(None, where)), since) if one)
+    line.append(said.rjust(width - line.cell_len - 1) if said else "", "dim")
     return [*_lost(view, width), line]
 
 

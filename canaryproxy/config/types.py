@@ -280,6 +280,12 @@ _check, _schema = _form(
 RedisUrl = Annotated[str, _check, _schema]
 _check, _schema = _form(r"[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits and . _ - only")
 Word = Annotated[str, _check, _schema]
+_check, _schema = _form(
+    r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,39}",
+    "1 to 40 letters, digits, blanks and . _ / -",
+    examples=["production"],
+)
+Label = Annotated[str, _check, _schema]
 _check, _schema = _form(r"\.?[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})", "a domain name")
 Domain = Annotated[str, _check, _schema]
 _LABELS = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*"

@@ -294,6 +294,8 @@ class Release(Progress):
     fleet: Fleet | None = Field(description="null: this proxy belongs to no fleet.")
     variants: Variants
     config: ConfigStatus
+    environment: str | None = Field(description="Name of the environment; null: not configured.")
+    host: str = Field(description="Name of the machine.")
     version: str = Field(description="Version of canaryproxy.")
     pid: Count = Field(description="Process id of the control plane.")
     main_pid: Count = Field(description="Process id to send signals to.")
@@ -379,6 +381,8 @@ def release(
     fleet: Mapping[str, Any] | None,
     variants: Variants,
     config: ConfigStatus,
+    environment: str | None,
+    host: str,
     version: str,
     pid: int,
     main_pid: int,
@@ -442,6 +446,8 @@ def release(
         fleet=None if fleet is None else Fleet(**fleet),
         variants=variants,
         config=config,
+        environment=environment,
+        host=host,
         version=version,
         pid=pid,
         main_pid=main_pid,

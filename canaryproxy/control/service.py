@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -77,6 +78,7 @@ class Control:
         self._traffic = TrafficHistory()
         self._step = StepTraffic()
         self._listeners: list[Listener] = []
+        self._host = socket.gethostname()
         self._boot = secrets.token_hex(4)
         """Two runs of the proxy never share an ETag."""
         self._clock: asyncio.TimerHandle | None = None
@@ -165,6 +167,8 @@ class Control:
                 error=reloader.error,
                 restart_needed=list(reloader.restart_needed),
             ),
+            environment=reloader.running.environment,
+            host=self._host,
             version=canaryproxy.__version__,
             pid=os.getpid(),
             main_pid=self._main_pid or os.getpid(),

@@ -63,6 +63,7 @@ _SENTENCES = {
     "reload": "Configuration reloaded on {host}: {cause}",
     "reload_failed": ":warning: Configuration rejected on {host}, the previous one stays in force: "
     "{cause}",
+    "restart": "Proxy started again on {host}: {cause}",
     "upgrade": "Proxy restarted without downtime on {host}: {cause}",
     "upgrade_failed": ":warning: Restart failed on {host}, the running process continues: {cause}",
     "merged": "Replicas of {release} had diverged and agree again{at}: {cause}",

@@ -79,6 +79,8 @@ class ControlPlane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = StateLock(Path(config.state))
         self._status_line = ""
+        self._takes_over = takes_over
+        self._restarted: str | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
         totals = Totals([worker.counters for worker in block.all_workers])
         self._plane = SharedPlane(block, config, local_tick)
@@ -140,6 +142,9 @@ class ControlPlane:
             in_force is None or (in_force.text, in_force.slots, in_force.files) != ours
         ):
             self._block.config.publish(*ours)
+        if origin == "restored" and not self._takes_over:
+            what = "the proxy" if found is None else "the control plane"
+            self._restarted = f"{what} runs again as process {os.getpid()}, from the state file"
         if origin != "refused":  # the trip that follows from that says it all
             from_file = f"restored from {self._config.state}"
             said = from_file if origin == "restored" else "new: no state file yet"
@@ -156,6 +161,9 @@ class ControlPlane:
         self._notifier.start()
         await self._admin.start(unix_sockets, tcp_sockets)
         self.controller.start()
+        if self._restarted is not None:
+            self.controller.note("restart", self._restarted, {})
+            self._restarted = None
         self.control.start()
         self._watch()
         self._beat()

@@ -90,6 +90,8 @@ RELEASE = Release(
         error="a.yaml:1:1: listen: ...",
         restart_needed=["listen", "workers"],
     ),
+    environment="staging",
+    host="vm",
     version="1",
     pid=1,
     main_pid=1,

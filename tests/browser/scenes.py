@@ -231,6 +231,8 @@ def idle() -> Scene:
             },
             "unsaved": None,
             "history_id": 0,
+            "environment": "production",
+            "host": "edge-3",
             "version": "0.1.0",
             "time": now,
         }

@@ -699,6 +699,59 @@ def test_a_proxy_without_a_canary_says_so(page: Page, serve: Serve) -> None:
     page.says("level", "nothing to compare")
 
 
+def test_header_and_title_say_which_proxy_this_is_and_times_have_their_zone(
+    page: Page, serve: Serve
+) -> None:
+    page.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Kolkata"})
+    try:
+        page.open(serve(tripped()).url)
+        assert page.text("environment") == "production"
+        assert page.text("host") == " on edge-3"
+        assert page.driver.title.endswith("cart-2.4 – production · edge-3")
+        page.says("banner-title", " GMT+5:30")
+        page.says("banner-next", " GMT+5:30.")
+        assert [e.text for e in page.all(".zone")] == [" (GMT+5:30)".strip()] * 2
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
+
+
+def test_a_link_shows_the_same_to_whoever_opens_it(page: Page, serve: Serve) -> None:
+    scene = healthy()
+    for number in range(60):
+        scene.record(scene.document["time"], "weight", f"change {number}", weight=25.0)
+    fake = serve(scene)
+    page.open(f"{fake.url}#event=4&metric=client_errors&quantile=p99")
+    row = page.until(lambda: page.all("#history tr.named"), "the event is marked")[0]
+    assert "suspect" in row.text, "although it is not among the newest fifty"
+    assert "client errors" in page.all("#evidence article.named")[0].text
+    page.says("figures", "P99 to first byte")
+    at = scene.records[3]["time"]
+    label = "return document.querySelector('.plot').getAttribute('aria-label')"
+    assert "over 5 min." in page.run(label).replace("\u00a0", " ")
+    assert page.shown("plots-now"), "the range is that around the event"
+    page.of("plots-link").click()
+    page.until(lambda: "from=" in page.driver.current_url, "the address has the range")
+    link = page.driver.current_url
+    page.of("plots-now").click()
+    page.until(lambda: "from=" not in page.driver.current_url, "back to now")
+    assert "event=" not in page.driver.current_url
+    page.driver.get("data:,")
+    page.open(link)
+    times = page.run(
+        "return [...new URLSearchParams(location.hash.slice(1))]"
+        ".filter(([n]) => n === 'from' || n === 'to').map(([, v]) => Date.parse(v) / 1000)"
+    )
+    assert abs(times[0] - (at - 150)) <= 1
+    assert abs(times[1] - (at + 150)) <= 1
+    assert page.shown("plots-now")
+    page.press("2")
+    page.until(lambda: "range=30m" in page.driver.current_url, "the range is in the address")
+    for wrong in ("#event=x&from=never&to=&range=1&quantile=p7&metric=%00", "#from=2&to=1"):
+        page.driver.get("data:,")
+        page.open(fake.url + wrong)
+        assert not page.shown("plots-now")
+
+
 def test_single_keys_can_be_switched_off(page: Page, serve: Serve) -> None:
     fake = serve(healthy())
     page.open(fake.url)
@@ -752,6 +805,22 @@ def test_a_panel_that_fails_does_not_take_the_others_along(page: Page, serve: Se
     page.says("problem-list", 'This page cannot show "evidence"')
     page.says("variants", "stable")
     page.expected = '"evidence"'
+
+
+def test_on_paper_nothing_asks_to_be_pressed(
+    page: Page, serve: Serve, screenshots: Path | None
+) -> None:
+    page.open(serve(held()).url)
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert [b for b in page.all("button, input, select") if b.is_displayed()] == []
+        for kept in ("release", "evidence", "history", "variants", "progress"):
+            assert page.shown(kept)
+        assert page.run("return getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+        if screenshots is not None:
+            (screenshots / "print.png").write_bytes(page.driver.get_screenshot_as_png())
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_nothing_moves_for_who_does_not_want_it(page: Page, serve: Serve) -> None:

@@ -184,6 +184,7 @@ class Fake:
     def change(self, **changed: Any) -> None:
         """Change the document and tell the streams."""
         self.document = {**self.document, **changed, "history_id": len(self.records)}
+        judged(self.document)
         self._put("release", self.document)
 
     def record(self, what: str, cause: str = "", **figures: Any) -> None:

@@ -67,6 +67,8 @@ def shown(seen: Assessment, accepted: frozenset[str] = frozenset()) -> view.Rele
         fleet=None,
         variants=view.Variants(stable=side, canary=side),
         config=view.ConfigStatus(file=None, loaded_at=0.0, error=None, restart_needed=[]),
+        environment=None,
+        host="vm",
         version="1",
         pid=1,
         main_pid=1,

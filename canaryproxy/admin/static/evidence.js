@@ -1,6 +1,7 @@
 // The evidence of each metric: how far it is from holding and from tripping, in a bar and in words.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
+import { values, with_ } from "./link.js";
 import { acceptedBy, allowed, fullName, standsOut } from "./actions.js";
 import { STANDINGS, count, duration, interval, metric, odds, percent, plural, ratio, sentence, timing } from "./words.js";
 
@@ -71,7 +72,7 @@ function make(each, controls) {
   return el(
     "article",
     { class: "metric" },
-    el("div", { class: "row" }, el("h3", {}, metric(each.metric, each.route), " ", el("span", { class: "odds" })), el("span", { class: "level" })),
+    el("div", { class: "row" }, el("h3", {}, el("a", { class: "plain", href: `#${with_({ metric: fullName(each) })}` }, metric(each.metric, each.route)), " ", el("span", { class: "odds" })), el("span", { class: "level" })),
     el(
       "div",
       { class: "bar-log", role: "meter", "aria-label": `Regression evidence, ${metric(each.metric, each.route)}`, "aria-valuemin": 0 },
@@ -92,7 +93,10 @@ function update(node, each, top, { release, records }) {
   const length = log ?? (each.level === "breach" ? top : 0); // null: beyond floating point
   const [kind, word] = STANDINGS[each.standing];
   node.dataset.level = kind;
-  node.classList.toggle("brief", brief(each));
+  const named = values().metric === fullName(each);
+  if (named && !node.classList.contains("named")) node.scrollIntoView({ block: "nearest" });
+  node.classList.toggle("named", named);
+  node.classList.toggle("brief", brief(each) && !named);
   text(title.lastElementChild, odds(log));
   const by = each.accepted ? acceptedBy(fullName(each), records) || acceptedBy(each.metric, records) : "";
   badge(level, kind, `${word} ${by}`.trim());

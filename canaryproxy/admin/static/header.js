@@ -1,7 +1,7 @@
 // The top of the page: state, weight and alarms, the title of the tab, and announcements for screen readers.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
-import { CIRCUITS, STANDINGS, STATES, ago, clock, duration, moment, plural, state, utc, weight } from "./words.js";
+import { CIRCUITS, STANDINGS, STATES, ago, clock, duration, moment, plural, state, utc, weight, zone } from "./words.js";
 
 let before = null;
 
@@ -13,6 +13,10 @@ export function header(live) {
   document.body.dataset.state = release.state;
   text($("release"), release.release ?? "No release");
   text($("version"), release.version);
+  text($("host"), ` on ${release.host}`);
+  attr($("environment"), "hidden", release.environment === null ? "" : null);
+  text($("environment"), release.environment ?? "");
+  for (const each of document.querySelectorAll(".zone")) text(each, ` (${zone(live.now)})`);
   badge($("state"), release.state, state(release));
   text($("weight"), weight(release.weight));
   badge($("circuit"), release.circuit.state, CIRCUITS[release.circuit.state]);
@@ -41,7 +45,7 @@ function connection(live) {
   const words =
     release === null
       ? "No connection to the proxy yet. Retrying every 2 s."
-      : `Connection lost. These figures are ${duration(age)} old (from ${clock(release.time)}). Retrying every 2 s.`;
+      : `Connection lost. These figures are ${duration(age)} old (from ${clock(release.time)} ${zone(release.time)}). Retrying every 2 s.`;
   if (lost.childElementCount === 0) lost.append(el("strong", {}));
   text(lost.firstElementChild, words);
 }
@@ -54,12 +58,12 @@ function banner(release, now) {
   const title = $("banner-title");
   if (title.childElementCount === 0) title.append("Tripped ", el("time", {}), ": every user is on stable");
   const time = title.firstElementChild;
-  text(time, `${ago(now - since)}, at ${moment(since, now)}`);
+  text(time, `${ago(now - since)}, at ${moment(since, now)} ${zone(since)}`);
   attr(time, "title", utc(since));
   text($("banner-cause"), cause ?? "Unknown cause.");
   const can = (action) => release.allowed.includes(action);
   const next = [
-    `Check the canary's logs around ${clock(since)}.`,
+    `Check the canary's logs around ${clock(since)} ${zone(since)}.`,
     can("reset") && "If it is fixed, or was a false alarm: Reset sends the same users back to the canary.",
     can("abort") && "If it is not fixed: Abort ends the release, and users stay on stable.",
     left !== null
@@ -79,7 +83,8 @@ function tab(release, fresh) {
   const open = release.circuit.state === "open";
   const name = release.release ?? "no release";
   const words = open ? `TRIPPED · ${name}` : `${weight(release.weight)} · ${name} · ${STATES[release.state] ?? ""}`;
-  const title = `${fresh ? "" : "(old) "}${words}`;
+  const where = [release.environment, release.host].filter(Boolean).join(" · ");
+  const title = `${fresh ? "" : "(old) "}${words} – ${where}`;
   if (document.title !== title) document.title = title;
   attr($("favicon"), "href", open ? "static/favicon-tripped.svg" : "static/favicon.svg");
 }

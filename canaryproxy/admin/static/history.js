@@ -1,13 +1,14 @@
 // The history, newest first, filtered by kind and by text.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
+import { values, with_ } from "./link.js";
 import { count, duration, latency, moment, odds, plural, utc, weight } from "./words.js";
 
 const KINDS = {
   everything: null,
   "trips and warnings": ["tripped", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared", "accepted"],
   "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate", "merged"],
-  "drills and configuration": ["drill", "reload", "reload_failed", "upgrade", "upgrade_failed"],
+  "drills and configuration": ["drill", "reload", "reload_failed", "restart", "upgrade", "upgrade_failed"],
 };
 const GLYPHS = {
   tripped: "tripped",
@@ -27,7 +28,7 @@ const GLYPHS = {
   promoted: "promoted",
   aborted: "aborted",
 };
-const WORDS = { reload_failed: "reload failed", upgrade_failed: "restart failed", upgrade: "restarted", merged: "replicas merged" };
+const WORDS = { restart: "restarted", reload_failed: "reload failed", upgrade_failed: "restart failed", upgrade: "taken over", merged: "replicas merged" };
 const PAGE = 50;
 
 let shown = PAGE;
@@ -55,6 +56,9 @@ export function history(live) {
       (kinds === null || kinds.includes(record.what)) &&
       (find === "" || `${record.id} ${record.what} ${record.cause}`.toLowerCase().includes(find)),
   );
+  const named = values().event;
+  const at = found.findIndex((record) => record.id === named);
+  if (at >= 0) shown = Math.max(shown, found.length - at);
   const newest = found.slice(-shown).reverse();
   text($("history-count"), found.length === live.records.length ? plural(found.length, "event") : `${count(found.length)} of ${plural(live.records.length, "event")}`);
   attr($("history-more"), "hidden", found.length > shown ? null : "");
@@ -64,7 +68,13 @@ export function history(live) {
     newest,
     (record) => record.id,
     (record) => make(record),
-    (row, record) => text(row.cells[1].firstElementChild, moment(record.time, live.now)),
+    (row, record) => {
+      text(row.cells[1].firstElementChild, moment(record.time, live.now));
+      const here = record.id === named;
+      if (here && !row.classList.contains("named")) requestAnimationFrame(() => row.scrollIntoView({ block: "nearest" }));
+      row.classList.toggle("named", here);
+      attr(row, "aria-current", here ? "true" : null);
+    },
   );
 }
 
@@ -75,7 +85,7 @@ function make(record) {
   return el(
     "tr",
     {},
-    el("td", { class: "id" }, String(record.id)),
+    el("td", { class: "id" }, el("a", { href: `#${with_({ event: record.id })}`, title: "Link to this event" }, String(record.id))),
     el("td", { class: "when" }, el("time", { datetime: iso, title: utc(record.time) })),
     what,
     el("td", { class: "cause" }, record.cause),

@@ -5,6 +5,7 @@ import { evidence } from "./evidence.js";
 import { header } from "./header.js";
 import { history, setUpHistory } from "./history.js";
 import { setUpKeys } from "./keys.js";
+import { setUpLinks } from "./link.js";
 import { Live } from "./live.js";
 import { Plots } from "./plots.js";
 import { defect, problems } from "./problems.js";
@@ -38,5 +39,9 @@ function draw() {
 }
 
 setUpHistory(draw);
+setUpLinks((to) => {
+  plots.show(to);
+  draw();
+});
 setUpKeys(controls, plots);
 live.start();

@@ -1,14 +1,15 @@
 // The panel of plots: one time axis and one cursor for all of them, by mouse, touch or keyboard.
 
 import { $, attr, el, text } from "./dom.js";
+import { iso, remember, with_ } from "./link.js";
 import { MARGIN, Plot } from "./plot.js";
 import { linear, nearest, timeTicks, within } from "./scale.js";
 import { clock, duration, latency, latencyTick, moment, percent, percentTick, utc, weight } from "./words.js";
 
 const RANGES = [
-  { name: "5 min", seconds: 300 },
-  { name: "30 min", seconds: 1800 },
-  { name: "All", seconds: Infinity },
+  { name: "5 min", key: "5m", seconds: 300 },
+  { name: "30 min", key: "30m", seconds: 1800 },
+  { name: "All", key: "all", seconds: Infinity },
 ];
 const QUANTILES = ["p50", "p95", "p99"];
 const ROWS = 20; // of the table
@@ -45,6 +46,8 @@ export class Plots {
   #range = RANGES[0];
   #quantile = "p95";
   #cursor = null; // seconds since the epoch
+  #fixed = null; // {begin, end} of a link, in seconds since the epoch
+  #event = null; // number of the record that a link names
   #live;
   #plots;
   #shown = [];
@@ -102,8 +105,8 @@ export class Plots {
       (name) => name.toUpperCase(),
       () => this.#quantile,
       (name) => {
-        this.#quantile = name;
-        text(this.#plots[2].title, `${name.toUpperCase()} to first byte`);
+        remember({ quantile: name });
+        this.#percentile(name);
         this.draw();
       },
     );
@@ -118,6 +121,7 @@ export class Plots {
       this.#move(at >= Number(slider.max) ? null : this.#shown[at]?.t ?? null);
     });
     slider.addEventListener("blur", () => this.#move(null));
+    $("plots-now").addEventListener("click", () => this.range(this.#range));
     $("table-details").addEventListener("toggle", () => this.draw());
     new ResizeObserver(() => this.draw()).observe($("figures"));
   }
@@ -125,8 +129,38 @@ export class Plots {
   /** Select a range, or the range at an index from 0 to 2. */
   range(range) {
     this.#range = RANGES[range] ?? range;
+    this.#fixed = this.#event = null;
+    remember({ range: this.#range.key, from: null, to: null, event: null });
     this.#press($("ranges"), RANGES.indexOf(this.#range));
     this.draw();
+  }
+
+  /** Show what an address names: {range, quantile, from, to, event}. */
+  show({ range, quantile, from, to, event }) {
+    this.#range = RANGES.find((each) => each.key === range) ?? this.#range;
+    this.#press($("ranges"), RANGES.indexOf(this.#range));
+    if (QUANTILES.includes(quantile)) this.#percentile(quantile);
+    this.#fixed = from !== null && to !== null && to > from ? { begin: from, end: to } : null;
+    this.#event = event;
+  }
+
+  #percentile(name) {
+    this.#quantile = name;
+    this.#press($("quantiles"), QUANTILES.indexOf(name));
+    text(this.#plots[2].title, `${name.toUpperCase()} to first byte`);
+  }
+
+  /** The range in view: that of a link, that around its event, or the newest. */
+  #bounds(points) {
+    const event = this.#live.records.find((record) => record.id === this.#event);
+    if (this.#fixed) return this.#fixed;
+    const newest = points.at(-1)?.t ?? this.#live.now;
+    const end = this.#live.fresh ? newest : Math.max(this.#live.now, newest);
+    const first = points[0]?.t ?? end - 300;
+    const begin = Math.max(end - this.#range.seconds, Math.min(first, end - 60));
+    if (!event || event.time >= begin || event.time < first) return { begin, end };
+    const half = this.#range.seconds / 2;
+    return { begin: event.time - half, end: event.time + half };
   }
 
   draw() {
@@ -134,10 +168,9 @@ export class Plots {
     if (width < 100) return;
     const { records } = this.#live;
     const points = this.#upToNow();
-    const newest = points.at(-1)?.t ?? this.#live.now;
-    const end = this.#live.fresh ? newest : Math.max(this.#live.now, newest);
-    const first = points[0]?.t ?? end - 300;
-    const begin = Math.max(end - this.#range.seconds, Math.min(first, end - 60));
+    const { begin, end } = this.#bounds(points);
+    attr($("plots-link"), "href", `#${with_({ from: iso(begin), to: iso(end), range: null })}`);
+    attr($("plots-now"), "hidden", this.#fixed || this.#event !== null ? null : "");
     this.#x = linear(begin, end, MARGIN.left, width - MARGIN.right);
     this.#shown = within(points, begin, end).filter((point) => point.t >= begin - 5);
     const found = timeTicks(begin, end, Math.max(Math.floor(width / 90), 2));

@@ -69,6 +69,10 @@ export function clock(seconds, withSeconds = true) {
   return `${pad(at.getHours())}:${pad(at.getMinutes())}${withSeconds ? `:${pad(at.getSeconds())}` : ""}`;
 }
 
+/** The browser's time zone at a time, for instance "CET" or "GMT+5:30". */
+export const zone = (seconds) =>
+  new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" }).formatToParts(new Date(seconds * 1000)).find((part) => part.type === "timeZoneName").value;
+
 /** Local time of day, with the date unless it is the date of `now`. */
 export function moment(seconds, now) {
   const at = new Date(seconds * 1000);

@@ -49,6 +49,10 @@ class Config(Section):
     workers: int = Field(
         1, ge=0, le=256, description="Worker processes that share the port; 0: one for each core."
     )
+    environment: types.Label | None = Field(
+        None,
+        description="Name of the environment, such as production, for people: dashboard, status, API.",
+    )
     admin: Admin = Field(
         default_factory=Admin, description="The admin API, the dashboard and the metrics."
     )

@@ -32,6 +32,7 @@ EventName = Literal[
     "release",
     "reload",
     "reload_failed",
+    "restart",
     "upgrade",
     "upgrade_failed",
     "merged",
