@@ -361,8 +361,8 @@ def suspect() -> Scene:
     scene = healthy()
     document, now = scene.document, time.time()
     reason = (
-        "slow responses 6.31% on canary (790 of 12,510) vs 5.00% on stable (11,590 of 231,840); "
-        "evidence 940:1 (holds at 100:1, trips at 5,000:1)"
+        "slow responses 6.31% on canary (790 of 12,510) vs 5.00% on stable (11,590 of 231,840) "
+        "in 3 min 12 s of this step; evidence 940:1 (holds at 100:1, trips at 5,000:1)"
     )
     document.update(
         hold="suspect: latency", level="suspect", baked=0.0, since=now - 192, requests=9600
@@ -469,7 +469,7 @@ def held() -> Scene:
 
 
 TRIP_CAUSE = (
-    "error rate 38.9% on canary (74 of 190) vs 0.50% on stable (1,159 of 231,840); "
+    "error rate 38.9% on canary (74 of 190) vs 0.50% on stable (3 of 600) in the 8 s since the rate rose; "
     "evidence 121,000:1 (limit 5,000:1), difference over the 1% margin"
 )
 

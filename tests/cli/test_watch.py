@@ -27,7 +27,8 @@ async def test_a_live_screen(fake: Fake, tmp_path: Path) -> None:
         await seen.shows("✓ 5% ── ▶ 25%")
         state = seen.screen.buffer[0][12]
         assert (state.bg, state.data) == ("green", "R")
-        colours = [cell.fg for cell in seen.screen.buffer[1].values() if cell.data == "▶"]
+        cells = [cell for row in seen.screen.buffer.values() for cell in row.values()]
+        colours = [cell.fg for cell in cells if cell.data == "▶"]
         assert colours == ["green"]
         fake.change(state="tripped", weight=0.0)
         await seen.shows("TRIPPED")
