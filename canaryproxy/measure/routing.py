@@ -158,6 +158,12 @@ class Routing:
         """Return the same with the variant that a match rule chose."""
         return Routing(self.table, self.key, self.bucket, variant, self.cookie, forced=True)
 
+    def without_record(self) -> Routing:
+        """Return the same for a request that leaves no more records."""
+        return Routing(
+            self.table, self.key, self.bucket, self.variant, self.cookie, forced=self.forced
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RequestView:

@@ -90,13 +90,10 @@ class Exchange(Rescuer):
         self._endpoint = None
         self._tried = ()
         self._continued = False
-        self._mark = routing.mark
         self._flags = records.BODILESS if request.method == b"HEAD" else 0
         self._rules = context.trial_rules
         self._outcomes = outcomes
-        self._body = None
         self._response = None
-        self._size = self._word = 0
         self._tally = tally = context.tallies[variant]
         # ``Tally.add``, written out: each call is dear where this is not compiled.
         values = tally.values
@@ -156,6 +153,7 @@ class Exchange(Rescuer):
         self._size = len(body)
         rules = self._rules
         if self._outcomes and rules.reads_bodies:
+            self.sample_head()
             self.sample_body(body)
         if status >= 400 and self._passes_on(
             response, body, now, complete=complete, trailers=trailers
@@ -199,8 +197,8 @@ class Exchange(Rescuer):
 
     def response_body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
         self._size += len(data)
-        if self._body is not None and data:
-            self._body.add(data)
+        if self._outcomes and self._rules.reads_bodies:
+            self.sample_body(data)
         if self._framing == CHUNKED:
             data = encode_chunk(data) if data else data
             if complete:

@@ -72,7 +72,7 @@ class Rescuer(Tunnel):
             self._tally.add(counters.OVER_BUDGET)
             return False
         flags = 0 if is_file else records.RESCUED | records.FAILED
-        failed = bool(self._context.trial_rules.error_statuses[status])
+        failed = bool(self._rules.error_statuses[status])
         self._count(status, now, now, failed=failed)
         self.record_end(status, failed, now, flags)
         self._give_back(now, complete=complete)
@@ -82,8 +82,9 @@ class Rescuer(Tunnel):
     def _ask_other(self, cell: int) -> None:
         """Let the other variant answer; the request is counted already. ``cell``: see ``_rescued``."""
         self._rescued = cell
-        self._mark, self._outcomes = -1, ()
-        self._response = self._body = None
+        self.routing = self.routing.without_record()
+        self._outcomes = ()
+        self._response = None
         self.variant = STABLE if self.variant == CANARY else CANARY
         self._tried = ()
         self._sink.await_response(monotonic())

@@ -48,7 +48,6 @@ class TrialRecorder(RequestSender):
     __slots__ = (
         "_body",
         "_flags",
-        "_mark",
         "_outcomes",
         "_response",
         "_rules",
@@ -58,8 +57,6 @@ class TrialRecorder(RequestSender):
     )
 
     # Set by the subclass, as those of ``RequestSender``.
-    _mark: int
-    """``Routing.mark``: negative if the request leaves no record."""
     _flags: int
     """What the last record will say, as far as it is known."""
     _rules: TrialRules
@@ -68,18 +65,19 @@ class TrialRecorder(RequestSender):
     _outcomes: tuple[int, ...]
     """Indexes of the outcomes that look at the response."""
     _body: SampledBody | None
-    """The body of the response, if one of them looks into it."""
+    """The body of the response, if one of them looks into it. Set where ``_rules.reads_bodies`` and there are
+    outcomes, from the head on."""
     _response: Response | None
     """The head of the final response, once it has come."""
     _size: int
     """Bytes of the response's body so far."""
     _word: int
-    """What the outcomes add to the second word of a record, once they are evaluated."""
+    """What the outcomes add to the record of a tunnel."""
 
     def record_late(self, waited: float) -> None:
         """Write an early record if the request has passed a limit since the last one."""
         table, response = self.routing.table, self._response
-        if not table.late or self._mark < 0:
+        if not table.late or self.routing.mark < 0:
             return
         passed = 0
         if response is None and waited > table.late:
@@ -92,12 +90,15 @@ class TrialRecorder(RequestSender):
             self._flags |= passed
             self._write(passed)
 
-    def sample_body(self, data: bytes) -> None:
-        """Begin to look into the body of the response, if an outcome wants to; ``data`` is its beginning."""
+    def sample_head(self) -> None:
+        """Prepare for the body of the response, if an outcome looks into it."""
         assert self._response is not None
-        self._body = body = self._rules.body_of(self._outcomes, self._response)
-        if body is not None and data:
-            body.add(data)
+        self._body = self._rules.body_of(self._outcomes, self._response)
+
+    def sample_body(self, data: bytes) -> None:
+        """Take more of the body."""
+        if self._body is not None and data:
+            self._body.add(data)
 
     # A tunnel
 
@@ -107,8 +108,7 @@ class TrialRecorder(RequestSender):
         self._first_byte = waited
         self._size = 0
         self._flags |= TUNNEL | FAILED if failed else TUNNEL
-        if self._outcomes:
-            self._word = self._rules.evaluate(self._outcomes, _NO_RESPONSE, 0, None, self._tally)
+        self._word = self._rules.evaluate(self._outcomes, _NO_RESPONSE, 0, None, self._tally)
 
     def record_tunnel_ends(self, lasted: float, *, by_client: bool, reset: bool) -> None:
         """Take note that a side ends the tunnel: the first to do so is the one that counts.
@@ -122,7 +122,7 @@ class TrialRecorder(RequestSender):
 
     def record_tunnel(self) -> None:
         """Record the end of the tunnel."""
-        self._write(self._flags | ENDED)
+        self._write(self._flags | ENDED, word=self._word)
 
     # The end
 
@@ -145,12 +145,16 @@ class TrialRecorder(RequestSender):
         ``flags``: ``records.UNREACHED``, ``RESCUED`` and ``FAILED`` where they apply, and ``BROKEN`` if the
         upstream broke its response off.
         """
-        rules, response, body = self._rules, self._response, self._body
-        word = 0
-        if self._outcomes and body is None:
-            self._word = word = rules.evaluate(
-                self._outcomes, response or _NO_RESPONSE, self._size, None, self._tally
-            )
+        rules, response = self._rules, self._response
+        word, body = 0, None
+        if self._outcomes:
+            if response is not None and rules.reads_bodies:
+                body = self._body
+            if body is None:
+                size = 0 if response is None else self._size
+                word = rules.evaluate(
+                    self._outcomes, response or _NO_RESPONSE, size, None, self._tally
+                )
         if (
             response is None
             or failed
@@ -162,13 +166,13 @@ class TrialRecorder(RequestSender):
             or self._size > LARGEST
         ):
             self._settle(failed, now, flags)
-            self._write_last(status)
-        elif self._mark >= 0:
+            self._write_last(status, word, body)
+        elif self.routing.mark >= 0:
             # ``_words``, written out: calls are dear where this is not compiled.
             rule_key = self.request.rule_key
             template = rules.templates.get(rule_key) or rules.learn(rule_key)
             third = int(self._first_byte * 1e6) | self._size << SIZE_SHIFT
-            rules.pending.extend((self._mark | response.word, template | word, third))
+            rules.pending.extend((self.routing.mark | response.word, template | word, third))
 
     def _settle(self, failed: bool, now: float, flags: int) -> None:
         """Complete what the last record says."""
@@ -180,25 +184,28 @@ class TrialRecorder(RequestSender):
                 flags |= BROKEN
         self._flags |= flags
 
-    def _write_last(self, status: int) -> None:
+    def _write_last(self, status: int, word: int, body: SampledBody | None) -> None:
         """Write the last record, if need be when the body has been looked into."""
-        response, body, rules = self._response, self._body, self._rules
+        response, rules = self._response, self._rules
         if response is None or body is None:
-            self._write(self._flags, status)
+            self._write(self._flags, status, word)
             return
-        words = self._words(self._flags, status)
+        words = self._words(self._flags, status, word)
         then = partial(
             rules.settle, words, self._outcomes, response, self._size, body.reader, self._tally
         )
         # A response that breaks off ends with the status of the failure.
         body.close(then, whole=status == response.status)
 
-    def _write(self, flags: int, status: int = 0) -> None:
-        """Write a record, if the request was randomised. ``status`` counts if the upstream sent none."""
-        if self._mark >= 0:
-            self._rules.pending.extend(self._words(flags, status))
+    def _write(self, flags: int, status: int = 0, word: int = 0) -> None:
+        """Write a record, if the request was randomised.
 
-    def _words(self, flags: int, status: int) -> tuple[int, int, int]:
+        ``status`` counts if the upstream sent none. ``word``: what outcomes add to the second word.
+        """
+        if self.routing.mark >= 0:
+            self._rules.pending.extend(self._words(flags, status, word))
+
+    def _words(self, flags: int, status: int, word: int) -> tuple[int, int, int]:
         """Return a record; its first word is negative if the request was not randomised."""
         response = self._response
         if response is None:
@@ -206,5 +213,5 @@ class TrialRecorder(RequestSender):
         else:
             first, third = response.word & ~_ENDED, pack_third(self._first_byte, self._size)
         rules, rule_key = self._rules, self.request.rule_key
-        second = self._word | (rules.templates.get(rule_key) or rules.learn(rule_key))
-        return self._mark | first | flags << FLAGS_SHIFT, second, third
+        second = word | (rules.templates.get(rule_key) or rules.learn(rule_key))
+        return self.routing.mark | first | flags << FLAGS_SHIFT, second, third

@@ -19,7 +19,7 @@ from canaryproxy.proxy.body_sampler import BodySampler, SampledBody
 
 
 class TrialRules:
-    """What is looked at, and recorded. One for all connections of a worker, until it is reconfigured."""
+    """The outcomes and route templates of trials. One for a worker, until it is reconfigured."""
 
     __slots__ = (
         "_cells",

@@ -16,6 +16,7 @@ from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Blind
 from canaryproxy.measure.outcomes import INSPECTED
 from canaryproxy.measure.route_names import RouteNames
+from canaryproxy.measure.routing import RouteTable
 from canaryproxy.measure.shared_memory import WorkerCells
 from canaryproxy.proxy import body_sampler
 from canaryproxy.proxy.body_sampler import (
@@ -148,21 +149,22 @@ class Sampled(TrialRecorder):
     def __init__(self, rules: TrialRules, tally: counters.Tally) -> None:
         self._rules, self._tally = rules, tally
         self._outcomes = rules.choose((BODY, HEAD))
-        self._mark, self._flags, self._size, self._word = -1, 0, 0, 0
+        self.routing = RouteTable().route(None)
+        self._flags = self._size = 0
         self._received = 0.0
-        self._response = self._body = None
+        self._response = None
         self.request = Request()
         self.request.rule_key = b"GET", b"/"
 
     def head(self, response: Response, body: bytes) -> None:
         self._response, self._first_byte = response, 0.0
-        self.sample_body(body)
         self._size = len(body)
+        self.sample_head()
+        self.sample_body(body)
 
     def add(self, data: bytes) -> None:
         self._size += len(data)
-        if self._body is not None:
-            self._body.add(data)
+        self.sample_body(data)
 
 
 class Watched:

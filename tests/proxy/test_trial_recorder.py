@@ -8,6 +8,7 @@ from canaryproxy import config
 from canaryproxy.http1.request import Request
 from canaryproxy.http1.response import Response, ResponseParser
 from canaryproxy.judging.metrics import Record, unpack
+from canaryproxy.measure.counters import Tally
 from canaryproxy.measure.records import (
     ABANDONED,
     BROKEN,
@@ -39,14 +40,14 @@ class Recorded(TrialRecorder):
         self.cells = WorkerCells()
         names = RouteNames(self.cells.names)
         self._rules = TrialRules(made, {}, BodySampler(), self.cells.records, names)
+        self._tally = Tally(self.cells.counters.stable)
         self.request = Request()
         self.request.method, self.request.rule_key = b"GET", (b"GET", b"/")
         self.routing = RouteTable(late=late, stall_after=stalled).route(b"alice")
-        self._mark = self.routing.mark
-        self._flags = self._size = self._word = 0
+        self._flags = self._size = 0
         self._received = 0.0
         self._outcomes = ()
-        self._response = self._body = None
+        self._response = None
 
     def responds(self, head: Response, after: float) -> None:
         self._response, self._first_byte = head, after
