@@ -87,15 +87,15 @@ def rate(value: object) -> str:
 
 
 def moment(value: object, now: float) -> str:
-    """Return the local time of day, with the date unless it is that of ``now``."""
+    """Return the local time of day with its zone, and with the date unless it is that of ``now``."""
     found = number(value)
     if found is None:
         return NONE
     try:
-        at, today = datetime.fromtimestamp(found), datetime.fromtimestamp(now)
+        at, today = datetime.fromtimestamp(found).astimezone(), datetime.fromtimestamp(now)
     except (ValueError, OverflowError, OSError):  # no such year
         return NONE
-    return at.strftime("%H:%M:%S" if at.date() == today.date() else "%Y-%m-%d %H:%M:%S")
+    return at.strftime("%H:%M:%S %Z" if at.date() == today.date() else "%Y-%m-%d %H:%M:%S %Z")
 
 
 def times(value: float) -> str:

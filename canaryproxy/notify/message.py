@@ -74,6 +74,11 @@ _DRILL = "{release} rolled back on {host}{fell} for a drill: {cause}"
 _UNKNOWN = "{release} on {host}, {what}: {cause}"
 
 
+def links_of(record: Mapping[str, Any], links: Sequence[str]) -> tuple[str, ...]:
+    """Return links with the number of the record in place of ``{id}``, as the dashboard takes it."""
+    return tuple(link.replace("{id}", str(record.get("id"))) for link in links)
+
+
 def is_notable(record: Mapping[str, Any]) -> bool:
     """Return whether a record is sent to webhooks that name no events."""
     return record.get("what") in NOTABLE or _is_refusal(record)

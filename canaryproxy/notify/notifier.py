@@ -255,10 +255,11 @@ class Notifier:
         created = self._clock.monotonic()
         for worker in workers:
             webhook = worker.webhook
+            links = message.links_of(record, webhook.links)
             if webhook.format == "slack":
-                body = message.chat(record, self.release, self._host, webhook.links)
+                body = message.chat(record, self.release, self._host, links)
             else:
-                body = message.document(record, self.release, self._host, webhook.links)
+                body = message.document(record, self.release, self._host, links)
             worker.put(Message(message_id, str(record.get("what")), body, created))
 
     async def stop(self, timeout: float) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from canaryproxy.release.summary import Kind, Standing
 from tests.browser.fake import FakeAdmin
 from tests.browser.page import Page
 from tests.browser.scenes import idle
@@ -96,6 +97,11 @@ def test_merge_orders_and_bounds(module: Callable[[str, str], Any]) -> None:
     assert found == [list(range(12)), True, 0, 20000]
 
 
+def test_every_verdict_has_its_words(module: Callable[[str, str], Any]) -> None:
+    found = module("words.js", "Object.keys(m.STANDINGS)")
+    assert set(found) == {*get_args(Standing), *get_args(Kind)}
+
+
 @pytest.mark.parametrize(
     ("expression", "words"),
     [
@@ -120,6 +126,15 @@ def test_merge_orders_and_bounds(module: Callable[[str, str], Any]) -> None:
         ("m.interval([0.6, null])", "at least 0.6× stable's rate"),
         ("m.interval([0, 1.4])", "at most 1.4× stable's rate"),
         ("m.interval([null, null])", "no bounds yet: not enough data"),
+        (
+            "m.timing({quantile: 0.95, canary: {value: 0.048, low: 0.044, high: 0.053},"
+            " stable: {value: 0.9, low: 0.8, high: 1.2}})",
+            "canary P95 48 ms (44 to 53), stable 900 ms (800 ms to 1.2 s)",
+        ),
+        (
+            "m.timing(null) || m.timing({quantile: 0.5, canary: null, stable: null}) || 'none'",
+            "none",
+        ),
         ("m.utc(1790000000)", "2026-09-21 14:13:20 UTC"),
     ],
 )

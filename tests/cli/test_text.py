@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from math import inf, nan
 from typing import Any
 
@@ -65,6 +66,17 @@ def test_a_drill_whose_requests_did_not_end_says_what_to_do() -> None:
 )  # fmt: skip
 def test_an_outcome_says_what_is(changed: dict[str, Any], said: str) -> None:
     assert words.outcome(document(**{"release": None, **changed})) == said
+
+
+def test_a_time_has_its_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    try:
+        assert words.moment(1_790_000_000.0, 1_790_000_000.0) == "16:13:20 CEST"
+        assert words.moment(1_770_000_000.0, 1_790_000_000.0) == "2026-02-02 03:40:00 CET"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_percentiles_say_their_unit_once_where_it_is_one() -> None:

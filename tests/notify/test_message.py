@@ -28,6 +28,14 @@ json_values = st.recursive(
 )
 
 
+def test_links_name_the_record() -> None:
+    links = ("https://canary.example.com/#event={id}", "https://wiki.example.com/canary")
+    assert message.links_of({"id": 17}, links) == (
+        "https://canary.example.com/#event=17",
+        "https://wiki.example.com/canary",
+    )
+
+
 def test_a_json_message_is_the_record_and_its_origin() -> None:
     links = ("https://canary.example/",)
     assert json.loads(message.document(TRIPPED, "cart-2.4", "edge-1", links)) == TRIPPED | {

@@ -52,7 +52,7 @@ class Webhook(Section):
     )
     links: tuple[types.WebUrl, ...] = Field(
         (),
-        description="URLs that go with each message, such as those of the dashboard and runbook.",
+        description="URLs that go with each message, such as that of the dashboard; {id} is the event.",
     )
     timeout: types.Timeout = Field(5.0, description="Time limit for one attempt; a duration.")
     secret_env: Variable | None = Field(
