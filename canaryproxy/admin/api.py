@@ -127,7 +127,7 @@ class Api:
     async def _put_weight(self, request: web.Request) -> web.Response:
         dry_run = self._dry_run(request)
         body = await bodies.json_body(request, _WEIGHT)
-        event = rollout.SetWeight(body.weight, body.words)
+        event = rollout.SetWeight(body.weight, self._who(request, body))
         return await self._act(request, "weight", event, dry_run=dry_run)
 
     def _operation(self, name: Operation) -> Callable[[web.Request], Any]:
@@ -136,7 +136,7 @@ class Api:
         async def operate(request: web.Request) -> web.Response:
             dry_run = self._dry_run(request)
             body = await bodies.json_body(request, _WHO, optional=True)
-            return await self._act(request, name, event(body.words), dry_run=dry_run)
+            return await self._act(request, name, event(self._who(request, body)), dry_run=dry_run)
 
         return operate
 
@@ -144,14 +144,18 @@ class Api:
         dry_run = self._dry_run(request)
         body = await bodies.json_body(request, _ACCEPT)
         metric = " ".join(body.metric.split())
-        event = rollout.Accept(metric, f"{body.by}: {body.reason}")
+        event = rollout.Accept(metric, self._who(request, body))
         return await self._act(request, "accept", event, dry_run=dry_run)
 
     async def _trip(self, request: web.Request) -> web.Response:
         dry_run = self._dry_run(request)
         body = await bodies.json_body(request, _TRIP, optional=True)
-        cause = f"manually by {body.by}" + ("" if body.cause is None else f": {body.cause}")
+        cause = f"manually by {self._who(request, body)}"
         return await self._act(request, "trip", circuit.Trip(cause), dry_run=dry_run)
+
+    def _who(self, request: web.Request, body: bodies.By) -> str:
+        """Return who makes a change and why, as the history shows it."""
+        return bodies.who(body, self._guard.user(request))
 
     @staticmethod
     def _dry_run(request: web.Request) -> bool:
@@ -174,7 +178,7 @@ class Api:
         if dry_run:
             return self._changed(self._control.preview("drill", None))
         with self._refusals():
-            figures = await self._control.drill(body.by, if_match=fits)
+            figures = await self._control.drill(self._who(request, body), if_match=fits)
         return self._changed(schemas.Drill(drill=figures, release=self._control.release_view()))
 
     def _changed(self, value: Release | schemas.Drill | Act) -> web.Response:
@@ -209,7 +213,7 @@ class Api:
                 text,
                 if_match=conditions.allowed(request),
                 dry_run=dry_run,
-                by=bodies.Who(**wanted).words,
+                by=self._who(request, bodies.Who(**wanted)),
             )
         return tagged(schemas.Change(**change), self._control.config_etag)
 
@@ -220,7 +224,7 @@ class Api:
         with self._refusals(of_config=True):
             if fits is not None and not fits(self._control.config_etag):
                 raise Stale("the configuration has changed in the meantime; read it again")
-            change = await self._control.reload(body.words)
+            change = await self._control.reload(self._who(request, body))
         return tagged(schemas.Change(**change), self._control.config_etag)
 
     @contextmanager

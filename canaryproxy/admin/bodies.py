@@ -58,18 +58,41 @@ MetricName = Annotated[str, _line(200)]
 """A metric, or a metric and a route."""
 
 
-class Who(_Body):
-    """The operator who makes a change, and the reason."""
+class By(_Body):
+    """The operator who makes a change."""
 
     by: Name = Field(
-        "operator", description="Who makes the change, for the history.", examples=["ann"]
+        "operator",
+        description="Who makes the change, for the history; over the Unix socket the user stands beside it.",
+        examples=["ann"],
     )
+
+    @property
+    def why(self) -> str | None:
+        """The reason."""
+        return None
+
+
+class Who(By):
+    """The operator who makes a change, and the reason."""
+
     reason: Text | None = Field(None, description="Reason, for the history.")
 
     @property
-    def words(self) -> str:
-        """Return name and reason as the history shows them."""
-        return self.by if self.reason is None else f"{self.by}: {self.reason}"
+    def why(self) -> str | None:
+        return self.reason
+
+
+def who(body: By, user: str | None) -> str:
+    """Return name and reason as the history shows them.
+
+    A name is what the client says. ``user`` is the Unix user that the kernel vouches for: it stands beside
+    another name, and in place of none.
+    """
+    name = body.by
+    if user is not None and name != user:
+        name = user if name == "operator" else f"{name} (user {user})"
+    return name if body.why is None else f"{name}: {body.why}"
 
 
 class SetWeight(Who):
@@ -80,7 +103,7 @@ class SetWeight(Who):
     )
 
 
-class Accept(_Body):
+class Accept(By):
     """A difference that is wanted."""
 
     metric: MetricName = Field(
@@ -88,24 +111,24 @@ class Accept(_Body):
         examples=["client_errors", "errors GET /checkout"],
     )
     reason: Text = Field(description="Why it is wanted, for the history.")
-    by: Name = Field("operator", description="Who accepts it, for the history.", examples=["ann"])
+
+    @property
+    def why(self) -> str:
+        return self.reason
 
 
-class Trip(_Body):
+class Trip(By):
     """A trip by hand."""
 
-    by: Name = Field(
-        "operator", description="Who makes the change, for the history.", examples=["ann"]
-    )
     cause: Text | None = Field(None, description="Reason, for the history.")
 
+    @property
+    def why(self) -> str | None:
+        return self.cause
 
-class DrillBy(_Body):
+
+class DrillBy(By):
     """A rollback drill."""
-
-    by: Name = Field(
-        "operator", description="Who makes the change, for the history.", examples=["ann"]
-    )
 
 
 class Events(_Body):

@@ -12,7 +12,10 @@ import contextlib
 import hashlib
 import hmac
 import logging
+import pwd
 import re
+import socket
+import struct
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -39,6 +42,8 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 _ONCE: Final = ("Host", "Origin", "Authorization", "Content-Type", "Content-Encoding",
                 "Sec-Fetch-Site", "Last-Event-ID")  # fmt: skip
 _FOREIGN_PAGE: Final = "changes from pages of another site are refused; open the dashboard here"
+_CREDENTIALS: Final = struct.Struct("3i")
+"""Process, user and group, as SO_PEERCRED gives them."""
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 _HEADERS: Final = {
@@ -200,6 +205,12 @@ class Guard:
         presented = _bearer(request)
         return presented is not None and self._tokens.allow(presented)
 
+    def user(self, request: web.Request) -> str | None:
+        """Return the Unix user who sends a request; ``None`` over TCP, where the token has no name."""
+        if self._tokens is not None:
+            return None
+        return unix_user(request.get_extra_info("socket"))
+
     def _check_host(self, host: str) -> None:
         found = _AUTHORITY.fullmatch(host)
         name = found[1].lower().rstrip(".") if found else ""
@@ -238,6 +249,17 @@ class Guard:
                 headers={"WWW-Authenticate": 'Bearer realm="canaryproxy"'},
                 close=True,
             )
+
+
+def unix_user(sock: socket.socket) -> str:
+    """Return the user at the other end of a Unix socket, as the kernel knows it."""
+    with socket.fromfd(sock.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as real:
+        given = real.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    uid = _CREDENTIALS.unpack(given)[1]
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _bearer(request: web.Request) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from canaryproxy.release.rollout import Refused
 from tests.admin.fake import CONFIG, TOKEN, Served, Unsaved, serve
 
 RELEASE = "/v1/release"
+ME = pwd.getpwuid(os.getuid()).pw_name
+ANN = f"ann (user {ME})"
+"""How the history shows who says to be ann, over the Unix socket."""
 
 
 def problem(answer: Any, status: int) -> Any:
@@ -52,11 +57,12 @@ async def test_an_operation_is_one_event(
     served: Served, name: str, event: Callable[[str], Any]
 ) -> None:
     for body, words in (
-        (None, "operator"),
-        ("", "operator"),
-        ("{}", "operator"),
-        ('{"by": "ann"}', "ann"),
-        ('{"by": "ann", "reason": "it is late"}', "ann: it is late"),
+        (None, ME),
+        ("", ME),
+        ("{}", ME),
+        ('{"by": "ann"}', ANN),
+        ('{"by": "ann", "reason": "it is late"}', f"{ANN}: it is late"),
+        (f'{{"by": "{ME}"}}', ME),
     ):
         before = served.control.etag
         answer = await served.ask("POST", f"/v1/release/{name}", body)
@@ -66,18 +72,25 @@ async def test_an_operation_is_one_event(
         assert answer.json["release"] == "r1"
 
 
+async def test_over_tcp_a_name_is_what_the_client_says(served: Served) -> None:
+    token = {"Authorization": f"Bearer {TOKEN}"}
+    for body, words in (("{}", "operator"), ('{"by": "root", "reason": "no"}', "root: no")):
+        await served.ask("POST", "/v1/release/pause", body, over="tcp", **token)
+        assert served.control.acts.pop() == rollout.Pause(words)
+
+
 @pytest.mark.parametrize("value", [0, 0.01, 5, 99.99, 100])
 async def test_put_weight_sets_the_weight(served: Served, value: float) -> None:
     answer = await served.ask("PUT", "/v1/weight", json.dumps({"weight": value, "by": "ann"}))
     assert answer.json["weight"] == value
-    assert served.control.acts == [rollout.SetWeight(value, "ann")]
+    assert served.control.acts == [rollout.SetWeight(value, ANN)]
 
 
 async def test_accept_needs_a_metric_and_a_reason(served: Served) -> None:
     body = '{"metric": "errors  GET /old", "reason": "removed", "by": "ann"}'
     answer = await served.ask("POST", "/v1/release/accept", body)
     assert answer.status == 200, answer.body
-    assert served.control.acts == [rollout.Accept("errors GET /old", "ann: removed")]
+    assert served.control.acts == [rollout.Accept("errors GET /old", f"{ANN}: removed")]
     for wrong in ('{"metric": "errors"}', '{"reason": "so"}', '{"metric": "", "reason": "so"}'):
         assert (await served.ask("POST", "/v1/release/accept", wrong)).status == 422
     assert (await served.ask("POST", "/v1/release/accept")).status == 415
@@ -87,8 +100,8 @@ async def test_trip_and_drill_and_events(served: Served) -> None:
     await served.ask("POST", "/v1/release/trip", '{"cause": "complaints", "by": "ann"}')
     await served.ask("POST", "/v1/release/trip")
     assert [one.cause for one in served.control.acts] == [
-        "manually by ann: complaints",
-        "manually by operator",
+        f"manually by {ANN}: complaints",
+        f"manually by {ME}",
     ]
     drill = await served.ask("POST", "/v1/release/drill", '{"by": "ann"}')
     assert drill.json == {
@@ -100,7 +113,7 @@ async def test_trip_and_drill_and_events(served: Served) -> None:
         },
         "release": served.control.release_view().model_dump(),
     }
-    assert served.control.acts[-1] == "ann"
+    assert served.control.acts[-1] == ANN
     for body, count, by_user in (
         ('{"variant": "canary", "count": 3}', 3, 0),
         ('{"variant": "stable"}', 1, 0),
@@ -477,9 +490,9 @@ async def test_the_configuration_can_be_read_tried_and_replaced(served: Served) 
     assert served.control.text == changed
     again = await served.ask("GET", target)
     assert done.headers["etag"] == again.headers["etag"] != shown.headers["etag"]
-    assert served.control.acts[-1] == "put by operator"
+    assert served.control.acts[-1] == f"put by {ME}"
     await served.ask("PUT", f"{target}?by=ann&reason=more%20patience", changed, **put)
-    assert served.control.acts[-1] == "put by ann: more patience"
+    assert served.control.acts[-1] == f"put by {ANN}: more patience"
     for bad in ("by=", "by=a%0Ab", f"by={'a' * 101}", f"reason={'a' * 501}", "by=a&by=b"):
         problem(await served.ask("PUT", f"{target}?{bad}", changed, **put), 422)
     stale = await served.ask("PUT", target, CONFIG, If_Match=shown.headers["etag"], **put)
@@ -489,7 +502,7 @@ async def test_the_configuration_can_be_read_tried_and_replaced(served: Served) 
     reloaded = await served.ask("POST", "/v1/reload", If_Match=again.headers["etag"])
     assert reloaded.json == {"changed": [], "restart_needed": []}
     await served.ask("POST", "/v1/reload", '{"by": "ann", "reason": "lunch"}')
-    assert served.control.acts[-2:] == ["reload by operator", "reload by ann: lunch"]
+    assert served.control.acts[-2:] == [f"reload by {ME}", f"reload by {ANN}: lunch"]
 
 
 async def test_every_mistake_of_a_configuration_is_named(served: Served) -> None:

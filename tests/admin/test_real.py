@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 from tests.admin.fake import TOKEN
 from tests.admin.real import Proxy, proxy
 from tests.admin.test_stream import stream
+
+ME = pwd.getpwuid(os.getuid()).pw_name
 
 
 @pytest.fixture
@@ -58,6 +62,9 @@ async def test_what_is_acknowledged_survives(tmp_path: Path) -> None:
         await real.process.wait()
     async with proxy(tmp_path) as again:
         await again.wait_for(weight=33.0, state="paused")
+        records = (await again.ask("GET", "/v1/history")).json["records"]
+        assert [record["what"] for record in records].count("restart") == 1
+        assert "runs again as process" in records[-1]["cause"]
         stale = await again.ask("POST", "/v1/release/promote", If_Match=answer.headers["etag"])
         assert stale.status == 412
 
@@ -74,7 +81,7 @@ async def test_refusals_of_the_state(real: Proxy) -> None:
     assert "has already begun" in await refused("POST", "/v1/release/start")
     assert "nothing to reset" in await refused("POST", "/v1/release/reset")
     assert (await real.ask("POST", "/v1/release/trip", '{"cause": "no"}')).status == 200
-    assert "manually by operator: no" in await refused("POST", "/v1/release/trip")
+    assert f"manually by {ME}: no" in await refused("POST", "/v1/release/trip")
     assert "tripped" in await refused("PUT", "/v1/weight", '{"weight": 50}')
     assert "tripped" in await refused("POST", "/v1/release/promote")
     assert (await real.release())["weight"] == 0.0
@@ -95,7 +102,7 @@ async def test_the_configuration_over_the_api(real: Proxy, tmp_path: Path) -> No
     done = await real.ask("PUT", "/v1/config?by=ann", wanted, **yaml)
     assert done.json == tried.json
     told = await real.ask("GET", "/v1/history?limit=1")
-    assert told.json["records"][0]["cause"] == "limits.idle_timeout (by ann)"
+    assert told.json["records"][0]["cause"] == f"limits.idle_timeout (by ann (user {ME}))"
     assert file.read_text() == wanted
     shown = await real.ask("GET", "/v1/config")
     assert shown.json["effective"]["limits"]["idle_timeout"] == 33.0
