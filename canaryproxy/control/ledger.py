@@ -122,13 +122,15 @@ def _place(record: Record, weight: float) -> str:
     users = f"{text.weight(weight)} of users on the canary"
     if record.what in ("reset", "recovered"):
         return f"; {users} again"
+    if record.what in ("promoted", "aborted"):
+        return f"; {users}"
     step, steps = record.figures.get("step"), record.figures.get("steps")
     if record.what not in _MOVES or not steps:
         return ""
     return f"; step {step} of {steps}, {users}" if step else f"; before step 1 of {steps}, {users}"
 
 
-_MOVES = ("started", "step", "paused", "resumed", "weight", "promoted", "aborted")
+_MOVES = ("started", "step", "paused", "resumed", "weight")
 
 
 def _level(record: Record) -> int:

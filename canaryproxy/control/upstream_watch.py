@@ -167,9 +167,12 @@ class UpstreamWatch:
             del fields["reason"], fields["errno"]
             return Line(logging.INFO, text, {"event": "endpoint_up", **fields})
         cause = describe(one.reason, errno_text(one.errno))
-        rest = (
-            f"{left} of {plural(total, f'{variant} endpoint')} left" if left else _WITHOUT[variant]
-        )
+        if left:
+            rest = f"{left} of {plural(total, f'{variant} endpoint')} left"
+        elif any(known.usable for known in self._known.values()):
+            rest = _WITHOUT[variant]
+        else:
+            rest = "no endpoint of either variant left: all users get 503"
         level = logging.WARNING if left else logging.ERROR
         return Line(
             level, f"{what} down: {cause}{flaps}; {rest}", {"event": "endpoint_down", **fields}
@@ -204,6 +207,6 @@ def _failing_line(
     many = "request" if failed == 1 else "requests"
     if phase == "ended":
         text = f"{where}: no failed request for {QUIET:g} s; {count(failed)} {many} had failed"
-        return Line(logging.INFO, f"{text} in {duration(seconds)}", event)
+        return Line(logging.INFO, f"{text} in {duration(seconds)}" if seconds else text, event)
     text = f"{where}: {count(failed)} {many} failed in the last {duration(seconds)}: {cause}"
     return Line(logging.WARNING, text, event)

@@ -161,12 +161,9 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
         after.state,
         users if refusal is None else None,
         _sure(here),
-        f"{_TITLES.get(act, act.capitalize())}{name}",
+        f"Set the weight{name and ' of' + name}" if act == "weight" else act.capitalize() + name,
         () if refusal is not None else _says(act, here, after, weight),
     )
-
-
-_TITLES: Mapping[Operation, str] = {"weight": "Set the weight of"}
 
 
 def _is_already(act: Operation, here: Here) -> bool:

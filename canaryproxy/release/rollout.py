@@ -374,9 +374,7 @@ def _record(now: float, what: str, cause: str, rollout: Rollout, plan: Plan) -> 
 
 def _start(rollout: Rollout, event: Start, now: float, plan: Plan) -> Outcome:
     if not plan.steps:
-        raise Refused(
-            "nothing to start: no release is configured; add release.id and release.steps, then reload"
-        )
+        raise Refused(f"nothing to start: {_NO_RELEASE}")
     first = plan.steps[0].weight
     learning = plan.baseline > 0.0 and first < 100.0
     started = Rollout(
@@ -766,6 +764,7 @@ EVERYWHERE: Mapping[type, _Handler] = {GateAnswer: _nothing, Replan: _replan}
 """The handlers of events in states whose table does not name them."""
 
 
+_NO_RELEASE = "no release is configured; add release.id and release.steps, then reload"
 _NO_START: Mapping[State, str] = {
     State.RUNNING: "the release has already begun",
     State.PAUSED: "the release has already begun and is paused: resume continues it",
@@ -784,5 +783,7 @@ def step(rollout: Rollout, event: Event, now: float, plan: Plan) -> Outcome:
         if isinstance(event, Start) and rollout.state in _NO_START:
             raise Refused(_NO_START[rollout.state])
         act = "set the weight" if isinstance(event, SetWeight) else type(event).__name__.lower()
+        if rollout.state is State.IDLE:
+            raise Refused(f"nothing to {act}: {_NO_RELEASE}")
         raise Refused(f"cannot {act} while the release is {rollout.state.value}")
     return handler(rollout, event, now, plan)

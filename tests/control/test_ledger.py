@@ -48,7 +48,7 @@ PLACE: dict[str, Any] = {"step": 2, "steps": 3, "weight": 5.0}
         ("tripped", "rate 9%", {"weight": 20.0}, f"tripped at 20%: rate 9%; {OFF}"),
         ("tripped", "manually by ann: odd", {}, f"tripped manually by ann: odd; {OFF}"),
         ("reset", "by ann: fixed", {}, f"reset by ann: fixed; {ON} again"),
-        ("aborted", "by ann", PLACE, f"aborted by ann; step 2 of 3, {ON}"),
+        ("aborted", "by ann", PLACE, f"aborted by ann; {ON}"),
         ("suspect", "error rate 3%", {}, "suspect: error rate 3%"),
         ("gate", "refused", {**PLACE, "passed": False}, "gate: refused"),
         ("weight", "1% to 5% by ann", {**PLACE, "steps": 0}, "weight: 1% to 5% by ann"),

@@ -47,6 +47,15 @@ class World:
         return [line.text for line in self.see(now, canary, unserved)]
 
 
+def test_with_no_endpoint_of_either_variant_no_line_promises_the_other_one() -> None:
+    watch = UpstreamWatch()
+    watch.observe(0, {v: VariantState([up(f"{v}:1")], 0) for v in ("stable", "canary")})
+    lines = watch.observe(1, {v: VariantState([down(f"{v}:1")], 0) for v in ("stable", "canary")})
+    assert [line.text.partition("; ")[2] for line in lines if "is down" in line.text] == [
+        "no endpoint of either variant left: all users get 503"
+    ] * 2
+
+
 def test_good_endpoints_are_no_news() -> None:
     world = World()
     assert [world.said(now, [up("c:1"), up("c:2")]) for now in range(100)] == [[]] * 100
