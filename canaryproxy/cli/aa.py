@@ -96,6 +96,19 @@ def _print(found: PlaceboTest, weight: float) -> None:
         f"each with {weight_text(weight)} of {count(found.users)} users; {count(found.requests)} requests, "
         f"{rate} of them bad"
     )
+    _explain(found.tripped)
+
+
+def _explain(tripped: object) -> None:
+    """Say what the figures mean, and what to do."""
+    click.echo(
+        "virtual canaries are users of stable, chosen at random: each alarm would be a false one"
+    )
+    if tripped:
+        click.echo(
+            "a share of alpha of them may trip by chance; if it is more, no rollback on this traffic "
+            "can be trusted: please report it"
+        )
 
 
 def _running(target: Target, as_json: bool) -> None:
@@ -107,7 +120,11 @@ def _running(target: Target, as_json: bool) -> None:
     placebo = target.talk(work).get("placebo")
     if not isinstance(placebo, dict):
         fail(
-            "no virtual canaries yet: they are drawn when a release begins a step. Before one, record "
-            "requests of stable and run canaryproxy aa FILE"
+            "no virtual canaries yet: they are chosen when a release begins a step. Before one, record "
+            "requests of stable as CSV (columns t, user, bad) and run: canaryproxy aa FILE"
         )
-    click.echo(json.dumps(placebo) if as_json else clean(placebo.get("said")))
+    if as_json:
+        click.echo(json.dumps(placebo))
+        return
+    click.echo(clean(placebo.get("said")))
+    _explain(placebo.get("tripped"))

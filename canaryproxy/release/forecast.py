@@ -6,7 +6,7 @@ spread, and each request is of a user taken at random. So the request at which t
 median of what happens; one release in twenty needs about twice as many. Five paths are walked, which begin
 differently, and their median is taken. They have seeds, and a forecast does not change from run to run.
 
-A path of more than 100,000 requests is cut short, and the rest is extrapolated: in the long run the logarithm
+A path of more than 30,000 requests is cut short, and the rest is extrapolated: in the long run the logarithm
 of the evidence grows in proportion to requests.
 
 No evidence exceeds the number of ways in which the canary's users could have been drawn. Where these are too
@@ -21,7 +21,7 @@ from math import ceil, inf, lgamma, log
 from random import Random
 from typing import Any
 
-from canaryproxy.config.text import count, duration, percent, weight
+from canaryproxy.config.text import count, duration, percent, plural, weight
 from canaryproxy.judging import families, metrics
 from canaryproxy.judging.history import History
 from canaryproxy.judging.lottery import LotteryTest, TestSettings
@@ -39,7 +39,7 @@ LONGEST_WAIT = 3600.0
 
 _USUAL = JudgeSettings()
 _TICK = 0.1
-_MOST_REQUESTS = 100_000
+_MOST_REQUESTS = 30_000
 _PATHS = 5
 _BASELINE = 2000
 """Requests of stable before the step, at most; more would tell nothing new."""
@@ -221,11 +221,14 @@ class _Path:
         """Go until the test trips."""
         asked = done = 0
         hurt: set[int] = set()
-        test, turn, now = self._test, self._phase, 0.0
-        came = -self._phase * self._pace * _TICK
+        test, turn, ticks = self._test, self._phase, 0
+        each = self._pace * _TICK
         while done < _MOST_REQUESTS:
-            now += _TICK
-            came += self._pace * _TICK
+            ticks += 1
+            came = (ticks - self._phase) * each
+            if came < done + 1:  # on to the tick of the next request
+                ticks = ceil((done + 1) / each + self._phase)
+                came = (ticks - self._phase) * each
             while done < int(came):
                 done += 1
                 turn += self._share
@@ -237,7 +240,7 @@ class _Path:
                 if canary and bad:
                     hurt.add(row)
                 test.add(row, bad)
-            test.tick(now)
+            test.tick(ticks * _TICK)
             if test.breach:
                 return Detection(asked, len(hurt))
         grown = (self._limit + _STAKES) / max(test.log_evidence + _STAKES, 0.1)
@@ -296,7 +299,7 @@ def _step(
     for rate in regressions if test is not None else ():
         assert test is not None
         found = detection(traffic, rate, before, step.weight, test)
-        rail = _rail(traffic, rate, settings)
+        rail = _rail(traffic, rate, step.weight, settings)
         by_rail = rail is not None and (found is None or rail.requests < found.requests)
         found = rail if by_rail else found
         if found is None or lasts is None:
@@ -310,17 +313,22 @@ def _step(
     return StepForecast(step.weight, step.bake, lasts, pace * (lasts or 0.0), moved, tuple(catches))
 
 
-def _rail(traffic: Traffic, canary_rate: float, settings: JudgeSettings) -> Detection | None:
-    """Return when the guard rail on failed requests is hit; ``None`` where that is left to chance."""
+def _rail(
+    traffic: Traffic, canary_rate: float, to: float, settings: JudgeSettings
+) -> Detection | None:
+    """Return when the guard rail on failed requests is hit at weight ``to`` (percent).
+
+    ``None`` where that is left to chance.
+    """
     rails = settings.guard_rails
     if rails is None or rails.errors is None or canary_rate < min(rails.errors + _RAIL_POINTS, 1.0):
         return None
     if traffic.error_rate > rails.errors / 2:
         return None
     hurt = ceil(rails.min_requests * canary_rate)
-    return Detection(
-        rails.min_requests, hurt if traffic.users is None else min(hurt, traffic.users)
-    )
+    if traffic.users is not None:
+        hurt = min(hurt, max(round(traffic.users * to / 100.0), 1))
+    return Detection(rails.min_requests, hurt)
 
 
 def _warnings(
@@ -355,8 +363,9 @@ def _warnings(
             continue
         if seen.users is not None and seen.users < settings.min_users:
             found.append(
-                f"step {number}: it moves {count(seen.users)} users, and {settings.min_users} must be "
-                "compared before it is left (judge.min_users); take a larger weight or a beta group"
+                f"step {number}: it moves {plural(round(seen.users), 'user')} to the canary, and is not left "
+                f"before {settings.min_users} were compared (judge.min_users); take a larger weight or "
+                "a beta group selected by a match rule"
             )
         missed = [one for one in seen.catches if one.requests is not None and not one.in_time]
         if missed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from random import Random
 
@@ -99,7 +100,14 @@ async def test_aa_without_a_file_asks_the_running_proxy(fake: Fake, tmp_path: Pa
     said = "0 of 20 virtual canaries would have tripped; evidence at most 12:1"
     fake.change(placebo={"tripped": 0, "of": 20, "log_evidence": 2.5, "said": said})
     done = await command("aa", folder=tmp_path)
-    assert (done.status, done.out) == (0, f"{said}\n")
+    meaning = (
+        "virtual canaries are users of stable, chosen at random: each alarm would be a false one"
+    )
+    assert (done.status, done.out) == (0, f"{said}\n{meaning}\n")
+    fake.change(placebo={"tripped": 3, "of": 20, "log_evidence": 9.5, "said": said})
+    assert (
+        "no rollback on this traffic can be trusted" in (await command("aa", folder=tmp_path)).out
+    )
     done = await command("aa", "--json", folder=tmp_path)
     assert json.loads(done.out)["of"] == 20
 
@@ -111,4 +119,7 @@ def test_plan_asks_for_users() -> None:
     assert "where users ask often, give --users" in found.output
     found = run("plan", *arguments, "--users", "60")
     assert "give --users" not in found.output
-    assert "by the guard rail, which counts requests" in found.output
+    assert "by the guard rail (judge.guard_rails)" in found.output
+    assert "it moves 1 user to the canary" in found.output
+    assert re.search(r"100% +– +– +– +– +– +–", found.output)
+    assert "every user is on the canary: nothing to compare" in found.output

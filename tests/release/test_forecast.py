@@ -26,26 +26,27 @@ TRAFFIC = Traffic(200.0, 0.005, 20_000)
 
 
 @pytest.mark.parametrize(
-    ("users", "rps", "canary", "before", "weight"),
+    ("users", "rps", "canary", "before", "weight", "seconds"),
     [
-        (20_000, 200.0, 1.0, 0.0, 1.0),
-        (20_000, 50.0, 0.5, 0.0, 5.0),
-        (20_000, 200.0, 0.5, 0.0, 50.0),
-        (20_000, 200.0, 0.05, 5.0, 25.0),
-        (2_000, 200.0, 0.05, 0.0, 5.0),
-        (200, 20.0, 0.2, 0.0, 25.0),
+        (20_000, 200.0, 1.0, 0.0, 1.0, 10.0),
+        (20_000, 50.0, 0.5, 0.0, 5.0, 20.0),
+        (20_000, 200.0, 0.5, 0.0, 50.0, 5.0),
+        (20_000, 200.0, 0.05, 5.0, 25.0, 20.0),
+        (2_000, 200.0, 0.05, 0.0, 5.0, 50.0),
+        (200, 20.0, 0.2, 0.0, 25.0, 150.0),
     ],
 )
 def test_forecast_agrees_with_simulated_releases_within_a_fifth(
-    users: int, rps: float, canary: float, before: float, weight: float
+    users: int, rps: float, canary: float, before: float, weight: float, seconds: float
 ) -> None:
+    """``seconds`` are far beyond the median; a release that takes longer is in the slower half anyway."""
     _, limits = judges.ERRORS.judged(first_step=before == 0.0)
     found = detection(Traffic(rps, 0.005, users), canary, before, weight, limits)
     assert found is not None
     harm = worlds.Harm(canary)
     world = worlds.World(weight, users, 0.005, harm, rate=rps, before=before)
     runs = [
-        judges.this_judge(world.run(np.random.default_rng([7, at]), 150.0), judges.ERRORS)
+        judges.this_judge(world.run(np.random.default_rng([7, at]), seconds), judges.ERRORS)
         for at in range(61)
     ]
     middle = median(run.requests for run in runs)
@@ -55,7 +56,7 @@ def test_forecast_agrees_with_simulated_releases_within_a_fifth(
 
 
 @given(st.floats(0.0, 0.2), st.floats(0.05, 0.5), st.floats(0.5, 90.0))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_larger_regressions_need_fewer_requests(stable: float, more: float, weight: float) -> None:
     traffic = Traffic(100.0, stable)
     small = detection(traffic, stable + more, 0.0, weight, ERRORS)
@@ -82,11 +83,11 @@ def test_too_few_users_leave_it_to_the_guard_rail() -> None:
     assert detection(few, 1.0, 0.0, 1.0, ERRORS) is None
     seen = forecast((Step(1, 300), Step(100)), few)
     (dead, half, *_) = seen.steps[0].catches
-    assert (dead.requests, dead.rail) == (20, True)
+    assert (dead.requests, dead.rail, dead.hurt) == (20, True, 1)
     assert half.requests is None
     without = forecast((Step(1, 300), Step(100)), few, settings=JudgeSettings(guard_rails=None))
     assert without.steps[0].catches[0].requests is None
-    assert "step 1: it moves 1 users, and 10 must be compared" in "\n".join(seen.warnings)
+    assert "step 1: it moves 1 user to the canary, and is not left before 10" in seen.warnings[0]
 
 
 def test_a_sound_plan_has_no_warnings() -> None:
@@ -103,7 +104,7 @@ def test_a_sound_plan_has_no_warnings() -> None:
     assert catch.hurt == catch.requests
     assert seen.steps[-1].catches == ()
     assert json.loads(json.dumps(seen.to_dict()))["warnings"] == []
-    assert forecast(STEPS, TRAFFIC) == seen
+    assert forecast(STEPS, TRAFFIC, [1.0]).steps[0].catches[0] == catch
 
 
 def test_warnings_say_what_is_wrong() -> None:
@@ -111,7 +112,7 @@ def test_warnings_say_what_is_wrong() -> None:
     assert "step 1: 20% of users is a lot for a first step" in text
     assert "step 1: a bake of 30 s is short" in text
     assert "step 1: 5,000 requests take 3 h 28 min at this traffic" in text
-    text = "\n".join(forecast(STEPS, Traffic(1.0, 0.005)).warnings)
+    text = "\n".join(forecast((STEPS[0], STEPS[-1]), Traffic(1.0, 0.005)).warnings)
     assert "too few users at this weight" in text
     assert "beta group" in text
     text = "\n".join(forecast((Step(1, 300), Step(100)), Traffic(20.0, 0.005)).warnings)
@@ -122,7 +123,7 @@ def test_warnings_say_what_is_wrong() -> None:
 
 
 def test_regressions_can_be_named() -> None:
-    seen = forecast(STEPS, TRAFFIC, regressions=[0.02])
+    seen = forecast(STEPS[:1], TRAFFIC, regressions=[0.02])
     assert [catch.canary_rate for catch in seen.steps[0].catches] == [0.02]
 
 
