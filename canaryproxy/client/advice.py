@@ -29,7 +29,16 @@ def next_action(document: Mapping[str, Any]) -> str:
             return "canaryproxy resume begins the next step"
         if document.get("level") in ("suspect", "breach"):
             return "watch the canary; canaryproxy trip sends all users to stable"
+        if _is_held(document):
+            return "look at what holds the step; canaryproxy accept if it is wanted"
         return "nothing: the next step begins by itself" if not document.get("quiet") else ""
     if state == "idle" and document.get("release") is None:
         return "canaryproxy weight N, or add a release and canaryproxy reload"
     return _NEXT.get(str(state), "")
+
+
+def _is_held(document: Mapping[str, Any]) -> bool:
+    """Whether something holds the step that does not pass by itself, as a warm-up does."""
+    holds = document.get("holds")
+    found = holds if isinstance(holds, list) else []
+    return any(not str(one).startswith("warming up") for one in found)

@@ -472,7 +472,8 @@ def _others(metrics: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
         by_word.setdefault(word, []).append(clean(one.get("metric"), 40))
     lines: list[Text] = []
     for word, names in by_word.items():
-        said = f"{', '.join(names)} (canaryproxy status --all)"
+        more = "1 metric" if len(names) == 1 else f"{len(names)} metrics"
+        said = f"{more} (--all): {', '.join(names)}"  # the names may not fit
         lines += _labelled(f" {word}", said, width, 1, "dim", "dim")
     return lines
 
@@ -489,12 +490,15 @@ def _metric(
     line.append((words.BEYOND if beyond else words.odds(one.get("log_evidence"))).rjust(14))
     line.append(f"  {word:<8}", style)
     said = words.timing(one.get("timing"))
-    if not said:
+    if one.get("level") in ("breach", "suspect"):
+        said = clean(one.get("reason"))  # with the figures of its own time
+    elif not said:
         said = words.interval(one.get("interval"))
         if width >= 100 and "stable's rate" in said:
             said = f"canary {words.noun(one.get('metric'))} {said}"
     route = clean(one.get("route"), 60)
-    line.append(f"  on {route}" if route else f"  {said}", "" if known else "dim")
+    on_route = route and one.get("level") == "ok"
+    line.append(f"  on {route}" if on_route else f"  {said}", "" if known else "dim")
     counts = f"  ·  {clean(one.get('known'))}"
     beside = width >= _WIDE and bool(one.get("known")) and line.cell_len + len(counts) <= width
     if beside:

@@ -29,6 +29,8 @@ DRILL = {"state": "open", "drill": True}
         ({"state": "idle", "release": None}, "canaryproxy weight N"),
         ({"state": "running"}, "nothing: the next step begins by itself"),
         ({"state": "running", "ready": True}, "canaryproxy resume begins the next step"),
+        ({"state": "running", "holds": ["looks worse: 4 of 41"]}, "look at what holds the step"),
+        ({"state": "running", "holds": ["warming up: 5 s of 30 s"]}, "begins by itself"),
         ({"state": "running", "level": "suspect"}, "canaryproxy trip sends all users to stable"),
         ({"state": "running", "unsaved": "No space left"}, "make the state file writable"),
         ({"state": "running", "config": {"error": "c.yaml:1:1"}}, "canaryproxy check -c FILE"),

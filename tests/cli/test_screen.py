@@ -120,19 +120,20 @@ def test_the_overview_shows_the_metrics_that_matter_and_names_the_others() -> No
         for one in range(5)
     ]
     bad = [
-        {**plain, "metric": "errors", "level": "breach"},
+        {**plain, "metric": "errors", "level": "breach", "reason": "why it is one"},
         {**plain, "metric": "latency", "level": "suspect"},
         {**plain, "metric": "size", "worse": True},
         {**plain, "metric": "redirects", "comparable": False},
     ]
     shown = text(metrics=[*quiet, *bad], level="breach")
+    assert "breach    why it is one" in shown, "no figure beside that of the cause"
     rows = [line.split()[0] for line in shown.splitlines() if "━" in line or "─" * 9 in line]
     assert rows == ["m4", "errors", "latency", "size"], (
         "those that matter, and the worst of the rest"
     )
-    assert " ok        m0, m1, m3 (canaryproxy status --all)" in shown
-    assert " proven    m2 (canaryproxy status --all)" in shown
-    assert " no data   redirects (canaryproxy status --all)" in shown
+    assert " ok        3 metrics (--all): m0, m1, m3" in shown
+    assert " proven    1 metric (--all): m2" in shown
+    assert " no data   1 metric (--all): redirects" in shown
     everything = text(every=True, metrics=[*quiet, *bad], level="breach")
     assert "--all" not in everything
     assert all(f" {one['metric']} " in everything for one in (*quiet, *bad))
