@@ -54,7 +54,8 @@ def _form(
     def parse(value: object) -> str:
         if isinstance(value, str) and compiled.fullmatch(value):
             return value
-        raise ValueError(words)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        raise ValueError(f"{words}, in quotes" if is_number else words)
 
     in_file = f"^(?:{pattern})$"
     return _checked(parse), WithJsonSchema(
