@@ -8,6 +8,14 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from canaryproxy.http1.cacheability import (
+    IMMUTABLE,
+    SHARED,
+    UNSHARED,
+    kind_of,
+    made_private,
+    varying,
+)
 from canaryproxy.http1.errors import InvalidResponse
 from canaryproxy.http1.fields import (
     BARE_LF,
@@ -29,9 +37,18 @@ from canaryproxy.http1.llhttp import MalformedHead, response_parser
 from canaryproxy.measure.records import BODILESS, ENDED, EVENT_STREAM, pack_first, type_code
 from canaryproxy.measure.routing import Headers
 
+AS_IT_IS: Final = 0
+"""Shared caches may keep what the upstream lets them keep."""
+VARYING: Final = 1
+"""The same, and the response varies by the headers that a user's variant depends on."""
+UNLESS_IMMUTABLE: Final = 2
+"""Shared caches may keep immutable responses only."""
+NEVER: Final = 3
+"""Shared caches may keep nothing."""
 MAX_HEAD: Final = 64 * 1024
 """Largest response head in bytes; larger ones are invalid."""
 
+_UNKNOWN: Final = -1
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t \x21-\x7e\x80-\xff]*)?")
 _BEGINNING: Final = b"HTTP/1."
 _LEGAL_IN_LINE = bytes(b for b in range(256) if b == 0x09 or 0x20 <= b != 0x7F)
@@ -41,6 +58,8 @@ class Response:
     """The head of one response, checked. Equal responses share one object, so it never changes."""
 
     __slots__ = (
+        "_private_head",
+        "_sharing",
         "chunked",
         "fields",
         "head",
@@ -70,17 +89,54 @@ class Response:
         self.word = 0
         """Status, media type and whether it has no body, as the first word of the record of a request that
         has ended has them (``records.pack_first``)."""
+        self._private_head = b""
+        self._sharing = _UNKNOWN
+
+    @property
+    def sharing(self) -> int:
+        """Whether shared caches may keep it (``cacheability``)."""
+        if self._sharing == _UNKNOWN:
+            self._sharing = kind_of(self.fields)
+        return self._sharing
+
+    @property
+    def private_head(self) -> bytes:
+        """The head to send with a cookie of ours: shared caches must not keep it."""
+        if not self._private_head:
+            self._private_head = self._made_private() if self.sharing == SHARED else self.head
+        return self._private_head
+
+    def restrict(self, policy: int, varies_by: tuple[bytes, ...]) -> None:
+        """Restrict what shared caches may do with it. To be called once, before it is used."""
+        sharing = self.sharing
+        if sharing == UNSHARED or (sharing == IMMUTABLE and policy != NEVER):
+            return
+        if policy == VARYING:
+            line, _, lines = self.head.partition(b"\r\n")
+            self.head = line + b"\r\n" + varying(lines, self.fields, varies_by)
+        else:
+            self.head = self._made_private()
+            self._sharing = UNSHARED
+
+    def _made_private(self) -> bytes:
+        line, _, lines = self.head.partition(b"\r\n")
+        return line + b"\r\n" + made_private(lines, self.fields)
 
 
 class ResponseParser:
     """Checks response heads and makes the heads to forward; one object serves all connections.
 
-    ``dropped`` is the name of one more field that is not forwarded, empty for none.
+    ``dropped`` is the name of one more field that is not forwarded, empty for none. ``policy`` says what
+    shared caches may keep, ``varies_by`` are the request headers for ``VARYING``.
     """
 
-    __slots__ = ("_llhttp", "_names")
+    __slots__ = ("_llhttp", "_names", "_policy", "_varies_by")
 
-    def __init__(self, dropped: bytes = b"") -> None:
+    def __init__(
+        self, dropped: bytes = b"", policy: int = AS_IT_IS, varies_by: tuple[bytes, ...] = ()
+    ) -> None:
+        self._policy = policy
+        self._varies_by = varies_by
         self._names = Names(RESPONSE_KINDS, dropped.lower())
         self._llhttp = response_parser()
 
@@ -116,6 +172,8 @@ class ResponseParser:
             drop = drop + [field for field in raw if self._names.kind(field[0]) == IS_LENGTH]
             response.length, response.chunked = -1, False
         response.head = b"HTTP/1.1" + head[8:line_end] + without(head[line_end:-2], drop, raw)
+        if self._policy != AS_IT_IS and response.status >= 200:
+            response.restrict(self._policy, self._varies_by)
         return response
 
     def _read(self, response: Response, *, http10: bool) -> tuple[list[bytes], list[Field]]:

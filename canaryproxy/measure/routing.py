@@ -29,6 +29,9 @@ BUCKETS: Final = 10_000
 NO_KEY_BUCKET: Final = BUCKETS - 1
 """Bucket of a request without a sticky key: the last to move to the canary and the first to move back."""
 
+NOT_SHARED: Final = b"Cache-Control: private\r\n"
+"""For responses without a known user: from a cache, new users would get them, and no cookie."""
+
 Headers = Sequence[tuple[bytes, bytes]]
 """Header fields as received: pairs of name and value."""
 
@@ -92,6 +95,13 @@ class RouteTable:
         marks = tuple(pack_first(0, variant, epoch, 0, 0, 0) for variant in (STABLE, CANARY))
         object.__setattr__(self, "epoch", epoch)
         object.__setattr__(self, "_marks", marks)
+
+    @property
+    def everyone(self) -> int | None:
+        """The variant that all users get, match rules apart; ``None`` while they are divided."""
+        if not self.limit:
+            return STABLE
+        return CANARY if self.limit == BUCKETS and not self.new_sessions_only else None
 
     def variant_of(self, key: bytes | None) -> int:
         """Return the variant of a user by sticky key; ``None`` means that the user has none."""

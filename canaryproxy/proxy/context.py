@@ -42,7 +42,7 @@ class WorkerContext:
         "rescue",
         "rescue_after",
         "response_ends",
-        "response_parser",
+        "response_parsers",
         "router",
         "tallies",
         "trial_rules",
@@ -82,7 +82,7 @@ class WorkerContext:
         counters: Counters,
         access_log: AccessLog | None,
         router: Router,
-        response_parser: ResponseHeadCache,
+        response_parsers: tuple[ResponseHeadCache, ResponseHeadCache],
     ) -> None:
         self.counters = counters
         self.tallies = (Tally(counters.stable), Tally(counters.canary))
@@ -90,7 +90,8 @@ class WorkerContext:
         self.access_log = access_log
         self.error_log = ErrorLog()
         self.router = router
-        self.response_parser = response_parser
+        self.response_parsers = response_parsers
+        """By variant, as what caches may keep of its responses differs."""
         self.connections: set[Connection] = set()
         """The clients' connections, those included whose handshake is not complete."""
         self.in_flight = 0

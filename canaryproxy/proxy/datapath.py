@@ -15,14 +15,13 @@ from typing import Final, cast
 from canaryproxy.config import Config, Limits, Listener, Sticky, Variant
 from canaryproxy.config.secrets import signing_keys
 from canaryproxy.http1.forwarding import TrustedProxies
-from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
+from canaryproxy.http1.head_cache import RequestHeadCache
 from canaryproxy.http1.request import RequestParser, Tolerated
-from canaryproxy.http1.response import ResponseParser
 from canaryproxy.measure import counters
 from canaryproxy.measure.compiled import COMPILED
 from canaryproxy.measure.rescue import Budget, Patience, RescueRules
 from canaryproxy.measure.route_names import RouteNames
-from canaryproxy.measure.routing import STABLE, VARIANTS, MatchRules, RouteTable
+from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS, MatchRules, RouteTable
 from canaryproxy.measure.shared_memory import TableCell, WorkerCells
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.body_sampler import BodySampler
@@ -35,6 +34,7 @@ from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Pool
 from canaryproxy.proxy.probes import ProbeRules
 from canaryproxy.proxy.routing import Router
+from canaryproxy.proxy.sharing import Sharing
 from canaryproxy.proxy.signing import Signer
 from canaryproxy.proxy.sticky import CookieJar, cookie_stripper, key_reader
 from canaryproxy.proxy.trial_rules import TrialRules
@@ -74,6 +74,7 @@ class DataPath:
         "_routes",
         "_sampler",
         "_servers",
+        "_sharing",
         "_sweep_every",
         "_sweeper",
         "_tls_contexts",
@@ -95,11 +96,12 @@ class DataPath:
         else:
             cell = TableCell()
             cell.publish(table)
+        self._sharing = sharing = Sharing()
         self.context = WorkerContext(
             cells.counters,
             access_log,
-            Router(cell, cells.counters.proxy),
-            ResponseHeadCache(ResponseParser()),
+            Router(cell, cells.counters.proxy, sharing),
+            sharing.parsers,
         )
         self._records = cells.records
         self._routes = RouteNames(cells.names)
@@ -153,13 +155,16 @@ class DataPath:
         # What ends every head that we send: our Via field (RFC 9110 §7.6.3) and the empty line.
         head_end = b"Via: 1.1 %b\r\n\r\n" % config.forwarded.via.encode("latin-1")
         variant_header = (config.split.variant_header or "").encode("latin-1")
-        private = b"Cache-Control: private\r\n" if config.split.private else b""
         context.variant_lines = tuple(
-            (b"%b: %b\r\n" % (variant_header, name.encode()) if variant_header else b"") + private
+            b"%b: %b\r\n" % (variant_header, name.encode()) if variant_header else b""
             for name in VARIANTS
         )
         context.response_ends = tuple(line + head_end for line in context.variant_lines)
-        context.response_parser.replace_parser(ResponseParser(variant_header))
+        self._sharing.configure(
+            config.split,
+            has_canary=config.variants.canary is not None,
+            table=context.router.table,
+        )
         context.trial_rules = TrialRules(config, slots, self._sampler, self._records, self._routes)
         signer = _signer(config.split.sticky, files)
         self._configure_router(config, signer)
@@ -167,8 +172,8 @@ class DataPath:
         context.request_parser = _request_parser(config, signer, head_end, tolerate)
         stable, canary = context.pools
         context.pools = (
-            self._pool(config.variants.stable, stable, limits, files, tls),
-            self._pool(config.variants.canary, canary, limits, files, tls),
+            self._pool(STABLE, config.variants.stable, stable, limits, files, tls),
+            self._pool(CANARY, config.variants.canary, canary, limits, files, tls),
         )
         self._tls_contexts = tls
         self._mirror.configure(config.mirror.percent, context.pools[1], limits.first_byte_timeout)
@@ -202,6 +207,7 @@ class DataPath:
 
     def _pool(
         self,
+        which: int,
         variant: Variant | None,
         before: Pool,
         limits: Limits,
@@ -211,7 +217,7 @@ class DataPath:
         """Return the variant's pool; endpoints that it had before keep their connections and their state."""
         known = {endpoint.config: endpoint for endpoint in before.endpoints}
         wanted = variant.endpoints if variant is not None else ()
-        parser = self.context.response_parser
+        parser = self.context.response_parsers[which]
         endpoints = [
             known[one]
             if one in known

@@ -29,13 +29,14 @@ from time import monotonic, time
 from typing import Final
 
 from canaryproxy.config import Limits
+from canaryproxy.http1.cacheability import IMMUTABLE
 from canaryproxy.http1.chunked import encode_chunk, last_chunk
 from canaryproxy.http1.errors import CLIENT_TEXT, STATUS_OF, Refusal, error_response
 from canaryproxy.http1.request import Request
 from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters, records
 from canaryproxy.measure.counters import ROUTED, Reason
-from canaryproxy.measure.routing import Routing
+from canaryproxy.measure.routing import NOT_SHARED, Routing
 from canaryproxy.proxy import retry
 from canaryproxy.proxy.access_log import id_and_size
 from canaryproxy.proxy.context import WorkerContext
@@ -162,7 +163,7 @@ class Exchange(Rescuer):
         self._state = RESPONDING
         self._responded_at = now
         request = self.request
-        end = context.response_ends[variant]
+        head, end = response.head, context.response_ends[variant]
         if (
             response.length < 0
             or self.routing.cookie
@@ -173,11 +174,13 @@ class Exchange(Rescuer):
             or context.draining
         ):
             end = self._head_end(response)
+            if self.routing.cookie:
+                head = response.private_head
             if self._framing == CHUNKED:
                 body = encode_chunk(body) if body else body
                 if complete:
                     body += last_chunk(trailers)
-        head = response.head + end
+        head += end
         self._sink.write(head + body if body else head)
         if complete:
             self._complete(now)
@@ -189,7 +192,10 @@ class Exchange(Rescuer):
         request = self.request
         self._framing = framing = framing_of(request, response)
         self._close = framing == BY_CLOSE or self._closes()
-        lines = self._context.response_ends[self.variant][:-2] + self.routing.cookie
+        lines = self._context.response_ends[self.variant][:-2]
+        # A cache may keep an immutable response for all: a user gets the cookie with the next response.
+        if response.sharing != IMMUTABLE and self.routing.cookie != NOT_SHARED:
+            lines += self.routing.cookie
         lines += framing_line(request, response, framing)
         if self.variant != self.routing.variant and self._context.rescue.header:
             lines += _RESCUED

@@ -9,18 +9,16 @@ from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.request import ParsedHeaders, Request
 from canaryproxy.measure import counters
 from canaryproxy.measure.outcomes import OutcomeRules
-from canaryproxy.measure.routing import MatchRules, RequestView, RouteTable, Routing
+from canaryproxy.measure.routing import NOT_SHARED, MatchRules, RequestView, RouteTable, Routing
 from canaryproxy.measure.shared_memory import TableCell
 from canaryproxy.proxy.probes import ProbeRules
+from canaryproxy.proxy.sharing import Sharing
 from canaryproxy.proxy.sticky import CookieFinder, CookieJar, KeyReader
 
 _CACHED_PATHS: Final = 32
 """Methods and paths for which the result of the rules is cached beside the headers that it was found for."""
 _LONGEST_CACHED: Final = 256
 """Bytes of such a path: thousands of clients with long ones of their own would fill the memory."""
-
-_NOT_SHARED: Final = b"Cache-Control: private\r\n"
-"""For responses without a known user: from a cache, new users would get them, and no cookie."""
 
 _NO_OUTCOMES: Final[tuple[int, ...]] = ()
 
@@ -39,12 +37,14 @@ class Router:
         "_proxy_cells",
         "_rules",
         "_sequence",
+        "_sharing",
         "_table_version",
         "table",
     )
 
-    def __init__(self, cell: TableCell, proxy_cells: memoryview[int]) -> None:
-        """``proxy_cells`` are the counters that belong to no variant."""
+    def __init__(self, cell: TableCell, proxy_cells: memoryview[int], sharing: Sharing) -> None:
+        """``proxy_cells`` are the counters that belong to no variant; ``sharing`` follows the table."""
+        self._sharing = sharing
         self._proxy_cells = proxy_cells
         self._cell = cell
         self._sequence = cell.sequence
@@ -99,6 +99,7 @@ class Router:
         found = self._cell.read()
         if found is not None:
             self._table_version, self.table, _ = found
+            self._sharing.follow(self.table)
 
     def _by_key(self, request: Request, peer: Peer) -> Routing:
         table, jar, headers = self.table, self._jar, request.headers
@@ -113,12 +114,12 @@ class Router:
             and probes.match(request, peer)
         ):
             self._proxy_cells[counters.PROBES] += 1
-            return table.without_user(_NOT_SHARED)
+            return table.without_user(NOT_SHARED)
         if jar is not None:
             if key is None:
                 if jar.is_withheld(request):
                     self._proxy_cells[counters.WITHHELD] += 1
-                    return table.route(None, _NOT_SHARED)
+                    return table.route(None, NOT_SHARED)
                 key = jar.mint(table)
                 cookie = jar.set_cookie(key, secure=_is_secure(headers, peer))
             elif jar.rotates and jar.is_old(headers.cookie):

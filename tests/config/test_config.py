@@ -649,6 +649,11 @@ def test_a_rescue_that_does_not_do_what_it_says_is_warned_of(text: str, says: st
     assert config.warnings(config.parse(BOTH % "c" + f"rescue: {text}", file="f")) == (says,)
 
 
+def test_a_response_cannot_vary_by_an_address() -> None:
+    with pytest.raises(config.ConfigError, match="no response can vary by the client's address"):
+        config.parse(BOTH % "c" + "split: {cacheable: vary, sticky: {address: true}}", file="f")
+
+
 def test_a_rescue_of_other_than_failures_is_refused() -> None:
     with pytest.raises(config.ConfigError, match="404 is no failure of a server"):
         config.parse(BOTH % "c" + "rescue: {statuses: [503, 404]}", file="f")

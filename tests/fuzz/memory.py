@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from canaryproxy import config
@@ -211,13 +212,14 @@ class MemoryProxy:
         self.datapath = DataPath(made, loop, cells, first_table(made))
         self.endpoints: list[MemoryEndpoint] = []
         pools = []
-        for variant in (made.variants.stable, made.variants.canary):
+        sides = (made.variants.stable, made.variants.canary)
+        for variant, parser in zip(sides, self.datapath.context.response_parsers, strict=True):
             endpoints = [
                 Endpoint(
                     one,
                     made.limits,
                     loop,
-                    lambda where: UpstreamConnection(where, self.datapath.context.response_parser),
+                    partial(UpstreamConnection, parser=parser),
                 )
                 for one in (variant.endpoints if variant else ())
             ]

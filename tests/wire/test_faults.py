@@ -242,7 +242,9 @@ async def test_what_fails_on_the_canary_is_answered_by_stable(canary: Answer, co
     ):
         got = await once(running)
         assert got == (
-            b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n" + VIA + b"X-Canary-Rescued: 1\r\n\r\nstable"
+            b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nCache-Control: private\r\n"
+            + VIA
+            + b"X-Canary-Rescued: 1\r\n\r\nstable"
         )
         cells = running.counters.canary
         assert cells[CODES + code] == cells[FINISHED] == cells[ROUTED] == cells[RESCUED] == 1

@@ -200,9 +200,10 @@ class Split(Section):
         None, description="Response header that names the variant; not sent by default."
     )
 
-    private: bool = Field(
-        False,
-        description="Cache-Control: private in responses, so that a CDN or Varnish keeps no variant for all.",
+    cacheable: Literal["auto", "vary", "private"] = Field(
+        "auto",
+        description="What caches before the proxy may keep. auto: nothing while users are divided but what is"
+        " immutable; vary: a response for each user; private: nothing.",
     )
 
     @model_validator(mode="after")
@@ -215,6 +216,12 @@ class Split(Section):
             yield Mistake(
                 f"the header {self.variant_header} has another meaning; choose a name such as X-Variant",
                 ("variant_header",),
+            )
+        if self.cacheable == "vary" and self.sticky.address:
+            yield Mistake(
+                "no response can vary by the client's address (split.sticky.address): auto or private",
+                ("cacheable",),
+                (("sticky",),),
             )
         if self.admit == "new_sessions" and (self.sticky.cookie is None or not self.sticky.set_):
             yield Mistake(
