@@ -31,7 +31,7 @@ _EXPECTED = {
     "string_type": 'text (in quotes if it looks like a number, true or false: "yes", "5")',
     "string_pattern_mismatch": "a name of letters, digits and _ that does not begin with a digit",
     "bool_type": "true or false",
-    "tuple_type": "a list (in brackets, or each entry on a line with - before it)",
+    "tuple_type": "a list",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
@@ -213,8 +213,6 @@ def _problem(source: ParsedYaml, path: Path, detail: ErrorDetails) -> Problem:
     elif kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         expected = f"{words} {context[name]:g}"
-    elif kind in ("model_type", "model_attributes_type") and (keys := _keys_at(path)):
-        expected = f"a mapping (keys: {keys})"
     else:
         expected = _EXPECTED.get(kind, detail["msg"])
     at_key = "[key]" in detail["loc"]
@@ -231,19 +229,11 @@ def _shown_at(source: ParsedYaml, path: Path, value: object) -> str:
     return shown(written) if "webhook" in path else f"{shown(value)} from {shown(written)}"
 
 
-def _keys_at(path: Path) -> str:
-    """Return the keys of the section at a path, empty if there is none."""
-    return ", ".join(_known_keys(_model_at(path)))
-
-
-def _known_keys(model: type[BaseModel] | None) -> list[str]:
-    return (
+def _unknown(path: Path) -> str:
+    model = _model_at(path[:-1])
+    known = (
         sorted(field.alias or name for name, field in model.model_fields.items()) if model else []
     )
-
-
-def _unknown(path: Path) -> str:
-    known = _known_keys(_model_at(path[:-1]))
     close = _closest(str(path[-1]).lower(), known)
     hint = f"; did you mean {close!r}?" if close else ""
     return f"unknown key {shown(path[-1])}{hint} (known: {', '.join(known) or 'none'})"

@@ -54,8 +54,7 @@ def _form(
     def parse(value: object) -> str:
         if isinstance(value, str) and compiled.fullmatch(value):
             return value
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        raise ValueError(f"{words}, in quotes" if is_number else words)
+        raise ValueError(words)
 
     in_file = f"^(?:{pattern})$"
     return _checked(parse), WithJsonSchema(

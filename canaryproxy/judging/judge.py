@@ -43,7 +43,6 @@ from canaryproxy.judging.learning import Learning
 from canaryproxy.judging.metrics import Limits
 from canaryproxy.judging.named_routes import NamedRoutes
 from canaryproxy.judging.posted import PostedTest
-from canaryproxy.judging.sample_ratio import LIMIT as RATIO_LIMIT
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.step import HANG, Step
 from canaryproxy.judging.units import Lottery
@@ -301,14 +300,14 @@ class Judge:
             level = "breach"
         elif silent is not None or any(verdict.level == "suspect" for verdict in seen):
             level = "suspect"
-        tripping = [verdict for verdict in seen if verdict.trips and not verdict.scope]
+        tripping = [one for one in seen if one.trips and not one.scope and one.users != (0, 0)]
         return Assessment(
             level=level,
             verdicts=tuple(verdicts),
             judged=self._judged,
             answered=self._watch.answered,
             comparable=quiet is None,
-            proven=bool(tripping) and all(verdict.proven for verdict in tripping),
+            proven=bool(tripping) and all(one.proven for one in tripping),
             cause=breach.reason if breach is not None else rail,
             quiet=quiet,
             users=0 if step is None else step.users[1],
@@ -360,8 +359,7 @@ class Judge:
             found.append(words.strangers(*strangers))
         elif (silence := self._watch.no_events(accepted)) is not None:
             found.append(silence)
-        if step.ratio.log_e >= RATIO_LIMIT and "users" not in accepted:
-            found.append(words.arrivals(step.ratio.seen, step.lottery))
+        found += step.holds(accepted)
         if (warming := self._warming(now)) is not None:
             found.append(warming)
         return tuple(found)

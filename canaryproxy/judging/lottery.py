@@ -343,12 +343,19 @@ class LotteryTest:
             max([first[1], *(voted[1] for voted in windows)]),
         )
 
+    @property
+    def users(self) -> tuple[int, int]:
+        """Users of stable and of the canary with a trial since the step began."""
+        return self._tally.most_users()
+
     def _is_material(self, window: Window) -> bool:
         found = window.difference(self._tally)
+        settings = self._settings
         if found is None:
             return False
+        if settings.direction == "increase" and window.is_absence(self._lottery.odds):
+            return False
         difference, error, rate = found
-        settings = self._settings
         worse = difference if settings.direction == "increase" else -difference
         least = settings.margin * rate if settings.relative else settings.margin
         return worse > 0.0 and worse - HALF_ERRORS * error >= least - 1e-12

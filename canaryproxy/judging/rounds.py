@@ -37,6 +37,10 @@ _CLOCK_PHASE: Final = 1.0 / 60.0
 """Tests begin their rounds up to this part of ``CLOCK_EVERY`` apart."""
 SURGE_LIFE: Final = 600.0
 
+_MOST_CAME: Final = 0.8
+"""Part of the canary's users, of those who were drawn, from which on none are missing."""
+_CHANCE: Final = log(100.0)
+
 PARTS: Final[dict[Kind, tuple[float, float, float]]] = {
     "main": (0.45, 0.25, 0.30),
     "resumed": (0.45, 0.25, 0.30),
@@ -168,6 +172,23 @@ class Window:
             rate = events / trials
             variance += variance_of_rate(trials, events, self.tried[side], self.voted[side])
         return excess[1] - excess[0], sqrt(variance), rate
+
+    def is_absence(self, odds_of_canary: float) -> bool:
+        """Whether evidence may come from users of the canary who did not ask, not from what the others met.
+
+        So if clearly fewer came than were drawn, less than half of them had an event, and the events of both
+        sides' users, however many came, are no more than one in a hundred draws would show (Chernoff 1952).
+        """
+        (users_s, users), (hurt_s, hurt) = self.tried, self.voted
+        if users >= _MOST_CAME * odds_of_canary * users_s or 2 * hurt >= users:
+            return False
+        share, total = users / (users + users_s), hurt + hurt_s
+        if hurt <= share * total:
+            return True
+        found = hurt * log(hurt / (share * total))
+        if hurt_s:
+            found += hurt_s * log(hurt_s / ((1.0 - share) * total))
+        return found < _CHANCE
 
     def seen(self, when: str) -> Seen:
         """Return what was seen, for people; ``when`` says in which time."""

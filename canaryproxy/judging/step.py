@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from math import log
 from typing import Any
 
-from canaryproxy.judging import families, metrics
+from canaryproxy.judging import families, metrics, words
 from canaryproxy.judging.families import Spec
 from canaryproxy.judging.history import History
 from canaryproxy.judging.lottery import Estimate, Lottery, LotteryTest, TestSettings
 from canaryproxy.judging.metrics import OTHER, Limits
 from canaryproxy.judging.proof import UserProof
-from canaryproxy.judging.sample_ratio import SampleRatio
+from canaryproxy.judging.sample_ratio import LIMIT, SampleRatio
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.sorting import RouteSorter, Sorter
 from canaryproxy.judging.units import Units
@@ -348,6 +348,20 @@ class Step:
             return None
         tripped = min(sum(one.tripped for one in found), found[0].of)
         return Placebo(tripped, found[0].of, max(one.log_evidence for one in found))
+
+    def holds(self, accepted: frozenset[str]) -> list[str]:
+        """Return why the step may not be left: its users get no response, or do not come as drawn."""
+        found = []
+        if metrics.ERRORS in self.trials and metrics.ERRORS not in accepted:
+            users = self.trials[metrics.ERRORS].test.users
+            few = words.absent(users, self.lottery.odds, self._settings.min_users)
+            if few:
+                found.append(
+                    f"{few}; look for clients that close early, and for requests that hang"
+                )
+        if self.ratio.log_e >= LIMIT and "users" not in accepted:
+            found.append(words.arrivals(self.ratio.seen, self.lottery))
+        return found
 
     def all_trials(self) -> Iterator[Trial]:
         """The tests of the service, then those of routes."""

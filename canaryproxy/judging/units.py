@@ -51,6 +51,11 @@ class Lottery:
         """Number of positions of stable."""
         return self.last - self.limit
 
+    @property
+    def odds(self) -> float:
+        """Positions of the canary for each of stable; 0 where there are none of stable."""
+        return self.canary / self.stable if self.stable else 0.0
+
 
 class VirtualCanaries:
     """Virtual canaries of a lottery's share, drawn among its stable units: what an alarm does where

@@ -64,14 +64,14 @@ class Look:
         if trial.proof is not None:
             log_proof += trial.proof.log_e
         worse = not accepted and looks_worse(spec, seen, self.settings.min_users)
-        proven = log_proof >= hold_limit and level == "ok" and not worse
+        has_users = min(test.users) >= max(self.settings.min_users, 1)
+        proven = log_proof >= hold_limit and has_users and level == "ok" and not worse
         note = words.note(accepted=accepted, quiet=self.quiet, worse=worse, proven=proven)
         stable, canary = ((0, 0), (0, 0)) if seen is None else (seen.stable, seen.canary)
         ratio, interval = _ratio(seen)
 
         def say() -> str:
             shown = test.cause() if level == "breach" else None
-            lottery = self.step.lottery
             return words.reason(
                 spec,
                 self.place(trial),
@@ -80,7 +80,7 @@ class Look:
                 test.log_evidence,
                 (limit, hold_limit),
                 note,
-                lottery.canary / lottery.stable if lottery.stable else 0.0,
+                self.step.lottery.odds,
             )
 
         return Verdict(
@@ -99,7 +99,7 @@ class Look:
             comparable=self.quiet is None and bool(stable[0] and canary[0]),
             reason=trial.words((seen, level, note), say),
             scope=trial.scope,
-            users=(0, 0) if seen is None else seen.users,
+            users=test.users,
             hurt=test.voted[1],
             trips=spec.trips,
             trial=spec.trial,

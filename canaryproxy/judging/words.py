@@ -84,13 +84,17 @@ def rates(spec: Spec, place: Place, seen: Seen) -> str:
     return f"{subject(spec, place)}{colon} {canary} vs {stable}{when and ' ' + when}"
 
 
-def _absent(seen: Seen, odds_of_canary: float) -> str:
-    """Say that few of the canary's users got a response, if so: a canary that hangs shows by that."""
-    expected = round(seen.stable.users * odds_of_canary)
-    if expected < _FEW_ANSWERED or _FEW_ANSWERED * seen.canary.users >= expected:
+def absent(users: tuple[int, int], odds_of_canary: float, least: int = _FEW_ANSWERED) -> str:
+    """Say that few of the canary's users got a response, if so: a canary that hangs shows by that.
+
+    ``least``: so many have to be expected before anything is said.
+    """
+    expected = round(users[0] * odds_of_canary)
+    if expected < max(least, _FEW_ANSWERED) or _FEW_ANSWERED * users[1] >= expected:
         return ""
-    got = f"{count(seen.canary.users)} of about {plural(expected, 'canary user')}"
-    return f"; only {got} got a response so far"
+    return (
+        f"only {count(users[1])} of about {plural(expected, 'canary user')} got a response so far"
+    )
 
 
 def reason(
@@ -115,7 +119,8 @@ def reason(
     limit, hold = map(odds, limits)
     evidence = f"evidence {odds(log_evidence)}"
     if level == "breach":
-        return f"{found}{_absent(seen, odds_of_canary)}; {evidence} (limit {limit})"
+        few = absent((seen.stable.users, seen.canary.users), odds_of_canary)
+        return f"{found}{few and f'; {few}'}; {evidence} (limit {limit})"
     if level == "suspect":
         return f"{found}; {evidence} (holds at {hold}, {_trips(spec, log_evidence, limits[0])})"
     return f"{found}; {note or 'no regression seen'}"

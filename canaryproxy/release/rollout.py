@@ -24,7 +24,8 @@ and the accounts that always fail. Without traffic it learns nothing, and the st
   send, a few users can hide what a version does to the others;
 * the judge finds nothing suspect now and there is traffic to compare;
 * the judge names nothing that holds (``Assessment.holds``), such as a rate that looks worse without being
-  suspect, an outcome that sees nothing, an outage of both variants. The bake clock runs meanwhile;
+  suspect, an outcome that sees nothing, an outage of both variants. The bake clock runs meanwhile, but back
+  while a rate looks worse: a step is not left at the first moment at which the rate is a little lower;
 * with ``promote: proof``, every metric has shown that the canary is not worse by its margin;
 * with gates, each of them has been asked after all that, and has passed: fail-closed. A gate that refused is
   asked again every half minute; a suspicion voids a pass;
@@ -594,7 +595,7 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
     if not flowing:
         return replace(rollout, hold=quiet or "no traffic", ready=False), (), ()
     if not seen.warming:
-        rollout = replace(rollout, baked=rollout.baked + passed)
+        rollout = replace(rollout, baked=_bake(rollout.baked, passed, step, seen))
     hold = _waits_for(rollout, step, requests, seen, plan)
     if hold is not None:
         return replace(rollout, hold=hold, ready=False), (), ()
@@ -605,6 +606,16 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         return _advance(rollout, cause, now, plan)
     ready = replace(rollout, hold="ready for the next step: resume or promote", ready=True)
     return ready, (), () if rollout.ready else _record(now, "ready", cause, ready, plan)
+
+
+def _bake(baked: float, passed: float, step: Step, seen: Assessment) -> float:
+    """Return how far the bake clock is: it runs back while a metric looks worse.
+
+    Else a rate that is worse by about its margin would pass at the first moment at which it is a little less.
+    """
+    if step.weight < 100.0 and any(verdict.worse for verdict in seen.verdicts):
+        return max(min(baked, step.bake) - passed, 0.0)
+    return baked + passed
 
 
 def _learn(rollout: Rollout, seen: Assessment, now: float, plan: Plan) -> Outcome:

@@ -24,7 +24,7 @@ from canaryproxy.judging.lottery import (
     TestSettings,
     Units,
 )
-from canaryproxy.judging.rounds import Kind, Round, stake_of
+from canaryproxy.judging.rounds import Kind, Round, Window, stake_of
 
 POSITIONS = 1_280_000
 STRICT = TestSettings(log_limit=log(20_000.0), log_hold=log(100.0))
@@ -276,6 +276,39 @@ def test_evidence_without_a_material_difference_is_no_breach() -> None:
     )
     world.feed(relative, percent(25), 0.0, 100.0, 0.06)
     assert relative.breach
+
+
+def test_users_of_the_canary_who_do_not_ask_are_no_breach_and_hold() -> None:
+    """Of forty users a side all of stable's ask and twelve of the canary's, one of whom fails once."""
+    units = Units()
+    test = LotteryTest(Lottery(0, 40, 80), units, STRICT, 0.0)
+    for turn in range(40):
+        test.add(units.row(40 + turn), False)
+        if turn % 4 == 0:
+            test.add(units.row(turn), turn == 36)
+        test.tick(0.1 * (turn + 1))
+    assert test.log_evidence > STRICT.log_limit
+    assert (test.breach, test.suspect) == (False, True)
+
+
+counts = st.integers(0, 200)
+
+
+@given(counts, counts, counts, counts, st.sampled_from([0.01, 0.2, 1.0, 3.0]))
+def test_absence_never_explains_users_who_came_nor_what_half_of_them_met(
+    users_s: int, users: int, hurt_s: int, hurt: int, odds: float
+) -> None:
+    hurt_s, hurt = min(hurt_s, users_s), min(hurt, users)
+    window = Window((), (), (users_s, users), (hurt_s, hurt))
+    if users >= odds * users_s or 2 * hurt >= users:
+        assert not window.is_absence(odds)
+    elif users < 0.8 * odds * users_s and hurt * users_s <= hurt_s * users:
+        assert window.is_absence(odds)
+
+
+def test_absence_does_not_explain_what_a_hundred_draws_would_not_show() -> None:
+    assert Window((), (), (323, 80), (1, 2)).is_absence(0.5)
+    assert not Window((), (), (323, 80), (3, 9)).is_absence(0.5)
 
 
 def test_fewer_good_events_are_a_breach_of_a_decrease() -> None:

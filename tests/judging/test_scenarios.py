@@ -327,6 +327,30 @@ def test_a_quiet_canary_that_hangs_is_held_at_once_and_tripped_in_twenty_request
     assert "breach" in (seen.level, world.run(300.0).level)
 
 
+def closing(user: User, now: float, luck: Random) -> Answer:
+    return Answer(0, None, 0, flags=records.CLIENT_GONE)
+
+
+def test_a_canary_whose_clients_all_close_early_is_held_and_nothing_is_proven_of_it() -> None:
+    world = World(judge(replace(PLAN, warmup=0.0)), users=3000, canary=closing)
+    world.run(20.0)
+    seen = world.step(25.0, 30.0)
+    assert any("only 0 of about" in hold for hold in seen.holds), seen.holds
+    assert not any(one.proven for one in seen.verdicts)
+    world.accepted = frozenset({"errors"})
+    assert not any("only 0 of about" in hold for hold in world.tick().holds)
+
+
+def test_safety_is_proven_for_a_service_without_tunnels() -> None:
+    """A metric of which neither side had a trial is no metric of this service."""
+    world = World(judge(replace(PLAN, warmup=0.0, placebos=0)), users=9000, rate=300.0)
+    world.run(5.0)
+    seen = world.step(50.0, 60.0)
+    connections = next(one for one in seen.verdicts if one.metric == "connections")
+    assert (connections.users, connections.proven) == ((0, 0), False)
+    assert seen.proven, [(one.metric, one.log_proof) for one in seen.verdicts if not one.proven]
+
+
 # What an operator accepts, what is blind, what has no user
 
 

@@ -108,7 +108,7 @@ class World:
         self._due += self.rate * TICK
         asks = int(self._due)
         self._due -= asks
-        for user in self.luck.choices(self.users, self._weights, k=asks):
+        for user in self.asking(asks):
             canary = user.position < limit * FINE
             version = self.canary if canary else self.stable
             answer = version(user, self.now, self.luck)
@@ -145,6 +145,10 @@ class World:
             ),
         )
         return self.seen
+
+    def asking(self, asks: int) -> list[User]:
+        """Return who asks in this tick."""
+        return self.luck.choices(self.users, self._weights, k=asks)
 
     def _raw(self, side: str) -> dict[str, tuple[int, int]]:
         ended, failed, refused, unreached = self.counts[side]

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from canaryproxy.judging.families import Spec
 from canaryproxy.judging.judge import Judge
 from canaryproxy.judging.settings import JudgeSettings
-from canaryproxy.judging.verdict import Assessment, Level, Sample
+from canaryproxy.judging.verdict import Assessment, Level, Sample, Verdict
+from canaryproxy.judging.verdicts import untested
 from canaryproxy.measure.records import ENDED, pack_first, pack_second, pack_third
 from canaryproxy.release import rollout as machine
 from canaryproxy.release.rollout import (
@@ -55,10 +57,11 @@ def seen(
     holds: tuple[str, ...] = (),
     learned: float = 0.0,
     warming: bool = False,
+    verdicts: tuple[Verdict, ...] = (),
 ) -> Assessment:
     return Assessment(
         level,
-        (),
+        verdicts,
         judged,
         judged if answered is None else answered,
         comparable,
@@ -315,6 +318,34 @@ def test_step_is_held_while_the_judge_names_a_reason() -> None:
     assert run.rollout.hold == "one; two; and 2 more"
     run.ticks(0.1, seen(judged=50))
     assert run.rollout.step == 1
+
+
+WORSE = replace(untested(Spec("errors", 0.25), JudgeSettings(), None), worse=True)
+
+
+def test_a_step_that_looked_worse_must_look_well_for_as_long() -> None:
+    """A rate that is worse by about its margin would pass at the first moment at which it is lower."""
+    run = Run(Plan((Step(5, 20.0), Step(50, 10.0), Step(100))))
+    run.ticks(15.0, seen(judged=50))
+    run.ticks(12.0, seen(judged=80, verdicts=(WORSE,), holds=("looks worse",)))
+    assert run.rollout.baked == pytest.approx(3.0, abs=0.2)
+    run.ticks(16.5, seen(judged=90))
+    assert run.rollout.step == 0
+    run.ticks(1.0, seen(judged=90))
+    assert run.rollout.step == 1
+
+
+def test_time_beyond_the_bake_time_is_no_credit_for_a_step_that_looks_worse() -> None:
+    run = Run(Plan((Step(5, 2.0, min_requests=100), Step(50))))
+    run.ticks(60.0, seen(judged=50))
+    run.ticks(1.0, seen(judged=100, verdicts=(WORSE,), holds=("looks worse",)))
+    assert run.rollout.baked == pytest.approx(1.0, abs=0.2)
+
+
+def test_the_last_verdicts_do_not_hold_the_step_that_compares_nothing() -> None:
+    run = Run(Plan((Step(100, 2.0),)))
+    run.ticks(3.0, seen(judged=1, answered=50, verdicts=(WORSE,)))
+    assert run.rollout.state is State.PROMOTED
 
 
 def test_suspicion_without_a_metric_names_what_the_judge_holds_for() -> None:
