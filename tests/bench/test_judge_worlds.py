@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench.judge import __main__ as bench
+from bench.judge import enemy
 from bench.judge.ablation import ROWS_THAT_SHOW
 from bench.judge.parts import PARTS, Part, without
 from bench.judge.rows import ROWS, Wanted
 from canaryproxy.judging import rounds
+from canaryproxy.judging.settings import JudgeSettings
 from tests.simulation import others
+from tests.simulation.enemies import ENEMIES
 from tests.simulation.judges import ERRORS, ROUTES, SLOW, Run, course
 from tests.simulation.whole import pack
 from tests.simulation.worlds import Harm, World, mixed, zipf
@@ -35,6 +40,33 @@ def test_published_results_have_every_row_and_keep_every_promise() -> None:
     for row in ROWS:
         assert f"| {row.name} | {row.wanted} | rolled back " in published, row.name
     assert "| NOT |" not in published
+
+
+def test_enemy_prints_what_becomes_of_a_broken_canary(capsys: pytest.CaptureFixture[str]) -> None:
+    enemy.main(["--only", "one of two endpoints fails", "--releases", "1"])
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line.startswith("| one of two endpoints fails | rolled back at 5% | `errors` | ")
+
+
+def test_enemy_that_is_empty_is_rolled_back_and_promoted_where_every_metric_is_off() -> None:
+    by_name = {one.name: one for one in ENEMIES}
+    assert len(by_name) == len(ENEMIES)
+    empty = by_name["empty, and quicker"]
+    seen = enemy.play(empty, 1)
+    assert (seen.end, seen.weight, seen.why) == ("rolled back", 5.0, "`empty`")
+    off = JudgeSettings(
+        errors=None, latency=None, throughput=None, classes=None, content=None, connections=None,
+        guard_rails=None, placebos=0,
+    )  # fmt: skip
+    seen = enemy.play(replace(empty, settings=off, bake=10.0, rate=400.0), 1)
+    assert (seen.end, seen.why) == ("promoted", "")
+    assert seen.hurt > 100
+
+
+def test_documentation_has_every_enemy() -> None:
+    published = (bench.FOLDER.parents[1] / "docs" / "judge.md").read_text()
+    for one in ENEMIES:
+        assert f"| {one.name} | " in published, one.name
 
 
 def test_limits_of_simulated_tests_are_those_of_the_judge() -> None:
