@@ -109,7 +109,7 @@ def sentence(record: Record, weight: float) -> str:
     ``weight`` is the present one, in percent.
     """
     title = _TITLES.get(record.what, record.what.replace("_", " "))
-    if record.what == "tripped" and "weight" in record.figures:
+    if record.what == "tripped" and record.figures.get("weight"):
         title += f" at {text.weight(record.figures['weight'])}"
     parted = "" if record.cause.startswith(("by ", "manually ")) else ":"
     return f"{title}{parted} {record.cause}{_place(record, weight)}"
@@ -118,7 +118,7 @@ def sentence(record: Record, weight: float) -> str:
 def _place(record: Record, weight: float) -> str:
     """Return where the release is after a record that moves it."""
     if record.what == "tripped":
-        return "; all users go to stable"
+        return "; all users go to stable" if record.figures.get("weight") else ""
     users = f"{text.weight(weight)} of users on the canary"
     if record.what in ("reset", "recovered"):
         return f"; {users} again"
