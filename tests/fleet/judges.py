@@ -21,7 +21,7 @@ def verdict(level: Level, judged: int) -> Assessment:
 class Recorder:
     """A judge that remembers all that it was given, across processes too."""
 
-    def __init__(self, _settings: JudgeSettings) -> None:
+    def __init__(self, _settings: JudgeSettings, _before: object = None) -> None:
         self.words: list[int] = []
         self.splits: list[list[int]] = []
         self.times: list[float] = []
@@ -55,7 +55,9 @@ class Recorder:
         return dict(vars(self), names=[])
 
     @classmethod
-    def from_dict(cls, settings: JudgeSettings, state: Mapping[str, Any]) -> Recorder:
+    def from_dict(
+        cls, settings: JudgeSettings, state: Mapping[str, Any], _before: object = None
+    ) -> Recorder:
         made = cls(settings)
         vars(made).update({**state, "names": {}})
         return made
@@ -64,7 +66,7 @@ class Recorder:
 class Voting(Recorder):
     """A judge of failures by lottery. It has no margins and no minimum, and is not saved."""
 
-    def __init__(self, settings: JudgeSettings) -> None:
+    def __init__(self, settings: JudgeSettings, _before: object = None) -> None:
         super().__init__(settings)
         self.alpha = settings.alpha
         self.test: LotteryTest | None = None
