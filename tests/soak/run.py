@@ -146,7 +146,9 @@ class Soak:
         return f"variants: {{stable: {{endpoints: [{stable}, {other}]}}, canary: {{endpoints: [{canary}]}}}}"
 
     def _more(self, idle: int) -> str:
-        return f"state: {self._folder}/state.json\nsplit: {{weight: 30}}\n" + LIMITS % idle
+        # Without a budget, as each request that may be repeated has to be answered.
+        more = "split: {weight: 30}\nrescue: {budget: false}\n"
+        return f"state: {self._folder}/state.json\n{more}" + LIMITS % idle
 
     def _start(self, at: int) -> None:
         port = self._ports[at]

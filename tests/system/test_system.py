@@ -52,10 +52,12 @@ def test_every_user_is_on_the_side_that_the_formula_says(tmp_path: Path) -> None
 
 def test_the_canary_is_killed_under_load_and_no_user_sees_it(tmp_path: Path) -> None:
     users = [b"u%d" % n for n in range(12_000)]
+    # The budget is a share of ten seconds of traffic, which the load does not have behind it.
+    more = "split: {weight: 50}\nrescue: {budget: false}"
     with (
         upstream(tmp_path, "stable") as (_, stable),
         upstream(tmp_path, "canary") as (victim, canary),
-        proxy(tmp_path, variants([stable], [canary]), "split: {weight: 50}") as running,
+        proxy(tmp_path, variants([stable], [canary]), more) as running,
     ):
 
         def kill(answered: int) -> None:
