@@ -111,7 +111,8 @@ class StateLock:
     def acquire(self, patience: float) -> None:
         """Take the lock. Raises ``StateError`` if another process keeps it for ``patience`` seconds.
 
-        Where the lock file cannot be created there is no lock: no state can be written there either.
+        Where the lock file cannot be created there is no lock: no state can be written there either, which
+        the saver logs.
         """
         if self._descriptor is not None:
             return
@@ -119,7 +120,7 @@ class StateLock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            _log.warning("%s cannot be created: %s", self.path, error.strerror)
+            _log.debug("%s cannot be created: %s", self.path, error.strerror)
             return
         end = monotonic() + patience
         while True:

@@ -45,6 +45,8 @@ def _cause(address: TcpAddress | UnixAddress, error: OSError) -> str:
         return f"port already in use (find the process: sudo ss -ltnp 'sport = :{address.port}')"
     if error.errno == errno.EACCES and isinstance(address, TcpAddress) and address.port < 1024:
         return "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "no interface of this machine has this address"
     return error.strerror or str(error)
 
 

@@ -32,6 +32,11 @@ def test_the_process_that_listens_is_named(family: socket.AddressFamily, host: s
         assert f"port already in use by {name} (pid {os.getpid()})" in str(refused.value)
 
 
+def test_an_address_of_another_machine_is_named_as_such() -> None:
+    with pytest.raises(ListenError, match="no interface of this machine has this address"):
+        listen(TcpAddress("192.0.2.1", 18704))
+
+
 def test_without_proc_the_command_to_find_it_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
