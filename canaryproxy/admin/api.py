@@ -65,6 +65,8 @@ class Api:
         add("POST", "/v1/release/trip", self._trip)
         add("POST", "/v1/release/drill", self._drill)
         add("POST", "/v1/events", self._post_events)
+        app.router.add_get("/v1/endpoints", self._get_endpoints)
+        app.router.add_get("/v1/routes", self._get_routes)
         app.router.add_get("/v1/history", self._get_history)
         app.router.add_get("/v1/series", self._get_series)
         app.router.add_get("/v1/stream", self._get_stream, allow_head=False)
@@ -88,6 +90,14 @@ class Api:
             return schemas.Acts(acts=self._control.previews(**wanted))
 
         return conditional(request, self._control.etag, found)
+
+    async def _get_endpoints(self, request: web.Request) -> web.Response:
+        bodies.query(request, {})
+        return hashed(request, self._control.endpoints())
+
+    async def _get_routes(self, request: web.Request) -> web.Response:
+        bodies.query(request, {})
+        return hashed(request, self._control.routes())
 
     async def _get_history(self, request: web.Request) -> web.Response:
         wanted = bodies.query(

@@ -229,10 +229,11 @@ METRICS: Final = (
     ),
     Row(
         "canaryproxy_endpoint_up",
-        "1 while the endpoint receives requests; 0 after failed connects, until a probe succeeds.",
+        "Fraction of the workers that send the endpoint requests: 1 while all do, 0 while none does. "
+        "Each worker ejects it after failed connects, until its probe succeeds.",
         "gauge",
         ("variant", "endpoint"),
-        readers.endpoints(lambda endpoint: endpoint.usable),
+        readers.endpoints(readers.endpoint_up),
     ),
     Row(
         "canaryproxy_endpoint_inflight_requests",
@@ -240,6 +241,36 @@ METRICS: Final = (
         "gauge",
         ("variant", "endpoint"),
         readers.endpoints(lambda endpoint: endpoint.in_flight),
+    ),
+    Row(
+        "canaryproxy_endpoint_responses_total",
+        "Complete responses of the endpoint, by class of the status.",
+        "counter",
+        ("variant", "endpoint", "class"),
+        readers.endpoint_responses,
+    ),
+    Row(
+        "canaryproxy_endpoint_errors_total",
+        "Attempts at the endpoint that got no complete response, by reason.",
+        "counter",
+        ("variant", "endpoint", "reason"),
+        readers.endpoint_errors,
+    ),
+    Row(
+        "canaryproxy_endpoint_failed_total",
+        "Attempts at the endpoint that failed: without a complete response, or with an error as "
+        "judge.metrics.errors defines it.",
+        "counter",
+        ("variant", "endpoint"),
+        readers.endpoints(lambda endpoint: endpoint.total.failed),
+    ),
+    Row(
+        "canaryproxy_endpoint_first_byte_p95_seconds",
+        "95% quantile of the time to the first byte of the endpoint's responses over the last minute; "
+        "absent without responses.",
+        "gauge",
+        ("variant", "endpoint"),
+        readers.endpoints(lambda endpoint: endpoint.recent.p95),
     ),
     # Release
     Row(
@@ -613,6 +644,7 @@ class CounterCollector(Collector):
             table=sources.table(),
             status=sources.status(),
             view=sources.view(),
+            endpoints=sources.endpoints(),
             events=sources.events(),
         )
         return (_family(row, scrape) for row in METRICS)

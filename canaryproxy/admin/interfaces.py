@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from canaryproxy.control.endpoint_view import Endpoints
 from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.release_view import Act, Release
+from canaryproxy.control.route_view import Routes
 from canaryproxy.control.service import Listener, Matches
 from canaryproxy.release import acts, circuit, rollout
 
@@ -34,6 +36,12 @@ class ReleaseControl(Protocol):
 
     def release_view(self) -> Release:
         """Return where the release is."""
+
+    def endpoints(self) -> Endpoints:
+        """Return the figures of each endpoint."""
+
+    def routes(self) -> Routes:
+        """Return the figures of each route."""
 
     def history(self, after: int | None, limit: int) -> list[dict[str, Any]]:
         """Return up to ``limit`` records, oldest first: those after a number, or the newest."""

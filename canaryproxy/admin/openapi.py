@@ -15,12 +15,13 @@ from pydantic.json_schema import models_json_schema
 
 import canaryproxy
 from canaryproxy.admin import bodies, schemas
-from canaryproxy.control import release_view
+from canaryproxy.control import endpoint_view, release_view, route_view
 from canaryproxy.release import acts
 
 Schema = dict[str, Any]
 
 _MODELS: tuple[type[BaseModel], ...] = (
+    endpoint_view.Endpoints, route_view.Routes,
     release_view.Release, release_view.Record, release_view.Point, release_view.Act, schemas.Acts,
     schemas.History, schemas.Series, schemas.Drill, schemas.Accepted, schemas.Config,
     schemas.Change, schemas.Problem,
@@ -114,6 +115,7 @@ def description() -> Schema:
         "security": [{"token": []}, {}],
         "paths": {
             **_release_paths(),
+            **_table_paths(),
             **_record_paths(),
             **_config_paths(),
             **_probe_paths(),
@@ -211,6 +213,15 @@ def _release_paths() -> Schema:
                 "409",
             )
         },
+    }
+
+
+def _table_paths() -> Schema:
+    return {
+        "/v1/endpoints": {
+            "get": _read("endpoints", "Get the figures of each endpoint.", endpoint_view.Endpoints)
+        },
+        "/v1/routes": {"get": _read("routes", "Get the figures of each route.", route_view.Routes)},
     }
 
 

@@ -13,7 +13,8 @@ from prometheus_client.samples import Exemplar
 import canaryproxy
 from canaryproxy.config.model import EventName
 from canaryproxy.control.controller import Status
-from canaryproxy.control.release_view import Endpoint, Fleet, Release, Step
+from canaryproxy.control.endpoint_view import CLASSES, REASONS, EndpointRow
+from canaryproxy.control.release_view import Fleet, Release, Step
 from canaryproxy.judging.verdict import Level, Placebo, Verdict
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.compiled import COMPILED
@@ -47,6 +48,8 @@ class Sources:
     table: Callable[[], RouteTable]
     status: Callable[[], Status]
     view: Callable[[], Release]
+    endpoints: Callable[[], Sequence[EndpointRow]] = tuple
+    """The figures of each endpoint."""
     events: Callable[[], Mapping[str, int]] = dict
     """Records of the history since the process started, by event (``EventCounts.counts``)."""
     outcomes: Callable[[], Mapping[str, int]] = dict
@@ -74,6 +77,7 @@ class Scrape:
     table: RouteTable
     status: Status
     view: Release
+    endpoints: Sequence[EndpointRow]
     events: Mapping[str, int]
 
 
@@ -153,16 +157,32 @@ def placebo(value: Callable[[Placebo], float]) -> Reader:
     return read
 
 
-def endpoints(value: Callable[[Endpoint], float]) -> Reader:
-    """Return a reader for a value of each endpoint."""
+def endpoints(value: Callable[[EndpointRow], float | None]) -> Reader:
+    """Return a reader for a value of each endpoint, without a sample where there is none."""
 
     def read(scrape: Scrape) -> Iterable[Sample]:
-        both = scrape.view.variants
-        for variant, found in (("stable", both.stable), ("canary", both.canary)):
-            for endpoint in () if found is None else found.endpoints:
-                yield (variant, endpoint.url), value(endpoint)
+        for row in scrape.endpoints:
+            found = value(row)
+            if found is not None:
+                yield (row.variant, row.url), found
 
     return read
+
+
+def endpoint_up(row: EndpointRow) -> float:
+    return 1.0 - row.ejected_by / row.workers if row.workers else 0.0
+
+
+def endpoint_responses(scrape: Scrape) -> Iterable[Sample]:
+    for row in scrape.endpoints:
+        for name in CLASSES:
+            yield (row.variant, row.url, name), row.total.codes.get(name, 0)
+
+
+def endpoint_errors(scrape: Scrape) -> Iterable[Sample]:
+    for row in scrape.endpoints:
+        for reason in REASONS:
+            yield (row.variant, row.url, reason.label), row.total.errors.get(reason.label, 0)
 
 
 def fleet(value: Callable[[Fleet], float | None]) -> Reader:

@@ -25,6 +25,12 @@ SECTIONS = {
     },
     "Observe": {
         "status.status": ("Show the release, both variants' traffic, and the current verdict."),
+        "tables.endpoints": (
+            "Show each endpoint: requests, failures, statuses, latency, and whether it is up."
+        ),
+        "tables.routes": (
+            "Show each route: requests, failures, statuses and latency, of stable and canary side by side."
+        ),
         "status.history": ("Show the history: what happened and why."),
         "status.wait": "Wait until the release reaches a state.",
     },

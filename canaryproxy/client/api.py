@@ -15,7 +15,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from canaryproxy import API_HEADER, API_VERSION
@@ -185,6 +185,13 @@ class Client:
         return await self._send(
             "PUT", "/v1/config", query=query, text=text, etag=etag, authorized=True
         )
+
+    async def table(self, name: Literal["endpoints", "routes"]) -> dict[str, Any]:
+        """Return the figures of each endpoint or route."""
+        found = (await self._send("GET", f"/v1/{name}")).body
+        if not isinstance(found.get(name), list):
+            raise NotAdmin(f"it returns no known {name}")
+        return found
 
     async def history(self, after: int | None, limit: int) -> list[dict[str, Any]]:
         """Return records, oldest first: those after a number, or the newest."""

@@ -384,6 +384,8 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
     quiet = view.document.get("quiet")
     if quiet and not view.document.get("hold"):
         lines += _labelled(" note", f"nothing to compare: {clean(quiet)}", width, most, "dim", "")
+    for one in _list(view.document.get("at_fault")):
+        lines += _labelled(" endpoints", clean(one), width, most, "bold red", "red")
     notice = view.document.get("notice")
     if notice:
         lines += _labelled(" note", clean(notice), width, most, "dim", "yellow")

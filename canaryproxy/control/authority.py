@@ -50,6 +50,9 @@ class AuthorityHost(Protocol):
     def sample(self) -> Sample:
         """Read the counters of both variants, without records: those come with ``observe`` only."""
 
+    def at_fault(self) -> str:
+        """Say which endpoints of the canary fail more than its others; nothing if none stands out."""
+
     def publish(self) -> None:
         """Publish what the authority wants as far as it is safe now, and save it."""
 
@@ -176,6 +179,11 @@ class Suspicion:
         self._last = None
 
 
+def cause_of(seen: Assessment, host: AuthorityHost) -> str:
+    """Return why the circuit opens, with the endpoints that are to blame if others of the canary are not."""
+    return "; ".join(filter(None, (seen.cause or "breach", host.at_fault())))
+
+
 def saved_rollout(
     document: Mapping[str, Any], settings: ControlSettings, ledger: Ledger
 ) -> Rollout | None:
@@ -237,7 +245,7 @@ class LocalAuthority:
         now = self._host.now
         seen = self.assessment = self._judge.observe(now, sample)
         if seen.level == "breach" and self._ledger.rollout.weight > 0:
-            self.trip(seen.cause or "breach", figures(seen))
+            self.trip(cause_of(seen, self._host), figures(seen))
         else:
             self._suspicion.observe(now, seen)
         self._move(circuit.Tick(seen))

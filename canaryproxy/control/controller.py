@@ -21,10 +21,12 @@ from typing import Any, Literal, Protocol
 from canaryproxy.config import Config
 from canaryproxy.control.authority import Authority, AuthorityHost, LocalAuthority
 from canaryproxy.control.ended import EndedReleases, canary_of
+from canaryproxy.control.endpoint_figures import EndpointFigures, EndpointReading
 from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.gates import AskGates, GateKeeper
 from canaryproxy.control.ledger import Ledger, Listener
 from canaryproxy.control.record_reader import RecordReader
+from canaryproxy.control.route_figures import RouteFigures
 from canaryproxy.control.sampler import Sampler
 from canaryproxy.control.saver import Saver, Split
 from canaryproxy.control.settings import ControlSettings
@@ -34,7 +36,7 @@ from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure.concentration import Concentration
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.recent_users import RecentUsers
-from canaryproxy.measure.routing import RouteTable
+from canaryproxy.measure.routing import CANARY, RouteTable
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.circuit import Circuit, Record
 from canaryproxy.release.rollout import Plan, Rollout
@@ -61,6 +63,9 @@ class DataPlane(Protocol):
 
     def mark_late(self) -> None:
         """Count the requests in flight that are past a threshold."""
+
+    def endpoints(self, variant: int) -> Sequence[EndpointReading]:
+        """Return each endpoint of a variant as all workers see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,8 @@ class Controller:
         self._sampler = Sampler(cells, self.settings, reader)
         self.users = RecentUsers()
         """Users that the split has seen of late."""
+        self.endpoints = EndpointFigures(plane.endpoints)
+        self.routes = RouteFigures(self.settings.judge.named)
         self.ledger = Ledger(Rollout(weight=table.weight), lambda: self.now)
         self.authority = authority(self, self.ledger, self.settings)
         self._ended = EndedReleases()
@@ -168,6 +175,7 @@ class Controller:
             self._take_over(*last)
         self.authority.begin()
         self.publish(first=True)
+        self.endpoints.take(self.now, self.ledger.rollout.since)
         return origin
 
     def _refuse_state(self, why: str) -> None:
@@ -243,6 +251,7 @@ class Controller:
         if self.settings.has_canary:
             sample = self._sampler.sample(self.table, self.ledger.rollout.accepted)
             self.users.take(self.now, sample.records)
+            self.routes.take(self.now, sample.records, sample.names)
             self.authority.observe(sample)
         self._do_periodic_work(self.now)
         self.publish()
@@ -251,10 +260,15 @@ class Controller:
         """Read the counters of both variants."""
         return self._sampler.counts()
 
+    def at_fault(self) -> str:
+        """Say which endpoints of the canary fail more than its others; nothing if none stands out."""
+        return self.endpoints.at_fault(self.now, CANARY)
+
     def _do_periodic_work(self, now: float) -> None:
         """Do the periodic work: every second and every five seconds."""
         if now - self._thresholds_at >= _THRESHOLDS_EVERY:
             self._thresholds_at = now
+            self.endpoints.take(now, self.ledger.rollout.since)
             self._update_thresholds()
         is_running = self.ledger.rollout.state is rollout.State.RUNNING
         if now - self._saved_at >= _SAVE_EVERY and is_running:
@@ -379,6 +393,7 @@ class Controller:
             self.users.forget()
         self.settings, self._canary = settings, canary_of(config)
         self._sampler.configure(settings)
+        self.routes.configure(settings.judge.named)
         self.ledger.revision += 1
         self._put(_routed(timing, split))
         self.authority.configure(settings)

@@ -17,6 +17,7 @@ from canaryproxy.config import text
 from canaryproxy.config.model import EventName
 from canaryproxy.control import timeseries
 from canaryproxy.control.controller import Status
+from canaryproxy.control.endpoint_figures import EndpointReading
 from canaryproxy.control.ledger import known
 from canaryproxy.control.timeseries import Window
 from canaryproxy.judging import verdict as judge
@@ -185,7 +186,7 @@ class Endpoint(View):
     """One upstream server of a variant."""
 
     url: str = Field(description="Its address.")
-    usable: bool = Field(description="It receives requests.")
+    usable: bool = Field(description="Every worker sends it requests.")
     in_flight: int = Field(description="Its requests in flight.")
 
 
@@ -280,6 +281,13 @@ class Release(Progress):
     quiet: str | None = Field(description="Why nothing can be compared.")
     notice: str | None = Field(
         None, description="What is odd about the traffic, although nothing fails: few sticky keys."
+    )
+    at_fault: list[str] = Field(
+        default=[],
+        description="Endpoints that fail more than the others of their variant, in words.",
+        examples=[
+            ["1 of 2 canary endpoints fails: http://10.0.0.7:8080 (48 of 50 requests failed)"]
+        ],
     )
     judged: Count = Field(description="Canary requests that were compared.")
     answered: Count = Field(description="Canary requests that ended.")
@@ -383,6 +391,7 @@ def release(
     config: ConfigStatus,
     environment: str | None,
     host: str,
+    at_fault: list[str],
     version: str,
     pid: int,
     main_pid: int,
@@ -432,6 +441,7 @@ def release(
         level="ok" if seen is None else seen.level,
         quiet=None if seen is None else seen.quiet,
         notice=None if status.concentration is None else status.concentration.notice,
+        at_fault=at_fault,
         judged=0 if seen is None else seen.judged,
         answered=0 if seen is None else seen.answered,
         metrics=[
@@ -540,7 +550,7 @@ def variant(
     requests: int,
     failed: int,
     in_flight: int,
-    endpoints: Sequence[Mapping[str, Any]],
+    endpoints: Sequence[EndpointReading],
 ) -> Variant:
     """Return the view of a variant: its counts since the start, its rates within ``window``."""
     return Variant(
@@ -552,7 +562,9 @@ def variant(
         p50=window.quantile(0.5),
         p95=window.quantile(0.95),
         p99=window.quantile(0.99),
-        endpoints=[Endpoint(**endpoint) for endpoint in endpoints],
+        endpoints=[
+            Endpoint(url=one.url, usable=one.up, in_flight=one.in_flight) for one in endpoints
+        ],
     )
 
 

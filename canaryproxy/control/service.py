@@ -14,18 +14,22 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 import canaryproxy
+from canaryproxy.control import endpoint_view, route_view
 from canaryproxy.control import release_view as view
 from canaryproxy.control.authority import Overtaken, Unavailable
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.drill import drill
+from canaryproxy.control.endpoint_figures import EndpointReading
+from canaryproxy.control.endpoint_view import Endpoints
 from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.reload import Change, Reloader, Stale
+from canaryproxy.control.route_view import Routes
 from canaryproxy.control.saver import Unsaved
 from canaryproxy.control.timeseries import StepTraffic, TrafficHistory
 from canaryproxy.judging.metrics import ANSWERS, LATENCY, P50, P95, P99
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Totals
-from canaryproxy.measure.routing import CANARY, STABLE
+from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
 from canaryproxy.notify import shown
 from canaryproxy.release import acts, circuit, rollout
 from canaryproxy.release.circuit import Record
@@ -51,8 +55,8 @@ class Plane(Protocol):
     def draining(self) -> bool:
         """It takes no new requests."""
 
-    def endpoints(self, variant: int) -> list[dict[str, Any]]:
-        """Return ``url``, ``usable`` and ``in_flight`` of each endpoint of a variant."""
+    def endpoints(self, variant: int) -> Sequence[EndpointReading]:
+        """Return each endpoint of a variant as all workers see it."""
 
     async def adopted(self) -> None:
         """Return when the newest configuration is in force for every request."""
@@ -169,6 +173,7 @@ class Control:
             ),
             environment=reloader.running.environment,
             host=self._host,
+            at_fault=self._at_fault(),
             version=canaryproxy.__version__,
             pid=os.getpid(),
             main_pid=self._main_pid or os.getpid(),
@@ -196,6 +201,29 @@ class Control:
             counters.in_flight(cells),
             self._plane.endpoints(which),
         )
+
+    def endpoints(self) -> Endpoints:
+        """Return the figures of each endpoint."""
+        figures, now = self._controller.endpoints, self._controller.now
+        return Endpoints(
+            time=now,
+            endpoints=[
+                endpoint_view.row(name, one, recent)
+                for variant, name in enumerate(VARIANTS)
+                for one, recent in figures.rows(now, variant)
+            ],
+            at_fault=self._at_fault(),
+        )
+
+    def routes(self) -> Routes:
+        """Return the figures of each route."""
+        now, status = self._controller.now, self._controller.status()
+        return route_view.routes(now, self._controller.routes.rows(now), status.assessment)
+
+    def _at_fault(self) -> list[str]:
+        figures, now = self._controller.endpoints, self._controller.now
+        found = [figures.at_fault(now, variant) for variant in (CANARY, STABLE)]
+        return [words for words in found if words]
 
     @property
     def history_id(self) -> int:

@@ -45,7 +45,7 @@ class EndpointState:
     usable: bool
     """No worker has ejected it."""
     errors: int
-    """Attempts of requests that failed there; starts again at 0 with a worker."""
+    """Attempts of requests that failed there; falls where a worker is missing."""
     reason: Reason
     """Of the last failure."""
     errno: int

@@ -19,6 +19,7 @@ from canaryproxy.control.authority import (
     Overtaken,
     Suspicion,
     Unavailable,
+    cause_of,
     saved_rollout,
 )
 from canaryproxy.control.gates import question
@@ -206,7 +207,7 @@ class FleetAuthority:
             self._trip_on(seen, "its own records")
 
     def _trip_on(self, seen: Assessment, judged_by: str) -> None:
-        self.trip(seen.cause or "breach", figures(seen) | {"judged_by": judged_by})
+        self.trip(cause_of(seen, self._host), figures(seen) | {"judged_by": judged_by})
 
     @property
     def _judges_combined(self) -> bool:

@@ -210,8 +210,11 @@ class Tally:
         """Add to a cell."""
         self.values[at] = self.cells[at] = self.values[at] + count
 
-    def finish(self, status: int, waited: float, took: float) -> None:
-        """Count the end of a request: its status, and the seconds to the first and to the last byte."""
+    def finish(self, status: int, waited: float, took: float) -> int:
+        """Count the end of a request: its status, and the seconds to the first and to the last byte.
+
+        Returns the bucket of the time to the first byte (``histogram.bucket_index``).
+        """
         values, cells = self.values, self.cells
         code = CODES + status
         values[code] = cells[code] = values[code] + 1
@@ -225,6 +228,7 @@ class Tally:
         bucket = FIRST_BYTE + index
         values[bucket] = cells[bucket] = values[bucket] + 1
         values[_FIRST_BYTE_SUM] = cells[_FIRST_BYTE_SUM] = values[_FIRST_BYTE_SUM] + micros
+        return index
 
 
 class Total(Sequence[int]):

@@ -5,7 +5,7 @@ part       writer              content
 =========  ==================  =========================================================================
 table      the controller      the route table, under a sequence number that is odd while it is written
 config     the controller      the text of the configuration in force and the outcomes' slots, likewise
-worker i   worker i            its counters, its state and that of its endpoints, its records (``records``)
+worker i   worker i            its counters, its state, its endpoints (``endpoint_cells``), its records
 =========  ==================  =========================================================================
 
 A reader never waits: while a part is being written, or if its writer died in the middle, the reader goes on
@@ -20,20 +20,19 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from zlib import crc32
 
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Counters
+from canaryproxy.measure.endpoint_cells import EndpointCells
 from canaryproxy.measure.records import NameRing, RecordRing
-from canaryproxy.measure.routing import VARIANTS, RouteTable
+from canaryproxy.measure.routing import RouteTable
 
 LARGEST_CONFIG: Final = 4 * 1024 * 1024
 """Maximum bytes of a configuration with its slots and the files of its TLS."""
 LONGEST_SALT: Final = 1024
 """Maximum length of a salt in bytes."""
-MOST_ENDPOINTS: Final = 256
-"""Endpoints of a variant whose state is shared."""
 
 _TABLE: Final = struct.Struct(f"=ddd??H{LONGEST_SALT}sQ")
 _CELL: Final = 8
@@ -50,27 +49,7 @@ LINGER = 5
 """Set by another process before SIGTERM: idle connections may send one more request."""
 TASKS = 6
 """Tasks of its event loop."""
-ENDPOINTS = 7
-"""The cells of each endpoint of each variant (``EndpointCells``)."""
-
-
-class EndpointCells(NamedTuple):
-    """An endpoint as one worker sees it."""
-
-    usable: bool
-    in_flight: int
-    """Requests that it has not answered yet."""
-    errors: int = 0
-    """Attempts of requests that failed there."""
-    reason: int = 0
-    """``Reason`` of the last failure."""
-    errno: int = 0
-    """Of the last failure, 0 if the system gave none."""
-
-
-_ENDPOINT: Final = len(EndpointCells._fields)
-_OF_VARIANT: Final = _ENDPOINT * MOST_ENDPOINTS
-STATUS_CELLS = ENDPOINTS + _OF_VARIANT * len(VARIANTS)
+STATUS_CELLS = 7
 
 
 def _aligned(size: int) -> int:
@@ -215,10 +194,16 @@ class ConfigCell:
 class WorkerCells:
     """One worker's counters, state and records. A worker that replaces a dead one continues them."""
 
-    _SIZES = (counters.SIZE, STATUS_CELLS * _CELL, RecordRing.SIZE, NameRing.SIZE)
+    _SIZES = (
+        counters.SIZE,
+        STATUS_CELLS * _CELL,
+        RecordRing.SIZE,
+        NameRing.SIZE,
+        EndpointCells.SIZE,
+    )
     SIZE = sum(map(_aligned, _SIZES))
 
-    __slots__ = ("counters", "names", "records", "status")
+    __slots__ = ("counters", "endpoints", "names", "records", "status")
 
     def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
         memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
@@ -230,23 +215,7 @@ class WorkerCells:
         self.status: memoryview[int] = parts[1].cast("Q")
         self.records = RecordRing(parts[2])
         self.names = NameRing(parts[3])
-
-    def write_endpoints(self, variant: int, endpoints: list[EndpointCells]) -> None:
-        """Write the state of a variant's endpoints, in their order."""
-        at = ENDPOINTS + variant * _OF_VARIANT
-        for endpoint in endpoints[:MOST_ENDPOINTS]:
-            for cell in endpoint:
-                self.status[at] = cell
-                at += 1
-
-    def endpoints(self, variant: int, count: int) -> list[EndpointCells]:
-        """Return what ``write_endpoints`` wrote for the first ``count`` endpoints."""
-        at = ENDPOINTS + variant * _OF_VARIANT
-        cells = self.status[at : at + _ENDPOINT * min(count, MOST_ENDPOINTS)].tolist()
-        return [
-            EndpointCells(bool(cells[k]), *cells[k + 1 : k + _ENDPOINT])
-            for k in range(0, len(cells), _ENDPOINT)
-        ]
+        self.endpoints = EndpointCells(parts[4])
 
     def settle_dead_worker(self) -> int:
         """Count a dead worker's in-flight requests as ``client_closed``: routed = finished + in flight.

@@ -14,6 +14,7 @@ from typing import Final
 
 from canaryproxy.config import Endpoint as EndpointConfig
 from canaryproxy.config import Limits
+from canaryproxy.measure import endpoint_cells
 from canaryproxy.measure.counters import Reason
 from canaryproxy.proxy.dialer import Dialer
 from canaryproxy.proxy.failures import detail_of, reason_of
@@ -46,10 +47,11 @@ class Endpoint(ConnectionSource):
         "config",
         "ejected",
         "errno",
-        "errors",
         "failures",
+        "identity",
         "idle",
         "limits",
+        "marks",
         "max_idle",
         "on_change",
         "on_open",
@@ -75,8 +77,10 @@ class Endpoint(ConnectionSource):
         self.failures = 0
         """Failures to connect since the last success."""
         self.ejected = False
-        self.errors = 0
-        """Attempts of requests that failed here."""
+        self.identity = endpoint_cells.identity(str(config))
+        """Names it in shared memory."""
+        self.marks: list[int] = []
+        """What became of the attempts of requests here: offsets of ``endpoint_cells``, to be counted."""
         self.reason = Reason.CONNECT_FAILED
         """Of the last failure; for the log of the control plane."""
         self.errno = 0
@@ -150,10 +154,17 @@ class Endpoint(ConnectionSource):
             self._loop.call_later(self._pause, self._probe)
 
     def add_error(self, reason: Reason) -> None:
-        """Count an attempt of a request that failed here."""
-        self.errors += 1
+        """Count an attempt of a request that got no complete response."""
+        self.marks += (endpoint_cells.FAILED, endpoint_cells.ERRORS + reason)
         if reason != self.reason:
             self.reason, self.errno = reason, 0
+
+    def add_status(self, status: int, failed: bool) -> None:
+        """Count the status of a response, unless it is a plain 2xx: those are what is left."""
+        if failed:
+            self.marks.append(endpoint_cells.FAILED)
+        if not 200 <= status < 300:
+            self.marks.append(endpoint_cells.class_of(status))
 
     def sweep(self, oldest: float) -> None:
         """Close connections that have been idle since before ``oldest`` (monotonic seconds)."""

@@ -36,6 +36,7 @@ from canaryproxy.http1.request import Request
 from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters, records
 from canaryproxy.measure.counters import ROUTED, Reason
+from canaryproxy.measure.endpoint_cells import UNTIMED
 from canaryproxy.measure.routing import NOT_SHARED, Routing
 from canaryproxy.proxy import retry
 from canaryproxy.proxy.access_log import id_and_size
@@ -216,22 +217,28 @@ class Exchange(Rescuer):
 
     def _complete(self, now: float) -> None:
         upstream, self._upstream = self._upstream, None
+        endpoint = self._endpoint
+        assert self._response is not None
+        status = self._response.status
         if self._rescued:
             self._tally.add(self._rescued)
+            self._count_on_endpoint(status, 0.0)
         else:
             # Same as _count, written out: this is the end of every plain request.
-            assert self._response is not None
-            tally, status = self._tally, self._response.status
+            tally = self._tally
             took = now - self._started
             waited = self._first_byte
-            tally.finish(status, waited, took)
+            bucket = tally.finish(status, waited, took)
             if self.request.sampled:
                 _keep_exemplars(self, waited, took)
             failed = self._rules.error_statuses[status] != 0
             if failed:
                 tally.add(counters.FAILED)
             self.record_end(status, failed, now)
-        endpoint = self._endpoint
+            if endpoint is not None:
+                endpoint.marks.append(UNTIMED if self._tried else bucket)
+                if failed or status >= 300:
+                    endpoint.add_status(status, failed)
         if endpoint is not None:
             endpoint.active -= 1
             self._endpoint = None
@@ -239,12 +246,6 @@ class Exchange(Rescuer):
         if upstream is not None:
             upstream.finish(now, reusable=self._request_done)
         self._sink.exchange_done(now, close=self._close)
-
-    def _closes(self) -> bool:
-        """Whether the client's connection cannot carry another request after this one."""
-        return (
-            not self.request.fields.keep_alive or not self._request_done or self._context.draining
-        )
 
     # A tunnel begins
 
@@ -254,6 +255,7 @@ class Exchange(Rescuer):
         failed = bool(self._rules.error_statuses[101])
         self._count(101, now, now, failed=failed)
         self.record_switch(response, failed, now - self._received)
+        self._count_on_endpoint(101, now - self._received)
         self._state = TUNNEL
         self._responded_at = now
         self._context.tallies[self.variant].add(counters.TUNNELS_OPENED)

@@ -11,6 +11,8 @@ from typing import Final
 
 from canaryproxy.http1.chunked import encode_chunk, last_chunk
 from canaryproxy.measure.counters import Reason
+from canaryproxy.measure.endpoint_cells import UNTIMED
+from canaryproxy.measure.histogram import bucket_index
 from canaryproxy.measure.routing import Routing
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.endpoint import Endpoint
@@ -84,6 +86,12 @@ class RequestSender(Receiver):
             and (self._replay is None or not self._replay.size)
         )
 
+    def _closes(self) -> bool:
+        """Whether the client's connection cannot carry another request after this one."""
+        return (
+            not self.request.fields.keep_alive or not self._request_done or self._context.draining
+        )
+
     def _failed(self, reason: Reason, detail: str = "") -> None:
         """Act on a failed attempt; ``detail`` is for the log."""
         raise NotImplementedError
@@ -121,6 +129,14 @@ class RequestSender(Receiver):
     def connect_failed(self, source: ConnectionSource, reason: Reason, detail: str = "") -> None:
         if source is self._endpoint:
             self._failed(reason, detail)
+
+    def _count_on_endpoint(self, status: int, waited: float) -> None:
+        """Count a response for the endpoint that sent it."""
+        endpoint = self._endpoint
+        if endpoint is not None:
+            alone = not self._tried and self.variant == self.routing.variant
+            endpoint.marks.append(bucket_index(waited) if alone else UNTIMED)
+            endpoint.add_status(status, self._context.trial_rules.error_statuses[status] != 0)
 
     def _leave_endpoint(self) -> None:
         if self._endpoint is not None:

@@ -75,7 +75,7 @@ class Rescuer(Tunnel):
         failed = bool(self._rules.error_statuses[status])
         self._count(status, now, now, failed=failed)
         self.record_end(status, failed, now, flags)
-        self._give_back(now, complete=complete)
+        self._give_back(status, now, complete=complete)
         self._ask_other(counters.ASSETS_FOUND if is_file else counters.RESCUED)
         return True
 
@@ -90,8 +90,9 @@ class Rescuer(Tunnel):
         self._sink.await_response(monotonic())
         self.start()
 
-    def _give_back(self, now: float, *, complete: bool) -> None:
+    def _give_back(self, status: int, now: float, *, complete: bool) -> None:
         """Let go of the connection: its response does not go to the client."""
+        self._count_on_endpoint(status, now - self._received)
         upstream, self._upstream = self._upstream, None
         assert upstream is not None
         upstream.finish(now, reusable=complete and self._request_done)
@@ -155,7 +156,7 @@ class Rescuer(Tunnel):
         if self._own[0] is _NOT_FOUND and status < 500:
             self._rescued = counters.ASSETS_MISSING  # its own 404 is as good, and whole
             return False
-        self._give_back(now, complete=complete)
+        self._give_back(status, now, complete=complete)
         self._send_own()
         return True
 

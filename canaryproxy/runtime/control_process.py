@@ -113,6 +113,7 @@ class ControlPlane:
                 table=lambda: self.controller.table,
                 status=self.controller.status,
                 view=self.control.release_view,
+                endpoints=lambda: self.control.endpoints().endpoints,
                 events=events.counts,
                 outcomes=lambda: self.controller.slots,
                 notified=lambda: self._notifier,

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from types import ModuleType
 
-from canaryproxy.measure import counters, histogram, records, shared_memory
+from canaryproxy.measure import counters, endpoint_cells, histogram, records, shared_memory
 from canaryproxy.measure.shared_memory import Block
 
 
@@ -38,7 +38,13 @@ def layout() -> str:
     while the proxy runs.
     """
     digest = hashlib.sha256()
-    modules: tuple[ModuleType, ...] = (shared_memory, counters, histogram, records)
+    modules: tuple[ModuleType, ...] = (
+        shared_memory,
+        counters,
+        endpoint_cells,
+        histogram,
+        records,
+    )
     for module in modules:
         digest.update(Path(module.__file__ or "").read_bytes())
     return digest.hexdigest()

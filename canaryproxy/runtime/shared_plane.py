@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 from canaryproxy.config import Config
+from canaryproxy.control.endpoint_figures import EndpointReading
 from canaryproxy.control.upstream_watch import EndpointState, VariantState
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.counters import ERRORS, Reason
+from canaryproxy.measure.endpoint_cells import (
+    MOST_ENDPOINTS,
+    NONE,
+    OTHERS,
+    EndpointCounts,
+    LocalState,
+    identity,
+    total,
+)
 from canaryproxy.measure.routing import VARIANTS, RouteTable
-from canaryproxy.measure.shared_memory import Block, EndpointCells
+from canaryproxy.measure.shared_memory import Block, WorkerCells
 
 _ADOPTED_WITHIN = 2.0
 _POLL_EVERY = 0.01
@@ -28,15 +37,22 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
 
 
-def _merged(url: str, states: list[EndpointCells]) -> EndpointState:
+def _reading(
+    url: str, states: list[tuple[LocalState, int]], counts: list[EndpointCounts]
+) -> EndpointReading:
     """Sum an endpoint over the workers; the reason is that of one that has ejected it, if there is one."""
-    worst = min(states, key=lambda one: (one.usable, -one.errors), default=EndpointCells(True, 0))
-    return EndpointState(
+    worst, _ = min(
+        states, key=lambda one: (one[0].usable, -one[1]), default=(LocalState(True, 0), 0)
+    )
+    return EndpointReading(
         url,
-        usable=worst.usable,
-        errors=sum(one.errors for one in states),
+        workers=len(states),
+        ejected_by=sum(not state.usable for state, _ in states),
+        in_flight=sum(state.in_flight for state, _ in states),
+        errors=sum(errors for _, errors in states),
         reason=Reason(worst.reason),
         errno=worst.errno,
+        counts=total(counts) if counts else NONE,
     )
 
 
@@ -71,46 +87,52 @@ class SharedPlane:
     @property
     def draining(self) -> bool:
         """Whether no worker accepts new requests."""
-        running = [worker for worker in self._block.workers if worker.status[shared.PID]]
+        running = self._running()
         return bool(running) and all(worker.status[shared.DRAINING] for worker in running)
 
-    def endpoints(self, variant: int) -> list[dict[str, Any]]:
-        """Return ``url``, ``usable`` (by any worker) and ``in_flight`` of each endpoint of a variant."""
+    def endpoints(self, variant: int) -> list[EndpointReading]:
+        """Return each endpoint of a variant; those without cells of their own are one.
+
+        Counts are found by the endpoint's identity, so those of a worker that has not yet taken a new
+        configuration, or has ended, count too.
+        """
+        counts = [worker.endpoints.counts(variant) for worker in self._block.all_workers]
         return [
-            {
-                "url": url,
-                "usable": any(one.usable for one in states),
-                "in_flight": sum(one.in_flight for one in states),
-            }
-            for url, states in self._endpoint_states(variant)
+            _reading(url, states, [one[key] for one in counts if key in one])
+            for key, url, states in self._endpoint_states(variant)
         ]
 
-    def _endpoint_states(self, variant: int) -> list[tuple[str, list[EndpointCells]]]:
-        """Return each endpoint's URL and its state in each worker that runs."""
-        variants = self.config.variants
-        which = (variants.stable, variants.canary)[variant]
+    def _endpoint_states(
+        self, variant: int
+    ) -> Iterator[tuple[int, str, list[tuple[LocalState, int]]]]:
+        """Yield each endpoint's identity, its name, and its state in the workers that run."""
+        which = (self.config.variants.stable, self.config.variants.canary)[variant]
         urls = [] if which is None else [str(endpoint) for endpoint in which.endpoints]
-        workers = [
-            worker.endpoints(variant, len(urls))
-            for worker in self._block.workers
-            if worker.status[shared.PID]
-        ]
-        return [
-            (url, [states[at] for states in workers])
-            for at, url in enumerate(urls[: shared.MOST_ENDPOINTS])
-        ]
+        names = {identity(url): url for url in urls[:MOST_ENDPOINTS]}
+        if len(urls) > MOST_ENDPOINTS:
+            names[OTHERS] = f"{len(urls) - MOST_ENDPOINTS} more endpoints"
+        workers = [worker.endpoints.states(variant) for worker in self._running()]
+        for key, url in names.items():
+            yield key, url, [states[key] for states in workers if key in states]
+
+    def _running(self) -> list[WorkerCells]:
+        return [worker for worker in self._block.workers if worker.status[shared.PID]]
 
     # For the log
 
     def upstreams(self) -> dict[str, VariantState] | None:
         """Return the endpoints by variant; ``None`` while a worker takes a new configuration."""
-        running = [worker for worker in self._block.workers if worker.status[shared.PID]]
+        running = self._running()
         newest = self._block.config.sequence[0]
         if any(worker.status[shared.CONFIGURED] != newest for worker in running):
             return None
         return {
             name: VariantState(
-                [_merged(url, states) for url, states in self._endpoint_states(variant)],
+                [
+                    EndpointState(one.url, one.up, one.errors, one.reason, one.errno)
+                    for _, url, states in self._endpoint_states(variant)
+                    for one in (_reading(url, states, []),)
+                ],
                 sum(
                     worker.counters.variants[variant][ERRORS + Reason.NO_ENDPOINT]
                     for worker in running

@@ -14,8 +14,9 @@ from canaryproxy.config import Config, ConfigError
 from canaryproxy.control.reload import live
 from canaryproxy.measure import counters
 from canaryproxy.measure import shared_memory as shared
+from canaryproxy.measure.endpoint_cells import Entry, LocalState
 from canaryproxy.measure.routing import VARIANTS
-from canaryproxy.measure.shared_memory import Block, EndpointCells
+from canaryproxy.measure.shared_memory import Block
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.tls import files as certificates
@@ -150,18 +151,21 @@ class Worker:
         if new != (self._config, self._files, self._slots):
             self.datapath.reconfigure(wanted, found.slots, found.files)
             self._config, self._files, self._slots = new
-        self._report()  # before the reader takes the endpoints for those of this configuration
+        self._report()  # before the new endpoints are looked for
         self._cells.status[shared.CONFIGURED] = found.generation
 
     def _report(self) -> None:
         cells, pools = self._cells, self.datapath.context.pools
         for variant in range(len(VARIANTS)):
-            endpoints = pools[variant].endpoints
-            cells.write_endpoints(
+            cells.endpoints.write(
                 variant,
                 [
-                    EndpointCells(not one.ejected, one.active, one.errors, one.reason, one.errno)
-                    for one in endpoints
+                    Entry(
+                        one.identity,
+                        LocalState(not one.ejected, one.active, one.reason, one.errno),
+                        one.marks,
+                    )
+                    for one in pools[variant].endpoints
                 ],
             )
         cells.status[shared.HEARTBEAT] = int(monotonic() * 1000)

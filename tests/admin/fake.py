@@ -19,6 +19,8 @@ from canaryproxy.admin.interfaces import Listener, Matches, ReleaseControl
 from canaryproxy.admin.stream import PACE, Pace
 from canaryproxy.config import Admin, ConfigError, UnixAddress, parse
 from canaryproxy.config.addresses import TcpAddress
+from canaryproxy.control.endpoint_figures import Recent
+from canaryproxy.control.endpoint_view import Endpoints, row
 from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.release_view import (
     Act,
@@ -31,18 +33,45 @@ from canaryproxy.control.release_view import (
     variant,
 )
 from canaryproxy.control.release_view import act as view_of_act
+from canaryproxy.control.route_figures import RouteCounts
+from canaryproxy.control.route_figures import Routes as Found
+from canaryproxy.control.route_view import Routes, routes
 from canaryproxy.control.service import Stale, Unsaved
 from canaryproxy.control.timeseries import Window
-from canaryproxy.measure import histogram
+from canaryproxy.measure import endpoint_cells, histogram
+from canaryproxy.measure.counters import Reason
+from canaryproxy.measure.endpoint_cells import EndpointCounts
 from canaryproxy.proxy.listener import listen
 from canaryproxy.release import acts, circuit, rollout
 from canaryproxy.release.rollout import Plan
 
+from ..control.world import reading
 
-def endpoint(url: str, usable: bool, in_flight: int) -> dict[str, Any]:
-    return {"url": url, "usable": usable, "in_flight": in_flight}
-
-
+STABLE = reading("http://127.0.0.1:9001", in_flight=3)
+CANARY = reading(
+    "http://[::1]:9002",
+    EndpointCounts(
+        [
+            {
+                endpoint_cells.UNTIMED: 50,
+                endpoint_cells.FAILED: 50,
+                endpoint_cells.class_of(500): 48,
+                endpoint_cells.ERRORS + Reason.RESET: 2,
+            }.get(at, 0)
+            for at in range(endpoint_cells.COUNTS)
+        ]
+    ),
+    ejected_by=1,
+)
+ENDPOINTS = Endpoints(
+    time=1790000010.0,
+    endpoints=[
+        row("stable", STABLE, Recent(60.0, STABLE.counts)),
+        row("canary", CANARY, Recent(60.0, CANARY.counts)),
+    ],
+    at_fault=[],
+)
+"""The endpoints of ``RELEASE``."""
 NOTHING = Window(0.0, 0.0, 0, 0, 0, (0,) * histogram.BUCKETS)
 TOKEN = "correct horse".replace(" ", "-") + "-battery"
 RELEASE = Release(
@@ -81,8 +110,8 @@ RELEASE = Release(
     time=1790000010.0,
     fleet=None,
     variants=Variants(
-        stable=variant(NOTHING, 0, 0, 3, [endpoint("http://127.0.0.1:9001", True, 3)]),
-        canary=variant(NOTHING, 0, 0, 0, [endpoint("http://[::1]:9002", False, 0)]),
+        stable=variant(NOTHING, 0, 0, 3, [STABLE]),
+        canary=variant(NOTHING, 0, 0, 0, [CANARY]),
     ),
     config=ConfigStatus(
         file="a.yaml",
@@ -136,6 +165,15 @@ class FakeControl:
     def release_view(self) -> Release:
         self.asked += 1
         return RELEASE.model_copy(update={"weight": self.weight, "unsaved": self.padding})
+
+    def endpoints(self) -> Endpoints:
+        return ENDPOINTS
+
+    def routes(self) -> Routes:
+        counts = RouteCounts()
+        counts.requests, counts.failed, counts.classes[4] = 4, 1, 1
+        found = Found(60.0, 1.0, [("GET /cart/*", counts, RouteCounts())])
+        return routes(1790000010.0, found, None)
 
     def record(self, what: str) -> None:
         record = {

@@ -147,6 +147,20 @@ async def test_history_and_series(served: Served) -> None:
     assert len((await served.ask("GET", "/v1/series")).json["points"]) == 3
 
 
+async def test_endpoints_and_routes(served: Served) -> None:
+    _, canary = (await served.ask("GET", "/v1/endpoints")).json["endpoints"]
+    assert (canary["up"], canary["ejected_by"], canary["workers"]) == (False, 1, 1)
+    assert canary["recent"]["codes"] == {"2xx": 2, "5xx": 48}
+    assert canary["recent"]["errors"] == {"reset": 2}
+    assert canary["recent"]["p95"] is None
+    (route,) = (await served.ask("GET", "/v1/routes")).json["routes"]
+    assert (route["route"], route["stable"]["failed"], route["canary"]["requests"]) == (
+        "GET /cart/*",
+        1,
+        0,
+    )
+
+
 @pytest.mark.parametrize(
     "target",
     [
@@ -165,6 +179,8 @@ async def test_history_and_series(served: Served) -> None:
         "/v1/series?since=1e999",
         "/v1/series?since=soon",
         "/v1/release?x=1",
+        "/v1/endpoints?variant=canary",
+        "/v1/routes?limit=1",
         "/v1/stream?after=1",
     ],
 )
@@ -450,7 +466,15 @@ async def test_if_match_on_several_lines_and_if_none_match_on_a_change(served: S
 
 @pytest.mark.parametrize(
     "target",
-    ["/v1/release", "/v1/config", "/v1/history", "/v1/series", "/v1/openapi.json"],
+    [
+        "/v1/release",
+        "/v1/config",
+        "/v1/history",
+        "/v1/series",
+        "/v1/endpoints",
+        "/v1/routes",
+        "/v1/openapi.json",
+    ],
 )
 async def test_what_the_client_has_is_not_sent_again(served: Served, target: str) -> None:
     first = await served.ask("GET", target)

@@ -32,7 +32,7 @@ from canaryproxy.measure.counters import Blind, Counters, Reason, Tally, keep_ex
 from canaryproxy.measure.routing import CANARY, RouteTable
 from canaryproxy.release.circuit import Circuit
 from canaryproxy.release.rollout import Plan, Rollout, State
-from tests.admin.fake import RELEASE
+from tests.admin.fake import ENDPOINTS, RELEASE
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "metrics.md"
@@ -136,6 +136,7 @@ def sources() -> Sources:
         table=lambda: RouteTable(5.0),
         status=lambda: STATUS,
         view=lambda: RELEASE,
+        endpoints=lambda: ENDPOINTS.endpoints,
         events=lambda: {"tripped": 2, "step": 4},
         outcomes=lambda: {"signup": 3},
         notified=Told,
@@ -338,6 +339,17 @@ def test_endpoints_configuration_and_what_is_told() -> None:
     up = "canaryproxy_endpoint_up"
     assert value(found, up, variant="stable", endpoint="http://127.0.0.1:9001") == 1
     assert value(found, up, variant="canary", endpoint="http://[::1]:9002") == 0
+    of = {"variant": "canary", "endpoint": "http://[::1]:9002"}
+    responses = "canaryproxy_endpoint_responses_total"
+    assert value(found, responses, **of, **{"class": "5xx"}) == 48
+    assert value(found, responses, **of, **{"class": "2xx"}) == 2
+    assert value(found, responses, **of, **{"class": "4xx"}) == 0
+    errors = "canaryproxy_endpoint_errors_total"
+    assert value(found, errors, **of, reason="reset") == 2
+    assert value(found, errors, **of, reason="connect_timeout") == 0
+    assert value(found, "canaryproxy_endpoint_failed_total", **of) == 50
+    p95 = [key for key in found if key[0] == "canaryproxy_endpoint_first_byte_p95_seconds"]
+    assert not p95, "no response has a time"
     assert value(found, "canaryproxy_config_last_reload_successful") == 0
     when = value(found, "canaryproxy_config_last_reload_success_timestamp_seconds")
     assert when == 1790000001.5

@@ -108,6 +108,8 @@ class FakeAdmin:
         dashboard.add_routes(app)
         app.router.add_get("/v1/release", self._release)
         app.router.add_get("/v1/acts", self._acts)
+        app.router.add_get("/v1/endpoints", self._endpoints)
+        app.router.add_get("/v1/routes", self._routes)
         app.router.add_get("/v1/history", self._history)
         app.router.add_get("/v1/series", self._series)
         app.router.add_get("/v1/stream", self._stream)
@@ -214,6 +216,12 @@ class FakeAdmin:
     async def _acts(self, _request: web.Request) -> web.Response:
         users = {"acts": [{"act": name, "moved": 1234} for name in self.scene.document["allowed"]]}
         return web.json_response(users, headers={"ETag": self.etag})
+
+    async def _endpoints(self, _request: web.Request) -> web.Response:
+        return web.json_response(self.scene.endpoints())
+
+    async def _routes(self, _request: web.Request) -> web.Response:
+        return web.json_response(self.scene.routes)
 
     async def _change(self, request: web.Request) -> web.Response:
         if self.hang_up:

@@ -79,6 +79,43 @@ class Scene:
         }
         return sides
 
+    def endpoints(self) -> Document:
+        """Return the figures of the endpoints that the document names."""
+        rows = []
+        for variant in ("stable", "canary"):
+            for one in (self.document["variants"][variant] or {"endpoints": []})["endpoints"]:
+                up = one["usable"]
+                counts = {
+                    "requests": 1234,
+                    "failed": 0 if up else 34,
+                    "codes": {"2xx": 1200} | ({} if up else {"5xx": 30}),
+                    "errors": {} if up else {"reset": 4},
+                }
+                rows.append(
+                    {
+                        "variant": variant,
+                        "url": one["url"],
+                        "up": up,
+                        "workers": 4,
+                        "ejected_by": 0 if up else 1,
+                        "in_flight": one["in_flight"],
+                        "last_error": None if up else "connection closed without a response",
+                        "total": counts,
+                        "recent": {**counts, "seconds": 64.0, "p95": 0.048},
+                    }
+                )
+        return {"time": time.time(), "endpoints": rows, "at_fault": []}
+
+    @property
+    def routes(self) -> Document:
+        """Return the figures of two routes."""
+        side = {"requests": 940, "failed": 3, "codes": {"2xx": 937, "5xx": 3}, "p95": 0.04}
+        rows = [
+            {"route": name, "level": level, "stable": side, "canary": {**side, "p95": None}}
+            for name, level in (("GET /cart/*", "ok"), ("POST /checkout", "suspect"))
+        ]
+        return {"time": time.time(), "seconds": 64.0, "share": 0.5, "routes": rows}
+
     def record(self, t: float, what: str, cause: str, **figures: Any) -> Document:
         """Write the next record."""
         number = len(self.records) + 1

@@ -13,7 +13,16 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.browser.fake import TOKEN, FakeAdmin, Problem, Received
 from tests.browser.page import Page
-from tests.browser.scenes import SCENES, TRIP_CAUSE, healthy, held, idle, no_canary, tripped
+from tests.browser.scenes import (
+    SCENES,
+    TRIP_CAUSE,
+    healthy,
+    held,
+    idle,
+    no_canary,
+    suspect,
+    tripped,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -356,7 +365,9 @@ def test_hostile_text_is_only_text(page: Page, serve: Serve) -> None:
         document["variants"][side]["endpoints"][0]["url"] = HOSTILE
     fake.scene.record(document["time"], HOSTILE, HOSTILE, **{HOSTILE: HOSTILE})
     page.open(fake.url)
-    for place in ("release", "banner-cause", "problem-list", "history", "variants", "evidence"):
+    for place in (
+        "release", "banner-cause", "problem-list", "history", "variants", "evidence", "endpoint-table",
+    ):  # fmt: skip
         page.says(place, HOSTILE)
     page.press("x")
     page.dialog()
@@ -587,6 +598,30 @@ def test_what_is_known_by_user_what_holds_and_what_is_accepted(page: Page, serve
     page.says("progress", "Waiting before the next step: 7 of 10 users")
 
 
+def test_endpoints_and_routes_are_tables(page: Page, serve: Serve) -> None:
+    scene = suspect()
+    page.open(serve(scene).url)
+    bad = scene.document["variants"]["canary"]["endpoints"][1]["url"]
+    page.says("endpoint-table", "Endpoints, last 1 min 4 s")
+    page.says("route-table", "50.0% of the requests are counted")
+
+    def row(table: str, name: str) -> list[str]:
+        rows: list[list[str]] = page.run(
+            f"return [...document.querySelectorAll('#{table} tbody tr')]"
+            ".map((row) => [...row.cells].map((cell) => cell.textContent))"
+        )
+        (found,) = [cells for cells in rows if name in cells]
+        return found
+
+    assert row("endpoint-table", bad)[2:9] == [
+        "down in 1 of 4 workers", "1,234", "34 (2.76%)", "1,200", "0", "0", "30",
+    ]  # fmt: skip
+    assert row("endpoint-table", bad)[9:11] == ["4", "48\u00a0ms"]
+    assert row("route-table", "POST /checkout")[1:] == [
+        "suspect", "940", "3 (0.32%)", "40\u00a0ms", "940", "3 (0.32%)", "–",
+    ]  # fmt: skip
+
+
 def test_problems_are_listed(page: Page, serve: Serve) -> None:
     fake = serve(healthy())
     page.open(fake.url)
@@ -595,6 +630,7 @@ def test_problems_are_listed(page: Page, serve: Serve) -> None:
     document["variants"]["canary"]["endpoints"][0]["usable"] = False
     fake.update(
         unsaved="no space left",
+        at_fault=["1 of 2 canary endpoints fails: http://bad (48 of 50 requests failed)"],
         quiet="the canary has no traffic",
         config=document["config"] | {"error": "line 3: no", "restart_needed": ["listen"]},
     )
@@ -603,6 +639,7 @@ def test_problems_are_listed(page: Page, serve: Serve) -> None:
         "is invalid, and the previous configuration stays in force: line 3: no",
         "needs a restart: listen",
         "1 of 2 endpoints of canary is down",
+        "1 of 2 canary endpoints fails: http://bad (48 of 50 requests failed)",
         "Nothing to compare: the canary has no traffic",
     ):
         page.says("problem-list", words)

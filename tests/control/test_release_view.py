@@ -69,6 +69,7 @@ def shown(seen: Assessment, accepted: frozenset[str] = frozenset()) -> view.Rele
         config=view.ConfigStatus(file=None, loaded_at=0.0, error=None, restart_needed=[]),
         environment=None,
         host="vm",
+        at_fault=[],
         version="1",
         pid=1,
         main_pid=1,

@@ -11,12 +11,14 @@ from typing import Any
 
 from canaryproxy import config
 from canaryproxy.control.controller import TICK_SECONDS, Controller
+from canaryproxy.control.endpoint_figures import EndpointReading
 from canaryproxy.control.record_reader import RecordReader
 from canaryproxy.control.reload import Reloader
 from canaryproxy.control.service import Control
 from canaryproxy.control.settings import first_table
 from canaryproxy.measure import counters
-from canaryproxy.measure.counters import Counters, Totals
+from canaryproxy.measure.counters import Counters, Reason, Totals
+from canaryproxy.measure.endpoint_cells import NONE, EndpointCounts
 from canaryproxy.measure.records import (
     ENDED,
     FAILED,
@@ -39,6 +41,13 @@ USERS = range(0, POSITIONS, POSITIONS // 1000)
 """The positions of a thousand users: ten of them for each percent of weight."""
 
 
+def reading(
+    url: str, counts: EndpointCounts = NONE, *, ejected_by: int = 0, in_flight: int = 0
+) -> EndpointReading:
+    """Return an endpoint as one worker sees it."""
+    return EndpointReading(url, 1, ejected_by, in_flight, counts.errors, Reason.RESET, 0, counts)
+
+
 class Plane:
     """A data path that only remembers."""
 
@@ -56,8 +65,8 @@ class Plane:
     async def adopted(self) -> None:
         pass
 
-    def endpoints(self, variant: int) -> list[dict[str, Any]]:
-        return [{"url": f"http://127.0.0.1:{variant}", "usable": True, "in_flight": 0}]
+    def endpoints(self, variant: int) -> list[EndpointReading]:
+        return [reading(f"http://127.0.0.1:{variant}")]
 
 
 class World:

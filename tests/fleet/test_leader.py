@@ -35,6 +35,9 @@ class Host:
     table: Any = None
     sample: Any = None
 
+    def at_fault(self) -> str:
+        return ""
+
     def publish(self) -> None:
         pass
 

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 
 from canaryproxy.measure import counters
 from canaryproxy.measure import shared_memory as shared
-from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
+from canaryproxy.measure.routing import RouteTable
 from canaryproxy.measure.shared_memory import (
     Block,
     ConfigCell,
-    EndpointCells,
     TableCell,
     WorkerCells,
 )
@@ -143,25 +142,18 @@ def test_the_parts_of_a_block_do_not_overlap() -> None:
     block.table.publish(RouteTable(weight=5.0))
     block.config.publish("x" * (shared.LARGEST_CONFIG - 100), {})
     for worker in block.workers:
-        for cells in (*worker.counters.variants, worker.counters.proxy, worker.status):
+        for cells in (
+            *worker.counters.variants,
+            worker.counters.proxy,
+            worker.status,
+            *worker.endpoints.variants,
+        ):
             cells[:] = memoryview(bytes([255]) * 8 * len(cells)).cast("Q")
     found = block.table.read()
     assert found is not None
     assert found[1].weight == 5.0
     assert block.config.read() is not None
     assert block.workers[0].counters.proxy[0] == 2**64 - 1
-
-
-def test_endpoints_are_told() -> None:
-    cells = WorkerCells()
-    cells.write_endpoints(STABLE, [EndpointCells(True, 3), EndpointCells(False, 0, 7, 2, 111)])
-    cells.write_endpoints(CANARY, [EndpointCells(True, 9)])
-    assert cells.endpoints(STABLE, 2) == [(True, 3, 0, 0, 0), (False, 0, 7, 2, 111)]
-    assert cells.endpoints(CANARY, 1) == [(True, 9, 0, 0, 0)]
-    many = [EndpointCells(True, number) for number in range(shared.MOST_ENDPOINTS + 5)]
-    cells.write_endpoints(STABLE, many)
-    assert cells.endpoints(STABLE, len(many)) == many[: shared.MOST_ENDPOINTS]
-    assert cells.endpoints(CANARY, 1) == [(True, 9, 0, 0, 0)]
 
 
 @pytest.mark.parametrize("finished", [6, 7, 8])

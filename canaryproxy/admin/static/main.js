@@ -9,6 +9,7 @@ import { setUpLinks } from "./link.js";
 import { Live } from "./live.js";
 import { Plots } from "./plots.js";
 import { defect, problems } from "./problems.js";
+import { tables } from "./tables.js";
 import { track } from "./track.js";
 import { variants } from "./variants.js";
 
@@ -22,6 +23,7 @@ const panels = {
   "over time": () => plots.draw(),
   evidence: () => evidence(live, controls),
   variants: () => variants(live),
+  "endpoints and routes": () => tables(live),
   history: () => history(live),
   problems: () => problems(live),
 };

@@ -36,6 +36,7 @@ function of(release) {
     const bad = endpoints.filter((each) => !each.usable).length;
     if (bad > 0) found.push(["suspect", `${bad} of ${plural(endpoints.length, "endpoint")} of ${side} ${bad === 1 ? "is" : "are"} down`]);
   }
+  for (const words of release.at_fault ?? []) found.push(["suspect", words]);
   const compared = release.weight > 0 && release.weight < 100;
   if (quiet !== null && compared) found.push(["info", `Nothing to compare: ${quiet}. The release stays on its step until there is.`]);
   if (notice) found.push(["info", `${notice[0].toUpperCase()}${notice.slice(1)}.`]);

@@ -1,0 +1,120 @@
+"""The tables of ``canaryproxy endpoints`` and ``canaryproxy routes``, as lines of text. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from canaryproxy.client.text import NONE, clean, count, duration, latency, number, percent
+
+_LONGEST = 80
+
+
+def endpoint_lines(document: Mapping[str, Any], *, total: bool = False) -> list[str]:
+    """Return the figures of each endpoint: of the last minute, or since the start."""
+    rows = _objects(document.get("endpoints"))
+    title = "since the start" if total else _span(row.get("recent") for row in rows)
+    head = [title, "endpoint", "state", "requests", "failed", "", "2xx", "3xx", "4xx", "5xx",
+            "no response"]  # fmt: skip
+    if not total:
+        head.append("P95")
+    head.append("in flight")
+    cells = [head]
+    for row in rows:
+        figures = _object(row.get("total" if total else "recent"))
+        codes, errors = _object(figures.get("codes")), _object(figures.get("errors"))
+        line = [clean(row.get("variant"), 20), clean(row.get("url"), _LONGEST), _state(row)]
+        line += _failures(figures)
+        line += [count(codes.get(name, 0)) for name in ("2xx", "3xx", "4xx", "5xx")]
+        line.append(count(sum(number(each) or 0 for each in errors.values())))
+        if not total:
+            line.append(latency(figures.get("p95")))
+        line.append(count(row.get("in_flight")))
+        cells.append(line)
+    lines = _aligned(cells, left=3)
+    for row in rows:
+        reasons = _reasons(_object(_object(row.get("total" if total else "recent")).get("errors")))
+        if reasons or row.get("up") is not True:
+            last = clean(row.get("last_error"), 200)
+            said = "; ".join(filter(None, (reasons, f"last: {last}" if last else "")))
+            lines.append(f"{clean(row.get('url'), _LONGEST)}: {said or 'down'}")
+    found = document.get("at_fault")
+    lines += [clean(words) for words in found] if isinstance(found, list) else []
+    return lines
+
+
+def route_lines(document: Mapping[str, Any]) -> list[str]:
+    """Return the figures of each route, stable's and the canary's side by side."""
+    rows = _objects(document.get("routes"))
+    if not rows:
+        return ["no route yet: requests of users that the split randomises are counted, by route"]
+    sides = ("stable", "canary")
+    head = [f"last {duration(number(document.get('seconds')) or 0.0)}", "verdict"]
+    head += [
+        f"{side} {what}".strip()
+        for side in sides
+        for what in ("requests", "failed", "", "5xx", "P95")
+    ]
+    head = [cell if cell not in sides else "" for cell in head]
+    cells = [head]
+    for row in rows:
+        line = [clean(row.get("route"), _LONGEST), clean(row.get("level"), 20)]
+        for side in sides:
+            figures = _object(row.get(side))
+            line += _failures(figures)
+            line.append(count(_object(figures.get("codes")).get("5xx", 0)))
+            line.append(latency(figures.get("p95")))
+        cells.append(line)
+    lines = _aligned(cells, left=2)
+    share = number(document.get("share"))
+    if share is not None and share < 1.0:
+        lines.append(f"{percent(share)} of the requests are counted")
+    return lines
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    """``up``, ``down``, or how many of the workers do not use it."""
+    workers, ejected = number(row.get("workers")) or 0, number(row.get("ejected_by")) or 0
+    if not ejected:
+        return "up" if row.get("up") is True else "down"
+    return "down" if ejected >= workers else f"down in {ejected:g} of {workers:g} workers"
+
+
+def _failures(figures: Mapping[str, Any]) -> list[str]:
+    requests, failed = number(figures.get("requests")), number(figures.get("failed"))
+    rate = failed / requests if requests and failed is not None else None
+    return [count(requests), count(failed), NONE if rate is None else percent(rate)]
+
+
+def _reasons(errors: Mapping[str, Any]) -> str:
+    """``2 reset, 1 connect timeout``."""
+    return ", ".join(
+        f"{count(number_of)} {clean(name, 40).replace('_', ' ')}"
+        for name, number_of in errors.items()
+    )
+
+
+def _span(figures: Iterable[object]) -> str:
+    """``last 1 min``: the longest of the stretches that are shown."""
+    seconds = [number(_object(one).get("seconds")) or 0.0 for one in figures]
+    return f"last {duration(max(seconds, default=0.0))}"
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Return rows with columns of one width, the first ``left`` of them flush left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if at < left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _objects(value: object) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
