@@ -104,6 +104,30 @@ METRICS: Final = (
         ),
     ),
     Row(
+        "canaryproxy_open_streams",
+        "Open responses to GET without an end of their own: event streams, and those of circuit.streams.",
+        "gauge",
+        ("variant",),
+        readers.by_variant(
+            lambda cells: cells[counters.STREAMS_OPENED] - cells[counters.STREAMS_CLOSED]
+        ),
+    ),
+    Row(
+        "canaryproxy_leaving_connections",
+        "Tunnels and streams that are still on the variant although their users have moved.",
+        "gauge",
+        ("variant",),
+        readers.by_variant(counters.leaving),
+    ),
+    Row(
+        "canaryproxy_ended_connections_total",
+        "Tunnels and streams that the proxy ended because their users had moved, or at shutdown: clean "
+        "(between two messages or events) or rough (within one, or without any).",
+        "counter",
+        ("variant", "how"),
+        readers.ended_connections,
+    ),
+    Row(
         "canaryproxy_upstream_errors_total",
         "Attempts that got no complete response from the variant, by reason.",
         "counter",

@@ -116,6 +116,13 @@ def by_variant(value: Callable[[Cells], float]) -> Reader:
     ]
 
 
+def ended_connections(scrape: Scrape) -> Iterable[Sample]:
+    """Yield the tunnels and streams that the proxy ended, by variant and whether at a boundary."""
+    for variant, cells in zip(VARIANTS, scrape.variants, strict=True):
+        yield (variant, "clean"), cells[counters.ENDED_CLEANLY]
+        yield (variant, "rough"), cells[counters.ENDED_ROUGHLY]
+
+
 def verdicts(value: Callable[[Verdict], float]) -> Reader:
     """Return a reader for a value of each metric's verdict; single routes have no series of their own."""
     return lambda scrape: [

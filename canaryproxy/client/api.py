@@ -29,7 +29,7 @@ import aiohttp  # noqa: E402
 
 TIMEOUT = 15.0
 """Seconds for a response."""
-_DRILL_TIMEOUT = 60.0
+_DRILL_TIMEOUT = 900.0
 _CONNECT_TIMEOUT = 5.0
 _SILENCE = 10.0
 """The proxy writes to a stream every second; after ten seconds of silence the connection is lost."""

@@ -392,6 +392,18 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
     return lines
 
 
+def _leaving(document: Mapping[str, Any], width: int) -> list[Text]:
+    """Say how many tunnels and streams the users who moved have left behind."""
+    lines: list[Text] = []
+    for side in ("stable", "canary"):
+        variant = _mapping(_mapping(document.get("variants")).get(side))
+        leaving = number(_mapping(variant.get("long_lived")).get("leaving")) or 0
+        if leaving > 0:
+            said = f"{words.long_lived(leaving)} on {side} whose users have moved"
+            lines += _labelled(" leaving", said, width, 1, "dim", "yellow")
+    return lines
+
+
 _COLUMNS = (("req/s", 9), ("errors", 9), ("p50", 9), ("p95", 9), ("p99", 9), ("in flight", 11))
 
 
@@ -432,7 +444,7 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
         line.append(f"  {len(endpoints) - len(bad)} of {len(endpoints)}", "bold red")
         lines.append(line)
         lines += _labelled("", f"not usable: {', '.join(bad)}", width, 1, "", "red")
-    return lines
+    return lines + _leaving(document, width)
 
 
 def _metrics(document: Mapping[str, Any], width: int, *, details: bool, every: bool) -> list[Text]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from canaryproxy.config.text import (
     BEYOND,
+    LONG_LIVED,
     NONE,
     count,
     duration,
@@ -15,6 +16,7 @@ from canaryproxy.config.text import (
     number,
     odds,
     percent,
+    plural,
     weight,
 )
 
@@ -27,6 +29,7 @@ __all__ = [
     "duration",
     "interval",
     "latency",
+    "long_lived",
     "moment",
     "name",
     "noun",
@@ -199,6 +202,11 @@ def record(entry: Mapping[str, Any], now: float) -> str:
     return (line + clean(entry.get("cause"))).rstrip()
 
 
+def long_lived(value: object) -> str:
+    """``1 tunnel or stream`` or ``12 tunnels and streams``."""
+    return plural(int(number(value) or 0), *LONG_LIVED)
+
+
 def drill_result(figures: Mapping[str, Any]) -> str:
     """Return the result of a drill as a sentence without its full stop."""
     seconds = number(figures.get("seconds_to_last_request"))
@@ -207,11 +215,24 @@ def drill_result(figures: Mapping[str, Any]) -> str:
             "the canary still received requests at the end of the drill, so the circuit stays open and all"
             " users are on stable; see canaryproxy status, then run canaryproxy reset"
         )
+    left = number(figures.get("connections_left")) or 0
+    if left:
+        of = f"{count(left)} of {long_lived(figures.get('connections'))}"
+        return (
+            f"{of} had not left the canary at the end of the drill, so the circuit stays open and all users"
+            " are on stable; see canaryproxy status, then run canaryproxy reset"
+        )
     after = number(figures.get("requests_after")) or 0
     requests = "1 request" if after == 1 else f"{count(after)} requests"
-    if not after:
-        return "the canary received no request after the trip"
-    return (
+    said = (
         f"the canary received its last request {latency(seconds)} after the trip "
         f"({requests} after the trip)"
+        if after
+        else "the canary received no request after the trip"
     )
+    last = number(figures.get("seconds_to_last_connection"))
+    if last is not None:
+        said += (
+            f"; the last of {long_lived(figures.get('connections'))} left it after {latency(last)}"
+        )
+    return said

@@ -56,6 +56,10 @@ def plural(value: int, word: str, many: str = "") -> str:
     return f"{count(value)} {word if value == 1 else many or word + 's'}"
 
 
+LONG_LIVED = ("tunnel or stream", "tunnels and streams")
+"""A long-lived connection, and several, for ``plural``."""
+
+
 def at_route(metric: str, route: str) -> str:
     """Name a metric of one route: ``errors GET /checkout``; without a route, the metric."""
     return f"{metric} {route}" if route else metric

@@ -251,6 +251,12 @@ _check, _schema = _form(
 )
 AgentText = Annotated[str, _check, _schema]
 _check, _schema = _form(
+    r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+",
+    "a media type in lower case, such as application/x-ndjson",
+    examples=["application/x-ndjson"],
+)
+MediaType = Annotated[str, _check, _schema]
+_check, _schema = _form(
     units.RELEASE_ID_PATTERN,
     units.RELEASE_ID_WORDS,
     variable=True,

@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol
 
 from canaryproxy.config import Config
 from canaryproxy.control.authority import Authority, AuthorityHost, LocalAuthority
+from canaryproxy.control.departures import Departures
 from canaryproxy.control.ended import EndedReleases, canary_of
 from canaryproxy.control.endpoint_figures import EndpointFigures, EndpointReading
 from canaryproxy.control.event_inbox import PostedEvent
@@ -120,7 +121,9 @@ class Controller:
         self._plane = plane
         self._clock = clock
         self._epoch_offset = time() - clock()
+        self._cells = cells
         self._sampler = Sampler(cells, self.settings, reader)
+        self._departures = Departures()
         self.users = RecentUsers()
         """Users that the split has seen of late."""
         self.endpoints = EndpointFigures(plane.endpoints)
@@ -253,6 +256,8 @@ class Controller:
             self.users.take(self.now, sample.records)
             self.routes.take(self.now, sample.records, sample.names)
             self.authority.observe(sample)
+        for one in self._departures.observe(self.now, self._cells.variants):
+            self.ledger.note("moved", one.cause, one.figures)
         self._do_periodic_work(self.now)
         self.publish()
 

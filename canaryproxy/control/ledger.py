@@ -99,6 +99,7 @@ _CONSEQUENCES = ("stopped", "restored")
 _TITLES = {
     "step": "next step",
     "cleared": "back to normal",
+    "moved": "connections moved",
     "reload_failed": "reload failed, the running configuration stays",
 }
 

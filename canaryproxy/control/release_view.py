@@ -79,7 +79,7 @@ class Circuit(View):
     cooldown_left: float | None = Field(
         description="Seconds until it probes; null: it stays open until a reset."
     )
-    drill: bool = Field(description="It is open only for a drill, which closes it within seconds.")
+    drill: bool = Field(description="It is open only for a drill, which closes it at its end.")
 
 
 class Counts(View):
@@ -190,6 +190,16 @@ class Endpoint(View):
     in_flight: int = Field(description="Its requests in flight.")
 
 
+class LongLived(View):
+    """The tunnels and streams of a variant."""
+
+    tunnels: int = Field(description="Open upgraded connections, such as WebSockets.")
+    streams: int = Field(description="Open responses without an end, such as event streams.")
+    leaving: int = Field(
+        description="Those of users who have moved to the other variant; the proxy closes them."
+    )
+
+
 class Variant(View):
     """The traffic of one variant."""
 
@@ -203,6 +213,7 @@ class Variant(View):
     )
     p95: float | None = Field(description="95% quantile of the seconds to the first byte.")
     p99: float | None = Field(description="99% quantile of the seconds to the first byte.")
+    long_lived: LongLived
     endpoints: list[Endpoint]
 
 
@@ -376,6 +387,14 @@ class DrillFigures(View):
         description="From the trip to the canary's last request; null: requests kept coming."
     )
     requests_after: Count = Field(description="Requests to the canary after the trip.")
+    seconds_to_last_connection: float | None = Field(
+        description=(
+            "From the trip until the last tunnel or stream of a user who moved had left the canary; null:"
+            " there was none, or some are left."
+        )
+    )
+    connections: Count = Field(description="Tunnels and streams of users who moved.")
+    connections_left: Count = Field(description="Of these, those still there at the end.")
     weight: float = Field(description="Percent of users on the canary before the trip.")
     in_flight: int = Field(
         description="Canary requests that began before the trip and have not ended."
@@ -550,6 +569,7 @@ def variant(
     requests: int,
     failed: int,
     in_flight: int,
+    long_lived: LongLived,
     endpoints: Sequence[EndpointReading],
 ) -> Variant:
     """Return the view of a variant: its counts since the start, its rates within ``window``."""
@@ -562,6 +582,7 @@ def variant(
         p50=window.quantile(0.5),
         p95=window.quantile(0.95),
         p99=window.quantile(0.99),
+        long_lived=long_lived,
         endpoints=[
             Endpoint(url=one.url, usable=one.up, in_flight=one.in_flight) for one in endpoints
         ],

@@ -199,6 +199,11 @@ class Control:
             cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED],
             cells[counters.FAILED],
             counters.in_flight(cells),
+            view.LongLived(
+                tunnels=cells[counters.TUNNELS_OPENED] - cells[counters.TUNNELS_CLOSED],
+                streams=cells[counters.STREAMS_OPENED] - cells[counters.STREAMS_CLOSED],
+                leaving=counters.leaving(cells),
+            ),
             self._plane.endpoints(which),
         )
 
@@ -333,7 +338,9 @@ class Control:
         """
         self._compare(if_match)
         cells = self._cells.canary
-        return await asyncio.shield(drill(self._controller, lambda: cells, by))
+        settings = self._reloader.running.circuit
+        moving = settings.close_after + settings.spread
+        return await asyncio.shield(drill(self._controller, lambda: cells, by, moving))
 
     def post_events(self, events: Sequence[PostedEvent]) -> int:
         """Take business events, all or none; return how many name a user who is randomised.

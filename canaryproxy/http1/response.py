@@ -16,6 +16,7 @@ from canaryproxy.http1.cacheability import (
     made_private,
     varying,
 )
+from canaryproxy.http1.endless import ENCODED, ENDS, EVENTS, LINES
 from canaryproxy.http1.errors import InvalidResponse
 from canaryproxy.http1.fields import (
     BARE_LF,
@@ -61,6 +62,7 @@ class Response:
         "_private_head",
         "_sharing",
         "chunked",
+        "endless",
         "fields",
         "head",
         "is_event_stream",
@@ -84,6 +86,8 @@ class Response:
         """The upstream allows the connection to be reused."""
         self.upgrade = b""
         """The value of Upgrade, empty without one."""
+        self.endless = ENDS
+        """How the body can be ended where it has no length (``http1.endless``)."""
         self.is_event_stream = False
         """The body is a stream of events, which may pause for any time."""
         self.word = 0
@@ -127,16 +131,22 @@ class ResponseParser:
     """Checks response heads and makes the heads to forward; one object serves all connections.
 
     ``dropped`` is the name of one more field that is not forwarded, empty for none. ``policy`` says what
-    shared caches may keep, ``varies_by`` are the request headers for ``VARYING``.
+    shared caches may keep, ``varies_by`` are the request headers for ``VARYING``. ``streams`` are media types
+    of bodies without an end of their own and with a record a line, in lower case.
     """
 
-    __slots__ = ("_llhttp", "_names", "_policy", "_varies_by")
+    __slots__ = ("_llhttp", "_names", "_policy", "_streams", "_varies_by")
 
     def __init__(
-        self, dropped: bytes = b"", policy: int = AS_IT_IS, varies_by: tuple[bytes, ...] = ()
+        self,
+        dropped: bytes = b"",
+        policy: int = AS_IT_IS,
+        varies_by: tuple[bytes, ...] = (),
+        streams: tuple[bytes, ...] = (),
     ) -> None:
         self._policy = policy
         self._varies_by = varies_by
+        self._streams = streams
         self._names = Names(RESPONSE_KINDS, dropped.lower())
         self._llhttp = response_parser()
 
@@ -214,9 +224,24 @@ class ResponseParser:
             raise InvalidResponse("both Content-Length and Transfer-Encoding")
         response.keep_alive = b"keep-alive" in connection if http10 else b"close" not in connection
         response.is_event_stream = content_type == EVENT_STREAM
+        if response.length < 0 and (response.is_event_stream or self._streams):
+            response.endless = self._endless(response)
         flags = ENDED | BODILESS if response.status in (204, 304) else ENDED
         response.word = pack_first(0, 0, 0, response.status, content_type, flags)
         return connection, drop
+
+    def _endless(self, response: Response) -> int:
+        """Return how the body of a response without a length can be ended, ``ENDS`` if it ends by itself."""
+        kind = EVENTS if response.is_event_stream else ENDS
+        coded = False
+        for name, value in response.fields:
+            lowered = name.lower()
+            if lowered == b"content-encoding":
+                coded = value.lower() != b"identity"
+            elif lowered == b"content-type" and not kind:
+                media_type = value.partition(b";")[0].strip().lower()
+                kind = LINES if media_type in self._streams else ENDS
+        return ENCODED if kind and coded else kind
 
 
 def is_hopeless(data: bytes, searched: int) -> bool:

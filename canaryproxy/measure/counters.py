@@ -108,7 +108,18 @@ ASSETS_FOUND: Final = 9
 """Requests of the variant for a file that only the other one had (``rescue.assets``)."""
 ASSETS_MISSING: Final = 10
 """Those that the other one could not answer either."""
-OUTCOMES: Final = 11
+STREAMS_OPENED: Final = 11
+"""Responses without an end of their own, such as event streams, whose head was sent."""
+STREAMS_CLOSED: Final = 12
+LEAVING: Final = 13
+"""Tunnels and streams that the proxy was to end: their users had moved to the other variant."""
+LEFT: Final = 14
+"""Of these, those that it is not to end any more: they are over, or their users have moved back."""
+ENDED_CLEANLY: Final = 15
+"""Tunnels and streams that the proxy ended between two messages or events."""
+ENDED_ROUGHLY: Final = 16
+"""Tunnels and streams that it ended within one, or that have none."""
+OUTCOMES: Final = 17
 """Two cells for each outcome: responses evaluated, and those for which its rule holds."""
 MOST_OUTCOMES: Final = 16
 """Maximum number of outcomes in a configuration."""
@@ -272,6 +283,11 @@ class Totals:
 def in_flight(cells: Sequence[int]) -> int:
     """Return the requests in flight of one variant's cells."""
     return cells[ROUTED] - cells[FINISHED]
+
+
+def leaving(cells: Sequence[int]) -> int:
+    """Return the tunnels and streams that wait to be closed because their users have moved."""
+    return cells[LEAVING] - cells[LEFT]
 
 
 def routed_by_split(cells: Sequence[int]) -> int:

@@ -30,7 +30,7 @@ _FILE_METHODS: Final = frozenset((b"GET", b"HEAD"))
 class RescueRules:
     """The rules for single requests, compiled from ``rescue``."""
 
-    __slots__ = ("_assets", "_statuses", "enabled", "header", "methods")
+    __slots__ = ("_assets", "_statuses", "enabled", "header", "methods", "replay_buffer")
 
     def __init__(self, rescue: Rescue) -> None:
         self.enabled = rescue.enabled
@@ -38,6 +38,8 @@ class RescueRules:
         """A response of the other variant says so."""
         self.methods = frozenset(method.encode() for method in rescue.methods)
         """Methods that stable may repeat although the canary has the request."""
+        self.replay_buffer = rescue.replay_buffer
+        """Bytes of a request's body that are kept so that it can be sent again."""
         self._statuses = status_table(rescue.statuses)
         self._assets = tuple(text_test(one.path) for one in rescue.assets)
 

@@ -230,6 +230,8 @@ class WorkerCells:
             cells[counters.CLIENT_CLOSED] += gone
             cells[counters.FINISHED] = cells[counters.ROUTED]
             cells[counters.TUNNELS_CLOSED] = cells[counters.TUNNELS_OPENED]
+            cells[counters.STREAMS_CLOSED] = cells[counters.STREAMS_OPENED]
+            cells[counters.LEFT] = cells[counters.LEAVING]
             lost += gone
         proxy = self.counters.proxy
         proxy[counters.CONNECTIONS_CLOSED] = proxy[counters.CONNECTIONS_OPENED]

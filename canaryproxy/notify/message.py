@@ -66,6 +66,7 @@ _SENTENCES = {
     "restart": "Proxy started again on {host}: {cause}",
     "upgrade": "Proxy restarted without downtime on {host}: {cause}",
     "upgrade_failed": ":warning: Restart failed on {host}, the running process continues: {cause}",
+    "moved": "{release} on {host}: connections followed their users: {cause}",
     "merged": "Replicas of {release} had diverged and agree again{at}: {cause}",
 }
 _REFUSED = ":no_entry: A gate refused the next step of {release} on {host}: {cause}"

@@ -232,7 +232,7 @@ class ClientConnection(ResponseSink):
 
     def _refuse(self, refusal: Refusal, head: bytes) -> None:
         refuse(self._context, self, refusal, head)
-        self._linger()
+        self.linger()
 
     def _give_up(self, exchange: Exchange, refusal: Refusal) -> None:
         """End a request that the client broke off or spoilt after its head."""
@@ -242,7 +242,7 @@ class ClientConnection(ResponseSink):
             self.break_off(framed=exchange.framed)
         else:
             refuse_body(self._context, self, refusal, exchange.request.method)
-            self._linger()
+            self.linger()
 
     # The exchange's side
 
@@ -278,7 +278,7 @@ class ClientConnection(ResponseSink):
             if self._state == _RESPONSE and not self._pending.data:
                 self.close()
             else:
-                self._linger()
+                self.linger()
             return
         self._state = _HEAD
         self._active = False
@@ -297,14 +297,13 @@ class ClientConnection(ResponseSink):
 
     def close(self) -> None:
         if self.transport.get_write_buffer_size() and not self.transport.is_closing():
-            self._linger()
+            self.linger()
             return
         self._state = _CLOSED
         self.deadline = monotonic() + self._context.limits.body_timeout
         self.transport.close()
 
-    def _linger(self) -> None:
-        """Send no more, and discard what the client still sends, for a short while."""
+    def linger(self) -> None:
         self._state = _CLOSED
         self._pending.put(b"")
         context = self._context

@@ -10,6 +10,7 @@ from canaryproxy.measure.rescue import Budget, RescueRules
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.error_log import ErrorLog
 from canaryproxy.proxy.interfaces import Connection, Receiver
+from canaryproxy.proxy.long_lived import LongLivedExchanges
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Pool
 from canaryproxy.proxy.routing import Router
@@ -19,7 +20,7 @@ from canaryproxy.proxy.trial_rules import TrialRules
 class WorkerContext:
     """State that connections and exchanges read. ``DataPath`` fills it from the configuration.
 
-    They change nothing here but ``connections``, ``in_flight`` and ``overdue``.
+    They change nothing here but ``connections``, ``long_lived``, ``in_flight`` and ``overdue``.
     """
 
     __slots__ = (
@@ -33,11 +34,11 @@ class WorkerContext:
         "idle_timeout",
         "in_flight",
         "limits",
+        "long_lived",
         "max_requests",
         "mirror",
         "overdue",
         "pools",
-        "replay_buffer",
         "request_parser",
         "rescue",
         "rescue_after",
@@ -70,8 +71,6 @@ class WorkerContext:
     """How many requests of the canary stable may take over."""
     rescue_after: float
     """Seconds to the first byte after which the canary has failed, if stable can answer; may be ``inf``."""
-    replay_buffer: int
-    """Bytes of a request's body that are kept so that it can be sent again."""
     variant_lines: tuple[bytes, ...]
     """By variant: the header lines that are configured for its responses, or nothing."""
     response_ends: tuple[bytes, ...]
@@ -87,6 +86,8 @@ class WorkerContext:
         self.counters = counters
         self.tallies = (Tally(counters.stable), Tally(counters.canary))
         """Writes the counters of each variant."""
+        self.long_lived = LongLivedExchanges(self.tallies)
+        """The tunnels and endless responses, which follow their users."""
         self.access_log = access_log
         self.error_log = ErrorLog()
         self.router = router

@@ -52,6 +52,10 @@ _TOLERATED_TEXTS: Final = (
 """By ``Tolerated``."""
 _FINEST_SWEEP: Final = 0.05
 _COARSEST_SWEEP: Final = 0.5
+_CLOSE_EVERY: Final = 0.02
+"""Seconds between two connections that are closed because their users have moved."""
+_FLUSH: Final = 0.05
+"""Seconds for what was written at the end of a drain."""
 
 
 class DataPath:
@@ -64,6 +68,7 @@ class DataPath:
     """
 
     __slots__ = (
+        "_closer",
         "_drained",
         "_filters",
         "_loop",
@@ -118,6 +123,8 @@ class DataPath:
         self._drained: asyncio.Event = asyncio.Event()
         """No connection is left."""
         self._sweeper: asyncio.TimerHandle | None = None
+        self._closer: asyncio.TimerHandle | None = None
+        """Closes long-lived connections whose users have moved, while there are any."""
         if files is None:
             files = certificates.read(config)
         self._configure(config, counters.slots(list(config.judge.outcomes), {}), files)
@@ -151,7 +158,6 @@ class DataPath:
         context.budget = Budget(config.rescue.budget, config.worker_count)
         self._rescue_after = config.rescue.after
         context.rescue_after = inf
-        context.replay_buffer = config.rescue.replay_buffer
         # What ends every head that we send: our Via field (RFC 9110 §7.6.3) and the empty line.
         head_end = b"Via: 1.1 %b\r\n\r\n" % config.forwarded.via.encode("latin-1")
         variant_header = (config.split.variant_header or "").encode("latin-1")
@@ -162,9 +168,11 @@ class DataPath:
         context.response_ends = tuple(line + head_end for line in context.variant_lines)
         self._sharing.configure(
             config.split,
+            config.circuit,
             has_canary=config.variants.canary is not None,
             table=context.router.table,
         )
+        context.long_lived.configure(config.circuit)
         context.trial_rules = TrialRules(config, slots, self._sampler, self._records, self._routes)
         signer = _signer(config.split.sticky, files)
         self._configure_router(config, signer)
@@ -251,7 +259,8 @@ class DataPath:
     def tick(self) -> None:
         """Begin a tick of the judge: count the requests that are late by now, not when they end.
 
-        What is recorded by then is shown to the judge. Then stable answers for a canary that is overdue.
+        What is recorded by then is shown to the judge. Then stable answers for a canary that is overdue, and
+        long-lived connections follow their users.
         """
         now = monotonic()
         self._renew_rescue(now)
@@ -262,6 +271,13 @@ class DataPath:
         overdue, self.context.overdue = self.context.overdue, []
         for exchange in overdue:
             exchange.wait_no_longer()
+        if self.context.long_lived.look(self.context.router.current(), now) and not self._closer:
+            self._close_due()
+
+    def _close_due(self) -> None:
+        """Close the long-lived connections whose turn it is."""
+        more = self.context.long_lived.close_due(monotonic())
+        self._closer = self._loop.call_later(_CLOSE_EVERY, self._close_due) if more else None
 
     def _renew_rescue(self, now: float) -> None:
         """Update what rescue derives from stable's requests."""
@@ -346,14 +362,18 @@ class DataPath:
                 len(context.connections),
             )
         clean = not context.connections
+        if not clean:
+            context.long_lived.end_all()
+            await asyncio.sleep(_FLUSH)
         self.abort()
         self._records.flush()
         self._mirror.end()
         for pool in context.pools:
             for endpoint in pool.endpoints:
                 endpoint.close()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        for timer in (self._sweeper, self._closer):
+            if timer is not None:
+                timer.cancel()
         return clean
 
 

@@ -1,10 +1,11 @@
 """One request and its response: attempts, rescue, counting.
 
-Theory of operation. An exchange is in one of five states:
+Theory of operation. An exchange is in one of six states:
 
     WAITING      there is no connection to an endpoint yet: nothing was sent
     SENT         the request was written to an upstream, at least in part
     RESPONDING   the head of the final response was written to the client
+    STREAMING    the same, and the response has no end of its own (``EndlessResponse``)
     TUNNEL       the upstream switched protocols: both sides exchange bytes
     FINISHED     nothing is expected any more; a connection that comes late is for others
 
@@ -52,7 +53,7 @@ from canaryproxy.proxy.framing import (
 )
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.replay import ReplayBuffer
-from canaryproxy.proxy.request_sender import FINISHED, RESPONDING, TUNNEL, WAITING
+from canaryproxy.proxy.request_sender import FINISHED, RESPONDING, STREAMING, TUNNEL, WAITING
 from canaryproxy.proxy.rescuer import Rescuer
 
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
@@ -87,7 +88,7 @@ class Exchange(Rescuer):
         self._state = WAITING
         self._started = self._received = now
         self._request_done = not has_body
-        self._replay = ReplayBuffer(context.replay_buffer) if has_body else None
+        self._replay = ReplayBuffer(context.rescue.replay_buffer) if has_body else None
         self._upstream = None
         self._endpoint = None
         self._tried = ()
@@ -131,19 +132,6 @@ class Exchange(Rescuer):
 
     # The response, from the upstream
 
-    def interim(self, response: Response) -> None:
-        """Pass on a 1xx response; 100 only once, however often the request is sent.
-
-        Only 100 gives the upstream more time, because it makes the client send its body.
-        """
-        if self.request.http10 or (response.status == 100 and self._continued):
-            return
-        if response.status == 100:
-            self._continued = True
-            self._sink.write(response.head + b"\r\n")
-        else:
-            self._sink.write_interim(response.head + b"\r\n")
-
     def response_head(
         self, response: Response, body: bytes, *, complete: bool, trailers: bytes = b""
     ) -> None:
@@ -177,6 +165,8 @@ class Exchange(Rescuer):
             end = self._head_end(response)
             if self.routing.cookie:
                 head = response.private_head
+            if response.endless and request.method == b"GET" and not complete:
+                self.begin_stream(response.endless, body)
             if self._framing == CHUNKED:
                 body = encode_chunk(body) if body else body
                 if complete:
@@ -206,6 +196,8 @@ class Exchange(Rescuer):
         self._size += len(data)
         if self._outcomes and self._rules.reads_bodies:
             self.sample_body(data)
+        if self._state == STREAMING:
+            data, complete = self.stream_data(data, complete=complete)
         if self._framing == CHUNKED:
             data = encode_chunk(data) if data else data
             if complete:
@@ -256,9 +248,8 @@ class Exchange(Rescuer):
         self._count(101, now, now, failed=failed)
         self.record_switch(response, failed, now - self._received)
         self._count_on_endpoint(101, now - self._received)
-        self._state = TUNNEL
         self._responded_at = now
-        self._context.tallies[self.variant].add(counters.TUNNELS_OPENED)
+        self.begin_tunnel(response.upgrade, data)
         lines = self._context.response_ends[self.variant][:-2] + self.routing.cookie
         if self._rescued:
             self._tally.add(self._rescued)
@@ -291,6 +282,8 @@ class Exchange(Rescuer):
         """The client closed its connection: drop the request."""
         if self._state == FINISHED:
             return
+        if self._state == STREAMING:
+            self.end_stream()
         if self._state == TUNNEL:
             self._tunnel_ends(by_client=True)
             self._end_tunnel()
@@ -312,6 +305,8 @@ class Exchange(Rescuer):
             endpoint.add_error(reason)
         now = monotonic()
         if self._state >= RESPONDING:
+            if self._state == STREAMING:
+                self.end_stream()
             self._state = FINISHED
             self._count_failure(reason, self._responded_at, now, records.BROKEN)
             self.note_end(self._status, now, b"")

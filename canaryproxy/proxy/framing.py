@@ -1,4 +1,4 @@
-"""How the end of a response's body is marked for the client, and that of a WebSocket."""
+"""How the end of a response's body is marked for the client."""
 
 from __future__ import annotations
 
@@ -35,19 +35,6 @@ def connection_line(request: Request, *, close: bool) -> bytes:
     if close:
         return b"Connection: close\r\n"
     return b"Connection: keep-alive\r\n" if request.http10 else b""
-
-
-_CLOSE_FRAME: Final = 0x88
-"""First byte of a WebSocket frame that is final and has the opcode Close (RFC 6455 §5.2)."""
-_LONGEST_CLOSE_FRAME: Final = 2 + 4 + 125
-
-
-def is_close_frame(data: bytes) -> bool:
-    """Tell whether bytes of a tunnel are one WebSocket Close frame and nothing else, as they usually come."""
-    size = len(data)
-    if size < 2 or size > _LONGEST_CLOSE_FRAME or data[0] != _CLOSE_FRAME:
-        return False
-    return size == (2 + data[1] if data[1] < 128 else 6 + data[1] - 128)
 
 
 def _is_bodiless(request: Request, response: Response) -> bool:

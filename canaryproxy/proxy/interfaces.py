@@ -11,11 +11,13 @@ table.
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.request import Request
 from canaryproxy.http1.response import Response
 from canaryproxy.measure.counters import Reason
+from canaryproxy.measure.routing import Routing
 
 
 class UpstreamLink:
@@ -145,6 +147,36 @@ class Receiver(Caller):
         return
 
 
+STAYS: Final = 0
+"""A long-lived exchange whose user is still on its variant."""
+MOVED: Final = 1
+"""Its user is on the other variant; its turn to be closed has not come."""
+TOLD: Final = 2
+"""Its turn has come: it ends at the next boundary."""
+CLOSED: Final = 3
+"""The client has got its end and gets no more bytes."""
+
+
+class LongLived(Receiver):
+    """A tunnel or an endless response: it goes on while its user moves to the other variant."""
+
+    __slots__ = ("leaving", "routing", "variant")
+
+    routing: Routing
+    variant: int
+    """The variant that answers: of a rescued request stable, whatever it was routed to."""
+    leaving: int
+    """``STAYS``, ``MOVED``, ``TOLD`` or ``CLOSED``, once the exchange is long-lived."""
+
+    def leave(self) -> None:
+        """End at the next boundary."""
+        raise NotImplementedError
+
+    def leave_now(self) -> None:
+        """End, wherever that is; ``leave`` was called before."""
+        raise NotImplementedError
+
+
 class Connection:
     """A client's connection, as the worker's clock sees it."""
 
@@ -227,4 +259,8 @@ class ResponseSink(Connection):
 
     def close(self) -> None:
         """Close once everything is written."""
+        raise NotImplementedError
+
+    def linger(self) -> None:
+        """Close once everything is written, and let nothing that the client still sends prevent that."""
         raise NotImplementedError

@@ -10,13 +10,13 @@ from time import monotonic
 from typing import Final
 
 from canaryproxy.http1.chunked import encode_chunk, last_chunk
+from canaryproxy.http1.response import Response
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.endpoint_cells import UNTIMED
 from canaryproxy.measure.histogram import bucket_index
-from canaryproxy.measure.routing import Routing
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.endpoint import Endpoint
-from canaryproxy.proxy.interfaces import ConnectionSource, Receiver, ResponseSink, UpstreamLink
+from canaryproxy.proxy.interfaces import ConnectionSource, LongLived, ResponseSink, UpstreamLink
 from canaryproxy.proxy.replay import ReplayBuffer
 
 WAITING: Final = 0
@@ -25,13 +25,15 @@ SENT: Final = 1
 """The request was written to an upstream, at least in part."""
 RESPONDING: Final = 2
 """The head of the final response was written to the client."""
-TUNNEL: Final = 3
+STREAMING: Final = 3
+"""The same, and the response has no end of its own."""
+TUNNEL: Final = 4
 """The upstream switched protocols: both sides exchange bytes."""
-FINISHED: Final = 4
+FINISHED: Final = 5
 """Nothing is expected any more; a connection that comes late is for others."""
 
 
-class RequestSender(Receiver):
+class RequestSender(LongLived):
     """Sends one request, and keeps it until it need not be sent again."""
 
     __slots__ = (
@@ -46,16 +48,11 @@ class RequestSender(Receiver):
         "_state",
         "_tried",
         "_upstream",
-        "routing",
-        "variant",
     )
 
     # Set by the subclass: a constructor of its own would cost each request a call.
     _context: WorkerContext
     _sink: ResponseSink
-    routing: Routing
-    variant: int
-    """The variant that answers: of a rescued request stable, whatever it was routed to."""
     _state: int
     _received: float
     """When the whole request had come."""
@@ -180,6 +177,19 @@ class RequestSender(Receiver):
                 replay.drop()
         if upstream is not None:
             upstream.transport.write(data)
+
+    def interim(self, response: Response) -> None:
+        """Pass on a 1xx response; 100 only once, however often the request is sent.
+
+        Only 100 gives the upstream more time, because it makes the client send its body.
+        """
+        if self.request.http10 or (response.status == 100 and self._continued):
+            return
+        if response.status == 100:
+            self._continued = True
+            self._sink.write(response.head + b"\r\n")
+        else:
+            self._sink.write_interim(response.head + b"\r\n")
 
     # Flow control: the side that is full stops the other from reading
 

@@ -16,8 +16,8 @@ from canaryproxy.http1.response import Response, ResponseParser
 from canaryproxy.measure import counters, records
 from canaryproxy.measure.counters import Reason, Tally
 from canaryproxy.measure.routing import CANARY, STABLE
+from canaryproxy.proxy.endless_response import EndlessResponse
 from canaryproxy.proxy.request_sender import RESPONDING, WAITING
-from canaryproxy.proxy.tunnel import Tunnel
 
 _NOT_FOUND_TEXT: Final = b"Not found\n"
 _NOT_FOUND: Final = ResponseParser().parse(
@@ -27,7 +27,7 @@ _NOT_FOUND: Final = ResponseParser().parse(
 """In place of a 404 whose body had not come whole when the other variant was asked."""
 
 
-class Rescuer(Tunnel):
+class Rescuer(EndlessResponse):
     """Decides whether the other variant answers, and asks it."""
 
     __slots__ = ("_own", "_rescued", "_tally")

@@ -81,6 +81,12 @@ class Router:
         """Route by this table from the next request on."""
         self._cell.publish(table)
 
+    def current(self) -> RouteTable:
+        """Return the table in force."""
+        if self._sequence[0] != self._table_version:
+            self._refresh()
+        return self.table
+
     def route(self, request: Request, peer: Peer) -> tuple[Routing, tuple[int, ...]]:
         """Return where a request goes, and the outcomes whose rules match it (indexes)."""
         if self._sequence[0] != self._table_version:

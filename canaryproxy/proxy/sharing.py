@@ -7,7 +7,7 @@ route table, before the first request is routed by it.
 
 from __future__ import annotations
 
-from canaryproxy.config import Split
+from canaryproxy.config import Circuit, Split
 from canaryproxy.http1.head_cache import ResponseHeadCache
 from canaryproxy.http1.response import AS_IT_IS, NEVER, UNLESS_IMMUTABLE, VARYING, ResponseParser
 from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
@@ -18,21 +18,34 @@ _COOKIE = b"Cookie"
 class Sharing:
     """The parsers of the responses of stable and of the canary."""
 
-    __slots__ = ("_divides", "_dropped", "_has_canary", "_in_force", "_mode", "_names", "parsers")
+    __slots__ = (
+        "_divides",
+        "_dropped",
+        "_has_canary",
+        "_in_force",
+        "_mode",
+        "_names",
+        "_streams",
+        "parsers",
+    )
 
     def __init__(self) -> None:
         self.parsers = (ResponseHeadCache(ResponseParser()), ResponseHeadCache(ResponseParser()))
         self._mode = "auto"
         self._names: tuple[bytes, ...] = ()
         self._dropped = b""
+        self._streams: tuple[bytes, ...] = ()
         self._divides = self._has_canary = False
         self._in_force = (AS_IT_IS, AS_IT_IS)
 
-    def configure(self, split: Split, *, has_canary: bool, table: RouteTable) -> None:
+    def configure(
+        self, split: Split, circuit: Circuit, *, has_canary: bool, table: RouteTable
+    ) -> None:
         """Work by this configuration from now on."""
         self._mode = split.cacheable
         self._names = _varies_by(split)
         self._dropped = (split.variant_header or "").encode("latin-1")
+        self._streams = tuple(one.encode() for one in circuit.streams)
         self._divides = any(one.header or one.cookie for one in split.match)
         self._has_canary = has_canary
         self._in_force = (-1, -1)
@@ -45,7 +58,7 @@ class Sharing:
             return
         self._in_force = wanted
         for parser, policy in zip(self.parsers, wanted, strict=True):
-            parser.replace_parser(ResponseParser(self._dropped, policy, self._names))
+            parser.replace_parser(ResponseParser(self._dropped, policy, self._names, self._streams))
 
     def _policy(self, variant: int, table: RouteTable) -> int:
         if self._mode == "vary":

@@ -110,14 +110,15 @@ class TrialRecorder(RequestSender):
         self._flags |= TUNNEL | FAILED if failed else TUNNEL
         self._word = self._rules.evaluate(self._outcomes, _NO_RESPONSE, 0, None, self._tally)
 
-    def record_tunnel_ends(self, lasted: float, *, by_client: bool, reset: bool) -> None:
+    def record_tunnel_ends(self, lasted: float, *, by_client: bool, failed: bool) -> None:
         """Take note that a side ends the tunnel: the first to do so is the one that counts.
 
-        ``lasted`` in seconds since the handshake.
+        ``lasted`` in seconds since the handshake. ``failed``: the upstream has reset it, or said that
+        something went wrong.
         """
         if not self._flags & ENDED:
             self._flags |= ENDED
-            if not by_client and (reset or lasted < SHORT_TUNNEL):
+            if not by_client and (failed or lasted < SHORT_TUNNEL):
                 self._flags |= BROKEN
 
     def record_tunnel(self) -> None:

@@ -27,6 +27,7 @@ from canaryproxy.control.release_view import (
     Circuit,
     ConfigStatus,
     Judgement,
+    LongLived,
     Release,
     Step,
     Variants,
@@ -73,6 +74,7 @@ ENDPOINTS = Endpoints(
 )
 """The endpoints of ``RELEASE``."""
 NOTHING = Window(0.0, 0.0, 0, 0, 0, (0,) * histogram.BUCKETS)
+NO_TUNNELS = LongLived(tunnels=0, streams=0, leaving=0)
 TOKEN = "correct horse".replace(" ", "-") + "-battery"
 RELEASE = Release(
     release="r1",
@@ -110,8 +112,8 @@ RELEASE = Release(
     time=1790000010.0,
     fleet=None,
     variants=Variants(
-        stable=variant(NOTHING, 0, 0, 3, [STABLE]),
-        canary=variant(NOTHING, 0, 0, 0, [CANARY]),
+        stable=variant(NOTHING, 0, 0, 3, NO_TUNNELS, [STABLE]),
+        canary=variant(NOTHING, 0, 0, 0, NO_TUNNELS, [CANARY]),
     ),
     config=ConfigStatus(
         file="a.yaml",
@@ -245,6 +247,9 @@ class FakeControl:
             "seconds_to_last_request": 0.01,
             "weight": 5.0,
             "requests_after": 0,
+            "seconds_to_last_connection": None,
+            "connections": 0,
+            "connections_left": 0,
             "in_flight": 0,
         }
 

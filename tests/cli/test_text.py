@@ -48,6 +48,17 @@ def test_an_interval_reads_as_a_ratio_to_stable(edges: object, said: str) -> Non
     assert words.interval(edges) == said
 
 
+def test_a_drill_says_when_the_last_tunnel_left() -> None:
+    figures = {"seconds_to_last_request": 0.0, "requests_after": 0, "connections": 1}
+    gone = {**figures, "seconds_to_last_connection": 5.25}
+    assert words.drill_result(gone).endswith(
+        "; the last of 1 tunnel or stream left it after 5.25 s"
+    )
+    stuck = words.drill_result({**figures, "connections": 9, "connections_left": 2})
+    assert stuck.startswith("2 of 9 tunnels and streams had not left the canary")
+    assert "canaryproxy reset" in stuck
+
+
 def test_a_drill_whose_requests_did_not_end_says_what_to_do() -> None:
     assert "canaryproxy reset" in words.drill_result({"seconds_to_last_request": None})
 

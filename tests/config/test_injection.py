@@ -51,6 +51,7 @@ judge:
     text: {when: {regex: b}}
 rescue:
   {statuses: ["503"], methods: [GET], after: 1s, budget: {share: 1%}, assets: {path: {prefix: /a}}}
+circuit: {streams: [application/x-ndjson]}
 mirror: {percent: 1%}
 forwarded: {trust: ["10.0.0.0/8"], via: me}
 notify:

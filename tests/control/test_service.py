@@ -511,6 +511,54 @@ async def test_a_drill_that_shows_a_leak_leaves_the_circuit_open(
         assert made.controller.table.circuit_open
 
 
+async def test_a_drill_lasts_until_the_last_tunnel_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("canaryproxy.control.drill.QUIET", 0.05)
+    async with world(tmp_path) as made:
+        cells = made.cells.canary
+        tripped = asyncio.Event()
+        made.control.subscribe(lambda _kind, _record: tripped.set())
+        task = asyncio.create_task(made.control.drill("ann"))
+        await asyncio.wait_for(tripped.wait(), 60)
+        cells[counters.LEAVING] += 3
+        await made.run(0.1)
+        cells[counters.LEFT] += 2
+        await asyncio.sleep(0.2)  # longer than it waits for requests
+        assert not task.done()
+        assert made.release_view["variants"]["canary"]["long_lived"]["leaving"] == 1
+        cells[counters.ENDED_CLEANLY] += 2
+        cells[counters.LEFT] += 1
+        figures = await task
+        assert (figures["connections"], figures["connections_left"]) == (3, 0)
+        assert figures["seconds_to_last_connection"] > 0.2
+        assert not made.controller.table.circuit_open
+        await made.run(0.1)
+        records = {one["what"]: one for one in made.control.history(0, 100)}
+        assert "the last of 3 tunnels and streams left after " in records["drill"]["cause"]
+        assert records["moved"]["figures"] == {
+            "variant": "canary", "connections": 3, "seconds": 0.1, "clean": 2, "rough": 0,
+        }  # fmt: skip
+
+
+async def test_tunnels_that_do_not_leave_keep_the_circuit_open_after_a_drill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("QUIET", "LONGEST", "_LATE"):
+        monkeypatch.setattr(f"canaryproxy.control.drill.{name}", 0.05)
+    async with world(tmp_path) as made:
+        cells = made.cells.canary
+
+        def stuck() -> memoryview[int]:
+            cells[counters.LEAVING] = 2
+            return cells
+
+        figures = await drill(made.controller, stuck, "ann", moving=0.1)
+        assert figures["seconds_to_last_connection"] is None
+        assert figures["connections_left"] == 2
+        assert made.controller.table.circuit_open
+
+
 async def test_there_is_no_drill_without_a_canary_in_use(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         await made.control.act(rollout.Abort())

@@ -122,8 +122,8 @@ def test_who_ends_a_tunnel_first(lasted: float, by_client: bool, reset: bool, br
     request = Recorded(0.5, 1.0)
     request.record_switch(response(b"101"), False, 0.1)
     request.record_late(100.0)
-    request.record_tunnel_ends(lasted, by_client=by_client, reset=reset)
-    request.record_tunnel_ends(lasted + 0.1, by_client=not by_client, reset=True)
+    request.record_tunnel_ends(lasted, by_client=by_client, failed=reset)
+    request.record_tunnel_ends(lasted + 0.1, by_client=not by_client, failed=True)
     assert request.flags == []
     request.record_tunnel()
     assert request.flags == [ENDED | TUNNEL | BROKEN * broken]

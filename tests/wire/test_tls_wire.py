@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from . import test_bodies as bodies
+from . import test_long_lived as long_lived
 from . import test_patience as patience
 from . import test_tunnels as tunnels
 from . import test_websockets as websockets
@@ -36,6 +37,14 @@ AGAIN = {
     "websocket_fragments": websockets.test_fragments_stay_fragments,
     "websocket_close": partial(websockets.test_the_server_closes_with_a_code, 4000, "over"),
     "websocket_many": websockets.test_many_tunnels_at_once_do_not_mix,
+    "websocket_moves": partial(
+        long_lived.test_a_trip_closes_a_websocket_with_1012_on_both_sides, "deflate"
+    ),
+    "websocket_client_full": long_lived.test_a_client_that_never_reads_keeps_nothing_on_the_canary,
+    "websocket_no_reply": long_lived.test_a_client_that_does_not_reply_keeps_nothing_on_the_canary,
+    "events_move": (
+        long_lived.test_an_event_stream_ends_after_its_event_and_the_connection_goes_on
+    ),
     "tunnel_rescue": tunnels.test_an_upgrade_that_fails_on_the_canary_is_rescued,
 }
 

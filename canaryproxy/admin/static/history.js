@@ -7,7 +7,7 @@ import { count, duration, latency, moment, odds, plural, utc, weight } from "./w
 const KINDS = {
   everything: null,
   "trips and warnings": ["tripped", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared", "accepted"],
-  "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate", "merged"],
+  "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate", "merged", "moved"],
   "drills and configuration": ["drill", "reload", "reload_failed", "restart", "upgrade", "upgrade_failed"],
 };
 const GLYPHS = {
@@ -28,7 +28,7 @@ const GLYPHS = {
   promoted: "promoted",
   aborted: "aborted",
 };
-const WORDS = { restart: "restarted", reload_failed: "reload failed", upgrade_failed: "restart failed", upgrade: "taken over", merged: "replicas merged" };
+const WORDS = { restart: "restarted", reload_failed: "reload failed", upgrade_failed: "restart failed", upgrade: "taken over", merged: "replicas merged", moved: "connections moved" };
 const PAGE = 50;
 
 let shown = PAGE;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from canaryproxy.config.model.access_log import AccessLog
 from canaryproxy.config.model.admin import Admin
+from canaryproxy.config.model.circuit import Circuit
 from canaryproxy.config.model.config import Config, Reload
 from canaryproxy.config.model.fleet import Fleet
 from canaryproxy.config.model.forwarding import Forwarded, Trace
@@ -41,6 +42,7 @@ __all__ = [
     "Assets",
     "Business",
     "Certificate",
+    "Circuit",
     "Classes",
     "ClientTls",
     "Config",

@@ -13,6 +13,7 @@ from canaryproxy.config.addresses import TcpAddress, UnixAddress, leads_to, over
 from canaryproxy.config.errors import Path
 from canaryproxy.config.model.access_log import AccessLog
 from canaryproxy.config.model.admin import Admin
+from canaryproxy.config.model.circuit import Circuit
 from canaryproxy.config.model.fleet import Fleet
 from canaryproxy.config.model.forwarding import Forwarded, Trace
 from canaryproxy.config.model.judge import Judge
@@ -63,6 +64,10 @@ class Config(Section):
     )
     judge: Judge = Field(
         default_factory=Judge, description="How the canary is compared with stable."
+    )
+    circuit: Circuit = Field(
+        default_factory=Circuit,
+        description="What happens to long-lived connections of users who change variants.",
     )
     rescue: Rescue = Field(
         default_factory=Rescue, description="Retry failed canary requests on stable."

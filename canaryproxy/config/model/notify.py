@@ -36,6 +36,7 @@ EventName = Literal[
     "upgrade",
     "upgrade_failed",
     "merged",
+    "moved",
 ]
 """The events that the history records."""
 

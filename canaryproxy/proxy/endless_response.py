@@ -1,0 +1,67 @@
+"""The part of an exchange whose response has no end of its own, such as a stream of server-sent events."""
+
+from __future__ import annotations
+
+from canaryproxy.http1.endless import BoundaryReader
+from canaryproxy.measure import counters
+from canaryproxy.proxy.interfaces import CLOSED, TOLD
+from canaryproxy.proxy.request_sender import STREAMING
+from canaryproxy.proxy.tunnel import Tunnel
+
+
+class EndlessResponse(Tunnel):
+    """Streams an endless response, and ends it between two events when its user has moved.
+
+    ``Exchange`` is one, as it is a ``Tunnel``: another object would cost each request more.
+    """
+
+    __slots__ = ("_boundaries",)
+
+    _boundaries: BoundaryReader
+
+    def response_body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
+        raise NotImplementedError
+
+    def begin_stream(self, kind: int, body: bytes) -> None:
+        """Take note that the response, of which ``body`` was sent, does not end by itself."""
+        self._boundaries = BoundaryReader(kind)
+        self._boundaries.feed(body)
+        self._state = STREAMING
+        self._context.tallies[self.variant].add(counters.STREAMS_OPENED)
+        self._context.long_lived.add(self)
+
+    def stream_data(self, data: bytes, *, complete: bool) -> tuple[bytes, bool]:
+        """Return what the client gets of this part of the body, and whether the response ends with it."""
+        if self.leaving < TOLD:
+            self._boundaries.feed(data)
+        elif not complete and (end := self._boundaries.feed_record(data)) >= 0:
+            self._stream_ended_by_proxy(cleanly=True)
+            data, complete = data[:end], True
+        if complete:
+            self.end_stream()
+        return data, complete
+
+    def end_stream(self) -> None:
+        """Take note that the response is over."""
+        self._context.tallies[self.variant].add(counters.STREAMS_CLOSED)
+        self._context.long_lived.remove(self)
+
+    def leave(self) -> None:
+        if self._state != STREAMING:
+            super().leave()
+        elif self._boundaries.at_boundary:
+            self.response_body(b"", complete=False)
+
+    def leave_now(self) -> None:
+        if self._state != STREAMING:
+            super().leave_now()
+        else:
+            # Clients ignore an event without its empty line, and cannot parse half a record.
+            self._stream_ended_by_proxy(cleanly=False)
+            self.response_body(b"", complete=True)
+
+    def _stream_ended_by_proxy(self, *, cleanly: bool) -> None:
+        self.leaving = CLOSED
+        self._context.long_lived.ended_by_proxy(self, cleanly=cleanly)
+        self.record_gone(0.0)
+        self.routing, self._outcomes = self.routing.without_record(), ()
