@@ -330,10 +330,7 @@ class Judge:
         if (waiting := self._watch.not_up(now)) is not None:
             return waiting
         if self._heard[1] == -inf and self._heard[0] == -inf:
-            return (
-                "no request of a known user ended yet; without the sticky cookie or header,"
-                " requests are not compared"
-            )
+            return words.NOBODY_KNOWN
         if now - self._heard[0] > patience:
             return "stable has no traffic"
         if now - self._heard[1] > patience:

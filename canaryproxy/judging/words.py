@@ -32,6 +32,10 @@ SUBJECTS: Final[Mapping[str, str]] = {
     metrics.ANSWERS: "redirects, 4xx and empty responses",
 }
 """The metrics in words; an outcome keeps its own name."""
+NOBODY_KNOWN: Final = (
+    "no request of a known user ended yet; without the sticky cookie or header,"
+    " requests are not compared"
+)
 
 _FEW_ANSWERED = 3
 """The canary's users are few if they are less than one in so many of those that its weight promises."""

@@ -27,7 +27,7 @@ variants:
 split:
   salt: plain
   variant_header: X-Variant
-  sticky: {cookie: c, domain: h.example, sign: {key_file: k}}
+  sticky: {cookie: c, domain: h.example, same_site: Lax, sign: {key_file: k}}
   match:
     - {variant: canary, header: {name: X-Beta, equals: "yes"}}
     - {variant: canary, header: {name: X-Beta, prefix: "y"}}
@@ -53,11 +53,12 @@ rescue:
   {statuses: ["503"], methods: [GET], after: 1s, budget: {share: 1%}, assets: {path: {prefix: /a}}}
 circuit: {streams: [application/x-ndjson]}
 mirror: {percent: 1%}
-forwarded: {trust: ["10.0.0.0/8"], via: me}
+forwarded: {trust: ["10.0.0.0/8"], client_from: Forwarded, via: me}
 notify:
   - {webhook: "http://h.example/hook", secret_file: s, events: [tripped], links: ["http://h.example/a"]}
 access_log: {path: a.log, format: json}
 state: ./state.json
+environment: production
 fleet:
   {redis: "rediss://h.example:1/0", group: cart, replica: one, username: u, password_file: p, ca_file: c.pem}
 """
