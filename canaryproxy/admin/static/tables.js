@@ -1,11 +1,12 @@
 // Endpoints and routes: two tables of the last minute, fetched every few seconds while the figures are live.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
-import { count, duration, latency, LEVELS, percent } from "./words.js";
+import { count, duration, latency, percent } from "./words.js";
 
 const EVERY = 5000; // ms
 const CODES = ["2xx", "3xx", "4xx", "5xx"];
 const SIDES = ["stable", "canary"];
+const LEVELS = { ok: "no regression seen", suspect: "suspect", breach: "regression" };
 
 let asked = -Infinity;
 
@@ -101,7 +102,7 @@ function showRoutes({ routes, seconds, share }) {
     () => el("tr", {}, el("th", { scope: "row" }), el("td", {}), cells(numbers(6))),
     (row, each) => {
       text(row.cells[0], each.route);
-      badge(row.cells[1], each.level, LEVELS[each.level]);
+      badge(row.cells[1], each.level, LEVELS[each.level] ?? each.level);
       fill(row, 2, SIDES.flatMap((side) => [count(each[side].requests), failed(each[side]), latency(each[side].p95)]));
     },
   );
