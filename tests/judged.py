@@ -17,7 +17,7 @@ def judged(document: dict[str, Any]) -> dict[str, Any]:
     for one, verdict in zip(document["metrics"], found, strict=False):
         one["standing"] = standing(verdict, accepted)
         one.setdefault("watched", document["baked"])
-    circuit = document["circuit"]
+    circuit = document["circuit"] or {}
     seen = Assessment(
         level=document["level"], verdicts=tuple(found), judged=document["judged"],
         answered=document["answered"], comparable=document["quiet"] is None,

@@ -35,7 +35,7 @@ SECTIONS = {
         "status.wait": "Wait until the release reaches a state.",
     },
     "Release": {
-        "operate.start": "Start the release again after an abort.",
+        "operate.start": "Start the release again after an abort, or begin a new one.",
         "operate.pause": "Keep the current weight until you resume.",
         "operate.resume": "Continue after a pause, or begin the next step (promote: manual).",
         "operate.weight": "Set the percentage of users on the canary.",

@@ -81,7 +81,9 @@ def is_ours(value: Any) -> bool:
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=by_name)
-def test_every_configuration_of_ours_is_valid(page: Path) -> None:
+def test_every_configuration_of_ours_is_valid(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STABLE_HOST", "CANARY_HOST", "RELEASE_ID"):
+        monkeypatch.setenv(name, name.lower().replace("_", "-"))
     for text in blocks(page, "yaml"):
         values = list(yaml.safe_load_all(text))
         assert all(isinstance(value, dict) for value in values)

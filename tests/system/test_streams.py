@@ -156,7 +156,8 @@ def killed_after(victim: Process, count: int) -> Callable[[int], None]:
 def test_a_canary_that_is_killed_and_started_again_gets_its_users_back(tmp_path: Path) -> None:
     served = 'canaryproxy_requests_total{code="200",variant="canary"}'
     # No judge: it would open the circuit, and leave it to an operator to close it.
-    more = "split: {weight: 50}\njudge: {metrics: {errors: false}, guard_rails: false}"
+    more = "split: {weight: 50}\nrescue: {budget: false}\n"
+    more += "judge: {metrics: {errors: false}, guard_rails: false}"
     port = free_port()
     with (
         upstream(tmp_path, "stable") as (_, stable),
