@@ -136,7 +136,7 @@ variants:
   canary: {{endpoints: ["http://127.0.0.1:{ports[2]}"]}}
 split: {{weight: 50}}
 circuit: {{close_after: {options.close_after:g}s, spread: {options.spread:g}s}}
-limits: {{max_endpoint_connections: 20000, connect_timeout: 30s}}
+limits: {{max_endpoint_connections: 20000, connect_timeout: 30s, drain_timeout: 100ms}}
 """
     )
     return path
@@ -235,7 +235,7 @@ async def _run(options: argparse.Namespace, folder: Path) -> list[str]:
         return _judge(seen, began, expected, drill["drill"], options)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            proxy.kill()
+            proxy.terminate()  # its workers write to the folder until it has ended
         await proxy.wait()
         for server in servers:
             server.close()

@@ -60,18 +60,20 @@ class Terminal:
             return await self.process.wait()
 
     async def interrupted(self) -> int:
-        """Press Ctrl-C until it ends; return the exit status.
+        """Press Ctrl-C until it ends; return the exit status, as a shell has it.
 
         Once may not do: what comes between a prompt and the wait for its answer is noticed with the next key.
+        One more that meets Python while it exits ends it by the signal, which is 130 to a shell, too.
         """
         async with asyncio.timeout(DEADLINE):
+            self.type(CTRL_C)
             while True:
-                self.type(CTRL_C)
                 try:
                     async with asyncio.timeout(1):
-                        return await self.process.wait()
+                        status = await self.process.wait()
+                        return 128 - status if status < 0 else status
                 except TimeoutError:
-                    continue
+                    self.type(CTRL_C)
 
     def _read(self) -> None:
         try:

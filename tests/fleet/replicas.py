@@ -28,7 +28,7 @@ from canaryproxy.measure.records import (
 
 from ..control.world import BASE, Plane, World
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 RELEASE = """
 release:
   id: r1

@@ -97,7 +97,7 @@ async def while_sending(
     replicas: list[Replica],
     condition: Callable[[], object],
     what: str,
-    seconds: float = 60.0,
+    seconds: float = 120.0,
 ) -> float:
     """Send ten requests every 20 ms until a condition holds."""
 
