@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,17 +201,15 @@ async def _watch(act: Act, layout: Layout, users: Users, view: Live | None) -> S
         figures = measured.between(before, now)
         age = None if broken_at is None else time.time() - broken_at
         scene = Scene(act, figures, users.seen, age)
-        if figures.state == "tripped" and broken_at is not None:
+        if figures.state == "tripped":
             record = _trip_record(layout, began)
-            scene = Scene(
-                act,
-                figures,
-                users.seen,
-                age,
-                record["time"] - broken_at,
-                measured.between(at_fault, now).variants[1].requests,
-                record["cause"],
-            )
+            scene = replace(scene, cause=record["cause"])
+            if broken_at is not None:
+                scene = replace(
+                    scene,
+                    rolled_back_after=record["time"] - broken_at,
+                    canary_requests=measured.between(at_fault, now).variants[1].requests,
+                )
         if view is not None:
             view.update(screen.live(scene), refresh=True)
         if figures.state in ("tripped", "promoted") and end > loop.time() + _AFTERMATH_SECONDS:
