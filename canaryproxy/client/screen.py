@@ -18,7 +18,7 @@ from rich.text import Text
 
 from canaryproxy.client import text as words
 from canaryproxy.client.advice import next_action
-from canaryproxy.client.text import clean, number
+from canaryproxy.client.text import clean, mapping, number
 
 EVENTS = 5
 """Records of the history of one look."""
@@ -185,7 +185,7 @@ def _head(view: View, width: int) -> list[Text]:
 
 
 def _verdict(document: Mapping[str, Any], width: int, most: int | None) -> list[Text]:
-    verdict = _mapping(document.get("verdict"))
+    verdict = mapping(document.get("verdict"))
     if not verdict:
         return []
     style = _VERDICTS.get(str(verdict.get("kind")), "green")
@@ -208,7 +208,7 @@ def _notices(view: View, width: int, most: int | None) -> list[Text]:
         lines += _labelled(
             " NOT SAVED ", clean(unsaved), width, most, "bold white on red", "bold red"
         )
-    config = _mapping(document.get("config"))
+    config = mapping(document.get("config"))
     if config.get("error"):
         lines += _labelled(
             " configuration ",
@@ -229,7 +229,7 @@ def _notices(view: View, width: int, most: int | None) -> list[Text]:
             "yellow",
             "yellow",
         )
-    return [*lines, *_fleet(_mapping(document.get("fleet")), width, most)]
+    return [*lines, *_fleet(mapping(document.get("fleet")), width, most)]
 
 
 def _fleet(fleet: Mapping[str, Any], width: int, most: int | None) -> list[Text]:
@@ -287,7 +287,7 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
     if accepted:
         said = f"{accepted} (neither holds nor trips in this release)"
         lines += _labelled(" accepted", said, width, most, "dim", "yellow")
-    gate = _mapping(document.get("gate"))
+    gate = mapping(document.get("gate"))
     if gate:
         style = {"refused": "yellow", "passed": "green"}.get(str(gate.get("state")), "")
         cause = clean(gate.get("cause"))
@@ -366,7 +366,7 @@ def _bake(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Te
 
 
 def _circuit(view: View, width: int, most: int | None) -> list[Text]:
-    circuit = _mapping(view.document.get("circuit"))
+    circuit = mapping(view.document.get("circuit"))
     state = clean(circuit.get("state"), 20).replace("_", " ")
     cause = clean(circuit.get("cause"))
     trips = number(circuit.get("trips")) or 0
@@ -396,8 +396,8 @@ def _leaving(document: Mapping[str, Any], width: int) -> list[Text]:
     """Say how many tunnels and streams the users who moved have left behind."""
     lines: list[Text] = []
     for side in ("stable", "canary"):
-        variant = _mapping(_mapping(document.get("variants")).get(side))
-        leaving = number(_mapping(variant.get("long_lived")).get("leaving")) or 0
+        variant = mapping(mapping(document.get("variants")).get(side))
+        leaving = number(mapping(variant.get("long_lived")).get("leaving")) or 0
         if leaving > 0:
             said = f"{words.long_lived(leaving)} on {side} whose users have moved"
             lines += _labelled(" leaving", said, width, 1, "dim", "yellow")
@@ -413,7 +413,7 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
         head.append(title.rjust(wide), "dim")
     head.append("  endpoints", "dim")
     lines = [head]
-    both = _mapping(document.get("variants"))
+    both = mapping(document.get("variants"))
     usual = 0.0
     for side in ("stable", "canary"):
         variant = both.get(side)
@@ -464,7 +464,7 @@ def _metrics(document: Mapping[str, Any], width: int, *, details: bool, every: b
     for name, one in zip(names, metrics, strict=True):
         lines += _metric(f"{name[:name_width]:<{name_width}}", one, width, bar, details=details)
     lines += _others([one for one in found if one not in metrics], width)
-    placebo = clean(_mapping(document.get("placebo")).get("said"))
+    placebo = clean(mapping(document.get("placebo")).get("said"))
     if details and placebo:
         lines.append(Text(f" placebo: {placebo}", style="dim"))
     return lines
@@ -517,7 +517,7 @@ def _metric(
     beside = width >= _WIDE and bool(one.get("known")) and line.cell_len + len(counts) <= width
     if beside:
         line.append(counts, "dim")
-    if details and not beside and _mapping(one.get("users")):
+    if details and not beside and mapping(one.get("users")):
         return [line, Text(f"   {clean(one.get('known'))}", style="dim")]
     return [line]
 
@@ -578,10 +578,6 @@ def _labelled(
 def _wrap(text: str, width: int) -> list[str]:
     console = Console(width=width, file=None, force_terminal=False, color_system=None)
     return [line.plain for line in Text(text).wrap(console, width)]
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _list(value: object) -> Iterable[Any]:

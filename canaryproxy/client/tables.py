@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from canaryproxy.client.text import NONE, clean, count, duration, latency, number, percent
+from canaryproxy.client.text import NONE, clean, count, duration, latency, mapping, number, percent
 
 _LONGEST = 80
 
@@ -21,8 +21,8 @@ def endpoint_lines(document: Mapping[str, Any], *, total: bool = False) -> list[
     head.append("in flight")
     cells = [head]
     for row in rows:
-        figures = _object(row.get("total" if total else "recent"))
-        codes, errors = _object(figures.get("codes")), _object(figures.get("errors"))
+        figures = mapping(row.get("total" if total else "recent"))
+        codes, errors = mapping(figures.get("codes")), mapping(figures.get("errors"))
         line = [clean(row.get("variant"), 20), clean(row.get("url"), _LONGEST), _state(row)]
         line += _failures(figures)
         line += [count(codes.get(name, 0)) for name in ("2xx", "3xx", "4xx", "5xx")]
@@ -33,7 +33,7 @@ def endpoint_lines(document: Mapping[str, Any], *, total: bool = False) -> list[
         cells.append(line)
     lines = _aligned(cells, left=3)
     for row in rows:
-        reasons = _reasons(_object(_object(row.get("total" if total else "recent")).get("errors")))
+        reasons = _reasons(mapping(mapping(row.get("total" if total else "recent")).get("errors")))
         if reasons or row.get("up") is not True:
             last = clean(row.get("last_error"), 200)
             said = "; ".join(filter(None, (reasons, f"last: {last}" if last else "")))
@@ -60,9 +60,9 @@ def route_lines(document: Mapping[str, Any]) -> list[str]:
     for row in rows:
         line = [clean(row.get("route"), _LONGEST), clean(row.get("level"), 20)]
         for side in sides:
-            figures = _object(row.get(side))
+            figures = mapping(row.get(side))
             line += _failures(figures)
-            line.append(count(_object(figures.get("codes")).get("5xx", 0)))
+            line.append(count(mapping(figures.get("codes")).get("5xx", 0)))
             line.append(latency(figures.get("p95")))
         cells.append(line)
     lines = _aligned(cells, left=2)
@@ -96,7 +96,7 @@ def _reasons(errors: Mapping[str, Any]) -> str:
 
 def _span(figures: Iterable[object]) -> str:
     """``last 1 min``: the longest of the stretches that are shown."""
-    seconds = [number(_object(one).get("seconds")) or 0.0 for one in figures]
+    seconds = [number(mapping(one).get("seconds")) or 0.0 for one in figures]
     return f"last {duration(max(seconds, default=0.0))}"
 
 
@@ -114,7 +114,3 @@ def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
 
 def _objects(value: object) -> list[Mapping[str, Any]]:
     return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
-
-
-def _object(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -69,6 +69,11 @@ NOUNS = {
 """What each metric counts."""
 
 
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return an object of a document; empty if it is none."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def clean(value: object, longest: int = _LONGEST) -> str:
     """Return a text from the network as one line without control characters, cut to ``longest``."""
     text = value if isinstance(value, str) else "" if value is None else str(value)

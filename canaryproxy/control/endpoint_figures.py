@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, lgamma, log
+from math import exp, log
 from typing import Final
 
 from canaryproxy.config.text import count
+from canaryproxy.judging.look import log_choose
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.endpoint_cells import NONE, EndpointCounts
 from canaryproxy.measure.routing import VARIANTS
@@ -162,8 +163,7 @@ def _tail(least: int, trials: int, share: float) -> float:
     """
     if least <= trials * share:
         return 1.0
-    term = lgamma(trials + 1) - lgamma(least + 1) - lgamma(trials - least + 1)
-    term += least * log(share) + (trials - least) * log(1.0 - share)
+    term = log_choose(trials, least) + least * log(share) + (trials - least) * log(1.0 - share)
     ratio = (trials - least) * share / ((least + 1) * (1.0 - share))
     return exp(term) / (1.0 - ratio)
 

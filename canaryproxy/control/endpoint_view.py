@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from pydantic import Field
 
@@ -78,6 +78,11 @@ class Endpoints(View):
     )
 
 
+def by_class(counts: Iterable[int]) -> dict[str, int]:
+    """Return responses from 1xx to 5xx by the names of the classes, without those that had none."""
+    return {name: number for name, number in zip(CLASSES, counts, strict=True) if number}
+
+
 def row(variant: str, one: EndpointReading, recent: Recent) -> EndpointRow:
     """Return the row of an endpoint."""
     errs = one.counts.errors
@@ -99,10 +104,9 @@ def row(variant: str, one: EndpointReading, recent: Recent) -> EndpointRow:
 
 
 def _counted(counts: EndpointCounts) -> dict[str, object]:
-    classes: Sequence[tuple[str, int]] = tuple(zip(CLASSES, counts.classes, strict=True))
     return {
         "requests": counts.requests,
         "failed": counts.failed,
-        "codes": {name: number for name, number in classes if number},
+        "codes": by_class(counts.classes),
         "errors": {r.label: counts.error(r) for r in REASONS if counts.error(r)},
     }

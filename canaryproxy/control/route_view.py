@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from canaryproxy.control.endpoint_view import CLASSES
+from canaryproxy.control.endpoint_view import by_class
 from canaryproxy.control.release_view import Count, View
 from canaryproxy.control.route_figures import RouteCounts
 from canaryproxy.control.route_figures import Routes as Found
@@ -80,6 +80,6 @@ def _traffic(counts: RouteCounts) -> RouteTraffic:
     return RouteTraffic(
         requests=counts.requests,
         failed=counts.failed,
-        codes={name: n for name, n in zip(CLASSES, counts.classes, strict=True) if n},
+        codes=by_class(counts.classes),
         p95=counts.p95,
     )

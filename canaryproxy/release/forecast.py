@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from math import ceil, inf, lgamma, log
+from math import ceil, inf, log
 from random import Random
 from typing import Any
 
 from canaryproxy.config.text import count, duration, percent, plural, weight
 from canaryproxy.judging import families, metrics
 from canaryproxy.judging.history import History
+from canaryproxy.judging.look import log_choose
 from canaryproxy.judging.lottery import LotteryTest, TestSettings
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.units import Lottery, Units
@@ -161,7 +162,7 @@ def detection(
 def _most_evidence(users: int, lottery: Lottery) -> float:
     """Return the logarithm of the number of ways to draw the canary's users among those of the lottery."""
     canary, stable = (round(users * side / POSITIONS) for side in (lottery.canary, lottery.stable))
-    return lgamma(canary + stable + 1) - lgamma(canary + 1) - lgamma(stable + 1)
+    return log_choose(canary + stable, canary)
 
 
 class _Path:

@@ -314,13 +314,18 @@ async def test_records_are_numbered_without_gaps_also_over_a_restart(tmp_path: P
         assert again.control.history(5, 10) == []
 
 
+async def until_suspect(made: World) -> None:
+    """Let the canary fail until the judge suspects it."""
+    await made.run(2, stable=(20, 0), canary=(20, 0))
+    for _ in range(100):
+        await made.run(0.1, stable=(20, 0), canary=(20, 1))
+        if "suspect" in made.whats:
+            break
+
+
 async def test_a_suspicion_is_written_down_once_and_when_it_has_passed(tmp_path: Path) -> None:
     async with world(tmp_path, "split: {weight: 50}\nrescue: {enabled: false}") as made:
-        await made.run(2, stable=(20, 0), canary=(20, 0))
-        for _ in range(100):
-            await made.run(0.1, stable=(20, 0), canary=(20, 1))
-            if "suspect" in made.whats:
-                break
+        await until_suspect(made)
         assert made.whats == ["suspect"]
         assert made.weight == 50
         await made.run(120, stable=(20, 2), canary=(20, 0))
@@ -330,11 +335,7 @@ async def test_a_suspicion_is_written_down_once_and_when_it_has_passed(tmp_path:
 
 async def test_a_suspicion_does_not_pass_because_of_a_trip(tmp_path: Path) -> None:
     async with world(tmp_path, "split: {weight: 50}\nrescue: {enabled: false}") as made:
-        await made.run(2, stable=(20, 0), canary=(20, 0))
-        for _ in range(100):
-            await made.run(0.1, stable=(20, 0), canary=(20, 1))
-            if "suspect" in made.whats:
-                break
+        await until_suspect(made)
         await made.control.act(circuit.Trip("manually by ann"))
         await made.run(60, stable=(20, 0), canary=(0, 0))
         assert "cleared" not in made.whats
