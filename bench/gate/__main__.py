@@ -68,7 +68,8 @@ LOADS = {
 }
 
 _LEAST_REPETITIONS = 3
-_SLOWER = 100.0
+_SLOWER = 2000.0
+"""So that no tick of the controller falls into a repetition: it is no part of a request."""
 _READY_SECONDS = 40.0
 _WEIGHT = 10.0
 _PLAIN_SHARE = 0.25  # of the requests: a request of the plain proxy takes several times as long

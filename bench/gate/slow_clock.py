@@ -1,10 +1,10 @@
 """Runs a module with timers of uvloop that last several times as long, and clocks that count.
 
 Under callgrind everything takes fifty times as long, timers do not: what a server does each tenth of a
-second would be a fifth of all it does. Stretched timers put that right again. And what a server does now and
-then by the clock, it would do for more of the requests the slower the machine is: so clocks go on by the
-same step each time that they are looked at, some ten thousand requests a second.
-Example: python -m bench.gate.slow_clock 20 canaryproxy run -c config.yaml
+second would be a fifth of all it does. Timers are stretched so far that it happens between two counts. And
+what a server does now and then by the clock, it would do for more of the requests the slower the machine is:
+so clocks go on by the same step each time that they are looked at, some ten thousand requests a second.
+Example: python -m bench.gate.slow_clock 2000 canaryproxy run -c config.yaml
 """
 
 from __future__ import annotations
