@@ -22,8 +22,10 @@ from .clients import Crowd, Ledger
 
 SERVICE = Path(__file__).with_name("service.py")
 WARM_UP = 60.0
-"""Seconds whose memory is not looked at: users are met, windows and arenas fill. A shorter soak asks
-nothing of memory, as how far it is filled depends on how quick the machine is."""
+"""Seconds whose growth of memory is not looked at: users are met, windows and arenas fill, the sooner the
+quicker the machine is."""
+MOST = 120 << 20
+"""Bytes that the proxy may have resident at any time."""
 LIMITS = (
     "limits: {first_byte_timeout: 2s, body_timeout: 5s, connect_timeout: 1s, endpoint_idle_timeout: %ds,"
     " idle_timeout: 10s}"
@@ -90,7 +92,7 @@ class Report:
             "counted " + ", ".join(f"{name} {value:,.0f}" for name, value in self.counted.items()),
             f"resident memory after warm-up: {self.growth / MIB:+.1f} MiB"
             if self.seconds > WARM_UP
-            else "resident memory is not judged: the whole time is warm-up",
+            else "growth of memory is not judged: the whole time is warm-up",
             "resident MiB by the tenth: "
             + " ".join(f"{self._resident(tenth) / MIB:.1f}" for tenth in range(10)),
         ]
@@ -252,7 +254,10 @@ class Soak:
             )
             if not seen - rescued <= found <= seen + astray:
                 problems.append(f"{seen} answers {status} seen, {found:.0f} counted")
-        allowed = max(4 * MIB, 0.05 * max(s.resident for s in self._samples))
+        most = max(s.resident for s in self._samples)
+        if most > MOST:
+            problems.append(f"{most / MIB:.1f} MiB resident")
+        allowed = max(4 * MIB, 0.05 * most)
         if report.growth > allowed:
             problems.append(
                 f"resident memory grew by more than {allowed / MIB:.1f} MiB after warm-up"
