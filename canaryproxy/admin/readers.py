@@ -177,6 +177,8 @@ def endpoints(value: Callable[[EndpointRow], float | None]) -> Reader:
 
 
 def endpoint_up(row: EndpointRow) -> float:
+    if row.out is not None:
+        return 0.0
     return 1.0 - row.ejected_by / row.workers if row.workers else 0.0
 
 

@@ -436,7 +436,7 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
         for (text, style), (_, wide) in zip(cells, _COLUMNS, strict=True):
             line.append(text.rjust(wide), style)
         endpoints = [one for one in _list(variant.get("endpoints")) if isinstance(one, Mapping)]
-        bad = [clean(one.get("url"), 200) for one in endpoints if one.get("usable") is not True]
+        bad = [_unusable(one) for one in endpoints if one.get("usable") is not True]
         if not bad:
             line.append(f"  {len(endpoints)} usable", "dim")
             lines.append(line)
@@ -444,7 +444,16 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
         line.append(f"  {len(endpoints) - len(bad)} of {len(endpoints)}", "bold red")
         lines.append(line)
         lines += _labelled("", f"not usable: {', '.join(bad)}", width, 1, "", "red")
+        if any(one.get("state") == "panic" for one in endpoints):
+            said = "panic: no endpoint is up, so requests are tried on all of them all the same"
+            lines += _labelled("", said, width, 1, "", "red")
     return lines + _leaving(document, width)
+
+
+def _unusable(endpoint: Mapping[str, Any]) -> str:
+    """Return the address of an endpoint that is not usable, with the cause if the control plane has one."""
+    url, out = clean(endpoint.get("url"), 200), endpoint.get("out")
+    return f"{url} ({clean(out, 100)})" if out else url
 
 
 def _metrics(document: Mapping[str, Any], width: int, *, details: bool, every: bool) -> list[Text]:

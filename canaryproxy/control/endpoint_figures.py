@@ -55,11 +55,29 @@ class EndpointReading:
     errno: int
     counts: EndpointCounts
     """Sums over all workers, those that have ended included."""
+    starting: bool = False
+    """Some worker sends it less than its share yet."""
+    out: str = ""
+    """Why the control plane has taken it out of service; empty: it has not."""
+    panic: bool = False
+    """It is tried all the same, as no endpoint of its variant is up."""
 
     @property
     def up(self) -> bool:
-        """No worker has ejected it."""
-        return not self.ejected_by
+        """Every worker sends it requests."""
+        return not self.ejected_by and not self.out
+
+    @property
+    def state(self) -> str:
+        """In one word."""
+        if self.up:
+            return "starting" if self.starting else "up"
+        return "panic" if self.panic else "down"
+
+    @property
+    def lost(self) -> bool:
+        """No worker would send it requests while another endpoint is up."""
+        return bool(self.out) or (self.workers > 0 and self.ejected_by == self.workers)
 
 
 @dataclass(frozen=True, slots=True)

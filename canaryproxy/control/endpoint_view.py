@@ -50,8 +50,17 @@ class EndpointRow(View):
 
     variant: str = Field(json_schema_extra={"enum": ["stable", "canary"]})
     url: str = Field(description="Its address; or how many more endpoints the row stands for.")
+    state: str = Field(
+        description="up; starting: it has come back, and its share of the requests grows; down; panic: down,"
+        " and tried all the same, because no endpoint of its variant is up.",
+        json_schema_extra={"enum": ["up", "starting", "down", "panic"]},
+    )
     up: bool = Field(description="Every worker sends it requests.")
     workers: Count = Field(description="Workers that run.")
+    out: str | None = Field(
+        description="Why no worker sends it any, though it may take connections; null: it is in service.",
+        examples=["check failed: status 503, wanted 200-299"],
+    )
     ejected_by: Count = Field(
         description="Workers that send it none, because it took no connections; they probe it."
     )
@@ -89,11 +98,13 @@ def row(variant: str, one: EndpointReading, recent: Recent) -> EndpointRow:
     return EndpointRow(
         variant=variant,
         url=one.url,
+        state=one.state,
         up=one.up,
         workers=one.workers,
+        out=one.out or None,
         ejected_by=one.ejected_by,
         in_flight=one.in_flight,
-        last_error=describe(one.reason, errno_text(one.errno)) if errs or not one.up else None,
+        last_error=describe(one.reason, errno_text(one.errno)) if errs or one.ejected_by else None,
         total=EndpointCount(**_counted(one.counts)),
         recent=RecentEndpointCount(
             **_counted(recent.counts),

@@ -187,6 +187,11 @@ class Endpoint(View):
 
     url: str = Field(description="Its address.")
     usable: bool = Field(description="Every worker sends it requests.")
+    state: str = Field(
+        description="up, starting, down, or panic: down, and tried all the same.",
+        json_schema_extra={"enum": ["up", "starting", "down", "panic"]},
+    )
+    out: str | None = Field(description="Why the control plane has taken it out of service.")
     in_flight: int = Field(description="Its requests in flight.")
 
 
@@ -584,7 +589,14 @@ def variant(
         p99=window.quantile(0.99),
         long_lived=long_lived,
         endpoints=[
-            Endpoint(url=one.url, usable=one.up, in_flight=one.in_flight) for one in endpoints
+            Endpoint(
+                url=one.url,
+                usable=one.up,
+                state=one.state,
+                out=one.out or None,
+                in_flight=one.in_flight,
+            )
+            for one in endpoints
         ],
     )
 

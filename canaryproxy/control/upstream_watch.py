@@ -32,7 +32,7 @@ _CHANGES: Final = 6
 _CHANGES_PER_SECOND: Final = 0.1
 
 _WITHOUT: Final = {
-    "stable": "no stable endpoint left: users on stable get 503",
+    "stable": "no stable endpoint left: requests are tried on all of them all the same",
     "canary": "no canary endpoint left: stable answers the canary's requests where they can be sent again",
 }
 
@@ -43,12 +43,14 @@ class EndpointState:
 
     url: str
     usable: bool
-    """No worker has ejected it."""
+    """Every worker sends it requests."""
     errors: int
     """Attempts of requests that failed there; falls where a worker is missing."""
     reason: Reason
     """Of the last failure."""
     errno: int
+    out: str = ""
+    """Why the control plane has taken it out of service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +168,17 @@ class UpstreamWatch:
             text = f"{what} up again after {after}{flaps}; {left} of {total} {variant} endpoints up"
             del fields["reason"], fields["errno"]
             return Line(logging.INFO, text, {"event": "endpoint_up", **fields})
-        cause = describe(one.reason, errno_text(one.errno))
+        cause = one.out or describe(one.reason, errno_text(one.errno))
+        if one.out:
+            fields |= {"reason": "out", "cause": one.out, "errno": None}
         if left:
             rest = f"{left} of {plural(total, f'{variant} endpoint')} left"
         elif any(known.usable for known in self._known.values()):
             rest = _WITHOUT[variant]
         else:
-            rest = "no endpoint of either variant left: all users get 503"
+            rest = (
+                "no endpoint of either variant left: requests are tried on all of them all the same"
+            )
         level = logging.WARNING if left else logging.ERROR
         return Line(
             level, f"{what} down: {cause}{flaps}; {rest}", {"event": "endpoint_down", **fields}

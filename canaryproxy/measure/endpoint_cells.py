@@ -120,12 +120,15 @@ class LocalState(NamedTuple):
     """An endpoint as one worker sees it."""
 
     usable: bool
+    """It takes connections, as far as this worker knows."""
     in_flight: int
     """Requests that it has not answered yet."""
     reason: int = 0
     """``Reason`` of the last failure."""
     errno: int = 0
     """Of the last failure, 0 if the system gave none."""
+    starting: bool = False
+    """It has come back and gets less than its share of the requests."""
 
 
 class Entry(NamedTuple):
@@ -237,8 +240,8 @@ class EndpointCells:
 
 
 def _state(cells: Sequence[int]) -> LocalState:
-    usable, in_flight, reason, errno = cells
-    return LocalState(bool(usable), in_flight, reason, errno)
+    usable, in_flight, reason, errno, starting = cells
+    return LocalState(bool(usable), in_flight, reason, errno, bool(starting))
 
 
 def _folded(entries: Sequence[Entry]) -> Entry:

@@ -5,6 +5,7 @@ part       writer              content
 =========  ==================  =========================================================================
 table      the controller      the route table, under a sequence number that is odd while it is written
 config     the controller      the text of the configuration in force and the outcomes' slots, likewise
+outs       the controller      the endpoints that it has taken out of service, likewise
 worker i   worker i            its counters, its state, its endpoints (``endpoint_cells``), its records
 =========  ==================  =========================================================================
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import json
 import struct
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -36,6 +38,13 @@ LONGEST_SALT: Final = 1024
 
 _TABLE: Final = struct.Struct(f"=ddd??H{LONGEST_SALT}sQ")
 _CELL: Final = 8
+
+CHECK: Final = 1
+"""Why an endpoint is out: it fails its health check."""
+OUTLIER: Final = 2
+"""Why an endpoint is out: its requests fail more than those of the others."""
+_WHY_BITS: Final = 8
+_WHY: Final = (1 << _WHY_BITS) - 1
 
 # Cells of a worker beside its counters.
 PID = 0
@@ -191,6 +200,44 @@ class ConfigCell:
         return Configured(whole[0], found["text"], found["slots"], files)
 
 
+class OutCell:
+    """The endpoints that the control plane has taken out of service, in shared memory.
+
+    Each worker reads them ten times a second. A worker that restarts finds them, and so does the control
+    plane after a restart of its own; they name endpoints by identity, so a reload mixes nothing up.
+    """
+
+    MOST: Final = 2048
+    """Endpoints that can be out at a time; any more stay in service."""
+    SIZE = _Versioned.FRONT + MOST * 2 * _CELL
+
+    __slots__ = ("_bytes", "sequence")
+
+    def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
+        memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
+        self._bytes = _Versioned(memory)
+        self.sequence = self._bytes.sequence
+        """One cell that changes with every ``publish``."""
+
+    def publish(self, outs: Mapping[tuple[int, int], int]) -> None:
+        """Replace them: by variant and identity, the bits of ``CHECK`` and ``OUTLIER``."""
+        cells = array("Q")
+        for (variant, identity), why in list(outs.items())[: self.MOST]:
+            cells.extend((identity, variant << _WHY_BITS | why))
+        self._bytes.write(cells.tobytes())
+
+    def read(self) -> dict[tuple[int, int], int] | None:
+        """Return what ``publish`` was given; ``None`` if there is nothing to be read now."""
+        found = self._bytes.read()
+        if found is None:
+            return None
+        cells = memoryview(found[1]).cast("Q").tolist()
+        return {
+            (word >> _WHY_BITS, identity): word & _WHY
+            for identity, word in zip(cells[::2], cells[1::2], strict=True)
+        }
+
+
 class WorkerCells:
     """One worker's counters, state and records. A worker that replaces a dead one continues them."""
 
@@ -266,6 +313,7 @@ class Block:
         self.side = side
         self.table = TableCell(take(TableCell.SIZE))
         self.config = ConfigCell(take(ConfigCell.SIZE))
+        self.outs = OutCell(take(OutCell.SIZE))
         self.heartbeats: memoryview[int] = take(self.SIDES * _CELL).cast("Q")
         """By side: milliseconds of the monotonic clock at the last tick of its control plane; 0: none yet."""
         sides = [
@@ -283,6 +331,7 @@ class Block:
         parts = (
             TableCell.SIZE,
             ConfigCell.SIZE,
+            OutCell.SIZE,
             cls.SIDES * _CELL,
             *(WorkerCells.SIZE,) * (workers * cls.SIDES),
         )

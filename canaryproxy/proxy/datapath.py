@@ -183,6 +183,7 @@ class DataPath:
             self._pool(STABLE, config.variants.stable, stable, limits, files, tls),
             self._pool(CANARY, config.variants.canary, canary, limits, files, tls),
         )
+        self._refresh_pools()
         self._tls_contexts = tls
         self._mirror.configure(config.mirror.percent, context.pools[1], limits.first_byte_timeout)
         mirrors = config.mirror.percent > 0 and context.pools[1].endpoints
@@ -235,7 +236,11 @@ class DataPath:
         for one, endpoint in known.items():
             if one not in wanted:
                 endpoint.close()
-        pool = Pool(endpoints, by_hash=variant is not None and variant.balance == "hash")
+        for endpoint in endpoints:
+            endpoint.was_up = not known or (endpoint.config in known and endpoint.was_up)
+        by_hash = variant is not None and variant.balance == "hash"
+        slow_start = 0.0 if variant is None else variant.slow_start
+        pool = Pool(endpoints, by_hash=by_hash, slow_start=slow_start)
         tls = None if variant is None else variant.tls
         context = None
         if any(one.scheme == "https" for one in wanted):
@@ -246,15 +251,35 @@ class DataPath:
         for endpoint in endpoints:
             endpoint.limit(limits)
             endpoint.secure(context, None if tls is None else tls.server_name)
-            endpoint.on_change = pool.refresh
-        pool.refresh()
+            endpoint.on_change = self._refresh_pools
         return pool
+
+    def _refresh_pools(self) -> None:
+        """Look again at which endpoints are up.
+
+        Stable answers for a canary without any: it is tried all the same only if stable has none either.
+        """
+        now = monotonic()
+        stable, canary = self.context.pools
+        stable.refresh(now, may_panic=True)
+        canary.refresh(now, may_panic=stable.panic)
 
     # The control plane's side
 
     def publish(self, table: RouteTable) -> None:
         """Route by this table from the next request on."""
         self.context.router.publish(table)
+
+    def take_out(self, outs: Mapping[tuple[int, int], int]) -> None:
+        """Take these endpoints, as ``OutCell.read`` returns them, out of service and all others back in."""
+        changed = False
+        for variant, pool in enumerate(self.context.pools):
+            for endpoint in pool.endpoints:
+                why = outs.get((variant, endpoint.identity), 0)
+                changed |= why != endpoint.out
+                endpoint.out = why
+        if changed:
+            self._refresh_pools()
 
     def tick(self) -> None:
         """Begin a tick of the judge: count the requests that are late by now, not when they end.
@@ -263,6 +288,9 @@ class DataPath:
         long-lived connections follow their users.
         """
         now = monotonic()
+        for pool in self.context.pools:
+            if pool.starting:
+                pool.warm(now)
         self._renew_rescue(now)
         for connection in self.context.connections:
             connection.mark_late(now)

@@ -1,7 +1,8 @@
 """One endpoint: its connections, and whether it takes new ones.
 
 An endpoint that fails to take connections is ejected: it gets no requests until a probe connection, tried
-after a growing pause, succeeds. No request is spent on finding out that it is still down.
+after a growing pause, succeeds. No request is spent on finding out that it is still down, unless no other
+endpoint is left (``Pool``). The control plane may take it out for reasons of its own (``out``).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Endpoint(ConnectionSource):
         "_loop",
         "_pause",
         "_tasks",
+        "_timer",
         "_waiting",
         "active",
         "authority",
@@ -56,7 +58,11 @@ class Endpoint(ConnectionSource):
         "on_change",
         "on_open",
         "open",
+        "out",
         "reason",
+        "returned",
+        "share",
+        "was_up",
     )
 
     def __init__(
@@ -77,6 +83,14 @@ class Endpoint(ConnectionSource):
         self.failures = 0
         """Failures to connect since the last success."""
         self.ejected = False
+        self.out = 0
+        """Why the control plane has taken it out of service: bits of ``CHECK`` and ``OUTLIER``."""
+        self.was_up = True
+        """Neither ejected nor out when its pool looked last."""
+        self.returned = 0.0
+        """When it came back (monotonic seconds)."""
+        self.share = 1.0
+        """Of the requests that are its due; below 1 while it starts."""
         self.identity = endpoint_cells.identity(str(config))
         """Names it in shared memory."""
         self.marks: list[int] = []
@@ -98,6 +112,8 @@ class Endpoint(ConnectionSource):
         self._pause = FIRST_PAUSE
         self._waiting: deque[Caller] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        """Of the next probe."""
 
     def limit(self, limits: Limits) -> None:
         """Keep within these limits from now on."""
@@ -107,6 +123,16 @@ class Endpoint(ConnectionSource):
     def secure(self, context: ssl.SSLContext | None, server_name: str | None) -> None:
         """Use this context for new connections, as ``Dialer.secure`` does."""
         self._dialer.secure(context, server_name)
+
+    @property
+    def up(self) -> bool:
+        """It is neither ejected nor taken out of service."""
+        return not self.ejected and not self.out
+
+    @property
+    def tries(self) -> bool:
+        """Whether a connection is being opened, and none is idle."""
+        return bool(self._tasks) and not self.idle
 
     def acquire(self, caller: Caller, *, fresh: bool = False) -> None:
         """Give the caller a connection: an idle one at once, else when one is opened or released.
@@ -151,7 +177,7 @@ class Endpoint(ConnectionSource):
         if self.failures >= EJECT_AFTER and not self.ejected and not self.closed:
             self.ejected = True
             self.on_change()
-            self._loop.call_later(self._pause, self._probe)
+            self._timer = self._loop.call_later(self._pause, self._probe)
 
     def add_error(self, reason: Reason) -> None:
         """Count an attempt of a request that got no complete response."""
@@ -185,13 +211,15 @@ class Endpoint(ConnectionSource):
         self.failures = 0
         self._pause = FIRST_PAUSE
         if self.ejected:
+            if self._timer is not None:
+                self._timer.cancel()
             self.ejected = False
             self.on_change()
 
     def _probe_failed(self) -> None:
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
-        if not self.closed:
-            self._loop.call_later(self._pause, self._probe)
+        if self.ejected and not self.closed:
+            self._timer = self._loop.call_later(self._pause, self._probe)
 
     def _open(self, caller: Caller) -> None:
         self.open += 1

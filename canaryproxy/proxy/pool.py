@@ -1,4 +1,11 @@
-"""The endpoints of a variant, and which one gets a request."""
+"""The endpoints of a variant, and which one gets a request.
+
+An endpoint that is ejected or out of service gets none, with one exception, *panic*: if that leaves none at
+all, requests are tried all the same, on those that take connections, else on all. An ejected one is then
+tried by one request at a time, so that a dead variant is not stormed and the first success ends it.
+
+An endpoint that returns *starts*: its share of the requests grows linearly over ``slow_start`` seconds.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +22,68 @@ from canaryproxy.proxy.endpoint import Endpoint
 _FACTOR: Final = 22695477
 _DRAW_BITS: Final = 30
 _DRAWS: Final = 0x3FFFFFFF
+_START_SEED: Final = 1
+"""Of the hash that says from which share on a key returns to an endpoint that starts."""
 
 
 class Pool:
     """The endpoints of one variant and how requests are spread over them."""
 
-    __slots__ = ("_by_hash", "_draw", "_turn", "endpoints", "usable")
+    __slots__ = (
+        "_by_hash",
+        "_draw",
+        "_plain",
+        "_slow_start",
+        "_turn",
+        "endpoints",
+        "panic",
+        "starting",
+        "usable",
+    )
 
-    def __init__(self, endpoints: Sequence[Endpoint], *, by_hash: bool) -> None:
+    def __init__(
+        self, endpoints: Sequence[Endpoint], *, by_hash: bool, slow_start: float = 0.0
+    ) -> None:
         self.endpoints = tuple(endpoints)
         self.usable = self.endpoints
-        """The endpoints that are not ejected."""
+        """The endpoints that may get requests."""
+        self.panic = False
+        """None is up, and ``usable`` are tried all the same."""
+        self.starting: tuple[Endpoint, ...] = ()
+        """Those of ``usable`` that get less than their share."""
         self._by_hash = by_hash
+        self._slow_start = slow_start
         self._turn = 0
         self._draw = getrandbits(_DRAW_BITS)
+        self._plain = True
+        """All of ``usable`` are equal."""
 
-    def refresh(self) -> None:
-        """Update ``usable``: an endpoint was ejected or came back."""
-        self.usable = tuple(endpoint for endpoint in self.endpoints if not endpoint.ejected)
+    def refresh(self, now: float, *, may_panic: bool) -> None:
+        """Look at the endpoints again: one went or came back; ``now`` is in monotonic seconds.
+
+        ``may_panic``: if none is up, requests are tried all the same.
+        """
+        up = tuple([one for one in self.endpoints if one.up])
+        for one in self.endpoints:
+            if one.up and not one.was_up and self._slow_start:
+                one.returned, one.share = now, 0.0
+            elif not one.up:
+                one.share = 1.0
+            one.was_up = one.up
+        self.panic = may_panic and not up and bool(self.endpoints)
+        if self.panic:
+            up = tuple([one for one in self.endpoints if not one.ejected]) or self.endpoints
+        self.usable = up
+        self.warm(now)
+
+    def warm(self, now: float) -> None:
+        """Give the endpoints that start their share as of ``now``."""
+        for one in self.endpoints:
+            if one.share < 1.0:
+                passed = (now - one.returned) / self._slow_start if self._slow_start else 1.0
+                one.share = min(max(passed, 0.0), 1.0)
+        self.starting = tuple([one for one in self.usable if one.share < 1.0])
+        self._plain = not self.panic and not self.starting
 
     def choose(self, key: bytes | None, tried: Sequence[Endpoint] = ()) -> Endpoint | None:
         """Return the endpoint for a request, or ``None`` if none is usable.
@@ -43,8 +94,8 @@ class Pool:
         (Mitzenmacher 2001), which is as even and does not grow with their number.
         """
         usable = self.usable
-        if tried:
-            usable = tuple([endpoint for endpoint in usable if endpoint not in tried])
+        if tried or not self._plain:
+            usable = self._candidates(key, tried)
         count = len(usable)
         if count < 2:
             return usable[0] if count else None
@@ -64,3 +115,29 @@ class Pool:
             if endpoint.active < best.active:
                 best = endpoint
         return best
+
+    def _candidates(self, key: bytes | None, tried: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+        """Return the endpoints among which ``choose`` chooses, for a request that is not the plain case."""
+        found = [one for one in self.usable if one not in tried]
+        if self.panic:
+            return tuple([one for one in found if not one.ejected or not one.tries])
+        if not self.starting:
+            return tuple(found)
+        if self._by_hash and key is not None:
+            return tuple([one for one in found if _returns(key, one)]) or tuple(found)
+        self._draw = draw = (self._draw * _FACTOR + 1) & _DRAWS
+        left = len(found) * draw / (_DRAWS + 1)
+        for one in found:
+            if one.share < 1.0:
+                if left < one.share:
+                    return (one,)
+                left -= one.share
+        return tuple([one for one in found if one.share == 1.0]) or tuple(found)
+
+
+def _returns(key: bytes, endpoint: Endpoint) -> bool:
+    """Tell whether a key may be the endpoint's: from some share on it is, and stays."""
+    if endpoint.share == 1.0:
+        return True
+    drawn = mmh3.hash(endpoint.authority.encode() + b"\0" + key, _START_SEED, signed=False)
+    return drawn < endpoint.share * 0x1_0000_0000

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
 from canaryproxy.config import Config
 from canaryproxy.control.endpoint_figures import EndpointReading
+from canaryproxy.control.outs import Outs
 from canaryproxy.control.upstream_watch import EndpointState, VariantState
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.counters import ERRORS, Reason
@@ -21,7 +23,7 @@ from canaryproxy.measure.endpoint_cells import (
     identity,
     total,
 )
-from canaryproxy.measure.routing import VARIANTS, RouteTable
+from canaryproxy.measure.routing import STABLE, VARIANTS, RouteTable
 from canaryproxy.measure.shared_memory import Block, WorkerCells
 
 _ADOPTED_WITHIN = 2.0
@@ -38,7 +40,7 @@ def is_alive(pid: int) -> bool:
 
 
 def _reading(
-    url: str, states: list[tuple[LocalState, int]], counts: list[EndpointCounts]
+    url: str, states: list[tuple[LocalState, int]], counts: list[EndpointCounts], out: str
 ) -> EndpointReading:
     """Sum an endpoint over the workers; the reason is that of one that has ejected it, if there is one."""
     worst, _ = min(
@@ -53,6 +55,8 @@ def _reading(
         reason=Reason(worst.reason),
         errno=worst.errno,
         counts=total(counts) if counts else NONE,
+        starting=any(state.starting for state, _ in states),
+        out=out,
     )
 
 
@@ -68,6 +72,8 @@ class SharedPlane:
     ) -> None:
         self._block = block
         self._local_tick = local_tick
+        self.outs = Outs(block.outs)
+        """The endpoints that the control plane has taken out of service."""
         self.config = config
         """The configuration in force, which names the endpoints."""
 
@@ -97,10 +103,29 @@ class SharedPlane:
         configuration, or has ended, count too.
         """
         counts = [worker.endpoints.counts(variant) for worker in self._block.all_workers]
-        return [
-            _reading(url, states, [one[key] for one in counts if key in one])
+        found = [
+            _reading(
+                url,
+                states,
+                [one[key] for one in counts if key in one],
+                self.outs.cause(variant, url),
+            )
             for key, url, states in self._endpoint_states(variant)
         ]
+        if self._all_lost(variant) and self._all_lost(STABLE):
+            return [replace(one, panic=True) for one in found]
+        return found
+
+    def _all_lost(self, variant: int) -> bool:
+        """Tell whether no endpoint of a variant is up, so that requests are tried all the same.
+
+        Those of the canary only if stable has none either.
+        """
+        found = [
+            _reading(url, states, [], self.outs.cause(variant, url)).lost
+            for _, url, states in self._endpoint_states(variant)
+        ]
+        return bool(found) and all(found)
 
     def _endpoint_states(
         self, variant: int
@@ -129,9 +154,9 @@ class SharedPlane:
         return {
             name: VariantState(
                 [
-                    EndpointState(one.url, one.up, one.errors, one.reason, one.errno)
+                    EndpointState(one.url, one.up, one.errors, one.reason, one.errno, one.out)
                     for _, url, states in self._endpoint_states(variant)
-                    for one in (_reading(url, states, []),)
+                    for one in (_reading(url, states, [], self.outs.cause(variant, url)),)
                 ],
                 sum(
                     worker.counters.variants[variant][ERRORS + Reason.NO_ENDPOINT]

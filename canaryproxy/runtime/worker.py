@@ -54,6 +54,8 @@ class Worker:
         )
         self._slots: Mapping[str, int] = counters.slots(list(config.judge.outcomes), {})
         self._generation = 0
+        self._outs: Mapping[tuple[int, int], int] = {}
+        self._outs_sequence = 0
         self._clock: asyncio.TimerHandle | None = None
 
     async def start(
@@ -66,6 +68,7 @@ class Worker:
         if self._log is not None:
             self._log.start()
         self._adopt()
+        self._take_out()
         self._report()
         await self.datapath.serve([sock for _, sock in sockets], [at for at, _ in sockets])
         self._cells.status[shared.PID] = os.getpid()
@@ -91,6 +94,7 @@ class Worker:
         """Count late requests, adopt a new configuration and report the state; call it ten times a second."""
         self.datapath.tick()
         self._adopt()
+        self._take_out()
         self._report()
 
     @property
@@ -154,6 +158,15 @@ class Worker:
         self._report()  # before the new endpoints are looked for
         self._cells.status[shared.CONFIGURED] = found.generation
 
+    def _take_out(self) -> None:
+        """Take the endpoints out of service that the control plane wants out."""
+        sequence = self._block.outs.sequence[0]
+        if sequence != self._outs_sequence:
+            found = self._block.outs.read()
+            if found is not None:
+                self._outs, self._outs_sequence = found, sequence
+        self.datapath.take_out(self._outs)
+
     def _report(self) -> None:
         cells, pools = self._cells, self.datapath.context.pools
         for variant in range(len(VARIANTS)):
@@ -162,7 +175,13 @@ class Worker:
                 [
                     Entry(
                         one.identity,
-                        LocalState(not one.ejected, one.active, one.reason, one.errno),
+                        LocalState(
+                            not one.ejected,
+                            one.active,
+                            one.reason,
+                            one.errno,
+                            one.share < 1.0,
+                        ),
                         one.marks,
                     )
                     for one in pools[variant].endpoints

@@ -52,7 +52,7 @@ def test_with_no_endpoint_of_either_variant_no_line_promises_the_other_one() -> 
     watch.observe(0, {v: VariantState([up(f"{v}:1")], 0) for v in ("stable", "canary")})
     lines = watch.observe(1, {v: VariantState([down(f"{v}:1")], 0) for v in ("stable", "canary")})
     assert [line.text.partition("; ")[2] for line in lines if "is down" in line.text] == [
-        "no endpoint of either variant left: all users get 503"
+        "no endpoint of either variant left: requests are tried on all of them all the same"
     ] * 2
 
 

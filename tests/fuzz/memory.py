@@ -225,7 +225,7 @@ class MemoryProxy:
             ]
             pool = Pool(endpoints, by_hash=False)
             for endpoint in endpoints:
-                endpoint.on_change = pool.refresh
+                endpoint.on_change = self.datapath._refresh_pools
                 held = MemoryEndpoint(endpoint)
                 held.high = high
                 self.endpoints.append(held)

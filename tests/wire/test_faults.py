@@ -19,6 +19,7 @@ from canaryproxy.measure.counters import (
     ROUTED,
     Reason,
 )
+from canaryproxy.measure.shared_memory import CHECK, OUTLIER
 from tests.ports import free_port
 
 from .harness import (
@@ -331,12 +332,65 @@ async def test_a_rescue_that_fails_too_is_told_to_the_client() -> None:
         assert errors(running, "stable", Reason.CONNECT_REFUSED) == 1
 
 
-async def test_an_unusable_stable_is_503_with_retry_after() -> None:
+async def test_a_stable_that_is_down_is_tried_all_the_same_and_answers_as_soon_as_it_can() -> None:
+    port = free_port()
+    async with proxy(variants(port)) as running:
+        answers = [await once(running) for _ in range(5)]
+        assert [status_of(answer) for answer in answers] == [502] * 5
+        assert b"X-Canaryproxy-Reason: connect_refused" in answers[4]
+        assert running.context.pools[0].endpoints[0].ejected
+        async with Upstream(always(OK)).serving(port):
+            assert status_of(await once(running)) == 200, "no probe is waited for"
+            assert not running.context.pools[0].endpoints[0].ejected
+
+
+async def test_while_an_ejected_stable_is_tried_others_get_503_with_retry_after() -> None:
     async with proxy(variants(free_port())) as running:
-        answers = [await once(running) for _ in range(4)]
-        assert [status_of(answer) for answer in answers] == [502, 502, 502, 503]
-        assert b"\r\nRetry-After: 1\r\n" in answers[3]
-        assert b"X-Canaryproxy-Reason: no_endpoint" in answers[3]
+        endpoint = running.context.pools[0].endpoints[0]
+        for _ in range(3):
+            await once(running)
+        assert endpoint.ejected
+        endpoint._tasks.add(asyncio.current_task())  # type: ignore[arg-type] # a connection that hangs
+        try:
+            answer = await once(running)
+        finally:
+            endpoint._tasks.clear()
+        assert status_of(answer) == 503
+        assert b"\r\nRetry-After: 1\r\n" in answer
+        assert b"X-Canaryproxy-Reason: no_endpoint" in answer
+
+
+async def test_requests_of_an_ejected_canary_and_stable_are_tried_on_both() -> None:
+    port = free_port()
+    async with proxy(variants(free_port(), port, ALL)) as running:
+        for _ in range(4):
+            assert status_of(await once(running)) == 502
+        assert all(pool.panic for pool in running.context.pools)
+        async with Upstream(always(OK)).serving(port):
+            assert status_of(await once(running)) == 200
+        assert not running.context.pools[1].panic
+
+
+async def test_an_endpoint_that_is_out_gets_no_requests_and_all_of_them_do_if_none_is_left() -> (
+    None
+):
+    async with Upstream(always(OK)).serving() as one, Upstream(always(OK)).serving() as other:
+        both = f'["http://127.0.0.1:{one.port}", "http://127.0.0.1:{other.port}"]'
+        async with proxy(f"variants: {{stable: {{endpoints: {both}}}}}") as running:
+            first, second = running.context.pools[0].endpoints
+            running.datapath.take_out({(0, first.identity): CHECK})
+            for _ in range(10):
+                assert status_of(await once(running)) == 200
+            assert (one.got.count(b"GET "), other.got.count(b"GET ")) == (0, 10)
+            running.datapath.take_out({(0, e.identity): CHECK for e in (first, second)})
+            for _ in range(10):
+                assert status_of(await once(running)) == 200
+            assert one.got.count(b"GET ") > 0
+            running.datapath.take_out({(0, second.identity): OUTLIER})
+            before = other.got.count(b"GET ")
+            for _ in range(10):
+                assert status_of(await once(running)) == 200
+            assert other.got.count(b"GET ") == before
 
 
 # Endpoints

@@ -72,8 +72,10 @@ function showEndpoints({ endpoints }) {
   );
 }
 
-/** "up", "down", or in how many of the workers it is down. */
-function state({ up, ejected_by: by, workers }) {
+/** "up", "starting", "down" with its cause, or in how many of the workers it is down. */
+function state({ state: word, up, out, ejected_by: by, workers }) {
+  if (out) return `${word}: ${out}`;
+  if (word === "starting" || word === "panic") return word;
   if (up) return "up";
   return by < workers ? `down in ${by} of ${workers} workers` : "down";
 }

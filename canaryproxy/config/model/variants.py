@@ -26,6 +26,11 @@ class Variant(Section):
         "least_requests",
         description="Load balancing; hash keeps each user on the same endpoint.",
     )
+    slow_start: types.Duration = Field(
+        0.0,
+        description="Time in which an endpoint that returns, or is new, comes to its share of the requests;"
+        " 0: at once.",
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Variant:

@@ -1,0 +1,130 @@
+"""Which endpoint gets a request: one that is out gets none, one that returns comes to its share slowly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from canaryproxy.config import Limits
+from canaryproxy.config.addresses import Endpoint as EndpointConfig
+from canaryproxy.proxy.endpoint import Endpoint
+from canaryproxy.proxy.pool import Pool
+
+KEYS = [b"user-%d" % number for number in range(2000)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    made = asyncio.new_event_loop()
+    asyncio.set_event_loop(made)
+    yield made
+    asyncio.set_event_loop(None)
+    made.close()
+
+
+def endpoints(number: int) -> list[Endpoint]:
+    loop = asyncio.get_event_loop_policy().get_event_loop()
+
+    def never(_: Endpoint) -> None:
+        raise AssertionError
+
+    return [
+        Endpoint(EndpointConfig("http", "h", 1000 + at, ""), Limits(), loop, never)  # type: ignore[arg-type]
+        for at in range(number)
+    ]
+
+
+def shares(pool: Pool, requests: int = 3000) -> Counter[int]:
+    found = [pool.choose(None) for _ in range(requests)]
+    return Counter(pool.endpoints.index(one) for one in found if one is not None)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=6), st.booleans())
+def test_usable_are_those_that_are_up_or_in_panic_those_that_take_connections(
+    states: list[tuple[bool, int]], may_panic: bool
+) -> None:
+    pool = Pool(endpoints(len(states)), by_hash=False)
+    for one, (ejected, out) in zip(pool.endpoints, states, strict=True):
+        one.ejected, one.out = ejected, out
+    pool.refresh(1.0, may_panic=may_panic)
+    up = [one for one in pool.endpoints if not one.ejected and not one.out]
+    chosen = pool.choose(None)
+    if up:
+        assert chosen in up
+        assert not pool.panic
+    elif not states or not may_panic:
+        assert chosen is None
+    else:
+        assert pool.panic
+        takes = [one for one in pool.endpoints if not one.ejected]
+        assert chosen in (takes or pool.endpoints)
+
+
+@pytest.mark.parametrize("number", [2, 3, 5])
+@pytest.mark.parametrize("passed", [2.5, 5.0, 9.0])
+def test_the_share_of_one_that_returns_grows_linearly(number: int, passed: float) -> None:
+    pool = Pool(endpoints(number), by_hash=False, slow_start=10.0)
+    back = pool.endpoints[0]
+    back.out = 1
+    pool.refresh(100.0, may_panic=True)
+    assert 0 not in shares(pool)
+    back.out = 0
+    pool.refresh(200.0, may_panic=True)
+    assert 0 not in shares(pool, 50), "it begins at 0"
+    pool.warm(200.0 + passed)
+    # Its requests in flight are few: it must not be chosen for that.
+    for one in pool.endpoints[1:]:
+        one.active = 5
+    wanted = 3000 / number * passed / 10.0
+    assert shares(pool)[0] == pytest.approx(wanted, rel=0.2)
+    pool.warm(210.0)
+    assert not pool.starting
+
+
+def test_keys_return_one_by_one_and_no_other_key_moves() -> None:
+    pool = Pool(endpoints(4), by_hash=True, slow_start=10.0)
+    before = {key: pool.choose(key) for key in KEYS}
+    back = pool.endpoints[2]
+    back.out = 1
+    pool.refresh(0.0, may_panic=True)
+    without = {key: pool.choose(key) for key in KEYS}
+    back.out = 0
+    pool.refresh(100.0, may_panic=True)
+    returned: set[bytes] = set()
+    for tenth in range(11):
+        pool.warm(100.0 + tenth)
+        now = {key: pool.choose(key) for key in KEYS}
+        mine = {key for key in KEYS if now[key] is back}
+        assert returned <= mine, "a key that has returned stays"
+        assert all(now[key] in (before[key], without[key]) for key in KEYS)
+        assert len(mine) == pytest.approx(500 * tenth / 10, abs=60)
+        returned = mine
+    assert now == before
+
+
+def test_where_all_start_all_get_requests() -> None:
+    for by_hash in (False, True):
+        pool = Pool(endpoints(2), by_hash=by_hash, slow_start=10.0)
+        for one in pool.endpoints:
+            one.out = 1
+        pool.refresh(0.0, may_panic=True)
+        for one in pool.endpoints:
+            one.out = 0
+        pool.refresh(50.0, may_panic=True)
+        assert {pool.choose(key) for key in KEYS} == set(pool.endpoints)
+        assert len(shares(pool)) == 2
+
+
+def test_without_a_slow_start_it_is_back_at_once() -> None:
+    pool = Pool(endpoints(2), by_hash=False)
+    pool.endpoints[0].out = 1
+    pool.refresh(0.0, may_panic=True)
+    pool.endpoints[0].out = 0
+    pool.refresh(1.0, may_panic=True)
+    assert not pool.starting
+    assert len(shares(pool, 10)) == 2
