@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter
 from canaryproxy.admin import bodies, conditions, openapi, schemas
 from canaryproxy.admin.guard import Guard
 from canaryproxy.admin.interfaces import ReleaseControl
+from canaryproxy.admin.overview import Overviewer
 from canaryproxy.admin.problem import Problem
 from canaryproxy.admin.responses import conditional, hashed, tagged
 from canaryproxy.admin.stream import Hub
@@ -48,10 +49,13 @@ _STALE = "the release has changed in the meantime; read it again"
 class Api:
     """The API of one running proxy, for one kind of address."""
 
-    def __init__(self, control: ReleaseControl, guard: Guard, hub: Hub) -> None:
+    def __init__(
+        self, control: ReleaseControl, guard: Guard, hub: Hub, overviewer: Overviewer
+    ) -> None:
         self._control = control
         self._guard = guard
         self._hub = hub
+        self._overviewer = overviewer
 
     def add_routes(self, app: web.Application) -> None:
         """Add the routes of ``/v1``."""
@@ -67,6 +71,7 @@ class Api:
         add("POST", "/v1/events", self._post_events)
         app.router.add_get("/v1/endpoints", self._get_endpoints)
         app.router.add_get("/v1/routes", self._get_routes)
+        app.router.add_get("/v1/overview", self._get_overview)
         app.router.add_get("/v1/history", self._get_history)
         app.router.add_get("/v1/series", self._get_series)
         app.router.add_get("/v1/stream", self._get_stream, allow_head=False)
@@ -98,6 +103,10 @@ class Api:
     async def _get_routes(self, request: web.Request) -> web.Response:
         bodies.query(request, {})
         return hashed(request, self._control.routes())
+
+    async def _get_overview(self, request: web.Request) -> web.Response:
+        bodies.query(request, {})
+        return hashed(request, await self._overviewer.look())
 
     async def _get_history(self, request: web.Request) -> web.Response:
         wanted = bodies.query(

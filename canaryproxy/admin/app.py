@@ -14,14 +14,16 @@ from canaryproxy.admin.api import Api
 from canaryproxy.admin.connection import BOUNDS, Bounds, Connection, Connections, Share
 from canaryproxy.admin.guard import SAFE_METHODS, Guard, route_of
 from canaryproxy.admin.interfaces import ReleaseControl
+from canaryproxy.admin.overview import Overviewer
 from canaryproxy.admin.problem import Problem
 from canaryproxy.admin.stream import PACE, Hub, Pace
 from canaryproxy.config import Admin
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_UNSHARED = ("/v1/stream", "/livez", "/readyz")
-"""Routes outside the share: a stream never ends, and probes cost nothing and must not wait."""
+_UNSHARED = ("/v1/stream", "/v1/overview", "/livez", "/readyz")
+"""Routes outside the share: a stream never ends, the overview waits for other proxies, and probes cost
+nothing and must not wait."""
 
 
 class AdminServer:
@@ -40,8 +42,9 @@ class AdminServer:
         bounds: Bounds = BOUNDS,
         pace: Pace = PACE,
     ) -> None:
-        self._unix = _Server(registry, control, Guard(None), bounds, pace)
-        self._tcp = _Server(registry, control, Guard.of_tcp(admin), bounds, pace)
+        overviewer = Overviewer(control, admin.overview)
+        self._unix = _Server(registry, control, Guard(None), bounds, pace, overviewer)
+        self._tcp = _Server(registry, control, Guard.of_tcp(admin), bounds, pace, overviewer)
 
     @property
     def connections(self) -> int:
@@ -78,13 +81,14 @@ class _Server:
         guard: Guard,
         bounds: Bounds,
         pace: Pace,
+        overviewer: Overviewer,
     ) -> None:
         self._bounds = bounds
         self.hub = Hub(control, bounds.streams, pace)
         self._servers: list[asyncio.Server] = []
         self._connections: Connections | None = None
         self._runner = web.AppRunner(
-            application(registry, control, guard, self.hub, bounds),
+            application(registry, control, guard, self.hub, bounds, overviewer),
             handle_signals=False,
             shutdown_timeout=bounds.stop,
         )
@@ -114,7 +118,12 @@ class _Server:
 
 
 def application(
-    registry: CollectorRegistry, control: ReleaseControl, guard: Guard, hub: Hub, bounds: Bounds
+    registry: CollectorRegistry,
+    control: ReleaseControl,
+    guard: Guard,
+    hub: Hub,
+    bounds: Bounds,
+    overviewer: Overviewer | None = None,
 ) -> web.Application:
     """Return the application with all routes, behind the guard."""
 
@@ -159,5 +168,5 @@ def application(
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     dashboard.add_routes(app)
-    Api(control, guard, hub).add_routes(app)
+    Api(control, guard, hub, overviewer or Overviewer(control)).add_routes(app)
     return app

@@ -1,7 +1,7 @@
-"""The dashboard: one page at ``/``, its style sheets and modules at ``/static/<name>``.
+"""The dashboard at ``/`` and the overview at ``/overview``; style sheets and modules at ``/static/<name>``.
 
 The files are package data, read once. A requested name is looked up among them and never used as a path.
-The page gets its data from ``/v1``.
+The pages get their data from ``/v1``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.helpers import ETag
 
-PAGE = "index.html"
+PAGE, OVERVIEW = "index.html", "overview.html"
 
 _CONTENT_TYPES = {
     ".html": "text/html",
@@ -55,6 +55,9 @@ def add_routes(app: web.Application) -> None:
     async def page(request: web.Request) -> web.Response:
         return _response(request, served[PAGE])
 
+    async def overview(request: web.Request) -> web.Response:
+        return _response(request, served[OVERVIEW])
+
     async def static(request: web.Request) -> web.Response:
         found = served.get(request.match_info["name"])
         if found is None:
@@ -62,6 +65,7 @@ def add_routes(app: web.Application) -> None:
         return _response(request, found)
 
     app.router.add_get("/", page)
+    app.router.add_get("/overview", overview)
     app.router.add_get("/static/{name}", static)
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 import canaryproxy
-from canaryproxy.admin import bodies, schemas
+from canaryproxy.admin import bodies, overview, schemas
 from canaryproxy.control import endpoint_view, release_view, route_view
 from canaryproxy.release import acts
 
@@ -24,7 +24,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     endpoint_view.Endpoints, route_view.Routes,
     release_view.Release, release_view.Record, release_view.Point, release_view.Act, schemas.Acts,
     schemas.History, schemas.Series, schemas.Drill, schemas.Accepted, schemas.Config,
-    schemas.Change, schemas.Problem,
+    schemas.Change, schemas.Problem, overview.Overview,
     bodies.Who, bodies.SetWeight, bodies.Accept, bodies.Trip, bodies.DrillBy, bodies.Events,
 )  # fmt: skip
 OPERATIONS: Final[Mapping[acts.Operation, str]] = {
@@ -222,6 +222,13 @@ def _table_paths() -> Schema:
             "get": _read("endpoints", "Get the figures of each endpoint.", endpoint_view.Endpoints)
         },
         "/v1/routes": {"get": _read("routes", "Get the figures of each route.", route_view.Routes)},
+        "/v1/overview": {
+            "get": _read(
+                "overview",
+                "Get this proxy and those of admin.overview, what needs a person first.",
+                overview.Overview,
+            )
+        },
     }
 
 
@@ -364,6 +371,14 @@ def _page_paths() -> Schema:
             "get": {
                 "operationId": "dashboard",
                 "summary": "The dashboard.",
+                "security": [{}],
+                "responses": _responses({**page, **unchanged}),
+            }
+        },
+        "/overview": {
+            "get": {
+                "operationId": "overview_page",
+                "summary": "The overview of several proxies.",
                 "security": [{}],
                 "responses": _responses({**page, **unchanged}),
             }

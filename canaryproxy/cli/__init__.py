@@ -25,6 +25,7 @@ SECTIONS = {
     },
     "Observe": {
         "status.status": ("Show the release, both variants' traffic, and the current verdict."),
+        "tables.overview": ("Show several proxies side by side, with what needs a person first."),
         "tables.endpoints": (
             "Show each endpoint: requests, failures, statuses, latency, and whether it is up."
         ),

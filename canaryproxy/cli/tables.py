@@ -1,15 +1,17 @@
-"""``endpoints`` and ``routes``: tables of a running proxy."""
+"""``endpoints``, ``routes`` and ``overview``: tables of a running proxy."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from typing import Any
 
 import click
 
 from canaryproxy.cli.target import Target, reaching
 from canaryproxy.client.api import Client
-from canaryproxy.client.tables import endpoint_lines, route_lines
+from canaryproxy.client.tables import endpoint_lines, overview_lines, route_lines
 
 
 @click.command()
@@ -58,3 +60,42 @@ def routes(target: Target, as_json: bool) -> None:
 
     found = target.talk(work)
     click.echo(json.dumps(found) if as_json else "\n".join(route_lines(found)))
+
+
+_EVERY = 2.0
+"""Seconds between two looks of ``overview --watch``."""
+
+
+@click.command()
+@click.option("-w", "--watch", is_flag=True, help="Keep the table up to date until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@reaching
+def overview(target: Target, watch: bool, as_json: bool) -> None:
+    """Show several proxies side by side, with what needs a person first.
+
+    They are this proxy and those of admin.overview in its configuration; it asks them for their release,
+    without a token. --watch asks every two seconds, and elsewhere than in a terminal prints what has changed;
+    --watch --json prints one object a line.
+
+    \b
+    Examples:
+      canaryproxy overview
+      canaryproxy overview --json | jq -r '.overview[] | select(.attention != "none") | .name'
+    """
+
+    async def work(client: Client) -> None:
+        before: list[str] = []
+        while True:
+            found = await client.table("overview")
+            lines = [json.dumps(found)] if as_json else overview_lines(found)
+            if watch and not as_json and sys.stdout.isatty():
+                click.clear()
+                click.echo("\n".join(lines))
+            elif lines != before:
+                click.echo("\n".join(lines))
+            before = lines
+            if not watch:
+                return
+            await asyncio.sleep(_EVERY)
+
+    target.talk(work, interrupted=0)

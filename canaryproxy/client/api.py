@@ -186,8 +186,8 @@ class Client:
             "PUT", "/v1/config", query=query, text=text, etag=etag, authorized=True
         )
 
-    async def table(self, name: Literal["endpoints", "routes"]) -> dict[str, Any]:
-        """Return the figures of each endpoint or route."""
+    async def table(self, name: Literal["endpoints", "routes", "overview"]) -> dict[str, Any]:
+        """Return the figures of each endpoint or route, or of each proxy of the overview."""
         found = (await self._send("GET", f"/v1/{name}")).body
         if not isinstance(found.get(name), list):
             raise NotAdmin(f"it returns no known {name}")

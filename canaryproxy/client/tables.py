@@ -1,11 +1,22 @@
-"""The tables of ``canaryproxy endpoints`` and ``canaryproxy routes``, as lines of text. Pure."""
+"""The tables of ``canaryproxy endpoints``, ``routes`` and ``overview``, as lines of text. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from canaryproxy.client.text import NONE, clean, count, duration, latency, mapping, number, percent
+from canaryproxy.client.text import (
+    NONE,
+    clean,
+    count,
+    duration,
+    latency,
+    mapping,
+    moment,
+    number,
+    percent,
+    weight,
+)
 
 _LONGEST = 80
 
@@ -69,6 +80,55 @@ def route_lines(document: Mapping[str, Any]) -> list[str]:
     share = number(document.get("share"))
     if share is not None and share < 1.0:
         lines.append(f"{percent(share)} of the requests are counted")
+    return lines
+
+
+def overview_lines(document: Mapping[str, Any]) -> list[str]:
+    """Return a row for each proxy of the overview, and below them why those that need a person do."""
+    rows = _objects(document.get("overview"))
+    now = number(document.get("time")) or 0.0
+    cells = [
+        [
+            "proxy",
+            "environment",
+            "release",
+            "state",
+            "step",
+            "weight",
+            "circuit",
+            "verdict",
+            "since",
+        ]
+    ]
+    for row in rows:
+        lost = row.get("error") is not None
+        step, steps = number(row.get("step")), number(row.get("steps"))
+        cells.append([
+            clean(row.get("name"), 40),
+            clean(row.get("environment"), 40) or NONE,
+            clean(row.get("release"), 60) or NONE,
+            "unreachable" if lost else clean(row.get("state"), 20),
+            f"{step:g} of {steps:g}" if step and steps else NONE,
+            NONE if lost else weight(row.get("weight")),
+            clean(row.get("circuit"), 20).replace("_", " ") or NONE,
+            clean(row.get("verdict"), 20) or NONE,
+            moment(row.get("reached" if lost else "since"), now),
+        ])  # fmt: skip
+    lines = _aligned(cells, left=9)
+    for row in rows:
+        found = row.get("problems")
+        said = [clean(row.get("error"), 200)] if row.get("error") is not None else []
+        if row.get("attention") in ("tripped", "breach", "suspect", "held"):
+            said.append(clean(row.get("said"), 400))
+        said += [clean(one, 400) for one in found] if isinstance(found, list) else []
+        if row.get("attention") == "waiting":
+            said.append("waits for an operator's resume")
+        name = clean(row.get("name"), 40)
+        if row.get("error") is not None and row.get("address") != row.get("name"):
+            name += f" ({clean(row.get('address'), 100)})"
+        lines += [f"{name}: {one}" for one in said]
+    if len(rows) < 2:
+        lines.append("only this proxy: name others in admin.overview of its configuration")
     return lines
 
 

@@ -37,6 +37,7 @@ async def session() -> AsyncIterator[ClientSession]:
     ("path", "content_type"),
     [
         ("/", "text/html; charset=utf-8"),
+        ("/overview", "text/html; charset=utf-8"),
         ("/static/page.css", "text/css; charset=utf-8"),
         ("/static/main.js", "text/javascript; charset=utf-8"),
         ("/static/favicon.svg", "image/svg+xml; charset=utf-8"),
@@ -124,7 +125,8 @@ class _Links(HTMLParser):
 def test_everything_that_is_named_is_there_and_nothing_comes_from_elsewhere() -> None:
     served = dashboard.load()
     links = _Links()
-    links.feed(served[dashboard.PAGE].body.decode())
+    for page in (dashboard.PAGE, dashboard.OVERVIEW):
+        links.feed(served[page].body.decode())
     assert links.inline == [], "the content security policy forbids these"
     modules = {
         urljoin(f"/static/{name}", module)
@@ -138,7 +140,7 @@ def test_everything_that_is_named_is_there_and_nothing_comes_from_elsewhere() ->
         elsewhere = re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]+[^\s\"']*", file.body.decode())
         assert [url for url in elsewhere if url != "http://www.w3.org/2000/svg"] == [], name
     unused = set(served) - {name.removeprefix("/static/") for name in named}
-    assert unused <= {dashboard.PAGE, "favicon-tripped.svg"}
+    assert unused <= {dashboard.PAGE, dashboard.OVERVIEW, "favicon-tripped.svg"}
 
 
 def test_the_page_warns_of_the_acts_that_ask_and_of_no_others() -> None:

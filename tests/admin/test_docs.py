@@ -34,9 +34,14 @@ def test_every_route_has_a_line() -> None:
         assert path.replace("{name}", "main.js") in shown, path
 
 
-def test_the_configuration_is_one() -> None:
-    (text,) = blocks("yaml")
-    assert config.parse(text, file="docs").admin.hosts == ("canary-admin.example.com",)
+def test_the_configurations_are_some() -> None:
+    first, overview = (config.parse(text, file="docs").admin for text in blocks("yaml"))
+    assert first.hosts == ("canary-admin.example.com",)
+    assert [(each.name, each.link) for each in overview.overview] == [
+        (None, "http://10.0.0.7:9900/"),
+        ("search", "https://search-admin.example.com"),
+        ("pay", "https://pay-admin.example.com:443/"),
+    ]
 
 
 def test_the_statuses_are_those_of_the_description() -> None:

@@ -12,6 +12,25 @@ from canaryproxy.config.addresses import is_loopback
 from canaryproxy.config.model.section import Mistake, Section, Variable, not_both, report
 
 
+class Neighbour(Section):
+    """Another proxy on the overview page."""
+
+    address: types.EndpointUrl = Field(
+        description="Its admin address: http://host:port, https://host:port or unix:/path."
+    )
+    name: types.Label | None = Field(
+        None, description="Its name on the page; default: the name of its machine."
+    )
+    dashboard: types.WebUrl | None = Field(
+        None, description="Link to its dashboard; default: its http(s) address."
+    )
+
+    @property
+    def link(self) -> str | None:
+        """Where its dashboard is, if that is known."""
+        return self.dashboard or (None if self.address.path else f"{self.address}/")
+
+
 class Admin(Section):
     """The admin API, the dashboard and the metrics."""
 
@@ -31,6 +50,11 @@ class Admin(Section):
     hosts: tuple[types.Domain, ...] = Field(
         (),
         description="Host names to accept beside localhost, IP addresses and names without a dot.",
+    )
+
+    overview: tuple[Neighbour, ...] = Field(
+        (),
+        description="Other proxies on the page /overview, beside this one; read without a token.",
     )
 
     @model_validator(mode="after")

@@ -1,0 +1,110 @@
+// The overview: a row for each proxy, in the order of v1/overview; asked for every few seconds.
+
+import { $, attr, badge, el, keyed, text } from "./dom.js";
+import { CIRCUITS, STANDINGS, duration, moment, plural, state, utc, weight, zone } from "./words.js";
+
+const EVERY = 3000; // ms
+const TIMEOUT = 15000; // ms
+const NONE = "–";
+const KINDS = {
+  tripped: ["breach", "tripped"],
+  breach: ["breach", "regression"],
+  suspect: ["suspect", "suspect"],
+  held: ["suspect", "holds the step"],
+  unreachable: ["suspect", "unreachable"],
+  configuration: ["suspect", "configuration"],
+  waiting: ["info", "waits for resume"],
+};
+const COLUMNS = ["Environment", "Release", "State", "Weight", "Circuit", "Verdict", "Since"];
+
+let got = null; // Date.now() of the newest figures
+let before = "";
+
+async function look() {
+  try {
+    const response = await fetch("v1/overview", { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) });
+    if (!response.ok) throw new TypeError(`the proxy responded ${response.status}`);
+    show(await response.json());
+    got = Date.now();
+    lost("");
+  } catch (error) {
+    if (!(error instanceof TypeError) && error.name !== "TimeoutError") throw error;
+    const age = got === null ? "" : ` These figures are ${duration((Date.now() - got) / 1000)} old.`;
+    lost(`No connection to the proxy.${age} Retrying every ${EVERY / 1000} s.`);
+  } finally {
+    setTimeout(look, EVERY);
+  }
+}
+
+function lost(words) {
+  attr($("lost"), "hidden", words === "" ? "" : null);
+  text($("lost"), words);
+  document.body.classList.toggle("stale", words !== "");
+  badge($("live"), words === "" ? "ok" : "suspect", words === "" ? "live" : "old");
+}
+
+function show({ overview: rows, time }) {
+  const needing = rows.filter((row) => row.attention !== "none");
+  for (const each of document.querySelectorAll(".zone")) text(each, ` (${zone(time)})`);
+  text($("number"), String(rows.length));
+  badge($("needing"), needing.length === 0 ? "ok" : "suspect", needing.length === 0 ? "none" : String(needing.length));
+  attr($("alone"), "hidden", rows.length > 1 ? "" : null);
+  keyed($("proxies").tBodies[0], rows, (row) => row.address ?? "", make, (node, row) => fill(node, row, time));
+  const tripped = rows.filter((row) => row.attention === "tripped").length;
+  const title = `${needing.length === 0 ? "All well" : `${plural(needing.length, "proxy needs", "proxies need")} attention`} – canaryproxy overview`;
+  if (document.title !== title) document.title = title;
+  attr($("favicon"), "href", tripped > 0 ? "static/favicon-tripped.svg" : "static/favicon.svg");
+  const said = needing.map((row) => `${row.name}: ${KINDS[row.attention]?.[1] ?? row.attention}`).join(", ");
+  if (said !== before) text($("status"), said === "" ? "No proxy needs attention." : said);
+  before = said;
+}
+
+const make = () =>
+  el(
+    "tr",
+    {},
+    el("th", { scope: "row" }),
+    COLUMNS.map((name) => el("td", { "data-label": name })),
+  );
+
+function fill(row, found, now) {
+  const [proxy, environment, release, at, share, circuit, verdict, since] = row.cells;
+  const known = found.error === null;
+  attr(row, "class", `attention-${found.attention}`);
+  named(proxy, found);
+  text(environment, found.environment ?? NONE);
+  text(release, known ? found.release ?? "no release" : NONE);
+  text(at, known ? state({ ...found, steps: Array(found.steps) }) : NONE);
+  text(share, weight(found.weight));
+  text(circuit, CIRCUITS[found.circuit] ?? NONE);
+  judgement(verdict, found);
+  const when = known ? found.since : found.reached;
+  text(since, when === null ? NONE : `${known ? "" : "last reached "}${moment(when, now)}`);
+  attr(since, "title", when === null ? null : utc(when));
+}
+
+function named(cell, { name, dashboard, address }) {
+  const shown = `${name} ${dashboard}`;
+  if (cell.dataset.shown === shown) return;
+  cell.dataset.shown = shown;
+  cell.replaceChildren(
+    dashboard === null ? name : el("a", { href: dashboard }, name),
+    el("span", { class: "note" }, address === null ? "this proxy" : address === name ? "" : address),
+  );
+}
+
+/** The word of what needs a person, or of the verdict, and its sentences. */
+function judgement(cell, found) {
+  if (cell.childElementCount === 0) cell.append(el("span", { class: "level" }), el("ul"));
+  badge(cell.firstElementChild, ...(KINDS[found.attention] ?? STANDINGS[found.verdict] ?? ["unknown", "unknown"]));
+  const said = [found.error, found.said, ...found.problems].filter((each) => each !== null);
+  keyed(
+    cell.lastElementChild,
+    said.map((words, index) => ({ words, index })),
+    (item) => item.index,
+    () => el("li"),
+    (node, item) => text(node, item.words),
+  );
+}
+
+look();

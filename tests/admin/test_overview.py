@@ -1,0 +1,193 @@
+"""The overview: neighbours on real sockets, and the order of what needs a person."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from canaryproxy import API_HEADER, API_VERSION
+from canaryproxy.admin.overview import Overviewer
+from canaryproxy.config.model.admin import Neighbour
+from tests.admin.fake import RELEASE, FakeControl, Served, serve
+
+
+class Calm(FakeControl):
+    """A proxy with nothing to say."""
+
+    def __init__(self, **changed: Any) -> None:
+        super().__init__()
+        self.changed = changed
+
+    def release_view(self) -> Any:
+        quiet = RELEASE.config.model_copy(update={"error": None, "restart_needed": []})
+        calm = {"config": quiet, "ready": False, "unsaved": None}
+        return RELEASE.model_copy(update=calm | self.changed)
+
+
+def neighbour(address: str, name: str | None = None) -> Neighbour:
+    return Neighbour.model_validate({"address": address, "name": name})
+
+
+@asynccontextmanager
+async def answering(answer: bytes, seen: list[bytes] | None = None) -> AsyncIterator[str]:
+    """Serve one answer to whatever is asked; nothing at all if it is empty."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if seen is not None:
+            seen.append(head)
+        writer.write(answer)
+        await reader.read()  # the client closes
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    ended = asyncio.Event()
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        async with asyncio.timeout(10):
+            await ended.wait()
+
+
+def told(body: str, version: str | None = API_VERSION) -> bytes:
+    signed = "" if version is None else f"{API_HEADER}: {version}\r\n"
+    head = f"HTTP/1.1 200 OK\r\n{signed}Content-Length: {len(body)}\r\n\r\n"
+    return (head + body).encode()
+
+
+async def test_what_needs_a_person_comes_first_over_both_kinds_of_address(tmp_path: Path) -> None:
+    opened = RELEASE.circuit.model_copy(update={"state": "open", "since": 42.0, "cause": "x"})
+    tripped = Calm(state="tripped", circuit=opened, host="far", environment=None)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    async with (
+        serve(tmp_path / "a", control=tripped) as one,
+        serve(tmp_path / "b", control=Calm(host="near")) as other,
+    ):
+        gone = tmp_path / "gone.sock"
+        peers = (
+            neighbour(f"unix:{other.unix}", "search"),
+            neighbour(f"unix:{gone}"),
+            neighbour(f"http://127.0.0.1:{one.port}"),
+        )
+        found = await Overviewer(Calm(), peers).look()
+    rows = [(row.name, row.attention) for row in found.overview]
+    assert rows == [
+        ("far", "tripped"),
+        (f"unix:{gone}", "unreachable"),
+        ("vm", "none"),
+        ("search", "none"),
+    ]
+    far, lost, here, search = found.overview
+    assert (far.since, far.circuit, far.release) == (42.0, "open", RELEASE.release)
+    assert far.dashboard == f"http://127.0.0.1:{one.port}/"
+    assert (lost.error, lost.reached, lost.state) == ("no such file or directory", None, None)
+    assert (here.dashboard, here.address) == ("./", None)
+    assert (search.dashboard, search.host) == (None, "near")
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (told("{}"), "not understood"),
+        (told("{}", None), "not an admin address"),
+        (told("{}", "99"), "another version of the admin API: 99"),
+        (told(json.dumps("x" * (1 << 20))), "too large"),
+        (b"SSH-2.0-OpenSSH\r\n", "does not speak HTTP"),
+        (b"", "no response within 0.2 s"),
+        (
+            told("").replace(b"200 OK", b"421 Misdirected Request"),
+            "add the name to admin.hosts there",
+        ),
+        (told("").replace(b"200 OK", b"500 Oh"), "it responds with 500"),
+    ],
+)
+async def test_what_cannot_be_read_is_named_and_gets_no_token(answer: bytes, says: str) -> None:
+    seen: list[bytes] = []
+    async with answering(answer, seen) as url:
+        look = Overviewer(Calm(), (neighbour(url, "cart"),), deadline=0.2 if not answer else 10)
+        row = (await look.look()).overview[0]
+    assert (row.name, row.attention) == ("cart", "unreachable")
+    assert says in str(row.error)
+    assert len(seen) == 1
+    assert b"authorization" not in seen[0].lower()
+
+
+async def test_one_look_serves_all_who_ask_at_once() -> None:
+    seen: list[bytes] = []
+    async with answering(told(RELEASE.model_dump_json()), seen) as url:
+        look = Overviewer(Calm(), (neighbour(url),))
+        await asyncio.gather(*(look.look() for _ in range(20)))
+    assert len(seen) == 1
+
+
+async def test_unreachable_says_when_it_was_last_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("canaryproxy.admin.overview._FRESH", 0.0)
+    now = [1000.0]
+    async with answering(told(RELEASE.model_dump_json())) as url:
+        look = Overviewer(Calm(), (neighbour(url, "cart"),), clock=lambda: now[0])
+        assert {row.reached for row in (await look.look()).overview} == {1000.0}
+    now[0] = 1060.0
+    (row,) = [row for row in (await look.look()).overview if row.name == "cart"]
+    assert (row.error, row.reached) == ("connection refused", 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "attention", "problem"),
+    [
+        ({}, "none", None),
+        ({"verdict": RELEASE.verdict.model_copy(update={"kind": "suspect"})}, "suspect", None),
+        ({"verdict": RELEASE.verdict.model_copy(update={"kind": "held"})}, "held", None),
+        ({"unsaved": "disk full"}, "configuration", "state not saved: disk full"),
+        ({"config": RELEASE.config}, "configuration", "restart needed to apply listen, workers"),
+        ({"state": "paused"}, "waiting", None),
+        ({"ready": True}, "waiting", None),
+    ],
+)
+async def test_why_a_proxy_needs_a_person(
+    changed: dict[str, Any], attention: str, problem: str | None
+) -> None:
+    (row,) = (await Overviewer(Calm(**changed)).look()).overview
+    assert row.attention == attention
+    assert problem is None or problem in row.problems
+
+
+async def test_proxies_of_one_release_with_other_steps_are_named(tmp_path: Path) -> None:
+    other = [RELEASE.steps[0].model_copy(update={"weight": 77.0})]
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    a, b, c = folders
+    async with (
+        serve(a, control=Calm(host="a")) as first,
+        serve(b, control=Calm(host="b", steps=other)) as second,
+        serve(c, control=Calm(host="c", steps=other, environment="test")) as third,
+    ):
+        peers = [neighbour(f"unix:{each.unix}") for each in (first, second, third)]
+        found = (await Overviewer(Calm(), peers).look()).overview
+    assert {row.name: row.attention for row in found} == {
+        "vm": "none",
+        "a": "none",
+        "b": "configuration",
+        "c": "none",
+    }
+    assert found[0].problems == [f"other proxies of {RELEASE.release} have other steps"]
+
+
+async def test_the_route_and_the_page(served: Served) -> None:
+    answer = await served.ask("GET", "/v1/overview")
+    assert [row["name"] for row in answer.json["overview"]] == ["vm"]
+    page = await served.ask("GET", "/overview")
+    assert page.status == 200
+    assert "script-src 'self'" in page.headers["content-security-policy"]
