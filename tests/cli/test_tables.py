@@ -76,7 +76,7 @@ def test_the_overview_has_a_row_for_each_proxy_and_says_why_it_needs_a_person() 
         "step": 3, "steps": 5, "weight": 0.0, "circuit": "half_open", "verdict": "breach",
         "said": "rolled back: errors", "problems": ["state not saved: disk full"],
     }  # fmt: skip
-    lost = {
+    lost: dict[str, object] = {
         "name": "search", "address": "unix:/run/x.sock", "attention": "unreachable",
         "error": "connection refused", "reached": None, "problems": [],
     }  # fmt: skip
