@@ -117,7 +117,7 @@ pictures: $(BENCH_STAMP) ## draw the pictures of docs/judge.md from simulated re
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header
 
 lock: $(BENCH_STAMP) ## renew the hashes of everything that the image installs
-	$(LOCK) --extra redis --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra redis --extra dns --output-file requirements.lock pyproject.toml
 	printf '%s\n' hatchling hatch-mypyc setuptools | \
 		$(LOCK) --constraint requirements.lock --output-file requirements-build.lock -
 

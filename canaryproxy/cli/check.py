@@ -15,6 +15,9 @@ from canaryproxy.config.errors import ConfigError, Problem, dotted
 if TYPE_CHECKING:
     from canaryproxy.config import Config
 
+_SHOWN = 8
+"""Addresses of a name that are printed."""
+
 
 @click.command()
 @config_option
@@ -24,8 +27,9 @@ def check(path: Path, as_json: bool) -> None:
 
     Prints every error as file:line:column: field: message, and warnings about risky settings. TLS files are
     checked too: keys must match their certificates, and expired or soon expiring certificates are warned
-    about. So are files of secrets that cannot be read. With the proxy's state file at hand, a release id that
-    has ended before is an error if it comes again with another canary.
+    about. So are files of secrets that cannot be read, and host names of endpoints that do not resolve here.
+    With the proxy's state file at hand, a release id that has ended before is an error if it comes again with
+    another canary.
 
     Example: canaryproxy check -c config/example.yaml
     """
@@ -36,6 +40,7 @@ def check(path: Path, as_json: bool) -> None:
     try:
         config, _, warnings = read_with_files(path)
         warnings += tuple(unusable(config))
+        warnings += _unresolved(config, quiet=as_json)
         if (why := _reused(config)) is not None:
             message = why.removeprefix("release.id: ")
             id_at = ("release", "id")
@@ -71,6 +76,26 @@ def _reused(config: Config) -> str | None:
         return None if document is None else refusal_of(document, config)
     except (StateError, KeyError, TypeError, ValueError, AttributeError):
         return None  # a start reports it
+
+
+def _unresolved(config: Config, *, quiet: bool) -> tuple[str, ...]:
+    """Say what the names of endpoints resolve to now, and return warnings about those that do not."""
+    from canaryproxy.measure.resolved import names  # noqa: PLC0415 - it loads the model
+
+    wanted = names(config.endpoints)
+    if not wanted:
+        return ()
+    from canaryproxy.runtime.resolver import look_up_all  # noqa: PLC0415 - it loads asyncio
+
+    warnings = []
+    for name, (found, why) in look_up_all(wanted, config.dns).items():
+        if not found:
+            warnings.append(f"{name} does not resolve here: {why}")
+        elif not quiet:
+            shown = ", ".join(address for address, _ in found[:_SHOWN])
+            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            click.echo(f"{name}: {shown}{more}")
+    return tuple(warnings)
 
 
 @click.command()

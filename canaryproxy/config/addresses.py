@@ -15,6 +15,7 @@ from typing import Literal
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _URL = re.compile(r"(https?)://(\[[^\]]*\]|[^\[\]:/?#@\s]+)(?::([0-9]{1,5}))?")
+_SRV_URL = re.compile(r"(dns|https?)\+srv://((?:_[A-Za-z0-9-]{1,62}\.){2})([^\[\]:/?#@\s]+)")
 _SOCKET_PATH_BYTES = 107
 _WILDCARD = ("0.0.0.0", "::")
 
@@ -42,21 +43,49 @@ class UnixAddress:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """``scheme://host:port`` of one process of a variant, or ``unix:/path`` without host and port."""
+    """``scheme://host:port`` of one process of a variant, or ``unix:/path`` without host and port.
+
+    A host name may stand for many processes: with ``address``, it is one of them.
+    """
 
     scheme: Literal["http", "https", "unix"]
     host: str
     port: int
     path: str = ""
     """Path of the Unix socket; empty for TCP."""
+    service: str = ""
+    """Service and protocol of SRV records, such as ``_http._tcp.``; the port is theirs."""
+    address: str = ""
+    """One of the addresses of the host."""
 
     @property
     def authority(self) -> str:
-        """Name in logs and in the hash of the split: ``host:port``, or the path of the socket."""
-        return self.path or str(TcpAddress(self.host, self.port))
+        """Name in logs and for ``balance: hash``: ``host:port``, ``address:port`` or the socket's path."""
+        if self.service:
+            return f"{self.service}{self.host}"
+        return self.path or str(TcpAddress(self.address or self.host, self.port))
+
+    @property
+    def is_name(self) -> bool:
+        """Whether the host is a name that DNS resolves; not so ``localhost``."""
+        if self.path or self.address:
+            return False
+        host = self.host.rstrip(".").lower()
+        if host == "localhost" or host.endswith(".localhost"):
+            return False
+        try:
+            ip_address(host)
+        except ValueError:
+            return True
+        return False
 
     def __str__(self) -> str:
-        return f"unix:{self.path}" if self.path else f"{self.scheme}://{self.authority}"
+        if self.path:
+            return f"unix:{self.path}"
+        if self.service:
+            return f"{self.scheme}+srv://{self.authority}"
+        url = f"{self.scheme}://{TcpAddress(self.host, self.port)}"
+        return f"{url} ({self.address})" if self.address else url
 
 
 def address(value: object) -> TcpAddress | UnixAddress:
@@ -87,10 +116,18 @@ def socket_path(value: object, what: str = "a path") -> str:
 
 
 def endpoint(value: object) -> Endpoint:
-    """Return the endpoint for ``http://host:port`` (default ports 80 and 443) or ``unix:/path``."""
+    """Return the endpoint for ``http://host:port`` (default ports 80 and 443) or ``unix:/path``.
+
+    For ``http+srv://_service._proto.name`` (or ``dns+srv://``) and ``https+srv://``, it is a name of SRV
+    records.
+    """
     if isinstance(value, str) and value.startswith("unix:"):
         path = socket_path(value.removeprefix("unix:"), "unix:/path with a path")
         return Endpoint("unix", "", 0, path)
+    found = _SRV_URL.fullmatch(value) if isinstance(value, str) else None
+    if found is not None and (name := _host(found[3])) is not None:
+        secure = found[1] == "https"
+        return Endpoint("https" if secure else "http", name, 0, service=found[2].lower())
     match = _URL.fullmatch(value) if isinstance(value, str) else None
     if match is not None and (host := _host(match[2])) is not None:
         scheme: Literal["http", "https"] = "https" if match[1] == "https" else "http"
@@ -98,8 +135,20 @@ def endpoint(value: object) -> Endpoint:
         if port is not None:
             return Endpoint(scheme, host, port)
     raise ValueError(
-        "http://host:port or https://host:port, without path, query and user, or unix:/path"
+        "http://host:port or https://host:port, without path, query and user,"
+        " dns+srv://_http._tcp.name or unix:/path"
     )
+
+
+def name_server(value: object) -> TcpAddress:
+    """Return the address of a name server: an IP address, with ``:port`` unless that is 53."""
+    if isinstance(value, str):
+        text = value if value.startswith("[") or value.count(":") < 2 else f"[{value}]"
+        bare = text.endswith("]") or ":" not in text
+        found = _tcp(f"{text}:53" if bare else text)
+        if found is not None and (":" in found.host or not found.host.strip("0123456789.")):
+            return found
+    raise ValueError("an IP address, with a port unless that is 53, such as 127.0.0.1:8600")
 
 
 def network(value: object) -> IPv4Network | IPv6Network:

@@ -208,9 +208,17 @@ EndpointUrl = Annotated[
     _checked(addresses.endpoint),
     WithJsonSchema(
         _pattern(
-            _or_variable(r"^(?:unix:.+|https?://(?:\[[^\]]*\]|[^\[\]:/?#@\s]+)(?::[0-9]{1,5})?)$")
+            _or_variable(
+                r"^(?:unix:.+|https?://(?:\[[^\]]*\]|[^\[\]:/?#@\s]+)(?::[0-9]{1,5})?"
+                r"|(?:dns|https?)\+srv://(?:_[A-Za-z0-9-]{1,62}\.){2}[^\[\]:/?#@\s]+)$"
+            )
         )
     ),
+]
+NameServer = Annotated[
+    TcpAddress,
+    _checked(addresses.name_server),
+    WithJsonSchema(_pattern(r"^[0-9A-Fa-f:.\[\]]+$")),
 ]
 Network = Annotated[
     IPv4Network | IPv6Network,

@@ -6,6 +6,7 @@ part       writer              content
 table      the controller      the route table, under a sequence number that is odd while it is written
 config     the controller      the text of the configuration in force and the outcomes' slots, likewise
 outs       the controller      the endpoints that it has taken out of service, likewise
+addresses  the controller      the addresses that the names of endpoints stand for, likewise
 worker i   worker i            its counters, its state, its endpoints (``endpoint_cells``), its records
 =========  ==================  =========================================================================
 
@@ -29,10 +30,13 @@ from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Counters
 from canaryproxy.measure.endpoint_cells import EndpointCells
 from canaryproxy.measure.records import NameRing, RecordRing
+from canaryproxy.measure.resolved import Addresses
 from canaryproxy.measure.routing import RouteTable
 
 LARGEST_CONFIG: Final = 4 * 1024 * 1024
 """Maximum bytes of a configuration with its slots and the files of its TLS."""
+LARGEST_ADDRESSES: Final = 1024 * 1024
+"""Maximum bytes of the addresses of all names."""
 LONGEST_SALT: Final = 1024
 """Maximum length of a salt in bytes."""
 
@@ -238,6 +242,37 @@ class OutCell:
         }
 
 
+class AddressCell:
+    """The addresses behind the names of endpoints, in shared memory."""
+
+    SIZE = _Versioned.FRONT + LARGEST_ADDRESSES
+
+    __slots__ = ("_bytes", "sequence")
+
+    def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
+        memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
+        self._bytes = _Versioned(memory)
+        self.sequence = self._bytes.sequence
+        """One cell that changes with every change of the addresses."""
+
+    def publish(self, found: Addresses) -> None:
+        """Make these the addresses. Raises ``ValueError`` if they are too many."""
+        data = json.dumps(found).encode()
+        if len(data) > LARGEST_ADDRESSES:
+            raise ValueError(f"the addresses of all names have at most {LARGEST_ADDRESSES} bytes")
+        self._bytes.write(data)
+
+    def read(self) -> tuple[int, Addresses] | None:
+        """Return sequence number and addresses; ``None`` if there is nothing to be read now."""
+        whole = self._bytes.read()
+        if whole is None:
+            return None
+        found = json.loads(whole[1])
+        return whole[0], {
+            name: tuple((address, port) for address, port in pairs) for name, pairs in found.items()
+        }
+
+
 class WorkerCells:
     """One worker's counters, state and records. A worker that replaces a dead one continues them."""
 
@@ -314,6 +349,7 @@ class Block:
         self.table = TableCell(take(TableCell.SIZE))
         self.config = ConfigCell(take(ConfigCell.SIZE))
         self.outs = OutCell(take(OutCell.SIZE))
+        self.addresses = AddressCell(take(AddressCell.SIZE))
         self.heartbeats: memoryview[int] = take(self.SIDES * _CELL).cast("Q")
         """By side: milliseconds of the monotonic clock at the last tick of its control plane; 0: none yet."""
         sides = [
@@ -332,6 +368,7 @@ class Block:
             TableCell.SIZE,
             ConfigCell.SIZE,
             OutCell.SIZE,
+            AddressCell.SIZE,
             cls.SIDES * _CELL,
             *(WorkerCells.SIZE,) * (workers * cls.SIDES),
         )

@@ -20,6 +20,7 @@ from canaryproxy.http1.request import RequestParser, Tolerated
 from canaryproxy.measure import counters
 from canaryproxy.measure.compiled import COMPILED
 from canaryproxy.measure.rescue import Budget, Patience, RescueRules
+from canaryproxy.measure.resolved import Addresses, expand
 from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS, MatchRules, RouteTable
 from canaryproxy.measure.shared_memory import TableCell, WorkerCells
@@ -68,8 +69,11 @@ class DataPath:
     """
 
     __slots__ = (
+        "_addresses",
         "_closer",
+        "_config",
         "_drained",
+        "_files",
         "_filters",
         "_loop",
         "_mirror",
@@ -127,6 +131,7 @@ class DataPath:
         """Closes long-lived connections whose users have moved, while there are any."""
         if files is None:
             files = certificates.read(config)
+        self._addresses: Addresses = {}
         self._configure(config, counters.slots(list(config.judge.outcomes), {}), files)
 
     # Configuration
@@ -142,6 +147,15 @@ class DataPath:
         self._configure(config, slots, certificates.read(config) if files is None else files)
         for connection in self.context.connections:
             connection.renew_peer()
+
+    def resolve(self, addresses: Addresses) -> None:
+        """Make these the endpoints behind names, from the next request on.
+
+        Requests at addresses that are gone end as they would have.
+        """
+        if addresses != self._addresses:
+            self._addresses = addresses
+            self._fill_pools(self._config, self._files, self._tls_contexts)
 
     def _configure(self, config: Config, slots: Mapping[str, int], files: Files) -> None:
         context, limits = self.context, config.limits
@@ -178,17 +192,21 @@ class DataPath:
         self._configure_router(config, signer)
         tolerate = self._tolerate if config.strict == "report" else None
         context.request_parser = _request_parser(config, signer, head_end, tolerate)
+        self._fill_pools(config, files, tls)
+        self._config, self._files, self._tls_contexts = config, files, tls
+        self._sweep_every = _sweep_every(limits)
+
+    def _fill_pools(self, config: Config, files: Files, tls: _TlsContexts) -> None:
+        context, limits = self.context, config.limits
         stable, canary = context.pools
         context.pools = (
             self._pool(STABLE, config.variants.stable, stable, limits, files, tls),
             self._pool(CANARY, config.variants.canary, canary, limits, files, tls),
         )
         self._refresh_pools()
-        self._tls_contexts = tls
         self._mirror.configure(config.mirror.percent, context.pools[1], limits.first_byte_timeout)
         mirrors = config.mirror.percent > 0 and context.pools[1].endpoints
         context.mirror = self._mirror if mirrors else None
-        self._sweep_every = _sweep_every(limits)
 
     def _tolerate(self, reason: Tolerated) -> None:
         """Count a request that ``strict: enforce`` would refuse; the log has the first of each kind."""
@@ -225,7 +243,7 @@ class DataPath:
     ) -> Pool:
         """Return the variant's pool; endpoints that it had before keep their connections and their state."""
         known = {endpoint.config: endpoint for endpoint in before.endpoints}
-        wanted = variant.endpoints if variant is not None else ()
+        wanted = expand(variant.endpoints, self._addresses) if variant is not None else ()
         parser = self.context.response_parsers[which]
         endpoints = [
             known[one]

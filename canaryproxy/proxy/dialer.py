@@ -17,7 +17,10 @@ from canaryproxy.proxy.interfaces import UpstreamLink
 from canaryproxy.tls.transport import TlsConnection
 
 DNS_TTL: Final = 5.0
-"""Seconds for which a resolved name is used before it is looked up again."""
+"""Seconds for which a resolved name is used before it is looked up again.
+
+Only ``localhost`` is resolved here, and a name that ``runtime.resolver`` has not found an address of.
+"""
 
 _BACKLOG_FULL: Final = 0.01
 """Seconds until a Unix socket with a full backlog is tried again."""
@@ -52,7 +55,9 @@ class Dialer:
         self._context: ssl.SSLContext | None = None
         self._server_name = config.host
         self._resolved_at = float("-inf")
-        self._addresses: list[_AddrInfo] = [] if config.path else _literal(config.host, config.port)
+        self._addresses: list[_AddrInfo] = (
+            [] if config.path else _literal(config.address or config.host, config.port)
+        )
         if self._addresses:
             self._resolved_at = float("inf")
 
@@ -135,6 +140,8 @@ class Dialer:
 
     async def _resolve(self) -> list[_AddrInfo]:
         """Return the addresses, each time another one first; the last known ones if DNS fails."""
+        if self._config.service:
+            raise socket.gaierror(socket.EAI_NONAME, "no SRV records yet")
         now = self._loop.time()
         if now - self._resolved_at >= DNS_TTL:
             try:

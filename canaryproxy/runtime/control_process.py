@@ -31,10 +31,12 @@ from canaryproxy.control.state_file import StateLock
 from canaryproxy.control.upstream_watch import UpstreamWatch
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.counters import Totals
+from canaryproxy.measure.resolved import names
 from canaryproxy.measure.shared_memory import Block
 from canaryproxy.notify import Gates, Notifier
 from canaryproxy.release.circuit import State as CircuitState
 from canaryproxy.runtime import systemd
+from canaryproxy.runtime.resolver import Resolver
 from canaryproxy.runtime.shared_plane import SharedPlane, is_alive
 from canaryproxy.tls import files as certificates
 from canaryproxy.tls.files import Files
@@ -84,6 +86,8 @@ class ControlPlane:
         self._heartbeat: asyncio.TimerHandle | None = None
         totals = Totals([worker.counters for worker in block.all_workers])
         self._plane = SharedPlane(block, config, local_tick)
+        found = block.addresses.read()
+        self._resolver = Resolver(block.addresses.publish, {} if found is None else found[1])
         self._watch_upstreams = UpstreamWatch()
         self._gates = _gates(config)
         slots = None if in_force is None else in_force.slots
@@ -159,6 +163,7 @@ class ControlPlane:
         self, unix_sockets: Sequence[socket.socket], tcp_sockets: Sequence[socket.socket]
     ) -> None:
         """Serve the admin addresses, and start the controller and the notifications."""
+        self._resolver.configure(names(self._config.endpoints), self._config.dns)
         self._notifier.start()
         await self._admin.start(unix_sockets, tcp_sockets)
         self.controller.start()
@@ -223,6 +228,7 @@ class ControlPlane:
             self._notifier.start()
         self.controller.reconfigure(config, first_table(config))
         self._plane.config = config
+        self._resolver.configure(names(config.endpoints), config.dns)
         self._block.config.publish(self.reloader.text, self.controller.slots, self.reloader.files)
         if not old.reload.watch:
             self._watch()
@@ -256,6 +262,7 @@ class ControlPlane:
     async def release(self) -> None:
         """Save the state, stop the controller and release the state file. Changes are refused from now on."""
         self.stop_watching()
+        self._resolver.stop()
         self._admin.stop_accepting()
         self.control.stop()
         if self._heartbeat is not None:

@@ -23,6 +23,7 @@ from canaryproxy.measure.endpoint_cells import (
     identity,
     total,
 )
+from canaryproxy.measure.resolved import Addresses, expand
 from canaryproxy.measure.routing import STABLE, VARIANTS, RouteTable
 from canaryproxy.measure.shared_memory import Block, WorkerCells
 
@@ -76,6 +77,8 @@ class SharedPlane:
         """The endpoints that the control plane has taken out of service."""
         self.config = config
         """The configuration in force, which names the endpoints."""
+        self._addresses: Addresses = {}
+        """Those behind names, as they were last read."""
 
     # For the controller
 
@@ -132,7 +135,12 @@ class SharedPlane:
     ) -> Iterator[tuple[int, str, list[tuple[LocalState, int]]]]:
         """Yield each endpoint's identity, its name, and its state in the workers that run."""
         which = (self.config.variants.stable, self.config.variants.canary)[variant]
-        urls = [] if which is None else [str(endpoint) for endpoint in which.endpoints]
+        addresses = self._block.addresses.read()
+        if addresses is not None:
+            self._addresses = addresses[1]
+        urls = (
+            [] if which is None else [str(one) for one in expand(which.endpoints, self._addresses)]
+        )
         names = {identity(url): url for url in urls[:MOST_ENDPOINTS]}
         if len(urls) > MOST_ENDPOINTS:
             names[OTHERS] = f"{len(urls) - MOST_ENDPOINTS} more endpoints"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import resource
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 from canaryproxy import config as configuration
@@ -92,6 +93,7 @@ class Supervisor:
         check_token(config.admin)
         if config.fleet is not None:
             _check_fleet(config.fleet)
+        _check_dns(config)
         if self._predecessor is None:
             # Before it listens: with SO_REUSEPORT a second proxy would be given a share of the connections.
             _check_alone(config)
@@ -143,6 +145,14 @@ def _check_log(settings: configuration.AccessLog) -> None:
         AccessLog(settings).check()
     except OSError as error:
         raise StartError(f"cannot open the access log {settings.path}: {error.strerror}") from None
+
+
+def _check_dns(config: Config) -> None:
+    asks = config.dns.servers or any(one.service for one in config.endpoints)
+    if asks and find_spec("dns") is None:
+        raise StartError(
+            "dns.servers and dns+srv:// need dnspython: pip install 'canaryproxy[dns]'"
+        )
 
 
 def _check_fleet(settings: configuration.Fleet) -> None:

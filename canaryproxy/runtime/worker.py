@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from math import inf
 from time import monotonic
 
 from canaryproxy import config as configuration
@@ -15,6 +16,7 @@ from canaryproxy.control.reload import live
 from canaryproxy.measure import counters
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.endpoint_cells import Entry, LocalState
+from canaryproxy.measure.resolved import Addresses, names
 from canaryproxy.measure.routing import VARIANTS
 from canaryproxy.measure.shared_memory import Block
 from canaryproxy.proxy.access_log import AccessLog
@@ -25,6 +27,9 @@ from canaryproxy.tls.files import Files
 _log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
+_RESOLVED_WITHIN = 1.0
+"""Seconds that a start and a reload wait for the first look-up of a name."""
+_POLL_EVERY = 0.01
 _LINGER = 5.0
 """Seconds that an idle connection is kept open for one more request, after a hand-over."""
 
@@ -56,6 +61,11 @@ class Worker:
         self._generation = 0
         self._outs: Mapping[tuple[int, int], int] = {}
         self._outs_sequence = 0
+        self._resolved = 0
+        """Sequence number of the addresses in use."""
+        self._wait_until = inf
+        """When a configuration is adopted whose names have not been looked up."""
+        self._addresses: Addresses = {}
         self._clock: asyncio.TimerHandle | None = None
 
     async def start(
@@ -67,6 +77,11 @@ class Worker:
         """
         if self._log is not None:
             self._log.start()
+        self._adopt_addresses()
+        end = monotonic() + _RESOLVED_WITHIN
+        while self._unresolved(self._config) and monotonic() < end:
+            await asyncio.sleep(_POLL_EVERY)
+            self._adopt_addresses()
         self._adopt()
         self._take_out()
         self._report()
@@ -93,6 +108,7 @@ class Worker:
     def tick(self) -> None:
         """Count late requests, adopt a new configuration and report the state; call it ten times a second."""
         self.datapath.tick()
+        self._adopt_addresses()
         self._adopt()
         self._take_out()
         self._report()
@@ -134,6 +150,17 @@ class Worker:
         """Clear the state of this worker in the block; its counts stay."""
         self._cells.clear()
 
+    def _adopt_addresses(self) -> None:
+        """Use the endpoints that names stand for now, if they have changed."""
+        cell = self._block.addresses
+        if cell.sequence[0] != self._resolved and (found := cell.read()) is not None:
+            self._resolved, self._addresses = found
+            self.datapath.resolve(self._addresses)
+
+    def _unresolved(self, config: Config) -> bool:
+        """Tell whether a name of the configuration has not been looked up yet."""
+        return any(str(one) not in self._addresses for one in names(config.endpoints))
+
     def _adopt(self) -> None:
         """Serve by the configuration in force, if it has changed."""
         if self._block.config.sequence[0] == self._generation:
@@ -141,15 +168,20 @@ class Worker:
         found = self._block.config.read()
         if found is None:
             return
-        self._generation = found.generation
         try:
             wanted = configuration.parse(found.text, file="configuration")
         except ConfigError as error:
+            self._generation = found.generation
             # The control plane has parsed it, so this should not happen, and it must not end a worker.
             _log.error(
                 "the configuration in force is invalid in this worker: %s", error.problems[0]
             )
             return
+        if self._unresolved(wanted):
+            self._wait_until = min(self._wait_until, monotonic() + _RESOLVED_WITHIN)
+            if monotonic() < self._wait_until:
+                return  # the requests go where they went
+        self._generation, self._wait_until = found.generation, inf
         wanted = live(self._config, wanted)
         new = (wanted, found.files, found.slots)
         if new != (self._config, self._files, self._slots):

@@ -24,6 +24,7 @@ variants:
     endpoints: ["https://h.example:1"]
     tls: {ca: ca.pem, server_name: s.example, cert: a.pem, key: a.key}
   canary: {endpoints: ["unix:/tmp/y.sock"]}
+dns: {interval: 5s, family: ipv4, servers: ["127.0.0.1:53"]}
 split:
   salt: plain
   variant_header: X-Variant

@@ -78,7 +78,7 @@ def test_nothing_is_installed_but_what_the_locks_have_hashes_of() -> None:
 
 def test_the_locks_are_those_of_this_project() -> None:
     project = PROJECT["project"]
-    extras = [one for name in ("redis",) for one in project["optional-dependencies"][name]]
+    extras = [one for name in ("redis", "dns") for one in project["optional-dependencies"][name]]
     for name, wanted in (
         ("requirements.lock", [*project["dependencies"], *extras]),
         ("requirements-build.lock", PROJECT["build-system"]["requires"]),

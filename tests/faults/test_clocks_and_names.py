@@ -112,7 +112,8 @@ def test_a_name_that_moves_is_followed_and_one_that_is_lost_stays(tmp_path: Path
     script = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
     command = [sys.executable, "-m", "canaryproxy", "run", "-c", str(config)]
     child = subprocess.Popen(["unshare", "--mount", "sh", "-c", script, "sh", str(hosts), *command])
-    new = _upstream_at("127.0.0.2", service_port, tmp_path)
+    other = upstream(tmp_path, "new", service_port, "127.0.0.2")
+    new, _ = other.__enter__()
     try:
         until(lambda: answers(port), "the proxy")
         with Users(port, 4, pause=0.02) as users:
@@ -140,10 +141,3 @@ def test_a_name_that_moves_is_followed_and_one_that_is_lost_stays(tmp_path: Path
         child.wait()
         new.end()
         process.end()
-
-
-def _upstream_at(host: str, port: int, folder: Path) -> Process:
-    source = (Path(__file__).parent.parent / "system" / "upstream.py").read_text()
-    path = folder / "elsewhere.py"
-    path.write_text(source.replace('"127.0.0.1"', f'"{host}"'))
-    return Process(str(path), "new", str(port), folder=folder)

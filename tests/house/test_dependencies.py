@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
 OPTIONAL = [
-    Requirement(line) for extra in ("redis",) for line in PROJECT["optional-dependencies"][extra]
+    Requirement(line)
+    for extra in ("redis", "dns")
+    for line in PROJECT["optional-dependencies"][extra]
 ]
 
 NEW_IN_THE_STANDARD_LIBRARY = {"compression"}

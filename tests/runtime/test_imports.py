@@ -20,7 +20,7 @@ finally:
     print("\\n" + json.dumps(sorted(sys.modules)))
 """
 SERVES = {"aiohttp", "asyncio", "canaryproxy.runtime", "prometheus_client", "uvloop"}
-OPTIONAL = {"cryptography", "re2", "redis", "watchfiles"}
+OPTIONAL = {"cryptography", "dns", "re2", "redis", "watchfiles"}
 SCREEN = {"rich", "canaryproxy.client"}
 UNUSED = {
     "aiohttp.client",

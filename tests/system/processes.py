@@ -28,9 +28,9 @@ def until(condition: Callable[[], object], what: str = "condition") -> None:
         time.sleep(0.01)
 
 
-def answers(port: int) -> bool:
+def answers(port: int, host: str = "127.0.0.1") -> bool:
     """Tell whether somebody accepts connections on a port."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+    with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
         return True
     return False
 
@@ -69,12 +69,14 @@ class Process:
 
 
 @contextlib.contextmanager
-def upstream(folder: Path, name: str, port: int = 0) -> Iterator[tuple[Process, int]]:
+def upstream(
+    folder: Path, name: str, port: int = 0, host: str = "127.0.0.1"
+) -> Iterator[tuple[Process, int]]:
     """Run ``upstream.py`` and yield it with its port."""
     port = port or free_port()
-    process = Process(str(HERE / "upstream.py"), name, str(port), folder=folder)
+    process = Process(str(HERE / "upstream.py"), name, str(port), host, folder=folder)
     try:
-        until(lambda: answers(port), "upstream")
+        until(lambda: answers(port, host), "upstream")
         yield process, port
     finally:
         process.end()

@@ -1,4 +1,4 @@
-"""A small upstream for system tests: ``python upstream.py NAME PORT``.
+"""A small upstream for system tests: ``python upstream.py NAME PORT [HOST]``.
 
 Answers its name; ``/zeros?N`` sends N bytes, ``/head`` what it got, a body is read and counted.
 """
@@ -75,11 +75,11 @@ class Service(asyncio.Protocol):
             self._transport.write(piece)
 
 
-async def main(name: str, port: int) -> None:
+async def main(name: str, port: int, host: str = "127.0.0.1") -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Service(name.encode()), "127.0.0.1", port)
+    server = await loop.create_server(lambda: Service(name.encode()), host, port)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], int(sys.argv[2])))
+    uvloop.run(main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))

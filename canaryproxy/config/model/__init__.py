@@ -10,6 +10,7 @@ from canaryproxy.config.model.access_log import AccessLog
 from canaryproxy.config.model.admin import Admin
 from canaryproxy.config.model.circuit import Circuit
 from canaryproxy.config.model.config import Config, Reload
+from canaryproxy.config.model.dns import Dns
 from canaryproxy.config.model.fleet import Fleet
 from canaryproxy.config.model.forwarding import Forwarded, Trace
 from canaryproxy.config.model.judge import (
@@ -48,6 +49,7 @@ __all__ = [
     "Config",
     "Connections",
     "Content",
+    "Dns",
     "Errors",
     "EventName",
     "Fleet",

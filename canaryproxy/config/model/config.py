@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from canaryproxy.config import types
-from canaryproxy.config.addresses import TcpAddress, UnixAddress, leads_to, overlap
+from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress, leads_to, overlap
 from canaryproxy.config.errors import Path
 from canaryproxy.config.model.access_log import AccessLog
 from canaryproxy.config.model.admin import Admin
 from canaryproxy.config.model.circuit import Circuit
+from canaryproxy.config.model.dns import Dns
 from canaryproxy.config.model.fleet import Fleet
 from canaryproxy.config.model.forwarding import Forwarded, Trace
 from canaryproxy.config.model.judge import Judge
@@ -58,6 +59,9 @@ class Config(Section):
         default_factory=Admin, description="The admin API, the dashboard and the metrics."
     )
     variants: Variants = Field(description="The two versions of the service.")
+    dns: Dns = Field(
+        default_factory=Dns, description="How the host names of endpoints are resolved."
+    )
     split: Split = Field(default_factory=Split, description="Which users get the canary.")
     release: Release | None = Field(
         None, description="One attempt to move users from stable to canary, step by step."
@@ -98,6 +102,12 @@ class Config(Section):
     def release_id(self) -> str | None:
         """The id of the release, or ``None`` without a release."""
         return None if self.release is None else self.release.id
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The endpoints of both variants."""
+        both = (self.variants.stable, self.variants.canary)
+        return tuple(endpoint for one in both if one is not None for endpoint in one.endpoints)
 
     @property
     def worker_count(self) -> int:

@@ -17,7 +17,8 @@ class Variant(Section):
 
     endpoints: tuple[types.EndpointUrl, ...] = Field(
         min_length=1,
-        description="Its processes: http://host:port, https://host:port or unix:/path.",
+        description="Its processes: http://host:port, https://host:port or unix:/path; a name stands for all"
+        " of its addresses, dns+srv://_http._tcp.name for those of its SRV records.",
     )
     tls: ClientTls | None = Field(
         None, description="TLS settings for https endpoints; default: verify with the system's CAs."
@@ -38,7 +39,10 @@ class Variant(Section):
         return self
 
     def _mistakes(self) -> Iterator[Mistake]:
-        keys = [(one.scheme, one.host.lower(), one.port, one.path) for one in self.endpoints]
+        keys = [
+            (one.scheme, one.service, one.host.lower(), one.port, one.path)
+            for one in self.endpoints
+        ]
         first = {key: at for at, key in reversed(list(enumerate(keys)))}
         for at, key in enumerate(keys):
             if first[key] != at:

@@ -1,0 +1,36 @@
+"""The endpoints behind names: what look-ups have found, and what a pool is made of.
+
+The control plane looks the names up and publishes the addresses (``shared_memory.AddressCell``); every worker
+puts them in the place of their names, and so does the table of endpoints, so all agree on identities. A name
+without an address yet stays an endpoint itself: it is dialled as the system resolves it then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from canaryproxy.config.addresses import Endpoint
+
+Addresses = Mapping[str, tuple[tuple[str, int], ...]]
+"""Address and port of each endpoint behind a name, by ``str()`` of the name's endpoint."""
+
+
+def names(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+    """Return the endpoints that DNS resolves, each once."""
+    return tuple({str(one): one for one in endpoints if one.is_name or one.service}.values())
+
+
+def expand(endpoints: Iterable[Endpoint], found: Addresses) -> tuple[Endpoint, ...]:
+    """Return the endpoints with the addresses of names in place of the names, each once."""
+    return tuple(dict.fromkeys(each for one in endpoints for each in _behind(one, found)))
+
+
+def _behind(endpoint: Endpoint, found: Addresses) -> Iterable[Endpoint]:
+    addresses = found.get(str(endpoint))
+    if not addresses:
+        return (endpoint,)
+    return [
+        replace(endpoint, service="", port=port or endpoint.port, address=address)
+        for address, port in addresses
+    ]
