@@ -53,6 +53,8 @@ class Seen:
     accepted: list[float] = field(default_factory=list)
     """When stable accepted a request for one of them."""
     on_canary: int = 0
+    over: bool = False
+    """Whether clients that are closed stay away."""
 
 
 class Upstream(asyncio.Protocol):
@@ -114,6 +116,8 @@ class Client(asyncio.Protocol):
             if self._websocket:
                 self._transport.write(_REPLY)
             self._transport.close()
+            if self._seen.over:
+                return
             again = partial(Client, self._seen, self._port, self._number, websocket=self._websocket)
             connecting = asyncio.get_running_loop().create_connection(
                 again, "127.0.0.1", self._port
@@ -234,6 +238,7 @@ async def _run(options: argparse.Namespace, folder: Path) -> list[str]:
         drill = await _ask(folder, "POST", "/v1/release/drill")
         return _judge(seen, began, expected, drill["drill"], options)
     finally:
+        seen.over = True
         with contextlib.suppress(ProcessLookupError):
             proxy.terminate()  # its workers write to the folder until it has ended
         await proxy.wait()

@@ -3,7 +3,7 @@
 Theory of operation. A change of the split acts on the next request of each user. A tunnel and an event
 stream are one request that goes on, so ``look``, called at each tick, compares where their users are now with
 where they are connected, and ``close_due`` closes those that have moved: from ``close_after`` on, evenly over
-``spread`` (``spread.due``), in the order of their users' buckets, so that all connections of a user follow
+``spread`` (``spread.py``), in the order of their users' buckets, so that all connections of a user follow
 one another. Each is told to end at the next boundary; when the time is over, all of them end wherever they
 are. A change of the split begins the time anew for those that are not told yet; those whose users are back
 stay.
@@ -22,7 +22,7 @@ from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Tally
 from canaryproxy.measure.routing import CANARY, RouteTable
 from canaryproxy.proxy.interfaces import MOVED, STAYS, TOLD, LongLived
-from canaryproxy.proxy.spread import due
+from canaryproxy.proxy.spread import due, progress
 
 _NO_SPLIT: Final = (-1, b"", False)
 
@@ -37,6 +37,8 @@ class LongLivedExchanges:
         "_looked_at",
         "_new",
         "_open",
+        "_passed_at",
+        "_progress",
         "_settings",
         "_split",
         "_tallies",
@@ -59,6 +61,10 @@ class LongLivedExchanges:
         self._looked_at = -inf
         self._began = -inf
         """The last moment at which the split was surely another one."""
+        self._progress = 0.0
+        """Seconds of the spread for which exchanges had their turn (``spread.progress``)."""
+        self._passed_at = -inf
+        """When ``close_due`` was called last, or the split changed."""
         self.configure(Circuit())
 
     def configure(self, settings: Circuit) -> None:
@@ -94,7 +100,7 @@ class LongLivedExchanges:
         if split != self._split:
             self._split = split
             self._began = self._looked_at if self._looked_at > -inf else now
-            self._closed = 0
+            self._closed, self._progress, self._passed_at = 0, 0.0, now
             self._compare(self._open, table)
         elif self._new:
             self._compare([one for one in self._new if one in self._open], table)
@@ -106,7 +112,11 @@ class LongLivedExchanges:
         """Close those whose turn has come; return whether there are more to be ended."""
         settings, waiting = self._settings, self._waiting
         elapsed = now - self._began - settings.close_after
-        for _ in range(due(len(waiting), self._closed, elapsed, settings.spread)):
+        since, self._passed_at = now - self._passed_at, now
+        if elapsed < 0.0:
+            return self._leaving > 0
+        self._progress = progress(self._progress, elapsed, since, settings.spread)
+        for _ in range(due(len(waiting), self._closed, self._progress, settings.spread)):
             one = waiting.pop()
             self._closed += 1
             if one in self._open:
