@@ -12,7 +12,7 @@ from math import inf
 from time import monotonic
 from typing import Final, cast
 
-from canaryproxy.config import Config, Limits, Listener, Sticky, Variant
+from canaryproxy.config import ClientTls, Config, Limits, Listener, Sticky, Variant
 from canaryproxy.config.secrets import signing_keys
 from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache
@@ -155,7 +155,7 @@ class DataPath:
         """
         if addresses != self._addresses:
             self._addresses = addresses
-            self._fill_pools(self._config, self._files, self._tls_contexts)
+            self._fill_pools(self._config)
 
     def _configure(self, config: Config, slots: Mapping[str, int], files: Files) -> None:
         context, limits = self.context, config.limits
@@ -192,19 +192,18 @@ class DataPath:
         self._configure_router(config, signer)
         tolerate = self._tolerate if config.strict == "report" else None
         context.request_parser = _request_parser(config, signer, head_end, tolerate)
-        self._fill_pools(config, files, tls)
         self._config, self._files, self._tls_contexts = config, files, tls
+        self._fill_pools(config)
         self._sweep_every = _sweep_every(limits)
 
-    def _fill_pools(self, config: Config, files: Files, tls: _TlsContexts) -> None:
-        context, limits = self.context, config.limits
-        stable, canary = context.pools
+    def _fill_pools(self, config: Config) -> None:
+        context = self.context
         context.pools = (
-            self._pool(STABLE, config.variants.stable, stable, limits, files, tls),
-            self._pool(CANARY, config.variants.canary, canary, limits, files, tls),
+            self._pool(STABLE, config.variants.stable),
+            self._pool(CANARY, config.variants.canary),
         )
         self._refresh_pools()
-        self._mirror.configure(config.mirror.percent, context.pools[1], limits.first_byte_timeout)
+        self._mirror.configure(config.mirror.percent, context.pools[1], context.first_byte_timeout)
         mirrors = config.mirror.percent > 0 and context.pools[1].endpoints
         context.mirror = self._mirror if mirrors else None
 
@@ -232,19 +231,11 @@ class DataPath:
             key_is_in_headers=not sticky.address,
         )
 
-    def _pool(
-        self,
-        which: int,
-        variant: Variant | None,
-        before: Pool,
-        limits: Limits,
-        files: Files,
-        tls_contexts: _TlsContexts,
-    ) -> Pool:
+    def _pool(self, which: int, variant: Variant | None) -> Pool:
         """Return the variant's pool; endpoints that it had before keep their connections and their state."""
-        known = {endpoint.config: endpoint for endpoint in before.endpoints}
+        known = {endpoint.config: endpoint for endpoint in self.context.pools[which].endpoints}
         wanted = expand(variant.endpoints, self._addresses) if variant is not None else ()
-        parser = self.context.response_parsers[which]
+        limits, parser = self.context.limits, self.context.response_parsers[which]
         endpoints = [
             known[one]
             if one in known
@@ -260,12 +251,8 @@ class DataPath:
         slow_start = 0.0 if variant is None else variant.slow_start
         pool = Pool(endpoints, by_hash=by_hash, slow_start=slow_start)
         tls = None if variant is None else variant.tls
-        context = None
-        if any(one.scheme == "https" for one in wanted):
-            names = () if tls is None else (tls.ca or "", tls.cert or "", tls.key or "")
-            context = tls_contexts.get(
-                (tls, *map(files.get, names)), lambda: client_context(tls, files)
-            )
+        is_https = any(one.scheme == "https" for one in wanted)
+        context = _client_context(tls, self._files, self._tls_contexts) if is_https else None
         for endpoint in endpoints:
             endpoint.limit(limits)
             endpoint.secure(context, None if tls is None else tls.server_name)
@@ -435,6 +422,13 @@ class _TlsContexts:
         context = self._made.get(key) or self._before.get(key) or make()
         self._made[key] = context
         return context
+
+
+def _client_context(
+    tls: ClientTls | None, files: Files, tls_contexts: _TlsContexts
+) -> ssl.SSLContext:
+    names = () if tls is None else (tls.ca or "", tls.cert or "", tls.key or "")
+    return tls_contexts.get((tls, *map(files.get, names)), lambda: client_context(tls, files))
 
 
 def _filters(

@@ -131,7 +131,7 @@ class _Failing:
         elif now - self._told < _AGAIN:
             return
         self._told = now
-        rest = f"its last {_addresses(kept)} stay in use" if kept else "it has no endpoint yet"
+        rest = f"{_addresses(kept)} of its last answer in use" if kept else "it has no address yet"
         _log.warning(
             "%s cannot be resolved: %s; %s",
             self._name,

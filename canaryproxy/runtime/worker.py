@@ -27,7 +27,7 @@ from canaryproxy.tls.files import Files
 _log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
-_RESOLVED_WITHIN = 1.0
+_RESOLVED_WITHIN = 2.0
 """Seconds that a start and a reload wait for the first look-up of a name."""
 _POLL_EVERY = 0.01
 _LINGER = 5.0

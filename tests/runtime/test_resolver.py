@@ -69,7 +69,7 @@ async def test_only_changes_are_published_and_a_failure_keeps_the_addresses(
     assert look.published == [{str(NAME): one}, {str(NAME): other}]
     assert [record.getMessage().partition(" after ")[0] for record in caplog.records] == [
         "http://cart.test:80 has 1 address",
-        "http://cart.test:80 cannot be resolved: SERVFAIL; its last 1 address stay in use",
+        "http://cart.test:80 cannot be resolved: SERVFAIL; 1 address of its last answer in use",
         "http://cart.test:80 is resolved again",
         "http://cart.test:80 has 2 addresses (1 new, 0 gone)",
     ]
