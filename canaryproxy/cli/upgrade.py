@@ -9,7 +9,7 @@ import time
 
 import click
 
-from canaryproxy.cli.common import EXIT_TIMEOUT, fail
+from canaryproxy.cli.common import EXIT_TIMEOUT, EXIT_UNREACHABLE, fail
 from canaryproxy.cli.target import Target, reaching
 from canaryproxy.client.api import Client, Unreachable
 from canaryproxy.client.text import clean
@@ -40,7 +40,8 @@ def upgrade(target: Target, timeout: float, as_json: bool) -> None:
     """
     if target.address.socket is None:
         fail(
-            "upgrade works on the proxy's own machine only, through the admin socket: use --admin PATH"
+            "upgrade works on the proxy's own machine only, through the admin socket: use --admin PATH",
+            EXIT_UNREACHABLE,
         )
     before = target.talk(lambda client: client.release(), any_version=True).body
     main_pid, seen = before.get("main_pid"), before.get("history_id")

@@ -64,7 +64,10 @@ def validate(source: ParsedYaml) -> tuple[Config | None, list[Problem]]:
                     continue
                 missing = detail["type"] == "missing"
                 consequence = not first or (missing and pruned.has_dropped(path))
-                if not consequence and not (detail["type"] == "too_short" and detail["input"]):
+                emptied = detail["type"] == "too_short" and (
+                    detail["input"] or pruned.has_lost_entries(path)
+                )
+                if not consequence and not emptied:
                     problems.append(_problem(source, path, detail))
                 progress |= pruned.drop(path[:-1] if missing else path, missing=path)
             if not progress:
@@ -119,6 +122,11 @@ class _Pruned:
     def has_dropped(self, path: Path, below: int = 0) -> bool:
         """Tell whether a value, or a section around it deeper than ``below``, was dropped."""
         return any(path[:length] in self._dropped for length in range(below + 1, len(path) + 1))
+
+    def has_lost_entries(self, path: Path) -> bool:
+        """Tell whether something below ``path`` was dropped."""
+        size = len(path)
+        return any(len(one) > size and one[:size] == path for one in self._dropped)
 
     def value(self) -> Any:
         """Return the rest."""

@@ -97,7 +97,11 @@ def severity(record: Mapping[str, Any]) -> str:
 
 
 def document(
-    record: Mapping[str, Any], release: str | None, host: str, links: Sequence[str] = ()
+    record: Mapping[str, Any],
+    release: str | None,
+    host: str,
+    links: Sequence[str] = (),
+    environment: str | None = None,
 ) -> bytes:
     """Return the body for ``format: json``."""
     return encode(
@@ -110,6 +114,7 @@ def document(
             "figures": _figures(record),
             "release": release,
             "host": host,
+            "environment": environment,
             "links": list(links),
             "version": __version__,
         }

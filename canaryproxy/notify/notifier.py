@@ -202,8 +202,10 @@ class Notifier:
         release: str | None,
         clock: Clock | None = None,
         host: str | None = None,
+        environment: str | None = None,
     ) -> None:
         self.release = release
+        self._environment = environment
         self._host = host or socket.gethostname()
         self._clock = clock or Clock()
         self._workers = tuple(
@@ -259,7 +261,7 @@ class Notifier:
             if webhook.format == "slack":
                 body = message.chat(record, self.release, self._host, links)
             else:
-                body = message.document(record, self.release, self._host, links)
+                body = message.document(record, self.release, self._host, links, self._environment)
             worker.put(Message(message_id, str(record.get("what")), body, created))
 
     async def stop(self, timeout: float) -> None:

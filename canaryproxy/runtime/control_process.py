@@ -222,7 +222,7 @@ class ControlPlane:
         """Put a configuration in force that ``Controller.check`` has accepted."""
         old, self._config = self._config, config
         self._gates = _gates(config)
-        if (config.notify, config.release_id) != (old.notify, old.release_id):
+        if _named(config) != _named(old):
             self._spawn(self._notifier.stop(_NOTIFY_WITHIN))
             self._notifier = _notifier(config)
             self._notifier.start()
@@ -322,8 +322,13 @@ def _controller(
     )
 
 
+def _named(config: Config) -> tuple[object, ...]:
+    """Return what notifications are made from."""
+    return config.notify, config.release_id, config.environment
+
+
 def _notifier(config: Config) -> Notifier:
-    return Notifier(config.notify, config.release_id)
+    return Notifier(config.notify, config.release_id, environment=config.environment)
 
 
 def _gates(config: Config) -> Gates:

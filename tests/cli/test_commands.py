@@ -411,3 +411,9 @@ def test_completion_prints_a_script_for_the_shell(shell: str) -> None:
     )
     assert "plain,status" in found.output
     assert "plain,start" in found.output
+
+
+async def test_an_upgrade_over_http_reaches_no_proxy(tmp_path: Path) -> None:
+    done = await command("upgrade", "--admin", "http://127.0.0.1:1", folder=tmp_path)
+    assert done.status == 3
+    assert "use --admin PATH" in done.err

@@ -151,3 +151,14 @@ def test_another_release_id_changes_nothing_else(written: str) -> None:
 )
 def test_another_release_id_needs_one_place_to_write_it(text: str) -> None:
     assert with_value(text, ("release", "id"), "b") is None
+
+
+def test_an_unset_variable_as_the_only_endpoint_is_one_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("UNSET_HOST", raising=False)
+    text = 'variants: {stable: {endpoints: ["${UNSET_HOST}"]}}\n'
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(text, file="a.yaml")
+    (problem,) = caught.value.problems
+    assert "UNSET_HOST is not set" in str(problem)

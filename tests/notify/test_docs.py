@@ -70,7 +70,9 @@ def test_the_example_is_signed() -> None:
 def test_the_example_is_what_is_sent() -> None:
     headers, body = example()
     told = json.loads(body)
-    now = json.loads(message.document(told, told["release"], told["host"], told["links"]))
+    now = json.loads(
+        message.document(told, told["release"], told["host"], told["links"], told["environment"])
+    )
     assert now | {"version": told["version"]} == told
     assert headers["user-agent"] == f"canaryproxy/{told['version']}"
     assert headers["x-canaryproxy-event"] == told["what"]

@@ -38,7 +38,8 @@ def test_links_name_the_record() -> None:
 
 def test_a_json_message_is_the_record_and_its_origin() -> None:
     links = ("https://canary.example/",)
-    assert json.loads(message.document(TRIPPED, "cart-2.4", "edge-1", links)) == TRIPPED | {
+    assert json.loads(message.document(TRIPPED, "cart-2.4", "edge-1", links, "test")) == TRIPPED | {
+        "environment": "test",
         "severity": "warning",
         "links": ["https://canary.example/"],
         "release": "cart-2.4",
