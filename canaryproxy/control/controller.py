@@ -26,6 +26,7 @@ from canaryproxy.control.endpoint_figures import EndpointFigures, EndpointReadin
 from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.gates import AskGates, GateKeeper
 from canaryproxy.control.ledger import Ledger, Listener
+from canaryproxy.control.outlier_watch import OutlierWatch
 from canaryproxy.control.record_reader import RecordReader
 from canaryproxy.control.route_figures import RouteFigures
 from canaryproxy.control.sampler import Sampler
@@ -37,7 +38,7 @@ from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure.concentration import Concentration
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.recent_users import RecentUsers
-from canaryproxy.measure.routing import CANARY, RouteTable
+from canaryproxy.measure.routing import CANARY, VARIANTS, RouteTable
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.circuit import Circuit, Record
 from canaryproxy.release.rollout import Plan, Rollout
@@ -67,6 +68,9 @@ class DataPlane(Protocol):
 
     def endpoints(self, variant: int) -> Sequence[EndpointReading]:
         """Return each endpoint of a variant as all workers see it."""
+
+    def eject(self, variant: int, causes: Mapping[str, str]) -> None:
+        """Send no requests to these outliers of a variant, and to its others again: causes by URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,7 @@ class Controller:
         self.users = RecentUsers()
         """Users that the split has seen of late."""
         self.endpoints = EndpointFigures(plane.endpoints)
+        self.outliers = OutlierWatch(config, plane.endpoints)
         self.routes = RouteFigures(self.settings.judge.named)
         self.ledger = Ledger(Rollout(weight=table.weight), lambda: self.now)
         self.authority = authority(self, self.ledger, self.settings)
@@ -178,6 +183,8 @@ class Controller:
             self._take_over(*last)
         self.authority.begin()
         self.publish(first=True)
+        for variant in range(len(VARIANTS)):
+            self._plane.eject(variant, {})
         self.endpoints.take(self.now, self.ledger.rollout.since)
         return origin
 
@@ -253,13 +260,23 @@ class Controller:
         self._plane.mark_late()
         if self.settings.has_canary:
             sample = self._sampler.sample(self.table, self.ledger.rollout.accepted)
+            sample = replace(sample, holds=self.outliers.holds(self.now))
             self.users.take(self.now, sample.records)
             self.routes.take(self.now, sample.records, sample.names)
             self.authority.observe(sample)
         for one in self._departures.observe(self.now, self._cells.variants):
             self.ledger.note("moved", one.cause, one.figures)
+        self._eject_outliers(self.now)
         self._do_periodic_work(self.now)
         self.publish()
+
+    def _eject_outliers(self, now: float) -> None:
+        """Take out the endpoints that fail far more than the others; the judge has seen what they did."""
+        for variant, one in self.outliers.observe(now):
+            self._plane.eject(variant, self.outliers.causes(variant))
+            what = "ejected" if one.ejected else "readmitted"
+            where = f"{VARIANTS[variant]} endpoint {one.url}"
+            self.ledger.note(what, f"{where}: {one.cause}", one.figures)
 
     def sample(self) -> Sample:
         """Read the counters of both variants."""
@@ -398,6 +415,7 @@ class Controller:
             self.users.forget()
         self.settings, self._canary = settings, canary_of(config)
         self._sampler.configure(settings)
+        self.outliers.configure(config)
         self.routes.configure(settings.judge.named)
         self.ledger.revision += 1
         self._put(_routed(timing, split))

@@ -100,6 +100,8 @@ _TITLES = {
     "step": "next step",
     "cleared": "back to normal",
     "moved": "connections moved",
+    "ejected": "endpoint ejected",
+    "readmitted": "endpoint back",
     "reload_failed": "reload failed, the running configuration stays",
 }
 

@@ -108,6 +108,7 @@ class FleetEvidence:
                 names=tick.names,
                 lost=tick.lost,
                 accepted=here.accepted,
+                holds=here.holds,
             )
             self.seen = self._combined.observe(tick.time, sample)
         if self._log.has_gap:

@@ -35,6 +35,7 @@ users are the same then, and so is the draw.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import inf, log
 from typing import Any
 
@@ -141,7 +142,8 @@ class Judge:
         if self._step is not None:
             self._warm_up(now, self._step)
             self._step.tick(now)
-        return self._assess(now, cause, sample.accepted)
+        seen = self._assess(now, cause, sample.accepted)
+        return replace(seen, holds=(*sample.holds, *seen.holds)) if sample.holds else seen
 
     # Steps
 

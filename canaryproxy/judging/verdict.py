@@ -55,6 +55,8 @@ class Sample:
     """Whether records of this tick were dropped, because a ring was lapped."""
     accepted: frozenset[str] = frozenset()
     """What an operator has accepted: a metric, or ``"metric route"``. It neither holds nor trips."""
+    holds: tuple[str, ...] = ()
+    """Why the step may not be left, beside what the judge finds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import getrandbits
 from typing import Final, NamedTuple
 
 from mmh3 import hash64
@@ -39,7 +40,11 @@ CLASSES: Final = FAILED + 1
 _CLASSES: Final = 5
 ERRORS: Final = CLASSES + _CLASSES
 """Attempts that got no complete response, by ``Reason``."""
-COUNTS: Final = ERRORS + len(Reason)
+FAILED_KEYS: Final = ERRORS + len(Reason)
+"""Failures by a hash of the sticky key, where the key chooses the endpoint: how many users fail."""
+_KEY_BITS: Final = 6
+KEYS: Final = 1 << _KEY_BITS
+COUNTS: Final = FAILED_KEYS + KEYS
 """Number of counts."""
 
 OTHERS: Final = 1
@@ -49,6 +54,12 @@ OTHERS: Final = 1
 def identity(url: str) -> int:
     """Return the number by which slots name an endpoint; never ``OTHERS`` or 0, which names none."""
     return hash64(url.encode(), signed=False)[0] | 2
+
+
+def key_cell(key: bytes | None) -> int:
+    """Return the count of the failures of a sticky key; of a request without one, any."""
+    at = getrandbits(_KEY_BITS) if key is None else hash64(key, signed=False)[1]
+    return FAILED_KEYS + at % KEYS
 
 
 def class_of(status: int) -> int:
@@ -70,7 +81,7 @@ class EndpointCounts:
     @property
     def errors(self) -> int:
         """Attempts that got no complete response."""
-        return sum(self.cells[ERRORS:])
+        return sum(self.cells[ERRORS:FAILED_KEYS])
 
     @property
     def requests(self) -> int:
@@ -88,6 +99,11 @@ class EndpointCounts:
         counted = list(self.cells[CLASSES : CLASSES + _CLASSES])
         counted[1] = max(self.responses - sum(counted), 0)
         return tuple(counted)
+
+    @property
+    def keys(self) -> Sequence[int]:
+        """Failures by a hash of the sticky key."""
+        return self.cells[FAILED_KEYS:]
 
     def error(self, reason: Reason) -> int:
         """Return the attempts that got no complete response for a reason."""
@@ -219,7 +235,7 @@ class EndpointCells:
         return {
             identity: (
                 _state(cells[at + 1 : at + _COUNTS_AT].tolist()),
-                sum(cells[at + _COUNTS_AT + ERRORS : at + _SLOT]),
+                sum(cells[at + _COUNTS_AT + ERRORS : at + _COUNTS_AT + FAILED_KEYS]),
             )
             for at, identity in self._places(variant)
         }

@@ -67,6 +67,8 @@ _SENTENCES = {
     "upgrade": "Proxy restarted without downtime on {host}: {cause}",
     "upgrade_failed": ":warning: Restart failed on {host}, the running process continues: {cause}",
     "moved": "{release} on {host}: connections followed their users: {cause}",
+    "ejected": ":warning: An endpoint of {release} on {host} gets no requests: {cause}",
+    "readmitted": "An endpoint of {release} on {host} gets requests again: {cause}",
     "merged": "Replicas of {release} had diverged and agree again{at}: {cause}",
 }
 _REFUSED = ":no_entry: A gate refused the next step of {release} on {host}: {cause}"

@@ -255,6 +255,7 @@ class DataPath:
         context = _client_context(tls, self._files, self._tls_contexts) if is_https else None
         for endpoint in endpoints:
             endpoint.limit(limits)
+            endpoint.by_hash = by_hash
             endpoint.secure(context, None if tls is None else tls.server_name)
             endpoint.on_change = self._refresh_pools
         return pool

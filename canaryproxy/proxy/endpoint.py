@@ -45,6 +45,7 @@ class Endpoint(ConnectionSource):
         "_waiting",
         "active",
         "authority",
+        "by_hash",
         "closed",
         "config",
         "ejected",
@@ -83,6 +84,8 @@ class Endpoint(ConnectionSource):
         self.failures = 0
         """Failures to connect since the last success."""
         self.ejected = False
+        self.by_hash = False
+        """Whether a sticky key chooses the endpoint, so that failures are counted by key, too."""
         self.out = 0
         """Why the control plane has taken it out of service: bits of ``CHECK`` and ``OUTLIER``."""
         self.was_up = True
@@ -179,18 +182,24 @@ class Endpoint(ConnectionSource):
             self.on_change()
             self._timer = self._loop.call_later(self._pause, self._probe)
 
-    def add_error(self, reason: Reason) -> None:
-        """Count an attempt of a request that got no complete response."""
-        self.marks += (endpoint_cells.FAILED, endpoint_cells.ERRORS + reason)
+    def add_error(self, reason: Reason, key: bytes | None) -> None:
+        """Count an attempt of a request, of a user with this key, that got no complete response."""
+        self.marks.append(endpoint_cells.ERRORS + reason)
+        self._add_failure(key)
         if reason != self.reason:
             self.reason, self.errno = reason, 0
 
-    def add_status(self, status: int, failed: bool) -> None:
+    def add_status(self, status: int, failed: bool, key: bytes | None) -> None:
         """Count the status of a response, unless it is a plain 2xx: those are what is left."""
         if failed:
-            self.marks.append(endpoint_cells.FAILED)
+            self._add_failure(key)
         if not 200 <= status < 300:
             self.marks.append(endpoint_cells.class_of(status))
+
+    def _add_failure(self, key: bytes | None) -> None:
+        self.marks.append(endpoint_cells.FAILED)
+        if self.by_hash:
+            self.marks.append(endpoint_cells.key_cell(key))
 
     def sweep(self, oldest: float) -> None:
         """Close connections that have been idle since before ``oldest`` (monotonic seconds)."""

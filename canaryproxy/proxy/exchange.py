@@ -230,7 +230,7 @@ class Exchange(Rescuer):
             if endpoint is not None:
                 endpoint.marks.append(UNTIMED if self._tried else bucket)
                 if failed or status >= 300:
-                    endpoint.add_status(status, failed)
+                    endpoint.add_status(status, failed, self.routing.key)
         if endpoint is not None:
             endpoint.active -= 1
             self._endpoint = None
@@ -302,7 +302,7 @@ class Exchange(Rescuer):
         endpoint = self._endpoint
         self._leave_endpoint()
         if endpoint is not None:
-            endpoint.add_error(reason)
+            endpoint.add_error(reason, self.routing.key)
         now = monotonic()
         if self._state >= RESPONDING:
             if self._state == STREAMING:

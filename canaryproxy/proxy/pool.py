@@ -34,7 +34,6 @@ class Pool:
         "_draw",
         "_plain",
         "_slow_start",
-        "_turn",
         "endpoints",
         "panic",
         "starting",
@@ -53,7 +52,6 @@ class Pool:
         """Those of ``usable`` that get less than their share."""
         self._by_hash = by_hash
         self._slow_start = slow_start
-        self._turn = 0
         self._draw = getrandbits(_DRAW_BITS)
         self._plain = True
         """All of ``usable`` are equal."""
@@ -109,8 +107,10 @@ class Pool:
             one, other = pair // (count - 1), pair % (count - 1)
             first, second = usable[one], usable[other + 1 if other >= one else other]
             return second if second.active < first.active else first
-        self._turn = turn = (self._turn + 1) % len(usable)
-        best = usable[turn]  # equals take turns
+        self._draw = draw = (self._draw * _FACTOR + 1) & _DRAWS
+        best = usable[
+            draw * count >> _DRAW_BITS
+        ]  # of equals, one is drawn: nothing in requests knows which
         for endpoint in usable:
             if endpoint.active < best.active:
                 best = endpoint

@@ -133,7 +133,8 @@ class RequestSender(LongLived):
         if endpoint is not None:
             alone = not self._tried and self.variant == self.routing.variant
             endpoint.marks.append(bucket_index(waited) if alone else UNTIMED)
-            endpoint.add_status(status, self._context.trial_rules.error_statuses[status] != 0)
+            failed = self._context.trial_rules.error_statuses[status] != 0
+            endpoint.add_status(status, failed, self.routing.key)
 
     def _leave_endpoint(self) -> None:
         if self._endpoint is not None:

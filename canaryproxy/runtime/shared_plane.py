@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -85,6 +85,10 @@ class SharedPlane:
     def publish(self, table: RouteTable, version: int) -> None:
         """Make every worker route by this table from its next request on."""
         self._block.table.publish(table, version)
+
+    def eject(self, variant: int, causes: Mapping[str, str]) -> None:
+        """Make every worker send no requests to these outliers of a variant: causes by URL."""
+        self.outs.put(shared.OUTLIER, variant, causes)
 
     def mark_late(self) -> None:
         """Make a worker in this process count its late requests; the others do so by their clocks."""

@@ -55,6 +55,11 @@ class Plane:
 
     def __init__(self) -> None:
         self.tables: list[RouteTable] = []
+        self.ejected: dict[int, Mapping[str, str]] = {}
+        self.readings: dict[int, list[EndpointReading]] = {}
+
+    def eject(self, variant: int, causes: Mapping[str, str]) -> None:
+        self.ejected[variant] = causes
 
     def publish(self, table: RouteTable, _version: int) -> None:
         self.tables.append(table)
@@ -66,7 +71,7 @@ class Plane:
         pass
 
     def endpoints(self, variant: int) -> list[EndpointReading]:
-        return [reading(f"http://127.0.0.1:{variant}")]
+        return self.readings.get(variant) or [reading(f"http://127.0.0.1:{variant}")]
 
 
 class World:

@@ -177,3 +177,73 @@ def test_counts_survive_reloads_and_the_death_of_a_worker(tmp_path: Path) -> Non
             running.metrics()[f'canaryproxy_endpoint_up{{endpoint="{second}",variant="stable"}}']
             == 1
         )
+
+
+@pytest.mark.parametrize("variant", ["canary", "stable"])
+def test_one_of_four_endpoints_that_answers_500_is_ejected_and_the_judge_knows(
+    tmp_path: Path, variant: str
+) -> None:
+    users = iter(range(10**6))
+    with contextlib.ExitStack() as stack:
+        good = [stack.enter_context(upstream(tmp_path, f"good{at}"))[1] for at in range(4)]
+        server = stack.enter_context(broken())
+        four, one = [server.server_port, *good[:3]], [good[3]]
+        ports = (one, four) if variant == "canary" else (four, one)
+        running = stack.enter_context(
+            proxy(
+                tmp_path,
+                variants(*ports),
+                f"workers: 2\nstate: {tmp_path}/state.json\nrescue: {{enabled: false}}\n"
+                "judge: {baseline: 0s, warmup: 0s, min_users: 1, metrics: {errors: {margin: 60%}}}\n"
+                "release: {id: r1, steps: [{weight: 50, bake: 1h}, {weight: 100}]}\n",
+            )
+        )
+        bad = f"http://127.0.0.1:{server.server_port}"
+
+        until(lambda: json.loads(running.ask("GET", "/v1/release"))["weight"] == 50, "the step")
+
+        def ejected() -> bool:
+            send(running, users, 2)
+            return "outlier: " in (rows(running)[bad]["out"] or "")
+
+        until(ejected, "an ejection")
+        row = rows(running)[bad]
+        assert server.asked <= 20
+        assert row["out"].startswith("outlier: ")
+        assert "requests failed, others 0 of" in row["out"]
+        assert not row["up"]
+
+        def left_alone() -> bool:
+            before = server.asked
+            send(running, users, 40)
+            return server.asked == before
+
+        until(left_alone, "that no worker asks it any more")
+        asked = server.asked
+        until(lambda: rows(running)[bad]["total"]["failed"] == asked, "the last counts")
+        release = json.loads(running.ask("GET", "/v1/release"))
+        assert release["variants"][variant]["failed"] == asked, "what it did counts"
+
+        def judged() -> int:
+            found = json.loads(running.ask("GET", "/v1/release"))["metrics"]
+            (errors,) = [one for one in found if (one["metric"], one["route"]) == ("errors", None)]
+            events: int = errors[variant]["events"]
+            return events
+
+        until(lambda: judged() == asked, "that the judge has all of them")
+        said = f"1 of 4 canary endpoints is ejected: {bad}"
+
+        def holds() -> bool:
+            found = json.loads(running.ask("GET", "/v1/release"))["holds"]
+            return any(said in one for one in found)
+
+        if variant == "canary":
+            until(holds, "the hold of the step")
+        else:
+            assert not holds()
+        history = json.loads(running.ask("GET", "/v1/history"))
+        (record,) = [one for one in history["records"] if one["what"] == "ejected"]
+        assert record["cause"].startswith(f"{variant} endpoint {bad}: outlier: ")
+        of = f'{{endpoint="{bad}",variant="{variant}"}}'
+        assert running.metrics()[f"canaryproxy_endpoint_up{of}"] == 0
+        assert "down: outlier: " in command(running, "endpoints")

@@ -37,6 +37,8 @@ EventName = Literal[
     "upgrade_failed",
     "merged",
     "moved",
+    "ejected",
+    "readmitted",
 ]
 """The events that the history records."""
 

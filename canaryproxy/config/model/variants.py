@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from canaryproxy.config import types
-from canaryproxy.config.model.section import Mistake, Section, report
+from canaryproxy.config.model.section import Mistake, Section, report, switch
 from canaryproxy.config.model.tls import ClientTls
+
+
+class Outliers(Section):
+    """Endpoints that fail far more than the others of their variant get no requests for a while."""
+
+    margin: types.Ratio = Field(
+        0.2,
+        description="How much more of its requests fail than of the others', at least; a ratio.",
+    )
+    max_ejected: types.Ratio = Field(
+        0.34,
+        description="Share of the endpoints that may be out at a time; one may always be, the last never.",
+    )
+    pause: types.WholeSeconds = Field(
+        30.0, description="How long an endpoint is out; twice as long each further time."
+    )
+    longest_pause: types.WholeSeconds = Field(300.0, description="Longest such time.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Outliers:
+        if self.longest_pause < self.pause:
+            report([Mistake("is shorter than pause", ("longest_pause",), (("pause",),))])
+        return self
 
 
 class Variant(Section):
@@ -31,6 +54,13 @@ class Variant(Section):
         0.0,
         description="Time in which an endpoint that returns, or is new, comes to its share of the requests;"
         " 0: at once.",
+    )
+
+    outliers: Annotated[
+        Outliers | None, BeforeValidator(switch, json_schema_input_type=Outliers | bool | None)
+    ] = Field(
+        default_factory=Outliers,
+        description="Outlier ejection of endpoints that fail more than the others; false: none.",
     )
 
     @model_validator(mode="after")
