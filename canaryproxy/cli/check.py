@@ -29,7 +29,8 @@ def check(path: Path, as_json: bool) -> None:
     checked too: keys must match their certificates, and expired or soon expiring certificates are warned
     about. So are files of secrets that cannot be read, and host names of endpoints that do not resolve here.
     With the proxy's state file at hand, a release id that has ended before is an error if it comes again with
-    another canary.
+    another canary, and a step is warned about that would bring the canary more requests than endpoints have
+    carried, at the most traffic that stable had.
 
     Example: canaryproxy check -c config/example.yaml
     """
@@ -41,6 +42,7 @@ def check(path: Path, as_json: bool) -> None:
         config, _, warnings = read_with_files(path)
         warnings += tuple(unusable(config))
         warnings += _unresolved(config, quiet=as_json)
+        warnings += _over(config)
         if (why := _reused(config)) is not None:
             message = why.removeprefix("release.id: ")
             id_at = ("release", "id")
@@ -64,6 +66,16 @@ def check(path: Path, as_json: bool) -> None:
         refuse(ConfigError(problems))
     if not as_json:
         click.echo(f"{path}: ok")
+
+
+def _over(config: Config) -> tuple[str, ...]:
+    """Return the steps that are too large for the canary, as far as the state file knows."""
+    if config.release is None or config.release.capacity == "off":
+        return ()
+    from canaryproxy.cli.capacity import outlook_of  # noqa: PLC0415 - it loads the model
+
+    ahead = outlook_of(config)
+    return () if ahead is None else tuple(f"release.steps: {words}" for words in ahead.over)
 
 
 def _reused(config: Config) -> str | None:

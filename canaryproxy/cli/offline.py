@@ -150,6 +150,9 @@ def _show_users(found: UserReplay, as_json: bool) -> None:
 def plan(path: Path, rps: float, error_rate: float, users: int | None, as_json: bool) -> None:
     """Estimate how quickly each step detects a regression, and how many users it affects until then.
 
+    With the proxy's state file at hand, it also says whether stable or the canary would get more
+    requests than endpoints have carried so far.
+
     \b
     Example: canaryproxy plan -c config/example.yaml --rps 200 --error-rate 0.005 --users 20000
     """
@@ -164,12 +167,19 @@ def plan(path: Path, rps: float, error_rate: float, users: int | None, as_json: 
         Traffic(rps, error_rate, users),
         settings=ControlSettings.of(config).judge,
     )
+    from canaryproxy.cli.capacity import outlook_of  # noqa: PLC0415
+
+    ahead = outlook_of(config, rps)
     if as_json:
-        click.echo(json.dumps(found.to_dict()))
+        capacity = None if ahead is None else {"said": ahead.said, "over": ahead.over}
+        click.echo(json.dumps({**found.to_dict(), "capacity": capacity}))
         return
     from canaryproxy.client.forecast import print_forecast  # noqa: PLC0415 - it imports rich
 
     print_forecast(found, error_rate)
+    if ahead is not None:
+        for words in ahead.said:
+            click.echo(f"{'warning' if words in ahead.over else 'capacity'}: {words}")
     if users is None:
         click.echo(
             "note: each request is taken to be of another user; where users ask often, give --users"

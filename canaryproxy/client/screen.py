@@ -386,6 +386,11 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
         lines += _labelled(" note", f"nothing to compare: {clean(quiet)}", width, most, "dim", "")
     for one in _list(view.document.get("at_fault")):
         lines += _labelled(" endpoints", clean(one), width, most, "bold red", "red")
+    capacity = mapping(view.document.get("capacity"))
+    over = _list(capacity.get("over"))
+    for one in _list(capacity.get("said")):
+        style = "yellow" if one in over else ""
+        lines += _labelled(" capacity", clean(one), width, most, "dim", style)
     notice = view.document.get("notice")
     if notice:
         lines += _labelled(" note", clean(notice), width, most, "dim", "yellow")

@@ -53,6 +53,9 @@ class AuthorityHost(Protocol):
     def at_fault(self) -> str:
         """Say which endpoints of the canary fail more than its others; nothing if none stands out."""
 
+    def capacity_holds(self) -> tuple[str, ...]:
+        """Say why the next step would bring more than has been carried; nothing if it may begin."""
+
     def publish(self) -> None:
         """Publish what the authority wants as far as it is safe now, and save it."""
 
@@ -184,6 +187,12 @@ def cause_of(seen: Assessment, host: AuthorityHost) -> str:
     return "; ".join(filter(None, (seen.cause or "breach", host.at_fault())))
 
 
+def with_capacity(seen: Assessment, host: AuthorityHost) -> Assessment:
+    """Return an assessment that also holds a step that would bring more than has been carried."""
+    holds = host.capacity_holds()
+    return replace(seen, holds=(*seen.holds, *holds)) if holds else seen
+
+
 def saved_rollout(
     document: Mapping[str, Any], settings: ControlSettings, ledger: Ledger
 ) -> Rollout | None:
@@ -243,7 +252,8 @@ class LocalAuthority:
 
     def observe(self, sample: Sample) -> None:
         now = self._host.now
-        seen = self.assessment = self._judge.observe(now, sample)
+        seen = with_capacity(self._judge.observe(now, sample), self._host)
+        self.assessment = seen
         if seen.level == "breach" and self._ledger.rollout.weight > 0:
             self.trip(cause_of(seen, self._host), figures(seen))
         else:

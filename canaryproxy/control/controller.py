@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol
 
 from canaryproxy.config import Config
 from canaryproxy.control.authority import Authority, AuthorityHost, LocalAuthority
+from canaryproxy.control.capacity_watch import CapacityWatch
 from canaryproxy.control.departures import Departures
 from canaryproxy.control.ended import EndedReleases, canary_of
 from canaryproxy.control.endpoint_figures import EndpointFigures, EndpointReading
@@ -134,6 +135,7 @@ class Controller:
         self.outliers = OutlierWatch(config, plane.endpoints)
         self.routes = RouteFigures(self.settings.judge.named)
         self.ledger = Ledger(Rollout(weight=table.weight), lambda: self.now)
+        self.capacity = CapacityWatch(self.ledger, self.settings)
         self.authority = authority(self, self.ledger, self.settings)
         self._ended = EndedReleases()
         self._canary = canary_of(config)
@@ -167,6 +169,7 @@ class Controller:
                 self.authority.restore(document)
                 origin = "restored"
                 self._ended.restore(document.get("ended", {}))
+                self.capacity.restore(document)
                 self._warn_of_reuse(document["release"])
             self._saver.saved = self.ledger.version
         except StateError as error:
@@ -286,6 +289,10 @@ class Controller:
         """Say which endpoints of the canary fail more than its others; nothing if none stands out."""
         return self.endpoints.at_fault(self.now, CANARY)
 
+    def capacity_holds(self) -> tuple[str, ...]:
+        """Say why the next step would bring more than has been carried; nothing if it may begin."""
+        return self.capacity.holds(self.now)
+
     def _do_periodic_work(self, now: float) -> None:
         """Do the periodic work: every second and every five seconds."""
         if now - self._thresholds_at >= _THRESHOLDS_EVERY:
@@ -341,7 +348,8 @@ class Controller:
     def _document(self) -> dict[str, Any]:
         release = {"release": self.settings.release}
         ended = {"ended": self._ended.to_dict()}
-        return {**release, **ended, **self.ledger.to_dict(), **self.authority.to_dict()}
+        kept = {**release, **ended, **self.capacity.to_dict()}
+        return {**kept, **self.ledger.to_dict(), **self.authority.to_dict()}
 
     # Acts
 
@@ -417,6 +425,7 @@ class Controller:
         self._sampler.configure(settings)
         self.outliers.configure(config)
         self.routes.configure(settings.judge.named)
+        self.capacity.configure(settings)
         self.ledger.revision += 1
         self._put(_routed(timing, split))
         self.authority.configure(settings)

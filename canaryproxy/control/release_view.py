@@ -8,6 +8,7 @@ not finite is ``null``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from math import exp, inf, isfinite
 from typing import Annotated, Any, Literal, get_args
 
@@ -16,12 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from canaryproxy.config import text
 from canaryproxy.config.model import EventName
 from canaryproxy.control import timeseries
+from canaryproxy.control.capacity_watch import CapacityWatch
 from canaryproxy.control.controller import Status
 from canaryproxy.control.endpoint_figures import EndpointReading
 from canaryproxy.control.ledger import known
 from canaryproxy.control.timeseries import Window
 from canaryproxy.judging import verdict as judge
 from canaryproxy.judging.verdict import Level, Verdict
+from canaryproxy.measure.routing import CANARY, STABLE
 from canaryproxy.release import acts, circuit, rollout
 from canaryproxy.release.acts import Operation
 from canaryproxy.release.summary import Kind, Standing, standing, summary
@@ -159,6 +162,39 @@ class Metric(View):
         description="Anytime-valid interval of the ratio; null: unbounded."
     )
     reason: str = Field(description="The verdict in one sentence.")
+
+
+class Load(View):
+    """The most that a variant has carried, by endpoint, in the last seven days."""
+
+    time: float = Field(description="When, in seconds since the epoch.")
+    rate: float = Field(description="Requests per second that did not fail, over 10 s.")
+    in_flight: int = Field(description="Requests in flight then.")
+    endpoints: Count = Field(description="Endpoints that were up.")
+    p95: float | None = Field(description="95% quantile of the seconds to the first byte then.")
+
+
+class Capacity(View):
+    """The most that the variants have carried, and what a trip or a step would bring."""
+
+    stable: Load | None = Field(description="null: not known yet.")
+    canary: Load | None = Field(description="null: not known yet.")
+    trip: float | None = Field(
+        description="Requests per second that stable has after a trip; null: no user is on the canary."
+    )
+    step: float | None = Field(
+        description="Requests per second that the canary has on the next step; null: there is none."
+    )
+    said: list[str] = Field(
+        description="All of it in words.",
+        examples=[
+            [
+                "stable has carried at most 420/s with 2 endpoints (3 h ago);"
+                " a trip now would bring it 780/s"
+            ]
+        ],
+    )
+    over: list[str] = Field(description="Those of the words that say that it is more.")
 
 
 class Judgement(View):
@@ -305,6 +341,9 @@ class Release(Progress):
             ["1 of 2 canary endpoints fails: http://10.0.0.7:8080 (48 of 50 requests failed)"]
         ],
     )
+    capacity: Capacity | None = Field(
+        None, description="What the variants have carried; null: the traffic is not known yet."
+    )
     judged: Count = Field(description="Canary requests that were compared.")
     answered: Count = Field(description="Canary requests that ended.")
     metrics: list[Metric] = Field(
@@ -420,6 +459,7 @@ def release(
     pid: int,
     main_pid: int,
     timings: Mapping[str, Timing],
+    capacity: Capacity | None = None,
 ) -> Release:
     """Return the view of a release; ``now`` is in seconds since the epoch."""
     here, broken, seen = status.rollout, status.circuit, status.assessment
@@ -433,15 +473,7 @@ def release(
         state=here.state.value,
         weight=status.weight,
         step=here.step + 1 if steps and not here.learning else 0,
-        steps=[
-            Step(
-                weight=step.weight,
-                bake=step.bake,
-                min_requests=step.min_requests,
-                min_users=step.min_users,
-            )
-            for step in steps
-        ],
+        steps=[Step(**asdict(step)) for step in steps],
         promote=status.plan.promote,
         since=here.since,
         baked=here.baked,
@@ -466,6 +498,7 @@ def release(
         quiet=None if seen is None else seen.quiet,
         notice=None if status.concentration is None else status.concentration.notice,
         at_fault=at_fault,
+        capacity=capacity,
         judged=0 if seen is None else seen.judged,
         answered=0 if seen is None else seen.answered,
         metrics=[
@@ -502,6 +535,23 @@ def act(found: acts.Preview) -> Act:
         sure=found.sure,
         title=found.title,
         says=list(found.says),
+    )
+
+
+def capacity(watch: CapacityWatch, now: float) -> Capacity | None:
+    """Return the view of what the variants have carried."""
+    found = watch.outlook(now)
+    if found is None:
+        return None
+    loads = [watch.carried.most(which) for which in (STABLE, CANARY)]
+    stable, canary = (None if load is None else Load(**asdict(load)) for load in loads)
+    return Capacity(
+        stable=stable,
+        canary=canary,
+        trip=found.trip,
+        step=found.step,
+        said=list(found.said),
+        over=list(found.over),
     )
 
 

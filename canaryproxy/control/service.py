@@ -32,6 +32,7 @@ from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
 from canaryproxy.notify import shown
 from canaryproxy.release import acts, circuit, rollout
+from canaryproxy.release.capacity import ACCEPTED as CAPACITY
 from canaryproxy.release.circuit import Record
 
 __all__ = ["Control", "Plane", "Stale", "Unavailable", "Unsaved"]
@@ -121,6 +122,12 @@ class Control:
                 if not verdict.scope
             },
         )
+        self._controller.capacity.take(
+            self._controller.now,
+            self._traffic.now(),
+            [counters.in_flight(cells) for cells in self._cells.variants],
+            [sum(one.up for one in self._plane.endpoints(which)) for which in (STABLE, CANARY)],
+        )
         seen = status.assessment
         if 0 < status.weight < 100 and seen is not None:
             of = status.release, status.weight, status.circuit.since, seen.warming
@@ -178,6 +185,7 @@ class Control:
             pid=os.getpid(),
             main_pid=self._main_pid or os.getpid(),
             timings=self._timings(),
+            capacity=view.capacity(self._controller.capacity, self._controller.now),
         )
 
     def _timings(self) -> dict[str, view.Timing]:
@@ -320,7 +328,9 @@ class Control:
         """Raise ``rollout.Refused`` unless it is a metric that is compared, or one with a route."""
         seen = self._controller.status().assessment
         verdicts = () if seen is None else seen.verdicts
-        names = dict.fromkeys((*(verdict.metric for verdict in verdicts), ANSWERS, USERS))
+        holds = (CAPACITY,) if self._controller.settings.capacity == "hold" else ()
+        metrics = (verdict.metric for verdict in verdicts)
+        names = dict.fromkeys((*metrics, ANSWERS, USERS, *holds))
         metric = accepted.partition(" ")[0]
         if metric not in names:
             raise rollout.Refused(

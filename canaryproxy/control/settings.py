@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from canaryproxy.config import Config, Metrics, Split
 from canaryproxy.config import Judge as JudgeSection
@@ -37,6 +38,8 @@ class ControlSettings:
     """The pair of cells of each outcome (``counters.slots``)."""
     posts_events: bool
     """Whether business events are posted to the admin API."""
+    capacity: Literal["off", "warn", "hold"]
+    """What follows where a step or a trip would bring more than has been carried."""
 
     @classmethod
     def of(cls, config: Config, slots: Mapping[str, int] | None = None) -> ControlSettings:
@@ -56,6 +59,7 @@ class ControlSettings:
             evidence_of=config.judge.model_copy(update={"cooldown": None, "baseline": 0.0}),
             slots=in_force,
             posts_events=business is not None and business.outcome == "events",
+            capacity="off" if release is None else release.capacity,
         )
 
 

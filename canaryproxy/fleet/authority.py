@@ -21,6 +21,7 @@ from canaryproxy.control.authority import (
     Unavailable,
     cause_of,
     saved_rollout,
+    with_capacity,
 )
 from canaryproxy.control.gates import question
 from canaryproxy.control.ledger import Ledger, figures
@@ -313,7 +314,7 @@ class FleetAuthority:
         if not self.settings.has_canary or seen is None:
             return
         now = self._host.now
-        made = self._leader.lead(self._agreement, reply, seen, now)
+        made = self._leader.lead(self._agreement, reply, with_capacity(seen, self._host), now)
         if made is not None:
             await self._agreement.lead_to(made)
         elif self._leader.leads(self._agreed) and now - self._judge_kept_at >= _KEEP_JUDGE_EVERY:

@@ -38,6 +38,9 @@ class Host:
     def at_fault(self) -> str:
         return ""
 
+    def capacity_holds(self) -> tuple[str, ...]:
+        return ()
+
     def publish(self) -> None:
         pass
 

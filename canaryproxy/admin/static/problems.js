@@ -37,6 +37,8 @@ function of(release) {
     if (bad > 0) found.push(["suspect", `${bad} of ${plural(endpoints.length, "endpoint")} of ${side} ${bad === 1 ? "is" : "are"} down`]);
   }
   for (const words of release.at_fault ?? []) found.push(["suspect", words]);
+  const over = release.capacity?.over ?? [];
+  for (const words of release.capacity?.said ?? []) found.push([over.includes(words) ? "suspect" : "info", `Capacity: ${words}.`]);
   const compared = release.weight > 0 && release.weight < 100;
   if (quiet !== null && compared) found.push(["info", `Nothing to compare: ${quiet}. The release stays on its step until there is.`]);
   if (notice) found.push(["info", `${notice[0].toUpperCase()}${notice.slice(1)}.`]);

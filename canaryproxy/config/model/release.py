@@ -66,6 +66,13 @@ class Release(Section):
         ),
     )
     gates: tuple[Gate, ...] = Field((), description="Webhooks that must approve each step.")
+    capacity: Literal["off", "warn", "hold"] = Field(
+        "warn",
+        description=(
+            "Where the next step, or a trip, would bring a variant more requests than its endpoints have"
+            " carried: say so, or also hold the step."
+        ),
+    )
 
     @model_validator(mode="after")
     def _rising(self) -> Release:
