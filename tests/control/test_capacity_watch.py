@@ -127,3 +127,20 @@ async def test_what_was_carried_survives_a_restart_and_another_release(tmp_path:
         carried = world.controller.capacity.carried
         assert carried.most(STABLE) is not None
         assert carried.most(CANARY) is None, "it is another version"
+
+
+async def test_the_traffic_is_the_one_that_people_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, release("warn")) as world:
+        monkeypatch.setattr("canaryproxy.control.service.monotonic", lambda: world.clock)
+        for _ in range(12):
+            world.control._take()
+            world.traffic((90, 9), (10, 0))
+            world.clock += 1.0
+        world.control._take()
+        found = world.release_view
+        assert found["variants"]["stable"]["rate"] == 90.0
+        assert found["capacity"]["stable"]["rate"] == 81.0, "what failed was not carried"
+        assert found["capacity"]["trip"] == 100.0
+        assert found["capacity"]["over"] == found["capacity"]["said"][:1]
