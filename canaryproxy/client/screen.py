@@ -402,9 +402,18 @@ def _leaving(document: Mapping[str, Any], width: int) -> list[Text]:
     lines: list[Text] = []
     for side in ("stable", "canary"):
         variant = mapping(mapping(document.get("variants")).get(side))
-        leaving = number(mapping(variant.get("long_lived")).get("leaving")) or 0
+        long_lived = mapping(variant.get("long_lived"))
+        leaving = number(long_lived.get("leaving")) or 0
         if leaving > 0:
             said = f"{words.long_lived(leaving)} on {side} whose users have moved"
+            until, now = number(long_lived.get("until")), number(document.get("time"))
+            if until is not None and now is not None:
+                left = until - now
+                said += (
+                    f": the last one is closed within {words.duration(left)}"
+                    if left > 0
+                    else ": overdue"
+                )
             lines += _labelled(" leaving", said, width, 1, "dim", "yellow")
     return lines
 

@@ -128,7 +128,7 @@ class Controller:
         self._epoch_offset = time() - clock()
         self._cells = cells
         self._sampler = Sampler(cells, self.settings, reader)
-        self._departures = Departures()
+        self.departures = Departures()
         self.users = RecentUsers()
         """Users that the split has seen of late."""
         self.endpoints = EndpointFigures(plane.endpoints)
@@ -267,7 +267,7 @@ class Controller:
             self.users.take(self.now, sample.records)
             self.routes.take(self.now, sample.records, sample.names)
             self.authority.observe(sample)
-        for one in self._departures.observe(self.now, self._cells.variants):
+        for one in self.departures.observe(self.now, self.table, self._cells.variants):
             self.ledger.note("moved", one.cause, one.figures)
         self._eject_outliers(self.now)
         self._do_periodic_work(self.now)

@@ -8,7 +8,7 @@ from typing import Any
 
 from canaryproxy.config import text
 from canaryproxy.measure import counters
-from canaryproxy.measure.routing import VARIANTS
+from canaryproxy.measure.routing import VARIANTS, RouteTable
 
 _CELLS = (counters.LEAVING, counters.ENDED_CLEANLY, counters.ENDED_ROUGHLY)
 
@@ -31,14 +31,22 @@ class Departure:
 
 
 class Departures:
-    """Watches the counters of both variants."""
+    """Watches the split and the counters of both variants."""
 
     def __init__(self) -> None:
+        self.since = 0.0
+        """When the split changed last: from then on workers count the time for those that are to leave."""
+        self._split: tuple[int, bytes, bool] | None = None
         self._begun: dict[int, _Begun] = {}
         self._counted: dict[int, tuple[int, ...]] = {}
 
-    def observe(self, now: float, variants: Sequence[Sequence[int]]) -> Iterator[Departure]:
+    def observe(
+        self, now: float, table: RouteTable, variants: Sequence[Sequence[int]]
+    ) -> Iterator[Departure]:
         """Yield each variant that the last of its leaving connections has left; to be called at each tick."""
+        split = (table.limit, table.salt, table.new_sessions_only)
+        if split != self._split:
+            self._split, self.since = split, now
         for variant, cells in enumerate(variants):
             counted = tuple(cells[at] for at in _CELLS)
             leaving = counters.leaving(cells)

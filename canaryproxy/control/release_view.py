@@ -239,6 +239,9 @@ class LongLived(View):
     leaving: int = Field(
         description="Those of users who have moved to the other variant; the proxy closes them."
     )
+    until: float | None = Field(
+        description="When the last of these is closed, in seconds since the epoch; null: none is to leave."
+    )
 
 
 class Variant(View):

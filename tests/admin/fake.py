@@ -74,7 +74,7 @@ ENDPOINTS = Endpoints(
 )
 """The endpoints of ``RELEASE``."""
 NOTHING = Window(0.0, 0.0, 0, 0, 0, (0,) * histogram.BUCKETS)
-NO_TUNNELS = LongLived(tunnels=0, streams=0, leaving=0)
+NO_TUNNELS = LongLived(tunnels=0, streams=0, leaving=0, until=None)
 TOKEN = "correct horse".replace(" ", "-") + "-battery"
 RELEASE = Release(
     release="r1",

@@ -76,6 +76,31 @@ def test_a_trip_cannot_be_missed(page: Page, serve: Serve) -> None:
     page.until(lambda: page.all(".mark-tripped"), "the trip is marked in the plots")
 
 
+def test_long_lived_connections_are_counted_down_while_they_leave(page: Page, serve: Serve) -> None:
+    fake = serve(tripped())
+    canary = fake.scene.document["variants"]["canary"]
+    canary["long_lived"] = {"tunnels": 1200, "streams": 53, "leaving": 0, "until": None}
+    page.open(fake.url)
+    page.says("variants", "Tunnels and streams01,253")
+    assert "whose users have moved" not in page.text("variants")
+
+    def leaving(count: int, seconds: float) -> None:
+        canary["long_lived"]["leaving"] = count
+        canary["long_lived"]["until"] = fake.scene.document["time"] + seconds
+        fake.update()
+
+    leaving(1253, 90.0)
+    page.says(
+        "variants",
+        "1,253 tunnels and streams on canary whose users have moved: the last one is closed",
+    )
+    page.says("variants", "within 1 min ")
+    leaving(1, -1.0)
+    page.says("variants", "1 tunnel or stream on canary whose users have moved: overdue.")
+    leaving(0, 0.0)
+    page.until(lambda: "have moved" not in page.text("variants"), "the note goes")
+
+
 def test_other_changes_are_said_quietly(page: Page, serve: Serve) -> None:
     fake = serve(healthy())
     page.open(fake.url)

@@ -64,6 +64,20 @@ def test_it_says_everything() -> None:
     assert "cause 3" not in shown
 
 
+@pytest.mark.parametrize(
+    ("left", "end"), [(24.5, "the last one is closed within 24 s"), (-3.0, "overdue")]
+)
+def test_connections_that_leave_are_counted_with_the_time_that_is_left(
+    left: float, end: str
+) -> None:
+    variants = document()["variants"]
+    canary = variants["canary"]
+    canary["long_lived"] = {"tunnels": 9, "streams": 3, "leaving": 12, "until": NOW + left}
+    shown = text(variants=variants, time=NOW)
+    assert f"leaving   12 tunnels and streams on canary whose users have moved: {end}" in shown
+    assert "on stable whose" not in shown
+
+
 def test_what_is_wrong_is_loud() -> None:
     shown = text(
         state="tripped",

@@ -59,7 +59,7 @@ def shown(seen: Assessment, accepted: frozenset[str] = frozenset()) -> view.Rele
     )
     side = view.Variant(
         requests=0, failed=0, in_flight=0, rate=0.0, error_rate=None, p50=None, p95=None, p99=None,
-        long_lived=view.LongLived(tunnels=0, streams=0, leaving=0), endpoints=[],
+        long_lived=view.LongLived(tunnels=0, streams=0, leaving=0, until=None), endpoints=[],
     )  # fmt: skip
     return view.release(
         status,

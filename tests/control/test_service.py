@@ -527,7 +527,11 @@ async def test_a_drill_lasts_until_the_last_tunnel_has_left(
         cells[counters.LEFT] += 2
         await asyncio.sleep(0.2)  # longer than it waits for requests
         assert not task.done()
-        assert made.release_view["variants"]["canary"]["long_lived"]["leaving"] == 1
+        shown = made.release_view
+        long_lived = shown["variants"]["canary"]["long_lived"]
+        assert long_lived["leaving"] == 1
+        assert 30.0 < long_lived["until"] - shown["time"] <= 35.0  # as `circuit` has it by default
+        assert shown["variants"]["stable"]["long_lived"]["until"] is None
         cells[counters.ENDED_CLEANLY] += 2
         cells[counters.LEFT] += 1
         figures = await task

@@ -1,7 +1,7 @@
 // Both variants side by side, and their endpoints.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
-import { count, latency, percent, rate } from "./words.js";
+import { count, duration, latency, percent, plural, rate } from "./words.js";
 
 const ROWS = [
   ["Rate", (variant) => rate(variant.rate)],
@@ -10,6 +10,7 @@ const ROWS = [
   ["P95", (variant) => latency(variant.p95)],
   ["P99", (variant) => latency(variant.p99)],
   ["In flight", (variant) => count(variant.in_flight)],
+  ["Tunnels and streams", ({ long_lived: open }) => count(open.tunnels + open.streams)],
   ["Requests since start", (variant) => count(variant.requests)],
   ["Failed since start", (variant) => count(variant.failed)],
 ];
@@ -20,13 +21,16 @@ export function variants(live) {
   const { variants: both } = live.release;
   const node = $("variants");
   if (node.childElementCount === 0) node.append(...make());
-  const [table, none, ...lists] = node.children;
+  const [table, none, leaving, ...lists] = node.children;
   attr(none, "hidden", both.canary === null ? null : "");
   ROWS.forEach(([, value], row) =>
     SIDES.forEach((side, column) => {
       text(table.tBodies[0].rows[row].cells[column + 1], both[side] === null ? "–" : value(both[side]));
     }),
   );
+  const moved = SIDES.filter((side) => both[side]?.long_lived.leaving > 0);
+  attr(leaving, "hidden", moved.length > 0 ? null : "");
+  text(leaving, moved.map((side) => left(side, both[side].long_lived, live.now)).join(" "));
   SIDES.forEach((side, at) =>
     keyed(lists[at], both[side]?.endpoints ?? [], (each) => each.url, endpoint, (item, each) => {
       text(item.children[0], side);
@@ -35,6 +39,13 @@ export function variants(live) {
       text(item.children[3], `${count(each.in_flight)} in flight`);
     }),
   );
+}
+
+/** How many tunnels and streams the users who moved have left behind, and until when. */
+function left(side, { leaving, until }, now) {
+  const seconds = until - now;
+  const end = seconds > 0 ? `the last one is closed within ${duration(Math.ceil(seconds))}` : "overdue";
+  return `${plural(leaving, "tunnel or stream", "tunnels and streams")} on ${side} whose users have moved: ${end}.`;
 }
 
 function make() {
@@ -50,6 +61,7 @@ function make() {
       el("tbody", {}, body),
     ),
     el("p", { class: "note" }, "No canary is configured: every user is on stable."),
+    el("p", { class: "note leaving" }),
     ...SIDES.map((side) => el("ul", { class: "endpoints", "aria-label": `Endpoints of ${side}` })),
   ];
 }
