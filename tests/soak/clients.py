@@ -94,6 +94,8 @@ class Crowd:
         self._random = random.Random(seed)
         self.ledger = Ledger()
         self.over = asyncio.Event()
+        self.told = 0
+        """WebSockets and event streams that were ended cleanly by the proxy."""
 
     async def run(self) -> None:
         """Send until ``over``; what was begun is ended. Raises what no client should meet."""
@@ -104,7 +106,8 @@ class Crowd:
             (2, self.slow_reader),
             (2, self.leaves),
             (1, self.malformed),
-            (1, self.socket),
+            (2, self.socket),
+            (2, self.stream),
         )
         async with asyncio.TaskGroup() as group:
             for count, temper in tempers:
@@ -141,7 +144,16 @@ class Crowd:
         async with await Connection.to(self._port) as connection:
             for _ in range(self._random.randrange(1, 200)):
                 path = self._random.choices(
-                    ("/", "/chunks", "/big", "/error", "/late"), (60, 10, 2, 1, 1)
+                    (
+                        "/",
+                        "/chunks",
+                        "/big",
+                        "/error",
+                        "/late",
+                        "/assets/stable.js",
+                        "/assets/canary.js",
+                    ),
+                    (60, 10, 2, 1, 1, 2, 2),
                 )[0]
                 await self._ask(connection, self._head(path))
                 if not connection.usable or self.over.is_set():
@@ -205,7 +217,7 @@ class Crowd:
         await asyncio.sleep(0.05)
 
     async def socket(self) -> None:
-        """A WebSocket with some messages, there and back."""
+        """A WebSocket with some messages, there and back, that may be open when its user moves."""
         self.ledger.sent += 1
         user = self._random.randrange(2000)
         cookie = {"Cookie": f"canary_id=user{user}"}
@@ -220,9 +232,28 @@ class Crowd:
                     await ws.send_bytes(bytes(size))
                     if len(await ws.receive_bytes()) != size:
                         raise AssertionError("another message came back")
+                with contextlib.suppress(TimeoutError):
+                    await ws.receive(timeout=self._random.uniform(0.0, 1.0))
+                    self.told += ws.close_code == 1012
         except aiohttp.WSServerHandshakeError as error:
             self.ledger.answered[error.status] += 1
         except (TypeError, aiohttp.WSMessageTypeError):
             pass  # closed under us: an endpoint was killed
         except (aiohttp.ClientError, ConnectionError):
             self.ledger.cut += 1
+
+    async def stream(self) -> None:
+        """Events, until the client has enough of them or its user moves."""
+        ledger = self.ledger
+        ledger.sent += 1
+        async with await Connection.to(self._port) as connection:
+            try:
+                async with asyncio.timeout(self._random.uniform(0.1, 1.0)):
+                    await connection.send(self._head("/events"))
+                    status = await connection.answer()
+                ledger.answered[status] += 1
+                self.told += status == 200
+            except TimeoutError:
+                ledger.left += 1
+            except (ConnectionError, asyncio.IncompleteReadError):
+                ledger.cut += 1

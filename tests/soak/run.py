@@ -136,7 +136,7 @@ class Soak:
             proxy.ask("PUT", "/v1/weight", {"weight": 30})  # so all that it keeps open is open
             before = Held.by(proxy)
             crowd = uvloop.run(self._load(proxy))
-            return self._judge(proxy, crowd.ledger, before)
+            return self._judge(proxy, crowd.ledger, crowd.told, before)
 
     @contextlib.contextmanager
     def _proxy(self) -> Iterator[Proxy]:
@@ -153,7 +153,8 @@ class Soak:
 
     def _more(self, idle: int) -> str:
         # Without a budget, as each request that may be repeated has to be answered.
-        more = "split: {weight: 30}\nrescue: {budget: false}\n"
+        more = "split: {weight: 30}\ncircuit: {close_after: 50ms, spread: 150ms}\n"
+        more += "rescue: {budget: false, assets: {path: {prefix: /assets}}}\n"
         return f"state: {self._folder}/state.json\n{more}" + LIMITS % idle
 
     def _start(self, at: int) -> None:
@@ -220,9 +221,10 @@ class Soak:
             proxy.kill(signal.SIGHUP)
         else:
             proxy.ask("POST", "/v1/release/trip", {"cause": "soak"}, allow=409)
+            time.sleep(0.3)  # so that tunnels and streams follow
             proxy.ask("POST", "/v1/release/reset", allow=409)
 
-    def _judge(self, proxy: Proxy, ledger: Ledger, before: Held) -> Report:
+    def _judge(self, proxy: Proxy, ledger: Ledger, told: int, before: Held) -> Report:
         problems = []
         try:
             until(lambda: Held.by(proxy) <= before)
@@ -234,6 +236,15 @@ class Soak:
             for name in ("requests", "client_closed", "refused")
         }
         report = Report(self._seconds, ledger, counted, self._samples, dict(self._faults), problems)
+        gauges = (
+            "canaryproxy_open_tunnels",
+            "canaryproxy_open_streams",
+            "canaryproxy_leaving_connections",
+        )
+        if kept := {k: v for k, v in scraped.items() if k.startswith(gauges) and v}:
+            problems.append(f"not zero at the end: {kept}")
+        if not told:
+            problems.append("no tunnel or stream has followed its user")
         if ledger.sent != ledger.ended:
             problems.append(f"{ledger.sent - ledger.ended} requests of the clients have no end")
         if ledger.lost:  # an endpoint of stable is never touched
@@ -242,9 +253,12 @@ class Soak:
             problems.append(f"{sum(counted.values()):.0f} counted of {ledger.sent} sent")
         if counted["refused"] != ledger.refused.total():
             problems.append(f"{counted['refused']:.0f} refused, {ledger.refused} seen")
-        if set(ledger.answered) - {101, 200, 500, 502, 503, 504} or set(ledger.refused) - {400}:
+        if set(ledger.answered) - {101, 200, 404, 500, 502, 503, 504} or set(ledger.refused) - {
+            400
+        }:
             problems.append(f"answers that nobody should get: {ledger.answered} {ledger.refused}")
-        rescued = sum(v for k, v in scraped.items() if k.startswith("canaryproxy_rescued_total"))
+        helped = ("canaryproxy_rescued_total", "canaryproxy_asset_lookups_total")
+        rescued = sum(v for k, v in scraped.items() if k.startswith(helped))
         astray = (
             ledger.left + ledger.cut + rescued
         )  # a rescued one is counted as what it was saved from

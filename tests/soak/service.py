@@ -12,7 +12,7 @@ PIECE = bytes(64 * 1024)
 
 
 class Service:
-    """Answers of every kind: short, long, in chunks, late, wrong, and WebSockets."""
+    """Answers of every kind: short, long, in chunks, late, wrong, endless, of one version, WebSockets."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -23,6 +23,8 @@ class Service:
         app.router.add_get("/chunks", self.chunks)
         app.router.add_get("/late", self.late)
         app.router.add_get("/error", self.error)
+        app.router.add_get("/events", self.events)
+        app.router.add_get("/assets/{variant}.js", self.asset)
         app.router.add_get("/socket", self.socket)
         app.router.add_route("*", "/{path:.*}", self.short)
         return app
@@ -51,6 +53,19 @@ class Service:
 
     async def error(self, _: web.Request) -> web.Response:
         return web.Response(status=500, text="error")
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        while True:  # until the client or the proxy has enough of it
+            await response.write(b"data: now\n\n")
+            await asyncio.sleep(0.02)
+
+    async def asset(self, request: web.Request) -> web.Response:
+        """A file of one version; the other has none of this name."""
+        mine = request.match_info["variant"] == self._name
+        return web.Response(status=200 if mine else 404, text=self._name)
 
     async def socket(self, request: web.Request) -> web.WebSocketResponse:
         response = web.WebSocketResponse()
