@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from canaryproxy.config.text import duration
+from canaryproxy.control.capacity_watch import CapacityWatch
 from canaryproxy.control.gates import GateKeeper, question
 from canaryproxy.control.ledger import Ledger, figures
 from canaryproxy.control.saver import Split
@@ -53,8 +54,9 @@ class AuthorityHost(Protocol):
     def at_fault(self) -> str:
         """Say which endpoints of the canary fail more than its others; nothing if none stands out."""
 
-    def capacity_holds(self) -> tuple[str, ...]:
-        """Say why the next step would bring more than has been carried; nothing if it may begin."""
+    @property
+    def capacity(self) -> CapacityWatch:
+        """Says why the next step would bring more than has been carried."""
 
     def publish(self) -> None:
         """Publish what the authority wants as far as it is safe now, and save it."""
@@ -189,7 +191,7 @@ def cause_of(seen: Assessment, host: AuthorityHost) -> str:
 
 def with_capacity(seen: Assessment, host: AuthorityHost) -> Assessment:
     """Return an assessment that also holds a step that would bring more than has been carried."""
-    holds = host.capacity_holds()
+    holds = host.capacity.holds(host.now)
     return replace(seen, holds=(*seen.holds, *holds)) if holds else seen
 
 

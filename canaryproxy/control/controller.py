@@ -269,17 +269,9 @@ class Controller:
             self.authority.observe(sample)
         for one in self.departures.observe(self.now, self.table, self._cells.variants):
             self.ledger.note("moved", one.cause, one.figures)
-        self._eject_outliers(self.now)
+        _eject_outliers(self.outliers, self._plane, self.ledger, self.now)
         self._do_periodic_work(self.now)
         self.publish()
-
-    def _eject_outliers(self, now: float) -> None:
-        """Take out the endpoints that fail far more than the others; the judge has seen what they did."""
-        for variant, one in self.outliers.observe(now):
-            self._plane.eject(variant, self.outliers.causes(variant))
-            what = "ejected" if one.ejected else "readmitted"
-            where = f"{VARIANTS[variant]} endpoint {one.url}"
-            self.ledger.note(what, f"{where}: {one.cause}", one.figures)
 
     def sample(self) -> Sample:
         """Read the counters of both variants."""
@@ -288,10 +280,6 @@ class Controller:
     def at_fault(self) -> str:
         """Say which endpoints of the canary fail more than its others; nothing if none stands out."""
         return self.endpoints.at_fault(self.now, CANARY)
-
-    def capacity_holds(self) -> tuple[str, ...]:
-        """Say why the next step would bring more than has been carried; nothing if it may begin."""
-        return self.capacity.holds(self.now)
 
     def _do_periodic_work(self, now: float) -> None:
         """Do the periodic work: every second and every five seconds."""
@@ -348,8 +336,8 @@ class Controller:
     def _document(self) -> dict[str, Any]:
         release = {"release": self.settings.release}
         ended = {"ended": self._ended.to_dict()}
-        kept = {**release, **ended, **self.capacity.to_dict()}
-        return {**kept, **self.ledger.to_dict(), **self.authority.to_dict()}
+        parts = self.capacity.to_dict() | self.ledger.to_dict() | self.authority.to_dict()
+        return release | ended | parts
 
     # Acts
 
@@ -455,6 +443,15 @@ class Controller:
             self._saver.error,
             self._sampler.concentration,
         )
+
+
+def _eject_outliers(outliers: OutlierWatch, plane: DataPlane, ledger: Ledger, now: float) -> None:
+    """Take out the endpoints that fail far more than the others; the judge has seen what they did."""
+    for variant, one in outliers.observe(now):
+        plane.eject(variant, outliers.causes(variant))
+        what = "ejected" if one.ejected else "readmitted"
+        where = f"{VARIANTS[variant]} endpoint {one.url}"
+        ledger.note(what, f"{where}: {one.cause}", one.figures)
 
 
 def _split(table: RouteTable) -> Split:

@@ -33,13 +33,11 @@ class Host:
     now = 100.0
     gates: Any = None
     table: Any = None
+    capacity: Any = None
     sample: Any = None
 
     def at_fault(self) -> str:
         return ""
-
-    def capacity_holds(self) -> tuple[str, ...]:
-        return ()
 
     def publish(self) -> None:
         pass
