@@ -122,12 +122,10 @@ class Control:
                 if not verdict.scope
             },
         )
-        self._controller.capacity.take(
-            self._controller.now,
-            self._traffic.now(),
-            [counters.in_flight(cells) for cells in self._cells.variants],
-            [sum(one.up for one in self._plane.endpoints(which)) for which in (STABLE, CANARY)],
-        )
+        now, windows = self._controller.now, self._traffic.now()
+        in_flight = [counters.in_flight(cells) for cells in self._cells.variants]
+        up = [sum(one.up for one in self._plane.endpoints(which)) for which in (STABLE, CANARY)]
+        self._controller.capacity.take(now, windows, in_flight, up)
         seen = status.assessment
         if 0 < status.weight < 100 and seen is not None:
             of = status.release, status.weight, status.circuit.since, seen.warming
