@@ -200,7 +200,7 @@ class Control:
 
     def _variant(self, which: int) -> view.Variant:
         cells = self._cells.variants[which]
-        leaving = counters.leaving(cells)
+        leaving, moving = counters.leaving(cells), self._reloader.running.circuit.takes
         return view.variant(
             self._traffic.now()[which],
             cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED],
@@ -210,7 +210,7 @@ class Control:
                 tunnels=cells[counters.TUNNELS_OPENED] - cells[counters.TUNNELS_CLOSED],
                 streams=cells[counters.STREAMS_OPENED] - cells[counters.STREAMS_CLOSED],
                 leaving=leaving,
-                until=self._controller.departures.since + self._moving if leaving > 0 else None,
+                until=self._controller.departures.since + moving if leaving > 0 else None,
             ),
             self._plane.endpoints(which),
         )
@@ -347,14 +347,8 @@ class Control:
         Once begun, a drill runs to its end, even if the caller goes away.
         """
         self._compare(if_match)
-        cells = self._cells.canary
-        return await asyncio.shield(drill(self._controller, lambda: cells, by, self._moving))
-
-    @property
-    def _moving(self) -> float:
-        """Seconds that long-lived connections may take to leave."""
-        settings = self._reloader.running.circuit
-        return settings.close_after + settings.spread
+        cells, moving = self._cells.canary, self._reloader.running.circuit.takes
+        return await asyncio.shield(drill(self._controller, lambda: cells, by, moving))
 
     def post_events(self, events: Sequence[PostedEvent]) -> int:
         """Take business events, all or none; return how many name a user who is randomised.

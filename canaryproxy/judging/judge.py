@@ -35,7 +35,6 @@ users are the same then, and so is the draw.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import inf, log
 from typing import Any
 
@@ -142,8 +141,7 @@ class Judge:
         if self._step is not None:
             self._warm_up(now, self._step)
             self._step.tick(now)
-        seen = self._assess(now, cause, sample.accepted)
-        return replace(seen, holds=(*sample.holds, *seen.holds)) if sample.holds else seen
+        return self._assess(now, cause, sample)
 
     # Steps
 
@@ -277,8 +275,8 @@ class Judge:
 
     # Verdicts
 
-    def _assess(self, now: float, rail: str | None, accepted: frozenset[str]) -> Assessment:
-        step = self._step
+    def _assess(self, now: float, rail: str | None, sample: Sample) -> Assessment:
+        step, accepted = self._step, sample.accepted
         quiet = self._quiet(now)
         if step is None:
             verdicts = self._last or [
@@ -314,7 +312,7 @@ class Judge:
             quiet=quiet,
             users=0 if step is None else step.users[1],
             learned=self._learning.seconds,
-            holds=self._holds(now, verdicts, silent, accepted),
+            holds=(*sample.holds, *self._holds(now, verdicts, silent, accepted)),
             warming=self._warming(now) is not None,
             routes=0 if step is None else len(step.routes),
             placebo=None if step is None else step.placebo,

@@ -4,7 +4,7 @@ Theory of operation. ``Outliers.observe`` takes the counts of all endpoints of a
 It asks of each endpoint that fails: if it were equal to the others, how likely would so many failures be?
 
 * ``least_requests``: the balancer chooses the endpoint and knows nothing of the request, so a request that
-  fails anywhere may fail on each endpoint alike, whoever sends it. Requests are the trials (``LiveTest``).
+  fails anywhere may fail on each endpoint alike, from any client. Requests are the trials (``LiveTest``).
 * ``hash``: all requests of a key go to one endpoint, so one client that fails a thousand times is no
   evidence. Keys that fail are the events, each counted once, and an equal endpoint gets one in n of them,
   however many requests it has (``EProcess`` with equal trials; the hash is the draw). Keys are told apart
@@ -46,7 +46,7 @@ _FULL: Final = KEYS * 3 // 4
 
 @dataclass(frozen=True, slots=True)
 class OutlierRules:
-    """What the configuration says."""
+    """Settings of a variant's outlier ejection."""
 
     by_hash: bool
     margin: float

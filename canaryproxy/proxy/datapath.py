@@ -246,7 +246,7 @@ class DataPath:
             if one not in wanted:
                 endpoint.close()
         for endpoint in endpoints:
-            endpoint.was_up = not known or (endpoint.config in known and endpoint.was_up)
+            endpoint.standing.was_up &= not known or endpoint.config in known
         by_hash = variant is not None and variant.balance == "hash"
         slow_start = 0.0 if variant is None else variant.slow_start
         pool = Pool(endpoints, by_hash=by_hash, slow_start=slow_start)
@@ -281,9 +281,9 @@ class DataPath:
         changed = False
         for variant, pool in enumerate(self.context.pools):
             for endpoint in pool.endpoints:
-                why = outs.get((variant, endpoint.identity), 0)
-                changed |= why != endpoint.out
-                endpoint.out = why
+                why, standing = outs.get((variant, endpoint.identity), 0), endpoint.standing
+                changed |= why != standing.out
+                standing.out = why
         if changed:
             self._refresh_pools()
 

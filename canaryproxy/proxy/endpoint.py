@@ -2,7 +2,7 @@
 
 An endpoint that fails to take connections is ejected: it gets no requests until a probe connection, tried
 after a growing pause, succeeds. No request is spent on finding out that it is still down, unless no other
-endpoint is left (``Pool``). The control plane may take it out for reasons of its own (``out``).
+endpoint is left (``Pool``). The control plane may take it out for reasons of its own (``Standing``).
 """
 
 from __future__ import annotations
@@ -27,6 +27,22 @@ FIRST_PAUSE: Final = 0.25
 """Seconds until an ejected endpoint is probed; doubles with every failed probe."""
 LONGEST_PAUSE: Final = 5.0
 """Longest pause between probes in seconds."""
+
+
+class Standing:
+    """How an endpoint stands in its pool."""
+
+    __slots__ = ("out", "returned", "share", "was_up")
+
+    def __init__(self) -> None:
+        self.out = 0
+        """Why the control plane has taken it out of service: bits of ``CHECK`` and ``OUTLIER``."""
+        self.was_up = True
+        """Neither ejected nor out when its pool looked last."""
+        self.returned = 0.0
+        """When it came back (monotonic seconds)."""
+        self.share = 1.0
+        """Of the requests that are its due; below 1 while it starts."""
 
 
 class Endpoint(ConnectionSource):
@@ -59,11 +75,8 @@ class Endpoint(ConnectionSource):
         "on_change",
         "on_open",
         "open",
-        "out",
         "reason",
-        "returned",
-        "share",
-        "was_up",
+        "standing",
     )
 
     def __init__(
@@ -86,14 +99,7 @@ class Endpoint(ConnectionSource):
         self.ejected = False
         self.by_hash = False
         """Whether a sticky key chooses the endpoint, so that failures are counted by key, too."""
-        self.out = 0
-        """Why the control plane has taken it out of service: bits of ``CHECK`` and ``OUTLIER``."""
-        self.was_up = True
-        """Neither ejected nor out when its pool looked last."""
-        self.returned = 0.0
-        """When it came back (monotonic seconds)."""
-        self.share = 1.0
-        """Of the requests that are its due; below 1 while it starts."""
+        self.standing = Standing()
         self.identity = endpoint_cells.identity(str(config))
         """Names it in shared memory."""
         self.marks: list[int] = []
@@ -130,7 +136,7 @@ class Endpoint(ConnectionSource):
     @property
     def up(self) -> bool:
         """It is neither ejected nor taken out of service."""
-        return not self.ejected and not self.out
+        return not self.ejected and not self.standing.out
 
     @property
     def tries(self) -> bool:

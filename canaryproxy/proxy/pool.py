@@ -63,11 +63,11 @@ class Pool:
         """
         up = tuple([one for one in self.endpoints if one.up])
         for one in self.endpoints:
-            if one.up and not one.was_up and self._slow_start:
-                one.returned, one.share = now, 0.0
+            if one.up and not one.standing.was_up and self._slow_start:
+                one.standing.returned, one.standing.share = now, 0.0
             elif not one.up:
-                one.share = 1.0
-            one.was_up = one.up
+                one.standing.share = 1.0
+            one.standing.was_up = one.up
         self.panic = may_panic and not up and bool(self.endpoints)
         if self.panic:
             up = tuple([one for one in self.endpoints if not one.ejected]) or self.endpoints
@@ -77,10 +77,12 @@ class Pool:
     def warm(self, now: float) -> None:
         """Give the endpoints that start their share as of ``now``."""
         for one in self.endpoints:
-            if one.share < 1.0:
-                passed = (now - one.returned) / self._slow_start if self._slow_start else 1.0
-                one.share = min(max(passed, 0.0), 1.0)
-        self.starting = tuple([one for one in self.usable if one.share < 1.0])
+            if one.standing.share < 1.0:
+                passed = (
+                    (now - one.standing.returned) / self._slow_start if self._slow_start else 1.0
+                )
+                one.standing.share = min(max(passed, 0.0), 1.0)
+        self.starting = tuple([one for one in self.usable if one.standing.share < 1.0])
         self._plain = not self.panic and not self.starting
 
     def choose(self, key: bytes | None, tried: Sequence[Endpoint] = ()) -> Endpoint | None:
@@ -128,16 +130,16 @@ class Pool:
         self._draw = draw = (self._draw * _FACTOR + 1) & _DRAWS
         left = len(found) * draw / (_DRAWS + 1)
         for one in found:
-            if one.share < 1.0:
-                if left < one.share:
+            if one.standing.share < 1.0:
+                if left < one.standing.share:
                     return (one,)
-                left -= one.share
-        return tuple([one for one in found if one.share == 1.0]) or tuple(found)
+                left -= one.standing.share
+        return tuple([one for one in found if one.standing.share == 1.0]) or tuple(found)
 
 
 def _returns(key: bytes, endpoint: Endpoint) -> bool:
     """Tell whether a key may be the endpoint's: from some share on it is, and stays."""
-    if endpoint.share == 1.0:
+    if endpoint.standing.share == 1.0:
         return True
     drawn = mmh3.hash(endpoint.authority.encode() + b"\0" + key, _START_SEED, signed=False)
-    return drawn < endpoint.share * 0x1_0000_0000
+    return drawn < endpoint.standing.share * 0x1_0000_0000

@@ -212,7 +212,7 @@ class Worker:
                             one.active,
                             one.reason,
                             one.errno,
-                            one.share < 1.0,
+                            one.standing.share < 1.0,
                         ),
                         one.marks,
                     )

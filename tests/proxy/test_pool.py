@@ -50,9 +50,9 @@ def test_usable_are_those_that_are_up_or_in_panic_those_that_take_connections(
 ) -> None:
     pool = Pool(endpoints(len(states)), by_hash=False)
     for one, (ejected, out) in zip(pool.endpoints, states, strict=True):
-        one.ejected, one.out = ejected, out
+        one.ejected, one.standing.out = ejected, out
     pool.refresh(1.0, may_panic=may_panic)
-    up = [one for one in pool.endpoints if not one.ejected and not one.out]
+    up = [one for one in pool.endpoints if not one.ejected and not one.standing.out]
     chosen = pool.choose(None)
     if up:
         assert chosen in up
@@ -70,10 +70,10 @@ def test_usable_are_those_that_are_up_or_in_panic_those_that_take_connections(
 def test_the_share_of_one_that_returns_grows_linearly(number: int, passed: float) -> None:
     pool = Pool(endpoints(number), by_hash=False, slow_start=10.0)
     back = pool.endpoints[0]
-    back.out = 1
+    back.standing.out = 1
     pool.refresh(100.0, may_panic=True)
     assert 0 not in shares(pool)
-    back.out = 0
+    back.standing.out = 0
     pool.refresh(200.0, may_panic=True)
     assert 0 not in shares(pool, 50), "it begins at 0"
     pool.warm(200.0 + passed)
@@ -90,10 +90,10 @@ def test_keys_return_one_by_one_and_no_other_key_moves() -> None:
     pool = Pool(endpoints(4), by_hash=True, slow_start=10.0)
     before = {key: pool.choose(key) for key in KEYS}
     back = pool.endpoints[2]
-    back.out = 1
+    back.standing.out = 1
     pool.refresh(0.0, may_panic=True)
     without = {key: pool.choose(key) for key in KEYS}
-    back.out = 0
+    back.standing.out = 0
     pool.refresh(100.0, may_panic=True)
     returned: set[bytes] = set()
     for tenth in range(11):
@@ -111,10 +111,10 @@ def test_where_all_start_all_get_requests() -> None:
     for by_hash in (False, True):
         pool = Pool(endpoints(2), by_hash=by_hash, slow_start=10.0)
         for one in pool.endpoints:
-            one.out = 1
+            one.standing.out = 1
         pool.refresh(0.0, may_panic=True)
         for one in pool.endpoints:
-            one.out = 0
+            one.standing.out = 0
         pool.refresh(50.0, may_panic=True)
         assert {pool.choose(key) for key in KEYS} == set(pool.endpoints)
         assert len(shares(pool)) == 2
@@ -122,9 +122,9 @@ def test_where_all_start_all_get_requests() -> None:
 
 def test_without_a_slow_start_it_is_back_at_once() -> None:
     pool = Pool(endpoints(2), by_hash=False)
-    pool.endpoints[0].out = 1
+    pool.endpoints[0].standing.out = 1
     pool.refresh(0.0, may_panic=True)
-    pool.endpoints[0].out = 0
+    pool.endpoints[0].standing.out = 0
     pool.refresh(1.0, may_panic=True)
     assert not pool.starting
     assert len(shares(pool, 10)) == 2

@@ -43,3 +43,8 @@ class Circuit(Section):
             " text/event-stream."
         ),
     )
+
+    @property
+    def takes(self) -> float:
+        """Seconds from a move until the last long-lived connection is closed."""
+        return self.close_after + self.spread
