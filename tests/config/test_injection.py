@@ -18,7 +18,9 @@ listen:
   - address: 127.0.0.1:8443
     tls: {certificates: [{cert: a.pem, key: a.key, names: [a.example]}], client_ca: c.pem}
   - {address: "unix:/tmp/x.sock", proxy_protocol: "off"}
-admin: {socket: ./admin.sock, listen: "127.0.0.1:9900", token_file: token, hosts: [h.example]}
+admin:
+  {socket: ./admin.sock, listen: "127.0.0.1:9900", token_file: token, hosts: [h.example],
+   overview: [{address: "http://h.example:1", name: n, dashboard: "http://h.example/d"}]}
 variants:
   stable:
     endpoints: ["https://h.example:1"]
