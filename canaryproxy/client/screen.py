@@ -54,6 +54,7 @@ _MATTER = ("breach", "suspect", "worse", "accepted")
 _RECORDS = {
     "tripped": "red",
     "suspect": "yellow",
+    "capacity": "yellow",
     "accepted": "yellow",
     "reload_failed": "yellow",
     "upgrade_failed": "yellow",

@@ -92,6 +92,7 @@ _LEVELS = {
     "reload_failed": logging.ERROR,
     "upgrade_failed": logging.ERROR,
     "suspect": logging.WARNING,
+    "capacity": logging.WARNING,
     "aborted": logging.WARNING,
 }
 _CONSEQUENCES = ("stopped", "restored")
@@ -99,6 +100,7 @@ _CONSEQUENCES = ("stopped", "restored")
 _TITLES = {
     "step": "next step",
     "cleared": "back to normal",
+    "capacity": "held for capacity",
     "moved": "connections moved",
     "ejected": "endpoint ejected",
     "readmitted": "endpoint back",

@@ -16,6 +16,7 @@ NOTABLE = frozenset(
         "step",
         "ready",
         "suspect",
+        "capacity",
         "accepted",
         "tripped",
         "recovered",
@@ -32,7 +33,9 @@ NOTABLE = frozenset(
 )
 """Events sent to a webhook that names none; of ``gate``, refusals are sent too."""
 
-_WARNINGS = frozenset({"tripped", "suspect", "stopped", "reload_failed", "upgrade_failed"})
+_WARNINGS = frozenset(
+    {"tripped", "suspect", "capacity", "stopped", "reload_failed", "upgrade_failed"}
+)
 
 MAX_TEXT = 1900
 """Characters of a chat message: Discord accepts 2000, the others more."""
@@ -48,6 +51,7 @@ _SENTENCES = {
     "weight": "{release} on {host}: weight changed from {cause}",
     "suspect": ":warning: {release} on {host} is suspect and stays on its step: {cause}",
     "cleared": "{release} on {host} is back to normal: {cause}",
+    "capacity": ":warning: {release} on {host} stays on its step until there is capacity: {cause}",
     "accepted": "{release} on {host} no longer holds or trips on a difference: {cause}",
     "tripped": ":rotating_light: {release} rolled back on {host}{fell}: {cause}. "
     "Users are safe on stable.",

@@ -58,6 +58,7 @@ async def test_a_record_is_delivered(hook: Hook) -> None:
         "figures": {"weight": 5.0},
         "release": "cart-2.4",
         "host": "edge-1",
+        "environment": None,
         "links": [],
         "version": __version__,
     }

@@ -400,7 +400,7 @@ def test_the_command_waits_for_the_new_process_or_says_why_not(tmp_path: Path) -
         assert "no_such_key" in done.stderr
         assert ask(running)["main_pid"] == new
         done = upgrade("--admin", "http://127.0.0.1:9")
-        assert done.returncode == 1
+        assert done.returncode == 3
         assert "admin socket" in done.stderr
 
 

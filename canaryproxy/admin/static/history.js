@@ -6,8 +6,8 @@ import { count, duration, latency, moment, odds, plural, utc, weight } from "./w
 
 const KINDS = {
   everything: null,
-  "trips and warnings": ["tripped", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared", "accepted"],
-  "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate", "merged", "moved", "ejected", "readmitted"],
+  "trips and warnings": ["tripped", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared", "capacity", "accepted", "ejected", "readmitted"],
+  "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate", "merged", "moved"],
   "drills and configuration": ["drill", "reload", "reload_failed", "restart", "upgrade", "upgrade_failed"],
 };
 const GLYPHS = {
@@ -17,6 +17,9 @@ const GLYPHS = {
   recovered: "ok",
   cleared: "ok",
   suspect: "suspect",
+  capacity: "suspect",
+  ejected: "suspect",
+  readmitted: "ok",
   accepted: "suspect",
   reload_failed: "suspect",
   upgrade_failed: "suspect",
@@ -28,7 +31,7 @@ const GLYPHS = {
   promoted: "promoted",
   aborted: "aborted",
 };
-const WORDS = { restart: "restarted", reload_failed: "reload failed", upgrade_failed: "restart failed", upgrade: "taken over", merged: "replicas merged", moved: "connections moved" };
+const WORDS = { restart: "restarted", reload_failed: "reload failed", upgrade_failed: "restart failed", upgrade: "taken over", merged: "replicas merged", moved: "connections moved", capacity: "held for capacity", ejected: "endpoint ejected", readmitted: "endpoint back" };
 const PAGE = 50;
 
 let shown = PAGE;

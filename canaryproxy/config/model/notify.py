@@ -18,6 +18,7 @@ EventName = Literal[
     "weight",
     "suspect",
     "cleared",
+    "capacity",
     "accepted",
     "tripped",
     "reset",
