@@ -327,6 +327,13 @@ METRICS: Final = (
         readers.release_state,
     ),
     Row(
+        "canaryproxy_release_breached",
+        "1 while a regression is known and release.reversible keeps users on the canary.",
+        "gauge",
+        (),
+        readers.view(lambda view: view.breach is not None),
+    ),
+    Row(
         "canaryproxy_release_state_timestamp_seconds",
         "When the state or step began, in seconds since the epoch; 0 before a release.",
         "gauge",

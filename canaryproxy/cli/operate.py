@@ -97,6 +97,10 @@ class _Operator:
     def _announce(self, preview: Document) -> None:
         """Say what will change, and ask in a terminal if the proxy says so."""
         asks = preview.get("asks") is True and not self._yes and sys.stdin.isatty()
+        if _returns(preview) and not asks:
+            self.needs_yes(
+                "stable may not be able to serve these users (release.reversible: false)"
+            )
         if self._as_json and not asks:
             return
         for line in _lines(preview):
@@ -143,6 +147,13 @@ class _Operator:
 
     def _print(self, preview: Document, result: Mapping[str, Any]) -> None:
         click.echo(json.dumps({"act": preview.get("act"), **result, "preview": preview}))
+
+
+def _returns(preview: Document) -> bool:
+    """Whether an act asks although it sends users to stable: the release is irreversible."""
+    before, after = words.number(preview.get("before")), words.number(preview.get("after"))
+    asks = preview.get("asks") is True
+    return asks and before is not None and after is not None and after < before
 
 
 def _of(body: Document, operation: str) -> Document:
@@ -264,8 +275,8 @@ def promote(operator: _Operator, reason: str | None) -> None:
 def abort(operator: _Operator, reason: str | None) -> None:
     """End the release with all users on stable.
 
-    Never asks, and is never refused because the release has changed meanwhile. A later start begins with the
-    first step and a new judge.
+    Asks only if release.reversible is false. Else it is never refused because the release has changed
+    meanwhile. A later start begins with the first step and a new judge.
 
     \b
     Example: canaryproxy abort --reason "wrong build"
@@ -309,7 +320,9 @@ def accept(operator: _Operator, metric: tuple[str, ...], reason: str) -> None:
 @click.argument("cause", nargs=-1)
 @_acting
 def trip(operator: _Operator, cause: tuple[str, ...]) -> None:
-    """Roll back now: open the circuit, so that all users go to stable. Asks for no confirmation.
+    """Roll back now: open the circuit, so that all users go to stable.
+
+    Asks for confirmation only if release.reversible is false.
 
     Requests that a rule of split.match sends to the canary still go there.
 

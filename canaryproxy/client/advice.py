@@ -22,6 +22,8 @@ def next_action(document: Mapping[str, Any]) -> str:
     if isinstance(config, Mapping) and config.get("error"):
         return "canaryproxy check -c FILE, then canaryproxy reload"
     state = document.get("state")
+    if document.get("breach"):
+        return "repair the canary, then canaryproxy resume"
     if state == "tripped" and isinstance(circuit, Mapping) and circuit.get("drill") is True:
         return "nothing: the drill resets the circuit"
     if state == "running":

@@ -269,6 +269,10 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
         lines.append(_track(document, steps, width))
         if words.step_of(document):
             lines.append(_bake(document, steps))
+    breach = document.get("breach")
+    if breach:
+        said = f"{clean(breach)}; users stay on the canary (release.reversible: false)"
+        lines += _labelled(" breach", said, width, most, "bold red", "bold red")
     hold = document.get("hold")
     holds = [clean(one) for one in _list(document.get("holds"))]
     if document.get("ready") is True:
@@ -279,7 +283,7 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
         waits = not holds and (said[:1].isdigit() or said.startswith(("bake time ", "learning ")))
         said = f"waiting: {said}" if waits else f"held ({said})"
         lines += _labelled(" next step", said, width, most, "dim", "")
-    elif hold and document.get("state") != "tripped":  # the circuit's line has the cause of a trip
+    elif hold and not breach and document.get("state") != "tripped":  # its circuit has the cause
         lines += _labelled(" note", clean(hold), width, most, "dim", "")
     if most is None:  # the line above names the first ones
         for more in holds[2:]:

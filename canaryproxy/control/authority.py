@@ -256,8 +256,14 @@ class LocalAuthority:
         now = self._host.now
         seen = with_capacity(self._judge.observe(now, sample), self._host)
         self.assessment = seen
-        if seen.level == "breach" and self._ledger.rollout.weight > 0:
-            self.trip(cause_of(seen, self._host), figures(seen))
+        ledger = self._ledger
+        if seen.level == "breach" and ledger.rollout.weight > 0:
+            event = transitions.on_regression(
+                *(ledger.circuit, ledger.rollout, self.settings.plan),
+                *(cause_of(seen, self._host), figures(seen)),
+            )
+            if event is not None:
+                self._apply(event)
         else:
             self._suspicion.observe(now, seen)
         self._move(circuit.Tick(seen))

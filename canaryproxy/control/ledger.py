@@ -89,6 +89,7 @@ class Ledger:
 
 _LEVELS = {
     "tripped": logging.ERROR,
+    "breached": logging.CRITICAL,
     "reload_failed": logging.ERROR,
     "upgrade_failed": logging.ERROR,
     "suspect": logging.WARNING,
@@ -99,6 +100,7 @@ _CONSEQUENCES = ("stopped", "restored")
 """What a trip and a reset do to the release: the log has one line for both."""
 _TITLES = {
     "step": "next step",
+    "breached": "regression, and nobody is sent to stable",
     "cleared": "back to normal",
     "capacity": "held for capacity",
     "moved": "connections moved",
@@ -135,7 +137,7 @@ def _place(record: Record, weight: float) -> str:
     return f"; step {step} of {steps}, {users}" if step else f"; before step 1 of {steps}, {users}"
 
 
-_MOVES = ("started", "step", "paused", "resumed", "weight")
+_MOVES = ("started", "step", "paused", "resumed", "weight", "breached")
 
 
 def _level(record: Record) -> int:

@@ -324,6 +324,17 @@ class Progress(View):
     )
     ready: bool = Field(description="The next step waits only for an operator's resume.")
     gate: Gate | None
+    reversible: bool = Field(
+        True,
+        description="false: a regression moves nobody to stable (release.reversible).",
+    )
+    breach: str | None = Field(
+        None,
+        description=(
+            "The regression that nobody was sent to stable for, because the release is irreversible: an"
+            " operator must act. null: there is none."
+        ),
+    )
     allowed: list[Operation] = Field(description="What an operator can do now.")
 
 
@@ -486,6 +497,8 @@ def release(
         holds=[] if seen is None else list(seen.holds),
         accepted=sorted(here.accepted),
         ready=here.ready,
+        reversible=status.plan.reversible,
+        breach=here.breach,
         gate=None if gate.state == "idle" else Gate(state=gate.state, cause=gate.cause),
         allowed=list(acts.allowed(broken, here, status.plan, status.weight)),
         circuit=Circuit(

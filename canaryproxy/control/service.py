@@ -275,7 +275,8 @@ class Control:
             self._refuse_unknown(event.metric)
         for _ in range(_ATTEMPTS):
             status = self._controller.status()
-            if acts.needs_precondition(event, status.rollout, status.weight):
+            reversible = status.plan.reversible
+            if acts.needs_precondition(event, status.rollout, status.weight, reversible=reversible):
                 self._compare(if_match)
             try:
                 await self._controller.act_and_save(event)

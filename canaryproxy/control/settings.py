@@ -54,7 +54,7 @@ class ControlSettings:
             salt=first_table(config).salt,
             split=config.split,
             has_canary=config.variants.canary is not None,
-            circuit=CircuitSettings(cooldown=config.judge.cooldown),
+            circuit=CircuitSettings(cooldown=config.judge.cooldown if config.reversible else None),
             judge=judge_settings(config, in_force),
             evidence_of=config.judge.model_copy(update={"cooldown": None, "baseline": 0.0}),
             slots=in_force,
@@ -81,6 +81,7 @@ def plan(config: Config) -> Plan:
         release.promote,
         gated=bool(release.gates),
         baseline=config.judge.baseline,
+        reversible=release.reversible,
     )
 
 

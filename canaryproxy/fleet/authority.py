@@ -181,7 +181,11 @@ class FleetAuthority:
         return self._agreement.after(event)
 
     def trip(self, cause: str, figures: Mapping[str, Any]) -> None:
-        document = self._agreement.after(circuit.Trip(cause, figures))
+        self._take_event(circuit.Trip(cause, figures))
+
+    def _take_event(self, event: Event) -> None:
+        """Go by the document after an event that needs nobody's consent."""
+        document = self._agreement.after(event)
         if document is not None:
             self._agreement.take(document)
             self._nudge.set()
@@ -208,7 +212,11 @@ class FleetAuthority:
             self._trip_on(seen, "its own records")
 
     def _trip_on(self, seen: Assessment, judged_by: str) -> None:
-        self.trip(cause_of(seen, self._host), figures(seen) | {"judged_by": judged_by})
+        cause, evidence = cause_of(seen, self._host), figures(seen) | {"judged_by": judged_by}
+        here, plan = self._ledger, self.settings.plan
+        event = transitions.on_regression(here.circuit, here.rollout, plan, cause, evidence)
+        if event is not None:
+            self._take_event(event)
 
     @property
     def _judges_combined(self) -> bool:

@@ -24,6 +24,7 @@ def settings(control: ControlSettings) -> Settings:
         "promote": plan.promote,
         "gated": plan.gated,
         "baseline": plan.baseline,
+        "reversible": plan.reversible,
         "split": control.split.model_dump(mode="json"),
         "judge": judge,
         "cooldown": control.circuit.cooldown,

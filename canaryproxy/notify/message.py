@@ -19,6 +19,7 @@ NOTABLE = frozenset(
         "capacity",
         "accepted",
         "tripped",
+        "breached",
         "recovered",
         "reset",
         "promoted",
@@ -55,6 +56,9 @@ _SENTENCES = {
     "accepted": "{release} on {host} no longer holds or trips on a difference: {cause}",
     "tripped": ":rotating_light: {release} rolled back on {host}{fell}: {cause}. "
     "Users are safe on stable.",
+    "breached": ":rotating_light: {release} on {host} is worse than stable{at}, and its users are still on it"
+    " (release.reversible is false): {cause}. Act now: deploy a repaired canary, then canaryproxy resume. "
+    "Only if stable can serve these users: canaryproxy trip.",
     "stopped": "{release} on {host} stopped: {cause}",
     "probing": "{release} on {host} is being tried again with a few users: {cause}",
     "recovered": "{release} on {host} recovered, and the circuit is closed: {cause}",
@@ -92,11 +96,15 @@ def is_notable(record: Mapping[str, Any]) -> bool:
 
 
 def severity(record: Mapping[str, Any]) -> str:
-    """Return ``warning`` for what a person must look at today, else ``info``; no event is worth a page.
+    """Return ``critical`` for what is worth a page, ``warning`` for what a person must look at today, else
+    ``info``.
 
-    A trip is none, because users are on stable by then. What pages is in the alerts of Prometheus: a stable
-    that fails, or a proxy that cannot be reached, which sends no messages.
+    A trip is no page, because users are on stable by then; a breach of an irreversible release is one. What
+    else pages is in the alerts of Prometheus: a stable that fails, or a proxy that cannot be reached, which
+    sends no messages.
     """
+    if record.get("what") == "breached":
+        return "critical"
     drill = _figures(record).get("drill") is True
     grave = record.get("what") in _WARNINGS and not drill
     return "warning" if grave or _is_refusal(record) else "info"

@@ -73,8 +73,8 @@ class Message:
 
     @property
     def urgent(self) -> bool:
-        """Whether it is a trip, which no other event displaces from a backlog."""
-        return self.event == "tripped"
+        """Whether it is a trip or a breach, which no other event displaces from a backlog."""
+        return self.event in ("tripped", "breached")
 
 
 class _Counts:

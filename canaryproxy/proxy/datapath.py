@@ -168,7 +168,7 @@ class DataPath:
         context.trusted_proxies = TrustedProxies(
             config.forwarded.trust, by_forwarded=config.forwarded.client_from == "Forwarded"
         )
-        context.rescue = RescueRules(config.rescue)
+        context.rescue = RescueRules(config.rescue, reversible=config.reversible)
         context.budget = Budget(config.rescue.budget, config.worker_count)
         self._rescue_after = config.rescue.after
         context.rescue_after = inf

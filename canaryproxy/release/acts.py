@@ -4,9 +4,10 @@ Commands, dashboard and API go by ``preview``. It takes the act in the state mac
 keeping the result, so a preview cannot promise what the act does not do. ``docs/acts.md`` is the table of all
 acts in all states.
 
-An act that gives the canary users, or takes a protection away, *asks*. An act towards stable never does, and
+An act that gives the canary users, or takes a protection away, *asks*. An act towards stable does not, and
 never loses a race: it needs no precondition, whatever has changed since the operator looked
-(``needs_precondition``).
+(``needs_precondition``). Where stable cannot serve the canary's users (``Plan.reversible`` is false), an act
+that sends users there asks like any other.
 """
 
 from __future__ import annotations
@@ -90,13 +91,19 @@ class Preview:
     """What it does, in sentences without their full stops."""
 
 
-def needs_precondition(event: Event, here: Rollout, weight: float) -> bool:
+def needs_precondition(
+    event: Event, here: Rollout, weight: float, *, reversible: bool = True
+) -> bool:
     """Return whether an act may depend on what the operator has seen; ``weight`` is published.
 
-    An act towards stable must not: it is right whatever has happened meanwhile.
+    An act towards stable must not: it is right whatever has happened meanwhile. It is not where stable cannot
+    serve the users who would come back.
     """
     if isinstance(event, rollout.SetWeight):
-        return event.weight > min(here.weight, weight)
+        lowers = event.weight < max(here.weight, weight)
+        return event.weight > min(here.weight, weight) or (lowers and not reversible)
+    if isinstance(event, (rollout.Abort, circuit.Trip)) and not reversible:
+        return weight > 0.0
     return not isinstance(event, (rollout.Pause, rollout.Abort, circuit.Trip))
 
 
@@ -145,7 +152,8 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
         refusal = str(error)
     weight = here.weight if event is None or refusal is not None else after.weight
     begins = after.state is State.RUNNING and here.rollout.state is not State.RUNNING
-    asks = refusal is None and (act in _ALWAYS_ASK or weight > here.weight or begins)
+    returns = not here.plan.reversible and weight < here.weight
+    asks = refusal is None and (act in _ALWAYS_ASK or weight > here.weight or begins or returns)
     shift = here.weight if act == "drill" else abs(weight - here.weight)
     users = None if here.users is None else round(here.users * shift / 100.0)
     name = "" if here.release is None else f" {here.release}"
@@ -162,7 +170,9 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
         users if refusal is None else None,
         _sure(here),
         f"Set the weight{name and ' of' + name}" if act == "weight" else act.capitalize() + name,
-        () if refusal is not None else _says(act, here, after, weight),
+        ()
+        if refusal is not None
+        else (*_says(act, here, after, weight), *_irreversible(act, here, weight)),
     )
 
 
@@ -226,7 +236,8 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
         case "pause":
             return said, "no step begins until you resume; the judge keeps watching and can trip"
         case "resume":
-            return said, *_resumed(here, after), judged
+            anew = () if here.rollout.breach is None else (_afresh(here),)
+            return said, *_resumed(here, after), *anew, judged
         case "promote":
             skips = "the remaining steps and gates are skipped"
             ends = "the release ends; with no users on stable only guard rails can still trip"
@@ -248,6 +259,15 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
         case "drill":
             gone = f"{text.weight(here.weight)} of users{_counted(here, here.weight)}"
             return f"{gone} go to stable for some seconds and come back", _afresh(here)
+
+
+def _irreversible(act: Operation, here: Here, weight: float) -> tuple[str, ...]:
+    """Return a warning of an act that sends users to a version that cannot serve them."""
+    if here.plan.reversible or (act != "drill" and weight >= here.weight):
+        return ()
+    return (
+        "release.reversible is false: stable may not be able to read what these users have stored since",
+    )
 
 
 def _resumed(here: Here, after: Rollout) -> tuple[str, ...]:

@@ -42,28 +42,34 @@ nothing but ``Restore`` (an operator's reset, or a probe that passed) leads back
 the same users, with a bake clock at zero and a new judge. Promote, resume and set weight are refused
 meanwhile.
 
+**An irreversible release** (``Plan.reversible`` is false: stable cannot read what its users have stored)
+gets ``Breach`` in place of ``Stop`` when the judge finds a regression: nobody moves, the release is paused,
+and ``Rollout.breach`` has the cause until a new judge begins. Only an operator sends its users to stable.
+
 ===========  ============================================================================================
 state        events
 ===========  ============================================================================================
 idle         ``Start`` running · ``SetWeight`` idle at that weight · ``Stop`` tripped
 running      ``Tick`` next step, promoted, or a clock moves · ``Pause`` · ``Resume`` next step if ready ·
-             ``Promote`` · ``Abort`` · ``SetWeight`` paused at that weight · ``Stop`` tripped
-paused       ``Resume`` running, at the step's weight · ``Promote`` · ``Abort`` · ``SetWeight`` · ``Stop``
+             ``Promote`` · ``Abort`` · ``SetWeight`` paused at that weight · ``Breach`` paused ·
+             ``Stop`` tripped
+paused       ``Resume`` running, at the step's weight · ``Promote`` · ``Abort`` · ``SetWeight`` · ``Breach`` ·
+             ``Stop``
 tripped      ``Restore`` what it was · ``Probe`` probing · ``Abort``
 probing      ``Restore`` what it was · ``Stop`` tripped · ``Abort``
-promoted     ``Abort`` · ``SetWeight`` · ``Stop`` tripped
+promoted     ``Abort`` · ``SetWeight`` · ``Breach`` · ``Stop`` tripped
 aborted      ``Start`` running from the first step
 ===========  ============================================================================================
 
-``Replan`` (the plan or the judge has changed) and ``GateAnswer`` are taken everywhere, ``Accept`` everywhere
-but in aborted. Anything else is ``Refused`` with a reason, and changes nothing; ``Stop``, ``Restore`` and
-``Tick`` are never refused.
+``Replan`` (the plan or the judge has changed), ``GateAnswer`` and ``Breach`` are taken everywhere, ``Accept``
+everywhere but in aborted. Anything else is ``Refused`` with a reason, and changes nothing; ``Stop``,
+``Breach``, ``Restore`` and ``Tick`` are never refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal
 
@@ -114,6 +120,8 @@ class Plan:
     """Whether gates are asked before a step is left."""
     baseline: float = 0.0
     """Seconds for which the judge watches stable before the first step."""
+    reversible: bool = True
+    """Whether stable can serve the canary's users; if not, a regression moves nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +185,14 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Breach:
+    """The judge has found a regression, and nobody may be sent to stable for it."""
+
+    cause: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """The circuit is half open."""
 
@@ -225,6 +241,7 @@ Event = (
     | SetWeight
     | Accept
     | Stop
+    | Breach
     | Probe
     | Restore
     | Tick
@@ -292,6 +309,8 @@ class Rollout:
     gate: Gate = Gate()
     accepted: frozenset[str] = frozenset()
     """What operators have accepted (``Accept.metric``)."""
+    breach: str | None = None
+    """The regression that nobody was sent to stable for (``Breach``)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values. Times of ticks are left out: a restart begins with a new one."""
@@ -311,6 +330,7 @@ class Rollout:
             "judged": self.judged,
             "answered": self.answered,
             "accepted": sorted(self.accepted),
+            "breach": self.breach,
         }
 
     @classmethod
@@ -332,6 +352,7 @@ class Rollout:
             judged=int(state["judged"]),
             answered=int(state["answered"]),
             accepted=frozenset(map(str, state.get("accepted", ()))),
+            breach=state.get("breach"),
         )
 
 
@@ -356,6 +377,7 @@ _NEW_JUDGE_FIELDS: dict[str, Any] = {
     "hold": None,
     "ready": False,
     "gate": Gate(),
+    "breach": None,
 }
 """The step's fields when a new judge begins, whose counts start at zero."""
 
@@ -403,10 +425,14 @@ def _pause(rollout: Rollout, event: Pause, now: float, plan: Plan) -> Outcome:
 
 def _resume(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
     weight = _weight(rollout, plan)
+    actions: tuple[Action, ...] = ()
     running = replace(
         rollout, state=State.RUNNING, since=now, weight=weight, hold=None, ticked=None
     )
-    return running, (), _record(now, "resumed", f"by {event.by}", running, plan)
+    if rollout.breach is not None:  # it must prove itself again: what was found stays found
+        running = replace(running, **_NEW_JUDGE_FIELDS)
+        actions = (Action.NEW_JUDGE,)
+    return running, actions, _record(now, "resumed", f"by {event.by}", running, plan)
 
 
 def _weight(rollout: Rollout, plan: Plan) -> float:
@@ -465,6 +491,7 @@ def _end(
         hold=None,
         ready=False,
         gate=_no_gate(rollout),
+        breach=rollout.breach if state is State.PROMOTED else None,
     )
     return ended, (), _record(now, state.value, cause, ended, plan)
 
@@ -516,8 +543,26 @@ def _stop(rollout: Rollout, event: Stop, now: float, plan: Plan) -> Outcome:
         hold=event.cause,
         ready=False,
         gate=_no_gate(rollout),
+        breach=None,
     )
     return stopped, (), _record(now, "stopped", event.cause, rollout, plan)
+
+
+def _breach(rollout: Rollout, event: Breach, now: float, plan: Plan) -> Outcome:
+    if rollout.breach is not None:
+        return rollout, (), ()
+    state = State.PROMOTED if rollout.state is State.PROMOTED else State.PAUSED
+    breached = replace(
+        rollout,
+        state=state,
+        since=now if state is not rollout.state else rollout.since,
+        hold="a regression moved nobody: release.reversible is false",
+        ready=False,
+        gate=_no_gate(rollout),
+        breach=event.cause,
+    )
+    figures = {**event.figures, **_figures(breached, plan)}
+    return breached, (), (Record(now, "breached", event.cause, figures),)
 
 
 def _stop_probe(rollout: Rollout, event: Stop, now: float, plan: Plan) -> Outcome:
@@ -728,6 +773,7 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
         Abort: _abort,
         SetWeight: _set_weight,
         Accept: _accept,
+        Breach: _breach,
         Stop: _stop,
     },
     State.PAUSED: {
@@ -736,6 +782,7 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
         Abort: _abort,
         SetWeight: _set_weight,
         Accept: _accept,
+        Breach: _breach,
         Stop: _stop,
         Tick: _nothing,
     },
@@ -758,6 +805,7 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
         Abort: _abort,
         SetWeight: _set_weight,
         Accept: _accept,
+        Breach: _breach,
         Stop: _stop,
         Tick: _nothing,
     },
@@ -771,7 +819,7 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
 }
 """The handler of each event in each state; a missing pair is ``Refused``."""
 
-EVERYWHERE: Mapping[type, _Handler] = {GateAnswer: _nothing, Replan: _replan}
+EVERYWHERE: Mapping[type, _Handler] = {GateAnswer: _nothing, Replan: _replan, Breach: _nothing}
 """The handlers of events in states whose table does not name them."""
 
 

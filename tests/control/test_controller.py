@@ -80,6 +80,32 @@ async def test_a_breach_opens_the_circuit_within_the_tick(tmp_path: Path) -> Non
         assert record.figures["metrics"]["errors"]["canary"][1] <= 8
 
 
+async def test_a_breach_of_an_irreversible_release_moves_nobody_and_says_so(tmp_path: Path) -> None:
+    text = RELEASE.replace("id: r1,", "id: r1, reversible: false,")
+    async with running(tmp_path, text) as made:
+        await made.run(1, stable=(50, 0), canary=(1, 0))
+        weight = made.weight
+        await made.run(3, stable=(50, 0), canary=(2, 2))
+        status = made.controller.status()
+        assert (made.weight, status.rollout.state) == (weight, rollout.State.PAUSED)
+        assert weight > 0
+        assert made.whats.count("breached") == 1
+        assert not {"tripped", "cleared"} & set(made.whats)
+        view = made.release_view
+        assert view["breach"].startswith("error rate ")
+        assert (view["reversible"], view["circuit"]["state"]) == (False, "closed")
+    async with running(tmp_path, text) as again:
+        assert (again.weight, again.release_view["state"]) == (weight, "paused")
+        await again.control.act(rollout.Resume())
+        assert again.release_view["breach"] is None
+        await again.run(2, stable=(50, 0), canary=(2, 2))
+        assert (again.weight, again.whats.count("breached")) == (weight, 2)
+        again.file.write_text(again.whole(text.replace("reversible: false", "reversible: true")))
+        again.reloader.reload("ann")
+        await again.run(1, stable=(50, 0), canary=(2, 2))
+        assert (again.weight, again.release_view["state"]) == (0, "tripped")
+
+
 async def test_silence_is_not_success(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         await made.run(20)

@@ -55,6 +55,7 @@ def states() -> dict[str, Here]:
     start, trip = rollout.Start(), circuit.Trip("error rate 2.36% on canary vs 0.15% on stable")
     running = _after(start)
     manual = replace(PLAN, promote="manual")
+    irreversible = replace(PLAN, reversible=False)
     tripped = _after(start, trip)
     probing = transitions.step(
         replace(tripped.circuit, left=0.0),
@@ -76,6 +77,10 @@ def states() -> dict[str, Here]:
         "Probing after a cool-down": replace(probe, weight=probe.rollout.weight),
         "Promoted": _after(start, rollout.Promote()),
         "Aborted": _after(start, rollout.Abort()),
+        "Running at 5%, `reversible: false`": _after(start, plan=irreversible),
+        "Paused by a regression, `reversible: false`": _after(
+            start, rollout.Breach("error rate 9%"), plan=irreversible
+        ),
     }
 
 
@@ -111,7 +116,8 @@ What an operator can do, and what it does to users. Commands, dashboard and API 
 An act that gives the canary users, or takes a protection away, *asks*: a command in a terminal (unless
 `--yes` is given), the dashboard by a warning. An act towards stable (`trip`, `abort`, `pause`, a lower
 weight) does not ask, and never loses a race: whatever has changed since you looked, such as a step that
-passed, it is done. Any other act is refused then (412), and nothing changes.
+passed, it is done; with `release.reversible: false` it asks. Any other act is refused then (412), and
+nothing changes.
 
 "Nothing to do" means that what the act is for is in force: the command says so and exits with 0, the API
 responds with 409. `start` and `reset` both begin with a new judge, so no evidence from before counts.

@@ -131,7 +131,7 @@ class Rules:
 
 BUDGET = (
     ("trip", 1), ("reset", 1), ("step", 2), ("expire", 1), ("cut", 1), ("loss", 1), ("abort", 1),
-    ("crash", 1), ("failover", 1), ("next", 1), ("accept", 1),
+    ("crash", 1), ("failover", 1), ("next", 1), ("accept", 1), ("breach", 1),
 )  # fmt: skip
 """How often each mishap may happen in one history."""
 
@@ -290,6 +290,9 @@ def _await(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
     yield f"{at}'s {replica.kind} is taken", taken.put(at, mine=plain(found_here.document))
 
 
+_LETTERS = {"accept": "x"}
+
+
 def _operate(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
     """Let an operator (or the judge) act at a replica."""
     replica = world.replicas[at]
@@ -297,12 +300,13 @@ def _operate(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]
         ("trip", circuit.Trip("bad")),
         ("reset", circuit.Reset()),
         ("abort", rollout.Abort()),
+        ("breach", rollout.Breach("bad")),
         ("accept", rollout.Accept(str(replica.mine.release))),
     )
     for what, event in events:
         if not world.left(what):
             continue
-        named = f"{replica.mine.act}{what[0] if what != 'accept' else 'x'}{at}"
+        named = f"{replica.mine.act}{_LETTERS.get(what, what[0])}{at}"
         try:
             made, _ = protocol.step(replica.mine, event, 0.0, SETTINGS, named)
         except rollout.Refused:
@@ -310,6 +314,8 @@ def _operate(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]
         if made is replica.mine:
             continue
         made, after = plain(made), world.spend(what)
+        if what == "breach" and made.limit != replica.mine.limit:
+            raise Broken("a breach of an irreversible release moves users")
         if what == "trip":
             after = replace(after, trips=after.trips | {(named, made.release)})
         if what == "reset":
@@ -339,6 +345,8 @@ def check(world: World) -> None:
         # A trip is never lost without a reset.
         if not covers(document) and (lost := world.uncleared(document)):
             raise Broken(f"the trip {', '.join(lost)} is lost without a reset")
+        if here.breach is not None and here.state is State.RUNNING:
+            raise Broken("a release goes on although a breach is known")
         weight = 0.0 if here.learning else PLAN.steps[here.step].weight
         if here.state is State.RUNNING and here.weight != weight:
             raise Broken("a weight that is not that of its step")

@@ -28,6 +28,7 @@ SMALL: tuple[tuple[int, dict[str, int], int], ...] = (
     (2, {"trip": 1, "reset": 1, "accept": 1, "cut": 1}, 5_000),
     (2, {"next": 1, "accept": 1, "loss": 1}, 1_500),
     (2, {"next": 1, "step": 1, "trip": 1, "cut": 1}, 2_700),
+    (2, {"breach": 1, "step": 1, "trip": 1, "cut": 1}, 2_000),
 )
 """Replicas, budget, and how many states there are at least."""
 

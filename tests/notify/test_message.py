@@ -119,6 +119,7 @@ def test_a_gate_says_what_it_said() -> None:
 
 _BY_ANN = {
     "tripped": ": by ann. Users are safe on stable.",
+    "breached": "Only if stable can serve these users: canaryproxy trip.",
     "weight": ": weight changed from by ann",
     "restored": " resumed, circuit reset by ann",
     "promoted": " was promoted by ann; every user is on it",
@@ -245,3 +246,12 @@ def test_a_long_cause_is_cut() -> None:
     text = json.loads(message.chat(TRIPPED | {"cause": "&" * 5000}, "r", "h"))["text"]
     assert len(text) <= message.MAX_TEXT
     assert text.endswith("&amp;…")
+
+
+def test_a_breach_of_an_irreversible_release_pages_and_says_what_to_do() -> None:
+    record = {"what": "breached", "cause": "error rate 9%", "figures": {"weight": 25.0}}
+    assert message.severity(record) == "critical"
+    assert message.is_notable(record)
+    words = message.sentence(record, "x", "h")
+    assert words.startswith(":rotating_light: x on h is worse than stable at 25% of users")
+    assert "canaryproxy resume" in words

@@ -56,12 +56,13 @@ def test_what_exposes_users_asks_and_what_protects_them_does_not(name: str) -> N
             "drill",
         ):
             assert said.asks, typed
+        reversible = here.plan.reversible
         if said.act in ("trip", "abort", "pause") or typed == "weight 2":
-            assert not said.asks, typed
-        if event is not None and not said.asks and said.act != "reset":
-            assert not acts.needs_precondition(event, here.rollout, here.weight), typed
-        if said.asks and event is not None:
-            assert acts.needs_precondition(event, here.rollout, here.weight), typed
+            assert said.asks == (not reversible and said.after < said.before), typed
+            assert ("release.reversible is false" in said.says[-1]) == said.asks, typed
+        if event is not None and (said.asks or said.act != "reset"):
+            needs = acts.needs_precondition(event, here.rollout, here.weight, reversible=reversible)
+            assert needs == said.asks, typed
 
 
 @given(st.floats(0, 100), st.floats(0, 100), st.floats(0, 100))

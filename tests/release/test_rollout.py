@@ -22,6 +22,7 @@ from canaryproxy.release.rollout import (
     Abort,
     Accept,
     Action,
+    Breach,
     Event,
     Gate,
     GateAnswer,
@@ -502,6 +503,30 @@ def test_an_aborted_release_can_start_again() -> None:
     assert run.send(Start()).weight == 1
 
 
+def test_a_breach_pauses_moves_nobody_and_is_told_once() -> None:
+    run = Run()
+    run.ticks(3, seen(10, users=3))
+    weight = run.rollout.weight
+    assert run.send(Breach("errors", {"judged": 7})).state is State.PAUSED
+    assert (run.rollout.weight, run.rollout.breach) == (weight, "errors")
+    assert run.history[-1] == "breached"
+    told = run.history.count("breached")
+    run.send(Breach("latency"))
+    run.ticks(30, seen(50, users=3))
+    assert run.history.count("breached") == told
+    run.send(Resume())
+    assert (run.rollout.state, run.rollout.breach, run.rollout.baked) == (State.RUNNING, None, 0.0)
+    assert run.actions == (Action.NEW_JUDGE,)
+
+
+def test_a_promoted_release_that_breaches_stays_promoted_until_an_operator_ends_it() -> None:
+    run = Run()
+    run.send(Promote())
+    assert run.send(Breach("guard rail")).state is State.PROMOTED
+    assert (run.rollout.weight, run.rollout.breach) == (100.0, "guard rail")
+    assert run.send(Abort()).breach is None
+
+
 def test_the_documented_table_is_the_table() -> None:
     allowed = {state.value: sorted(e.__name__ for e in TRANSITIONS[state]) for state in State}
     for row in (machine.__doc__ or "").split("===\n")[2].splitlines():
@@ -537,6 +562,7 @@ events: Any = st.one_of(
     st.builds(SetWeight, st.floats(0.0, 100.0)),
     st.builds(Accept, st.sampled_from(["errors", "latency"])),
     st.just(Stop("errors")),
+    st.just(Breach("errors")),
     st.just(Probe()),
     st.builds(
         GateAnswer, question=st.integers(0, 3), passed=st.booleans(), cause=st.just("office")
@@ -566,7 +592,7 @@ def test_promises_for_any_history(history: list[tuple[Event, float]], plan: Plan
         try:
             rollout, actions, records = machine.step(before, event, now, plan)
         except Refused:
-            assert not isinstance(event, Stop | Tick)
+            assert not isinstance(event, Stop | Tick | Breach)
             continue
         if isinstance(event, Stop):
             stopped = True
@@ -574,6 +600,11 @@ def test_promises_for_any_history(history: list[tuple[Event, float]], plan: Plan
             stopped = False
         if stopped:
             assert rollout.weight == 0.0
+        if isinstance(event, Breach):
+            assert rollout.weight == before.weight
+            assert len(records) == (rollout.breach != before.breach)
+        if rollout.breach is not None:
+            assert rollout.state in (State.PAUSED, State.PROMOTED)
         assert 0.0 <= rollout.weight <= 100.0
         if rollout.state is State.ABORTED:
             assert rollout.weight == 0.0

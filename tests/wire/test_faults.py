@@ -269,6 +269,22 @@ async def test_a_canary_that_refuses_connections_is_rescued_even_for_post() -> N
         assert errors(running, "canary", Reason.NO_ENDPOINT) == 2
 
 
+async def test_stable_answers_no_request_of_an_irreversible_canary() -> None:
+    release = "release: {id: r1, reversible: false, steps: [{weight: 100}]}\n"
+    async with (
+        Upstream(always(STABLE_OK)).serving() as stable,
+        proxy(variants(stable.port, free_port(), release)) as running,
+    ):
+        running.weight(100)
+        for _ in range(5):  # the last ones find it ejected
+            response = await once(running, b"GET / HTTP/1.1\r\n" + HOST + COOKIE + b"\r\n")
+            assert status_of(response) in (502, 503)
+        assert stable.got == b""
+        cells = running.counters.canary
+        assert (cells[RESCUED], cells[ROUTED]) == (0, 5)
+        assert errors(running, "canary", Reason.NO_ENDPOINT) == 2
+
+
 async def test_a_body_is_sent_again_if_it_was_small_enough_to_keep() -> None:
     async def broken(link: Link) -> None:
         await link.take(b"end")

@@ -219,9 +219,16 @@ export const ACTIONS = {
 /** Whether an action is possible now. */
 export const allowed = (release, name) => release !== null && (ACTIONS[name].always === true || release.allowed.includes(name));
 
-/** Whether an action, with the typed weight, takes users off the canary or moves none. */
+/** Whether an action sends users to a stable that cannot serve them (release.reversible: false). */
+export const isReturn = (action, release, typed) =>
+  release?.reversible === false &&
+  release.weight > 0 &&
+  (action === ACTIONS.abort || action === ACTIONS.trip || action === ACTIONS.drill || (action === ACTIONS.weight && typed !== null && typed < release.weight));
+
+/** Whether an action, with the typed weight, takes users off the canary without harm, or moves none. */
 export const isSafe = (action, release, typed) =>
-  action.safe === true || (action.lowers !== undefined && release !== null && action.lowers(release, typed));
+  !isReturn(action, release, typed) &&
+  (action.safe === true || (action.lowers !== undefined && release !== null && action.lowers(release, typed)));
 
 /** The result of an action, in one sentence; `sent` is the body of the request. */
 export function outcome(name, response, sent) {

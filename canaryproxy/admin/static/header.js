@@ -52,11 +52,14 @@ function connection(live) {
 
 function banner(release, now) {
   const open = release.circuit.state === "open";
-  attr($("banner"), "hidden", open ? null : "");
-  if (!open) return;
+  attr($("banner"), "hidden", open || release.breach ? null : "");
+  if (!open) {
+    if (release.breach) breached(release);
+    return;
+  }
   const { cause, since, cooldown_left: left, trips } = release.circuit;
   const title = $("banner-title");
-  if (title.childElementCount === 0) title.append("Tripped ", el("time", {}), ": every user is on stable");
+  if (title.childElementCount === 0) title.replaceChildren("Tripped ", el("time", {}), ": every user is on stable");
   const time = title.firstElementChild;
   text(time, `${ago(now - since)}, at ${moment(since, now)} ${zone(since)}`);
   attr(time, "title", utc(since));
@@ -70,6 +73,21 @@ function banner(release, now) {
       ? `Otherwise a probe with a few users begins in ${duration(left)}.`
       : `The circuit stays open until you reset it${trips > 1 ? ` (tripped ${trips} times)` : ""}.`,
   ].filter(Boolean);
+  steps(next);
+}
+
+/** A regression of an irreversible release: nobody was moved, and an operator must act. */
+function breached(release) {
+  text($("banner-title"), `The canary is worse than stable, and ${weight(release.weight)} of users stay on it`);
+  text($("banner-cause"), release.breach);
+  steps([
+    "release.reversible is false: stable may not be able to read what these users have stored since.",
+    "Deploy a repaired canary. Then Resume: the step starts over with a new judge.",
+    "Only if stable can serve these users: Trip.",
+  ]);
+}
+
+function steps(next) {
   keyed(
     $("banner-next"),
     next.map((words, at) => ({ words, at })),
@@ -94,6 +112,10 @@ function announce(release) {
   const was = before;
   before = release;
   const open = release.circuit.state === "open";
+  if (release.breach && !was?.breach) {
+    text($("alert"), `The canary is worse than stable, and users stay on it. ${release.breach}`);
+    return;
+  }
   if (open && was?.circuit.state !== "open") {
     text($("alert"), `Tripped: every user is on stable. ${release.circuit.cause ?? ""}`);
     return;

@@ -6,12 +6,13 @@ import { count, duration, latency, moment, odds, plural, utc, weight } from "./w
 
 const KINDS = {
   everything: null,
-  "trips and warnings": ["tripped", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared", "capacity", "accepted", "ejected", "readmitted"],
+  "trips and warnings": ["tripped", "breached", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared", "capacity", "accepted", "ejected", "readmitted"],
   "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate", "merged", "moved"],
   "drills and configuration": ["drill", "reload", "reload_failed", "restart", "upgrade", "upgrade_failed"],
 };
 const GLYPHS = {
   tripped: "tripped",
+  breached: "breach",
   stopped: "tripped",
   probing: "probing",
   recovered: "ok",

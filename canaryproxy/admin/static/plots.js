@@ -15,6 +15,7 @@ const QUANTILES = ["p50", "p95", "p99"];
 const ROWS = 20; // of the table
 const MARKS = {
   tripped: () => "tripped",
+  breached: () => "breach",
   started: (record) => `start ${percentOf(record)}`,
   step: (record) => percentOf(record),
   weight: (record) => percentOf(record),

@@ -21,6 +21,7 @@ EventName = Literal[
     "capacity",
     "accepted",
     "tripped",
+    "breached",
     "reset",
     "probing",
     "recovered",

@@ -73,6 +73,13 @@ class Release(Section):
             " carried: say so, or also hold the step."
         ),
     )
+    reversible: bool = Field(
+        True,
+        description=(
+            "false: stable cannot serve the canary's users any more (an irreversible migration). A"
+            " regression then pauses the release and notifies, and moves nobody; rescue is off."
+        ),
+    )
 
     @model_validator(mode="after")
     def _rising(self) -> Release:
