@@ -63,7 +63,7 @@ def _irreversible(config: Config) -> Iterator[str]:
     if config.reversible:
         return
     if not any(not one.events or "breached" in one.events for one in config.notify):
-        yield "release.reversible is false, and no webhook of notify gets breached: a regression pages nobody"
+        yield "release.reversible is false, and no webhook of notify gets breached: a regression pages no one"
 
 
 def _connections(config: Config) -> Iterator[str]:

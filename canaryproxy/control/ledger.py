@@ -100,7 +100,7 @@ _CONSEQUENCES = ("stopped", "restored")
 """What a trip and a reset do to the release: the log has one line for both."""
 _TITLES = {
     "step": "next step",
-    "breached": "regression, and nobody is sent to stable",
+    "breached": "regression, and no user is sent to stable",
     "cleared": "back to normal",
     "capacity": "held for capacity",
     "moved": "connections moved",

@@ -326,12 +326,12 @@ class Progress(View):
     gate: Gate | None
     reversible: bool = Field(
         True,
-        description="false: a regression moves nobody to stable (release.reversible).",
+        description="false: a regression moves no user to stable (release.reversible).",
     )
     breach: str | None = Field(
         None,
         description=(
-            "The regression that nobody was sent to stable for, because the release is irreversible: an"
+            "The regression for which no user was sent to stable, because the release is irreversible: an"
             " operator must act. null: there is none."
         ),
     )

@@ -556,7 +556,7 @@ def _breach(rollout: Rollout, event: Breach, now: float, plan: Plan) -> Outcome:
         rollout,
         state=state,
         since=now if state is not rollout.state else rollout.since,
-        hold="a regression moved nobody: release.reversible is false",
+        hold="a regression, and no user was moved: release.reversible is false",
         ready=False,
         gate=_no_gate(rollout),
         breach=event.cause,

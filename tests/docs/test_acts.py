@@ -23,8 +23,9 @@ TOWARDS: dict[str, tuple[str, ...]] = {
     "Probing after a cool-down": ("trip",),
     "Promoted": ("promote",),
     "Aborted": ("abort",),
+    "Running at 5%, `reversible: false`": (),
 }
-"""The acts that lead to a state of the page. Readiness needs traffic: ``tests/release/test_acts.py``."""
+"""The acts that lead to a state of the page. Others need traffic: ``tests/release/test_acts.py``."""
 STATES: dict[str, dict[str, Any]] = {
     "Tripped at 5%": {"state": "tripped"},
     "Probing after a cool-down": {"state": "probing", "weight": 1.0},
@@ -36,8 +37,11 @@ def test_the_page_is_current() -> None:
     assert acts_table.PAGE.read_text() == acts_table.page(), "python -m tests.docs.acts_table"
 
 
-def test_every_state_but_readiness_is_tried() -> None:
-    assert set(states()) - set(TOWARDS) == {"Ready for the next step (`promote: manual`)"}
+def test_every_state_that_acts_lead_to_is_tried() -> None:
+    assert set(states()) - set(TOWARDS) == {
+        "Ready for the next step (`promote: manual`)",
+        "Paused by a regression, `reversible: false`",
+    }
 
 
 async def into(real: Proxy, name: str, number: int) -> None:
@@ -48,6 +52,8 @@ async def into(real: Proxy, name: str, number: int) -> None:
         f"release:\n  id: r{number}\n"
         "  steps: [{weight: 5, bake: 5m, min_requests: 500}, {weight: 50, bake: 5m}, {weight: 100}]\n"
     )
+    if "reversible: false" in name:
+        release += "  reversible: false\n"
     split = "split: {sticky: {header: X-User-Id}, weight: 5}\n"
     if name.startswith("No release"):
         # a release in between, so that the weight is the configuration's again

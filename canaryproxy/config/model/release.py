@@ -77,7 +77,7 @@ class Release(Section):
         True,
         description=(
             "false: stable cannot serve the canary's users any more (an irreversible migration). A"
-            " regression then pauses the release and notifies, and moves nobody; rescue is off."
+            " regression then pauses the release and notifies, and moves no user; rescue is off."
         ),
     )
 
