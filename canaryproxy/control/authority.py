@@ -22,7 +22,7 @@ from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.release import circuit, rollout, transitions
 from canaryproxy.release.circuit import Circuit, Record
-from canaryproxy.release.rollout import Rollout
+from canaryproxy.release.rollout import Plan, Rollout
 from canaryproxy.release.transitions import Event
 
 CLEARED_AFTER = 30.0
@@ -189,6 +189,14 @@ def cause_of(seen: Assessment, host: AuthorityHost) -> str:
     return "; ".join(filter(None, (seen.cause or "breach", host.at_fault())))
 
 
+def event_of(
+    seen: Assessment, host: AuthorityHost, ledger: Ledger, plan: Plan, **more: Any
+) -> Event | None:
+    """Return the event of a breach, with ``more`` figures; ``None`` if it is known already."""
+    cause, evidence = cause_of(seen, host), figures(seen) | more
+    return transitions.on_regression(ledger.circuit, ledger.rollout, plan, cause, evidence)
+
+
 def with_capacity(seen: Assessment, host: AuthorityHost) -> Assessment:
     """Return an assessment that also holds a step that would bring more than has been carried."""
     holds = host.capacity.holds(host.now)
@@ -258,10 +266,7 @@ class LocalAuthority:
         self.assessment = seen
         ledger = self._ledger
         if seen.level == "breach" and ledger.rollout.weight > 0:
-            event = transitions.on_regression(
-                *(ledger.circuit, ledger.rollout, self.settings.plan),
-                *(cause_of(seen, self._host), figures(seen)),
-            )
+            event = event_of(seen, self._host, ledger, self.settings.plan)
             if event is not None:
                 self._apply(event)
         else:

@@ -19,12 +19,12 @@ from canaryproxy.control.authority import (
     Overtaken,
     Suspicion,
     Unavailable,
-    cause_of,
+    event_of,
     saved_rollout,
     with_capacity,
 )
 from canaryproxy.control.gates import question
-from canaryproxy.control.ledger import Ledger, figures
+from canaryproxy.control.ledger import Ledger
 from canaryproxy.control.saver import Split, Unsaved
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.fleet import counts, protocol
@@ -184,7 +184,7 @@ class FleetAuthority:
         self._take_event(circuit.Trip(cause, figures))
 
     def _take_event(self, event: Event) -> None:
-        """Go by the document after an event that needs nobody's consent."""
+        """Go by the document after an event that needs no consent."""
         document = self._agreement.after(event)
         if document is not None:
             self._agreement.take(document)
@@ -212,9 +212,8 @@ class FleetAuthority:
             self._trip_on(seen, "its own records")
 
     def _trip_on(self, seen: Assessment, judged_by: str) -> None:
-        cause, evidence = cause_of(seen, self._host), figures(seen) | {"judged_by": judged_by}
-        here, plan = self._ledger, self.settings.plan
-        event = transitions.on_regression(here.circuit, here.rollout, plan, cause, evidence)
+        plan = self.settings.plan
+        event = event_of(seen, self._host, self._ledger, plan, judged_by=judged_by)
         if event is not None:
             self._take_event(event)
 
@@ -397,20 +396,13 @@ class FleetAuthority:
         return self._agreement.tag
 
     def view(self) -> dict[str, Any]:
-        contact, reply = self._contact, self._contact.reply
         return {
             "group": self._fleet.group,
             "replica": self._me,
-            "connected": contact.connected,
-            "error": contact.error,
-            "leader": None if reply is None else reply.leader or None,
-            "leads": contact.leads,
-            "replicas": contact.replicas,
+            **self._contact.view(self._host.now),
             "version": self._agreed.version,
             "judging": "sums" if self._judges_combined else "own",
             "conflict": self._agreement.conflict,
-            "propagation": contact.lag,
-            "silent": contact.silent(self._host.now),
         }
 
     def is_mine(self, record: Mapping[str, Any]) -> bool:

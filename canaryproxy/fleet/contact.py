@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 from canaryproxy.fleet.redis_store import ExchangeReply, StoreUnavailable
 
@@ -76,6 +77,18 @@ class Contact:
     def silent(self, now: float) -> float | None:
         """Return the seconds since the last reply."""
         return None if self._replied_at is None else now - self._replied_at
+
+    def view(self, now: float) -> dict[str, Any]:
+        """Return its part of the ``fleet`` part of the release document."""
+        return {
+            "connected": self.connected,
+            "error": self.error,
+            "leader": None if self.reply is None else self.reply.leader or None,
+            "leads": self.leads,
+            "replicas": self.replicas,
+            "propagation": self.lag,
+            "silent": self.silent(now),
+        }
 
     def server_time(self, now: float) -> float:
         """Return seconds since the epoch by the server's clock, as far as it is known."""

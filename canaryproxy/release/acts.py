@@ -266,7 +266,7 @@ def _irreversible(act: Operation, here: Here, weight: float) -> tuple[str, ...]:
     if here.plan.reversible or (act != "drill" and weight >= here.weight):
         return ()
     return (
-        "release.reversible is false: stable may not be able to read what these users have stored since",
+        "stable may not be able to read what these users have stored since (release.reversible is false)",
     )
 
 

@@ -43,7 +43,7 @@ the same users, with a bake clock at zero and a new judge. Promote, resume and s
 meanwhile.
 
 **An irreversible release** (``Plan.reversible`` is false: stable cannot read what its users have stored)
-gets ``Breach`` in place of ``Stop`` when the judge finds a regression: nobody moves, the release is paused,
+gets ``Breach`` in place of ``Stop`` when the judge finds a regression: no user moves, the release is paused,
 and ``Rollout.breach`` has the cause until a new judge begins. Only an operator sends its users to stable.
 
 ===========  ============================================================================================
@@ -121,7 +121,7 @@ class Plan:
     baseline: float = 0.0
     """Seconds for which the judge watches stable before the first step."""
     reversible: bool = True
-    """Whether stable can serve the canary's users; if not, a regression moves nobody."""
+    """Whether stable can serve the canary's users; if not, a regression moves no user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """The judge has found a regression, and nobody may be sent to stable for it."""
+    """The judge has found a regression, and no user may be sent to stable for it."""
 
     cause: str
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -310,7 +310,7 @@ class Rollout:
     accepted: frozenset[str] = frozenset()
     """What operators have accepted (``Accept.metric``)."""
     breach: str | None = None
-    """The regression that nobody was sent to stable for (``Breach``)."""
+    """The regression for which no user was sent to stable (``Breach``)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values. Times of ticks are left out: a restart begins with a new one."""

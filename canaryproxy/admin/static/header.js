@@ -76,7 +76,7 @@ function banner(release, now) {
   steps(next);
 }
 
-/** A regression of an irreversible release: nobody was moved, and an operator must act. */
+/** A regression of an irreversible release: no user was moved, and an operator must act. */
 function breached(release) {
   text($("banner-title"), `The canary is worse than stable, and ${weight(release.weight)} of users stay on it`);
   text($("banner-cause"), release.breach);
