@@ -117,6 +117,13 @@ class _Known:
     """When it went down."""
     limit: RateLimit = field(default_factory=lambda: RateLimit(_CHANGES, _CHANGES_PER_SECOND))
 
+    def see(self, now: float, usable: bool) -> None:
+        if usable != self.seen:
+            self.seen = usable
+            self.changes += 1
+            if not usable:
+                self.since = now
+
 
 class UpstreamWatch:
     """Turns states of endpoints into lines of the log."""
@@ -133,6 +140,8 @@ class UpstreamWatch:
             for one in state.endpoints:
                 key = (variant, one.url)
                 self._known[key] = before.get(key) or _Known(Failing(one.errors))
+                self._known[key].see(now, one.usable)
+        for variant, state in variants.items():
             for one in state.endpoints:
                 lines += self._endpoint(now, variant, one)
             lines += self._none_left(now, variant, state)
@@ -146,11 +155,6 @@ class UpstreamWatch:
             cause = describe(one.reason, errno_text(one.errno))
             where = f"{variant} endpoint {one.url}"
             lines.append(_failing_line(found, where, cause, _fields(variant, one)))
-        if one.usable != known.seen:
-            known.seen = one.usable
-            known.changes += 1
-            if not one.usable:
-                known.since = now
         if one.usable != known.usable and known.limit.admit(now) is not None:
             known.usable = one.usable
             lines.append(self._change(now, variant, one, known))
@@ -173,7 +177,7 @@ class UpstreamWatch:
             fields |= {"reason": "out", "cause": one.out, "errno": None}
         if left:
             rest = f"{left} of {plural(total, f'{variant} endpoint')} left"
-        elif any(known.usable for known in self._known.values()):
+        elif any(known.seen for known in self._known.values()):
             rest = _WITHOUT[variant]
         else:
             rest = (

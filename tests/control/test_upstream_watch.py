@@ -56,6 +56,17 @@ def test_with_no_endpoint_of_either_variant_no_line_promises_the_other_one() -> 
     ] * 2
 
 
+def test_with_an_endpoint_of_the_canary_left_the_line_of_stable_counts_it() -> None:
+    watch = UpstreamWatch()
+    watch.observe(0, {v: VariantState([up(f"{v}:1")], 0) for v in ("stable", "canary")})
+    after = {"stable": VariantState([down("s:1")], 0), "canary": VariantState([up("canary:1")], 0)}
+    watch.observe(1, after | {"stable": VariantState([up("s:1")], 0)})
+    (line,) = [one.text for one in watch.observe(2, after) if "is down" in one.text]
+    assert line.endswith(
+        "; no stable endpoint left: requests are tried on all of them all the same"
+    )
+
+
 def test_good_endpoints_are_no_news() -> None:
     world = World()
     assert [world.said(now, [up("c:1"), up("c:2")]) for now in range(100)] == [[]] * 100
