@@ -97,7 +97,7 @@ class _Operator:
     def _announce(self, preview: Document) -> None:
         """Say what will change, and ask in a terminal if the proxy says so."""
         asks = preview.get("asks") is True and not self._yes and sys.stdin.isatty()
-        if _returns(preview) and not asks:
+        if preview.get("irreversible") is True and not asks:
             self.needs_yes(
                 "stable may not be able to serve these users (release.reversible: false)"
             )
@@ -147,13 +147,6 @@ class _Operator:
 
     def _print(self, preview: Document, result: Mapping[str, Any]) -> None:
         click.echo(json.dumps({"act": preview.get("act"), **result, "preview": preview}))
-
-
-def _returns(preview: Document) -> bool:
-    """Whether an act asks although it sends users to stable: the release is irreversible."""
-    before, after = words.number(preview.get("before")), words.number(preview.get("after"))
-    asks = preview.get("asks") is True
-    return asks and before is not None and after is not None and after < before
 
 
 def _of(body: Document, operation: str) -> Document:

@@ -44,6 +44,10 @@ OPERATIONS: Final[tuple[Operation, ...]] = get_args(Operation)
 
 _ALWAYS_ASK: Final = ("promote", "accept", "drill")
 """They skip what protects users, or move them to and fro, even where the weight stays."""
+_HARMS: Final = (
+    "stable may not be able to read what these users have stored since"
+    " (release.reversible is false)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ class Preview:
     """Refused because what it is for is in force."""
     asks: bool
     """Ask the operator before."""
+    irreversible: bool
+    """It sends users to stable, which may not be able to serve them (``release.reversible`` is false)."""
     before: float
     """Percent of users on the canary now."""
     after: float
@@ -152,8 +158,8 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
         refusal = str(error)
     weight = here.weight if event is None or refusal is not None else after.weight
     begins = after.state is State.RUNNING and here.rollout.state is not State.RUNNING
-    returns = not here.plan.reversible and weight < here.weight
-    asks = refusal is None and (act in _ALWAYS_ASK or weight > here.weight or begins or returns)
+    harms = refusal is None and _is_irreversible(act, here, weight)
+    asks = refusal is None and (act in _ALWAYS_ASK or weight > here.weight or begins or harms)
     shift = here.weight if act == "drill" else abs(weight - here.weight)
     users = None if here.users is None else round(here.users * shift / 100.0)
     name = "" if here.release is None else f" {here.release}"
@@ -164,6 +170,7 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
         refusal,
         refusal is not None and _is_already(act, here),
         asks,
+        harms,
         here.weight,
         weight,
         after.state,
@@ -172,7 +179,7 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
         f"Set the weight{name and ' of' + name}" if act == "weight" else act.capitalize() + name,
         ()
         if refusal is not None
-        else (*_says(act, here, after, weight), *_irreversible(act, here, weight)),
+        else (*_says(act, here, after, weight), *((_HARMS,) if harms else ())),
     )
 
 
@@ -261,13 +268,9 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
             return f"{gone} go to stable for some seconds and come back", _afresh(here)
 
 
-def _irreversible(act: Operation, here: Here, weight: float) -> tuple[str, ...]:
-    """Return a warning of an act that sends users to a version that cannot serve them."""
-    if here.plan.reversible or (act != "drill" and weight >= here.weight):
-        return ()
-    return (
-        "stable may not be able to read what these users have stored since (release.reversible is false)",
-    )
+def _is_irreversible(act: Operation, here: Here, weight: float) -> bool:
+    """Whether an act sends users to a version that may not be able to serve them."""
+    return not here.plan.reversible and (act == "drill" or weight < here.weight)
 
 
 def _resumed(here: Here, after: Rollout) -> tuple[str, ...]:
