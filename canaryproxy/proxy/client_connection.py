@@ -63,6 +63,7 @@ class ClientConnection(ResponseSink):
         self._header = header
         """The PROXY protocol header that the connection began with."""
         self._exchange: Exchange | None = None
+        self.own = None
         self._state = _HEAD
         self._pending = RequestBuffer()
         """Input that no request has used yet."""
@@ -105,6 +106,8 @@ class ClientConnection(ResponseSink):
         if exchange is not None:
             context.in_flight -= 1
             exchange.client_gone()
+        if self.own is not None:
+            self.own.close()
 
     def eof_received(self) -> bool:
         """The client sends no more: as HTTP has no half-closed connections, it is gone, but in a tunnel."""
@@ -206,7 +209,9 @@ class ClientConnection(ResponseSink):
         limits = context.limits
         self.deadline = now + (limits.first_byte_timeout if fields.expect else limits.body_timeout)
         self._state = _BODY
-        self._decoder = ChunkedDecoder() if fields.chunked else LengthDecoder(fields.length)
+        self._decoder = (
+            ChunkedDecoder(fields.nominated) if fields.chunked else LengthDecoder(fields.length)
+        )
         exchange.start()
         if self._pending.data and self._exchange is exchange:
             self._body(self._pending.take())
@@ -311,6 +316,8 @@ class ClientConnection(ResponseSink):
             self._exchange = None
             context.in_flight -= 1
         context.connections.discard(self)
+        if self.own is not None:
+            self.own.close()
         LingeringClose(context, self.transport, self._unsent).start()
         self.resume()
 

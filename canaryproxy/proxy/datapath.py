@@ -17,6 +17,7 @@ from canaryproxy.config.secrets import signing_keys
 from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache
 from canaryproxy.http1.request import RequestParser, Tolerated
+from canaryproxy.http1.via import via_line
 from canaryproxy.measure import counters
 from canaryproxy.measure.compiled import COMPILED
 from canaryproxy.measure.rescue import Budget, Patience, RescueRules
@@ -172,14 +173,14 @@ class DataPath:
         context.budget = Budget(config.rescue.budget, config.worker_count)
         self._rescue_after = config.rescue.after
         context.rescue_after = inf
-        # What ends every head that we send: our Via field (RFC 9110 §7.6.3) and the empty line.
-        head_end = b"Via: 1.1 %b\r\n\r\n" % config.forwarded.via.encode("latin-1")
+        via = config.forwarded.via
+        head_end = via_line("" if via == "off" else via) + b"\r\n"
         variant_header = (config.split.variant_header or "").encode("latin-1")
         context.variant_lines = tuple(
             b"%b: %b\r\n" % (variant_header, name.encode()) if variant_header else b""
             for name in VARIANTS
         )
-        context.response_ends = tuple(line + head_end for line in context.variant_lines)
+        context.head_ends.configure(context.variant_lines, head_end)
         self._sharing.configure(
             config.split,
             config.circuit,
@@ -352,6 +353,7 @@ class DataPath:
     def _sweep(self) -> None:
         context = self.context
         now = monotonic()
+        context.head_ends.renew()
         for connection in [c for c in context.connections if c.deadline < now]:
             connection.sweep(now)
         self._mirror.sweep(now)
