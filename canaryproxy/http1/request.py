@@ -291,11 +291,10 @@ class Request:
 class RequestParser:
     """Checks request heads and makes the heads to forward; one object serves all connections.
 
-    ``end`` ends every forwarded head: our Via field (``via.via_line``) or nothing, and the empty line.
-    ``strip`` takes header lines and
-    returns them without the sticky cookie; ``None`` forwards that cookie. With ``create_trace`` a request
-    without a valid traceparent gets one. ``tolerate`` is called where a request is forwarded that would be
-    refused without it.
+    ``end`` ends every forwarded head: our Via line (``via.via_line``) or nothing, and the empty line.
+    ``strip`` takes header lines and returns them without the sticky cookie; ``None`` forwards that cookie.
+    With ``create_trace`` a request without a valid traceparent gets one. ``tolerate`` is called where a
+    request is forwarded that would be refused without it.
     """
 
     __slots__ = ("_llhttp", "_names", "_via", "create_trace", "end", "strip", "tolerate")
@@ -549,7 +548,7 @@ class _Received:
         self.host: bytes | None = None
         self.cookie = b""
         self.has_length = self.mends_length = False
-        """There is a Content-Length, and one that not everybody reads alike."""
+        """There is a Content-Length, and one that servers read in more than one way."""
         self.via: list[bytes] = []
         self.drop: list[Field] = []
         """The fields that are not forwarded as they are."""

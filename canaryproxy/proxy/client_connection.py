@@ -11,7 +11,7 @@ from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError
 from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.length import LengthDecoder
 from canaryproxy.http1.proxy_protocol import ProxyHeader
-from canaryproxy.http1.request import Request
+from canaryproxy.http1.request import Request, RequestFields
 from canaryproxy.http1.request_buffer import RequestBuffer
 from canaryproxy.measure import counters
 from canaryproxy.proxy.closing import LingeringClose, reset
@@ -74,8 +74,7 @@ class ClientConnection(ResponseSink):
         """The client reads slower than we write."""
         self._half_closed = False
         """One side of the tunnel sends no more."""
-        self._processing = False
-        self._active = False
+        self._processing = self._active = False
         """Something moved since the last ``sweep``."""
         self._unsent = 0
         """Bytes that waited to be written at the last ``sweep``."""
@@ -106,8 +105,7 @@ class ClientConnection(ResponseSink):
         if exchange is not None:
             context.in_flight -= 1
             exchange.client_gone()
-        if self.own is not None:
-            self.own.close()
+        self.drop_own()
 
     def eof_received(self) -> bool:
         """The client sends no more: as HTTP has no half-closed connections, it is gone, but in a tunnel."""
@@ -209,9 +207,7 @@ class ClientConnection(ResponseSink):
         limits = context.limits
         self.deadline = now + (limits.first_byte_timeout if fields.expect else limits.body_timeout)
         self._state = _BODY
-        self._decoder = (
-            ChunkedDecoder(fields.nominated) if fields.chunked else LengthDecoder(fields.length)
-        )
+        self._decoder = _decoder_of(fields)
         exchange.start()
         if self._pending.data and self._exchange is exchange:
             self._body(self._pending.take())
@@ -316,8 +312,7 @@ class ClientConnection(ResponseSink):
             self._exchange = None
             context.in_flight -= 1
         context.connections.discard(self)
-        if self.own is not None:
-            self.own.close()
+        self.drop_own()
         LingeringClose(context, self.transport, self._unsent).start()
         self.resume()
 
@@ -392,3 +387,7 @@ class ClientConnection(ResponseSink):
     def renew_peer(self) -> None:
         if not self.transport.is_closing():
             self.peer = peer_of(self.transport, self._context.trusted_proxies, self._header)
+
+
+def _decoder_of(fields: RequestFields) -> ChunkedDecoder | LengthDecoder:
+    return ChunkedDecoder(fields.nominated) if fields.chunked else LengthDecoder(fields.length)

@@ -50,7 +50,6 @@ class WorkerContext:
         "tallies",
         "trial_rules",
         "trusted_proxies",
-        "variant_lines",
     )
 
     limits: Limits
@@ -73,8 +72,6 @@ class WorkerContext:
     """How many requests of the canary stable may take over."""
     rescue_after: float
     """Seconds to the first byte after which the canary has failed, if stable can answer; may be ``inf``."""
-    variant_lines: tuple[bytes, ...]
-    """By variant: the header lines that are configured for its responses, or nothing."""
 
     def __init__(
         self,

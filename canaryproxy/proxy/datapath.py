@@ -17,13 +17,12 @@ from canaryproxy.config.secrets import signing_keys
 from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache
 from canaryproxy.http1.request import RequestParser, Tolerated
-from canaryproxy.http1.via import via_line
 from canaryproxy.measure import counters
 from canaryproxy.measure.compiled import COMPILED
 from canaryproxy.measure.rescue import Budget, Patience, RescueRules
 from canaryproxy.measure.resolved import Addresses, expand
 from canaryproxy.measure.route_names import RouteNames
-from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS, MatchRules, RouteTable
+from canaryproxy.measure.routing import CANARY, STABLE, MatchRules, RouteTable
 from canaryproxy.measure.shared_memory import TableCell, WorkerCells
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.body_sampler import BodySampler
@@ -173,14 +172,7 @@ class DataPath:
         context.budget = Budget(config.rescue.budget, config.worker_count)
         self._rescue_after = config.rescue.after
         context.rescue_after = inf
-        via = config.forwarded.via
-        head_end = via_line("" if via == "off" else via) + b"\r\n"
-        variant_header = (config.split.variant_header or "").encode("latin-1")
-        context.variant_lines = tuple(
-            b"%b: %b\r\n" % (variant_header, name.encode()) if variant_header else b""
-            for name in VARIANTS
-        )
-        context.head_ends.configure(context.variant_lines, head_end)
+        context.head_ends.configure(config)
         self._sharing.configure(
             config.split,
             config.circuit,
@@ -192,7 +184,9 @@ class DataPath:
         signer = _signer(config.split.sticky, files)
         self._configure_router(config, signer)
         tolerate = self._tolerate if config.strict == "report" else None
-        context.request_parser = _request_parser(config, signer, head_end, tolerate)
+        context.request_parser = _request_parser(
+            config, signer, context.head_ends.requests, tolerate
+        )
         self._config, self._files, self._tls_contexts = config, files, tls
         self._fill_pools(config)
         self._sweep_every = _sweep_every(limits)

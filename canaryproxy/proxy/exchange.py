@@ -351,7 +351,7 @@ class Exchange(Rescuer):
         self._count_failure(reason, now, now, self._unreached(reason))
         self._state = FINISHED
         close = self._closes()
-        lines = self._context.variant_lines[self.variant] + self.routing.cookie
+        lines = self._context.head_ends.variant_lines[self.variant] + self.routing.cookie
         if not close:
             lines += connection_line(self.request, close=False)
         response = error_response(

@@ -256,6 +256,11 @@ class ResponseSink(Connection):
     own: OwnConnection | None
     """The connection to an endpoint that it has authenticated, if there is one."""
 
+    def drop_own(self) -> None:
+        """Close the client's own connection to an endpoint: the client is gone."""
+        if self.own is not None:
+            self.own.close()
+
     def write(self, data: bytes) -> None:
         """Write part of the response."""
         raise NotImplementedError
