@@ -29,6 +29,7 @@ def warnings(config: Config) -> tuple[str, ...]:
         *_connections(config),
         *_sticky(config),
         *_rescue(config),
+        *_health(config),
     )
 
 
@@ -142,6 +143,16 @@ def _rescue(config: Config) -> Iterator[str]:
         )
     if any(one.path.prefix == "/" for one in rescue.assets):
         yield "rescue.assets has every path: each 404 makes two requests; name the paths of hashed files"
+
+
+def _health(config: Config) -> Iterator[str]:
+    for name, variant in (("stable", config.variants.stable), ("canary", config.variants.canary)):
+        health = None if variant is None else variant.health
+        if health is not None and health.timeout > health.interval:
+            yield (
+                f"variants.{name}.health.timeout ({duration_text(health.timeout)}) is longer than its"
+                f" interval ({duration_text(health.interval)}): an endpoint that hangs is checked less often"
+            )
 
 
 def _without_canary(config: Config) -> Iterator[str]:

@@ -131,11 +131,18 @@ class UpstreamWatch:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], _Known] = {}
         self._unserved: dict[str, Failing] = {}
+        self._lost: set[str] = set()
+        """Variants with endpoints of which none is up."""
 
     def observe(self, now: float, variants: Mapping[str, VariantState]) -> list[Line]:
         """Return the lines that are due. ``now`` is in seconds and never goes back."""
         lines: list[Line] = []
         before, self._known = self._known, {}
+        self._lost = {
+            variant
+            for variant, state in variants.items()
+            if state.endpoints and not any(one.usable for one in state.endpoints)
+        }
         for variant, state in variants.items():
             for one in state.endpoints:
                 key = (variant, one.url)
@@ -177,7 +184,7 @@ class UpstreamWatch:
             fields |= {"reason": "out", "cause": one.out, "errno": None}
         if left:
             rest = f"{left} of {plural(total, f'{variant} endpoint')} left"
-        elif any(known.seen for known in self._known.values()):
+        elif self._lost < set(_WITHOUT):
             rest = _WITHOUT[variant]
         else:
             rest = (

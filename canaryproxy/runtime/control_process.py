@@ -23,6 +23,7 @@ from canaryproxy.config import Config
 from canaryproxy.config.text import weight
 from canaryproxy.control.controller import Controller, Status
 from canaryproxy.control.gates import AskGates
+from canaryproxy.control.health_checks import HealthChecks
 from canaryproxy.control.record_reader import RecordReader
 from canaryproxy.control.reload import Reloader, live
 from canaryproxy.control.service import Control
@@ -89,6 +90,7 @@ class ControlPlane:
         found = block.addresses.read()
         self._resolver = Resolver(block.addresses.publish, {} if found is None else found[1])
         self._watch_upstreams = UpstreamWatch()
+        self._health = HealthChecks(self._plane.outs)
         self._gates = _gates(config)
         slots = None if in_force is None else in_force.slots
         reader = RecordReader(
@@ -171,6 +173,7 @@ class ControlPlane:
             self.controller.note("restart", self._restarted, {})
             self._restarted = None
         self.control.start()
+        self._health.configure(self.reloader.running, self.reloader.files)
         self._watch()
         self._beat()
 
@@ -230,6 +233,7 @@ class ControlPlane:
         self._plane.config = config
         self._resolver.configure(names(config.endpoints), config.dns)
         self._block.config.publish(self.reloader.text, self.controller.slots, self.reloader.files)
+        self._health.configure(config, self.reloader.files)
         if not old.reload.watch:
             self._watch()
 
@@ -265,6 +269,7 @@ class ControlPlane:
         self._resolver.stop()
         self._admin.stop_accepting()
         self.control.stop()
+        self._health.stop()
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             self._heartbeat = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +66,18 @@ def test_with_an_endpoint_of_the_canary_left_the_line_of_stable_counts_it() -> N
     assert line.endswith(
         "; no stable endpoint left: requests are tried on all of them all the same"
     )
+
+
+def test_without_a_canary_the_line_says_what_becomes_of_stables_requests() -> None:
+    watch = UpstreamWatch()
+    watch.observe(0, {"stable": VariantState([up("s:1")], 0)})
+    out = replace(down("s:1"), out="check failed: status 503, wanted 2xx")
+    (line,) = watch.observe(1, {"stable": VariantState([out], 0)})
+    assert line.text == (
+        "stable endpoint s:1 is down: check failed: status 503, wanted 2xx; no stable endpoint left:"
+        " requests are tried on all of them all the same"
+    )
+    assert (line.fields["reason"], line.fields["cause"]) == ("out", out.out)
 
 
 def test_good_endpoints_are_no_news() -> None:
