@@ -81,6 +81,8 @@ def test_one_of_four_fails_its_check_and_then_all_do(tmp_path: Path, workers: in
             assert all(one.requests for one in four)
             four[0].healthy = False
             until(lambda: states(running) == [f"down {down}", "up", "up", "up"], "down")
+            said = f"stable endpoint {urls[0]} is down: {down}; 3 of 4 stable endpoints left"
+            until(lambda: said in running.log.read_text(), "the line of the log")
             read = running.metrics()
             assert 0.0 in [value for name, value in read.items() if "endpoint_up{" in name]
 
@@ -93,6 +95,8 @@ def test_one_of_four_fails_its_check_and_then_all_do(tmp_path: Path, workers: in
             for one in four:
                 one.healthy = False
             until(lambda: states(running) == [f"panic {down}"] * 4, "panic")
+            empty = "no stable endpoint left: requests are tried on all of them all the same"
+            until(lambda: empty in running.log.read_text(), "the line of the log")
             send(running, 80)
             sent = sum(one.requests for one in four)
             routed = [
@@ -111,6 +115,3 @@ def test_one_of_four_fails_its_check_and_then_all_do(tmp_path: Path, workers: in
                 return four[0].requests > before
 
             until(gets_requests, "requests again")
-    log = running.log.read_text()
-    assert f"stable endpoint {urls[0]} is down: {down}; 3 of 4 stable endpoints left" in log
-    assert "no stable endpoint left: requests are tried on all of them all the same" in log
