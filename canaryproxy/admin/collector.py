@@ -254,10 +254,18 @@ METRICS: Final = (
     Row(
         "canaryproxy_endpoint_up",
         "Fraction of the workers that send the endpoint requests: 1 while all do, 0 while none does. "
-        "Each worker ejects it after failed connects, until its probe succeeds.",
+        "Each worker ejects it after failed connects, until its probe succeeds; health checks and outlier "
+        "ejection take it from all of them.",
         "gauge",
         ("variant", "endpoint"),
         readers.endpoints(readers.endpoint_up),
+    ),
+    Row(
+        "canaryproxy_health_checks_total",
+        "Active health checks of the endpoints (variants.*.health), by result.",
+        "counter",
+        ("variant", "result"),
+        readers.health_checks,
     ),
     Row(
         "canaryproxy_endpoint_inflight_requests",

@@ -50,6 +50,8 @@ class Sources:
     view: Callable[[], Release]
     endpoints: Callable[[], Sequence[EndpointRow]] = tuple
     """The figures of each endpoint."""
+    checks: Callable[[], Sequence[Sequence[int]]] = lambda: ((0, 0), (0, 0))
+    """Health checks that failed and that passed, of stable and of the canary."""
     events: Callable[[], Mapping[str, int]] = dict
     """Records of the history since the process started, by event (``EventCounts.counts``)."""
     outcomes: Callable[[], Mapping[str, int]] = dict
@@ -180,6 +182,12 @@ def endpoint_up(row: EndpointRow) -> float:
     if row.out is not None:
         return 0.0
     return 1.0 - row.ejected_by / row.workers if row.workers else 0.0
+
+
+def health_checks(scrape: Scrape) -> Iterable[Sample]:
+    for variant, counts in zip(VARIANTS, scrape.sources.checks(), strict=True):
+        for result, count in zip(("failed", "passed"), counts, strict=True):
+            yield (variant, result), count
 
 
 def endpoint_responses(scrape: Scrape) -> Iterable[Sample]:

@@ -73,6 +73,9 @@ class DataPlane(Protocol):
     def eject(self, variant: int, causes: Mapping[str, str]) -> None:
         """Send no requests to these outliers of a variant, and to its others again: causes by URL."""
 
+    def holds(self) -> tuple[str, ...]:
+        """Return why the canary's endpoints hold the step: some fail their health checks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -263,7 +266,8 @@ class Controller:
         self._plane.mark_late()
         if self.settings.has_canary:
             sample = self._sampler.sample(self.table, self.ledger.rollout.accepted)
-            sample = replace(sample, holds=self.outliers.holds(self.now))
+            holds = (*self._plane.holds(), *self.outliers.holds(self.now))
+            sample = replace(sample, holds=holds)
             self.users.take(self.now, sample.records)
             self.routes.take(self.now, sample.records, sample.names)
             self.authority.observe(sample)

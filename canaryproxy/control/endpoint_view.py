@@ -59,7 +59,7 @@ class EndpointRow(View):
     workers: Count = Field(description="Workers that run.")
     out: str | None = Field(
         description="Why no worker sends it any, though it may take connections; null: it is in service.",
-        examples=["check failed: status 503, wanted 200-299"],
+        examples=["check failed: status 503, wanted 2xx"],
     )
     ejected_by: Count = Field(
         description="Workers that send it none, because it took no connections; they probe it."

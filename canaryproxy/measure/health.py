@@ -13,11 +13,11 @@ from __future__ import annotations
 class Health:
     """One endpoint. ``down``: so it was left by checks before these, and its first check does not decide."""
 
-    __slots__ = ("_fall", "_first", "_rise", "_streak", "cause", "up")
+    __slots__ = ("_first", "_streak", "cause", "fall", "rise", "up")
 
     def __init__(self, rise: int, fall: int, *, down: bool = False) -> None:
-        self._rise = rise
-        self._fall = fall
+        self.rise = rise
+        self.fall = fall
         self._first = not down
         self._streak = 0
         """Checks in a row that say otherwise than ``up``."""
@@ -25,17 +25,21 @@ class Health:
         self.cause = "check failed before a restart" if down else ""
         """Why it is down: of the last check that failed."""
 
-    def observe(self, failure: str) -> None:
-        """Take the result of a check: why it failed, or nothing if it passed."""
+    def observe(self, failure: str) -> bool:
+        """Take the result of a check: why it failed, or nothing if it passed.
+
+        Return whether that changes ``up`` or ``cause``.
+        """
         first, self._first = self._first, False
-        passed = not failure
+        before, passed = self.cause, not failure
         if passed == self.up:
             self._streak = 0
         else:
             self._streak += 1
-            if first or self._streak >= (self._rise if passed else self._fall):
+            if first or self._streak >= (self.rise if passed else self.fall):
                 self.up, self._streak = passed, 0
         if self.up:
             self.cause = ""
         elif failure:
             self.cause = f"check failed: {failure}"
+        return self.cause != before

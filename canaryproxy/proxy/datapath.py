@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
 from time import monotonic
 from typing import Final, cast
 
-from canaryproxy.config import ClientTls, Config, Limits, Listener, Sticky, Variant
+from canaryproxy.config import Config, Limits, Listener, Sticky, Variant
 from canaryproxy.config.secrets import signing_keys
 from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache
@@ -41,7 +40,7 @@ from canaryproxy.proxy.sticky import CookieJar, cookie_stripper, key_reader
 from canaryproxy.proxy.trial_rules import TrialRules
 from canaryproxy.proxy.upstream_connection import UpstreamConnection
 from canaryproxy.tls import files as certificates
-from canaryproxy.tls.contexts import client_context, server_context
+from canaryproxy.tls.contexts import ContextCache, server_context
 from canaryproxy.tls.files import Files
 
 _log: Final = logging.getLogger(__name__)
@@ -115,7 +114,7 @@ class DataPath:
         self._records = cells.records
         self._routes = RouteNames(cells.names)
         self.context.pools = (Pool((), by_hash=False), Pool((), by_hash=False))
-        self._tls_contexts = _TlsContexts()
+        self._tls_contexts = ContextCache()
         self._filters: tuple[ListenerFilters | None, ...] = ()
         """What precedes HTTP, by listener; ``None``: nothing."""
         self._sampler = BodySampler()
@@ -159,7 +158,7 @@ class DataPath:
 
     def _configure(self, config: Config, slots: Mapping[str, int], files: Files) -> None:
         context, limits = self.context, config.limits
-        tls = _TlsContexts(self._tls_contexts)
+        tls = ContextCache(self._tls_contexts)
         self._filters = tuple(_filters(listener, files, tls) for listener in config.listen)
         context.limits = limits
         context.max_requests = limits.max_requests
@@ -247,7 +246,7 @@ class DataPath:
         pool = Pool(endpoints, by_hash=by_hash, slow_start=slow_start)
         tls = None if variant is None else variant.tls
         is_https = any(one.scheme == "https" for one in wanted)
-        context = _client_context(tls, self._files, self._tls_contexts) if is_https else None
+        context = self._tls_contexts.client(tls, self._files) if is_https else None
         for endpoint in endpoints:
             endpoint.limit(limits)
             endpoint.by_hash = by_hash
@@ -407,29 +406,8 @@ class DataPath:
         return clean
 
 
-class _TlsContexts:
-    """Contexts by what they were made of; one that has not changed is kept, with its clients' sessions."""
-
-    def __init__(self, before: _TlsContexts | None = None) -> None:
-        self._before = {} if before is None else before._made
-        self._made: dict[object, ssl.SSLContext] = {}
-
-    def get(self, key: object, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-        """Return the context for ``key``."""
-        context = self._made.get(key) or self._before.get(key) or make()
-        self._made[key] = context
-        return context
-
-
-def _client_context(
-    tls: ClientTls | None, files: Files, tls_contexts: _TlsContexts
-) -> ssl.SSLContext:
-    names = () if tls is None else (tls.ca or "", tls.cert or "", tls.key or "")
-    return tls_contexts.get((tls, *map(files.get, names)), lambda: client_context(tls, files))
-
-
 def _filters(
-    listener: Listener, files: Files, tls_contexts: _TlsContexts
+    listener: Listener, files: Files, tls_contexts: ContextCache
 ) -> ListenerFilters | None:
     """Return what precedes HTTP on the connections of a listener, ``None`` for nothing."""
     tls = listener.tls

@@ -23,7 +23,6 @@ from canaryproxy.config import Config
 from canaryproxy.config.text import weight
 from canaryproxy.control.controller import Controller, Status
 from canaryproxy.control.gates import AskGates
-from canaryproxy.control.health_checks import HealthChecks
 from canaryproxy.control.record_reader import RecordReader
 from canaryproxy.control.reload import Reloader, live
 from canaryproxy.control.service import Control
@@ -32,11 +31,12 @@ from canaryproxy.control.state_file import StateLock
 from canaryproxy.control.upstream_watch import UpstreamWatch
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.counters import Totals
-from canaryproxy.measure.resolved import names
+from canaryproxy.measure.resolved import Addresses, names
 from canaryproxy.measure.shared_memory import Block
 from canaryproxy.notify import Gates, Notifier
 from canaryproxy.release.circuit import State as CircuitState
 from canaryproxy.runtime import systemd
+from canaryproxy.runtime.health_checks import HealthChecks
 from canaryproxy.runtime.resolver import Resolver
 from canaryproxy.runtime.shared_plane import SharedPlane, is_alive
 from canaryproxy.tls import files as certificates
@@ -88,9 +88,10 @@ class ControlPlane:
         totals = Totals([worker.counters for worker in block.all_workers])
         self._plane = SharedPlane(block, config, local_tick)
         found = block.addresses.read()
-        self._resolver = Resolver(block.addresses.publish, {} if found is None else found[1])
+        addresses = {} if found is None else found[1]
+        self._resolver = Resolver(self._resolved, addresses)
+        self._health = HealthChecks(self._plane.outs, addresses)
         self._watch_upstreams = UpstreamWatch()
-        self._health = HealthChecks(self._plane.outs)
         self._gates = _gates(config)
         slots = None if in_force is None else in_force.slots
         reader = RecordReader(
@@ -120,6 +121,7 @@ class ControlPlane:
                 status=self.controller.status,
                 view=self.control.release_view,
                 endpoints=lambda: self.control.endpoints().endpoints,
+                checks=lambda: self._health.counts,
                 events=events.counts,
                 outcomes=lambda: self.controller.slots,
                 notified=lambda: self._notifier,
@@ -203,6 +205,10 @@ class ControlPlane:
                 lost = worker.settle_dead_worker()
                 if lost:
                     _log.error("process %d ended with %d requests in flight", pid, lost)
+
+    def _resolved(self, addresses: Addresses) -> None:
+        self._block.addresses.publish(addresses)
+        self._health.resolve(addresses)
 
     def _watch(self) -> None:
         if self._config.reload.watch and self.reloader.path is not None:

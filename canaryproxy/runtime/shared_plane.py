@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 
 from canaryproxy.config import Config
+from canaryproxy.config.text import plural
 from canaryproxy.control.endpoint_figures import EndpointReading
 from canaryproxy.control.outs import Outs
 from canaryproxy.control.upstream_watch import EndpointState, VariantState
@@ -24,11 +25,13 @@ from canaryproxy.measure.endpoint_cells import (
     total,
 )
 from canaryproxy.measure.resolved import Addresses, expand
-from canaryproxy.measure.routing import STABLE, VARIANTS, RouteTable
+from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS, RouteTable
 from canaryproxy.measure.shared_memory import Block, WorkerCells
 
 _ADOPTED_WITHIN = 2.0
 _POLL_EVERY = 0.01
+_NAMED = 3
+"""Endpoints that are named in words."""
 
 
 def is_alive(pid: int) -> bool:
@@ -90,6 +93,19 @@ class SharedPlane:
         """Make every worker send no requests to these outliers of a variant: causes by URL."""
         self.outs.put(shared.OUTLIER, variant, causes)
 
+    def holds(self) -> tuple[str, ...]:
+        """Return why the canary's endpoints hold the step: what is left of it says nothing of what is out."""
+        causes = self.outs.causes(shared.CHECK, CANARY)
+        if not causes:
+            return ()
+        named = [f"{url} ({cause})" for url, cause in list(causes.items())[:_NAMED]]
+        more = f" and {len(causes) - _NAMED} more" if len(causes) > _NAMED else ""
+        verb = "is" if len(causes) == 1 else "are"
+        return (
+            f"{len(causes)} of {plural(len(self._urls(CANARY)), 'canary endpoint')} {verb} out of service:"
+            f" {', '.join(named)}{more}",
+        )
+
     def mark_late(self) -> None:
         """Make a worker in this process count its late requests; the others do so by their clocks."""
         if self._local_tick is not None:
@@ -138,19 +154,22 @@ class SharedPlane:
         self, variant: int
     ) -> Iterator[tuple[int, str, list[tuple[LocalState, int]]]]:
         """Yield each endpoint's identity, its name, and its state in the workers that run."""
-        which = (self.config.variants.stable, self.config.variants.canary)[variant]
-        addresses = self._block.addresses.read()
-        if addresses is not None:
-            self._addresses = addresses[1]
-        urls = (
-            [] if which is None else [str(one) for one in expand(which.endpoints, self._addresses)]
-        )
+        urls = self._urls(variant)
         names = {identity(url): url for url in urls[:MOST_ENDPOINTS]}
         if len(urls) > MOST_ENDPOINTS:
             names[OTHERS] = f"{len(urls) - MOST_ENDPOINTS} more endpoints"
         workers = [worker.endpoints.states(variant) for worker in self._running()]
         for key, url in names.items():
             yield key, url, [states[key] for states in workers if key in states]
+
+    def _urls(self, variant: int) -> list[str]:
+        which = (self.config.variants.stable, self.config.variants.canary)[variant]
+        addresses = self._block.addresses.read()
+        if addresses is not None:
+            self._addresses = addresses[1]
+        return (
+            [] if which is None else [str(one) for one in expand(which.endpoints, self._addresses)]
+        )
 
     def _running(self) -> list[WorkerCells]:
         return [worker for worker in self._block.workers if worker.status[shared.PID]]

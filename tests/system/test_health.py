@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.healthy = True
+        self.status = 200
         self.requests = 0
 
 
@@ -33,7 +35,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         is_check = self.path == "/healthz"
         self.server.requests += not is_check
-        self.send_response(200 if self.server.healthy or not is_check else 503)
+        healthy = 200 if self.server.healthy else 503
+        self.send_response(healthy if is_check else self.server.status)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -54,13 +57,14 @@ def servers(number: int) -> Iterator[list[Server]]:
             one.server_close()
 
 
-def send(running: Proxy, requests: int) -> None:
+def send(running: Proxy, requests: int, allowed: tuple[int, ...] = (200,)) -> None:
+    """Send requests, each of another user."""
     connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=DEADLINE)
     for _ in range(requests):
         connection.request("GET", "/")
         answer = connection.getresponse()
         answer.read()
-        assert answer.status == 200
+        assert answer.status in allowed
     connection.close()
 
 
@@ -115,3 +119,64 @@ def test_one_of_four_fails_its_check_and_then_all_do(tmp_path: Path, workers: in
                 return four[0].requests > before
 
             until(gets_requests, "requests again")
+
+
+def test_a_canary_endpoint_that_fails_its_check_holds_the_step_and_the_judge_has_what_it_did(
+    tmp_path: Path,
+) -> None:
+    with servers(5) as (stable, *four):
+        own, *urls = [f"http://127.0.0.1:{one.server_address[1]}" for one in (stable, *four)]
+        variants = (
+            f"variants: {{stable: {{endpoints: ['{own}']}}, canary: {{endpoints: {urls},"
+            " outliers: false, health: {path: /healthz, interval: 50ms, timeout: 5s, rise: 2, fall: 2}}}"
+        )
+        more = (
+            f"state: {tmp_path}/s.json\nrescue: {{enabled: false}}\n"
+            "judge: {baseline: 0s, warmup: 0s, min_users: 1, metrics: {errors: {margin: 60%}}}\n"
+            "release: {id: r1, steps: [{weight: 50, bake: 1h}, {weight: 100}]}\n"
+        )
+        with proxy(tmp_path, variants, more) as running:
+
+            def release() -> dict[str, Any]:
+                found: dict[str, Any] = json.loads(running.ask("GET", "/v1/release"))
+                return found
+
+            until(lambda: release()["weight"] == 50, "the step")
+            four[0].status = 500
+
+            def is_asked() -> bool:
+                send(running, 10, (200, 500))
+                return four[0].requests > 3
+
+            until(is_asked, "failures before the check")
+            four[0].healthy = False
+            down = "check failed: status 503, wanted 2xx"
+            said = f"1 of 4 canary endpoints is out of service: {urls[0]} ({down})"
+            until(lambda: said in release()["holds"], "the hold")
+            status = running.ask("GET", "/v1/endpoints")
+            assert json.dumps(down) in status
+
+            def is_left_alone() -> bool:
+                before = four[0].requests
+                send(running, 20, (200, 500))
+                return four[0].requests == before
+
+            until(is_left_alone, "that it gets no requests")
+            asked = four[0].requests
+            until(lambda: release()["variants"]["canary"]["failed"] == asked, "what it did counts")
+            for one in four:
+                one.healthy = False
+            until(
+                lambda: all("4 of 4 canary endpoints are" in one for one in release()["holds"]),
+                "all",
+            )
+            before = stable.requests
+            until(lambda: [one[:5] for one in states(running)] == ["up"] + ["down "] * 4, "down")
+            send(running, 20)
+            until(lambda: stable.requests >= before + 20, "stable answers for all")
+            for one in four:
+                one.healthy, one.status = True, 200
+            until(lambda: not any("out of service" in one for one in release()["holds"]), "the end")
+            checks = running.metrics()
+            assert checks['canaryproxy_health_checks_total{result="failed",variant="canary"}'] >= 8
+            assert checks['canaryproxy_health_checks_total{result="passed",variant="stable"}'] == 0
