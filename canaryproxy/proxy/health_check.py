@@ -26,23 +26,31 @@ from canaryproxy.proxy.upstream_connection import UpstreamConnection
 
 _AGENT: Final = "canaryproxy-health-check"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_PARSER: Final = ResponseHeadCache(ResponseParser(), enabled=False)
+
+
+def _get() -> Request:
+    """Return what ``UpstreamConnection`` has to know of the request."""
+    request = Request()
+    request.method = b"GET"
+    request.fields = RequestFields(())
+    return request
+
+
+_REQUEST: Final = _get()
 
 
 class HealthCheck(ConnectionSource):
     """Checks one endpoint by the rules of its variant."""
 
-    __slots__ = ("_dialer", "_head", "_loop", "_parser", "_request", "_rules")
+    __slots__ = ("_dialer", "_head", "_loop", "_rules")
 
     def __init__(
         self, endpoint: EndpointConfig, rules: Health, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._rules = rules
         self._loop = loop
-        self._parser = ResponseHeadCache(ResponseParser(), enabled=False)
         self._dialer = Dialer(endpoint, loop, self._link)
-        self._request = Request()
-        self._request.method = b"GET"
-        self._request.fields = RequestFields(())
         host = rules.host or _host(endpoint)
         self._head = (
             f"GET {rules.path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {_AGENT}\r\n"
@@ -76,7 +84,7 @@ class HealthCheck(ConnectionSource):
         """Return the status of the response, or 0 and why there is none."""
         if link.transport.is_closing():
             return 0, describe(Reason.RESET, "closed right after it was opened")
-        answer = _Answer(self._request, self._loop.create_future())
+        answer = _Answer(self._loop.create_future())
         link.send(answer, self._head)
         try:
             return await answer.result
@@ -87,7 +95,7 @@ class HealthCheck(ConnectionSource):
                 link.end()
 
     def _link(self) -> UpstreamLink:
-        return UpstreamConnection(self, self._parser)
+        return UpstreamConnection(self, _PARSER)
 
     def release(self, link: UpstreamLink) -> None:  # noqa: ARG002
         return
@@ -101,8 +109,8 @@ class _Answer(Receiver):
 
     __slots__ = ("result",)
 
-    def __init__(self, request: Request, result: asyncio.Future[tuple[int, str]]) -> None:
-        self.request = request
+    def __init__(self, result: asyncio.Future[tuple[int, str]]) -> None:
+        self.request = _REQUEST
         self.result = result
 
     def response_head(

@@ -60,6 +60,7 @@ class HealthChecks:
         self._checked: _Checks = {}
         self._slots = tuple(asyncio.Semaphore(_AT_ONCE) for _ in VARIANTS)
         self._telling: asyncio.TimerHandle | None = None
+        self._draw = random.Random()  # noqa: S311 - for times only
         self.counts = tuple([0, 0] for _ in VARIANTS)
         """Checks of each variant that have failed and that have passed."""
 
@@ -119,7 +120,7 @@ class HealthChecks:
             self._checked[key] = one
 
     async def _run(self, variant: int, one: _Checked) -> None:
-        draw, interval = random.Random(), one.rules.interval  # noqa: S311 - for times only
+        draw, interval = self._draw, one.rules.interval
         await asyncio.sleep(draw.random() * min(len(self._checked) / _FIRST_PER_SECOND, interval))
         while True:
             async with self._slots[variant]:
