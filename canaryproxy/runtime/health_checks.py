@@ -30,9 +30,9 @@ _SOONEST: Final = 0.9
 _FIRST_PER_SECOND: Final = 1000
 """First checks of new endpoints."""
 _AT_ONCE: Final = MOST_ENDPOINTS
-"""Checks of a variant at a time, so that endpoints that hang delay nobody until there are so many."""
+"""Checks of a variant at a time: endpoints that hang delay no other until there are so many."""
 _TELL_WITHIN: Final = 0.02
-"""Seconds until the workers hear of a change; many at a time are one."""
+"""Seconds until workers are sent a change, together with those that follow it."""
 
 
 @dataclass(slots=True)
