@@ -315,7 +315,8 @@ def accept(operator: _Operator, metric: tuple[str, ...], reason: str) -> None:
 def trip(operator: _Operator, cause: tuple[str, ...]) -> None:
     """Roll back now: open the circuit, so that all users go to stable.
 
-    Asks for confirmation only if release.reversible is false.
+    Also after the promotion, while stable runs the version before it. Asks for confirmation only if
+    release.reversible is false. "canaryproxy rollback" does the same.
 
     Requests that a rule of split.match sends to the canary still go there.
 

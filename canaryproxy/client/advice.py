@@ -9,7 +9,7 @@ _NEXT = {
     "paused": "canaryproxy resume to continue, or canaryproxy abort",
     "tripped": "find the cause, then canaryproxy reset or canaryproxy abort",
     "probing": "nothing: it recovers by itself, or trips again",
-    "promoted": "deploy this version as stable; the next release needs a new id",
+    "promoted": "deploy this version as stable; before that, trip is the way back",
     "aborted": "a new release.id and canaryproxy reload, or canaryproxy start",
 }
 
@@ -34,6 +34,8 @@ def next_action(document: Mapping[str, Any]) -> str:
         if _is_held(document):
             return "look at what holds the step; canaryproxy accept if it is wanted"
         return "nothing: the next step begins by itself" if not document.get("quiet") else ""
+    if state == "promoted" and document.get("reversible") is False:
+        return "deploy this version as stable; the next release needs a new id"
     if state == "idle" and document.get("release") is None:
         return "canaryproxy weight N, or add a release and canaryproxy reload"
     return _NEXT.get(str(state), "")

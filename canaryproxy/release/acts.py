@@ -250,19 +250,19 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
             ends = "the release ends; with no users on stable only guard rails can still trip"
             return said, skips, judged, ends
         case "abort":
-            return (
-                said,
-                "the release ends; a later start begins with the first step and a new judge",
-            )
+            ends = "the promotion is taken back" if _is_promoted(here) else "the release ends"
+            later = f"{ends}; a later start begins with the first step and a new judge"
+            return said, later, *_previous(here)
         case "weight":
             waits = () if after.state is State.IDLE else ("the release pauses at this weight",)
-            return said, *waits, *((judged,) if weight > here.weight else ())
+            lowered = (judged,) if weight > here.weight else _previous(here)
+            return said, *waits, *lowered
         case "accept":
             return "it no longer holds or trips for the rest of the release", judged
         case "reset":
             return said, *_reset(here, after)
         case "trip":
-            return said, "the circuit opens; reset sends the same users back to the canary"
+            return said, *_tripped(here), *_previous(here)
         case "drill":
             gone = f"{text.weight(here.weight)} of users{_counted(here, here.weight)}"
             return f"{gone} go to stable for some seconds and come back", _afresh(here)
@@ -271,6 +271,27 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
 def _is_irreversible(act: Operation, here: Here, weight: float) -> bool:
     """Whether an act sends users to a version that may not be able to serve them."""
     return not here.plan.reversible and (act == "drill" or weight < here.weight)
+
+
+def _tripped(here: Here) -> tuple[str, ...]:
+    """Return what a trip does besides moving users, and whether it stays so."""
+    opens = "the circuit opens; reset sends the same users back to the canary"
+    if here.settings.cooldown is None or here.circuit.trips > 0 or here.weight <= 0.0:
+        return (opens,)
+    left = text.duration(here.settings.cooldown)
+    return opens, f"unless you abort, a probe with a few users begins by itself in {left}"
+
+
+def _is_promoted(here: Here) -> bool:
+    return here.rollout.state is State.PROMOTED
+
+
+def _previous(here: Here) -> tuple[str, ...]:
+    """Return what must still be true when users go back after the promotion."""
+    if not _is_promoted(here):
+        return ()
+    ago = text.duration(max(here.now - here.rollout.since, 0.0))
+    return (f"promoted {ago} ago: stable must still run the version before it",)
 
 
 def _resumed(here: Here, after: Rollout) -> tuple[str, ...]:

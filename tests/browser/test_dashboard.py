@@ -733,6 +733,10 @@ def test_dialogs_tell_who_moves(page: Page, serve: Serve) -> None:
     fake.update(state="paused", step=3, weight=7.5, ready=False, level="suspect", metrics=metrics)
     says("resume", "17.5% of users move from stable to the canary", "Step 3 of 5 continues.")
     says("promote", "Caution: the judge reports latency as suspect.")
+    fake.update(state="promoted", step=5, weight=100.0, allowed=["abort", "trip"])
+    previous = "Stable must still run the version before this release."
+    says("trip", "100% of users move from the canary to stable", previous)
+    says("abort", "The promotion is taken back", previous)
     fake.update(state="aborted", weight=0.0, allowed=["start"])
     says("start", "1% of users move from stable to the canary", "0% → 1%")
 

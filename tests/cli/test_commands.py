@@ -42,6 +42,7 @@ OPERATIONS: list[tuple[list[str], dict[str, Any], str, dict[str, Any], str, bool
     (["abort"], {}, "abort", {}, "Abort cart-2.4: 5% of users (about 10 of 200 seen", False),
     (["reset"], TRIPPED, "reset", {}, "Reset cart-2.4: 5% of users (about 10 of 200 seen", True),
     (["trip"], {}, "trip", {}, "Trip cart-2.4: 5% of users", False),
+    (["rollback", "looks", "wrong"], {}, "trip", {"cause": "looks wrong"}, "Trip cart-2.4", False),
     (["trip", "looks", "wrong"], {}, "trip", {"cause": "looks wrong"}, "Trip cart-2.4", False),
     (
         ["accept", "errors", "GET", "/old", "--reason", "removed"], {},

@@ -43,11 +43,12 @@ def events() -> dict[str, tuple[Operation, Event | None]]:
 def _after(*taken: transitions.Event, plan: Plan = PLAN, here: Rollout = Rollout()) -> Here:  # noqa: B008
     """Return the release after some events, 240 seconds ago."""
     broken = Circuit()
+    settings = SETTINGS if plan.reversible else replace(SETTINGS, cooldown=None)
     for event in taken:
-        change = transitions.step(broken, here, event, NOW - 240.0, plan, SETTINGS)
+        change = transitions.step(broken, here, event, NOW - 240.0, plan, settings)
         broken, here = change.circuit, change.rollout
     release = "cart-2.4" if plan.steps else None
-    return Here(release, broken, here, plan, SETTINGS, here.weight, NOW, SEEN, USERS)
+    return Here(release, broken, here, plan, settings, here.weight, NOW, SEEN, USERS)
 
 
 def states() -> dict[str, Here]:

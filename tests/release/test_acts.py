@@ -114,6 +114,30 @@ def test_the_last_step_resumed_says_that_it_ends_the_release() -> None:
     assert "once it is complete, the release is promoted" in _says("", "resume", paused)
 
 
+def test_after_the_promotion_what_sends_users_back_says_what_must_still_be_true() -> None:
+    must = "promoted 4 min ago: stable must still run the version before it"
+    for typed in ("trip", "abort", "weight 30"):
+        assert must in _says("Promoted", typed), typed
+        assert must not in _says("Paused at 5%", typed), typed
+    assert "the promotion is taken back" in _says("Promoted", "abort")
+
+
+def test_a_trip_says_when_it_would_end_by_itself() -> None:
+    here = states()["Promoted"]
+    assert "unless you abort, a probe with a few users begins by itself in 1 min" in _says(
+        "Promoted", "trip"
+    )
+    for other in (
+        replace(here, settings=replace(here.settings, cooldown=None)),
+        replace(here, circuit=replace(here.circuit, trips=1)),
+    ):
+        assert "by itself" not in _says("", "trip", other)
+        broken = transitions.step(
+            *(other.circuit, other.rollout, circuit.Trip("x"), here.now, here.plan, other.settings)
+        ).circuit
+        assert broken.left is None
+
+
 def test_a_promoted_release_cannot_start_again_and_says_what_to_do() -> None:
     here = states()["Promoted"]
     found = acts.preview("start", rollout.Start(), here)

@@ -48,7 +48,11 @@ export function acceptedBy(name, records) {
 }
 
 const post = (name) => ({ method: "POST", path: `v1/release/${name}` });
-const ends = "The release ends. Starting it again begins with the first step and a new judge.";
+const startsOver = "Starting it again begins with the first step and a new judge.";
+const ends = (release) => `${release.state === "promoted" ? "The promotion is taken back" : "The release ends"}. ${startsOver}`;
+
+/** What must still be true when users go back after the promotion. */
+const previous = (release) => (release.state === "promoted" ? "Stable must still run the version before this release." : null);
 
 /**
  * By name: `label` and `key` of the button; method and path of the request; `does`, the title of the dialog and of
@@ -157,7 +161,7 @@ export const ACTIONS = {
     does: "Abort the release",
     safe: true,
     fields: ["reason"],
-    says: (release) => [moved(release.weight, 0), ends],
+    says: (release) => [moved(release.weight, 0), ends(release), previous(release)],
   },
   trip: {
     ...post("trip"),
@@ -170,6 +174,7 @@ export const ACTIONS = {
     says: (release) => [
       moved(release.weight, 0),
       "The circuit opens as it does on a regression. The release is kept: Reset sends the same users back to the canary.",
+      previous(release),
     ],
   },
   reset: {
