@@ -176,7 +176,7 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
         assert "stable must still run the version before it" in said
         assert "is tripped" in said
         assert json.loads(await do("status", "--json"))["weight"] == 0.0
-        assert "is running at 100% (step 3 of 3)" in await do("reset")
+        assert "is running at 20% (step 1 of 3)" in await do("reset")
         assert "is promoted, all users on the canary" in await do("promote")
         assert "is aborted" in await do("abort")
         assert "is running at 20% (step 1 of 3)" in await do("start")
