@@ -6,6 +6,8 @@ import contextlib
 import http.client
 import http.server
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from .processes import DEADLINE, Proxy, proxy, until
+from .test_workers import pids
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +29,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.healthy = True
         self.status = 200
         self.requests = 0
+        self.checks = 0
+        self.hangs = threading.Event()
+        """Checks get no response."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -35,6 +41,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         is_check = self.path == "/healthz"
         self.server.requests += not is_check
+        self.server.checks += is_check
+        if is_check and self.server.hangs.is_set():
+            self.connection.recv(1)  # until the proxy has had enough
+            self.close_connection = True
+            return
         healthy = 200 if self.server.healthy else 503
         self.send_response(healthy if is_check else self.server.status)
         self.send_header("Content-Length", "0")
@@ -180,3 +191,51 @@ def test_a_canary_endpoint_that_fails_its_check_holds_the_step_and_the_judge_has
             checks = running.metrics()
             assert checks['canaryproxy_health_checks_total{result="failed",variant="canary"}'] >= 8
             assert checks['canaryproxy_health_checks_total{result="passed",variant="stable"}'] == 0
+
+
+def test_what_is_out_stays_out_while_the_control_process_is_replaced(tmp_path: Path) -> None:
+    with servers(2) as (bad, good):
+        urls = [f"http://127.0.0.1:{one.server_address[1]}" for one in (bad, good)]
+        health = "{path: /healthz, interval: 50ms, timeout: 5s, rise: 3, fall: 1}"
+        stable = f"variants: {{stable: {{endpoints: {urls}, health: {health}}}}}"
+        bad.healthy = False
+        with proxy(tmp_path, stable, f"workers: 2\nstate: {tmp_path}/s.json\n") as running:
+            until(lambda: states(running)[0].startswith("down check failed"), "down")
+
+            def is_left_alone() -> bool:
+                before = bad.requests
+                send(running, 20)
+                return bad.requests == before
+
+            until(is_left_alone, "the last worker takes note")
+            asked, checks = bad.requests, bad.checks
+            control = json.loads(running.ask("GET", "/v1/release"))["pid"]
+            os.kill(control, signal.SIGKILL)
+
+            def is_replaced() -> bool:
+                send(running, 5)
+                return len(pids(running)) == 3 and control not in pids(running)
+
+            until(is_replaced, "another control process")
+            until(lambda: bad.checks > checks + 3, "that it checks")
+            send(running, 20)
+            assert bad.requests == asked
+            until(
+                lambda: states(running) == ["down check failed: status 503, wanted 2xx", "up"],
+                "why",
+            )
+            bad.healthy = True
+            until(lambda: states(running) == ["up", "up"], "up")
+
+
+def test_a_check_that_hangs_delays_no_end(tmp_path: Path) -> None:
+    with servers(1) as (one,):
+        one.hangs.set()
+        url = f"http://127.0.0.1:{one.server_address[1]}"
+        health = "{path: /healthz, interval: 10m, timeout: 10m}"
+        stable = f"variants: {{stable: {{endpoints: ['{url}'], health: {health}}}}}"
+        with proxy(tmp_path, stable, f"state: {tmp_path}/s.json\n") as running:
+            until(lambda: one.checks, "a check")
+            send(running, 3)
+            running.kill(signal.SIGTERM)
+            assert running.wait() == 0
