@@ -131,9 +131,9 @@ class SharedPlane:
                 url,
                 states,
                 [one[key] for one in counts if key in one],
-                self.outs.cause(variant, url),
+                out,
             )
-            for key, url, states in self._endpoint_states(variant)
+            for key, url, states, out in self._endpoint_states(variant)
         ]
         if self._all_lost(variant) and self._all_lost(STABLE):
             return [replace(one, panic=True) for one in found]
@@ -145,22 +145,28 @@ class SharedPlane:
         Those of the canary only if stable has none either.
         """
         found = [
-            _reading(url, states, [], self.outs.cause(variant, url)).lost
-            for _, url, states in self._endpoint_states(variant)
+            _reading(url, states, [], out).lost
+            for _, url, states, out in self._endpoint_states(variant)
         ]
         return bool(found) and all(found)
 
     def _endpoint_states(
         self, variant: int
-    ) -> Iterator[tuple[int, str, list[tuple[LocalState, int]]]]:
-        """Yield each endpoint's identity, its name, and its state in the workers that run."""
+    ) -> Iterator[tuple[int, str, list[tuple[LocalState, int]], str]]:
+        """Yield each endpoint's identity, its name, its state in the workers that run, and why it is out.
+
+        Those that share a row are out if all of them are.
+        """
         urls = self._urls(variant)
-        names = {identity(url): url for url in urls[:MOST_ENDPOINTS]}
-        if len(urls) > MOST_ENDPOINTS:
-            names[OTHERS] = f"{len(urls) - MOST_ENDPOINTS} more endpoints"
+        rows = [
+            (identity(url), url, self.outs.cause(variant, url)) for url in urls[:MOST_ENDPOINTS]
+        ]
+        if others := urls[MOST_ENDPOINTS:]:
+            causes = [self.outs.cause(variant, url) for url in others]
+            rows.append((OTHERS, f"{len(others)} more endpoints", causes[0] if all(causes) else ""))
         workers = [worker.endpoints.states(variant) for worker in self._running()]
-        for key, url in names.items():
-            yield key, url, [states[key] for states in workers if key in states]
+        for key, url, out in rows:
+            yield key, url, [states[key] for states in workers if key in states], out
 
     def _urls(self, variant: int) -> list[str]:
         which = (self.config.variants.stable, self.config.variants.canary)[variant]
@@ -186,8 +192,8 @@ class SharedPlane:
             name: VariantState(
                 [
                     EndpointState(one.url, one.up, one.errors, one.reason, one.errno, one.out)
-                    for _, url, states in self._endpoint_states(variant)
-                    for one in (_reading(url, states, [], self.outs.cause(variant, url)),)
+                    for _, url, states, out in self._endpoint_states(variant)
+                    for one in (_reading(url, states, [], out),)
                 ],
                 sum(
                     worker.counters.variants[variant][ERRORS + Reason.NO_ENDPOINT]
