@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.name_server import NameServer
+
 from .processes import DEADLINE, Proxy, proxy, until
 from .test_workers import pids
 
@@ -24,8 +26,10 @@ pytestmark = pytest.mark.slow
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        super().__init__((host, port), Handler)
+        self.hosts: set[str] = set()
+        """Of checks."""
         self.healthy = True
         self.status = 200
         self.requests = 0
@@ -42,6 +46,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         is_check = self.path == "/healthz"
         self.server.requests += not is_check
         self.server.checks += is_check
+        if is_check:
+            self.server.hosts.add(self.headers["Host"])
         if is_check and self.server.hangs.is_set():
             self.connection.recv(1)  # until the proxy has had enough
             self.close_connection = True
@@ -56,8 +62,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def servers(number: int) -> Iterator[list[Server]]:
+def servers(number: int, *hosts: str) -> Iterator[list[Server]]:
+    """Run so many, or one at each host, all at the same port."""
     found = [Server() for _ in range(number)]
+    if hosts:
+        first = Server(hosts[0])
+        found = [first, *(Server(one, first.server_port) for one in hosts[1:])]
     for one in found:
         threading.Thread(target=one.serve_forever, args=(0.05,), daemon=True).start()
     try:
@@ -241,3 +251,38 @@ def test_a_check_that_hangs_delays_no_end(tmp_path: Path) -> None:
             send(running, 3)
             running.kill(signal.SIGTERM)
             assert running.wait() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_address_of_a_name_is_checked_and_followed(tmp_path: Path, workers: int) -> None:
+    hosts = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
+    with NameServer() as names, servers(0, *hosts) as pods:
+        names.records["cart.test.", "A"] = hosts[:2]
+        port = pods[0].server_port
+        pods[1].healthy = pods[2].healthy = False
+        stable = (
+            f"variants: {{stable: {{endpoints: ['http://cart.test:{port}'], health:"
+            " {path: /healthz, interval: 50ms, timeout: 5s, rise: 2, fall: 2}}}"
+        )
+        more = (
+            f"workers: {workers}\nstate: {tmp_path}/s.json\n"
+            f'dns: {{interval: 100ms, servers: ["127.0.0.1:{names.port}"]}}\n'
+        )
+        with proxy(tmp_path, stable, more) as running:
+            down = "down check failed: status 503, wanted 2xx"
+            until(lambda: states(running) == ["up", down], "the second address")
+            send(running, 20)
+            names.records["cart.test.", "A"] = [hosts[0], hosts[2]]
+            until(lambda: pods[2].checks > 0, "a check of the new address")
+            until(lambda: states(running) == ["up", down], "the third address")
+            names.records["cart.test.", "A"] = hosts[1:2]
+            until(lambda: states(running) == [down.replace("down", "panic")], "one, which fails")
+            checks = pods[0].checks
+
+            def is_served_by_it() -> bool:
+                send(running, 5)
+                return pods[1].requests >= 20
+
+            until(is_served_by_it, "that stable is never empty")
+            assert pods[0].checks <= checks + 1, "the address is gone"
+            assert all(one.hosts == {f"cart.test:{port}"} for one in pods)
