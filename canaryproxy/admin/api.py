@@ -174,7 +174,7 @@ class Api:
 
     def _who(self, request: web.Request, body: bodies.By) -> str:
         """Return who makes a change and why, as the history shows it."""
-        return bodies.who(body, self._guard.user(request))
+        return bodies.who(body, self._guard.known(request))
 
     @staticmethod
     def _dry_run(request: web.Request) -> bool:

@@ -42,10 +42,10 @@ class Admin(Section):
         description="host:port for /metrics, the API and the dashboard; changes need the token.",
     )
     token_file: types.FilePath | None = Field(
-        None, description="File that contains the bearer token."
+        None, description="File that contains the bearer token, or lines of NAME TOKEN."
     )
     token_env: Variable | None = Field(
-        None, description="Name of the environment variable that contains the bearer token."
+        None, description="Name of the environment variable that contains the same."
     )
     hosts: tuple[types.Domain, ...] = Field(
         (),
