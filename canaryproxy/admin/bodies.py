@@ -63,7 +63,7 @@ class By(_Body):
 
     by: Name = Field(
         "operator",
-        description="Who makes the change, for the history; the Unix user or the name of the token stands beside it.",
+        description="Who makes the change, for the history; Unix user or name of the token stand beside it.",
         examples=["ann"],
     )
 
