@@ -72,7 +72,7 @@ def route_of(request: web.Request) -> str | None:
 
 
 class Known(NamedTuple):
-    """Who sends a request, as the proxy knows it by itself, and by what: a user or a token."""
+    """The sender of a request, known without asking him, and by what: a user or a token."""
 
     name: str
     by: str

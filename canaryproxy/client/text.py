@@ -17,6 +17,7 @@ from canaryproxy.config.text import (
     odds,
     percent,
     plural,
+    spread,
     weight,
 )
 
@@ -135,15 +136,9 @@ def timing(found: object) -> str:
 
 
 def _spread(found: object) -> str:
-    """``48 ms (44 to 53)``: the unit stands once where both edges have the same."""
     if not isinstance(found, Mapping):
         return ""
-    value, low, high = (latency(found.get(name)) for name in ("value", "low", "high"))
-    unit = high.rpartition(" ")[2]
-    bare = low.removesuffix(f" {unit}")
-    if value.endswith(f" {unit}") and bare != low:
-        return f"{value} ({bare} to {high.removesuffix(f' {unit}')})"
-    return f"{value} ({low} to {high})"
+    return spread(found.get("value"), found.get("low"), found.get("high"))
 
 
 def noun(metric: object) -> str:

@@ -100,6 +100,16 @@ def latency(value: object) -> str:
     return f"{found * 1000:.0f} ms" if found >= 0.01 else f"{found * 1000:.1f} ms"
 
 
+def spread(value: object, low: object, high: object) -> str:
+    """``48 ms (44 to 53)`` for seconds and their interval: the unit stands once where all have the same."""
+    shown, least, most = map(latency, (value, low, high))
+    unit = most.rpartition(" ")[2]
+    bare = least.removesuffix(f" {unit}")
+    if shown.endswith(f" {unit}") and bare != least:
+        return f"{shown} ({bare} to {most.removesuffix(f' {unit}')})"
+    return f"{shown} ({least} to {most})"
+
+
 def duration(value: object) -> str:
     """``48 s``, ``4 min 48 s`` or ``1 d 2 h`` for seconds: whole ones above 10, in two units at most."""
     found = number(value)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from canaryproxy.config.text import duration
 from canaryproxy.control.capacity_watch import CapacityWatch
+from canaryproxy.control.causes import Causes
 from canaryproxy.control.gates import GateKeeper, question
 from canaryproxy.control.ledger import Ledger, figures
 from canaryproxy.control.saver import Split
@@ -51,8 +52,9 @@ class AuthorityHost(Protocol):
     def sample(self) -> Sample:
         """Read the counters of both variants, without records: those come with ``observe`` only."""
 
-    def at_fault(self) -> str:
-        """Say which endpoints of the canary fail more than its others; nothing if none stands out."""
+    @property
+    def causes(self) -> Causes:
+        """Explains what the judge found."""
 
     @property
     def capacity(self) -> CapacityWatch:
@@ -156,8 +158,9 @@ class Authority(Protocol):
 class Suspicion:
     """Records when a suspicion begins, and when it has passed."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, host: AuthorityHost) -> None:
         self._ledger = ledger
+        self._host = host
         self._last: float | None = None
 
     def observe(self, now: float, seen: Assessment) -> None:
@@ -169,8 +172,8 @@ class Suspicion:
             self.forget()
         elif seen.level == "suspect":
             if self._last is None:
-                suspects = [one.reason for one in seen.verdicts if one.level != "ok"]
-                self._ledger.note("suspect", "; ".join(suspects or seen.holds), figures(seen))
+                found = self._host.causes.of_suspicion(self._host.now, seen)
+                self._ledger.note("suspect", *found)
             self._last = now
         elif self._last is not None and not seen.comparable:
             self._last = now
@@ -184,16 +187,11 @@ class Suspicion:
         self._last = None
 
 
-def cause_of(seen: Assessment, host: AuthorityHost) -> str:
-    """Return why the circuit opens, with the endpoints that are to blame if others of the canary are not."""
-    return "; ".join(filter(None, (seen.cause or "breach", host.at_fault())))
-
-
 def event_of(
     seen: Assessment, host: AuthorityHost, ledger: Ledger, plan: Plan, **more: Any
 ) -> Event | None:
     """Return the event of a breach, with ``more`` figures; ``None`` if it is known already."""
-    cause, evidence = cause_of(seen, host), figures(seen) | more
+    cause, evidence = host.causes.of_trip(host.now, seen, **more)
     return transitions.on_regression(ledger.circuit, ledger.rollout, plan, cause, evidence)
 
 
@@ -229,7 +227,7 @@ class LocalAuthority:
         self._host = host
         self._ledger = ledger
         self._judge = Judge(settings.judge)
-        self._suspicion = Suspicion(ledger)
+        self._suspicion = Suspicion(ledger, host)
 
     @property
     def wanted(self) -> Split:

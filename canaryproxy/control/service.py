@@ -17,6 +17,7 @@ import canaryproxy
 from canaryproxy.control import endpoint_view, route_view
 from canaryproxy.control import release_view as view
 from canaryproxy.control.authority import Overtaken, Unavailable
+from canaryproxy.control.causes import quantiles
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.drill import drill
 from canaryproxy.control.endpoint_figures import EndpointReading
@@ -25,8 +26,8 @@ from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.reload import Change, Reloader, Stale
 from canaryproxy.control.route_view import Routes
 from canaryproxy.control.saver import Unsaved
-from canaryproxy.control.timeseries import StepTraffic, TrafficHistory
-from canaryproxy.judging.metrics import ANSWERS, LATENCY, P50, P95, P99
+from canaryproxy.control.timeseries import TrafficHistory
+from canaryproxy.judging.metrics import ANSWERS
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
@@ -81,7 +82,6 @@ class Control:
         self._plane = plane
         self._reloader = reloader
         self._traffic = TrafficHistory()
-        self._step = StepTraffic()
         self._listeners: list[Listener] = []
         self._host = socket.gethostname()
         self._boot = secrets.token_hex(4)
@@ -129,7 +129,7 @@ class Control:
         seen = status.assessment
         if 0 < status.weight < 100 and seen is not None:
             of = status.release, status.weight, status.circuit.since, seen.warming
-            self._step.take(of, self._traffic.newest)
+            self._controller.causes.traffic.take(of, self._traffic.newest)
         return point
 
     def _recorded(self, number: int, entry: Record) -> None:
@@ -188,12 +188,9 @@ class Control:
 
     def _timings(self) -> dict[str, view.Timing]:
         """Return the response times of both variants on this step, by the metric that judges them."""
-        rule = self._controller.settings.judge.latency
-        if rule is None:
-            return {}
         found = {}
-        for metric, q in ((LATENCY, rule.quantile), (P50, 0.5), (P95, 0.95), (P99, 0.99)):
-            seconds, both = self._step.percentiles(q)
+        for metric, q in quantiles(self._controller.settings.judge).items():
+            seconds, both = self._controller.causes.traffic.percentiles(q)
             if seconds >= 1.0:
                 found[metric] = view.timing(q, seconds, both)
         return found
@@ -236,7 +233,7 @@ class Control:
     def _at_fault(self) -> list[str]:
         figures, now = self._controller.endpoints, self._controller.now
         found = [figures.at_fault(now, variant) for variant in (CANARY, STABLE)]
-        return [words for words in found if words]
+        return [one.said for one in found if one is not None]
 
     @property
     def history_id(self) -> int:

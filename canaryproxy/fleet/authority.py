@@ -85,7 +85,7 @@ class FleetAuthority:
         self._contact = Contact()
         patience = _LEADER_FIRST * (1 + zlib.crc32(me.encode()) / 2**32)
         self._evidence = FleetEvidence(settings.judge, patience)
-        self._suspicion = Suspicion(ledger)
+        self._suspicion = Suspicion(ledger, host)
         self._agreement = Agreement(
             *(host, ledger, store, self._contact, self._evidence, self._suspicion),
             mine=fleet_settings(settings),

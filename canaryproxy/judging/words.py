@@ -193,8 +193,8 @@ def arrivals(seen: tuple[int, int], lottery: Lottery) -> str:
     """Return why a step is not left: users of stable and of the canary do not come as the weight says."""
     expected = sum(seen) * lottery.canary / (lottery.canary + lottery.stable)
     return (
-        f"users do not arrive as they were drawn: {count(seen[1])} came to the canary, and "
-        f"{count(seen[0])} to stable (about {count(expected)} of all were expected on the canary); "
+        f"users do not arrive as they were drawn: in this step {count(seen[1])} came to the canary, "
+        f"and {count(seen[0])} to stable (about {count(expected)} of all were expected on the canary); "
         "look for a cache, a crawler or lost cookies on one side"
     )
 
