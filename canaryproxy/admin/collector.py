@@ -350,9 +350,9 @@ METRICS: Final = (
     ),
     Row(
         "canaryproxy_release_info",
-        "Always 1; labels: id of the release, and what completes a step.",
+        "Always 1; labels: id of the release, what completes a step, and the environment.",
         "gauge",
-        ("release", "promote"),
+        ("release", "promote", "environment"),
         readers.release_info,
     ),
     Row(

@@ -338,7 +338,8 @@ def release_state(scrape: Scrape) -> Iterable[Sample]:
 
 
 def release_info(scrape: Scrape) -> Iterable[Sample]:
-    yield (scrape.view.release or "", scrape.view.promote), 1
+    view = scrape.view
+    yield (view.release or "", view.promote, view.environment or ""), 1
 
 
 def step(view: Release) -> Step:

@@ -63,6 +63,9 @@ SECTIONS = {
         "offline.judge": "Judge a recording: would this release have been rolled back, and when?",
         "aa.aa": "Test the judge itself: how often does it raise an alarm where nothing differs?",
     },
+    "Monitoring": {
+        "alerts.alerts": "Print the alerting rules for Prometheus.",
+    },
     "Shell": {
         "completion.completion": ("Print a shell script that completes commands and options."),
     },

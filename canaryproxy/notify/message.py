@@ -100,8 +100,8 @@ _ADVICE = {
     "suspect": "The step goes on when the canary looks well again; canaryproxy abort ends the release.",
     "capacity": "Add endpoints, wait for less traffic, or run canaryproxy accept capacity.",
     "tripped": "Users are safe on stable. Fix the canary, then run canaryproxy reset or begin a new release.",
-    "breached": "Act now: deploy a repaired canary, then run canaryproxy resume. Only if stable can serve these "
-    "users: canaryproxy trip.",
+    "breached": "Act now: deploy a repaired canary, then run canaryproxy resume. Only if stable can serve "
+    "these users: canaryproxy trip.",
     "recovered": "Find the cause all the same.",
     "promoted": "Deploy this version as stable, then configure the next release.",
     "ejected": "The others serve its share. Find out what is wrong with it; while it is the canary's, "
