@@ -293,7 +293,7 @@ def test_release_and_circuit() -> None:
             "canaryproxy_release_info",
             release="r1",
             promote="manual",
-            environment="production",
+            environment="staging",
         )
         == 1
     )
@@ -394,7 +394,10 @@ def test_without_release_canary_and_judge() -> None:
     made = collector(more=more)
     found = samples(OPENMETRICS, made)
     assert (
-        value(found, "canaryproxy_release_info", release="", promote="manual", environment="") == 1
+        value(
+            found, "canaryproxy_release_info", release="", promote="manual", environment="staging"
+        )
+        == 1
     )
     assert value(found, "canaryproxy_release_step") == 0
     assert value(found, "canaryproxy_release_bake_seconds") == 0
@@ -510,7 +513,7 @@ def test_every_alert_says_what_it_is_and_where_help_is() -> None:
         assert seen or "group_left (" in rule["expr"], "the environment is a label"
         assert told["summary"]
         assert not told["summary"].endswith(".")
-        assert told["description"].endswith(".")
+        assert re.sub(r"\{\{.*?\}\}", "", told["description"]).rstrip().endswith(".")
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
 
 
