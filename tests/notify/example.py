@@ -8,6 +8,7 @@ from typing import Any
 
 from canaryproxy.control.causes import Causes
 from canaryproxy.control.endpoint_figures import EndpointFigures, EndpointReading
+from canaryproxy.control.gates import question
 from canaryproxy.control.route_figures import RouteFigures
 from canaryproxy.judging import words
 from canaryproxy.judging.families import Spec
@@ -23,6 +24,7 @@ from tests.control.test_endpoint_figures import counted
 
 NOW = 1790000000.123
 EVIDENCE, LIMITS = 9.989665, (log(4000.0), log(200.0))
+PLAN = Plan((Step(5.0, 600.0, 0), Step(100.0, 0.0, 0)))
 STABLE, CANARY = Side(760, 3, 212, 3), Side(40, 12, 14, 9)
 
 
@@ -68,9 +70,23 @@ def record() -> dict[str, Any]:
     causes = Causes(figures, RouteFigures(()), JudgeSettings)
     trip = circuit.Trip(*causes.of_trip(NOW, found))
     here = Rollout(rollout.State.RUNNING, weight=5.0, since=NOW - 74.0)
-    plan = Plan((Step(5.0, 600.0, 0), Step(100.0, 0.0, 0)))
-    change = transitions.step(Circuit(), here, trip, NOW, plan, CircuitSettings())
+    change = transitions.step(Circuit(), here, trip, NOW, PLAN, CircuitSettings())
     return {"id": 17, **change.records[0].to_dict()}
+
+
+def asked() -> dict[str, Any]:
+    """Return the question to the gates of a step that is complete."""
+    well = replace(
+        verdict(),
+        level="ok",
+        log_evidence=-0.22,
+        stable=(22870, 113),
+        canary=(1204, 6),
+        users=(6388, 337),
+        hurt=6,
+    )
+    seen = Assessment("ok", (well,), 1204, 1210, True, False, None, None, 337)
+    return question("cart-2.4", Rollout(rollout.State.RUNNING, weight=5.0, baked=600.1), PLAN, seen)
 
 
 _ENDPOINTS = ((4, 0), (14, 12), (4, 0), (3, 0), (4, 0), (4, 0), (3, 0), (4, 0))

@@ -13,6 +13,7 @@ from canaryproxy import config
 from canaryproxy.config import Webhook
 from canaryproxy.config.model import EventName
 from canaryproxy.notify import Clock, Notifier, message, notifier, outgoing, signature
+from tests.notify.example import asked
 from tests.notify.example import record as record_of_the_page
 from tests.notify.harness import DEADLINE, Hook, QuickClock, record
 
@@ -79,6 +80,7 @@ def test_the_examples_are_what_is_sent() -> None:
     assert headers["x-canaryproxy-event"] == told["what"]
     chat = json.loads(message.chat(sent, origin, message.links_of(sent, chat_hook.links)))
     assert chat in [json.loads(block) for block in blocks("json")]
+    assert asked() in [json.loads(block) for block in blocks("json")]
     table = TEXT.partition("| field | meaning |")[2].partition("\n\n")[0]
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(told)
 

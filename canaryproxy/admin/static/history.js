@@ -113,7 +113,7 @@ function figures(all) {
   const words = [];
   if (typeof all.step === "number" && typeof all.steps === "number") words.push(`step ${all.step} of ${all.steps}`);
   for (const [name, value] of Object.entries(all)) {
-    if (name === "step" || name === "steps" || name === "metrics" || value === null) continue;
+    if (["step", "steps", "metrics", "endpoints_of"].includes(name) || value === null) continue;
     if (Array.isArray(value)) {
       if (value.length > 0) words.push(`${name.replaceAll("_", " ")}: ${value.join(", ")}`);
       continue;
