@@ -268,6 +268,35 @@ METRICS: Final = (
         readers.health_checks,
     ),
     Row(
+        "canaryproxy_panic",
+        "1 while no endpoint of the variant is up and its requests are tried all the same.",
+        "gauge",
+        ("variant",),
+        readers.panic,
+    ),
+    Row(
+        "canaryproxy_name_addresses",
+        "Addresses in use of a name of endpoints; 0: none has been found yet.",
+        "gauge",
+        ("name",),
+        readers.names(lambda name: name.addresses),
+    ),
+    Row(
+        "canaryproxy_name_answer_age_seconds",
+        "Seconds since the last look-up of the name that found addresses, or since the first look-up if "
+        "none has.",
+        "gauge",
+        ("name",),
+        readers.names(lambda name: name.age),
+    ),
+    Row(
+        "canaryproxy_name_lookup_failures_total",
+        "Look-ups of the name that failed or found nothing; the last addresses stay in use.",
+        "counter",
+        ("name",),
+        readers.names(lambda name: name.failures),
+    ),
+    Row(
         "canaryproxy_endpoint_inflight_requests",
         "Requests in flight to the endpoint.",
         "gauge",

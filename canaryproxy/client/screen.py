@@ -389,7 +389,7 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
     quiet = view.document.get("quiet")
     if quiet and not view.document.get("hold"):
         lines += _labelled(" note", f"nothing to compare: {clean(quiet)}", width, most, "dim", "")
-    for one in _list(view.document.get("at_fault")):
+    for one in (*_list(view.document.get("at_fault")), *_list(view.document.get("unresolved"))):
         lines += _labelled(" endpoints", clean(one), width, most, "bold red", "red")
     capacity = mapping(view.document.get("capacity"))
     over = _list(capacity.get("over"))

@@ -49,8 +49,8 @@ def endpoint_lines(document: Mapping[str, Any], *, total: bool = False) -> list[
             last = clean(row.get("last_error"), 200)
             said = "; ".join(filter(None, (reasons, f"last: {last}" if last else "")))
             lines.append(f"{clean(row.get('url'), _LONGEST)}: {said or 'down'}")
-    found = document.get("at_fault")
-    lines += [clean(words) for words in found] if isinstance(found, list) else []
+    for found in (document.get("at_fault"), document.get("unresolved")):
+        lines += [clean(words) for words in found] if isinstance(found, list) else []
     return lines
 
 

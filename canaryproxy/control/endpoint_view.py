@@ -85,6 +85,16 @@ class Endpoints(View):
             ["1 of 2 canary endpoints fails: http://10.0.0.7:8080 (48 of 50 requests failed)"]
         ],
     )
+    unresolved: list[str] = Field(
+        default=[],
+        description="Names of endpoints whose last look-up failed, in words; their last addresses stay.",
+        examples=[
+            [
+                "http://cart:80 has not been resolved for 2 min: SERVFAIL; 3 addresses of its last"
+                " answer in use"
+            ]
+        ],
+    )
 
 
 def by_class(counts: Iterable[int]) -> dict[str, int]:

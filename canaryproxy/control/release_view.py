@@ -355,6 +355,16 @@ class Release(Progress):
             ["1 of 2 canary endpoints fails: http://10.0.0.7:8080 (48 of 50 requests failed)"]
         ],
     )
+    unresolved: list[str] = Field(
+        default=[],
+        description="Names of endpoints whose last look-up failed, in words; their last addresses stay.",
+        examples=[
+            [
+                "http://cart:80 has not been resolved for 2 min: SERVFAIL; 3 addresses of its last"
+                " answer in use"
+            ]
+        ],
+    )
     capacity: Capacity | None = Field(
         None, description="What the variants have carried; null: the traffic is not known yet."
     )
@@ -469,6 +479,7 @@ def release(
     environment: str | None,
     host: str,
     at_fault: list[str],
+    unresolved: list[str],
     version: str,
     pid: int,
     main_pid: int,
@@ -514,6 +525,7 @@ def release(
         quiet=None if seen is None else seen.quiet,
         notice=None if status.concentration is None else status.concentration.notice,
         at_fault=at_fault,
+        unresolved=unresolved,
         capacity=capacity,
         judged=0 if seen is None else seen.judged,
         answered=0 if seen is None else seen.answered,

@@ -30,6 +30,7 @@ from canaryproxy.control.timeseries import TrafficHistory
 from canaryproxy.judging.metrics import ANSWERS
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Totals
+from canaryproxy.measure.resolved import NameState
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
 from canaryproxy.notify import shown
 from canaryproxy.release import acts, circuit, rollout
@@ -74,8 +75,13 @@ class Control:
         plane: Plane,
         reloader: Reloader,
         main_pid: int | None = None,
+        names: Callable[[], Sequence[NameState]] = list,
     ) -> None:
-        """``main_pid`` is the process that takes signals, if it is not this one."""
+        """``main_pid`` is the process that takes signals, if it is not this one.
+
+        ``names`` returns how the look-ups of endpoints' names fare.
+        """
+        self._names = names
         self._main_pid = main_pid
         self._controller = controller
         self._cells = cells
@@ -179,6 +185,7 @@ class Control:
             environment=reloader.running.environment,
             host=self._host,
             at_fault=self._at_fault(),
+            unresolved=self._unresolved(),
             version=canaryproxy.__version__,
             pid=os.getpid(),
             main_pid=self._main_pid or os.getpid(),
@@ -223,6 +230,7 @@ class Control:
                 for one, recent in figures.rows(now, variant)
             ],
             at_fault=self._at_fault(),
+            unresolved=self._unresolved(),
         )
 
     def routes(self) -> Routes:
@@ -234,6 +242,9 @@ class Control:
         figures, now = self._controller.endpoints, self._controller.now
         found = [figures.at_fault(now, variant) for variant in (CANARY, STABLE)]
         return [one.said for one in found if one is not None]
+
+    def _unresolved(self) -> list[str]:
+        return [one.said for one in self._names() if one.why]
 
     @property
     def history_id(self) -> int:

@@ -7,9 +7,10 @@ summed over all workers, so each event is logged once however many workers saw i
     its errors grow                      -> a line when they begin, one a minute while they last, and one when
                                             there were none for half a minute
     requests find no endpoint            -> the same for the variant
+    a variant panics                     -> a line when that begins, and one when it is over
 
-An endpoint that flaps gets a line each ten seconds, with the number of changes since the last one. Pure; time
-is an argument.
+An endpoint that flaps gets a line each ten seconds, with the number of changes since the last one; so does a
+panic that comes and goes. Pure; time is an argument.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class VariantState:
 
     endpoints: Sequence[EndpointState]
     unserved: int
+    panic: bool = False
+    """No endpoint is up, and requests are tried all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,15 @@ class _Known:
                 self.since = now
 
 
+@dataclass(slots=True)
+class _Panic:
+    """The panic of a variant as the log has it."""
+
+    on: bool = False
+    since: float = 0.0
+    limit: RateLimit = field(default_factory=lambda: RateLimit(_CHANGES, _CHANGES_PER_SECOND))
+
+
 class UpstreamWatch:
     """Turns states of endpoints into lines of the log."""
 
@@ -133,6 +145,7 @@ class UpstreamWatch:
         self._unserved: dict[str, Failing] = {}
         self._lost: set[str] = set()
         """Variants with endpoints of which none is up."""
+        self._panics: dict[str, _Panic] = {}
 
     def observe(self, now: float, variants: Mapping[str, VariantState]) -> list[Line]:
         """Return the lines that are due. ``now`` is in seconds and never goes back."""
@@ -152,6 +165,7 @@ class UpstreamWatch:
             for one in state.endpoints:
                 lines += self._endpoint(now, variant, one)
             lines += self._none_left(now, variant, state)
+            lines += self._panic(now, variant, state)
         return lines
 
     def _endpoint(self, now: float, variant: str, one: EndpointState) -> list[Line]:
@@ -202,6 +216,24 @@ class UpstreamWatch:
             return []
         fields = {"variant": variant, "reason": Reason.NO_ENDPOINT.label}
         return [_failing_line(found, variant, WORDS[Reason.NO_ENDPOINT], fields)]
+
+    def _panic(self, now: float, variant: str, state: VariantState) -> list[Line]:
+        known = self._panics.setdefault(variant, _Panic())
+        if state.panic == known.on or known.limit.admit(now) is None:
+            return []
+        known.on = state.panic
+        fields = {"variant": variant, "endpoints": len(state.endpoints)}
+        if state.panic:
+            known.since = now
+            text = (
+                f"{variant} panics: none of {plural(len(state.endpoints), 'endpoint')} is up,"
+                " so requests are tried all the same"
+            )
+            return [Line(logging.ERROR, text, {"event": "panic_began", **fields})]
+        seconds = now - known.since
+        text = f"{variant} panics no more after {duration(seconds)}: an endpoint is up"
+        event = {"event": "panic_ended", **fields, "seconds": round(seconds, 1)}
+        return [Line(logging.INFO, text, event)]
 
 
 def _fields(variant: str, one: EndpointState) -> dict[str, Any]:

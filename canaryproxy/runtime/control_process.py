@@ -109,7 +109,9 @@ class ControlPlane:
             text=None if in_force is None or takes_over else in_force.text,
             files=files,
         )
-        self.control = Control(self.controller, totals, self._plane, self.reloader, main_pid)
+        self.control = Control(
+            self.controller, totals, self._plane, self.reloader, main_pid, self._resolver.states
+        )
         events = EventCounts()
         self.control.subscribe(events)
         self._notifier = _notifier(config)
@@ -122,6 +124,7 @@ class ControlPlane:
                 view=self.control.release_view,
                 endpoints=lambda: self.control.endpoints().endpoints,
                 checks=lambda: self._health.counts,
+                names=self._resolver.states,
                 events=events.counts,
                 outcomes=lambda: self.controller.slots,
                 notified=lambda: self._notifier,

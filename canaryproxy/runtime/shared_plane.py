@@ -135,15 +135,18 @@ class SharedPlane:
             )
             for key, url, states, out in self._endpoint_states(variant)
         ]
-        if self._all_lost(variant) and self._all_lost(STABLE):
+        if self._panics(variant):
             return [replace(one, panic=True) for one in found]
         return found
 
-    def _all_lost(self, variant: int) -> bool:
-        """Tell whether no endpoint of a variant is up, so that requests are tried all the same.
+    def _panics(self, variant: int) -> bool:
+        """Tell whether requests are tried although no endpoint is up.
 
         Those of the canary only if stable has none either.
         """
+        return self._all_lost(variant) and self._all_lost(STABLE)
+
+    def _all_lost(self, variant: int) -> bool:
         found = [
             _reading(url, states, [], out).lost
             for _, url, states, out in self._endpoint_states(variant)
@@ -199,6 +202,7 @@ class SharedPlane:
                     worker.counters.variants[variant][ERRORS + Reason.NO_ENDPOINT]
                     for worker in running
                 ),
+                panic=self._panics(variant),
             )
             for variant, name in enumerate(VARIANTS)
         }

@@ -29,6 +29,7 @@ from canaryproxy.control.release_view import Variants
 from canaryproxy.judging.verdict import Assessment, Placebo, Verdict
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.counters import Blind, Counters, Reason, Tally, keep_exemplar
+from canaryproxy.measure.resolved import NameState
 from canaryproxy.measure.routing import CANARY, RouteTable
 from canaryproxy.release.circuit import Circuit
 from canaryproxy.release.rollout import Plan, Rollout, State
@@ -137,6 +138,7 @@ def sources() -> Sources:
         status=lambda: STATUS,
         view=lambda: RELEASE,
         endpoints=lambda: ENDPOINTS.endpoints,
+        names=lambda: [NameState("http://cart:80", 3, 7, 12.5, "SERVFAIL")],
         events=lambda: {"tripped": 2, "step": 4},
         outcomes=lambda: {"signup": 3},
         notified=Told,

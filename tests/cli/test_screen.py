@@ -90,6 +90,7 @@ def test_what_is_wrong_is_loud() -> None:
         config={"error": "c.yaml:3:1: listen: no address", "restart_needed": ["listen", "workers"]},
         gate={"state": "refused", "cause": "status 503"},
         at_fault=["1 of 2 canary endpoints fails: http://bad (48 of 50 requests failed)"],
+        unresolved=["http://cart has not been resolved for 2 min: SERVFAIL"],
         variants={"stable": {"endpoints": [{"url": "http://dead:1", "usable": False}]}, "canary": None},
     )  # fmt: skip
     for part in (
@@ -98,6 +99,7 @@ def test_what_is_wrong_is_loud() -> None:
         "the previous one stays in force: c.yaml:3:1: listen: no address",
         "restart needed to apply listen, workers",
         "refused: status 503", "0 of 1", "not usable: http://dead:1", "not configured",
+        "endpoints http://cart has not been resolved for 2 min: SERVFAIL",
         "endpoints 1 of 2 canary endpoints fails: http://bad (48 of 50 requests failed)",
     ):  # fmt: skip
         assert part in shown, part

@@ -70,6 +70,7 @@ def shown(seen: Assessment, accepted: frozenset[str] = frozenset()) -> view.Rele
         environment=None,
         host="vm",
         at_fault=[],
+        unresolved=[],
         version="1",
         pid=1,
         main_pid=1,

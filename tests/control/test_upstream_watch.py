@@ -6,6 +6,7 @@ import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,6 +79,35 @@ def test_without_a_canary_the_line_says_what_becomes_of_stables_requests() -> No
         " requests are tried on all of them all the same"
     )
     assert (line.fields["reason"], line.fields["cause"]) == ("out", out.out)
+
+
+def test_a_panic_begins_and_ends_with_a_line_each() -> None:
+    watch = UpstreamWatch()
+    lines: list[Line] = []
+    for now, panic in enumerate([False, True, True, False, False]):
+        one = down("s:1") if panic else up("s:1")
+        lines += watch.observe(now, {"stable": VariantState([one], 0, panic=panic)})
+    began, ended = [one for one in lines if one.fields["event"].startswith("panic")]
+    assert (began.level, began.fields["event"]) == (logging.ERROR, "panic_began")
+    assert began.text == (
+        "stable panics: none of 1 endpoint is up, so requests are tried all the same"
+    )
+    assert (ended.level, dict(ended.fields)) == (
+        logging.INFO,
+        {"event": "panic_ended", "variant": "stable", "endpoints": 1, "seconds": 2},
+    )
+
+
+def test_a_panic_that_comes_and_goes_is_logged_at_a_bounded_rate_and_in_the_end_truly() -> None:
+    watch = UpstreamWatch()
+    events = []
+    for now in range(200):
+        state = VariantState([down("s:1")], 0, panic=now % 2 == 0 or now > 150)
+        events += [one.fields["event"] for one in watch.observe(now, {"stable": state})]
+    events = [one for one in events if one.startswith("panic")]
+    assert len(events) <= 6 + 200 / 10
+    assert events[-1] == "panic_began"
+    assert all(one != other for one, other in pairwise(events))
 
 
 def test_good_endpoints_are_no_news() -> None:

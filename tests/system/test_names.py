@@ -98,6 +98,19 @@ def test_a_name_is_all_its_addresses_and_follows_them_without_a_failed_request(
                 until(lambda: users.sent > sent + 100, "requests meanwhile")
             assert users.seen == {200: users.sent}
             assert rows(running, "stable") == used(ADDRESSES[3:])
+            # What is said of the failures: status, the table and metrics.
+            name = f"http://cart.test:{port}"
+            for path in ("/v1/release", "/v1/endpoints"):
+                cart, srv = json.loads(running.ask("GET", path))["unresolved"]
+                assert cart.startswith(f"{name} has not been resolved for ")
+                assert cart.endswith("; 2 addresses of its last answer in use")
+                assert srv.startswith("http://_http._tcp.pods.test")
+            metrics = running.metrics()
+            assert metrics[f'canaryproxy_name_addresses{{name="{name}"}}'] == 2
+            assert metrics[f'canaryproxy_name_lookup_failures_total{{name="{name}"}}'] >= 1
+            assert metrics[f'canaryproxy_name_answer_age_seconds{{name="{name}"}}'] > 0
+            names.fails = False
+            until(lambda: not json.loads(running.ask("GET", "/v1/release"))["unresolved"], "again")
             log = running.log.read_text()
             assert log.count(f"http://cart.test:{port} cannot be resolved: ") == 1
             assert "2 addresses of its last answer in use" in log

@@ -113,7 +113,13 @@ def test_both_variants_fail_and_come_back_and_each_event_is_logged_once(
         ask_until_logged("failures_began", endpoint=url["stable"])
         # Those that come while the only endpoint is being tried.
         ask_until_logged("failures_began", 16, variant="stable", reason="no_endpoint")
+        for variant in ("stable", "canary"):
+            ask_until_logged("panic_began", variant=variant)
+            assert running.metrics()[f'canaryproxy_panic{{variant="{variant}"}}'] == 1
         with service(tmp_path, "stable", stable), service(tmp_path, "canary", canary):
+            for variant in ("stable", "canary"):
+                assert ask_until_logged("panic_ended", variant=variant)["seconds"] >= 0
+            until(lambda: running.metrics()['canaryproxy_panic{variant="stable"}'] == 0, "calm")
             assert ask_until_logged("endpoint_up", endpoint=url["stable"])["left"] == 1
             assert ask_until_logged("endpoint_up", endpoint=url["canary"])["left"] == 1
         running.kill(15)
