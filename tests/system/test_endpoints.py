@@ -250,3 +250,4 @@ def test_one_of_four_endpoints_that_answers_500_is_ejected_and_the_judge_knows(
         of = f'{{endpoint="{bad}",variant="{variant}"}}'
         assert running.metrics()[f"canaryproxy_endpoint_up{of}"] == 0
         assert "down: outlier: " in command(running, "endpoints")
+        assert bad in command(running, "status").replace("\n", " ")
