@@ -30,7 +30,6 @@ from canaryproxy.control.timeseries import TrafficHistory
 from canaryproxy.judging.metrics import ANSWERS
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Totals
-from canaryproxy.measure.resolved import NameState
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
 from canaryproxy.notify import shown
 from canaryproxy.release import acts, circuit, rollout
@@ -75,13 +74,10 @@ class Control:
         plane: Plane,
         reloader: Reloader,
         main_pid: int | None = None,
-        names: Callable[[], Sequence[NameState]] = list,
+        unresolved: Callable[[], list[str]] = list,
     ) -> None:
-        """``main_pid`` is the process that takes signals, if it is not this one.
-
-        ``names`` returns how the look-ups of endpoints' names fare.
-        """
-        self._names = names
+        """``main_pid`` takes signals, if not this process; ``unresolved`` says what names do not resolve."""
+        self._unresolved = unresolved
         self._main_pid = main_pid
         self._controller = controller
         self._cells = cells
@@ -242,9 +238,6 @@ class Control:
         figures, now = self._controller.endpoints, self._controller.now
         found = [figures.at_fault(now, variant) for variant in (CANARY, STABLE)]
         return [one.said for one in found if one is not None]
-
-    def _unresolved(self) -> list[str]:
-        return [one.said for one in self._names() if one.why]
 
     @property
     def history_id(self) -> int:

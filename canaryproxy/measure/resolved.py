@@ -33,7 +33,7 @@ class NameState:
 
     @property
     def said(self) -> str:
-        """What is wrong, in words; nothing if the last look-up found addresses."""
+        """The failure in words; empty if the last look-up found addresses."""
         if not self.why:
             return ""
         since = f"{self.name} has not been resolved for {duration(self.age)}"

@@ -110,7 +110,7 @@ class ControlPlane:
             files=files,
         )
         self.control = Control(
-            self.controller, totals, self._plane, self.reloader, main_pid, self._resolver.states
+            self.controller, totals, self._plane, self.reloader, main_pid, self._resolver.failing
         )
         events = EventCounts()
         self.control.subscribe(events)

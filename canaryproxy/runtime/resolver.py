@@ -67,6 +67,10 @@ class Resolver:
             one.state(now, len(self._found.get(name, ()))) for name, one in self._look_ups.items()
         ]
 
+    def failing(self) -> list[str]:
+        """Say of each name whose last look-up failed what it stands for."""
+        return [one.said for one in self.states() if one.why]
+
     def configure(self, names: Iterable[Endpoint], settings: Dns) -> None:
         """Follow these names from now on. Needs a running loop."""
         wanted = {str(one): one for one in names}

@@ -75,6 +75,7 @@ async def test_only_changes_are_published_and_a_failure_keeps_the_addresses(
     resolver.stop()
     (again,) = resolver.states()
     assert (again.addresses, again.why) == (2, "")
+    assert resolver.failing() == []
     assert again.failures >= bad.failures
     assert look.published == [{str(NAME): one}, {str(NAME): other}]
     assert [record.getMessage().partition(" after ")[0] for record in caplog.records] == [
@@ -92,6 +93,8 @@ async def test_the_first_answer_is_asked_for_again_before_the_interval() -> None
     await until(lambda: look.asked > 2)
     assert look.published == [{str(NAME): ()}]  # looked up, so nobody waits for it
     (state,) = resolver.states()
+    (said,) = resolver.failing()
+    assert said.startswith("http://cart.test:80 has not been resolved for ")
     assert (state.addresses, state.failures, state.why) == (0, look.asked, "no answer")
     assert state.said.startswith("http://cart.test:80 has not been resolved for ")
     assert state.said.endswith(": no answer; it has no address yet")

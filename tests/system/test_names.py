@@ -104,7 +104,7 @@ def test_a_name_is_all_its_addresses_and_follows_them_without_a_failed_request(
                 cart, srv = json.loads(running.ask("GET", path))["unresolved"]
                 assert cart.startswith(f"{name} has not been resolved for ")
                 assert cart.endswith("; 2 addresses of its last answer in use")
-                assert srv.startswith("http://_http._tcp.pods.test")
+                assert srv.startswith("http+srv://_http._tcp.pods.test has not ")
             metrics = running.metrics()
             assert metrics[f'canaryproxy_name_addresses{{name="{name}"}}'] == 2
             assert metrics[f'canaryproxy_name_lookup_failures_total{{name="{name}"}}'] >= 1
