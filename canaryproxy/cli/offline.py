@@ -163,7 +163,7 @@ def plan(path: Path, rps: float, error_rate: float, users: int | None, as_json: 
     from canaryproxy.release.forecast import Traffic, forecast  # noqa: PLC0415
 
     found = forecast(
-        [Step(step.weight, step.bake, step.min_requests) for step in config.release.steps],
+        [Step(step.weight, step.bake, step.min_requests) for step in config.release.plan],
         Traffic(rps, error_rate, users),
         settings=ControlSettings.of(config).judge,
     )

@@ -63,6 +63,9 @@ class Step(View):
     bake: float = Field(description="Minimum seconds on this step.")
     min_requests: Count = Field(description="Minimum canary requests judged on this step.")
     min_users: Count = Field(description="Minimum canary users compared on this step.")
+    hold_back: bool = Field(
+        False, description="The users left on stable are a control group (release.hold_back)."
+    )
 
 
 class Gate(View):

@@ -75,8 +75,9 @@ def plan(config: Config) -> Plan:
                 step.bake,
                 step.min_requests,
                 config.judge.min_users if step.min_users is None else step.min_users,
+                hold_back=step == release.held,
             )
-            for step in release.steps
+            for step in release.plan
         ),
         release.promote,
         gated=bool(release.gates),
@@ -129,7 +130,7 @@ def judge_settings(config: Config, slots: Mapping[str, int]) -> JudgeSettings:
         guard_rails=_rails(judge),
         routes=judge.routes != {},
         named=tuple((judge.routes or {}).items()),
-        steps=() if release is None else tuple(step.weight for step in release.steps),
+        steps=() if release is None else tuple(step.weight for step in release.plan),
         min_users=judge.min_users,
         warmup=judge.warmup,
         endpoints=1 if canary is None else len(canary.endpoints),

@@ -246,7 +246,8 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
             anew = () if here.rollout.breach is None else (_afresh(here),)
             return said, *_resumed(here, after), *anew, judged
         case "promote":
-            skips = "the remaining steps and gates are skipped"
+            held = any(step.hold_back for step in here.plan.steps[here.rollout.step :])
+            skips = f"the remaining steps{', the hold-back' * held} and gates are skipped"
             ends = "the release ends; with no users on stable only guard rails can still trip"
             return said, skips, judged, ends
         case "abort":

@@ -34,6 +34,10 @@ and the accounts that always fail. Without traffic it learns nothing, and the st
 At a weight of 100 nothing is left to compare with: there the clock runs and requests count while the
 canary has traffic, and only guard rails watch. After the last step the release is promoted.
 
+**A hold-back** (``Step.hold_back``) is the step before everyone moves: the last users, who never were on the
+canary, are its control group for a long bake time, so that a regression that takes a day to show still
+trips. It is a step like any other, and ``Promote`` skips it.
+
 **What an operator accepts** (``Accept``: a metric, or a metric at a route) neither holds nor trips any more.
 It holds for this release: ``Start`` and another release begin with nothing accepted.
 
@@ -106,6 +110,13 @@ class Step:
     """Canary requests to be judged at least."""
     min_users: int = 0
     """Canary users to be compared at least."""
+    hold_back: bool = False
+    """Whether it is there for its bake time only: the last users are a control group on stable meanwhile."""
+
+    @property
+    def control_group(self) -> str:
+        """Who stays on stable, if it is a hold-back: ``1% of users``."""
+        return f"{text.weight(100.0 - self.weight)} of users" if self.hold_back else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,11 +462,14 @@ def _advance(rollout: Rollout, cause: str, now: float, plan: Plan) -> Outcome:
     at = rollout.step + 1
     if at >= len(plan.steps):
         return _end(rollout, State.PROMOTED, 100.0, cause, now, plan)
-    weight = plan.steps[at].weight
+    step = plan.steps[at]
+    if step.hold_back:
+        bake = text.duration(step.bake)
+        cause += f"; hold-back: {step.control_group} stay on stable for {bake} as a control group"
     moved = replace(
         rollout,
         step=at,
-        weight=weight,
+        weight=step.weight,
         since=now,
         baked=0.0,
         judged_from=rollout.judged,
@@ -696,7 +710,8 @@ def _waits_for(
     if requests < needed:
         return f"{text.count(requests)} of {text.count(needed)} requests"
     if rollout.baked < step.bake:
-        return f"bake time {text.duration(rollout.baked)} of {text.duration(step.bake)}"
+        held = f"hold-back of {step.control_group}: " if step.hold_back else ""
+        return f"{held}bake time {text.duration(rollout.baked)} of {text.duration(step.bake)}"
     if plan.promote == "proof" and step.weight < 100.0 and not seen.proven:
         open_ = ", ".join(
             text.at_route(v.metric, v.scope)

@@ -138,6 +138,16 @@ def test_a_trip_says_when_it_would_end_by_itself() -> None:
         assert broken.left is None
 
 
+def test_a_promotion_that_skips_a_hold_back_says_so() -> None:
+    here = states()["Running, step 1 of 3"]
+    held = replace(here.plan.steps[1], weight=99.0, hold_back=True)
+    plan = replace(here.plan, steps=(here.plan.steps[0], held, here.plan.steps[2]))
+    assert "steps, the hold-back and gates are skipped" in _says(
+        "", "promote", replace(here, plan=plan)
+    )
+    assert "hold-back" not in _says("", "promote", here)
+
+
 def test_a_promoted_release_cannot_start_again_and_says_what_to_do() -> None:
     here = states()["Promoted"]
     found = acts.preview("start", rollout.Start(), here)

@@ -527,6 +527,36 @@ def test_a_promoted_release_that_breaches_stays_promoted_until_an_operator_ends_
     assert run.send(Abort()).breach is None
 
 
+def test_a_hold_back_keeps_a_control_group_for_its_bake_time_and_then_promotes() -> None:
+    run = Run(Plan((Step(50), Step(99, 5.0, hold_back=True), Step(100)), promote="bake"))
+    run.ticks(0.2, seen(5, users=3))
+    assert (run.rollout.step, run.rollout.weight) == (1, 99)
+    run.ticks(3.9, seen(50, users=3))
+    assert run.rollout.hold == "hold-back of 1% of users: bake time 4 s of 5 s"
+    run.restart()
+    run.ticks(0.5, seen(60, users=3))
+    assert (run.rollout.state, run.rollout.weight) == (State.RUNNING, 99)
+    run.ticks(1.0, seen(60, "suspect"))
+    run.ticks(4.5, seen(80, users=3))
+    assert run.rollout.weight == 99
+    run.ticks(1.0, seen(90, users=3))
+    assert (run.rollout.step, run.rollout.weight) == (2, 100)
+    run.ticks(0.1, seen(95, users=3))
+    assert run.rollout.state is State.PROMOTED
+
+
+def test_a_hold_back_is_named_in_the_record_trips_like_a_step_and_is_skipped_by_promote() -> None:
+    plan = Plan((Step(50), Step(99.5, 86_400.0, hold_back=True), Step(100)))
+    here = replace(Rollout(), state=State.RUNNING, weight=50.0)
+    held, _, (record,) = machine.step(here, Tick(seen(5)), 1.0, plan)
+    assert held.weight == 99.5
+    assert record.cause.endswith(
+        "; hold-back: 0.5% of users stay on stable for 1 d as a control group"
+    )
+    assert machine.step(held, Stop("errors"), 2.0, plan)[0].weight == 0.0
+    assert machine.step(held, Promote(), 2.0, plan)[0].weight == 100.0
+
+
 def test_the_documented_table_is_the_table() -> None:
     allowed = {state.value: sorted(e.__name__ for e in TRANSITIONS[state]) for state in State}
     for row in (machine.__doc__ or "").split("===\n")[2].splitlines():
@@ -577,6 +607,7 @@ PLANS = [
     Plan((Step(5, 0.5), Step(60, 0.5, 3))),
     Plan((Step(5, 0.5, min_users=5), Step(60, 0.5, 3), Step(100, min_users=5))),
     replace(PLAN, gated=True),
+    Plan((Step(5, 0.5), Step(98, 2.0, hold_back=True), Step(100))),
     LEARNING,
 ]
 

@@ -30,7 +30,7 @@ export function track(live) {
 }
 
 const planned = (step) =>
-  [step.bake > 0 && duration(step.bake), step.min_requests > 0 && `${count(step.min_requests)} req`]
+  [step.hold_back && "hold-back", step.bake > 0 && duration(step.bake), step.min_requests > 0 && `${count(step.min_requests)} req`]
     .filter(Boolean)
     .join(", ") || "no wait";
 
