@@ -115,7 +115,7 @@ class Step:
 
     @property
     def control_group(self) -> str:
-        """Who stays on stable, if it is a hold-back: ``1% of users``."""
+        """The users who stay on stable in a hold-back: ``1% of users``."""
         return f"{text.weight(100.0 - self.weight)} of users" if self.hold_back else ""
 
 

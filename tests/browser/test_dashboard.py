@@ -687,7 +687,8 @@ def test_a_replica_says_how_its_fleet_is(page: Page, serve: Serve) -> None:
 
 
 def test_steps_say_what_they_wait_for(page: Page, serve: Serve) -> None:
-    fake = serve(healthy())
+    scene = healthy()
+    fake = serve(scene)
     page.open(fake.url)
     assert [step.get_dom_attribute("aria-current") for step in page.all("#steps li")] == [
         None, None, "step", None, None,
@@ -695,6 +696,11 @@ def test_steps_say_what_they_wait_for(page: Page, serve: Serve) -> None:
     page.says("progress", "3 min 12 s of 10 min")
     page.says("progress", "9,600 of 1,000")
     page.says("progress", "Waiting before the next step: bake time 3 min 12 s of 10 min")
+    *begin, last = scene.document["steps"]
+    held = last | {"weight": 99.0, "bake": 86400.0, "hold_back": True}
+    fake.update(steps=[*begin, held, last])
+    page.says("steps", "hold-back, 1 d")
+    fake.update(steps=[*begin, last])
     fake.update(gate={"state": "refused", "cause": "http://gate/: not on Fridays"})
     page.says("progress", "A gate refused the next step: http://gate/: not on Fridays")
     fake.update(ready=True, gate=None)
