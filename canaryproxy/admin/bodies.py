@@ -98,6 +98,14 @@ def who(body: By, known: tuple[str, str] | None) -> str:
 _BRACKETS = str.maketrans("()", "[]")
 
 
+class Abort(Who):
+    """An abort."""
+
+    now: bool = Field(
+        False, description="Take every user back at once, whatever release.ramp_down says."
+    )
+
+
 class SetWeight(Who):
     """A weight set by hand."""
 

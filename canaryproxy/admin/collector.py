@@ -358,7 +358,7 @@ METRICS: Final = (
     Row(
         "canaryproxy_release_state",
         "1 for the current state of the release: idle, running, paused, tripped, probing, "
-        "promoted or aborted.",
+        "promoted, aborting or aborted.",
         "gauge",
         ("state",),
         readers.release_state,

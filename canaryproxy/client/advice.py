@@ -10,6 +10,7 @@ _NEXT = {
     "tripped": "find the cause, then canaryproxy reset or canaryproxy abort",
     "probing": "nothing: it recovers by itself, or trips again",
     "promoted": "deploy this version as stable; before that, trip is the way back",
+    "aborting": "nothing: users go back to stable; canaryproxy abort --now for at once",
     "aborted": "a new release.id and canaryproxy reload, or canaryproxy start",
 }
 

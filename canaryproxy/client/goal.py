@@ -11,12 +11,12 @@ from canaryproxy.client import text as words
 Verdict = Literal["reached", "opposite", "not yet"]
 
 _OPPOSITE: Mapping[str, tuple[str, ...]] = {
-    "promoted": ("tripped", "aborted"),
+    "promoted": ("tripped", "aborting", "aborted"),
     "tripped": ("promoted", "aborted"),
     "aborted": ("promoted",),
-    "paused": ("promoted", "tripped", "aborted"),
-    "ready": ("promoted", "tripped", "aborted"),
-    "step": ("tripped", "aborted"),
+    "paused": ("promoted", "tripped", "aborting", "aborted"),
+    "ready": ("promoted", "tripped", "aborting", "aborted"),
+    "step": ("tripped", "aborting", "aborted"),
     "ended": (),
 }
 STATES = tuple("step=" if name == "step" else name for name in _OPPOSITE)

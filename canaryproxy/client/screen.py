@@ -37,6 +37,7 @@ _STATES = {
     "paused": "bold black on yellow",
     "tripped": "bold white on red",
     "promoted": "bold black on green",
+    "aborting": "bold black on yellow",
     "aborted": "bold black on white",
 }
 _STANDINGS = {
@@ -312,7 +313,7 @@ def _track(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], widt
     marks: list[tuple[str, StyleType]] = []
     for at, step in enumerate(steps):
         name = words.weight(step.get("weight"))
-        if state == "promoted" or (at < here and state != "aborted"):
+        if state == "promoted" or (at < here and state not in ("aborting", "aborted")):
             marks.append((f"✓ {name}", "green"))
         elif at == here and state in ("running", "paused", "probing", "tripped"):
             style = {"running": "bold green", "tripped": "bold red"}.get(str(state), "bold yellow")

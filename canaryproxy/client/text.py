@@ -176,6 +176,9 @@ def progress(document: Mapping[str, Any]) -> str:
     state = clean(document.get("state"), 20) or "in an unknown state"
     step = step_of(document)
     brackets = f" ({step})" if step else ""
+    left = number(document.get("ramp_down"))
+    if state == "aborting" and left is not None:
+        return f"aborting, {share(document)}, and none in {duration(left)}"
     if state in ("running", "paused", "probing"):
         return f"{state} at {weight(document.get('weight'))}{brackets}"
     return f"{state}{brackets}, {share(document)}"

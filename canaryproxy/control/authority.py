@@ -213,6 +213,8 @@ def saved_rollout(
     if restored.step >= max(len(settings.plan.steps), 1):
         ledger.note("release", "the plan has fewer steps now: the release starts over", {})
         return None
+    if restored.state is rollout.State.ABORTING:  # how far it was is not known: to the end
+        return replace(restored, weight=0.0, left=0.0)
     if settings.release is None and restored.state is rollout.State.IDLE:
         return replace(restored, weight=ledger.rollout.weight)  # as the configuration says now
     return restored

@@ -94,6 +94,7 @@ _LEVELS = {
     "upgrade_failed": logging.ERROR,
     "suspect": logging.WARNING,
     "capacity": logging.WARNING,
+    "aborting": logging.WARNING,
     "aborted": logging.WARNING,
 }
 _CONSEQUENCES = ("stopped", "restored")
@@ -129,7 +130,7 @@ def _place(record: Record, weight: float) -> str:
     users = f"{text.weight(weight)} of users on the canary"
     if record.what in ("reset", "recovered"):
         return f"; {users} again"
-    if record.what in ("promoted", "aborted"):
+    if record.what in ("promoted", "aborting", "aborted"):
         return f"; {users}"
     step, steps = record.figures.get("step"), record.figures.get("steps")
     if record.what not in _MOVES or not steps:

@@ -331,6 +331,13 @@ class Progress(View):
         True,
         description="false: a regression moves no user to stable (release.reversible).",
     )
+    ramp_down: float | None = Field(
+        None,
+        description=(
+            "Seconds over which an abort takes the users back (release.ramp_down); while aborting those that"
+            " are left. null: at once."
+        ),
+    )
     breach: str | None = Field(
         None,
         description=(
@@ -512,6 +519,8 @@ def release(
         accepted=sorted(here.accepted),
         ready=here.ready,
         reversible=status.plan.reversible,
+        ramp_down=(here.left if here.state is rollout.State.ABORTING else status.plan.ramp_down)
+        or None,
         breach=here.breach,
         gate=None if gate.state == "idle" else Gate(state=gate.state, cause=gate.cause),
         allowed=list(acts.allowed(broken, here, status.plan, status.weight)),

@@ -308,16 +308,18 @@ class Control:
                 found = replace(found, refusal=str(error), asks=False, moved=None, says=())
         return view.act(found)
 
-    def previews(self, weight: float | None = None, metric: str = "") -> list[view.Act]:
-        """Return the effect of every act; ``weight`` would be set, by default the present one, and ``metric``
-        accepted."""
+    def previews(
+        self, weight: float | None = None, metric: str = "", *, now: bool = False
+    ) -> list[view.Act]:
+        """Return the effect of every act; ``weight`` would be set, by default the present one, ``metric``
+        accepted, and the release aborted at once if ``now``."""
         present = self._controller.status().weight
         events: Mapping[acts.Operation, acts.Event | None] = {
             "start": rollout.Start(),
             "pause": rollout.Pause(),
             "resume": rollout.Resume(),
             "promote": rollout.Promote(),
-            "abort": rollout.Abort(),
+            "abort": rollout.Abort(now=now),
             "reset": circuit.Reset(),
             "weight": rollout.SetWeight(present if weight is None else weight),
             "accept": rollout.Accept(metric),

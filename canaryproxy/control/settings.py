@@ -83,6 +83,7 @@ def plan(config: Config) -> Plan:
         gated=bool(release.gates),
         baseline=config.judge.baseline,
         reversible=release.reversible,
+        ramp_down=0.0 if release.ramp_down is None else release.ramp_down.over,
     )
 
 

@@ -108,9 +108,8 @@ class FleetAuthority:
 
     def _weight(self, settings: ControlSettings) -> float:
         """Return the agreed weight, as far as it is for the canary of ``settings``."""
-        document = self._agreed
-        fits = settings.has_canary and document.release == settings.release
-        return document.rollout.weight if fits else 0.0
+        fits = settings.has_canary and self._agreed.release == settings.release
+        return self._agreement.weight if fits else 0.0
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -210,6 +209,7 @@ class FleetAuthority:
             self.assessment = seen
         if seen.level == "breach" and self._host.table.limit > 0:
             self._trip_on(seen, "its own records")
+        self._agreement.ramp_down()
 
     def _trip_on(self, seen: Assessment, judged_by: str) -> None:
         plan = self.settings.plan
@@ -288,8 +288,7 @@ class FleetAuthority:
         await self._agreement.reconcile(reply.document or unchanged)
         if reply.act == self._agreed.act and reply.act:
             if not reply.leads:
-                rollout_there = followed(self._agreed, reply.progress)
-                self._ledger.rollout = rollout_there or self._ledger.rollout
+                self._agreement.follow(followed(self._agreed, reply.progress))
             await self._judge(request, reply)
             is_behind = 0 < request.most <= len(reply.entries)
             if reply.leads and reply.act == self._agreed.act and not is_behind:
@@ -354,7 +353,8 @@ class FleetAuthority:
             if (broken, restored.state) != (Circuit(), rollout.State.IDLE):
                 # A proxy alone wrote it: its state is one opinion among those of the fleet.
                 agreement.document = self._agreed.acted(name_act(), broken, restored, ())
-        self._ledger.move(self._agreed.circuit, self._agreed.rollout)
+        self._agreement.follow(self._agreed.rollout)
+        self._ledger.circuit = self._agreed.circuit
         if document["release"] == self.settings.release and kept is not None and "log" in document:
             self._evidence.restore(document)
 

@@ -137,6 +137,8 @@ def drill_refusal(broken: Circuit, here: Rollout, weight: float) -> str | None:
         return f"the circuit is {broken.state.value.replace('_', ' ')}"
     if here.state is State.PROMOTED:
         return "the release is promoted: a drill would begin its last step again"
+    if here.state is State.ABORTING:
+        return "the release is being aborted"
     if weight <= 0:
         return "no user is on the canary"
     return None
@@ -156,7 +158,7 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
             ).rollout
     except rollout.Refused as error:
         refusal = str(error)
-    weight = here.weight if event is None or refusal is not None else after.weight
+    weight = here.weight if event is None or refusal is not None else _ends_at(after)
     begins = after.state is State.RUNNING and here.rollout.state is not State.RUNNING
     harms = refusal is None and _is_irreversible(act, here, weight)
     asks = refusal is None and (act in _ALWAYS_ASK or weight > here.weight or begins or harms)
@@ -183,6 +185,11 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
     )
 
 
+def _ends_at(after: Rollout) -> float:
+    """Return the weight that an act leads to: a ramp down begins where it is, and ends at 0."""
+    return 0.0 if after.state is State.ABORTING else after.weight
+
+
 def _is_already(act: Operation, here: Here) -> bool:
     """Return whether what an act is for is in force already."""
     state = here.rollout.state
@@ -204,12 +211,16 @@ def _sure(here: Here) -> str:
 
 def moves(here: Here, weight: float) -> str:
     """Return who moves when the weight changes: ``45% of users (…) move from stable to the canary …``."""
+    return _moves(here, weight, "with their next request")
+
+
+def _moves(here: Here, weight: float, when: str) -> str:
     shift = abs(weight - here.weight)
     if shift < 0.005:
         return f"no users move ({text.weight(here.weight)} on the canary)"
     way = "from stable to the canary" if weight > here.weight else "from the canary to stable"
     return (
-        f"{text.weight(shift)} of users{_counted(here, shift)} move {way} with their next request"
+        f"{text.weight(shift)} of users{_counted(here, shift)} move {way} {when}"
         f" ({text.weight(here.weight)} to {text.weight(weight)})"
     )
 
@@ -252,8 +263,7 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
             return said, skips, judged, ends
         case "abort":
             ends = "the promotion is taken back" if _is_promoted(here) else "the release ends"
-            later = f"{ends}; a later start begins with the first step and a new judge"
-            return said, later, *_previous(here)
+            return (*_aborted(here, after), f"{ends}; {_LATER}", *_previous(here))
         case "weight":
             waits = () if after.state is State.IDLE else ("the release pauses at this weight",)
             lowered = (judged,) if weight > here.weight else _previous(here)
@@ -263,6 +273,8 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
         case "reset":
             return said, *_reset(here, after)
         case "trip":
+            if after.state is State.ABORTED:
+                return said, "the circuit opens", f"the release ends; {_LATER}"
             return said, *_tripped(here), *_previous(here)
         case "drill":
             gone = f"{text.weight(here.weight)} of users{_counted(here, here.weight)}"
@@ -293,6 +305,19 @@ def _previous(here: Here) -> tuple[str, ...]:
         return ()
     ago = text.duration(max(here.now - here.rollout.since, 0.0))
     return (f"promoted {ago} ago: stable must still run the version before it",)
+
+
+_LATER: Final = "a later start begins with the first step and a new judge"
+
+
+def _aborted(here: Here, after: Rollout) -> tuple[str, ...]:
+    """Return who goes back to stable, and how fast."""
+    if after.state is not State.ABORTING:
+        return (moves(here, 0.0),)
+    return (
+        _moves(here, 0.0, f"over {text.duration(after.left)}"),
+        "a suspicion, a trip, or a second abort takes the rest back at once",
+    )
 
 
 def _resumed(here: Here, after: Rollout) -> tuple[str, ...]:

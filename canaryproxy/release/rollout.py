@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 
 A release is *idle* until it starts, *running* through its steps, *paused* by an operator, *tripped* while
-the circuit is open, *probing* while it is half open, and ends *promoted* (canary at 100) or *aborted*
-(canary at 0).
+the circuit is open, *probing* while it is half open, *aborting* while its users go back to stable over a
+time, and ends *promoted* (canary at 100) or *aborted* (canary at 0).
 
 **Before the first step** a running release *learns*: no user is on the canary until the judge has watched
 stable for ``Plan.baseline`` seconds, so that it knows what users meet without the canary: latency, routes,
@@ -50,24 +50,30 @@ meanwhile.
 gets ``Breach`` in place of ``Stop`` when the judge finds a regression: no user moves, the release is paused,
 and ``Rollout.breach`` has the cause until a new judge begins. Only an operator sends its users to stable.
 
+**A ramp down** (``Plan.ramp_down``) is for an abort that is no emergency: the weight falls to 0 over that
+time, once a second, so that stable does not get every user at once. It never rises: nothing leads back, and
+``Start`` is refused until the release is aborted. A suspicion, a second ``Abort``, ``Abort`` with ``now`` and
+``Stop`` end it at once.
+
 ===========  ============================================================================================
 state        events
 ===========  ============================================================================================
 idle         ``Start`` running · ``SetWeight`` idle at that weight · ``Stop`` tripped
 running      ``Tick`` next step, promoted, or a clock moves · ``Pause`` · ``Resume`` next step if ready ·
-             ``Promote`` · ``Abort`` · ``SetWeight`` paused at that weight · ``Breach`` paused ·
-             ``Stop`` tripped
+             ``Promote`` · ``Abort`` aborted, or aborting · ``SetWeight`` paused at that weight ·
+             ``Breach`` paused · ``Stop`` tripped
 paused       ``Resume`` running, at the step's weight · ``Promote`` · ``Abort`` · ``SetWeight`` · ``Breach`` ·
              ``Stop``
 tripped      ``Restore`` what it was · ``Probe`` probing · ``Abort``
 probing      ``Restore`` what it was · ``Stop`` tripped · ``Abort``
 promoted     ``Abort`` · ``SetWeight`` · ``Breach`` · ``Stop`` tripped
+aborting     ``Tick`` a lower weight, or aborted · ``Abort`` aborted · ``Stop`` aborted
 aborted      ``Start`` running from the first step
 ===========  ============================================================================================
 
 ``Replan`` (the plan or the judge has changed), ``GateAnswer`` and ``Breach`` are taken everywhere, ``Accept``
-everywhere but in aborted. Anything else is ``Refused`` with a reason, and changes nothing; ``Stop``,
-``Breach``, ``Restore`` and ``Tick`` are never refused.
+everywhere but in aborting and aborted. Anything else is ``Refused`` with a reason, and changes nothing;
+``Stop``, ``Breach``, ``Restore`` and ``Tick`` are never refused.
 """
 
 from __future__ import annotations
@@ -75,6 +81,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from math import ceil
 from typing import Any, Literal
 
 from canaryproxy.config import text
@@ -91,6 +98,7 @@ class State(Enum):
     TRIPPED = "tripped"
     PROBING = "probing"
     PROMOTED = "promoted"
+    ABORTING = "aborting"
     ABORTED = "aborted"
 
 
@@ -133,6 +141,8 @@ class Plan:
     """Seconds for which the judge watches stable before the first step."""
     reversible: bool = True
     """Whether stable can serve the canary's users; if not, a regression moves no user."""
+    ramp_down: float = 0.0
+    """Seconds over which an abort takes the users back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +178,8 @@ class Abort:
     """End the release with every user on stable."""
 
     by: str = "operator"
+    now: bool = False
+    """At once, whatever ``Plan.ramp_down`` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +334,10 @@ class Rollout:
     """What operators have accepted (``Accept.metric``)."""
     breach: str | None = None
     """The regression for which no user was sent to stable (``Breach``)."""
+    left: float = 0.0
+    """Aborting: seconds until no user is on the canary."""
+    falls: float = 0.0
+    """Aborting: percent of users that go back each second."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values. Times of ticks are left out: a restart begins with a new one."""
@@ -342,6 +358,8 @@ class Rollout:
             "answered": self.answered,
             "accepted": sorted(self.accepted),
             "breach": self.breach,
+            "left": self.left,
+            "falls": self.falls,
         }
 
     @classmethod
@@ -364,6 +382,8 @@ class Rollout:
             answered=int(state["answered"]),
             accepted=frozenset(map(str, state.get("accepted", ()))),
             breach=state.get("breach"),
+            left=float(state.get("left", 0.0)),
+            falls=float(state.get("falls", 0.0)),
         )
 
 
@@ -506,6 +526,8 @@ def _end(
         ready=False,
         gate=_no_gate(rollout),
         breach=rollout.breach if state is State.PROMOTED else None,
+        left=0.0,
+        falls=0.0,
     )
     return ended, (), _record(now, state.value, cause, ended, plan)
 
@@ -516,6 +538,45 @@ def _promote(rollout: Rollout, event: Promote, now: float, plan: Plan) -> Outcom
 
 def _abort(rollout: Rollout, event: Abort, now: float, plan: Plan) -> Outcome:
     return _end(rollout, State.ABORTED, 0.0, f"by {event.by}", now, plan)
+
+
+def _abort_slowly(rollout: Rollout, event: Abort, now: float, plan: Plan) -> Outcome:
+    """Take the users back over a time, if the plan says so."""
+    if event.now or not plan.ramp_down or not rollout.weight:
+        return _abort(rollout, event, now, plan)
+    aborting = replace(
+        rollout,
+        state=State.ABORTING,
+        since=now,
+        hold=f"users go back to stable over {text.duration(plan.ramp_down)}",
+        ready=False,
+        ticked=now,
+        gate=_no_gate(rollout),
+        breach=None,
+        left=plan.ramp_down,
+        falls=rollout.weight / plan.ramp_down,
+    )
+    return aborting, (), _record(now, "aborting", f"by {event.by}", aborting, plan)
+
+
+def ramped(rollout: Rollout, now: float) -> Rollout:
+    """Return a rollout that is aborting as it is at ``now``: its weight only ever falls."""
+    left = max(rollout.left - elapsed(rollout.ticked, now), 0.0)
+    weight = min(rollout.weight, rollout.falls * ceil(left))
+    return replace(rollout, ticked=now, left=left, weight=weight)
+
+
+def _ramp_down(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
+    seen, lower = event.assessment, ramped(rollout, now)
+    if seen.level != "ok":
+        return _end(lower, State.ABORTED, 0.0, f"at once, {_suspect(seen)}", now, plan)
+    if not lower.left:
+        return _end(lower, State.ABORTED, 0.0, "every user is back on stable", now, plan)
+    return lower, (), ()
+
+
+def _stop_abort(rollout: Rollout, event: Stop, now: float, plan: Plan) -> Outcome:
+    return _end(rollout, State.ABORTED, 0.0, event.cause, now, plan)
 
 
 def _set_weight(rollout: Rollout, event: SetWeight, now: float, plan: Plan) -> Outcome:
@@ -640,13 +701,10 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         flowing = seen.comparable
         requests = seen.judged - rollout.judged_from
     if seen.level != "ok":
-        suspects = ", ".join(
-            text.at_route(v.metric, v.scope) for v in seen.verdicts if v.level != "ok"
-        )
         held = replace(
             rollout,
             baked=0.0,
-            hold=f"suspect: {suspects or '; '.join(seen.holds[:_HOLDS_SHOWN])}",
+            hold=_suspect(seen),
             ready=False,
             gate=_no_gate(rollout),
         )
@@ -665,6 +723,11 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         return _advance(rollout, cause, now, plan)
     ready = replace(rollout, hold="ready for the next step: resume or promote", ready=True)
     return ready, (), () if rollout.ready else _record(now, "ready", cause, ready, plan)
+
+
+def _suspect(seen: Assessment) -> str:
+    suspects = ", ".join(text.at_route(v.metric, v.scope) for v in seen.verdicts if v.level != "ok")
+    return f"suspect: {suspects or '; '.join(seen.holds[:_HOLDS_SHOWN])}"
 
 
 def _bake(baked: float, passed: float, step: Step, seen: Assessment) -> float:
@@ -785,7 +848,7 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
         Pause: _pause,
         Resume: _advance_by_hand,
         Promote: _promote,
-        Abort: _abort,
+        Abort: _abort_slowly,
         SetWeight: _set_weight,
         Accept: _accept,
         Breach: _breach,
@@ -794,7 +857,7 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
     State.PAUSED: {
         Resume: _resume,
         Promote: _promote,
-        Abort: _abort,
+        Abort: _abort_slowly,
         SetWeight: _set_weight,
         Accept: _accept,
         Breach: _breach,
@@ -817,12 +880,19 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
         Tick: _nothing,
     },
     State.PROMOTED: {
-        Abort: _abort,
+        Abort: _abort_slowly,
         SetWeight: _set_weight,
         Accept: _accept,
         Breach: _breach,
         Stop: _stop,
         Tick: _nothing,
+    },
+    State.ABORTING: {
+        Tick: _ramp_down,
+        Abort: _abort,
+        Stop: _stop_abort,
+        Probe: _nothing,
+        Restore: _nothing,
     },
     State.ABORTED: {
         Start: _start,
@@ -842,6 +912,7 @@ _NO_RELEASE = "no release is configured; add release.id and release.steps, then 
 _NO_START: Mapping[State, str] = {
     State.RUNNING: "the release has already begun",
     State.PAUSED: "the release has already begun and is paused: resume continues it",
+    State.ABORTING: "the release is being aborted: abort again to end it at once",
     State.PROMOTED: (
         "the release has been promoted and cannot start again: a release id names one build;"
         " give release.id a new value, then reload"

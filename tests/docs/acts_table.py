@@ -33,6 +33,7 @@ def events() -> dict[str, tuple[Operation, Event | None]]:
         f"weight {LOWER:g}": ("weight", rollout.SetWeight(LOWER, "ann")),
         "promote": ("promote", rollout.Promote("ann")),
         "abort": ("abort", rollout.Abort("ann")),
+        "abort --now": ("abort", rollout.Abort("ann", now=True)),
         "accept client_errors": ("accept", rollout.Accept("client_errors", "ann")),
         "trip": ("trip", circuit.Trip("manually by ann")),
         "reset": ("reset", circuit.Reset("ann")),
@@ -55,6 +56,7 @@ def states() -> dict[str, Here]:
     """Return the states of a release, as the page names them."""
     start, trip = rollout.Start(), circuit.Trip("error rate 2.36% on canary vs 0.15% on stable")
     running = _after(start)
+    ramp = replace(PLAN, ramp_down=3600.0)
     manual = replace(PLAN, promote="manual")
     irreversible = replace(PLAN, reversible=False)
     tripped = _after(start, trip)
@@ -77,6 +79,8 @@ def states() -> dict[str, Here]:
         "Tripped at 5%": tripped,
         "Probing after a cool-down": replace(probe, weight=probe.rollout.weight),
         "Promoted": _after(start, rollout.Promote()),
+        "Running at 5%, `ramp_down: {over: 1h}`": _after(start, plan=ramp),
+        "Aborting, `ramp_down: {over: 1h}`": _after(start, rollout.Abort(), plan=ramp),
         "Aborted": _after(start, rollout.Abort()),
         "Running at 5%, `reversible: false`": _after(start, plan=irreversible),
         "Paused by a regression, `reversible: false`": _after(

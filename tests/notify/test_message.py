@@ -148,6 +148,7 @@ def test_a_gate_says_what_it_said() -> None:
 
 
 _BY_ANN = {
+    "aborting": ": its users go back to stable over a time",
     "weight": ": weight changed from by ann",
     "restored": " resumed, circuit reset by ann",
     "promoted": " was promoted by ann; every user is on it",

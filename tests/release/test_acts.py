@@ -39,7 +39,8 @@ def test_a_preview_is_what_the_act_does(name: str) -> None:
         assert said.refusal == refusal, typed
         assert bool(said.says) == (done is not None)
         if done is not None:
-            assert (said.after, said.becomes) == (done.rollout.weight, done.rollout.state), typed
+            ends = 0.0 if said.becomes is State.ABORTING else done.rollout.weight
+            assert (said.after, said.becomes) == (ends, done.rollout.state), typed
 
 
 @pytest.mark.parametrize("name", NAMES)

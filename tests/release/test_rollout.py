@@ -557,6 +557,72 @@ def test_a_hold_back_is_named_in_the_record_trips_like_a_step_and_is_skipped_by_
     assert machine.step(held, Promote(), 2.0, plan)[0].weight == 100.0
 
 
+RAMP = Plan((Step(50, 2.0, 5), Step(100)), ramp_down=10.0)
+
+
+def test_a_ramp_down_lowers_the_weight_once_a_second_and_ends_at_zero() -> None:
+    run = Run(RAMP)
+    assert (run.send(Abort("ann")).state, run.rollout.weight) == (State.ABORTING, 50.0)
+    run.ticks(0.1, seen())
+    weights = [run.ticks(1, seen()).weight for _ in range(9)]
+    assert weights == pytest.approx([45.0, 40.0, 35.0, 30.0, 25.0, 20.0, 15.0, 10.0, 5.0])
+    assert run.ticks(1, seen()).state is State.ABORTED
+    assert run.rollout.weight == 0.0
+    assert run.history == ["started", "aborting", "aborted"]
+
+
+@pytest.mark.parametrize(
+    "event", [Abort(), Abort(now=True), Stop("errors"), Tick(seen(level="suspect"))]
+)
+def test_an_emergency_ends_a_ramp_down_at_once(event: Event) -> None:
+    run = Run(RAMP)
+    run.send(Abort())
+    run.ticks(2, seen())
+    assert (run.send(event).state, run.rollout.weight) == (State.ABORTED, 0.0)
+    assert run.send(Restore()).weight == 0.0
+
+
+def test_an_abort_is_at_once_where_nobody_is_on_the_canary_or_it_is_an_emergency() -> None:
+    for before in (Promote(), Pause()):
+        run = Run(RAMP)
+        run.send(before)
+        assert run.send(Abort(now=True)).state is State.ABORTED
+    emergencies: list[list[Event]] = [
+        [Stop("errors")],
+        [Stop("errors"), Probe()],
+        [SetWeight(0.0)],
+    ]
+    for sent in emergencies:
+        run = Run(RAMP)
+        for one in sent:
+            run.send(one)
+        assert run.send(Abort()).state is State.ABORTED
+
+
+@given(
+    st.floats(0.01, 100.0),
+    st.floats(0.01, 600.0),
+    st.lists(st.floats(-1e6, 1e6) | st.floats(0.0, 1.0), max_size=60),
+)
+@settings(max_examples=300, deadline=None)
+def test_the_weight_never_rises_during_a_ramp_down_and_ends_at_zero(
+    weight: float, over: float, jumps: list[float]
+) -> None:
+    run = Run(Plan((Step(weight), Step(100)) if weight < 100 else (Step(100),), ramp_down=over))
+    run.send(Abort())
+    for jump in jumps:
+        before = run.rollout
+        run.now += jump
+        after = run.send(Tick(seen()))
+        assert after.weight <= before.weight
+        assert after.weight >= min(before.weight - before.falls * 2.0, before.weight) - 1e-6
+    for _ in range(int(over) + 3):
+        run.now += 1.0
+        if run.rollout.state is State.ABORTING:
+            run.send(Tick(seen()))
+    assert (run.rollout.state, run.rollout.weight) == (State.ABORTED, 0.0)
+
+
 def test_the_documented_table_is_the_table() -> None:
     allowed = {state.value: sorted(e.__name__ for e in TRANSITIONS[state]) for state in State}
     for row in (machine.__doc__ or "").split("===\n")[2].splitlines():
@@ -588,7 +654,7 @@ events: Any = st.one_of(
     st.just(Pause()),
     st.just(Resume()),
     st.just(Promote()),
-    st.just(Abort()),
+    st.builds(Abort, now=st.booleans()),
     st.builds(SetWeight, st.floats(0.0, 100.0)),
     st.builds(Accept, st.sampled_from(["errors", "latency"])),
     st.just(Stop("errors")),
@@ -608,6 +674,7 @@ PLANS = [
     Plan((Step(5, 0.5, min_users=5), Step(60, 0.5, 3), Step(100, min_users=5))),
     replace(PLAN, gated=True),
     Plan((Step(5, 0.5), Step(98, 2.0, hold_back=True), Step(100))),
+    replace(PLAN, ramp_down=2.0),
     LEARNING,
 ]
 
@@ -643,6 +710,9 @@ def test_promises_for_any_history(history: list[tuple[Event, float]], plan: Plan
             assert rollout.weight == 0.0
         if isinstance(event, Tick) and before.learning:
             assert rollout.learning or event.assessment.learned >= plan.baseline
+        elif isinstance(event, Tick) and before.state is State.ABORTING:
+            assert rollout.weight <= before.weight
+            assert rollout.state in (State.ABORTING, State.ABORTED)
         elif isinstance(event, Tick) and rollout.weight != before.weight:
             assert before.state is State.RUNNING
             assert event.assessment.level == "ok"

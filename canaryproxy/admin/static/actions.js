@@ -1,14 +1,14 @@
 // The actions of an operator, and what each means for users. Pure: the release in, text out.
 
-import { latency, plural, sentence, weight } from "./words.js";
+import { duration, latency, plural, sentence, weight } from "./words.js";
 
 /** Which percentage of users moves between two weights, and where to. */
-export function moved(from, to) {
+export function moved(from, to, over = null) {
   const difference = Math.abs(to - from);
   if (difference < 0.005) return "No users move.";
   const way = to > from ? "from stable to the canary" : "from the canary to stable";
   const whole = to === 0 ? " Then every user is on stable." : to === 100 ? " Then every user is on the canary." : "";
-  return `${weight(difference)} of users move ${way} with their next request (${weight(from)} → ${weight(to)}).${whole}`;
+  return `${weight(difference)} of users move ${way} ${over ? `over ${duration(over)}` : "with their next request"} (${weight(from)} → ${weight(to)}).${whole}`;
 }
 
 const current = (release) => release.steps[release.step - 1];
@@ -161,7 +161,11 @@ export const ACTIONS = {
     does: "Abort the release",
     safe: true,
     fields: ["reason"],
-    says: (release) => [moved(release.weight, 0), ends(release), previous(release)],
+    says: (release) => [
+      moved(release.weight, 0, release.state === "aborting" ? null : release.ramp_down),
+      ends(release),
+      previous(release),
+    ],
   },
   trip: {
     ...post("trip"),

@@ -7,7 +7,7 @@ import { count, duration, latency, moment, odds, plural, utc, weight } from "./w
 const KINDS = {
   everything: null,
   "trips and warnings": ["tripped", "breached", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared", "capacity", "accepted", "ejected", "readmitted"],
-  "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate", "merged", "moved"],
+  "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborting", "aborted", "gate", "merged", "moved"],
   "drills and configuration": ["drill", "reload", "reload_failed", "restart", "upgrade", "upgrade_failed"],
 };
 const GLYPHS = {
@@ -30,6 +30,7 @@ const GLYPHS = {
   resumed: "running",
   paused: "paused",
   promoted: "promoted",
+  aborting: "aborted",
   aborted: "aborted",
 };
 const WORDS = { restart: "restarted", reload_failed: "reload failed", upgrade_failed: "restart failed", upgrade: "taken over", merged: "replicas merged", moved: "connections moved", capacity: "held for capacity", ejected: "endpoint ejected", readmitted: "endpoint back" };

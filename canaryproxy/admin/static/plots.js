@@ -20,6 +20,7 @@ const MARKS = {
   step: (record) => percentOf(record),
   weight: (record) => percentOf(record),
   promoted: () => "promoted",
+  aborting: () => "aborting",
   aborted: () => "aborted",
   paused: () => "",
   resumed: () => "",

@@ -132,6 +132,7 @@ export const STATES = {
   tripped: "Tripped",
   probing: "Probing",
   promoted: "Promoted",
+  aborting: "Aborting",
   aborted: "Aborted",
 };
 

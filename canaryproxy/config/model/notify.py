@@ -28,6 +28,7 @@ EventName = Literal[
     "stopped",
     "restored",
     "promoted",
+    "aborting",
     "aborted",
     "gate",
     "drill",

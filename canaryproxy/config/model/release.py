@@ -60,6 +60,14 @@ class HoldBack(Section):
     bake: types.Duration = Field(description="How long at least, until they follow; a duration.")
 
 
+class RampDown(Section):
+    """How an abort takes users back that is no emergency."""
+
+    over: types.Timeout = Field(
+        description="Time over which the weight falls to 0; a duration.", examples=["30s"]
+    )
+
+
 class Release(Section):
     """One attempt to move users from stable to canary."""
 
@@ -92,6 +100,13 @@ class Release(Section):
         description=(
             "false: stable cannot serve the canary's users any more (an irreversible migration). A"
             " regression then pauses the release and notifies, and moves no user; rescue is off."
+        ),
+    )
+    ramp_down: RampDown | None = Field(
+        None,
+        description=(
+            "An abort takes users back little by little; default: at once. A trip always takes them back at"
+            " once."
         ),
     )
 
