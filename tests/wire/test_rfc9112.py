@@ -127,7 +127,7 @@ async def test_7_1_1_extensions_of_a_whole_body_are_bounded_on_the_way_to_the_cl
 
 
 async def test_7_1_1_a_long_body_may_have_an_extension_in_each_chunk() -> None:
-    """Signatures of chunks, such as they are usual with S3, stay far below their payload."""
+    """An extension such as a signature is small beside the payload of its chunk."""
     chunk = b"400;chunk-signature=" + b"0" * 64 + b"\r\n" + bytes(0x400) + b"\r\n"
     count = 2 * MAX_EXTENSIONS // 80
     async with (
