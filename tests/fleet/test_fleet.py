@@ -198,6 +198,29 @@ async def test_operators_act_at_any_replica(tmp_path: Path, server: RedisServer)
         await soon(lambda: all(other.weight == 30 for other in replicas), "reset")
 
 
+async def test_a_ramp_down_falls_everywhere_and_ends_once(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    text = RELEASE + "  ramp_down: {over: 2s}\n"
+    async with fleet(tmp_path, [server.port] * 2, text) as replicas:
+        seen: list[list[float]] = [[one.weight for one in replicas]]
+
+        def ended() -> bool:
+            seen.append([one.weight for one in replicas])
+            return all(one.document["state"] == "aborted" for one in replicas)
+
+        await replicas[1].control.act(rollout.Abort("ann"))
+        await soon(ended, "the end of the ramp down")
+        for at in range(2):
+            weights = [row[at] for row in seen]
+            assert weights == sorted(weights, reverse=True)
+            assert weights[-1] == 0
+            assert [what for what in replicas[at].whats if what.startswith("abort")] == [
+                "aborting",
+                "aborted",
+            ]
+
+
 async def test_a_reset_goes_on_with_what_was_learnt_of_stable(
     tmp_path: Path, server: RedisServer
 ) -> None:
