@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from canaryproxy import API_HEADER, API_VERSION
+from canaryproxy import API_HEADER, API_VERSION, config
 from canaryproxy.admin.overview import Overviewer
 from canaryproxy.config.model.admin import Neighbour
 from tests.admin.fake import RELEASE, FakeControl, Served, serve
@@ -191,3 +191,13 @@ async def test_the_route_and_the_page(served: Served) -> None:
     page = await served.ask("GET", "/overview")
     assert page.status == 200
     assert "script-src 'self'" in page.headers["content-security-policy"]
+
+
+def test_a_name_of_srv_records_is_no_admin_address() -> None:
+    text = """variants: {stable: {endpoints: ["http://127.0.0.1:9001"]}}
+admin: {overview: [{address: "dns+srv://_http._tcp.x.example"}]}
+"""
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(text, file="a.yaml")
+    (problem,) = caught.value.problems
+    assert "admin.overview[0].address: expected http://host:port" in str(problem)

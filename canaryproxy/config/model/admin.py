@@ -25,6 +25,13 @@ class Neighbour(Section):
         None, description="Link to its dashboard; default: its http(s) address."
     )
 
+    @model_validator(mode="after")
+    def _one_address(self) -> Neighbour:
+        if self.address.service:
+            what = "expected http://host:port, https://host:port or unix:/path, not a name of SRV records"
+            report([Mistake(what, ("address",))])
+        return self
+
     @property
     def link(self) -> str | None:
         """Where its dashboard is, if that is known."""
