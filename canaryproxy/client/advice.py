@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from canaryproxy.config.text import WARMING_UP
+
 _NEXT = {
     "paused": "canaryproxy resume to continue, or canaryproxy abort",
     "tripped": "find the cause, then canaryproxy reset or canaryproxy abort",
@@ -46,4 +48,4 @@ def _is_held(document: Mapping[str, Any]) -> bool:
     """Whether something holds the step that does not pass by itself, as a warm-up does."""
     holds = document.get("holds")
     found = holds if isinstance(holds, list) else []
-    return any(not str(one).startswith("warming up") for one in found)
+    return any(not str(one).startswith(WARMING_UP) for one in found)

@@ -19,6 +19,7 @@ from rich.text import Text
 from canaryproxy.client import text as words
 from canaryproxy.client.advice import next_action
 from canaryproxy.client.text import clean, mapping, number
+from canaryproxy.config.text import WARMING_UP
 
 EVENTS = 5
 """Records of the history of one look."""
@@ -52,6 +53,9 @@ _STANDINGS = {
 """By where a metric stands: its word and its style."""
 _VERDICTS = {"breach": "bold red", "suspect": "yellow", "held": "yellow", "unknown": "dim"}
 _MATTER = ("breach", "suspect", "worse", "accepted")
+"""Standings that an operator acts on, the worst first."""
+_HEADLINES = ("errors", "latency", "business")
+"""Metrics that are always shown, if they are judged."""
 _RECORDS = {
     "tripped": "red",
     "suspect": "yellow",
@@ -281,8 +285,12 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
     elif hold and document.get("state") == "running":
         said = clean(hold)
         # Not held by anything wrong:
-        waits = not holds and (said[:1].isdigit() or said.startswith(("bake time ", "learning ")))
-        said = f"waiting: {said}" if waits else f"held ({said})"
+        waits = said[:1].isdigit() or said.startswith(("bake time ", "learning ", WARMING_UP))
+        waits = waits and all(one.startswith(WARMING_UP) for one in holds)
+        if said in clean(mapping(document.get("verdict")).get("said")):
+            said = "held: see the verdict"
+        else:
+            said = f"waiting: {said}" if waits else f"held ({said})"
         lines += _labelled(" next step", said, width, most, "dim", "")
     elif hold and not breach and document.get("state") != "tripped":  # its circuit has the cause
         lines += _labelled(" note", clean(hold), width, most, "dim", "")
@@ -431,11 +439,14 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
     head = Text(" last 10 s", style="dim")
     for title, wide in _COLUMNS:
         head.append(title.rjust(wide), "dim")
+    both = mapping(document.get("variants"))
+    long_lived = [_long_lived(mapping(both.get(side))) for side in ("stable", "canary")]
+    if any(long_lived):
+        head.append("  long-lived", "dim")
     head.append("  endpoints", "dim")
     lines = [head]
-    both = mapping(document.get("variants"))
     usual = 0.0
-    for side in ("stable", "canary"):
+    for side, many in zip(("stable", "canary"), long_lived, strict=True):
         variant = both.get(side)
         line = Text(f" {side:<9}")
         if not isinstance(variant, Mapping):
@@ -455,6 +466,8 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
         )
         for (text, style), (_, wide) in zip(cells, _COLUMNS, strict=True):
             line.append(text.rjust(wide), style)
+        if any(long_lived):
+            line.append(words.count(many).rjust(12))
         endpoints = [one for one in _list(variant.get("endpoints")) if isinstance(one, Mapping)]
         bad = [_unusable(one) for one in endpoints if one.get("usable") is not True]
         if not bad:
@@ -468,6 +481,12 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
             said = "panic: no endpoint is up, so requests are tried on all of them all the same"
             lines += _labelled("", said, width, 1, "", "red")
     return lines + _leaving(document, width)
+
+
+def _long_lived(variant: Mapping[str, Any]) -> int:
+    """Return how many tunnels and streams a variant has."""
+    found = mapping(variant.get("long_lived"))
+    return int(sum(number(found.get(name)) or 0 for name in ("tunnels", "streams")))
 
 
 def _unusable(endpoint: Mapping[str, Any]) -> str:
@@ -500,11 +519,18 @@ def _metrics(document: Mapping[str, Any], width: int, *, details: bool, every: b
 
 
 def _that_matter(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return what trips, holds or is accepted, and of the others that with the most evidence."""
-    matter = [one for one in metrics if one.get("standing") in _MATTER]
-    rest = [one for one in metrics if one not in matter]
-    worst = max(rest, key=lambda one: number(one.get("log_evidence")) or 0.0, default=None)
-    return [one for one in metrics if one in matter or one is worst]
+    """Return what trips, holds or is accepted, the worst first, and the headlines.
+
+    A metric without a headline joins them when it is on half its way to a hold.
+    """
+
+    def rises(one: Mapping[str, Any]) -> bool:
+        hold = number(one.get("hold_limit"))
+        return hold is not None and (number(one.get("log_evidence")) or 0.0) >= hold / 2
+
+    matter = [one for standing in _MATTER for one in metrics if one.get("standing") == standing]
+    heads = [one for one in metrics if one.get("metric") in _HEADLINES or rises(one)]
+    return [*matter, *(one for one in heads if one not in matter)] or list(metrics[:1])
 
 
 def _others(metrics: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
@@ -572,7 +598,8 @@ def _bar(metric: Mapping[str, Any], wide: int, style: str) -> Text:
 
 
 def _records(view: View, width: int, most: int | None) -> list[Text]:
-    records = list(view.records)[-(EVENTS if most is None else MOST_EVENTS) :]
+    records = [one for one in view.records if not words.repeats(one)]
+    records = records[-(EVENTS if most is None else MOST_EVENTS) :]
     if not records:
         return []
     lines = [Text(" history", style="dim")]

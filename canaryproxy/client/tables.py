@@ -29,7 +29,7 @@ def endpoint_lines(document: Mapping[str, Any], *, total: bool = False) -> list[
             "no response"]  # fmt: skip
     if not total:
         head.append("P95")
-    head.append("in flight")
+    head.append("open")
     cells = [head]
     for row in rows:
         figures = mapping(row.get("total" if total else "recent"))

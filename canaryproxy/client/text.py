@@ -8,6 +8,7 @@ from typing import Any
 
 from canaryproxy.config.text import (
     BEYOND,
+    CONSEQUENCES,
     LONG_LIVED,
     NONE,
     count,
@@ -41,6 +42,7 @@ __all__ = [
     "progress",
     "rate",
     "record",
+    "repeats",
     "share",
     "since",
     "step_of",
@@ -197,6 +199,11 @@ def since(document: Mapping[str, Any]) -> str:
     """``3 d 2 h ago``, for how long the release has been in its state."""
     began, now = number(document.get("since")), number(document.get("time"))
     return "some time ago" if began is None or now is None else f"{duration(now - began)} ago"
+
+
+def repeats(entry: Mapping[str, Any]) -> bool:
+    """Return whether a record of the history says only what the one before it has said."""
+    return entry.get("what") in CONSEQUENCES
 
 
 def record(entry: Mapping[str, Any], now: float) -> str:

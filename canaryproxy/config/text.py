@@ -56,6 +56,10 @@ def plural(value: int, word: str, many: str = "") -> str:
     return f"{count(value)} {word if value == 1 else many or word + 's'}"
 
 
+WARMING_UP = "warming up"
+"""With it begins what holds a step while the canary warms up: it passes by itself."""
+CONSEQUENCES = ("stopped", "restored")
+"""Records of what a trip and a reset do to the release: to people, the record before has said it."""
 LONG_LIVED = ("tunnel or stream", "tunnels and streams")
 """A long-lived connection, and several, for ``plural``."""
 

@@ -64,7 +64,7 @@ class EndpointRow(View):
     ejected_by: Count = Field(
         description="Workers that send it none, because it took no connections; they probe it."
     )
-    in_flight: Count = Field(description="Requests that wait for it or for its response.")
+    in_flight: Count = Field(description="Requests in flight at it, tunnels and streams included.")
     last_error: str | None = Field(
         description="Why an attempt failed last.", examples=["connection refused"]
     )

@@ -59,7 +59,7 @@ class Ledger:
         for record in records:
             self.recorded += 1
             self.history.append(record)
-            if record.what not in _CONSEQUENCES:
+            if record.what not in text.CONSEQUENCES:
                 extra = {"record": {"id": self.recorded, **record.to_dict()}}
                 line = sentence(record, self.rollout.weight)
                 _log.log(_level(record), "%s", line, extra=extra)
@@ -97,8 +97,6 @@ _LEVELS = {
     "aborting": logging.WARNING,
     "aborted": logging.WARNING,
 }
-_CONSEQUENCES = ("stopped", "restored")
-"""What a trip and a reset do to the release: the log has one line for both."""
 _TITLES = {
     "step": "next step",
     "breached": "regression, and no user is sent to stable",

@@ -231,7 +231,7 @@ class Endpoint(View):
         json_schema_extra={"enum": ["up", "starting", "down", "panic"]},
     )
     out: str | None = Field(description="Why the control plane has taken it out of service.")
-    in_flight: int = Field(description="Its requests in flight.")
+    in_flight: int = Field(description="Its requests in flight, tunnels and streams included.")
 
 
 class LongLived(View):
@@ -252,7 +252,7 @@ class Variant(View):
 
     requests: Count = Field(description="Requests that ended.")
     failed: Count = Field(description="Requests that failed.")
-    in_flight: int = Field(description="Requests in flight.")
+    in_flight: int = Field(description="Requests in flight; tunnels and streams are in long_lived.")
     rate: float = Field(description="Requests per second over the last 10 s.")
     error_rate: float | None = Field(description="Fraction of them that failed.")
     p50: float | None = Field(
@@ -513,7 +513,7 @@ def release(
         since=here.since,
         baked=here.baked,
         requests=max(requests, 0),
-        users=0 if seen is None else seen.users,
+        users=here.users,
         hold=here.hold,
         holds=[] if seen is None else list(seen.holds),
         accepted=sorted(here.accepted),

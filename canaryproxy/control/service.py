@@ -207,8 +207,8 @@ class Control:
             cells[counters.FAILED],
             counters.in_flight(cells),
             view.LongLived(
-                tunnels=cells[counters.TUNNELS_OPENED] - cells[counters.TUNNELS_CLOSED],
-                streams=cells[counters.STREAMS_OPENED] - cells[counters.STREAMS_CLOSED],
+                tunnels=counters.tunnels(cells),
+                streams=counters.streams(cells),
                 leaving=leaving,
                 until=self._controller.departures.since + moving if leaving > 0 else None,
             ),
@@ -299,6 +299,8 @@ class Control:
             self._controller.now,
             status.assessment,
             self._controller.users.count,
+            counters.tunnels(self._cells.canary) + counters.streams(self._cells.canary),
+            self._reloader.running.circuit.takes,
         )
         found = acts.preview(act, event, here)
         if isinstance(event, rollout.Accept) and event.metric and found.refusal is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from canaryproxy.config.text import count, duration, latency, odds, percent, plural
+from canaryproxy.config.text import WARMING_UP, count, duration, latency, odds, percent, plural
 from canaryproxy.config.units import ratio_text
 from canaryproxy.judging import metrics
 from canaryproxy.judging.families import Spec
@@ -204,7 +204,7 @@ def warming(waited: float, wanted: float, responses: float, least: float) -> str
     progress = f"{duration(waited)} of {duration(wanted)}"
     if waited >= wanted:
         progress = f"about {count(responses)} of {count(least)} responses"
-    return f"warming up: {progress}; slow responses and the bake time do not count yet"
+    return f"{WARMING_UP}: {progress}; slow responses and the bake time do not count yet"
 
 
 def at_rest(settings: JudgeSettings, *, at_end: bool, shown: bool) -> str:

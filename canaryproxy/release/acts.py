@@ -66,6 +66,10 @@ class Here:
     seen: Assessment | None = None
     users: int | None = None
     """Users seen of late, of both variants; ``None``: not known."""
+    long_lived: int = 0
+    """The canary's tunnels and streams."""
+    moving: float = 0.0
+    """Seconds in which they are closed after a trip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,12 +249,9 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
     judged = f"so far {_sure(here)}"
     match act:
         case "start":
-            begins = f"it begins with {_step(here, 0)} of users"
-            if after.learning:
-                begins = (
-                    f"it learns from stable for {text.duration(here.plan.baseline)}; then {begins}"
-                )
-            return begins, "a new judge begins: no evidence of an earlier start counts"
+            return _begins(
+                here, after
+            ), "a new judge begins: no evidence of an earlier start counts"
         case "pause":
             return said, "no step begins until you resume; the judge keeps watching and can trip"
         case "resume":
@@ -278,7 +279,27 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
             return said, *_tripped(here), *_previous(here)
         case "drill":
             gone = f"{text.weight(here.weight)} of users{_counted(here, here.weight)}"
-            return f"{gone} go to stable for some seconds and come back", _afresh(here)
+            return f"{gone} go to stable and come back {_quiet(here)}", _afresh(here)
+
+
+def _begins(here: Here, after: Rollout) -> str:
+    """Return what a start begins with: what is known of stable counts, whichever judge has learnt it."""
+    begins = f"it begins with {_step(here, 0)} of users"
+    if not after.learning:
+        return begins
+    learned = 0.0 if here.seen is None else here.seen.learned
+    left = here.plan.baseline - learned
+    if left <= 0.0:
+        return f"{begins}, at once: stable has been watched for {text.duration(learned)}"
+    return f"it learns from stable for {text.duration(left)}; then {begins}"
+
+
+def _quiet(here: Here) -> str:
+    """Return when a drill ends."""
+    if not here.long_lived:
+        return "some seconds later"
+    left = text.plural(here.long_lived, *text.LONG_LIVED)
+    return f"once {left} have left the canary (about {text.duration(here.moving)})"
 
 
 def _is_irreversible(act: Operation, here: Here, weight: float) -> bool:

@@ -313,6 +313,8 @@ class Rollout:
     """``Assessment.judged`` when the step began."""
     answered_from: int = 0
     """``Assessment.answered`` when the step began."""
+    users: int = 0
+    """Canary users of the step that were compared."""
     hold: str | None = None
     """Why the step is not left yet, in plain words."""
     ready: bool = False
@@ -350,6 +352,7 @@ class Rollout:
             "baked": self.baked,
             "judged_from": self.judged_from,
             "answered_from": self.answered_from,
+            "users": self.users,
             "hold": self.hold,
             "ready": self.ready,
             "before": self.before.value,
@@ -374,6 +377,7 @@ class Rollout:
             baked=float(state["baked"]),
             judged_from=int(state["judged_from"]),
             answered_from=int(state["answered_from"]),
+            users=int(state.get("users", 0)),
             hold=state["hold"],
             ready=bool(state["ready"]),
             before=State(state["before"]),
@@ -402,6 +406,7 @@ _NEW_JUDGE_FIELDS: dict[str, Any] = {
     "baked": 0.0,
     "judged_from": 0,
     "answered_from": 0,
+    "users": 0,
     "judged": 0,
     "answered": 0,
     "heard": None,
@@ -494,6 +499,7 @@ def _advance(rollout: Rollout, cause: str, now: float, plan: Plan) -> Outcome:
         baked=0.0,
         judged_from=rollout.judged,
         answered_from=rollout.answered,
+        users=0,
         hold=None,
         ready=False,
         gate=_no_gate(rollout),
@@ -688,6 +694,7 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         ticked=now,
         judged=seen.judged,
         answered=seen.answered,
+        users=seen.users,
         heard=heard,
     )
     if rollout.learning:

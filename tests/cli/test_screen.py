@@ -135,8 +135,8 @@ def test_the_overview_shows_the_metrics_that_matter_and_names_the_others() -> No
     plain = document()["metrics"][0]
     quiet = [
         {**plain, "metric": f"m{one}", "log_evidence": one / 10, "proven": one == 2}
-        for one in range(5)
-    ]
+        for one in range(4)
+    ] + [{**plain, "metric": "m4", "log_evidence": plain["hold_limit"] / 2}]
     bad = [
         {**plain, "metric": "errors", "level": "breach", "reason": "why it is one"},
         {**plain, "metric": "latency", "level": "suspect"},
@@ -146,8 +146,8 @@ def test_the_overview_shows_the_metrics_that_matter_and_names_the_others() -> No
     shown = text(metrics=[*quiet, *bad], level="breach")
     assert "breach    why it is one" in shown, "no figure beside that of the cause"
     rows = [line.split()[0] for line in shown.splitlines() if "━" in line or "─" * 9 in line]
-    assert rows == ["m4", "errors", "latency", "size"], (
-        "those that matter, and the worst of the rest"
+    assert rows == ["errors", "latency", "size", "m4"], (
+        "the worst first, and what is on its way to a hold"
     )
     assert " ok        3 metrics (--all): m0, m1, m3" in shown
     assert " proven    1 metric (--all): m2" in shown
@@ -155,6 +155,45 @@ def test_the_overview_shows_the_metrics_that_matter_and_names_the_others() -> No
     everything = text(every=True, metrics=[*quiet, *bad], level="breach")
     assert "--all" not in everything
     assert all(f" {one['metric']} " in everything for one in (*quiet, *bad))
+
+
+def test_where_all_is_well_the_headlines_are_shown() -> None:
+    """A metric without data does not stand for the others."""
+    plain = document()["metrics"][0]
+    names = ("size", "errors", "latency", "latency_p99", "business")
+    metrics = [{**plain, "metric": name, "log_evidence": -1.0} for name in names]
+    blind = {**plain, "metric": "connections", "comparable": False, "log_evidence": 0.0}
+    shown = text(metrics=[blind, *metrics])
+    rows = [line.split()[0] for line in shown.splitlines() if "━" in line or "─" * 9 in line]
+    assert rows == ["errors", "latency", "business"]
+
+
+def test_a_warm_up_is_waited_for_and_what_holds_is_said_once() -> None:
+    warming = "warming up: 21 s of 30 s; slow responses do not count yet"
+    shown = text(hold=warming, holds=[warming])
+    assert " next step waiting: warming up: 21 s of 30 s" in shown
+    worse = "errors look worse: 4 of 41 requests"
+    verdict = {"kind": "held", "said": f"the judge holds the step: {worse}"}
+    shown = text(hold=worse, holds=[worse], verdict=verdict)
+    assert (shown.count(worse), "next step held: see the verdict" in shown) == (1, True)
+
+
+def test_a_trip_is_one_line_of_the_history() -> None:
+    records = [
+        {"time": 1.0, "what": what, "cause": "error rate 20%"} for what in ("tripped", "stopped")
+    ]
+    shown = text(records)
+    assert shown.count("error rate 20%") == 1
+
+
+def test_tunnels_and_streams_have_a_column_where_there_are_any() -> None:
+    side = document()["variants"]["stable"]
+    some = {**side, "long_lived": {"tunnels": 1200, "streams": 53, "leaving": 0, "until": None}}
+    shown = text(variants={"stable": some, "canary": side})
+    (head,) = [line for line in shown.splitlines() if line.startswith(" last 10 s")]
+    assert "long-lived" in head
+    assert "1,253" in shown
+    assert "long-lived" not in text()
 
 
 def test_what_never_began_has_no_age() -> None:

@@ -105,6 +105,33 @@ def test_a_start_that_learns_first_says_so_and_asks() -> None:
     )
 
 
+def test_a_start_says_what_is_learnt_already() -> None:
+    here = states()["Aborted"]
+    here = replace(here, plan=replace(here.plan, baseline=60.0))
+    assert here.seen is not None
+
+    def begins(learned: float) -> str:
+        assert here.seen is not None
+        seen = replace(here, seen=replace(here.seen, learned=learned))
+        return acts.preview("start", rollout.Start(), seen).says[0]
+
+    assert begins(45.0).startswith("it learns from stable for 15 s; then it begins with step 1")
+    assert begins(90.0) == (
+        "it begins with step 1 of 3, 5% of users, at once: stable has been watched for 1 min 30 s"
+    )
+
+
+def test_a_drill_says_how_long_it_takes() -> None:
+    here = states()["Running, step 1 of 3"]
+    assert "come back some seconds later" in acts.preview("drill", None, here).says[0]
+    some = replace(here, long_lived=40, moving=80.0)
+    assert (
+        acts.preview("drill", None, some)
+        .says[0]
+        .endswith("come back once 40 tunnels and streams have left the canary (about 1 min 20 s)")
+    )
+
+
 def test_the_last_step_resumed_says_that_it_ends_the_release() -> None:
     here = states()["Ready for the next step (`promote: manual`)"]
     last = replace(here, rollout=replace(here.rollout, step=2, weight=100.0), weight=100.0)

@@ -442,6 +442,18 @@ def test_the_trip_wins_and_only_a_reset_leads_back() -> None:
     assert run.actions == (Action.NEW_JUDGE,)
 
 
+def test_users_of_the_step_are_kept_by_a_trip_and_a_restart() -> None:
+    run = Run()
+    run.ticks(3.0, seen(judged=50, users=12))
+    assert run.rollout.step == 1
+    run.ticks(0.5, seen(judged=60, users=3))
+    run.send(Stop("errors"))
+    run.restart()
+    assert run.rollout.users == 3
+    run.send(Restore())
+    assert run.rollout.users == 0
+
+
 def test_a_probe_has_a_small_weight() -> None:
     run = Run()
     run.ticks(3.0, seen(judged=50))

@@ -459,6 +459,22 @@ def test_the_command_waits_for_the_new_process_or_says_why_not(tmp_path: Path) -
         assert "admin socket" in done.stderr
 
 
+def test_the_command_says_at_once_that_the_proxy_was_stopped(tmp_path: Path) -> None:
+    with replaceable(tmp_path, 1) as running:
+        before = set(children(running.pid))
+        command = [sys.executable, "-m", "canaryproxy", "upgrade", "--admin", str(running.socket)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:
+            until(lambda: set(children(running.pid)) - before, "the successor")
+            for new in set(children(running.pid)) - before:
+                os.kill(new, signal.SIGSTOP)
+            os.kill(running.pid, signal.SIGTERM)
+            assert running.wait() == 0
+            _, said = waiting.communicate(timeout=DEADLINE)
+        assert (waiting.returncode, "during the upgrade" in said) == (3, True) or (
+            waiting.returncode == 1 and "the proxy is shutting down" in said
+        ), said
+
+
 def test_not_before_the_one_before_has_drained(tmp_path: Path) -> None:
     with replaceable(tmp_path, 1) as running:
         client = http.client.HTTPConnection("127.0.0.1", running.port, timeout=DEADLINE)

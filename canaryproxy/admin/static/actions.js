@@ -1,6 +1,6 @@
 // The actions of an operator, and what each means for users. Pure: the release in, text out.
 
-import { duration, latency, plural, sentence, weight } from "./words.js";
+import { count, duration, latency, plural, sentence, weight } from "./words.js";
 
 /** Which percentage of users moves between two weights, and where to. */
 export function moved(from, to, over = null) {
@@ -56,8 +56,8 @@ const previous = (release) => (release.state === "promoted" ? "Stable must still
 
 /**
  * By name: `label` and `key` of the button; method and path of the request; `does`, the title of the dialog and of
- * its button; `says`, the lines of the dialog for (release, records, typed weight, typed metric); `fields` of the
- * dialog; `safe` if it moves users off the canary or moves none (as `asks` of v1/acts says): it carries no If-Match, because an act
+ * its button; `says`, the lines of the dialog for (release, records, typed weight, typed metric), by default what v1/acts says;
+ * `fields` of the dialog; `timeout` of the request in ms; `safe` if it moves users off the canary or moves none (as `asks` of v1/acts says): it carries no If-Match, because an act
  * towards stable must not lose a race, and no warning; `needed` if there is something to do it for; `always` if `allowed`
  * does not restrict it; `config` if its If-Match is the configuration's ETag.
  */
@@ -68,10 +68,6 @@ export const ACTIONS = {
     key: "s",
     group: "rollout",
     does: "Start the release",
-    says: (release) => [
-      moved(release.weight, release.steps[0]?.weight ?? 0),
-      "The plan begins with its first step, and the judge starts over.",
-    ],
   },
   pause: {
     ...post("pause"),
@@ -203,11 +199,7 @@ export const ACTIONS = {
     key: "d",
     group: "upkeep",
     does: "Run the drill",
-    says: (release) => [
-      `Rehearses a rollback with live traffic: the circuit trips, ${weight(release.weight)} of users move to stable, and they move back after the measurement.`,
-      "It measures how long requests still reach the canary after a trip. This takes up to ten seconds.",
-      release.steps.length > 0 && release.state !== "idle" ? "The step then starts over: its bake time counts from zero." : null,
-    ],
+    timeout: 900000, // ms: it waits for the last tunnel or stream
   },
   reload: {
     method: "POST",
@@ -239,14 +231,22 @@ export const isSafe = (action, release, typed) =>
   !isReturn(action, release, typed) &&
   (action.safe === true || (action.lowers !== undefined && release !== null && action.lowers(release, typed)));
 
+const longLived = (number) => plural(number, "tunnel or stream", "tunnels and streams");
+
+/** The result of a drill. */
+function drilled({ seconds_to_last_request: seconds, requests_after: after, connections: all, connections_left: left, seconds_to_last_connection: last }) {
+  const stays = "the circuit stays open, and every user is on stable. Find out why, then Reset.";
+  if (seconds === null) return `requests still reached the canary at its end: ${stays}`;
+  if (left > 0) return `${count(left)} of ${longLived(all)} had not left the canary at its end: ${stays}`;
+  const came = after ? `the last request reached the canary ${latency(seconds)} after the trip (${plural(after, "request")} in total)` : "no request reached the canary after the trip";
+  return `${came}${last === null ? "" : `; the last of ${longLived(all)} left it after ${latency(last)}`}.`;
+}
+
 /** The result of an action, in one sentence; `sent` is the body of the request. */
 export function outcome(name, response, sent) {
   if (name === "accept") return `Done: ${sent.metric} is accepted until this release ends.`;
   if (name === "drill") {
-    const { seconds_to_last_request: seconds, requests_after: after } = response.drill;
-    if (seconds === null) return "Drill done: requests still reached the canary at its end. See the history.";
-    if (!after) return "Drill done: no request reached the canary after the trip.";
-    return `Drill done: the last request reached the canary ${latency(seconds)} after the trip (${plural(after, "request")} in total).`;
+    return `Drill done: ${drilled(response.drill)}`;
   }
   if (name === "reload") {
     const changed = response.changed?.length ? `changed ${response.changed.join(", ")}` : "no changes";

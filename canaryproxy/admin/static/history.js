@@ -6,14 +6,13 @@ import { count, duration, latency, moment, odds, plural, utc, weight } from "./w
 
 const KINDS = {
   everything: null,
-  "trips and warnings": ["tripped", "breached", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared", "capacity", "accepted", "ejected", "readmitted"],
+  "trips and warnings": ["tripped", "breached", "reset", "probing", "recovered", "suspect", "cleared", "capacity", "accepted", "ejected", "readmitted"],
   "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborting", "aborted", "gate", "merged", "moved"],
   "drills and configuration": ["drill", "reload", "reload_failed", "restart", "upgrade", "upgrade_failed"],
 };
 const GLYPHS = {
   tripped: "tripped",
   breached: "breach",
-  stopped: "tripped",
   probing: "probing",
   recovered: "ok",
   cleared: "ok",
@@ -34,6 +33,8 @@ const GLYPHS = {
   aborted: "aborted",
 };
 const WORDS = { restart: "restarted", reload_failed: "reload failed", upgrade_failed: "restart failed", upgrade: "taken over", merged: "replicas merged", moved: "connections moved", capacity: "held for capacity", ejected: "endpoint ejected", readmitted: "endpoint back" };
+/** Records of what a trip and a reset do to the release: the ones before have said it. */
+const CONSEQUENCES = ["stopped", "restored"];
 const PAGE = 50;
 
 let shown = PAGE;
@@ -56,16 +57,17 @@ export function setUpHistory(changed) {
 export function history(live) {
   const kinds = KINDS[$("history-kind").value];
   const find = $("history-find").value.trim().toLowerCase();
-  const found = live.records.filter(
+  const named = values().event;
+  const told = live.records.filter((record) => !CONSEQUENCES.includes(record.what) || record.id === named);
+  const found = told.filter(
     (record) =>
       (kinds === null || kinds.includes(record.what)) &&
       (find === "" || `${record.id} ${record.what} ${record.cause}`.toLowerCase().includes(find)),
   );
-  const named = values().event;
   const at = found.findIndex((record) => record.id === named);
   if (at >= 0) shown = Math.max(shown, found.length - at);
   const newest = found.slice(-shown).reverse();
-  text($("history-count"), found.length === live.records.length ? plural(found.length, "event") : `${count(found.length)} of ${plural(live.records.length, "event")}`);
+  text($("history-count"), found.length === told.length ? plural(found.length, "event") : `${count(found.length)} of ${plural(told.length, "event")}`);
   attr($("history-more"), "hidden", found.length > shown ? null : "");
   text($("history-more"), `Show ${Math.min(PAGE, found.length - shown)} more`);
   keyed(

@@ -40,7 +40,7 @@ function fill(row, from, values) {
 function showEndpoints({ endpoints }) {
   const table = $("endpoint-table");
   if (table.tBodies.length === 0) {
-    const right = ["Requests", "Failed", ...CODES, "No response", "P95", "In flight"];
+    const right = ["Requests", "Failed", ...CODES, "No response", "P95", "Open"];
     table.append(
       el("caption", {}),
       el("thead", {}, el("tr", {}, heads(["Variant", "Endpoint", "State"]), heads(right, "number"))),

@@ -36,7 +36,7 @@ export function variants(live) {
       text(item.children[0], side);
       text(item.children[1], each.url);
       badge(item.children[2], each.usable ? "ok" : "suspect", each.usable ? "up" : "down");
-      text(item.children[3], `${count(each.in_flight)} in flight`);
+      text(item.children[3], `${count(each.in_flight)} open`);
     }),
   );
 }
