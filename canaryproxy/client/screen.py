@@ -254,7 +254,8 @@ def _fleet(fleet: Mapping[str, Any], width: int, most: int | None) -> list[Text]
     )
     lines = _labelled(
         " fleet",
-        f"{name}: {words.count(fleet.get('replicas'))} replicas, {leads}",
+        f"{name}: {words.count(fleet.get('replicas'))} replicas, {leads}; traffic and percentiles are of this"
+        " replica",
         width,
         most,
         "dim",
@@ -414,6 +415,7 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
 def _leaving(document: Mapping[str, Any], width: int) -> list[Text]:
     """Say how many tunnels and streams the users who moved have left behind."""
     lines: list[Text] = []
+    fleet = mapping(mapping(document.get("fleet")).get("leaving"))
     for side in ("stable", "canary"):
         variant = mapping(mapping(document.get("variants")).get(side))
         long_lived = mapping(variant.get("long_lived"))
@@ -428,6 +430,10 @@ def _leaving(document: Mapping[str, Any], width: int) -> list[Text]:
                     if left > 0
                     else ": overdue"
                 )
+            lines += _labelled(" leaving", said, width, 1, "dim", "yellow")
+        everywhere = number(fleet.get(side)) or 0
+        if everywhere > leaving:
+            said = f"{words.long_lived(everywhere)} on {side} at all replicas, {words.count(leaving)} here"
             lines += _labelled(" leaving", said, width, 1, "dim", "yellow")
     return lines
 
@@ -563,6 +569,9 @@ def _metric(
         said = clean(one.get("reason"))  # with the figures of its own time
     elif not said:
         said = words.interval(one.get("interval"))
+        rates = _rates(one)
+        if "stable's rate" not in said and rates:
+            said = rates
         if width >= 100 and "stable's rate" in said:
             said = f"canary {words.noun(one.get('metric'))} {said}"
     route = clean(one.get("route"), 60)
@@ -575,6 +584,18 @@ def _metric(
     if details and not beside and mapping(one.get("users")):
         return [line, Text(f"   {clean(one.get('known'))}", style="dim")]
     return [line]
+
+
+def _rates(metric: Mapping[str, Any]) -> str:
+    """``canary 0%, stable 0.3%``; empty where either has no trial."""
+    sides = [mapping(metric.get(side)) for side in ("canary", "stable")]
+    trials, events = ([number(side.get(name)) for side in sides] for name in ("trials", "events"))
+    if not all(trials):
+        return ""
+    canary, stable = (
+        words.percent((had or 0.0) / of) for had, of in zip(events, trials, strict=True) if of
+    )
+    return f"canary {canary}, stable {stable}"
 
 
 def _bar(metric: Mapping[str, Any], wide: int, style: str) -> Text:

@@ -118,6 +118,8 @@ def overview_lines(document: Mapping[str, Any]) -> list[str]:
     for row in rows:
         found = row.get("problems")
         said = [clean(row.get("error"), 200)] if row.get("error") is not None else []
+        if row.get("fleet"):
+            said.append(clean(row.get("fleet"), 200))
         if row.get("attention") in ("tripped", "breach", "suspect", "held"):
             said.append(clean(row.get("said"), 400))
         said += [clean(one, 400) for one in found] if isinstance(found, list) else []
@@ -127,6 +129,8 @@ def overview_lines(document: Mapping[str, Any]) -> list[str]:
         if row.get("error") is not None and row.get("address") != row.get("name"):
             name += f" ({clean(row.get('address'), 100)})"
         lines += [f"{name}: {one}" for one in said]
+    missing = document.get("missing")
+    lines += [clean(one, 400) for one in missing] if isinstance(missing, list) else []
     if len(rows) < 2:
         lines.append("only this proxy: name others in admin.overview of its configuration")
     return lines

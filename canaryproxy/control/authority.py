@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from canaryproxy.config.text import duration
 from canaryproxy.control.capacity_watch import CapacityWatch
 from canaryproxy.control.causes import Causes
+from canaryproxy.control.departures import Departures
 from canaryproxy.control.gates import GateKeeper, question
 from canaryproxy.control.ledger import Ledger, figures
 from canaryproxy.control.saver import Split
@@ -55,6 +56,10 @@ class AuthorityHost(Protocol):
     @property
     def causes(self) -> Causes:
         """Explains what the judge found."""
+
+    @property
+    def departures(self) -> Departures:
+        """Counts the long-lived connections that are to leave."""
 
     @property
     def capacity(self) -> CapacityWatch:
@@ -150,6 +155,9 @@ class Authority(Protocol):
 
     def view(self) -> dict[str, Any] | None:
         """Return the ``fleet`` part of the release document; ``None`` for a proxy alone."""
+
+    def leaving_elsewhere(self, variant: int) -> int:
+        """Return the tunnels and streams that are to leave a variant at other proxies of the release."""
 
     def is_mine(self, record: Mapping[str, Any]) -> bool:
         """Whether notifications about a record (as JSON values) are this proxy's to send."""
@@ -367,6 +375,9 @@ class LocalAuthority:
 
     def view(self) -> dict[str, Any] | None:
         return None
+
+    def leaving_elsewhere(self, variant: int) -> int:  # noqa: ARG002 - a fleet has others
+        return 0
 
     def is_mine(self, record: Mapping[str, Any]) -> bool:  # noqa: ARG002 - a fleet looks at it
         return True

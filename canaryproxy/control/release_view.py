@@ -280,6 +280,13 @@ class ConfigStatus(View):
     restart_needed: list[str] = Field(description="Changed fields that need a restart.")
 
 
+class Leaving(View):
+    """Tunnels and streams of users who have moved to the other variant, by the one that they are still on."""
+
+    stable: int
+    canary: int
+
+
 class Fleet(View):
     """The fleet as this replica sees it."""
 
@@ -301,6 +308,9 @@ class Fleet(View):
         description="Seconds from another replica's last act to its taking effect here."
     )
     silent: float | None = Field(description="Seconds since Redis last replied.")
+    leaving: Leaving = Field(
+        description="The tunnels and streams that are to leave, of all replicas."
+    )
 
 
 class Progress(View):

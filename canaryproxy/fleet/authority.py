@@ -267,6 +267,7 @@ class FleetAuthority:
             entry=evidence.to_write(self._host.now, limit, contact.replicas),
             cursor=evidence.cursor,
             most=contact.entries(self._me) if self._judges_combined else 0,
+            leaving=contact.tells(self._host.departures.leaving),
         )
         try:
             reply = await self._store.exchange(request)
@@ -404,6 +405,9 @@ class FleetAuthority:
             "judging": "sums" if self._judges_combined else "own",
             "conflict": self._agreement.conflict,
         }
+
+    def leaving_elsewhere(self, variant: int) -> int:
+        return self._contact.leaving_elsewhere(variant)
 
     def is_mine(self, record: Mapping[str, Any]) -> bool:
         return bool(record["figures"].get("replica", self._me) == self._me)

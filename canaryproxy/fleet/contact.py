@@ -6,6 +6,7 @@ import zlib
 from typing import Any
 
 from canaryproxy.fleet.redis_store import ExchangeReply, StoreUnavailable
+from canaryproxy.measure.routing import VARIANTS
 
 _READERS = 16
 """Replicas that all read the fleet's records; of more, the leader does and about a quarter as many others."""
@@ -25,6 +26,8 @@ class Contact:
         """The term by which this replica leads; 0: it does not."""
         self.lag: float | None = None
         """Seconds that the newest document took to get here."""
+        self._left = (0, 0)
+        """The replica's own part of ``leaving``, as last told."""
         self._reached_at: float | None = None
         self._replied_at: float | None = None
         self._offset = 0.0
@@ -59,6 +62,20 @@ class Contact:
         self.term = max(self.term, reply.term)
         self.token = reply.term if reply.leads else 0
 
+    @property
+    def leaving(self) -> tuple[int, int]:
+        """The tunnels and streams of all replicas that are to leave stable and the canary."""
+        return (0, 0) if self.reply is None else self.reply.leaving
+
+    def leaving_elsewhere(self, variant: int) -> int:
+        """Return those of the other replicas."""
+        return max(self.leaving[variant] - self._left[variant], 0)
+
+    def tells(self, leaving: tuple[int, int]) -> tuple[int, int] | None:
+        """Return the replica's own part of ``leaving`` if it is to be told."""
+        before, self._left = self._left, leaving
+        return leaving if any(leaving) or any(before) else None
+
     def lost(self, error: StoreUnavailable) -> bool:
         """Note that the store cannot be reached; return whether that is news."""
         is_news = self.reply is not None or self.error != str(error)
@@ -88,6 +105,7 @@ class Contact:
             "replicas": self.replicas,
             "propagation": self.lag,
             "silent": self.silent(now),
+            "leaving": dict(zip(VARIANTS, self.leaving, strict=True)),
         }
 
     def server_time(self, now: float) -> float:

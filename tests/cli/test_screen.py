@@ -196,6 +196,16 @@ def test_tunnels_and_streams_have_a_column_where_there_are_any() -> None:
     assert "long-lived" not in text()
 
 
+def test_what_other_replicas_have_left_is_said() -> None:
+    fleet = {
+        "group": "shop", "connected": True, "leads": True, "replicas": 3, "conflict": None,
+        "leaving": {"stable": 0, "canary": 41},
+    }  # fmt: skip
+    shown = text(fleet=fleet)
+    assert "shop: 3 replicas, this replica leads; traffic and percentiles are of this" in shown
+    assert " leaving   41 tunnels and streams on canary at all replicas, 0 here" in shown
+
+
 def test_what_never_began_has_no_age() -> None:
     head = text(state="idle", since=0.0, circuit={}).splitlines()[0]
     assert "IDLE" in head

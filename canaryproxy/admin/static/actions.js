@@ -1,6 +1,6 @@
 // The actions of an operator, and what each means for users. Pure: the release in, text out.
 
-import { count, duration, latency, plural, sentence, weight } from "./words.js";
+import { count, duration, latency, longLived, plural, sentence, weight } from "./words.js";
 
 /** Which percentage of users moves between two weights, and where to. */
 export function moved(from, to, over = null) {
@@ -230,8 +230,6 @@ export const isReturn = (action, release, typed) =>
 export const isSafe = (action, release, typed) =>
   !isReturn(action, release, typed) &&
   (action.safe === true || (action.lowers !== undefined && release !== null && action.lowers(release, typed)));
-
-const longLived = (number) => plural(number, "tunnel or stream", "tunnels and streams");
 
 /** The result of a drill. */
 function drilled({ seconds_to_last_request: seconds, requests_after: after, connections: all, connections_left: left, seconds_to_last_connection: last }) {

@@ -108,13 +108,15 @@ const FIGURES = {
   seconds_to_last_request: (value) => `last request after ${latency(value)}`,
   users: (value) => (value > 0 ? `${plural(value, "canary user")} compared` : ""),
   requests_after: (value) => `${plural(value, "request")} after`,
+  judged: (value) => `${plural(value, "canary request")} compared`,
+  answered: () => "", // those that were not compared, too: of no use without what became of them
   passed: (value) => (value ? "passed" : "refused"),
 };
 
 /** Figures in words if known, otherwise by name; those of metrics are in the cause already. */
 function figures(all) {
   const words = [];
-  if (typeof all.step === "number" && typeof all.steps === "number") words.push(`step ${all.step} of ${all.steps}`);
+  if (typeof all.step === "number" && typeof all.steps === "number") words.push(all.step > 0 ? `step ${all.step} of ${all.steps}` : `before step 1 of ${all.steps}`);
   for (const [name, value] of Object.entries(all)) {
     if (["step", "steps", "metrics", "endpoints_of"].includes(name) || value === null) continue;
     if (Array.isArray(value)) {

@@ -90,7 +90,7 @@ function showRoutes({ routes, seconds, share }) {
       el(
         "thead",
         {},
-        el("tr", {}, heads(["Route", "Judge"]), SIDES.map((side) => heads(right.map((what) => `${side} ${what}`), "number"))),
+        el("tr", {}, heads(["Route", "Judge"]), SIDES.flatMap((side) => heads(right.map((what) => `${side} ${what}`), "number"))),
       ),
       el("tbody", {}),
     );
