@@ -249,9 +249,8 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
     judged = f"so far {_sure(here)}"
     match act:
         case "start":
-            return _begins(
-                here, after
-            ), "a new judge begins: no evidence of an earlier start counts"
+            fresh = "a new judge begins: no evidence of an earlier start counts"
+            return _begins(here, after), fresh
         case "pause":
             return said, "no step begins until you resume; the judge keeps watching and can trip"
         case "resume":

@@ -95,6 +95,7 @@ def test_long_lived_connections_are_counted_down_while_they_leave(page: Page, se
         "1,253 tunnels and streams on canary whose users have moved: the last one is closed",
     )
     page.says("variants", "within 1 min ")
+    page.says("banner-next", "1,253 tunnels and streams on canary whose users have moved")
     leaving(1, -1.0)
     page.says("variants", "1 tunnel or stream on canary whose users have moved: overdue.")
     leaving(0, 0.0)
@@ -631,6 +632,13 @@ def test_endpoints_and_routes_are_tables(page: Page, serve: Serve) -> None:
     bad = scene.document["variants"]["canary"]["endpoints"][1]["url"]
     page.says("endpoint-table", "Endpoints, last 1 min 4 s")
     page.says("route-table", "50.0% of the requests are counted")
+    heads = page.run(
+        "return [...document.querySelectorAll('#route-table th[scope=col]')].map((each) => each.textContent)"
+    )
+    assert heads == [
+        *("Route", "Judge", "stable requests", "stable failed", "stable P95"),
+        *("canary requests", "canary failed", "canary P95"),
+    ]
 
     def row(table: str, name: str) -> list[str]:
         rows: list[list[str]] = page.run(
