@@ -83,6 +83,7 @@ class FleetAuthority:
         self._settings_before = ""
         """The mark of the settings before a reload, for one exchange."""
         self._contact = Contact()
+        self.leaving_elsewhere = self._contact.leaving_elsewhere
         patience = _LEADER_FIRST * (1 + zlib.crc32(me.encode()) / 2**32)
         self._evidence = FleetEvidence(settings.judge, patience)
         self._suspicion = Suspicion(ledger, host)
@@ -285,8 +286,7 @@ class FleetAuthority:
         self._evidence.seen_replicas(reply.replicas)
         if not reply.leads:
             self._leader.step_down()
-        unchanged = asked_of if reply.act else None
-        await self._agreement.reconcile(reply.document or unchanged)
+        await self._agreement.reconcile(reply.document or (asked_of if reply.act else None))
         if reply.act == self._agreed.act and reply.act:
             if not reply.leads:
                 self._agreement.follow(followed(self._agreed, reply.progress))
@@ -405,9 +405,6 @@ class FleetAuthority:
             "judging": "sums" if self._judges_combined else "own",
             "conflict": self._agreement.conflict,
         }
-
-    def leaving_elsewhere(self, variant: int) -> int:
-        return self._contact.leaving_elsewhere(variant)
 
     def is_mine(self, record: Mapping[str, Any]) -> bool:
         return bool(record["figures"].get("replica", self._me) == self._me)

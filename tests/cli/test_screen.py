@@ -55,7 +55,7 @@ def test_it_says_everything() -> None:
         "next step waiting: 130 of 1000 requests", "circuit   closed",
         "195", "0.50%", "12 ms", "50 ms", "90 ms", "1 usable",
         "canary errors 0.6× to 1.4× stable's rate", "canary slow responses at least 1.1× stable's rate",
-        "canary stalls at most 2.5× stable's rate", "not known yet", "0.8:1",
+        "canary stalls at most 2.5× stable's rate", "canary 0.59%, stable 0.50%", "0.8:1",
         "cause 4", "cause 8",
         "verdict   the judge sees no regression in 512 canary requests since it began",
         "canary's rate, this step (12 s)",

@@ -1,7 +1,7 @@
 // The top of the page: state, weight and alarms, the title of the tab, and announcements for screen readers.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
-import { CIRCUITS, STANDINGS, STATES, ago, clock, duration, leaving as left, moment, plural, state, utc, weight, zone } from "./words.js";
+import { CIRCUITS, STANDINGS, STATES, ago, clock, duration, leaving, moment, plural, state, utc, weight, zone } from "./words.js";
 
 let before = null;
 
@@ -67,7 +67,7 @@ function banner(release, now) {
   const can = (action) => release.allowed.includes(action);
   const canary = release.variants.canary?.long_lived;
   const next = [
-    canary?.leaving > 0 && left("canary", canary, now),
+    canary?.leaving > 0 && leaving("canary", canary, now),
     `Check the canary's logs around ${clock(since)} ${zone(since)}.`,
     can("reset") && "If it is fixed, or was a false alarm: Reset sends the same users back to the canary.",
     can("abort") && "If it is not fixed: Abort ends the release, and users stay on stable.",
