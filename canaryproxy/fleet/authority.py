@@ -77,9 +77,7 @@ class FleetAuthority:
         self.assessment: Assessment | None = None
         self._host = host
         self._ledger = ledger
-        self._fleet = fleet
-        self._store = store
-        self._me = me
+        self._fleet, self._store, self._me = fleet, store, me
         self._settings_before = ""
         """The mark of the settings before a reload, for one exchange."""
         self._contact = Contact()
