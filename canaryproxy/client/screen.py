@@ -366,18 +366,22 @@ def _bake(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Te
         f"{words.duration(baked)} of {words.duration(bake)}", "" if baked < bake else "green"
     )
     line.append("  ·  ", "dim")
-    wanted = f" of {words.count(least)}" if least else ""
-    line.append(f"{words.count(requests)}{wanted} requests", "" if requests < least else "green")
+    line.append(_enough(requests, least, "requests"), "" if requests < least else "green")
     users = number(step.get("min_users")) if (number(step.get("weight")) or 0.0) < 100 else None
     if users:
         seen = number(document.get("users")) or 0.0
         line.append("  ·  ", "dim")
-        line.append(
-            f"{words.count(seen)} of {words.count(users)} users", "" if seen < users else "green"
-        )
+        line.append(_enough(seen, users, "users"), "" if seen < users else "green")
     promote = clean(document.get("promote"), 20)
     line.append(f"  ·  promote: {promote}", "dim")
     return line
+
+
+def _enough(seen: float, wanted: float, of: str) -> str:
+    """Return ``7 of 10 users``, or ``25 users (10 needed)``."""
+    if seen < wanted:
+        return f"{words.count(seen)} of {words.count(wanted)} {of}"
+    return f"{words.count(seen)} {of}" + (f" ({words.count(wanted)} needed)" if wanted else "")
 
 
 def _circuit(view: View, width: int, most: int | None) -> list[Text]:

@@ -77,12 +77,14 @@ class Causes:
         else:
             seconds, both = self.traffic.percentiles(q)
             when = f"in {duration(seconds)} of this step"
-        stable, canary = map(_spread, both)
-        if seconds < _SHORTEST or not stable or not canary:
-            return ""
+        stable, canary = both
+        if seconds < _SHORTEST or stable is None or canary is None or canary.low <= stable.value:
+            return ""  # those that have not got a response yet may be what is slow
         where = f" on {verdict.scope}:" if verdict.scope else ""
-        return f"P{q * 100:g}{where} {canary} on canary vs {stable} on stable {when}"
+        return (
+            f"P{q * 100:g}{where} {_spread(canary)} on canary vs {_spread(stable)} on stable {when}"
+        )
 
 
-def _spread(found: Percentile | None) -> str:
-    return "" if found is None else spread(found.value, found.low, found.high)
+def _spread(found: Percentile) -> str:
+    return spread(found.value, found.low, found.high)

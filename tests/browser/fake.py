@@ -214,9 +214,11 @@ class FakeAdmin:
         return answer
 
     async def _acts(self, _request: web.Request) -> web.Response:
-        says = ["25% of users go to stable and come back once 40 tunnels and streams have left"]
+        drill = "25% of users go to stable and come back once 40 tunnels and streams have left"
+        start = "it begins with step 1 of 5: 1% of users move from stable to the canary (0% to 1%)"
         acts = [
-            {"act": name, "moved": 1234, "says": says} for name in self.scene.document["allowed"]
+            {"act": name, "moved": 1234, "says": [start if name == "start" else drill]}
+            for name in self.scene.document["allowed"]
         ]
         return web.json_response({"acts": acts}, headers={"ETag": self.etag})
 

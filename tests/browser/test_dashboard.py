@@ -754,7 +754,7 @@ def test_dialogs_tell_who_moves(page: Page, serve: Serve) -> None:
     says("trip", "100% of users move from the canary to stable", previous)
     says("abort", "The promotion is taken back", previous)
     fake.update(state="aborted", weight=0.0, allowed=["start"])
-    says("start", "1% of users move from stable to the canary", "0% → 1%")
+    says("start", "1% of users move from stable to the canary (0% to 1%)")
 
 
 def test_reset_gives_back_the_weight_of_before_the_first_trip(page: Page, serve: Serve) -> None:

@@ -127,7 +127,7 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
         waiting = await spawn("wait", "--for", "promoted", folder=tmp_path)
         await line(waiting, "waiting for promoted")
         assert "the canary" in await do("drill", "--yes")
-        await line(waiting, "restored")
+        await line(waiting, "reset")
         assert "is tripped" in await do("trip", "on a hunch")
         assert (await finished(waiting)).status == 4
         shown = await do("status")

@@ -47,6 +47,12 @@ def text(
     return "\n".join(lines(view, 120, every=every))
 
 
+def test_what_was_needed_and_is_there_is_no_share_of_more_than_one() -> None:
+    steps = [{"weight": 5, "bake": 300, "min_requests": 100, "min_users": 10}]
+    found = text(step=1, steps=steps, requests=92, users=25)
+    assert "92 of 100 requests  ·  25 users (10 needed)" in found
+
+
 def test_it_says_everything() -> None:
     shown = text(RECORDS, every=True)
     for part in (

@@ -70,13 +70,13 @@ def test_the_demo_tells_what_became_of_a_good_release_and_of_three_bad_ones() ->
     assert all(one["users"]["back_and_forth"] == 0 for one in releases.values())
     good = releases.pop("healthy")
     # A starved machine does not serve both versions alike, and the judge sees that.
-    assert good["ended_as"] == "promoted" or good["cause"].startswith("slow responses ")
+    assert good["ended_as"] == "promoted" or "slow responses " in good["cause"]
     assert good["users"]["errors"] == good["canary"]["failed"] == 0
     for name, bad in releases.items():
         assert bad["ended_as"] == "tripped"
         assert bad["rolled_back_after_seconds"] is not None
         assert 0 < bad["users"][name] < document["sent"] / 4
-        assert bad["cause"].startswith((f"{WORDS[name]} ", "slow responses "))
+        assert any(f"{words} " in bad["cause"] for words in (WORDS[name], "slow responses"))
 
 
 @pytest.mark.parametrize(("each", "at_once", "found"), [(30, 1, 1), (1, 3, 0)])

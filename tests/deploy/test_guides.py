@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from canaryproxy import config
-from canaryproxy.cli import COMMANDS, command_named
+from canaryproxy.cli import ALIASES, COMMANDS, command_named
 from canaryproxy.config import advice
 from tests.deploy.dockerfile import ROOT, stages
 
@@ -60,10 +60,10 @@ def test_every_command_and_option_exists(page: Path) -> None:
     for words in commands(page):
         if words[0] == "canaryproxy":  # docker exec NAME canaryproxy COMMAND
             words = words[1:]
-        if words[0] not in COMMANDS:
+        if words[0] not in COMMANDS and words[0] not in ALIASES:
             assert words[0] in ("COMMAND", "check/run"), f"canaryproxy {' '.join(words)}"
             continue
-        command = command_named(words[0])
+        command = command_named(ALIASES.get(words[0], words[0]))
         options = {
             name: option
             for option in command.params

@@ -82,7 +82,7 @@ def test_a_canary_that_stays_slow_is_tripped(tmp_path: Path) -> None:
             tmp_path, weight=10, canary=slow_by(1.2), observed=200, warmup="4s"
         ) as seen:
             await seen.held("warming up: ")
-            assert (await seen.tripped(60)).startswith("slow responses ")
+            assert "slow responses " in await seen.tripped(60)
 
     play(story())
 

@@ -188,7 +188,7 @@ def test_slowness_opens_the_circuit(tmp_path: Path) -> None:
             await soon(lambda: trip(tmp_path), "trip")
             record = trip(tmp_path)
             assert record is not None
-            assert record["cause"].startswith("slow responses ")
+            assert "slow responses " in record["cause"]
 
         Traffic(running.port).run(story)
 

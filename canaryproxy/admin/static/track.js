@@ -36,6 +36,8 @@ const planned = (step) =>
 
 const part = (have, need) => (need > 0 ? Math.min(have / need, 1) : 1);
 
+/** `7 of 10`, or `25 (10 needed)`. */
+const enough = (seen, wanted) => (seen < wanted ? `${count(seen)} of ${count(wanted)}` : `${count(seen)} (${count(wanted)} needed)`);
 const users = (step) => (step.weight < 100 ? step.min_users : 0);
 
 const progress = (release, step) =>
@@ -79,8 +81,8 @@ function details(release, at, live) {
   const meters = [];
   if (step && ["running", "paused"].includes(release.state)) {
     if (step.bake > 0) meters.push(["Bake time", release.baked, step.bake, `${duration(release.baked)} of ${duration(step.bake)}`]);
-    if (step.min_requests > 0) meters.push(["Requests", release.requests, step.min_requests, `${count(release.requests)} of ${count(step.min_requests)}`]);
-    if (users(step) > 0) meters.push(["Users", release.users, users(step), `${count(release.users)} of ${count(users(step))}`]);
+    if (step.min_requests > 0) meters.push(["Requests", release.requests, step.min_requests, enough(release.requests, step.min_requests)]);
+    if (users(step) > 0) meters.push(["Users", release.users, users(step), enough(release.users, users(step))]);
   }
   keyed(
     node,
