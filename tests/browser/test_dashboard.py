@@ -704,7 +704,7 @@ def test_steps_say_what_they_wait_for(page: Page, serve: Serve) -> None:
         None, None, "step", None, None,
     ]  # fmt: skip
     page.says("progress", "3 min 12 s of 10 min")
-    page.says("progress", "9,600 of 1,000")
+    page.says("progress", "9,600 (1,000 needed)")
     page.says("progress", "Waiting before the next step: bake time 3 min 12 s of 10 min")
     *begin, last = scene.document["steps"]
     held = last | {"weight": 99.0, "bake": 86400.0, "hold_back": True}
