@@ -176,7 +176,7 @@ class Soak:
         while time.monotonic() < end and not running.done():
             await asyncio.sleep(self._random.uniform(0.3, 1.2))
             if not running.done():
-                await asyncio.to_thread(self._fault, proxy)
+                await asyncio.to_thread(self._fault, proxy, crowd)
         crowd.over.set()
         await asyncio.gather(running, watching)
         return crowd
@@ -188,7 +188,7 @@ class Soak:
             at = time.monotonic() - began
             self._samples.append(Sample(at, proxy.memory("VmRSS"), open_files(proxy)))
 
-    def _fault(self, proxy: Proxy) -> None:
+    def _fault(self, proxy: Proxy, crowd: Crowd) -> None:
         if not self._due:  # each in its turn: also a short soak has all of them
             self._due = ["kill", "kill", "stop", "weight", "reload", "trip"]
             self._random.shuffle(self._due)
@@ -220,9 +220,20 @@ class Soak:
             beside.replace(path)
             proxy.kill(signal.SIGHUP)
         else:
-            proxy.ask("POST", "/v1/release/trip", {"cause": "soak"}, allow=409)
-            time.sleep(0.3)  # so that tunnels and streams follow
-            proxy.ask("POST", "/v1/release/reset", allow=409)
+            until(
+                lambda: self._is_followed(proxy, crowd), "a tunnel or stream that follows its user"
+            )
+
+    def _is_followed(self, proxy: Proxy, crowd: Crowd) -> bool:
+        """Trip and reset; return whether a client was told to follow: at some moments none is there."""
+        told = crowd.told
+        proxy.ask("POST", "/v1/release/reset", allow=409)  # the judge may have tripped
+        proxy.ask("PUT", "/v1/weight", {"weight": 60}, allow=409)
+        time.sleep(0.3)  # so that some are on the canary
+        proxy.ask("POST", "/v1/release/trip", {"cause": "soak"}, allow=409)
+        time.sleep(0.3)  # so that they follow
+        proxy.ask("POST", "/v1/release/reset", allow=409)
+        return crowd.told > told
 
     def _judge(self, proxy: Proxy, ledger: Ledger, told: int, before: Held) -> Report:
         problems = []
@@ -243,7 +254,7 @@ class Soak:
         )
         if kept := {k: v for k, v in scraped.items() if k.startswith(gauges) and v}:
             problems.append(f"not zero at the end: {kept}")
-        if not told and self._seconds >= WARM_UP:  # in a short one there may be none open at a trip
+        if not told:
             problems.append("no tunnel or stream has followed its user")
         if ledger.sent != ledger.ended:
             problems.append(f"{ledger.sent - ledger.ended} requests of the clients have no end")

@@ -235,9 +235,9 @@ async def _leave(folder: Path, during: str) -> None:
         finally:
             end_all(folder / "proxy.yaml")
     assert (len(seen.clean), seen.broken) == (count, 0)
-    # None is earlier than the even spread has it; each worker begins with one, and again after the change.
+    # None is earlier than the even spread has it, and each worker begins with one.
     for place, moment in enumerate(sorted(seen.clean)):
-        assert moment - began > after + (place - 2 * workers) * spread / count - 0.01
+        assert moment - began > after + (place - workers) * spread / count - 0.01
     for server in servers:
         server.close()
 
