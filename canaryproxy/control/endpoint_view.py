@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pydantic import Field
 
 from canaryproxy.control.endpoint_figures import EndpointReading, Recent
-from canaryproxy.control.release_view import Count, View
+from canaryproxy.control.release_view import AtFault, Count, Unresolved, View
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.endpoint_cells import EndpointCounts
 from canaryproxy.measure.failures import describe, errno_text
@@ -79,22 +79,8 @@ class Endpoints(View):
     endpoints: list[EndpointRow] = Field(
         description="Stable's first, in the configuration's order."
     )
-    at_fault: list[str] = Field(
-        description="Endpoints that fail more than the others of their variant, in words.",
-        examples=[
-            ["1 of 2 canary endpoints fails: http://10.0.0.7:8080 (48 of 50 requests failed)"]
-        ],
-    )
-    unresolved: list[str] = Field(
-        default=[],
-        description="Names of endpoints whose last look-up failed, in words; their last addresses stay.",
-        examples=[
-            [
-                "http://cart:80 has not been resolved for 2 min: SERVFAIL; 3 addresses of its last"
-                " answer in use"
-            ]
-        ],
-    )
+    at_fault: AtFault
+    unresolved: Unresolved = Field(default=[])
 
 
 def by_class(counts: Iterable[int]) -> dict[str, int]:

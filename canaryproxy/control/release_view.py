@@ -35,6 +35,27 @@ _MAX_LOG = 700.0
 _ROUTES_SHOWN = 10
 
 Count = Annotated[int, Field(ge=0)]
+AtFault = Annotated[
+    list[str],
+    Field(
+        description="Endpoints that fail more than the others of their variant, in words.",
+        examples=[
+            ["1 of 2 canary endpoints fails: http://10.0.0.7:8080 (48 of 50 requests failed)"]
+        ],
+    ),
+]
+Unresolved = Annotated[
+    list[str],
+    Field(
+        description="Names of endpoints whose last look-up failed, in words; their last addresses stay.",
+        examples=[
+            [
+                "http://cart:80 has not been resolved for 2 min: SERVFAIL; 3 addresses of its last"
+                " answer in use"
+            ]
+        ],
+    ),
+]
 ReleaseState = Annotated[
     str, Field(json_schema_extra={"enum": [state.value for state in rollout.State]})
 ]
@@ -368,23 +389,8 @@ class Release(Progress):
     notice: str | None = Field(
         None, description="What is odd about the traffic, although nothing fails: few sticky keys."
     )
-    at_fault: list[str] = Field(
-        default=[],
-        description="Endpoints that fail more than the others of their variant, in words.",
-        examples=[
-            ["1 of 2 canary endpoints fails: http://10.0.0.7:8080 (48 of 50 requests failed)"]
-        ],
-    )
-    unresolved: list[str] = Field(
-        default=[],
-        description="Names of endpoints whose last look-up failed, in words; their last addresses stay.",
-        examples=[
-            [
-                "http://cart:80 has not been resolved for 2 min: SERVFAIL; 3 addresses of its last"
-                " answer in use"
-            ]
-        ],
-    )
+    at_fault: AtFault = Field(default=[])
+    unresolved: Unresolved = Field(default=[])
     capacity: Capacity | None = Field(
         None, description="What the variants have carried; null: the traffic is not known yet."
     )

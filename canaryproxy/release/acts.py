@@ -48,6 +48,7 @@ _HARMS: Final = (
     "stable may not be able to read what these users have stored since"
     " (release.reversible is false)"
 )
+_LATER: Final = "a later start begins with the first step and a new judge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,9 +326,6 @@ def _previous(here: Here) -> tuple[str, ...]:
         return ()
     ago = text.duration(max(here.now - here.rollout.since, 0.0))
     return (f"promoted {ago} ago: stable must still run the version before it",)
-
-
-_LATER: Final = "a later start begins with the first step and a new judge"
 
 
 def _aborted(here: Here, after: Rollout) -> tuple[str, ...]:
