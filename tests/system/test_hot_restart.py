@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from bench import departure
+from canaryproxy.runtime.hot_restart import ENVIRONMENT
 from canaryproxy.runtime.shared_plane import is_alive
 from tests.ports import free_port
 
@@ -277,6 +278,11 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in found]
 
 
+def runs_a_program(successor: int) -> bool:
+    """Tell whether a successor has an environment of its own: until then it is its parent's, which waits."""
+    return f"{ENVIRONMENT}=".encode() in Path(f"/proc/{successor}/environ").read_bytes()
+
+
 def successor_of(running: Proxy) -> int:
     """Return the process that is being started: the child with arguments of its own, and not forked."""
     before = set(children(running.pid))
@@ -466,6 +472,7 @@ def test_the_command_says_at_once_that_the_proxy_was_stopped(tmp_path: Path) -> 
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:
             until(lambda: set(children(running.pid)) - before, "the successor")
             for new in set(children(running.pid)) - before:
+                until(partial(runs_a_program, new), "that it runs")  # else its parent waits
                 os.kill(new, signal.SIGSTOP)
             os.kill(running.pid, signal.SIGTERM)
             assert running.wait() == 0
