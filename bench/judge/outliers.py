@@ -16,7 +16,7 @@ from statistics import median
 from canaryproxy.config import Limits
 from canaryproxy.config.addresses import Endpoint as EndpointConfig
 from canaryproxy.judging.outliers import Observed, OutlierRules, Outliers
-from canaryproxy.measure.endpoint_cells import FAILED_KEYS, KEYS, key_cell
+from canaryproxy.measure.endpoint_cells import KEYS, key_cell
 from canaryproxy.proxy.endpoint import Endpoint
 from canaryproxy.proxy.interfaces import UpstreamLink
 from canaryproxy.proxy.pool import Pool
@@ -105,7 +105,7 @@ class _Service:
             self.dead_for += dead and at == 0
             if bad or (dead and at == 0):
                 self._failed[at] += 1
-                self._keys[at][key_cell(key) - FAILED_KEYS] += 1
+                self._keys[at][key_cell(key)] += 1
         changes = self._outliers.observe(
             now,
             [

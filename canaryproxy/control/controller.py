@@ -302,7 +302,7 @@ class Controller:
     def _timed(self, table: RouteTable) -> RouteTable:
         """Return a route table with the thresholds of the judge."""
         late, stalled = self.authority.limits
-        return replace(table, late=late, stall_after=stalled)
+        return replace(table, late=late, stall_after=stalled, slow=self.outliers.slow)
 
     # Publishing
 
@@ -408,7 +408,8 @@ class Controller:
         self.check(config)
         settings = ControlSettings.of(config, self.settings.slots)
         split = self.authority.carry_over(settings, self.table)
-        timing = replace(table, late=self.table.late, stall_after=self.table.stall_after)
+        known = self.table
+        timing = replace(table, late=known.late, stall_after=known.stall_after, slow=known.slow)
         if settings.salt != self.settings.salt:
             self.users.forget()
         self.settings, self._canary = settings, canary_of(config)
@@ -448,7 +449,7 @@ class Controller:
 
 
 def _eject_outliers(outliers: OutlierWatch, plane: DataPlane, ledger: Ledger, now: float) -> None:
-    """Take out the endpoints that fail far more than the others; the judge has seen what they did."""
+    """Take out the endpoints that fail far more or are far slower than the others; the judge has seen it."""
     for variant, one in outliers.observe(now):
         of = len(plane.endpoints(variant))
         plane.eject(variant, outliers.causes(variant))

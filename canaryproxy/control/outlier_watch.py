@@ -11,6 +11,7 @@ from canaryproxy.config.text import duration
 from canaryproxy.control.endpoint_figures import EndpointReading
 from canaryproxy.judging.outliers import Change, Observed, OutlierRules, Outliers
 from canaryproxy.measure.routing import CANARY, VARIANTS
+from canaryproxy.measure.slowness import NEVER
 
 _READINGS_PER_SECOND: Final = 160
 """Endpoints of a variant that are read in a second; with more than sixteen, not at every tick."""
@@ -54,11 +55,20 @@ class OutlierWatch:
                     one.counts.requests,
                     one.counts.failed,
                     one.counts.keys,
+                    one.counts.times,
+                    one.counts.slow_keys,
+                    one.counts.far_keys,
                 )
                 for one in readings
             ]
             for change in outliers.observe(now, observed):
                 yield at, change
+
+    @property
+    def slow(self) -> tuple[int, int]:
+        """By variant, the bucket of the time to the first byte from which responses are slow."""
+        stable, canary = [NEVER if one is None else one.slow_from for one in self._variants]
+        return stable, canary
 
     def causes(self, variant: int) -> dict[str, str]:
         """Return the endpoints of a variant that are out, and why."""
@@ -96,4 +106,5 @@ def _rules(variant: Variant | None) -> OutlierRules | None:
         found.max_ejected,
         found.pause,
         found.longest_pause,
+        found.slow,
     )

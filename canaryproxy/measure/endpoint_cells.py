@@ -44,7 +44,11 @@ FAILED_KEYS: Final = ERRORS + len(Reason)
 """Failures by a hash of the sticky key, where the key chooses the endpoint: how many users fail."""
 _KEY_BITS: Final = 6
 KEYS: Final = 1 << _KEY_BITS
-COUNTS: Final = FAILED_KEYS + KEYS
+SLOW_KEYS: Final = FAILED_KEYS + KEYS
+"""In the same way, slow responses by the limit for the other endpoints (``slowness``)."""
+FAR_KEYS: Final = SLOW_KEYS + KEYS
+"""In the same way, slow responses by the limit for the endpoint itself."""
+COUNTS: Final = FAR_KEYS + KEYS
 """Number of counts."""
 
 OTHERS: Final = 1
@@ -57,9 +61,9 @@ def identity(url: str) -> int:
 
 
 def key_cell(key: bytes | None) -> int:
-    """Return the count of the failures of a sticky key; of a request without one, any."""
+    """Return the cell (0..``KEYS``) of a sticky key; of a request without one, any."""
     at = getrandbits(_KEY_BITS) if key is None else hash64(key, signed=False)[1]
-    return FAILED_KEYS + at % KEYS
+    return at % KEYS
 
 
 def class_of(status: int) -> int:
@@ -103,7 +107,22 @@ class EndpointCounts:
     @property
     def keys(self) -> Sequence[int]:
         """Failures by a hash of the sticky key."""
-        return self.cells[FAILED_KEYS:]
+        return self.cells[FAILED_KEYS:SLOW_KEYS]
+
+    @property
+    def slow_keys(self) -> Sequence[int]:
+        """Slow responses by a hash of the sticky key, by the limit for the other endpoints."""
+        return self.cells[SLOW_KEYS:FAR_KEYS]
+
+    @property
+    def far_keys(self) -> Sequence[int]:
+        """Slow responses by a hash of the sticky key, by the limit for the endpoint itself."""
+        return self.cells[FAR_KEYS:]
+
+    @property
+    def times(self) -> Sequence[int]:
+        """The histogram of the times to the first byte."""
+        return self.cells[: histogram.BUCKETS]
 
     def error(self, reason: Reason) -> int:
         """Return the attempts that got no complete response for a reason."""

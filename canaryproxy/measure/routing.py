@@ -17,6 +17,7 @@ from mmh3 import mmh3_32_uintdigest
 from canaryproxy.config import HeaderMatch, MatchRule, PathMatch
 from canaryproxy.config.patterns import searcher
 from canaryproxy.measure.records import pack_first
+from canaryproxy.measure.slowness import NEVER
 
 STABLE: Final = 0
 CANARY: Final = 1
@@ -77,6 +78,8 @@ class RouteTable:
     """Seconds to the first byte above which a response is late; 0: unknown yet."""
     stall_after: float = 0.0
     """Seconds to the last byte above which a request is stalled; 0: unknown yet."""
+    slow: tuple[int, int] = (NEVER, NEVER)
+    """By variant: the bucket of the time to the first byte from which a response is slow (``slowness``)."""
     limit: int = field(init=False, default=0)
     """Derived: buckets below this one are on the canary; 0 while the circuit is open."""
     tag: bytes = field(init=False, default=b"")

@@ -40,13 +40,13 @@ LARGEST_ADDRESSES: Final = 1024 * 1024
 LONGEST_SALT: Final = 1024
 """Maximum length of a salt in bytes."""
 
-_TABLE: Final = struct.Struct(f"=ddd??H{LONGEST_SALT}sQ")
+_TABLE: Final = struct.Struct(f"=dddBB??H{LONGEST_SALT}sQ")
 _CELL: Final = 8
 
 CHECK: Final = 1
 """Why an endpoint is out: it fails its health check."""
 OUTLIER: Final = 2
-"""Why an endpoint is out: its requests fail more than those of the others."""
+"""Why an endpoint is out: its requests fail more, or are slower, than those of the others."""
 _WHY_BITS: Final = 8
 _WHY: Final = (1 << _WHY_BITS) - 1
 
@@ -131,6 +131,7 @@ class TableCell:
                 table.weight,
                 table.late,
                 table.stall_after,
+                *table.slow,
                 table.circuit_open,
                 table.new_sessions_only,
                 len(table.salt),
@@ -146,7 +147,8 @@ class TableCell:
             return None
         sequence, data = found
         (
-            weight, late, stall_after, circuit_open, new_sessions_only, length, salt, version,
+            weight, late, stall_after, slow_stable, slow_canary, circuit_open, new_sessions_only, length,
+            salt, version,
         ) = _TABLE.unpack(data)  # fmt: skip
         table = RouteTable(
             weight=weight,
@@ -155,6 +157,7 @@ class TableCell:
             new_sessions_only=new_sessions_only,
             late=late,
             stall_after=stall_after,
+            slow=(slow_stable, slow_canary),
         )
         return sequence, table, version
 

@@ -23,6 +23,7 @@ from canaryproxy.measure.resolved import Addresses, expand
 from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.measure.routing import CANARY, STABLE, MatchRules, RouteTable
 from canaryproxy.measure.shared_memory import TableCell, WorkerCells
+from canaryproxy.measure.slowness import NEVER
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.body_sampler import BodySampler
 from canaryproxy.proxy.client_connection import ClientConnection
@@ -249,7 +250,7 @@ class DataPath:
         context = self._tls_contexts.client(tls, self._files) if is_https else None
         for endpoint in endpoints:
             endpoint.limit(limits)
-            endpoint.by_hash = by_hash
+            endpoint.standing.by_hash = by_hash
             endpoint.secure(context, None if tls is None else tls.server_name)
             endpoint.on_change = self._refresh_pools
         return pool
@@ -288,9 +289,13 @@ class DataPath:
         long-lived connections follow their users.
         """
         now = monotonic()
-        for pool in self.context.pools:
+        slow = self.context.router.current().slow
+        for pool, slow_from in zip(self.context.pools, slow, strict=True):
             if pool.starting:
                 pool.warm(now)
+            for endpoint in pool.endpoints:
+                # Without the hash the control plane tells slow responses from the histogram.
+                endpoint.slow_from = slow_from if endpoint.standing.by_hash else NEVER
         self._renew_rescue(now)
         for connection in self.context.connections:
             connection.mark_late(now)

@@ -17,6 +17,7 @@ from canaryproxy.config import Endpoint as EndpointConfig
 from canaryproxy.config import Limits
 from canaryproxy.measure import endpoint_cells
 from canaryproxy.measure.counters import Reason
+from canaryproxy.measure.slowness import FAR, NEVER
 from canaryproxy.proxy.dialer import Dialer
 from canaryproxy.proxy.failures import detail_of, reason_of
 from canaryproxy.proxy.interfaces import Caller, ConnectionSource, UpstreamLink
@@ -32,9 +33,11 @@ LONGEST_PAUSE: Final = 5.0
 class Standing:
     """How an endpoint stands in its pool."""
 
-    __slots__ = ("out", "returned", "share", "was_up")
+    __slots__ = ("by_hash", "out", "returned", "share", "was_up")
 
     def __init__(self) -> None:
+        self.by_hash = False
+        """Whether a sticky key chooses the endpoint, so that what it does is counted by key, too."""
         self.out = 0
         """Why the control plane has taken it out of service: bits of ``CHECK`` and ``OUTLIER``."""
         self.was_up = True
@@ -61,7 +64,6 @@ class Endpoint(ConnectionSource):
         "_waiting",
         "active",
         "authority",
-        "by_hash",
         "closed",
         "config",
         "ejected",
@@ -76,6 +78,7 @@ class Endpoint(ConnectionSource):
         "on_open",
         "open",
         "reason",
+        "slow_from",
         "standing",
     )
 
@@ -97,8 +100,8 @@ class Endpoint(ConnectionSource):
         self.failures = 0
         """Failures to connect since the last success."""
         self.ejected = False
-        self.by_hash = False
-        """Whether a sticky key chooses the endpoint, so that failures are counted by key, too."""
+        self.slow_from = NEVER
+        """Bucket of the time to the first byte from which ``add_slow`` is to be called."""
         self.standing = Standing()
         self.identity = endpoint_cells.identity(str(config))
         """Names it in shared memory."""
@@ -204,8 +207,15 @@ class Endpoint(ConnectionSource):
 
     def _add_failure(self, key: bytes | None) -> None:
         self.marks.append(endpoint_cells.FAILED)
-        if self.by_hash:
-            self.marks.append(endpoint_cells.key_cell(key))
+        if self.standing.by_hash:
+            self.marks.append(endpoint_cells.FAILED_KEYS + endpoint_cells.key_cell(key))
+
+    def add_slow(self, bucket: int, key: bytes | None) -> None:
+        """Count a slow response to a user with this key."""
+        cell = endpoint_cells.key_cell(key)
+        self.marks.append(endpoint_cells.SLOW_KEYS + cell)
+        if bucket >= FAR[self.slow_from]:
+            self.marks.append(endpoint_cells.FAR_KEYS + cell)
 
     def sweep(self, oldest: float) -> None:
         """Close connections that have been idle since before ``oldest`` (monotonic seconds)."""

@@ -232,6 +232,8 @@ class Exchange(Rescuer):
             self.record_end(status, failed, now)
             if endpoint is not None:
                 endpoint.marks.append(UNTIMED if self._tried else bucket)
+                if bucket >= endpoint.slow_from and not self._tried:
+                    endpoint.add_slow(bucket, self.routing.key)
                 if failed or status >= 300:
                     endpoint.add_status(status, failed, self.routing.key)
         if endpoint is not None:

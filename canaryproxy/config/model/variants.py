@@ -13,11 +13,14 @@ from canaryproxy.config.model.tls import ClientTls
 
 
 class Outliers(Section):
-    """Endpoints that fail far more than the others of their variant get no requests for a while."""
+    """Endpoints that fail far more, or are far slower, than the others get no requests for a while."""
 
     margin: types.Ratio = Field(
         0.2,
-        description="How much more of its requests fail than of the others', at least; a ratio.",
+        description="How much more of its requests fail or are slow than of the others', at least; a ratio.",
+    )
+    slow: bool = Field(
+        True, description="Whether an endpoint that is far slower than the others is an outlier."
     )
     max_ejected: types.Ratio = Field(
         0.34,
@@ -85,7 +88,7 @@ class Variant(Section):
         Outliers | None, BeforeValidator(switch, json_schema_input_type=Outliers | bool | None)
     ] = Field(
         default_factory=Outliers,
-        description="Outlier ejection of endpoints that fail more than the others; false: none.",
+        description="Outlier ejection of endpoints that fail more or are slower than others; false: none.",
     )
 
     @model_validator(mode="after")
