@@ -8,7 +8,7 @@ It asks of each endpoint that fails: if it were equal to the others, how likely 
 * ``hash``: all requests of a key go to one endpoint, so one client that fails a thousand times is no
   evidence. Keys that fail are the events, each counted once, and an equal endpoint gets one in n of them,
   however many requests it has (``EProcess`` with equal trials; the hash is the draw). Keys are told apart
-  by a hash into ``KEYS`` cells, which finds fewer of them and never more. For the other endpoints those are
+  by a hash into a few cells, which finds fewer of them and never more. For the other endpoints those are
   estimated that it lost, too; where the cells fill, all failed requests count.
 
 Either is an e-process: with equal endpoints it ever reaches x with probability 1/x at most (Ville 1939), so
@@ -40,7 +40,6 @@ from typing import Final
 
 from canaryproxy.config.text import count, duration, latency, percent
 from canaryproxy.judging.evidence import EProcess, LiveTest
-from canaryproxy.measure.endpoint_cells import KEYS
 from canaryproxy.measure.slowness import FAR, NEVER, Usual, limit_of
 
 TESTS: Final = 1e6
@@ -48,8 +47,8 @@ TESTS: Final = 1e6
 _LASTS: Final = 60.0
 """Seconds after which a test is given up, whatever it has found."""
 _RATIO: Final = 2.0
-_FULL: Final = KEYS * 3 // 4
-"""Cells in use from which the number of keys is not told from them."""
+_FULL: Final = 0.75
+"""Share of the cells in use from which the number of keys is not told from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +189,8 @@ def _found_keys(new: Sequence[int], old: Sequence[int]) -> int:
 def _lost_keys(new: _Counted, old: _Counted) -> int:
     """Return about as many keys as there were: linear counting (Whang et al. 1990); or more, if many."""
     found, bad = _found_keys(new.usual_keys, old.usual_keys), new.usual - old.usual
-    return bad if found >= _FULL else min(round(-KEYS * log(1.0 - found / KEYS)), bad)
+    cells = len(new.usual_keys)
+    return bad if found >= _FULL * cells else min(round(-cells * log(1.0 - found / cells)), bad)
 
 
 class _Tests:

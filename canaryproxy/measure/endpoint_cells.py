@@ -16,6 +16,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add
 from random import getrandbits
 from typing import Final, NamedTuple
 
@@ -42,13 +43,15 @@ ERRORS: Final = CLASSES + _CLASSES
 """Attempts that got no complete response, by ``Reason``."""
 FAILED_KEYS: Final = ERRORS + len(Reason)
 """Failures by a hash of the sticky key, where the key chooses the endpoint: how many users fail."""
-_KEY_BITS: Final = 6
-KEYS: Final = 1 << _KEY_BITS
+KEYS: Final = 64
 SLOW_KEYS: Final = FAILED_KEYS + KEYS
 """In the same way, slow responses by the limit for the other endpoints (``slowness``)."""
-FAR_KEYS: Final = SLOW_KEYS + KEYS
+_KEY_BITS: Final = 8
+MANY_KEYS: Final = 1 << _KEY_BITS
+"""More of them, as slow responses are common on all endpoints."""
+FAR_KEYS: Final = SLOW_KEYS + MANY_KEYS
 """In the same way, slow responses by the limit for the endpoint itself."""
-COUNTS: Final = FAR_KEYS + KEYS
+COUNTS: Final = FAR_KEYS + MANY_KEYS
 """Number of counts."""
 
 OTHERS: Final = 1
@@ -61,9 +64,8 @@ def identity(url: str) -> int:
 
 
 def key_cell(key: bytes | None) -> int:
-    """Return the cell (0..``KEYS``) of a sticky key; of a request without one, any."""
-    at = getrandbits(_KEY_BITS) if key is None else hash64(key, signed=False)[1]
-    return at % KEYS
+    """Return the cell (below ``MANY_KEYS``) of a sticky key; of a request without one, any."""
+    return getrandbits(_KEY_BITS) if key is None else hash64(key, signed=False)[1] % MANY_KEYS
 
 
 def class_of(status: int) -> int:
@@ -146,9 +148,10 @@ NONE: Final = EndpointCounts((0,) * COUNTS)
 
 def total(counts: Sequence[EndpointCounts]) -> EndpointCounts:
     """Return the sum."""
-    if len(counts) == 1:
-        return counts[0]
-    return EndpointCounts([sum(column) for column in zip(*(c.cells for c in counts), strict=True)])
+    cells = counts[0].cells
+    for one in counts[1:]:
+        cells = list(map(add, cells, one.cells))
+    return EndpointCounts(cells)
 
 
 class LocalState(NamedTuple):

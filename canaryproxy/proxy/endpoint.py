@@ -208,7 +208,8 @@ class Endpoint(ConnectionSource):
     def _add_failure(self, key: bytes | None) -> None:
         self.marks.append(endpoint_cells.FAILED)
         if self.standing.by_hash:
-            self.marks.append(endpoint_cells.FAILED_KEYS + endpoint_cells.key_cell(key))
+            cell = endpoint_cells.key_cell(key) % endpoint_cells.KEYS
+            self.marks.append(endpoint_cells.FAILED_KEYS + cell)
 
     def add_slow(self, bucket: int, key: bytes | None) -> None:
         """Count a slow response to a user with this key."""
