@@ -22,8 +22,8 @@ Slow responses are compared in the same way, and both kinds share the one chance
 known before the test begins, and is less for the others than for the endpoint itself (``measure.slowness``):
 the test is of an endpoint that is no more than half as slow again, or 10 ms slower. A garbage collection
 makes all requests of its second slow, which are one event and look like many. So an endpoint must be slow, by
-the margin, over a third of ``pause`` after its first slow response (half a minute at most), and one that is
-new or back has a ``pause`` to warm up. A test is over when the limit is a new one, each minute.
+the margin, over a third of ``pause`` (half a minute at most) and over the latter half of that, and one that
+is new or back has a ``pause`` to warm up. A test is over when the limit is a new one, each minute.
 
 An ejection is a pause: the first ``pause`` long, each further one twice as long as the one before, up to
 ``longest_pause``; an endpoint that stayed for ``longest_pause`` begins again with the first. At most the
@@ -151,11 +151,13 @@ class _Look:
 class _Test:
     """One endpoint against the others, since ``base``."""
 
-    __slots__ = ("_last", "_process", "base", "most", "url")
+    __slots__ = ("_last", "_process", "base", "middle", "most", "url")
 
     def __init__(self, url: str, base: _Look, by_hash: bool) -> None:
         self.url = url
         self.base = base
+        self.middle = base
+        """After half of the time that the test takes at least."""
         self.most = 0.0
         """The most evidence that there ever was."""
         self._process: EProcess | LiveTest = EProcess() if by_hash else LiveTest()
@@ -231,7 +233,10 @@ class _Tests:
                 continue
             if grows:
                 test.add(look)
-            if past >= lasts and test.most >= least:
+            if past <= lasts / 2:
+                test.middle = look
+            is_bad = past >= lasts and _is_material(rules.margin, *look.seen(test.middle, url))
+            if is_bad and test.most >= least:
                 least, outlier = test.most, test
         return outlier
 
@@ -286,6 +291,8 @@ class Outliers:
         if test is not None and len(self.ejected) < most:
             changes.append(self._eject(now, test.url, *cause(test, look)))
             del self._compared[test.url]
+            self._failing.forget()
+            self._slow.forget()
         return changes
 
     def _look_at_slow(self, now: float, compared: Sequence[Observed]) -> _Look:

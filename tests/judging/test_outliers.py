@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canaryproxy.judging.outliers import Change, Observed, OutlierRules, Outliers
-from canaryproxy.measure.endpoint_cells import KEYS
+from canaryproxy.measure.endpoint_cells import KEYS, MANY_KEYS
+from canaryproxy.measure.histogram import BUCKETS, bucket_index
+from canaryproxy.measure.slowness import FAR, NEVER
 
 RULES = OutlierRules(False, margin=0.2, max_ejected=0.34, pause=30.0, longest_pause=300.0)
 BY_HASH = replace(RULES, by_hash=True)
@@ -29,6 +31,9 @@ class World:
         self._requests = dict.fromkeys(self.names, 0)
         self._failed = dict.fromkeys(self.names, 0)
         self._keys = {name: [0] * KEYS for name in self.names}
+        self._times = {name: [0] * BUCKETS for name in self.names}
+        self._slow_keys = {name: [0] * MANY_KEYS for name in self.names}
+        self._far_keys = {name: [0] * MANY_KEYS for name in self.names}
         self.tick()
 
     def ask(self, name: str, bad: int = 0, good: int = 0, users: Sequence[int] = ()) -> None:
@@ -36,6 +41,14 @@ class World:
         self._failed[name] += bad
         for user in users:
             self._keys[name][user % KEYS] += 1
+
+    def take(self, name: str, seconds: float, user: int = 0) -> None:
+        """Let an endpoint respond after so long, as a worker counts it."""
+        bucket, slow_from = bucket_index(seconds), self.outliers.slow_from
+        self._requests[name] += 1
+        self._times[name][bucket] += 1
+        self._slow_keys[name][user % MANY_KEYS] += bucket >= slow_from
+        self._far_keys[name][user % MANY_KEYS] += bucket >= FAR[slow_from]
 
     def tick(self, seconds: float = 0.1) -> list[Change]:
         self.now += seconds
@@ -48,6 +61,9 @@ class World:
                     self._requests[name],
                     self._failed[name],
                     tuple(self._keys[name]),
+                    tuple(self._times[name]),
+                    tuple(self._slow_keys[name]),
+                    tuple(self._far_keys[name]),
                 )
                 for name in self.names
             ],
@@ -193,3 +209,89 @@ def test_never_more_than_the_share_and_never_the_last(
         assert len(out) <= max(1, int(endpoints * share + 1e-9))
         up = set(world.names) - world.down
         assert not up or up - out
+
+
+# Slow
+
+
+def respond(
+    world: World, ticks: int, slow: Sequence[float] = (), users: int = 10**6
+) -> Change | None:
+    """Let each endpoint respond once a tick within 10 to 50 ms, or the first one in ``slow``, in turn."""
+    for at in range(ticks):
+        for number, name in enumerate(world.names):
+            seconds = slow[at % len(slow)] if slow and not number else 0.01 * (1 + at % 5)
+            world.take(name, seconds, (at * len(world.names) + number) % users)
+        for change in world.tick():
+            return change
+    return None
+
+
+@pytest.mark.parametrize("rules", [RULES, BY_HASH])
+def test_a_slow_endpoint_is_out_after_a_third_of_the_pause(rules: OutlierRules) -> None:
+    world = World(4, rules)
+    assert respond(world, 400) is None
+    began = world.now
+    change = respond(world, 110, (0.03, 0.15, 0.15))
+    assert change is not None
+    assert (change.url, change.ejected) == ("a", True)
+    assert world.now - began >= 10.0
+    assert change.figures["slow"] >= 0.6 * change.figures["requests"]
+    assert re.fullmatch(
+        r"slow: 6[0-9.]+% of [0-9]+ responses took over [0-9]+ ms in 10 s, others [0-9.]+% of [0-9]+"
+        r" over [0-9]+ ms",
+        change.cause,
+    )
+
+
+def test_nothing_is_slow_where_it_is_off() -> None:
+    world = World(4, replace(RULES, slow=False))
+    assert respond(world, 400) is None
+    assert world.outliers.slow_from == NEVER
+    assert respond(world, 300, (1.0,)) is None
+
+
+def test_one_that_stops_for_three_seconds_stays() -> None:
+    world = World(4)
+    assert respond(world, 400) is None
+    assert respond(world, 30, (3.0,)) is None
+    assert respond(world, 300) is None
+
+
+def test_one_that_is_new_or_back_has_a_pause_to_warm_up() -> None:
+    world = World(4)
+    assert respond(world, 300, (0.15,)) is None
+    assert respond(world, 200, (0.15,)) is not None
+    world.tick(40.0)
+    assert not world.out()
+    assert respond(world, 290, (0.15,)) is None
+    assert respond(world, 200, (0.15,)) is not None
+
+
+def test_another_zone_and_half_as_slow_again_are_no_evidence() -> None:
+    for slow in (
+        [0.01 * (1 + at) + 0.01 for at in range(5)],
+        [0.01 * (1 + at) * 1.5 for at in range(5)],
+    ):
+        world = World(4)
+        assert respond(world, 2000, slow) is None
+
+
+def test_one_user_who_is_slow_on_his_endpoint_is_no_evidence() -> None:
+    world = World(4, BY_HASH)
+    assert respond(world, 400) is None
+    for at in range(600):
+        for _ in range(4):
+            world.take("a", 1.0, user=7)
+        for number, name in enumerate(world.names):
+            world.take(name, 0.01 * (1 + at % 5), at * 4 + number)
+        assert not world.tick()
+
+
+def test_all_that_are_slow_alike_stay() -> None:
+    world = World(4)
+    assert respond(world, 400) is None
+    for _ in range(300):
+        for name in world.names:
+            world.take(name, 0.5)
+        assert not world.tick()
