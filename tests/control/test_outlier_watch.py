@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from canaryproxy.measure.endpoint_cells import COUNTS, FAILED, UNTIMED, EndpointCounts
+from canaryproxy.measure.histogram import bucket_index
 from canaryproxy.measure.routing import CANARY, STABLE
+from canaryproxy.measure.slowness import NEVER
 
 from .world import World, reading
 
@@ -38,6 +40,13 @@ def fail(world: World, upto: int = 20) -> None:
         tick(world)
 
 
+def slow(times: list[int]) -> EndpointCounts:
+    """Return the counts of responses after 10 ms and after a second."""
+    cells = [0] * COUNTS
+    cells[bucket_index(0.01)], cells[bucket_index(1.0)] = times
+    return EndpointCounts(cells)
+
+
 def what(world: World) -> list[str]:
     return [one.what for one in world.controller.status().history]
 
@@ -54,6 +63,30 @@ async def test_an_outlier_of_the_canary_is_out_in_the_history_and_holds_the_step
     assert any(
         "1 of 3 canary endpoints is ejected: http://a:1 (outlier: " in one for one in seen.holds
     )
+
+
+async def test_a_slow_endpoint_is_out_and_workers_know_what_is_slow(tmp_path: Path) -> None:
+    world = World(tmp_path, TEXT, base="")
+    times = {url: [0, 0] for url in URLS}
+
+    def respond(ticks: int, *, is_slow: bool) -> None:
+        for _ in range(ticks):
+            for url, found in times.items():
+                found[is_slow and url == URLS[0]] += 1
+            world.plane.readings[CANARY] = [reading(url, slow(times[url])) for url in URLS]
+            tick(world)
+
+    respond(310, is_slow=False)
+    limits = world.plane.tables[-1].slow
+    assert limits[STABLE] == NEVER
+    assert bucket_index(0.01) < limits[CANARY] < bucket_index(1.0)
+    assert not any(world.plane.ejected.values())
+    respond(110, is_slow=True)
+    assert list(world.plane.ejected[CANARY]) == [URLS[0]]
+    (record,) = [one for one in world.controller.status().history if one.what == "ejected"]
+    assert record.cause.startswith(f"canary endpoint {URLS[0]}: slow: 100% of ")
+    assert record.figures is not None
+    assert record.figures["slow"] == record.figures["requests"]
 
 
 async def test_it_is_back_after_its_pause_and_holds_for_another(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from canaryproxy.measure.shared_memory import (
     TableCell,
     WorkerCells,
 )
+from canaryproxy.measure.slowness import NEVER
 
 tables = st.builds(
     RouteTable,
@@ -31,6 +32,7 @@ tables = st.builds(
     new_sessions_only=st.booleans(),
     late=st.floats(0, 100),
     stall_after=st.floats(0, 100),
+    slow=st.tuples(st.integers(1, NEVER), st.integers(1, NEVER)),
 )
 
 

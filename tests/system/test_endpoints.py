@@ -12,7 +12,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +46,25 @@ class _Broken(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class _Slow(_Broken):
+    """Responds with 200 after a time."""
+
+    def do_GET(self) -> None:
+        time.sleep(self.server.delay)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     asked = 0
+    delay = 0.0
 
 
 @contextlib.contextmanager
-def broken() -> Iterator[_Server]:
-    with _Server(("127.0.0.1", 0), _Broken) as server:
+def broken(handler: type[_Broken] = _Broken) -> Iterator[_Server]:
+    with _Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield server
@@ -251,3 +264,52 @@ def test_one_of_four_endpoints_that_answers_500_is_ejected_and_the_judge_knows(
         assert running.metrics()[f"canaryproxy_endpoint_up{of}"] == 0
         assert "down: outlier: " in command(running, "endpoints")
         assert bad in command(running, "status").replace("\n", " ")
+
+
+@pytest.mark.parametrize("balance", ["least_requests", "hash"])
+def test_one_of_three_endpoints_that_becomes_slow_is_ejected(tmp_path: Path, balance: str) -> None:
+    users = iter(range(10**6))
+    with contextlib.ExitStack() as stack:
+        good = [stack.enter_context(upstream(tmp_path, f"good{at}"))[1] for at in range(2)]
+        server = stack.enter_context(broken(_Slow))
+        urls = [f"http://127.0.0.1:{port}" for port in (server.server_port, *good)]
+        stable = f"{{endpoints: {json.dumps(urls)}, balance: {balance}, outliers: {{pause: 1s}}}}"
+        running = stack.enter_context(
+            proxy(
+                tmp_path,
+                f"variants: {{stable: {stable}}}",
+                f"workers: 2\nstate: {tmp_path}/state.json\n",
+            )
+        )
+        clients = stack.enter_context(ThreadPoolExecutor(8))
+
+        def ask(requests: int) -> None:
+            for done in [clients.submit(send, running, users, 1) for _ in range(requests)]:
+                done.result()
+
+        began = time.monotonic()
+
+        def is_usual() -> bool:
+            """Each endpoint has had its pause to warm up, and responses enough to tell what is usual."""
+            ask(16)
+            least = min(row["total"]["requests"] for row in rows(running).values())
+            return least >= 60 and time.monotonic() - began > 2.0
+
+        until(is_usual, "the usual times")
+        assert not any(row["out"] for row in rows(running).values())
+        server.delay = 0.3
+
+        out: list[dict[str, str]] = []
+
+        def ejected() -> bool:
+            ask(16)
+            out.append({url: row["out"] for url, row in rows(running).items() if row["out"]})
+            return bool(out[-1])
+
+        until(ejected, "an ejection")
+        ((url, said),) = out[-1].items()
+        assert url == urls[0]
+        assert re.match(
+            r"slow: [0-9.]+% of [0-9]+ responses took over [0-9.]+ ms in [0-9a-z. ]+, others [0-9.]+% of ",
+            said,
+        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +12,7 @@ from canaryproxy.measure import endpoint_cells
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.endpoint_cells import EndpointCounts
 from canaryproxy.measure.routing import CANARY, STABLE
+from canaryproxy.measure.slowness import NEVER
 
 from .harness import Answer, Link, Proxy, Upstream, always, proxy, status_of, until, variants
 from .test_faults import ALL, GET, STABLE_OK, once, reset_unanswered, silence, status
@@ -79,3 +82,29 @@ async def test_a_request_whose_client_leaves_is_not_counted() -> None:
         client.close()
         await until(lambda: not running.context.in_flight)
         assert summary(counted(running, STABLE)) == {}
+
+
+async def linger(link: Link) -> None:
+    await link.take(b"\r\n\r\n")
+    await asyncio.sleep(0.02)
+    await link.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("balance", "slow_from", "users"),
+    [("hash", 1, 1), ("hash", NEVER, 0), ("least_requests", 1, 0)],
+)
+async def test_users_with_slow_responses_are_counted_where_the_hash_chooses(
+    balance: str, slow_from: int, users: int
+) -> None:
+    async with Upstream(linger).serving() as upstream:
+        stable = f'{{endpoints: ["http://127.0.0.1:{upstream.port}"], balance: {balance}}}'
+        async with proxy(f"variants: {{stable: {stable}}}") as running:
+            table = replace(running.context.router.current(), slow=(slow_from, NEVER))
+            running.datapath.publish(table)
+            running.datapath.tick()
+            client = await running.connect()
+            await client.send(b"GET / HTTP/1.1\r\nHost: x\r\nCookie: canary_id=alice\r\n\r\n")
+            await until(lambda: bool(counted(running, STABLE).requests))
+            found = counted(running, STABLE)
+            assert (sum(found.slow_keys), sum(found.far_keys)) == (users, users)
