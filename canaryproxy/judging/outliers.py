@@ -85,7 +85,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """What an endpoint is compared by, since the start."""
+    """Counts by which an endpoint is compared, since the start."""
 
     url: str
     requests: int
