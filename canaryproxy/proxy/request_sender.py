@@ -165,7 +165,10 @@ class RequestSender(LongLived):
         endpoint = self._endpoint
         if endpoint is not None:
             alone = not self._tried and self.variant == self.routing.variant
-            endpoint.marks.append(bucket_index(waited) if alone else UNTIMED)
+            bucket = bucket_index(waited) if alone else UNTIMED
+            endpoint.marks.append(bucket)
+            if alone and bucket >= endpoint.slow_from:
+                endpoint.add_slow(bucket, self.routing.key)
             failed = self._context.trial_rules.error_statuses[status] != 0
             endpoint.add_status(status, failed, self.routing.key)
 
