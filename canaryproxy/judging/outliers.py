@@ -22,8 +22,8 @@ Slow responses are compared in the same way, and both kinds share the one chance
 known before the test begins, and is less for the others than for the endpoint itself (``measure.slowness``):
 the test is of an endpoint that is no more than half as slow again, or 10 ms slower. A garbage collection
 makes all requests of its second slow, which are one event and look like many. So an endpoint must be slow, by
-the margin, over a third of ``pause`` (half a minute at most) and over the latter half of that, and one that
-is new or back has a ``pause`` to warm up. A test is over when the limit is a new one, each minute.
+the margin, over a third of ``pause`` (half a minute at most), by half of it since the middle of that, and one
+that is new or back has a ``pause`` to warm up. A test is over when the limit is a new one, each minute.
 
 An ejection is a pause: the first ``pause`` long, each further one twice as long as the one before, up to
 ``longest_pause``; an endpoint that stayed for ``longest_pause`` begins again with the first. At most the
@@ -235,7 +235,7 @@ class _Tests:
                 test.add(look)
             if past <= lasts / 2:
                 test.middle = look
-            is_bad = past >= lasts and _is_material(rules.margin, *look.seen(test.middle, url))
+            is_bad = past >= lasts and _is_material(rules.margin / 2, *look.seen(test.middle, url))
             if is_bad and test.most >= least:
                 least, outlier = test.most, test
         return outlier
