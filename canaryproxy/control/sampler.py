@@ -101,7 +101,7 @@ class Sampler:
         failed = cells[counters.FAILED]
         refused = sum(cells[counters.CODES + 400 : counters.CODES + 500])
         unreached = sum(cells[counters.ERRORS + reason] for reason in _UNREACHED)
-        ended = cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED]
+        ended = counters.answered(cells)
         counts = {
             REQUESTS: (ended, failed),
             CLIENT_ERRORS: (ended, refused),

@@ -37,7 +37,7 @@ class Snapshot:
     """Seconds, on any clock that only goes forward."""
     routed: int
     ended: int
-    """Requests that ended, without those whose client went away."""
+    """Requests that ended, without those whose client went away and those that stable refused to take."""
     failed: int
     first_byte: tuple[int, ...]
     """The histogram of the time to the first byte."""
@@ -49,7 +49,7 @@ class Snapshot:
         return cls(
             now,
             cells[counters.ROUTED],
-            cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED],
+            counters.answered(cells),
             failed,
             tuple(cells[counters.FIRST_BYTE : counters.FIRST_BYTE + histogram.BUCKETS]),
         )

@@ -39,6 +39,7 @@ STATUS_OF: dict[Reason, int] = {
     Reason.NO_ENDPOINT: 503,
     Reason.OVERFLOW: 503,
     Reason.CERTIFICATE: 502,
+    Reason.SHED: 503,
 }
 """The status of each upstream failure, for the client and for the counters."""
 
@@ -56,6 +57,7 @@ CLIENT_TEXT: dict[Reason, str] = {
     Reason.NO_ENDPOINT: "no upstream endpoint available",
     Reason.OVERFLOW: "too many requests are waiting for the upstream",
     Reason.CERTIFICATE: "upstream certificate not verified",
+    Reason.SHED: "too many requests for the upstream to answer in time",
 }
 """What the client reads about each upstream failure. The access log has the variant and the address."""
 
@@ -72,13 +74,14 @@ def error_response(
     head_only: bool = False,
     label: str = "",
     extra: bytes = b"",
+    retry_after: int = 1,
 ) -> bytes:
     """Return a complete HTTP/1.1 response of the proxy itself.
 
     The body is one line of plain text with the reason and a random request id, which is also sent as
     ``X-Request-Id``. ``label`` is the machine-readable reason (``Reason.label``), sent as
     ``X-Canaryproxy-Reason``; ``date`` is the Date line and ``extra`` more header lines, with their CRLF.
-    A 503 carries ``Retry-After: 1``.
+    A 503 carries ``Retry-After``, in seconds.
     """
     request_id = secrets.token_hex(8)
     phrase = HTTPStatus(status).phrase
@@ -94,7 +97,7 @@ def error_response(
     if label:
         lines.append(f"X-Canaryproxy-Reason: {label}")
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        lines.append("Retry-After: 1")
+        lines.append(f"Retry-After: {retry_after}")
     if status in (HTTPStatus.OK, HTTPStatus.METHOD_NOT_ALLOWED):
         lines.append(f"Allow: {_METHODS}")
     if close:

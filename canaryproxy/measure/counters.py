@@ -41,6 +41,8 @@ class Reason(IntEnum):
     NO_ENDPOINT = 10
     OVERFLOW = 11
     CERTIFICATE = 12
+    SHED = 13
+    """The variant was over its measured limit (``measure.shedding``)."""
 
     @property
     def label(self) -> str:
@@ -119,7 +121,10 @@ ENDED_CLEANLY: Final = 15
 """Tunnels and streams that the proxy ended between two messages or events."""
 ENDED_ROUGHLY: Final = 16
 """Tunnels and streams that it ended within one, or that have none."""
-OUTCOMES: Final = 17
+SHED: Final = 17
+"""Requests that stable refused because it was over its measured limit. They ended, and are trials of nothing;
+those of the canary are its failures. ``ERRORS + Reason.SHED`` counts both."""
+OUTCOMES: Final = 18
 """Two cells for each outcome: responses evaluated, and those for which its rule holds."""
 MOST_OUTCOMES: Final = 16
 """Maximum number of outcomes in a configuration."""
@@ -283,6 +288,12 @@ class Totals:
 def in_flight(cells: Sequence[int]) -> int:
     """Return the requests in flight of one variant's cells."""
     return cells[ROUTED] - cells[FINISHED]
+
+
+def answered(cells: Sequence[int]) -> int:
+    """Return the requests of one variant's cells that ended and say something of it."""
+    refused = cells[SHED]  # before the ends, which are written later
+    return cells[FINISHED] - cells[CLIENT_CLOSED] - refused
 
 
 def tunnels(cells: Sequence[int]) -> int:

@@ -21,6 +21,7 @@ WORDS: Final = {
     Reason.NO_ENDPOINT: "no endpoint is up",
     Reason.OVERFLOW: "too many requests wait for a connection",
     Reason.CERTIFICATE: "certificate not verified",
+    Reason.SHED: "over the measured limit (limits.shed_after)",
 }
 
 

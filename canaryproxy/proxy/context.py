@@ -5,8 +5,9 @@ from __future__ import annotations
 from canaryproxy.config import Limits
 from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
-from canaryproxy.measure.counters import Counters, Tally
+from canaryproxy.measure.counters import FINISHED, ROUTED, Counters, Tally
 from canaryproxy.measure.rescue import Budget, RescueRules
+from canaryproxy.measure.shedding import LoadLimit
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.error_log import ErrorLog
 from canaryproxy.proxy.head_ends import HeadEnds
@@ -36,6 +37,7 @@ class WorkerContext:
         "idle_timeout",
         "in_flight",
         "limits",
+        "load_limits",
         "long_lived",
         "max_requests",
         "mirror",
@@ -47,6 +49,7 @@ class WorkerContext:
         "response_ends",
         "response_parsers",
         "router",
+        "sheds",
         "tallies",
         "trial_rules",
         "trusted_proxies",
@@ -99,8 +102,23 @@ class WorkerContext:
         """Requests being answered, tunnels included."""
         self.overdue: list[Receiver] = []
         """Exchanges whose canary has had its time to answer, found by ``mark_late``."""
+        self.load_limits = (LoadLimit(), LoadLimit())
+        """What stable and the canary may have in flight."""
+        self.sheds = False
+        """One of them is over its limit. Read with each request, so that nothing else is while none is."""
         self.draining = False
         """The worker shuts down: connections close after their current response."""
+
+    def observe_load(self, now: float) -> None:
+        """Look at what both variants have in flight and answer; ``now`` in monotonic seconds."""
+        for tally, pool, limit in zip(self.tallies, self.pools, self.load_limits, strict=True):
+            limit.observe(now, tally.values, len(pool.usable))
+        self.sheds = any(limit.sheds for limit in self.load_limits)
+
+    def in_flight_of(self, variant: int) -> int:
+        """Return the requests of one variant that are being answered, tunnels left out."""
+        values = self.tallies[variant].values
+        return values[ROUTED] - values[FINISHED]
 
     def is_full(self) -> bool:
         """Tell whether there are as many connections as there may be."""

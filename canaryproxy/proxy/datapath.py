@@ -168,6 +168,9 @@ class DataPath:
         context.trusted_proxies = TrustedProxies(
             config.forwarded.trust, by_forwarded=config.forwarded.client_from == "Forwarded"
         )
+        for limit in context.load_limits:
+            limit.configure(limits.shed_after)
+        context.sheds = any(limit.sheds for limit in context.load_limits)
         context.rescue = RescueRules(config.rescue, reversible=config.reversible)
         context.budget = Budget(config.rescue.budget, config.worker_count)
         self._rescue_after = config.rescue.after
@@ -297,6 +300,7 @@ class DataPath:
                 # Without the hash the control plane tells slow responses from the histogram.
                 endpoint.slow_from = slow_from if endpoint.standing.by_hash else NEVER
         self._renew_rescue(now)
+        self.context.observe_load(now)
         for connection in self.context.connections:
             connection.mark_late(now)
         self._sampler.tick()

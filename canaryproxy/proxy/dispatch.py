@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from canaryproxy.http1.request import Request
 from canaryproxy.measure import counters
+from canaryproxy.measure.routing import Routing
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.interfaces import ResponseSink
@@ -28,3 +29,9 @@ def dispatch(
     if context.access_log is None:
         return Exchange(context, sink, request, routing, outcomes, now, has_body)
     return LoggedExchange(context, sink, request, routing, outcomes, now, has_body)
+
+
+def is_shed(context: WorkerContext, routing: Routing) -> bool:
+    """Tell whether a request that was just counted as routed is refused: its variant is over its limit."""
+    variant = routing.variant
+    return context.load_limits[variant].refuses(context.in_flight_of(variant), routing)

@@ -38,7 +38,8 @@ from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters, records
 from canaryproxy.measure.counters import ROUTED, Reason
 from canaryproxy.measure.endpoint_cells import UNTIMED
-from canaryproxy.measure.routing import NOT_SHARED, Routing
+from canaryproxy.measure.routing import NOT_SHARED, STABLE, Routing
+from canaryproxy.measure.shedding import retry_after
 from canaryproxy.proxy import retry
 from canaryproxy.proxy.access_log import id_and_size
 from canaryproxy.proxy.context import WorkerContext
@@ -57,6 +58,7 @@ from canaryproxy.proxy.request_sender import FINISHED, RESPONDING, STREAMING, TU
 from canaryproxy.proxy.rescuer import Rescuer
 
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
+_MANY_USERS: Final = (Reason.OVERFLOW, Reason.SHED)
 _LONGEST_ID: Final = 128
 """Bytes of a client's X-Request-Id that are logged."""
 
@@ -278,6 +280,14 @@ class Exchange(Rescuer):
             endpoint.failed(reason)
         self._failed(reason, detail)
 
+    def shed(self) -> None:
+        """Refuse the request in place of ``start``: its variant is over its measured limit.
+
+        It fails for the canary, and stable answers if it has room. For stable it is no trial: what stable
+        cannot take says nothing of the canary.
+        """
+        self._failed(Reason.SHED)
+
     def timed_out(self) -> None:
         """The upstream sent nothing in time."""
         reason = Reason.BODY_TIMEOUT if self.responding else Reason.FIRST_BYTE_TIMEOUT
@@ -342,7 +352,7 @@ class Exchange(Rescuer):
 
     def _unreached(self, reason: Reason) -> int:
         """Return ``records.UNREACHED`` if no attempt got a connection, for another reason than many users."""
-        unreached = self._state == WAITING and reason != Reason.OVERFLOW
+        unreached = self._state == WAITING and reason not in _MANY_USERS
         return records.UNREACHED if unreached else 0
 
     def _send_error(
@@ -353,7 +363,9 @@ class Exchange(Rescuer):
         self._count_failure(reason, now, now, self._unreached(reason))
         self._state = FINISHED
         close = self._closes()
-        lines = self._context.head_ends.variant_lines[self.variant] + self.routing.cookie
+        lines = self._context.head_ends.variant_lines[self.variant]
+        if reason != Reason.SHED:  # a new user that comes again is as new as he was
+            lines += self.routing.cookie
         if not close:
             lines += connection_line(self.request, close=False)
         response = error_response(
@@ -364,6 +376,7 @@ class Exchange(Rescuer):
             close=close,
             head_only=self.request.method == b"HEAD",
             extra=lines,
+            retry_after=retry_after(self.routing) if reason == Reason.SHED else 1,
         )
         self.note_end(status, now, response)
         _log_failure(self, now, endpoint, reason, detail, response)
@@ -375,6 +388,10 @@ class Exchange(Rescuer):
     def _count_failure(self, reason: Reason, responded: float, now: float, flags: int) -> None:
         """Count and record that the request failed; ``flags`` as ``record_end`` has them."""
         status = STATUS_OF[reason]
+        if reason == Reason.SHED and self.variant == STABLE:
+            self._tally.add(counters.SHED)
+            self._count(status, responded, now, failed=False)
+            return
         self._count(status, responded, now, failed=True)
         self.record_end(status, True, now, flags)
 

@@ -66,6 +66,7 @@ class Rescuer(EndlessResponse):
             self.variant == CANARY
             and rules.is_failure(self.request.method, status)
             and self._has_whole_request()
+            and self._stable_has_room()
         ):
             return False
         elif not self._context.budget.take(now, self._routed_to_stable()):
@@ -101,6 +102,12 @@ class Rescuer(EndlessResponse):
     def _has_whole_request(self) -> bool:
         return self._replay is None or self._replay.whole
 
+    def _stable_has_room(self) -> bool:
+        context = self._context
+        return not context.sheds or context.load_limits[STABLE].has_room(
+            context.in_flight_of(STABLE)
+        )
+
     def _routed_to_stable(self) -> int:
         return self._context.tallies[STABLE].values[counters.ROUTED]
 
@@ -121,6 +128,7 @@ class Rescuer(EndlessResponse):
             self.variant == CANARY
             and not self._rescued
             and self._has_whole_request()
+            and self._stable_has_room()
             and (self._state == WAITING or self.request.method in self._context.rescue.methods)
         )
 

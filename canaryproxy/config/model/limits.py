@@ -35,6 +35,11 @@ class Limits(Section):
     first_byte_timeout: types.Timeout = Field(
         30.0, description="From the end of the request to the first byte of the response."
     )
+    shed_after: types.Timeout | None = Field(
+        None,
+        description="Time to the first byte after which a response comes too late; a variant over its"
+        " measured limit sheds load, new users first. Off by default.",
+    )
     endpoint_idle_timeout: types.Timeout = Field(
         60.0, description="Idle time of a connection to an endpoint."
     )
