@@ -60,6 +60,7 @@ _RECORDS = {
     "tripped": "red",
     "suspect": "yellow",
     "capacity": "yellow",
+    "shedding": "yellow",
     "accepted": "yellow",
     "reload_failed": "yellow",
     "upgrade_failed": "yellow",

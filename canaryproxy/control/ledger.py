@@ -94,6 +94,7 @@ _LEVELS = {
     "upgrade_failed": logging.ERROR,
     "suspect": logging.WARNING,
     "capacity": logging.WARNING,
+    "shedding": logging.WARNING,
     "aborting": logging.WARNING,
     "aborted": logging.WARNING,
 }
@@ -105,6 +106,8 @@ _TITLES = {
     "moved": "connections moved",
     "ejected": "endpoint ejected",
     "readmitted": "endpoint back",
+    "shedding": "load shedding begins",
+    "shed": "load shedding is over",
     "reload_failed": "reload failed, the running configuration stays",
 }
 

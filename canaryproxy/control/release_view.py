@@ -273,6 +273,10 @@ class Variant(View):
 
     requests: Count = Field(description="Requests that ended.")
     failed: Count = Field(description="Requests that failed.")
+    shed: Count = Field(
+        description="Requests that found the variant over its measured limit (limits.shed_after). Those of the"
+        " canary failed; those of stable are not in requests."
+    )
     in_flight: int = Field(description="Requests in flight; tunnels and streams are in long_lived.")
     rate: float = Field(description="Requests per second over the last 10 s.")
     error_rate: float | None = Field(description="Fraction of them that failed.")
@@ -679,6 +683,7 @@ def variant(
     window: Window,
     requests: int,
     failed: int,
+    shed: int,
     in_flight: int,
     long_lived: LongLived,
     endpoints: Sequence[EndpointReading],
@@ -687,6 +692,7 @@ def variant(
     return Variant(
         requests=requests,
         failed=failed,
+        shed=shed,
         in_flight=in_flight,
         rate=window.rate,
         error_rate=window.error_rate,

@@ -26,6 +26,7 @@ from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.reload import Change, Reloader, Stale
 from canaryproxy.control.route_view import Routes
 from canaryproxy.control.saver import Unsaved
+from canaryproxy.control.shed_watch import ShedWatch, shed
 from canaryproxy.control.timeseries import TrafficHistory
 from canaryproxy.judging.metrics import ANSWERS
 from canaryproxy.measure import counters
@@ -84,6 +85,7 @@ class Control:
         self._plane = plane
         self._reloader = reloader
         self._traffic = TrafficHistory()
+        self._sheds = ShedWatch(controller.ledger, cells.variants)
         self._listeners: list[Listener] = []
         self._host = socket.gethostname()
         self._boot = secrets.token_hex(4)
@@ -128,6 +130,7 @@ class Control:
         in_flight = [counters.in_flight(cells) for cells in self._cells.variants]
         up = [sum(one.up for one in self._plane.endpoints(which)) for which in (STABLE, CANARY)]
         self._controller.capacity.take(now, windows, in_flight, up)
+        self._sheds.observe(monotonic())
         seen = status.assessment
         if 0 < status.weight < 100 and seen is not None:
             of = status.release, status.weight, status.circuit.since, seen.warming
@@ -203,8 +206,9 @@ class Control:
         leaving, moving = counters.leaving(cells), self._reloader.running.circuit.takes
         return view.variant(
             self._traffic.now()[which],
-            cells[counters.FINISHED] - cells[counters.CLIENT_CLOSED],
+            counters.answered(cells),
             cells[counters.FAILED],
+            shed(cells),
             counters.in_flight(cells),
             view.LongLived(
                 tunnels=counters.tunnels(cells),

@@ -22,6 +22,7 @@ NOTABLE = frozenset(
         "accepted",
         "ejected",
         "readmitted",
+        "shedding",
         "tripped",
         "breached",
         "recovered",
@@ -45,6 +46,7 @@ _WARNINGS = frozenset(
         "suspect",
         "capacity",
         "ejected",
+        "shedding",
         "merged",
         "reload_failed",
         "upgrade_failed",
@@ -89,6 +91,8 @@ _SENTENCES = {
     "moved": "{release} on {host}: connections followed their users: {cause}",
     "ejected": ":warning: {one_of} on {host} gets no requests: {cause}",
     "readmitted": "{one_of} on {host} gets requests again: {cause}",
+    "shedding": ":warning: Load shedding on {host}: {cause}",
+    "shed": "Load shedding on {host} is over: {cause}",
     "merged": ":warning: Replicas of {release} had diverged and agree again on {host}{at}: {cause}",
 }
 _REFUSED = ":no_entry: A gate refused the next step of {release} on {host}: {cause}"
@@ -108,6 +112,7 @@ _ADVICE = {
     "promoted": "Deploy this version as stable, then configure the next release.",
     "ejected": "The others serve its share. Find out what is wrong with it; while it is the canary's, "
     "the step is held.",
+    "shedding": "Add endpoints, or find out who sends so much and why responses take so long.",
     "reload_failed": "Run canaryproxy check, mend the file and reload.",
     "upgrade_failed": "No connection was lost; the log of the new process says more.",
     "merged": "The more cautious state is in force: check that it is the one you want.",

@@ -64,6 +64,8 @@ def test_a_json_message_is_the_record_and_its_origin() -> None:
         ("capacity", {}, "warning"),
         ("ejected", {"endpoints": ["http://a"]}, "warning"),
         ("readmitted", {}, "info"),
+        ("shedding", {}, "warning"),
+        ("shed", {}, "info"),
         ("merged", {}, "warning"),
         ("stopped", {}, "info"),
         ("promoted", {}, "info"),

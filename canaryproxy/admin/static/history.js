@@ -6,7 +6,7 @@ import { count, duration, latency, moment, odds, plural, utc, weight } from "./w
 
 const KINDS = {
   everything: null,
-  "trips and warnings": ["tripped", "breached", "reset", "probing", "recovered", "suspect", "cleared", "capacity", "accepted", "ejected", "readmitted"],
+  "trips and warnings": ["tripped", "breached", "reset", "probing", "recovered", "suspect", "cleared", "capacity", "accepted", "ejected", "readmitted", "shedding", "shed"],
   "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborting", "aborted", "gate", "merged", "moved"],
   "drills and configuration": ["drill", "reload", "reload_failed", "restart", "upgrade", "upgrade_failed"],
 };
@@ -20,6 +20,8 @@ const GLYPHS = {
   capacity: "suspect",
   ejected: "suspect",
   readmitted: "ok",
+  shedding: "suspect",
+  shed: "ok",
   accepted: "suspect",
   reload_failed: "suspect",
   upgrade_failed: "suspect",
@@ -32,7 +34,7 @@ const GLYPHS = {
   aborting: "aborted",
   aborted: "aborted",
 };
-const WORDS = { restart: "restarted", reload_failed: "reload failed", upgrade_failed: "restart failed", upgrade: "taken over", merged: "replicas merged", moved: "connections moved", capacity: "held for capacity", ejected: "endpoint ejected", readmitted: "endpoint back" };
+const WORDS = { restart: "restarted", reload_failed: "reload failed", upgrade_failed: "restart failed", upgrade: "taken over", merged: "replicas merged", moved: "connections moved", capacity: "held for capacity", ejected: "endpoint ejected", readmitted: "endpoint back", shedding: "load shedding begins", shed: "load shedding is over" };
 /** Records of what a trip and a reset do to the release: the ones before have said it. */
 const CONSEQUENCES = ["stopped", "restored"];
 const PAGE = 50;

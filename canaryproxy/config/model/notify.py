@@ -42,6 +42,8 @@ EventName = Literal[
     "moved",
     "ejected",
     "readmitted",
+    "shedding",
+    "shed",
 ]
 """The events that the history records."""
 
