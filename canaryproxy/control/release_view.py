@@ -274,8 +274,8 @@ class Variant(View):
     requests: Count = Field(description="Requests that ended.")
     failed: Count = Field(description="Requests that failed.")
     shed: Count = Field(
-        description="Requests that found the variant over its measured limit (limits.shed_after). Those of the"
-        " canary failed; those of stable are not in requests."
+        description="Requests that found the variant over its measured limit (limits.shed_after). Those of"
+        " the canary failed; those of stable are not in requests."
     )
     in_flight: int = Field(description="Requests in flight; tunnels and streams are in long_lived.")
     rate: float = Field(description="Requests per second over the last 10 s.")
@@ -683,10 +683,10 @@ def variant(
     window: Window,
     requests: int,
     failed: int,
-    shed: int,
     in_flight: int,
     long_lived: LongLived,
     endpoints: Sequence[EndpointReading],
+    shed: int = 0,
 ) -> Variant:
     """Return the view of a variant: its counts since the start, its rates within ``window``."""
     return Variant(

@@ -114,7 +114,7 @@ class Control:
 
     def _take(self) -> dict[str, Any]:
         status = self._controller.status()
-        verdicts = status.assessment.verdicts if status.assessment is not None else ()
+        seen = status.assessment
         point = self._traffic.take(
             monotonic(),
             self._controller.now,
@@ -122,16 +122,15 @@ class Control:
             status.weight,
             {
                 verdict.metric: view.finite(verdict.log_evidence)
-                for verdict in verdicts
+                for verdict in (() if seen is None else seen.verdicts)
                 if not verdict.scope
             },
         )
+        self._sheds.observe(monotonic())
         now, windows = self._controller.now, self._traffic.now()
         in_flight = [counters.in_flight(cells) for cells in self._cells.variants]
         up = [sum(one.up for one in self._plane.endpoints(which)) for which in (STABLE, CANARY)]
         self._controller.capacity.take(now, windows, in_flight, up)
-        self._sheds.observe(monotonic())
-        seen = status.assessment
         if 0 < status.weight < 100 and seen is not None:
             of = status.release, status.weight, status.circuit.since, seen.warming
             self._controller.causes.traffic.take(of, self._traffic.newest)
@@ -208,7 +207,6 @@ class Control:
             self._traffic.now()[which],
             counters.answered(cells),
             cells[counters.FAILED],
-            shed(cells),
             counters.in_flight(cells),
             view.LongLived(
                 tunnels=counters.tunnels(cells),
@@ -217,6 +215,7 @@ class Control:
                 until=self._controller.departures.since + moving if leaving > 0 else None,
             ),
             self._plane.endpoints(which),
+            shed(cells),
         )
 
     def endpoints(self) -> Endpoints:

@@ -45,5 +45,6 @@ class ShedWatch:
                 self._ledger.note("shedding", cause, figures)
             elif event == "ended":
                 lasted = text.duration(max(seconds, 1.0) // 1)
-                cause = f"{name} was over its measured limit for {text.plural(requests, 'request')} in {lasted}"
+                many = text.plural(requests, "request")
+                cause = f"{name} was over its measured limit for {many} in {lasted}"
                 self._ledger.note("shed", cause, {**figures, "seconds": seconds})

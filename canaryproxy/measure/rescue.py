@@ -28,11 +28,12 @@ _FILE_METHODS: Final = frozenset((b"GET", b"HEAD"))
 
 
 class RescueRules:
-    """The rules for single requests, compiled from ``rescue``."""
+    """The rules for single requests, and the budget of all, compiled from ``rescue``."""
 
     __slots__ = (
         "_assets",
         "_statuses",
+        "budget",
         "enabled",
         "header",
         "methods",
@@ -40,7 +41,7 @@ class RescueRules:
         "reversible",
     )
 
-    def __init__(self, rescue: Rescue, *, reversible: bool = True) -> None:
+    def __init__(self, rescue: Rescue, *, reversible: bool = True, workers: int = 1) -> None:
         self.reversible = reversible
         """Stable can serve the canary's users; if not, it answers none of their requests."""
         self.enabled = rescue.enabled and reversible
@@ -50,6 +51,7 @@ class RescueRules:
         """Methods that stable may repeat although the canary has the request."""
         self.replay_buffer = rescue.replay_buffer
         """Bytes of a request's body that are kept so that it can be sent again."""
+        self.budget = Budget(rescue.budget, workers)
         self._statuses = status_table(rescue.statuses)
         self._assets = tuple(text_test(one.path) for one in rescue.assets)
 

@@ -2,7 +2,7 @@
 
 Pure; time is an argument, in monotonic seconds. Each worker sheds by what it has measured itself.
 
-Theory of operation. An overloaded server answers everybody too late: its queue grows until clients give up,
+Theory of operation. An overloaded server answers all of its users too late: its queue grows until clients give up,
 and it works on for those who have left. What helps is a short queue. By Little's law a variant that answers R
 requests a second within a time holds R times that time in flight; hence
 
@@ -66,7 +66,7 @@ _SHED: Final = ERRORS + Reason.SHED
 
 
 class LoadLimit:
-    """What one variant may have in flight on one worker."""
+    """Number of requests that one variant may have in flight on one worker."""
 
     __slots__ = (
         "_calm_since",
@@ -194,6 +194,30 @@ class LoadLimit:
             return least
         rank = (routing.bucket * _FACTOR + self._turn * _STEP) % BUCKETS
         return least + (self.limit - least) * (rank + 1) // BUCKETS
+
+
+class LoadLimits:
+    """Limits of stable and of the canary on one worker."""
+
+    __slots__ = ("of", "sheds")
+
+    def __init__(self) -> None:
+        self.of = (LoadLimit(), LoadLimit())
+        """By variant."""
+        self.sheds = False
+        """One of them is exceeded. Nothing else is read with a request while none is."""
+
+    def configure(self, patience: float | None) -> None:
+        """Continue with another patience, as ``LoadLimit.configure`` does."""
+        for limit in self.of:
+            limit.configure(patience)
+        self.sheds = any(limit.sheds for limit in self.of)
+
+    def observe(self, now: float, cells: Sequence[Sequence[int]], endpoints: Sequence[int]) -> None:
+        """Look at the counters and the usable endpoints of both variants."""
+        for limit, of_variant, usable in zip(self.of, cells, endpoints, strict=True):
+            limit.observe(now, of_variant, usable)
+        self.sheds = any(limit.sheds for limit in self.of)
 
 
 def is_new(routing: Routing) -> bool:

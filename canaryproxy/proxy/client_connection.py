@@ -16,7 +16,7 @@ from canaryproxy.http1.request_buffer import RequestBuffer
 from canaryproxy.measure import counters
 from canaryproxy.proxy.closing import LingeringClose, reset
 from canaryproxy.proxy.context import WorkerContext
-from canaryproxy.proxy.dispatch import dispatch, is_shed
+from canaryproxy.proxy.dispatch import begin, dispatch
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.peer import peer_of
@@ -197,14 +197,10 @@ class ClientConnection(ResponseSink):
         has_body = fields.length > 0 or fields.chunked
         exchange = self._exchange = dispatch(context, self, request, now, has_body)
         context.in_flight += 1
-        shed = context.sheds and is_shed(context, exchange.routing)
         if not has_body:
             self._state = _RESPONSE
             self.deadline = now + context.first_byte_timeout
-            if shed:
-                exchange.shed()
-                return
-            exchange.start()
+            begin(context, exchange)
             if context.mirror is not None:
                 context.mirror.offer(request, exchange.routing, now)
             return
@@ -212,10 +208,7 @@ class ClientConnection(ResponseSink):
         self.deadline = now + (limits.first_byte_timeout if fields.expect else limits.body_timeout)
         self._state = _BODY
         self._decoder = _decoder_of(fields)
-        if shed:
-            exchange.shed()
-        else:
-            exchange.start()
+        begin(context, exchange)
         if self._pending.data and self._exchange is exchange:
             self._body(self._pending.take())
 

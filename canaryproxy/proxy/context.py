@@ -6,8 +6,8 @@ from canaryproxy.config import Limits
 from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
 from canaryproxy.measure.counters import FINISHED, ROUTED, Counters, Tally
-from canaryproxy.measure.rescue import Budget, RescueRules
-from canaryproxy.measure.shedding import LoadLimit
+from canaryproxy.measure.rescue import RescueRules
+from canaryproxy.measure.shedding import LoadLimits
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.error_log import ErrorLog
 from canaryproxy.proxy.head_ends import HeadEnds
@@ -27,7 +27,6 @@ class WorkerContext:
 
     __slots__ = (
         "access_log",
-        "budget",
         "connections",
         "counters",
         "draining",
@@ -37,7 +36,7 @@ class WorkerContext:
         "idle_timeout",
         "in_flight",
         "limits",
-        "load_limits",
+        "load",
         "long_lived",
         "max_requests",
         "mirror",
@@ -49,7 +48,6 @@ class WorkerContext:
         "response_ends",
         "response_parsers",
         "router",
-        "sheds",
         "tallies",
         "trial_rules",
         "trusted_proxies",
@@ -70,9 +68,7 @@ class WorkerContext:
     pools: tuple[Pool, Pool]
     """The endpoints of stable and of the canary."""
     rescue: RescueRules
-    """Which requests the other variant may answer."""
-    budget: Budget
-    """How many requests of the canary stable may take over."""
+    """Which requests the other variant may answer, and how many."""
     rescue_after: float
     """Seconds to the first byte after which the canary has failed, if stable can answer; may be ``inf``."""
 
@@ -102,18 +98,15 @@ class WorkerContext:
         """Requests being answered, tunnels included."""
         self.overdue: list[Receiver] = []
         """Exchanges whose canary has had its time to answer, found by ``mark_late``."""
-        self.load_limits = (LoadLimit(), LoadLimit())
-        """What stable and the canary may have in flight."""
-        self.sheds = False
-        """One of them is over its limit. Read with each request, so that nothing else is while none is."""
+        self.load = LoadLimits()
+        """How many requests stable and the canary may have in flight."""
         self.draining = False
         """The worker shuts down: connections close after their current response."""
 
     def observe_load(self, now: float) -> None:
         """Look at what both variants have in flight and answer; ``now`` in monotonic seconds."""
-        for tally, pool, limit in zip(self.tallies, self.pools, self.load_limits, strict=True):
-            limit.observe(now, tally.values, len(pool.usable))
-        self.sheds = any(limit.sheds for limit in self.load_limits)
+        cells = [tally.values for tally in self.tallies]
+        self.load.observe(now, cells, [len(pool.usable) for pool in self.pools])
 
     def in_flight_of(self, variant: int) -> int:
         """Return the requests of one variant that are being answered, tunnels left out."""

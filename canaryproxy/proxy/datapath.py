@@ -18,7 +18,7 @@ from canaryproxy.http1.head_cache import RequestHeadCache
 from canaryproxy.http1.request import RequestParser, Tolerated
 from canaryproxy.measure import counters
 from canaryproxy.measure.compiled import COMPILED
-from canaryproxy.measure.rescue import Budget, Patience, RescueRules
+from canaryproxy.measure.rescue import Patience, RescueRules
 from canaryproxy.measure.resolved import Addresses, expand
 from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.measure.routing import CANARY, STABLE, MatchRules, RouteTable
@@ -168,11 +168,10 @@ class DataPath:
         context.trusted_proxies = TrustedProxies(
             config.forwarded.trust, by_forwarded=config.forwarded.client_from == "Forwarded"
         )
-        for limit in context.load_limits:
-            limit.configure(limits.shed_after)
-        context.sheds = any(limit.sheds for limit in context.load_limits)
-        context.rescue = RescueRules(config.rescue, reversible=config.reversible)
-        context.budget = Budget(config.rescue.budget, config.worker_count)
+        context.load.configure(limits.shed_after)
+        context.rescue = RescueRules(
+            config.rescue, reversible=config.reversible, workers=config.worker_count
+        )
         self._rescue_after = config.rescue.after
         context.rescue_after = inf
         context.head_ends.configure(config)
@@ -320,7 +319,7 @@ class DataPath:
         """Update what rescue derives from stable's requests."""
         context = self.context
         stable = context.tallies[STABLE].values
-        context.budget.observe(now, stable[counters.ROUTED])
+        context.rescue.budget.observe(now, stable[counters.ROUTED])
         self._patience.observe(now, stable)
         after = self._patience.seconds if self._rescue_after is None else self._rescue_after
         context.rescue_after = after if after < context.first_byte_timeout else inf

@@ -1,10 +1,9 @@
-"""Turns a request into an exchange: where it goes, and whether it is a trial."""
+"""Turns a request into an exchange: where it goes, whether it is a trial, and whether there is room."""
 
 from __future__ import annotations
 
 from canaryproxy.http1.request import Request
 from canaryproxy.measure import counters
-from canaryproxy.measure.routing import Routing
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.interfaces import ResponseSink
@@ -31,7 +30,10 @@ def dispatch(
     return LoggedExchange(context, sink, request, routing, outcomes, now, has_body)
 
 
-def is_shed(context: WorkerContext, routing: Routing) -> bool:
-    """Tell whether a request that was just counted as routed is refused: its variant is over its limit."""
-    variant = routing.variant
-    return context.load_limits[variant].refuses(context.in_flight_of(variant), routing)
+def begin(context: WorkerContext, exchange: Exchange) -> None:
+    """Start an exchange, or refuse the request: its variant is over its measured limit."""
+    load, variant = context.load, exchange.variant
+    if load.sheds and load.of[variant].refuses(context.in_flight_of(variant), exchange.routing):
+        exchange.shed()
+    else:
+        exchange.start()

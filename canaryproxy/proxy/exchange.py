@@ -334,7 +334,7 @@ class Exchange(Rescuer):
         if endpoint is not None:
             self._tried = (*self._tried, endpoint)
         rescue = self._needs_rescue(reason)
-        if rescue and self._context.budget.take(now, self._routed_to_stable()):
+        if rescue and self._context.rescue.budget.take(now, self._routed_to_stable()):
             self._count_failure(reason, now, now, records.RESCUED | self._unreached(reason))
             self._ask_other(counters.RESCUED)
         elif (

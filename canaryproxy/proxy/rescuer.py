@@ -69,7 +69,7 @@ class Rescuer(EndlessResponse):
             and self._stable_has_room()
         ):
             return False
-        elif not self._context.budget.take(now, self._routed_to_stable()):
+        elif not rules.budget.take(now, self._routed_to_stable()):
             self._tally.add(counters.OVER_BUDGET)
             return False
         flags = 0 if is_file else records.RESCUED | records.FAILED
@@ -104,9 +104,7 @@ class Rescuer(EndlessResponse):
 
     def _stable_has_room(self) -> bool:
         context = self._context
-        return not context.sheds or context.load_limits[STABLE].has_room(
-            context.in_flight_of(STABLE)
-        )
+        return context.load.of[STABLE].has_room(context.in_flight_of(STABLE))
 
     def _routed_to_stable(self) -> int:
         return self._context.tallies[STABLE].values[counters.ROUTED]
@@ -144,7 +142,7 @@ class Rescuer(EndlessResponse):
                 or (
                     context.rescue.enabled
                     and self._may_rescue()
-                    and context.budget.allows(now, self._routed_to_stable())
+                    and context.rescue.budget.allows(now, self._routed_to_stable())
                 )
             )
         )

@@ -59,7 +59,7 @@ def overload(running: Proxy) -> None:
     """Let the seconds pass in which nothing is answered."""
     for second in range(WINDOWS + 2):
         running.context.observe_load(1000.0 + second)
-    assert running.context.sheds
+    assert running.context.load.sheds
 
 
 @asynccontextmanager
@@ -101,7 +101,7 @@ async def test_new_users_are_refused_before_those_who_come_back() -> None:
         await until(lambda: running.context.in_flight == LEAST // 2 + 1, "clients that left")
         await fill(running, NEW, 1)
         assert status_of(await once(running, NEW)) == 503
-        limit, at = running.context.load_limits[0], running.context.in_flight + 1
+        limit, at = running.context.load.of[0], running.context.in_flight + 1
         table = running.context.router.table
         known = next(one for one in users() if not limit.refuses(at, table.route(one)))
         await fill(running, ask(b"/", known), 1)
@@ -131,7 +131,7 @@ async def test_off_by_default_nothing_is_refused() -> None:
         clients = await fill(running, GET, 30)
         for second in range(60):
             running.context.observe_load(1000.0 + second)
-        assert not running.context.sheds
+        assert not running.context.load.sheds
         clients += await fill(running, NEW, 10)
         slow.release.set()
         for client in clients:

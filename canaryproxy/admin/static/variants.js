@@ -13,6 +13,7 @@ const ROWS = [
   ["Tunnels and streams", ({ long_lived: open }) => count(open.tunnels + open.streams)],
   ["Requests since start", (variant) => count(variant.requests)],
   ["Failed since start", (variant) => count(variant.failed)],
+  ["Shed since start", (variant) => count(variant.shed)],
 ];
 const SIDES = ["stable", "canary"];
 
