@@ -406,6 +406,13 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
         lines += _labelled(" note", f"nothing to compare: {clean(quiet)}", width, most, "dim", "")
     for one in (*_list(view.document.get("at_fault")), *_list(view.document.get("unresolved"))):
         lines += _labelled(" endpoints", clean(one), width, most, "bold red", "red")
+    both = mapping(view.document.get("variants"))
+    for side in ("stable", "canary"):
+        if shed := number(mapping(both.get(side)).get("shed")):
+            many = (
+                f"{words.count(shed)} requests found {side} over its measured limit since the start"
+            )
+            lines += _labelled(" shed", many, width, most, "dim", "yellow")
     capacity = mapping(view.document.get("capacity"))
     over = _list(capacity.get("over"))
     for one in _list(capacity.get("said")):

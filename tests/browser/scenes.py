@@ -196,6 +196,7 @@ def _variant(ports: list[int], requests: int, failed: int, in_flight: int) -> Do
     return {
         "requests": requests,
         "failed": failed,
+        "shed": 0,
         "in_flight": in_flight,
         "rate": 0.0,
         "error_rate": None,

@@ -37,7 +37,7 @@ def document(**changed: Any) -> dict[str, Any]:
         "interval": [0.6, 1.4], "reason": "errors: nothing",
     }  # fmt: skip
     side = {
-        "requests": 123456, "failed": 120, "in_flight": 3, "rate": 195.2, "error_rate": 0.005,
+        "requests": 123456, "failed": 120, "shed": 0, "in_flight": 3, "rate": 195.2, "error_rate": 0.005,
         "p50": 0.012, "p95": 0.05, "p99": 0.09,
         "long_lived": {"tunnels": 0, "streams": 0, "leaving": 0, "until": None},
         "endpoints": [{"url": "http://127.0.0.1:9001", "usable": True, "in_flight": 3}],
