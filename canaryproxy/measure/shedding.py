@@ -2,9 +2,9 @@
 
 Pure; time is an argument, in monotonic seconds. Each worker sheds by what it has measured itself.
 
-Theory of operation. An overloaded server answers all of its users too late: its queue grows until clients give up,
-and it works on for those who have left. What helps is a short queue. By Little's law a variant that answers R
-requests a second within a time holds R times that time in flight; hence
+Theory of operation. An overloaded server answers all of its users too late: its queue grows until clients
+give up, and it works on for those who have left. What helps is a short queue. By Little's law a variant that
+answers R requests a second within a time holds R times that time in flight; hence
 
     limit = R * patience / 4
 
@@ -35,6 +35,7 @@ from canaryproxy.measure.counters import (
     FINISHED,
     FIRST_BYTE,
     ROUTED,
+    SHED,
     STREAMS_CLOSED,
     STREAMS_OPENED,
     Reason,
@@ -120,7 +121,7 @@ class LoadLimit:
             (
                 sum(counts[:last_in]),
                 sum(counts[last_in:]),
-                cells[FAILED],
+                cells[FAILED] + cells[SHED],
                 cells[_SHED],
             ),
         )
@@ -133,6 +134,7 @@ class LoadLimit:
             after - was for after, was in zip(self._counts, before, strict=True)
         )
         quick = max(quick - shed, 0)  # a refusal is no response of the variant
+        failed = max(failed - shed, 0)
         self._carry(now, max(quick - failed, 0) / max(now - begins, WINDOW), endpoints)
         in_flight = cells[ROUTED] - cells[FINISHED] - self._streams
         self._judge(now, in_flight, quick, late)

@@ -58,7 +58,8 @@ def shown(seen: Assessment, accepted: frozenset[str] = frozenset(), users: int =
         None,
     )
     side = view.Variant(
-        requests=0, failed=0, in_flight=0, rate=0.0, error_rate=None, p50=None, p95=None, p99=None,
+        requests=0, failed=0, shed=0, in_flight=0, rate=0.0, error_rate=None, p50=None, p95=None,
+        p99=None,
         long_lived=view.LongLived(tunnels=0, streams=0, leaving=0, until=None), endpoints=[],
     )  # fmt: skip
     return view.release(

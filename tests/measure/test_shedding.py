@@ -177,11 +177,14 @@ def test_the_limit_follows_the_endpoints(rate: int, before: int, after: int) -> 
     assert variant.limit.limit == pytest.approx(expected, abs=1.0)
 
 
-def test_failures_and_refusals_carry_nothing() -> None:
+@pytest.mark.parametrize("apart", [counters.SHED, counters.FAILED], ids=["stable", "canary"])
+def test_failures_and_refusals_carry_nothing(apart: int) -> None:
+    """Refusals are counted apart for stable, and as failures of the canary."""
     variant = Variant(LoadLimit(PATIENCE))
     variant.cells[counters.ERRORS + Reason.SHED] += 200
-    variant.second(quick=1000, failed=800)
-    assert variant.limit.limit == LEAST
+    variant.cells[apart] += 200
+    variant.second(quick=1000, failed=700)
+    assert variant.limit.limit == 100 * PATIENCE / 4
 
 
 def test_what_was_carried_is_forgotten_after_an_hour() -> None:

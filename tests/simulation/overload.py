@@ -98,6 +98,7 @@ def run(
             in_flight = cells[counters.ROUTED] - cells[counters.FINISHED]
             if limit.refuses(in_flight, user(bucket, new=new)):
                 cells[counters.ERRORS + Reason.SHED] += 1
+                cells[counters.SHED] += 1
                 end(503, 0.0)
                 group.refused += counted
                 continue

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
+from time import monotonic
 
 import pytest
 
@@ -14,7 +15,6 @@ from canaryproxy import config
 from canaryproxy.measure import counters, records
 from canaryproxy.measure.counters import CODES, ERRORS, FAILED, RESCUED, ROUTED, SHED, Reason
 from canaryproxy.measure.shedding import LEAST, WINDOWS
-from canaryproxy.proxy import datapath
 
 from .harness import OK, Client, Link, Proxy, Upstream, always, proxy, status_of, until, variants
 from .test_faults import GET, HOST, STABLE_OK, once
@@ -197,9 +197,9 @@ async def test_ticks_of_the_worker_find_the_overload(monkeypatch: pytest.MonkeyP
         proxy(variants(stable.port, more=SHED_AFTER)) as running,
     ):
         await fill(running, GET, LEAST + 1)
-        seconds = count(int(datapath.monotonic()) + 1)
+        seconds = count(int(monotonic()) + 1)
         with monkeypatch.context() as patch:
-            patch.setattr(datapath, "monotonic", lambda: float(next(seconds)))
+            patch.setattr("canaryproxy.proxy.datapath.monotonic", lambda: float(next(seconds)))
             for _ in range(WINDOWS + 2):
                 running.datapath.tick()
         assert status_of(await once(running, NEW)) == 503
