@@ -23,7 +23,6 @@ from canaryproxy.measure.resolved import Addresses, expand
 from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.measure.routing import CANARY, STABLE, MatchRules, RouteTable
 from canaryproxy.measure.shared_memory import TableCell, WorkerCells
-from canaryproxy.measure.slowness import NEVER
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.body_sampler import BodySampler
 from canaryproxy.proxy.client_connection import ClientConnection
@@ -293,11 +292,7 @@ class DataPath:
         now = monotonic()
         slow = self.context.router.current().slow
         for pool, slow_from in zip(self.context.pools, slow, strict=True):
-            if pool.starting:
-                pool.warm(now)
-            for endpoint in pool.endpoints:
-                # Without the hash the control plane tells slow responses from the histogram.
-                endpoint.slow_from = slow_from if endpoint.standing.by_hash else NEVER
+            pool.tick(now, slow_from)
         self._renew_rescue(now)
         self.context.observe_load(now)
         for connection in self.context.connections:

@@ -283,8 +283,7 @@ class Exchange(Rescuer):
     def shed(self) -> None:
         """Refuse the request in place of ``start``: its variant is over its measured limit.
 
-        It fails for the canary, and stable answers if it has room. For stable it is no trial: what stable
-        cannot take says nothing of the canary.
+        It fails for the canary, and stable answers if it has room. For stable it is no trial.
         """
         self._failed(Reason.SHED)
 

@@ -15,6 +15,7 @@ from typing import Final
 
 import mmh3
 
+from canaryproxy.measure.slowness import NEVER
 from canaryproxy.proxy.endpoint import Endpoint
 
 # A linear congruential generator of full period (Hull & Dobell 1962) draws endpoints, for a tenth of what
@@ -88,6 +89,16 @@ class Pool:
                 one.standing.share = min(max(passed, 0.0), 1.0)
         self.starting = tuple([one for one in self.usable if one.standing.share < 1.0])
         self._plain = not self.panic and not self.starting
+
+    def tick(self, now: float, slow_from: int) -> None:
+        """Look at endpoints that start, and say from which bucket of the histogram on users are slow.
+
+        Without the hash the control plane tells slow responses from the histogram.
+        """
+        if self.starting:
+            self.warm(now)
+        for one in self.endpoints:
+            one.slow_from = slow_from if one.standing.by_hash else NEVER
 
     def choose(self, key: bytes | None, tried: Sequence[Endpoint] = ()) -> Endpoint | None:
         """Return the endpoint for a request, or ``None`` if none is usable.
