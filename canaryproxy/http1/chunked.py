@@ -23,7 +23,7 @@ _SIZE_LINE = re.compile(
 )
 _TRAILER_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t \x21-\x7e\x80-\xff]*")
 
-_FORBIDDEN_TRAILERS = frozenset(
+FORBIDDEN_TRAILERS = frozenset(
     (
         b"authorization",
         b"cache-control",
@@ -157,7 +157,7 @@ class ChunkedDecoder:
         if match is None:
             raise ChunkedError("malformed trailer field")
         self._left += len(line) + 2
-        if match[1].lower().replace(b"_", b"-") not in _FORBIDDEN_TRAILERS:
+        if match[1].lower().replace(b"_", b"-") not in FORBIDDEN_TRAILERS:
             self.trailers += line + b"\r\n"
         return end + 2
 

@@ -4,9 +4,9 @@ Theory. The meaning of a block depends on its bytes and on the dynamic table. As
 table, equal bytes have an equal meaning: blocks that left the table as it was are remembered until the table
 changes. A client that repeats itself sends, from its second request on, blocks of indices only.
 
-Bounds. A block is read once from its beginning to its end, in steps that take constant time but for the bytes
-that they copy. The fields kept of a block are bounded by ``max_list``; beyond it the block is still read, so that
-the table stays that of the peer, and marked as too large.
+Bounds. A block is read once from its beginning to its end, in steps that take constant time but for the
+bytes that they copy. The fields kept of a block are bounded by ``max_list``; beyond it the block is still
+read, so that the table stays that of the peer, and marked as too large.
 """
 
 from __future__ import annotations

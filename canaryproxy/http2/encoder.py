@@ -1,10 +1,10 @@
 """The encoder of HPACK (RFC 7541): fields in, a field block out.
 
-What it indexes. A field that was sent before is worth a place in the dynamic table: it is inserted when it comes
-for the second time, Huffman-coded once. So values that come once (identifiers, dates) never push out those that
-return, and after a few messages the table rests. As long as it does, equal fields make equal blocks, and they are
-remembered by the caller's key. Values that differ by nature are not indexed, and what may be guessed by a peer
-that sees lengths is marked as never to be indexed (§7.1.3).
+What it indexes. A field that was sent before is worth a place in the dynamic table: it is inserted when it
+comes for the second time, Huffman-coded once. So values that come once (identifiers, dates) never push out
+those that return, and after a few messages the table rests. As long as it does, equal fields make equal
+blocks, and they are remembered by the caller's key. Values that differ by nature are not indexed, and what
+may be guessed by a peer that sees lengths is marked as never to be indexed (§7.1.3).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ _STATIC_NAMES: Final[dict[bytes, int]] = {
 class Encoder:
     """Encodes the fields of one connection's messages.
 
-    ``most``: bytes that its dynamic table may have; 0 for none. With several users behind one connection none is
-    safest: the length of a block then tells one user nothing about another's fields (§7.1).
+    ``most``: bytes that its dynamic table may have; 0 for none. With several users behind one connection
+    none is safest: the length of a block then tells one user nothing about another's fields (§7.1).
     """
 
     __slots__ = (

@@ -1,11 +1,11 @@
 """Frames that cost us more than the peer, bounded without a clock.
 
-Theory. A connection has points. A frame that asks for work and brings no request forward costs some: a reset, an
-error of a stream, a setting, a ping, an empty frame. What a peer does in good faith earns them back: a message
-that came to its end, data that the peer took or sent. The owner of the connection adds a few with each second
-(``refill``), for keep-alive on connections where nothing else happens. Out of points, the connection ends with
-ENHANCE_YOUR_CALM. So what a peer can make us do for nothing is bounded by the points, and in the long run by
-their rate.
+Theory. A connection has points. A frame that asks for work and brings no request forward costs some: a
+reset, an error of a stream, a setting, a ping, an empty frame. What a peer does in good faith earns them
+back: a message that came to its end, data that the peer took or sent. The owner of the connection adds a
+few with each second (``refill``), for keep-alive on connections where nothing else happens. Out of points,
+the connection ends with ENHANCE_YOUR_CALM. So what a peer can make us do for nothing is bounded by the
+points, and in the long run by their rate.
 
     rapid reset (CVE-2023-44487)       RST_STREAM from the client             ``RESET``
     made you reset (CVE-2025-8671)     stream errors, which we answer         ``RESET``
@@ -27,9 +27,10 @@ ACKNOWLEDGED: Final = 4
 IGNORED: Final = 1
 MESSAGE_ENDED: Final = 20
 """Earned by a stream that both sides ended."""
-DATA_MOVED: Final = 4
-"""Earned by a DATA frame with data, either way: gRPC measures the round trip with a ping, and others update
-two windows for each."""
+DATA_SENT: Final = 10
+"""Earned by a DATA frame that we send: a client may update two windows for each 4 KiB of it."""
+DATA_RECEIVED: Final = 4
+"""Earned by a DATA frame with data that we receive: gRPC measures the round trip with a ping."""
 
 
 class Points:

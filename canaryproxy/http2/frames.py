@@ -100,12 +100,14 @@ def fragment(payload: bytes, flags: int) -> bytes:
     return payload
 
 
-def check_priority(stream: int, payload: bytes) -> None:
+def check_priority(stream: int, payload: bytes, *, is_open: bool) -> None:
     """Check a PRIORITY frame (§6.3), which says nothing any more."""
     if not stream:
         raise ConnectionFault(PROTOCOL_ERROR, "PRIORITY on stream 0")
     if len(payload) != _PRIORITY_SIZE:
-        raise StreamFault(FRAME_SIZE_ERROR, "PRIORITY is not 5 bytes long")
+        if is_open:
+            raise StreamFault(FRAME_SIZE_ERROR, "PRIORITY is not 5 bytes long")
+        raise ConnectionFault(FRAME_SIZE_ERROR, "PRIORITY is not 5 bytes long")
 
 
 def number(kind: str, payload: bytes) -> int:
@@ -122,7 +124,10 @@ def setting_values(stream: int, flags: int, payload: bytes) -> list[tuple[int, i
     if len(payload) % 6 or (flags & ACK and payload):
         raise ConnectionFault(FRAME_SIZE_ERROR, "SETTINGS of a wrong length")
     return [
-        (int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big"))
+        (
+            int.from_bytes(payload[at : at + 2], "big"),
+            int.from_bytes(payload[at + 2 : at + 6], "big"),
+        )
         for at in range(0, len(payload), 6)
     ]
 

@@ -1,8 +1,8 @@
 """The Huffman code of HPACK (RFC 7541 §5.2, Appendix B).
 
-The code is canonical: symbols sorted by the length of their code, then by value, have ascending codes. So the
-lengths define it. The decoder takes a byte at a time through tables that are made when they are first needed: a
-row for each place inside a code.
+The code is canonical: symbols sorted by the length of their code, then by value, have ascending codes. So
+the lengths define it. The decoder takes a byte at a time through tables that are made when they are first
+needed: a row for each place inside a code.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ _LARGEST_FRAME: Final = 2**24 - 1
 class Bounds:
     """What a peer may make us hold.
 
-    The memory of a connection is bounded by ``max_streams`` times ``stream_window``, as the bytes of a stream
-    are only acknowledged once they were passed on. The window of the connection never holds up a stream because
-    of another: it is acknowledged on receipt.
+    The memory of a connection is bounded by ``max_streams`` times ``stream_window``, as the bytes of a
+    stream are only acknowledged once they were passed on. The window of the connection never holds up a
+    stream because of another: it is acknowledged on receipt.
     """
 
     max_streams: int = 100
@@ -34,24 +34,23 @@ class Bounds:
     stream_window: int = 128 * 1024
     connection_window: int = 1024 * 1024
     max_list: int = 36 * 1024
-    """Bytes of the fields of a message, each with 32 more: what http1 takes (MAX_HEAD, MAX_FIELDS) fits in."""
+    """Bytes of the fields of a message, each with 32 more: all that http1 takes fits in."""
     max_block: int = 64 * 1024
     """Bytes of a field block as it is sent."""
-    points: int = 1000
+    points: int = 2000
     """See ``floods``."""
 
 
 class PeerSettings:
     """The settings of the peer, which bound what we send."""
 
-    __slots__ = ("initial_window", "max_frame", "max_list", "max_streams", "table_size")
+    __slots__ = ("initial_window", "max_frame", "max_streams", "table_size")
 
     def __init__(self) -> None:
         self.table_size = DEFAULT_SIZE
         self.max_streams = HIGHEST
         self.initial_window = DEFAULT_WINDOW
         self.max_frame = MAX_FRAME
-        self.max_list = HIGHEST
 
     def take(self, number: int, value: int, *, from_server: bool) -> None:
         """Take one setting. Raises ``ConnectionFault`` where its value is not allowed."""
@@ -70,8 +69,6 @@ class PeerSettings:
             if not MAX_FRAME <= value <= _LARGEST_FRAME:
                 raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
             self.max_frame = value
-        elif number == MAX_HEADER_LIST_SIZE:
-            self.max_list = value
 
 
 def own_settings(bounds: Bounds, *, client: bool) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """The states of a stream (RFC 9113 §5.1) as a table, and the streams of a connection.
 
-Theory of operation. A stream that is not remembered and whose number is above all others is IDLE. Nothing is ever
-RESERVED, as neither side of us pushes. CLOSED is four states here, because what a late frame means depends on how
-the stream was closed:
+Theory of operation. A stream that is not remembered and whose number is above all others is IDLE. Nothing
+is ever RESERVED, as neither side of us pushes. CLOSED is four states here, because what a late frame means
+depends on how the stream was closed:
 
     OPEN            both sides send
     LOCAL           we have ended our side: half-closed (local)
@@ -24,8 +24,8 @@ What a received frame leads to, by state; ``!`` is a connection error, ``?`` a s
     RESET_BY_US     ~            ~                         ~              ~
     FORGOTTEN       !PROTOCOL    !CLOSED                   ~              ~
 
-END is the flag END_STREAM, after the frame that carries it. A number below the highest that was never used looks
-like FORGOTTEN: its HEADERS break the order of §5.1.1.
+END is the flag END_STREAM, after the frame that carries it. A number below the highest that was never used
+looks like FORGOTTEN: its HEADERS break the order of §5.1.1.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from __future__ import annotations
 from typing import Final
 
 from canaryproxy.http2.errors import PROTOCOL_ERROR, STREAM_CLOSED, ConnectionFault, StreamFault
+from canaryproxy.http2.frames import HIGHEST
 
 IDLE: Final = 0
 OPEN: Final = 1
@@ -161,11 +162,15 @@ class StreamTable:
         state = self._closed.get(number, -1)
         if state >= 0:
             return state
-        if number & 1 == self._ours:
-            return IDLE if number > self._highest_ours else FORGOTTEN
-        if number > self.highest:
+        highest = self._highest_ours if number & 1 == self._ours else self.highest
+        if number > highest:
             return IDLE
         return RESET_BY_US if number <= self._reset_until else FORGOTTEN
+
+    @property
+    def is_used_up(self) -> bool:
+        """There is no number left for a stream that we open (§5.1.1)."""
+        return self._highest_ours + 2 > HIGHEST
 
     def next_number(self) -> int:
         """Return the number of a stream that we open."""
