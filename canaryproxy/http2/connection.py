@@ -235,10 +235,9 @@ class Connection:
 
     def shut_down(self, *, now: bool) -> None:
         """Announce the end (§6.8): without ``now``, streams that are on their way are still taken."""
-        last = self._streams.highest if now else HIGHEST
         if now:
-            self._last = last
-        self._sender.control(frames.goaway(last, NO_ERROR, ""))
+            self._last = min(self._last, self._streams.highest)
+        self._sender.control(frames.goaway(self._last, NO_ERROR, ""))
 
     def refill(self, points: int) -> None:
         """Let the peer have a few more frames that bring nothing forward; to be called with the time."""
@@ -438,7 +437,7 @@ class Connection:
         if not stream.has_head or (stream.bodiless and data):
             raise StreamFault(PROTOCOL_ERROR, "DATA where a message has none")
         ends = flags & frames.END_STREAM != 0
-        if data:
+        if data and not self._sender.held:
             self._points.earn(DATA_RECEIVED)
         elif not ends:
             self._points.spend(IGNORED, "empty DATA frames")

@@ -3,9 +3,10 @@
 Theory. A connection has points. A frame that asks for work and brings no request forward costs some: a
 reset, an error of a stream, a setting, a ping, an empty frame. What a peer does in good faith earns them
 back: a message that came to its end, data that the peer took or sent. The owner of the connection adds a
-few with each second (``refill``), for keep-alive on connections where nothing else happens. Out of points,
-the connection ends with ENHANCE_YOUR_CALM. So what a peer can make us do for nothing is bounded by the
-points, and in the long run by their rate.
+few with each second (``refill``), for keep-alive on connections where nothing else happens. While the peer
+does not read what we write, nothing that it sends earns any. Out of points, the connection ends with
+ENHANCE_YOUR_CALM. So what a peer can make us do for nothing is bounded by the points, and in the long run
+by their rate.
 
     rapid reset (CVE-2023-44487)       RST_STREAM from the client             ``RESET``
     made you reset (CVE-2025-8671)     stream errors, which we answer         ``RESET``

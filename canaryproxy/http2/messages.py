@@ -68,7 +68,7 @@ _BLANK_ENDS: Final = (b":  ", b": \t", b" \r\n", b"\t\r\n")
 _PATH_FORM: Final = re.compile(rb"/[!-~\x80-\xff]*")
 _AUTHORITY_FORM: Final = re.compile(rb"[!-?A-~\x80-\xff]*")
 """Without ``@``: it has no user (§8.3.1). The rest is checked as Host."""
-_SCHEMES: Final = frozenset((b"http", b"https"))
+_DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
 
 
 class Head:
@@ -170,7 +170,7 @@ def _request_head(block: FieldBlock) -> Head:
     if fields.length == UNKNOWN_LENGTH:
         head.chunked = text + b"Transfer-Encoding: chunked\r\n\r\n"
     head.method = method
-    if fields.scheme is not None and fields.scheme.lower() not in _SCHEMES:
+    if fields.scheme is not None and fields.scheme.lower() not in _DEFAULT_PORTS:
         head.refusal = Refusal(400, "unsupported scheme")
     return head
 
@@ -180,9 +180,16 @@ def _host(fields: _Fields) -> bytes | None:
     authority, host = fields.authority, fields.host
     if authority is None:
         return host
-    if host is not None and host.lower() != authority.lower():
-        raise _malformed("Host, which differs from :authority")
+    if host is not None and host != authority:
+        scheme = fields.scheme or b""
+        if _normal(host, scheme) != _normal(authority, scheme):
+            raise _malformed("Host, which differs from :authority")
     return authority
+
+
+def _normal(host: bytes, scheme: bytes) -> bytes:
+    """Return a host in small letters and without the scheme's own port (RFC 3986 §6.2.3)."""
+    return host.lower().removesuffix(_DEFAULT_PORTS.get(scheme.lower(), b":")).removesuffix(b":")
 
 
 def response_head(block: FieldBlock) -> Head:
@@ -347,13 +354,11 @@ def request_fields(head: bytes, scheme: bytes) -> list[Field]:
             authority = field[1]
         elif field[0] != b"te" or field[1].lower() == b"trailers":
             fields.append(field)
-    return [
-        (b":method", method),
-        (b":scheme", scheme),
-        (b":authority", authority),
-        (b":path", rest.partition(b" ")[0]),
-        *fields,
-    ]
+    target = rest.partition(b" ")[0]
+    pseudo = [(b":method", method), (b":scheme", scheme), (b":path", target)]
+    if authority:
+        pseudo.append((b":authority", authority))
+    return pseudo + fields
 
 
 def trailer_fields(lines: bytes) -> list[Field]:
