@@ -1,7 +1,8 @@
 """``python -m bench.http2``: what a small request costs the HTTP/2 room, beside ``h2``.
 
-Server side only, bytes in and bytes out, no sockets: one HEADERS frame with END_STREAM is parsed, one HEADERS and
-one DATA frame are written. The client's frames are made before, by ``hpack``. Prints µs of CPU a request.
+Server side only, bytes in and bytes out, no sockets: one HEADERS frame with END_STREAM is parsed, one
+HEADERS and one DATA frame are written. The client's frames are made before, by ``hpack``. Prints µs of CPU
+a request.
 """
 
 from __future__ import annotations
@@ -30,11 +31,7 @@ HEAD = (
 )
 FIELDS = [
     (b":status", b"200"),
-    *[
-        (line.split(b": ")[0], line.split(b": ", 1)[1])
-        for line in HEAD.split(b"\r\n")[1:]
-        if line
-    ],
+    *[(line.split(b": ")[0], line.split(b": ", 1)[1]) for line in HEAD.split(b"\r\n")[1:] if line],
 ]
 BODY = b'{"hello": 1}\n'
 RUNS = 5

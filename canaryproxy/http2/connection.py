@@ -143,6 +143,11 @@ class Connection:
         """How many streams are not closed."""
         return len(self._streams.active)
 
+    @property
+    def highest_stream(self) -> int:
+        """The highest stream that the peer has opened; 0: none."""
+        return self._streams.highest
+
     def take(self) -> bytes:
         """Return the bytes that are to be written, once."""
         return self._sender.take()

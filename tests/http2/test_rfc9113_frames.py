@@ -57,26 +57,62 @@ OPEN = headers(1, POST)
 WHOLE = headers(1, GET, end=True)
 
 ON_THE_CONNECTION: list[tuple[str, bytes, int]] = [
-    ("4.2 frame larger than SETTINGS_MAX_FRAME_SIZE", OPEN + data(1, bytes(16_385)), FRAME_SIZE_ERROR),
+    (
+        "4.2 frame larger than SETTINGS_MAX_FRAME_SIZE",
+        OPEN + data(1, bytes(16_385)),
+        FRAME_SIZE_ERROR,
+    ),
     ("4.3 block that does not decode", frame(HEADERS, END_HEADERS, 1, b"\x80"), COMPRESSION_ERROR),
-    ("4.3 frame of another stream inside a field block", frame(HEADERS, 0, 1, block(GET)) + data(3, b""), PROTOCOL_ERROR),
-    ("4.3 unknown frame inside a field block", frame(HEADERS, 0, 1, block(GET)) + frame(0xBA, 0, 1), PROTOCOL_ERROR),
+    (
+        "4.3 frame of another stream inside a field block",
+        frame(HEADERS, 0, 1, block(GET)) + data(3, b""),
+        PROTOCOL_ERROR,
+    ),
+    (
+        "4.3 unknown frame inside a field block",
+        frame(HEADERS, 0, 1, block(GET)) + frame(0xBA, 0, 1),
+        PROTOCOL_ERROR,
+    ),
     ("5.1 DATA on an idle stream", data(1, b"a"), PROTOCOL_ERROR),
     ("5.1 RST_STREAM on an idle stream", number_frame(RST_STREAM, 1, 0), PROTOCOL_ERROR),
     ("5.1 WINDOW_UPDATE on an idle stream", number_frame(WINDOW_UPDATE, 1, 1), PROTOCOL_ERROR),
     ("5.1.1 stream with an even number", headers(2, GET), PROTOCOL_ERROR),
     ("5.1.1 stream with a lower number", headers(5, GET) + headers(3, GET), PROTOCOL_ERROR),
     ("6.1 DATA on stream 0", data(0, b"a"), PROTOCOL_ERROR),
-    ("6.1 padding as long as the payload", OPEN + frame(DATA, PADDED, 1, b"\x03aa"), PROTOCOL_ERROR),
+    (
+        "6.1 padding as long as the payload",
+        OPEN + frame(DATA, PADDED, 1, b"\x03aa"),
+        PROTOCOL_ERROR,
+    ),
     ("6.1 padded and empty", OPEN + frame(DATA, PADDED, 1), FRAME_SIZE_ERROR),
     ("6.2 HEADERS on stream 0", headers(0, GET), PROTOCOL_ERROR),
-    ("6.2 padding longer than the payload", frame(HEADERS, END_HEADERS | PADDED, 1, b"\x10" + block(GET)[:4]), PROTOCOL_ERROR),
-    ("6.2 too short for its priority", frame(HEADERS, END_HEADERS | HAS_PRIORITY, 1, b"\x00\x00"), FRAME_SIZE_ERROR),
-    ("6.2 HEADERS inside a field block", frame(HEADERS, 0, 1, block(GET)) + headers(1, GET), PROTOCOL_ERROR),
+    (
+        "6.2 padding longer than the payload",
+        frame(HEADERS, END_HEADERS | PADDED, 1, b"\x10" + block(GET)[:4]),
+        PROTOCOL_ERROR,
+    ),
+    (
+        "6.2 too short for its priority",
+        frame(HEADERS, END_HEADERS | HAS_PRIORITY, 1, b"\x00\x00"),
+        FRAME_SIZE_ERROR,
+    ),
+    (
+        "6.2 HEADERS inside a field block",
+        frame(HEADERS, 0, 1, block(GET)) + headers(1, GET),
+        PROTOCOL_ERROR,
+    ),
     ("6.3 PRIORITY on stream 0", frame(PRIORITY, 0, 0, bytes(5)), PROTOCOL_ERROR),
-    ("6.3 PRIORITY of a wrong length, no stream to reset", frame(PRIORITY, 0, 1, bytes(4)), FRAME_SIZE_ERROR),
+    (
+        "6.3 PRIORITY of a wrong length, no stream to reset",
+        frame(PRIORITY, 0, 1, bytes(4)),
+        FRAME_SIZE_ERROR,
+    ),
     ("6.4 RST_STREAM on stream 0", number_frame(RST_STREAM, 0, 0), PROTOCOL_ERROR),
-    ("6.4 RST_STREAM of a wrong length", OPEN + frame(RST_STREAM, 0, 1, bytes(3)), FRAME_SIZE_ERROR),
+    (
+        "6.4 RST_STREAM of a wrong length",
+        OPEN + frame(RST_STREAM, 0, 1, bytes(3)),
+        FRAME_SIZE_ERROR,
+    ),
     ("6.5 acknowledgement with a payload", frame(SETTINGS, ACK, 0, bytes(6)), FRAME_SIZE_ERROR),
     ("6.5 SETTINGS on a stream", frame(SETTINGS, 0, 1), PROTOCOL_ERROR),
     ("6.5 SETTINGS of a wrong length", frame(SETTINGS, 0, 0, bytes(5)), FRAME_SIZE_ERROR),
@@ -84,43 +120,98 @@ ON_THE_CONNECTION: list[tuple[str, bytes, int]] = [
     ("6.5.2 INITIAL_WINDOW_SIZE above 2^31-1", settings([(4, 2**31)]), FLOW_CONTROL_ERROR),
     ("6.5.2 MAX_FRAME_SIZE below 2^14", settings([(5, 16_383)]), PROTOCOL_ERROR),
     ("6.5.2 MAX_FRAME_SIZE above 2^24-1", settings([(5, 2**24)]), PROTOCOL_ERROR),
-    ("6.6 and 8.4 PUSH_PROMISE from a client", OPEN + frame(PUSH_PROMISE, END_HEADERS, 1, b"\x00\x00\x00\x02"), PROTOCOL_ERROR),
+    (
+        "6.6 and 8.4 PUSH_PROMISE from a client",
+        OPEN + frame(PUSH_PROMISE, END_HEADERS, 1, b"\x00\x00\x00\x02"),
+        PROTOCOL_ERROR,
+    ),
     ("6.7 PING on a stream", frame(PING, 0, 1, bytes(8)), PROTOCOL_ERROR),
     ("6.7 PING of a wrong length", frame(PING, 0, 0, bytes(7)), FRAME_SIZE_ERROR),
     ("6.8 GOAWAY on a stream", frame(GOAWAY, 0, 1, bytes(8)), PROTOCOL_ERROR),
     ("4.2 GOAWAY too short", frame(GOAWAY, 0, 0, bytes(7)), FRAME_SIZE_ERROR),
-    ("6.9 WINDOW_UPDATE of the connection by nothing", number_frame(WINDOW_UPDATE, 0, 0), PROTOCOL_ERROR),
+    (
+        "6.9 WINDOW_UPDATE of the connection by nothing",
+        number_frame(WINDOW_UPDATE, 0, 0),
+        PROTOCOL_ERROR,
+    ),
     ("6.9 WINDOW_UPDATE of a wrong length", frame(WINDOW_UPDATE, 0, 0, bytes(3)), FRAME_SIZE_ERROR),
-    ("6.9.1 window of the connection above 2^31-1", number_frame(WINDOW_UPDATE, 0, 2**31 - 1), FLOW_CONTROL_ERROR),
-    ("6.9.2 setting that makes a window overflow", OPEN + number_frame(WINDOW_UPDATE, 1, 2**31 - 65_536) + settings([(4, 65_536)]), FLOW_CONTROL_ERROR),
-    ("6.10 CONTINUATION on stream 0", frame(HEADERS, 0, 1, b"") + frame(CONTINUATION, END_HEADERS, 0, b""), PROTOCOL_ERROR),
-    ("6.10 CONTINUATION after a whole field block", OPEN + frame(CONTINUATION, END_HEADERS, 1, b""), PROTOCOL_ERROR),
+    (
+        "6.9.1 window of the connection above 2^31-1",
+        number_frame(WINDOW_UPDATE, 0, 2**31 - 1),
+        FLOW_CONTROL_ERROR,
+    ),
+    (
+        "6.9.2 setting that makes a window overflow",
+        OPEN + number_frame(WINDOW_UPDATE, 1, 2**31 - 65_536) + settings([(4, 65_536)]),
+        FLOW_CONTROL_ERROR,
+    ),
+    (
+        "6.10 CONTINUATION on stream 0",
+        frame(HEADERS, 0, 1, b"") + frame(CONTINUATION, END_HEADERS, 0, b""),
+        PROTOCOL_ERROR,
+    ),
+    (
+        "6.10 CONTINUATION after a whole field block",
+        OPEN + frame(CONTINUATION, END_HEADERS, 1, b""),
+        PROTOCOL_ERROR,
+    ),
     ("6.10 CONTINUATION without HEADERS", frame(CONTINUATION, END_HEADERS, 1, b""), PROTOCOL_ERROR),
-]  # fmt: skip
+]
 
 ON_THE_STREAM: list[tuple[str, bytes, int]] = [
     ("5.1 DATA after END_STREAM", WHOLE + data(1, b"a"), STREAM_CLOSED),
     ("5.1 HEADERS after END_STREAM", WHOLE + headers(1, GET, end=True), STREAM_CLOSED),
     ("6.3 PRIORITY of a wrong length", OPEN + frame(PRIORITY, 0, 1, bytes(4)), FRAME_SIZE_ERROR),
-    ("6.9 WINDOW_UPDATE of a stream by nothing", OPEN + number_frame(WINDOW_UPDATE, 1, 0), PROTOCOL_ERROR),
-    ("6.9.1 window of a stream above 2^31-1", OPEN + number_frame(WINDOW_UPDATE, 1, 2**31 - 1), FLOW_CONTROL_ERROR),
-]  # fmt: skip
+    (
+        "6.9 WINDOW_UPDATE of a stream by nothing",
+        OPEN + number_frame(WINDOW_UPDATE, 1, 0),
+        PROTOCOL_ERROR,
+    ),
+    (
+        "6.9.1 window of a stream above 2^31-1",
+        OPEN + number_frame(WINDOW_UPDATE, 1, 2**31 - 1),
+        FLOW_CONTROL_ERROR,
+    ),
+]
 
 ACCEPTED: list[tuple[str, bytes]] = [
     ("4.1 reserved bit of a stream identifier", frame(HEADERS, END_HEADERS, 2**31 + 1, block(GET))),
     ("4.1 and 5.5 flags that mean nothing", frame(HEADERS, END_HEADERS | 0xD2, 1, block(GET))),
     ("4.2 frame of 2^14 bytes", OPEN + data(1, bytes(16_384))),
-    ("5.1 WINDOW_UPDATE and RST_STREAM after END_STREAM", WHOLE + number_frame(WINDOW_UPDATE, 1, 1) + number_frame(RST_STREAM, 1, 0)),
-    ("5.1 WINDOW_UPDATE after RST_STREAM", OPEN + number_frame(RST_STREAM, 1, 8) + number_frame(WINDOW_UPDATE, 1, 1)),
-    ("5.1 PRIORITY in any state", frame(PRIORITY, 0, 3, bytes(5)) + WHOLE + frame(PRIORITY, 0, 1, bytes(5))),
+    (
+        "5.1 WINDOW_UPDATE and RST_STREAM after END_STREAM",
+        WHOLE + number_frame(WINDOW_UPDATE, 1, 1) + number_frame(RST_STREAM, 1, 0),
+    ),
+    (
+        "5.1 WINDOW_UPDATE after RST_STREAM",
+        OPEN + number_frame(RST_STREAM, 1, 8) + number_frame(WINDOW_UPDATE, 1, 1),
+    ),
+    (
+        "5.1 PRIORITY in any state",
+        frame(PRIORITY, 0, 3, bytes(5)) + WHOLE + frame(PRIORITY, 0, 1, bytes(5)),
+    ),
     ("5.5 unknown frame", frame(0xBA, 0xFF, 0, b"any") + frame(0xBA, 0xFF, 7, b"any")),
-    ("6.2 empty fragment", frame(HEADERS, 0, 1, b"") + frame(CONTINUATION, END_HEADERS, 1, block(GET))),
-    ("6.2 padding and priority", frame(HEADERS, END_HEADERS | PADDED | HAS_PRIORITY, 1, b"\x02" + bytes(5) + block(GET) + bytes(2))),
+    (
+        "6.2 empty fragment",
+        frame(HEADERS, 0, 1, b"") + frame(CONTINUATION, END_HEADERS, 1, block(GET)),
+    ),
+    (
+        "6.2 padding and priority",
+        frame(
+            HEADERS,
+            END_HEADERS | PADDED | HAS_PRIORITY,
+            1,
+            b"\x02" + bytes(5) + block(GET) + bytes(2),
+        ),
+    ),
     ("6.5.2 unknown setting", settings([(0xBA, 1)])),
-    ("6.5.2 limits of settings", settings([(2, 1), (4, 2**31 - 1), (5, 2**24 - 1), (1, 2**32 - 1), (3, 0)])),
+    (
+        "6.5.2 limits of settings",
+        settings([(2, 1), (4, 2**31 - 1), (5, 2**24 - 1), (1, 2**32 - 1), (3, 0)]),
+    ),
     ("6.9.2 window that becomes negative", OPEN + settings([(4, 0)])),
     ("7 unknown error code", OPEN + number_frame(RST_STREAM, 1, 0xBAD)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +322,7 @@ def test_6_5_3_settings_are_acknowledged_after_they_are_applied() -> None:
     assert not connection.send(stream, b"abcd", ends=True)
     ack, part = written(connection)
     assert isinstance(ack, SettingsFrame)
-    assert ack.flags == {"ACK"}
+    assert set(ack.flags) == {"ACK"}
     assert part.body_len == 3
 
 
@@ -246,7 +337,7 @@ def test_6_7_a_ping_is_answered_with_its_payload_and_an_answer_is_not() -> None:
     connection.receive(frame(PING, 0, 0, b"12345678"))
     (pong,) = written(connection)
     assert isinstance(pong, PingFrame)
-    assert (pong.flags, pong.opaque_data) == ({"ACK"}, b"12345678")
+    assert (set(pong.flags), pong.opaque_data) == ({"ACK"}, b"12345678")
     (event,) = connection.receive(frame(PING, ACK, 0, b"12345678"))
     assert isinstance(event, Pong)
     assert event.payload == b"12345678"

@@ -136,9 +136,7 @@ TEXTS: list[tuple[str, Fields, bytes]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("fields", "text"), [pytest.param(*one, id=said) for said, *one in TEXTS]
-)
+@pytest.mark.parametrize(("fields", "text"), [pytest.param(*one, id=said) for said, *one in TEXTS])
 def test_a_request_becomes_one_of_http_1(fields: Fields, text: bytes) -> None:
     (event,) = server().receive(headers(1, fields, end=True))
     assert isinstance(event, HeadReceived)
@@ -382,7 +380,9 @@ def test_a_whole_conversation_between_our_two_ends() -> None:
 
 tokens = st.sampled_from([b"a", b"accept", b"cookie", b"te", b"x-b", b"content-length"])
 texts = st.sampled_from([b"", b"b", b"5", b"a: b", b"a,  b", b"\r\nx: y", b"trailers", b"c "])
-odd = st.lists(st.tuples(tokens | st.binary(max_size=6), texts | st.binary(max_size=12)), max_size=6)
+odd = st.lists(
+    st.tuples(tokens | st.binary(max_size=6), texts | st.binary(max_size=12)), max_size=6
+)
 
 
 @given(odd)

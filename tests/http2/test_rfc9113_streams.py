@@ -328,8 +328,8 @@ def test_no_window_is_ever_exceeded_and_all_bytes_arrive_in_order(
     opened = [request(connection, number) for number in numbers]
     initial, whole = 65_535, 65_535
     windows = dict.fromkeys(numbers, 65_535)
-    given_bytes = {number: b"" for number in numbers}
-    arrived = {number: b"" for number in numbers}
+    given_bytes = dict.fromkeys(numbers, b"")
+    arrived = dict.fromkeys(numbers, b"")
     counter = 0
 
     def check() -> None:
