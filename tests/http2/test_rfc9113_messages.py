@@ -400,7 +400,7 @@ def test_a_text_says_no_more_than_its_fields(fields: Fields) -> None:
     plain = [field for field in got if field[0] not in (b"cookie", b"TE", b"Connection")]
     assert plain == [field for field in fields if field[0] not in (b"cookie", b"te")]
     cookies = b"; ".join(value for name, value in fields if name == b"cookie")
-    assert cookies == b"".join(value for name, value in got if name == b"cookie")  # type: ignore[misc]
+    assert cookies == b"".join(value for name, value in got if name == b"cookie")
 
 
 @given(odd)
