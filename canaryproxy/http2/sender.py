@@ -1,4 +1,4 @@
-"""What a connection sends: heads, data as the peer's windows allow (RFC 9113 §5.2, §6.9), and control frames.
+"""Sending: heads, data as the peer's windows allow (RFC 9113 §5.2, §6.9), and control frames.
 
 Data that no window has room for waits in its stream. Streams that wait take turns, a frame each, so that
 one that is read slowly holds up none of its neighbours. What waits is bounded by those who write: they are

@@ -22,7 +22,7 @@ _LARGEST_FRAME: Final = 2**24 - 1
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a peer may make us hold.
+    """Bounds on what a peer may make us hold.
 
     The memory of a connection is bounded by ``max_streams`` times ``stream_window``, as the bytes of a
     stream are only acknowledged once they were passed on. The window of the connection never holds up a
