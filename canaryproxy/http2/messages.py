@@ -228,17 +228,19 @@ def trailer_lines(block: FieldBlock) -> bytes:
     """Return the trailers that may be forwarded, as lines. Raises ``StreamFault`` if they are malformed."""
     if block.too_large:
         raise StreamFault(ENHANCE_YOUR_CALM, "trailers too large")
-    for name, _ in block.fields:
-        if name[:1] == b":":
+    lines = b""
+    kept: list[bytes] = []
+    for field in block.fields:
+        name = field[0]
+        kind = _kind(name)
+        if 0 < kind <= _LAST_PSEUDO or kind == _FORBIDDEN:
             raise _malformed("trailers")
-    _read(block.fields, is_request=True)
-    return b"".join(
-        [
-            b"%b: %b\r\n" % field
-            for field in block.fields
-            if field[0].replace(b"_", b"-") not in FORBIDDEN_TRAILERS
-        ]
-    )
+        line = b"%b: %b\r\n" % field
+        lines += line
+        if name.replace(b"_", b"-") not in FORBIDDEN_TRAILERS:
+            kept.append(line)
+    _check_values(block.fields, lines, len(block.fields))
+    return b"".join(kept)
 
 
 def _read(received: list[Field], *, is_request: bool) -> _Fields:
@@ -249,9 +251,7 @@ def _read(received: list[Field], *, is_request: bool) -> _Fields:
     regular = False
     for field in received:
         name, value = field
-        kind = _known_names.get(name, -1)
-        if kind < 0:
-            kind = _classify(name)
+        kind = _kind(name)
         if 0 < kind <= _LAST_PSEUDO:
             if regular:
                 raise _malformed("pseudo-fields")
@@ -300,13 +300,16 @@ def _take_pseudo(fields: _Fields, kind: int, value: bytes) -> None:
         raise _malformed("pseudo-fields")
 
 
-def _classify(name: bytes) -> int:
-    """Return the kind of a name that was not seen before. Raises ``StreamFault`` if it is none (§8.2.1)."""
-    if not TOKEN.fullmatch(name) or name != name.lower():
-        raise _malformed("field name")
-    if len(_known_names) < _MOST_NAMES:
-        _known_names[name] = _PLAIN
-    return _PLAIN
+def _kind(name: bytes) -> int:
+    """Return the kind of a field. Raises ``StreamFault`` if its name is none (§8.2.1)."""
+    kind = _known_names.get(name, -1)
+    if kind < 0:
+        if not TOKEN.fullmatch(name) or name != name.lower():
+            raise _malformed("field name")
+        kind = _PLAIN
+        if len(_known_names) < _MOST_NAMES:
+            _known_names[name] = kind
+    return kind
 
 
 def _check_values(received: list[Field], text: bytes, count: int) -> None:
