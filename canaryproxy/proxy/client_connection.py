@@ -18,6 +18,7 @@ from canaryproxy.proxy.closing import LingeringClose, reset
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.dispatch import dispatch
 from canaryproxy.proxy.exchange import Exchange
+from canaryproxy.proxy.http2_connection import FIRST_LINE, Http2Connection
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.peer import peer_of
 from canaryproxy.proxy.refusals import refuse, refuse_body
@@ -45,6 +46,7 @@ class ClientConnection(ResponseSink):
         "_context",
         "_decoder",
         "_exchange",
+        "_fresh",
         "_full",
         "_half_closed",
         "_header",
@@ -60,6 +62,9 @@ class ClientConnection(ResponseSink):
 
     def __init__(self, context: WorkerContext, header: ProxyHeader | None = None) -> None:
         self._context = context
+        self.frames = False
+        self._fresh = True
+        """No request has come."""
         self._header = header
         """The PROXY protocol header that the connection began with."""
         self._exchange: Exchange | None = None
@@ -182,13 +187,17 @@ class ClientConnection(ResponseSink):
                     break
                 self._begin(self._context.request_parser.parse(head, self.peer))
         except Refusal as refusal:
-            self._refuse(refusal, pending.data if head is None else head)
+            if head is not None and self._fresh and head.startswith(FIRST_LINE):
+                self._become_http2(head + pending.take())
+            else:
+                self._refuse(refusal, pending.data if head is None else head)
         finally:
             self._processing = False
 
     def _begin(self, request: Request) -> None:
         """Route one request and start its exchange. Raises ``Refusal``."""
         context = self._context
+        self._fresh = False
         if context.in_flight >= context.max_requests:
             raise Refusal(503, "too many requests in flight")
         now = monotonic()
@@ -210,6 +219,12 @@ class ClientConnection(ResponseSink):
         exchange.start()
         if self._pending.data and self._exchange is exchange:
             self._body(self._pending.take())
+
+    def _become_http2(self, data: bytes) -> None:
+        """Let a connection of HTTP/2 take the place of this one."""
+        self._context.connections.discard(self)
+        self._state = _CLOSED
+        Http2Connection(self._context, self.transport, self.peer, self._header).take_over(data)
 
     def _body(self, data: bytes) -> None:
         exchange, decoder = self._exchange, self._decoder
@@ -246,7 +261,7 @@ class ClientConnection(ResponseSink):
 
     # The exchange's side
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, *, ends: bool = False) -> None:  # noqa: ARG002
         self._active = True
         self.transport.write(data)
 

@@ -171,8 +171,10 @@ class Exchange(Rescuer):
                 body = encode_chunk(body) if body else body
                 if complete:
                     body += last_chunk(trailers)
+            elif trailers and self._sink.frames:
+                self._sink.keep_trailers(trailers)
         head += end
-        self._sink.write(head + body if body else head)
+        self._sink.write(head + body if body else head, ends=complete)
         if complete:
             self._complete(now)
         else:
@@ -181,7 +183,8 @@ class Exchange(Rescuer):
     def _head_end(self, response: Response) -> bytes:
         """Return the fields that the proxy adds to this response, and decide how its body is framed."""
         request = self.request
-        self._framing = framing = framing_of(request, response)
+        framing = AS_RECEIVED if self._sink.frames else framing_of(request, response)
+        self._framing = framing
         self._close = framing == BY_CLOSE or self._closes()
         lines = self._context.response_ends[self.variant][:-2]
         # A cache may keep an immutable response for all: a user gets the cookie with the next response.
@@ -202,8 +205,10 @@ class Exchange(Rescuer):
             data = encode_chunk(data) if data else data
             if complete:
                 data += last_chunk(trailers)
-        if data:
-            self._sink.write(data)
+        elif trailers and self._sink.frames:
+            self._sink.keep_trailers(trailers)
+        if data or (complete and self._sink.frames):
+            self._sink.write(data, ends=complete)
         if complete:
             self._complete(monotonic())
 
@@ -361,7 +366,7 @@ class Exchange(Rescuer):
         )
         self.note_end(status, now, response)
         _log_failure(self, now, endpoint, reason, detail, response)
-        self._sink.write(response)
+        self._sink.write(response, ends=True)
         self._sink.exchange_done(now, close=close)
 
     # Counting
