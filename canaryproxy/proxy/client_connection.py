@@ -187,7 +187,7 @@ class ClientConnection(ResponseSink):
                     break
                 self._begin(self._context.request_parser.parse(head, self.peer))
         except Refusal as refusal:
-            if head is not None and self._fresh and head.startswith(FIRST_LINE):
+            if head is not None and self._fresh and self._may_be_http2(head):
                 self._become_http2(head + pending.take())
             else:
                 self._refuse(refusal, pending.data if head is None else head)
@@ -219,6 +219,10 @@ class ClientConnection(ResponseSink):
         exchange.start()
         if self._pending.data and self._exchange is exchange:
             self._body(self._pending.take())
+
+    def _may_be_http2(self, head: bytes) -> bool:
+        """Tell whether a client begins with HTTP/2, which over TLS is agreed on by ALPN only."""
+        return head.startswith(FIRST_LINE) and self.peer.proto == b"http"
 
     def _become_http2(self, data: bytes) -> None:
         """Let a connection of HTTP/2 take the place of this one."""

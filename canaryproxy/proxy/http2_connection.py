@@ -22,7 +22,6 @@ from canaryproxy.http1.proxy_protocol import ProxyHeader
 from canaryproxy.http2.connection import Connection as Http2
 from canaryproxy.http2.errors import CANCEL, INTERNAL_ERROR, NO_ERROR
 from canaryproxy.http2.events import (
-    ConnectionFailed,
     DataReceived,
     Event,
     HeadReceived,
@@ -32,6 +31,7 @@ from canaryproxy.http2.events import (
 )
 from canaryproxy.http2.streams import ENDED, LOCAL, Stream
 from canaryproxy.measure import counters
+from canaryproxy.proxy.closing import LingeringClose
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.dispatch import dispatch
 from canaryproxy.proxy.exchange import Exchange
@@ -305,9 +305,7 @@ class Http2Connection(Connection):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.context.connections.discard(self)
         self.context.counters.proxy[counters.CONNECTIONS_CLOSED] += 1
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            stream.gone()
+        self._lose_streams()
 
     def eof_received(self) -> bool:
         return False
@@ -328,6 +326,19 @@ class Http2Connection(Connection):
             self._take(event)
         self._busy = False
         self.flush()
+        if self.http2.closed:
+            self._fail()
+
+    def _fail(self) -> None:
+        """The client broke a rule: close, so that what it still sends does not destroy our GOAWAY."""
+        self._lose_streams()
+        self.context.connections.discard(self)
+        LingeringClose(self.context, self.transport, self._unsent).start()
+
+    def _lose_streams(self) -> None:
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.gone()
 
     def _take(self, event: Event) -> None:
         if isinstance(event, HeadReceived):
@@ -352,9 +363,6 @@ class Http2Connection(Connection):
             self.forget(event.stream.number)
             if stream is not None:
                 stream.gone()
-        elif isinstance(event, ConnectionFailed):
-            self.flush()
-            self.transport.close()
 
     def _begin(self, event: HeadReceived) -> None:
         stream = self._streams[event.stream.number] = Http2Stream(self, event.stream)
