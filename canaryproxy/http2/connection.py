@@ -30,6 +30,7 @@ from canaryproxy.http2.streams import (
 )
 
 _DEFAULT_BOUNDS: Final = Bounds()
+_NONE: Final[frozenset[bytes]] = frozenset()
 
 
 class Connection(FrameHandler):
@@ -68,8 +69,13 @@ class Connection(FrameHandler):
 
     # What the owner does
 
-    def open(self, head: bytes, scheme: bytes, *, ends: bool) -> Stream | None:
-        """Send the head of a request, in HTTP/1.1, on a new stream; ``None`` if there may be no more."""
+    def open(
+        self, head: bytes, scheme: bytes, *, ends: bool, never_indexed: frozenset[bytes] = _NONE
+    ) -> Stream | None:
+        """Send the head of a request, in HTTP/1.1, on a new stream; ``None`` if there may be no more.
+
+        ``never_indexed``: see ``messages.Head``.
+        """
         streams, sender = self._streams, self._sender
         if (
             self.going_away
@@ -86,10 +92,11 @@ class Connection(FrameHandler):
         )
         stream.bodiless = head.startswith(b"HEAD ")
         streams.active[stream.number] = stream
-        key = scheme + b":" + head
+        key = b"" if never_indexed else scheme + b":" + head
         block = sender.encoder.known(key)
         if block is None:
-            block = sender.encoder.encode(messages.request_fields(head, scheme), key)
+            fields = messages.request_fields(head, scheme)
+            block = sender.encoder.encode(fields, key, never_indexed)
         sender.head(stream.number, block, end=ends)
         return stream
 
@@ -133,10 +140,9 @@ class Connection(FrameHandler):
 
     def release(self) -> list[Event]:
         """Write data again, and return what that leads to."""
-        self._events = events = list[Event]()
         self._sender.held = False
         self._flush()
-        return events
+        return self._take_events()
 
     def ping(self, payload: bytes) -> None:
         """Ask for a ``Pong`` with the same 8 bytes."""

@@ -112,7 +112,6 @@ class FrameHandler:
 
     def receive(self, data: bytes) -> list[Event]:
         """Return what these bytes mean. After ``ConnectionFailed`` nothing comes any more."""
-        self._events = events = list[Event]()
         if not self.closed:
             try:
                 reader = self._reader
@@ -121,6 +120,11 @@ class FrameHandler:
                     self._frame(reader.kind, reader.flags, reader.number, reader.payload)
             except ConnectionFault as fault:
                 self._fail(fault)
+        return self._take_events()
+
+    def _take_events(self) -> list[Event]:
+        events = self._events
+        self._events = []
         return events
 
     def _fail(self, fault: ConnectionFault) -> None:

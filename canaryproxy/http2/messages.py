@@ -84,6 +84,7 @@ class Head:
         self.length = length
         """Content-Length, or ``UNKNOWN_LENGTH``."""
         self.never_indexed = never_indexed
+        """Names of fields that the next hop may not put into a table either (RFC 7541 §6.2.3)."""
         self.method = b""
         """Of a request."""
         self.status = 0

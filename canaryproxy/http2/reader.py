@@ -103,6 +103,9 @@ class FrameReader:
         data, at = self._data, self._at
         left = len(data) - at
         if left < frames.HEAD_SIZE:
+            if not left:
+                self._data = b""
+                self._at = 0
             return False
         length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
         if length > MAX_FRAME:

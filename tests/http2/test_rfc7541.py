@@ -8,6 +8,9 @@ import pytest
 from canaryproxy.http2.decoder import Decoder
 from canaryproxy.http2.encoder import Encoder
 from canaryproxy.http2.errors import COMPRESSION_ERROR, ConnectionFault
+from canaryproxy.http2.events import HeadReceived
+from canaryproxy.http2.frames import END_HEADERS, END_STREAM, HEADERS, frame
+from tests.http2.peer import GET, block, client, server
 
 LIST = 1 << 20
 
@@ -69,8 +72,8 @@ C_REQUESTS = [
 )
 def test_examples_of_requests(blocks: list[str]) -> None:
     decoder = Decoder(LIST)
-    for block, fields in zip(blocks, C_REQUESTS, strict=True):
-        assert decode(decoder, block) == fields
+    for one, fields in zip(blocks, C_REQUESTS, strict=True):
+        assert decode(decoder, one) == fields
 
 
 def test_example_of_responses_with_eviction_c_6() -> None:
@@ -178,6 +181,17 @@ def test_6_2_3_a_field_that_is_never_indexed_stays_so() -> None:
     for _ in range(3):
         again = encoder.encode(decoded.fields, b"", decoded.never_indexed)
         assert again == b"\x10\x06secret\x01x"
+
+
+def test_6_2_3_it_stays_so_over_a_head_of_http_1() -> None:
+    near, far = server(), client()
+    secret = frame(HEADERS, END_HEADERS | END_STREAM, 1, block(GET) + b"\x10\x03x-k\x01v")
+    (event,) = near.receive(secret)
+    assert isinstance(event, HeadReceived)
+    head = event.head
+    for _ in range(3):
+        assert far.open(head.text, b"http", ends=True, never_indexed=head.never_indexed)
+        assert b"\x10\x03x-k\x01v" in far.take()
 
 
 @pytest.mark.parametrize("name", [b"authorization", b"cookie", b"set-cookie"])
