@@ -236,6 +236,8 @@ def trailer_lines(block: FieldBlock) -> bytes:
         kind = _kind(name)
         if 0 < kind <= _LAST_PSEUDO or kind == _FORBIDDEN:
             raise _malformed("trailers")
+        if kind == _TE and field[1].lower() != b"trailers":
+            raise _malformed("TE")
         line = b"%b: %b\r\n" % field
         lines += line
         if name.replace(b"_", b"-") not in FORBIDDEN_TRAILERS:

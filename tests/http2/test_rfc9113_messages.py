@@ -226,6 +226,7 @@ def test_8_1_trailers_end_a_message_and_those_that_frame_it_are_dropped() -> Non
         pytest.param([(b"A", b"b")], True, id="8.2.1 capital letter"),
         pytest.param([(b"a", b"b\n")], True, id="8.2.1 LF"),
         pytest.param([(b"connection", b"close")], True, id="8.2.2 Connection"),
+        pytest.param([(b"te", b"gzip")], True, id="8.2.2 TE"),
         pytest.param([(b"transfer-encoding", b"chunked")], True, id="8.2.2 Transfer-Encoding"),
     ],
 )
