@@ -278,13 +278,13 @@ class Request:
 class RequestParser:
     """Checks request heads and makes the heads to forward; one object serves all connections.
 
-    ``end`` ends every forwarded head: our Via field and the empty line. ``strip`` takes header lines and
-    returns them without the sticky cookie; ``None`` forwards that cookie. With ``create_trace`` a request
-    without a valid traceparent gets one. ``tolerate`` is called where a request is forwarded that would be
-    refused without it.
+    ``end`` ends every forwarded head: our Via field, as of a request of HTTP/1.1, and the empty line.
+    ``strip`` takes header lines and returns them without the sticky cookie; ``None`` forwards that cookie.
+    With ``create_trace`` a request without a valid traceparent gets one. ``tolerate`` is called where a
+    request is forwarded that would be refused without it.
     """
 
-    __slots__ = ("_llhttp", "_names", "create_trace", "end", "strip", "tolerate")
+    __slots__ = ("_http2_end", "_llhttp", "_names", "create_trace", "end", "strip", "tolerate")
 
     def __init__(
         self,
@@ -296,6 +296,7 @@ class RequestParser:
     ) -> None:
         self.tolerate = tolerate
         self.end = end
+        self._http2_end = end.replace(b"Via: 1.1 ", b"Via: 2.0 ", 1)
         self.strip = strip
         self.create_trace = create_trace
         self._names = Names(REQUEST_KINDS)
@@ -371,9 +372,8 @@ class RequestParser:
         request.fields = fields = headers.fields
         request.trace = trace_id = fields.trace_id
         request.sampled = trace_id if fields.sampled and trace_id else b""
-        request.head = (
-            line + block + peer.ending(fields.host, fields.forwarding, fields.extra, self.end)
-        )
+        end = self._http2_end if peer.http2 else self.end
+        request.head = line + block + peer.ending(fields.host, fields.forwarding, fields.extra, end)
         if trace_id is None:
             request.head = request.head[:-2] + new_line() + b"\r\n"
         return request

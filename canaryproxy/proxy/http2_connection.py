@@ -284,6 +284,7 @@ class Http2Connection(Connection):
         self.context = context
         self.transport = transport
         self.peer = peer
+        peer.http2 = True
         self._header = header
         self.http2 = Http2()
         self._streams: dict[int, Http2Stream] = {}
@@ -373,7 +374,7 @@ class Http2Connection(Connection):
                 return
             except Refusal as error:
                 refusal = error
-        stream.refuse(refusal, event.head.text)
+        stream.refuse(refusal, event.head.text.replace(b" HTTP/1.1\r\n", b" HTTP/2.0\r\n", 1))
 
     # For its streams
 
@@ -429,3 +430,4 @@ class Http2Connection(Connection):
     def renew_peer(self) -> None:
         if not self.transport.is_closing():
             self.peer = peer_of(self.transport, self.context.trusted_proxies, self._header)
+            self.peer.http2 = True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +107,7 @@ async def test_a_request_with_content_and_trailers_goes_out_chunked() -> None:
         assert b"transfer-encoding" not in reply.head
         assert b"\r\n5\r\nhello\r\n0\r\nx-sum: 9\r\n\r\n" in upstream.got
         assert b"TE: trailers\r\n" in upstream.got
+        assert b"Via: 2.0 canaryproxy\r\n" in upstream.got
 
 
 @pytest.mark.parametrize("method", [b"HEAD", b"GET"])
@@ -359,3 +362,21 @@ async def test_each_stream_is_counted_by_its_own_status() -> None:
             assert (await client.fetch()).status == 200
         assert running.counters.stable[CODES + 200] == 3
         assert len(upstream.links) == 1
+
+
+async def test_the_access_log_says_http_2(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    log = f"access_log: {{path: {path}, format: json}}\n"
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(variants(upstream.port, more=log)) as running,
+    ):
+        client = await H2Client.to(running)
+        assert (await client.fetch()).status == 200
+        assert (await client.fetch([(b":method", b"TRACE"), *GET[1:]])).status == 405
+        await until(lambda: path.exists() and path.read_text().count("\n") == 2, "two lines")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(one["protocol"], one["status"]) for one in lines] == [
+        ("HTTP/2.0", 200),
+        ("HTTP/2.0", 405),
+    ]
