@@ -131,3 +131,19 @@ def test_values_that_come_once_do_not_take_a_place_in_the_table() -> None:
     ]
     assert lengths[-1] < lengths[0] - 25
     assert len(set(lengths[2:])) == 1
+
+
+def test_a_block_that_is_known_still_says_the_same_after_the_table_has_changed() -> None:
+    encoder, decoder = Encoder(), hpack.Decoder()
+    messages = {
+        number: [(b"x-%d" % part, b"v") for part in range(number, number + 3)]
+        for number in range(6)
+    }
+    known = 0
+    for number in [0, 0, 0, 0, 1, 1, 1, 0, 0, 1, 2, 2, 2, 0, 1, 5, 5, 5, 2, 0, 5, 1]:
+        key = b"%d" % number
+        block = encoder.known(key)
+        known += block is not None
+        block = block or encoder.encode(messages[number], key)
+        assert [tuple(one) for one in decoder.decode(block, raw=True)] == messages[number]
+    assert known > 3
