@@ -246,8 +246,9 @@ class FrameHandler:
         if not stream.has_head or (stream.bodiless and data):
             raise StreamFault(PROTOCOL_ERROR, "DATA where a message has none")
         ends = flags & frames.END_STREAM != 0
-        if data and not self._sender.held:
-            self._points.earn(DATA_RECEIVED)
+        if data:
+            if not self._sender.held:
+                self._points.earn(DATA_RECEIVED)
         elif not ends:
             self._points.spend(IGNORED, "empty DATA frames")
         if stream.left != UNKNOWN_LENGTH:
@@ -340,11 +341,10 @@ class FrameHandler:
         for number, value in values:
             peer.take(number, value, from_server=self.client)
             sender.encoder.limit(peer.table_size)
-        if peer.initial_window != window:
-            streams = list(self._streams.active.values())
-            sender.change_windows(streams, peer.initial_window - window)
-            self._flush()
+        streams = list(self._streams.active.values())
+        sender.change_windows(streams, peer.initial_window - window)
         sender.control(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        self._flush()
 
     def _goaway(self, last: int, code: int) -> None:
         """Take GOAWAY: streams of ours above ``last`` were not looked at."""

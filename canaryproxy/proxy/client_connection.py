@@ -18,7 +18,7 @@ from canaryproxy.proxy.closing import LingeringClose, reset
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.dispatch import dispatch
 from canaryproxy.proxy.exchange import Exchange
-from canaryproxy.proxy.http2_connection import FIRST_LINE, Http2Connection
+from canaryproxy.proxy.http2_connection import Http2Connection, begins_http2
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.peer import peer_of
 from canaryproxy.proxy.refusals import refuse, refuse_body
@@ -187,8 +187,10 @@ class ClientConnection(ResponseSink):
                     break
                 self._begin(self._context.request_parser.parse(head, self.peer))
         except Refusal as refusal:
-            if head is not None and self._fresh and self._may_be_http2(head):
-                self._become_http2(head + pending.take())
+            if self._fresh and head is not None and begins_http2(head, self.peer):
+                self._state = _CLOSED
+                http2 = Http2Connection(self._context, self.transport, self.peer, self._header)
+                http2.take_over(self, head + pending.take())
             else:
                 self._refuse(refusal, pending.data if head is None else head)
         finally:
@@ -219,16 +221,6 @@ class ClientConnection(ResponseSink):
         exchange.start()
         if self._pending.data and self._exchange is exchange:
             self._body(self._pending.take())
-
-    def _may_be_http2(self, head: bytes) -> bool:
-        """Tell whether a client begins with HTTP/2, which over TLS is agreed on by ALPN only."""
-        return head.startswith(FIRST_LINE) and self.peer.proto == b"http"
-
-    def _become_http2(self, data: bytes) -> None:
-        """Let a connection of HTTP/2 take the place of this one."""
-        self._context.connections.discard(self)
-        self._state = _CLOSED
-        Http2Connection(self._context, self.transport, self.peer, self._header).take_over(data)
 
     def _body(self, data: bytes) -> None:
         exchange, decoder = self._exchange, self._decoder

@@ -177,3 +177,15 @@ def test_a_page_that_is_left_may_cancel_all_its_requests() -> None:
         connection.receive(number_frame(RST_STREAM, number, CANCEL))
     assert not connection.closed
     assert connection.open_streams == 0
+
+
+def test_uploads_go_on_for_ever_while_our_responses_are_not_read() -> None:
+    connection = server(Bounds(points=100))
+    connection.receive(headers(1, POST))
+    connection.hold()
+    for _ in range(1000):
+        for event in connection.receive(data(1, bytes(1000))):
+            assert isinstance(event, DataReceived)
+            connection.consume(event.stream, len(event.data))
+        connection.take()
+    assert not connection.closed

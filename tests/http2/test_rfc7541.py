@@ -108,6 +108,7 @@ MALFORMED = [
     ("2.3.3 an index beyond both tables", b"\xbe"),
     ("2.3.3 a name beyond both tables", b"\x7f\x00\x01a"),
     ("4.2 a size update after a field", b"\x82\x20"),
+    ("4.2 a size update after an entry of the dynamic table", b"\x40\x01a\x011\x20"),
     ("5.1 an integer that does not end", b"\xff\x80"),
     ("5.1 an integer of too many octets", b"\xff" + b"\x80" * 6 + b"\x00"),
     ("5.1 an integer that is too large", b"\xff\xff\xff\xff\xff\xff\x7f"),

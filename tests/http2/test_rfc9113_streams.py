@@ -390,3 +390,13 @@ def test_a_stream_error_tells_the_owner_of_the_stream() -> None:
     assert event.code == PROTOCOL_ERROR
     (one,) = written(connection)
     assert isinstance(one, RstStreamFrame)
+
+
+def test_6_5_3_what_waited_is_sent_after_the_acknowledgement_of_its_window() -> None:
+    connection = server()
+    connection.receive(settings_frame([(4, 0)]))
+    stream = request(connection)
+    assert not connection.send(stream, b"abc", ends=True)
+    connection.take()
+    connection.receive(settings_frame([(4, 10)]))
+    assert [type(one).__name__ for one in written(connection)] == ["SettingsFrame", "DataFrame"]
