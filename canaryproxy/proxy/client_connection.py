@@ -21,7 +21,7 @@ from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.http2_connection import Http2Connection, begins_http2
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.peer import peer_of
-from canaryproxy.proxy.refusals import refuse, refuse_body
+from canaryproxy.proxy.refusals import refuse
 
 _HEAD: Final = 0
 """Waits for a request, or for the rest of its head."""
@@ -62,7 +62,6 @@ class ClientConnection(ResponseSink):
 
     def __init__(self, context: WorkerContext, header: ProxyHeader | None = None) -> None:
         self._context = context
-        self.frames = False
         self._fresh = True
         """No request has come."""
         self._header = header
@@ -229,7 +228,7 @@ class ClientConnection(ResponseSink):
         try:
             payload = decoder.feed(data)
         except ChunkedError as error:
-            self._give_up(exchange, Refusal(400, str(error)))
+            exchange.spoilt(Refusal(400, str(error)))
             return
         done = decoder.done
         if done:
@@ -244,16 +243,6 @@ class ClientConnection(ResponseSink):
     def _refuse(self, refusal: Refusal, head: bytes) -> None:
         refuse(self._context, self, refusal, head)
         self.linger()
-
-    def _give_up(self, exchange: Exchange, refusal: Refusal) -> None:
-        """End a request that the client broke off or spoilt after its head."""
-        exchange.note_refusal(refusal)
-        exchange.client_gone()
-        if exchange.responding:  # the client would take an error for the rest of the response
-            self.break_off(framed=exchange.framed)
-        else:
-            refuse_body(self._context, self, refusal, exchange.request.method)
-            self.linger()
 
     # The exchange's side
 
@@ -366,7 +355,7 @@ class ClientConnection(ResponseSink):
             self.transport.abort()
         elif exchange is not None:
             if state == _BODY and self._reading and not exchange.holds_continue:
-                self._give_up(exchange, Refusal(408, "the request's body did not arrive in time"))
+                exchange.spoilt(Refusal(408, "the request's body did not arrive in time"))
             elif self._full:
                 self.transport.abort()  # the client does not read
             else:

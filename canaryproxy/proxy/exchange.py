@@ -52,6 +52,7 @@ from canaryproxy.proxy.framing import (
     framing_of,
 )
 from canaryproxy.proxy.interfaces import ResponseSink
+from canaryproxy.proxy.refusals import refuse_body
 from canaryproxy.proxy.replay import ReplayBuffer
 from canaryproxy.proxy.request_sender import FINISHED, RESPONDING, STREAMING, TUNNEL, WAITING
 from canaryproxy.proxy.rescuer import Rescuer
@@ -171,7 +172,7 @@ class Exchange(Rescuer):
                 body = encode_chunk(body) if body else body
                 if complete:
                     body += last_chunk(trailers)
-            elif trailers and self._sink.frames:
+            elif trailers and self._sink.peer.http2:
                 self._sink.keep_trailers(trailers)
         head += end
         self._sink.write(head + body if body else head, ends=complete)
@@ -183,7 +184,7 @@ class Exchange(Rescuer):
     def _head_end(self, response: Response) -> bytes:
         """Return the fields that the proxy adds to this response, and decide how its body is framed."""
         request = self.request
-        framing = AS_RECEIVED if self._sink.frames else framing_of(request, response)
+        framing = AS_RECEIVED if self._sink.peer.http2 else framing_of(request, response)
         self._framing = framing
         self._close = framing == BY_CLOSE or self._closes()
         lines = self._context.response_ends[self.variant][:-2]
@@ -205,9 +206,9 @@ class Exchange(Rescuer):
             data = encode_chunk(data) if data else data
             if complete:
                 data += last_chunk(trailers)
-        elif trailers and self._sink.frames:
+        elif trailers and self._sink.peer.http2:
             self._sink.keep_trailers(trailers)
-        if data or (complete and self._sink.frames):
+        if data or (complete and self._sink.peer.http2):
             self._sink.write(data, ends=complete)
         if complete:
             self._complete(monotonic())
@@ -299,6 +300,16 @@ class Exchange(Rescuer):
         self._state = FINISHED
         self._drop_upstream()
         self._leave_endpoint()
+
+    def spoilt(self, refusal: Refusal) -> None:
+        """End a request that the client broke off or spoilt after its head."""
+        self.note_refusal(refusal)
+        self.client_gone()
+        if self.responding:  # the client would take an error for the rest of the response
+            self._sink.break_off(framed=self.framed)
+        else:
+            refuse_body(self._context, self._sink, refusal, self.request.method)
+            self._sink.linger()
 
     def _failed(self, reason: Reason, detail: str = "") -> None:
         """An attempt failed: count it, then try what may still answer the client."""

@@ -2,7 +2,7 @@
 
 ``http2`` says what bytes mean and what is to be written. Here are the parts that need a clock or a socket:
 timeouts, the transport, and what becomes of a request. An exchange sees an ``Http2Stream`` as its client's
-connection, and writes HTTP/1.1 heads to it; content has no framing of its own (``ResponseSink.frames``).
+connection, and writes HTTP/1.1 heads to it; content has no framing of its own.
 
 Flow control. A client that reads slowly fills the window of its stream: the stream tells its exchange,
 which stops its upstream. An upstream that reads slowly pauses the stream, whose bytes are then not given
@@ -37,7 +37,7 @@ from canaryproxy.proxy.dispatch import dispatch
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.interfaces import Connection, ResponseSink
 from canaryproxy.proxy.peer import peer_of
-from canaryproxy.proxy.refusals import refuse, refuse_body
+from canaryproxy.proxy.refusals import refuse
 
 _FIRST_LINE: Final = b"PRI * HTTP/2.0\r\n"
 """How a client of HTTP/2 begins: no request of HTTP/1 does (RFC 9113 §3.4)."""
@@ -68,7 +68,6 @@ class Http2Stream(ResponseSink):
     )
 
     def __init__(self, connection: Http2Connection, stream: Stream) -> None:
-        self.frames = True
         self.peer = connection.peer
         self.deadline = inf
         self.stream = stream
@@ -205,10 +204,13 @@ class Http2Stream(ResponseSink):
         self._reset(INTERNAL_ERROR)
 
     def close(self) -> None:
-        self.break_off(framed=True)
+        self.linger()
 
     def linger(self) -> None:
-        self.break_off(framed=True)
+        if self.exchange is not None:
+            self.exchange = None
+            self._connection.context.in_flight -= 1
+        self._end()
 
     def _end(self) -> None:
         """The response is written: end our side."""
@@ -244,14 +246,7 @@ class Http2Stream(ResponseSink):
             self.gone()
             self._reset(CANCEL)  # the client does not read
         elif not exchange.request_done and not self._paused and not exchange.holds_continue:
-            refusal = Refusal(408, "the request's body did not arrive in time")
-            exchange.note_refusal(refusal)
-            self.gone()
-            if exchange.responding:
-                self._reset(INTERNAL_ERROR)
-            else:
-                refuse_body(self._connection.context, self, refusal, exchange.request.method)
-                self._end()
+            exchange.spoilt(Refusal(408, "the request's body did not arrive in time"))
         else:
             exchange.timed_out()
 

@@ -209,19 +209,20 @@ class Connection:
 class ResponseSink(Connection):
     """A client's connection, as the exchange that answers its request sees it."""
 
-    __slots__ = ("frames", "peer")
+    __slots__ = ("peer",)
 
     peer: Peer
     """The client, as the forwarding fields describe it."""
-    frames: bool
-    """What marks the end of a response is not among the bytes written, as HTTP/2 has frames for it."""
 
     def write(self, data: bytes, *, ends: bool = False) -> None:
-        """Write part of the response; ``ends``: the last one."""
+        """Write part of the response; ``ends``: the last one.
+
+        To a peer of HTTP/2, which has frames, content is written without framing of its own.
+        """
         raise NotImplementedError
 
     def keep_trailers(self, lines: bytes) -> None:
-        """Write these trailers after the last part; only where it has ``frames``."""
+        """Write these trailers after the last part; only to a peer of HTTP/2."""
         raise NotImplementedError
 
     def write_interim(self, data: bytes) -> None:
