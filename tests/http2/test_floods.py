@@ -189,3 +189,14 @@ def test_uploads_go_on_for_ever_while_our_responses_are_not_read() -> None:
             connection.consume(event.stream, len(event.data))
         connection.take()
     assert not connection.closed
+
+
+def test_what_a_peer_has_earned_is_bounded() -> None:
+    connection = server(Bounds(points=100))
+    for number in range(1, 1001, 2):
+        connection.respond(request(connection, number), RESPONSE, ends=True)
+    for _ in range(100):
+        connection.receive(frame(0xBA, 0, 0))
+    assert not connection.closed
+    connection.receive(frame(0xBA, 0, 0))
+    assert connection.closed

@@ -309,6 +309,7 @@ def test_what_waits_is_dropped_with_its_stream() -> None:
     connection.receive(number_frame(RST_STREAM, 1, 8))
     connection.receive(number_frame(WINDOW_UPDATE, 0, 2**20))
     assert written(connection) == []
+    assert stream.pending == b""
     assert connection.send(stream, b"more", ends=True)
     connection.respond(stream, b"HTTP/1.1 200 OK\r\n", ends=True)
     connection.send_trailers(stream, b"a: b\r\n")
