@@ -8,13 +8,32 @@ import shutil
 from pathlib import Path
 
 import pytest
+from h2.settings import SettingCodes
 
 from canaryproxy.http2.connection import Connection
-from canaryproxy.http2.errors import ENHANCE_YOUR_CALM, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR
+from canaryproxy.http2.errors import (
+    CANCEL,
+    ENHANCE_YOUR_CALM,
+    INTERNAL_ERROR,
+    NO_ERROR,
+    PROTOCOL_ERROR,
+)
 from canaryproxy.http2.events import DataReceived, Event
+from canaryproxy.http2.frames import (
+    CONTINUATION,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    frame,
+)
 from canaryproxy.measure.counters import CLIENT_CLOSED, CODES, FINISHED, ROUTED
+from tests.http2.peer import headers
+from tests.http2.test_floods import FLOODS, flood
 
-from .h2client import GET, POST, H2Client
+from .h2client import GET, POST, H2Client, Reply
 from .harness import OK, Link, Upstream, always, proxy, until, variants
 
 SHORT = (
@@ -380,3 +399,78 @@ async def test_the_access_log_says_http_2(tmp_path: Path) -> None:
         ("HTTP/2.0", 200),
         ("HTTP/2.0", 405),
     ]
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+async def test_a_flood_ends_its_connection_and_neighbours_are_served(kind: str) -> None:
+    async def answer(link: Link) -> None:
+        await link.take(b"\r\n\r\n")
+        if b"/neighbour" in link.got:
+            await link.send(OK)
+
+    async with Upstream(answer).serving() as upstream, proxy(variants(upstream.port)) as running:
+        attacker, neighbour = await running.connect(), await H2Client.to(running)
+        begin = PREFACE + frame(SETTINGS, 0, 0) + headers(1, [*POST[:3], (b":path", b"/attack")])
+        if kind == "late resets":
+            begin += headers(3, POST) + frame(RST_STREAM, 0, 3, bytes(4))
+        await attacker.send(begin + b"".join(flood(kind, number) for number in range(3000)))
+        while b"too many" not in attacker.got:
+            assert await attacker.read(), attacker.got[-200:]
+        assert attacker.got.partition(b"too many")[0].endswith(bytes((0, 0, 0, ENHANCE_YOUR_CALM)))
+        reply = await neighbour.fetch([*GET[:3], (b":path", b"/neighbour"), GET[4]])
+        assert reply.body == b"ok"
+        await until(lambda: running.context.in_flight == 0, "end of the attacker's requests")
+        assert len(upstream.links) < 450
+
+
+async def test_a_field_block_without_end_ends_its_connection() -> None:
+    """CVE-2024-27316."""
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(variants(upstream.port)) as running,
+    ):
+        attacker = await running.connect()
+        begin = PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, 0, 1, b"\x00\x01a\x01b" * 1000)
+        more = frame(CONTINUATION, 0, 1, b"\x00\x01a\x01b" * 3000)
+        await attacker.send(begin + more * 50)
+        while b"field block too large" not in attacker.got:
+            assert await attacker.read()
+        assert running.counters.stable[ROUTED] == 0
+
+
+async def test_a_small_block_that_means_much_is_refused() -> None:
+    """HPACK bomb: 60 KiB on the wire, 240 MB of fields."""
+    bomb = b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000 + b"\xbe" * 60_000
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(variants(upstream.port)) as running,
+    ):
+        client = await H2Client.to(running)
+        number = await client.ask(end=True)
+        await client.reply(number)
+        client.replies[3] = Reply()
+        parts = [bomb[at : at + 16_000] for at in range(0, len(bomb), 16_000)]
+        client.h2.send_headers(3, GET, end_stream=True)
+        client.h2.clear_outbound_data_buffer()
+        await client.client.send(
+            frame(HEADERS, END_STREAM, 3, parts[0])
+            + b"".join(frame(CONTINUATION, 0, 3, part) for part in parts[1:-1])
+            + frame(CONTINUATION, END_HEADERS, 3, parts[-1])
+        )
+        assert (await client.reply(3)).status == 431
+        assert running.counters.stable[ROUTED] == 1
+
+
+async def test_a_client_that_takes_nothing_is_reset_and_its_neighbour_is_not() -> None:
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(variants(upstream.port, more=SHORT)) as running,
+    ):
+        client = await H2Client.to(running)
+        client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        stuck = await client.ask()
+        reply = await client.reply(stuck)
+        assert (reply.status, reply.body, reply.reset) == (200, b"", CANCEL)
+        client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 65_535})
+        assert (await client.fetch()).body == b"ok"
+        assert running.context.in_flight == 0
