@@ -18,7 +18,7 @@ from canaryproxy.proxy.closing import LingeringClose, reset
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.dispatch import dispatch
 from canaryproxy.proxy.exchange import Exchange
-from canaryproxy.proxy.http2_connection import Http2Connection, begins_http2
+from canaryproxy.proxy.http2_connection import HTTP2_HEAD, Http2Connection
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.peer import peer_of
 from canaryproxy.proxy.refusals import refuse
@@ -46,10 +46,10 @@ class ClientConnection(ResponseSink):
         "_context",
         "_decoder",
         "_exchange",
-        "_fresh",
         "_full",
         "_half_closed",
         "_header",
+        "_may_be_http2",
         "_pending",
         "_processing",
         "_reading",
@@ -60,10 +60,12 @@ class ClientConnection(ResponseSink):
 
     transport: asyncio.Transport
 
-    def __init__(self, context: WorkerContext, header: ProxyHeader | None = None) -> None:
+    def __init__(
+        self, context: WorkerContext, header: ProxyHeader | None = None, *, http2: bool = True
+    ) -> None:
         self._context = context
-        self._fresh = True
-        """No request has come."""
+        self._may_be_http2 = http2
+        """It takes HTTP/2, and no request has come."""
         self._header = header
         """The PROXY protocol header that the connection began with."""
         self._exchange: Exchange | None = None
@@ -186,19 +188,14 @@ class ClientConnection(ResponseSink):
                     break
                 self._begin(self._context.request_parser.parse(head, self.peer))
         except Refusal as refusal:
-            if self._fresh and head is not None and begins_http2(head, self.peer):
-                self._state = _CLOSED
-                http2 = Http2Connection(self._context, self.transport, self.peer, self._header)
-                http2.take_over(self, head + pending.take())
-            else:
-                self._refuse(refusal, pending.data if head is None else head)
+            self._refuse(refusal, pending.data if head is None else head)
         finally:
             self._processing = False
 
     def _begin(self, request: Request) -> None:
         """Route one request and start its exchange. Raises ``Refusal``."""
         context = self._context
-        self._fresh = False
+        self._may_be_http2 = False
         if context.in_flight >= context.max_requests:
             raise Refusal(503, "too many requests in flight")
         now = monotonic()
@@ -241,6 +238,11 @@ class ClientConnection(ResponseSink):
             exchange.request_end(decoder.trailers)
 
     def _refuse(self, refusal: Refusal, head: bytes) -> None:
+        if head == HTTP2_HEAD and self._may_be_http2:
+            self._state = _CLOSED
+            http2 = Http2Connection(self._context, self.transport, self.peer, self._header)
+            http2.take_over(self, head + self._pending.take())
+            return
         refuse(self._context, self, refusal, head)
         self.linger()
 

@@ -39,16 +39,11 @@ from canaryproxy.proxy.interfaces import Connection, ResponseSink
 from canaryproxy.proxy.peer import peer_of
 from canaryproxy.proxy.refusals import refuse
 
-_FIRST_LINE: Final = b"PRI * HTTP/2.0\r\n"
+HTTP2_HEAD: Final = b"PRI * HTTP/2.0\r\n\r\n"
 """How a client of HTTP/2 begins: no request of HTTP/1 does (RFC 9113 §3.4)."""
 _POINTS_A_SECOND: Final = 100
 """What a client may ask for nothing in the long run (``http2.floods``): ten resets or 25 pings a second."""
 _INTERIM: Final = b"1"
-
-
-def begins_http2(head: bytes, peer: Peer) -> bool:
-    """Tell whether a client begins with HTTP/2. Over TLS that is agreed on by ALPN only (§3.2)."""
-    return head.startswith(_FIRST_LINE) and peer.proto == b"http"
 
 
 class Http2Stream(ResponseSink):
@@ -296,7 +291,7 @@ class Http2Connection(Connection):
         self.deadline = 0.0  # it is swept each time, for its streams
 
     def take_over(self, connection: Connection, data: bytes) -> None:
-        """Take the place of a connection of HTTP/1 that ``begins_http2``; ``data`` is all that came."""
+        """Take the place of a connection of HTTP/1 that got ``HTTP2_HEAD``; ``data`` is all that came."""
         self.context.connections.discard(connection)
         self.context.connections.add(self)
         self.transport.set_protocol(cast(asyncio.Protocol, self))

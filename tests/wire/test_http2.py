@@ -33,6 +33,7 @@ from canaryproxy.measure.counters import CLIENT_CLOSED, CODES, FINISHED, ROUTED
 from tests.http2.peer import headers
 from tests.http2.test_floods import FLOODS, flood
 
+from ..certificates import authority, loopback
 from .h2client import GET, POST, H2Client, Reply
 from .harness import OK, Link, Upstream, always, proxy, until, variants
 
@@ -92,6 +93,46 @@ async def test_h2load_sends_many_streams_at_a_time() -> None:
         assert "status codes: 400 2xx" in output
         assert running.counters.stable[ROUTED] == running.counters.stable[FINISHED] == 400
         assert running.context.in_flight == 0
+
+
+@needs("curl")
+async def test_curl_agrees_on_http_2_over_tls() -> None:
+    tls = f"listen: {{address: 127.0.0.1:8443, tls: {{certificates: [{loopback().yaml()}]}}}}\n"
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(tls + variants(upstream.port)) as running,
+    ):
+        url = f"https://localhost:{running.port}/"
+        code, output = await run("curl", "-sSi", "--cacert", str(authority().ca), "--http2", url)
+        assert (code, output.splitlines()[0].strip()) == (0, "HTTP/2 200")
+        assert b"X-Forwarded-Proto: https\r\n" in upstream.got
+
+
+async def test_a_listener_may_take_http_1_only() -> None:
+    only = "listen: {address: 127.0.0.1:8080, http2: false}\n"
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(only + variants(upstream.port)) as running,
+    ):
+        assert b" 505 " in await running.ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+
+
+@pytest.mark.parametrize("cut", [1, 15, 16, 18, 20, 24, 30])
+async def test_a_preface_may_come_in_two_pieces(cut: int) -> None:
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(variants(upstream.port)) as running,
+    ):
+        client, near = await running.connect(), Connection(client=True)
+        near.open(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"http", ends=True)
+        begin = near.take()
+        await client.send(begin[:cut])
+        await until(lambda: running.context.connections, "connection")
+        await asyncio.sleep(0.02)
+        await client.send(begin[cut:])
+        events: list[Event] = []
+        while not any(isinstance(one, DataReceived) for one in events):
+            events += near.receive(await client.read())
 
 
 async def test_http_1_goes_on_at_the_same_port_and_does_not_change_to_2() -> None:
