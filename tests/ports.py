@@ -1,4 +1,4 @@
-"""Free ports that no other process of the tests gets: several run at once."""
+"""Ports that no other process of the tests gets: several run at once, of one checkout or of two."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import fcntl
 import random
 import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -26,6 +28,18 @@ def free_port() -> int:
         if port not in _taken and _reserve(port) and _is_free(port):
             _taken.add(port)
             return port
+
+
+@contextmanager
+def named_ports(*ports: int) -> Iterator[None]:
+    """Hold ports that a page names; waits for other tests that use them."""
+    for port in ports:
+        fcntl.lockf(_locks(), fcntl.LOCK_EX, 1, port)
+    try:
+        yield
+    finally:
+        for port in ports:
+            fcntl.lockf(_locks(), fcntl.LOCK_UN, 1, port)
 
 
 def _reserve(port: int) -> bool:

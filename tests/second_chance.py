@@ -1,7 +1,8 @@
 """A second chance for tests that start real processes, and what the end of a run says of it.
 
 A plugin of pytest. A busy machine can make a test of real processes fail, so such a test is run once more.
-What needed that is listed at the end, and more than a few of them fail the run: that many are not chance.
+What needed that is listed at the end, with its failure, and more than a few of them fail the run: that many
+are not chance.
 Skipped tests are listed there too, by reason, so that a missing program is seen.
 """
 
@@ -68,6 +69,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
+    for report in _reports(config, "rerun"):
+        terminalreporter.section(f"first run of {report.nodeid}", "_")
+        terminalreporter.line(report.longreprtext)
     notes = _notes(config)
     if notes:
         terminalreporter.section("run again or skipped")

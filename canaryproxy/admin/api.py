@@ -36,6 +36,7 @@ _PUT_CONFIG = {
 _DRY_RUN = {"dry_run": bodies.flag}
 _WEIGHT = TypeAdapter(bodies.SetWeight)
 _ACCEPT = TypeAdapter(bodies.Accept)
+_ABORT = TypeAdapter(bodies.Abort)
 _TRIP = TypeAdapter(bodies.Trip)
 _DRILL = TypeAdapter(bodies.DrillBy)
 _EVENTS: TypeAdapter[bodies.Events | list[bodies.Events]] = TypeAdapter(
@@ -65,6 +66,7 @@ class Api:
         add("PUT", "/v1/weight", self._put_weight)
         for name in openapi.OPERATIONS:
             add("POST", f"/v1/release/{name}", self._operation(name))
+        add("POST", "/v1/release/abort", self._abort)
         add("POST", "/v1/release/accept", self._accept)
         add("POST", "/v1/release/trip", self._trip)
         add("POST", "/v1/release/drill", self._drill)
@@ -88,7 +90,12 @@ class Api:
 
     async def _get_acts(self, request: web.Request) -> web.Response:
         wanted = bodies.query(
-            request, {"weight": bodies.weight, "metric": bodies.line(bodies.MetricName)}
+            request,
+            {
+                "weight": bodies.weight,
+                "metric": bodies.line(bodies.MetricName),
+                "now": bodies.flag,
+            },
         )
 
         def found() -> schemas.Acts:
@@ -159,6 +166,12 @@ class Api:
 
         return operate
 
+    async def _abort(self, request: web.Request) -> web.Response:
+        dry_run = self._dry_run(request)
+        body = await bodies.json_body(request, _ABORT, optional=True)
+        event = rollout.Abort(self._who(request, body), body.now)
+        return await self._act(request, "abort", event, dry_run=dry_run)
+
     async def _accept(self, request: web.Request) -> web.Response:
         dry_run = self._dry_run(request)
         body = await bodies.json_body(request, _ACCEPT)
@@ -174,7 +187,7 @@ class Api:
 
     def _who(self, request: web.Request, body: bodies.By) -> str:
         """Return who makes a change and why, as the history shows it."""
-        return bodies.who(body, self._guard.user(request))
+        return bodies.who(body, self._guard.known(request))
 
     @staticmethod
     def _dry_run(request: web.Request) -> bool:

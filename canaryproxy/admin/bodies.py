@@ -63,7 +63,7 @@ class By(_Body):
 
     by: Name = Field(
         "operator",
-        description="Who makes the change, for the history; over the Unix socket the user stands beside it.",
+        description="Who makes the change, for the history; Unix user or name of the token stand beside it.",
         examples=["ann"],
     )
 
@@ -83,16 +83,27 @@ class Who(By):
         return self.reason
 
 
-def who(body: By, user: str | None) -> str:
+def who(body: By, known: tuple[str, str] | None) -> str:
     """Return name and reason as the history shows them.
 
-    A name is what the client says. ``user`` is the Unix user that the kernel vouches for: it stands beside
-    another name, and in place of none.
+    A name is what the client says. ``known`` is what the proxy knows by itself, and by what: it stands in
+    brackets beside another name, where no client can put anything, and in place of none.
     """
-    name = body.by
-    if user is not None and name != user:
-        name = user if name == "operator" else f"{name} (user {user})"
+    name = body.by.translate(_BRACKETS)
+    if known is not None and name != known[0]:
+        name = known[0] if name == "operator" else f"{name} ({known[1]} {known[0]})"
     return name if body.why is None else f"{name}: {body.why}"
+
+
+_BRACKETS = str.maketrans("()", "[]")
+
+
+class Abort(Who):
+    """An abort."""
+
+    now: bool = Field(
+        False, description="Take every user back at once, whatever release.ramp_down says."
+    )
 
 
 class SetWeight(Who):

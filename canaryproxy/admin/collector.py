@@ -254,10 +254,47 @@ METRICS: Final = (
     Row(
         "canaryproxy_endpoint_up",
         "Fraction of the workers that send the endpoint requests: 1 while all do, 0 while none does. "
-        "Each worker ejects it after failed connects, until its probe succeeds.",
+        "Each worker ejects it after failed connects, until its probe succeeds; health checks and outlier "
+        "ejection take it from all of them.",
         "gauge",
         ("variant", "endpoint"),
         readers.endpoints(readers.endpoint_up),
+    ),
+    Row(
+        "canaryproxy_health_checks_total",
+        "Active health checks of the endpoints (variants.*.health), by result.",
+        "counter",
+        ("variant", "result"),
+        readers.health_checks,
+    ),
+    Row(
+        "canaryproxy_panic",
+        "1 while no endpoint of the variant is up and its requests are tried all the same.",
+        "gauge",
+        ("variant",),
+        readers.panic,
+    ),
+    Row(
+        "canaryproxy_name_addresses",
+        "Addresses in use of a name of endpoints; 0: none has been found yet.",
+        "gauge",
+        ("name",),
+        readers.names(lambda name: name.addresses),
+    ),
+    Row(
+        "canaryproxy_name_answer_age_seconds",
+        "Seconds since the last look-up of the name that found addresses, or since the first look-up if "
+        "none has.",
+        "gauge",
+        ("name",),
+        readers.names(lambda name: name.age),
+    ),
+    Row(
+        "canaryproxy_name_lookup_failures_total",
+        "Look-ups of the name that failed or found nothing; the last addresses stay in use.",
+        "counter",
+        ("name",),
+        readers.names(lambda name: name.failures),
     ),
     Row(
         "canaryproxy_endpoint_inflight_requests",
@@ -321,10 +358,17 @@ METRICS: Final = (
     Row(
         "canaryproxy_release_state",
         "1 for the current state of the release: idle, running, paused, tripped, probing, "
-        "promoted or aborted.",
+        "promoted, aborting or aborted.",
         "gauge",
         ("state",),
         readers.release_state,
+    ),
+    Row(
+        "canaryproxy_release_breached",
+        "1 while a regression is known and release.reversible keeps users on the canary.",
+        "gauge",
+        (),
+        readers.view(lambda view: view.breach is not None),
     ),
     Row(
         "canaryproxy_release_state_timestamp_seconds",
@@ -335,9 +379,9 @@ METRICS: Final = (
     ),
     Row(
         "canaryproxy_release_info",
-        "Always 1; labels: id of the release, and what completes a step.",
+        "Always 1; labels: id of the release, what completes a step, and the environment.",
         "gauge",
-        ("release", "promote"),
+        ("release", "promote", "environment"),
         readers.release_info,
     ),
     Row(

@@ -8,31 +8,22 @@ foreign DNS zone can point here (DNS rebinding).
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import hmac
-import logging
 import pwd
 import re
 import socket
 import struct
 from collections.abc import Mapping
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp import web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 from canaryproxy import API_HEADER, API_VERSION
 from canaryproxy.admin.problem import Problem
+from canaryproxy.admin.tokens import Tokens
 from canaryproxy.config import Admin
-from canaryproxy.config.secrets import SecretError, SecretMissing, SecretSource
 
-_log = logging.getLogger(__name__)
-
-MIN_TOKEN = 16
-"""Characters."""
 SAFE_METHODS: Final = ("GET", "HEAD")
 ANY_HOST: Final = ("/livez", "/readyz", "/metrics")
 """Paths for probes and scrapers, served under any name."""
@@ -41,7 +32,6 @@ PAGES: Final = ("/", "/overview")
 """Paths of the dashboard, which may load its own scripts."""
 
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
-_TOKEN = re.compile(r"[\x21-\x7e]+")
 _ONCE: Final = ("Host", "Origin", "Authorization", "Content-Type", "Content-Encoding",
                 "Sec-Fetch-Site", "Last-Event-ID")  # fmt: skip
 _FOREIGN_PAGE: Final = "changes from pages of another site are refused; open the dashboard here"
@@ -81,90 +71,11 @@ def route_of(request: web.Request) -> str | None:
     return None if resource is None else resource.canonical
 
 
-class Tokens:
-    """The bearer token that permits changes; a file is read again when it changes.
+class Known(NamedTuple):
+    """The sender of a request, known without asking him, and by what: a user or a token."""
 
-    Raises ``SecretError`` if it is too short or malformed. Without a token, or while the file cannot be used,
-    no change is permitted.
-    """
-
-    def __init__(self, source: SecretSource) -> None:
-        self.configured = source.configured
-        self._source = source
-        self._file = None if source.file is None else Path(source.file)
-        self._stamp = self._file_stamp()
-        self._digest = self._load()
-
-    def allow(self, presented: str) -> bool:
-        """Return whether this is the token, in constant time."""
-        self._refresh()
-        if self._digest is None:
-            return False
-        digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).digest()
-        return hmac.compare_digest(digest, self._digest)
-
-    @property
-    def usable(self) -> bool:
-        """Whether a token is available."""
-        self._refresh()
-        return self._digest is not None
-
-    def _refresh(self) -> None:
-        stamp = self._file_stamp()
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            self._digest = self._load()
-        except SecretError as error:
-            self._digest = None
-            _log.error("%s; admin.listen is read-only", error)
-
-    def _file_stamp(self) -> object:
-        """Return a value that changes whenever the file changes."""
-        if self._file is None:
-            return None
-        try:
-            found = self._file.stat()
-        except OSError as error:
-            return error.errno
-        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-    def _load(self) -> bytes | None:
-        try:
-            return _digest_of(self._source)
-        except SecretMissing as error:
-            _log.error("admin token: %s; admin.listen is read-only until there is one", error)
-            return None
-
-
-def check_token(admin: Admin) -> None:
-    """Raise ``SecretError`` if the configured token cannot be used; it may still be missing."""
-    with contextlib.suppress(
-        SecretMissing
-    ):  # logged once, by the process that serves the admin API
-        _digest_of(_token_source(admin))
-
-
-def _token_source(admin: Admin) -> SecretSource:
-    return SecretSource(admin.token_env, admin.token_file)
-
-
-def _digest_of(source: SecretSource) -> bytes | None:
-    """Return the token's digest, ``None`` if none is configured.
-
-    Raises ``SecretMissing``, or ``SecretError`` for a token that is too short or malformed.
-    """
-    token = source.read()
-    if token is None:
-        return None
-    if len(token) < MIN_TOKEN:
-        raise SecretError(
-            f"the token in {source} is too short: use at least {MIN_TOKEN} characters"
-        )
-    if not _TOKEN.fullmatch(token):
-        raise SecretError(f"the token in {source} may contain only letters, digits and punctuation")
-    return hashlib.sha256(token.encode()).digest()
+    name: str
+    by: str
 
 
 class Guard:
@@ -180,7 +91,7 @@ class Guard:
     @classmethod
     def of_tcp(cls, admin: Admin) -> Guard:
         """Return the guard of ``admin.listen``. Raises ``SecretError``."""
-        return cls(Tokens(_token_source(admin)), admin.hosts)
+        return cls(Tokens.of(admin), admin.hosts)
 
     def check(self, request: web.Request) -> None:
         """Raise ``Problem`` if the request must be rejected."""
@@ -206,13 +117,14 @@ class Guard:
         if self._tokens is None:
             return True
         presented = _bearer(request)
-        return presented is not None and self._tokens.allow(presented)
+        return presented is not None and self._tokens.find(presented) is not None
 
-    def user(self, request: web.Request) -> str | None:
-        """Return the Unix user who sends a request; ``None`` over TCP, where the token has no name."""
-        if self._tokens is not None:
-            return None
-        return unix_user(request.get_extra_info("socket"))
+    def known(self, request: web.Request) -> Known | None:
+        """Return who sends a request: the Unix user or the token's name; ``None`` if it has no name."""
+        if self._tokens is None:
+            return Known(unix_user(request.get_extra_info("socket")), "user")
+        found = self._tokens.find(_bearer(request) or "")
+        return None if found is None or found.name is None else Known(found.name, "token")
 
     def _check_host(self, host: str) -> None:
         found = _AUTHORITY.fullmatch(host)
@@ -243,7 +155,7 @@ class Guard:
                 close=True,
             )
         presented = _bearer(request)
-        if presented is None or not tokens.allow(presented):
+        if presented is None or tokens.find(presented) is None:
             raise Problem(
                 401,
                 "changes over TCP need the admin token (Authorization: Bearer TOKEN)"

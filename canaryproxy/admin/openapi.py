@@ -25,14 +25,14 @@ _MODELS: tuple[type[BaseModel], ...] = (
     release_view.Release, release_view.Record, release_view.Point, release_view.Act, schemas.Acts,
     schemas.History, schemas.Series, schemas.Drill, schemas.Accepted, schemas.Config,
     schemas.Change, schemas.Problem, overview.Overview,
-    bodies.Who, bodies.SetWeight, bodies.Accept, bodies.Trip, bodies.DrillBy, bodies.Events,
+    bodies.Who, bodies.SetWeight, bodies.Abort, bodies.Accept, bodies.Trip, bodies.DrillBy,
+    bodies.Events,
 )  # fmt: skip
 OPERATIONS: Final[Mapping[acts.Operation, str]] = {
     "start": "Begin with the first step.",
     "pause": "Stay at the current weight.",
     "resume": "Continue after a pause; if the step is ready, begin the next one.",
     "promote": "End the release with every user on the canary.",
-    "abort": "End the release with every user on stable.",
     "reset": "Close the circuit: users go back to the canary.",
 }
 """Operations whose body is only who and why, and what they do."""
@@ -146,23 +146,7 @@ def _release_paths() -> Schema:
         "/v1/release": {
             "get": _read("release", "Get the state of the release.", release_view.Release)
         },
-        "/v1/acts": {
-            "get": _read(
-                "acts",
-                "Preview every act: who would move, whether to ask before, or why it is refused.",
-                schemas.Acts,
-                _query(
-                    "weight",
-                    "Weight that the act `weight` would set; without it, the present one.",
-                    {"type": "number", "minimum": 0, "maximum": 100},
-                ),
-                _query(
-                    "metric",
-                    "Metric, or metric and route, that the act `accept` would accept.",
-                    TypeAdapter(bodies.MetricName).json_schema(),
-                ),
-            )
-        },
+        "/v1/acts": _acts(),
         "/v1/weight": {
             "put": _change(
                 "weight",
@@ -176,6 +160,15 @@ def _release_paths() -> Schema:
         **{
             f"/v1/release/{name}": {"post": _change(name, summary, who, done, "409")}
             for name, summary in OPERATIONS.items()
+        },
+        "/v1/release/abort": {
+            "post": _change(
+                "abort",
+                "End the release with every user on stable: over release.ramp_down, or at once.",
+                _json_body(bodies.Abort, {"by": "ann", "now": True}),
+                done,
+                "409",
+            )
         },
         "/v1/release/accept": {
             "post": _change(
@@ -213,6 +206,31 @@ def _release_paths() -> Schema:
                 "409",
             )
         },
+    }
+
+
+def _acts() -> Schema:
+    return {
+        "get": _read(
+            "acts",
+            "Preview every act: who would move, whether to ask before, or why it is refused.",
+            schemas.Acts,
+            _query(
+                "weight",
+                "Weight that the act `weight` would set; without it, the present one.",
+                {"type": "number", "minimum": 0, "maximum": 100},
+            ),
+            _query(
+                "metric",
+                "Metric, or metric and route, that the act `accept` would accept.",
+                TypeAdapter(bodies.MetricName).json_schema(),
+            ),
+            _query(
+                "now",
+                "Whether the act `abort` would take every user back at once.",
+                {"enum": ["true", "false"]},
+            ),
+        )
     }
 
 

@@ -70,6 +70,11 @@ class Proxy(View):
     circuit: CircuitState | None = None
     verdict: Kind | None = None
     said: str | None = Field(None, description="The verdict in one sentence.")
+    fleet: str | None = Field(
+        None,
+        description="Its place in a fleet, in words.",
+        examples=["replica a of 3 in shop, leads"],
+    )
     problems: list[str] = Field(
         default=[], description="What else is wrong: configuration, state file, fleet."
     )
@@ -79,6 +84,9 @@ class Overview(View):
     """All proxies of the overview."""
 
     overview: list[Proxy] = Field(description="What needs a person first.")
+    missing: list[str] = Field(
+        default=[], description="Fleets of which not every replica is in the overview, in words."
+    )
     time: float = Field(description="Now, in seconds since the epoch.")
 
 
@@ -109,6 +117,10 @@ class _Config(_Part):
 
 
 class _Fleet(_Part):
+    group: str
+    replica: str
+    replicas: Count
+    leads: bool
     connected: bool
     error: str | None
     conflict: str | None
@@ -170,7 +182,7 @@ class Overviewer:
         for at, (each, one) in enumerate(zip(self._neighbours, told, strict=True)):
             reached, differs = self._reached.get(at), odd.get(at + 1)
             rows.append(proxy(each.name, str(each.address), each.link, reached, one, differs))
-        return Overview(overview=ordered(rows), time=now)
+        return Overview(overview=ordered(rows), missing=missing(seen), time=now)
 
     async def _ask_all(self) -> list[_Told | Unread]:
         try:
@@ -278,6 +290,7 @@ def proxy(
         circuit=told.circuit.state,
         verdict=told.verdict.kind,
         said=told.verdict.said,
+        fleet=None if told.fleet is None else _place(told.fleet),
         problems=problems,
     )
 
@@ -303,6 +316,28 @@ def differing(told: Sequence[_Told | Unread]) -> dict[int, str]:
         if len(plan) > 1 and (one.steps != usual or number == 1):
             found[at] = f"other proxies of {one.release} have other steps"
     return found
+
+
+def missing(told: Sequence[_Told | Unread]) -> list[str]:
+    """Return, in words, the fleets of which the overview does not have every replica."""
+    fleets: dict[str, list[_Fleet]] = {}
+    for one in told:
+        if isinstance(one, _Told) and one.fleet is not None:
+            fleets.setdefault(one.fleet.group, []).append(one.fleet)
+    found = []
+    for group, seen in fleets.items():
+        here, there = len({one.replica for one in seen}), max(one.replicas for one in seen)
+        if here < there:
+            found.append(
+                f"{here} of {there} replicas of {group}: name the others in admin.overview"
+            )
+    return found
+
+
+def _place(fleet: _Fleet) -> str:
+    """Return where a replica is in its fleet."""
+    of = f" of {fleet.replicas}" if fleet.replicas else ""
+    return f"replica {fleet.replica}{of} in {fleet.group}{', leads' if fleet.leads else ''}"
 
 
 def _attention(told: _Told, problems: Sequence[str]) -> Attention:

@@ -19,6 +19,7 @@ from canaryproxy.judging.verdict import Level, Placebo, Verdict
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.compiled import COMPILED
 from canaryproxy.measure.counters import Blind, HandshakeFailure, Reason
+from canaryproxy.measure.resolved import NameState
 from canaryproxy.measure.routing import VARIANTS, RouteTable
 from canaryproxy.release import circuit, rollout
 
@@ -50,6 +51,10 @@ class Sources:
     view: Callable[[], Release]
     endpoints: Callable[[], Sequence[EndpointRow]] = tuple
     """The figures of each endpoint."""
+    checks: Callable[[], Sequence[Sequence[int]]] = lambda: ((0, 0), (0, 0))
+    """Health checks that failed and that passed, of stable and of the canary."""
+    names: Callable[[], Sequence[NameState]] = tuple
+    """How the look-ups of endpoints' names fare."""
     events: Callable[[], Mapping[str, int]] = dict
     """Records of the history since the process started, by event (``EventCounts.counts``)."""
     outcomes: Callable[[], Mapping[str, int]] = dict
@@ -180,6 +185,25 @@ def endpoint_up(row: EndpointRow) -> float:
     if row.out is not None:
         return 0.0
     return 1.0 - row.ejected_by / row.workers if row.workers else 0.0
+
+
+def health_checks(scrape: Scrape) -> Iterable[Sample]:
+    for variant, counts in zip(VARIANTS, scrape.sources.checks(), strict=True):
+        for result, count in zip(("failed", "passed"), counts, strict=True):
+            yield (variant, result), count
+
+
+def panic(scrape: Scrape) -> Iterable[Sample]:
+    """Yield 1 for a variant without an endpoint that is up, whose requests are tried all the same."""
+    for variant in VARIANTS:
+        rows = [row for row in scrape.endpoints if row.variant == variant]
+        if rows:
+            yield (variant,), float(any(row.state == "panic" for row in rows))
+
+
+def names(value: Callable[[NameState], float]) -> Reader:
+    """Return a reader for a value of each name of endpoints."""
+    return lambda scrape: [((one.name,), value(one)) for one in scrape.sources.names()]
 
 
 def endpoint_responses(scrape: Scrape) -> Iterable[Sample]:
@@ -330,7 +354,8 @@ def release_state(scrape: Scrape) -> Iterable[Sample]:
 
 
 def release_info(scrape: Scrape) -> Iterable[Sample]:
-    yield (scrape.view.release or "", scrape.view.promote), 1
+    view = scrape.view
+    yield (view.release or "", view.promote, view.environment or ""), 1
 
 
 def step(view: Release) -> Step:

@@ -63,6 +63,9 @@ SECTIONS = {
         "offline.judge": "Judge a recording: would this release have been rolled back, and when?",
         "aa.aa": "Test the judge itself: how often does it raise an alarm where nothing differs?",
     },
+    "Monitoring": {
+        "alerts.alerts": "Print the alerting rules for Prometheus.",
+    },
     "Shell": {
         "completion.completion": ("Print a shell script that completes commands and options."),
     },
@@ -74,6 +77,8 @@ COMMANDS = {
     for module, _, name in (path.partition(".") for path in commands)
 }
 """The module of each command."""
+ALIASES = {"rollback": "trip"}
+"""Other names of commands, which the help does not list."""
 _ARGUMENTS = "canaryproxy.arguments"
 
 
@@ -100,7 +105,8 @@ class Sections(click.Group):
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, or ``None`` for an unknown name."""
-        return command_named(cmd_name) if cmd_name in COMMANDS else None
+        name = ALIASES.get(cmd_name, cmd_name)
+        return command_named(name) if name in COMMANDS else None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
         """Return the commands that begin so, without importing any, or else the options."""

@@ -23,7 +23,7 @@ async def watch_lines(client: Client, document: Document) -> None:
     lost = False
     async for update in Follower(client, last_record(document)).updates():
         if isinstance(update, NewRecord):
-            click.echo(words.record(update.record, time.time()))
+            print_record(update.record)
         elif isinstance(update, ConnectionLost):
             if not lost:
                 print_lost(update)
@@ -59,6 +59,12 @@ _KINDS = {"breach": "regression", "held": "holds the step", "unknown": "nothing 
 def print_line(text: str, *, err: bool = False) -> None:
     """Print a line with the time of day."""
     click.echo(f"{words.moment(time.time(), time.time())}  {text}", err=err)
+
+
+def print_record(record: Mapping[str, Any]) -> None:
+    """Print a record of the history, unless it says what the one before has said."""
+    if not words.repeats(record):
+        click.echo(words.record(record, time.time()))
 
 
 def print_lost(update: ConnectionLost, *, err: bool = False) -> None:

@@ -10,7 +10,7 @@ from typing import Literal, TextIO
 import click
 
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load, rule_options
-from canaryproxy.config.text import NONE, count, odds, percent
+from canaryproxy.config.text import NONE, count, duration, odds, percent
 from canaryproxy.judging.replay import RowError, read_rows, replay, time_of
 from canaryproxy.judging.user_replay import (
     UserReplay,
@@ -163,7 +163,7 @@ def plan(path: Path, rps: float, error_rate: float, users: int | None, as_json: 
     from canaryproxy.release.forecast import Traffic, forecast  # noqa: PLC0415
 
     found = forecast(
-        [Step(step.weight, step.bake, step.min_requests) for step in config.release.steps],
+        [Step(step.weight, step.bake, step.min_requests) for step in config.release.plan],
         Traffic(rps, error_rate, users),
         settings=ControlSettings.of(config).judge,
     )
@@ -180,6 +180,10 @@ def plan(path: Path, rps: float, error_rate: float, users: int | None, as_json: 
     if ahead is not None:
         for words in ahead.said:
             click.echo(f"{'warning' if words in ahead.over else 'capacity'}: {words}")
+    ramp = None if config.release is None else config.release.ramp_down
+    if ramp is not None:
+        over = duration(ramp.over)
+        click.echo(f"abort: users go back to stable over {over}; after a trip at once")
     if users is None:
         click.echo(
             "note: each request is taken to be of another user; where users ask often, give --users"

@@ -63,7 +63,9 @@ class _Operator:
     def act(self, operation: str, **body: Any) -> None:
         """Carry out an operation; ``body`` without its ``None`` is sent with who does it."""
         sent = {"by": login()} | {key: value for key, value in body.items() if value is not None}
-        seen = self._target.talk(lambda client: client.acts(body.get("weight"), body.get("metric")))
+        seen = self._target.talk(
+            lambda client: client.acts(body.get("weight"), body.get("metric"), body.get("now"))
+        )
         preview = _of(seen.body, operation)
         if preview.get("already") is True:
             self._already(preview)
@@ -97,6 +99,10 @@ class _Operator:
     def _announce(self, preview: Document) -> None:
         """Say what will change, and ask in a terminal if the proxy says so."""
         asks = preview.get("asks") is True and not self._yes and sys.stdin.isatty()
+        if preview.get("irreversible") is True and not asks:
+            self.needs_yes(
+                "stable may not be able to serve these users (release.reversible: false)"
+            )
         if self._as_json and not asks:
             return
         for line in _lines(preview):
@@ -259,18 +265,22 @@ def promote(operator: _Operator, reason: str | None) -> None:
 
 
 @click.command()
+@click.option(
+    "--now", is_flag=True, help="Take every user back at once, whatever release.ramp_down says."
+)
 @_reason
 @_acting
-def abort(operator: _Operator, reason: str | None) -> None:
+def abort(operator: _Operator, now: bool, reason: str | None) -> None:
     """End the release with all users on stable.
 
-    Never asks, and is never refused because the release has changed meanwhile. A later start begins with the
-    first step and a new judge.
+    Asks only if release.reversible is false. Else it is never refused because the release has changed
+    meanwhile. With release.ramp_down the users go back over that time; --now, or a second abort, takes them
+    back at once. A later start begins with the first step and a new judge.
 
     \b
     Example: canaryproxy abort --reason "wrong build"
     """
-    operator.act("abort", reason=reason)
+    operator.act("abort", now=now or None, reason=reason)
 
 
 @click.command()
@@ -309,7 +319,10 @@ def accept(operator: _Operator, metric: tuple[str, ...], reason: str) -> None:
 @click.argument("cause", nargs=-1)
 @_acting
 def trip(operator: _Operator, cause: tuple[str, ...]) -> None:
-    """Roll back now: open the circuit, so that all users go to stable. Asks for no confirmation.
+    """Roll back now: open the circuit, so that all users go to stable.
+
+    Also after the promotion, while stable runs the version before it. Asks for confirmation only if
+    release.reversible is false. "canaryproxy rollback" does the same.
 
     Requests that a rule of split.match sends to the canary still go there.
 

@@ -5,19 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from typing import Any
 
 import click
 
 from canaryproxy.cli.common import EXIT_CONFIG, EXIT_OPPOSITE, EXIT_TIMEOUT, fail
-from canaryproxy.cli.lines import last_record, print_line, print_lost, watch_json, watch_lines
+from canaryproxy.cli.lines import (
+    last_record,
+    print_line,
+    print_lost,
+    print_record,
+    watch_json,
+    watch_lines,
+)
 from canaryproxy.cli.target import Target, reaching
 from canaryproxy.client import text as words
 from canaryproxy.client.api import Client
 from canaryproxy.client.follow import ConnectionLost, Follower, NewRecord
 from canaryproxy.client.goal import STATES, Goal, Verdict
 from canaryproxy.config import units
+
+_MOST = 1000
+"""Records of one request for the history."""
 
 
 def _duration(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
@@ -79,7 +88,7 @@ def status(target: Target, watch: bool, as_json: bool, every_metric: bool) -> No
     "number",
     default=20,
     show_default=True,
-    type=click.IntRange(1, 1000),
+    type=click.IntRange(1, _MOST),
     help="Number of records.",
 )
 @click.option("-f", "--follow", is_flag=True, help="Print new records until Ctrl-C.")
@@ -87,16 +96,22 @@ def status(target: Target, watch: bool, as_json: bool, every_metric: bool) -> No
 def history(target: Target, as_json: bool, number: int, follow: bool) -> None:
     """Show the history: what happened and why. Oldest record first, in local time.
 
+    A trip and a reset are one line each; --json has their second records, too (stopped, restored).
+
     \b
     Example: canaryproxy history -n 5 --follow
     """
 
     def show(record: dict[str, Any]) -> None:
-        click.echo(json.dumps(record) if as_json else words.record(record, time.time()))
+        if as_json:
+            click.echo(json.dumps(record))
+        else:
+            print_record(record)
 
     async def work(client: Client) -> None:
-        records = await client.history(None, number)
-        for record in records:
+        records = await client.history(None, number if as_json else min(2 * number, _MOST))
+        shown = records if as_json else [one for one in records if not words.repeats(one)]
+        for record in shown[-number:]:
             show(record)
         if not follow:
             return
@@ -216,7 +231,7 @@ async def _until(
             async for update in Follower(client, last_record(document)).updates():
                 if isinstance(update, NewRecord):
                     if not quiet:
-                        click.echo(words.record(update.record, time.time()))
+                        print_record(update.record)
                     reached = reached or goal.of_record(update.record) == "reached"
                 elif isinstance(update, ConnectionLost):
                     if not lost:

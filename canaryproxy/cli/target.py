@@ -256,12 +256,21 @@ def _target(admin: str | None, config_path: Path | None, token_file: Path | None
             fail(f"cannot read {token_file}: {error.strerror}", EXIT_CONFIG)
         except UnicodeDecodeError:
             fail(f"{token_file} does not contain a token: it is not ASCII text", EXIT_CONFIG)
-    if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
+    return Target(address, _own(token))
+
+
+def _own(text: str | None) -> str | None:
+    """Return the token in a file or variable, which may be the proxy's, with the name of who holds it."""
+    lines = (text or "").strip().splitlines()
+    if len(lines) > 1:
+        fail("several tokens: put yours alone into a file, for --token-file", EXIT_CONFIG)
+    token = lines[0].split(maxsplit=1)[-1] if lines else ""
+    if not (token.isascii() and token.isprintable() and " " not in token):
         fail(
             "invalid token: it contains spaces or characters other than printable ASCII",
             EXIT_CONFIG,
         )
-    return Target(address, token or None)
+    return token or None
 
 
 def login() -> str:

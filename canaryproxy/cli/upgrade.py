@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import time
 
@@ -16,6 +17,8 @@ from canaryproxy.client.text import clean
 
 _POLL = 0.1
 """Seconds between two looks at the history."""
+_ORPHAN = 5.0
+"""Seconds that the new process has to answer once the old one has ended without handing over."""
 _RECORDS = 1000
 
 
@@ -34,7 +37,7 @@ def upgrade(target: Target, timeout: float, as_json: bool) -> None:
 
     Sends SIGUSR2 to the proxy, on this machine only, and waits until the new process has taken over; no
     connection is dropped. If the new process fails, the old one continues, and the reason is printed here and
-    recorded in the history.
+    recorded in the history. If the proxy is stopped meanwhile, the command says so at once.
 
     Example: canaryproxy upgrade
     """
@@ -48,18 +51,29 @@ def upgrade(target: Target, timeout: float, as_json: bool) -> None:
     if not (isinstance(main_pid, int) and main_pid > 1 and isinstance(seen, int)):
         fail("the proxy does not tell its process id: send SIGUSR2 to it yourself")
     try:
-        os.kill(main_pid, signal.SIGUSR2)
+        process = os.pidfd_open(main_pid)  # tells of its end, whoever reaps it
+        signal.pidfd_send_signal(process, signal.SIGUSR2)
     except (ProcessLookupError, PermissionError) as error:
         fail(f"cannot send SIGUSR2 to process {main_pid}: {os.strerror(error.errno or 0)}")
     end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        time.sleep(_POLL)
+    ended_at: float | None = None
+    while (now := time.monotonic()) < end:
+        if ended_at is None:
+            ended_at = now if select.select([process], [], [], _POLL)[0] else None
+        else:
+            time.sleep(_POLL)
         for what, cause in target.talk(lambda client: _news(client, seen), any_version=True):
             if what == "upgrade_failed":
                 fail(clean(cause))
             done = json.dumps({"act": "upgrade", "done": True, "cause": cause})
             click.echo(done if as_json else f"Done: {clean(cause)}.")
             return
+        if ended_at is not None and now - ended_at >= _ORPHAN:
+            fail(
+                f"the proxy (process {main_pid}) ended during the upgrade, and no other has answered"
+                f" within {_ORPHAN:g}s; see its log, then start it",
+                EXIT_UNREACHABLE,
+            )
     fail(
         f"timed out after {timeout:g}s waiting for the new process; see canaryproxy history and the"
         " proxy's log",

@@ -39,7 +39,7 @@ def _shown(to: Console, what: RenderableType) -> RenderableType:
 
 async def show_status(client: Client, document: Document, *, every_metric: bool) -> None:
     """Print the status once."""
-    records = await client.history(None, EVENTS)
+    records = await client.history(None, 2 * EVENTS)
     view = View(document, records, time.time())
     print_status(console(), view, every_metric=every_metric)
 
@@ -47,7 +47,7 @@ async def show_status(client: Client, document: Document, *, every_metric: bool)
 async def watch_screen(client: Client, document: Document, *, every_metric: bool) -> None:
     """Keep the status on the screen until Ctrl-C, then print its last state."""
     to = console()
-    kept = deque(await client.history(None, MOST_EVENTS), MOST_EVENTS)
+    kept = deque(await client.history(None, 2 * MOST_EVENTS), 2 * MOST_EVENTS)
     view = View(document, kept, time.time())
     try:
         with Live(console=to, screen=True, auto_refresh=False, vertical_overflow="crop") as live:

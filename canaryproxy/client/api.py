@@ -35,7 +35,7 @@ _SILENCE = 10.0
 """The proxy writes to a stream every second; after ten seconds of silence the connection is lost."""
 _HANDSHAKE = 3.0
 """Seconds for a TLS handshake, to find out whether there is TLS."""
-_STATES = ("idle", "running", "paused", "tripped", "probing", "promoted", "aborted")
+_STATES = ("idle", "running", "paused", "tripped", "probing", "promoted", "aborting", "aborted")
 _HOST_PORT = re.compile(r"(?:[0-9A-Za-z.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
@@ -160,9 +160,11 @@ class Client:
             raise NotAdmin("it returns no known state of a release")
         return found
 
-    async def acts(self, weight: float | None = None, metric: str | None = None) -> Response:
-        """Return the previews of all acts, those of ``weight`` and ``accept`` with these values."""
-        given = {"weight": weight, "metric": metric}
+    async def acts(
+        self, weight: float | None = None, metric: str | None = None, now: bool | None = None
+    ) -> Response:
+        """Return the previews of all acts, with these values."""
+        given = {"weight": weight, "metric": metric, "now": "true" if now else None}
         query = {key: str(value) for key, value in given.items() if value is not None}
         found = await self._send("GET", "/v1/acts", query=query)
         if not isinstance(found.body.get("acts"), list):

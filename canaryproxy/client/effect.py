@@ -12,7 +12,7 @@ _STATES: Mapping[str, tuple[str, ...]] = {
     "pause": ("paused",),
     "resume": ("running", "promoted"),
     "promote": ("promoted",),
-    "abort": ("aborted",),
+    "abort": ("aborting", "aborted"),
 }
 """The state after each operation that leads to one; a release may end with its last step."""
 
@@ -27,4 +27,6 @@ def shows(operation: str, sent: Mapping[str, Any], document: Mapping[str, Any]) 
         return not is_open and document.get("state") not in ("tripped", "probing")
     if operation == "weight":
         return number(document.get("weight")) == sent.get("weight")
+    if operation == "abort" and sent.get("now") is True:
+        return document.get("state") == "aborted"
     return operation not in _STATES or document.get("state") in _STATES[operation]

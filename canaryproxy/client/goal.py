@@ -11,16 +11,18 @@ from canaryproxy.client import text as words
 Verdict = Literal["reached", "opposite", "not yet"]
 
 _OPPOSITE: Mapping[str, tuple[str, ...]] = {
-    "promoted": ("tripped", "aborted"),
+    "promoted": ("tripped", "aborting", "aborted"),
     "tripped": ("promoted", "aborted"),
     "aborted": ("promoted",),
-    "paused": ("promoted", "tripped", "aborted"),
-    "ready": ("promoted", "tripped", "aborted"),
-    "step": ("tripped", "aborted"),
+    "paused": ("promoted", "tripped", "aborting", "aborted"),
+    "ready": ("promoted", "tripped", "aborting", "aborted"),
+    "step": ("tripped", "aborting", "aborted"),
     "ended": (),
 }
 STATES = tuple("step=" if name == "step" else name for name in _OPPOSITE)
 """The goals as they are typed; a number follows ``step=``."""
+_NEED_STEPS = ("promoted", "ready", "step")
+"""Goals that an irreversible release with a regression does not reach by itself."""
 _ENDS = ("promoted", "tripped", "aborted")
 
 
@@ -61,7 +63,8 @@ class Goal:
             reached = state == self.name
         if reached:
             return "reached"
-        return "opposite" if state in _OPPOSITE[self.name] else "not yet"
+        stuck = bool(document.get("breach")) and self.name in _NEED_STEPS
+        return "opposite" if stuck or state in _OPPOSITE[self.name] else "not yet"
 
     def of_record(self, record: Mapping[str, Any]) -> Verdict:
         """Tell whether a record reaches the goal, even if only for a moment; never ``opposite``."""

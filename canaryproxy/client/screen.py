@@ -19,6 +19,7 @@ from rich.text import Text
 from canaryproxy.client import text as words
 from canaryproxy.client.advice import next_action
 from canaryproxy.client.text import clean, mapping, number
+from canaryproxy.config.text import WARMING_UP
 
 EVENTS = 5
 """Records of the history of one look."""
@@ -37,6 +38,7 @@ _STATES = {
     "paused": "bold black on yellow",
     "tripped": "bold white on red",
     "promoted": "bold black on green",
+    "aborting": "bold black on yellow",
     "aborted": "bold black on white",
 }
 _STANDINGS = {
@@ -51,9 +53,13 @@ _STANDINGS = {
 """By where a metric stands: its word and its style."""
 _VERDICTS = {"breach": "bold red", "suspect": "yellow", "held": "yellow", "unknown": "dim"}
 _MATTER = ("breach", "suspect", "worse", "accepted")
+"""Standings that an operator acts on, the worst first."""
+_HEADLINES = ("errors", "latency", "business")
+"""Metrics that are always shown, if they are judged."""
 _RECORDS = {
     "tripped": "red",
     "suspect": "yellow",
+    "capacity": "yellow",
     "accepted": "yellow",
     "reload_failed": "yellow",
     "upgrade_failed": "yellow",
@@ -248,7 +254,8 @@ def _fleet(fleet: Mapping[str, Any], width: int, most: int | None) -> list[Text]
     )
     lines = _labelled(
         " fleet",
-        f"{name}: {words.count(fleet.get('replicas'))} replicas, {leads}",
+        f"{name}: {words.count(fleet.get('replicas'))} replicas, {leads}; traffic and percentiles are of this"
+        " replica",
         width,
         most,
         "dim",
@@ -268,6 +275,10 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
         lines.append(_track(document, steps, width))
         if words.step_of(document):
             lines.append(_bake(document, steps))
+    breach = document.get("breach")
+    if breach:
+        said = f"{clean(breach)}; users stay on the canary (release.reversible: false)"
+        lines += _labelled(" breach", said, width, most, "bold red", "bold red")
     hold = document.get("hold")
     holds = [clean(one) for one in _list(document.get("holds"))]
     if document.get("ready") is True:
@@ -275,10 +286,14 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
     elif hold and document.get("state") == "running":
         said = clean(hold)
         # Not held by anything wrong:
-        waits = not holds and (said[:1].isdigit() or said.startswith(("bake time ", "learning ")))
-        said = f"waiting: {said}" if waits else f"held ({said})"
+        waits = said[:1].isdigit() or said.startswith(("bake time ", "learning ", WARMING_UP))
+        waits = waits and all(one.startswith(WARMING_UP) for one in holds)
+        if said in clean(mapping(document.get("verdict")).get("said")):
+            said = "held: see the verdict"
+        else:
+            said = f"waiting: {said}" if waits else f"held ({said})"
         lines += _labelled(" next step", said, width, most, "dim", "")
-    elif hold and document.get("state") != "tripped":  # the circuit's line has the cause of a trip
+    elif hold and not breach and document.get("state") != "tripped":  # its circuit has the cause
         lines += _labelled(" note", clean(hold), width, most, "dim", "")
     if most is None:  # the line above names the first ones
         for more in holds[2:]:
@@ -307,7 +322,7 @@ def _track(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], widt
     marks: list[tuple[str, StyleType]] = []
     for at, step in enumerate(steps):
         name = words.weight(step.get("weight"))
-        if state == "promoted" or (at < here and state != "aborted"):
+        if state == "promoted" or (at < here and state not in ("aborting", "aborted")):
             marks.append((f"✓ {name}", "green"))
         elif at == here and state in ("running", "paused", "probing", "tripped"):
             style = {"running": "bold green", "tripped": "bold red"}.get(str(state), "bold yellow")
@@ -384,7 +399,7 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
     quiet = view.document.get("quiet")
     if quiet and not view.document.get("hold"):
         lines += _labelled(" note", f"nothing to compare: {clean(quiet)}", width, most, "dim", "")
-    for one in _list(view.document.get("at_fault")):
+    for one in (*_list(view.document.get("at_fault")), *_list(view.document.get("unresolved"))):
         lines += _labelled(" endpoints", clean(one), width, most, "bold red", "red")
     capacity = mapping(view.document.get("capacity"))
     over = _list(capacity.get("over"))
@@ -400,6 +415,7 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
 def _leaving(document: Mapping[str, Any], width: int) -> list[Text]:
     """Say how many tunnels and streams the users who moved have left behind."""
     lines: list[Text] = []
+    fleet = mapping(mapping(document.get("fleet")).get("leaving"))
     for side in ("stable", "canary"):
         variant = mapping(mapping(document.get("variants")).get(side))
         long_lived = mapping(variant.get("long_lived"))
@@ -415,6 +431,10 @@ def _leaving(document: Mapping[str, Any], width: int) -> list[Text]:
                     else ": overdue"
                 )
             lines += _labelled(" leaving", said, width, 1, "dim", "yellow")
+        everywhere = number(fleet.get(side)) or 0
+        if everywhere > leaving:
+            said = f"{words.long_lived(everywhere)} on {side} at all replicas, {words.count(leaving)} here"
+            lines += _labelled(" leaving", said, width, 1, "dim", "yellow")
     return lines
 
 
@@ -425,11 +445,14 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
     head = Text(" last 10 s", style="dim")
     for title, wide in _COLUMNS:
         head.append(title.rjust(wide), "dim")
+    both = mapping(document.get("variants"))
+    long_lived = [_long_lived(mapping(both.get(side))) for side in ("stable", "canary")]
+    if any(long_lived):
+        head.append("  long-lived", "dim")
     head.append("  endpoints", "dim")
     lines = [head]
-    both = mapping(document.get("variants"))
     usual = 0.0
-    for side in ("stable", "canary"):
+    for side, many in zip(("stable", "canary"), long_lived, strict=True):
         variant = both.get(side)
         line = Text(f" {side:<9}")
         if not isinstance(variant, Mapping):
@@ -449,6 +472,8 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
         )
         for (text, style), (_, wide) in zip(cells, _COLUMNS, strict=True):
             line.append(text.rjust(wide), style)
+        if any(long_lived):
+            line.append(words.count(many).rjust(12))
         endpoints = [one for one in _list(variant.get("endpoints")) if isinstance(one, Mapping)]
         bad = [_unusable(one) for one in endpoints if one.get("usable") is not True]
         if not bad:
@@ -462,6 +487,12 @@ def _variants(document: Mapping[str, Any], width: int) -> list[Text]:
             said = "panic: no endpoint is up, so requests are tried on all of them all the same"
             lines += _labelled("", said, width, 1, "", "red")
     return lines + _leaving(document, width)
+
+
+def _long_lived(variant: Mapping[str, Any]) -> int:
+    """Return how many tunnels and streams a variant has."""
+    found = mapping(variant.get("long_lived"))
+    return int(sum(number(found.get(name)) or 0 for name in ("tunnels", "streams")))
 
 
 def _unusable(endpoint: Mapping[str, Any]) -> str:
@@ -494,11 +525,18 @@ def _metrics(document: Mapping[str, Any], width: int, *, details: bool, every: b
 
 
 def _that_matter(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return what trips, holds or is accepted, and of the others that with the most evidence."""
-    matter = [one for one in metrics if one.get("standing") in _MATTER]
-    rest = [one for one in metrics if one not in matter]
-    worst = max(rest, key=lambda one: number(one.get("log_evidence")) or 0.0, default=None)
-    return [one for one in metrics if one in matter or one is worst]
+    """Return what trips, holds or is accepted, the worst first, and the headlines.
+
+    A metric without a headline joins them when it is on half its way to a hold.
+    """
+
+    def rises(one: Mapping[str, Any]) -> bool:
+        hold = number(one.get("hold_limit"))
+        return hold is not None and (number(one.get("log_evidence")) or 0.0) >= hold / 2
+
+    matter = [one for standing in _MATTER for one in metrics if one.get("standing") == standing]
+    heads = [one for one in metrics if one.get("metric") in _HEADLINES or rises(one)]
+    return [*matter, *(one for one in heads if one not in matter)] or list(metrics[:1])
 
 
 def _others(metrics: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
@@ -531,6 +569,9 @@ def _metric(
         said = clean(one.get("reason"))  # with the figures of its own time
     elif not said:
         said = words.interval(one.get("interval"))
+        rates = _rates(one)
+        if "stable's rate" not in said and rates:
+            said = rates
         if width >= 100 and "stable's rate" in said:
             said = f"canary {words.noun(one.get('metric'))} {said}"
     route = clean(one.get("route"), 60)
@@ -543,6 +584,18 @@ def _metric(
     if details and not beside and mapping(one.get("users")):
         return [line, Text(f"   {clean(one.get('known'))}", style="dim")]
     return [line]
+
+
+def _rates(metric: Mapping[str, Any]) -> str:
+    """``canary 0%, stable 0.3%``; empty where either has no trial."""
+    sides = [mapping(metric.get(side)) for side in ("canary", "stable")]
+    trials, events = ([number(side.get(name)) for side in sides] for name in ("trials", "events"))
+    if not all(trials):
+        return ""
+    canary, stable = (
+        words.percent((had or 0.0) / of) for had, of in zip(events, trials, strict=True) if of
+    )
+    return f"canary {canary}, stable {stable}"
 
 
 def _bar(metric: Mapping[str, Any], wide: int, style: str) -> Text:
@@ -566,7 +619,8 @@ def _bar(metric: Mapping[str, Any], wide: int, style: str) -> Text:
 
 
 def _records(view: View, width: int, most: int | None) -> list[Text]:
-    records = list(view.records)[-(EVENTS if most is None else MOST_EVENTS) :]
+    records = [one for one in view.records if not words.repeats(one)]
+    records = records[-(EVENTS if most is None else MOST_EVENTS) :]
     if not records:
         return []
     lines = [Text(" history", style="dim")]

@@ -29,7 +29,7 @@ def endpoint_lines(document: Mapping[str, Any], *, total: bool = False) -> list[
             "no response"]  # fmt: skip
     if not total:
         head.append("P95")
-    head.append("in flight")
+    head.append("open")
     cells = [head]
     for row in rows:
         figures = mapping(row.get("total" if total else "recent"))
@@ -49,8 +49,8 @@ def endpoint_lines(document: Mapping[str, Any], *, total: bool = False) -> list[
             last = clean(row.get("last_error"), 200)
             said = "; ".join(filter(None, (reasons, f"last: {last}" if last else "")))
             lines.append(f"{clean(row.get('url'), _LONGEST)}: {said or 'down'}")
-    found = document.get("at_fault")
-    lines += [clean(words) for words in found] if isinstance(found, list) else []
+    for found in (document.get("at_fault"), document.get("unresolved")):
+        lines += [clean(words) for words in found] if isinstance(found, list) else []
     return lines
 
 
@@ -118,6 +118,8 @@ def overview_lines(document: Mapping[str, Any]) -> list[str]:
     for row in rows:
         found = row.get("problems")
         said = [clean(row.get("error"), 200)] if row.get("error") is not None else []
+        if row.get("fleet"):
+            said.append(clean(row.get("fleet"), 200))
         if row.get("attention") in ("tripped", "breach", "suspect", "held"):
             said.append(clean(row.get("said"), 400))
         said += [clean(one, 400) for one in found] if isinstance(found, list) else []
@@ -127,6 +129,8 @@ def overview_lines(document: Mapping[str, Any]) -> list[str]:
         if row.get("error") is not None and row.get("address") != row.get("name"):
             name += f" ({clean(row.get('address'), 100)})"
         lines += [f"{name}: {one}" for one in said]
+    missing = document.get("missing")
+    lines += [clean(one, 400) for one in missing] if isinstance(missing, list) else []
     if len(rows) < 2:
         lines.append("only this proxy: name others in admin.overview of its configuration")
     return lines

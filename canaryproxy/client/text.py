@@ -8,6 +8,7 @@ from typing import Any
 
 from canaryproxy.config.text import (
     BEYOND,
+    CONSEQUENCES,
     LONG_LIVED,
     NONE,
     count,
@@ -17,6 +18,7 @@ from canaryproxy.config.text import (
     odds,
     percent,
     plural,
+    spread,
     weight,
 )
 
@@ -40,6 +42,7 @@ __all__ = [
     "progress",
     "rate",
     "record",
+    "repeats",
     "share",
     "since",
     "step_of",
@@ -135,15 +138,9 @@ def timing(found: object) -> str:
 
 
 def _spread(found: object) -> str:
-    """``48 ms (44 to 53)``: the unit stands once where both edges have the same."""
     if not isinstance(found, Mapping):
         return ""
-    value, low, high = (latency(found.get(name)) for name in ("value", "low", "high"))
-    unit = high.rpartition(" ")[2]
-    bare = low.removesuffix(f" {unit}")
-    if value.endswith(f" {unit}") and bare != low:
-        return f"{value} ({bare} to {high.removesuffix(f' {unit}')})"
-    return f"{value} ({low} to {high})"
+    return spread(found.get("value"), found.get("low"), found.get("high"))
 
 
 def noun(metric: object) -> str:
@@ -181,6 +178,9 @@ def progress(document: Mapping[str, Any]) -> str:
     state = clean(document.get("state"), 20) or "in an unknown state"
     step = step_of(document)
     brackets = f" ({step})" if step else ""
+    left = number(document.get("ramp_down"))
+    if state == "aborting" and left is not None:
+        return f"aborting, {share(document)}, and none in {duration(left)}"
     if state in ("running", "paused", "probing"):
         return f"{state} at {weight(document.get('weight'))}{brackets}"
     return f"{state}{brackets}, {share(document)}"
@@ -199,6 +199,11 @@ def since(document: Mapping[str, Any]) -> str:
     """``3 d 2 h ago``, for how long the release has been in its state."""
     began, now = number(document.get("since")), number(document.get("time"))
     return "some time ago" if began is None or now is None else f"{duration(now - began)} ago"
+
+
+def repeats(entry: Mapping[str, Any]) -> bool:
+    """Return whether a record of the history says only what the one before it has said."""
+    return entry.get("what") in CONSEQUENCES
 
 
 def record(entry: Mapping[str, Any], now: float) -> str:

@@ -25,9 +25,11 @@ def warnings(config: Config) -> tuple[str, ...]:
         *_weights(config),
         *_plan(config),
         *_judge(config),
+        *_irreversible(config),
         *_connections(config),
         *_sticky(config),
         *_rescue(config),
+        *_health(config),
     )
 
 
@@ -49,11 +51,20 @@ def _weights(config: Config) -> Iterator[str]:
 
 def _judge(config: Config) -> Iterator[str]:
     judge = config.judge
+    if not config.reversible and judge.cooldown is not None:
+        yield "judge.cooldown has no effect: release.reversible is false"
     errors = judge.metrics.errors
     if errors is not None and "unit" in errors.model_fields_set:
         yield "judge.metrics.errors.unit has no effect any more, users are compared: remove it"
     if judge.guard_rails is None:
         yield "judge.guard_rails is false: a canary that fails for its few users is held, not rolled back"
+
+
+def _irreversible(config: Config) -> Iterator[str]:
+    if config.reversible:
+        return
+    if not any(not one.events or "breached" in one.events for one in config.notify):
+        yield "release.reversible is false, and no webhook of notify gets breached: a regression pages no one"
 
 
 def _connections(config: Config) -> Iterator[str]:
@@ -115,6 +126,10 @@ def _rescue(config: Config) -> Iterator[str]:
             if name in given:
                 yield f"rescue.{name} has no effect: rescue.enabled is false"
         return
+    if not config.reversible:
+        for name in ("enabled", "statuses", "methods", "after"):
+            if name in given:
+                yield f"rescue.{name} has no effect: release.reversible is false"
     writes = [one for one in rescue.methods if one in ("POST", "PATCH")]
     if writes:
         yield (
@@ -128,6 +143,16 @@ def _rescue(config: Config) -> Iterator[str]:
         )
     if any(one.path.prefix == "/" for one in rescue.assets):
         yield "rescue.assets has every path: each 404 makes two requests; name the paths of hashed files"
+
+
+def _health(config: Config) -> Iterator[str]:
+    for name, variant in (("stable", config.variants.stable), ("canary", config.variants.canary)):
+        health = None if variant is None else variant.health
+        if health is not None and health.timeout > health.interval:
+            yield (
+                f"variants.{name}.health.timeout ({duration_text(health.timeout)}) is longer than its"
+                f" interval ({duration_text(health.interval)}): an endpoint that hangs is checked less often"
+            )
 
 
 def _without_canary(config: Config) -> Iterator[str]:

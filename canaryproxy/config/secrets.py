@@ -6,6 +6,7 @@ Errors name the variable or the file, and never contain any part of the secret.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ MAX_SECRET: Final = 4096
 """Maximum size of a secret in bytes."""
 MIN_SIGNING_KEY: Final = 32
 """Minimum size of a key for signatures in bytes."""
+MIN_TOKEN: Final = 16
+"""Minimum number of characters of an admin token."""
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+_NAME: Final = re.compile(r"[A-Za-z0-9._@+-]{1,64}")
 
 
 class SecretError(ValueError):
@@ -92,3 +97,30 @@ def signing_keys(content: bytes) -> tuple[bytes, ...]:
     if not keys:
         raise ValueError("holds no key")
     return tuple(keys)
+
+
+def admin_tokens(text: str, where: str) -> tuple[tuple[str | None, str], ...]:
+    """Return names and tokens: one per line, ``NAME TOKEN`` or a token without a name.
+
+    Raises ``SecretError`` that names ``where`` they are from.
+    """
+    found: dict[str, str | None] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        *names, token = line.split(maxsplit=1)
+        if len(token) < MIN_TOKEN:
+            raise SecretError(
+                f"the token in {where} is too short: use at least {MIN_TOKEN} characters"
+            )
+        if not _TOKEN.fullmatch(token):
+            raise SecretError(
+                f"the token in {where} may contain only letters, digits and punctuation; "
+                "several tokens are lines of NAME TOKEN"
+            )
+        if names and not _NAME.fullmatch(names[0]):
+            raise SecretError(f"a name in {where} may contain only letters, digits and . _ @ + -")
+        if token in found:
+            raise SecretError(
+                f"{where} has the same token twice: give each person one of their own"
+            )
+        found[token] = names[0] if names else None
+    return tuple((name, token) for token, name in found.items())

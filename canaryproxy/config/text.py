@@ -56,6 +56,10 @@ def plural(value: int, word: str, many: str = "") -> str:
     return f"{count(value)} {word if value == 1 else many or word + 's'}"
 
 
+WARMING_UP = "warming up"
+"""With it begins what holds a step while the canary warms up: it passes by itself."""
+CONSEQUENCES = ("stopped", "restored")
+"""Records of what a trip and a reset do to the release: to people, the record before has said it."""
 LONG_LIVED = ("tunnel or stream", "tunnels and streams")
 """A long-lived connection, and several, for ``plural``."""
 
@@ -98,6 +102,16 @@ def latency(value: object) -> str:
     if found >= 0.9995:
         return f"{found:.3g} s"
     return f"{found * 1000:.0f} ms" if found >= 0.01 else f"{found * 1000:.1f} ms"
+
+
+def spread(value: object, low: object, high: object) -> str:
+    """``48 ms (44 to 53)`` for seconds and their interval: the unit stands once where all have the same."""
+    shown, least, most = map(latency, (value, low, high))
+    unit = most.rpartition(" ")[2]
+    bare = least.removesuffix(f" {unit}")
+    if shown.endswith(f" {unit}") and bare != least:
+        return f"{shown} ({bare} to {most.removesuffix(f' {unit}')})"
+    return f"{shown} ({least} to {most})"
 
 
 def duration(value: object) -> str:

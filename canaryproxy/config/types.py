@@ -252,6 +252,12 @@ _check, _schema = _form(
     examples=["/admin"],
 )
 UrlPath = Annotated[str, _check, _schema]
+_check, _schema = _form(
+    r"/[!-\"$-~]{0,2047}",
+    "a path that begins with /, with a query or without, in visible ASCII characters and without #",
+    examples=["/healthz", "/status?full=1"],
+)
+UrlTarget = Annotated[str, _check, _schema]
 _check, _schema = _form(r"[A-Z][A-Z-]*", "a method in capitals, such as GET", examples=["GET"])
 Method = Annotated[str, _check, _schema]
 _check, _schema = _form(

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from canaryproxy.config.text import duration
 from canaryproxy.control.capacity_watch import CapacityWatch
+from canaryproxy.control.causes import Causes
+from canaryproxy.control.departures import Departures
 from canaryproxy.control.gates import GateKeeper, question
 from canaryproxy.control.ledger import Ledger, figures
 from canaryproxy.control.saver import Split
@@ -22,7 +24,7 @@ from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.release import circuit, rollout, transitions
 from canaryproxy.release.circuit import Circuit, Record
-from canaryproxy.release.rollout import Rollout
+from canaryproxy.release.rollout import Plan, Rollout
 from canaryproxy.release.transitions import Event
 
 CLEARED_AFTER = 30.0
@@ -51,8 +53,13 @@ class AuthorityHost(Protocol):
     def sample(self) -> Sample:
         """Read the counters of both variants, without records: those come with ``observe`` only."""
 
-    def at_fault(self) -> str:
-        """Say which endpoints of the canary fail more than its others; nothing if none stands out."""
+    @property
+    def causes(self) -> Causes:
+        """Explains what the judge found."""
+
+    @property
+    def departures(self) -> Departures:
+        """Counts the long-lived connections that are to leave."""
 
     @property
     def capacity(self) -> CapacityWatch:
@@ -149,6 +156,9 @@ class Authority(Protocol):
     def view(self) -> dict[str, Any] | None:
         """Return the ``fleet`` part of the release document; ``None`` for a proxy alone."""
 
+    def leaving_elsewhere(self, variant: int) -> int:
+        """Return the tunnels and streams that are to leave a variant at other proxies of the release."""
+
     def is_mine(self, record: Mapping[str, Any]) -> bool:
         """Whether notifications about a record (as JSON values) are this proxy's to send."""
 
@@ -156,8 +166,9 @@ class Authority(Protocol):
 class Suspicion:
     """Records when a suspicion begins, and when it has passed."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, host: AuthorityHost) -> None:
         self._ledger = ledger
+        self._host = host
         self._last: float | None = None
 
     def observe(self, now: float, seen: Assessment) -> None:
@@ -169,8 +180,8 @@ class Suspicion:
             self.forget()
         elif seen.level == "suspect":
             if self._last is None:
-                suspects = [one.reason for one in seen.verdicts if one.level != "ok"]
-                self._ledger.note("suspect", "; ".join(suspects or seen.holds), figures(seen))
+                found = self._host.causes.of_suspicion(self._host.now, seen)
+                self._ledger.note("suspect", *found)
             self._last = now
         elif self._last is not None and not seen.comparable:
             self._last = now
@@ -184,9 +195,12 @@ class Suspicion:
         self._last = None
 
 
-def cause_of(seen: Assessment, host: AuthorityHost) -> str:
-    """Return why the circuit opens, with the endpoints that are to blame if others of the canary are not."""
-    return "; ".join(filter(None, (seen.cause or "breach", host.at_fault())))
+def event_of(
+    seen: Assessment, host: AuthorityHost, ledger: Ledger, plan: Plan, **more: Any
+) -> Event | None:
+    """Return the event of a breach, with ``more`` figures; ``None`` if it is known already."""
+    cause, evidence = host.causes.of_trip(host.now, seen, **more)
+    return transitions.on_regression(ledger.circuit, ledger.rollout, plan, cause, evidence)
 
 
 def with_capacity(seen: Assessment, host: AuthorityHost) -> Assessment:
@@ -207,6 +221,8 @@ def saved_rollout(
     if restored.step >= max(len(settings.plan.steps), 1):
         ledger.note("release", "the plan has fewer steps now: the release starts over", {})
         return None
+    if restored.state is rollout.State.ABORTING:  # how far it was is not known: to the end
+        return replace(restored, weight=0.0, left=0.0)
     if settings.release is None and restored.state is rollout.State.IDLE:
         return replace(restored, weight=ledger.rollout.weight)  # as the configuration says now
     return restored
@@ -221,7 +237,7 @@ class LocalAuthority:
         self._host = host
         self._ledger = ledger
         self._judge = Judge(settings.judge)
-        self._suspicion = Suspicion(ledger)
+        self._suspicion = Suspicion(ledger, host)
 
     @property
     def wanted(self) -> Split:
@@ -256,8 +272,11 @@ class LocalAuthority:
         now = self._host.now
         seen = with_capacity(self._judge.observe(now, sample), self._host)
         self.assessment = seen
-        if seen.level == "breach" and self._ledger.rollout.weight > 0:
-            self.trip(cause_of(seen, self._host), figures(seen))
+        ledger = self._ledger
+        if seen.level == "breach" and ledger.rollout.weight > 0:
+            event = event_of(seen, self._host, ledger, self.settings.plan)
+            if event is not None:
+                self._apply(event)
         else:
             self._suspicion.observe(now, seen)
         self._move(circuit.Tick(seen))
@@ -356,6 +375,9 @@ class LocalAuthority:
 
     def view(self) -> dict[str, Any] | None:
         return None
+
+    def leaving_elsewhere(self, variant: int) -> int:  # noqa: ARG002 - a fleet has others
+        return 0
 
     def is_mine(self, record: Mapping[str, Any]) -> bool:  # noqa: ARG002 - a fleet looks at it
         return True

@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol
 from canaryproxy.config import Config
 from canaryproxy.control.authority import Authority, AuthorityHost, LocalAuthority
 from canaryproxy.control.capacity_watch import CapacityWatch
+from canaryproxy.control.causes import Causes
 from canaryproxy.control.departures import Departures
 from canaryproxy.control.ended import EndedReleases, canary_of
 from canaryproxy.control.endpoint_figures import EndpointFigures, EndpointReading
@@ -39,7 +40,7 @@ from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure.concentration import Concentration
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.recent_users import RecentUsers
-from canaryproxy.measure.routing import CANARY, VARIANTS, RouteTable
+from canaryproxy.measure.routing import VARIANTS, RouteTable
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.circuit import Circuit, Record
 from canaryproxy.release.rollout import Plan, Rollout
@@ -72,6 +73,9 @@ class DataPlane(Protocol):
 
     def eject(self, variant: int, causes: Mapping[str, str]) -> None:
         """Send no requests to these outliers of a variant, and to its others again: causes by URL."""
+
+    def holds(self) -> tuple[str, ...]:
+        """Return why the canary's endpoints hold the step: some fail their health checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,7 @@ class Controller:
         self.endpoints = EndpointFigures(plane.endpoints)
         self.outliers = OutlierWatch(config, plane.endpoints)
         self.routes = RouteFigures(self.settings.judge.named)
+        self.causes = Causes(self.endpoints, self.routes, lambda: self.settings.judge)
         self.ledger = Ledger(Rollout(weight=table.weight), lambda: self.now)
         self.capacity = CapacityWatch(self.ledger, self.settings)
         self.authority = authority(self, self.ledger, self.settings)
@@ -263,7 +268,8 @@ class Controller:
         self._plane.mark_late()
         if self.settings.has_canary:
             sample = self._sampler.sample(self.table, self.ledger.rollout.accepted)
-            sample = replace(sample, holds=self.outliers.holds(self.now))
+            holds = (*self._plane.holds(), *self.outliers.holds(self.now))
+            sample = replace(sample, holds=holds)
             self.users.take(self.now, sample.records)
             self.routes.take(self.now, sample.records, sample.names)
             self.authority.observe(sample)
@@ -276,10 +282,6 @@ class Controller:
     def sample(self) -> Sample:
         """Read the counters of both variants."""
         return self._sampler.counts()
-
-    def at_fault(self) -> str:
-        """Say which endpoints of the canary fail more than its others; nothing if none stands out."""
-        return self.endpoints.at_fault(self.now, CANARY)
 
     def _do_periodic_work(self, now: float) -> None:
         """Do the periodic work: every second and every five seconds."""
@@ -448,10 +450,12 @@ class Controller:
 def _eject_outliers(outliers: OutlierWatch, plane: DataPlane, ledger: Ledger, now: float) -> None:
     """Take out the endpoints that fail far more than the others; the judge has seen what they did."""
     for variant, one in outliers.observe(now):
+        of = len(plane.endpoints(variant))
         plane.eject(variant, outliers.causes(variant))
         what = "ejected" if one.ejected else "readmitted"
         where = f"{VARIANTS[variant]} endpoint {one.url}"
-        ledger.note(what, f"{where}: {one.cause}", one.figures)
+        figures = {**one.figures, "endpoints": [one.url], "endpoints_of": of}
+        ledger.note(what, f"{where}: {one.cause}", figures)
 
 
 def _split(table: RouteTable) -> Split:

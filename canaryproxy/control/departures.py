@@ -8,7 +8,7 @@ from typing import Any
 
 from canaryproxy.config import text
 from canaryproxy.measure import counters
-from canaryproxy.measure.routing import VARIANTS, RouteTable
+from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS, RouteTable
 
 _CELLS = (counters.LEAVING, counters.ENDED_CLEANLY, counters.ENDED_ROUGHLY)
 
@@ -36,6 +36,8 @@ class Departures:
     def __init__(self) -> None:
         self.since = 0.0
         """When the split changed last: from then on workers count the time for those that are to leave."""
+        self.leaving = (0, 0)
+        """Connections that are to leave stable and the canary."""
         self._split: tuple[int, bytes, bool] | None = None
         self._begun: dict[int, _Begun] = {}
         self._counted: dict[int, tuple[int, ...]] = {}
@@ -47,6 +49,7 @@ class Departures:
         split = (table.limit, table.salt, table.new_sessions_only)
         if split != self._split:
             self._split, self.since = split, now
+        self.leaving = (counters.leaving(variants[STABLE]), counters.leaving(variants[CANARY]))
         for variant, cells in enumerate(variants):
             counted = tuple(cells[at] for at in _CELLS)
             leaving = counters.leaving(cells)

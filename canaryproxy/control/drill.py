@@ -1,9 +1,9 @@
 """The rollback drill: a rehearsal of the way back with real users.
 
 Opens the circuit of a release in progress, measures when the canary got its last request and when the last
-tunnel or stream of the users who moved had left it (``proxy.long_lived``), closes the circuit, and records
-the result. If the process dies in between, or a regression trips meanwhile, the circuit stays open: users are
-on stable until an operator resets it.
+tunnel or stream of the users who moved had left it (``proxy.long_lived``), in a fleet at every replica,
+closes the circuit, and records the result. If the process dies in between, or a regression trips meanwhile,
+the circuit stays open: users are on stable until an operator resets it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from canaryproxy.config.text import LONG_LIVED, count, duration, latency, plural
 from canaryproxy.control.authority import Overtaken
 from canaryproxy.control.controller import Controller
 from canaryproxy.measure import counters
+from canaryproxy.measure.routing import CANARY
 from canaryproxy.release import acts, circuit, rollout
 
 QUIET = 1.0
@@ -52,10 +53,11 @@ async def drill(
     if (why := acts.drill_refusal(status.circuit, status.rollout, weight)) is not None:
         raise rollout.Refused(f"no drill: {why}")
     watch = _Watch(cells(), clock())
+    authority = controller.authority
     controller.act(circuit.Trip(f"a drill by {by}", {"drill": True}))
     while not watch.is_over and not watch.is_too_late(moving):
         await asyncio.sleep(_EVERY)
-        watch.look(cells(), clock())
+        watch.look(cells(), clock(), authority.leaving_elsewhere(CANARY))
     figures = {
         "seconds_to_last_request": watch.seconds_to_last_request,
         "requests_after": watch.requests,
@@ -81,21 +83,24 @@ class _Watch:
         self._began = self._now = self._heard = self._seen = now
         self._routed = self._routed_before = counters.routed_by_split(cells)
         self._moved_before = cells[counters.LEAVING]
+        self._elsewhere = 0
+        """The most that other replicas had at once."""
         self.connections = 0
         """Tunnels and streams whose users had to move."""
         self.leaving = 0
         """Of these, those that have not left."""
 
-    def look(self, cells: Sequence[int], now: float) -> None:
-        """Take the counters as they are now."""
+    def look(self, cells: Sequence[int], now: float, elsewhere: int = 0) -> None:
+        """Take the counters as they are now, and what is to leave the canary at other replicas."""
         self._now = now
         routed = counters.routed_by_split(cells)
         if routed != self._routed:
             self._routed, self._heard = routed, now
-        self.connections = cells[counters.LEAVING] - self._moved_before
+        self._elsewhere = max(self._elsewhere, elsewhere)
+        self.connections = cells[counters.LEAVING] - self._moved_before + self._elsewhere
         if self.leaving:
             self._seen = now
-        self.leaving = max(counters.leaving(cells), 0)
+        self.leaving = max(counters.leaving(cells), 0) + elsewhere
 
     @property
     def requests(self) -> int:

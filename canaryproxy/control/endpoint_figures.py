@@ -2,7 +2,7 @@
 
 Theory of operation. ``EndpointFigures.take`` is called once a second and keeps the counts of every endpoint
 each ten seconds for a minute, and those at the moment when the step began. ``rows`` gives the figures,
-``at_fault`` says in words which endpoint stands out:
+``at_fault`` says which endpoint stands out:
 
     of the failures of a variant, k of K on one endpoint that had the share p of the attempts
     -> named if P(Binomial(K, p) >= k) is below one in a thousand, there are five at least, and its rate is
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Final
 
-from canaryproxy.config.text import count
+from canaryproxy.config.text import count, duration
 from canaryproxy.judging.look import log_choose
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.endpoint_cells import NONE, EndpointCounts
@@ -98,6 +98,17 @@ class _Snapshot:
         return Recent(now - self.time, counts)
 
 
+@dataclass(frozen=True, slots=True)
+class AtFault:
+    """Endpoints of a variant that fail more than its others."""
+
+    said: str
+    """In words."""
+    urls: tuple[str, ...]
+    of: int
+    """How many endpoints the variant has."""
+
+
 class EndpointFigures:
     """Remembers what was counted when; ``read`` returns the endpoints of a variant as they are now."""
 
@@ -136,8 +147,8 @@ class EndpointFigures:
             return [(one, Recent(0.0, NONE)) for one in readings]
         return [(one, self._snapshots[0].until(now, variant, one)) for one in readings]
 
-    def at_fault(self, now: float, variant: int) -> str:
-        """Say which endpoints of a variant fail more than the others; nothing if none stands out.
+    def at_fault(self, now: float, variant: int) -> AtFault | None:
+        """Return the endpoints of a variant that fail more than the others; ``None`` if none stands out.
 
         Over the last minute, or else since the step began.
         """
@@ -148,8 +159,10 @@ class EndpointFigures:
             recent = [(one.url, base.until(now, variant, one).counts) for one in readings]
             found = standing_out(recent)
             if found:
-                return _words(VARIANTS[variant], found, len(readings))
-        return ""
+                urls = tuple(url for url, _ in found)
+                said = _words(VARIANTS[variant], found, len(readings), now - base.time)
+                return AtFault(said, urls, len(readings))
+        return None
 
 
 def standing_out(
@@ -186,10 +199,12 @@ def _tail(least: int, trials: int, share: float) -> float:
     return exp(term) / (1.0 - ratio)
 
 
-def _words(variant: str, found: Sequence[tuple[str, EndpointCounts]], total: int) -> str:
-    verb = "fails" if len(found) == 1 else "fail"
+def _words(
+    variant: str, found: Sequence[tuple[str, EndpointCounts]], total: int, seconds: float
+) -> str:
+    verb, within = "fails" if len(found) == 1 else "fail", duration(seconds)
     named = [
-        f"{url} ({count(counts.failed)} of {count(counts.requests)} requests failed)"
+        f"{url} ({count(counts.failed)} of {count(counts.requests)} requests failed in {within})"
         for url, counts in found[:_NAMED]
     ]
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""

@@ -59,12 +59,12 @@ class EndpointRow(View):
     workers: Count = Field(description="Workers that run.")
     out: str | None = Field(
         description="Why no worker sends it any, though it may take connections; null: it is in service.",
-        examples=["check failed: status 503, wanted 200-299"],
+        examples=["check failed: status 503, wanted 2xx"],
     )
     ejected_by: Count = Field(
         description="Workers that send it none, because it took no connections; they probe it."
     )
-    in_flight: Count = Field(description="Requests that wait for it or for its response.")
+    in_flight: Count = Field(description="Requests in flight at it, tunnels and streams included.")
     last_error: str | None = Field(
         description="Why an attempt failed last.", examples=["connection refused"]
     )
@@ -83,6 +83,16 @@ class Endpoints(View):
         description="Endpoints that fail more than the others of their variant, in words.",
         examples=[
             ["1 of 2 canary endpoints fails: http://10.0.0.7:8080 (48 of 50 requests failed)"]
+        ],
+    )
+    unresolved: list[str] = Field(
+        default=[],
+        description="Names of endpoints whose last look-up failed, in words; their last addresses stay.",
+        examples=[
+            [
+                "http://cart:80 has not been resolved for 2 min: SERVFAIL; 3 addresses of its last"
+                " answer in use"
+            ]
         ],
     )
 

@@ -59,7 +59,7 @@ class Ledger:
         for record in records:
             self.recorded += 1
             self.history.append(record)
-            if record.what not in _CONSEQUENCES:
+            if record.what not in text.CONSEQUENCES:
                 extra = {"record": {"id": self.recorded, **record.to_dict()}}
                 line = sentence(record, self.rollout.weight)
                 _log.log(_level(record), "%s", line, extra=extra)
@@ -89,16 +89,19 @@ class Ledger:
 
 _LEVELS = {
     "tripped": logging.ERROR,
+    "breached": logging.CRITICAL,
     "reload_failed": logging.ERROR,
     "upgrade_failed": logging.ERROR,
     "suspect": logging.WARNING,
+    "capacity": logging.WARNING,
+    "aborting": logging.WARNING,
     "aborted": logging.WARNING,
 }
-_CONSEQUENCES = ("stopped", "restored")
-"""What a trip and a reset do to the release: the log has one line for both."""
 _TITLES = {
     "step": "next step",
+    "breached": "regression, and no user is sent to stable",
     "cleared": "back to normal",
+    "capacity": "held for capacity",
     "moved": "connections moved",
     "ejected": "endpoint ejected",
     "readmitted": "endpoint back",
@@ -125,7 +128,7 @@ def _place(record: Record, weight: float) -> str:
     users = f"{text.weight(weight)} of users on the canary"
     if record.what in ("reset", "recovered"):
         return f"; {users} again"
-    if record.what in ("promoted", "aborted"):
+    if record.what in ("promoted", "aborting", "aborted"):
         return f"; {users}"
     step, steps = record.figures.get("step"), record.figures.get("steps")
     if record.what not in _MOVES or not steps:
@@ -133,7 +136,7 @@ def _place(record: Record, weight: float) -> str:
     return f"; step {step} of {steps}, {users}" if step else f"; before step 1 of {steps}, {users}"
 
 
-_MOVES = ("started", "step", "paused", "resumed", "weight")
+_MOVES = ("started", "step", "paused", "resumed", "weight", "breached")
 
 
 def _level(record: Record) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 
 from canaryproxy.measure.endpoint_cells import identity
 from canaryproxy.measure.shared_memory import CHECK, OUTLIER, OutCell
@@ -43,9 +43,9 @@ class Outs:
         found = [self._causes.get((why, variant), {}).get(url) for why in (CHECK, OUTLIER)]
         return "; ".join([cause for cause in found if cause])
 
-    def urls(self, why: int, variant: int) -> Set[str]:
-        """Return what is out of a variant for a reason."""
-        return self._causes.get((why, variant), {}).keys()
+    def causes(self, why: int, variant: int) -> Mapping[str, str]:
+        """Return what is out of a variant for a reason, and the cause in words."""
+        return self._causes.get((why, variant), {})
 
     def _decided(self, variant: int) -> int:
         """Return the reasons for which ``put`` has been called."""

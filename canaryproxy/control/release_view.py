@@ -63,6 +63,9 @@ class Step(View):
     bake: float = Field(description="Minimum seconds on this step.")
     min_requests: Count = Field(description="Minimum canary requests judged on this step.")
     min_users: Count = Field(description="Minimum canary users compared on this step.")
+    hold_back: bool = Field(
+        False, description="The users left on stable are a control group (release.hold_back)."
+    )
 
 
 class Gate(View):
@@ -228,7 +231,7 @@ class Endpoint(View):
         json_schema_extra={"enum": ["up", "starting", "down", "panic"]},
     )
     out: str | None = Field(description="Why the control plane has taken it out of service.")
-    in_flight: int = Field(description="Its requests in flight.")
+    in_flight: int = Field(description="Its requests in flight, tunnels and streams included.")
 
 
 class LongLived(View):
@@ -249,7 +252,7 @@ class Variant(View):
 
     requests: Count = Field(description="Requests that ended.")
     failed: Count = Field(description="Requests that failed.")
-    in_flight: int = Field(description="Requests in flight.")
+    in_flight: int = Field(description="Requests in flight; tunnels and streams are in long_lived.")
     rate: float = Field(description="Requests per second over the last 10 s.")
     error_rate: float | None = Field(description="Fraction of them that failed.")
     p50: float | None = Field(
@@ -277,6 +280,13 @@ class ConfigStatus(View):
     restart_needed: list[str] = Field(description="Changed fields that need a restart.")
 
 
+class Leaving(View):
+    """Tunnels and streams of users who have moved to the other variant, by the one that they are still on."""
+
+    stable: int
+    canary: int
+
+
 class Fleet(View):
     """The fleet as this replica sees it."""
 
@@ -298,6 +308,9 @@ class Fleet(View):
         description="Seconds from another replica's last act to its taking effect here."
     )
     silent: float | None = Field(description="Seconds since Redis last replied.")
+    leaving: Leaving = Field(
+        description="The tunnels and streams that are to leave, of all replicas."
+    )
 
 
 class Progress(View):
@@ -324,6 +337,24 @@ class Progress(View):
     )
     ready: bool = Field(description="The next step waits only for an operator's resume.")
     gate: Gate | None
+    reversible: bool = Field(
+        True,
+        description="false: a regression moves no user to stable (release.reversible).",
+    )
+    ramp_down: float | None = Field(
+        None,
+        description=(
+            "Seconds over which an abort takes the users back (release.ramp_down); while aborting those that"
+            " are left. null: at once."
+        ),
+    )
+    breach: str | None = Field(
+        None,
+        description=(
+            "The regression for which no user was sent to stable, because the release is irreversible: an"
+            " operator must act. null: there is none."
+        ),
+    )
     allowed: list[Operation] = Field(description="What an operator can do now.")
 
 
@@ -342,6 +373,16 @@ class Release(Progress):
         description="Endpoints that fail more than the others of their variant, in words.",
         examples=[
             ["1 of 2 canary endpoints fails: http://10.0.0.7:8080 (48 of 50 requests failed)"]
+        ],
+    )
+    unresolved: list[str] = Field(
+        default=[],
+        description="Names of endpoints whose last look-up failed, in words; their last addresses stay.",
+        examples=[
+            [
+                "http://cart:80 has not been resolved for 2 min: SERVFAIL; 3 addresses of its last"
+                " answer in use"
+            ]
         ],
     )
     capacity: Capacity | None = Field(
@@ -458,6 +499,7 @@ def release(
     environment: str | None,
     host: str,
     at_fault: list[str],
+    unresolved: list[str],
     version: str,
     pid: int,
     main_pid: int,
@@ -481,11 +523,15 @@ def release(
         since=here.since,
         baked=here.baked,
         requests=max(requests, 0),
-        users=0 if seen is None else seen.users,
+        users=here.users,
         hold=here.hold,
         holds=[] if seen is None else list(seen.holds),
         accepted=sorted(here.accepted),
         ready=here.ready,
+        reversible=status.plan.reversible,
+        ramp_down=(here.left if here.state is rollout.State.ABORTING else status.plan.ramp_down)
+        or None,
+        breach=here.breach,
         gate=None if gate.state == "idle" else Gate(state=gate.state, cause=gate.cause),
         allowed=list(acts.allowed(broken, here, status.plan, status.weight)),
         circuit=Circuit(
@@ -501,6 +547,7 @@ def release(
         quiet=None if seen is None else seen.quiet,
         notice=None if status.concentration is None else status.concentration.notice,
         at_fault=at_fault,
+        unresolved=unresolved,
         capacity=capacity,
         judged=0 if seen is None else seen.judged,
         answered=0 if seen is None else seen.answered,

@@ -17,6 +17,7 @@ from typing import Final
 
 from canaryproxy.config import PathMatch
 from canaryproxy.control.endpoint_figures import SPAN
+from canaryproxy.control.timeseries import Percentile, percentile
 from canaryproxy.judging.metrics import BUSIEST, OTHER
 from canaryproxy.judging.named_routes import NamedRoutes
 from canaryproxy.judging.step import OTHERS
@@ -53,10 +54,14 @@ class RouteCounts:
             self.first_byte[bucket] = self.first_byte.get(bucket, 0) + count
 
     @property
+    def buckets(self) -> list[int]:
+        """The histogram of the seconds to the first byte."""
+        return [self.first_byte.get(bucket, 0) for bucket in range(histogram.BUCKETS)]
+
+    @property
     def p95(self) -> float | None:
         """The 95% quantile of the seconds to the first byte; ``None`` without a response."""
-        counts = [self.first_byte.get(bucket, 0) for bucket in range(histogram.BUCKETS)]
-        return histogram.quantile(counts, 0.95)
+        return histogram.quantile(self.buckets, 0.95)
 
 
 @dataclass(slots=True)
@@ -166,6 +171,15 @@ class RouteFigures:
                 *((OTHERS, *both) for both in rest.values()),
             ],
         )
+
+    def percentiles(
+        self, now: float, route: str, q: float
+    ) -> tuple[float, tuple[Percentile | None, ...]]:
+        """Return how many seconds were watched, and a quantile of each variant on a route."""
+        seen = self.rows(now)
+        both = next((row[1:] for row in seen.routes if row[0] == route), ())
+        found = tuple(percentile(counts.buckets, q) for counts in both)
+        return seen.seconds, found or (None, None)
 
 
 def _add(

@@ -17,6 +17,7 @@ import canaryproxy
 from canaryproxy.control import endpoint_view, route_view
 from canaryproxy.control import release_view as view
 from canaryproxy.control.authority import Overtaken, Unavailable
+from canaryproxy.control.causes import quantiles
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.drill import drill
 from canaryproxy.control.endpoint_figures import EndpointReading
@@ -25,8 +26,8 @@ from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.reload import Change, Reloader, Stale
 from canaryproxy.control.route_view import Routes
 from canaryproxy.control.saver import Unsaved
-from canaryproxy.control.timeseries import StepTraffic, TrafficHistory
-from canaryproxy.judging.metrics import ANSWERS, LATENCY, P50, P95, P99
+from canaryproxy.control.timeseries import TrafficHistory
+from canaryproxy.judging.metrics import ANSWERS
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
@@ -73,15 +74,16 @@ class Control:
         plane: Plane,
         reloader: Reloader,
         main_pid: int | None = None,
+        unresolved: Callable[[], list[str]] = list,
     ) -> None:
-        """``main_pid`` is the process that takes signals, if it is not this one."""
+        """``main_pid`` takes signals, if not this process; ``unresolved`` says what names do not resolve."""
+        self._unresolved = unresolved
         self._main_pid = main_pid
         self._controller = controller
         self._cells = cells
         self._plane = plane
         self._reloader = reloader
         self._traffic = TrafficHistory()
-        self._step = StepTraffic()
         self._listeners: list[Listener] = []
         self._host = socket.gethostname()
         self._boot = secrets.token_hex(4)
@@ -129,7 +131,7 @@ class Control:
         seen = status.assessment
         if 0 < status.weight < 100 and seen is not None:
             of = status.release, status.weight, status.circuit.since, seen.warming
-            self._step.take(of, self._traffic.newest)
+            self._controller.causes.traffic.take(of, self._traffic.newest)
         return point
 
     def _recorded(self, number: int, entry: Record) -> None:
@@ -179,6 +181,7 @@ class Control:
             environment=reloader.running.environment,
             host=self._host,
             at_fault=self._at_fault(),
+            unresolved=self._unresolved(),
             version=canaryproxy.__version__,
             pid=os.getpid(),
             main_pid=self._main_pid or os.getpid(),
@@ -188,12 +191,9 @@ class Control:
 
     def _timings(self) -> dict[str, view.Timing]:
         """Return the response times of both variants on this step, by the metric that judges them."""
-        rule = self._controller.settings.judge.latency
-        if rule is None:
-            return {}
         found = {}
-        for metric, q in ((LATENCY, rule.quantile), (P50, 0.5), (P95, 0.95), (P99, 0.99)):
-            seconds, both = self._step.percentiles(q)
+        for metric, q in quantiles(self._controller.settings.judge).items():
+            seconds, both = self._controller.causes.traffic.percentiles(q)
             if seconds >= 1.0:
                 found[metric] = view.timing(q, seconds, both)
         return found
@@ -207,8 +207,8 @@ class Control:
             cells[counters.FAILED],
             counters.in_flight(cells),
             view.LongLived(
-                tunnels=cells[counters.TUNNELS_OPENED] - cells[counters.TUNNELS_CLOSED],
-                streams=cells[counters.STREAMS_OPENED] - cells[counters.STREAMS_CLOSED],
+                tunnels=counters.tunnels(cells),
+                streams=counters.streams(cells),
                 leaving=leaving,
                 until=self._controller.departures.since + moving if leaving > 0 else None,
             ),
@@ -226,6 +226,7 @@ class Control:
                 for one, recent in figures.rows(now, variant)
             ],
             at_fault=self._at_fault(),
+            unresolved=self._unresolved(),
         )
 
     def routes(self) -> Routes:
@@ -236,7 +237,7 @@ class Control:
     def _at_fault(self) -> list[str]:
         figures, now = self._controller.endpoints, self._controller.now
         found = [figures.at_fault(now, variant) for variant in (CANARY, STABLE)]
-        return [words for words in found if words]
+        return [one.said for one in found if one is not None]
 
     @property
     def history_id(self) -> int:
@@ -275,7 +276,8 @@ class Control:
             self._refuse_unknown(event.metric)
         for _ in range(_ATTEMPTS):
             status = self._controller.status()
-            if acts.needs_precondition(event, status.rollout, status.weight):
+            reversible = status.plan.reversible
+            if acts.needs_precondition(event, status.rollout, status.weight, reversible=reversible):
                 self._compare(if_match)
             try:
                 await self._controller.act_and_save(event)
@@ -297,6 +299,8 @@ class Control:
             self._controller.now,
             status.assessment,
             self._controller.users.count,
+            counters.tunnels(self._cells.canary) + counters.streams(self._cells.canary),
+            self._reloader.running.circuit.takes,
         )
         found = acts.preview(act, event, here)
         if isinstance(event, rollout.Accept) and event.metric and found.refusal is None:
@@ -306,16 +310,18 @@ class Control:
                 found = replace(found, refusal=str(error), asks=False, moved=None, says=())
         return view.act(found)
 
-    def previews(self, weight: float | None = None, metric: str = "") -> list[view.Act]:
-        """Return the effect of every act; ``weight`` would be set, by default the present one, and ``metric``
-        accepted."""
+    def previews(
+        self, weight: float | None = None, metric: str = "", *, now: bool = False
+    ) -> list[view.Act]:
+        """Return the effect of every act; ``weight`` would be set, by default the present one, ``metric``
+        accepted, and the release aborted at once if ``now``."""
         present = self._controller.status().weight
         events: Mapping[acts.Operation, acts.Event | None] = {
             "start": rollout.Start(),
             "pause": rollout.Pause(),
             "resume": rollout.Resume(),
             "promote": rollout.Promote(),
-            "abort": rollout.Abort(),
+            "abort": rollout.Abort(now=now),
             "reset": circuit.Reset(),
             "weight": rollout.SetWeight(present if weight is None else weight),
             "accept": rollout.Accept(metric),

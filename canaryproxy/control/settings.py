@@ -54,7 +54,7 @@ class ControlSettings:
             salt=first_table(config).salt,
             split=config.split,
             has_canary=config.variants.canary is not None,
-            circuit=CircuitSettings(cooldown=config.judge.cooldown),
+            circuit=CircuitSettings(cooldown=config.judge.cooldown if config.reversible else None),
             judge=judge_settings(config, in_force),
             evidence_of=config.judge.model_copy(update={"cooldown": None, "baseline": 0.0}),
             slots=in_force,
@@ -75,12 +75,15 @@ def plan(config: Config) -> Plan:
                 step.bake,
                 step.min_requests,
                 config.judge.min_users if step.min_users is None else step.min_users,
+                hold_back=step == release.held,
             )
-            for step in release.steps
+            for step in release.plan
         ),
         release.promote,
         gated=bool(release.gates),
         baseline=config.judge.baseline,
+        reversible=release.reversible,
+        ramp_down=0.0 if release.ramp_down is None else release.ramp_down.over,
     )
 
 
@@ -128,7 +131,7 @@ def judge_settings(config: Config, slots: Mapping[str, int]) -> JudgeSettings:
         guard_rails=_rails(judge),
         routes=judge.routes != {},
         named=tuple((judge.routes or {}).items()),
-        steps=() if release is None else tuple(step.weight for step in release.steps),
+        steps=() if release is None else tuple(step.weight for step in release.plan),
         min_users=judge.min_users,
         warmup=judge.warmup,
         endpoints=1 if canary is None else len(canary.endpoints),

@@ -176,9 +176,9 @@ class Percentile:
     high: float
 
 
-def percentile(window: Window, q: float) -> Percentile | None:
-    """Return a quantile (``q`` in 0..1); ``None`` without responses."""
-    value, band = window.quantile(q), quantile_band(window.first_byte, q)
+def percentile(first_byte: Sequence[int], q: float) -> Percentile | None:
+    """Return a quantile (``q`` in 0..1) of a histogram; ``None`` without responses."""
+    value, band = histogram.quantile(first_byte, q), quantile_band(first_byte, q)
     return None if value is None or band is None else Percentile(value, *band)
 
 
@@ -201,7 +201,7 @@ class StepTraffic:
         windows = [Window.between(*pair) for pair in zip(self._first, self._last, strict=True)]
         if not windows:
             return 0.0, (None, None)
-        return windows[0].seconds, tuple(percentile(window, q) for window in windows)
+        return windows[0].seconds, tuple(percentile(window.first_byte, q) for window in windows)
 
 
 class TrafficHistory:

@@ -7,9 +7,10 @@ summed over all workers, so each event is logged once however many workers saw i
     its errors grow                      -> a line when they begin, one a minute while they last, and one when
                                             there were none for half a minute
     requests find no endpoint            -> the same for the variant
+    a variant panics                     -> a line when that begins, and one when it is over
 
-An endpoint that flaps gets a line each ten seconds, with the number of changes since the last one. Pure; time
-is an argument.
+An endpoint that flaps gets a line each ten seconds, with the number of changes since the last one; so does a
+panic that comes and goes. Pure; time is an argument.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class VariantState:
 
     endpoints: Sequence[EndpointState]
     unserved: int
+    panic: bool = False
+    """No endpoint is up, and requests are tried all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,22 @@ class _Known:
     """When it went down."""
     limit: RateLimit = field(default_factory=lambda: RateLimit(_CHANGES, _CHANGES_PER_SECOND))
 
+    def see(self, now: float, usable: bool) -> None:
+        if usable != self.seen:
+            self.seen = usable
+            self.changes += 1
+            if not usable:
+                self.since = now
+
+
+@dataclass(slots=True)
+class _Panic:
+    """The panic of a variant as the log has it."""
+
+    on: bool = False
+    since: float = 0.0
+    limit: RateLimit = field(default_factory=lambda: RateLimit(_CHANGES, _CHANGES_PER_SECOND))
+
 
 class UpstreamWatch:
     """Turns states of endpoints into lines of the log."""
@@ -124,18 +143,29 @@ class UpstreamWatch:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], _Known] = {}
         self._unserved: dict[str, Failing] = {}
+        self._lost: set[str] = set()
+        """Variants with endpoints of which none is up."""
+        self._panics: dict[str, _Panic] = {}
 
     def observe(self, now: float, variants: Mapping[str, VariantState]) -> list[Line]:
         """Return the lines that are due. ``now`` is in seconds and never goes back."""
         lines: list[Line] = []
         before, self._known = self._known, {}
+        self._lost = {
+            variant
+            for variant, state in variants.items()
+            if state.endpoints and not any(one.usable for one in state.endpoints)
+        }
         for variant, state in variants.items():
             for one in state.endpoints:
                 key = (variant, one.url)
                 self._known[key] = before.get(key) or _Known(Failing(one.errors))
+                self._known[key].see(now, one.usable)
+        for variant, state in variants.items():
             for one in state.endpoints:
                 lines += self._endpoint(now, variant, one)
             lines += self._none_left(now, variant, state)
+            lines += self._panic(now, variant, state)
         return lines
 
     def _endpoint(self, now: float, variant: str, one: EndpointState) -> list[Line]:
@@ -146,11 +176,6 @@ class UpstreamWatch:
             cause = describe(one.reason, errno_text(one.errno))
             where = f"{variant} endpoint {one.url}"
             lines.append(_failing_line(found, where, cause, _fields(variant, one)))
-        if one.usable != known.seen:
-            known.seen = one.usable
-            known.changes += 1
-            if not one.usable:
-                known.since = now
         if one.usable != known.usable and known.limit.admit(now) is not None:
             known.usable = one.usable
             lines.append(self._change(now, variant, one, known))
@@ -173,7 +198,7 @@ class UpstreamWatch:
             fields |= {"reason": "out", "cause": one.out, "errno": None}
         if left:
             rest = f"{left} of {plural(total, f'{variant} endpoint')} left"
-        elif any(known.usable for known in self._known.values()):
+        elif self._lost < set(_WITHOUT):
             rest = _WITHOUT[variant]
         else:
             rest = (
@@ -191,6 +216,24 @@ class UpstreamWatch:
             return []
         fields = {"variant": variant, "reason": Reason.NO_ENDPOINT.label}
         return [_failing_line(found, variant, WORDS[Reason.NO_ENDPOINT], fields)]
+
+    def _panic(self, now: float, variant: str, state: VariantState) -> list[Line]:
+        known = self._panics.setdefault(variant, _Panic())
+        if state.panic == known.on or known.limit.admit(now) is None:
+            return []
+        known.on = state.panic
+        fields = {"variant": variant, "endpoints": len(state.endpoints)}
+        if state.panic:
+            known.since = now
+            text = (
+                f"{variant} panics: none of {plural(len(state.endpoints), 'endpoint')} is up,"
+                " so requests are tried all the same"
+            )
+            return [Line(logging.ERROR, text, {"event": "panic_began", **fields})]
+        seconds = now - known.since
+        text = f"{variant} panics no more after {duration(seconds)}: an endpoint is up"
+        event = {"event": "panic_ended", **fields, "seconds": round(seconds, 1)}
+        return [Line(logging.INFO, text, event)]
 
 
 def _fields(variant: str, one: EndpointState) -> dict[str, Any]:

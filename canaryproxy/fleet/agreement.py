@@ -16,7 +16,7 @@ from canaryproxy.fleet.protocol import Settings
 from canaryproxy.fleet.redis_store import CommitResult, ExchangeReply, ExchangeRequest
 from canaryproxy.fleet.state import Document
 from canaryproxy.release.circuit import Record
-from canaryproxy.release.rollout import Rollout
+from canaryproxy.release.rollout import Rollout, State, ramped
 from canaryproxy.release.transitions import Change, Event
 
 _WRITES = 4
@@ -131,10 +131,27 @@ class Agreement:
             for record in document.records
             if (record.time, record.what, record.cause) not in known
         )
-        self._ledger.move(document.circuit, document.rollout, news)
+        here = protocol.going_by(self._ledger.rollout, document.rollout)
+        self._ledger.move(document.circuit, here, news)
         self._ledger.version += 1
         self._ledger.revision += 1
         self._host.publish()
+
+    @property
+    def weight(self) -> float:
+        """Percent of users on the canary, as this replica goes by the document now."""
+        return protocol.going_by(self._ledger.rollout, self.document.rollout).weight
+
+    def follow(self, here: Rollout | None) -> None:
+        """Go by the rollout of the document, as far as the leader is, if it says so."""
+        if here is not None:
+            self._ledger.rollout = protocol.going_by(self._ledger.rollout, here)
+
+    def ramp_down(self) -> None:
+        """Let the time of a release that is aborting pass; its end is the leader's act."""
+        here = self._ledger.rollout
+        if here.state is State.ABORTING:
+            self._ledger.rollout = ramped(here, self.server_time)
 
     async def write(self, base: str, document: Document, token: int = 0) -> CommitResult:
         """Put a document into the store, in the place of the one that the act ``base`` made.

@@ -19,12 +19,12 @@ from canaryproxy.control.authority import (
     Overtaken,
     Suspicion,
     Unavailable,
-    cause_of,
+    event_of,
     saved_rollout,
     with_capacity,
 )
 from canaryproxy.control.gates import question
-from canaryproxy.control.ledger import Ledger, figures
+from canaryproxy.control.ledger import Ledger
 from canaryproxy.control.saver import Split, Unsaved
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.fleet import counts, protocol
@@ -77,15 +77,14 @@ class FleetAuthority:
         self.assessment: Assessment | None = None
         self._host = host
         self._ledger = ledger
-        self._fleet = fleet
-        self._store = store
-        self._me = me
+        self._fleet, self._store, self._me = fleet, store, me
         self._settings_before = ""
         """The mark of the settings before a reload, for one exchange."""
         self._contact = Contact()
+        self.leaving_elsewhere = self._contact.leaving_elsewhere
         patience = _LEADER_FIRST * (1 + zlib.crc32(me.encode()) / 2**32)
         self._evidence = FleetEvidence(settings.judge, patience)
-        self._suspicion = Suspicion(ledger)
+        self._suspicion = Suspicion(ledger, host)
         self._agreement = Agreement(
             *(host, ledger, store, self._contact, self._evidence, self._suspicion),
             mine=fleet_settings(settings),
@@ -108,9 +107,8 @@ class FleetAuthority:
 
     def _weight(self, settings: ControlSettings) -> float:
         """Return the agreed weight, as far as it is for the canary of ``settings``."""
-        document = self._agreed
-        fits = settings.has_canary and document.release == settings.release
-        return document.rollout.weight if fits else 0.0
+        fits = settings.has_canary and self._agreed.release == settings.release
+        return self._agreement.weight if fits else 0.0
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -181,7 +179,11 @@ class FleetAuthority:
         return self._agreement.after(event)
 
     def trip(self, cause: str, figures: Mapping[str, Any]) -> None:
-        document = self._agreement.after(circuit.Trip(cause, figures))
+        self._take_event(circuit.Trip(cause, figures))
+
+    def _take_event(self, event: Event) -> None:
+        """Go by the document after an event that needs no consent."""
+        document = self._agreement.after(event)
         if document is not None:
             self._agreement.take(document)
             self._nudge.set()
@@ -206,9 +208,13 @@ class FleetAuthority:
             self.assessment = seen
         if seen.level == "breach" and self._host.table.limit > 0:
             self._trip_on(seen, "its own records")
+        self._agreement.ramp_down()
 
     def _trip_on(self, seen: Assessment, judged_by: str) -> None:
-        self.trip(cause_of(seen, self._host), figures(seen) | {"judged_by": judged_by})
+        plan = self.settings.plan
+        event = event_of(seen, self._host, self._ledger, plan, judged_by=judged_by)
+        if event is not None:
+            self._take_event(event)
 
     @property
     def _judges_combined(self) -> bool:
@@ -260,6 +266,7 @@ class FleetAuthority:
             entry=evidence.to_write(self._host.now, limit, contact.replicas),
             cursor=evidence.cursor,
             most=contact.entries(self._me) if self._judges_combined else 0,
+            leaving=contact.tells(self._host.departures.leaving),
         )
         try:
             reply = await self._store.exchange(request)
@@ -277,12 +284,10 @@ class FleetAuthority:
         self._evidence.seen_replicas(reply.replicas)
         if not reply.leads:
             self._leader.step_down()
-        unchanged = asked_of if reply.act else None
-        await self._agreement.reconcile(reply.document or unchanged)
+        await self._agreement.reconcile(reply.document or (asked_of if reply.act else None))
         if reply.act == self._agreed.act and reply.act:
             if not reply.leads:
-                rollout_there = followed(self._agreed, reply.progress)
-                self._ledger.rollout = rollout_there or self._ledger.rollout
+                self._agreement.follow(followed(self._agreed, reply.progress))
             await self._judge(request, reply)
             is_behind = 0 < request.most <= len(reply.entries)
             if reply.leads and reply.act == self._agreed.act and not is_behind:
@@ -347,7 +352,8 @@ class FleetAuthority:
             if (broken, restored.state) != (Circuit(), rollout.State.IDLE):
                 # A proxy alone wrote it: its state is one opinion among those of the fleet.
                 agreement.document = self._agreed.acted(name_act(), broken, restored, ())
-        self._ledger.move(self._agreed.circuit, self._agreed.rollout)
+        self._agreement.follow(self._agreed.rollout)
+        self._ledger.circuit = self._agreed.circuit
         if document["release"] == self.settings.release and kept is not None and "log" in document:
             self._evidence.restore(document)
 
@@ -389,20 +395,13 @@ class FleetAuthority:
         return self._agreement.tag
 
     def view(self) -> dict[str, Any]:
-        contact, reply = self._contact, self._contact.reply
         return {
             "group": self._fleet.group,
             "replica": self._me,
-            "connected": contact.connected,
-            "error": contact.error,
-            "leader": None if reply is None else reply.leader or None,
-            "leads": contact.leads,
-            "replicas": contact.replicas,
+            **self._contact.view(self._host.now),
             "version": self._agreed.version,
             "judging": "sums" if self._judges_combined else "own",
             "conflict": self._agreement.conflict,
-            "propagation": contact.lag,
-            "silent": contact.silent(self._host.now),
         }
 
     def is_mine(self, record: Mapping[str, Any]) -> bool:

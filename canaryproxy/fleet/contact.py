@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 from canaryproxy.fleet.redis_store import ExchangeReply, StoreUnavailable
+from canaryproxy.measure.routing import VARIANTS
 
 _READERS = 16
 """Replicas that all read the fleet's records; of more, the leader does and about a quarter as many others."""
@@ -24,6 +26,8 @@ class Contact:
         """The term by which this replica leads; 0: it does not."""
         self.lag: float | None = None
         """Seconds that the newest document took to get here."""
+        self._left = (0, 0)
+        """The replica's own part of ``leaving``, as last told."""
         self._reached_at: float | None = None
         self._replied_at: float | None = None
         self._offset = 0.0
@@ -58,6 +62,20 @@ class Contact:
         self.term = max(self.term, reply.term)
         self.token = reply.term if reply.leads else 0
 
+    @property
+    def leaving(self) -> tuple[int, int]:
+        """The tunnels and streams of all replicas that are to leave stable and the canary."""
+        return (0, 0) if self.reply is None else self.reply.leaving
+
+    def leaving_elsewhere(self, variant: int) -> int:
+        """Return those of the other replicas."""
+        return max(self.leaving[variant] - self._left[variant], 0)
+
+    def tells(self, leaving: tuple[int, int]) -> tuple[int, int] | None:
+        """Return the replica's own part of ``leaving`` if it is to be told."""
+        before, self._left = self._left, leaving
+        return leaving if any(leaving) or any(before) else None
+
     def lost(self, error: StoreUnavailable) -> bool:
         """Note that the store cannot be reached; return whether that is news."""
         is_news = self.reply is not None or self.error != str(error)
@@ -76,6 +94,19 @@ class Contact:
     def silent(self, now: float) -> float | None:
         """Return the seconds since the last reply."""
         return None if self._replied_at is None else now - self._replied_at
+
+    def view(self, now: float) -> dict[str, Any]:
+        """Return its part of the ``fleet`` part of the release document."""
+        return {
+            "connected": self.connected,
+            "error": self.error,
+            "leader": None if self.reply is None else self.reply.leader or None,
+            "leads": self.leads,
+            "replicas": self.replicas,
+            "propagation": self.lag,
+            "silent": self.silent(now),
+            "leaving": dict(zip(VARIANTS, self.leaving, strict=True)),
+        }
 
     def server_time(self, now: float) -> float:
         """Return seconds since the epoch by the server's clock, as far as it is known."""

@@ -1,14 +1,16 @@
 -- One exchange of one replica: report its counts and records, ask for the lease, return the sums, a newer document
 -- and what all replicas recorded since.
--- KEYS: document (hash), lease, members (sorted set), counts of this replica, sums, records (stream).
+-- KEYS: document (hash), lease, members (sorted set), counts of this replica, sums, records (stream), leaving (hash).
 -- ARGV: names below, in this order. Redis runs a script as one: nothing happens in between.
 local document, lease, members, counts, sums, log = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local leaving = KEYS[7]
 local me, settings, before = ARGV[1], ARGV[2], ARGV[3]
 local lease_ms, keep_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
 local known, marker, seen_term = ARGV[6], ARGV[7], tonumber(ARGV[8])
 local progress, row = ARGV[9], ARGV[10]
 local entry, is_idle, keep_each, log_ms = ARGV[11], ARGV[12] == '1', tonumber(ARGV[13]), tonumber(ARGV[14])
 local cursor, most = ARGV[15], tonumber(ARGV[16])
+local mine = ARGV[17] -- "stable canary"; empty: unchanged, none
 local TICK_MS = 90 -- a little less than the usual interval
 
 local clock = redis.call('TIME')
@@ -92,7 +94,22 @@ end
 local entries = {}
 if most > 0 then entries = redis.call('XRANGE', log, '(' .. cursor, '+', 'COUNT', most) end
 
+-- The tunnels and streams that are to leave each variant, at the replicas that are there.
+if mine ~= '' then
+  redis.call('HSET', leaving, me, mine)
+  redis.call('PEXPIRE', leaving, keep_ms)
+end
+local names = {}
+for _, member in ipairs(redis.call('ZRANGE', members, 0, -1)) do
+  names[#names + 1] = string.match(member, '^(.*) %S*$')
+end
+local off_stable, off_canary = 0, 0
+for _, theirs in ipairs(redis.call('HMGET', leaving, unpack(names))) do
+  local stable, canary = string.match(theirs or '', '^(%d+) (%d+)$')
+  off_stable, off_canary = off_stable + (stable or 0), off_canary + (canary or 0)
+end
+
 local text = ''
 if act ~= '' and act ~= known then text = redis.call('HGET', document, 'text') end
 return {now, act, tostring(term), holder, d[5] or '0', d[6] or '', total, text,
-        replicas, agree, entries}
+        replicas, agree, entries, off_stable, off_canary}

@@ -112,6 +112,7 @@ def progress(agreed: Document, here: Rollout) -> str:
             "baked": here.baked,
             "judged": max(here.judged - here.judged_from, 0),
             "answered": max(here.answered - here.answered_from, 0),
+            "users": here.users,
             "hold": here.hold,
             "ready": here.ready,
         }
@@ -132,6 +133,7 @@ def followed(agreed: Document, text: str) -> Rollout | None:
             baked=float(fields["baked"]),
             judged=int(fields["judged"]),
             answered=int(fields["answered"]),
+            users=int(fields.get("users", 0)),
             hold=fields["hold"],
             ready=bool(fields["ready"]),
         )

@@ -31,10 +31,10 @@ mine was made from theirs             write mine: it is ahead, or the store has 
 neither                               ``merge``: take it at once, and write it
 ====================================  =========================================================
 
-**The most cautious state wins** (``merge``): open before half open before closed, aborted before anything
-that has users on the canary, the lower weight, the earlier step. A merge never closes a circuit; only a
-``Reset`` does, an act made from a document in which the circuit was open. A trip that the reset did not know
-of is written after it, and opens the circuit again.
+**The most cautious state wins** (``merge``): open before half open before closed, aborted and aborting
+before anything that has users on the canary, the lower weight, the earlier step. A merge never closes a
+circuit; only a ``Reset`` does, an act made from a document in which the circuit was open. A trip that the
+reset did not know of is written after it, and opens the circuit again.
 
 **Configurations.** The document names its configuration (``settings``). A replica with another one follows
 the document's weight, circuit and salt, adds nothing to the counts and does not lead; with another release,
@@ -53,7 +53,7 @@ from canaryproxy.release.rollout import Plan, Rollout
 
 __all__ = [
     "Decision", "Settings",
-    "adopt", "begin", "decide", "is_cautious", "merge", "step", "unknown",
+    "adopt", "begin", "decide", "going_by", "is_cautious", "merge", "step", "unknown",
 ]  # fmt: skip
 
 
@@ -181,8 +181,22 @@ def is_cautious(before: Document, after: Document) -> bool:
     if not after.rollout.accepted <= before.rollout.accepted:
         return False
     opened = after.is_open and _rank(after.circuit) > _rank(before.circuit)
-    ends = (rollout.State.PAUSED, rollout.State.ABORTED, rollout.State.IDLE)
+    ends = (*_ENDING, rollout.State.PAUSED, rollout.State.IDLE)
     return opened or after.rollout.state in ends
+
+
+def going_by(before: Rollout, after: Rollout) -> Rollout:
+    """Return the rollout of an agreed document as a replica goes by it that went by ``before``.
+
+    Each replica ramps down by its own clock, and a document has the weight of the moment of its act: what
+    has gone back to stable stays there.
+    """
+    if after.state is not rollout.State.ABORTING:
+        return after
+    lower = replace(after, weight=min(after.weight, before.weight))
+    if before.state is not rollout.State.ABORTING:
+        return lower
+    return replace(lower, left=min(after.left, before.left), ticked=before.ticked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +233,9 @@ def merge(mine: Document, theirs: Document, act: str) -> Document:
     is_theirs = _rank(theirs.circuit) >= _rank(mine.circuit)
     broken = theirs.circuit if is_theirs else mine.circuit
     lower = _lower(_resting(theirs.rollout), _resting(mine.rollout))
-    if broken.state is circuit.State.CLOSED or lower.state is rollout.State.ABORTED:
+    if lower.state in _ENDING and broken.state is not circuit.State.CLOSED:
+        here = replace(lower, state=rollout.State.ABORTED, weight=0.0)
+    elif broken.state is circuit.State.CLOSED:
         here = lower
     else:
         stopped = theirs.rollout if broken is theirs.circuit else mine.rollout
@@ -262,11 +278,15 @@ def _lower(theirs: Rollout, mine: Rollout) -> Rollout:
     idle = rollout.State.IDLE
     if (theirs.state is idle) != (mine.state is idle):
         return mine if theirs.state is idle else theirs
-    return min(theirs, mine, key=_caution)
+    found = min(theirs, mine, key=_caution)
+    if found.state is rollout.State.ABORTING:
+        return replace(found, weight=min(theirs.weight, mine.weight))
+    return found
 
 
+_ENDING = (rollout.State.ABORTED, rollout.State.ABORTING)
 _FINALITY = (
-    rollout.State.ABORTED,
+    *_ENDING,
     rollout.State.PAUSED,
     rollout.State.IDLE,
     rollout.State.RUNNING,
@@ -275,7 +295,7 @@ _FINALITY = (
 
 
 def _caution(here: Rollout) -> tuple[bool, float, int, int]:
-    is_over = here.state is rollout.State.ABORTED
+    is_over = here.state in _ENDING
     return not is_over, here.weight, here.step, _FINALITY.index(here.state)
 
 

@@ -9,6 +9,7 @@ Keys of a group share a hash tag, so that they lie together in a cluster:
 ``canaryproxy:{group}:counts:<name>``    the last row of counts of a replica's process; expires
 ``canaryproxy:{group}:sum:<mark>``       the sums of a round of evidence; expires a day after the last request
 ``canaryproxy:{group}:records:<mark>``   stream: the records of a round (``record_log``); trimmed, expires
+``canaryproxy:{group}:leaving``          hash: tunnels and streams that are to leave, by replica; expires
 ``canaryproxy:{group}:judge``            evidence as the leader has it, for replicas that begin; expires
 ``canaryproxy:{group}:news``             channel: the name of each act
 =======================================  ================================================================
@@ -85,6 +86,8 @@ class ExchangeRequest:
     """Id of the last entry of the log that it has read."""
     most: int = 0
     """Entries that it takes; 0: it does not read the log."""
+    leaving: tuple[int, int] | None = None
+    """Its tunnels and streams that are to leave stable and the canary; ``None``: none, as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,8 @@ class ExchangeReply:
     """Replicas with the settings of this one; counted for the leader only."""
     entries: tuple[StoredEntry, ...] = ()
     """The entries of the log after the cursor."""
+    leaving: tuple[int, int] = (0, 0)
+    """The tunnels and streams of all replicas that are to leave stable and the canary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,7 @@ class RedisStore:
         self._release, self._lease_key = front + "release", front + "lease"
         self._members, self._counts = front + "members", f"{front}counts:{me}"
         self._sums, self._judge, self._news = front + "sum:", front + "judge", front + "news"
-        self._log = front + "records:"
+        self._log, self._leaving = front + "records:", front + "leaving"
         self._redis = self._connect()
         folder = resources.files("canaryproxy.fleet")
         self._exchange = self._redis.register_script((folder / "exchange.lua").read_text("utf-8"))
@@ -173,7 +178,7 @@ class RedisStore:
             self._exchange,
             [
                 *(self._release, self._lease_key, self._members, self._counts),
-                *(self._sums + request.sums, self._log + request.sums),
+                *(self._sums + request.sums, self._log + request.sums, self._leaving),
             ],
             [
                 *(self._me, request.settings, request.settings_before, self._lease),
@@ -183,6 +188,7 @@ class RedisStore:
                 int(entry is None or not (entry.records or entry.lost)),
                 *(max(round(_KEEP_LOG / self._settings.interval), 1), round(_KEEP_LOG * 2000)),
                 *(request.cursor, request.most),
+                "" if request.leaving is None else " ".join(map(str, request.leaving)),
             ],
         )
         return self._reply(request, reply)
@@ -190,7 +196,7 @@ class RedisStore:
     def _reply(self, request: ExchangeRequest, reply: Sequence[Any]) -> ExchangeReply:
         """Return a reply of the script. Raises ``StoreUnavailable``."""
         now, act, term, holder, at, progress, sums, text = map(_text, reply[:8])
-        replicas, agree, entries = reply[8:]
+        replicas, agree, entries, off_stable, off_canary = reply[8:]
         document = _document(text)
         if act not in ("", request.known) and (document is None or document.act != act):
             raise StoreUnavailable("the release document is not that of its act", refused=True)
@@ -211,6 +217,7 @@ class RedisStore:
             replicas=int(replicas),
             agree=int(agree),
             entries=tuple(_stored(name, fields) for name, fields in entries),
+            leaving=(int(off_stable), int(off_canary)),
         )
 
     async def commit(

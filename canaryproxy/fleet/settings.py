@@ -24,6 +24,8 @@ def settings(control: ControlSettings) -> Settings:
         "promote": plan.promote,
         "gated": plan.gated,
         "baseline": plan.baseline,
+        "reversible": plan.reversible,
+        "ramp_down": plan.ramp_down,
         "split": control.split.model_dump(mode="json"),
         "judge": judge,
         "cooldown": control.circuit.cooldown,

@@ -10,8 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from canaryproxy.http1.fields import NO_NAMES
+
 MAX_LINE = 4096
 """Longest chunk-size line in bytes, extensions included."""
+MAX_EXTENSIONS = 16 * 1024
+"""Bytes of chunk extensions in a whole body; more only where the payload is larger (RFC 9112 §7.1.1)."""
 MAX_TRAILERS = 16 * 1024
 """Largest trailer section in bytes."""
 
@@ -39,6 +43,7 @@ FORBIDDEN_TRAILERS = frozenset(
         b"keep-alive",
         b"max-forwards",
         b"proxy-authenticate",
+        b"proxy-authentication-info",
         b"proxy-authorization",
         b"proxy-connection",
         b"range",
@@ -69,11 +74,24 @@ class ChunkedDecoder:
 
     ``done`` becomes true with the last byte of the body; ``rest`` then holds the bytes behind it, and
     ``trailers`` the part of the trailer section that may be forwarded: whole lines with CRLF, or nothing.
+    ``dropped`` are names (lower case) of more trailers that are not: those that Connection names.
     """
 
-    __slots__ = ("_left", "_pending", "_reading", "done", "rest", "trailers")
+    __slots__ = (
+        "_dropped",
+        "_left",
+        "_pending",
+        "_reading",
+        "_spare",
+        "done",
+        "rest",
+        "trailers",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, dropped: frozenset[bytes] = NO_NAMES) -> None:
+        self._dropped = dropped
+        self._spare = MAX_EXTENSIONS
+        """Bytes of extensions that may still come."""
         self._left = 0
         """Bytes of the chunk still to come; in trailers, bytes received."""
         self._pending = b""
@@ -114,7 +132,10 @@ class ChunkedDecoder:
         match = _SIZE_LINE.fullmatch(line)
         if match is None:
             raise ChunkedError("malformed chunk size")
-        self._left = int(match[1], 16)
+        self._left = left = int(match[1], 16)
+        self._spare += left - len(line) + len(match[1])
+        if self._spare < 0:
+            raise ChunkedError("too many chunk extensions")
         self._reading = ChunkedDecoder._data if self._left else ChunkedDecoder._trailers
         return end + 2
 
@@ -157,7 +178,8 @@ class ChunkedDecoder:
         if match is None:
             raise ChunkedError("malformed trailer field")
         self._left += len(line) + 2
-        if match[1].lower().replace(b"_", b"-") not in FORBIDDEN_TRAILERS:
+        name = match[1].lower()
+        if name not in self._dropped and name.replace(b"_", b"-") not in FORBIDDEN_TRAILERS:
             self.trailers += line + b"\r\n"
         return end + 2
 

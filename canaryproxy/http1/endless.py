@@ -16,6 +16,9 @@ ENCODED: Final = 3
 
 _BLANK: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 """The end of a line and an empty line; a line ends in CRLF, LF or CR (HTML Standard §9.2.5)."""
+_COMMENT: Final = re.compile(rb":(?<=[\r\n]:)[^\r\n]*(?:\r\n|\n|\r(?!\n|\Z))")
+"""A line that belongs to no event, such as the heartbeat of a silent stream."""
+_LONGEST_COMMENT: Final = 256
 _BLANK_ENDS: Final = (b"\n\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
 _LONGEST_BLANK: Final = 4
 
@@ -39,7 +42,10 @@ class BoundaryReader:
 
     def feed(self, data: bytes) -> None:
         """Read on."""
-        self._tail = (self._tail + data)[1 - _LONGEST_BLANK :]
+        recent = (self._tail + data[-_LONGEST_COMMENT:])[-_LONGEST_COMMENT:]
+        if self._kind == EVENTS:
+            recent = _COMMENT.sub(b"", recent)
+        self._tail = recent[1 - _LONGEST_BLANK :]
 
     def feed_record(self, data: bytes) -> int:
         """Read on to the first boundary; return how many bytes of ``data`` come before it, or -1."""

@@ -66,6 +66,7 @@ _METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 def error_response(
     status: int,
     reason: str,
+    date: bytes,
     *,
     close: bool,
     head_only: bool = False,
@@ -76,8 +77,8 @@ def error_response(
 
     The body is one line of plain text with the reason and a random request id, which is also sent as
     ``X-Request-Id``. ``label`` is the machine-readable reason (``Reason.label``), sent as
-    ``X-Canaryproxy-Reason``; ``extra`` is more header lines with their CRLF. A 503 carries
-    ``Retry-After: 1``.
+    ``X-Canaryproxy-Reason``; ``date`` is the Date line and ``extra`` more header lines, with their CRLF.
+    A 503 carries ``Retry-After: 1``.
     """
     request_id = secrets.token_hex(8)
     phrase = HTTPStatus(status).phrase
@@ -98,5 +99,5 @@ def error_response(
         lines.append(f"Allow: {_METHODS}")
     if close:
         lines.append("Connection: close")
-    head = "\r\n".join(lines).encode() + b"\r\n" + extra + b"\r\n"
+    head = "\r\n".join(lines).encode() + b"\r\n" + date + extra + b"\r\n"
     return head if head_only else head + body

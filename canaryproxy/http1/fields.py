@@ -34,6 +34,11 @@ IS_TRACEPARENT: Final = 14
 IS_TRACESTATE: Final = 15
 IS_MAX_FORWARDS: Final = 16
 IS_TYPE: Final = 17
+IS_DATE: Final = 18
+IS_VIA: Final = 19
+IS_CREDENTIALS: Final = 20
+IS_CHALLENGE: Final = 21
+IS_PROXY_CHALLENGE: Final = 22
 
 REQUEST_KINDS: dict[bytes, int] = {
     b"keep-alive": IS_HOP,
@@ -54,18 +59,25 @@ REQUEST_KINDS: dict[bytes, int] = {
     b"traceparent": IS_TRACEPARENT,
     b"tracestate": IS_TRACESTATE,
     b"max-forwards": IS_MAX_FORWARDS,
+    b"via": IS_VIA,
+    b"authorization": IS_CREDENTIALS,
 }
 RESPONSE_KINDS: dict[bytes, int] = {
     b"keep-alive": IS_HOP,
     b"proxy-connection": IS_HOP,
-    b"proxy-authenticate": IS_HOP,
+    b"proxy-authenticate": IS_PROXY_CHALLENGE,
     b"te": IS_HOP,
     b"connection": IS_CONNECTION,
     b"content-length": IS_LENGTH,
     b"transfer-encoding": IS_CODING,
     b"upgrade": IS_UPGRADE,
     b"content-type": IS_TYPE,
+    b"date": IS_DATE,
+    b"www-authenticate": IS_CHALLENGE,
 }
+HARMLESS: Final = frozenset((IS_PLAIN, IS_TYPE, IS_DATE, IS_CHALLENGE))
+"""Kinds that neither frame nor route a message: no harm if a recipient reads such a name otherwise."""
+NO_NAMES: Final[frozenset[bytes]] = frozenset()
 _NEVER_NOMINATED = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"close")
 )
@@ -104,7 +116,8 @@ class Names:
         if kind is None:
             kind = IS_PLAIN
             if not TOKEN.fullmatch(name) or (
-                b"_" in lower and self._kinds.get(lower.replace(b"_", b"-"), IS_TYPE) != IS_TYPE
+                b"_" in lower
+                and self._kinds.get(lower.replace(b"_", b"-"), IS_PLAIN) not in HARMLESS
             ):
                 kind = IS_LOOK_ALIKE
         if len(self._cache) < _CACHED_NAMES:
@@ -145,3 +158,19 @@ def without(block: bytes, drop: list[Field], fields: Headers) -> bytes:
     else:
         return block
     return b"\r\n" + b"".join(b"%b: %b\r\n" % field for field in fields if field not in drop)
+
+
+_BINDING = re.compile(rb"(?i)(?:\A|,)[ \t]*(?:NTLM|Negotiate)(?![^ \t,])")
+
+
+def binds(value: bytes) -> bool:
+    """Tell whether credentials or a challenge are of a scheme that authenticates the connection.
+
+    Who has passed NTLM or Negotiate need not do so again: the server knows the connection (RFC 4559 §6).
+    """
+    return _BINDING.search(value) is not None
+
+
+def plain_length(value: bytes) -> bool:
+    """Tell whether a valid Content-Length has one meaning to all: C's ``strtol`` takes ``010`` for 8."""
+    return value[0] != 0x30 or len(value) == 1

@@ -362,7 +362,7 @@ class RequestHeadCache:
         if (
             fields.has_cookie
             or fields.has_trace
-            or fields.nominates
+            or fields.nominated
             or fields.max_forwards
             or len(fields.raw) >= MAX_FIELDS
         ):
@@ -427,7 +427,7 @@ def _is_plain(value: bytes) -> bool:
 
 def _allows_trace(fields: RequestFields) -> bool:
     """Tell whether these fields keep their meaning when one traceparent line is added to them."""
-    return not (fields.nominates or fields.has_trace) and len(fields.raw) + 1 < MAX_FIELDS
+    return not (fields.nominated or fields.has_trace) and len(fields.raw) + 1 < MAX_FIELDS
 
 
 def _without_trace(block: bytes) -> tuple[bytes, bytes]:

@@ -6,6 +6,7 @@ bodies (see ``chunked``), so one parser serves all connections.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,6 +20,14 @@ _UNLIMITED: Final = 1 << 20
 """For aiohttp's own limits: ours are checked first."""
 _NO_LOOP: Final[Any] = None
 """aiohttp's parsers take an event loop for bodies, of which they see none here."""
+_RESERVED: Final = re.compile(
+    rb"(?i)(?<=\n)(?:content-location|content-range|content-type|etag|max-forwards|server|user-agent"
+    rb"|sec-websocket-key1)(?=:)"
+)
+"""Names that aiohttp takes only once, or not at all. For a proxy they are names like others.
+
+Content-Length, Transfer-Encoding and Host stay its business.
+"""
 
 
 class MalformedHead(ValueError):
@@ -44,6 +53,9 @@ class HeadParser:
             message = messages[0][0]
         except (HttpProcessingError, IndexError) as error:
             self._parser = self._new()
+            renamed = _RESERVED.sub(rb"\g<0>~", head)
+            if renamed != head:
+                return self._named_again(renamed, head)
             raise MalformedHead(_first_line(error)) from None
         if upgraded:
             self._parser.set_upgraded(False)
@@ -51,6 +63,15 @@ class HeadParser:
             # llhttp parses nothing after a message that closes its connection.
             self._parser = self._new()
         return message.raw_headers, message.should_close
+
+    def _named_again(self, renamed: bytes, head: bytes) -> tuple[Headers, bool]:
+        """Return the fields of a head whose reserved names were changed, with the names that it has."""
+        found, closes = self.fields(renamed)
+        lines = head.split(b"\r\n")[1:-2]
+        if len(lines) != len(found):
+            raise MalformedHead("folded lines or bare LF")
+        names = [line.partition(b":")[0] for line in lines]
+        return [(name, value) for name, (_, value) in zip(names, found, strict=True)], closes
 
 
 def request_parser() -> HeadParser:

@@ -20,6 +20,7 @@ from canaryproxy.http1.fields import (
     IS_CODING,
     IS_CONNECTION,
     IS_COOKIE,
+    IS_CREDENTIALS,
     IS_EXPECT,
     IS_HOP,
     IS_HOST,
@@ -29,17 +30,22 @@ from canaryproxy.http1.fields import (
     IS_TRACEPARENT,
     IS_TRACESTATE,
     IS_UPGRADE,
+    IS_VIA,
+    NO_NAMES,
     REQUEST_KINDS,
     TOKEN,
     Field,
     Names,
+    binds,
     nominated,
+    plain_length,
     tokens,
     without,
 )
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.llhttp import MalformedHead, request_parser
 from canaryproxy.http1.trace import NEW_LINE, new_line, read
+from canaryproxy.http1.via import MOST_PASSES, in_http2, in_version, name_in, passes
 from canaryproxy.measure.routing import Headers, Routing
 
 MAX_REQUEST_LINE: Final = 8 * 1024
@@ -74,7 +80,7 @@ QUERY: Final = rb"(?:\?[!$-;=?-Z\[\\\]^_`a-z{|}~]*+)?"
 """RFC 3986, and what browsers leave unescaped there (https://url.spec.whatwg.org/#percent-encoded-bytes)."""
 _METHOD = rb"[A-Z][A-Z0-9_\-]*+"
 """Any method: new ones may be defined (RFC 9110 §9.1), by convention without small letters."""
-_REQUEST_LINE = re.compile(rb"(" + _METHOD + rb") ([!-~]+) HTTP/1\.([01])")
+_REQUEST_LINE = re.compile(rb"(" + _METHOD + rb") ([!-~]+) HTTP/1\.([0-9])")
 _ORIGIN = re.compile(PATH + QUERY)
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(" + PATH + rb")?(" + QUERY + rb")")
 _HOST = re.compile(
@@ -86,7 +92,7 @@ _HOST = re.compile(
 
 Without the comma that RFC 3986 allows in a name: it is what joins two Host fields (RFC 9110 §5.2).
 """
-_RAW_LINE = re.compile(rb"(" + _METHOD + rb") (/[!-~\x80-\xff]*) HTTP/1\.([01])")
+_RAW_LINE = re.compile(rb"(" + _METHOD + rb") (/[!-~\x80-\xff]*) HTTP/1\.([0-9])")
 _RAW_BYTES = re.compile(rb"[\"<>\\^`{}\x80-\xff]")
 """Bytes of a target that are to be percent-encoded (RFC 3986 §2), and have no meaning there."""
 _NO_HOST: Final = "Missing 'Host'"
@@ -103,6 +109,7 @@ _PROTOCOL = re.compile(TOKEN.pattern + rb"(?:/" + TOKEN.pattern + rb")?")
 _CARRY_REQUESTS: Final = frozenset((b"h2c", b"h2", b"http", b"tls"))
 """Protocols inside which requests would escape routing."""
 _NOMINATE_NOTHING: Final = frozenset((b"close", b"keep-alive"))
+_OTHER_VERSION = re.compile(_METHOD + rb" \S+ HTTP/(?!1)[0-9]\.[0-9]")
 
 # Kinds of User-Agents. Plain integers, because they are compared with each request of an address.
 UNKNOWN: Final = 0
@@ -124,6 +131,7 @@ class RequestFields:
 
     __slots__ = (
         "agent_kind",
+        "binds",
         "chunked",
         "cookie_name",
         "dropped",
@@ -137,7 +145,8 @@ class RequestFields:
         "length",
         "logged",
         "max_forwards",
-        "nominates",
+        "nominated",
+        "ordinary",
         "raw",
         "sampled",
         "template",
@@ -155,6 +164,10 @@ class RequestFields:
         """Host, or the authority of an absolute-form target."""
         self.keep_alive = True
         """The client allows the connection to be reused."""
+        self.binds = False
+        """The credentials authenticate the connection to the upstream (``fields.binds``)."""
+        self.ordinary = True
+        """``keep_alive`` and not ``binds``: one question instead of two for each response."""
         self.length = 0
         """Content-Length in bytes, 0 without one."""
         self.chunked = False
@@ -180,8 +193,8 @@ class RequestFields:
         """The client may have recorded that trace."""
         self.has_cookie = self.has_trace = False
         """There are such fields, valid or not."""
-        self.nominates = False
-        """Connection names more than ``close`` and ``keep-alive``."""
+        self.nominated = NO_NAMES
+        """What Connection names besides ``close`` and ``keep-alive``."""
 
     def field(self, name: bytes) -> bytes | None:
         """Return the value of the first field with this name (lower case), or ``None``.
@@ -278,13 +291,22 @@ class Request:
 class RequestParser:
     """Checks request heads and makes the heads to forward; one object serves all connections.
 
-    ``end`` ends every forwarded head: our Via field, as of a request of HTTP/1.1, and the empty line.
+    ``end`` ends every forwarded head: our Via line (``via.via_line``) or nothing, and the empty line.
     ``strip`` takes header lines and returns them without the sticky cookie; ``None`` forwards that cookie.
     With ``create_trace`` a request without a valid traceparent gets one. ``tolerate`` is called where a
     request is forwarded that would be refused without it.
     """
 
-    __slots__ = ("_http2_end", "_llhttp", "_names", "create_trace", "end", "strip", "tolerate")
+    __slots__ = (
+        "_http2_end",
+        "_llhttp",
+        "_names",
+        "_via",
+        "create_trace",
+        "end",
+        "strip",
+        "tolerate",
+    )
 
     def __init__(
         self,
@@ -296,7 +318,8 @@ class RequestParser:
     ) -> None:
         self.tolerate = tolerate
         self.end = end
-        self._http2_end = end.replace(b"Via: 1.1 ", b"Via: 2.0 ", 1)
+        self._http2_end = in_http2(end)
+        self._via = name_in(end)
         self.strip = strip
         self.create_trace = create_trace
         self._names = Names(REQUEST_KINDS)
@@ -344,7 +367,8 @@ class RequestParser:
             block = _HOST_LINE.sub(b"", block) + b"Host: " + fields.host + b"\r\n"
         parts = method, target, (method, target.partition(b"?")[0])
         line = method + b" " + target + b" HTTP/1.1"
-        return self.build(line, parts, http10, headers, block, peer)
+        end = self.end if minor == b"1" else in_version(self.end, minor)
+        return self.build(line, parts, http10, headers, block, peer, end)
 
     def _mended(self, target: bytes) -> bytes:
         """Return a target in which what should be percent-encoded is. Raises ``Refusal``."""
@@ -363,8 +387,12 @@ class RequestParser:
         headers: ParsedHeaders,
         block: bytes,
         peer: Peer,
+        end: bytes = b"",
     ) -> Request:
-        """Return the request with this line and these headers; ``block`` is what is forwarded of them."""
+        """Return the request with this line and these headers.
+
+        ``block`` is what is forwarded of them, ``end`` replaces the parser's.
+        """
         request = Request()
         request.method, request.target, request.rule_key = parts
         request.http10 = http10
@@ -372,7 +400,7 @@ class RequestParser:
         request.fields = fields = headers.fields
         request.trace = trace_id = fields.trace_id
         request.sampled = trace_id if fields.sampled and trace_id else b""
-        end = self._http2_end if peer.http2 else self.end
+        end = self._http2_end if peer.http2 else end or self.end
         request.head = line + block + peer.ending(fields.host, fields.forwarding, fields.extra, end)
         if trace_id is None:
             request.head = request.head[:-2] + new_line() + b"\r\n"
@@ -396,6 +424,8 @@ class RequestParser:
         received = self._read(fields, http10=http10)
         if fields.chunked and received.has_length:
             raise Refusal(400, "both Content-Length and Transfer-Encoding")
+        if received.via and self._via and passes(received.via, self._via) > MOST_PASSES:
+            raise Refusal(508, f"the request has passed this proxy over {MOST_PASSES} times (Via)")
         if received.host is not None and (received.host or self.tolerate is None):
             if not _is_host(received.host):
                 raise Refusal(400, "malformed Host")
@@ -413,11 +443,14 @@ class RequestParser:
             fields.trace_id = None
             drop += received.trace  # without a valid traceparent, tracestate means nothing
         if connection and connection != CLOSE:
-            fields.nominates = not _NOMINATE_NOTHING.issuperset(connection)
+            fields.nominated = frozenset(connection) - _NOMINATE_NOTHING
             drop = nominated(raw, drop, connection)
             fields.extra = _next_hop_lines(fields, received, http10=http10)
         if fields.chunked:
             fields.extra += b"Transfer-Encoding: chunked\r\n"
+        elif received.mends_length:
+            fields.extra += b"Content-Length: %d\r\n" % fields.length
+        fields.ordinary = fields.keep_alive and not fields.binds
         fields.forwarding = received.forwarding or None
         fields.dropped = drop
         return ParsedHeaders(
@@ -453,6 +486,16 @@ class RequestParser:
                     raise Refusal(400, "malformed Content-Length")
                 fields.length = int(value)
                 received.has_length = True
+                if plain_length(value):
+                    continue
+                received.mends_length = True
+                drop.append(field)
+                continue
+            if kind == IS_VIA:
+                received.via.append(value)
+                continue
+            if kind == IS_CREDENTIALS:
+                fields.binds = fields.binds or binds(value)
                 continue
             if kind == IS_EXPECT and not http10:  # HTTP/1.0 has no expectations: RFC 9110 §10.1.1
                 if value.lower() != b"100-continue":
@@ -469,7 +512,7 @@ class RequestParser:
                 raise Refusal(400, f"ambiguous header name {name.decode('latin-1')}")
             if kind == IS_CODING:
                 if http10 or value.lower() != b"chunked" or fields.chunked:
-                    raise Refusal(400, "unsupported Transfer-Encoding")
+                    raise _bad_coding(value, http10=http10, again=fields.chunked)
                 fields.chunked = True
             elif kind == IS_CONNECTION:
                 options = tokens(value)
@@ -500,16 +543,20 @@ class _Received:
         "forwarding",
         "has_length",
         "host",
+        "mends_length",
         "parents",
         "trace",
         "trailers",
         "upgrade",
+        "via",
     )
 
     def __init__(self) -> None:
         self.host: bytes | None = None
         self.cookie = b""
-        self.has_length = False
+        self.has_length = self.mends_length = False
+        """There is a Content-Length, and one that servers read in more than one way."""
+        self.via: list[bytes] = []
         self.drop: list[Field] = []
         """The fields that are not forwarded as they are."""
         self.connection: list[bytes] = []
@@ -549,11 +596,30 @@ def check_partial(data: bytes, searched: int = 0) -> None:
 def _bad_request_line(line: bytes) -> Refusal:
     if line.startswith(b"CONNECT "):
         return Refusal(405, "method CONNECT is not allowed")
-    if re.fullmatch(_METHOD + rb" \S+ HTTP/[0-9]\.[0-9]", line) and not line.endswith(
-        (b"/1.1", b"/1.0")
-    ):
+    if _OTHER_VERSION.fullmatch(line):
         return Refusal(505, "only HTTP/1.0 and HTTP/1.1 are supported")
     return Refusal(400, "malformed request line")
+
+
+def _bad_coding(value: bytes, *, http10: bool, again: bool) -> Refusal:
+    """Return why a Transfer-Encoding is refused: 501 if only the coding is unknown (RFC 9112 §6.1).
+
+    If it is not certain where the body ends, the status has to be 400 (§6.3).
+    """
+    if http10:
+        return Refusal(400, "Transfer-Encoding in HTTP/1.0")
+    if again:
+        return Refusal(400, "more than one Transfer-Encoding")
+    *others, last = [one.strip(b" \t") for one in value.lower().split(b",")]
+    names = [one.partition(b";")[0].rstrip(b" \t") for one in others]
+    if (
+        last == b"chunked"
+        and names
+        and b"chunked" not in names
+        and all(map(TOKEN.fullmatch, names))
+    ):
+        return Refusal(501, "no transfer coding but chunked is supported")
+    return Refusal(400, "malformed Transfer-Encoding, or one that does not end with chunked")
 
 
 def _origin_form(target: bytes, method: bytes) -> tuple[bytes, bytes]:

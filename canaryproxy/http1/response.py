@@ -21,16 +21,23 @@ from canaryproxy.http1.errors import InvalidResponse
 from canaryproxy.http1.fields import (
     BARE_LF,
     CLOSE,
+    HARMLESS,
+    IS_CHALLENGE,
     IS_CODING,
     IS_CONNECTION,
+    IS_DATE,
     IS_LENGTH,
     IS_LOOK_ALIKE,
+    IS_PROXY_CHALLENGE,
     IS_TYPE,
     IS_UPGRADE,
+    NO_NAMES,
     RESPONSE_KINDS,
     Field,
     Names,
+    binds,
     nominated,
+    plain_length,
     tokens,
     without,
 )
@@ -48,9 +55,18 @@ NEVER: Final = 3
 """Shared caches may keep nothing."""
 MAX_HEAD: Final = 64 * 1024
 """Largest response head in bytes; larger ones are invalid."""
+UNDATED: Final = 2
+"""In ``Response.end``: the response has no Date, and gets one (RFC 9110 §6.6.1)."""
+VERSION: Final = 4
+"""In ``Response.end``: times the place of the minor version in ``MINORS``."""
+MINORS: Final = b"1023456789"
+"""The minor versions of HTTP/1, the usual one first. All but 0 are treated as 1.1 (RFC 9112 §2.3)."""
 
 _UNKNOWN: Final = -1
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t \x21-\x7e\x80-\xff]*)?")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})( [\t \x21-\x7e\x80-\xff]*)?(?=\r\n)")
+_BLANK_BEFORE_COLON = re.compile(rb"(?<=\n)([!#$%&'*+\-.^_`|~0-9A-Za-z]++)[ \t]++(?=:)")
+_FOR_LLHTTP: Final = (b"1", b"0")
+"""The minor versions that it knows."""
 _BEGINNING: Final = b"HTTP/1."
 _LEGAL_IN_LINE = bytes(b for b in range(256) if b == 0x09 or 0x20 <= b != 0x7F)
 
@@ -61,13 +77,16 @@ class Response:
     __slots__ = (
         "_private_head",
         "_sharing",
+        "binds",
         "chunked",
+        "end",
         "endless",
         "fields",
         "head",
         "is_event_stream",
         "keep_alive",
         "length",
+        "nominated",
         "status",
         "upgrade",
         "word",
@@ -86,6 +105,12 @@ class Response:
         """The upstream allows the connection to be reused."""
         self.upgrade = b""
         """The value of Upgrade, empty without one."""
+        self.binds = False
+        """The upstream authenticates its connections (``fields.binds``)."""
+        self.nominated = NO_NAMES
+        """Names (lower case) of trailers that are not forwarded."""
+        self.end = UNDATED
+        """What ends the head to forward, as a sum of ``UNDATED`` and a multiple of ``VERSION``."""
         self.endless = ENDS
         """How the body can be ended where it has no length (``http1.endless``)."""
         self.is_event_stream = False
@@ -135,7 +160,7 @@ class ResponseParser:
     of bodies without an end of their own and with a record a line, in lower case.
     """
 
-    __slots__ = ("_llhttp", "_names", "_policy", "_streams", "_varies_by")
+    __slots__ = ("_dropped", "_llhttp", "_names", "_policy", "_streams", "_varies_by")
 
     def __init__(
         self,
@@ -147,6 +172,7 @@ class ResponseParser:
         self._policy = policy
         self._varies_by = varies_by
         self._streams = streams
+        self._dropped = frozenset((dropped.lower(),)) if dropped else NO_NAMES
         self._names = Names(RESPONSE_KINDS, dropped.lower())
         self._llhttp = response_parser()
 
@@ -157,14 +183,16 @@ class ResponseParser:
         """
         if len(head) > MAX_HEAD:
             raise InvalidResponse("head too large")
-        line_end = head.find(b"\r\n")
-        line = _STATUS_LINE.fullmatch(head, 0, line_end)
+        line = _STATUS_LINE.match(head)
         if line is None:
             raise InvalidResponse("malformed status line")
-        try:
-            raw, _ = self._llhttp.fields(head)
-        except MalformedHead as error:
-            raise InvalidResponse(str(error)) from None
+        minor, line_end = line[1], line.end()
+        if not line[3]:  # no reason: the blank before it has to be there all the same (RFC 9112 §4)
+            head = head[:line_end] + b" " + head[line_end:]
+            line_end += 1
+        if minor not in _FOR_LLHTTP:
+            head = b"HTTP/1.1" + head[8:]
+        head, raw = self._split(head)
         if (
             head.translate(None, _LEGAL_IN_LINE) != b"\r\n" * (len(raw) + 2)
             or b"\n " in head
@@ -174,17 +202,47 @@ class ResponseParser:
             # must be one CRLF each for the status line, every field and the empty line.
             raise InvalidResponse("control bytes or folded lines in the head")
         response = Response(int(line[2]), raw)
-        connection, drop = self._read(response, http10=line[1] == b"0")
+        response.nominated = self._dropped
+        connection, drop = self._read(response, http10=minor == b"0")
+        if b"date" in connection:
+            response.end = UNDATED
+        response.end += VERSION * MINORS.index(minor)
         if connection and connection != CLOSE:
             drop = nominated(raw, drop, connection)
+            response.nominated = self._dropped.union(connection)
         if response.status == 204 or response.status < 200:
             # RFC 9110 §8.6, RFC 9112 §6.1: they have no body, and must not have a length.
             drop = drop + [field for field in raw if self._names.kind(field[0]) == IS_LENGTH]
             response.length, response.chunked = -1, False
         response.head = b"HTTP/1.1" + head[8:line_end] + without(head[line_end:-2], drop, raw)
+        if response.length >= 0 and any(self._names.kind(name) == IS_LENGTH for name, _ in drop):
+            response.head += b"Content-Length: %d\r\n" % response.length
+        if response.status == 426 and response.upgrade:
+            # RFC 9110 §15.5.22: it means nothing without.
+            response.head += b"Upgrade: %b\r\nConnection: upgrade\r\n" % response.upgrade
         if self._policy != AS_IT_IS and response.status >= 200:
             response.restrict(self._policy, self._varies_by)
         return response
+
+    def _split(self, head: bytes) -> tuple[bytes, Headers]:
+        """Return the head and its fields. Blanks before colons are removed (RFC 9112 §5.1).
+
+        Raises ``InvalidResponse``.
+        """
+        try:
+            return head, self._llhttp.fields(head)[0]
+        except MalformedHead as error:
+            mended = _BLANK_BEFORE_COLON.sub(self._harmless_name, head)
+            if mended == head:
+                raise InvalidResponse(str(error)) from None
+        return self._split(mended)
+
+    def _harmless_name(self, found: re.Match[bytes]) -> bytes:
+        """Return a name that blanks followed. Raises ``InvalidResponse`` if it means something here."""
+        name = found[1]
+        if self._names.kind(name) not in HARMLESS:
+            raise InvalidResponse(f"blank before the colon of {name.decode()}")
+        return name
 
     def _read(self, response: Response, *, http10: bool) -> tuple[list[bytes], list[Field]]:
         """Read each field that means something to a proxy.
@@ -205,20 +263,31 @@ class ResponseParser:
                 if response.length not in (-1, int(value)):
                     raise InvalidResponse("contradicting Content-Length fields")
                 response.length = int(value)
+                if not plain_length(value):
+                    drop.append(field)
                 continue
             if kind == IS_TYPE:
                 content_type = content_type or type_code(value)
                 continue
+            if kind == IS_DATE:
+                response.end = 0
+                continue
+            if kind == IS_CHALLENGE or (kind == IS_PROXY_CHALLENGE and response.status == 407):
+                response.binds = response.binds or binds(value)
+                continue
             if kind == IS_LOOK_ALIKE:
-                raise InvalidResponse("ambiguous header name")
+                raise InvalidResponse(f"ambiguous header name {name.decode('latin-1')}")
             if kind == IS_CODING:
-                if http10 or value.lower() != b"chunked" or response.chunked:
-                    raise InvalidResponse("unsupported Transfer-Encoding")
+                if response.chunked:
+                    raise InvalidResponse("more than one Transfer-Encoding")
+                if http10 or value.lower() != b"chunked":
+                    where = "in HTTP/1.0" if http10 else "other than chunked"
+                    raise InvalidResponse(f"Transfer-Encoding {where}")
                 response.chunked = True
             elif kind == IS_CONNECTION:
                 connection += tokens(value)
             elif kind == IS_UPGRADE:
-                response.upgrade = value
+                response.upgrade = response.upgrade + b", " + value if response.upgrade else value
             drop.append(field)
         if response.chunked and response.length >= 0:
             raise InvalidResponse("both Content-Length and Transfer-Encoding")

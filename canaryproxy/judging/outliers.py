@@ -189,7 +189,7 @@ class Outliers:
         outlier = None if last is None else self._test(look, last)
         most = max(1, int(len(endpoints) * self.rules.max_ejected + 1e-9))
         if outlier is not None and len(self.ejected) < most:
-            changes.append(self._eject(now, outlier.url, *outlier.seen(look)))
+            changes.append(self._eject(now, outlier, look))
         return changes
 
     def _test(self, look: _Look, last: _Look) -> _Test | None:
@@ -210,15 +210,15 @@ class Outliers:
         rate, usual = mine[1] / max(mine[0], 1), others[1] / max(others[0], 1)
         return rate >= usual + self.rules.margin and rate >= _RATIO * usual
 
-    def _eject(
-        self, now: float, url: str, mine: tuple[int, int], others: tuple[int, int]
-    ) -> Change:
+    def _eject(self, now: float, test: _Test, look: _Look) -> Change:
+        url, (mine, others) = test.url, test.seen(look)
         rules = self.rules
         last, ended = self._pauses.get(url, (0.0, now))
         again = last > 0.0 and now - ended < rules.longest_pause
         pause = min(2.0 * last, rules.longest_pause) if again else rules.pause
+        within = duration(now - test.base.time)
         cause = (
-            f"outlier: {count(mine[1])} of {count(mine[0])} requests failed,"
+            f"outlier: {count(mine[1])} of {count(mine[0])} requests failed in {within},"
             f" others {count(others[1])} of {count(others[0])}"
         )
         self.ejected[url] = Ejection(cause, now, now + pause)

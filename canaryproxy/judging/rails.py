@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from canaryproxy.config.text import count, percent, plural
+from canaryproxy.config.text import count, duration, percent, plural
 from canaryproxy.config.units import ratio_text
 from canaryproxy.judging.settings import GuardRails
 
@@ -43,9 +43,10 @@ class Raw:
 class _Block:
     """Requests of a while: raw by side, and of the canary's randomised users by user."""
 
-    __slots__ = ("canary", "stable", "users")
+    __slots__ = ("began", "canary", "stable", "users")
 
-    def __init__(self) -> None:
+    def __init__(self, began: float | None = None) -> None:
+        self.began = began
         self.stable = self.canary = Raw()
         self.users: dict[int, Raw] = {}
 
@@ -58,7 +59,7 @@ class Rails:
         self._rule = rule
         self._was_failing = was_failing
         self._before, self._now = _Block(), _Block()
-        self._began: float | None = None
+        self._seen_at = 0.0
 
     def add(self, position: int, *, failed: bool, refused: bool) -> None:
         """Take a randomised canary request that ended."""
@@ -67,13 +68,14 @@ class Rails:
 
     def tick(self, now: float, stable: Raw, canary: Raw) -> str | None:
         """Take the raw growth of both sides; return the cause in words if a rail is hit."""
-        if self._began is None:
-            self._began = now
+        if self._now.began is None:
+            self._now.began = now
         self._now.stable += stable
         self._now.canary += canary
+        self._seen_at = now
         cause = self._failures() or self._refusals()
-        if self._now.canary.ended >= self._rule.min_requests and now - self._began >= _BLOCK:
-            self._before, self._now, self._began = self._now, _Block(), now
+        if self._now.canary.ended >= self._rule.min_requests and now - self._now.began >= _BLOCK:
+            self._before, self._now = self._now, _Block(now)
         return cause
 
     @property
@@ -85,13 +87,20 @@ class Rails:
         return self._before.stable + self._now.stable
 
     @property
+    def _when(self) -> str:
+        """How far the two blocks look back."""
+        first = self._now.began if self._before.began is None else self._before.began
+        seconds = 0.0 if first is None else self._seen_at - first
+        return f" in {duration(seconds)}" if seconds >= 1.0 else ""
+
+    @property
     def outage(self) -> str | None:
         """Why nothing can be learnt now: stable itself is over the rail."""
         limit, seen = self._rule.errors or 0.5, self._stable
         if seen.ended < self._rule.min_requests or seen.failed < limit * seen.ended:
             return None
-        share = percent(seen.failed / seen.ended)
-        return f"stable itself fails {share} of its requests: the variants cannot be told apart"
+        share = f"{percent(seen.failed / seen.ended)} of {plural(seen.ended, 'request')}"
+        return f"stable itself fails {share}{self._when}: the variants cannot be told apart"
 
     def _failures(self) -> str | None:
         limit = self._rule.errors
@@ -107,7 +116,13 @@ class Rails:
             return None
         hurt = [raw.failed for raw in self._users().values()]
         return _words(
-            "failed", canary.failed, canary.ended, limit, hurt, stable.failed, stable.ended
+            f"failed{self._when}",
+            canary.failed,
+            canary.ended,
+            limit,
+            hurt,
+            stable.failed,
+            stable.ended,
         )
 
     def _refusals(self) -> str | None:
@@ -122,7 +137,7 @@ class Rails:
         if self._excused({user: (raw.ended, raw.refused) for user, raw in self._users().items()}):
             return None
         return _words(
-            "were answered 4xx",
+            f"were answered 4xx{self._when}",
             canary.refused,
             canary.ended,
             limit,

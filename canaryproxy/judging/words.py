@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from canaryproxy.config.text import count, duration, latency, odds, percent, plural
+from canaryproxy.config.text import WARMING_UP, count, duration, latency, odds, percent, plural
 from canaryproxy.config.units import ratio_text
 from canaryproxy.judging import metrics
 from canaryproxy.judging.families import Spec
@@ -193,8 +193,8 @@ def arrivals(seen: tuple[int, int], lottery: Lottery) -> str:
     """Return why a step is not left: users of stable and of the canary do not come as the weight says."""
     expected = sum(seen) * lottery.canary / (lottery.canary + lottery.stable)
     return (
-        f"users do not arrive as they were drawn: {count(seen[1])} came to the canary, and "
-        f"{count(seen[0])} to stable (about {count(expected)} of all were expected on the canary); "
+        f"users do not arrive as they were drawn: in this step {count(seen[1])} came to the canary, "
+        f"and {count(seen[0])} to stable (about {count(expected)} of all were expected on the canary); "
         "look for a cache, a crawler or lost cookies on one side"
     )
 
@@ -204,7 +204,7 @@ def warming(waited: float, wanted: float, responses: float, least: float) -> str
     progress = f"{duration(waited)} of {duration(wanted)}"
     if waited >= wanted:
         progress = f"about {count(responses)} of {count(least)} responses"
-    return f"warming up: {progress}; slow responses and the bake time do not count yet"
+    return f"{WARMING_UP}: {progress}; slow responses and the bake time do not count yet"
 
 
 def at_rest(settings: JudgeSettings, *, at_end: bool, shown: bool) -> str:

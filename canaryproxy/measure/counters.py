@@ -285,6 +285,16 @@ def in_flight(cells: Sequence[int]) -> int:
     return cells[ROUTED] - cells[FINISHED]
 
 
+def tunnels(cells: Sequence[int]) -> int:
+    """Return the open upgraded connections of one variant's cells."""
+    return cells[TUNNELS_OPENED] - cells[TUNNELS_CLOSED]
+
+
+def streams(cells: Sequence[int]) -> int:
+    """Return the open responses without an end of one variant's cells."""
+    return cells[STREAMS_OPENED] - cells[STREAMS_CLOSED]
+
+
 def leaving(cells: Sequence[int]) -> int:
     """Return the tunnels and streams that wait to be closed because their users have moved."""
     return cells[LEAVING] - cells[LEFT]

@@ -30,10 +30,20 @@ _FILE_METHODS: Final = frozenset((b"GET", b"HEAD"))
 class RescueRules:
     """The rules for single requests, compiled from ``rescue``."""
 
-    __slots__ = ("_assets", "_statuses", "enabled", "header", "methods", "replay_buffer")
+    __slots__ = (
+        "_assets",
+        "_statuses",
+        "enabled",
+        "header",
+        "methods",
+        "replay_buffer",
+        "reversible",
+    )
 
-    def __init__(self, rescue: Rescue) -> None:
-        self.enabled = rescue.enabled
+    def __init__(self, rescue: Rescue, *, reversible: bool = True) -> None:
+        self.reversible = reversible
+        """Stable can serve the canary's users; if not, it answers none of their requests."""
+        self.enabled = rescue.enabled and reversible
         self.header = rescue.header
         """A response of the other variant says so."""
         self.methods = frozenset(method.encode() for method in rescue.methods)

@@ -8,12 +8,43 @@ without an address yet stays an endpoint itself: it is dialled as the system res
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from canaryproxy.config.addresses import Endpoint
+from canaryproxy.config.text import duration, plural
 
 Addresses = Mapping[str, tuple[tuple[str, int], ...]]
 """Address and port of each endpoint behind a name, by ``str()`` of the name's endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class NameState:
+    """How the look-ups of a name fare."""
+
+    name: str
+    addresses: int
+    """In use."""
+    failures: int
+    """Look-ups that failed or found nothing, since the control plane started."""
+    age: float
+    """Seconds since the last one that found addresses; since the first one if none has."""
+    why: str
+    """Why the last one failed; empty: it did not."""
+
+    @property
+    def said(self) -> str:
+        """The failure in words; empty if the last look-up found addresses."""
+        if not self.why:
+            return ""
+        since = f"{self.name} has not been resolved for {duration(self.age)}"
+        return f"{since}: {self.why}; {in_use(self.addresses)}"
+
+
+def in_use(addresses: int) -> str:
+    """Say what a name that cannot be resolved stands for."""
+    if not addresses:
+        return "it has no address yet"
+    return f"{plural(addresses, 'address', 'addresses')} of its last answer in use"
 
 
 def names(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:

@@ -211,7 +211,7 @@ class OutCell:
     plane after a restart of its own; they name endpoints by identity, so a reload mixes nothing up.
     """
 
-    MOST: Final = 2048
+    MOST: Final = 16384
     """Endpoints that can be out at a time; any more stay in service."""
     SIZE = _Versioned.FRONT + MOST * 2 * _CELL
 

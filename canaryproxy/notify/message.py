@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from canaryproxy import __version__
@@ -16,11 +18,16 @@ NOTABLE = frozenset(
         "step",
         "ready",
         "suspect",
+        "capacity",
         "accepted",
+        "ejected",
+        "readmitted",
         "tripped",
+        "breached",
         "recovered",
         "reset",
         "promoted",
+        "aborting",
         "aborted",
         "paused",
         "resumed",
@@ -32,7 +39,17 @@ NOTABLE = frozenset(
 )
 """Events sent to a webhook that names none; of ``gate``, refusals are sent too."""
 
-_WARNINGS = frozenset({"tripped", "suspect", "stopped", "reload_failed", "upgrade_failed"})
+_WARNINGS = frozenset(
+    {
+        "tripped",
+        "suspect",
+        "capacity",
+        "ejected",
+        "merged",
+        "reload_failed",
+        "upgrade_failed",
+    }
+)
 
 MAX_TEXT = 1900
 """Characters of a chat message: Discord accepts 2000, the others more."""
@@ -42,21 +59,24 @@ _MAX_LINKS = 600
 _SENTENCES = {
     "started": "{release} on {host} started{at}: {cause}",
     "step": "{release} on {host} began its next step{at}: {cause}",
-    "ready": "{release} on {host} is ready for its next step and waits for your resume: {cause}",
+    "ready": "{release} on {host} is ready for its next step and waits for you: {cause}",
     "paused": "{release} on {host} is paused{at}: {cause}",
     "resumed": "{release} on {host} was resumed{at}: {cause}",
     "weight": "{release} on {host}: weight changed from {cause}",
     "suspect": ":warning: {release} on {host} is suspect and stays on its step: {cause}",
     "cleared": "{release} on {host} is back to normal: {cause}",
+    "capacity": ":warning: {release} on {host} stays on its step until there is capacity: {cause}",
     "accepted": "{release} on {host} no longer holds or trips on a difference: {cause}",
-    "tripped": ":rotating_light: {release} rolled back on {host}{fell}: {cause}. "
-    "Users are safe on stable.",
+    "tripped": ":rotating_light: {release} rolled back on {host}{fell}: {cause}",
+    "breached": ":rotating_light: {release} on {host} is worse than stable{at}, and its users are still on it"
+    " (release.reversible is false): {cause}",
     "stopped": "{release} on {host} stopped: {cause}",
     "probing": "{release} on {host} is being tried again with a few users: {cause}",
     "recovered": "{release} on {host} recovered, and the circuit is closed: {cause}",
     "reset": "{release} on {host}: the circuit was reset, and users go back to the canary: {cause}",
     "restored": "{release} on {host} resumed{at}, circuit {closed}{by}{why}",
     "promoted": "{release} on {host} was promoted{by}; every user is on it{why}",
+    "aborting": "{release} on {host} is being aborted{by}: its users go back to stable over a time{why}",
     "aborted": "{release} on {host} was aborted{by}; every user is on stable{why}",
     "drill": "Rollback drill of {release} on {host}{by}{why}",
     "release": "Release changed on {host}: {cause}",
@@ -67,14 +87,49 @@ _SENTENCES = {
     "upgrade": "Proxy restarted without downtime on {host}: {cause}",
     "upgrade_failed": ":warning: Restart failed on {host}, the running process continues: {cause}",
     "moved": "{release} on {host}: connections followed their users: {cause}",
-    "ejected": ":warning: An endpoint of {release} on {host} gets no requests: {cause}",
-    "readmitted": "An endpoint of {release} on {host} gets requests again: {cause}",
-    "merged": "Replicas of {release} had diverged and agree again{at}: {cause}",
+    "ejected": ":warning: {one_of} on {host} gets no requests: {cause}",
+    "readmitted": "{one_of} on {host} gets requests again: {cause}",
+    "merged": ":warning: Replicas of {release} had diverged and agree again on {host}{at}: {cause}",
 }
 _REFUSED = ":no_entry: A gate refused the next step of {release} on {host}: {cause}"
 _PASSED = "The gates passed the next step of {release} on {host}: {cause}"
 _DRILL = "{release} rolled back on {host}{fell} for a drill: {cause}"
 _UNKNOWN = "{release} on {host}, {what}: {cause}"
+
+
+_ADVICE = {
+    "ready": "To take it, run canaryproxy resume.",
+    "suspect": "The step goes on when the canary looks well again; canaryproxy abort ends the release.",
+    "capacity": "Add endpoints, wait for less traffic, or run canaryproxy accept capacity.",
+    "tripped": "Users are safe on stable. Fix the canary, then run canaryproxy reset or begin a new release.",
+    "breached": "Act now: deploy a repaired canary, then run canaryproxy resume. Only if stable can serve "
+    "these users: canaryproxy trip.",
+    "recovered": "Find the cause all the same.",
+    "promoted": "Deploy this version as stable, then configure the next release.",
+    "ejected": "The others serve its share. Find out what is wrong with it; while it is the canary's, "
+    "the step is held.",
+    "reload_failed": "Run canaryproxy check, mend the file and reload.",
+    "upgrade_failed": "No connection was lost; the log of the new process says more.",
+    "merged": "The more cautious state is in force: check that it is the one you want.",
+}
+"""What a person does, beside the sentence of an event."""
+_REFUSED_ADVICE = "The gates are asked again every half minute; canaryproxy abort ends the release."
+_LATEST = 253_402_300_800.0
+"""The year 10,000."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The proxy that a record comes from."""
+
+    release: str | None
+    host: str
+    environment: str | None = None
+
+    @property
+    def place(self) -> str:
+        """``edge-1 (production)``."""
+        return self.host if self.environment is None else f"{self.host} ({self.environment})"
 
 
 def links_of(record: Mapping[str, Any], links: Sequence[str]) -> tuple[str, ...]:
@@ -88,24 +143,23 @@ def is_notable(record: Mapping[str, Any]) -> bool:
 
 
 def severity(record: Mapping[str, Any]) -> str:
-    """Return ``warning`` for what a person must look at today, else ``info``; no event is worth a page.
+    """Return ``critical`` for what is worth a page, ``warning`` for what a person must look at today, else
+    ``info``.
 
-    A trip is none, because users are on stable by then. What pages is in the alerts of Prometheus: a stable
-    that fails, or a proxy that cannot be reached, which sends no messages.
+    A trip is no page, because users are on stable by then; a breach of an irreversible release is one. What
+    else pages is in the alerts of Prometheus: a stable that fails, or a proxy that cannot be reached, which
+    sends no messages.
     """
+    if record.get("what") == "breached":
+        return "critical"
     drill = _figures(record).get("drill") is True
     grave = record.get("what") in _WARNINGS and not drill
     return "warning" if grave or _is_refusal(record) else "info"
 
 
-def document(
-    record: Mapping[str, Any],
-    release: str | None,
-    host: str,
-    links: Sequence[str] = (),
-    environment: str | None = None,
-) -> bytes:
+def document(record: Mapping[str, Any], origin: Origin, links: Sequence[str] = ()) -> bytes:
     """Return the body for ``format: json``."""
+    figures = _figures(record)
     return encode(
         {
             "id": record.get("id"),
@@ -113,45 +167,62 @@ def document(
             "what": record.get("what"),
             "severity": severity(record),
             "cause": record.get("cause"),
-            "figures": _figures(record),
-            "release": release,
-            "host": host,
-            "environment": environment,
+            "figures": figures,
+            "endpoints": figures.get("endpoints") or [],
+            "release": origin.release,
+            "host": origin.host,
+            "environment": origin.environment,
             "links": list(links),
             "version": __version__,
         }
     )
 
 
-def chat(
-    record: Mapping[str, Any], release: str | None, host: str, links: Sequence[str] = ()
-) -> bytes:
+def chat(record: Mapping[str, Any], origin: Origin, links: Sequence[str] = ()) -> bytes:
     """Return the body for ``format: slack``; ``links`` are URLs to append."""
-    words = sentence(record, release, host)
-    tail = ""
+    tail = "".join(f" {part}" for part in (advice(record), _moment(record)) if part)
     if links:
-        tail = escaped(f" Next: {' · '.join(links)}", _MAX_LINKS)
+        tail += escaped(f" Next: {' · '.join(links)}", _MAX_LINKS)
+    words = sentence(record, origin)
+    if tail:
         words = words.removesuffix(".") + "."
     return encode({"text": escaped(words, MAX_TEXT - len(tail)) + tail})
 
 
-def sentence(record: Mapping[str, Any], release: str | None, host: str) -> str:
+def advice(record: Mapping[str, Any]) -> str:
+    """Return what a person does about a record; empty: nothing."""
+    if _is_refusal(record):
+        return _REFUSED_ADVICE
+    drill = _figures(record).get("drill") is True
+    return "" if drill else _ADVICE.get(str(record.get("what")), "")
+
+
+def _moment(record: Mapping[str, Any]) -> str:
+    """Return when it happened, which for a message that was retried is not when it arrives."""
+    found = text.number(record.get("time"))
+    if found is None or not 0 <= found < _LATEST:
+        return ""
+    return f"({datetime.fromtimestamp(found, UTC):%Y-%m-%d %H:%M:%S} UTC)"
+
+
+def sentence(record: Mapping[str, Any], origin: Origin) -> str:
     """Return the record in plain words, not escaped."""
     figures = _figures(record)
     cause = one_line(str(record.get("cause") or "no cause given"))
     by, why = _by(cause)
     words = _form(record, figures).format(
-        release=release or "the canary",
-        host=host,
+        release=origin.release or "the canary",
+        host=origin.place,
         what=record.get("what"),
         at=_at(figures),
         fell=_fell(figures),
+        one_of=_one_of(figures),
         cause=cause,
         closed="reset" if by else "closed",
         by=by,
         why=why,
     )
-    return words[0].upper() + words[1:] if release is None else words
+    return words[0].upper() + words[1:] if origin.release is None else words
 
 
 def _form(record: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
@@ -187,6 +258,12 @@ def _fell(figures: Mapping[str, Any]) -> str:
     """Return `` at 25→0%`` if the figures have the weight before a trip."""
     weight = figures.get("weight")
     return "" if text.number(weight) is None else f" at {text.weight(weight)[:-1]}→0%"
+
+
+def _one_of(figures: Mapping[str, Any]) -> str:
+    """Return ``1 of 8 endpoints`` if the figures say how many there are."""
+    of = text.number(figures.get("endpoints_of"))
+    return "An endpoint" if of is None or of < 1 else f"1 of {text.plural(int(of), 'endpoint')}"
 
 
 def _by(cause: str) -> tuple[str, str]:

@@ -73,8 +73,8 @@ class Message:
 
     @property
     def urgent(self) -> bool:
-        """Whether it is a trip, which no other event displaces from a backlog."""
-        return self.event == "tripped"
+        """Whether it is a trip or a breach, which no other event displaces from a backlog."""
+        return self.event in ("tripped", "breached")
 
 
 class _Counts:
@@ -255,13 +255,12 @@ class Notifier:
             return
         message_id = f"msg_{uuid.uuid4().hex}"
         created = self._clock.monotonic()
+        origin = message.Origin(self.release, self._host, self._environment)
         for worker in workers:
             webhook = worker.webhook
             links = message.links_of(record, webhook.links)
-            if webhook.format == "slack":
-                body = message.chat(record, self.release, self._host, links)
-            else:
-                body = message.document(record, self.release, self._host, links, self._environment)
+            form = message.chat if webhook.format == "slack" else message.document
+            body = form(record, origin, links)
             worker.put(Message(message_id, str(record.get("what")), body, created))
 
     async def stop(self, timeout: float) -> None:

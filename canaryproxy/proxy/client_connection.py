@@ -11,7 +11,7 @@ from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError
 from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.length import LengthDecoder
 from canaryproxy.http1.proxy_protocol import ProxyHeader
-from canaryproxy.http1.request import Request
+from canaryproxy.http1.request import Request, RequestFields
 from canaryproxy.http1.request_buffer import RequestBuffer
 from canaryproxy.measure import counters
 from canaryproxy.proxy.closing import LingeringClose, reset
@@ -69,6 +69,7 @@ class ClientConnection(ResponseSink):
         self._header = header
         """The PROXY protocol header that the connection began with."""
         self._exchange: Exchange | None = None
+        self.own = None
         self._state = _HEAD
         self._pending = RequestBuffer()
         """Input that no request has used yet."""
@@ -79,8 +80,7 @@ class ClientConnection(ResponseSink):
         """The client reads slower than we write."""
         self._half_closed = False
         """One side of the tunnel sends no more."""
-        self._processing = False
-        self._active = False
+        self._processing = self._active = False
         """Something moved since the last ``sweep``."""
         self._unsent = 0
         """Bytes that waited to be written at the last ``sweep``."""
@@ -111,6 +111,7 @@ class ClientConnection(ResponseSink):
         if exchange is not None:
             context.in_flight -= 1
             exchange.client_gone()
+        self.drop_own()
 
     def eof_received(self) -> bool:
         """The client sends no more: as HTTP has no half-closed connections, it is gone, but in a tunnel."""
@@ -213,7 +214,7 @@ class ClientConnection(ResponseSink):
         limits = context.limits
         self.deadline = now + (limits.first_byte_timeout if fields.expect else limits.body_timeout)
         self._state = _BODY
-        self._decoder = ChunkedDecoder() if fields.chunked else LengthDecoder(fields.length)
+        self._decoder = _decoder_of(fields)
         exchange.start()
         if self._pending.data and self._exchange is exchange:
             self._body(self._pending.take())
@@ -313,6 +314,7 @@ class ClientConnection(ResponseSink):
             self._exchange = None
             context.in_flight -= 1
         context.connections.discard(self)
+        self.drop_own()
         LingeringClose(context, self.transport, self._unsent).start()
         self.resume()
 
@@ -387,3 +389,7 @@ class ClientConnection(ResponseSink):
     def renew_peer(self) -> None:
         if not self.transport.is_closing():
             self.peer = peer_of(self.transport, self._context.trusted_proxies, self._header)
+
+
+def _decoder_of(fields: RequestFields) -> ChunkedDecoder | LengthDecoder:
+    return ChunkedDecoder(fields.nominated) if fields.chunked else LengthDecoder(fields.length)

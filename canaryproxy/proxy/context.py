@@ -9,6 +9,7 @@ from canaryproxy.measure.counters import Counters, Tally
 from canaryproxy.measure.rescue import Budget, RescueRules
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.error_log import ErrorLog
+from canaryproxy.proxy.head_ends import HeadEnds
 from canaryproxy.proxy.interfaces import Connection, Receiver
 from canaryproxy.proxy.long_lived import LongLivedExchanges
 from canaryproxy.proxy.mirror import Mirror
@@ -31,6 +32,7 @@ class WorkerContext:
         "draining",
         "error_log",
         "first_byte_timeout",
+        "head_ends",
         "idle_timeout",
         "in_flight",
         "limits",
@@ -48,7 +50,6 @@ class WorkerContext:
         "tallies",
         "trial_rules",
         "trusted_proxies",
-        "variant_lines",
     )
 
     limits: Limits
@@ -71,10 +72,6 @@ class WorkerContext:
     """How many requests of the canary stable may take over."""
     rescue_after: float
     """Seconds to the first byte after which the canary has failed, if stable can answer; may be ``inf``."""
-    variant_lines: tuple[bytes, ...]
-    """By variant: the header lines that are configured for its responses, or nothing."""
-    response_ends: tuple[bytes, ...]
-    """By variant: what ends the head of a plain response."""
 
     def __init__(
         self,
@@ -90,6 +87,9 @@ class WorkerContext:
         """The tunnels and endless responses, which follow their users."""
         self.access_log = access_log
         self.error_log = ErrorLog()
+        self.head_ends = HeadEnds()
+        self.response_ends = self.head_ends.responses
+        """``head_ends.responses``, read with each response."""
         self.router = router
         self.response_parsers = response_parsers
         """By variant, as what caches may keep of its responses differs."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
 from time import monotonic
 from typing import Final, cast
 
-from canaryproxy.config import ClientTls, Config, Limits, Listener, Sticky, Variant
+from canaryproxy.config import Config, Limits, Listener, Sticky, Variant
 from canaryproxy.config.secrets import signing_keys
 from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache
@@ -22,7 +21,7 @@ from canaryproxy.measure.compiled import COMPILED
 from canaryproxy.measure.rescue import Budget, Patience, RescueRules
 from canaryproxy.measure.resolved import Addresses, expand
 from canaryproxy.measure.route_names import RouteNames
-from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS, MatchRules, RouteTable
+from canaryproxy.measure.routing import CANARY, STABLE, MatchRules, RouteTable
 from canaryproxy.measure.shared_memory import TableCell, WorkerCells
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.body_sampler import BodySampler
@@ -41,7 +40,7 @@ from canaryproxy.proxy.sticky import CookieJar, cookie_stripper, key_reader
 from canaryproxy.proxy.trial_rules import TrialRules
 from canaryproxy.proxy.upstream_connection import UpstreamConnection
 from canaryproxy.tls import files as certificates
-from canaryproxy.tls.contexts import client_context, server_context
+from canaryproxy.tls.contexts import ContextCache, server_context
 from canaryproxy.tls.files import Files
 
 _log: Final = logging.getLogger(__name__)
@@ -115,7 +114,7 @@ class DataPath:
         self._records = cells.records
         self._routes = RouteNames(cells.names)
         self.context.pools = (Pool((), by_hash=False), Pool((), by_hash=False))
-        self._tls_contexts = _TlsContexts()
+        self._tls_contexts = ContextCache()
         self._filters: tuple[ListenerFilters | None, ...] = ()
         """What precedes HTTP, by listener; ``None``: nothing."""
         self._sampler = BodySampler()
@@ -159,7 +158,7 @@ class DataPath:
 
     def _configure(self, config: Config, slots: Mapping[str, int], files: Files) -> None:
         context, limits = self.context, config.limits
-        tls = _TlsContexts(self._tls_contexts)
+        tls = ContextCache(self._tls_contexts)
         self._filters = tuple(_filters(listener, files, tls) for listener in config.listen)
         context.limits = limits
         context.max_requests = limits.max_requests
@@ -168,18 +167,11 @@ class DataPath:
         context.trusted_proxies = TrustedProxies(
             config.forwarded.trust, by_forwarded=config.forwarded.client_from == "Forwarded"
         )
-        context.rescue = RescueRules(config.rescue)
+        context.rescue = RescueRules(config.rescue, reversible=config.reversible)
         context.budget = Budget(config.rescue.budget, config.worker_count)
         self._rescue_after = config.rescue.after
         context.rescue_after = inf
-        # What ends every head that we send: our Via field (RFC 9110 §7.6.3) and the empty line.
-        head_end = b"Via: 1.1 %b\r\n\r\n" % config.forwarded.via.encode("latin-1")
-        variant_header = (config.split.variant_header or "").encode("latin-1")
-        context.variant_lines = tuple(
-            b"%b: %b\r\n" % (variant_header, name.encode()) if variant_header else b""
-            for name in VARIANTS
-        )
-        context.response_ends = tuple(line + head_end for line in context.variant_lines)
+        context.head_ends.configure(config)
         self._sharing.configure(
             config.split,
             config.circuit,
@@ -191,7 +183,9 @@ class DataPath:
         signer = _signer(config.split.sticky, files)
         self._configure_router(config, signer)
         tolerate = self._tolerate if config.strict == "report" else None
-        context.request_parser = _request_parser(config, signer, head_end, tolerate)
+        context.request_parser = _request_parser(
+            config, signer, context.head_ends.requests, tolerate
+        )
         self._config, self._files, self._tls_contexts = config, files, tls
         self._fill_pools(config)
         self._sweep_every = _sweep_every(limits)
@@ -252,7 +246,7 @@ class DataPath:
         pool = Pool(endpoints, by_hash=by_hash, slow_start=slow_start)
         tls = None if variant is None else variant.tls
         is_https = any(one.scheme == "https" for one in wanted)
-        context = _client_context(tls, self._files, self._tls_contexts) if is_https else None
+        context = self._tls_contexts.client(tls, self._files) if is_https else None
         for endpoint in endpoints:
             endpoint.limit(limits)
             endpoint.by_hash = by_hash
@@ -352,6 +346,7 @@ class DataPath:
     def _sweep(self) -> None:
         context = self.context
         now = monotonic()
+        context.head_ends.renew()
         for connection in [c for c in context.connections if c.deadline < now]:
             connection.sweep(now)
         self._mirror.sweep(now)
@@ -411,29 +406,8 @@ class DataPath:
         return clean
 
 
-class _TlsContexts:
-    """Contexts by what they were made of; one that has not changed is kept, with its clients' sessions."""
-
-    def __init__(self, before: _TlsContexts | None = None) -> None:
-        self._before = {} if before is None else before._made
-        self._made: dict[object, ssl.SSLContext] = {}
-
-    def get(self, key: object, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-        """Return the context for ``key``."""
-        context = self._made.get(key) or self._before.get(key) or make()
-        self._made[key] = context
-        return context
-
-
-def _client_context(
-    tls: ClientTls | None, files: Files, tls_contexts: _TlsContexts
-) -> ssl.SSLContext:
-    names = () if tls is None else (tls.ca or "", tls.cert or "", tls.key or "")
-    return tls_contexts.get((tls, *map(files.get, names)), lambda: client_context(tls, files))
-
-
 def _filters(
-    listener: Listener, files: Files, tls_contexts: _TlsContexts
+    listener: Listener, files: Files, tls_contexts: ContextCache
 ) -> ListenerFilters | None:
     """Return what precedes HTTP on the connections of a listener, ``None`` for nothing."""
     tls = listener.tls

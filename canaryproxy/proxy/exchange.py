@@ -146,23 +146,26 @@ class Exchange(Rescuer):
         if self._outcomes and rules.reads_bodies:
             self.sample_head()
             self.sample_body(body)
-        if status >= 400 and self._passes_on(
-            response, body, now, complete=complete, trailers=trailers
-        ):
-            return
+        if status >= 400:
+            if response.binds or self.request.fields.binds:
+                self._bind()
+            if self._passes_on(response, body, now, complete=complete, trailers=trailers):
+                return
         self._state = RESPONDING
         self._responded_at = now
         request = self.request
-        head, end = response.head, context.response_ends[variant]
+        head, end = response.head, context.response_ends[response.end + variant]
         if (
             response.length < 0
             or self.routing.cookie
             or self._rescued
             or request.http10
-            or not request.fields.keep_alive
+            or not request.fields.ordinary
             or not self._request_done
             or context.draining
         ):
+            if request.fields.binds:
+                self._bind()
             end = self._head_end(response)
             if self.routing.cookie:
                 head = response.private_head
@@ -187,7 +190,7 @@ class Exchange(Rescuer):
         framing = AS_RECEIVED if self._sink.peer.http2 else framing_of(request, response)
         self._framing = framing
         self._close = framing == BY_CLOSE or self._closes()
-        lines = self._context.response_ends[self.variant][:-2]
+        lines = self._context.response_ends[response.end + self.variant][:-2]
         # A cache may keep an immutable response for all: a user gets the cookie with the next response.
         if response.sharing != IMMUTABLE and self.routing.cookie != NOT_SHARED:
             lines += self.routing.cookie
@@ -256,7 +259,7 @@ class Exchange(Rescuer):
         self._count_on_endpoint(101, now - self._received)
         self._responded_at = now
         self.begin_tunnel(response.upgrade, data)
-        lines = self._context.response_ends[self.variant][:-2] + self.routing.cookie
+        lines = self._context.response_ends[response.end + self.variant][:-2] + self.routing.cookie
         if self._rescued:
             self._tally.add(self._rescued)
             if self._context.rescue.header:
@@ -364,12 +367,13 @@ class Exchange(Rescuer):
         self._count_failure(reason, now, now, self._unreached(reason))
         self._state = FINISHED
         close = self._closes()
-        lines = self._context.variant_lines[self.variant] + self.routing.cookie
+        lines = self._context.head_ends.variant_lines[self.variant] + self.routing.cookie
         if not close:
             lines += connection_line(self.request, close=False)
         response = error_response(
             status,
             CLIENT_TEXT[reason],
+            self._context.head_ends.date,
             label=reason.label,
             close=close,
             head_only=self.request.method == b"HEAD",

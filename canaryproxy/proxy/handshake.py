@@ -125,9 +125,8 @@ class Handshake(Connection):
             self._begin_http(self._tls)
         elif isinstance(error, ssl.SSLError):
             if error.reason == "HTTP_REQUEST" and not self.transport.is_closing():
-                self.transport.write(
-                    error_response(400, "plain HTTP to a port that speaks TLS", close=True)
-                )
+                text, date = "plain HTTP to a port that speaks TLS", self._context.head_ends.date
+                self.transport.write(error_response(400, text, date, close=True))
             self._fail(HandshakeFailure.TLS, str(error))
         else:
             self._leave()

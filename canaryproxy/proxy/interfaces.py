@@ -23,8 +23,10 @@ from canaryproxy.measure.routing import Routing
 class UpstreamLink:
     """A connection to an endpoint, as its pool and the exchange that holds it see it."""
 
-    __slots__ = ("idle_since", "transport")
+    __slots__ = ("endpoint", "idle_since", "transport")
 
+    endpoint: ConnectionSource
+    """Where it goes when it has served a request."""
     transport: asyncio.Transport
     idle_since: float
     """When it was put back into the pool, in monotonic seconds."""
@@ -66,6 +68,44 @@ class ConnectionSource:
     def lost(self, link: UpstreamLink) -> None:
         """Take note that a connection is closed."""
         raise NotImplementedError
+
+
+class OwnConnection(ConnectionSource):
+    """A connection to an endpoint that one client has authenticated (``http1.fields.binds``).
+
+    Its server takes every request on it for that client's, so no other client gets it.
+    """
+
+    __slots__ = ("_closed", "_link", "source")
+
+    def __init__(self, source: ConnectionSource) -> None:
+        self.source = source
+        """The endpoint."""
+        self._link: UpstreamLink | None = None
+        """The connection while it is idle."""
+        self._closed = False
+
+    def release(self, link: UpstreamLink) -> None:
+        if self._closed:
+            link.close()
+        else:
+            self._link = link
+
+    def lost(self, link: UpstreamLink) -> None:
+        self._link = None
+        self.source.lost(link)
+
+    def take(self) -> UpstreamLink | None:
+        """Return the connection for the client's next request, if it is idle."""
+        link, self._link = self._link, None
+        return link
+
+    def close(self) -> None:
+        """Close it as soon as it is idle: the client is gone."""
+        self._closed = True
+        link = self.take()
+        if link is not None:
+            link.close()
 
 
 class Caller:
@@ -209,10 +249,17 @@ class Connection:
 class ResponseSink(Connection):
     """A client's connection, as the exchange that answers its request sees it."""
 
-    __slots__ = ("peer",)
+    __slots__ = ("own", "peer")
 
     peer: Peer
     """The client, as the forwarding fields describe it."""
+    own: OwnConnection | None
+    """The connection to an endpoint that it has authenticated, if there is one."""
+
+    def drop_own(self) -> None:
+        """Close the client's own connection to an endpoint: the client is gone."""
+        if self.own is not None:
+            self.own.close()
 
     def write(self, data: bytes, *, ends: bool = False) -> None:
         """Write part of the response; ``ends``: the last one.

@@ -43,6 +43,7 @@ class LongLivedExchanges:
         "_split",
         "_tallies",
         "_waiting",
+        "_wanted",
         "close_code",
     )
 
@@ -65,11 +66,15 @@ class LongLivedExchanges:
         """Seconds of the spread for which exchanges had their turn (``spread.progress``)."""
         self._passed_at = -inf
         """When ``close_due`` was called last, or the split changed."""
-        self.configure(Circuit())
+        self._settings = Circuit()
+        self.configure(self._settings)
 
     def configure(self, settings: Circuit) -> None:
-        """Close by these settings from the next change of the split on."""
-        self._settings = settings
+        """Close by these settings from the next change of the split on.
+
+        A shorter spread would otherwise close all that is left of the present one at once.
+        """
+        self._wanted = settings
         self.close_code = settings.close_code
 
     # The exchanges' side
@@ -98,7 +103,7 @@ class LongLivedExchanges:
         """Find those whose users have moved; return whether there are any that ``close_due`` must end."""
         split = (table.limit, table.salt, table.new_sessions_only)
         if split != self._split:
-            self._split = split
+            self._split, self._settings = split, self._wanted
             self._began = self._looked_at if self._looked_at > -inf else now
             self._closed, self._progress, self._passed_at = 0, 0.0, now
             self._compare(self._open, table)

@@ -57,6 +57,7 @@ class Mirror:
             or random.random() >= self._share  # noqa: S311 - needs no secret
             or request.method not in _COPIED
             or request.fields.upgrade
+            or request.fields.binds
         ):
             return
         endpoint = self._pool.choose(routing.key)
@@ -90,13 +91,14 @@ def _has_spare(endpoint: Endpoint) -> bool:
 class Copy(Receiver):
     """One copy: reads the response and discards it."""
 
-    __slots__ = ("_endpoint", "_link", "_mirror", "_status")
+    __slots__ = ("_endpoint", "_link", "_mirror", "_reusable", "_status")
 
     def __init__(self, mirror: Mirror, request: Request, endpoint: Endpoint) -> None:
         self._mirror = mirror
         self._endpoint: Endpoint | None = endpoint
         self._link: UpstreamLink | None = None
         self._status = 0
+        self._reusable = True
         self.request = request
 
     def wants(self, source: ConnectionSource) -> bool:
@@ -124,6 +126,7 @@ class Copy(Receiver):
         trailers: bytes = b"",  # noqa: ARG002
     ) -> None:
         self._status = response.status
+        self._reusable = not response.binds
         if complete:
             self._complete()
 
@@ -153,7 +156,7 @@ class Copy(Receiver):
     def _complete(self) -> None:
         link, self._link = self._link, None
         if link is not None:
-            link.finish(monotonic(), reusable=True)
+            link.finish(monotonic(), reusable=self._reusable)
         kind = self._status // 100
         self._done(kind if kind <= _HIGHEST_CLASS else FAILED_COPY)
 

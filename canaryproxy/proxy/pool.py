@@ -22,6 +22,9 @@ from canaryproxy.proxy.endpoint import Endpoint
 _FACTOR: Final = 22695477
 _DRAW_BITS: Final = 30
 _DRAWS: Final = 0x3FFFFFFF
+_STEP: Final = 663608941
+"""The golden ratio in thirty bits. Turns that follow it (Weyl 1916) are even over any few requests, and over
+every second or third of them too, so that no rhythm in the requests finds the same endpoint."""
 _START_SEED: Final = 1
 """Of the hash that says from which share on a key returns to an endpoint that starts."""
 
@@ -34,6 +37,7 @@ class Pool:
         "_draw",
         "_plain",
         "_slow_start",
+        "_turn",
         "endpoints",
         "panic",
         "starting",
@@ -52,7 +56,7 @@ class Pool:
         """Those of ``usable`` that get less than their share."""
         self._by_hash = by_hash
         self._slow_start = slow_start
-        self._draw = getrandbits(_DRAW_BITS)
+        self._draw = self._turn = getrandbits(_DRAW_BITS)
         self._plain = True
         """All of ``usable`` are equal."""
 
@@ -109,10 +113,8 @@ class Pool:
             one, other = pair // (count - 1), pair % (count - 1)
             first, second = usable[one], usable[other + 1 if other >= one else other]
             return second if second.active < first.active else first
-        self._draw = draw = (self._draw * _FACTOR + 1) & _DRAWS
-        best = usable[
-            draw * count >> _DRAW_BITS
-        ]  # of equals, one is drawn: nothing in requests knows which
+        self._turn = turn = (self._turn + _STEP) & _DRAWS
+        best = usable[turn * count >> _DRAW_BITS]  # of equals, each in turn
         for endpoint in usable:
             if endpoint.active < best.active:
                 best = endpoint

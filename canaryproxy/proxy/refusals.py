@@ -40,7 +40,9 @@ def _respond(
     context: WorkerContext, sink: ResponseSink, refusal: Refusal, *, to_head: bool
 ) -> bytes:
     context.counters.proxy[counters.REFUSED + refusal.status] += 1
-    response = error_response(refusal.status, refusal.reason, close=True, head_only=to_head)
+    response = error_response(
+        refusal.status, refusal.reason, context.head_ends.date, close=True, head_only=to_head
+    )
     sink.write(response)
     if refusal.status >= HTTPStatus.BAD_REQUEST:
         request_id, _ = id_and_size(response)

@@ -16,7 +16,13 @@ from canaryproxy.measure.endpoint_cells import UNTIMED
 from canaryproxy.measure.histogram import bucket_index
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.endpoint import Endpoint
-from canaryproxy.proxy.interfaces import ConnectionSource, LongLived, ResponseSink, UpstreamLink
+from canaryproxy.proxy.interfaces import (
+    ConnectionSource,
+    LongLived,
+    OwnConnection,
+    ResponseSink,
+    UpstreamLink,
+)
 from canaryproxy.proxy.replay import ReplayBuffer
 
 WAITING: Final = 0
@@ -107,6 +113,9 @@ class RequestSender(LongLived):
 
     def start(self) -> None:
         """Send the request to an endpoint of its variant."""
+        own = self._sink.own
+        if own is not None and self._start_on(own):
+            return
         endpoint = self._context.pools[self.variant].choose(self.routing.key, self._tried)
         if endpoint is None:
             self._failed(Reason.NO_ENDPOINT)
@@ -117,6 +126,30 @@ class RequestSender(LongLived):
             self.connected(endpoint.idle.pop())
         else:
             endpoint.acquire(self)
+
+    def _start_on(self, own: OwnConnection) -> bool:
+        """Send the request over the connection that its client has authenticated, if it can go there."""
+        if self._tried:
+            return False
+        for endpoint in self._context.pools[self.variant].usable:
+            if endpoint is own.source:
+                link = own.take()
+                if link is not None:
+                    self._endpoint = endpoint
+                    endpoint.active += 1
+                    self.connected(link)
+                    return True
+        return False
+
+    def _bind(self) -> None:
+        """Keep the connection to the endpoint for this client."""
+        sink, upstream = self._sink, self._upstream
+        if upstream is None or upstream.endpoint is sink.own:
+            return
+        if sink.own is not None:
+            sink.own.close()
+        own = sink.own = OwnConnection(upstream.endpoint)
+        upstream.endpoint = own
 
     def wants(self, source: ConnectionSource) -> bool:
         return source is self._endpoint and self._state != FINISHED

@@ -109,9 +109,10 @@ class Rescuer(EndlessResponse):
     def _needs_rescue(self, reason: Reason) -> bool:
         """Tell whether stable shall answer in place of a canary that failed without a response.
 
-        Without a usable endpoint it does even if rescue is off.
+        Without a usable endpoint it does even if rescue is off, unless the release is irreversible.
         """
-        enabled = self._context.rescue.enabled or reason == Reason.NO_ENDPOINT
+        rules = self._context.rescue
+        enabled = rules.enabled or (reason == Reason.NO_ENDPOINT and rules.reversible)
         return enabled and self._may_rescue()
 
     def _may_rescue(self) -> bool:

@@ -53,8 +53,7 @@ class Tunnel(TrialRecorder):
                 self._tunnel_data_until_closed(reader, data)
                 return
             reader.feed(data)
-            if reader.close_code:
-                self._tunnel_ends(by_client=False, failed=reader.close_code in _FAILURES)
+            self._note_close(reader)
         self._sink.write(data)
 
     def _tunnel_data_until_closed(self, reader: FrameReader, data: bytes) -> None:
@@ -62,9 +61,15 @@ class Tunnel(TrialRecorder):
         if self.leaving == CLOSED:
             return
         end = reader.feed_message(data)
+        self._note_close(reader)
         self._sink.write(data if end < 0 else data[:end])
         if end >= 0:
             self._send_close()
+
+    def _note_close(self, reader: FrameReader) -> None:
+        """Take note that the upstream closes the WebSocket, once it does."""
+        if reader.close_code:
+            self._tunnel_ends(by_client=False, failed=reader.close_code in _FAILURES)
 
     def tunnel_send(self, data: bytes) -> None:
         """Pass bytes from the client to the upstream."""

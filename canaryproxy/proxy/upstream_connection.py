@@ -52,7 +52,6 @@ class UpstreamConnection(UpstreamLink):
         "_receiver",
         "_reusable",
         "_state",
-        "endpoint",
         "served",
     )
 
@@ -247,7 +246,7 @@ class UpstreamConnection(UpstreamLink):
         receiver.response_head(response, rest, complete=True)
 
     def _chunked_response(self, receiver: Receiver, response: Response, rest: bytes) -> None:
-        chunks = self._chunks = ChunkedDecoder()
+        chunks = self._chunks = ChunkedDecoder(response.nominated)
         self._state = _CHUNKED
         try:
             payload = chunks.feed(rest) if rest else rest

@@ -4,9 +4,10 @@ Commands, dashboard and API go by ``preview``. It takes the act in the state mac
 keeping the result, so a preview cannot promise what the act does not do. ``docs/acts.md`` is the table of all
 acts in all states.
 
-An act that gives the canary users, or takes a protection away, *asks*. An act towards stable never does, and
+An act that gives the canary users, or takes a protection away, *asks*. An act towards stable does not, and
 never loses a race: it needs no precondition, whatever has changed since the operator looked
-(``needs_precondition``).
+(``needs_precondition``). Where stable cannot serve the canary's users (``Plan.reversible`` is false), an act
+that sends users there asks like any other.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ OPERATIONS: Final[tuple[Operation, ...]] = get_args(Operation)
 
 _ALWAYS_ASK: Final = ("promote", "accept", "drill")
 """They skip what protects users, or move them to and fro, even where the weight stays."""
+_HARMS: Final = (
+    "stable may not be able to read what these users have stored since"
+    " (release.reversible is false)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,10 @@ class Here:
     seen: Assessment | None = None
     users: int | None = None
     """Users seen of late, of both variants; ``None``: not known."""
+    long_lived: int = 0
+    """The canary's tunnels and streams."""
+    moving: float = 0.0
+    """Seconds in which they are closed after a trip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,8 @@ class Preview:
     """Refused because what it is for is in force."""
     asks: bool
     """Ask the operator before."""
+    irreversible: bool
+    """It sends users to stable, which may not be able to serve them (``release.reversible`` is false)."""
     before: float
     """Percent of users on the canary now."""
     after: float
@@ -90,13 +101,19 @@ class Preview:
     """What it does, in sentences without their full stops."""
 
 
-def needs_precondition(event: Event, here: Rollout, weight: float) -> bool:
+def needs_precondition(
+    event: Event, here: Rollout, weight: float, *, reversible: bool = True
+) -> bool:
     """Return whether an act may depend on what the operator has seen; ``weight`` is published.
 
-    An act towards stable must not: it is right whatever has happened meanwhile.
+    An act towards stable must not: it is right whatever has happened meanwhile. It is not where stable cannot
+    serve the users who would come back.
     """
     if isinstance(event, rollout.SetWeight):
-        return event.weight > min(here.weight, weight)
+        lowers = event.weight < max(here.weight, weight)
+        return event.weight > min(here.weight, weight) or (lowers and not reversible)
+    if isinstance(event, (rollout.Abort, circuit.Trip)) and not reversible:
+        return weight > 0.0
     return not isinstance(event, (rollout.Pause, rollout.Abort, circuit.Trip))
 
 
@@ -124,6 +141,8 @@ def drill_refusal(broken: Circuit, here: Rollout, weight: float) -> str | None:
         return f"the circuit is {broken.state.value.replace('_', ' ')}"
     if here.state is State.PROMOTED:
         return "the release is promoted: a drill would begin its last step again"
+    if here.state is State.ABORTING:
+        return "the release is being aborted"
     if weight <= 0:
         return "no user is on the canary"
     return None
@@ -143,9 +162,10 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
             ).rollout
     except rollout.Refused as error:
         refusal = str(error)
-    weight = here.weight if event is None or refusal is not None else after.weight
+    weight = here.weight if event is None or refusal is not None else _ends_at(after)
     begins = after.state is State.RUNNING and here.rollout.state is not State.RUNNING
-    asks = refusal is None and (act in _ALWAYS_ASK or weight > here.weight or begins)
+    harms = refusal is None and _is_irreversible(act, here, weight)
+    asks = refusal is None and (act in _ALWAYS_ASK or weight > here.weight or begins or harms)
     shift = here.weight if act == "drill" else abs(weight - here.weight)
     users = None if here.users is None else round(here.users * shift / 100.0)
     name = "" if here.release is None else f" {here.release}"
@@ -156,14 +176,22 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
         refusal,
         refusal is not None and _is_already(act, here),
         asks,
+        harms,
         here.weight,
         weight,
         after.state,
         users if refusal is None else None,
         _sure(here),
         f"Set the weight{name and ' of' + name}" if act == "weight" else act.capitalize() + name,
-        () if refusal is not None else _says(act, here, after, weight),
+        ()
+        if refusal is not None
+        else (*_says(act, here, after, weight), *((_HARMS,) if harms else ())),
     )
+
+
+def _ends_at(after: Rollout) -> float:
+    """Return the weight that an act leads to: a ramp down begins where it is, and ends at 0."""
+    return 0.0 if after.state is State.ABORTING else after.weight
 
 
 def _is_already(act: Operation, here: Here) -> bool:
@@ -187,12 +215,16 @@ def _sure(here: Here) -> str:
 
 def moves(here: Here, weight: float) -> str:
     """Return who moves when the weight changes: ``45% of users (…) move from stable to the canary …``."""
+    return _moves(here, weight, "with their next request")
+
+
+def _moves(here: Here, weight: float, when: str) -> str:
     shift = abs(weight - here.weight)
     if shift < 0.005:
         return f"no users move ({text.weight(here.weight)} on the canary)"
     way = "from stable to the canary" if weight > here.weight else "from the canary to stable"
     return (
-        f"{text.weight(shift)} of users{_counted(here, shift)} move {way} with their next request"
+        f"{text.weight(shift)} of users{_counted(here, shift)} move {way} {when}"
         f" ({text.weight(here.weight)} to {text.weight(weight)})"
     )
 
@@ -217,37 +249,95 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
     judged = f"so far {_sure(here)}"
     match act:
         case "start":
-            begins = f"it begins with {_step(here, 0)} of users"
-            if after.learning:
-                begins = (
-                    f"it learns from stable for {text.duration(here.plan.baseline)}; then {begins}"
-                )
-            return begins, "a new judge begins: no evidence of an earlier start counts"
+            fresh = "a new judge begins: no evidence of an earlier start counts"
+            return _begins(here, after), fresh
         case "pause":
             return said, "no step begins until you resume; the judge keeps watching and can trip"
         case "resume":
-            return said, *_resumed(here, after), judged
+            anew = () if here.rollout.breach is None else (_afresh(here),)
+            return said, *_resumed(here, after), *anew, judged
         case "promote":
-            skips = "the remaining steps and gates are skipped"
+            held = any(step.hold_back for step in here.plan.steps[here.rollout.step :])
+            skips = f"the remaining steps{', the hold-back' * held} and gates are skipped"
             ends = "the release ends; with no users on stable only guard rails can still trip"
             return said, skips, judged, ends
         case "abort":
-            return (
-                said,
-                "the release ends; a later start begins with the first step and a new judge",
-            )
+            ends = "the promotion is taken back" if _is_promoted(here) else "the release ends"
+            return (*_aborted(here, after), f"{ends}; {_LATER}", *_previous(here))
         case "weight":
             waits = () if after.state is State.IDLE else ("the release pauses at this weight",)
-            return said, *waits, *((judged,) if weight > here.weight else ())
+            lowered = (judged,) if weight > here.weight else _previous(here)
+            return said, *waits, *lowered
         case "accept":
             return "it no longer holds or trips for the rest of the release", judged
         case "reset":
             return said, *_reset(here, after)
         case "trip":
-            return said, "the circuit opens; reset sends the same users back to the canary"
+            if after.state is State.ABORTED:
+                return said, "the circuit opens", f"the release ends; {_LATER}"
+            return said, *_tripped(here), *_previous(here)
         case "drill":
             gone = f"{text.weight(here.weight)} of users{_counted(here, here.weight)}"
-            return f"{gone} go to stable for some seconds and come back", _afresh(here)
+            return f"{gone} go to stable and come back {_quiet(here)}", _afresh(here)
+
+
+def _begins(here: Here, after: Rollout) -> str:
+    """Return what a start begins with: what is known of stable counts, whichever judge has learnt it."""
+    begins = f"it begins with {_step(here, 0)} of users"
+    if not after.learning:
+        return begins
+    learned = 0.0 if here.seen is None else here.seen.learned
+    left = here.plan.baseline - learned
+    if left <= 0.0:
+        return f"{begins}, at once: stable has been watched for {text.duration(learned)}"
+    return f"it learns from stable for {text.duration(left)}; then {begins}"
+
+
+def _quiet(here: Here) -> str:
+    """Return when a drill ends."""
+    if not here.long_lived:
+        return "some seconds later"
+    left = text.plural(here.long_lived, *text.LONG_LIVED)
+    return f"once {left} have left the canary (about {text.duration(here.moving)})"
+
+
+def _is_irreversible(act: Operation, here: Here, weight: float) -> bool:
+    """Whether an act sends users to a version that may not be able to serve them."""
+    return not here.plan.reversible and (act == "drill" or weight < here.weight)
+
+
+def _tripped(here: Here) -> tuple[str, ...]:
+    """Return what a trip does besides moving users, and whether it stays so."""
+    opens = "the circuit opens; reset sends the same users back to the canary"
+    if here.settings.cooldown is None or here.circuit.trips > 0 or here.weight <= 0.0:
+        return (opens,)
+    left = text.duration(here.settings.cooldown)
+    return opens, f"unless you abort, a probe with a few users begins by itself in {left}"
+
+
+def _is_promoted(here: Here) -> bool:
+    return here.rollout.state is State.PROMOTED
+
+
+def _previous(here: Here) -> tuple[str, ...]:
+    """Return what must still be true when users go back after the promotion."""
+    if not _is_promoted(here):
+        return ()
+    ago = text.duration(max(here.now - here.rollout.since, 0.0))
+    return (f"promoted {ago} ago: stable must still run the version before it",)
+
+
+_LATER: Final = "a later start begins with the first step and a new judge"
+
+
+def _aborted(here: Here, after: Rollout) -> tuple[str, ...]:
+    """Return who goes back to stable, and how fast."""
+    if after.state is not State.ABORTING:
+        return (moves(here, 0.0),)
+    return (
+        _moves(here, 0.0, f"over {text.duration(after.left)}"),
+        "a suspicion, a trip, or a second abort takes the rest back at once",
+    )
 
 
 def _resumed(here: Here, after: Rollout) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 
 A release is *idle* until it starts, *running* through its steps, *paused* by an operator, *tripped* while
-the circuit is open, *probing* while it is half open, and ends *promoted* (canary at 100) or *aborted*
-(canary at 0).
+the circuit is open, *probing* while it is half open, *aborting* while its users go back to stable over a
+time, and ends *promoted* (canary at 100) or *aborted* (canary at 0).
 
 **Before the first step** a running release *learns*: no user is on the canary until the judge has watched
 stable for ``Plan.baseline`` seconds, so that it knows what users meet without the canary: latency, routes,
@@ -34,6 +34,10 @@ and the accounts that always fail. Without traffic it learns nothing, and the st
 At a weight of 100 nothing is left to compare with: there the clock runs and requests count while the
 canary has traffic, and only guard rails watch. After the last step the release is promoted.
 
+**A hold-back** (``Step.hold_back``) is the step before everyone moves: the last users, who never were on the
+canary, are its control group for a long bake time, so that a regression that takes a day to show still
+trips. It is a step like any other, and ``Promote`` skips it.
+
 **What an operator accepts** (``Accept``: a metric, or a metric at a route) neither holds nor trips any more.
 It holds for this release: ``Start`` and another release begin with nothing accepted.
 
@@ -42,29 +46,42 @@ nothing but ``Restore`` (an operator's reset, or a probe that passed) leads back
 the same users, with a bake clock at zero and a new judge. Promote, resume and set weight are refused
 meanwhile.
 
+**An irreversible release** (``Plan.reversible`` is false: stable cannot read what its users have stored)
+gets ``Breach`` in place of ``Stop`` when the judge finds a regression: no user moves, the release is paused,
+and ``Rollout.breach`` has the cause until a new judge begins. Only an operator sends its users to stable.
+
+**A ramp down** (``Plan.ramp_down``) is for an abort that is no emergency: the weight falls to 0 over that
+time, once a second, so that stable does not get every user at once. It never rises: nothing leads back, and
+``Start`` is refused until the release is aborted. A suspicion, a second ``Abort``, ``Abort`` with ``now`` and
+``Stop`` end it at once.
+
 ===========  ============================================================================================
 state        events
 ===========  ============================================================================================
 idle         ``Start`` running · ``SetWeight`` idle at that weight · ``Stop`` tripped
 running      ``Tick`` next step, promoted, or a clock moves · ``Pause`` · ``Resume`` next step if ready ·
-             ``Promote`` · ``Abort`` · ``SetWeight`` paused at that weight · ``Stop`` tripped
-paused       ``Resume`` running, at the step's weight · ``Promote`` · ``Abort`` · ``SetWeight`` · ``Stop``
+             ``Promote`` · ``Abort`` aborted, or aborting · ``SetWeight`` paused at that weight ·
+             ``Breach`` paused · ``Stop`` tripped
+paused       ``Resume`` running, at the step's weight · ``Promote`` · ``Abort`` · ``SetWeight`` · ``Breach`` ·
+             ``Stop``
 tripped      ``Restore`` what it was · ``Probe`` probing · ``Abort``
 probing      ``Restore`` what it was · ``Stop`` tripped · ``Abort``
-promoted     ``Abort`` · ``SetWeight`` · ``Stop`` tripped
+promoted     ``Abort`` · ``SetWeight`` · ``Breach`` · ``Stop`` tripped
+aborting     ``Tick`` a lower weight, or aborted · ``Abort`` aborted · ``Stop`` aborted
 aborted      ``Start`` running from the first step
 ===========  ============================================================================================
 
-``Replan`` (the plan or the judge has changed) and ``GateAnswer`` are taken everywhere, ``Accept`` everywhere
-but in aborted. Anything else is ``Refused`` with a reason, and changes nothing; ``Stop``, ``Restore`` and
-``Tick`` are never refused.
+``Replan`` (the plan or the judge has changed), ``GateAnswer`` and ``Breach`` are taken everywhere, ``Accept``
+everywhere but in aborting and aborted. Anything else is ``Refused`` with a reason, and changes nothing;
+``Stop``, ``Breach``, ``Restore`` and ``Tick`` are never refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from math import ceil
 from typing import Any, Literal
 
 from canaryproxy.config import text
@@ -81,6 +98,7 @@ class State(Enum):
     TRIPPED = "tripped"
     PROBING = "probing"
     PROMOTED = "promoted"
+    ABORTING = "aborting"
     ABORTED = "aborted"
 
 
@@ -100,6 +118,13 @@ class Step:
     """Canary requests to be judged at least."""
     min_users: int = 0
     """Canary users to be compared at least."""
+    hold_back: bool = False
+    """Whether it is there for its bake time only: the last users are a control group on stable meanwhile."""
+
+    @property
+    def control_group(self) -> str:
+        """The users who stay on stable in a hold-back: ``1% of users``."""
+        return f"{text.weight(100.0 - self.weight)} of users" if self.hold_back else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +139,10 @@ class Plan:
     """Whether gates are asked before a step is left."""
     baseline: float = 0.0
     """Seconds for which the judge watches stable before the first step."""
+    reversible: bool = True
+    """Whether stable can serve the canary's users; if not, a regression moves no user."""
+    ramp_down: float = 0.0
+    """Seconds over which an abort takes the users back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +178,8 @@ class Abort:
     """End the release with every user on stable."""
 
     by: str = "operator"
+    now: bool = False
+    """At once, whatever ``Plan.ramp_down`` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +205,14 @@ class Stop:
     """The circuit opened."""
 
     cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """The judge has found a regression, and no user may be sent to stable for it."""
+
+    cause: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +264,7 @@ Event = (
     | SetWeight
     | Accept
     | Stop
+    | Breach
     | Probe
     | Restore
     | Tick
@@ -273,6 +313,8 @@ class Rollout:
     """``Assessment.judged`` when the step began."""
     answered_from: int = 0
     """``Assessment.answered`` when the step began."""
+    users: int = 0
+    """Canary users of the step that were compared."""
     hold: str | None = None
     """Why the step is not left yet, in plain words."""
     ready: bool = False
@@ -292,6 +334,12 @@ class Rollout:
     gate: Gate = Gate()
     accepted: frozenset[str] = frozenset()
     """What operators have accepted (``Accept.metric``)."""
+    breach: str | None = None
+    """The regression for which no user was sent to stable (``Breach``)."""
+    left: float = 0.0
+    """Aborting: seconds until no user is on the canary."""
+    falls: float = 0.0
+    """Aborting: percent of users that go back each second."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values. Times of ticks are left out: a restart begins with a new one."""
@@ -304,6 +352,7 @@ class Rollout:
             "baked": self.baked,
             "judged_from": self.judged_from,
             "answered_from": self.answered_from,
+            "users": self.users,
             "hold": self.hold,
             "ready": self.ready,
             "before": self.before.value,
@@ -311,6 +360,9 @@ class Rollout:
             "judged": self.judged,
             "answered": self.answered,
             "accepted": sorted(self.accepted),
+            "breach": self.breach,
+            "left": self.left,
+            "falls": self.falls,
         }
 
     @classmethod
@@ -325,6 +377,7 @@ class Rollout:
             baked=float(state["baked"]),
             judged_from=int(state["judged_from"]),
             answered_from=int(state["answered_from"]),
+            users=int(state.get("users", 0)),
             hold=state["hold"],
             ready=bool(state["ready"]),
             before=State(state["before"]),
@@ -332,6 +385,9 @@ class Rollout:
             judged=int(state["judged"]),
             answered=int(state["answered"]),
             accepted=frozenset(map(str, state.get("accepted", ()))),
+            breach=state.get("breach"),
+            left=float(state.get("left", 0.0)),
+            falls=float(state.get("falls", 0.0)),
         )
 
 
@@ -350,12 +406,14 @@ _NEW_JUDGE_FIELDS: dict[str, Any] = {
     "baked": 0.0,
     "judged_from": 0,
     "answered_from": 0,
+    "users": 0,
     "judged": 0,
     "answered": 0,
     "heard": None,
     "hold": None,
     "ready": False,
     "gate": Gate(),
+    "breach": None,
 }
 """The step's fields when a new judge begins, whose counts start at zero."""
 
@@ -403,10 +461,14 @@ def _pause(rollout: Rollout, event: Pause, now: float, plan: Plan) -> Outcome:
 
 def _resume(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
     weight = _weight(rollout, plan)
+    actions: tuple[Action, ...] = ()
     running = replace(
         rollout, state=State.RUNNING, since=now, weight=weight, hold=None, ticked=None
     )
-    return running, (), _record(now, "resumed", f"by {event.by}", running, plan)
+    if rollout.breach is not None:  # it must prove itself again: what was found stays found
+        running = replace(running, **_NEW_JUDGE_FIELDS)
+        actions = (Action.NEW_JUDGE,)
+    return running, actions, _record(now, "resumed", f"by {event.by}", running, plan)
 
 
 def _weight(rollout: Rollout, plan: Plan) -> float:
@@ -425,15 +487,19 @@ def _advance(rollout: Rollout, cause: str, now: float, plan: Plan) -> Outcome:
     at = rollout.step + 1
     if at >= len(plan.steps):
         return _end(rollout, State.PROMOTED, 100.0, cause, now, plan)
-    weight = plan.steps[at].weight
+    step = plan.steps[at]
+    if step.hold_back:
+        bake = text.duration(step.bake)
+        cause += f"; hold-back: {step.control_group} stay on stable for {bake} as a control group"
     moved = replace(
         rollout,
         step=at,
-        weight=weight,
+        weight=step.weight,
         since=now,
         baked=0.0,
         judged_from=rollout.judged,
         answered_from=rollout.answered,
+        users=0,
         hold=None,
         ready=False,
         gate=_no_gate(rollout),
@@ -465,6 +531,9 @@ def _end(
         hold=None,
         ready=False,
         gate=_no_gate(rollout),
+        breach=rollout.breach if state is State.PROMOTED else None,
+        left=0.0,
+        falls=0.0,
     )
     return ended, (), _record(now, state.value, cause, ended, plan)
 
@@ -475,6 +544,45 @@ def _promote(rollout: Rollout, event: Promote, now: float, plan: Plan) -> Outcom
 
 def _abort(rollout: Rollout, event: Abort, now: float, plan: Plan) -> Outcome:
     return _end(rollout, State.ABORTED, 0.0, f"by {event.by}", now, plan)
+
+
+def _abort_slowly(rollout: Rollout, event: Abort, now: float, plan: Plan) -> Outcome:
+    """Take the users back over a time, if the plan says so."""
+    if event.now or not plan.ramp_down or not rollout.weight:
+        return _abort(rollout, event, now, plan)
+    aborting = replace(
+        rollout,
+        state=State.ABORTING,
+        since=now,
+        hold=f"users go back to stable over {text.duration(plan.ramp_down)}",
+        ready=False,
+        ticked=now,
+        gate=_no_gate(rollout),
+        breach=None,
+        left=plan.ramp_down,
+        falls=rollout.weight / plan.ramp_down,
+    )
+    return aborting, (), _record(now, "aborting", f"by {event.by}", aborting, plan)
+
+
+def ramped(rollout: Rollout, now: float) -> Rollout:
+    """Return a rollout that is aborting as it is at ``now``: its weight only ever falls."""
+    left = max(rollout.left - elapsed(rollout.ticked, now), 0.0)
+    weight = min(rollout.weight, rollout.falls * ceil(left))
+    return replace(rollout, ticked=now, left=left, weight=weight)
+
+
+def _ramp_down(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
+    seen, lower = event.assessment, ramped(rollout, now)
+    if seen.level != "ok":
+        return _end(lower, State.ABORTED, 0.0, f"at once, {_suspect(seen)}", now, plan)
+    if not lower.left:
+        return _end(lower, State.ABORTED, 0.0, "every user is back on stable", now, plan)
+    return lower, (), ()
+
+
+def _stop_abort(rollout: Rollout, event: Stop, now: float, plan: Plan) -> Outcome:
+    return _end(rollout, State.ABORTED, 0.0, event.cause, now, plan)
 
 
 def _set_weight(rollout: Rollout, event: SetWeight, now: float, plan: Plan) -> Outcome:
@@ -516,8 +624,26 @@ def _stop(rollout: Rollout, event: Stop, now: float, plan: Plan) -> Outcome:
         hold=event.cause,
         ready=False,
         gate=_no_gate(rollout),
+        breach=None,
     )
     return stopped, (), _record(now, "stopped", event.cause, rollout, plan)
+
+
+def _breach(rollout: Rollout, event: Breach, now: float, plan: Plan) -> Outcome:
+    if rollout.breach is not None:
+        return rollout, (), ()
+    state = State.PROMOTED if rollout.state is State.PROMOTED else State.PAUSED
+    breached = replace(
+        rollout,
+        state=state,
+        since=now if state is not rollout.state else rollout.since,
+        hold="a regression, and no user was moved: release.reversible is false",
+        ready=False,
+        gate=_no_gate(rollout),
+        breach=event.cause,
+    )
+    figures = {**event.figures, **_figures(breached, plan)}
+    return breached, (), (Record(now, "breached", event.cause, figures),)
 
 
 def _stop_probe(rollout: Rollout, event: Stop, now: float, plan: Plan) -> Outcome:
@@ -568,6 +694,7 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         ticked=now,
         judged=seen.judged,
         answered=seen.answered,
+        users=seen.users,
         heard=heard,
     )
     if rollout.learning:
@@ -581,13 +708,10 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         flowing = seen.comparable
         requests = seen.judged - rollout.judged_from
     if seen.level != "ok":
-        suspects = ", ".join(
-            text.at_route(v.metric, v.scope) for v in seen.verdicts if v.level != "ok"
-        )
         held = replace(
             rollout,
             baked=0.0,
-            hold=f"suspect: {suspects or '; '.join(seen.holds[:_HOLDS_SHOWN])}",
+            hold=_suspect(seen),
             ready=False,
             gate=_no_gate(rollout),
         )
@@ -606,6 +730,11 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         return _advance(rollout, cause, now, plan)
     ready = replace(rollout, hold="ready for the next step: resume or promote", ready=True)
     return ready, (), () if rollout.ready else _record(now, "ready", cause, ready, plan)
+
+
+def _suspect(seen: Assessment) -> str:
+    suspects = ", ".join(text.at_route(v.metric, v.scope) for v in seen.verdicts if v.level != "ok")
+    return f"suspect: {suspects or '; '.join(seen.holds[:_HOLDS_SHOWN])}"
 
 
 def _bake(baked: float, passed: float, step: Step, seen: Assessment) -> float:
@@ -651,7 +780,8 @@ def _waits_for(
     if requests < needed:
         return f"{text.count(requests)} of {text.count(needed)} requests"
     if rollout.baked < step.bake:
-        return f"bake time {text.duration(rollout.baked)} of {text.duration(step.bake)}"
+        held = f"hold-back of {step.control_group}: " if step.hold_back else ""
+        return f"{held}bake time {text.duration(rollout.baked)} of {text.duration(step.bake)}"
     if plan.promote == "proof" and step.weight < 100.0 and not seen.proven:
         open_ = ", ".join(
             text.at_route(v.metric, v.scope)
@@ -725,17 +855,19 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
         Pause: _pause,
         Resume: _advance_by_hand,
         Promote: _promote,
-        Abort: _abort,
+        Abort: _abort_slowly,
         SetWeight: _set_weight,
         Accept: _accept,
+        Breach: _breach,
         Stop: _stop,
     },
     State.PAUSED: {
         Resume: _resume,
         Promote: _promote,
-        Abort: _abort,
+        Abort: _abort_slowly,
         SetWeight: _set_weight,
         Accept: _accept,
+        Breach: _breach,
         Stop: _stop,
         Tick: _nothing,
     },
@@ -755,11 +887,19 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
         Tick: _nothing,
     },
     State.PROMOTED: {
-        Abort: _abort,
+        Abort: _abort_slowly,
         SetWeight: _set_weight,
         Accept: _accept,
+        Breach: _breach,
         Stop: _stop,
         Tick: _nothing,
+    },
+    State.ABORTING: {
+        Tick: _ramp_down,
+        Abort: _abort,
+        Stop: _stop_abort,
+        Probe: _nothing,
+        Restore: _nothing,
     },
     State.ABORTED: {
         Start: _start,
@@ -771,7 +911,7 @@ TRANSITIONS: Mapping[State, Mapping[type, _Handler]] = {
 }
 """The handler of each event in each state; a missing pair is ``Refused``."""
 
-EVERYWHERE: Mapping[type, _Handler] = {GateAnswer: _nothing, Replan: _replan}
+EVERYWHERE: Mapping[type, _Handler] = {GateAnswer: _nothing, Replan: _replan, Breach: _nothing}
 """The handlers of events in states whose table does not name them."""
 
 
@@ -779,6 +919,7 @@ _NO_RELEASE = "no release is configured; add release.id and release.steps, then 
 _NO_START: Mapping[State, str] = {
     State.RUNNING: "the release has already begun",
     State.PAUSED: "the release has already begun and is paused: resume continues it",
+    State.ABORTING: "the release is being aborted: abort again to end it at once",
     State.PROMOTED: (
         "the release has been promoted and cannot start again: a release id names one build;"
         " give release.id a new value, then reload"

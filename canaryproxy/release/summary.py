@@ -64,10 +64,11 @@ def summary(
         return Summary(reported[0], f"{said}; before, it reported {reported[1]}")
     if reported is not None:
         return Summary(reported[0], f"the judge reports {reported[1]}")
-    if seen.holds:
-        more = len(seen.holds) - 1
+    holds = [one for one in seen.holds if not one.startswith(text.WARMING_UP)]
+    if holds:
+        more = len(holds) - 1
         rest = f", and {text.plural(more, 'more thing')}" if more else ""
-        return Summary("held", f"the judge holds the step: {seen.holds[0]}{rest}")
+        return Summary("held", f"the judge holds the step: {holds[0]}{rest}")
     worse = [
         text.at_route(one.metric, one.scope)
         for one in seen.verdicts

@@ -6,7 +6,9 @@ over a rollout that still has a weight is never visible.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.circuit import Circuit, CircuitSettings, Record
@@ -38,6 +40,18 @@ def refuse(event: Event, broken: Circuit, here: Rollout) -> None:
             raise rollout.Refused("nothing to reset: the circuit is closed")
     elif isinstance(event, rollout.Start) and is_open:
         raise rollout.Refused("the circuit is open: reset it before starting the release")
+
+
+def on_regression(
+    broken: Circuit, here: Rollout, plan: Plan, cause: str, figures: Mapping[str, Any]
+) -> circuit.Trip | rollout.Breach | None:
+    """Return the event of a regression that the judge has found; ``None`` if it is known already.
+
+    Users of a probe were on stable a moment ago: they go back there in any case.
+    """
+    if plan.reversible or broken.state is not circuit.State.CLOSED:
+        return circuit.Trip(cause, figures)
+    return None if here.breach is not None else rollout.Breach(cause, figures)
 
 
 def step(

@@ -31,11 +31,12 @@ from canaryproxy.control.state_file import StateLock
 from canaryproxy.control.upstream_watch import UpstreamWatch
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.counters import Totals
-from canaryproxy.measure.resolved import names
+from canaryproxy.measure.resolved import Addresses, names
 from canaryproxy.measure.shared_memory import Block
 from canaryproxy.notify import Gates, Notifier
 from canaryproxy.release.circuit import State as CircuitState
 from canaryproxy.runtime import systemd
+from canaryproxy.runtime.health_checks import HealthChecks
 from canaryproxy.runtime.resolver import Resolver
 from canaryproxy.runtime.shared_plane import SharedPlane, is_alive
 from canaryproxy.tls import files as certificates
@@ -87,7 +88,9 @@ class ControlPlane:
         totals = Totals([worker.counters for worker in block.all_workers])
         self._plane = SharedPlane(block, config, local_tick)
         found = block.addresses.read()
-        self._resolver = Resolver(block.addresses.publish, {} if found is None else found[1])
+        addresses = {} if found is None else found[1]
+        self._resolver = Resolver(self._resolved, addresses)
+        self._health = HealthChecks(self._plane.outs, addresses)
         self._watch_upstreams = UpstreamWatch()
         self._gates = _gates(config)
         slots = None if in_force is None else in_force.slots
@@ -106,7 +109,9 @@ class ControlPlane:
             text=None if in_force is None or takes_over else in_force.text,
             files=files,
         )
-        self.control = Control(self.controller, totals, self._plane, self.reloader, main_pid)
+        self.control = Control(
+            self.controller, totals, self._plane, self.reloader, main_pid, self._resolver.failing
+        )
         events = EventCounts()
         self.control.subscribe(events)
         self._notifier = _notifier(config)
@@ -118,6 +123,8 @@ class ControlPlane:
                 status=self.controller.status,
                 view=self.control.release_view,
                 endpoints=lambda: self.control.endpoints().endpoints,
+                checks=lambda: self._health.counts,
+                names=self._resolver.states,
                 events=events.counts,
                 outcomes=lambda: self.controller.slots,
                 notified=lambda: self._notifier,
@@ -171,6 +178,7 @@ class ControlPlane:
             self.controller.note("restart", self._restarted, {})
             self._restarted = None
         self.control.start()
+        self._health.configure(self.reloader.running, self.reloader.files)
         self._watch()
         self._beat()
 
@@ -201,6 +209,10 @@ class ControlPlane:
                 if lost:
                     _log.error("process %d ended with %d requests in flight", pid, lost)
 
+    def _resolved(self, addresses: Addresses) -> None:
+        self._block.addresses.publish(addresses)
+        self._health.resolve(addresses)
+
     def _watch(self) -> None:
         if self._config.reload.watch and self.reloader.path is not None:
             self._spawn(self.reloader.watch())
@@ -230,6 +242,7 @@ class ControlPlane:
         self._plane.config = config
         self._resolver.configure(names(config.endpoints), config.dns)
         self._block.config.publish(self.reloader.text, self.controller.slots, self.reloader.files)
+        self._health.configure(config, self.reloader.files)
         if not old.reload.watch:
             self._watch()
 
@@ -265,6 +278,7 @@ class ControlPlane:
         self._resolver.stop()
         self._admin.stop_accepting()
         self.control.stop()
+        self._health.stop()
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             self._heartbeat = None

@@ -58,6 +58,7 @@ PREPARED_WITHIN: Final = 60.0
 READY_WITHIN: Final = 15.0
 """Seconds. No process judges the canary meanwhile; workers route by the last published table."""
 POLL_EVERY: Final = 0.01
+CANCELLED: Final = "the proxy is shutting down, and the new process with it"
 _VERSION = 1
 _LARGEST_MESSAGE = 65536
 _LONGEST_CAUSE = 2000
@@ -158,6 +159,8 @@ class HandOver:
     def cancel(self) -> None:
         """End the successor: this process is shutting down."""
         if self._successor is not None and self.state is not State.DONE:
+            if not self.control_is_released:  # the one who waits for the upgrade reads it
+                self._owner.record_failure(CANCELLED)
             self._successor.kill()
             self._successor.wait()
             self._successor = None

@@ -10,13 +10,14 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from time import monotonic
 from typing import Any, Final
 
 import uvloop
 
 from canaryproxy.config import Dns, Endpoint
 from canaryproxy.config.text import duration, plural
-from canaryproxy.measure.resolved import Addresses
+from canaryproxy.measure.resolved import Addresses, NameState, in_use
 
 _log: Final = logging.getLogger(__name__)
 
@@ -57,6 +58,18 @@ class Resolver:
         self._found = dict(found)
         self._settings = Dns()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._look_ups: dict[str, _LookUps] = {}
+
+    def states(self) -> list[NameState]:
+        """Return how the look-ups of each name fare; of one that was not looked up yet, nothing."""
+        now = monotonic()
+        return [
+            one.state(now, len(self._found.get(name, ()))) for name, one in self._look_ups.items()
+        ]
+
+    def failing(self) -> list[str]:
+        """Say of each name whose last look-up failed what it stands for."""
+        return [one.said for one in self.states() if one.why]
 
     def configure(self, names: Iterable[Endpoint], settings: Dns) -> None:
         """Follow these names from now on. Needs a running loop."""
@@ -68,6 +81,8 @@ class Resolver:
             self._tasks.pop(name).cancel()
         for name in self._found.keys() - wanted.keys():
             del self._found[name]
+        for name in self._look_ups.keys() - wanted.keys():
+            del self._look_ups[name]
         loop = asyncio.get_running_loop()
         for name, one in wanted.items():
             if name not in self._tasks:
@@ -80,8 +95,8 @@ class Resolver:
         self._tasks.clear()
 
     async def _follow(self, name: str, endpoint: Endpoint, settings: Dns) -> None:
-        pause, failing = _FIRST_PAUSE, _Failing(name)
-        loop = asyncio.get_running_loop()
+        pause = _FIRST_PAUSE
+        look_ups = self._look_ups.setdefault(name, _LookUps(name, monotonic()))
         while True:
             try:
                 async with asyncio.timeout(_WITHIN):
@@ -89,10 +104,10 @@ class Resolver:
             except (NotResolvedError, OSError, ValueError) as error:  # TimeoutError is an OSError
                 kept = self._found.get(name, ())
                 why = str(error) or f"no answer within {duration(_WITHIN)}"
-                failing.failed(loop.time(), why, len(kept))
+                look_ups.failed(monotonic(), why, len(kept))
                 addresses = kept
             else:
-                failing.succeeded(loop.time())
+                look_ups.succeeded(monotonic())
             self._take(name, addresses)
             await asyncio.sleep(settings.interval if addresses else min(pause, settings.interval))
             pause *= 2
@@ -117,30 +132,39 @@ class Resolver:
             )
 
 
-class _Failing:
-    """The log lines about a name that cannot be resolved."""
+class _LookUps:
+    """The look-ups of a name, and the log lines about those that fail."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, now: float) -> None:
         self._name = name
+        self._answered = now
+        """When a look-up last found addresses; at first, when this name was first looked up."""
+        self._failures = 0
+        self._why = ""
         self._since: float | None = None
         self._told = 0.0
 
+    def state(self, now: float, addresses: int) -> NameState:
+        return NameState(self._name, addresses, self._failures, now - self._answered, self._why)
+
     def failed(self, now: float, why: str, kept: int) -> None:
+        self._failures += 1
+        self._why = why
         if self._since is None:
             self._since = now
         elif now - self._told < _AGAIN:
             return
         self._told = now
-        rest = f"{_addresses(kept)} of its last answer in use" if kept else "it has no address yet"
         _log.warning(
             "%s cannot be resolved: %s; %s",
             self._name,
             why,
-            rest,
+            in_use(kept),
             extra={"fields": {"event": "not_resolved", "name": self._name, "addresses": kept}},
         )
 
     def succeeded(self, now: float) -> None:
+        self._answered, self._why = now, ""
         if self._since is not None:
             _log.info("%s is resolved again after %s", self._name, duration(now - self._since))
             self._since = None

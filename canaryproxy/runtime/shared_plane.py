@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 
 from canaryproxy.config import Config
+from canaryproxy.config.text import plural
 from canaryproxy.control.endpoint_figures import EndpointReading
 from canaryproxy.control.outs import Outs
 from canaryproxy.control.upstream_watch import EndpointState, VariantState
@@ -24,11 +25,13 @@ from canaryproxy.measure.endpoint_cells import (
     total,
 )
 from canaryproxy.measure.resolved import Addresses, expand
-from canaryproxy.measure.routing import STABLE, VARIANTS, RouteTable
+from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS, RouteTable
 from canaryproxy.measure.shared_memory import Block, WorkerCells
 
 _ADOPTED_WITHIN = 2.0
 _POLL_EVERY = 0.01
+_NAMED = 3
+"""Endpoints that are named in words."""
 
 
 def is_alive(pid: int) -> bool:
@@ -90,6 +93,19 @@ class SharedPlane:
         """Make every worker send no requests to these outliers of a variant: causes by URL."""
         self.outs.put(shared.OUTLIER, variant, causes)
 
+    def holds(self) -> tuple[str, ...]:
+        """Return why the canary's endpoints hold the step: what is left of it says nothing of what is out."""
+        causes = self.outs.causes(shared.CHECK, CANARY)
+        if not causes:
+            return ()
+        named = [f"{url} ({cause})" for url, cause in list(causes.items())[:_NAMED]]
+        more = f" and {len(causes) - _NAMED} more" if len(causes) > _NAMED else ""
+        verb = "is" if len(causes) == 1 else "are"
+        return (
+            f"{len(causes)} of {plural(len(self._urls(CANARY)), 'canary endpoint')} {verb} out of service:"
+            f" {', '.join(named)}{more}",
+        )
+
     def mark_late(self) -> None:
         """Make a worker in this process count its late requests; the others do so by their clocks."""
         if self._local_tick is not None:
@@ -115,42 +131,54 @@ class SharedPlane:
                 url,
                 states,
                 [one[key] for one in counts if key in one],
-                self.outs.cause(variant, url),
+                out,
             )
-            for key, url, states in self._endpoint_states(variant)
+            for key, url, states, out in self._endpoint_states(variant)
         ]
-        if self._all_lost(variant) and self._all_lost(STABLE):
+        if self._panics(variant):
             return [replace(one, panic=True) for one in found]
         return found
 
-    def _all_lost(self, variant: int) -> bool:
-        """Tell whether no endpoint of a variant is up, so that requests are tried all the same.
+    def _panics(self, variant: int) -> bool:
+        """Tell whether requests are tried although no endpoint is up.
 
         Those of the canary only if stable has none either.
         """
+        return self._all_lost(variant) and self._all_lost(STABLE)
+
+    def _all_lost(self, variant: int) -> bool:
         found = [
-            _reading(url, states, [], self.outs.cause(variant, url)).lost
-            for _, url, states in self._endpoint_states(variant)
+            _reading(url, states, [], out).lost
+            for _, url, states, out in self._endpoint_states(variant)
         ]
         return bool(found) and all(found)
 
     def _endpoint_states(
         self, variant: int
-    ) -> Iterator[tuple[int, str, list[tuple[LocalState, int]]]]:
-        """Yield each endpoint's identity, its name, and its state in the workers that run."""
+    ) -> Iterator[tuple[int, str, list[tuple[LocalState, int]], str]]:
+        """Yield each endpoint's identity, its name, its state in the workers that run, and why it is out.
+
+        Those that share a row are out if all of them are.
+        """
+        urls = self._urls(variant)
+        rows = [
+            (identity(url), url, self.outs.cause(variant, url)) for url in urls[:MOST_ENDPOINTS]
+        ]
+        if others := urls[MOST_ENDPOINTS:]:
+            causes = [self.outs.cause(variant, url) for url in others]
+            rows.append((OTHERS, f"{len(others)} more endpoints", causes[0] if all(causes) else ""))
+        workers = [worker.endpoints.states(variant) for worker in self._running()]
+        for key, url, out in rows:
+            yield key, url, [states[key] for states in workers if key in states], out
+
+    def _urls(self, variant: int) -> list[str]:
         which = (self.config.variants.stable, self.config.variants.canary)[variant]
         addresses = self._block.addresses.read()
         if addresses is not None:
             self._addresses = addresses[1]
-        urls = (
+        return (
             [] if which is None else [str(one) for one in expand(which.endpoints, self._addresses)]
         )
-        names = {identity(url): url for url in urls[:MOST_ENDPOINTS]}
-        if len(urls) > MOST_ENDPOINTS:
-            names[OTHERS] = f"{len(urls) - MOST_ENDPOINTS} more endpoints"
-        workers = [worker.endpoints.states(variant) for worker in self._running()]
-        for key, url in names.items():
-            yield key, url, [states[key] for states in workers if key in states]
 
     def _running(self) -> list[WorkerCells]:
         return [worker for worker in self._block.workers if worker.status[shared.PID]]
@@ -167,13 +195,14 @@ class SharedPlane:
             name: VariantState(
                 [
                     EndpointState(one.url, one.up, one.errors, one.reason, one.errno, one.out)
-                    for _, url, states in self._endpoint_states(variant)
-                    for one in (_reading(url, states, [], self.outs.cause(variant, url)),)
+                    for _, url, states, out in self._endpoint_states(variant)
+                    for one in (_reading(url, states, [], out),)
                 ],
                 sum(
                     worker.counters.variants[variant][ERRORS + Reason.NO_ENDPOINT]
                     for worker in running
                 ),
+                panic=self._panics(variant),
             )
             for variant, name in enumerate(VARIANTS)
         }

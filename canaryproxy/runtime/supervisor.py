@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from canaryproxy import config as configuration
-from canaryproxy.admin.guard import check_token
+from canaryproxy.admin.tokens import check_tokens
 from canaryproxy.config import Config
 from canaryproxy.config.secrets import SecretError
 from canaryproxy.control.state_file import StateError, StateLock
@@ -90,7 +90,7 @@ class Supervisor:
         config = self._config
         if config.access_log is not None:
             _check_log(config.access_log)
-        check_token(config.admin)
+        check_tokens(config.admin)
         if config.fleet is not None:
             _check_fleet(config.fleet)
         _check_dns(config)

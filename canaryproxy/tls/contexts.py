@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from canaryproxy.config import ClientTls, ServerTls
@@ -79,6 +79,25 @@ def client_context(tls: ClientTls | None, files: Mapping[str, bytes]) -> ssl.SSL
         if tls.cert is not None and tls.key is not None:
             _load_chain(context, files[tls.cert], files[tls.key])
     return context
+
+
+class ContextCache:
+    """Contexts by what they were made of; one that has not changed is kept, with its clients' sessions."""
+
+    def __init__(self, before: ContextCache | None = None) -> None:
+        self._before = {} if before is None else before._made
+        self._made: dict[object, ssl.SSLContext] = {}
+
+    def get(self, key: object, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        """Return the context for ``key``."""
+        context = self._made.get(key) or self._before.get(key) or make()
+        self._made[key] = context
+        return context
+
+    def client(self, tls: ClientTls | None, files: Mapping[str, bytes]) -> ssl.SSLContext:
+        """Return the ``client_context`` for these settings and files."""
+        names = () if tls is None else (tls.ca or "", tls.cert or "", tls.key or "")
+        return self.get((tls, *map(files.get, names)), lambda: client_context(tls, files))
 
 
 def _text(pem: bytes) -> str:

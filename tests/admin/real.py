@@ -36,12 +36,15 @@ class Proxy(Client):
             while not wanted.items() <= (await self.release()).items():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
-    async def traffic(self, count: int) -> None:
-        """Send requests of as many users."""
+    async def traffic(self, count: int) -> list[str]:
+        """Send requests of as many users; return the variant of each."""
+        variants = []
         async with ClientSession() as session:
             for number in range(count):
                 async with session.get(self.url, headers={"X-User-Id": str(number)}) as answer:
                     assert answer.status == 200
+                    variants.append(await answer.text())
+        return variants
 
 
 def text_of(*, stable: int, canary: int, port: int, admin: int, folder: Path) -> str:
@@ -64,16 +67,25 @@ state: {folder}/state.json
 """
 
 
+def _service(variant: str) -> web.Application:
+    """Return a service that says which variant it is."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(text=variant)
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    return app
+
+
 @asynccontextmanager
 async def proxy(folder: Path) -> AsyncIterator[Proxy]:
     """Run a proxy in ``folder``."""
 
-    async def answer(_request: web.Request) -> web.Response:
-        return web.Response(text="hello")
-
-    app = web.Application()
-    app.router.add_get("/", answer)
-    async with TestServer(app) as stable, TestServer(app) as canary:
+    async with (
+        TestServer(_service("stable")) as stable,
+        TestServer(_service("canary")) as canary,
+    ):
         assert stable.port is not None
         assert canary.port is not None
         (folder / "token").write_text(TOKEN)

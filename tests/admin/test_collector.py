@@ -29,6 +29,7 @@ from canaryproxy.control.release_view import Variants
 from canaryproxy.judging.verdict import Assessment, Placebo, Verdict
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.counters import Blind, Counters, Reason, Tally, keep_exemplar
+from canaryproxy.measure.resolved import NameState
 from canaryproxy.measure.routing import CANARY, RouteTable
 from canaryproxy.release.circuit import Circuit
 from canaryproxy.release.rollout import Plan, Rollout, State
@@ -38,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "metrics.md"
 RUNBOOK = ROOT / "docs" / "runbook.md"
 RUNBOOK_URL = "https://wiki.example.com/canaryproxy/runbook"
-"""Where an operator publishes it; the comment on top of alerts.yml has the command that replaces it."""
+"""Where the example of config/ says that it is published."""
 CONFIG = ROOT / "config"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 TEXT = "text/plain; version=0.0.4"
@@ -137,6 +138,7 @@ def sources() -> Sources:
         status=lambda: STATUS,
         view=lambda: RELEASE,
         endpoints=lambda: ENDPOINTS.endpoints,
+        names=lambda: [NameState("http://cart:80", 3, 7, 12.5, "SERVFAIL")],
         events=lambda: {"tripped": 2, "step": 4},
         outcomes=lambda: {"signup": 3},
         notified=Told,
@@ -287,7 +289,16 @@ def test_release_and_circuit() -> None:
     assert value(found, "canaryproxy_circuit_state", state="open") == 0
     assert value(found, "canaryproxy_circuit_trips_total") == 2
     assert value(found, "canaryproxy_release_state", state="running") == 1
-    assert value(found, "canaryproxy_release_info", release="r1", promote="manual") == 1
+    assert (
+        value(
+            found,
+            "canaryproxy_release_info",
+            release="r1",
+            promote="manual",
+            environment="staging",
+        )
+        == 1
+    )
     assert value(found, "canaryproxy_release_step") == 2
     assert value(found, "canaryproxy_release_steps") == 2
     assert value(found, "canaryproxy_release_bake_seconds") == 600
@@ -384,7 +395,12 @@ def test_without_release_canary_and_judge() -> None:
     more = Sources(table=lambda: RouteTable(0.0), status=lambda: status, view=lambda: nothing)
     made = collector(more=more)
     found = samples(OPENMETRICS, made)
-    assert value(found, "canaryproxy_release_info", release="", promote="manual") == 1
+    assert (
+        value(
+            found, "canaryproxy_release_info", release="", promote="manual", environment="staging"
+        )
+        == 1
+    )
     assert value(found, "canaryproxy_release_step") == 0
     assert value(found, "canaryproxy_release_bake_seconds") == 0
     assert value(found, "canaryproxy_release_comparable") == 0
@@ -494,10 +510,12 @@ def test_every_alert_says_what_it_is_and_where_help_is() -> None:
         base, _, anchor = told["runbook_url"].partition("#")
         assert (base, anchor) == (RUNBOOK_URL, rule["alert"].lower())
         assert "$labels.job" in told["description"] or rule["alert"] == "CanaryproxyMissing"
-        assert "dashboard" in told or rule["alert"] == "CanaryproxyMissing"
+        assert told.get("dashboard", "") == "http://{{ $labels.instance }}/" * ("job" in str(told))
+        seen = rule["alert"] in ("CanaryproxyDown", "CanaryproxyMissing")
+        assert seen or "group_left (" in rule["expr"], "the environment is a label"
         assert told["summary"]
         assert not told["summary"].endswith(".")
-        assert told["description"].endswith(".")
+        assert re.sub(r"\{\{.*?\}\}", "", told["description"]).rstrip().endswith(".")
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
 
 

@@ -114,12 +114,12 @@ async def _run(line: str, folder: Path, more: str = "") -> tuple[int, str]:
 
 
 async def test_bounds_and_token_are_as_said(served: Served) -> None:
-    from canaryproxy.admin import bodies, connection, guard, stream
-    from canaryproxy.config import yaml_reader
+    from canaryproxy.admin import bodies, connection, stream
+    from canaryproxy.config import secrets, yaml_reader
 
     bounds, pace = connection.BOUNDS, stream.PACE
     assert (bounds.connections, bounds.streams) == (128, 50)
     assert (bounds.head, bounds.body, bounds.stall, pace.heartbeat) == (15, 10, 10, 15)
-    assert (stream.BACKLOG, guard.MIN_TOKEN) == (256, 16)
+    assert (stream.BACKLOG, secrets.MIN_TOKEN) == (256, 16)
     assert (bodies.MAX_JSON, yaml_reader.MAX_BYTES) == (64 << 10, 1_000_000)
-    assert len(TOKEN) >= guard.MIN_TOKEN
+    assert len(TOKEN) >= secrets.MIN_TOKEN

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from canaryproxy.admin.guard import Guard, Tokens, check_token
+from canaryproxy.admin.guard import Guard
+from canaryproxy.admin.tokens import Tokens, check_tokens
 from canaryproxy.config import Admin
 from canaryproxy.config.secrets import SecretError, SecretSource
+from canaryproxy.release import rollout
 from tests.admin.fake import TOKEN, Served, serve
 
 WEIGHT = '{"weight": 7}'
@@ -147,10 +150,10 @@ async def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     [
         ("fifteen-letters", "at least 16"),
         ("two words of a token", "only letters, digits and punctuation"),
-        (
-            "first-line-of-the-token\nsecond-line-of-the-token",
-            "only letters, digits and punctuation",
-        ),
+        ("ann token-of-ann-of-good-length\nben short", "at least 16"),
+        ("ann token-of-ann-of-good-length\nben two words of a token", "lines of NAME TOKEN"),
+        ("ann: token-of-ann-of-good-length", "a name in .* only letters, digits and"),
+        ("ann the-token-of-both-of-them\nben the-token-of-both-of-them", "the same token twice"),
         ("x" * 5000, "longer than 4096"),
         ("t\u00f6ken-with-sixteen", "only letters, digits and punctuation"),
     ],
@@ -175,21 +178,52 @@ def test_the_check_at_the_start_leaves_a_missing_token_to_the_control_plane(
 ) -> None:
     file = tmp_path / "secret"
     admin = Admin(token_file=str(file))
-    check_token(admin)
+    check_tokens(admin)
     assert not caplog.records
     Guard.of_tcp(admin)
     assert len(caplog.records) == 1
     file.write_text("short")
     with pytest.raises(SecretError, match="too short"):
-        check_token(admin)
+        check_tokens(admin)
+
+
+@pytest.mark.parametrize(
+    ("token", "said", "recorded"),
+    [
+        ("token-of-ann-of-good-length", None, "ann"),
+        ("token-of-ann-of-good-length", "ann", "ann"),
+        ("another-of-ann-for-a-new-laptop", "ann", "ann"),
+        ("token-of-the-pipeline-in-use", "ann", "ann (token ci)"),
+        ("token-of-the-pipeline-in-use", "ann (token ann)", "ann [token ann] (token ci)"),
+        ("nobody-knows-who-holds-it", "ann", "ann"),
+        ("nobody-knows-who-holds-it", "ben (token ann)", "ben [token ann]"),
+        ("nobody-knows-who-holds-it", None, "operator"),
+    ],
+)
+async def test_the_history_has_the_name_of_the_token(
+    tmp_path: Path, token: str, said: str | None, recorded: str
+) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(
+        "ann token-of-ann-of-good-length\nann  another-of-ann-for-a-new-laptop\n\n"
+        "ci\ttoken-of-the-pipeline-in-use\nnobody-knows-who-holds-it\n"
+    )
+    async with serve(tmp_path, token=None, token_file=str(file)) as served:
+        body = "{}" if said is None else json.dumps({"by": said})
+        auth = f"Bearer {token}"
+        done = await served.ask("POST", "/v1/release/pause", body, over="tcp", Authorization=auth)
+        assert done.status == 200
+        assert served.control.acts == [rollout.Pause(by=recorded)]
+        for wrong in ("ann", f"ann {token}", "ann:token-of-ann-of-good-length"):
+            assert await put_weight(served, wrong) == 401
 
 
 def test_sixteen_characters_are_enough(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("sixteen-letters!\r\n")
     tokens = Tokens(SecretSource(file=str(file)))
-    assert tokens.allow("sixteen-letters!")
-    assert not tokens.allow("sixteen-letters!\r\n")
+    assert tokens.find("sixteen-letters!") is not None
+    assert tokens.find("sixteen-letters!\r\n") is None
 
 
 # Hosts

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from canaryproxy import API_HEADER, API_VERSION
+from canaryproxy import API_HEADER, API_VERSION, config
 from canaryproxy.admin.overview import Overviewer
+from canaryproxy.client.tables import overview_lines
 from canaryproxy.config.model.admin import Neighbour
+from canaryproxy.control.release_view import Fleet, Leaving
 from tests.admin.fake import RELEASE, FakeControl, Served, serve
 
 
@@ -185,9 +187,46 @@ async def test_proxies_of_one_release_with_other_steps_are_named(tmp_path: Path)
     assert found[0].problems == [f"other proxies of {RELEASE.release} have other steps"]
 
 
+async def test_a_fleet_of_which_replicas_are_missing_is_named(tmp_path: Path) -> None:
+    def replica(name: str, of: int = 3) -> dict[str, Any]:
+        place = Fleet(
+            group="shop", replica=name, connected=True, error=None, leader="a", leads=name == "a",
+            replicas=of, version=1, judging="sums", conflict=None, propagation=None, silent=0.1,
+            leaving=Leaving(stable=0, canary=0),
+        )  # fmt: skip
+        return {"fleet": place, "host": name}
+
+    async with serve(tmp_path, control=Calm(**replica("b"))) as other:
+        peers = [neighbour(f"unix:{other.unix}")]
+        found = await Overviewer(Calm(**replica("a")), peers).look()
+        whole = await Overviewer(Calm(**replica("a", of=2)), peers).look()
+    assert [row.fleet for row in found.overview] == [
+        "replica a of 3 in shop, leads",
+        "replica b of 3 in shop",
+    ]
+    assert found.missing == ["2 of 3 replicas of shop: name the others in admin.overview"]
+    lines = overview_lines(found.model_dump(mode="json"))
+    assert lines[-1] == found.missing[0]
+    assert "a: replica a of 3 in shop, leads" in lines
+    assert len(whole.missing) == 1, "the other one says that there are three"
+    async with serve(tmp_path, control=Calm(**replica("b", of=2))) as other:
+        peers = [neighbour(f"unix:{other.unix}")]
+        assert (await Overviewer(Calm(**replica("a", of=2)), peers).look()).missing == []
+
+
 async def test_the_route_and_the_page(served: Served) -> None:
     answer = await served.ask("GET", "/v1/overview")
     assert [row["name"] for row in answer.json["overview"]] == ["vm"]
     page = await served.ask("GET", "/overview")
     assert page.status == 200
     assert "script-src 'self'" in page.headers["content-security-policy"]
+
+
+def test_a_name_of_srv_records_is_no_admin_address() -> None:
+    text = """variants: {stable: {endpoints: ["http://127.0.0.1:9001"]}}
+admin: {overview: [{address: "dns+srv://_http._tcp.x.example"}]}
+"""
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(text, file="a.yaml")
+    (problem,) = caught.value.problems
+    assert "admin.overview[0].address: expected http://host:port" in str(problem)

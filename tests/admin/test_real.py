@@ -137,6 +137,27 @@ async def test_hostile_clients_of_the_admin_address_disturb_nobody(real: Proxy) 
             assert (await client.next("release")).data["state"] == "paused"
 
 
+async def test_in_a_ramp_down_users_move_to_stable_only_and_in_the_end_all(real: Proxy) -> None:
+    text = (await real.ask("GET", "/v1/config")).json["text"]
+    plan = "steps: [{weight: 50, bake: 5m}, {weight: 100}]\n  ramp_down: {over: 2s}\njudge:"
+    changed = text[: text.index("steps:")] + plan + text.partition("judge:")[2]
+    put = await real.ask("PUT", "/v1/config", changed, Content_Type="application/yaml")
+    assert put.status == 200, put.body
+    await real.wait_for(weight=50.0)
+    before = await real.traffic(40)
+    assert set(before) == {"stable", "canary"}
+    assert (await real.ask("POST", "/v1/release/abort")).json["state"] == "aborting"
+    async with asyncio.timeout(60):
+        while (await real.release())["state"] == "aborting":
+            now = await real.traffic(40)
+            back = [user for user in range(40) if (before[user], now[user]) == ("stable", "canary")]
+            assert not back
+            before = now
+    assert set(await real.traffic(40)) == {"stable"}
+    records = (await real.ask("GET", "/v1/history")).json["records"]
+    assert [record["what"] for record in records][-2:] == ["aborting", "aborted"]
+
+
 async def test_it_ends_with_streams_open(real: Proxy) -> None:
     assert real.process is not None
     async with stream(real, "unix") as one, stream(real, "tcp") as other:

@@ -214,8 +214,11 @@ class FakeAdmin:
         return answer
 
     async def _acts(self, _request: web.Request) -> web.Response:
-        users = {"acts": [{"act": name, "moved": 1234} for name in self.scene.document["allowed"]]}
-        return web.json_response(users, headers={"ETag": self.etag})
+        says = ["25% of users go to stable and come back once 40 tunnels and streams have left"]
+        acts = [
+            {"act": name, "moved": 1234, "says": says} for name in self.scene.document["allowed"]
+        ]
+        return web.json_response({"acts": acts}, headers={"ETag": self.etag})
 
     async def _endpoints(self, _request: web.Request) -> web.Response:
         return web.json_response(self.scene.endpoints())
@@ -248,6 +251,9 @@ class FakeAdmin:
         if request.path == "/v1/release/drill":
             figures = {
                 "seconds_to_last_request": 0.013,
+                "seconds_to_last_connection": 31.2,
+                "connections": 40,
+                "connections_left": 0,
                 "weight": 25.0,
                 "requests_after": 2,
             }

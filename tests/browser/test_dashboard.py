@@ -95,6 +95,7 @@ def test_long_lived_connections_are_counted_down_while_they_leave(page: Page, se
         "1,253 tunnels and streams on canary whose users have moved: the last one is closed",
     )
     page.says("variants", "within 1 min ")
+    page.says("banner-next", "1,253 tunnels and streams on canary whose users have moved")
     leaving(1, -1.0)
     page.says("variants", "1 tunnel or stream on canary whose users have moved: overdue.")
     leaving(0, 0.0)
@@ -321,9 +322,10 @@ def test_drill_trip_and_reload_say_what_came_of_them(page: Page, serve: Serve) -
     assert fake.received[0].if_match == '"c1"', "that of the configuration"
     page.press("d")
     page.dialog()
-    page.says("confirm-says", "Rehearses a rollback with live traffic")
+    page.says("confirm-says", "come back once 40 tunnels and streams have left.")
     page.of("confirm-do").click()
     page.says("outcome", "13 ms after the trip (2 requests in total)")
+    page.says("outcome", "the last of 40 tunnels and streams left it after 31.2 s.")
     page.press("t")
     page.dialog()
     page.of("confirm-do").click()
@@ -541,8 +543,9 @@ def test_history_is_filtered(page: Page, serve: Serve) -> None:
     page.open(fake.url)
     rows = "#history tbody tr"
     everything = len(page.all(rows))
-    assert everything == len(fake.scene.records)
-    assert page.all(f"{rows}:first-child .what")[0].text == "stopped", "the newest first"
+    told = [one["what"] for one in fake.scene.records if one["what"] not in ("stopped", "restored")]
+    assert everything == len(told) < len(fake.scene.records), "a trip is one line"
+    assert page.all(f"{rows}:first-child .what")[0].text == "tripped", "the newest first"
     moment = page.all(f"{rows}:first-child time")[0]
     assert str(moment.get_dom_attribute("title")).endswith(" UTC")
     page.run(
@@ -629,6 +632,13 @@ def test_endpoints_and_routes_are_tables(page: Page, serve: Serve) -> None:
     bad = scene.document["variants"]["canary"]["endpoints"][1]["url"]
     page.says("endpoint-table", "Endpoints, last 1 min 4 s")
     page.says("route-table", "50.0% of the requests are counted")
+    heads = page.run(
+        "return [...document.querySelectorAll('#route-table th[scope=col]')].map((each) => each.textContent)"
+    )
+    assert heads == [
+        *("Route", "Judge", "stable requests", "stable failed", "stable P95"),
+        *("canary requests", "canary failed", "canary P95"),
+    ]
 
     def row(table: str, name: str) -> list[str]:
         rows: list[list[str]] = page.run(
@@ -687,7 +697,8 @@ def test_a_replica_says_how_its_fleet_is(page: Page, serve: Serve) -> None:
 
 
 def test_steps_say_what_they_wait_for(page: Page, serve: Serve) -> None:
-    fake = serve(healthy())
+    scene = healthy()
+    fake = serve(scene)
     page.open(fake.url)
     assert [step.get_dom_attribute("aria-current") for step in page.all("#steps li")] == [
         None, None, "step", None, None,
@@ -695,6 +706,11 @@ def test_steps_say_what_they_wait_for(page: Page, serve: Serve) -> None:
     page.says("progress", "3 min 12 s of 10 min")
     page.says("progress", "9,600 of 1,000")
     page.says("progress", "Waiting before the next step: bake time 3 min 12 s of 10 min")
+    *begin, last = scene.document["steps"]
+    held = last | {"weight": 99.0, "bake": 86400.0, "hold_back": True}
+    fake.update(steps=[*begin, held, last])
+    page.says("steps", "hold-back, 1 d")
+    fake.update(steps=[*begin, last])
     fake.update(gate={"state": "refused", "cause": "http://gate/: not on Fridays"})
     page.says("progress", "A gate refused the next step: http://gate/: not on Fridays")
     fake.update(ready=True, gate=None)
@@ -733,6 +749,10 @@ def test_dialogs_tell_who_moves(page: Page, serve: Serve) -> None:
     fake.update(state="paused", step=3, weight=7.5, ready=False, level="suspect", metrics=metrics)
     says("resume", "17.5% of users move from stable to the canary", "Step 3 of 5 continues.")
     says("promote", "Caution: the judge reports latency as suspect.")
+    fake.update(state="promoted", step=5, weight=100.0, allowed=["abort", "trip"])
+    previous = "Stable must still run the version before this release."
+    says("trip", "100% of users move from the canary to stable", previous)
+    says("abort", "The promotion is taken back", previous)
     fake.update(state="aborted", weight=0.0, allowed=["start"])
     says("start", "1% of users move from stable to the canary", "0% → 1%")
 

@@ -8,13 +8,15 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from canaryproxy.cli import COMMANDS, SECTIONS, command_named, main
+from canaryproxy.cli import COMMANDS, SECTIONS, command_named, main, target
+from canaryproxy.cli.common import Ended
 from canaryproxy.client.text import clean
 from tests.cli.fake import (
     Fake,
@@ -42,6 +44,7 @@ OPERATIONS: list[tuple[list[str], dict[str, Any], str, dict[str, Any], str, bool
     (["abort"], {}, "abort", {}, "Abort cart-2.4: 5% of users (about 10 of 200 seen", False),
     (["reset"], TRIPPED, "reset", {}, "Reset cart-2.4: 5% of users (about 10 of 200 seen", True),
     (["trip"], {}, "trip", {}, "Trip cart-2.4: 5% of users", False),
+    (["rollback", "looks", "wrong"], {}, "trip", {"cause": "looks wrong"}, "Trip cart-2.4", False),
     (["trip", "looks", "wrong"], {}, "trip", {"cause": "looks wrong"}, "Trip cart-2.4", False),
     (
         ["accept", "errors", "GET", "/old", "--reason", "removed"], {},
@@ -306,6 +309,26 @@ async def test_a_token_goes_to_http_only(tmp_path: Path, fake: Fake) -> None:
     assert "Authorization" not in fake.changes[0].headers
     done = await command("pause", "--token-file", "missing", folder=tmp_path)
     assert done.status == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("secret-secret-secret\n", "secret-secret-secret"),
+        ("ann secret-secret-secret\n", "secret-secret-secret"),
+        ("ann secret-secret-secret\nben other-secret-of-ben\n", "several tokens: put yours alone"),
+        ("ann secret secret-secret\n", "invalid token"),
+    ],
+)
+def test_a_token_may_stand_beside_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, sent: str
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(text)
+    with suppress(Ended):
+        assert target._target("http://127.0.0.1:9", None, file).token == sent
+        return
+    assert sent in capsys.readouterr().err
 
 
 async def test_history_shows_the_newest_records_without_control_characters(

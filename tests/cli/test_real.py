@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import signal
 import sys
@@ -19,6 +20,7 @@ from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
+ME = getpass.getuser()
 TOKEN = "0123456789-abcdef"
 CONFIG = """\
 listen: 127.0.0.1:{port}
@@ -38,7 +40,7 @@ state: ./run/state.json
 @asynccontextmanager
 async def process(*arguments: str, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     running = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *arguments, cwd=folder, env=environment(ADMIN_TOKEN=TOKEN)
+        sys.executable, "-m", *arguments, cwd=folder, env=environment(ADMIN_TOKEN=f"ci {TOKEN}")
     )
     try:
         yield running
@@ -146,6 +148,7 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
         assert "--token-file" in await do("pause", *over_http, status=1)
         assert "--token-file" in await do("start", "--id", "x", *over_http, status=1)
         await do("pause", *over_http, CANARYPROXY_TOKEN=TOKEN)
+        assert f"by {ME} (token ci)" in await do("history", "-n", "1")
         await do("resume", "-c", "c.yaml")
 
         config = (tmp_path / "c.yaml").read_text()
@@ -172,6 +175,12 @@ async def test_a_release_from_the_command_line(tmp_path: Path) -> None:
             await seen.shows("PROMOTED")
 
         assert json.loads(await do("status", "--json"))["weight"] == 100.0
+        said = await do("rollback", "checkout looks wrong")
+        assert "stable must still run the version before it" in said
+        assert "is tripped" in said
+        assert json.loads(await do("status", "--json"))["weight"] == 0.0
+        assert "is running at 20% (step 1 of 3)" in await do("reset")
+        assert "is promoted, all users on the canary" in await do("promote")
         assert "is aborted" in await do("abort")
         assert "is running at 20% (step 1 of 3)" in await do("start")
         proxy.send_signal(signal.SIGTERM)

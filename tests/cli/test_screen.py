@@ -55,7 +55,7 @@ def test_it_says_everything() -> None:
         "next step waiting: 130 of 1000 requests", "circuit   closed",
         "195", "0.50%", "12 ms", "50 ms", "90 ms", "1 usable",
         "canary errors 0.6× to 1.4× stable's rate", "canary slow responses at least 1.1× stable's rate",
-        "canary stalls at most 2.5× stable's rate", "not known yet", "0.8:1",
+        "canary stalls at most 2.5× stable's rate", "canary 0.59%, stable 0.50%", "0.8:1",
         "cause 4", "cause 8",
         "verdict   the judge sees no regression in 512 canary requests since it began",
         "canary's rate, this step (12 s)",
@@ -90,6 +90,7 @@ def test_what_is_wrong_is_loud() -> None:
         config={"error": "c.yaml:3:1: listen: no address", "restart_needed": ["listen", "workers"]},
         gate={"state": "refused", "cause": "status 503"},
         at_fault=["1 of 2 canary endpoints fails: http://bad (48 of 50 requests failed)"],
+        unresolved=["http://cart has not been resolved for 2 min: SERVFAIL"],
         variants={"stable": {"endpoints": [{"url": "http://dead:1", "usable": False}]}, "canary": None},
     )  # fmt: skip
     for part in (
@@ -98,6 +99,7 @@ def test_what_is_wrong_is_loud() -> None:
         "the previous one stays in force: c.yaml:3:1: listen: no address",
         "restart needed to apply listen, workers",
         "refused: status 503", "0 of 1", "not usable: http://dead:1", "not configured",
+        "endpoints http://cart has not been resolved for 2 min: SERVFAIL",
         "endpoints 1 of 2 canary endpoints fails: http://bad (48 of 50 requests failed)",
     ):  # fmt: skip
         assert part in shown, part
@@ -133,8 +135,8 @@ def test_the_overview_shows_the_metrics_that_matter_and_names_the_others() -> No
     plain = document()["metrics"][0]
     quiet = [
         {**plain, "metric": f"m{one}", "log_evidence": one / 10, "proven": one == 2}
-        for one in range(5)
-    ]
+        for one in range(4)
+    ] + [{**plain, "metric": "m4", "log_evidence": plain["hold_limit"] / 2}]
     bad = [
         {**plain, "metric": "errors", "level": "breach", "reason": "why it is one"},
         {**plain, "metric": "latency", "level": "suspect"},
@@ -144,8 +146,8 @@ def test_the_overview_shows_the_metrics_that_matter_and_names_the_others() -> No
     shown = text(metrics=[*quiet, *bad], level="breach")
     assert "breach    why it is one" in shown, "no figure beside that of the cause"
     rows = [line.split()[0] for line in shown.splitlines() if "━" in line or "─" * 9 in line]
-    assert rows == ["m4", "errors", "latency", "size"], (
-        "those that matter, and the worst of the rest"
+    assert rows == ["errors", "latency", "size", "m4"], (
+        "the worst first, and what is on its way to a hold"
     )
     assert " ok        3 metrics (--all): m0, m1, m3" in shown
     assert " proven    1 metric (--all): m2" in shown
@@ -153,6 +155,55 @@ def test_the_overview_shows_the_metrics_that_matter_and_names_the_others() -> No
     everything = text(every=True, metrics=[*quiet, *bad], level="breach")
     assert "--all" not in everything
     assert all(f" {one['metric']} " in everything for one in (*quiet, *bad))
+
+
+def test_where_all_is_well_the_headlines_are_shown() -> None:
+    """A metric without data does not stand for the others."""
+    plain = document()["metrics"][0]
+    names = ("size", "errors", "latency", "latency_p99", "business")
+    metrics = [{**plain, "metric": name, "log_evidence": -1.0} for name in names]
+    blind = {**plain, "metric": "connections", "comparable": False, "log_evidence": 0.0}
+    shown = text(metrics=[blind, *metrics])
+    rows = [line.split()[0] for line in shown.splitlines() if "━" in line or "─" * 9 in line]
+    assert rows == ["errors", "latency", "business"]
+
+
+def test_a_warm_up_is_waited_for_and_what_holds_is_said_once() -> None:
+    warming = "warming up: 21 s of 30 s; slow responses do not count yet"
+    shown = text(hold=warming, holds=[warming])
+    assert " next step waiting: warming up: 21 s of 30 s" in shown
+    worse = "errors look worse: 4 of 41 requests"
+    verdict = {"kind": "held", "said": f"the judge holds the step: {worse}"}
+    shown = text(hold=worse, holds=[worse], verdict=verdict)
+    assert (shown.count(worse), "next step held: see the verdict" in shown) == (1, True)
+
+
+def test_a_trip_is_one_line_of_the_history() -> None:
+    records = [
+        {"time": 1.0, "what": what, "cause": "error rate 20%"} for what in ("tripped", "stopped")
+    ]
+    shown = text(records)
+    assert shown.count("error rate 20%") == 1
+
+
+def test_tunnels_and_streams_have_a_column_where_there_are_any() -> None:
+    side = document()["variants"]["stable"]
+    some = {**side, "long_lived": {"tunnels": 1200, "streams": 53, "leaving": 0, "until": None}}
+    shown = text(variants={"stable": some, "canary": side})
+    (head,) = [line for line in shown.splitlines() if line.startswith(" last 10 s")]
+    assert "long-lived" in head
+    assert "1,253" in shown
+    assert "long-lived" not in text()
+
+
+def test_what_other_replicas_have_left_is_said() -> None:
+    fleet = {
+        "group": "shop", "connected": True, "leads": True, "replicas": 3, "conflict": None,
+        "leaving": {"stable": 0, "canary": 41},
+    }  # fmt: skip
+    shown = text(fleet=fleet)
+    assert "shop: 3 replicas, this replica leads; traffic and percentiles are of this" in shown
+    assert " leaving   41 tunnels and streams on canary at all replicas, 0 here" in shown
 
 
 def test_what_never_began_has_no_age() -> None:

@@ -396,8 +396,8 @@ def test_same_site_and_the_forwarding_field_are_names_in_any_case(written: str) 
 
 ONLY_PARSE_KNOWS = {
     "admin_open", "admin_socket_taken", "admin_tokens", "admit_header", "alpha_order", "duration_long",
-    "endpoint_label", "endpoint_port", "endpoint_twice", "gate_timeout", "host_prefix", "listen_admin",
-    "listen_every_v6",
+    "endpoint_label", "endpoint_port", "endpoint_twice", "gate_timeout", "hold_back", "host_prefix",
+    "listen_admin", "listen_every_v6",
     "listen_localhost", "listen_loop", "listen_loop_every", "listen_port", "listen_sexagesimal",
     "listen_twice", "match_regex", "outcome_unknown", "own_socket", "regex_large", "regex_lookahead",
     "secret_two", "steps_fall", "sticky_cookie_only", "variant_header", "weight_fine",

@@ -25,6 +25,7 @@ variants:
   stable:
     endpoints: ["https://h.example:1"]
     tls: {ca: ca.pem, server_name: s.example, cert: a.pem, key: a.key}
+    health: {path: /up, host: s.example}
   canary: {endpoints: ["unix:/tmp/y.sock"]}
 dns: {interval: 5s, family: ipv4, servers: ["127.0.0.1:53"]}
 split:

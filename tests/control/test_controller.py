@@ -80,6 +80,73 @@ async def test_a_breach_opens_the_circuit_within_the_tick(tmp_path: Path) -> Non
         assert record.figures["metrics"]["errors"]["canary"][1] <= 8
 
 
+async def test_a_breach_of_an_irreversible_release_moves_nobody_and_says_so(tmp_path: Path) -> None:
+    text = RELEASE.replace("id: r1,", "id: r1, reversible: false,")
+    async with running(tmp_path, text) as made:
+        await made.run(1, stable=(50, 0), canary=(1, 0))
+        weight = made.weight
+        await made.run(3, stable=(50, 0), canary=(2, 2))
+        status = made.controller.status()
+        assert (made.weight, status.rollout.state) == (weight, rollout.State.PAUSED)
+        assert weight > 0
+        assert made.whats.count("breached") == 1
+        assert not {"tripped", "cleared"} & set(made.whats)
+        view = made.release_view
+        assert view["breach"].startswith("error rate ")
+        assert (view["reversible"], view["circuit"]["state"]) == (False, "closed")
+    async with running(tmp_path, text) as again:
+        assert (again.weight, again.release_view["state"]) == (weight, "paused")
+        await again.control.act(rollout.Resume())
+        assert again.release_view["breach"] is None
+        await again.run(2, stable=(50, 0), canary=(2, 2))
+        assert (again.weight, again.whats.count("breached")) == (weight, 2)
+        again.file.write_text(again.whole(text.replace("reversible: false", "reversible: true")))
+        again.reloader.reload("ann")
+        await again.run(1, stable=(50, 0), canary=(2, 2))
+        assert (again.weight, again.release_view["state"]) == (0, "tripped")
+
+
+RAMP = "release: {id: r1, steps: [{weight: 50, bake: 1h}, {weight: 100}], ramp_down: {over: 10s}}\n"
+
+
+async def test_an_abort_ramps_down_and_says_how_far_it_is(tmp_path: Path) -> None:
+    async with running(tmp_path, RAMP) as made:
+        await made.control.act(rollout.Abort("ann"))
+        view = made.release_view
+        assert (made.weight, view["state"], view["ramp_down"]) == (50, "aborting", 10.0)
+        assert set(view["allowed"]) == {"abort", "trip"}
+        weights = []
+        for _ in range(11):
+            await made.run(1, stable=(9, 0), canary=(1, 0))
+            weights.append(made.weight)
+        assert weights == sorted(weights, reverse=True)
+        assert len(set(weights)) >= 10
+        assert made.release_view["state"] == "aborted"
+        assert (made.weight, made.whats[-2:]) == (0, ["aborting", "aborted"])
+
+
+async def test_a_trip_in_the_middle_of_a_ramp_down_is_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path, RAMP) as made:
+        await made.control.act(rollout.Abort("ann"))
+        await made.run(2, stable=(9, 0), canary=(1, 0))
+        made.controller.act(circuit.Trip("manually by ann"))
+        assert (made.weight, made.release_view["state"]) == (0, "aborted")
+        await made.control.act(circuit.Reset())
+        assert made.weight == 0
+
+
+async def test_a_restart_in_the_middle_of_a_ramp_down_ends_it(tmp_path: Path) -> None:
+    async with running(tmp_path, RAMP) as made:
+        await made.control.act(rollout.Abort("ann"))
+        await made.run(2, stable=(9, 0), canary=(1, 0))
+        assert 0 < made.weight < 50
+    async with running(tmp_path, RAMP) as again:
+        assert again.weight == 0
+        await again.run(1, stable=(9, 0))
+        assert again.release_view["state"] == "aborted"
+        assert {table.limit for table in again.plane.tables} == {0}
+
+
 async def test_silence_is_not_success(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         await made.run(20)

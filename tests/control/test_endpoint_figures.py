@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from canaryproxy.control.endpoint_figures import (
     SPAN,
+    AtFault,
     EndpointFigures,
     EndpointReading,
     standing_out,
@@ -102,13 +103,16 @@ def test_recent_figures_are_those_of_a_minute() -> None:
 def test_the_words_are_of_the_last_minute_or_else_of_the_step() -> None:
     plane = Plane()
     plane.figures.take(0.0, 0.0)
-    assert plane.figures.at_fault(0.0, CANARY) == ""
+    assert plane.figures.at_fault(0.0, CANARY) is None
     plane.bad, plane.good = counted(50, 48), counted(50, 0)
-    words = "1 of 2 canary endpoints fails: http://bad (48 of 50 requests failed)"
-    assert plane.figures.at_fault(1.0, CANARY) == words
+    words = "1 of 2 canary endpoints fails: http://bad (48 of 50 requests failed in {})"
+    at_fault = AtFault(words.format("1 s"), ("http://bad",), 2)
+    assert plane.figures.at_fault(1.0, CANARY) == at_fault
     for second in range(200):
         plane.figures.take(float(second), 0.0)
-    assert plane.figures.at_fault(200.0, CANARY) == words, "of the step"
+    of_step = plane.figures.at_fault(200.0, CANARY)
+    assert of_step is not None
+    assert of_step.said == words.format("3 min 20 s")
     plane.figures.take(200.0, 199.0)  # another step
-    assert plane.figures.at_fault(200.0, CANARY) == ""
-    assert plane.figures.at_fault(200.0, STABLE) == ""
+    assert plane.figures.at_fault(200.0, CANARY) is None
+    assert plane.figures.at_fault(200.0, STABLE) is None

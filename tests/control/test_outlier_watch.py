@@ -86,3 +86,18 @@ async def test_a_single_endpoint_is_never_ejected(tmp_path: Path) -> None:
         world.plane.readings[STABLE] = [reading("http://s:1", counts(at, at))]
         tick(world)
     assert not any(world.plane.ejected.values())
+
+
+async def test_a_canary_endpoint_that_fails_its_checks_holds_the_step(tmp_path: Path) -> None:
+    world = World(tmp_path, TEXT, base="")
+    said = "1 of 3 canary endpoints is out of service: http://a:1 (check failed: status 503)"
+    world.plane.failing = (said,)
+    tick(world)
+    seen = world.controller.status().assessment
+    assert seen is not None
+    assert said in seen.holds
+    world.plane.failing = ()
+    tick(world)
+    seen = world.controller.status().assessment
+    assert seen is not None
+    assert said not in seen.holds

@@ -44,10 +44,10 @@ ASSESSMENT = Assessment(
 )
 
 
-def shown(seen: Assessment, accepted: frozenset[str] = frozenset()) -> view.Release:
+def shown(seen: Assessment, accepted: frozenset[str] = frozenset(), users: int = 0) -> view.Release:
     status = Status(
         "r1",
-        Rollout(State.RUNNING, accepted=accepted),
+        Rollout(State.RUNNING, accepted=accepted, users=users),
         Circuit(),
         seen,
         5.0,
@@ -70,6 +70,7 @@ def shown(seen: Assessment, accepted: frozenset[str] = frozenset()) -> view.Rele
         environment=None,
         host="vm",
         at_fault=[],
+        unresolved=[],
         version="1",
         pid=1,
         main_pid=1,
@@ -122,7 +123,7 @@ def test_evidence_without_a_trial_is_no_number_in_json() -> None:
 
 
 def test_users_and_holds_are_shown() -> None:
-    found = shown(replace(ASSESSMENT, users=7, holds=("looks worse", "blind")))
+    found = shown(replace(ASSESSMENT, holds=("looks worse", "blind")), users=7)
     assert (found.users, found.steps[0].min_users, found.holds) == (7, 20, ["looks worse", "blind"])
     users = found.metrics[0].users
     assert users == view.Users(stable=760, canary=40, hurt=3)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from canaryproxy import config
 from canaryproxy.config import PathMatch
-from canaryproxy.control.settings import judge_settings
+from canaryproxy.control.settings import judge_settings, plan
 from canaryproxy.judging.settings import (
     BusinessRule,
     ContentRule,
@@ -55,6 +59,40 @@ def test_rules_of_the_file_reach_the_judge() -> None:
     assert (found.routes, found.named) == (False, ())
     assert (found.min_users, found.warmup, found.not_up) == (5, 60.0, 180.0)
     assert found.steps == (5.0, 50.0)
+
+
+@given(
+    st.lists(st.integers(1, 9_999), min_size=1, max_size=6, unique=True),
+    st.integers(1, 9_999),
+    st.booleans(),
+)
+def test_a_hold_back_is_the_step_before_the_last_users_move(
+    weights: list[int], share: int, ends: bool
+) -> None:
+    rising = [one / 100 for one in sorted(weights)] + [100.0] * ends
+    text = (
+        f"{_VARIANTS}\nrelease:\n  id: a\n  steps: [{', '.join(f'{{weight: {one}}}' for one in rising)}]\n"
+        f"  hold_back: {{share: {share / 100}%, bake: 24h}}\n"
+    )
+    if share >= 10_000 - max(weights):
+        with pytest.raises(
+            config.ConfigError, match=r"release\.hold_back\.share: expected a share"
+        ):
+            config.parse(text, file="f")
+        return
+    found = config.parse(text, file="f")
+    steps = plan(found).steps
+    assert [step.weight for step in steps] == sorted({*rising, round(100 - share / 100, 2)})
+    (held,) = (step for step in steps if step.hold_back)
+    assert (held.bake, held.control_group) == (86_400.0, f"{share / 100:g}% of users")
+    assert judge_settings(found, {}).steps == tuple(step.weight for step in steps)
+
+
+def test_without_a_hold_back_no_step_is_one() -> None:
+    found = config.parse(
+        f"{_VARIANTS}\nrelease: {{id: a, steps: [{{weight: 99, bake: 24h}}]}}", file="f"
+    )
+    assert [step.hold_back for step in plan(found).steps] == [False]
 
 
 def test_named_routes_and_the_finer_rules_reach_the_judge() -> None:

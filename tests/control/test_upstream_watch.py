@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +56,58 @@ def test_with_no_endpoint_of_either_variant_no_line_promises_the_other_one() -> 
     assert [line.text.partition("; ")[2] for line in lines if "is down" in line.text] == [
         "no endpoint of either variant left: requests are tried on all of them all the same"
     ] * 2
+
+
+def test_with_an_endpoint_of_the_canary_left_the_line_of_stable_counts_it() -> None:
+    watch = UpstreamWatch()
+    watch.observe(0, {v: VariantState([up(f"{v}:1")], 0) for v in ("stable", "canary")})
+    after = {"stable": VariantState([down("s:1")], 0), "canary": VariantState([up("canary:1")], 0)}
+    watch.observe(1, after | {"stable": VariantState([up("s:1")], 0)})
+    (line,) = [one.text for one in watch.observe(2, after) if "is down" in one.text]
+    assert line.endswith(
+        "; no stable endpoint left: requests are tried on all of them all the same"
+    )
+
+
+def test_without_a_canary_the_line_says_what_becomes_of_stables_requests() -> None:
+    watch = UpstreamWatch()
+    watch.observe(0, {"stable": VariantState([up("s:1")], 0)})
+    out = replace(down("s:1"), out="check failed: status 503, wanted 2xx")
+    (line,) = watch.observe(1, {"stable": VariantState([out], 0)})
+    assert line.text == (
+        "stable endpoint s:1 is down: check failed: status 503, wanted 2xx; no stable endpoint left:"
+        " requests are tried on all of them all the same"
+    )
+    assert (line.fields["reason"], line.fields["cause"]) == ("out", out.out)
+
+
+def test_a_panic_begins_and_ends_with_a_line_each() -> None:
+    watch = UpstreamWatch()
+    lines: list[Line] = []
+    for now, panic in enumerate([False, True, True, False, False]):
+        one = down("s:1") if panic else up("s:1")
+        lines += watch.observe(now, {"stable": VariantState([one], 0, panic=panic)})
+    began, ended = [one for one in lines if one.fields["event"].startswith("panic")]
+    assert (began.level, began.fields["event"]) == (logging.ERROR, "panic_began")
+    assert began.text == (
+        "stable panics: none of 1 endpoint is up, so requests are tried all the same"
+    )
+    assert (ended.level, dict(ended.fields)) == (
+        logging.INFO,
+        {"event": "panic_ended", "variant": "stable", "endpoints": 1, "seconds": 2},
+    )
+
+
+def test_a_panic_that_comes_and_goes_is_logged_at_a_bounded_rate_and_in_the_end_truly() -> None:
+    watch = UpstreamWatch()
+    events = []
+    for now in range(200):
+        state = VariantState([down("s:1")], 0, panic=now % 2 == 0 or now > 150)
+        events += [one.fields["event"] for one in watch.observe(now, {"stable": state})]
+    events = [one for one in events if one.startswith("panic")]
+    assert len(events) <= 6 + 200 / 10
+    assert events[-1] == "panic_began"
+    assert all(one != other for one, other in pairwise(events))
 
 
 def test_good_endpoints_are_no_news() -> None:

@@ -57,9 +57,13 @@ class Plane:
         self.tables: list[RouteTable] = []
         self.ejected: dict[int, Mapping[str, str]] = {}
         self.readings: dict[int, list[EndpointReading]] = {}
+        self.failing: tuple[str, ...] = ()
 
     def eject(self, variant: int, causes: Mapping[str, str]) -> None:
         self.ejected[variant] = causes
+
+    def holds(self) -> tuple[str, ...]:
+        return self.failing
 
     def publish(self, table: RouteTable, _version: int) -> None:
         self.tables.append(table)

@@ -33,6 +33,7 @@ def events() -> dict[str, tuple[Operation, Event | None]]:
         f"weight {LOWER:g}": ("weight", rollout.SetWeight(LOWER, "ann")),
         "promote": ("promote", rollout.Promote("ann")),
         "abort": ("abort", rollout.Abort("ann")),
+        "abort --now": ("abort", rollout.Abort("ann", now=True)),
         "accept client_errors": ("accept", rollout.Accept("client_errors", "ann")),
         "trip": ("trip", circuit.Trip("manually by ann")),
         "reset": ("reset", circuit.Reset("ann")),
@@ -43,18 +44,21 @@ def events() -> dict[str, tuple[Operation, Event | None]]:
 def _after(*taken: transitions.Event, plan: Plan = PLAN, here: Rollout = Rollout()) -> Here:  # noqa: B008
     """Return the release after some events, 240 seconds ago."""
     broken = Circuit()
+    settings = SETTINGS if plan.reversible else replace(SETTINGS, cooldown=None)
     for event in taken:
-        change = transitions.step(broken, here, event, NOW - 240.0, plan, SETTINGS)
+        change = transitions.step(broken, here, event, NOW - 240.0, plan, settings)
         broken, here = change.circuit, change.rollout
     release = "cart-2.4" if plan.steps else None
-    return Here(release, broken, here, plan, SETTINGS, here.weight, NOW, SEEN, USERS)
+    return Here(release, broken, here, plan, settings, here.weight, NOW, SEEN, USERS)
 
 
 def states() -> dict[str, Here]:
     """Return the states of a release, as the page names them."""
     start, trip = rollout.Start(), circuit.Trip("error rate 2.36% on canary vs 0.15% on stable")
     running = _after(start)
+    ramp = replace(PLAN, ramp_down=3600.0)
     manual = replace(PLAN, promote="manual")
+    irreversible = replace(PLAN, reversible=False)
     tripped = _after(start, trip)
     probing = transitions.step(
         replace(tripped.circuit, left=0.0),
@@ -75,7 +79,13 @@ def states() -> dict[str, Here]:
         "Tripped at 5%": tripped,
         "Probing after a cool-down": replace(probe, weight=probe.rollout.weight),
         "Promoted": _after(start, rollout.Promote()),
+        "Running at 5%, `ramp_down: {over: 1h}`": _after(start, plan=ramp),
+        "Aborting, `ramp_down: {over: 1h}`": _after(start, rollout.Abort(), plan=ramp),
         "Aborted": _after(start, rollout.Abort()),
+        "Running at 5%, `reversible: false`": _after(start, plan=irreversible),
+        "Paused by a regression, `reversible: false`": _after(
+            start, rollout.Breach("error rate 9%"), plan=irreversible
+        ),
     }
 
 
@@ -111,7 +121,8 @@ What an operator can do, and what it does to users. Commands, dashboard and API 
 An act that gives the canary users, or takes a protection away, *asks*: a command in a terminal (unless
 `--yes` is given), the dashboard by a warning. An act towards stable (`trip`, `abort`, `pause`, a lower
 weight) does not ask, and never loses a race: whatever has changed since you looked, such as a step that
-passed, it is done. Any other act is refused then (412), and nothing changes.
+passed, it is done; with `release.reversible: false` it asks. Any other act is refused then (412), and
+nothing changes.
 
 "Nothing to do" means that what the act is for is in force: the command says so and exits with 0, the API
 responds with 409. `start` and `reset` both begin with a new judge, so no evidence from before counts.

@@ -22,12 +22,16 @@ TOWARDS: dict[str, tuple[str, ...]] = {
     "Tripped at 5%": ("trip",),
     "Probing after a cool-down": ("trip",),
     "Promoted": ("promote",),
+    "Running at 5%, `ramp_down: {over: 1h}`": (),
+    "Aborting, `ramp_down: {over: 1h}`": ("abort",),
     "Aborted": ("abort",),
+    "Running at 5%, `reversible: false`": (),
 }
-"""The acts that lead to a state of the page. Readiness needs traffic: ``tests/release/test_acts.py``."""
+"""The acts that lead to a state of the page. Others need traffic: ``tests/release/test_acts.py``."""
 STATES: dict[str, dict[str, Any]] = {
     "Tripped at 5%": {"state": "tripped"},
     "Probing after a cool-down": {"state": "probing", "weight": 1.0},
+    "Aborting, `ramp_down: {over: 1h}`": {"state": "aborting"},
 }
 """What to wait for."""
 
@@ -36,8 +40,11 @@ def test_the_page_is_current() -> None:
     assert acts_table.PAGE.read_text() == acts_table.page(), "python -m tests.docs.acts_table"
 
 
-def test_every_state_but_readiness_is_tried() -> None:
-    assert set(states()) - set(TOWARDS) == {"Ready for the next step (`promote: manual`)"}
+def test_every_state_that_acts_lead_to_is_tried() -> None:
+    assert set(states()) - set(TOWARDS) == {
+        "Ready for the next step (`promote: manual`)",
+        "Paused by a regression, `reversible: false`",
+    }
 
 
 async def into(real: Proxy, name: str, number: int) -> None:
@@ -48,6 +55,10 @@ async def into(real: Proxy, name: str, number: int) -> None:
         f"release:\n  id: r{number}\n"
         "  steps: [{weight: 5, bake: 5m, min_requests: 500}, {weight: 50, bake: 5m}, {weight: 100}]\n"
     )
+    if "reversible: false" in name:
+        release += "  reversible: false\n"
+    if "ramp_down" in name:
+        release += "  ramp_down: {over: 1h}\n"
     split = "split: {sticky: {header: X-User-Id}, weight: 5}\n"
     if name.startswith("No release"):
         # a release in between, so that the weight is the configuration's again
@@ -80,8 +91,9 @@ async def test_a_running_proxy_previews_and_does_what_the_page_says(
     async with proxy(tmp_path) as real:
         for number, (typed, _, said) in enumerate(acts_table.previews(here)):
             operation, _, value = typed.partition(" ")
+            value = "true" if value == "--now" else value
             await into(real, name, number)
-            names = {"weight": "weight", "accept": "metric"}
+            names = {"weight": "weight", "accept": "metric", "abort": "now"}
             query = f"?{names[operation]}={value}" if value else ""
             listed = (await real.ask("GET", f"/v1/acts{query}")).json["acts"]
             (preview,) = [one for one in listed if one["act"] == operation]
@@ -90,7 +102,7 @@ async def test_a_running_proxy_previews_and_does_what_the_page_says(
             assert preview["becomes"] == said.becomes.value, typed
             assert (preview["refusal"] is None) == (said.refusal is None), (typed, preview)
             method, path = PATHS.get(operation, ("POST", f"/v1/release/{operation}"))
-            body = BODIES.get(operation) or ({"weight": float(value)} if value else {})
+            body = BODIES.get(operation) or ({names[operation]: json.loads(value)} if value else {})
             dry = await real.ask(method, f"{path}?dry_run=true", json.dumps(body))
             for key in ("act", "asks", "already", "before", "after", "becomes", "refusal"):
                 assert dry.json[key] == preview[key], (typed, key, dry.json)
@@ -98,4 +110,6 @@ async def test_a_running_proxy_previews_and_does_what_the_page_says(
             assert done.status == (200 if said.refusal is None else 409), (typed, done.body)
             after = await real.release()
             expected = (said.after, said.becomes.value)
+            if said.becomes.value == "aborting":  # it has only begun
+                expected = (here.weight, "aborting")
             assert (after["weight"], after["state"]) == expected, (typed, after)

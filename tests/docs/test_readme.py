@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from canaryproxy import config
+from tests.ports import named_ports
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -51,6 +52,7 @@ def services(folder: Path) -> Iterator[None]:
     lines = [line.removesuffix(" &") for line in COMMANDS if line.endswith(" &")]
     assert len(lines) == 2
     with ExitStack() as stack:
+        stack.enter_context(named_ports(8080, *(int(line.split()[-1]) for line in lines)))
         for line in lines:
             service = subprocess.Popen(shlex.split(line), cwd=folder, env=ENVIRONMENT)
             stack.callback(service.wait)

@@ -17,6 +17,7 @@ from canaryproxy.fleet.record_log import Entry, StoredEntry
 from canaryproxy.fleet.redis_store import CommitResult
 from canaryproxy.fleet.state import Document
 from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.measure import counters
 from canaryproxy.measure.records import ENDED, FAILED, pack_first, pack_second, pack_third
 from canaryproxy.release import circuit, rollout
 
@@ -198,6 +199,29 @@ async def test_operators_act_at_any_replica(tmp_path: Path, server: RedisServer)
         await soon(lambda: all(other.weight == 30 for other in replicas), "reset")
 
 
+async def test_a_ramp_down_falls_everywhere_and_ends_once(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    text = RELEASE + "  ramp_down: {over: 2s}\n"
+    async with fleet(tmp_path, [server.port] * 2, text) as replicas:
+        seen: list[list[float]] = [[one.weight for one in replicas]]
+
+        def ended() -> bool:
+            seen.append([one.weight for one in replicas])
+            return all(one.document["state"] == "aborted" for one in replicas)
+
+        await replicas[1].control.act(rollout.Abort("ann"))
+        await soon(ended, "the end of the ramp down")
+        for at in range(2):
+            weights = [row[at] for row in seen]
+            assert weights == sorted(weights, reverse=True)
+            assert weights[-1] == 0
+            assert [what for what in replicas[at].whats if what.startswith("abort")] == [
+                "aborting",
+                "aborted",
+            ]
+
+
 async def test_a_reset_goes_on_with_what_was_learnt_of_stable(
     tmp_path: Path, server: RedisServer
 ) -> None:
@@ -269,6 +293,24 @@ async def test_drills_at_once_end_and_one_trip_in_earnest_outlasts_them(
         await asyncio.gather(*drills)
         await soon(lambda: len({one.control.etag for one in replicas}) == 1, "one document")
         assert {one.document["circuit"]["cause"] for one in replicas} == {"in earnest"}
+
+
+async def test_a_drill_waits_until_connections_have_left_at_every_replica(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 2) as replicas:
+        here, there = replicas
+        there.cells.canary[counters.LEAVING] += 3
+        leaving = {"stable": 0, "canary": 3}
+        await soon(lambda: all(one.fleet["leaving"] == leaving for one in replicas), "the sum")
+        assert here.document["variants"]["canary"]["long_lived"]["leaving"] == 0
+        drill = asyncio.ensure_future(here.control.drill("ann"))
+        await soon(lambda: there.is_open, "the drill")
+        there.cells.canary[counters.LEFT] += 3
+        figures = await drill
+        assert (figures["connections"], figures["connections_left"]) == (3, 0)
+        assert figures["seconds_to_last_connection"] is not None
+        await soon(lambda: here.fleet["leaving"]["canary"] == 0, "none is left")
 
 
 # Redis goes away

@@ -34,10 +34,9 @@ class Host:
     gates: Any = None
     table: Any = None
     capacity: Any = None
+    departures: Any = None
     sample: Any = None
-
-    def at_fault(self) -> str:
-        return ""
+    causes: Any = None
 
     def publish(self) -> None:
         pass
@@ -57,7 +56,7 @@ def seen(judged: int, *, level: str = "ok") -> Assessment:
 def build(ask_gates: Callable[[], None] = lambda: None) -> tuple[Leader, Agreement, Ledger]:
     host = Host()
     ledger = Ledger(Rollout(), lambda: host.now)
-    suspicion = Suspicion(ledger)
+    suspicion = Suspicion(ledger, host)
     store: Any = None
     evidence = FleetEvidence(JudgeSettings(), 0.2)
     agreement = Agreement(

@@ -9,8 +9,9 @@ holds that
   bodies;
 - those are the client's requests as h11 reads them, from the first on: none is invented, none is changed;
 - requests that were not mutated all arrive;
-- there is one answer for each, in order, and at the end perhaps the proxy's own: a 4xx (505 for an HTTP
-  version that is not spoken), after which the connection is closed and nothing more is forwarded;
+- there is one answer for each, in order, and at the end perhaps the proxy's own: a 4xx (501 for a transfer
+  coding and 505 for an HTTP version that it does not know), after which the connection is closed and nothing
+  more is forwarded;
 - the counters balance and nothing is left over.
 """
 
@@ -156,7 +157,7 @@ class Trial:
         if refused:
             status = statuses[-1]
             own = status == 200 and b"Max-Forwards is 0" in got
-            if not (400 <= status < 500 or status == 505 or own):
+            if not (400 <= status < 500 or status in (501, 505) or own):
                 raise Difference(f"refused with {status}")
             if not (client.ended or client.closed):
                 raise Difference("refused and not closed")

@@ -35,7 +35,7 @@ LINES = (
     b"Content-Length\x00: 5", b"Content-Length\xa0: 5", b"\xefContent-Length: 5",
     b"Transfer-Encoding: chunked", b"Transfer-Encoding:chunked", b"Transfer-Encoding: Chunked ",
     b"transfer-encoding: CHUNKED", b"Transfer-Encoding: identity", b"Transfer-Encoding: x, chunked",
-    b"Transfer-Encoding: chunked, x", b"Transfer-Encoding:\tchunked",
+    b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding: chunked, x", b"Transfer-Encoding:\tchunked",
     b"Transfer-Encoding: \x0bchunked", b"Transfer-Encoding: \xa0chunked",
     b"Transfer-Encoding: chunked\x85", b"Transfer-Encoding: chunked;q=1",
     b'Transfer-Encoding: "chunked"', b"Transfer_Encoding: chunked", b"Transfer-Encoding : chunked",
@@ -51,7 +51,9 @@ LINES = (
     b"TE: trailers", b"Max-Forwards: 0", b"Max-Forwards: 3", b"Max-Forwards: x",
     b"X_Forwarded_For: 1.2.3.4", b" folded", b"\tfolded", b"", b" ", b":", b": v", b"name",
     b"n ame: v", b"n\xe9: v", b"n: a\x00b", b"n: a\x7fb", b"n: a\x1bb", b"n: a\rb", b"n: a\nb",
-    b"n: a\r\r", b"0", b"GET /smuggled HTTP/1.1",
+    b"n: a\r\r", b"User-Agent: x", b"User-Agent : x", b"Content-Type: a\rb", b"Server: a\nb",
+    b"Sec-WebSocket-Key1: 1", b"Max-Forwards: 1", b"Authorization: NTLM x", b"Connection: T",
+    b"0", b"GET /smuggled HTTP/1.1",
 )  # fmt: skip
 BYTES = (
     *map(bytes, zip(b"\r\n\0 \t:;,\"#<>\\/?*@%[]{}0159afgAZ_-+.", strict=True)),
@@ -105,13 +107,21 @@ def request(source: random.Random) -> tuple[bytes, Meant]:
             _line(source, _cased(source, b"Transfer-Encoding"), _cased(source, b"chunked"))
         )
         framed = chunks(source, body)
+    if source.random() < 0.1:
+        name = pick(
+            (b"User-Agent", b"Content-Type", b"ETag", b"Sec-WebSocket-Key1", b"User-Agent~")
+        )
+        fields += [_line(source, name, pick(VALUES)) for _ in range(2)]
     source.shuffle(fields)
     if source.random() < 0.1:
         fields.append(
             _line(source, b"Connection", pick((b"keep-alive", b"X , ,foo", b"TE,x-trace")))
         )
     lead = pick((b"", b"", b"", b"", b"\r\n", b"\r\n\r\n"))
-    head = lead + method + b" " + target + b" HTTP/1.1\r\n" + b"".join(fields) + b"\r\n"
+    version = pick((b"1.1", b"1.1", b"1.1", b"1.2"))
+    head = (
+        lead + method + b" " + target + b" HTTP/" + version + b"\r\n" + b"".join(fields) + b"\r\n"
+    )
     return head + framed, Meant(method, meant, body)
 
 

@@ -138,6 +138,6 @@ def _framing(found: Recorded) -> int | None:
         return None
     if not lengths:
         return 0
-    if len(lengths) != 1 or not re.fullmatch(rb"[0-9]{1,18}", lengths[0]):
+    if len(lengths) != 1 or not re.fullmatch(rb"0|[1-9][0-9]{0,17}", lengths[0]):
         raise Malformed(f"Content-Length {lengths!r}")
     return int(lengths[0])

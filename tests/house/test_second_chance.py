@@ -48,6 +48,9 @@ def test_rerun_passes_is_named_and_is_green(
     result.assert_outcomes(passed=3)
     named = [f"failed once, run again: tests/system/test_{n}.py::test_{n}" for n in "abc"]
     result.stdout.fnmatch_lines(["*run again or skipped*", *named])
+    first = [[f"*first run of tests/system/test_{n}.py::test_{n}*", "*assert was*"] for n in "abc"]
+    for lines in first:
+        result.stdout.fnmatch_lines(lines)
     assert (pytester.path / "build" / "notes.txt").read_text().splitlines() == named
 
 

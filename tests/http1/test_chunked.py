@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
+from canaryproxy.http1.chunked import (
+    MAX_EXTENSIONS,
+    ChunkedDecoder,
+    ChunkedError,
+    encode_chunk,
+    last_chunk,
+)
 
 parts_of = st.lists(st.binary(min_size=1, max_size=50), max_size=6)
 extensions = st.sampled_from([b"", b";a", b";a=b", b' ; a="b;\\" c" ;d', b";a=1;b=2"])
@@ -89,3 +95,22 @@ def test_decoder_judges_any_bytes_alike_for_any_slices(data: bytes, cuts: list[i
 def test_decoder_refuses_ambiguous_bodies(body: bytes) -> None:
     with pytest.raises(ChunkedError):
         ChunkedDecoder().feed(body)
+
+
+def test_trailers_with_dropped_names_are_left_out() -> None:
+    decoder = ChunkedDecoder(frozenset((b"x-hop",)))
+    assert decoder.feed(b"0\r\nA: b\r\nX-Hop: 1\r\nx-hop: 2\r\nX-Hops: 3\r\n\r\n") == b""
+    assert decoder.trailers == b"A: b\r\nX-Hops: 3\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 100, 1 << 20])
+def test_extensions_may_be_16_kib_longer_than_the_payload(size: int) -> None:
+    payload = bytes(size)
+    chunk = b"%x" % size + b";a" * 64 + b"\r\n" + payload + b"\r\n"
+    allowed = MAX_EXTENSIONS // max(128 - size, 1)
+    decoder = ChunkedDecoder()
+    for _ in range(min(allowed, 20)):
+        decoder.feed(chunk)
+    if size < 128:
+        with pytest.raises(ChunkedError, match="extensions"):
+            decoder.feed(chunk * allowed)

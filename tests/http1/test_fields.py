@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canaryproxy.http1.fields import REQUEST_KINDS, Names, find_head_end, nominated, tokens, without
+from canaryproxy.http1.fields import (
+    REQUEST_KINDS,
+    Names,
+    binds,
+    find_head_end,
+    nominated,
+    tokens,
+    without,
+)
 
 
 @given(st.binary(max_size=40), st.integers(0, 40))
@@ -45,3 +54,15 @@ def test_without_cuts_whole_lines_and_each_once() -> None:
     assert without(block, [(b"A", b"1")] * 2, raw) == b"\r\nAA: 1\r\nA: 11\r\n"
     assert without(block, raw, raw) == b"\r\n"
     assert without(block, [], raw) == block
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"NTLM", True), (b"Negotiate", True), (b"negotiate YII=", True), (b"Basic realm=x, NTLM", True),
+        (b"Basic realm=x,\tNegotiate , x", True), (b"Basic", False), (b"NTLMx", False), (b"xNTLM", False),
+        (b"Basic NTLM", False), (b"Bearer negotiate", False), (b"", False), (b"NTLM=x", False),
+    ],
+)  # fmt: skip
+def test_schemes_that_authenticate_the_connection(value: bytes, expected: bool) -> None:
+    assert binds(value) is expected

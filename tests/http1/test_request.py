@@ -58,7 +58,7 @@ def test_requests_that_pass_are_strict_and_mean_the_same_to_h11(more: bytes, lin
     for value in values_of(sent, b"te"):
         assert value == b"trailers"
     assert values_of(sent, b"x-forwarded-for") == [b"192.0.2.1"]
-    assert request.head.endswith(b"\r\nVia: 1.1 us\r\n\r\n")
+    assert request.head.endswith(b"\r\nVia: 1.%d us\r\n\r\n" % (not request.http10))
 
 
 @given(fields)

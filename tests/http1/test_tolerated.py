@@ -87,7 +87,7 @@ def test_http_1_0_needs_no_host(line: bytes) -> None:
         b"GET \xc3\xa4 HTTP/1.1\r\nHost: h\r\n\r\n",
         b"GET http://h/\xc3\xa4 HTTP/1.1\r\nHost: h\r\n\r\n",
         b"G\xc3\xa4T / HTTP/1.1\r\nHost: h\r\n\r\n",
-        b"GET / HTTP/1.2\r\nHost: h\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: h\r\n\r\n",
     ],
 )
 def test_what_could_be_read_in_two_ways_is_refused(head: bytes) -> None:

@@ -55,8 +55,19 @@ def test_a_shared_outage_does_not_hit_the_rail_and_is_named() -> None:
     assert feed(rail, {1: (40, 40), 2: (40, 40), 3: (40, 40)}, Raw(400, 300)) is None
     assert (
         rail.outage
-        == "stable itself fails 75.0% of its requests: the variants cannot be told apart"
+        == "stable itself fails 75.0% of 400 requests: the variants cannot be told apart"
     )
+
+
+def test_the_words_say_over_how_many_seconds() -> None:
+    rail = rails()
+    for second in range(16):
+        cause = rail.tick(100.0 + second, Raw(10), Raw(2, (second > 3 and 2) or 0))
+    assert cause is not None
+    assert cause.startswith("guard rail: 24 of the last 32 canary requests failed in 15 s (75.0%")
+    rail.tick(116.0, Raw(1000, 1000), Raw())
+    assert rail.outage is not None
+    assert rail.outage.startswith("stable itself fails 86.2% of 1,160 requests in 16 s: ")
 
 
 def test_an_absolute_rail_looks_at_nothing_else() -> None:

@@ -17,6 +17,7 @@ LARGE: tuple[tuple[int, dict[str, int]], ...] = (
     (2, {"trip": 1, "next": 1, "loss": 1, "cut": 1, "crash": 1}),
     (3, {"trip": 1, "next": 1, "failover": 1}),
     (2, {"trip": 1, "reset": 1, "accept": 2, "next": 1, "cut": 1}),
+    (2, {"ramp": 2, "fall": 3, "trip": 1, "reset": 1, "cut": 1}),
 )
 
 

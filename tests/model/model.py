@@ -25,7 +25,7 @@ from canaryproxy.release import circuit, rollout
 from canaryproxy.release.circuit import CircuitSettings
 from canaryproxy.release.rollout import Plan, Rollout, State, Step
 
-PLAN = Plan((Step(10.0, 0.0, 1), Step(50.0, 0.0, 1), Step(100.0, 0.0, 1)))
+PLAN = Plan((Step(10.0, 0.0, 1), Step(50.0, 0.0, 1), Step(100.0, 0.0, 1)), ramp_down=2.0)
 SETTINGS = Settings("r1", "s", "j", "r1", PLAN, CircuitSettings())
 NEXT = Settings("r2", "t", "j", "r2", replace(PLAN, baseline=60.0), CircuitSettings())
 """The next release learns from stable before its first step."""
@@ -50,6 +50,23 @@ class Replica:
     """Trips without a reset that it has known of since it began: it must not forget one."""
     fell_back: bool = False
     """It has gone from the next release back to the one before."""
+    revived: str = ""
+    """How a release that was being aborted got users again."""
+    ramp: Rollout | None = None
+    """The rollout that it goes by, where that is not the document's: it has ramped down since."""
+
+    @property
+    def here(self) -> Rollout:
+        return self.ramp or self.mine.rollout
+
+    @property
+    def limit(self) -> int:
+        return 0 if self.mine.is_open else round(self.here.weight * 100)
+
+    @property
+    def ledger(self) -> Document:
+        """The document with the rollout that it goes by, from which its acts are made."""
+        return replace(self.mine, rollout=self.ramp) if self.ramp else self.mine
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +128,14 @@ class World:
             back = (old.mine.release, mine.release) == (NEXT.release, SETTINGS.release)
             back = back and bool(known(old.mine) & known(mine) - {""})
             changes |= {"knew": knew, "fell_back": old.fell_back or back}
+            here = protocol.going_by(old.here, mine.rollout)
+            changes["ramp"] = None if here == mine.rollout else here
         changed = replace(old, **changes)  # type: ignore[arg-type]
+        if old.here.state is State.ABORTING and old.mine.release == changed.mine.release:
+            if changed.here.state not in (State.ABORTING, State.ABORTED):
+                changed = replace(changed, revived="a ramp down is forgotten")
+            elif changed.limit > old.limit:
+                changed = replace(changed, revived="the weight rises during a ramp down")
         return replace(self, replicas=(*self.replicas[:at], changed, *self.replicas[at + 1 :]))
 
 
@@ -131,7 +155,7 @@ class Rules:
 
 BUDGET = (
     ("trip", 1), ("reset", 1), ("step", 2), ("expire", 1), ("cut", 1), ("loss", 1), ("abort", 1),
-    ("crash", 1), ("failover", 1), ("next", 1), ("accept", 1),
+    ("crash", 1), ("failover", 1), ("next", 1), ("accept", 1), ("breach", 1), ("ramp", 1), ("fall", 2),
 )  # fmt: skip
 """How often each mishap may happen in one history."""
 
@@ -181,6 +205,7 @@ def moves(world: World, rules: Rules) -> Iterator[tuple[str, World]]:
             anew[at] = Replica(protocol.unknown(SETTINGS))
             yield f"{at} crashes", replace(world.spend("crash"), replicas=tuple(anew))
         yield from _lead(world, at, rules)
+        yield from _fall(world, at)
         yield from _await(world, at, rules)
         yield from _operate(world, at, rules)
 
@@ -233,6 +258,8 @@ def _exchange(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]
 _SEEN = Assessment(
     level="ok", verdicts=(), judged=9, answered=9, comparable=True, proven=True, cause=None, quiet=None
 )  # fmt: skip
+_HELD = replace(_SEEN, holds=("stable has carried at most 420/s",))
+"""The same, and the next step would bring more than was carried (``release.capacity: hold``)."""
 
 
 def position(here: Rollout) -> int:
@@ -240,7 +267,16 @@ def position(here: Rollout) -> int:
     return here.step + (not here.learning)
 
 
-FENCED = ("step", "next")
+def _fall(world: World, at: int) -> Iterator[tuple[str, World]]:
+    """Let a second pass at a replica that ramps down."""
+    here = world.replicas[at].here
+    if here.state is State.ABORTING and here.left and world.left("fall"):
+        lower = rollout.ramped(replace(here, ticked=0.0), 1.0)
+        lower = replace(lower, ticked=here.ticked)
+        yield f"a second passes at {at}", world.spend("fall").put(at, ramp=lower)
+
+
+FENCED = ("step", "next", "end")
 NOTHING: dict[str, Any] = {"pending": None, "base": "", "kind": ""}
 
 
@@ -252,11 +288,19 @@ def _lead(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
         return
     if world.left("step") and mine.rollout.state is State.RUNNING:
         named = f"{mine.act}s{at}"
+        held, _ = protocol.step(mine, rollout.Tick(_HELD), 0.0, SETTINGS, named)
+        if held is not mine and not mine.rollout.learning:  # the first step is not held
+            raise Broken("a step that capacity holds")
         made, _ = protocol.step(mine, rollout.Tick(_SEEN), 0.0, SETTINGS, named)
         if made is not mine and rules.is_cautious(mine, made):
             yield f"{at} steps by itself", world.spend("step").put(at, mine=plain(made))
         elif made is not mine:
             yield f"{at} plans a step", _ask(world.spend("step"), at, made, "step")
+    if replica.here.state is State.ABORTING and not replica.here.left:
+        made, _ = protocol.step(
+            replica.ledger, rollout.Tick(_SEEN), 0.0, SETTINGS, f"{mine.act}e{at}"
+        )
+        yield f"{at} plans the end of the ramp down", _ask(world, at, made, "end")
     if world.left("next") and mine.release == SETTINGS.release:
         named = f"{mine.act}n{at}"
         begun = protocol.adopt(mine, NEXT, 0.0, named)
@@ -290,26 +334,33 @@ def _await(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
     yield f"{at}'s {replica.kind} is taken", taken.put(at, mine=plain(found_here.document))
 
 
+_LETTERS = {"accept": "x", "ramp": "d"}
+
+
 def _operate(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
     """Let an operator (or the judge) act at a replica."""
     replica = world.replicas[at]
     events = (
         ("trip", circuit.Trip("bad")),
         ("reset", circuit.Reset()),
-        ("abort", rollout.Abort()),
+        ("abort", rollout.Abort(now=True)),
+        ("ramp", rollout.Abort()),
+        ("breach", rollout.Breach("bad")),
         ("accept", rollout.Accept(str(replica.mine.release))),
     )
     for what, event in events:
         if not world.left(what):
             continue
-        named = f"{replica.mine.act}{what[0] if what != 'accept' else 'x'}{at}"
+        named = f"{replica.mine.act}{_LETTERS.get(what, what[0])}{at}"
         try:
-            made, _ = protocol.step(replica.mine, event, 0.0, SETTINGS, named)
+            made, _ = protocol.step(replica.ledger, event, 0.0, SETTINGS, named)
         except rollout.Refused:
             continue
-        if made is replica.mine:
+        if made is replica.ledger:
             continue
         made, after = plain(made), world.spend(what)
+        if what == "breach" and made.limit != replica.limit:
+            raise Broken("a breach of an irreversible release moves users")
         if what == "trip":
             after = replace(after, trips=after.trips | {(named, made.release)})
         if what == "reset":
@@ -339,15 +390,21 @@ def check(world: World) -> None:
         # A trip is never lost without a reset.
         if not covers(document) and (lost := world.uncleared(document)):
             raise Broken(f"the trip {', '.join(lost)} is lost without a reset")
+        if here.breach is not None and here.state is State.RUNNING:
+            raise Broken("a release goes on although a breach is known")
         weight = 0.0 if here.learning else PLAN.steps[here.step].weight
         if here.state is State.RUNNING and here.weight != weight:
             raise Broken("a weight that is not that of its step")
     for replica in world.replicas:
         if replica.knew and not covers(replica.mine):
             raise Broken("a replica has forgotten a trip")
+        if replica.revived:
+            raise Broken(replica.revived)
+        if replica.here.state is State.ABORTING and not replica.here.left and replica.limit:
+            raise Broken("a ramp down has ended with users on the canary")
         if replica.fell_back:
             raise Broken("a replica has gone back to the release before")
-        if replica.mine.limit > world.highest:
+        if replica.limit > world.highest:
             raise Broken("a replica gives the canary more than the store ever allowed")
         if not replica.mine.rollout.accepted <= world.accepted:
             raise Broken("a replica accepts what the fleet has not")

@@ -12,6 +12,8 @@ import pytest
 
 from canaryproxy.fleet import protocol
 from canaryproxy.fleet.state import Document
+from canaryproxy.release import rollout
+from canaryproxy.release.rollout import Rollout
 
 from .model import BUDGET, Broken, Rules, first, search
 
@@ -28,6 +30,12 @@ SMALL: tuple[tuple[int, dict[str, int], int], ...] = (
     (2, {"trip": 1, "reset": 1, "accept": 1, "cut": 1}, 5_000),
     (2, {"next": 1, "accept": 1, "loss": 1}, 1_500),
     (2, {"next": 1, "step": 1, "trip": 1, "cut": 1}, 2_700),
+    (2, {"breach": 1, "step": 1, "trip": 1, "cut": 1}, 2_000),
+    (2, {"step": 1, "ramp": 1, "fall": 3, "cut": 1}, 2_500),
+    (2, {"ramp": 1, "fall": 2, "trip": 1, "reset": 1}, 5_000),
+    (3, {"ramp": 1, "fall": 2, "step": 1}, 3_500),
+    (2, {"ramp": 2, "fall": 2, "crash": 1}, 1_500),
+    (2, {"ramp": 1, "fall": 2, "failover": 1, "step": 1}, 3_500),
 )
 """Replicas, budget, and how many states there are at least."""
 
@@ -77,6 +85,29 @@ MUTANTS: dict[str, tuple[int, dict[str, int], Any]] = {
     ),
     "the higher weight wins": (2, {"trip": 1, "step": 1, "cut": 1}, Rules(decide=_higher_wins)),
 }
+
+
+def _by_the_document(_before: Rollout, after: Rollout) -> Rollout:
+    return after
+
+
+def _as_before(before: Rollout, _now: float) -> Rollout:
+    return replace(before, left=0.0)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "bug", "found"),
+    [
+        (protocol, "going_by", _by_the_document, "the weight rises during a ramp down"),
+        (rollout, "ramped", _as_before, "a ramp down has ended with users on the canary"),
+    ],
+)
+def test_a_planted_bug_in_the_ramp_down_is_found(
+    module: Any, name: str, bug: Any, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, name, bug)
+    with pytest.raises(Broken, match=found):
+        search(first(2, budget(step=1, ramp=1, fall=2, cut=1)))
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -13,6 +13,8 @@ from canaryproxy import config
 from canaryproxy.config import Webhook
 from canaryproxy.config.model import EventName
 from canaryproxy.notify import Clock, Notifier, message, notifier, outgoing, signature
+from tests.notify.example import asked
+from tests.notify.example import record as record_of_the_page
 from tests.notify.harness import DEADLINE, Hook, QuickClock, record
 
 TEXT = (Path(__file__).parents[2] / "docs" / "notifications.md").read_text()
@@ -67,19 +69,18 @@ def test_the_example_is_signed() -> None:
     assert headers | signed == headers
 
 
-def test_the_example_is_what_is_sent() -> None:
+def test_the_examples_are_what_is_sent() -> None:
     headers, body = example()
     told = json.loads(body)
-    now = json.loads(
-        message.document(told, told["release"], told["host"], told["links"], told["environment"])
-    )
+    json_hook, chat_hook = config.parse(blocks("yaml")[0], file="docs").notify
+    sent, origin = record_of_the_page(), message.Origin("cart-2.4", "edge-1", "production")
+    now = json.loads(message.document(sent, origin, message.links_of(sent, json_hook.links)))
     assert now | {"version": told["version"]} == told
     assert headers["user-agent"] == f"canaryproxy/{told['version']}"
     assert headers["x-canaryproxy-event"] == told["what"]
-    (text,) = blocks("yaml")
-    links = config.parse(text, file="docs").notify[1].links
-    chat = json.loads(message.chat(told, told["release"], told["host"], links))
+    chat = json.loads(message.chat(sent, origin, message.links_of(sent, chat_hook.links)))
     assert chat in [json.loads(block) for block in blocks("json")]
+    assert asked() in [json.loads(block) for block in blocks("json")]
     table = TEXT.partition("| field | meaning |")[2].partition("\n\n")[0]
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(told)
 

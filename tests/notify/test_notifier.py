@@ -56,8 +56,10 @@ async def test_a_record_is_delivered(hook: Hook) -> None:
         "severity": "warning",
         "cause": "by ann",
         "figures": {"weight": 5.0},
+        "endpoints": [],
         "release": "cart-2.4",
         "host": "edge-1",
+        "environment": None,
         "links": [],
         "version": __version__,
     }
@@ -87,7 +89,8 @@ async def test_a_chat_gets_text(hook: Hook) -> None:
         told.notify(record(1, "aborted", cause="by <!channel>"))
     (text,) = hook.got[0].json.values()
     assert text == (
-        "cart-2.4 on edge-1 was aborted by &lt;\u200b!channel&gt;; every user is on stable"
+        "cart-2.4 on edge-1 was aborted by &lt;\u200b!channel&gt;; every user is on stable."
+        " (2026-09-21 14:13:20 UTC)"
     )
 
 
@@ -508,5 +511,5 @@ async def test_a_chat_gets_the_links_of_its_webhook(hook: Hook) -> None:
         told.notify(record(1, "paused"))
         await until(lambda: told.sent == (1,))
     assert hook.got[0].json == {
-        "text": "cart-2.4 on edge-1 is paused: by ann. Next: https://canary.example/"
+        "text": "cart-2.4 on edge-1 is paused: by ann. (2026-09-21 14:13:20 UTC) Next: https://canary.example/"
     }

@@ -225,7 +225,7 @@ def test_any_bytes_are_one_combined_line_of_nine_fields(entry: Entry) -> None:
 
 def refusal_of(head: bytes) -> Any:
     refusal = Refusal(400, "no")
-    answer = error_response(400, "no", close=True)
+    answer = error_response(400, "no", b"", close=True)
     entry = refused_entry(Peer("192.0.2.1", b"http", False, b"h"), head, refusal, answer, 1.0)
     assert json.loads(json_line(entry, EPOCH))["bytes"] == len(answer.partition(b"\r\n\r\n")[2])
     return entry

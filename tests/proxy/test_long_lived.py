@@ -59,3 +59,18 @@ def test_after_a_stall_the_rest_is_not_made_up_in_one_pass() -> None:
     assert left(made) - before <= 51  # half a second of the spread, not three
     assert not everyone.close_due(35.0)
     assert left(made) == 3000
+
+
+def test_settings_that_change_meanwhile_apply_from_the_next_change_of_the_split_on() -> None:
+    everyone, made = tripped("5s", "30s", 300)
+    for passes in range(800):  # up to 15.98 s
+        everyone.close_due(passes * 0.02)
+    assert left(made) == 110
+    everyone.configure(Circuit.model_validate({"close_after": "0s", "spread": "1s"}))
+    everyone.look(OFF, 16.05)
+    everyone.close_due(16.05)
+    assert left(made) == 111
+    everyone.look(ON, 16.1)
+    everyone.look(OFF, 16.2)
+    assert not everyone.close_due(17.1)
+    assert left(made) == 300

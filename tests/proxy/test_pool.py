@@ -39,7 +39,7 @@ def endpoints(number: int) -> list[Endpoint]:
     ]
 
 
-def shares(pool: Pool, requests: int = 3000) -> Counter[int]:
+def shares(pool: Pool, requests: int = 30_000) -> Counter[int]:
     found = [pool.choose(None) for _ in range(requests)]
     return Counter(pool.endpoints.index(one) for one in found if one is not None)
 
@@ -65,6 +65,17 @@ def test_usable_are_those_that_are_up_or_in_panic_those_that_take_connections(
         assert chosen in (takes or pool.endpoints)
 
 
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("rhythm", [1, 2, 3, 4, 5, 7])
+def test_equals_take_turns_whatever_the_rhythm_of_the_requests(number: int, rhythm: int) -> None:
+    """Of any 40 requests of a kind that comes with each ``rhythm``-th request, each gets about its share."""
+    pool = Pool(endpoints(number), by_hash=False)
+    turns = [pool.choose(None) for _ in range(1000 * rhythm)][::rhythm]
+    for begin in range(len(turns) - 40):
+        found = Counter(turns[begin : begin + 40])
+        assert all(found[one] >= 40 / number * 0.6 for one in pool.endpoints)
+
+
 @pytest.mark.parametrize("number", [2, 3, 5])
 @pytest.mark.parametrize("passed", [2.5, 5.0, 9.0])
 def test_the_share_of_one_that_returns_grows_linearly(number: int, passed: float) -> None:
@@ -80,7 +91,7 @@ def test_the_share_of_one_that_returns_grows_linearly(number: int, passed: float
     # Its requests in flight are few: it must not be chosen for that.
     for one in pool.endpoints[1:]:
         one.active = 5
-    wanted = 3000 / number * passed / 10.0
+    wanted = 30_000 / number * passed / 10.0
     assert shares(pool)[0] == pytest.approx(wanted, rel=0.2)
     pool.warm(210.0)
     assert not pool.starting

@@ -39,7 +39,8 @@ def test_a_preview_is_what_the_act_does(name: str) -> None:
         assert said.refusal == refusal, typed
         assert bool(said.says) == (done is not None)
         if done is not None:
-            assert (said.after, said.becomes) == (done.rollout.weight, done.rollout.state), typed
+            ends = 0.0 if said.becomes is State.ABORTING else done.rollout.weight
+            assert (said.after, said.becomes) == (ends, done.rollout.state), typed
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,12 +57,13 @@ def test_what_exposes_users_asks_and_what_protects_them_does_not(name: str) -> N
             "drill",
         ):
             assert said.asks, typed
+        reversible = here.plan.reversible
         if said.act in ("trip", "abort", "pause") or typed == "weight 2":
-            assert not said.asks, typed
-        if event is not None and not said.asks and said.act != "reset":
-            assert not acts.needs_precondition(event, here.rollout, here.weight), typed
-        if said.asks and event is not None:
-            assert acts.needs_precondition(event, here.rollout, here.weight), typed
+            assert said.asks == (not reversible and said.after < said.before), typed
+            assert ("release.reversible is false" in said.says[-1]) == said.asks, typed
+        if event is not None and (said.asks or said.act != "reset"):
+            needs = acts.needs_precondition(event, here.rollout, here.weight, reversible=reversible)
+            assert needs == said.asks, typed
 
 
 @given(st.floats(0, 100), st.floats(0, 100), st.floats(0, 100))
@@ -103,6 +105,33 @@ def test_a_start_that_learns_first_says_so_and_asks() -> None:
     )
 
 
+def test_a_start_says_what_is_learnt_already() -> None:
+    here = states()["Aborted"]
+    here = replace(here, plan=replace(here.plan, baseline=60.0))
+    assert here.seen is not None
+
+    def begins(learned: float) -> str:
+        assert here.seen is not None
+        seen = replace(here, seen=replace(here.seen, learned=learned))
+        return acts.preview("start", rollout.Start(), seen).says[0]
+
+    assert begins(45.0).startswith("it learns from stable for 15 s; then it begins with step 1")
+    assert begins(90.0) == (
+        "it begins with step 1 of 3, 5% of users, at once: stable has been watched for 1 min 30 s"
+    )
+
+
+def test_a_drill_says_how_long_it_takes() -> None:
+    here = states()["Running, step 1 of 3"]
+    assert "come back some seconds later" in acts.preview("drill", None, here).says[0]
+    some = replace(here, long_lived=40, moving=80.0)
+    assert (
+        acts.preview("drill", None, some)
+        .says[0]
+        .endswith("come back once 40 tunnels and streams have left the canary (about 1 min 20 s)")
+    )
+
+
 def test_the_last_step_resumed_says_that_it_ends_the_release() -> None:
     here = states()["Ready for the next step (`promote: manual`)"]
     last = replace(here, rollout=replace(here.rollout, step=2, weight=100.0), weight=100.0)
@@ -111,6 +140,40 @@ def test_the_last_step_resumed_says_that_it_ends_the_release() -> None:
         last, rollout=replace(last.rollout, state=State.PAUSED, weight=5.0), weight=5.0
     )
     assert "once it is complete, the release is promoted" in _says("", "resume", paused)
+
+
+def test_after_the_promotion_what_sends_users_back_says_what_must_still_be_true() -> None:
+    must = "promoted 4 min ago: stable must still run the version before it"
+    for typed in ("trip", "abort", "weight 30"):
+        assert must in _says("Promoted", typed), typed
+        assert must not in _says("Paused at 5%", typed), typed
+    assert "the promotion is taken back" in _says("Promoted", "abort")
+
+
+def test_a_trip_says_when_it_would_end_by_itself() -> None:
+    here = states()["Promoted"]
+    assert "unless you abort, a probe with a few users begins by itself in 1 min" in _says(
+        "Promoted", "trip"
+    )
+    for other in (
+        replace(here, settings=replace(here.settings, cooldown=None)),
+        replace(here, circuit=replace(here.circuit, trips=1)),
+    ):
+        assert "by itself" not in _says("", "trip", other)
+        broken = transitions.step(
+            *(other.circuit, other.rollout, circuit.Trip("x"), here.now, here.plan, other.settings)
+        ).circuit
+        assert broken.left is None
+
+
+def test_a_promotion_that_skips_a_hold_back_says_so() -> None:
+    here = states()["Running, step 1 of 3"]
+    held = replace(here.plan.steps[1], weight=99.0, hold_back=True)
+    plan = replace(here.plan, steps=(here.plan.steps[0], held, here.plan.steps[2]))
+    assert "steps, the hold-back and gates are skipped" in _says(
+        "", "promote", replace(here, plan=plan)
+    )
+    assert "hold-back" not in _says("", "promote", here)
 
 
 def test_a_promoted_release_cannot_start_again_and_says_what_to_do() -> None:

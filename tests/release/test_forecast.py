@@ -90,6 +90,13 @@ def test_too_few_users_leave_it_to_the_guard_rail() -> None:
     assert "step 1: it moves 1 user to the canary, and is not left before 10" in seen.warnings[0]
 
 
+def test_a_small_control_group_still_shows_a_regression() -> None:
+    held = Step(99.0, 86_400.0, hold_back=True)
+    catch = forecast((Step(50, 600), held, Step(100)), TRAFFIC, [0.02]).steps[1].catches[0]
+    assert catch.requests is not None
+    assert catch.in_time
+
+
 def test_a_sound_plan_has_no_warnings() -> None:
     seen = forecast(STEPS, TRAFFIC)
     assert seen.warnings == ()

@@ -22,6 +22,7 @@ from canaryproxy.release.rollout import (
     Abort,
     Accept,
     Action,
+    Breach,
     Event,
     Gate,
     GateAnswer,
@@ -441,6 +442,18 @@ def test_the_trip_wins_and_only_a_reset_leads_back() -> None:
     assert run.actions == (Action.NEW_JUDGE,)
 
 
+def test_users_of_the_step_are_kept_by_a_trip_and_a_restart() -> None:
+    run = Run()
+    run.ticks(3.0, seen(judged=50, users=12))
+    assert run.rollout.step == 1
+    run.ticks(0.5, seen(judged=60, users=3))
+    run.send(Stop("errors"))
+    run.restart()
+    assert run.rollout.users == 3
+    run.send(Restore())
+    assert run.rollout.users == 0
+
+
 def test_a_probe_has_a_small_weight() -> None:
     run = Run()
     run.ticks(3.0, seen(judged=50))
@@ -502,6 +515,126 @@ def test_an_aborted_release_can_start_again() -> None:
     assert run.send(Start()).weight == 1
 
 
+def test_a_breach_pauses_moves_nobody_and_is_told_once() -> None:
+    run = Run()
+    run.ticks(3, seen(10, users=3))
+    weight = run.rollout.weight
+    assert run.send(Breach("errors", {"judged": 7})).state is State.PAUSED
+    assert (run.rollout.weight, run.rollout.breach) == (weight, "errors")
+    assert run.history[-1] == "breached"
+    told = run.history.count("breached")
+    run.send(Breach("latency"))
+    run.ticks(30, seen(50, users=3))
+    assert run.history.count("breached") == told
+    run.send(Resume())
+    assert (run.rollout.state, run.rollout.breach, run.rollout.baked) == (State.RUNNING, None, 0.0)
+    assert run.actions == (Action.NEW_JUDGE,)
+
+
+def test_a_promoted_release_that_breaches_stays_promoted_until_an_operator_ends_it() -> None:
+    run = Run()
+    run.send(Promote())
+    assert run.send(Breach("guard rail")).state is State.PROMOTED
+    assert (run.rollout.weight, run.rollout.breach) == (100.0, "guard rail")
+    assert run.send(Abort()).breach is None
+
+
+def test_a_hold_back_keeps_a_control_group_for_its_bake_time_and_then_promotes() -> None:
+    run = Run(Plan((Step(50), Step(99, 5.0, hold_back=True), Step(100)), promote="bake"))
+    run.ticks(0.2, seen(5, users=3))
+    assert (run.rollout.step, run.rollout.weight) == (1, 99)
+    run.ticks(3.9, seen(50, users=3))
+    assert run.rollout.hold == "hold-back of 1% of users: bake time 4 s of 5 s"
+    run.restart()
+    run.ticks(0.5, seen(60, users=3))
+    assert (run.rollout.state, run.rollout.weight) == (State.RUNNING, 99)
+    run.ticks(1.0, seen(60, "suspect"))
+    run.ticks(4.5, seen(80, users=3))
+    assert run.rollout.weight == 99
+    run.ticks(1.0, seen(90, users=3))
+    assert (run.rollout.step, run.rollout.weight) == (2, 100)
+    run.ticks(0.1, seen(95, users=3))
+    assert run.rollout.state is State.PROMOTED
+
+
+def test_a_hold_back_is_named_in_the_record_trips_like_a_step_and_is_skipped_by_promote() -> None:
+    plan = Plan((Step(50), Step(99.5, 86_400.0, hold_back=True), Step(100)))
+    here = replace(Rollout(), state=State.RUNNING, weight=50.0)
+    held, _, (record,) = machine.step(here, Tick(seen(5)), 1.0, plan)
+    assert held.weight == 99.5
+    assert record.cause.endswith(
+        "; hold-back: 0.5% of users stay on stable for 1 d as a control group"
+    )
+    assert machine.step(held, Stop("errors"), 2.0, plan)[0].weight == 0.0
+    assert machine.step(held, Promote(), 2.0, plan)[0].weight == 100.0
+
+
+RAMP = Plan((Step(50, 2.0, 5), Step(100)), ramp_down=10.0)
+
+
+def test_a_ramp_down_lowers_the_weight_once_a_second_and_ends_at_zero() -> None:
+    run = Run(RAMP)
+    assert (run.send(Abort("ann")).state, run.rollout.weight) == (State.ABORTING, 50.0)
+    run.ticks(0.1, seen())
+    weights = [run.ticks(1, seen()).weight for _ in range(9)]
+    assert weights == pytest.approx([45.0, 40.0, 35.0, 30.0, 25.0, 20.0, 15.0, 10.0, 5.0])
+    assert run.ticks(1, seen()).state is State.ABORTED
+    assert run.rollout.weight == 0.0
+    assert run.history == ["started", "aborting", "aborted"]
+
+
+@pytest.mark.parametrize(
+    "event", [Abort(), Abort(now=True), Stop("errors"), Tick(seen(level="suspect"))]
+)
+def test_an_emergency_ends_a_ramp_down_at_once(event: Event) -> None:
+    run = Run(RAMP)
+    run.send(Abort())
+    run.ticks(2, seen())
+    assert (run.send(event).state, run.rollout.weight) == (State.ABORTED, 0.0)
+    assert run.send(Restore()).weight == 0.0
+
+
+def test_an_abort_is_at_once_where_nobody_is_on_the_canary_or_it_is_an_emergency() -> None:
+    for before in (Promote(), Pause()):
+        run = Run(RAMP)
+        run.send(before)
+        assert run.send(Abort(now=True)).state is State.ABORTED
+    emergencies: list[list[Event]] = [
+        [Stop("errors")],
+        [Stop("errors"), Probe()],
+        [SetWeight(0.0)],
+    ]
+    for sent in emergencies:
+        run = Run(RAMP)
+        for one in sent:
+            run.send(one)
+        assert run.send(Abort()).state is State.ABORTED
+
+
+@given(
+    st.floats(0.01, 100.0),
+    st.floats(0.01, 600.0),
+    st.lists(st.floats(-1e6, 1e6) | st.floats(0.0, 1.0), max_size=60),
+)
+@settings(max_examples=300, deadline=None)
+def test_the_weight_never_rises_during_a_ramp_down_and_ends_at_zero(
+    weight: float, over: float, jumps: list[float]
+) -> None:
+    run = Run(Plan((Step(weight), Step(100)) if weight < 100 else (Step(100),), ramp_down=over))
+    run.send(Abort())
+    for jump in jumps:
+        before = run.rollout
+        run.now += jump
+        after = run.send(Tick(seen()))
+        assert after.weight <= before.weight
+        assert after.weight >= min(before.weight - before.falls * 2.0, before.weight) - 1e-6
+    for _ in range(int(over) + 3):
+        run.now += 1.0
+        if run.rollout.state is State.ABORTING:
+            run.send(Tick(seen()))
+    assert (run.rollout.state, run.rollout.weight) == (State.ABORTED, 0.0)
+
+
 def test_the_documented_table_is_the_table() -> None:
     allowed = {state.value: sorted(e.__name__ for e in TRANSITIONS[state]) for state in State}
     for row in (machine.__doc__ or "").split("===\n")[2].splitlines():
@@ -533,10 +666,11 @@ events: Any = st.one_of(
     st.just(Pause()),
     st.just(Resume()),
     st.just(Promote()),
-    st.just(Abort()),
+    st.builds(Abort, now=st.booleans()),
     st.builds(SetWeight, st.floats(0.0, 100.0)),
     st.builds(Accept, st.sampled_from(["errors", "latency"])),
     st.just(Stop("errors")),
+    st.just(Breach("errors")),
     st.just(Probe()),
     st.builds(
         GateAnswer, question=st.integers(0, 3), passed=st.booleans(), cause=st.just("office")
@@ -551,6 +685,8 @@ PLANS = [
     Plan((Step(5, 0.5), Step(60, 0.5, 3))),
     Plan((Step(5, 0.5, min_users=5), Step(60, 0.5, 3), Step(100, min_users=5))),
     replace(PLAN, gated=True),
+    Plan((Step(5, 0.5), Step(98, 2.0, hold_back=True), Step(100))),
+    replace(PLAN, ramp_down=2.0),
     LEARNING,
 ]
 
@@ -566,7 +702,7 @@ def test_promises_for_any_history(history: list[tuple[Event, float]], plan: Plan
         try:
             rollout, actions, records = machine.step(before, event, now, plan)
         except Refused:
-            assert not isinstance(event, Stop | Tick)
+            assert not isinstance(event, Stop | Tick | Breach)
             continue
         if isinstance(event, Stop):
             stopped = True
@@ -574,6 +710,11 @@ def test_promises_for_any_history(history: list[tuple[Event, float]], plan: Plan
             stopped = False
         if stopped:
             assert rollout.weight == 0.0
+        if isinstance(event, Breach):
+            assert rollout.weight == before.weight
+            assert len(records) == (rollout.breach != before.breach)
+        if rollout.breach is not None:
+            assert rollout.state in (State.PAUSED, State.PROMOTED)
         assert 0.0 <= rollout.weight <= 100.0
         if rollout.state is State.ABORTED:
             assert rollout.weight == 0.0
@@ -581,6 +722,9 @@ def test_promises_for_any_history(history: list[tuple[Event, float]], plan: Plan
             assert rollout.weight == 0.0
         if isinstance(event, Tick) and before.learning:
             assert rollout.learning or event.assessment.learned >= plan.baseline
+        elif isinstance(event, Tick) and before.state is State.ABORTING:
+            assert rollout.weight <= before.weight
+            assert rollout.state in (State.ABORTING, State.ABORTED)
         elif isinstance(event, Tick) and rollout.weight != before.weight:
             assert before.state is State.RUNNING
             assert event.assessment.level == "ok"

@@ -6,7 +6,7 @@ import pytest
 
 from canaryproxy.measure.shared_memory import PID, Block
 from canaryproxy.runtime import hot_restart
-from canaryproxy.runtime.hot_restart import HandOver, HandoverError, State, Successor
+from canaryproxy.runtime.hot_restart import CANCELLED, HandOver, HandoverError, State, Successor
 
 
 class Fake(Successor):
@@ -174,3 +174,12 @@ def test_a_shutdown_ends_the_successor(world: World) -> None:
     assert world.successor.killed
     assert world.successor.ended
     assert world.hand_over.state is State.IDLE
+    assert world.owner.calls == [f"record: {CANCELLED}"]
+
+
+def test_a_shutdown_without_a_control_plane_records_nothing(world: World) -> None:
+    world.hand_over.begin()
+    world.advance("prepared")
+    world.hand_over.cancel()
+    assert world.successor.killed
+    assert world.owner.calls == ["release"]

@@ -60,12 +60,23 @@ async def test_only_changes_are_published_and_a_failure_keeps_the_addresses(
     resolver.configure([NAME], FAST)
     await until(lambda: look.asked > 2)
     assert look.published == [{str(NAME): one}]
+    (good,) = resolver.states()
+    assert (good.addresses, good.failures, good.why, good.said) == (1, 0, "", "")
     look.answer = NotResolvedError("SERVFAIL")
     asked = look.asked
     await until(lambda: look.asked > asked + 3)
+    (bad,) = resolver.states()
+    assert (bad.addresses, bad.why) == (1, "SERVFAIL")
+    assert bad.failures >= 3
+    assert bad.age > good.age
+    assert bad.said.endswith(": SERVFAIL; 1 address of its last answer in use")
     look.answer = other
     await until(lambda: len(look.published) > 1)
     resolver.stop()
+    (again,) = resolver.states()
+    assert (again.addresses, again.why) == (2, "")
+    assert resolver.failing() == []
+    assert again.failures >= bad.failures
     assert look.published == [{str(NAME): one}, {str(NAME): other}]
     assert [record.getMessage().partition(" after ")[0] for record in caplog.records] == [
         "http://cart.test:80 has 1 address",
@@ -81,6 +92,12 @@ async def test_the_first_answer_is_asked_for_again_before_the_interval() -> None
     resolver.configure([NAME], Dns.model_validate({"interval": "1h"}))
     await until(lambda: look.asked > 2)
     assert look.published == [{str(NAME): ()}]  # looked up, so nobody waits for it
+    (state,) = resolver.states()
+    (said,) = resolver.failing()
+    assert said.startswith("http://cart.test:80 has not been resolved for ")
+    assert (state.addresses, state.failures, state.why) == (0, look.asked, "no answer")
+    assert state.said.startswith("http://cart.test:80 has not been resolved for ")
+    assert state.said.endswith(": no answer; it has no address yet")
     resolver.stop()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import http.client
@@ -14,16 +15,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import departure
 from canaryproxy.runtime.shared_plane import is_alive
 from tests.ports import free_port
 
 from .accounts import Accounts
-from .processes import DEADLINE, Proxy, answers, serving, until
+from .processes import DEADLINE, Proxy, answers, proxy, serving, until, variants
 
 pytestmark = pytest.mark.slow
 
@@ -185,6 +188,58 @@ def test_a_trip_reaches_what_still_drains(tmp_path: Path, workers: int) -> None:
         until(old_says_goodbye, "the old process's last answer")
         client.close()
         drained(running, running.pid)
+
+
+@pytest.mark.parametrize("during", ["reload", "upgrade"])
+def test_long_lived_connections_go_on_leaving_evenly_through_a_reload_and_an_upgrade(
+    tmp_path: Path, during: str
+) -> None:
+    asyncio.run(_leave(tmp_path, during))
+
+
+async def _leave(folder: Path, during: str) -> None:
+    seen, count, workers, after, spread = departure.Seen(), 40, 2, 0.1, 2.0
+    loop = asyncio.get_running_loop()
+    servers = [
+        await loop.create_server(partial(departure.Upstream, seen, canary=canary), "127.0.0.1", 0)
+        for canary in (False, True)
+    ]
+    ports = [[server.sockets[0].getsockname()[1]] for server in servers]
+    times = "circuit: {close_after: 100ms, spread: 2s}"
+    more = (
+        f"{LIMITS}\nworkers: {workers}\nstate: {folder}/state.json\nsplit: {{weight: 100}}\n{times}"
+    )
+    with proxy(folder, variants(*ports), more) as running:
+        for number in range(count):
+            one = partial(departure.Client, seen, running.port, number, websocket=number % 4 > 0)
+            await loop.create_connection(one, "127.0.0.1", running.port)
+        for _ in range(count):
+            await seen.opened.acquire()
+        seen.over = True  # they do not come back
+        began = time.monotonic()
+        ask(running, "/v1/release/trip", "POST", {"cause": "now"})
+        try:
+            async with asyncio.timeout(DEADLINE):
+                while len(seen.clean) < 4:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                if during == "reload":
+                    config = folder / "proxy.yaml"
+                    config.write_text(config.read_text().replace("spread: 2s", "spread: 100ms"))
+                    ask(running, "/v1/reload", "POST")
+                else:
+                    os.kill(running.pid, signal.SIGUSR2)
+                while seen.on_canary:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            if during == "upgrade":
+                await asyncio.to_thread(drained, running, running.pid)
+        finally:
+            end_all(folder / "proxy.yaml")
+    assert (len(seen.clean), seen.broken) == (count, 0)
+    # None is earlier than the even spread has it, and each worker begins with one.
+    for place, moment in enumerate(sorted(seen.clean)):
+        assert moment - began > after + (place - workers) * spread / count - 0.01
+    for server in servers:
+        server.close()
 
 
 @pytest.mark.parametrize(
@@ -400,8 +455,24 @@ def test_the_command_waits_for_the_new_process_or_says_why_not(tmp_path: Path) -
         assert "no_such_key" in done.stderr
         assert ask(running)["main_pid"] == new
         done = upgrade("--admin", "http://127.0.0.1:9")
-        assert done.returncode == 1
+        assert done.returncode == 3
         assert "admin socket" in done.stderr
+
+
+def test_the_command_says_at_once_that_the_proxy_was_stopped(tmp_path: Path) -> None:
+    with replaceable(tmp_path, 1) as running:
+        before = set(children(running.pid))
+        command = [sys.executable, "-m", "canaryproxy", "upgrade", "--admin", str(running.socket)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:
+            until(lambda: set(children(running.pid)) - before, "the successor")
+            for new in set(children(running.pid)) - before:
+                os.kill(new, signal.SIGSTOP)
+            os.kill(running.pid, signal.SIGTERM)
+            assert running.wait() == 0
+            _, said = waiting.communicate(timeout=DEADLINE)
+        assert (waiting.returncode, "during the upgrade" in said) == (3, True) or (
+            waiting.returncode == 1 and "the proxy is shutting down" in said
+        ), said
 
 
 def test_not_before_the_one_before_has_drained(tmp_path: Path) -> None:

@@ -31,8 +31,24 @@ def pods(folder: Path, port: int) -> Iterator[dict[str, Process]]:
 
 
 def rows(running: Proxy, variant: str) -> dict[str, bool]:
+    """Return for each endpoint whether both workers use it."""
     endpoints = json.loads(running.ask("GET", "/v1/endpoints"))["endpoints"]
-    return {one["url"]: one["up"] for one in endpoints if one["variant"] == variant}
+    return {
+        one["url"]: one["up"] and one["workers"] == 2
+        for one in endpoints
+        if one["variant"] == variant
+    }
+
+
+def gets_none(users: Users, addresses: list[str]) -> bool:
+    """Wait for a hundred requests, and tell whether none of them went there."""
+
+    def there() -> int:
+        return sum(users.bodies[one.encode()] for one in addresses)
+
+    before, sent = there(), users.sent
+    until(lambda: users.sent > sent + 100, "requests")
+    return there() == before
 
 
 def test_a_name_is_all_its_addresses_and_follows_them_without_a_failed_request(
@@ -40,8 +56,8 @@ def test_a_name_is_all_its_addresses_and_follows_them_without_a_failed_request(
 ) -> None:
     port = free_port()
 
-    def urls(addresses: list[str]) -> set[str]:
-        return {f"http://cart.test:{port} ({one})" for one in addresses}
+    def used(addresses: list[str]) -> dict[str, bool]:
+        return {f"http://cart.test:{port} ({one})": True for one in addresses}
 
     with NameServer() as names, pods(tmp_path, port) as running_pods:
         names.records[CART] = ADDRESSES[:3]
@@ -55,15 +71,16 @@ def test_a_name_is_all_its_addresses_and_follows_them_without_a_failed_request(
             f"state: {tmp_path}/state.json\n{settings}"
         )
         with proxy(tmp_path, variants, more) as running:
-            until(lambda: rows(running, "stable").keys() == urls(ADDRESSES[:3]), "rows")
+            until(lambda: rows(running, "stable") == used(ADDRESSES[:3]), "rows")
             with Users(running.port, 4, pause=0.002) as users:
                 # The canary's name does not exist yet: its users get stable's answers.
                 until(lambda: all(users.bodies[one.encode()] for one in ADDRESSES[:3]), "stable")
                 names.records[CART] = [ADDRESSES[4], *reversed(ADDRESSES[:4])]
                 until(lambda: all(users.bodies[one.encode()] for one in ADDRESSES), "new pods")
-                assert rows(running, "stable") == dict.fromkeys(urls(ADDRESSES), True)
+                until(lambda: rows(running, "stable") == used(ADDRESSES), "more rows")
                 names.records[CART] = ADDRESSES[3:]
-                until(lambda: rows(running, "stable").keys() == urls(ADDRESSES[3:]), "fewer rows")
+                until(lambda: rows(running, "stable") == used(ADDRESSES[3:]), "fewer rows")
+                until(lambda: gets_none(users, ADDRESSES[:3]), "that pods are left")
                 for one in ADDRESSES[:3]:
                     running_pods[one].end()
                 seen = users.bodies[ADDRESSES[4].encode()]
@@ -80,7 +97,20 @@ def test_a_name_is_all_its_addresses_and_follows_them_without_a_failed_request(
                 sent = users.sent
                 until(lambda: users.sent > sent + 100, "requests meanwhile")
             assert users.seen == {200: users.sent}
-            assert rows(running, "stable").keys() == urls(ADDRESSES[3:])
+            assert rows(running, "stable") == used(ADDRESSES[3:])
+            # What is said of the failures: status, the table and metrics.
+            name = f"http://cart.test:{port}"
+            for path in ("/v1/release", "/v1/endpoints"):
+                cart, srv = json.loads(running.ask("GET", path))["unresolved"]
+                assert cart.startswith(f"{name} has not been resolved for ")
+                assert cart.endswith("; 2 addresses of its last answer in use")
+                assert srv.startswith("http+srv://_http._tcp.pods.test has not ")
+            metrics = running.metrics()
+            assert metrics[f'canaryproxy_name_addresses{{name="{name}"}}'] == 2
+            assert metrics[f'canaryproxy_name_lookup_failures_total{{name="{name}"}}'] >= 1
+            assert metrics[f'canaryproxy_name_answer_age_seconds{{name="{name}"}}'] > 0
+            names.fails = False
+            until(lambda: not json.loads(running.ask("GET", "/v1/release"))["unresolved"], "again")
             log = running.log.read_text()
             assert log.count(f"http://cart.test:{port} cannot be resolved: ") == 1
             assert "2 addresses of its last answer in use" in log

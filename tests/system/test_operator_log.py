@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,18 @@ class JsonProxy(Proxy):
             if one.get("event") == name and fields.items() <= one.items()
         ]
 
-    def get(self, user: int) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
-        try:
-            connection.request("GET", "/", headers={"Cookie": f"canary_id=user{user}"})
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
+    def get_at_once(self, users: Sequence[int]) -> list[str]:
+        """Send all requests before a response is read; return the bodies."""
+        with contextlib.ExitStack() as stack:
+            asked = []
+            for _ in users:
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
+                stack.callback(connection.close)
+                connection.connect()
+                asked.append(connection)
+            for user, connection in zip(users, asked, strict=True):
+                connection.request("GET", "/", headers={"Cookie": f"canary_id=user{user}"})
+            return [connection.getresponse().read().decode() for connection in asked]
 
 
 @contextlib.contextmanager
@@ -79,9 +84,9 @@ def test_both_variants_fail_and_come_back_and_each_event_is_logged_once(
     users = iter(range(10**6))
     bodies: list[str] = []
 
-    def ask_until_logged(event: str, **fields: object) -> dict[str, Any]:
+    def ask_until_logged(event: str, at_once: int = 1, **fields: object) -> dict[str, Any]:
         def logged() -> bool:
-            bodies.append(running.get(next(users))[1])
+            bodies.extend(running.get_at_once([next(users) for _ in range(at_once)]))
             return bool(running.events(event, **fields))
 
         until(logged, f"{event} {fields}")
@@ -106,8 +111,15 @@ def test_both_variants_fail_and_come_back_and_each_event_is_logged_once(
         down = ask_until_logged("endpoint_down", endpoint=url["stable"])
         assert (down["level"], down["left"]) == ("error", 0)
         ask_until_logged("failures_began", endpoint=url["stable"])
-        ask_until_logged("failures_began", variant="stable", reason="no_endpoint")
+        # Those that come while the only endpoint is being tried.
+        ask_until_logged("failures_began", 16, variant="stable", reason="no_endpoint")
+        for variant in ("stable", "canary"):
+            ask_until_logged("panic_began", variant=variant)
+            assert running.metrics()[f'canaryproxy_panic{{variant="{variant}"}}'] == 1
         with service(tmp_path, "stable", stable), service(tmp_path, "canary", canary):
+            for variant in ("stable", "canary"):
+                assert ask_until_logged("panic_ended", variant=variant)["seconds"] >= 0
+            until(lambda: running.metrics()['canaryproxy_panic{variant="stable"}'] == 0, "calm")
             assert ask_until_logged("endpoint_up", endpoint=url["stable"])["left"] == 1
             assert ask_until_logged("endpoint_up", endpoint=url["canary"])["left"] == 1
         running.kill(15)

@@ -239,7 +239,7 @@ LEGAL = {
     ),
     "length with zeros": (
         b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0002\r\n\r\nab",
-        b"Content-Length: 0002\r\n",
+        b"Content-Length: 2\r\n",
     ),
     "Host with empty port": (b"GET / HTTP/1.1\r\nHost: h:\r\n\r\n", b"Host: h:\r\n"),
     "Host IPv6": (b"GET / HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n", b"Host: [2001:db8::1]\r\n"),

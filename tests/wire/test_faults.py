@@ -33,6 +33,7 @@ from .harness import (
     always,
     proxy,
     status_of,
+    undated,
     until,
     variants,
 )
@@ -242,7 +243,7 @@ async def test_what_fails_on_the_canary_is_answered_by_stable(canary: Answer, co
         proxy(variants(stable.port, broken.port, more)) as running,
     ):
         got = await once(running)
-        assert got == (
+        assert undated(got) == (
             b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nCache-Control: private\r\n"
             + VIA
             + b"X-Canary-Rescued: 1\r\n\r\nstable"
@@ -266,6 +267,22 @@ async def test_a_canary_that_refuses_connections_is_rescued_even_for_post() -> N
         assert cells[RESCUED] == cells[ROUTED] == 5
         assert cells[CODES + 502] + cells[CODES + 503] == 5
         assert errors(running, "canary", Reason.CONNECT_REFUSED) == 3
+        assert errors(running, "canary", Reason.NO_ENDPOINT) == 2
+
+
+async def test_stable_answers_no_request_of_an_irreversible_canary() -> None:
+    release = "release: {id: r1, reversible: false, steps: [{weight: 100}]}\n"
+    async with (
+        Upstream(always(STABLE_OK)).serving() as stable,
+        proxy(variants(stable.port, free_port(), release)) as running,
+    ):
+        running.weight(100)
+        for _ in range(5):  # the last ones find it ejected
+            response = await once(running, b"GET / HTTP/1.1\r\n" + HOST + COOKIE + b"\r\n")
+            assert status_of(response) in (502, 503)
+        assert stable.got == b""
+        cells = running.counters.canary
+        assert (cells[RESCUED], cells[ROUTED]) == (0, 5)
         assert errors(running, "canary", Reason.NO_ENDPOINT) == 2
 
 

@@ -445,6 +445,35 @@ async def test_a_response_that_ends_by_itself_is_left_alone(head: bytes, request
         assert running.counters.canary[LEAVING] == 0
 
 
+async def test_a_coded_event_stream_ends_anywhere_and_a_heartbeat_is_no_part_of_an_event() -> None:
+    coded = STREAM.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+    for head, sent in ((coded, b"\x1f\x8b\x08"), (STREAM, b"data: 1\n\n:\n")):
+        answer, _ = script(head + chunk(sent))
+        async with moving(answer, PATIENT) as (running, _):
+            client = await running.connect()
+            await client.send(EVENTS)
+            await client.take(sent)
+            running.weight(0)
+            await client.take(LAST_CHUNK)
+            assert client.got.endswith(chunk(sent) + LAST_CHUNK)
+            await settled(running)
+            assert running.counters.canary[ENDED_CLEANLY] == 1
+
+
+@pytest.mark.parametrize("head", [STREAM, STREAM.replace(b"200 OK", b"204 No Content")])
+async def test_a_response_without_a_body_is_no_stream(head: bytes) -> None:
+    answer, _ = script(head.replace(b"Transfer-Encoding: chunked\r\n", b""))
+    async with moving(answer, AT_ONCE) as (running, _):
+        client = await running.connect()
+        await client.send(EVENTS if b"204" in head else EVENTS.replace(b"GET", b"HEAD"))
+        await client.take(b"\r\n\r\n")
+        running.weight(0)
+        await client.send(EVENTS)
+        await client.take(b"ok")
+        await settled(running)
+        assert running.counters.canary[STREAMS_OPENED] == 0
+
+
 async def test_configured_types_end_at_a_line() -> None:
     head = STREAM.replace(b"text/event-stream", b"application/x-ndjson")
     answer, queue = script(head + chunk(b'{"a":'))
@@ -643,3 +672,19 @@ async def test_an_internal_error_of_the_upstream_counts_however_long_the_tunnel_
         client.close()
         record = await running.record()
         assert bool(record.flags & records.BROKEN) == broken
+
+
+async def test_an_internal_error_while_the_proxy_waits_for_a_boundary_counts() -> None:
+    answer, queue = script(SWITCH + text(b"a", fin=False))
+    async with moving(answer, PATIENT) as (running, _):
+        client = await running.connect()
+        await client.send(UPGRADE)
+        await client.take(text(b"a", fin=False))
+        await told(running)
+        await queue.put(close_frame(1011))
+        await client.take(close_frame(1011))
+        client.close()
+        await settled(running)
+        record = next(one for one in running.records() if one.ended)
+        assert record.flags & records.BROKEN
+        assert running.counters.canary[ENDED_CLEANLY] == 0

@@ -1,14 +1,14 @@
 // The actions of an operator, and what each means for users. Pure: the release in, text out.
 
-import { latency, plural, sentence, weight } from "./words.js";
+import { count, duration, latency, longLived, plural, sentence, weight } from "./words.js";
 
 /** Which percentage of users moves between two weights, and where to. */
-export function moved(from, to) {
+export function moved(from, to, over = null) {
   const difference = Math.abs(to - from);
   if (difference < 0.005) return "No users move.";
   const way = to > from ? "from stable to the canary" : "from the canary to stable";
   const whole = to === 0 ? " Then every user is on stable." : to === 100 ? " Then every user is on the canary." : "";
-  return `${weight(difference)} of users move ${way} with their next request (${weight(from)} → ${weight(to)}).${whole}`;
+  return `${weight(difference)} of users move ${way} ${over ? `over ${duration(over)}` : "with their next request"} (${weight(from)} → ${weight(to)}).${whole}`;
 }
 
 const current = (release) => release.steps[release.step - 1];
@@ -48,12 +48,16 @@ export function acceptedBy(name, records) {
 }
 
 const post = (name) => ({ method: "POST", path: `v1/release/${name}` });
-const ends = "The release ends. Starting it again begins with the first step and a new judge.";
+const startsOver = "Starting it again begins with the first step and a new judge.";
+const ends = (release) => `${release.state === "promoted" ? "The promotion is taken back" : "The release ends"}. ${startsOver}`;
+
+/** What must still be true when users go back after the promotion. */
+const previous = (release) => (release.state === "promoted" ? "Stable must still run the version before this release." : null);
 
 /**
  * By name: `label` and `key` of the button; method and path of the request; `does`, the title of the dialog and of
- * its button; `says`, the lines of the dialog for (release, records, typed weight, typed metric); `fields` of the
- * dialog; `safe` if it moves users off the canary or moves none (as `asks` of v1/acts says): it carries no If-Match, because an act
+ * its button; `says`, the lines of the dialog for (release, records, typed weight, typed metric), by default what v1/acts says;
+ * `fields` of the dialog; `timeout` of the request in ms; `safe` if it moves users off the canary or moves none (as `asks` of v1/acts says): it carries no If-Match, because an act
  * towards stable must not lose a race, and no warning; `needed` if there is something to do it for; `always` if `allowed`
  * does not restrict it; `config` if its If-Match is the configuration's ETag.
  */
@@ -64,10 +68,6 @@ export const ACTIONS = {
     key: "s",
     group: "rollout",
     does: "Start the release",
-    says: (release) => [
-      moved(release.weight, release.steps[0]?.weight ?? 0),
-      "The plan begins with its first step, and the judge starts over.",
-    ],
   },
   pause: {
     ...post("pause"),
@@ -157,7 +157,11 @@ export const ACTIONS = {
     does: "Abort the release",
     safe: true,
     fields: ["reason"],
-    says: (release) => [moved(release.weight, 0), ends],
+    says: (release) => [
+      moved(release.weight, 0, release.state === "aborting" ? null : release.ramp_down),
+      ends(release),
+      previous(release),
+    ],
   },
   trip: {
     ...post("trip"),
@@ -170,6 +174,7 @@ export const ACTIONS = {
     says: (release) => [
       moved(release.weight, 0),
       "The circuit opens as it does on a regression. The release is kept: Reset sends the same users back to the canary.",
+      previous(release),
     ],
   },
   reset: {
@@ -194,11 +199,7 @@ export const ACTIONS = {
     key: "d",
     group: "upkeep",
     does: "Run the drill",
-    says: (release) => [
-      `Rehearses a rollback with live traffic: the circuit trips, ${weight(release.weight)} of users move to stable, and they move back after the measurement.`,
-      "It measures how long requests still reach the canary after a trip. This takes up to ten seconds.",
-      release.steps.length > 0 && release.state !== "idle" ? "The step then starts over: its bake time counts from zero." : null,
-    ],
+    timeout: 900000, // ms: it waits for the last tunnel or stream
   },
   reload: {
     method: "POST",
@@ -219,18 +220,31 @@ export const ACTIONS = {
 /** Whether an action is possible now. */
 export const allowed = (release, name) => release !== null && (ACTIONS[name].always === true || release.allowed.includes(name));
 
-/** Whether an action, with the typed weight, takes users off the canary or moves none. */
+/** Whether an action sends users to a stable that cannot serve them (release.reversible: false). */
+export const isReturn = (action, release, typed) =>
+  release?.reversible === false &&
+  release.weight > 0 &&
+  (action === ACTIONS.abort || action === ACTIONS.trip || action === ACTIONS.drill || (action === ACTIONS.weight && typed !== null && typed < release.weight));
+
+/** Whether an action, with the typed weight, takes users off the canary without harm, or moves none. */
 export const isSafe = (action, release, typed) =>
-  action.safe === true || (action.lowers !== undefined && release !== null && action.lowers(release, typed));
+  !isReturn(action, release, typed) &&
+  (action.safe === true || (action.lowers !== undefined && release !== null && action.lowers(release, typed)));
+
+/** The result of a drill. */
+function drilled({ seconds_to_last_request: seconds, requests_after: after, connections: all, connections_left: left, seconds_to_last_connection: last }) {
+  const stays = "the circuit stays open, and every user is on stable. Find out why, then Reset.";
+  if (seconds === null) return `requests still reached the canary at its end: ${stays}`;
+  if (left > 0) return `${count(left)} of ${longLived(all)} had not left the canary at its end: ${stays}`;
+  const came = after ? `the last request reached the canary ${latency(seconds)} after the trip (${plural(after, "request")} in total)` : "no request reached the canary after the trip";
+  return `${came}${last === null ? "" : `; the last of ${longLived(all)} left it after ${latency(last)}`}.`;
+}
 
 /** The result of an action, in one sentence; `sent` is the body of the request. */
 export function outcome(name, response, sent) {
   if (name === "accept") return `Done: ${sent.metric} is accepted until this release ends.`;
   if (name === "drill") {
-    const { seconds_to_last_request: seconds, requests_after: after } = response.drill;
-    if (seconds === null) return "Drill done: requests still reached the canary at its end. See the history.";
-    if (!after) return "Drill done: no request reached the canary after the trip.";
-    return `Drill done: the last request reached the canary ${latency(seconds)} after the trip (${plural(after, "request")} in total).`;
+    return `Drill done: ${drilled(response.drill)}`;
   }
   if (name === "reload") {
     const changed = response.changed?.length ? `changed ${response.changed.join(", ")}` : "no changes";

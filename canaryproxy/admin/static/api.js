@@ -42,11 +42,11 @@ export const token = { get: () => recall(tab, TOKEN), set: (value) => keep(tab, 
 /** The name of the operator, for the history. */
 export const operator = { get: () => recall(browser, NAME), set: (value) => keep(browser, NAME, value) };
 
-async function ask(path, options) {
+async function ask(path, options, timeout = TIMEOUT) {
   try {
-    return await fetch(path, { ...options, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) });
+    return await fetch(path, { ...options, cache: "no-store", signal: AbortSignal.timeout(timeout) });
   } catch (error) {
-    const why = error.name === "TimeoutError" ? `The proxy did not respond within ${TIMEOUT / 1000} s.` : "The proxy cannot be reached.";
+    const why = error.name === "TimeoutError" ? `The proxy did not respond within ${timeout / 1000} s.` : "The proxy cannot be reached.";
     throw new Failed(0, why);
   }
 }
@@ -69,12 +69,12 @@ export async function configTag() {
 }
 
 /** Send a change and return the body of the response. Throws Failed. */
-export async function change(method, path, body, etag) {
+export async function change(method, path, body, etag, timeout) {
   const headers = { "Content-Type": "application/json", ...authorization() };
   if (etag) headers["If-Match"] = etag;
   let response;
   try {
-    response = await ask(path, { method, headers, body: JSON.stringify(body) });
+    response = await ask(path, { method, headers, body: JSON.stringify(body) }, timeout);
   } catch (error) {
     throw new Failed(0, `${error.message} The change may or may not have been made: check the figures once they are live again.`);
   }

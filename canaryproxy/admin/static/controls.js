@@ -3,7 +3,7 @@
 import { $, attr, el, keyed, text } from "./dom.js";
 import { ACTIONS, acceptable, allowed, isSafe, outcome } from "./actions.js";
 import { change, configTag, look, operator, token } from "./api.js";
-import { plural } from "./words.js";
+import { plural, sentence } from "./words.js";
 
 const GROUPS = ["rollout", "safety", "circuit", "upkeep"];
 
@@ -116,9 +116,10 @@ export class Controls {
     const action = ACTIONS[this.#name];
     const metric = this.#fields.metric?.input.value.trim() ?? "";
     const { release, acts } = this.#seen;
-    const says = action.says(release, this.#live.records, this.#typed(), metric).filter((words) => words !== null);
-    const moved = acts.find((each) => each.act === this.#name)?.moved;
-    if (moved > 0 && !this.#fields.weight) says.splice(1, 0, `That is about ${plural(moved, "user")}, by those seen in the last minutes.`);
+    const act = acts.find((each) => each.act === this.#name);
+    const told = () => (act?.says ?? []).map((words) => `${sentence(words)}.`);
+    const says = action.says ? action.says(release, this.#live.records, this.#typed(), metric).filter((words) => words !== null) : told();
+    if (action.says && act?.moved > 0 && !this.#fields.weight) says.splice(1, 0, `That is about ${plural(act.moved, "user")}, by those seen in the last minutes.`);
     $("confirm-do").className = isSafe(action, release, this.#typed()) ? "do" : "do do-careful";
     keyed(
       $("confirm-says"),
@@ -160,7 +161,7 @@ export class Controls {
       if (action.config && newToken) this.#seen.etag = await configTag();
       const etag = isSafe(action, this.#seen.release, this.#typed()) && !this.#fields.weight ? null : this.#seen.etag;
       const body = this.#body();
-      const response = await change(action.method, action.path, body, etag);
+      const response = await change(action.method, action.path, body, etag, action.timeout);
       if (response.drill) this.#live.take(response.release);
       else if (response.state) this.#live.take(response);
       if (this.#name === name) $("confirm").close();

@@ -111,7 +111,7 @@ function update(node, each, top, { release, records }) {
   attr(bar, "aria-valuenow", Math.min(Math.max(length, 0), top).toFixed(2));
   attr(bar, "aria-valuetext", `${odds(log)}; ${limits}`);
   const unseen = !each.comparable && each.canary.trials === 0;
-  const times = timing(each.timing);
+  const times = timing(each.timing) && `${timing(each.timing)}${release.fleet ? " (this replica)" : ""}`;
   text(bounds, unseen ? "" : [never && "pauses only", times || (each.level === "ok" && ratios(each))].filter(Boolean).join(" · "));
   text(counts, times && each.level === "ok" ? "" : `${brief(each) ? rates(each) : sides(each)}${within(each, release.metrics)}`);
 }

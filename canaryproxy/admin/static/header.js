@@ -1,7 +1,7 @@
 // The top of the page: state, weight and alarms, the title of the tab, and announcements for screen readers.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
-import { CIRCUITS, STANDINGS, STATES, ago, clock, duration, moment, plural, state, utc, weight, zone } from "./words.js";
+import { CIRCUITS, STANDINGS, STATES, ago, clock, duration, leaving, moment, plural, state, utc, weight, zone } from "./words.js";
 
 let before = null;
 
@@ -52,17 +52,22 @@ function connection(live) {
 
 function banner(release, now) {
   const open = release.circuit.state === "open";
-  attr($("banner"), "hidden", open ? null : "");
-  if (!open) return;
+  attr($("banner"), "hidden", open || release.breach ? null : "");
+  if (!open) {
+    if (release.breach) breached(release);
+    return;
+  }
   const { cause, since, cooldown_left: left, trips } = release.circuit;
   const title = $("banner-title");
-  if (title.childElementCount === 0) title.append("Tripped ", el("time", {}), ": every user is on stable");
+  if (title.childElementCount === 0) title.replaceChildren("Tripped ", el("time", {}), ": every user is on stable");
   const time = title.firstElementChild;
   text(time, `${ago(now - since)}, at ${moment(since, now)} ${zone(since)}`);
   attr(time, "title", utc(since));
   text($("banner-cause"), cause ?? "Unknown cause.");
   const can = (action) => release.allowed.includes(action);
+  const canary = release.variants.canary?.long_lived;
   const next = [
+    canary?.leaving > 0 && leaving("canary", canary, now),
     `Check the canary's logs around ${clock(since)} ${zone(since)}.`,
     can("reset") && "If it is fixed, or was a false alarm: Reset sends the same users back to the canary.",
     can("abort") && "If it is not fixed: Abort ends the release, and users stay on stable.",
@@ -70,6 +75,21 @@ function banner(release, now) {
       ? `Otherwise a probe with a few users begins in ${duration(left)}.`
       : `The circuit stays open until you reset it${trips > 1 ? ` (tripped ${trips} times)` : ""}.`,
   ].filter(Boolean);
+  steps(next);
+}
+
+/** A regression of an irreversible release: no user was moved, and an operator must act. */
+function breached(release) {
+  text($("banner-title"), `The canary is worse than stable, and ${weight(release.weight)} of users stay on it`);
+  text($("banner-cause"), release.breach);
+  steps([
+    "release.reversible is false: stable may not be able to read what these users have stored since.",
+    "Deploy a repaired canary. Then Resume: the step starts over with a new judge.",
+    "Only if stable can serve these users: Trip.",
+  ]);
+}
+
+function steps(next) {
   keyed(
     $("banner-next"),
     next.map((words, at) => ({ words, at })),
@@ -94,6 +114,10 @@ function announce(release) {
   const was = before;
   before = release;
   const open = release.circuit.state === "open";
+  if (release.breach && !was?.breach) {
+    text($("alert"), `The canary is worse than stable, and users stay on it. ${release.breach}`);
+    return;
+  }
   if (open && was?.circuit.state !== "open") {
     text($("alert"), `Tripped: every user is on stable. ${release.circuit.cause ?? ""}`);
     return;

@@ -6,17 +6,20 @@ import { count, duration, latency, moment, odds, plural, utc, weight } from "./w
 
 const KINDS = {
   everything: null,
-  "trips and warnings": ["tripped", "stopped", "reset", "restored", "probing", "recovered", "suspect", "cleared", "accepted"],
-  "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborted", "gate", "merged", "moved", "ejected", "readmitted"],
+  "trips and warnings": ["tripped", "breached", "reset", "probing", "recovered", "suspect", "cleared", "capacity", "accepted", "ejected", "readmitted"],
+  "steps and weights": ["release", "started", "step", "ready", "weight", "paused", "resumed", "promoted", "aborting", "aborted", "gate", "merged", "moved"],
   "drills and configuration": ["drill", "reload", "reload_failed", "restart", "upgrade", "upgrade_failed"],
 };
 const GLYPHS = {
   tripped: "tripped",
-  stopped: "tripped",
+  breached: "breach",
   probing: "probing",
   recovered: "ok",
   cleared: "ok",
   suspect: "suspect",
+  capacity: "suspect",
+  ejected: "suspect",
+  readmitted: "ok",
   accepted: "suspect",
   reload_failed: "suspect",
   upgrade_failed: "suspect",
@@ -26,9 +29,12 @@ const GLYPHS = {
   resumed: "running",
   paused: "paused",
   promoted: "promoted",
+  aborting: "aborted",
   aborted: "aborted",
 };
-const WORDS = { restart: "restarted", reload_failed: "reload failed", upgrade_failed: "restart failed", upgrade: "taken over", merged: "replicas merged", moved: "connections moved" };
+const WORDS = { restart: "restarted", reload_failed: "reload failed", upgrade_failed: "restart failed", upgrade: "taken over", merged: "replicas merged", moved: "connections moved", capacity: "held for capacity", ejected: "endpoint ejected", readmitted: "endpoint back" };
+/** Records of what a trip and a reset do to the release: the ones before have said it. */
+const CONSEQUENCES = ["stopped", "restored"];
 const PAGE = 50;
 
 let shown = PAGE;
@@ -51,16 +57,17 @@ export function setUpHistory(changed) {
 export function history(live) {
   const kinds = KINDS[$("history-kind").value];
   const find = $("history-find").value.trim().toLowerCase();
-  const found = live.records.filter(
+  const named = values().event;
+  const told = live.records.filter((record) => !CONSEQUENCES.includes(record.what) || record.id === named);
+  const found = told.filter(
     (record) =>
       (kinds === null || kinds.includes(record.what)) &&
       (find === "" || `${record.id} ${record.what} ${record.cause}`.toLowerCase().includes(find)),
   );
-  const named = values().event;
   const at = found.findIndex((record) => record.id === named);
   if (at >= 0) shown = Math.max(shown, found.length - at);
   const newest = found.slice(-shown).reverse();
-  text($("history-count"), found.length === live.records.length ? plural(found.length, "event") : `${count(found.length)} of ${plural(live.records.length, "event")}`);
+  text($("history-count"), found.length === told.length ? plural(found.length, "event") : `${count(found.length)} of ${plural(told.length, "event")}`);
   attr($("history-more"), "hidden", found.length > shown ? null : "");
   text($("history-more"), `Show ${Math.min(PAGE, found.length - shown)} more`);
   keyed(
@@ -101,15 +108,17 @@ const FIGURES = {
   seconds_to_last_request: (value) => `last request after ${latency(value)}`,
   users: (value) => (value > 0 ? `${plural(value, "canary user")} compared` : ""),
   requests_after: (value) => `${plural(value, "request")} after`,
+  judged: (value) => `${plural(value, "canary request")} compared`,
+  answered: () => "", // those that were not compared, too: of no use without what became of them
   passed: (value) => (value ? "passed" : "refused"),
 };
 
 /** Figures in words if known, otherwise by name; those of metrics are in the cause already. */
 function figures(all) {
   const words = [];
-  if (typeof all.step === "number" && typeof all.steps === "number") words.push(`step ${all.step} of ${all.steps}`);
+  if (typeof all.step === "number" && typeof all.steps === "number") words.push(all.step > 0 ? `step ${all.step} of ${all.steps}` : `before step 1 of ${all.steps}`);
   for (const [name, value] of Object.entries(all)) {
-    if (name === "step" || name === "steps" || name === "metrics" || value === null) continue;
+    if (["step", "steps", "metrics", "endpoints_of"].includes(name) || value === null) continue;
     if (Array.isArray(value)) {
       if (value.length > 0) words.push(`${name.replaceAll("_", " ")}: ${value.join(", ")}`);
       continue;

@@ -43,12 +43,14 @@ function lost(words) {
   badge($("live"), words === "" ? "ok" : "suspect", words === "" ? "live" : "old");
 }
 
-function show({ overview: rows, time }) {
+function show({ overview: rows, missing = [], time }) {
   const needing = rows.filter((row) => row.attention !== "none");
   for (const each of document.querySelectorAll(".zone")) text(each, ` (${zone(time)})`);
   text($("number"), String(rows.length));
   badge($("needing"), needing.length === 0 ? "ok" : "suspect", needing.length === 0 ? "none" : String(needing.length));
   attr($("alone"), "hidden", rows.length > 1 ? "" : null);
+  attr($("missing"), "hidden", missing.length === 0 ? "" : null);
+  text($("missing"), missing.map((words) => `${words}.`).join(" "));
   keyed($("proxies").tBodies[0], rows, (row) => row.address ?? "", make, (node, row) => fill(node, row, time));
   const tripped = rows.filter((row) => row.attention === "tripped").length;
   const title = `${needing.length === 0 ? "All well" : `${plural(needing.length, "proxy needs", "proxies need")} attention`} – canaryproxy overview`;
@@ -97,7 +99,7 @@ function named(cell, { name, dashboard, address }) {
 function judgement(cell, found) {
   if (cell.childElementCount === 0) cell.append(el("span", { class: "level" }), el("ul"));
   badge(cell.firstElementChild, ...(KINDS[found.attention] ?? STANDINGS[found.verdict] ?? ["unknown", "unknown"]));
-  const said = [found.error, found.said, ...found.problems].filter((each) => each !== null);
+  const said = [found.error, found.said, found.fleet, ...found.problems].filter((each) => each !== null);
   keyed(
     cell.lastElementChild,
     said.map((words, index) => ({ words, index })),

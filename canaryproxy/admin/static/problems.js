@@ -36,7 +36,7 @@ function of(release) {
     const bad = endpoints.filter((each) => !each.usable).length;
     if (bad > 0) found.push(["suspect", `${bad} of ${plural(endpoints.length, "endpoint")} of ${side} ${bad === 1 ? "is" : "are"} down`]);
   }
-  for (const words of release.at_fault ?? []) found.push(["suspect", words]);
+  for (const words of [...(release.at_fault ?? []), ...(release.unresolved ?? [])]) found.push(["suspect", words]);
   const over = release.capacity?.over ?? [];
   for (const words of release.capacity?.said ?? []) found.push([over.includes(words) ? "suspect" : "info", `Capacity: ${words}.`]);
   const compared = release.weight > 0 && release.weight < 100;

@@ -40,7 +40,7 @@ function fill(row, from, values) {
 function showEndpoints({ endpoints }) {
   const table = $("endpoint-table");
   if (table.tBodies.length === 0) {
-    const right = ["Requests", "Failed", ...CODES, "No response", "P95", "In flight"];
+    const right = ["Requests", "Failed", ...CODES, "No response", "P95", "Open"];
     table.append(
       el("caption", {}),
       el("thead", {}, el("tr", {}, heads(["Variant", "Endpoint", "State"]), heads(right, "number"))),
@@ -90,7 +90,7 @@ function showRoutes({ routes, seconds, share }) {
       el(
         "thead",
         {},
-        el("tr", {}, heads(["Route", "Judge"]), SIDES.map((side) => heads(right.map((what) => `${side} ${what}`), "number"))),
+        el("tr", {}, heads(["Route", "Judge"]), SIDES.flatMap((side) => heads(right.map((what) => `${side} ${what}`), "number"))),
       ),
       el("tbody", {}),
     );

@@ -18,7 +18,7 @@ export function track(live) {
       const [bar, percent, note] = node.children;
       const done = ended || index < at;
       const current = !ended && index === at;
-      const stopped = current && ["tripped", "aborted"].includes(release.state);
+      const stopped = current && ["tripped", "aborting", "aborted"].includes(release.state);
       node.className = `step ${done ? "step-done" : stopped ? `step-stopped step-${release.state}` : current ? "step-current" : "step-next"}`;
       attr(node, "aria-current", current ? "step" : null);
       badge(percent, done ? "ok" : current ? release.state : "idle", weight(step.weight), done ? "done" : stopped ? release.state : current ? "current" : "next");
@@ -30,7 +30,7 @@ export function track(live) {
 }
 
 const planned = (step) =>
-  [step.bake > 0 && duration(step.bake), step.min_requests > 0 && `${count(step.min_requests)} req`]
+  [step.hold_back && "hold-back", step.bake > 0 && duration(step.bake), step.min_requests > 0 && `${count(step.min_requests)} req`]
     .filter(Boolean)
     .join(", ") || "no wait";
 
@@ -53,6 +53,8 @@ function details(release, at, live) {
     lines.push(["info", "Not started yet. Start begins the first step."]);
   } else if (release.state === "promoted") {
     lines.push(["ok", `Done: every user has been on the canary for ${duration(live.now - release.since)}.`]);
+  } else if (release.state === "aborting") {
+    lines.push(["aborted", `Aborting: ${weight(release.weight)} of users are still on the canary, none in ${duration(release.ramp_down ?? 0)}. Abort again, or Trip, takes them back at once.`]);
   } else if (release.state === "aborted") {
     lines.push(["aborted", `Aborted ${ago(live.now - release.since)}: every user is on stable.`]);
   } else if (release.state === "tripped") {

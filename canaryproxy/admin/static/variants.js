@@ -1,7 +1,7 @@
 // Both variants side by side, and their endpoints.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
-import { count, duration, latency, percent, plural, rate } from "./words.js";
+import { count, latency, leaving as left, longLived, percent, rate } from "./words.js";
 
 const ROWS = [
   ["Rate", (variant) => rate(variant.rate)],
@@ -21,6 +21,7 @@ export function variants(live) {
   const { variants: both } = live.release;
   const node = $("variants");
   if (node.childElementCount === 0) node.append(...make());
+  text($("variants-window"), live.release.fleet ? "last 10 s, this replica" : "last 10 s");
   const [table, none, leaving, ...lists] = node.children;
   attr(none, "hidden", both.canary === null ? null : "");
   ROWS.forEach(([, value], row) =>
@@ -28,24 +29,19 @@ export function variants(live) {
       text(table.tBodies[0].rows[row].cells[column + 1], both[side] === null ? "–" : value(both[side]));
     }),
   );
-  const moved = SIDES.filter((side) => both[side]?.long_lived.leaving > 0);
-  attr(leaving, "hidden", moved.length > 0 ? null : "");
-  text(leaving, moved.map((side) => left(side, both[side].long_lived, live.now)).join(" "));
+  const fleet = live.release.fleet?.leaving ?? {};
+  const moved = SIDES.filter((side) => both[side]?.long_lived.leaving > 0).map((side) => left(side, both[side].long_lived, live.now));
+  const all = SIDES.filter((side) => fleet[side] > (both[side]?.long_lived.leaving ?? 0)).map((side) => `${longLived(fleet[side])} on ${side} at all replicas.`);
+  attr(leaving, "hidden", moved.length + all.length > 0 ? null : "");
+  text(leaving, [...moved, ...all].join(" "));
   SIDES.forEach((side, at) =>
     keyed(lists[at], both[side]?.endpoints ?? [], (each) => each.url, endpoint, (item, each) => {
       text(item.children[0], side);
       text(item.children[1], each.url);
       badge(item.children[2], each.usable ? "ok" : "suspect", each.usable ? "up" : "down");
-      text(item.children[3], `${count(each.in_flight)} in flight`);
+      text(item.children[3], `${count(each.in_flight)} open`);
     }),
   );
-}
-
-/** How many tunnels and streams the users who moved have left behind, and until when. */
-function left(side, { leaving, until }, now) {
-  const seconds = until - now;
-  const end = seconds > 0 ? `the last one is closed within ${duration(Math.ceil(seconds))}` : "overdue";
-  return `${plural(leaving, "tunnel or stream", "tunnels and streams")} on ${side} whose users have moved: ${end}.`;
 }
 
 function make() {

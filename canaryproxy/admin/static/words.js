@@ -132,6 +132,7 @@ export const STATES = {
   tripped: "Tripped",
   probing: "Probing",
   promoted: "Promoted",
+  aborting: "Aborting",
   aborted: "Aborted",
 };
 
@@ -174,3 +175,13 @@ export function state(release) {
 }
 
 export const plural = (number, word, more = `${word}s`) => `${count(number)} ${number === 1 ? word : more}`;
+
+/** "12 tunnels and streams". */
+export const longLived = (number) => plural(number, "tunnel or stream", "tunnels and streams");
+
+/** How many tunnels and streams the users who moved have left behind, and until when. */
+export function leaving(side, { leaving: number, until }, now) {
+  const seconds = until - now;
+  const end = seconds > 0 ? `the last one is closed within ${duration(Math.ceil(seconds))}` : "overdue";
+  return `${longLived(number)} on ${side} whose users have moved: ${end}.`;
+}

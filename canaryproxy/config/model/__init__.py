@@ -35,7 +35,7 @@ from canaryproxy.config.model.resilience import Assets, Mirror, Rescue, RetryBud
 from canaryproxy.config.model.section import Mistake
 from canaryproxy.config.model.split import MatchRule, Probes, Split, Sticky
 from canaryproxy.config.model.tls import Certificate, ClientTls, ServerTls
-from canaryproxy.config.model.variants import Variant, Variants
+from canaryproxy.config.model.variants import Health, Variant, Variants
 
 __all__ = [
     "AccessLog",
@@ -57,6 +57,7 @@ __all__ = [
     "Gate",
     "GuardRails",
     "HeaderMatch",
+    "Health",
     "JsonWhen",
     "Judge",
     "Latency",

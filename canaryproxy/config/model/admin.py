@@ -25,6 +25,13 @@ class Neighbour(Section):
         None, description="Link to its dashboard; default: its http(s) address."
     )
 
+    @model_validator(mode="after")
+    def _one_address(self) -> Neighbour:
+        if self.address.service:
+            what = "expected http://host:port, https://host:port or unix:/path, not a name of SRV records"
+            report([Mistake(what, ("address",))])
+        return self
+
     @property
     def link(self) -> str | None:
         """Where its dashboard is, if that is known."""
@@ -42,10 +49,10 @@ class Admin(Section):
         description="host:port for /metrics, the API and the dashboard; changes need the token.",
     )
     token_file: types.FilePath | None = Field(
-        None, description="File that contains the bearer token."
+        None, description="File that contains the bearer token, or lines of NAME TOKEN."
     )
     token_env: Variable | None = Field(
-        None, description="Name of the environment variable that contains the bearer token."
+        None, description="Name of the environment variable that contains the same."
     )
     hosts: tuple[types.Domain, ...] = Field(
         (),

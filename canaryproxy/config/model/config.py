@@ -110,6 +110,11 @@ class Config(Section):
         return tuple(endpoint for one in both if one is not None for endpoint in one.endpoints)
 
     @property
+    def reversible(self) -> bool:
+        """Whether stable can serve the canary's users (``release.reversible``)."""
+        return self.release is None or self.release.reversible
+
+    @property
     def worker_count(self) -> int:
         """The number of workers: ``workers``, or one for each core that the process may use."""
         return self.workers or len(os.sched_getaffinity(0))

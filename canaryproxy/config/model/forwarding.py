@@ -18,7 +18,10 @@ class Forwarded(Section):
         "X-Forwarded-For",
         description="The field in which they name the client; the other one is not read.",
     )
-    via: types.Name = Field("canaryproxy", description="Our name in Via.")
+    via: types.Name = Field(
+        "canaryproxy",
+        description="Our name in Via. off: no Via is added, and requests that go in circles are not noticed.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Forwarded:

@@ -53,6 +53,21 @@ class Gate(Section):
             yield Mistake(f"expected a duration of at most {LONGEST_GATE:g}s", ("timeout",))
 
 
+class HoldBack(Section):
+    """A control group: it stays on stable while everyone else is on the canary."""
+
+    share: types.Weight = Field(description="Percent of users who stay on stable, such as 1.")
+    bake: types.Duration = Field(description="How long at least, until they follow; a duration.")
+
+
+class RampDown(Section):
+    """How an abort takes users back that is no emergency."""
+
+    over: types.Timeout = Field(
+        description="Time over which the weight falls to 0; a duration.", examples=["30s"]
+    )
+
+
 class Release(Section):
     """One attempt to move users from stable to canary."""
 
@@ -65,12 +80,33 @@ class Release(Section):
             " or when an operator resumes."
         ),
     )
+    hold_back: HoldBack | None = Field(
+        None,
+        description=(
+            "Before the promotion, a share of users stays on stable for a time, so that the canary can be"
+            " compared while everyone else is on it."
+        ),
+    )
     gates: tuple[Gate, ...] = Field((), description="Webhooks that must approve each step.")
     capacity: Literal["off", "warn", "hold"] = Field(
         "warn",
         description=(
             "Where the next step, or a trip, would bring a variant more requests than its endpoints have"
             " carried: say so, or also hold the step."
+        ),
+    )
+    reversible: bool = Field(
+        True,
+        description=(
+            "false: stable cannot serve the canary's users any more (an irreversible migration). A"
+            " regression then pauses the release and notifies, and moves no user; rescue is off."
+        ),
+    )
+    ramp_down: RampDown | None = Field(
+        None,
+        description=(
+            "An abort takes users back little by little; default: at once. A trip always takes them back at"
+            " once."
         ),
     )
 
@@ -82,4 +118,33 @@ class Release(Section):
             for at, (before, here) in enumerate(pairwise(weights))
             if here <= before
         )
+        report(self._held_back(max((one for one in weights if one < 100.0), default=0.0)))
         return self
+
+    def _held_back(self, highest: float) -> Iterator[Mistake]:
+        """Yield what is wrong with the control group; ``highest`` is the largest weight below 100."""
+        if self.hold_back is None:
+            return
+        share = self.hold_back.share
+        if not 0.0 < share < 100.0 - highest:
+            found = f"expected a share above 0% and below {100.0 - highest:g}%"
+            why = f", the users who are on stable after the step at {highest:g}%" if highest else ""
+            yield Mistake(f"{found}{why}; found {share:g}%", ("hold_back", "share"))
+        if self.hold_back.bake == 0.0:
+            yield Mistake("expected a duration above 0, such as 24h", ("hold_back", "bake"))
+
+    @property
+    def held(self) -> Step | None:
+        """The step of ``hold_back``."""
+        if self.hold_back is None:
+            return None
+        weight = round(100.0 - self.hold_back.share, 2)
+        return Step.model_construct(weight=weight, bake=self.hold_back.bake)
+
+    @property
+    def plan(self) -> tuple[Step, ...]:
+        """The steps, and before the last users move that of ``hold_back``."""
+        if (held := self.held) is None:
+            return self.steps
+        ends = self.steps[-1:] if self.steps[-1].weight >= 100.0 else ()
+        return (*self.steps[: len(self.steps) - len(ends)], held, *ends)

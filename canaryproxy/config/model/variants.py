@@ -35,6 +35,28 @@ class Outliers(Section):
         return self
 
 
+class Health(Section):
+    """Active health checks: an endpoint that fails them gets no requests."""
+
+    path: types.UrlTarget = Field(
+        description="The path to ask each endpoint for, with GET; a query may follow."
+    )
+    host: types.ServerName | None = Field(
+        None, description="The Host header; default: the endpoint's host and port as configured."
+    )
+    interval: types.Timeout = Field(
+        5.0, description="Time from check to check, up to a tenth less by chance."
+    )
+    timeout: types.Timeout = Field(
+        2.0, description="Time for the connection and the head of the response."
+    )
+    rise: int = Field(2, ge=1, le=100, description="Passed checks in a row until it is up again.")
+    fall: int = Field(3, ge=1, le=100, description="Failed checks in a row until it is down.")
+    statuses: Annotated[types.Statuses, types.one_or_more(types.Status)] = Field(
+        ("2xx",), description="Responses that pass; redirects are not followed."
+    )
+
+
 class Variant(Section):
     """One version of the service."""
 
@@ -49,6 +71,9 @@ class Variant(Section):
     balance: Literal["least_requests", "hash"] = Field(
         "least_requests",
         description="Load balancing; hash keeps each user on the same endpoint.",
+    )
+    health: Health | None = Field(
+        None, description="Active health checks of its endpoints; off by default."
     )
     slow_start: types.Duration = Field(
         0.0,

@@ -1,0 +1,145 @@
+"""One active health check: a GET on a connection of its own, and what its response says.
+
+It connects as requests do (``Dialer``) and reads the response by the same rules (``UpstreamConnection``), so
+what passes could serve them. Only the head of the response is read; redirects are not followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Final
+
+from canaryproxy.config import Endpoint as EndpointConfig
+from canaryproxy.config import Health
+from canaryproxy.config.addresses import TcpAddress
+from canaryproxy.config.units import duration_text
+from canaryproxy.http1.head_cache import ResponseHeadCache
+from canaryproxy.http1.request import Request, RequestFields
+from canaryproxy.http1.response import Response, ResponseParser
+from canaryproxy.measure.counters import Reason
+from canaryproxy.measure.failures import describe
+from canaryproxy.proxy.dialer import Dialer
+from canaryproxy.proxy.failures import detail_of, reason_of
+from canaryproxy.proxy.interfaces import ConnectionSource, Receiver, UpstreamLink
+from canaryproxy.proxy.upstream_connection import UpstreamConnection
+
+_AGENT: Final = "canaryproxy-health-check"
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_PARSER: Final = ResponseHeadCache(ResponseParser(), enabled=False)
+
+
+def _get() -> Request:
+    """Return what ``UpstreamConnection`` has to know of the request."""
+    request = Request()
+    request.method = b"GET"
+    request.fields = RequestFields(())
+    return request
+
+
+_REQUEST: Final = _get()
+
+
+class HealthCheck(ConnectionSource):
+    """Checks one endpoint by the rules of its variant."""
+
+    __slots__ = ("_dialer", "_head", "_loop", "_rules")
+
+    def __init__(
+        self, endpoint: EndpointConfig, rules: Health, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._rules = rules
+        self._loop = loop
+        self._dialer = Dialer(endpoint, loop, self._link)
+        host = rules.host or _host(endpoint)
+        self._head = (
+            f"GET {rules.path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {_AGENT}\r\n"
+            "Accept: */*\r\nConnection: close\r\n\r\n"
+        ).encode()
+
+    def secure(self, context: ssl.SSLContext | None, server_name: str | None) -> None:
+        """Use this context from the next check on, as ``Dialer.secure`` does."""
+        self._dialer.secure(context, server_name)
+
+    async def ask(self) -> str:
+        """Check once; return why the check failed, or nothing if it passed."""
+        rules = self._rules
+        wanted = "connection"
+        try:
+            async with asyncio.timeout(rules.timeout):
+                link = await self._dialer.dial()
+                wanted = "response"
+                status, failure = await self._respond(link)
+        except TimeoutError as error:
+            if error.errno:
+                return describe(reason_of(error), detail_of(error, rules.timeout))
+            return f"no {wanted} within {duration_text(rules.timeout)}"
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
+            return describe(reason_of(error), detail_of(error, rules.timeout))
+        if failure or str(status) in rules.statuses or f"{status // 100}xx" in rules.statuses:
+            return failure
+        return f"status {status}, wanted {', '.join(rules.statuses)}"
+
+    async def _respond(self, link: UpstreamLink) -> tuple[int, str]:
+        """Return the status of the response, or 0 and why there is none."""
+        if link.transport.is_closing():
+            return 0, describe(Reason.RESET, "closed right after it was opened")
+        answer = _Answer(self._loop.create_future())
+        link.send(answer, self._head)
+        try:
+            return await answer.result
+        finally:
+            if answer.result.cancelled():
+                link.close()
+            else:
+                link.end()
+
+    def _link(self) -> UpstreamLink:
+        return UpstreamConnection(self, _PARSER)
+
+    def release(self, link: UpstreamLink) -> None:  # noqa: ARG002
+        return
+
+    def lost(self, link: UpstreamLink) -> None:  # noqa: ARG002
+        return
+
+
+class _Answer(Receiver):
+    """Waits for the head of a response."""
+
+    __slots__ = ("result",)
+
+    def __init__(self, result: asyncio.Future[tuple[int, str]]) -> None:
+        self.request = _REQUEST
+        self.result = result
+
+    def response_head(
+        self,
+        response: Response,
+        body: bytes,  # noqa: ARG002
+        *,
+        complete: bool,  # noqa: ARG002
+        trailers: bytes = b"",  # noqa: ARG002
+    ) -> None:
+        self._done(response.status, "")
+
+    def response_body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:  # noqa: ARG002
+        return
+
+    def upstream_failed(self, reason: Reason, detail: str = "", *, stale: bool = False) -> None:  # noqa: ARG002
+        self._done(0, describe(reason, detail))
+
+    def _done(self, status: int, failure: str) -> None:
+        if not self.result.done():
+            self.result.set_result((status, failure))
+
+
+def _host(endpoint: EndpointConfig) -> str:
+    """Return the Host field for an endpoint: the name in the configuration, not the address behind it."""
+    if endpoint.path:
+        return "localhost"
+    name = endpoint.host.rstrip(".")
+    authority = str(TcpAddress(name, endpoint.port))
+    if endpoint.port == _DEFAULT_PORTS[endpoint.scheme]:
+        return authority.rpartition(":")[0]
+    return authority
