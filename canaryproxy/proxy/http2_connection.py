@@ -64,6 +64,7 @@ class Http2Stream(ResponseSink):
 
     def __init__(self, connection: Http2Connection, stream: Stream) -> None:
         self.peer = connection.peer
+        self.own = None
         self.deadline = inf
         self.stream = stream
         self.exchange: Exchange | None = None
@@ -336,6 +337,7 @@ class Http2Connection(Connection):
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.gone()
+            stream.drop_own()
 
     def _take(self, event: Event) -> None:
         if isinstance(event, HeadReceived):
@@ -381,7 +383,9 @@ class Http2Connection(Connection):
 
     def forget(self, number: int) -> None:
         """Forget a stream that is over."""
-        self._streams.pop(number, None)
+        stream = self._streams.pop(number, None)
+        if stream is not None:
+            stream.drop_own()
         if not self._streams:
             self._idle_since = monotonic()
 
