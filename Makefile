@@ -41,7 +41,7 @@ dashboard: ## the same in the browser, at http://127.0.0.1:9900/, until Ctrl-C
 	@$(BIN)/canaryproxy demo --dashboard || [ $$? = 130 ]
 
 # Rooms whose tests need neither a process nor a program.
-QUICK := http1 measure release judging config control proxy tls runtime wire/test_corpus.py wire/test_rfc.py
+QUICK := http1 http2 measure release judging config control proxy tls runtime wire/test_corpus.py wire/test_rfc.py
 quick: $(STAMP) ## what to run at each change: the tests of the pure rooms, in Python alone (under 60 s)
 	$(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not slow" $(addprefix tests/,$(QUICK))
 
@@ -82,7 +82,7 @@ $(COMPILED)/.done: $(BENCH_STAMP) $(shell find canaryproxy bench tests -name '*.
 compiled: $(COMPILED)/.done ## a copy in build/compiled, and a wheel in build/wheel, with the data path compiled (1 min)
 
 unit-compiled: $(COMPILED)/.done ## what the wire and the judge say when compiled (3 min)
-	cd $(COMPILED) && ../../$(BIN)/pytest -n $(JOBS) --dist loadfile tests/wire tests/fuzz tests/judging --notes $(NOTES)
+	cd $(COMPILED) && ../../$(BIN)/pytest -n $(JOBS) --dist loadfile tests/wire tests/fuzz tests/http2 tests/judging --notes $(NOTES)
 
 # Pytest rewrites the assertions of all tests once, and not in each of its processes.
 collected: $(BENCH_STAMP)

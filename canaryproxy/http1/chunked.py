@@ -27,7 +27,7 @@ _SIZE_LINE = re.compile(
 )
 _TRAILER_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t \x21-\x7e\x80-\xff]*")
 
-_FORBIDDEN_TRAILERS = frozenset(
+FORBIDDEN_TRAILERS = frozenset(
     (
         b"authorization",
         b"cache-control",
@@ -179,7 +179,7 @@ class ChunkedDecoder:
             raise ChunkedError("malformed trailer field")
         self._left += len(line) + 2
         name = match[1].lower()
-        if name not in self._dropped and name.replace(b"_", b"-") not in _FORBIDDEN_TRAILERS:
+        if name not in self._dropped and name.replace(b"_", b"-") not in FORBIDDEN_TRAILERS:
             self.trailers += line + b"\r\n"
         return end + 2
 

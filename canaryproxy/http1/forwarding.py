@@ -139,7 +139,17 @@ def address_in(entry: bytes) -> str:
 class Peer:
     """The client of one connection, as the forwarding fields describe it."""
 
-    __slots__ = ("_end", "_ending", "_host", "address", "local", "proto", "template", "trusted")
+    __slots__ = (
+        "_end",
+        "_ending",
+        "_host",
+        "address",
+        "http2",
+        "local",
+        "proto",
+        "template",
+        "trusted",
+    )
 
     def __init__(self, address: str, proto: bytes, trusted: bool, local: bytes) -> None:
         self.address = address
@@ -150,6 +160,8 @@ class Peer:
         """The client's own forwarding fields are kept, and ours appended."""
         self.local = local
         """Host for HTTP/1.0 clients that send none: the address that the client connected to."""
+        self.http2 = False
+        """It speaks HTTP/2."""
         self.template = -1
         """Number of the header template of the last request (``head_cache``); -1: none yet."""
         self._host = self._end = self._ending = b""

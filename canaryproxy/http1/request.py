@@ -45,7 +45,7 @@ from canaryproxy.http1.fields import (
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.llhttp import MalformedHead, request_parser
 from canaryproxy.http1.trace import NEW_LINE, new_line, read
-from canaryproxy.http1.via import MOST_PASSES, in_version, name_in, passes
+from canaryproxy.http1.via import MOST_PASSES, in_http2, in_version, name_in, passes
 from canaryproxy.measure.routing import Headers, Routing
 
 MAX_REQUEST_LINE: Final = 8 * 1024
@@ -297,7 +297,16 @@ class RequestParser:
     request is forwarded that would be refused without it.
     """
 
-    __slots__ = ("_llhttp", "_names", "_via", "create_trace", "end", "strip", "tolerate")
+    __slots__ = (
+        "_http2_end",
+        "_llhttp",
+        "_names",
+        "_via",
+        "create_trace",
+        "end",
+        "strip",
+        "tolerate",
+    )
 
     def __init__(
         self,
@@ -309,6 +318,7 @@ class RequestParser:
     ) -> None:
         self.tolerate = tolerate
         self.end = end
+        self._http2_end = in_http2(end)
         self._via = name_in(end)
         self.strip = strip
         self.create_trace = create_trace
@@ -390,11 +400,8 @@ class RequestParser:
         request.fields = fields = headers.fields
         request.trace = trace_id = fields.trace_id
         request.sampled = trace_id if fields.sampled and trace_id else b""
-        request.head = (
-            line
-            + block
-            + peer.ending(fields.host, fields.forwarding, fields.extra, end or self.end)
-        )
+        end = self._http2_end if peer.http2 else end or self.end
+        request.head = line + block + peer.ending(fields.host, fields.forwarding, fields.extra, end)
         if trace_id is None:
             request.head = request.head[:-2] + new_line() + b"\r\n"
         return request

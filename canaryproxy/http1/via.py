@@ -27,6 +27,11 @@ def in_version(end: bytes, minor: bytes) -> bytes:
     return end.replace(_START, b"Via: 1.%b " % minor, 1)
 
 
+def in_http2(end: bytes) -> bytes:
+    """Return the end of a head whose message came in HTTP/2."""
+    return end.replace(_START, b"Via: 2.0 ", 1)
+
+
 def passes(values: list[bytes], name: bytes) -> int:
     """Return how many entries of these Via fields are of proxies with this name (lower case)."""
     entries = b",".join(values).lower().split(b",")

@@ -18,9 +18,10 @@ from canaryproxy.proxy.closing import LingeringClose, reset
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.dispatch import begin, dispatch
 from canaryproxy.proxy.exchange import Exchange
+from canaryproxy.proxy.http2_connection import HTTP2_HEAD, Http2Connection
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.peer import peer_of
-from canaryproxy.proxy.refusals import refuse, refuse_body
+from canaryproxy.proxy.refusals import refuse
 
 _HEAD: Final = 0
 """Waits for a request, or for the rest of its head."""
@@ -48,6 +49,7 @@ class ClientConnection(ResponseSink):
         "_full",
         "_half_closed",
         "_header",
+        "_may_be_http2",
         "_pending",
         "_processing",
         "_reading",
@@ -58,8 +60,12 @@ class ClientConnection(ResponseSink):
 
     transport: asyncio.Transport
 
-    def __init__(self, context: WorkerContext, header: ProxyHeader | None = None) -> None:
+    def __init__(
+        self, context: WorkerContext, header: ProxyHeader | None = None, *, http2: bool = True
+    ) -> None:
         self._context = context
+        self._may_be_http2 = http2
+        """It takes HTTP/2, and no request has come."""
         self._header = header
         """The PROXY protocol header that the connection began with."""
         self._exchange: Exchange | None = None
@@ -190,6 +196,7 @@ class ClientConnection(ResponseSink):
     def _begin(self, request: Request) -> None:
         """Route one request and start its exchange. Raises ``Refusal``."""
         context = self._context
+        self._may_be_http2 = False
         if context.in_flight >= context.max_requests:
             raise Refusal(503, "too many requests in flight")
         now = monotonic()
@@ -219,7 +226,7 @@ class ClientConnection(ResponseSink):
         try:
             payload = decoder.feed(data)
         except ChunkedError as error:
-            self._give_up(exchange, Refusal(400, str(error)))
+            exchange.spoilt(Refusal(400, str(error)))
             return
         done = decoder.done
         if done:
@@ -232,22 +239,17 @@ class ClientConnection(ResponseSink):
             exchange.request_end(decoder.trailers)
 
     def _refuse(self, refusal: Refusal, head: bytes) -> None:
+        if head == HTTP2_HEAD and self._may_be_http2:
+            self._state = _CLOSED
+            http2 = Http2Connection(self._context, self.transport, self.peer, self._header)
+            http2.take_over(self, head + self._pending.take())
+            return
         refuse(self._context, self, refusal, head)
         self.linger()
 
-    def _give_up(self, exchange: Exchange, refusal: Refusal) -> None:
-        """End a request that the client broke off or spoilt after its head."""
-        exchange.note_refusal(refusal)
-        exchange.client_gone()
-        if exchange.responding:  # the client would take an error for the rest of the response
-            self.break_off(framed=exchange.framed)
-        else:
-            refuse_body(self._context, self, refusal, exchange.request.method)
-            self.linger()
-
     # The exchange's side
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, *, ends: bool = False) -> None:  # noqa: ARG002
         self._active = True
         self.transport.write(data)
 
@@ -357,7 +359,7 @@ class ClientConnection(ResponseSink):
             self.transport.abort()
         elif exchange is not None:
             if state == _BODY and self._reading and not exchange.holds_continue:
-                self._give_up(exchange, Refusal(408, "the request's body did not arrive in time"))
+                exchange.spoilt(Refusal(408, "the request's body did not arrive in time"))
             elif self._full:
                 self.transport.abort()  # the client does not read
             else:

@@ -415,15 +415,17 @@ def _filters(
     """Return what precedes HTTP on the connections of a listener, ``None`` for nothing."""
     tls = listener.tls
     if tls is None:
-        if listener.proxy_protocol == "off":
+        if listener.proxy_protocol == "off" and listener.http2:
             return None
-        return ListenerFilters(listener.proxy_protocol, None)
+        return ListenerFilters(listener.proxy_protocol, None, listener.http2)
     names = [one for pair in tls.certificates for one in (pair.cert, pair.key)]
     context = tls_contexts.get(
-        (tls, *(files.get(name) for name in (*names, tls.client_ca or ""))),
-        lambda: server_context(tls, files, certificates.server_names(tls, files)),
+        (tls, listener.http2, *(files.get(name) for name in (*names, tls.client_ca or ""))),
+        lambda: server_context(
+            tls, files, certificates.server_names(tls, files), http2=listener.http2
+        ),
     )
-    return ListenerFilters(listener.proxy_protocol, context)
+    return ListenerFilters(listener.proxy_protocol, context, listener.http2)
 
 
 def _request_parser(

@@ -53,6 +53,7 @@ from canaryproxy.proxy.framing import (
     framing_of,
 )
 from canaryproxy.proxy.interfaces import ResponseSink
+from canaryproxy.proxy.refusals import refuse_body
 from canaryproxy.proxy.replay import ReplayBuffer
 from canaryproxy.proxy.request_sender import FINISHED, RESPONDING, STREAMING, TUNNEL, WAITING
 from canaryproxy.proxy.rescuer import Rescuer
@@ -176,8 +177,10 @@ class Exchange(Rescuer):
                 body = encode_chunk(body) if body else body
                 if complete:
                     body += last_chunk(trailers)
+            elif trailers and self._sink.peer.http2:
+                self._sink.keep_trailers(trailers)
         head += end
-        self._sink.write(head + body if body else head)
+        self._sink.write(head + body if body else head, ends=complete)
         if complete:
             self._complete(now)
         else:
@@ -186,7 +189,8 @@ class Exchange(Rescuer):
     def _head_end(self, response: Response) -> bytes:
         """Return the fields that the proxy adds to this response, and decide how its body is framed."""
         request = self.request
-        self._framing = framing = framing_of(request, response)
+        framing = AS_RECEIVED if self._sink.peer.http2 else framing_of(request, response)
+        self._framing = framing
         self._close = framing == BY_CLOSE or self._closes()
         lines = self._context.response_ends[response.end + self.variant][:-2]
         # A cache may keep an immutable response for all: a user gets the cookie with the next response.
@@ -207,8 +211,10 @@ class Exchange(Rescuer):
             data = encode_chunk(data) if data else data
             if complete:
                 data += last_chunk(trailers)
-        if data:
-            self._sink.write(data)
+        elif trailers and self._sink.peer.http2:
+            self._sink.keep_trailers(trailers)
+        if data or (complete and self._sink.peer.http2):
+            self._sink.write(data, ends=complete)
         if complete:
             self._complete(monotonic())
 
@@ -309,6 +315,16 @@ class Exchange(Rescuer):
         self._drop_upstream()
         self._leave_endpoint()
 
+    def spoilt(self, refusal: Refusal) -> None:
+        """End a request that the client broke off or spoilt after its head."""
+        self.note_refusal(refusal)
+        self.client_gone()
+        if self.responding:  # the client would take an error for the rest of the response
+            self._sink.break_off(framed=self.framed)
+        else:
+            refuse_body(self._context, self._sink, refusal, self.request.method)
+            self._sink.linger()
+
     def _failed(self, reason: Reason, detail: str = "") -> None:
         """An attempt failed: count it, then try what may still answer the client."""
         self._context.tallies[self.variant].add(counters.ERRORS + reason)
@@ -379,7 +395,7 @@ class Exchange(Rescuer):
         )
         self.note_end(status, now, response)
         _log_failure(self, now, endpoint, reason, detail, response)
-        self._sink.write(response)
+        self._sink.write(response, ends=True)
         self._sink.exchange_done(now, close=close)
 
     # Counting

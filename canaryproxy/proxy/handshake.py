@@ -33,6 +33,8 @@ class ListenerFilters:
 
     proxy_protocol: Literal["off", "required", "trusted"]
     context: ssl.SSLContext | None
+    http2: bool = True
+    """HTTP/2 is taken, too."""
 
 
 class Handshake(Connection):
@@ -132,7 +134,10 @@ class Handshake(Connection):
 
     def _begin_http(self, transport: asyncio.Transport) -> None:
         self._leave()
-        connection = ClientConnection(self._context, self._header)
+        http2 = self._filters.http2
+        if self._tls is not None:
+            http2 = self._tls.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+        connection = ClientConnection(self._context, self._header, http2=http2)
         protocol = cast(asyncio.Protocol, connection)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)

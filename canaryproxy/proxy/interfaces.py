@@ -261,8 +261,15 @@ class ResponseSink(Connection):
         if self.own is not None:
             self.own.close()
 
-    def write(self, data: bytes) -> None:
-        """Write part of the response."""
+    def write(self, data: bytes, *, ends: bool = False) -> None:
+        """Write part of the response; ``ends``: the last one.
+
+        To a peer of HTTP/2, which has frames, content is written without framing of its own.
+        """
+        raise NotImplementedError
+
+    def keep_trailers(self, lines: bytes) -> None:
+        """Write these trailers after the last part; only to a peer of HTTP/2."""
         raise NotImplementedError
 
     def write_interim(self, data: bytes) -> None:

@@ -131,7 +131,7 @@ class LoggedExchange(Exchange):
                 _client(self._context.trusted_proxies, fields, peer),
                 request.method,
                 request.target,
-                b"HTTP/1.0" if request.http10 else b"HTTP/1.1",
+                _protocol(request, http2=peer.http2),
                 status,
                 self._body_size,
                 routing.variant,
@@ -147,6 +147,12 @@ class LoggedExchange(Exchange):
                 referer,
             )
         )
+
+
+def _protocol(request: Request, *, http2: bool) -> bytes:
+    if http2:
+        return b"HTTP/2.0"
+    return b"HTTP/1.0" if request.http10 else b"HTTP/1.1"
 
 
 def _logged_fields(fields: RequestFields) -> tuple[bytes | None, bytes | None, bytes]:

@@ -76,6 +76,16 @@ class RequestSender(LongLived):
     """The client was sent ``100 Continue``."""
 
     @property
+    def has_body(self) -> bool:
+        """The request has content, whether it has come or not."""
+        return self._replay is not None
+
+    @property
+    def request_done(self) -> bool:
+        """The whole request was read from the client."""
+        return self._request_done
+
+    @property
     def finished(self) -> bool:
         """Nothing is expected any more."""
         return self._state == FINISHED

@@ -14,7 +14,11 @@ _PROTOCOLS: Final = ["http/1.1"]
 
 
 def server_context(
-    tls: ServerTls, files: Mapping[str, bytes], names: Sequence[tuple[str, ...]]
+    tls: ServerTls,
+    files: Mapping[str, bytes],
+    names: Sequence[tuple[str, ...]],
+    *,
+    http2: bool = False,
 ) -> ssl.SSLContext:
     """Return the context for a listener; ``names`` are the server names of each certificate.
 
@@ -28,7 +32,7 @@ def server_context(
     for pair, its_names in zip(tls.certificates, names, strict=True):
         context = contexts.get(its_names)
         if context is None:
-            context = contexts[its_names] = _new_server_context(tls, files)
+            context = contexts[its_names] = _new_server_context(tls, files, http2=http2)
         _load_chain(context, files[pair.cert], files[pair.key])
         for name in its_names:
             by_name.setdefault(name.rstrip("."), context)
@@ -45,11 +49,13 @@ def server_context(
     return first
 
 
-def _new_server_context(tls: ServerTls, files: Mapping[str, bytes]) -> ssl.SSLContext:
+def _new_server_context(
+    tls: ServerTls, files: Mapping[str, bytes], *, http2: bool
+) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[tls.min_version]
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.set_alpn_protocols(_PROTOCOLS)
+    context.set_alpn_protocols(["h2", *_PROTOCOLS] if http2 else _PROTOCOLS)
     if tls.client_ca is not None:
         required = tls.client_auth == "required"
         context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL

@@ -93,7 +93,6 @@ REFUSED_REQUESTS = {
     "version 0.9": (505, get(version=b"HTTP/0.9")),
     "version 1.10": (400, get(version=b"HTTP/1.10")),
     "other protocol": (400, get(version=b"RTSP/1.0")),
-    "HTTP/2 preface": (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     "TLS": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
     "CONNECT": (405, b"CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n"),
     "TRACE": (405, b"TRACE / HTTP/1.1\r\nHost: h\r\n\r\n"),

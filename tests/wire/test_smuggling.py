@@ -12,7 +12,7 @@ from itertools import product
 
 import pytest
 
-from canaryproxy.http1.chunked import _FORBIDDEN_TRAILERS
+from canaryproxy.http1.chunked import FORBIDDEN_TRAILERS
 from canaryproxy.http1.fields import REQUEST_KINDS
 from canaryproxy.measure.counters import REFUSED, ROUTED
 
@@ -393,7 +393,7 @@ async def test_extensions_that_look_like_chunks_are_dropped() -> None:
 async def test_trailers_that_frame_route_or_authenticate_are_dropped() -> None:
     names = sorted(
         spelling
-        for name in _FORBIDDEN_TRAILERS
+        for name in FORBIDDEN_TRAILERS
         for spelling in (name, name.upper(), name.title(), *spellings(name))
     )
     found = await all_pass(

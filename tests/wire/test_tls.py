@@ -60,6 +60,11 @@ def listener(*pairs: Pair | str, more: str = "") -> str:
     return f"listen: {{address: 127.0.0.1:8443, tls: {{certificates: [{items}]{more}}}}}\n"
 
 
+def without_http2(text: str) -> str:
+    """Return a configuration whose listener takes HTTP/1 only."""
+    return text.replace("address: 127.0.0.1:8443,", "address: 127.0.0.1:8443, http2: false,")
+
+
 def secure(port: int, pair: Pair | None = None, more: str = "") -> str:
     """Return a configuration of a TLS listener before a plain upstream."""
     return listener(pair or loopback()) + variants(port, more=more)
@@ -167,10 +172,30 @@ async def test_keys_of_two_kinds_for_one_name_go_together() -> None:
                 assert used[0] == ciphers
 
 
-async def test_http_1_1_is_what_alpn_agrees_on_and_h2_alone_is_not_agreed_on() -> None:
+async def test_alpn_agrees_on_http_2_and_on_1_1() -> None:
     async with (
         Upstream(always(OK)).serving() as upstream,
         proxy(secure(upstream.port)) as running,
+    ):
+        for offered, agreed in (
+            (("h2", "http/1.1"), "h2"),
+            (("http/1.1",), "http/1.1"),
+            (("h3",), None),
+        ):
+            context = authority().client(alpn=offered)
+            with await apart(lambda: connect(running.port, context)) as sock:  # noqa: B023
+                assert sock.selected_alpn_protocol() == agreed
+        context = authority().client()
+        with await apart(lambda: connect(running.port, context)) as sock:
+            sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            assert status_of(await apart(lambda: rest(sock))) == 505
+        assert upstream.got == b""
+
+
+async def test_without_http_2_alpn_agrees_on_http_1_1_and_h2_alone_is_not_agreed_on() -> None:
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(without_http2(secure(upstream.port))) as running,
     ):
         context = authority().client(alpn=("h2", "http/1.1"))
         with await apart(lambda: connect(running.port, context)) as sock:

@@ -23,6 +23,10 @@ class Listener(Section):
             " (required of the networks in forwarded.trust)."
         ),
     )
+    http2: bool = Field(
+        True,
+        description="Take HTTP/2, too: by ALPN over TLS, else by prior knowledge.",
+    )
 
 
 def _as_listener(value: object) -> object:

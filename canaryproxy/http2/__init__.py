@@ -1,0 +1,1 @@
+"""HTTP/2 as bytes: HPACK, frames, streams and messages. No sockets and no clock."""

@@ -1,0 +1,433 @@
+"""A client's connection of HTTP/2: a stream for each request, which its exchange answers like any other.
+
+``http2`` says what bytes mean and what is to be written. Here are the parts that need a clock or a socket:
+timeouts, the transport, and what becomes of a request. An exchange sees an ``Http2Stream`` as its client's
+connection, and writes HTTP/1.1 heads to it; content has no framing of its own.
+
+Flow control. A client that reads slowly fills the window of its stream: the stream tells its exchange,
+which stops its upstream. An upstream that reads slowly pauses the stream, whose bytes are then not given
+back to the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from time import monotonic
+from typing import Final, cast
+
+from canaryproxy.http1.errors import Refusal
+from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.proxy_protocol import ProxyHeader
+from canaryproxy.http2.connection import Connection as Http2
+from canaryproxy.http2.errors import CANCEL, INTERNAL_ERROR, NO_ERROR
+from canaryproxy.http2.events import (
+    DataReceived,
+    Event,
+    HeadReceived,
+    StreamDrained,
+    StreamReset,
+    TrailersReceived,
+)
+from canaryproxy.http2.streams import ENDED, LOCAL, Stream
+from canaryproxy.measure import counters
+from canaryproxy.proxy.closing import LingeringClose
+from canaryproxy.proxy.context import WorkerContext
+from canaryproxy.proxy.dispatch import dispatch
+from canaryproxy.proxy.exchange import Exchange
+from canaryproxy.proxy.interfaces import Connection, ResponseSink
+from canaryproxy.proxy.peer import peer_of
+from canaryproxy.proxy.refusals import refuse
+
+HTTP2_HEAD: Final = b"PRI * HTTP/2.0\r\n\r\n"
+"""How a client of HTTP/2 begins: no request of HTTP/1 does (RFC 9113 §3.4)."""
+_POINTS_A_SECOND: Final = 100
+"""What a client may ask for nothing in the long run (``http2.floods``): ten resets or 25 pings a second."""
+_INTERIM: Final = b"1"
+
+
+class Http2Stream(ResponseSink):
+    """One request and its response."""
+
+    __slots__ = (
+        "_active",
+        "_began",
+        "_connection",
+        "_ended",
+        "_full",
+        "_owed",
+        "_paused",
+        "_trailers",
+        "exchange",
+        "stream",
+    )
+
+    def __init__(self, connection: Http2Connection, stream: Stream) -> None:
+        self.peer = connection.peer
+        self.own = None
+        self.deadline = inf
+        self.stream = stream
+        self.exchange: Exchange | None = None
+        self._connection = connection
+        self._active = False
+        """Something moved since the last ``sweep``."""
+        self._began = self._ended = False
+        """The head of the final response was written, and its end."""
+        self._full = False
+        """The client reads slower than we write."""
+        self._paused = False
+        self._owed = 0
+        """Bytes that were passed on while ``_paused``."""
+        self._trailers = b""
+
+    # The client's side
+
+    def begin(self, event: HeadReceived, context: WorkerContext) -> None:
+        """Route the request and start its exchange. Raises ``Refusal``."""
+        text = event.head.text_for(ends=event.ends)
+        request = context.request_parser.parse(text, self.peer)
+        if context.in_flight >= context.max_requests:
+            raise Refusal(503, "too many requests in flight")
+        now = monotonic()
+        fields = request.fields
+        has_body = not event.ends and (fields.length > 0 or fields.chunked)
+        exchange = self.exchange = dispatch(context, self, request, now, has_body)
+        context.in_flight += 1
+        limits = context.limits
+        if has_body and not fields.expect:
+            self.deadline = now + limits.body_timeout
+        else:
+            self.deadline = now + limits.first_byte_timeout
+        exchange.start()
+        if not has_body and context.mirror is not None:
+            context.mirror.offer(request, exchange.routing, now)
+
+    def received(self, data: bytes) -> None:
+        """Take content of the request."""
+        self._active = True
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.request_body(data)
+        if self._paused:
+            self._owed += len(data)
+        else:
+            self._connection.http2.consume(self.stream, len(data))
+
+    def received_end(self, trailers: bytes = b"") -> None:
+        """Take the end of the request."""
+        exchange = self.exchange
+        if exchange is not None and not exchange.finished and exchange.has_body:
+            exchange.request_end(trailers)
+
+    def drained(self) -> None:
+        """All that was written is sent."""
+        self._active = True
+        self._full = False
+        if self.exchange is not None:
+            self.exchange.client_drained()
+        else:
+            self._leave()
+
+    def gone(self) -> None:
+        """The stream was closed: drop the request."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self._connection.context.in_flight -= 1
+            exchange.client_gone()
+
+    def refuse(self, refusal: Refusal, head: bytes) -> None:
+        """Write the proxy's own error in place of a response."""
+        refuse(self._connection.context, self, refusal, head)
+        self._end()
+
+    # The exchange's side
+
+    def write(self, data: bytes, *, ends: bool = False) -> None:
+        self._active = True
+        connection, stream = self._connection, self.stream
+        http2 = connection.http2
+        trailers = self._trailers
+        if not self._began:
+            head, _, data = data.partition(b"\r\n\r\n")
+            self._began = head[9:10] != _INTERIM
+            alone = ends and not data and not trailers
+            http2.respond(stream, head, ends=alone)
+            ends_here = ends and not alone
+        else:
+            ends_here = ends
+        self._ended = ends
+        if (data or ends_here) and not http2.send(stream, data, ends=ends_here and not trailers):
+            self._full = True
+            if self.exchange is not None:
+                self.exchange.client_full()
+        if trailers and ends_here:
+            http2.send_trailers(stream, trailers)
+        connection.flush()
+
+    def write_interim(self, data: bytes) -> None:
+        self.write(data)
+
+    def keep_trailers(self, lines: bytes) -> None:
+        self._trailers = lines
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        owed, self._owed = self._owed, 0
+        if owed:
+            self._connection.http2.consume(self.stream, owed)
+            self._connection.flush()
+
+    def await_response(self, now: float) -> None:
+        self._active = False
+        self.deadline = now + self._connection.context.first_byte_timeout
+
+    def stream_response(self, now: float, *, event_stream: bool) -> None:
+        self.deadline = inf if event_stream else now + self._connection.context.limits.body_timeout
+
+    def exchange_done(self, now: float, *, close: bool) -> None:  # noqa: ARG002
+        self.exchange = None
+        self._connection.context.in_flight -= 1
+        self.deadline = now + self._connection.context.limits.body_timeout
+        self._end()
+
+    def break_off(self, *, framed: bool) -> None:  # noqa: ARG002
+        if self.exchange is not None:
+            self.exchange = None
+            self._connection.context.in_flight -= 1
+        self._reset(INTERNAL_ERROR)
+
+    def close(self) -> None:
+        self.linger()
+
+    def linger(self) -> None:
+        if self.exchange is not None:
+            self.exchange = None
+            self._connection.context.in_flight -= 1
+        self._end()
+
+    def _end(self) -> None:
+        """The response is written: end our side."""
+        if not self._ended:
+            self._ended = True
+            self._connection.http2.send(self.stream, b"", ends=True)
+        self._leave()
+        self._connection.flush()
+
+    def _leave(self) -> None:
+        """Leave the connection if the stream is over: the client need not send the rest of a request."""
+        if self.stream.state == LOCAL:
+            self._connection.http2.reset(self.stream, NO_ERROR)
+        if self.stream.state >= ENDED:
+            self._connection.forget(self.stream.number)
+
+    def _reset(self, code: int) -> None:
+        self._connection.http2.reset(self.stream, code)
+        self._connection.forget(self.stream.number)
+        self._connection.flush()
+
+    # The worker's side
+
+    def sweep(self, now: float) -> None:
+        """Extend the deadline if something moved, else time out."""
+        if self._active:
+            self._active = False
+            self.deadline = now + self._connection.context.limits.body_timeout
+            return
+        self.deadline = inf
+        exchange = self.exchange
+        if exchange is None or self._full:
+            self.gone()
+            self._reset(CANCEL)  # the client does not read
+        elif not exchange.request_done and not self._paused and not exchange.holds_continue:
+            exchange.spoilt(Refusal(408, "the request's body did not arrive in time"))
+        else:
+            exchange.timed_out()
+
+    def drain(self, until: float | None) -> None:
+        """Do nothing: its connection drains."""
+
+    def abort(self) -> None:
+        self._connection.abort()
+
+
+class Http2Connection(Connection):
+    """An HTTP/2 server connection: an ``asyncio.Protocol`` by its methods, so it can be compiled."""
+
+    __slots__ = (
+        "_busy",
+        "_header",
+        "_idle_since",
+        "_moved_at",
+        "_streams",
+        "_swept_at",
+        "_unsent",
+        "context",
+        "http2",
+        "peer",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        transport: asyncio.Transport,
+        peer: Peer,
+        header: ProxyHeader | None,
+    ) -> None:
+        self.context = context
+        self.transport = transport
+        self.peer = peer
+        peer.http2 = True
+        self._header = header
+        self.http2 = Http2()
+        self._streams: dict[int, Http2Stream] = {}
+        self._busy = False
+        """Received bytes are acted on: what that writes is written at once."""
+        self._idle_since = self._moved_at = self._swept_at = monotonic()
+        self._unsent = 0
+        """Bytes that waited to be written at the last ``sweep``."""
+        self.deadline = 0.0  # it is swept each time, for its streams
+
+    def take_over(self, connection: Connection, data: bytes) -> None:
+        """Take the place of a connection of HTTP/1 that got ``HTTP2_HEAD``; ``data`` is all that came."""
+        self.context.connections.discard(connection)
+        self.context.connections.add(self)
+        self.transport.set_protocol(cast(asyncio.Protocol, self))
+        self.data_received(data)
+
+    # asyncio's side
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self.context.connections.discard(self)
+        self.context.counters.proxy[counters.CONNECTIONS_CLOSED] += 1
+        self._lose_streams()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self.http2.hold()
+
+    def resume_writing(self) -> None:
+        self._act(self.http2.release())
+
+    def data_received(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self._act(self.http2.receive(data))
+
+    def _act(self, events: list[Event]) -> None:
+        self._busy = True
+        for event in events:
+            self._take(event)
+        self._busy = False
+        self.flush()
+        if self.http2.closed:
+            self._fail()
+
+    def _fail(self) -> None:
+        """The client broke a rule: close, so that what it still sends does not destroy our GOAWAY."""
+        self._lose_streams()
+        self.context.connections.discard(self)
+        LingeringClose(self.context, self.transport, self._unsent).start()
+
+    def _lose_streams(self) -> None:
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.gone()
+            stream.drop_own()
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, HeadReceived):
+            self._begin(event)
+        elif isinstance(event, DataReceived):
+            stream = self._streams.get(event.stream.number)
+            if stream is not None:
+                if event.data:
+                    stream.received(event.data)
+                if event.ends:
+                    stream.received_end()
+        elif isinstance(event, TrailersReceived):
+            stream = self._streams.get(event.stream.number)
+            if stream is not None:
+                stream.received_end(event.lines)
+        elif isinstance(event, StreamDrained):
+            stream = self._streams.get(event.stream.number)
+            if stream is not None:
+                stream.drained()
+        elif isinstance(event, StreamReset):
+            stream = self._streams.get(event.stream.number)
+            self.forget(event.stream.number)
+            if stream is not None:
+                stream.gone()
+
+    def _begin(self, event: HeadReceived) -> None:
+        stream = self._streams[event.stream.number] = Http2Stream(self, event.stream)
+        refusal = event.head.refusal
+        if refusal is None:
+            try:
+                stream.begin(event, self.context)
+                return
+            except Refusal as error:
+                refusal = error
+        stream.refuse(refusal, event.head.text.replace(b" HTTP/1.1\r\n", b" HTTP/2.0\r\n", 1))
+
+    # For its streams
+
+    def flush(self) -> None:
+        """Write what there is to be written."""
+        if not self._busy and (data := self.http2.take()):
+            self.transport.write(data)
+
+    def forget(self, number: int) -> None:
+        """Forget a stream that is over."""
+        stream = self._streams.pop(number, None)
+        if stream is not None:
+            stream.drop_own()
+        if not self._streams:
+            self._idle_since = monotonic()
+
+    # The worker's side
+
+    def sweep(self, now: float) -> None:
+        """Time out streams and the connection itself, and earn its points."""
+        seconds, self._swept_at = now - self._swept_at, now
+        self.http2.refill(int(seconds * _POINTS_A_SECOND))
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent or not unsent:
+            self._unsent, self._moved_at = unsent, now
+        elif now - self._moved_at > self.context.limits.body_timeout:
+            self.transport.abort()
+            return
+        for stream in list(self._streams.values()):
+            if stream.deadline < now:
+                stream.sweep(now)
+        idle = self.context.draining or now - self._idle_since > self.context.idle_timeout
+        if idle and not self._streams:
+            self._close()
+
+    def _close(self) -> None:
+        self.http2.shut_down(now=True)
+        self.flush()
+        self.transport.close()
+
+    def mark_late(self, now: float) -> None:
+        for stream in self._streams.values():
+            if stream.exchange is not None:
+                stream.exchange.mark_late(now)
+
+    def drain(self, until: float | None) -> None:
+        self.http2.shut_down(now=False)
+        self.flush()
+        if until is None and not self._streams:
+            self._close()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def renew_peer(self) -> None:
+        if not self.transport.is_closing():
+            self.peer = peer_of(self.transport, self.context.trusted_proxies, self._header)
+            self.peer.http2 = True
