@@ -47,7 +47,6 @@ class ClientConnection(ResponseSink):
         "_decoder",
         "_exchange",
         "_full",
-        "_half_closed",
         "_header",
         "_may_be_http2",
         "_pending",
@@ -78,8 +77,6 @@ class ClientConnection(ResponseSink):
         self._reading = True
         self._full = False
         """The client reads slower than we write."""
-        self._half_closed = False
-        """One side of the tunnel sends no more."""
         self._processing = self._active = False
         """Something moved since the last ``sweep``."""
         self._unsent = 0
@@ -116,12 +113,8 @@ class ClientConnection(ResponseSink):
     def eof_received(self) -> bool:
         """The client sends no more: as HTTP has no half-closed connections, it is gone, but in a tunnel."""
         if self._state == _TUNNEL and self._exchange is not None:
-            if self._half_closed:
-                self._exchange.tunnel_over()
-                self.close()
-            else:
-                self._half_close()
-                self._exchange.tunnel_client_eof()
+            self.deadline = monotonic() + self._context.limits.idle_timeout
+            self._exchange.tunnel_client_eof()
             return True
         return False
 
@@ -327,17 +320,8 @@ class ClientConnection(ResponseSink):
         self.resume()
 
     def tunnel_eof(self) -> None:
-        if self._half_closed and self._exchange is not None:
-            self._exchange.tunnel_over()
-            self.close()
-        else:
-            self._half_close()
-            self.transport.write_eof()
-
-    def _half_close(self) -> None:
-        """One side sends no more: the other may go on, but not be silent for ever."""
-        self._half_closed = True
         self.deadline = monotonic() + self._context.limits.idle_timeout
+        self.transport.write_eof()
 
     # The worker's side
 

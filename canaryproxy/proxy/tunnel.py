@@ -25,7 +25,7 @@ class Tunnel(TrialRecorder):
     replied with its own. The upstream takes that for the client's Close.
     """
 
-    __slots__ = ("_from_client", "_from_upstream", "_responded_at")
+    __slots__ = ("_from_client", "_from_upstream", "_half_closed", "_responded_at")
 
     # Set by the subclass, as those of ``RequestSender``.
     _responded_at: float
@@ -33,6 +33,8 @@ class Tunnel(TrialRecorder):
     _from_client: FrameReader | None
     """Reads the frames of a tunnel, if it is a WebSocket."""
     _from_upstream: FrameReader | None
+    _half_closed: bool
+    """One side sends no more: the other may go on, but its connection may not be silent for ever."""
 
     def begin_tunnel(self, protocol: bytes, data: bytes) -> None:
         """Become a tunnel; ``data`` came from the upstream with its handshake."""
@@ -41,6 +43,7 @@ class Tunnel(TrialRecorder):
         self._from_upstream = reader = FrameReader() if is_websocket else None
         if reader is not None:
             reader.feed(data)
+        self._half_closed = False
         self._state = TUNNEL
         self._context.tallies[self.variant].add(counters.TUNNELS_OPENED)
         self._context.long_lived.add(self)
@@ -81,21 +84,33 @@ class Tunnel(TrialRecorder):
         if self._upstream is not None:
             self._upstream.transport.write(data)
         if reader is not None and reader.close_code and self.leaving == CLOSED:
-            self.tunnel_over()
-            self._sink.close()
+            self._end_both()
 
     def tunnel_client_eof(self) -> None:
         """The client sends no more: pass that on to the upstream, which may still send."""
         self._tunnel_ends(by_client=True)
-        if self.leaving == CLOSED:
+        if self._half_closed:
+            self._end_both()
+        elif self.leaving == CLOSED:
             self.leave_now()
-        elif self._upstream is not None:
-            self._upstream.transport.write_eof()
+        else:
+            self._half_closed = True
+            if self._upstream is not None:
+                self._upstream.transport.write_eof()
 
     def tunnel_eof(self) -> None:
         """The upstream sends no more: pass that on to the client, which may still send."""
         self._tunnel_ends(by_client=False)
-        self._sink.tunnel_eof()
+        if self._half_closed:
+            self._end_both()
+        else:
+            self._half_closed = True
+            self._sink.tunnel_eof()
+
+    def _end_both(self) -> None:
+        """Neither side sends any more."""
+        self.tunnel_over()
+        self._sink.close()
 
     def tunnel_over(self) -> None:
         """Both sides send no more: close the upstream's connection once everything is written."""
