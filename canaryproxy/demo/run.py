@@ -220,6 +220,7 @@ async def _watch(act: Act, layout: Layout, users: Users, view: Live | None) -> S
             at_fault = now
             await _switch(layout, act.fault)
             broken_at = time.time()
+            end = max(end, loop.time() + act.limit)  # a slow machine comes to the fault late
         await asyncio.sleep(_REFRESH_SECONDS)
 
 

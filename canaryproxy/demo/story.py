@@ -23,7 +23,7 @@ class Act:
     """Bake time of each step, in seconds; short, for the demo."""
     breaks_at: float = 25.0
     limit: float = 25.0
-    """Longest duration of the release, in seconds."""
+    """Seconds that the release may take to its fault, and as many from there."""
 
 
 STORY = (
