@@ -24,7 +24,7 @@ from canaryproxy.demo.users import Seen, Users
 
 pytestmark = pytest.mark.slow
 
-DEADLINE = 80.0
+DEADLINE = 240.0
 COMMAND = [sys.executable, "-m", "canaryproxy", "demo", "--speed", "2"]
 
 
