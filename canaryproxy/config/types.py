@@ -372,6 +372,39 @@ ProxyProtocol = Annotated[
 ]
 
 
+_PROTOCOLS = ("http1", "http2")
+
+
+def _protocols(value: object) -> object:
+    """Return the protocols by name, in their order; a single one needs no list."""
+    found = _as_list(value)
+    if found in (("http1",), ("http2",), _PROTOCOLS):
+        return found
+    if found == _PROTOCOLS[::-1]:
+        return _PROTOCOLS
+    raise ValueError("http1, http2 or [http1, http2]")
+
+
+Protocols = Annotated[
+    tuple[Literal["http1", "http2"], ...],
+    _checked(_protocols),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": [*_PROTOCOLS]},
+                {
+                    "type": "array",
+                    "items": {"enum": [*_PROTOCOLS]},
+                    "minItems": 1,
+                    "uniqueItems": True,
+                },
+            ]
+        }
+    ),
+]
+"""Versions of HTTP, at least one."""
+
+
 def one_or_more(item: Any) -> BeforeValidator:
     """Return a validator that accepts a single value as a list of one; ``item`` is its type."""
     some = Annotated[tuple[item, ...], Field(min_length=1)]

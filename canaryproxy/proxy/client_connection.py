@@ -23,6 +23,9 @@ from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.peer import peer_of
 from canaryproxy.proxy.refusals import refuse
 
+HTTP1: Final = 1
+HTTP2: Final = 2
+
 _HEAD: Final = 0
 """Waits for a request, or for the rest of its head."""
 _BODY: Final = 1
@@ -48,11 +51,11 @@ class ClientConnection(ResponseSink):
         "_exchange",
         "_full",
         "_header",
-        "_may_be_http2",
         "_pending",
         "_processing",
         "_reading",
         "_state",
+        "_takes",
         "_unsent",
         "transport",
     )
@@ -60,11 +63,15 @@ class ClientConnection(ResponseSink):
     transport: asyncio.Transport
 
     def __init__(
-        self, context: WorkerContext, header: ProxyHeader | None = None, *, http2: bool = True
+        self,
+        context: WorkerContext,
+        header: ProxyHeader | None = None,
+        *,
+        takes: int = HTTP1 | HTTP2,
     ) -> None:
         self._context = context
-        self._may_be_http2 = http2
-        """It takes HTTP/2, and no request has come."""
+        self._takes = takes
+        """``HTTP1``, ``HTTP2`` or both; after the first request only its version."""
         self._header = header
         """The PROXY protocol header that the connection began with."""
         self._exchange: Exchange | None = None
@@ -189,7 +196,8 @@ class ClientConnection(ResponseSink):
     def _begin(self, request: Request) -> None:
         """Route one request and start its exchange. Raises ``Refusal``."""
         context = self._context
-        self._may_be_http2 = False
+        if self._takes != HTTP1:
+            self._settle_on_http1()
         if context.in_flight >= context.max_requests:
             raise Refusal(503, "too many requests in flight")
         now = monotonic()
@@ -212,6 +220,12 @@ class ClientConnection(ResponseSink):
         if self._pending.data and self._exchange is exchange:
             self._body(self._pending.take())
 
+    def _settle_on_http1(self) -> None:
+        """A request of HTTP/1 came first. Raises ``Refusal``."""
+        if not self._takes & HTTP1:
+            raise Refusal(505, "only HTTP/2 is supported here")
+        self._takes = HTTP1
+
     def _body(self, data: bytes) -> None:
         exchange, decoder = self._exchange, self._decoder
         assert exchange is not None
@@ -232,7 +246,7 @@ class ClientConnection(ResponseSink):
             exchange.request_end(decoder.trailers)
 
     def _refuse(self, refusal: Refusal, head: bytes) -> None:
-        if head == HTTP2_HEAD and self._may_be_http2:
+        if head == HTTP2_HEAD and self._takes & HTTP2:
             self._state = _CLOSED
             http2 = Http2Connection(self._context, self.transport, self.peer, self._header)
             http2.take_over(self, head + self._pending.take())

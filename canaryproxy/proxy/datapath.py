@@ -25,7 +25,7 @@ from canaryproxy.measure.routing import CANARY, STABLE, MatchRules, RouteTable
 from canaryproxy.measure.shared_memory import TableCell, WorkerCells
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.body_sampler import BodySampler
-from canaryproxy.proxy.client_connection import ClientConnection
+from canaryproxy.proxy.client_connection import HTTP1, HTTP2, ClientConnection
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.endpoint import Endpoint
 from canaryproxy.proxy.handshake import Handshake, ListenerFilters
@@ -54,6 +54,8 @@ _FINEST_SWEEP: Final = 0.05
 _COARSEST_SWEEP: Final = 0.5
 _CLOSE_EVERY: Final = 0.02
 """Seconds between two connections that are closed because their users have moved."""
+_ALPN: Final = {"http2": "h2", "http1": "http/1.1"}
+"""Names of protocols in TLS, the preferred one first."""
 _FLUSH: Final = 0.05
 """Seconds for what was written at the end of a drain."""
 
@@ -414,18 +416,20 @@ def _filters(
 ) -> ListenerFilters | None:
     """Return what precedes HTTP on the connections of a listener, ``None`` for nothing."""
     tls = listener.tls
-    if tls is None:
-        if listener.proxy_protocol == "off" and listener.http2:
-            return None
-        return ListenerFilters(listener.proxy_protocol, None, listener.http2)
-    names = [one for pair in tls.certificates for one in (pair.cert, pair.key)]
-    context = tls_contexts.get(
-        (tls, listener.http2, *(files.get(name) for name in (*names, tls.client_ca or ""))),
-        lambda: server_context(
-            tls, files, certificates.server_names(tls, files), http2=listener.http2
-        ),
+    takes = (HTTP1 if "http1" in listener.protocols else 0) | (
+        HTTP2 if "http2" in listener.protocols else 0
     )
-    return ListenerFilters(listener.proxy_protocol, context, listener.http2)
+    if tls is None:
+        if listener.proxy_protocol == "off" and takes == HTTP1 | HTTP2:
+            return None
+        return ListenerFilters(listener.proxy_protocol, None, takes)
+    names = [one for pair in tls.certificates for one in (pair.cert, pair.key)]
+    alpn = tuple(name for protocol, name in _ALPN.items() if protocol in listener.protocols)
+    context = tls_contexts.get(
+        (tls, alpn, *(files.get(name) for name in (*names, tls.client_ca or ""))),
+        lambda: server_context(tls, files, certificates.server_names(tls, files), protocols=alpn),
+    )
+    return ListenerFilters(listener.proxy_protocol, context, takes)
 
 
 def _request_parser(

@@ -18,7 +18,7 @@ from canaryproxy.http1.errors import error_response
 from canaryproxy.http1.proxy_protocol import MalformedHeader, ProxyHeader
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import HandshakeFailure
-from canaryproxy.proxy.client_connection import ClientConnection
+from canaryproxy.proxy.client_connection import HTTP1, HTTP2, ClientConnection
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.interfaces import Connection
 from canaryproxy.proxy.peer import peer_of
@@ -33,8 +33,8 @@ class ListenerFilters:
 
     proxy_protocol: Literal["off", "required", "trusted"]
     context: ssl.SSLContext | None
-    http2: bool = True
-    """HTTP/2 is taken, too."""
+    takes: int
+    """``HTTP1``, ``HTTP2`` or both; over TLS, ALPN decides among them."""
 
 
 class Handshake(Connection):
@@ -134,10 +134,11 @@ class Handshake(Connection):
 
     def _begin_http(self, transport: asyncio.Transport) -> None:
         self._leave()
-        http2 = self._filters.http2
+        takes = self._filters.takes
         if self._tls is not None:
-            http2 = self._tls.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
-        connection = ClientConnection(self._context, self._header, http2=http2)
+            agreed = self._tls.get_extra_info("ssl_object").selected_alpn_protocol()
+            takes = HTTP2 if agreed == "h2" else takes & HTTP1
+        connection = ClientConnection(self._context, self._header, takes=takes)
         protocol = cast(asyncio.Protocol, connection)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)

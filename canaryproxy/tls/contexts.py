@@ -18,9 +18,11 @@ def server_context(
     files: Mapping[str, bytes],
     names: Sequence[tuple[str, ...]],
     *,
-    http2: bool = False,
+    protocols: Sequence[str] = _PROTOCOLS,
 ) -> ssl.SSLContext:
     """Return the context for a listener; ``names`` are the server names of each certificate.
+
+    ``protocols`` are those of ALPN (RFC 7301), the preferred one first.
 
     The certificate is chosen by the client's server name (RFC 6066 §3): the whole name, else ``*`` in place
     of its first label, else the first certificate of the list. Certificates with the same names and different
@@ -32,7 +34,7 @@ def server_context(
     for pair, its_names in zip(tls.certificates, names, strict=True):
         context = contexts.get(its_names)
         if context is None:
-            context = contexts[its_names] = _new_server_context(tls, files, http2=http2)
+            context = contexts[its_names] = _new_server_context(tls, files, protocols)
         _load_chain(context, files[pair.cert], files[pair.key])
         for name in its_names:
             by_name.setdefault(name.rstrip("."), context)
@@ -50,12 +52,12 @@ def server_context(
 
 
 def _new_server_context(
-    tls: ServerTls, files: Mapping[str, bytes], *, http2: bool
+    tls: ServerTls, files: Mapping[str, bytes], protocols: Sequence[str]
 ) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[tls.min_version]
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.set_alpn_protocols(["h2", *_PROTOCOLS] if http2 else _PROTOCOLS)
+    context.set_alpn_protocols(list(protocols))
     if tls.client_ca is not None:
         required = tls.client_auth == "required"
         context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL

@@ -650,12 +650,12 @@ def test_a_rescue_that_does_not_do_what_it_says_is_warned_of(text: str, says: st
 
 
 def test_a_response_cannot_vary_by_an_address() -> None:
-    with pytest.raises(config.ConfigError, match="no response can vary by the client's address"):
+    with pytest.raises(ConfigError, match="no response can vary by the client's address"):
         config.parse(BOTH % "c" + "split: {cacheable: vary, sticky: {address: true}}", file="f")
 
 
 def test_a_rescue_of_other_than_failures_is_refused() -> None:
-    with pytest.raises(config.ConfigError, match="404 is no failure of a server"):
+    with pytest.raises(ConfigError, match="404 is no failure of a server"):
         config.parse(BOTH % "c" + "rescue: {statuses: [503, 404]}", file="f")
 
 
@@ -692,6 +692,27 @@ def test_a_listener_is_an_address_or_says_more() -> None:
         line.startswith("listen[1].proxy_protocol: required lets every peer") for line in advice
     )
     assert any(line.startswith("listen[2].proxy_protocol has no effect") for line in advice)
+
+
+@pytest.mark.parametrize(
+    ("written", "protocols"),
+    [
+        ("http2", ("http2",)),
+        ("[http1]", ("http1",)),
+        ("[http2, http1]", ("http1", "http2")),
+    ],
+)
+def test_protocols_of_a_listener_are_one_or_a_list(
+    written: str, protocols: tuple[str, ...]
+) -> None:
+    (listener,) = parse(f"listen: {{address: '[::1]:1', protocols: {written}}}").listen
+    assert listener.protocols == protocols
+
+
+@pytest.mark.parametrize("written", ["[]", "[http1, http1]", "http3", "true", "{http1: yes}"])
+def test_other_protocols_are_an_error_that_names_those_there_are(written: str) -> None:
+    with pytest.raises(ConfigError, match=r"http1, http2 or \[http1, http2\]"):
+        parse(f"listen: {{address: '[::1]:1', protocols: {written}}}")
 
 
 def test_endpoints_on_unix_sockets() -> None:

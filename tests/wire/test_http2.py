@@ -109,12 +109,30 @@ async def test_curl_agrees_on_http_2_over_tls() -> None:
 
 
 async def test_a_listener_may_take_http_1_only() -> None:
-    only = "listen: {address: 127.0.0.1:8080, http2: false}\n"
+    only = "listen: {address: 127.0.0.1:8080, protocols: http1}\n"
     async with (
         Upstream(always(OK)).serving() as upstream,
         proxy(only + variants(upstream.port)) as running,
     ):
         assert b" 505 " in await running.ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert b" 200 " in await running.ask(
+            b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+        )
+
+
+async def test_a_listener_may_take_http_2_only() -> None:
+    only = "listen: {address: 127.0.0.1:8080, protocols: [http2]}\n"
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(only + variants(upstream.port)) as running,
+    ):
+        client = await running.connect()
+        await client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        refused = await client.to_end()
+        assert refused.startswith(b"HTTP/1.1 505 ")
+        assert b"only HTTP/2 is supported here" in refused
+        assert upstream.got == b""
+        assert (await (await H2Client.to(running)).fetch()).body == b"ok"
 
 
 @pytest.mark.parametrize("cut", [1, 15, 16, 18, 20, 24, 30])

@@ -60,9 +60,10 @@ def listener(*pairs: Pair | str, more: str = "") -> str:
     return f"listen: {{address: 127.0.0.1:8443, tls: {{certificates: [{items}]{more}}}}}\n"
 
 
-def without_http2(text: str) -> str:
-    """Return a configuration whose listener takes HTTP/1 only."""
-    return text.replace("address: 127.0.0.1:8443,", "address: 127.0.0.1:8443, http2: false,")
+def with_protocols(protocols: str, text: str) -> str:
+    """Return a configuration whose listener takes these versions of HTTP."""
+    address = "address: 127.0.0.1:8443,"
+    return text.replace(address, f"{address} protocols: {protocols},")
 
 
 def secure(port: int, pair: Pair | None = None, more: str = "") -> str:
@@ -195,7 +196,7 @@ async def test_alpn_agrees_on_http_2_and_on_1_1() -> None:
 async def test_without_http_2_alpn_agrees_on_http_1_1_and_h2_alone_is_not_agreed_on() -> None:
     async with (
         Upstream(always(OK)).serving() as upstream,
-        proxy(without_http2(secure(upstream.port))) as running,
+        proxy(with_protocols("http1", secure(upstream.port))) as running,
     ):
         context = authority().client(alpn=("h2", "http/1.1"))
         with await apart(lambda: connect(running.port, context)) as sock:
@@ -204,6 +205,29 @@ async def test_without_http_2_alpn_agrees_on_http_1_1_and_h2_alone_is_not_agreed
         with await apart(lambda: connect(running.port, only)) as sock:
             assert sock.selected_alpn_protocol() is None
             sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            assert status_of(await apart(lambda: rest(sock))) == 505
+        assert upstream.got == b""
+
+
+@pytest.mark.parametrize(
+    ("protocols", "offered", "agreed"),
+    [
+        ("http2", ("h2", "http/1.1"), "h2"),
+        ("http2", ("http/1.1",), None),
+        ("[http1, http2]", ("h2",), "h2"),
+    ],
+)
+async def test_http_1_is_refused_on_a_listener_or_connection_of_http_2(
+    protocols: str, offered: tuple[str, ...], agreed: str | None
+) -> None:
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(with_protocols(protocols, secure(upstream.port))) as running,
+    ):
+        context = authority().client(alpn=offered)
+        with await apart(lambda: connect(running.port, context)) as sock:
+            assert sock.selected_alpn_protocol() == agreed
+            sock.sendall(GET)
             assert status_of(await apart(lambda: rest(sock))) == 505
         assert upstream.got == b""
 

@@ -23,9 +23,12 @@ class Listener(Section):
             " (required of the networks in forwarded.trust)."
         ),
     )
-    http2: bool = Field(
-        True,
-        description="Take HTTP/2, too: by ALPN over TLS, else by prior knowledge.",
+    protocols: types.Protocols = Field(
+        ("http1", "http2"),
+        description=(
+            "Versions of HTTP that clients may use: http1, http2 or both."
+            " ALPN decides over TLS, else what the client begins with."
+        ),
     )
 
 
