@@ -145,13 +145,14 @@ image: ## the container image, on the digest that its base has today (needs dock
 pin-base: ## write the digest that the base image has today into the Dockerfile (needs docker or skopeo)
 	config/image/build.sh pin
 
-fuzz: $(STAMP) ## parsers under atheris for SECONDS=60, many generated conversations, a million requests (10 min)
+fuzz: $(STAMP) ## parsers under atheris for SECONDS=60, many generated conversations, a million requests of each version (20 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz.guided --seconds $(SECONDS)
 	FUZZ_EXAMPLES=2000 SEARCH=1 $(BIN)/pytest -q tests/fuzz/test_conversation.py
 	FUZZ_EXAMPLES=100 SEARCH=1 $(BIN)/pytest -q tests/admin/test_openapi.py
 	SEARCH=1 $(BIN)/pytest -q -n $(JOBS) tests/http1 tests/measure tests/release tests/judging tests/config tests/proxy
 	$(BIN)/python -m tests.fuzz.differential --cases 1000000 --jobs 2
+	$(BIN)/python -m tests.fuzz.http2 --cases 1000000 --jobs 2
 
 tunnel: $(STAMP) ## 1 GiB each way through a WebSocket to a slow reader, and the memory it takes (1 min)
 	TUNNEL_MIB=1024 $(BIN)/pytest -q -s tests/system/test_tunnel.py

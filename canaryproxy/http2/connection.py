@@ -63,6 +63,12 @@ class Connection(FrameHandler):
         """The highest stream that the peer has opened; 0: none."""
         return self._streams.highest
 
+    @property
+    def waits_for_head(self) -> bool:
+        """A field block was begun, or with no stream open a frame, and has not come whole."""
+        reader = self._reader
+        return reader.in_block or (reader.in_frame and not self._streams.active)
+
     def take(self) -> bytes:
         """Return the bytes that are to be written, once."""
         return self._sender.take()
@@ -136,11 +142,11 @@ class Connection(FrameHandler):
 
     def hold(self) -> None:
         """Write no data until ``release``: the transport is full."""
-        self._sender.held = True
+        self._sender.hold()
 
     def release(self) -> list[Event]:
         """Write data again, and return what that leads to."""
-        self._sender.held = False
+        self._sender.release()
         self._flush()
         return self._take_events()
 
@@ -154,6 +160,7 @@ class Connection(FrameHandler):
             self._last = min(self._last, self._streams.highest)
         self._sender.control(frames.goaway(self._last, NO_ERROR, ""))
 
-    def refill(self, points: int) -> None:
-        """Let the peer have a few more frames that bring nothing forward; to be called with the time."""
+    def refill(self, points: int, resets: int = 0) -> None:
+        """Let the peer have more frames that bring nothing forward, and resets, as time goes by."""
         self._points.earn(points)
+        self._resets.earn(resets)

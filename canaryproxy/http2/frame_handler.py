@@ -74,6 +74,7 @@ class FrameHandler:
         "_last",
         "_points",
         "_reader",
+        "_resets",
         "_sender",
         "_streams",
         "_window",
@@ -92,6 +93,7 @@ class FrameHandler:
         self._decoder = Decoder(bounds.max_list)
         self._streams = StreamTable(client=client)
         self._points = points = Points(bounds.points)
+        self._resets = Points(bounds.resets)
         self._reader = FrameReader(points, bounds.max_block, client=client)
         self._sender = Sender(Encoder(table_size), points)
         self._events: list[Event] = []
@@ -179,6 +181,8 @@ class FrameHandler:
             state = self._streams.state_of(number)
             if after(state, ON_HEADERS) != DROPPED:
                 self._request(number, block, ends)
+            else:
+                self._points.spend(IGNORED, "frames on closed streams")
             return
         stream.state = after(stream.state, ON_HEADERS)
         if stream.has_head:
@@ -210,9 +214,12 @@ class FrameHandler:
         streams.highest = number
         if number > self._last:
             streams.close(number, RESET_BY_US)
+            self._points.spend(IGNORED, "streams after GOAWAY")
             return
         if len(streams.active) >= self._bounds.max_streams:
             raise StreamFault(REFUSED_STREAM, "too many streams")
+        if self._sender.is_unread:
+            raise StreamFault(REFUSED_STREAM, "too many responses that are not read")
         head = messages.request_head(block)
         stream = Stream(number, OPEN, self._bounds.stream_window, self._sender.peer.initial_window)
         stream.has_head = True
@@ -280,6 +287,7 @@ class FrameHandler:
 
     def _ended(self, stream: Stream) -> None:
         self._points.earn(MESSAGE_ENDED)
+        self._resets.earn(RESET)
         self._streams.close(stream.number, ENDED)
 
     def _close(self, stream: Stream, state: int) -> None:
@@ -289,7 +297,7 @@ class FrameHandler:
 
     def _stream_fault(self, number: int, fault: StreamFault) -> None:
         """Answer a stream error with RST_STREAM, and tell the owner if it knows the stream."""
-        self._points.spend(RESET, "errors of streams")
+        self._resets.spend(RESET, "errors of streams")
         self._sender.control(frames.number_frame(frames.RST_STREAM, number, fault.code))
         stream = self._streams.active.get(number)
         if stream is None:
@@ -308,7 +316,7 @@ class FrameHandler:
             self._points.spend(IGNORED, "resets")
             return
         if code != NO_ERROR or not self.client:
-            self._points.spend(RESET, "resets")
+            self._resets.spend(RESET, "resets")
         self._close(stream, after(stream.state, ON_RESET))
         unprocessed = code == REFUSED_STREAM
         self._events.append(StreamReset(stream, code, "", unprocessed=unprocessed))
@@ -327,7 +335,8 @@ class FrameHandler:
                 return
             if not increment:
                 raise StreamFault(PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
-            self._sender.widen_stream(stream, increment)
+            if not self._sender.widen_stream(stream, increment):
+                return
         self._flush()
 
     def _settings(self, flags: int, values: list[tuple[int, int]]) -> None:
@@ -337,12 +346,13 @@ class FrameHandler:
         self._points.spend(ACKNOWLEDGED + len(values), "settings")
         sender = self._sender
         peer = sender.peer
-        window = peer.initial_window
         for number, value in values:
+            window = peer.initial_window
             peer.take(number, value, from_server=self.client)
             sender.encoder.limit(peer.table_size)
-        streams = list(self._streams.active.values())
-        sender.change_windows(streams, peer.initial_window - window)
+            if peer.initial_window != window:
+                streams = list(self._streams.active.values())
+                sender.change_windows(streams, peer.initial_window - window)
         sender.control(frames.frame(frames.SETTINGS, frames.ACK, 0))
         self._flush()
 

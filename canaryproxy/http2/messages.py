@@ -57,6 +57,7 @@ _CONNECTION_SPECIFIC: Final = frozenset(
 )
 """§8.2.2."""
 _MOST_NAMES: Final = 512
+_LONGEST_NAME: Final = 64
 _known_names: Final[dict[bytes, int]] = dict(_KINDS)
 """The kinds of names that were seen to be valid: bounded, and the same for all connections."""
 
@@ -310,7 +311,7 @@ def _kind(name: bytes) -> int:
         if not TOKEN.fullmatch(name) or name != name.lower():
             raise _malformed("field name")
         kind = _PLAIN
-        if len(_known_names) < _MOST_NAMES:
+        if len(_known_names) < _MOST_NAMES and len(name) <= _LONGEST_NAME:
             _known_names[name] = kind
     return kind
 

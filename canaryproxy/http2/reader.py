@@ -103,16 +103,13 @@ class FrameReader:
         data, at = self._data, self._at
         left = len(data) - at
         if left < frames.HEAD_SIZE:
-            if not left:
-                self._data = b""
-                self._at = 0
-            return False
+            return self._keep()
         length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
         if length > MAX_FRAME:
             raise ConnectionFault(FRAME_SIZE_ERROR, "frame too large")
         stop = at + frames.HEAD_SIZE + length
         if stop > len(data):
-            return False
+            return self._keep()
         self.kind = kind = data[at + 3]
         self.flags = flags = data[at + 4]
         self.number = (
@@ -125,6 +122,23 @@ class FrameReader:
                 raise ConnectionFault(PROTOCOL_ERROR, "the preface has no SETTINGS")
             self._seen = _SETTINGS_READ
         return True
+
+    def _keep(self) -> bool:
+        """Keep what is left and nothing before it: a connection may wait for long. Returns false."""
+        if self._at:
+            self._data = self._data[self._at :]
+            self._at = 0
+        return False
+
+    @property
+    def in_frame(self) -> bool:
+        """Some of a frame came, and not all."""
+        return self._at < len(self._data)
+
+    @property
+    def in_block(self) -> bool:
+        """Some of a field block came, and not all."""
+        return self._block is not None
 
     def _headers(self) -> None:
         if not self.number:

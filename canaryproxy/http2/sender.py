@@ -7,20 +7,25 @@ told that a stream is full (``data`` returns false), and when it has drained.
 
 from __future__ import annotations
 
+from typing import Final
+
 from canaryproxy.http2 import frames
 from canaryproxy.http2.encoder import Encoder
 from canaryproxy.http2.errors import FLOW_CONTROL_ERROR, ConnectionFault, StreamFault
-from canaryproxy.http2.floods import DATA_SENT, Points
+from canaryproxy.http2.floods import CUT_DATA_SENT, DATA_SENT, Points
 from canaryproxy.http2.frames import DATA, END_STREAM, HIGHEST
 from canaryproxy.http2.messages import trailer_fields
 from canaryproxy.http2.settings import DEFAULT_WINDOW, PeerSettings
 from canaryproxy.http2.streams import Stream
 
+_MOST_UNREAD: Final = 128 * 1024
+"""Bytes of heads that wait to be read by the peer; then it may ask for nothing more."""
+
 
 class Sender:
     """Writes frames, which ``take`` returns."""
 
-    __slots__ = ("_out", "_points", "_waiting", "_window", "encoder", "held", "peer")
+    __slots__ = ("_out", "_points", "_unread", "_waiting", "_window", "encoder", "held", "peer")
 
     def __init__(self, encoder: Encoder, points: Points) -> None:
         self.encoder = encoder
@@ -28,6 +33,8 @@ class Sender:
         self.peer = PeerSettings()
         self.held = False
         """The transport is full: no data is written, control frames are."""
+        self._unread = 0
+        """Bytes of heads that were written while ``held``."""
         self._window = DEFAULT_WINDOW
         """Bytes that we may send on the connection."""
         self._out: list[bytes] = []
@@ -48,9 +55,26 @@ class Sender:
 
     def head(self, stream: int, block: bytes, *, end: bool) -> None:
         """Write the head of a message: a block that ``encoder`` has just made, or knows."""
+        if self.held:
+            self._unread += len(block) + frames.HEAD_SIZE
         self._out.append(
             frames.headers(stream, block, end_stream=end, max_frame=self.peer.max_frame)
         )
+
+    @property
+    def is_unread(self) -> bool:
+        """Tell whether the peer reads too few of the heads that no window bounds."""
+        return self._unread > _MOST_UNREAD
+
+    def hold(self) -> None:
+        """Write no data until ``release``."""
+        self.held = True
+        self._unread = 0
+
+    def release(self) -> None:
+        """Write data again."""
+        self.held = False
+        self._unread = 0
 
     def data(self, stream: Stream, data: bytes, *, end: bool) -> bool:
         """Write data, or keep what no window has room for. Tell whether all is written.
@@ -68,6 +92,7 @@ class Sender:
         ):
             if size or end:
                 self._write(stream, data, END_STREAM if end else 0)
+                self._points.earn(DATA_SENT)
             return True
         stream.pending = data
         stream.ends = end
@@ -119,12 +144,14 @@ class Sender:
         if size < left:
             if size > 0:
                 self._write(stream, pending[at : at + size], 0)
+                self._points.earn(size >> CUT_DATA_SENT)
                 stream.at = at + size
             return False
         lines = stream.trailers
         ends = stream.ends and not lines
         if left or ends:
             self._write(stream, pending[at:] if at else pending, END_STREAM if ends else 0)
+            self._points.earn(DATA_SENT)
         stream.pending = stream.trailers = b""
         stream.at = 0
         if lines:
@@ -136,7 +163,6 @@ class Sender:
         if size:
             self._window -= size
             stream.send_window -= size
-            self._points.earn(DATA_SENT)
         self._out.append(frames.frame(DATA, flags, stream.number, data))
 
     # What the peer says of its windows
@@ -147,11 +173,15 @@ class Sender:
         if self._window > HIGHEST:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "the connection's window overflows")
 
-    def widen_stream(self, stream: Stream, increment: int) -> None:
-        """Take a WINDOW_UPDATE of a stream. Raises ``StreamFault`` if it overflows."""
+    def widen_stream(self, stream: Stream, increment: int) -> bool:
+        """Take a WINDOW_UPDATE of a stream; tell whether something waits for it.
+
+        Raises ``StreamFault`` if it overflows.
+        """
         stream.send_window += increment
         if stream.send_window > HIGHEST:
             raise StreamFault(FLOW_CONTROL_ERROR, "the stream's window overflows")
+        return stream.number in self._waiting
 
     def change_windows(self, streams: list[Stream], change: int) -> None:
         """Take a new SETTINGS_INITIAL_WINDOW_SIZE, which changes all windows by this much (§6.9.2)."""

@@ -39,6 +39,8 @@ class Bounds:
     """Bytes of a field block as it is sent."""
     points: int = 2000
     """See ``floods``."""
+    resets: int = 200
+    """Requests that a peer may give up, or make us reset, beyond those that came to their end."""
 
 
 class PeerSettings:

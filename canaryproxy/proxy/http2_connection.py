@@ -42,7 +42,8 @@ from canaryproxy.proxy.refusals import refuse
 HTTP2_HEAD: Final = b"PRI * HTTP/2.0\r\n\r\n"
 """How a client of HTTP/2 begins: no request of HTTP/1 does (RFC 9113 §3.4)."""
 _POINTS_A_SECOND: Final = 100
-"""What a client may ask for nothing in the long run (``http2.floods``): ten resets or 25 pings a second."""
+_RESETS_A_SECOND: Final = 10
+"""What a client may ask for nothing in the long run (``http2.floods``): ten resets and 25 pings a second."""
 _INTERIM: Final = b"1"
 
 
@@ -51,6 +52,7 @@ class Http2Stream(ResponseSink):
 
     __slots__ = (
         "_active",
+        "_at",
         "_began",
         "_connection",
         "_ended",
@@ -71,6 +73,8 @@ class Http2Stream(ResponseSink):
         self._connection = connection
         self._active = False
         """Something moved since the last ``sweep``."""
+        self._at = 0
+        """How far the data that waits was sent at the last ``sweep``."""
         self._began = self._ended = False
         """The head of the final response was written, and its end."""
         self._full = False
@@ -232,8 +236,9 @@ class Http2Stream(ResponseSink):
 
     def sweep(self, now: float) -> None:
         """Extend the deadline if something moved, else time out."""
-        if self._active:
-            self._active = False
+        at = self.stream.at
+        if self._active or at != self._at:
+            self._active, self._at = False, at
             self.deadline = now + self._connection.context.limits.body_timeout
             return
         self.deadline = inf
@@ -261,9 +266,12 @@ class Http2Connection(Connection):
         "_header",
         "_idle_since",
         "_moved_at",
+        "_sent",
         "_streams",
         "_swept_at",
         "_unsent",
+        "_whole_at",
+        "_written",
         "context",
         "http2",
         "peer",
@@ -286,9 +294,10 @@ class Http2Connection(Connection):
         self._streams: dict[int, Http2Stream] = {}
         self._busy = False
         """Received bytes are acted on: what that writes is written at once."""
-        self._idle_since = self._moved_at = self._swept_at = monotonic()
-        self._unsent = 0
-        """Bytes that waited to be written at the last ``sweep``."""
+        self._idle_since = self._moved_at = self._swept_at = self._whole_at = monotonic()
+        self._sent = self._unsent = 0
+        """Bytes that the client had taken at the last ``sweep``, and that waited to be written."""
+        self._written = 0
         self.deadline = 0.0  # it is swept each time, for its streams
 
     def take_over(self, connection: Connection, data: bytes) -> None:
@@ -364,6 +373,8 @@ class Http2Connection(Connection):
                 stream.gone()
 
     def _begin(self, event: HeadReceived) -> None:
+        if event.stream.state >= ENDED:
+            return  # it was reset by what came with it
         stream = self._streams[event.stream.number] = Http2Stream(self, event.stream)
         refusal = event.head.refusal
         if refusal is None:
@@ -379,6 +390,7 @@ class Http2Connection(Connection):
     def flush(self) -> None:
         """Write what there is to be written."""
         if not self._busy and (data := self.http2.take()):
+            self._written += len(data)
             self.transport.write(data)
 
     def forget(self, number: int) -> None:
@@ -393,13 +405,21 @@ class Http2Connection(Connection):
 
     def sweep(self, now: float) -> None:
         """Time out streams and the connection itself, and earn its points."""
-        seconds, self._swept_at = now - self._swept_at, now
-        self.http2.refill(int(seconds * _POINTS_A_SECOND))
-        unsent = self.transport.get_write_buffer_size()
-        if unsent != self._unsent or not unsent:
-            self._unsent, self._moved_at = unsent, now
+        seconds = int(now - self._swept_at)
+        if seconds:
+            self._swept_at += seconds
+            self.http2.refill(seconds * _POINTS_A_SECOND, seconds * _RESETS_A_SECOND)
+        unsent = self._unsent = self.transport.get_write_buffer_size()
+        sent = self._written - unsent
+        if sent > self._sent or not unsent:
+            self._sent, self._moved_at = sent, now
         elif now - self._moved_at > self.context.limits.body_timeout:
             self.transport.abort()
+            return
+        if not self.http2.waits_for_head:
+            self._whole_at = now
+        elif now - self._whole_at > self.context.limits.header_timeout:
+            self._close()
             return
         for stream in list(self._streams.values()):
             if stream.deadline < now:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from canaryproxy.http2.errors import CANCEL, ENHANCE_YOUR_CALM
+from canaryproxy.http2 import messages
+from canaryproxy.http2.errors import CANCEL, ENHANCE_YOUR_CALM, REFUSED_STREAM
 from canaryproxy.http2.events import ConnectionFailed, DataReceived, HeadReceived
 from canaryproxy.http2.frames import (
     CONTINUATION,
@@ -19,7 +20,19 @@ from canaryproxy.http2.frames import (
     frame,
 )
 from canaryproxy.http2.settings import Bounds
-from tests.http2.peer import GET, POST, block, data, headers, number_frame, request, server
+from tests.http2.peer import (
+    GET,
+    POST,
+    block,
+    data,
+    headers,
+    kinds,
+    number_frame,
+    request,
+    server,
+    verdict,
+    written,
+)
 
 RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n"
 BLOCK = block(GET)
@@ -33,6 +46,8 @@ FLOODS = [
     "made you reset: overflow",
     "made you reset: late data",
     "made you reset: PRIORITY",
+    "made you reset: content",
+    "made you reset: trailers",
     "refused streams",
     "malformed requests",
     "settings",
@@ -40,12 +55,29 @@ FLOODS = [
     "pings",
     "window updates",
     "window updates of a stream",
+    "window updates of one byte",
     "priority",
+    "priority over itself",
     "unknown frames",
     "empty data",
     "padding only",
     "late resets",
+    "late headers",
+    "empty headers",
+    "names of no length",
+    "resets paid with data",
+    "streams opened twice",
 ]
+
+
+def beginning(kind: str) -> bytes:
+    """Return what a client sends before a flood: requests, the first of which has content to come."""
+    begin = headers(1, [*POST[:3], (b":path", b"/attack")])
+    if kind == "late resets":
+        begin += headers(3, POST) + number_frame(RST_STREAM, 3, CANCEL)
+    if kind == "late headers":
+        begin += headers(3, [*GET, (b"connection", b"close")])
+    return begin
 
 
 def flood(kind: str, number: int) -> bytes:
@@ -53,12 +85,15 @@ def flood(kind: str, number: int) -> bytes:
     stream = 2 * number + 3
     whole = frame(HEADERS, END_HEADERS | END_STREAM, stream, BLOCK)
     open_ = frame(HEADERS, END_HEADERS, stream, BLOCK)
+    sized = headers(stream, [*POST, (b"content-length", b"1")])
     return {
         "rapid reset": whole + number_frame(RST_STREAM, stream, CANCEL),
         "made you reset: window": whole + number_frame(WINDOW_UPDATE, stream, 0),
         "made you reset: overflow": whole + number_frame(WINDOW_UPDATE, stream, 2**31 - 1),
         "made you reset: late data": whole + data(stream, b"a"),
         "made you reset: PRIORITY": open_ + frame(PRIORITY, 0, stream, bytes(4)),
+        "made you reset: content": sized + data(stream, b"ab"),
+        "made you reset: trailers": open_ + headers(stream, [(b"a", b"b")]),
         "refused streams": open_,
         "malformed requests": headers(stream, [*GET, (b"connection", b"close")]),
         "settings": frame(SETTINGS, 0, 0),
@@ -66,20 +101,29 @@ def flood(kind: str, number: int) -> bytes:
         "pings": frame(PING, 0, 0, bytes(8)),
         "window updates": number_frame(WINDOW_UPDATE, 0, 1),
         "window updates of a stream": number_frame(WINDOW_UPDATE, 1, 1),
+        "window updates of one byte": number_frame(WINDOW_UPDATE, 0, 1) * (number % 2)
+        or number_frame(WINDOW_UPDATE, 1, 1),
+        "priority over itself": frame(PRIORITY, 0, stream, stream.to_bytes(4, "big") + b"\x10"),
         "priority": frame(PRIORITY, 0, stream, bytes(5)),
         "unknown frames": frame(0xBA, 0, 0),
         "empty data": data(1, b""),
         "padding only": frame(0, 8, 1, b"\x00"),
         "late resets": number_frame(RST_STREAM, 3, CANCEL),
+        "late headers": frame(HEADERS, END_HEADERS, 3, BLOCK),
+        "empty headers": frame(HEADERS, END_HEADERS | END_STREAM, stream),
+        "names of no length": headers(stream, [*GET, (b"", b"a")]),
+        "resets paid with data": data(1, b"a") * 3
+        + whole
+        + number_frame(RST_STREAM, stream, CANCEL),
+        "streams opened twice": whole + whole,
     }[kind]
 
 
 @pytest.mark.parametrize("kind", FLOODS)
 def test_a_flood_ends_the_connection(kind: str) -> None:
     connection = server()
-    connection.receive(headers(1, POST))
-    if kind == "late resets":
-        connection.receive(headers(3, POST) + number_frame(RST_STREAM, 3, CANCEL))
+    connection.receive(beginning(kind))
+    connection.take()
     size = 0
     for number in range(MOST):
         events = connection.receive(flood(kind, number))
@@ -199,3 +243,104 @@ def test_what_a_peer_has_earned_is_bounded() -> None:
     assert not connection.closed
     connection.receive(frame(0xBA, 0, 0))
     assert connection.closed
+
+
+def test_requests_that_are_answered_pay_for_no_more_resets_than_they_are() -> None:
+    connection = server(Bounds(resets=10))
+    answered = 0
+    while not connection.closed:
+        assert answered < 50
+        for number in (6 * answered + 1, 6 * answered + 3, 6 * answered + 5):
+            stream = request(connection, number)
+            if number % 6 == 1:
+                connection.respond(stream, RESPONSE, ends=True)
+            else:
+                connection.receive(number_frame(RST_STREAM, number, CANCEL))
+            if connection.closed:
+                break
+        answered += 1
+    assert answered <= 11
+
+
+def test_a_response_taken_byte_by_byte_ends_the_connection() -> None:
+    """Each WINDOW_UPDATE makes a frame for us, of one byte."""
+    connection = server()
+    stream = request(connection)
+    connection.receive(number_frame(WINDOW_UPDATE, 0, 2**20))
+    assert not connection.send(stream, bytes(200_000), ends=True)
+    connection.take()
+    for _ in range(MOST):
+        connection.receive(number_frame(WINDOW_UPDATE, 1, 1))
+        if connection.closed:
+            break
+    assert connection.closed
+    assert len(connection.take()) < 50_000
+
+
+def test_a_response_taken_by_256_bytes_goes_on_for_ever() -> None:
+    connection = server()
+    stream = request(connection)
+    connection.receive(number_frame(WINDOW_UPDATE, 0, 2**30))
+    assert not connection.send(stream, bytes(2**20), ends=True)
+    for _ in range(MOST):
+        connection.receive(number_frame(WINDOW_UPDATE, 1, 256))
+    assert not connection.closed
+
+
+def test_heads_that_are_not_read_are_bounded() -> None:
+    """A response without content needs no window, and makes room for the next request."""
+    connection = server()
+    connection.hold()
+    size = answered = 0
+    for number in range(1, 100_001, 2):
+        events = connection.receive(headers(number, [(b":method", b"HEAD"), *GET[1:]], end=True))
+        if connection.closed:
+            break
+        for event in events:
+            assert isinstance(event, HeadReceived)
+            connection.respond(
+                event.stream, b"HTTP/1.1 200 OK\r\nx: %0300d\r\n" % number, ends=True
+            )
+            answered += 1
+        size += len(connection.take())
+    assert connection.closed
+    assert 100 < answered < 600
+    assert size < 200_000
+
+
+def test_heads_that_wait_for_a_slow_client_are_refused_only_while_they_wait() -> None:
+    connection = server()
+    connection.hold()
+    head = b"HTTP/1.1 200 OK\r\nx: %s\r\n" % (b"v" * 30_000)
+    for number in range(1, 15, 2):
+        for event in connection.receive(headers(number, GET, end=True)):
+            assert isinstance(event, HeadReceived)
+            connection.respond(event.stream, head, ends=True)
+    assert verdict(connection, headers(15, GET)) == ("stream", REFUSED_STREAM)
+    connection.release()
+    assert verdict(connection, headers(17, GET)) == ("", 0)
+
+
+def test_streams_after_goaway_end_the_connection() -> None:
+    connection = server()
+    connection.shut_down(now=True)
+    for number in range(1, 2 * MOST, 2):
+        connection.receive(headers(number, GET, end=True))
+        if connection.closed:
+            break
+    assert connection.closed
+
+
+def test_what_was_read_is_not_kept_because_of_a_frame_that_is_not_whole() -> None:
+    connection = server(Bounds(points=10**6))
+    connection.receive(frame(PING, 0, 0, bytes(8)) * 10_000 + frame(PING, 0, 0, bytes(8))[:12])
+    assert len(connection._reader._data) == 12
+    assert len(written(connection)) == 10_000
+    connection.receive(frame(PING, 0, 0, bytes(8))[12:])
+    assert len(written(connection)) == 1
+
+
+def test_long_names_are_not_remembered_beyond_their_connection() -> None:
+    name = b"x-" + b"n" * 1000
+    assert kinds(server().receive(headers(1, [*GET, (name, b"a")], end=True))) == ["HeadReceived"]
+    assert name not in messages._known_names

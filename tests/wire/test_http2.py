@@ -25,13 +25,11 @@ from canaryproxy.http2.frames import (
     END_STREAM,
     HEADERS,
     PREFACE,
-    RST_STREAM,
     SETTINGS,
     frame,
 )
 from canaryproxy.measure.counters import CLIENT_CLOSED, CODES, FINISHED, ROUTED
-from tests.http2.peer import headers
-from tests.http2.test_floods import FLOODS, flood
+from tests.http2.test_floods import FLOODS, beginning, flood
 
 from ..certificates import authority, loopback
 from .h2client import GET, POST, H2Client, Reply
@@ -469,9 +467,7 @@ async def test_a_flood_ends_its_connection_and_neighbours_are_served(kind: str) 
 
     async with Upstream(answer).serving() as upstream, proxy(variants(upstream.port)) as running:
         attacker, neighbour = await running.connect(), await H2Client.to(running)
-        begin = PREFACE + frame(SETTINGS, 0, 0) + headers(1, [*POST[:3], (b":path", b"/attack")])
-        if kind == "late resets":
-            begin += headers(3, POST) + frame(RST_STREAM, 0, 3, bytes(4))
+        begin = PREFACE + frame(SETTINGS, 0, 0) + beginning(kind)
         await attacker.send(begin + b"".join(flood(kind, number) for number in range(3000)))
         while b"too many" not in attacker.got:
             assert await attacker.read(), attacker.got[-200:]
