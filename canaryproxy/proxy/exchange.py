@@ -338,7 +338,7 @@ class Exchange(Rescuer):
             if self._state == STREAMING:
                 self.end_stream()
             self._state = FINISHED
-            self._count_failure(reason, self._responded_at, now, records.BROKEN)
+            _count_failure(self, reason, self._responded_at, now, records.BROKEN)
             self.note_end(self._status, now, b"")
             _log_failure(self, now, endpoint, reason, detail)
             self._sink.break_off(framed=self.framed)
@@ -350,7 +350,7 @@ class Exchange(Rescuer):
             self._tried = (*self._tried, endpoint)
         rescue = self._needs_rescue(reason)
         if rescue and self._context.rescue.budget.take(now, self._routed_to_stable()):
-            self._count_failure(reason, now, now, records.RESCUED | self._unreached(reason))
+            _count_failure(self, reason, now, now, records.RESCUED | _unreached(self, reason))
             self._ask_other(counters.RESCUED)
         elif (
             self._repeatable()
@@ -365,17 +365,12 @@ class Exchange(Rescuer):
                 self._tally.add(counters.OVER_BUDGET)
             self._send_error(reason, now, endpoint, detail)
 
-    def _unreached(self, reason: Reason) -> int:
-        """Return ``records.UNREACHED`` if no attempt got a connection, for another reason than many users."""
-        unreached = self._state == WAITING and reason not in _MANY_USERS
-        return records.UNREACHED if unreached else 0
-
     def _send_error(
         self, reason: Reason, now: float, endpoint: Endpoint | None, detail: str
     ) -> None:
         """Send the client the proxy's own error: ``endpoint`` failed last, or none was usable."""
         status = STATUS_OF[reason]
-        self._count_failure(reason, now, now, self._unreached(reason))
+        _count_failure(self, reason, now, now, _unreached(self, reason))
         self._state = FINISHED
         close = self._closes()
         lines = self._context.head_ends.variant_lines[self.variant]
@@ -400,16 +395,6 @@ class Exchange(Rescuer):
 
     # Counting
 
-    def _count_failure(self, reason: Reason, responded: float, now: float, flags: int) -> None:
-        """Count and record that the request failed; ``flags`` as ``record_end`` has them."""
-        status = STATUS_OF[reason]
-        if reason == Reason.SHED and self.variant == STABLE:
-            self._tally.add(counters.SHED)
-            self._count(status, responded, now, failed=False)
-            return
-        self._count(status, responded, now, failed=True)
-        self.record_end(status, True, now, flags)
-
     def _count(self, status: int, responded: float, now: float, *, failed: bool) -> None:
         """Count the request once, for the variant that it was routed to."""
         if self._rescued:
@@ -429,6 +414,25 @@ class Exchange(Rescuer):
 
     def note_end(self, status: int, now: float, response: bytes) -> None:
         """Take note that it ends now: with the proxy's ``response``, or with ``b""`` inside another's."""
+
+
+def _unreached(exchange: Exchange, reason: Reason) -> int:
+    """Return ``records.UNREACHED`` if no attempt got a connection, for another reason than many users."""
+    unreached = exchange._state == WAITING and reason not in _MANY_USERS
+    return records.UNREACHED if unreached else 0
+
+
+def _count_failure(
+    exchange: Exchange, reason: Reason, responded: float, now: float, flags: int
+) -> None:
+    """Count and record that the request failed; ``flags`` as ``record_end`` has them."""
+    status = STATUS_OF[reason]
+    if reason == Reason.SHED and exchange.variant == STABLE:
+        exchange._tally.add(counters.SHED)
+        exchange._count(status, responded, now, failed=False)
+        return
+    exchange._count(status, responded, now, failed=True)
+    exchange.record_end(status, True, now, flags)
 
 
 def _keep_exemplars(exchange: Exchange, waited: float, took: float) -> None:
