@@ -265,6 +265,12 @@ _check, _schema = _form(
 )
 AgentText = Annotated[str, _check, _schema]
 _check, _schema = _form(
+    r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,256}",
+    "1 to 256 characters in a line",
+    examples=["preview"],
+)
+ParameterName = Annotated[str, _check, _schema]
+_check, _schema = _form(
     r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+",
     "a media type in lower case, such as application/x-ndjson",
     examples=["application/x-ndjson"],
@@ -412,4 +418,6 @@ def one_or_more(item: Any) -> BeforeValidator:
 
 
 Methods = Annotated[tuple[Method, ...], Field(min_length=1)]
+Networks = Annotated[tuple[Network, ...], Field(min_length=1)]
+ServerPatterns = Annotated[tuple[ServerPattern, ...], Field(min_length=1)]
 Statuses = Annotated[tuple[Status, ...], Field(min_length=1)]

@@ -62,6 +62,10 @@ class TrustedProxies:
         lines = [value for kind, value in received if kind == self._field]
         return self.client(b",".join(lines), nearest)
 
+    def client_at(self, peer: Peer, received: list[tuple[int, bytes]] | None) -> str:
+        """Return the client's address: the peer's, unless the peer is a trusted proxy that names another."""
+        return self.client_of(received, peer.address) if peer.trusted else peer.address
+
     def client(self, chain: bytes, nearest: str) -> str:
         """Return the client's address: the first one from the right that is not a trusted proxy's.
 

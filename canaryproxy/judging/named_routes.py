@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from canaryproxy.config import PathMatch
 from canaryproxy.judging.metrics import OTHER
+from canaryproxy.measure.conditions import text_test
 from canaryproxy.measure.records import template_of
-from canaryproxy.measure.routing import text_test
 
 _MOST = 4096
 """Templates that are remembered."""

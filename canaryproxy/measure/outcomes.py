@@ -22,10 +22,11 @@ from typing import Any, Final
 
 from canaryproxy.config import HeaderMatch, JsonWhen, Outcome
 from canaryproxy.config.patterns import searcher
+from canaryproxy.measure.conditions import RequestView, conditions_of, text_test
 from canaryproxy.measure.content_coding import SLICE, CodingError, Decoder, decoder
 from canaryproxy.measure.counters import Blind
 from canaryproxy.measure.json_stream import FOUND, INVALID, PENDING, PointerScanner, steps_of
-from canaryproxy.measure.routing import Headers, RequestView, conditions_of, text_test
+from canaryproxy.measure.routing import Headers
 
 INSPECTED: Final = 64 * 1024
 """Bytes at the beginning of a decoded body that regular expressions look at."""

@@ -16,9 +16,9 @@ from typing import Final
 
 from canaryproxy.config import Rescue, RetryBudget
 from canaryproxy.measure import histogram
+from canaryproxy.measure.conditions import text_test
 from canaryproxy.measure.counters import FIRST_BYTE
 from canaryproxy.measure.outcomes import status_table
-from canaryproxy.measure.routing import text_test
 
 NOT_SERVED: Final = frozenset((502, 503, 504))
 """Statuses that say that the service has not taken the request."""

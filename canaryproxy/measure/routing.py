@@ -1,4 +1,4 @@
-"""The variant of a user: sticky key to bucket to variant, match rules, and the route table.
+"""The variant of a user: sticky key to bucket to variant, and the route table.
 
 The split is a threshold on a hash, so it is monotone: raising the weight moves only users from stable to
 canary, lowering it only back, and two replicas with the same table agree without talking.
@@ -6,7 +6,7 @@ canary, lowering it only back, and two replicas with the same table agree withou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from zlib import crc32
@@ -14,8 +14,6 @@ from zlib import crc32
 import mmh3
 from mmh3 import mmh3_32_uintdigest
 
-from canaryproxy.config import HeaderMatch, MatchRule, PathMatch
-from canaryproxy.config.patterns import searcher
 from canaryproxy.measure.records import pack_first
 from canaryproxy.measure.slowness import NEVER
 
@@ -176,85 +174,3 @@ class Routing:
         return Routing(
             self.table, self.key, self.bucket, self.variant, self.cookie, forced=self.forced
         )
-
-
-@dataclass(frozen=True, slots=True)
-class RequestView:
-    """The parts of a request that match rules read."""
-
-    method: str
-    path: str
-    """Path of the target as received, without the query."""
-    headers: Headers
-    cookie: Callable[[str], str | None]
-    """Looks a cookie up by name."""
-
-
-Condition = Callable[[RequestView], bool]
-
-
-class MatchRules:
-    """The compiled ``split.match`` list: the first rule that matches forces its variant."""
-
-    __slots__ = ("_rules",)
-
-    def __init__(self, rules: Iterable[MatchRule]) -> None:
-        self._rules = tuple(
-            (
-                VARIANTS.index(rule.variant),
-                conditions_of(rule.method, rule.path, rule.header, rule.cookie),
-            )
-            for rule in rules
-        )
-
-    def __bool__(self) -> bool:
-        return bool(self._rules)
-
-    def variant_of(self, request: RequestView) -> int | None:
-        """Return the variant that the first matching rule forces, or ``None``."""
-        for variant, conditions in self._rules:
-            if all(condition(request) for condition in conditions):
-                return variant
-        return None
-
-
-def conditions_of(
-    method: Sequence[str] | None,
-    path: PathMatch | None,
-    header: HeaderMatch | None,
-    cookie: HeaderMatch | None = None,
-) -> tuple[Condition, ...]:
-    """Compile conditions on a request; all of them must hold."""
-    conditions: list[Condition] = []
-    if method is not None:
-        methods = frozenset(method)
-        conditions.append(lambda request: request.method in methods)
-    if path is not None:
-        path_test = text_test(path)
-        conditions.append(lambda request: path_test(request.path))
-    if header is not None:
-        name, header_test = header.name.lower().encode("latin-1"), text_test(header)
-        conditions.append(lambda request: _header_holds(request.headers, name, header_test))
-    if cookie is not None:
-        cookie_name, cookie_test = cookie.name, text_test(cookie)
-        conditions.append(lambda request: cookie_test(request.cookie(cookie_name)))
-    return tuple(conditions)
-
-
-def _header_holds(headers: Headers, name: bytes, test: Callable[[str | None], bool]) -> bool:
-    values = [value.decode("latin-1") for field, value in headers if field.lower() == name]
-    return any(map(test, values)) if values else test(None)
-
-
-def text_test(match: HeaderMatch | PathMatch) -> Callable[[str | None], bool]:
-    """Return the test of one condition; it is given ``None`` for an absent header or cookie."""
-    present = getattr(match, "present", None)
-    if present is not None:
-        return lambda text: (text is not None) == present
-    if match.equals is not None:
-        return lambda text: text == match.equals
-    if match.prefix is not None:
-        prefix = match.prefix
-        return lambda text: text is not None and text.startswith(prefix)
-    found = searcher(match.regex or "")
-    return lambda text: text is not None and found(text.encode("latin-1"))

@@ -18,10 +18,11 @@ from canaryproxy.http1.head_cache import RequestHeadCache
 from canaryproxy.http1.request import RequestParser, Tolerated
 from canaryproxy.measure import counters
 from canaryproxy.measure.compiled import COMPILED
+from canaryproxy.measure.conditions import MatchRules
 from canaryproxy.measure.rescue import Patience, RescueRules
 from canaryproxy.measure.resolved import Addresses, expand
 from canaryproxy.measure.route_names import RouteNames
-from canaryproxy.measure.routing import CANARY, STABLE, MatchRules, RouteTable
+from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
 from canaryproxy.measure.shared_memory import TableCell, WorkerCells
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.body_sampler import BodySampler
@@ -226,6 +227,7 @@ class DataPath:
             MatchRules(config.split.match),
             self.context.trial_rules.outcomes,
             probes=None if probes is None else ProbeRules(probes, proxies),
+            proxies=proxies,
             key_is_in_headers=not sticky.address,
         )
 
@@ -441,7 +443,7 @@ def _request_parser(
     sticky = config.split.sticky
     hide = sticky.cookie is not None and not sticky.forward
     cookie_matters = _reads_header(config, "cookie") or any(
-        rule.cookie is not None for rule in config.split.match
+        part.cookie is not None for rule in config.split.match for part in rule.parts()
     )
     strip = cookie_stripper(sticky.cookie or "") if hide else None
     return RequestHeadCache(
@@ -463,7 +465,7 @@ def _signer(sticky: Sticky, files: Files) -> Signer | None:
 
 def _reads_header(config: Config, header: str) -> bool:
     """Tell whether a match rule, an outcome or the sticky key depends on this request header."""
-    matches = [rule.header for rule in config.split.match]
+    matches = [part.header for rule in config.split.match for part in rule.parts()]
     matches += [outcome.match.header for outcome in config.judge.outcomes.values()]
     names = [config.split.sticky.header, *(match.name for match in matches if match is not None)]
     return header in [name.lower() for name in names if name is not None]

@@ -51,9 +51,7 @@ class ProbeRules:
             return True
         if self._networks is None:
             return False
-        client = peer.address
-        if peer.trusted:
-            client = self._proxies.client_of(fields.forwarding, client)
+        client = self._proxies.client_at(peer, fields.forwarding)
         return bool(client) and self._networks.trusts(client)
 
     def _kind_of_agent(self, fields: RequestFields) -> int:

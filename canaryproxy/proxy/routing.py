@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.forwarding import Peer, TrustedProxies
 from canaryproxy.http1.request import ParsedHeaders, Request
 from canaryproxy.measure import counters
+from canaryproxy.measure.conditions import MatchRules, RequestView, host_name
 from canaryproxy.measure.outcomes import OutcomeRules
-from canaryproxy.measure.routing import NOT_SHARED, MatchRules, RequestView, RouteTable, Routing
+from canaryproxy.measure.routing import NOT_SHARED, RouteTable, Routing
 from canaryproxy.measure.shared_memory import TableCell
 from canaryproxy.proxy.probes import ProbeRules
 from canaryproxy.proxy.sharing import Sharing
@@ -34,6 +35,7 @@ class Router:
         "_key_reader",
         "_outcomes",
         "_probes",
+        "_proxies",
         "_proxy_cells",
         "_rules",
         "_sequence",
@@ -62,6 +64,7 @@ class Router:
         outcomes: OutcomeRules,
         *,
         probes: ProbeRules | None,
+        proxies: TrustedProxies,
         key_is_in_headers: bool,
     ) -> None:
         """Route by these from now on.
@@ -74,6 +77,7 @@ class Router:
         self._rules = rules
         self._outcomes = outcomes
         self._probes = probes
+        self._proxies = proxies
         self._has_rules = bool(rules) or bool(outcomes)
         self._key_is_in_headers = key_is_in_headers
 
@@ -97,7 +101,7 @@ class Router:
             routing = self._by_key(request, peer)
         if not self._has_rules:
             return routing, _NO_OUTCOMES
-        forced, outcomes = self._match(request)
+        forced, outcomes = self._match(request, peer)
         return routing if forced is None else routing.forced_to(forced), outcomes
 
     def _refresh(self) -> None:
@@ -135,21 +139,27 @@ class Router:
             headers.routing = routing
         return routing
 
-    def _match(self, request: Request) -> tuple[int | None, tuple[int, ...]]:
+    def _match(self, request: Request, peer: Peer) -> tuple[int | None, tuple[int, ...]]:
         """Return the variant that a match rule forces, and the outcomes whose rules match."""
-        headers = request.headers
+        headers, rules = request.headers, self._rules
         rule_key = request.rule_key
+        if rules.reads_query:
+            rule_key = (rule_key[0], request.target)
         cache = headers.rule_cache
         if cache is not None and (known := cache.get(rule_key)) is not None:
             return known
+        fields = request.fields
         view = RequestView(
             request.method.decode(),
-            rule_key[1].decode("latin-1"),
+            request.rule_key[1].decode("latin-1"),
             headers.raw,
             lambda name: _cookie(headers, name),
+            request.target.partition(b"?")[2].decode("latin-1"),
+            host_name(fields.host),
+            lambda: self._proxies.client_at(peer, fields.forwarding),
         )
-        found = self._rules.variant_of(view), self._outcomes.watching(view)
-        if len(rule_key[1]) > _LONGEST_CACHED:
+        found = rules.variant_of(view), self._outcomes.watching(view)
+        if rules.reads_client or len(rule_key[1]) > _LONGEST_CACHED:
             return found
         if cache is None:
             headers.rule_cache = cache = {}

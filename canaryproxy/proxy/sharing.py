@@ -7,7 +7,7 @@ route table, before the first request is routed by it.
 
 from __future__ import annotations
 
-from canaryproxy.config import Circuit, Split
+from canaryproxy.config import Circuit, Condition, Split
 from canaryproxy.http1.head_cache import ResponseHeadCache
 from canaryproxy.http1.response import AS_IT_IS, NEVER, UNLESS_IMMUTABLE, VARYING, ResponseParser
 from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
@@ -46,7 +46,7 @@ class Sharing:
         self._names = _varies_by(split)
         self._dropped = (split.variant_header or "").encode("latin-1")
         self._streams = tuple(one.encode() for one in circuit.streams)
-        self._divides = any(one.header or one.cookie for one in split.match)
+        self._divides = any(one.header or one.cookie or one.network for one in _conditions(split))
         self._has_canary = has_canary
         self._in_force = (-1, -1)
         self.follow(table)
@@ -72,8 +72,12 @@ class Sharing:
 
 def _varies_by(split: Split) -> tuple[bytes, ...]:
     """Return the request headers that a user's variant depends on."""
-    names = [split.sticky.header, *(one.header.name for one in split.match if one.header)]
+    names = [split.sticky.header, *(one.header.name for one in _conditions(split) if one.header)]
     found = {name.lower(): name.encode("latin-1") for name in names if name is not None}
-    if split.sticky.cookie is not None or any(one.cookie for one in split.match):
+    if split.sticky.cookie is not None or any(one.cookie for one in _conditions(split)):
         found["cookie"] = _COOKIE
     return tuple(found.values())
+
+
+def _conditions(split: Split) -> list[Condition]:
+    return [part for rule in split.match for part in rule.parts()]

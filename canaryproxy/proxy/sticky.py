@@ -124,10 +124,7 @@ class _FromAddress(KeyReader):
         self._proxies = proxies
 
     def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:
-        address = peer.address
-        if peer.trusted:
-            address = self._proxies.client_of(headers.fields.forwarding, address)
-        return address.encode() or None
+        return self._proxies.client_at(peer, headers.fields.forwarding).encode() or None
 
 
 def key_reader(sticky: Sticky, proxies: TrustedProxies, signer: Signer | None = None) -> KeyReader:

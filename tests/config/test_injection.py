@@ -41,6 +41,8 @@ split:
     - {variant: stable, path: {prefix: /a}}
     - {variant: stable, path: {regex: /a}}
     - {variant: stable, method: [GET]}
+    - {variant: canary, host: h.example, query: {name: a, equals: "b"}, network: 10.0.0.0/8}
+    - {variant: canary, all: [{not: {host: ["*.h.example"]}}], any: [{query: {name: a, prefix: "b"}}]}
   probes: {agents: [Monitor], paths: [/health], networks: ["10.0.0.0/8"]}
 release:
   id: cart-2.4

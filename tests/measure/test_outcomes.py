@@ -14,9 +14,10 @@ import pytest
 from backports import zstd
 
 from canaryproxy import config
+from canaryproxy.measure.conditions import RequestView
 from canaryproxy.measure.counters import Blind
 from canaryproxy.measure.outcomes import FURTHEST, INSPECTED, BodyReader, OutcomeRules
-from canaryproxy.measure.routing import Headers, RequestView
+from canaryproxy.measure.routing import Headers
 
 BASE = 'variants: {stable: {endpoints: ["http://a:1"]}}\n'
 

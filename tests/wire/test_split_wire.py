@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
@@ -209,6 +210,76 @@ split:
 async def test_a_match_rule_decides_before_the_weight(request_: bytes, expected: bytes) -> None:
     (answer,) = await asked(MATCH, request_)
     assert answer.endswith(expected)
+
+
+COMPOSED = """
+forwarded: {trust: ["127.0.0.0/8"]}
+split:
+  weight: 0
+  match:
+    - {variant: canary, host: [shop.example, "*.beta.example"]}
+    - {variant: canary, query: {name: pre view, equals: "é"}}
+    - {variant: canary, network: [192.0.2.0/24, "2001:db8::/32"]}
+    - variant: canary
+      header: {name: X-Team, present: true}
+      any: [{path: {prefix: /a}}, {all: [{path: {prefix: /b}}, {method: PUT}]}]
+      not: {any: [{header: {name: X-Team, equals: red}}, {query: {name: plain, present: true}}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: SHOP.example:8080\r\n\r\n", b"canary"),
+        (b"GET / HTTP/1.1\r\nHost: shop.example.\r\n\r\n", b"canary"),
+        (b"GET http://shop.example/ HTTP/1.1\r\nHost: h\r\n\r\n", b"canary"),
+        (b"GET / HTTP/1.1\r\nHost: a.b.beta.example\r\n\r\n", b"canary"),
+        (b"GET / HTTP/1.1\r\nHost: beta.example\r\n\r\n", b"stable"),
+        (b"GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", b"stable"),
+        (get(target=b"/?a=b&pre+view=%C3%A9"), b"canary"),
+        (get(target=b"/?pre%20view=1&pre+view=%c3%a9&c"), b"canary"),
+        (get(target=b"/?pre+view=%C3%A9x"), b"stable"),
+        (get(target=b"/pre+view=%C3%A9"), b"stable"),
+        (get(b"X-Forwarded-For: 192.0.2.7\r\n"), b"canary"),
+        (get(b"X-Forwarded-For: 192.0.2.7, 198.51.100.1\r\n"), b"stable"),
+        (get(b"X-Forwarded-For: [2001:db8::1]:4711\r\n"), b"canary"),
+        (get(b"X-Forwarded-For: unknown\r\n"), b"stable"),
+        (get(b"X-Team: blue\r\n", target=b"/a"), b"canary"),
+        (get(b"X-Team: blue\r\n", target=b"/b"), b"stable"),
+        (get(target=b"/a"), b"stable"),
+        (get(b"X-Team: red\r\n", target=b"/a"), b"stable"),
+        (get(b"X-Team: blue\r\n", target=b"/a?plain"), b"stable"),
+    ],
+)
+async def test_conditions_are_put_together(request_: bytes, expected: bytes) -> None:
+    (answer,) = await asked(COMPOSED, request_)
+    assert answer.endswith(expected)
+
+
+async def test_requests_alike_but_for_query_or_client_are_told_apart() -> None:
+    """What the rules say of a request is remembered, by what they read."""
+    plain = get(b"X-Team: blue\r\n", target=b"/a")
+    but_for_query = get(b"X-Team: blue\r\n", target=b"/a?plain=1")
+    for first, second in ((plain, but_for_query), (but_for_query, plain)):
+        answers = await asked(COMPOSED, first, second, first)
+        expected = [b"canary" if one is plain else b"stable" for one in (first, second, first)]
+        assert [answer[-6:] for answer in answers] == expected
+
+
+async def test_the_client_of_each_connection_counts() -> None:
+    more = "split: {match: [{variant: canary, network: 127.0.0.2}]}"
+    async with (
+        Upstream(STABLE).serving() as stable,
+        Upstream(CANARY).serving() as canary,
+        proxy(variants(stable.port, canary.port, more)) as running,
+    ):
+        for address, expected in (("127.0.0.2", b"canary"), ("127.0.0.1", b"stable")) * 2:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", running.port, local_addr=(address, 0)
+            )
+            writer.write(get(b"Connection: close\r\n"))
+            assert (await reader.read()).endswith(expected)
+            writer.close()
 
 
 async def test_a_published_weight_acts_on_the_next_request_and_moves_only_who_must() -> None:

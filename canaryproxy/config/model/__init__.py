@@ -27,7 +27,7 @@ from canaryproxy.config.model.judge import (
 )
 from canaryproxy.config.model.limits import Limits
 from canaryproxy.config.model.listen import Listener
-from canaryproxy.config.model.match import HeaderMatch, PathMatch
+from canaryproxy.config.model.match import Condition, HeaderMatch, PathMatch
 from canaryproxy.config.model.notify import EventName, Webhook
 from canaryproxy.config.model.outcomes import JsonWhen, Outcome, OutcomeMatch, When
 from canaryproxy.config.model.release import Gate, Release, Step
@@ -46,6 +46,7 @@ __all__ = [
     "Circuit",
     "Classes",
     "ClientTls",
+    "Condition",
     "Config",
     "Connections",
     "Content",

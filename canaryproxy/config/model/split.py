@@ -8,12 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from canaryproxy.config import types
-from canaryproxy.config.model.match import HeaderMatch, PathMatch
+from canaryproxy.config.model.match import Condition
 from canaryproxy.config.model.section import (
     Mistake,
     Section,
-    any_of,
-    at_least_one,
     one_of,
     report,
     switch,
@@ -111,26 +109,10 @@ class Sticky(Section):
             yield Mistake(message, ("sign",), (("set",),))
 
 
-_CONDITIONS = ("header", "cookie", "path", "method")
-
-
-class MatchRule(Section):
+class MatchRule(Condition):
     """Forces a variant when all its conditions hold; at least one is needed."""
 
-    model_config = ConfigDict(json_schema_extra=any_of(_CONDITIONS))
-
     variant: types.VariantName = Field(description="The variant that it forces.")
-    header: HeaderMatch | None = Field(None, description="A condition on a request header.")
-    cookie: HeaderMatch | None = Field(None, description="A condition on a cookie.")
-    path: PathMatch | None = Field(None, description="A condition on the path.")
-    method: Annotated[types.Methods, types.one_or_more(types.Method)] | None = Field(
-        None, description="A method or a list of them."
-    )
-
-    @model_validator(mode="after")
-    def _any(self) -> MatchRule:
-        at_least_one(self, _CONDITIONS)
-        return self
 
 
 _RESERVED = frozenset(
@@ -217,15 +199,19 @@ class Split(Section):
                 f"the header {self.variant_header} has another meaning; choose a name such as X-Variant",
                 ("variant_header",),
             )
-        if self.cacheable == "vary" and self.sticky.address:
-            yield Mistake(
-                "no response can vary by the client's address (split.sticky.address): auto or private",
-                ("cacheable",),
-                (("sticky",),),
-            )
+        if self.cacheable == "vary":
+            yield from self._unvarying()
         if self.admit == "new_sessions" and (self.sticky.cookie is None or not self.sticky.set_):
             yield Mistake(
                 "new_sessions needs a sticky cookie that the proxy sets (split.sticky)",
                 ("admit",),
                 (("sticky",),),
             )
+
+    def _unvarying(self) -> Iterator[Mistake]:
+        """Yield what a response cannot vary by."""
+        why = "no response can vary by the client's address (%s): auto or private"
+        if self.sticky.address:
+            yield Mistake(why % "split.sticky.address", ("cacheable",), (("sticky",),))
+        if any(part.network for rule in self.match for part in rule.parts()):
+            yield Mistake(why % "network in split.match", ("cacheable",), (("match",),))
