@@ -14,6 +14,8 @@ BIG_FIRST_STEP = 5.0
 """Percent of users; a plan should not begin with more."""
 TINY = 0.1
 """Percent of users; less is more often a fraction than meant."""
+MUCH_HELD = 256 * 1024**2
+"""Bytes of the requests on one connection of HTTP/2."""
 MANY_USERS = 2_000
 """Users; a step that needs more of them to reach its ``min_users`` may wait for ever."""
 
@@ -82,6 +84,13 @@ def _connections(config: Config) -> Iterator[str]:
     for name, variant in (("stable", config.variants.stable), ("canary", config.variants.canary)):
         if variant is not None and variant.tls is not None and not variant.tls.verify:
             yield (f"variants.{name}.tls.verify is false: connections to {name} can be intercepted")
+    http2 = config.limits.http2
+    held = http2.max_streams * http2.stream_window
+    if held > MUCH_HELD:
+        yield (
+            "limits.http2: one client can make the proxy hold"
+            f" {held / 1024**2:,.0f} MiB (max_streams times stream_window)"
+        )
     for at, one in enumerate(config.listen):
         if one.proxy_protocol == "trusted" and not config.forwarded.trust:
             yield f"listen[{at}].proxy_protocol has no effect: forwarded.trust is empty"

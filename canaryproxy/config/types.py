@@ -76,11 +76,12 @@ def _duration(least: str) -> tuple[PlainValidator, WithJsonSchema]:
     return _checked(lambda value: units.duration(value, least=least)), WithJsonSchema(schema)
 
 
-def _size(least: int) -> tuple[PlainValidator, WithJsonSchema]:
-    return _checked(lambda value: units.size(value, least=least)), WithJsonSchema(
+def _size(least: int, most: int = units.LARGEST_SIZE) -> tuple[PlainValidator, WithJsonSchema]:
+    number = {"type": "integer", "minimum": least, "maximum": most}
+    return _checked(lambda value: units.size(value, least=least, most=most)), WithJsonSchema(
         {
             "$comment": SIZE,
-            "anyOf": [_pattern(units.SIZE_PATTERN), {"type": "integer", "minimum": least}],
+            "anyOf": [_pattern(units.SIZE_PATTERN), number],
             "examples": ["64KiB", "1MiB", "10kB", 512],
         }
     )
@@ -146,6 +147,9 @@ Size = Annotated[int, _check, _schema]
 _check, _schema = _size(1)
 SomeSize = Annotated[int, _check, _schema]
 """Bytes, from 1."""
+_check, _schema = _size(64 * 1024, 1024**3)
+Window = Annotated[int, _check, _schema]
+"""Bytes of a window of HTTP/2: a peer begins with 64 KiB (RFC 9113 §6.9.2), before it knows ours."""
 Ratio = Annotated[
     float,
     _checked(units.ratio),

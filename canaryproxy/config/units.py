@@ -33,7 +33,8 @@ _BYTES = {
     None: 1, "B": 1, "kB": 10**3, "KB": 10**3, "KiB": 1 << 10,
     "MB": 10**6, "MiB": 1 << 20, "GB": 10**9, "GiB": 1 << 30,
 }  # fmt: skip
-_LARGEST = 1 << 50
+LARGEST_SIZE = 1 << 50
+"""Bytes, 1 PiB."""
 _RATIO = re.compile(RATIO_PATTERN[1:-1])
 _TOKEN = re.compile(TOKEN_PATTERN[1:-1])
 _STATUS = re.compile(STATUS_PATTERN[1:-1])
@@ -64,14 +65,16 @@ def duration_text(seconds: float) -> str:
     return f"{exact:f}s" if exact else "0s"
 
 
-def size(value: object, *, least: int = 0) -> int:
-    """Return bytes for ``64KiB``, ``1MiB``, ``10kB`` or ``512``; at most 1 PiB."""
+def size(value: object, *, least: int = 0, most: int = LARGEST_SIZE) -> int:
+    """Return bytes for ``64KiB``, ``1MiB``, ``10kB`` or ``512``."""
     if isinstance(value, int) and not isinstance(value, bool):
         found = value
     else:
         match = _SIZE.fullmatch(value) if isinstance(value, str) else None
         found = int(match[1]) * _BYTES[match[2]] if match else -1
-    if not least <= found <= _LARGEST:
+    if not least <= found <= most:
+        if most < LARGEST_SIZE:
+            raise ValueError(f"a size from {size_text(least)} to {size_text(most)}, such as 1MiB")
         above = f" of at least {least}" if least else ""
         raise ValueError(f"a size{above}, such as 64KiB, 1MiB, 10kB or 512 (bytes)")
     return found

@@ -16,6 +16,7 @@ from math import inf
 from time import monotonic
 from typing import Final, cast
 
+from canaryproxy.config import Http2Limits
 from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.proxy_protocol import ProxyHeader
@@ -29,6 +30,7 @@ from canaryproxy.http2.events import (
     StreamReset,
     TrailersReceived,
 )
+from canaryproxy.http2.settings import Bounds
 from canaryproxy.http2.streams import ENDED, LOCAL, Stream
 from canaryproxy.measure import counters
 from canaryproxy.proxy.closing import LingeringClose
@@ -44,7 +46,18 @@ HTTP2_HEAD: Final = b"PRI * HTTP/2.0\r\n\r\n"
 _POINTS_A_SECOND: Final = 100
 _RESETS_A_SECOND: Final = 10
 """What a client may ask for nothing in the long run (``http2.floods``): ten resets and 25 pings a second."""
+_LEAST_CONNECTION_WINDOW: Final = 1024 * 1024
 _INTERIM: Final = b"1"
+
+
+def _bounds(limits: Http2Limits) -> Bounds:
+    return Bounds(
+        max_streams=limits.max_streams,
+        stream_window=limits.stream_window,
+        connection_window=max(limits.stream_window, _LEAST_CONNECTION_WINDOW),
+        points=limits.flood_budget,
+        resets=limits.flood_budget // 10,
+    )
 
 
 class Http2Stream(ResponseSink):
@@ -290,7 +303,7 @@ class Http2Connection(Connection):
         self.peer = peer
         peer.http2 = True
         self._header = header
-        self.http2 = Http2()
+        self.http2 = Http2(bounds=_bounds(context.limits.http2))
         self._streams: dict[int, Http2Stream] = {}
         self._busy = False
         """Received bytes are acted on: what that writes is written at once."""

@@ -715,6 +715,22 @@ def test_other_protocols_are_an_error_that_names_those_there_are(written: str) -
         parse(f"listen: {{address: '[::1]:1', protocols: {written}}}")
 
 
+def test_bounds_of_http_2_have_the_ranges_that_it_allows() -> None:
+    found = parse("limits: {http2: {max_streams: 1, stream_window: 64KiB}}").limits.http2
+    assert (found.max_streams, found.stream_window, found.flood_budget) == (1, 65_536, 2000)
+    for wrong in ("max_streams: 0", "stream_window: 65535", "stream_window: 2GiB"):
+        assert problems_of(BASE + f"limits: {{http2: {{{wrong}}}}}"), wrong
+    (problem,) = problems_of(BASE + "limits: {http2: {stream_window: 1KiB}}")
+    assert "a size from 64KiB to 1GiB" in problem.message
+
+
+def test_bounds_of_http_2_that_let_one_client_fill_the_memory_are_a_warning() -> None:
+    (line,) = config.warnings(parse("limits: {http2: {max_streams: 5000}}"))
+    assert line == (
+        "limits.http2: one client can make the proxy hold 625 MiB (max_streams times stream_window)"
+    )
+
+
 def test_endpoints_on_unix_sockets() -> None:
     found = config.parse('variants: {stable: {endpoints: ["unix:/run/a.sock"]}}', file="f.yaml")
     (endpoint,) = found.variants.stable.endpoints

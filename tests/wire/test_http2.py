@@ -17,6 +17,7 @@ from canaryproxy.http2.errors import (
     INTERNAL_ERROR,
     NO_ERROR,
     PROTOCOL_ERROR,
+    REFUSED_STREAM,
 )
 from canaryproxy.http2.events import DataReceived, Event
 from canaryproxy.http2.frames import (
@@ -131,6 +132,41 @@ async def test_a_listener_may_take_http_2_only() -> None:
         assert b"only HTTP/2 is supported here" in refused
         assert upstream.got == b""
         assert (await (await H2Client.to(running)).fetch()).body == b"ok"
+
+
+async def test_limits_of_http_2_are_announced_and_hold() -> None:
+    limits = "limits: {http2: {max_streams: 1, stream_window: 1MiB}}\n"
+
+    async def silent(link: Link) -> None:
+        await link.take(b"\r\n\r\n")
+
+    async with (
+        Upstream(silent).serving() as upstream,
+        proxy(variants(upstream.port, more=limits)) as running,
+    ):
+        client = await H2Client.to(running)
+        await client.read()
+        settings = client.h2.remote_settings
+        assert settings[SettingCodes.MAX_CONCURRENT_STREAMS] == 1
+        assert settings[SettingCodes.INITIAL_WINDOW_SIZE] == 1024**2
+        await client.ask()
+        client.h2.remote_settings._settings[SettingCodes.MAX_CONCURRENT_STREAMS][0] = 9
+        assert (await client.fetch()).reset == REFUSED_STREAM
+
+
+async def test_the_flood_budget_is_what_it_is_set_to() -> None:
+    limits = "limits: {http2: {flood_budget: 200}}\n"
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(variants(upstream.port, more=limits)) as running,
+    ):
+        client = await H2Client.to(running)
+        for _ in range(60):
+            client.h2.ping(bytes(8))
+        await client.flush()
+        while await client.read():
+            pass
+        assert client.goaway == ENHANCE_YOUR_CALM
 
 
 @pytest.mark.parametrize("cut", [1, 15, 16, 18, 20, 24, 30])

@@ -25,7 +25,7 @@ from canaryproxy.config.model.judge import (
     Metrics,
     Throughput,
 )
-from canaryproxy.config.model.limits import Limits
+from canaryproxy.config.model.limits import Http2Limits, Limits
 from canaryproxy.config.model.listen import Listener
 from canaryproxy.config.model.match import Condition, HeaderMatch, PathMatch
 from canaryproxy.config.model.notify import EventName, Webhook
@@ -59,6 +59,7 @@ __all__ = [
     "GuardRails",
     "HeaderMatch",
     "Health",
+    "Http2Limits",
     "JsonWhen",
     "Judge",
     "Latency",

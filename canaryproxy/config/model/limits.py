@@ -8,6 +8,26 @@ from canaryproxy.config import types
 from canaryproxy.config.model.section import Section
 
 
+class Http2Limits(Section):
+    """Bounds on a client's connection of HTTP/2. New connections begin with them."""
+
+    max_streams: int = Field(
+        100, ge=1, le=2**31 - 1, description="Requests that are open at a time."
+    )
+    stream_window: types.Window = Field(
+        128 * 1024,
+        description="Bytes of a request that wait for a slow endpoint; then the client has to wait.",
+    )
+    flood_budget: int = Field(
+        2000,
+        ge=200,
+        le=1_000_000,
+        description="Points for frames that bring no request forward: 4 a setting or a ping, 1 any other;"
+        " a tenth as many requests may be reset. Responses and data earn them back, and 100 come back a"
+        " second; at 0 the connection ends.",
+    )
+
+
 class Limits(Section):
     """Bounds on connections and requests, and timeouts as durations."""
 
@@ -45,4 +65,7 @@ class Limits(Section):
     )
     drain_timeout: types.Timeout = Field(
         30.0, description="Time for requests in flight to finish at shutdown."
+    )
+    http2: Http2Limits = Field(
+        Http2Limits(), description="Bounds on each client connection of HTTP/2."
     )
