@@ -8,7 +8,7 @@ import pytest
 
 from canaryproxy.control.record_reader import RecordReader
 from canaryproxy.judging.metrics import Record, unpack
-from canaryproxy.measure.counters import CLIENT_CLOSED, OUTCOMES, Blind, outcome
+from canaryproxy.measure.counters import CLIENT_CLOSED, OUTCOMES, ROUTED, Blind, outcome
 from canaryproxy.measure.records import (
     ABANDONED,
     BODILESS,
@@ -123,6 +123,26 @@ async def test_a_complete_response() -> None:
         template_of(b"GET /users/*"), 0, 0, None, 7,
     )  # fmt: skip
     assert names == {record.template: "GET /users/*"}
+
+
+async def test_only_the_users_of_a_group_are_drawn_and_compared() -> None:
+    more = "split: {weight: 50, match: [{variant: stable, not: {header: {name: X-Plan, equals: beta}}}]}"
+    users = [b"user-%d" % n for n in range(40)]
+    async with (
+        Upstream(always(OK)).serving() as stable,
+        Upstream(always(OK)).serving() as canary,
+        proxy(variants(stable.port, canary.port, more)) as running,
+    ):
+        for plan in (b"", b"X-Plan: basic\r\n", b"X-Plan: beta\r\n"):
+            for user in users:
+                line = b"Cookie: canary_id=%b\r\n" % user
+                await once(running, b"GET / HTTP/1.1\r\n" + HOST + line + plan + b"\r\n")
+        await running.record()
+        found = {one.position: one.variant == CANARY for one in running.records()}
+    drawn = {position_of(b"", user): bucket_of(b"", user) < 5000 for user in users}
+    assert found == drawn
+    assert 0 < sum(drawn.values()) < len(users)
+    assert running.counters.canary[ROUTED] == sum(drawn.values())
 
 
 async def test_the_size_of_a_body_in_chunks() -> None:
