@@ -7,6 +7,13 @@ connection, and writes HTTP/1.1 heads to it; content has no framing of its own.
 Flow control. A client that reads slowly fills the window of its stream: the stream tells its exchange,
 which stops its upstream. An upstream that reads slowly pauses the stream, whose bytes are then not given
 back to the client.
+
+The end. A connection that is idle, or whose worker shuts down, ends in steps (RFC 9113 §6.8), so that no
+request on its way is lost:
+
+    ``_leave``             GOAWAY without a last stream, and a ping: the client opens no more streams
+    its answer             all that it sent before it read this has come: GOAWAY with the last stream
+    the last stream ends   the connection closes
 """
 
 from __future__ import annotations
@@ -26,6 +33,7 @@ from canaryproxy.http2.events import (
     DataReceived,
     Event,
     HeadReceived,
+    Pong,
     StreamDrained,
     StreamReset,
     TrailersReceived,
@@ -35,7 +43,7 @@ from canaryproxy.http2.streams import ENDED, LOCAL, Stream
 from canaryproxy.measure import counters
 from canaryproxy.proxy.closing import LingeringClose
 from canaryproxy.proxy.context import WorkerContext
-from canaryproxy.proxy.dispatch import dispatch
+from canaryproxy.proxy.dispatch import begin, dispatch
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.interfaces import Connection, ResponseSink
 from canaryproxy.proxy.peer import peer_of
@@ -48,6 +56,9 @@ _RESETS_A_SECOND: Final = 10
 """What a client may ask for nothing in the long run (``http2.floods``): ten resets and 25 pings a second."""
 _LEAST_CONNECTION_WINDOW: Final = 1024 * 1024
 _INTERIM: Final = b"1"
+_LAST_CALL: Final = 1.0
+"""Seconds in which a client tells that it has read the announcement of our end."""
+_LAST_CALL_PING: Final = b"last one"
 
 
 def _bounds(limits: Http2Limits) -> Bounds:
@@ -115,7 +126,7 @@ class Http2Stream(ResponseSink):
             self.deadline = now + limits.body_timeout
         else:
             self.deadline = now + limits.first_byte_timeout
-        exchange.start()
+        begin(context, exchange)
         if not has_body and context.mirror is not None:
             context.mirror.offer(request, exchange.routing, now)
 
@@ -278,7 +289,9 @@ class Http2Connection(Connection):
         "_busy",
         "_header",
         "_idle_since",
+        "_last_call",
         "_moved_at",
+        "_named_last",
         "_sent",
         "_streams",
         "_swept_at",
@@ -311,6 +324,10 @@ class Http2Connection(Connection):
         self._sent = self._unsent = 0
         """Bytes that the client had taken at the last ``sweep``, and that waited to be written."""
         self._written = 0
+        self._last_call = inf
+        """When the client has had its time to read that we take no more streams."""
+        self._named_last = False
+        """The last stream was named to the client."""
         self.deadline = 0.0  # it is swept each time, for its streams
 
     def take_over(self, connection: Connection, data: bytes) -> None:
@@ -352,8 +369,7 @@ class Http2Connection(Connection):
     def _fail(self) -> None:
         """The client broke a rule: close, so that what it still sends does not destroy our GOAWAY."""
         self._lose_streams()
-        self.context.connections.discard(self)
-        LingeringClose(self.context, self.transport, self._unsent).start()
+        self._close()
 
     def _lose_streams(self) -> None:
         streams, self._streams = self._streams, {}
@@ -384,6 +400,8 @@ class Http2Connection(Connection):
             self.forget(event.stream.number)
             if stream is not None:
                 stream.gone()
+        elif isinstance(event, Pong) and event.payload == _LAST_CALL_PING:
+            self._name_last()
 
     def _begin(self, event: HeadReceived) -> None:
         if event.stream.state >= ENDED:
@@ -437,25 +455,40 @@ class Http2Connection(Connection):
         for stream in list(self._streams.values()):
             if stream.deadline < now:
                 stream.sweep(now)
-        idle = self.context.draining or now - self._idle_since > self.context.idle_timeout
-        if idle and not self._streams:
+        idle = not self._streams and now - self._idle_since > self.context.idle_timeout
+        if idle or self.context.draining:
+            self._leave(now)
+        if self._last_call < now:
+            self._name_last()
+        if self._named_last and not self._streams:
             self._close()
 
+    def _leave(self, now: float) -> None:
+        """Announce that we take no more streams than those that are on their way."""
+        if self._last_call == inf:
+            self._last_call = now + _LAST_CALL
+            self.http2.shut_down(now=False)
+            self.http2.ping(_LAST_CALL_PING)
+            self.flush()
+
+    def _name_last(self) -> None:
+        """Name the last stream that we take."""
+        if self._last_call < inf and not self._named_last:
+            self._named_last = True
+            self.http2.shut_down(now=True)
+            self.flush()
+
     def _close(self) -> None:
-        self.http2.shut_down(now=True)
-        self.flush()
-        self.transport.close()
+        self.context.connections.discard(self)
+        LingeringClose(self.context, self.transport, self._unsent).start()
 
     def mark_late(self, now: float) -> None:
         for stream in self._streams.values():
             if stream.exchange is not None:
                 stream.exchange.mark_late(now)
 
-    def drain(self, until: float | None) -> None:
-        self.http2.shut_down(now=False)
-        self.flush()
-        if until is None and not self._streams:
-            self._close()
+    def drain(self, until: float | None) -> None:  # noqa: ARG002
+        self._leave(monotonic())
 
     def abort(self) -> None:
         self.transport.abort()

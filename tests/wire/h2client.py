@@ -7,7 +7,7 @@ from time import monotonic
 
 import h2.events
 from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2.connection import ConnectionInputs, ConnectionState, H2Connection
 
 from .harness import DEADLINE, Client, Proxy
 
@@ -53,8 +53,11 @@ class H2Client:
             header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
         )
         self.h2 = H2Connection(config)
+        _go_on_after_goaway(self.h2)
         self.replies: dict[int, Reply] = {}
         self.goaway: int | None = None
+        self.last: list[int] = []
+        """The last streams of the GOAWAY frames that came."""
 
     @classmethod
     async def to(cls, running: Proxy, *, takes: bool = True) -> H2Client:
@@ -111,6 +114,7 @@ class H2Client:
     def _take(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.ConnectionTerminated):
             self.goaway = int(event.error_code or 0)
+            self.last.append(event.last_stream_id or 0)
             return
         reply = self.replies.get(getattr(event, "stream_id", None) or 0)
         if reply is None:
@@ -131,6 +135,16 @@ class H2Client:
             reply.ended = True
         elif isinstance(event, h2.events.StreamReset):
             reply.reset = int(event.error_code or 0)
+
+
+def _go_on_after_goaway(connection: H2Connection) -> None:
+    """Take streams in flight to their end after GOAWAY, which ``h2`` does not (python-hyper/h2#1181)."""
+    machine = connection.state_machine
+    opened = ConnectionState.CLIENT_OPEN
+    machine._transitions = {
+        **machine._transitions,
+        (opened, ConnectionInputs.RECV_GOAWAY): (None, opened),
+    }
 
 
 def fields_of(
