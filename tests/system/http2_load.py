@@ -79,4 +79,4 @@ class Http2Accounts:
                 self.farewells += len(client.last) > 1
                 self.outcomes += Counter()  # without those of which there are none
                 return
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)
