@@ -1,4 +1,4 @@
-"""Clients of HTTP/2 that account for every stream: each gets its response, or it is written down what it got."""
+"""Clients of HTTP/2 that account for every stream: it gets its response, or is written down as lost."""
 
 from __future__ import annotations
 
