@@ -450,7 +450,9 @@ class Http2Connection(Connection):
         if not self.http2.waits_for_head:
             self._whole_at = now
         elif now - self._whole_at > self.context.limits.header_timeout:
-            self._close()
+            self.http2.shut_down(now=True)
+            self.flush()
+            self._fail()
             return
         for stream in list(self._streams.values()):
             if stream.deadline < now:
