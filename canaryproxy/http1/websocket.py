@@ -6,6 +6,8 @@ own may stand.
 
 from __future__ import annotations
 
+from base64 import b64encode
+from hashlib import sha1
 from typing import Final
 
 _CONTINUATION: Final = 0x0
@@ -19,8 +21,14 @@ _MASK_SIZE: Final = 4
 _LONGEST_HEAD: Final = 2 + 8 + _MASK_SIZE
 _LONGEST_CONTROL: Final = 125
 _LONGEST_CLOSE: Final = 2 + _MASK_SIZE + _LONGEST_CONTROL
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _NO_CODE: Final = 1005
 """Stands for a Close frame without a code (RFC 6455 §7.1.5)."""
+
+
+def accept_of(key: bytes) -> bytes:
+    """Return the Sec-WebSocket-Accept by which a server proves that it has read a key (§4.2.2)."""
+    return b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
 
 
 class FrameReader:

@@ -29,12 +29,13 @@ _SCHEME: Final = 2
 _AUTHORITY: Final = 3
 _PATH: Final = 4
 _STATUS: Final = 5
-_LAST_PSEUDO: Final = 5
-_HOST: Final = 6
-_COOKIE: Final = 7
-_LENGTH: Final = 8
-_TE: Final = 9
-_FORBIDDEN: Final = 10
+_PROTOCOL: Final = 6
+_LAST_PSEUDO: Final = 6
+_HOST: Final = 7
+_COOKIE: Final = 8
+_LENGTH: Final = 9
+_TE: Final = 10
+_FORBIDDEN: Final = 11
 
 _KINDS: Final[dict[bytes, int]] = {
     b":method": _METHOD,
@@ -42,6 +43,7 @@ _KINDS: Final[dict[bytes, int]] = {
     b":authority": _AUTHORITY,
     b":path": _PATH,
     b":status": _STATUS,
+    b":protocol": _PROTOCOL,
     b"host": _HOST,
     b"cookie": _COOKIE,
     b"content-length": _LENGTH,
@@ -69,13 +71,25 @@ _BLANK_ENDS: Final = (b":  ", b": \t", b" \r\n", b"\t\r\n")
 _PATH_FORM: Final = re.compile(rb"/[!-~\x80-\xff]*")
 _AUTHORITY_FORM: Final = re.compile(rb"[!-?A-~\x80-\xff]*")
 """Without ``@``: it has no user (§8.3.1). The rest is checked as Host."""
+_WEBSOCKET: Final = b"websocket"
+_KEYS: Final = re.compile(rb"(?m)^sec-websocket-(?:key|accept): [^\r]*\r\n")
+_ACCEPT: Final = re.compile(rb"(?i)\r\nsec-websocket-accept:[^\r]*")
 _DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
 
 
 class Head:
     """The head of a message of HTTP/2 as one of HTTP/1.1. Equal blocks share one object."""
 
-    __slots__ = ("chunked", "length", "method", "never_indexed", "refusal", "status", "text")
+    __slots__ = (
+        "chunked",
+        "length",
+        "method",
+        "never_indexed",
+        "opens_tunnel",
+        "refusal",
+        "status",
+        "text",
+    )
 
     def __init__(self, text: bytes, length: int, never_indexed: frozenset[bytes]) -> None:
         self.text = text
@@ -88,6 +102,8 @@ class Head:
         """Names of fields that the next hop may not put into a table either (RFC 7541 §6.2.3)."""
         self.method = b""
         """Of a request."""
+        self.opens_tunnel = False
+        """It opens a WebSocket (RFC 8441): ``handshake`` is to be its text."""
         self.status = 0
         """Of a response."""
         self.refusal: Refusal | None = None
@@ -96,6 +112,10 @@ class Head:
     def text_for(self, *, ends: bool) -> bytes:
         """Return the head; ``ends``: there is no content."""
         return self.text if ends else self.chunked
+
+    def handshake(self, key: bytes) -> bytes:
+        """Return the head of the handshake by which HTTP/1.1 opens a WebSocket (RFC 6455 §4.1)."""
+        return b"%bSec-WebSocket-Key: %b\r\n\r\n" % (self.text[:-2], key)
 
 
 class _Fields:
@@ -109,6 +129,7 @@ class _Fields:
         "lines",
         "method",
         "path",
+        "protocol",
         "scheme",
         "status",
         "te",
@@ -119,6 +140,7 @@ class _Fields:
         self.scheme: bytes | None = None
         self.authority: bytes | None = None
         self.path: bytes | None = None
+        self.protocol: bytes | None = None
         self.status: bytes | None = None
         self.host: bytes | None = None
         self.cookies: list[bytes] = []
@@ -151,6 +173,8 @@ def _request_head(block: FieldBlock) -> Head:
         raise _malformed(":authority")
     host = _host(fields)
     target = fields.path
+    if fields.protocol is not None:
+        return _tunnel_head(block, fields)
     if method == b"CONNECT":
         if fields.scheme is not None or target is not None or not authority:
             raise _malformed("CONNECT")
@@ -160,6 +184,45 @@ def _request_head(block: FieldBlock) -> Head:
             raise _malformed("pseudo-fields")
         if not (_PATH_FORM.fullmatch(target) or (target == b"*" and method == b"OPTIONS")):
             raise _malformed(":path")
+    text = _text(method, target, host, fields)
+    head = Head(text + b"\r\n", fields.length, block.never_indexed)
+    if fields.length == UNKNOWN_LENGTH:
+        head.chunked = text + b"Transfer-Encoding: chunked\r\n\r\n"
+    head.method = method
+    if fields.scheme is not None and fields.scheme.lower() not in _DEFAULT_PORTS:
+        head.refusal = Refusal(400, "unsupported scheme")
+    return head
+
+
+def _tunnel_head(block: FieldBlock, fields: _Fields) -> Head:
+    """Return the head of an extended CONNECT (RFC 8441 §4) as the GET that opens a WebSocket in HTTP/1.1."""
+    protocol, target = fields.protocol, fields.path
+    if (
+        fields.method != b"CONNECT"
+        or not protocol
+        or not TOKEN.fullmatch(protocol)
+        or fields.scheme is None
+        or not fields.authority
+        or target is None
+        or not _PATH_FORM.fullmatch(target)
+        or fields.length != UNKNOWN_LENGTH
+    ):
+        raise _malformed("extended CONNECT")
+    fields.lines = _KEYS.sub(b"", fields.lines)  # of HTTP/1.1, and not used here (§5)
+    text = _text(b"GET", target, _host(fields), fields)
+    text += b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol
+    head = Head(text, UNKNOWN_LENGTH, block.never_indexed)
+    head.method = b"GET"
+    head.opens_tunnel = True
+    if protocol != _WEBSOCKET:
+        head.refusal = Refusal(501, "the only :protocol that is supported is websocket")
+    elif fields.scheme.lower() not in _DEFAULT_PORTS:
+        head.refusal = Refusal(400, "unsupported scheme")
+    return head
+
+
+def _text(method: bytes, target: bytes, host: bytes | None, fields: _Fields) -> bytes:
+    """Return a request as HTTP/1.1, up to what says how its content is framed."""
     line = b"%b %b HTTP/1.1\r\n" % (method, target)
     if host is not None:
         line += b"Host: %b\r\n" % host
@@ -168,13 +231,7 @@ def _request_head(block: FieldBlock) -> Head:
         text += b"cookie: %b\r\n" % b"; ".join(fields.cookies)
     if fields.te:
         text += b"TE: trailers\r\nConnection: TE\r\n"
-    head = Head(text + b"\r\n", fields.length, block.never_indexed)
-    if fields.length == UNKNOWN_LENGTH:
-        head.chunked = text + b"Transfer-Encoding: chunked\r\n\r\n"
-    head.method = method
-    if fields.scheme is not None and fields.scheme.lower() not in _DEFAULT_PORTS:
-        head.refusal = Refusal(400, "unsupported scheme")
-    return head
+    return text
 
 
 def _host(fields: _Fields) -> bytes | None:
@@ -213,6 +270,7 @@ def response_head(block: FieldBlock) -> Head:
         or fields.scheme is not None
         or fields.authority is not None
         or fields.path is not None
+        or fields.protocol is not None
     ):
         raise _malformed("pseudo-fields")
     number = int(status)
@@ -298,6 +356,8 @@ def _take_pseudo(fields: _Fields, kind: int, value: bytes) -> None:
         before, fields.authority = fields.authority, value
     elif kind == _PATH:
         before, fields.path = fields.path, value
+    elif kind == _PROTOCOL:
+        before, fields.protocol = fields.protocol, value
     else:
         before, fields.status = fields.status, value
     if before is not None:
@@ -348,6 +408,19 @@ def response_fields(head: bytes) -> list[Field]:
     """Return the fields of a response; ``head`` is its status line and its field lines."""
     line, _, lines = head.partition(b"\r\n")
     return [(b":status", line[9:12]), *_fields(lines)]
+
+
+def opened_head(head: bytes) -> bytes:
+    """Return what answers an extended CONNECT (RFC 8441 §5), for what answers its handshake in HTTP/1.1.
+
+    101 is 200. Any other success opens no WebSocket, though the client would take it for that: 502.
+    """
+    status = head[9:12]
+    if status == b"101":
+        return b"HTTP/1.1 200 OK" + _ACCEPT.sub(b"", head[head.index(b"\r\n") :])
+    if status[:1] == b"2":
+        return b"HTTP/1.1 502 Bad Gateway" + head[head.index(b"\r\n") :]
+    return head
 
 
 def request_fields(head: bytes, scheme: bytes) -> list[Field]:

@@ -15,6 +15,8 @@ MAX_CONCURRENT_STREAMS: Final = 0x3
 INITIAL_WINDOW_SIZE: Final = 0x4
 MAX_FRAME_SIZE: Final = 0x5
 MAX_HEADER_LIST_SIZE: Final = 0x6
+ENABLE_CONNECT_PROTOCOL: Final = 0x8
+"""RFC 8441 §3."""
 
 DEFAULT_WINDOW: Final = 65_535
 _LARGEST_FRAME: Final = 2**24 - 1
@@ -75,9 +77,10 @@ class PeerSettings:
 
 def own_settings(bounds: Bounds, *, client: bool) -> list[tuple[int, int]]:
     """Return the settings that we announce."""
-    first = (ENABLE_PUSH, 0) if client else (MAX_CONCURRENT_STREAMS, bounds.max_streams)
-    return [
-        first,
+    both = [
         (INITIAL_WINDOW_SIZE, bounds.stream_window),
         (MAX_HEADER_LIST_SIZE, bounds.max_list),
     ]
+    if client:
+        return [(ENABLE_PUSH, 0), *both]
+    return [(MAX_CONCURRENT_STREAMS, bounds.max_streams), *both, (ENABLE_CONNECT_PROTOCOL, 1)]

@@ -19,6 +19,8 @@ request on its way is lost:
 from __future__ import annotations
 
 import asyncio
+import os
+from base64 import b64encode
 from math import inf
 from time import monotonic
 from typing import Final, cast
@@ -27,8 +29,10 @@ from canaryproxy.config import Http2Limits
 from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.proxy_protocol import ProxyHeader
+from canaryproxy.http1.response import Response
+from canaryproxy.http1.websocket import accept_of
 from canaryproxy.http2.connection import Connection as Http2
-from canaryproxy.http2.errors import CANCEL, INTERNAL_ERROR, NO_ERROR
+from canaryproxy.http2.errors import CANCEL, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR
 from canaryproxy.http2.events import (
     DataReceived,
     Event,
@@ -38,6 +42,7 @@ from canaryproxy.http2.events import (
     StreamReset,
     TrailersReceived,
 )
+from canaryproxy.http2.messages import opened_head
 from canaryproxy.http2.settings import Bounds
 from canaryproxy.http2.streams import ENDED, LOCAL, Stream
 from canaryproxy.measure import counters
@@ -59,6 +64,9 @@ _INTERIM: Final = b"1"
 _LAST_CALL: Final = 1.0
 """Seconds in which a client tells that it has read the announcement of our end."""
 _LAST_CALL_PING: Final = b"last one"
+_ACCEPT: Final = b"sec-websocket-accept"
+_KEY_SIZE: Final = 16
+"""Bytes of a Sec-WebSocket-Key (RFC 6455 §4.1)."""
 
 
 def _bounds(limits: Http2Limits) -> Bounds:
@@ -78,13 +86,17 @@ class Http2Stream(ResponseSink):
         "_active",
         "_at",
         "_began",
+        "_client_ended",
         "_connection",
+        "_early",
         "_ended",
         "_full",
+        "_key",
         "_owed",
         "_paused",
         "_trailers",
         "exchange",
+        "is_tunnel",
         "stream",
     )
 
@@ -107,12 +119,25 @@ class Http2Stream(ResponseSink):
         self._owed = 0
         """Bytes that were passed on while ``_paused``."""
         self._trailers = b""
+        self._key = b""
+        """The Sec-WebSocket-Key of the handshake, if it is to open a WebSocket."""
+        self._early = b""
+        """What the client has sent before the handshake was complete; its window bounds it."""
+        self._client_ended = False
+        """The client sends no more to the WebSocket."""
+        self.is_tunnel = False
+        """The handshake is complete."""
 
     # The client's side
 
     def begin(self, event: HeadReceived, context: WorkerContext) -> None:
         """Route the request and start its exchange. Raises ``Refusal``."""
-        text = event.head.text_for(ends=event.ends)
+        head = event.head
+        text = head.text_for(ends=event.ends)
+        if head.opens_tunnel:
+            self._key = b64encode(os.urandom(_KEY_SIZE))
+            self._client_ended = event.ends
+            text = head.handshake(self._key)
         request = context.request_parser.parse(text, self.peer)
         if context.in_flight >= context.max_requests:
             raise Refusal(503, "too many requests in flight")
@@ -134,7 +159,13 @@ class Http2Stream(ResponseSink):
         """Take content of the request."""
         self._active = True
         exchange = self.exchange
-        if exchange is not None:
+        if self._key:
+            if not self.is_tunnel:
+                self._early += data
+                return
+            if exchange is not None:
+                exchange.tunnel_send(data)
+        elif exchange is not None:
             exchange.request_body(data)
         if self._paused:
             self._owed += len(data)
@@ -142,9 +173,14 @@ class Http2Stream(ResponseSink):
             self._connection.http2.consume(self.stream, len(data))
 
     def received_end(self, trailers: bytes = b"") -> None:
-        """Take the end of the request."""
+        """Take the end of the request, or of what the client sends to a WebSocket."""
         exchange = self.exchange
-        if exchange is not None and not exchange.finished and exchange.has_body:
+        if self._key:
+            self._client_ended = True
+            if self.is_tunnel and exchange is not None:
+                self.deadline = monotonic() + self._connection.context.idle_timeout
+                exchange.tunnel_client_eof()
+        elif exchange is not None and not exchange.finished and exchange.has_body:
             exchange.request_end(trailers)
 
     def drained(self) -> None:
@@ -163,6 +199,11 @@ class Http2Stream(ResponseSink):
             self._connection.context.in_flight -= 1
             exchange.client_gone()
 
+    def broke_rules(self) -> None:
+        """The client sent what may not come on the stream of a WebSocket (RFC 9113 §8.5)."""
+        self.gone()
+        self._reset(PROTOCOL_ERROR)
+
     def refuse(self, refusal: Refusal, head: bytes) -> None:
         """Write the proxy's own error in place of a response."""
         refuse(self._connection.context, self, refusal, head)
@@ -177,6 +218,8 @@ class Http2Stream(ResponseSink):
         trailers = self._trailers
         if not self._began:
             head, _, data = data.partition(b"\r\n\r\n")
+            if self._key:
+                head = opened_head(head)
             self._began = head[9:10] != _INTERIM
             alone = ends and not data and not trailers
             http2.respond(stream, head, ends=alone)
@@ -225,16 +268,40 @@ class Http2Stream(ResponseSink):
         if self.exchange is not None:
             self.exchange = None
             self._connection.context.in_flight -= 1
-        self._reset(INTERNAL_ERROR)
+        self._reset(CANCEL if self.is_tunnel else INTERNAL_ERROR)
 
     def close(self) -> None:
         self.linger()
 
     def linger(self) -> None:
+        context = self._connection.context
         if self.exchange is not None:
             self.exchange = None
-            self._connection.context.in_flight -= 1
+            context.in_flight -= 1
+        self.deadline = monotonic() + context.limits.body_timeout
         self._end()
+
+    def opens(self, response: Response) -> bool:
+        accepts = [value for name, value in response.fields if name.lower() == _ACCEPT]
+        return accepts == [accept_of(self._key)]
+
+    def switch(self) -> None:
+        self.is_tunnel = True
+        self.deadline = inf
+        early, self._early = self._early, b""
+        if early:
+            self.received(early)
+        if self._client_ended:
+            self.received_end()
+
+    def tunnel_eof(self) -> None:
+        self.deadline = monotonic() + self._connection.context.idle_timeout
+        self._ended = True
+        self._connection.http2.send(self.stream, b"", ends=True)
+        self._connection.flush()
+
+    def tunnel_reset(self) -> None:
+        self.break_off(framed=False)
 
     def _end(self) -> None:
         """The response is written: end our side."""
@@ -267,7 +334,7 @@ class Http2Stream(ResponseSink):
             return
         self.deadline = inf
         exchange = self.exchange
-        if exchange is None or self._full:
+        if exchange is None or self._full or self.is_tunnel:
             self.gone()
             self._reset(CANCEL)  # the client does not read
         elif not exchange.request_done and not self._paused and not exchange.holds_continue:
@@ -389,7 +456,9 @@ class Http2Connection(Connection):
                     stream.received_end()
         elif isinstance(event, TrailersReceived):
             stream = self._streams.get(event.stream.number)
-            if stream is not None:
+            if stream is not None and stream.is_tunnel:
+                stream.broke_rules()
+            elif stream is not None:
                 stream.received_end(event.lines)
         elif isinstance(event, StreamDrained):
             stream = self._streams.get(event.stream.number)

@@ -140,6 +140,10 @@ class Receiver(Caller):
         """Take a 1xx response."""
         return
 
+    def opens(self, response: Response) -> bool:  # noqa: ARG002
+        """Tell whether a 101 response is one to the request's handshake, as far as the proxy has to know."""
+        return True
+
     def response_head(
         self, response: Response, body: bytes, *, complete: bool, trailers: bytes = b""
     ) -> None:
@@ -303,6 +307,10 @@ class ResponseSink(Connection):
         """
         raise NotImplementedError
 
+    def opens(self, response: Response) -> bool:  # noqa: ARG002
+        """Tell whether a 101 response accepts the handshake, if that is the proxy's own."""
+        return True
+
     def switch(self) -> None:
         """Become a tunnel."""
         raise NotImplementedError
@@ -310,6 +318,10 @@ class ResponseSink(Connection):
     def tunnel_eof(self) -> None:
         """Pass on that the upstream sends no more."""
         raise NotImplementedError
+
+    def tunnel_reset(self) -> None:
+        """Pass on that the upstream broke the tunnel off."""
+        self.close()
 
     def close(self) -> None:
         """Close once everything is written."""

@@ -238,6 +238,9 @@ class RequestSender(LongLived):
         else:
             self._sink.write_interim(response.head + b"\r\n")
 
+    def opens(self, response: Response) -> bool:
+        return self._sink.opens(response)
+
     # Flow control: the side that is full stops the other from reading
 
     def upstream_full(self) -> None:

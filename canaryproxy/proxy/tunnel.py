@@ -25,7 +25,13 @@ class Tunnel(TrialRecorder):
     replied with its own. The upstream takes that for the client's Close.
     """
 
-    __slots__ = ("_from_client", "_from_upstream", "_half_closed", "_responded_at")
+    __slots__ = (
+        "_client_ended",
+        "_from_client",
+        "_from_upstream",
+        "_responded_at",
+        "_upstream_ended",
+    )
 
     # Set by the subclass, as those of ``RequestSender``.
     _responded_at: float
@@ -33,8 +39,9 @@ class Tunnel(TrialRecorder):
     _from_client: FrameReader | None
     """Reads the frames of a tunnel, if it is a WebSocket."""
     _from_upstream: FrameReader | None
-    _half_closed: bool
-    """One side sends no more: the other may go on, but its connection may not be silent for ever."""
+    _client_ended: bool
+    """The client sends no more: the upstream may go on, but the tunnel may not be silent for ever."""
+    _upstream_ended: bool
 
     def begin_tunnel(self, protocol: bytes, data: bytes) -> None:
         """Become a tunnel; ``data`` came from the upstream with its handshake."""
@@ -43,7 +50,7 @@ class Tunnel(TrialRecorder):
         self._from_upstream = reader = FrameReader() if is_websocket else None
         if reader is not None:
             reader.feed(data)
-        self._half_closed = False
+        self._client_ended = self._upstream_ended = False
         self._state = TUNNEL
         self._context.tallies[self.variant].add(counters.TUNNELS_OPENED)
         self._context.long_lived.add(self)
@@ -89,22 +96,21 @@ class Tunnel(TrialRecorder):
     def tunnel_client_eof(self) -> None:
         """The client sends no more: pass that on to the upstream, which may still send."""
         self._tunnel_ends(by_client=True)
-        if self._half_closed:
+        self._client_ended = True
+        if self._upstream_ended:
             self._end_both()
         elif self.leaving == CLOSED:
             self.leave_now()
-        else:
-            self._half_closed = True
-            if self._upstream is not None:
-                self._upstream.transport.write_eof()
+        elif self._upstream is not None:
+            self._upstream.transport.write_eof()
 
     def tunnel_eof(self) -> None:
         """The upstream sends no more: pass that on to the client, which may still send."""
         self._tunnel_ends(by_client=False)
-        if self._half_closed:
+        self._upstream_ended = True
+        if self._client_ended:
             self._end_both()
         else:
-            self._half_closed = True
             self._sink.tunnel_eof()
 
     def _end_both(self) -> None:
@@ -124,13 +130,16 @@ class Tunnel(TrialRecorder):
         self._tunnel_ends(by_client=False, failed=reset)
         self._upstream = None
         self._end_tunnel()
-        self._sink.close()
+        if reset:
+            self._sink.tunnel_reset()
+        else:
+            self._sink.close()
 
     # The user has moved to the other variant
 
     def leave(self) -> None:
         reader = self._from_upstream
-        if reader is None:
+        if reader is None or self._upstream_ended:
             self.leave_now()
         elif reader.between_messages and not self._is_closing():
             self._send_close()
@@ -139,7 +148,11 @@ class Tunnel(TrialRecorder):
         client, upstream = self._from_client, self._from_upstream
         if self.leaving != CLOSED:
             cleanly = self._is_closing()
-            if upstream is not None and upstream.between_frames and not cleanly:
+            if (
+                upstream is not None
+                and upstream.between_frames
+                and not (cleanly or self._upstream_ended)
+            ):
                 # It may stand between the fragments of a message, too, which then never ends.
                 self._sink.write(close_frame(self._context.long_lived.close_code))
                 cleanly = True
@@ -147,7 +160,12 @@ class Tunnel(TrialRecorder):
         link = self._upstream
         if link is not None and link.transport.get_write_buffer_size():
             self._drop_upstream()  # it does not read, so no end would reach it
-        elif link is not None and client is not None and client.between_frames:
+        elif (
+            link is not None
+            and client is not None
+            and client.between_frames
+            and not self._client_ended
+        ):
             link.transport.write(close_frame(self._context.long_lived.close_code, os.urandom(4)))
         self.tunnel_over()
         self._sink.linger()

@@ -207,6 +207,9 @@ class UpstreamConnection(UpstreamLink):
                 if not _agreed(response.upgrade, receiver.request.fields.upgrade):
                     self._fail(receiver, "101 for a protocol that was not asked for")
                     return
+                if not receiver.opens(response):
+                    self._fail(receiver, "101 with a Sec-WebSocket-Accept for another key")
+                    return
                 self._state = _TUNNEL
                 receiver.switched(response, rest)
                 return
