@@ -153,6 +153,7 @@ fuzz: $(STAMP) ## parsers under atheris for SECONDS=60, many generated conversat
 	SEARCH=1 $(BIN)/pytest -q -n $(JOBS) tests/http1 tests/measure tests/release tests/judging tests/config tests/proxy
 	$(BIN)/python -m tests.fuzz.differential --cases 1000000 --jobs 2
 	$(BIN)/python -m tests.fuzz.http2 --cases 1000000 --jobs 2
+	$(BIN)/python -m tests.fuzz.versions --cases 100000 --jobs 2
 
 tunnel: $(STAMP) ## 1 GiB each way through a WebSocket to a slow reader, and the memory it takes (1 min)
 	TUNNEL_MIB=1024 $(BIN)/pytest -q -s tests/system/test_tunnel.py
