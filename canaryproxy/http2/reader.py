@@ -132,8 +132,8 @@ class FrameReader:
 
     @property
     def in_frame(self) -> bool:
-        """Some of a frame came, and not all."""
-        return self._at < len(self._data)
+        """Some of a frame came, and not all; or some of what a connection begins with."""
+        return self._at < len(self._data) or self._seen != _SETTINGS_READ
 
     @property
     def in_block(self) -> bool:
