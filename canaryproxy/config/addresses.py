@@ -10,13 +10,16 @@ import posixpath
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Literal
+from typing import Final, Literal, cast
+
+Scheme = Literal["http", "https", "h2c", "h2", "unix"]
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _PORT = re.compile(r"[0-9]{1,5}")
-_URL = re.compile(r"(https?)://(\[[^\]]*\]|[^\[\]:/?#@\s]+)(?::([0-9]{1,5}))?")
-_SRV_URL = re.compile(r"(dns|https?)\+srv://((?:_[A-Za-z0-9-]{1,62}\.){2})([^\[\]:/?#@\s]+)")
+_URL = re.compile(r"(https?|h2c?)://(\[[^\]]*\]|[^\[\]:/?#@\s]+)(?::([0-9]{1,5}))?")
+_SRV_URL = re.compile(r"(dns|https?|h2c?)\+srv://((?:_[A-Za-z0-9-]{1,62}\.){2})([^\[\]:/?#@\s]+)")
 _SOCKET_PATH_BYTES = 107
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443, "h2c": 80, "h2": 443}
 _WILDCARD = ("0.0.0.0", "::")
 
 
@@ -48,7 +51,8 @@ class Endpoint:
     A host name may stand for many processes: with ``address``, it is one of them.
     """
 
-    scheme: Literal["http", "https", "unix"]
+    scheme: Scheme
+    """``h2c``: HTTP/2 by prior knowledge; ``h2``: HTTP/2 over TLS; the others: HTTP/1.1."""
     host: str
     port: int
     path: str = ""
@@ -57,6 +61,21 @@ class Endpoint:
     """Service and protocol of SRV records, such as ``_http._tcp.``; the port is theirs."""
     address: str = ""
     """One of the addresses of the host."""
+
+    @property
+    def is_http2(self) -> bool:
+        """Whether it speaks HTTP/2."""
+        return self.scheme in ("h2", "h2c")
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether it speaks TLS."""
+        return self.scheme in ("h2", "https")
+
+    @property
+    def default_port(self) -> int:
+        """The port of a URL without one."""
+        return _DEFAULT_PORTS.get(self.scheme, 0)
 
     @property
     def authority(self) -> str:
@@ -118,25 +137,25 @@ def socket_path(value: object, what: str = "a path") -> str:
 def endpoint(value: object) -> Endpoint:
     """Return the endpoint for ``http://host:port`` (default ports 80 and 443) or ``unix:/path``.
 
-    For ``http+srv://_service._proto.name`` (or ``dns+srv://``) and ``https+srv://``, it is a name of SRV
-    records.
+    In place of ``http`` stands ``https``, ``h2c`` or ``h2``. For ``http+srv://_service._proto.name`` (or
+    ``dns+srv://``) and the like it is a name of SRV records.
     """
     if isinstance(value, str) and value.startswith("unix:"):
         path = socket_path(value.removeprefix("unix:"), "unix:/path with a path")
         return Endpoint("unix", "", 0, path)
     found = _SRV_URL.fullmatch(value) if isinstance(value, str) else None
     if found is not None and (name := _host(found[3])) is not None:
-        secure = found[1] == "https"
-        return Endpoint("https" if secure else "http", name, 0, service=found[2].lower())
+        kind = "http" if found[1] == "dns" else cast(Scheme, found[1])
+        return Endpoint(kind, name, 0, service=found[2].lower())
     match = _URL.fullmatch(value) if isinstance(value, str) else None
     if match is not None and (host := _host(match[2])) is not None:
-        scheme: Literal["http", "https"] = "https" if match[1] == "https" else "http"
-        port = _port(match[3]) if match[3] else {"http": 80, "https": 443}[scheme]
+        scheme = cast(Scheme, match[1])
+        port = _port(match[3]) if match[3] else _DEFAULT_PORTS[scheme]
         if port is not None:
             return Endpoint(scheme, host, port)
     raise ValueError(
-        "http://host:port or https://host:port, without path, query and user,"
-        " dns+srv://_http._tcp.name or unix:/path"
+        "http://host:port, https://host:port, h2c://host:port or h2://host:port, without path, query and"
+        " user, dns+srv://_http._tcp.name or unix:/path"
     )
 
 

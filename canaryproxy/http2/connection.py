@@ -54,6 +54,21 @@ class Connection(FrameHandler):
             sender.control(frames.number_frame(frames.WINDOW_UPDATE, 0, more))
 
     @property
+    def is_established(self) -> bool:
+        """The peer has said that it speaks HTTP/2, and sent its settings."""
+        return self._reader.has_preface
+
+    @property
+    def takes_streams(self) -> bool:
+        """Whether ``open`` returns a stream."""
+        return not (
+            self.going_away
+            or self.closed
+            or len(self._streams.active) >= self._sender.peer.max_streams
+            or self._streams.is_used_up
+        )
+
+    @property
     def open_streams(self) -> int:
         """How many streams are not closed."""
         return len(self._streams.active)
@@ -83,12 +98,7 @@ class Connection(FrameHandler):
         ``never_indexed``: see ``messages.Head``.
         """
         streams, sender = self._streams, self._sender
-        if (
-            self.going_away
-            or self.closed
-            or len(streams.active) >= sender.peer.max_streams
-            or streams.is_used_up
-        ):
+        if not self.takes_streams:
             return None
         stream = Stream(
             streams.next_number(),

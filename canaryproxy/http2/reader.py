@@ -71,6 +71,11 @@ class FrameReader:
         """The identifier of the stream."""
         self.payload = b""
 
+    @property
+    def has_preface(self) -> bool:
+        """The whole preface of the peer was read, its SETTINGS included."""
+        return self._seen == _SETTINGS_READ
+
     def feed(self, data: bytes) -> None:
         """Add bytes that were received."""
         self._data = self._data[self._at :] + data if self._at < len(self._data) else data

@@ -30,6 +30,7 @@ from canaryproxy.proxy.client_connection import HTTP1, HTTP2, ClientConnection
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.endpoint import Endpoint
 from canaryproxy.proxy.handshake import Handshake, ListenerFilters
+from canaryproxy.proxy.http2_upstream import Http2Upstream
 from canaryproxy.proxy.listener import BACKLOG
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Pool
@@ -239,7 +240,12 @@ class DataPath:
         endpoints = [
             known[one]
             if one in known
-            else Endpoint(one, limits, self._loop, lambda it: UpstreamConnection(it, parser))
+            else Endpoint(
+                one,
+                limits,
+                self._loop,
+                partial(Http2Upstream if one.is_http2 else UpstreamConnection, parser=parser),
+            )
             for one in wanted
         ]
         for one, endpoint in known.items():
@@ -251,11 +257,10 @@ class DataPath:
         slow_start = 0.0 if variant is None else variant.slow_start
         pool = Pool(endpoints, by_hash=by_hash, slow_start=slow_start)
         tls = None if variant is None else variant.tls
-        is_https = any(one.scheme == "https" for one in wanted)
-        context = self._tls_contexts.client(tls, self._files) if is_https else None
         for endpoint in endpoints:
             endpoint.limit(limits)
             endpoint.standing.by_hash = by_hash
+            context = self._tls_contexts.client(endpoint.config, tls, self._files)
             endpoint.secure(context, None if tls is None else tls.server_name)
             endpoint.on_change = self._refresh_pools
         return pool
@@ -357,10 +362,9 @@ class DataPath:
         for connection in [c for c in context.connections if c.deadline < now]:
             connection.sweep(now)
         self._mirror.sweep(now)
-        oldest = now - context.limits.endpoint_idle_timeout
         for pool in context.pools:
             for endpoint in pool.endpoints:
-                endpoint.sweep(oldest)
+                endpoint.sweep(now)
         if context.draining and not context.connections:
             self._drained.set()
         self._sweeper = self._loop.call_later(self._sweep_every, self._sweep)

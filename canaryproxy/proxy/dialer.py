@@ -13,7 +13,7 @@ from typing import Final, cast
 import aiohappyeyeballs
 
 from canaryproxy.config import Endpoint as EndpointConfig
-from canaryproxy.proxy.interfaces import UpstreamLink
+from canaryproxy.proxy.interfaces import SharedConnection, UpstreamLink
 from canaryproxy.tls.transport import TlsConnection
 
 DNS_TTL: Final = 5.0
@@ -26,6 +26,9 @@ _BACKLOG_FULL: Final = 0.01
 """Seconds until a Unix socket with a full backlog is tried again."""
 _NEXT_ADDRESS: Final = 0.25
 """Seconds after which the next address is tried in parallel (RFC 8305 §5)."""
+
+Protocol = UpstreamLink | SharedConnection
+"""The protocol of a connection: of HTTP/1.1 a link itself."""
 
 _AddrInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
 
@@ -47,7 +50,7 @@ class Dialer:
         self,
         config: EndpointConfig,
         loop: asyncio.AbstractEventLoop,
-        create_link: Callable[[], UpstreamLink],
+        create_link: Callable[[], Protocol],
     ) -> None:
         self._config = config
         self._loop = loop
@@ -62,15 +65,21 @@ class Dialer:
             self._resolved_at = float("inf")
 
     def secure(self, context: ssl.SSLContext | None, server_name: str | None) -> None:
-        """Use this context for new connections, if the endpoint is https.
+        """Use this context for new connections, if the endpoint speaks TLS.
 
         ``server_name`` is sent as SNI and verified; the endpoint's host by default.
         """
-        self._context = context if self._config.scheme == "https" else None
+        self._context = context if self._config.is_tls else None
         self._server_name = server_name or self._config.host.rstrip(".")
 
     async def dial(self) -> UpstreamLink:
         """Open a connection. Raises ``OSError``, or ``ValueError`` for a name that cannot be one."""
+        protocol = await self._connect()
+        if isinstance(protocol, SharedConnection):
+            return await protocol.first_link()
+        return protocol
+
+    async def _connect(self) -> Protocol:
         if self._config.path:
             return await self._dial_unix(self._config.path)
         addresses = await self._resolve()
@@ -82,18 +91,18 @@ class Dialer:
         with ExitStack() as on_failure:
             on_failure.callback(sock.close)
             if self._context is not None:
-                link = await self._dial_tls(sock, self._context)
+                made = await self._dial_tls(sock, self._context)
             else:
                 _, protocol = await self._loop.create_connection(self._protocol, sock=sock)
-                link = cast(UpstreamLink, protocol)
+                made = cast(Protocol, protocol)
             on_failure.pop_all()  # the socket is the transport's now
-        return link
+        return made
 
     def _protocol(self) -> asyncio.Protocol:
         return cast(asyncio.Protocol, self._create_link())
 
-    async def _dial_tls(self, sock: socket.socket, context: ssl.SSLContext) -> UpstreamLink:
-        done: asyncio.Future[UpstreamLink | None] = self._loop.create_future()
+    async def _dial_tls(self, sock: socket.socket, context: ssl.SSLContext) -> Protocol:
+        done: asyncio.Future[Protocol | None] = self._loop.create_future()
         failure: list[Exception] = []  # not in the future: that would keep all of this alive
 
         def handshake_done(error: Exception | None) -> None:
@@ -101,6 +110,12 @@ class Dialer:
                 return
             if error is not None:
                 failure.append(error)
+                done.set_result(None)
+                return
+            tls: ssl.SSLObject = connection.get_extra_info("ssl_object")
+            if self._config.is_http2 and tls.selected_alpn_protocol() != "h2":
+                failure.append(ssl.SSLError(1, "the server does not agree on HTTP/2 (ALPN h2)"))
+                connection.abort()
                 done.set_result(None)
                 return
             link = self._create_link()
@@ -121,7 +136,7 @@ class Dialer:
             raise failure.pop()
         return link
 
-    async def _dial_unix(self, path: str) -> UpstreamLink:
+    async def _dial_unix(self, path: str) -> Protocol:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with ExitStack() as on_failure:
             on_failure.callback(sock.close)
@@ -136,7 +151,7 @@ class Dialer:
                     break
             _, protocol = await self._loop.create_unix_connection(self._protocol, sock=sock)
             on_failure.pop_all()
-        return cast(UpstreamLink, protocol)
+        return cast(Protocol, protocol)
 
     async def _resolve(self) -> list[_AddrInfo]:
         """Return the addresses, each time another one first; the last known ones if DNS fails."""

@@ -20,7 +20,7 @@ from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.slowness import FAR, NEVER
 from canaryproxy.proxy.dialer import Dialer
 from canaryproxy.proxy.failures import detail_of, reason_of
-from canaryproxy.proxy.interfaces import Caller, ConnectionSource, UpstreamLink
+from canaryproxy.proxy.interfaces import Caller, ConnectionSource, SharedConnection, UpstreamLink
 
 EJECT_AFTER: Final = 3
 """Failures to connect in a row after which an endpoint is ejected."""
@@ -51,11 +51,11 @@ class Standing:
 class Endpoint(ConnectionSource):
     """One endpoint of a variant: idle connections, callers that wait for one, ejection and probes.
 
-    ``create_link`` makes the protocol of a new connection.
+    ``create_link`` makes the protocol of a new connection. Over HTTP/2 a connection is opened only once all
+    those that there are take no more requests; until it is open, its callers wait.
     """
 
     __slots__ = (
-        "_create_link",
         "_dialer",
         "_loop",
         "_pause",
@@ -78,6 +78,7 @@ class Endpoint(ConnectionSource):
         "on_open",
         "open",
         "reason",
+        "shared",
         "slow_from",
         "standing",
     )
@@ -87,7 +88,7 @@ class Endpoint(ConnectionSource):
         config: EndpointConfig,
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
-        create_link: Callable[[Endpoint], UpstreamLink],
+        create_link: Callable[[Endpoint], UpstreamLink | SharedConnection],
     ) -> None:
         self.config = config
         self.authority = config.authority
@@ -95,6 +96,8 @@ class Endpoint(ConnectionSource):
         """Requests that hold or wait for a connection of this endpoint."""
         self.idle: list[UpstreamLink] = []
         """Connections to use again, the one used last at the end."""
+        self.shared: list[SharedConnection] = []
+        """Connections of HTTP/2 that take requests."""
         self.open = 0
         """Connections open or being opened."""
         self.failures = 0
@@ -119,7 +122,6 @@ class Endpoint(ConnectionSource):
         self.on_open: Callable[[Caller], None] | None = None
         """Called in place of dialling, for tests whose connections are in memory."""
         self._loop = loop
-        self._create_link = create_link
         self._dialer = Dialer(config, loop, lambda: create_link(self))
         self._pause = FIRST_PAUSE
         self._waiting: deque[Caller] = deque()
@@ -144,16 +146,24 @@ class Endpoint(ConnectionSource):
     @property
     def tries(self) -> bool:
         """Whether a connection is being opened, and none is idle."""
-        return bool(self._tasks) and not self.idle
+        return bool(self._tasks) and not self.idle and not self.shared
+
+    @property
+    def _opens_shared(self) -> bool:
+        """Whether a connection of HTTP/2 is being opened."""
+        return self.config.is_http2 and self.open > len(self.shared)
 
     def acquire(self, caller: Caller, *, fresh: bool = False) -> None:
         """Give the caller a connection: an idle one at once, else when one is opened or released.
 
         ``fresh`` asks for a new connection, because an idle one just turned out to be stale.
         """
-        if self.idle and not fresh:
+        link = self._shared_link() if self.shared else None
+        if link is not None:
+            caller.connected(link)
+        elif self.idle and not fresh:
             caller.connected(self.idle.pop())
-        elif self.open < self.limits.max_endpoint_connections:
+        elif self.open < self.limits.max_endpoint_connections and not self._opens_shared:
             self._open(caller)
         elif len(self._waiting) < self.limits.max_requests:
             self._waiting.append(caller)
@@ -167,7 +177,7 @@ class Endpoint(ConnectionSource):
             if caller.wants(self):
                 caller.connected(link)
                 return
-        if len(self.idle) < self.max_idle and not self.closed:
+        if len(self.idle) < self.max_idle and not self.closed and not link.frames:
             self.idle.append(link)
         else:
             link.close()
@@ -181,6 +191,34 @@ class Endpoint(ConnectionSource):
             caller = self._waiting.popleft()
             if caller.wants(self):
                 self._open(caller)
+
+    def _shared_link(self) -> UpstreamLink | None:
+        for connection in self.shared:
+            link = connection.link()
+            if link is not None:
+                return link
+        return None
+
+    def opened(self, connection: SharedConnection) -> None:
+        self.shared.append(connection)
+
+    def has_room(self) -> None:
+        """Give callers that wait what connections take, and open one for the rest."""
+        while self._waiting:
+            if not self._waiting[0].wants(self):
+                self._waiting.popleft()
+                continue
+            link = self._shared_link()
+            if link is None:
+                if self.open < self.limits.max_endpoint_connections and not self._opens_shared:
+                    self._open(self._waiting.popleft())
+                return
+            self._waiting.popleft().connected(link)
+
+    def retired(self, connection: SharedConnection) -> None:
+        self.shared.remove(connection)
+        self.open -= 1
+        self.has_room()
 
     def failed(self, reason: Reason, errno: int = 0) -> None:
         """Count a failure to connect, or a new connection closed without a response; eject after three."""
@@ -218,16 +256,21 @@ class Endpoint(ConnectionSource):
         if bucket >= FAR[self.slow_from]:
             self.marks.append(endpoint_cells.FAR_KEYS + cell)
 
-    def sweep(self, oldest: float) -> None:
-        """Close connections that have been idle since before ``oldest`` (monotonic seconds)."""
+    def sweep(self, now: float) -> None:
+        """Close connections that have been idle for too long; ``now`` is in monotonic seconds."""
+        oldest = now - self.limits.endpoint_idle_timeout
         while self.idle and self.idle[0].idle_since < oldest:
             self.idle.pop(0).close()
+        for connection in self.shared.copy():
+            connection.sweep(now, oldest)
 
     def close(self) -> None:
         """Close idle connections and keep no more; those in use close when they are released."""
         self.closed = True
         while self.idle:
             self.idle.pop().close()
+        for connection in self.shared.copy():
+            connection.retire()
 
     def _probe(self) -> None:
         if not self.closed:
@@ -274,11 +317,20 @@ class Endpoint(ConnectionSource):
             caller.connected(link)
         else:
             self.release(link)
+        if self.closed:
+            self.close()
+        else:
+            self.has_room()
 
     def _connect_failed(self, caller: Caller, reason: Reason, detail: str, errno: int = 0) -> None:
         if not isinstance(caller, _Probe):
             self.failed(reason, max(errno, 0))  # those of DNS are negative
-        caller.connect_failed(self, reason, detail)
+        callers = [caller]
+        if self.config.is_http2 and not self.shared:
+            callers += [one for one in self._waiting if one.wants(self)]
+            self._waiting.clear()
+        for one in callers:
+            one.connect_failed(self, reason, detail)
 
 
 def _nothing() -> None:

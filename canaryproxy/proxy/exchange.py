@@ -55,7 +55,14 @@ from canaryproxy.proxy.framing import (
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.refusals import refuse_body
 from canaryproxy.proxy.replay import ReplayBuffer
-from canaryproxy.proxy.request_sender import FINISHED, RESPONDING, STREAMING, TUNNEL, WAITING
+from canaryproxy.proxy.request_sender import (
+    FINISHED,
+    RESPONDING,
+    SENT,
+    STREAMING,
+    TUNNEL,
+    WAITING,
+)
 from canaryproxy.proxy.rescuer import Rescuer
 
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
@@ -275,15 +282,17 @@ class Exchange(Rescuer):
 
     # Failures
 
-    def upstream_failed(self, reason: Reason, detail: str = "", *, stale: bool = False) -> None:
+    def upstream_failed(
+        self, reason: Reason, detail: str = "", *, stale: bool = False, unprocessed: bool = False
+    ) -> None:
         self._upstream = None
         endpoint = self._endpoint
         assert endpoint is not None
+        if unprocessed and self._state == SENT:
+            self._state = WAITING
         if stale and self._repeatable():
             endpoint.acquire(self, fresh=True)
             return
-        if reason in (Reason.RESET, Reason.TLS) and not stale:
-            endpoint.failed(reason)
         self._failed(reason, detail)
 
     def shed(self) -> None:

@@ -1,4 +1,4 @@
-"""Classifies what connecting to an endpoint raised."""
+"""Classifies what connecting to an endpoint raised, and says how a connection ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def detail_of(error: Exception, timeout: float) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     if isinstance(error, ssl.SSLError):
-        return (error.reason or str(error)).replace("_", " ").lower()
+        return _tls_text(error)
     if isinstance(error, socket.gaierror):
         return error.strerror or ""
     if isinstance(error, TimeoutError) and not error.errno:
@@ -37,3 +37,19 @@ def detail_of(error: Exception, timeout: float) -> str:
     if isinstance(error, OSError):
         return errno_text(error.errno)
     return str(error)
+
+
+def how_closed(error: Exception | None) -> str:
+    """Say how an upstream closed a connection."""
+    if error is None:
+        return "closed"
+    if isinstance(error, ssl.SSLError):
+        return _tls_text(error)
+    if isinstance(error, ConnectionResetError):
+        return "reset"
+    number = errno_text(error.errno) if isinstance(error, OSError) else ""
+    return f"lost: {number or error}"
+
+
+def _tls_text(error: ssl.SSLError) -> str:
+    return error.reason.replace("_", " ").lower() if error.reason else str(error)

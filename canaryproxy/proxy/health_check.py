@@ -21,11 +21,11 @@ from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.failures import describe
 from canaryproxy.proxy.dialer import Dialer
 from canaryproxy.proxy.failures import detail_of, reason_of
-from canaryproxy.proxy.interfaces import ConnectionSource, Receiver, UpstreamLink
+from canaryproxy.proxy.http2_upstream import Http2Upstream
+from canaryproxy.proxy.interfaces import ConnectionSource, Receiver, SharedConnection, UpstreamLink
 from canaryproxy.proxy.upstream_connection import UpstreamConnection
 
 _AGENT: Final = "canaryproxy-health-check"
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _PARSER: Final = ResponseHeadCache(ResponseParser(), enabled=False)
 
 
@@ -43,12 +43,13 @@ _REQUEST: Final = _get()
 class HealthCheck(ConnectionSource):
     """Checks one endpoint by the rules of its variant."""
 
-    __slots__ = ("_dialer", "_head", "_loop", "_rules")
+    __slots__ = ("_dialer", "_head", "_is_http2", "_loop", "_rules")
 
     def __init__(
         self, endpoint: EndpointConfig, rules: Health, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._rules = rules
+        self._is_http2 = endpoint.is_http2
         self._loop = loop
         self._dialer = Dialer(endpoint, loop, self._link)
         host = rules.host or _host(endpoint)
@@ -93,8 +94,11 @@ class HealthCheck(ConnectionSource):
                 link.close()
             else:
                 link.end()
+            link.transport.close()  # of HTTP/2 the link is but a stream
 
-    def _link(self) -> UpstreamLink:
+    def _link(self) -> UpstreamLink | SharedConnection:
+        if self._is_http2:
+            return Http2Upstream(self, _PARSER)
         return UpstreamConnection(self, _PARSER)
 
     def release(self, link: UpstreamLink) -> None:  # noqa: ARG002
@@ -126,7 +130,14 @@ class _Answer(Receiver):
     def response_body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:  # noqa: ARG002
         return
 
-    def upstream_failed(self, reason: Reason, detail: str = "", *, stale: bool = False) -> None:  # noqa: ARG002
+    def upstream_failed(
+        self,
+        reason: Reason,
+        detail: str = "",
+        *,
+        stale: bool = False,  # noqa: ARG002
+        unprocessed: bool = False,  # noqa: ARG002
+    ) -> None:
         self._done(0, describe(reason, detail))
 
     def _done(self, status: int, failure: str) -> None:
@@ -140,6 +151,6 @@ def _host(endpoint: EndpointConfig) -> str:
         return "localhost"
     name = endpoint.host.rstrip(".")
     authority = str(TcpAddress(name, endpoint.port))
-    if endpoint.port == _DEFAULT_PORTS[endpoint.scheme]:
+    if endpoint.port == endpoint.default_port:
         return authority.rpartition(":")[0]
     return authority

@@ -21,18 +21,31 @@ from canaryproxy.measure.routing import Routing
 
 
 class UpstreamLink:
-    """A connection to an endpoint, as its pool and the exchange that holds it see it."""
+    """A connection to an endpoint, as its pool and the exchange that holds it see it.
 
-    __slots__ = ("endpoint", "idle_since", "transport")
+    Of a connection of HTTP/2 it is one stream, for one request.
+    """
+
+    __slots__ = ("endpoint", "frames", "idle_since", "transport")
 
     endpoint: ConnectionSource
     """Where it goes when it has served a request."""
+    frames: bool
+    """It is a stream of HTTP/2."""
     transport: asyncio.Transport
     idle_since: float
     """When it was put back into the pool, in monotonic seconds."""
 
     def send(self, receiver: Receiver, head: bytes) -> None:
-        """Write a request's head and what is known of its body; ``receiver`` takes the response."""
+        """Write a request's head; ``receiver`` takes the response."""
+        raise NotImplementedError
+
+    def write(self, data: bytes) -> None:
+        """Write part of the request's content, which is not empty."""
+        raise NotImplementedError
+
+    def end_request(self, trailers: bytes) -> None:
+        """Write the end of a request with content."""
         raise NotImplementedError
 
     def finish(self, now: float, *, reusable: bool) -> None:
@@ -69,6 +82,52 @@ class ConnectionSource:
         """Take note that a connection is closed."""
         raise NotImplementedError
 
+    def failed(self, reason: Reason, errno: int = 0) -> None:  # noqa: ARG002
+        """Take note that a connection failed before it had served a request."""
+        return
+
+    # Of connections of HTTP/2
+
+    def opened(self, connection: SharedConnection) -> None:  # noqa: ARG002
+        """Take note that a connection is open and takes requests."""
+        return
+
+    def has_room(self) -> None:
+        """Take note that a connection can take one more request."""
+        return
+
+    def retired(self, connection: SharedConnection) -> None:  # noqa: ARG002
+        """Take note that a connection takes no more requests."""
+        return
+
+
+class SharedConnection:
+    """A connection of HTTP/2 to an endpoint, which carries many requests at a time."""
+
+    __slots__ = ("endpoint", "transport")
+
+    endpoint: ConnectionSource
+    transport: asyncio.Transport
+
+    async def first_link(self) -> UpstreamLink:
+        """Wait until the upstream has said that it speaks HTTP/2, and return a link for a request.
+
+        Raises ``OSError``, or ``ValueError`` with what it said instead.
+        """
+        raise NotImplementedError
+
+    def link(self) -> UpstreamLink | None:
+        """Return a link for a request that is sent at once, or ``None`` if the connection takes no more."""
+        raise NotImplementedError
+
+    def retire(self) -> None:
+        """Take no more requests, and close with the last one."""
+        raise NotImplementedError
+
+    def sweep(self, now: float, oldest: float) -> None:
+        """Close if idle since before ``oldest``; find out whether the upstream is still there."""
+        raise NotImplementedError
+
 
 class OwnConnection(ConnectionSource):
     """A connection to an endpoint that one client has authenticated (``http1.fields.binds``).
@@ -94,6 +153,9 @@ class OwnConnection(ConnectionSource):
     def lost(self, link: UpstreamLink) -> None:
         self._link = None
         self.source.lost(link)
+
+    def failed(self, reason: Reason, errno: int = 0) -> None:
+        self.source.failed(reason, errno)
 
     def take(self) -> UpstreamLink | None:
         """Return the connection for the client's next request, if it is idle."""
@@ -154,11 +216,14 @@ class Receiver(Caller):
         """Take more of the body."""
         raise NotImplementedError
 
-    def upstream_failed(self, reason: Reason, detail: str = "", *, stale: bool = False) -> None:
+    def upstream_failed(
+        self, reason: Reason, detail: str = "", *, stale: bool = False, unprocessed: bool = False
+    ) -> None:
         """Take note that the connection failed before the response was complete.
 
         ``detail`` says for the log how it failed.
         ``stale``: it was closed while it waited in the pool, so the request was most likely not read.
+        ``unprocessed``: the upstream says that it has not looked at the request.
         """
         raise NotImplementedError
 

@@ -134,7 +134,14 @@ class Copy(Receiver):
         if complete:
             self._complete()
 
-    def upstream_failed(self, reason: Reason, detail: str = "", *, stale: bool = False) -> None:  # noqa: ARG002
+    def upstream_failed(
+        self,
+        reason: Reason,  # noqa: ARG002
+        detail: str = "",  # noqa: ARG002
+        *,
+        stale: bool = False,
+        unprocessed: bool = False,  # noqa: ARG002
+    ) -> None:
         """Try once more on a new connection if the old one was stale, else give up."""
         self._link = None
         endpoint = self._endpoint
@@ -142,8 +149,6 @@ class Copy(Receiver):
         if stale:
             endpoint.acquire(self, fresh=True)
             return
-        if reason in (Reason.RESET, Reason.TLS):
-            endpoint.failed(reason)
         self.fail()
 
     def fail(self) -> None:

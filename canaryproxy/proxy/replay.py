@@ -10,7 +10,7 @@ class ReplayBuffer:
     dropped then, and the request cannot be sent again.
     """
 
-    __slots__ = ("_limit", "_parts", "size", "whole")
+    __slots__ = ("_limit", "_parts", "size", "trailers", "whole")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -19,6 +19,8 @@ class ReplayBuffer:
         """Bytes that were added."""
         self.whole = True
         """Everything that came is still here."""
+        self.trailers = b""
+        """The lines that follow the body."""
 
     @property
     def overflows(self) -> bool:

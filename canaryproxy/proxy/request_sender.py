@@ -9,7 +9,6 @@ from __future__ import annotations
 from time import monotonic
 from typing import Final
 
-from canaryproxy.http1.chunked import encode_chunk, last_chunk
 from canaryproxy.http1.response import Response
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.endpoint_cells import UNTIMED
@@ -144,7 +143,7 @@ class RequestSender(LongLived):
     def _bind(self) -> None:
         """Keep the connection to the endpoint for this client."""
         sink, upstream = self._sink, self._upstream
-        if upstream is None or upstream.endpoint is sink.own:
+        if upstream is None or upstream.frames or upstream.endpoint is sink.own:
             return
         if sink.own is not None:
             sink.own.close()
@@ -157,14 +156,16 @@ class RequestSender(LongLived):
     def connected(self, link: UpstreamLink) -> None:
         self._upstream = link
         self._state = SENT
-        head = self.request.head
+        link.send(self, self.request.head)
         replay = self._replay
-        if replay is not None and replay.size:
-            head += replay.content()
-            if replay.overflows:
-                replay.drop()
-            self._sink.resume()
-        link.send(self, head)
+        if replay is not None:
+            if replay.size:
+                self._sink.resume()
+                link.write(replay.content())
+                if replay.overflows:
+                    replay.drop()
+            if self._request_done:
+                link.end_request(replay.trailers)
 
     def connect_failed(self, source: ConnectionSource, reason: Reason, detail: str = "") -> None:
         if source is self._endpoint:
@@ -197,22 +198,6 @@ class RequestSender(LongLived):
 
     def request_body(self, data: bytes) -> None:
         """Pass on part of the request's body."""
-        if self.request.fields.chunked:
-            data = encode_chunk(data)
-        self._send_body(data)
-
-    def request_end(self, trailers: bytes = b"") -> None:
-        """Pass on the end of the request."""
-        if self.request.fields.chunked:
-            self._send_body(last_chunk(trailers))
-        self._request_done = True
-        self._received = now = monotonic()
-        if self._state < RESPONDING:
-            self._sink.await_response(now)
-        else:
-            self._first_byte = 0.0
-
-    def _send_body(self, data: bytes) -> None:
         upstream = self._upstream
         replay = self._replay
         if replay is not None and replay.whole:
@@ -223,7 +208,20 @@ class RequestSender(LongLived):
                     return
                 replay.drop()
         if upstream is not None:
-            upstream.transport.write(data)
+            upstream.write(data)
+
+    def request_end(self, trailers: bytes = b"") -> None:
+        """Pass on the end of the request."""
+        self._request_done = True
+        if self._replay is not None:
+            self._replay.trailers = trailers
+        if self._upstream is not None:
+            self._upstream.end_request(trailers)
+        self._received = now = monotonic()
+        if self._state < RESPONDING:
+            self._sink.await_response(now)
+        else:
+            self._first_byte = 0.0
 
     def interim(self, response: Response) -> None:
         """Pass on a 1xx response; 100 only once, however often the request is sent.

@@ -6,13 +6,13 @@ import asyncio
 from ssl import SSLError
 from typing import Final, cast
 
-from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError
+from canaryproxy.http1.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
 from canaryproxy.http1.errors import InvalidResponse
 from canaryproxy.http1.fields import find_head_end, tokens
 from canaryproxy.http1.head_cache import ResponseHeadCache
 from canaryproxy.http1.response import MAX_HEAD, Response, is_hopeless
 from canaryproxy.measure.counters import Reason
-from canaryproxy.measure.failures import errno_text
+from canaryproxy.proxy.failures import how_closed
 from canaryproxy.proxy.interfaces import ConnectionSource, Receiver, UpstreamLink
 
 _IDLE: Final = 0
@@ -57,6 +57,7 @@ class UpstreamConnection(UpstreamLink):
 
     def __init__(self, endpoint: ConnectionSource, parser: ResponseHeadCache) -> None:
         self.endpoint = endpoint
+        self.frames = False
         self._parser = parser
         self._receiver: Receiver | None = None
         self._state = _IDLE
@@ -77,11 +78,21 @@ class UpstreamConnection(UpstreamLink):
     # The receiver's side
 
     def send(self, receiver: Receiver, head: bytes) -> None:
-        """Write a request's head and what is known of its body; ``receiver`` takes the response."""
         self._receiver = receiver
         self._state = _HEAD
         self._interim_count = 0
         self.transport.write(head)
+
+    def write(self, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is not None and receiver.request.fields.chunked:
+            data = encode_chunk(data)
+        self.transport.write(data)
+
+    def end_request(self, trailers: bytes) -> None:
+        receiver = self._receiver
+        if receiver is not None and receiver.request.fields.chunked:
+            self.transport.write(last_chunk(trailers))
 
     def finish(self, now: float, *, reusable: bool) -> None:
         """Go back to the pool if the response was read whole and ``reusable``, else close."""
@@ -141,11 +152,13 @@ class UpstreamConnection(UpstreamLink):
             # With TLS 1.3 a server refuses our certificate after the handshake.
             reason = Reason.TLS if isinstance(exc, SSLError) else Reason.RESET
             seen = f" after {len(self._buffer)} bytes of its head" if self._buffer else ""
-            receiver.upstream_failed(reason, _how(exc) + seen, stale=stale)
+            if not stale:
+                self.endpoint.failed(reason)
+            receiver.upstream_failed(reason, how_closed(exc) + seen, stale=stale)
         else:
             left = f", {self._left} bytes before its end" if state == _LENGTH else ""
             within = " within a chunked body" if state == _CHUNKED else ""
-            receiver.upstream_failed(Reason.INCOMPLETE_ANSWER, _how(exc) + left + within)
+            receiver.upstream_failed(Reason.INCOMPLETE_ANSWER, how_closed(exc) + left + within)
 
     def eof_received(self) -> bool:
         if self._state == _TUNNEL and self._receiver is not None:
@@ -293,15 +306,3 @@ class UpstreamConnection(UpstreamLink):
         """The response is not valid HTTP/1.x, as ``detail`` says."""
         self.close()
         receiver.upstream_failed(Reason.BROKEN_ANSWER, detail)
-
-
-def _how(error: Exception | None) -> str:
-    """Say how an upstream closed a connection."""
-    if error is None:
-        return "closed"
-    if isinstance(error, SSLError):
-        return (error.reason or str(error)).replace("_", " ").lower()
-    if isinstance(error, ConnectionResetError):
-        return "reset"
-    number = errno_text(error.errno) if isinstance(error, OSError) else ""
-    return f"lost: {number or error}"

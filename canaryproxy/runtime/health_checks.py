@@ -98,8 +98,6 @@ class HealthChecks:
     ) -> None:
         """Check the endpoints of a variant; take those whose checks go on out of ``before``."""
         tls, loop = variant.tls, asyncio.get_running_loop()
-        is_https = any(one.scheme == "https" for one in variant.endpoints)
-        context = self._contexts.client(tls, self._files) if is_https else None
         unknown = {str(one) for one in names(variant.endpoints)} - self._addresses.keys()
         for endpoint in expand(variant.endpoints, self._addresses):
             key, url = (at, endpoint), str(endpoint)
@@ -116,6 +114,7 @@ class HealthChecks:
                     health.rise, health.fall = rules.rise, rules.fall
                 one = _Checked(rules, health, HealthCheck(endpoint, rules, loop))
                 one.task = loop.create_task(self._run(at, one))
+            context = self._contexts.client(endpoint, tls, self._files)
             one.check.secure(context, None if tls is None else tls.server_name)
             self._checked[key] = one
 

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from canaryproxy.config import ClientTls, ServerTls
+from canaryproxy.config import ClientTls, Endpoint, ServerTls
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _PROTOCOLS: Final = ["http/1.1"]
@@ -65,7 +65,9 @@ def _new_server_context(
     return context
 
 
-def client_context(tls: ClientTls | None, files: Mapping[str, bytes]) -> ssl.SSLContext:
+def client_context(
+    tls: ClientTls | None, files: Mapping[str, bytes], *, http2: bool = False
+) -> ssl.SSLContext:
     """Return the context for connections to endpoints; certificate and name are verified by default.
 
     Raises the same errors as ``server_context``.
@@ -73,7 +75,7 @@ def client_context(tls: ClientTls | None, files: Mapping[str, bytes]) -> ssl.SSL
     own_ca = None if tls is None or tls.ca is None else _text(files[tls.ca])
     context = ssl.create_default_context(cadata=own_ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(_PROTOCOLS)
+    context.set_alpn_protocols(["h2"] if http2 else _PROTOCOLS)
     if tls is not None:
         if not tls.verify:
             context.check_hostname = False
@@ -96,10 +98,17 @@ class ContextCache:
         self._made[key] = context
         return context
 
-    def client(self, tls: ClientTls | None, files: Mapping[str, bytes]) -> ssl.SSLContext:
-        """Return the ``client_context`` for these settings and files."""
+    def client(
+        self, endpoint: Endpoint, tls: ClientTls | None, files: Mapping[str, bytes]
+    ) -> ssl.SSLContext | None:
+        """Return the ``client_context`` for an endpoint by these settings and files, if it has TLS."""
+        if not endpoint.is_tls:
+            return None
         names = () if tls is None else (tls.ca or "", tls.cert or "", tls.key or "")
-        return self.get((tls, *map(files.get, names)), lambda: client_context(tls, files))
+        http2 = endpoint.is_http2
+        return self.get(
+            (tls, http2, *map(files.get, names)), lambda: client_context(tls, files, http2=http2)
+        )
 
 
 def _text(pem: bytes) -> str:

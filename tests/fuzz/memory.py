@@ -181,7 +181,7 @@ class MemoryEndpoint:
     def connect(self, wires: Wires, caller: Caller) -> MemoryTransport:
         """Give the caller its connection, as ``_connect`` does; return the proxy's end of it."""
         endpoint = self._endpoint
-        upstream = endpoint._create_link(endpoint)
+        upstream = endpoint._dialer._create_link()
         assert isinstance(upstream, UpstreamConnection)
         transport = MemoryTransport(wires, upstream, self.high)
         upstream.connection_made(transport)

@@ -27,8 +27,9 @@ class Neighbour(Section):
 
     @model_validator(mode="after")
     def _one_address(self) -> Neighbour:
-        if self.address.service:
-            what = "expected http://host:port, https://host:port or unix:/path, not a name of SRV records"
+        if self.address.service or self.address.is_http2:
+            found = "a name of SRV records" if self.address.service else "HTTP/2"
+            what = f"expected http://host:port, https://host:port or unix:/path, not {found}"
             report([Mistake(what, ("address",))])
         return self
 

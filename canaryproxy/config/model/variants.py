@@ -65,11 +65,13 @@ class Variant(Section):
 
     endpoints: tuple[types.EndpointUrl, ...] = Field(
         min_length=1,
-        description="Its processes: http://host:port, https://host:port or unix:/path; a name stands for all"
-        " of its addresses, dns+srv://_http._tcp.name for those of its SRV records.",
+        description="Its processes: http://host:port, https://host:port or unix:/path, over HTTP/2"
+        " h2c://host:port or h2://host:port (TLS); a name stands for all of its addresses,"
+        " dns+srv://_http._tcp.name for those of its SRV records.",
     )
     tls: ClientTls | None = Field(
-        None, description="TLS settings for https endpoints; default: verify with the system's CAs."
+        None,
+        description="TLS settings for https and h2 endpoints; default: verify with the system's CAs.",
     )
     balance: Literal["least_requests", "hash"] = Field(
         "least_requests",
@@ -105,9 +107,11 @@ class Variant(Section):
         for at, key in enumerate(keys):
             if first[key] != at:
                 yield Mistake(f"{self.endpoints[at]} is listed twice", ("endpoints", at))
-        if self.tls is not None and all(one.scheme != "https" for one in self.endpoints):
+        if self.tls is not None and not any(one.is_tls for one in self.endpoints):
             yield Mistake(
-                "has no effect: no endpoint begins with https://", ("tls",), (("endpoints",),)
+                "has no effect: no endpoint begins with https:// or h2://",
+                ("tls",),
+                (("endpoints",),),
             )
 
 

@@ -1,0 +1,423 @@
+"""A connection of HTTP/2 to an endpoint: many requests at a time, each on a stream of its own.
+
+``http2`` says what bytes mean and what is to be written. Here are the parts that need a clock or a socket. An
+exchange sees an ``Http2Link`` as its connection: it writes the head of HTTP/1.1 to it, and gets such a head
+back; content has no framing of its own.
+
+Flow control. An upstream that reads a stream slowly makes its exchange stop its client. A client that reads
+slowly pauses the link, whose bytes are then not given back to the upstream: it fills the window of that
+stream and of no other.
+
+The end. A connection *retires* when the upstream announces its end (GOAWAY), when it was idle for too long or
+is lost: it takes no more requests, and closes with the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from time import monotonic
+from typing import Final, cast
+
+from canaryproxy.http1.errors import InvalidResponse
+from canaryproxy.http1.head_cache import ResponseHeadCache
+from canaryproxy.http1.response import Response
+from canaryproxy.http2.connection import Connection as Http2
+from canaryproxy.http2.errors import CANCEL, PROTOCOL_ERROR, name_of
+from canaryproxy.http2.events import (
+    ConnectionFailed,
+    DataReceived,
+    Event,
+    GoneAway,
+    HeadReceived,
+    StreamDrained,
+    StreamReset,
+    TrailersReceived,
+)
+from canaryproxy.http2.streams import ENDED, Stream
+from canaryproxy.measure.counters import Reason
+from canaryproxy.proxy.failures import how_closed
+from canaryproxy.proxy.interfaces import ConnectionSource, Receiver, SharedConnection, UpstreamLink
+
+MOST_STREAMS: Final = 100
+"""Requests on a connection at a time, or fewer if the upstream says so."""
+_MOST_INTERIM: Final = 100
+"""1xx responses before a final one, as over HTTP/1.1."""
+_POINTS_A_SECOND: Final = 100
+"""What an upstream may ask for nothing in the long run (``http2.floods``)."""
+PING_AFTER: Final = 15.0
+"""Seconds of silence after which a ping finds out whether the upstream is still there."""
+PING_AGAIN: Final = 300.0
+"""Seconds from ping to ping of one silence: gRPC servers close connections that ping more often."""
+PONG_WITHIN: Final = 5.0
+"""Seconds that the upstream has for its answer."""
+_PING: Final = b"canaryps"
+_LATE_SWEEP: Final = 2.0
+"""Seconds between two sweeps from which on this process was stopped for a while."""
+
+
+class Http2Link(UpstreamLink):
+    """One request and its response."""
+
+    __slots__ = (
+        "_connection",
+        "_interim_count",
+        "_owed",
+        "_paused",
+        "_responded",
+        "_stream",
+        "receiver",
+    )
+
+    def __init__(self, connection: Http2Upstream) -> None:
+        self.endpoint = connection.endpoint
+        self.transport = connection.transport
+        self.frames = True
+        self.idle_since = 0.0
+        self.receiver: Receiver | None = None
+        """``None`` once the request is over."""
+        self._connection = connection
+        self._stream: Stream | None = None
+        self._interim_count = 0
+        self._responded = False
+        """The head of the final response has come."""
+        self._paused = False
+        self._owed = 0
+        """Bytes that were passed on while ``_paused``."""
+
+    # The receiver's side
+
+    def send(self, receiver: Receiver, head: bytes) -> None:
+        self.receiver = receiver
+        fields = receiver.request.fields
+        ends = not (fields.length or fields.chunked)
+        connection = self._connection
+        stream = connection.http2.open(head, connection.scheme, ends=ends)
+        assert stream is not None  # ``link`` has seen that there is room
+        self._stream = stream
+        connection.links[stream.number] = self
+        connection.flush()
+
+    def write(self, data: bytes) -> None:
+        self._send(data, ends=False)
+
+    def end_request(self, trailers: bytes) -> None:
+        if trailers and self._stream is not None:
+            self._connection.http2.send_trailers(self._stream, trailers)
+            self._connection.flush()
+        else:
+            self._send(b"", ends=True)
+
+    def _send(self, data: bytes, *, ends: bool) -> None:
+        stream = self._stream
+        if stream is not None:
+            written = self._connection.http2.send(stream, data, ends=ends)
+            self._connection.flush()
+            if not written and self.receiver is not None:
+                self.receiver.upstream_full()
+
+    def finish(self, now: float, *, reusable: bool) -> None:  # noqa: ARG002
+        self._connection.served = True
+        self._leave()
+
+    def close(self) -> None:
+        self._leave()
+
+    def end(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        """Leave the connection, which goes on; what the stream still has to send or to say is dropped."""
+        self.receiver = None
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self._connection.forget(stream)
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        owed, self._owed = self._owed, 0
+        if owed and self._stream is not None:
+            self._connection.http2.consume(self._stream, owed)
+            self._connection.flush()
+
+    # The upstream's side
+
+    def head(self, response: Response, body: bytes, *, complete: bool) -> None:
+        """Take the head of a response, and content that came with it."""
+        receiver = self.receiver
+        if receiver is None:
+            return
+        if response.status < 200:
+            self._interim_count += 1
+            if self._interim_count > _MOST_INTERIM:
+                self.fail(Reason.BROKEN_ANSWER, f"more than {_MOST_INTERIM} interim responses")
+            else:
+                receiver.interim(response)
+            return
+        self._responded = True
+        receiver.response_head(response, body, complete=complete)
+        self._passed_on(len(body))
+
+    def body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
+        """Take more of the response."""
+        if self.receiver is not None:
+            self.receiver.response_body(data, complete=complete, trailers=trailers)
+            self._passed_on(len(data))
+
+    def _passed_on(self, size: int) -> None:
+        """Let the upstream send as much again, unless the client reads too slowly."""
+        if self._paused:
+            self._owed += size
+        elif size and self._stream is not None:
+            self._connection.http2.consume(self._stream, size)
+
+    def drained(self) -> None:
+        """All that was written is sent."""
+        if self.receiver is not None:
+            self.receiver.upstream_drained()
+
+    def fail(self, reason: Reason, detail: str, *, unprocessed: bool = False) -> None:
+        """Take note that there will be no complete response. ``reason``: if nothing of it has come."""
+        receiver = self.receiver
+        self._leave()
+        if receiver is None:
+            return
+        if self._responded and reason == Reason.RESET:
+            reason = Reason.INCOMPLETE_ANSWER
+        connection = self._connection
+        stale = (
+            reason == Reason.RESET
+            and connection.served
+            and connection.retired
+            and not self._interim_count
+        )
+        receiver.upstream_failed(reason, detail, stale=stale, unprocessed=unprocessed)
+
+
+class Http2Upstream(SharedConnection):
+    """An HTTP/2 client connection: an ``asyncio.Protocol`` by its methods, so it can be compiled."""
+
+    __slots__ = (
+        "_busy",
+        "_established",
+        "_heard_at",
+        "_idle_since",
+        "_listed",
+        "_parser",
+        "_pinged_at",
+        "_swept_at",
+        "http2",
+        "links",
+        "retired",
+        "scheme",
+        "served",
+    )
+
+    def __init__(self, endpoint: ConnectionSource, parser: ResponseHeadCache) -> None:
+        self.endpoint = endpoint
+        self._parser = parser
+        self.http2 = Http2(client=True, table_size=0)
+        self.links: dict[int, Http2Link] = {}
+        """Requests by their streams."""
+        self.scheme = b"http"
+        self.served = False
+        """A request had its response."""
+        self.retired = False
+        """It takes no more requests."""
+        self._listed = False
+        """The endpoint knows it."""
+        self._established: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Done when the upstream has sent its settings; else the reason why it never will."""
+        self._busy = False
+        """Received bytes are acted on: what that writes is written at once."""
+        self._idle_since = self._heard_at = self._swept_at = monotonic()
+        self._pinged_at = -inf
+
+    # The endpoint's side
+
+    async def first_link(self) -> UpstreamLink:
+        try:
+            failure = await self._established
+        except asyncio.CancelledError:
+            self.transport.abort()
+            raise
+        link = self.link()
+        if link is None:
+            raise ValueError(failure or "it takes no requests")
+        self._listed = True
+        self.endpoint.opened(self)
+        return link
+
+    def link(self) -> UpstreamLink | None:
+        if (
+            self.retired
+            or len(self.links) >= MOST_STREAMS
+            or not self.http2.takes_streams
+            or self.transport.is_closing()
+        ):
+            return None
+        return Http2Link(self)
+
+    def retire(self) -> None:
+        if self.retired:
+            return
+        self.retired = True
+        if self._listed:
+            self.endpoint.retired(self)
+        if not self.links:
+            self._close()
+
+    def _close(self) -> None:
+        """Say that this is the end, and close once that is written; at once if nothing is read any more."""
+        if self.transport.is_closing():
+            return
+        is_stuck = self.transport.get_write_buffer_size() > 0
+        if not self.http2.closed:
+            self.http2.shut_down(now=True)
+        self._busy = False
+        self.flush()
+        if is_stuck:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def sweep(self, now: float, oldest: float) -> None:
+        seconds, self._swept_at = now - self._swept_at, now
+        self.http2.refill(int(seconds * _POINTS_A_SECOND))
+        if not self.links and self._idle_since < oldest:
+            self.retire()
+        elif self._heard_at < self._pinged_at < now - PONG_WITHIN:
+            if seconds < _LATE_SWEEP:  # else the answer may lie unread
+                self._lose("no answer to a ping")
+                self.transport.abort()
+        elif now - self._heard_at > PING_AFTER and now - self._pinged_at > PING_AGAIN:
+            self._pinged_at = now
+            self.http2.ping(_PING)
+            self.flush()
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        if transport.get_extra_info("sslcontext"):
+            self.scheme = b"https"
+        self.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lose(how_closed(exc))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self.http2.hold()
+
+    def resume_writing(self) -> None:
+        self._act(self.http2.release())
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = monotonic()
+        if not self.transport.is_closing():
+            self._act(self.http2.receive(data))
+            if not self._established.done() and self.http2.is_established:
+                self._established.set_result("")
+
+    def _act(self, events: list[Event]) -> None:
+        self._busy = True
+        count = len(events)
+        at = 0
+        while at < count:
+            event = events[at]
+            at += 1
+            if isinstance(event, HeadReceived):
+                following = events[at] if at < count else None
+                if isinstance(following, DataReceived) and following.stream is event.stream:
+                    at += 1
+                    self._head(event, following.data, ends=following.ends)
+                else:
+                    self._head(event, b"", ends=event.ends)
+            else:
+                self._take(event)
+        self._busy = False
+        self.flush()
+
+    def _head(self, event: HeadReceived, body: bytes, *, ends: bool) -> None:
+        link = self.links.get(event.stream.number)
+        if link is None:
+            return
+        try:
+            response = self._parser.parse(event.head.text)
+        except InvalidResponse as error:
+            self.http2.reset(event.stream, PROTOCOL_ERROR)
+            link.fail(Reason.BROKEN_ANSWER, str(error))
+        else:
+            link.head(response, body, complete=ends)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, DataReceived):
+            link = self.links.get(event.stream.number)
+            if link is not None:
+                link.body(event.data, complete=event.ends)
+        elif isinstance(event, TrailersReceived):
+            link = self.links.get(event.stream.number)
+            if link is not None:
+                link.body(b"", complete=True, trailers=event.lines)
+        elif isinstance(event, StreamDrained):
+            link = self.links.get(event.stream.number)
+            if link is not None:
+                link.drained()
+        elif isinstance(event, StreamReset):
+            self._reset(event)
+        elif isinstance(event, GoneAway):
+            self.retire()
+        elif isinstance(event, ConnectionFailed):
+            self._lose(f"{name_of(event.code)}: {event.reason}", Reason.BROKEN_ANSWER)
+
+    def _reset(self, event: StreamReset) -> None:
+        link = self.links.get(event.stream.number)
+        if link is None:
+            return
+        if event.unprocessed:
+            what = event.reason or "RST_STREAM"
+            link.fail(Reason.RESET, f"{what} {name_of(event.code)}", unprocessed=True)
+        elif event.reason:
+            link.fail(Reason.BROKEN_ANSWER, f"{name_of(event.code)}: {event.reason}")
+        else:
+            link.fail(Reason.RESET, f"RST_STREAM {name_of(event.code)}")
+
+    def _lose(self, how: str, reason: Reason = Reason.RESET) -> None:
+        """Fail what is under way: the connection is lost, or the upstream broke a rule of it."""
+        if not self._established.done():
+            self._established.set_result(f"it does not speak HTTP/2: {how}")
+        links, self.links = self.links, {}
+        if links and not self.served:
+            self.endpoint.failed(reason)
+        self.retire()
+        self._close()
+        for link in links.values():
+            link.fail(reason, how)
+
+    # For its links
+
+    def flush(self) -> None:
+        """Write what there is to be written."""
+        if not self._busy and (data := self.http2.take()) and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def forget(self, stream: Stream) -> None:
+        """Forget a request that is over."""
+        if stream.state < ENDED:
+            self.http2.reset(stream, CANCEL)
+            self.flush()
+        if self.links.pop(stream.number, None) is None:
+            return
+        if not self.links:
+            self._idle_since = monotonic()
+            if self.retired:
+                self._close()
+                return
+        if not self.retired:
+            self.endpoint.has_room()
