@@ -254,6 +254,7 @@ class Request:
         "headers",
         "http10",
         "method",
+        "never_indexed",
         "rule_key",
         "sampled",
         "target",
@@ -275,6 +276,8 @@ class Request:
     """``headers.fields``: the meaning of the headers, the Cookie apart."""
     head: bytes
     """The head to forward, including the empty line."""
+    never_indexed: frozenset[bytes]
+    """Names of fields that no hop of HTTP/2 may put into a table (RFC 7541 §6.2.3)."""
 
     @property
     def idempotent(self) -> bool:
@@ -396,6 +399,7 @@ class RequestParser:
         request = Request()
         request.method, request.target, request.rule_key = parts
         request.http10 = http10
+        request.never_indexed = NO_NAMES
         request.headers = headers
         request.fields = fields = headers.fields
         request.trace = trace_id = fields.trace_id

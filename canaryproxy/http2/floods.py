@@ -8,7 +8,8 @@ nothing that it sends earns any. Out of points, the connection ends with ENHANCE
 make us do for nothing is bounded by the points, and in the long run by their rate.
 
 Requests that are given up have points of their own, as they cost most: only a message that came to its end
-pays for one, and time. Else a peer could pay for each of them with a byte of data.
+pays for one, and time. Else a peer could pay for each of them with a byte of data. A server's resets cost
+nothing: each of them ends a request that we have sent.
 
     rapid reset (CVE-2023-44487)       RST_STREAM from the client             ``Bounds.resets``
     made you reset (CVE-2025-8671)     stream errors, which we answer         ``Bounds.resets``

@@ -10,7 +10,6 @@ from canaryproxy.http2.decoder import Decoder, FieldBlock
 from canaryproxy.http2.encoder import Encoder
 from canaryproxy.http2.errors import (
     FLOW_CONTROL_ERROR,
-    NO_ERROR,
     PROTOCOL_ERROR,
     REFUSED_STREAM,
     ConnectionFault,
@@ -297,9 +296,10 @@ class FrameHandler:
 
     def _stream_fault(self, number: int, fault: StreamFault) -> None:
         """Answer a stream error with RST_STREAM, and tell the owner if it knows the stream."""
-        self._resets.spend(RESET, "errors of streams")
-        self._sender.control(frames.number_frame(frames.RST_STREAM, number, fault.code))
         stream = self._streams.active.get(number)
+        if stream is None or not self.client:
+            self._resets.spend(RESET, "errors of streams")
+        self._sender.control(frames.number_frame(frames.RST_STREAM, number, fault.code))
         if stream is None:
             self._streams.close(number, RESET_BY_US)
         else:
@@ -315,7 +315,7 @@ class FrameHandler:
             after(IDLE if not number else self._streams.state_of(number), ON_RESET)
             self._points.spend(IGNORED, "resets")
             return
-        if code != NO_ERROR or not self.client:
+        if not self.client:
             self._resets.spend(RESET, "resets")
         self._close(stream, after(stream.state, ON_RESET))
         unprocessed = code == REFUSED_STREAM

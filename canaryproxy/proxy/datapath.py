@@ -12,9 +12,10 @@ from time import monotonic
 from typing import Final, cast
 
 from canaryproxy.config import Config, Limits, Listener, Sticky, Variant
+from canaryproxy.config import Endpoint as EndpointConfig
 from canaryproxy.config.secrets import signing_keys
 from canaryproxy.http1.forwarding import TrustedProxies
-from canaryproxy.http1.head_cache import RequestHeadCache
+from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
 from canaryproxy.http1.request import RequestParser, Tolerated
 from canaryproxy.measure import counters
 from canaryproxy.measure.compiled import COMPILED
@@ -31,6 +32,7 @@ from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.endpoint import Endpoint
 from canaryproxy.proxy.handshake import Handshake, ListenerFilters
 from canaryproxy.proxy.http2_upstream import Http2Upstream
+from canaryproxy.proxy.interfaces import ConnectionSource, SharedConnection, UpstreamLink
 from canaryproxy.proxy.listener import BACKLOG
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Pool
@@ -240,12 +242,7 @@ class DataPath:
         endpoints = [
             known[one]
             if one in known
-            else Endpoint(
-                one,
-                limits,
-                self._loop,
-                partial(Http2Upstream if one.is_http2 else UpstreamConnection, parser=parser),
-            )
+            else Endpoint(one, limits, self._loop, _protocol(one, parser))
             for one in wanted
         ]
         for one, endpoint in known.items():
@@ -436,6 +433,15 @@ def _filters(
         lambda: server_context(tls, files, certificates.server_names(tls, files), protocols=alpn),
     )
     return ListenerFilters(listener.proxy_protocol, context, takes)
+
+
+def _protocol(
+    endpoint: EndpointConfig, parser: ResponseHeadCache
+) -> Callable[[ConnectionSource], UpstreamLink | SharedConnection]:
+    """Return what makes the protocol of a connection to an endpoint."""
+    if endpoint.is_http2:
+        return lambda source: Http2Upstream(source, parser)
+    return lambda source: UpstreamConnection(source, parser)
 
 
 def _request_parser(

@@ -55,14 +55,7 @@ from canaryproxy.proxy.framing import (
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.refusals import refuse_body
 from canaryproxy.proxy.replay import ReplayBuffer
-from canaryproxy.proxy.request_sender import (
-    FINISHED,
-    RESPONDING,
-    SENT,
-    STREAMING,
-    TUNNEL,
-    WAITING,
-)
+from canaryproxy.proxy.request_sender import FINISHED, RESPONDING, STREAMING, TUNNEL, WAITING
 from canaryproxy.proxy.rescuer import Rescuer
 
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
@@ -281,19 +274,6 @@ class Exchange(Rescuer):
         self._sink.switch()
 
     # Failures
-
-    def upstream_failed(
-        self, reason: Reason, detail: str = "", *, stale: bool = False, unprocessed: bool = False
-    ) -> None:
-        self._upstream = None
-        endpoint = self._endpoint
-        assert endpoint is not None
-        if unprocessed and self._state == SENT:
-            self._state = WAITING
-        if stale and self._repeatable():
-            endpoint.acquire(self, fresh=True)
-            return
-        self._failed(reason, detail)
 
     def shed(self) -> None:
         """Refuse the request in place of ``start``: its variant is over its measured limit.

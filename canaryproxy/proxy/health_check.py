@@ -34,6 +34,7 @@ def _get() -> Request:
     request = Request()
     request.method = b"GET"
     request.fields = RequestFields(())
+    request.never_indexed = frozenset()
     return request
 
 

@@ -139,6 +139,7 @@ class Http2Stream(ResponseSink):
             self._client_ended = event.ends
             text = head.handshake(self._key)
         request = context.request_parser.parse(text, self.peer)
+        request.never_indexed = event.head.never_indexed
         if context.in_flight >= context.max_requests:
             raise Refusal(503, "too many requests in flight")
         now = monotonic()

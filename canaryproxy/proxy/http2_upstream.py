@@ -44,6 +44,7 @@ MOST_STREAMS: Final = 100
 _MOST_INTERIM: Final = 100
 """1xx responses before a final one, as over HTTP/1.1."""
 _POINTS_A_SECOND: Final = 100
+_RESETS_A_SECOND: Final = 10
 """What an upstream may ask for nothing in the long run (``http2.floods``)."""
 PING_AFTER: Final = 15.0
 """Seconds of silence after which a ping finds out whether the upstream is still there."""
@@ -92,7 +93,9 @@ class Http2Link(UpstreamLink):
         fields = receiver.request.fields
         ends = not (fields.length or fields.chunked)
         connection = self._connection
-        stream = connection.http2.open(head, connection.scheme, ends=ends)
+        stream = connection.http2.open(
+            head, connection.scheme, ends=ends, never_indexed=receiver.request.never_indexed
+        )
         assert stream is not None  # ``link`` has seen that there is room
         self._stream = stream
         connection.links[stream.number] = self
@@ -208,6 +211,7 @@ class Http2Upstream(SharedConnection):
         "_listed",
         "_parser",
         "_pinged_at",
+        "_refilled_at",
         "_swept_at",
         "http2",
         "links",
@@ -233,7 +237,7 @@ class Http2Upstream(SharedConnection):
         """Done when the upstream has sent its settings; else the reason why it never will."""
         self._busy = False
         """Received bytes are acted on: what that writes is written at once."""
-        self._idle_since = self._heard_at = self._swept_at = monotonic()
+        self._idle_since = self._heard_at = self._refilled_at = self._swept_at = monotonic()
         self._pinged_at = -inf
 
     # The endpoint's side
@@ -285,12 +289,15 @@ class Http2Upstream(SharedConnection):
             self.transport.close()
 
     def sweep(self, now: float, oldest: float) -> None:
-        seconds, self._swept_at = now - self._swept_at, now
-        self.http2.refill(int(seconds * _POINTS_A_SECOND))
+        late = now - self._swept_at > _LATE_SWEEP
+        self._swept_at = now
+        seconds = int(now - self._refilled_at)
+        self._refilled_at += seconds
+        self.http2.refill(seconds * _POINTS_A_SECOND, seconds * _RESETS_A_SECOND)
         if not self.links and self._idle_since < oldest:
             self.retire()
         elif self._heard_at < self._pinged_at < now - PONG_WITHIN:
-            if seconds < _LATE_SWEEP:  # else the answer may lie unread
+            if not late:  # else the answer may lie unread
                 self._lose("no answer to a ping")
                 self.transport.abort()
         elif now - self._heard_at > PING_AFTER and now - self._pinged_at > PING_AGAIN:

@@ -171,6 +171,19 @@ class RequestSender(LongLived):
         if source is self._endpoint:
             self._failed(reason, detail)
 
+    def upstream_failed(
+        self, reason: Reason, detail: str = "", *, stale: bool = False, unprocessed: bool = False
+    ) -> None:
+        self._upstream = None
+        endpoint = self._endpoint
+        assert endpoint is not None
+        if unprocessed and self._state == SENT:
+            self._state = WAITING
+        if stale and self._repeatable():
+            endpoint.acquire(self, fresh=True)
+            return
+        self._failed(reason, detail)
+
     def _count_on_endpoint(self, status: int, waited: float) -> None:
         """Count a response for the endpoint that sent it."""
         endpoint = self._endpoint

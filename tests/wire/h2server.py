@@ -114,9 +114,9 @@ class Peer:
 
     async def run(self) -> None:
         server = self._server
-        self.h2.local_settings = Settings(
-            client=False, initial_values={**self.h2.local_settings, **server.settings}
-        )
+        first = {SettingCodes(code): value for code, value in self.h2.local_settings.items()}
+        first |= server.settings
+        self.h2.local_settings = Settings(client=False, initial_values=first)
         self.h2.initiate_connection()
         await self.flush()
         while data := await self._reader.read(1 << 16):
@@ -160,7 +160,7 @@ class H2Server:
     def __init__(
         self,
         answer: Callable[[Asked], Awaitable[None]],
-        settings: dict[SettingCodes | int, int] | None = None,
+        settings: dict[SettingCodes, int] | None = None,
         *,
         takes: bool = True,
     ) -> None:
