@@ -115,6 +115,7 @@ class Dialer:
             tls: ssl.SSLObject = connection.get_extra_info("ssl_object")
             if self._config.is_http2 and tls.selected_alpn_protocol() != "h2":
                 failure.append(ssl.SSLError(1, "the server does not agree on HTTP/2 (ALPN h2)"))
+                connection.set_protocol(asyncio.Protocol())
                 connection.abort()
                 done.set_result(None)
                 return

@@ -52,4 +52,5 @@ def how_closed(error: Exception | None) -> str:
 
 
 def _tls_text(error: ssl.SSLError) -> str:
-    return error.reason.replace("_", " ").lower() if error.reason else str(error)
+    reason: str | None = getattr(error, "reason", None)  # those of OpenSSL have one
+    return reason.replace("_", " ").lower() if reason else str(error)

@@ -14,6 +14,8 @@ from h2.connection import H2Connection
 from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes, Settings
 
+from canaryproxy.http2.frames import goaway
+
 from ..certificates import authority, loopback
 
 Fields = list[tuple[bytes, bytes]]
@@ -31,6 +33,10 @@ class Asked:
     trailers: Fields = field(default_factory=list)
     ended: bool = False
     reset: int | None = None
+
+    @property
+    def server(self) -> H2Server:
+        return self.peer.server
 
     @property
     def head(self) -> dict[bytes, bytes]:
@@ -84,7 +90,7 @@ class Peer:
     def __init__(
         self, server: H2Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self._server = server
+        self.server = server
         self._reader, self.writer = reader, writer
         self._changes = asyncio.Condition()
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
@@ -108,12 +114,12 @@ class Peer:
             await self.writer.drain()
 
     async def go_away(self, last: int | None = None, code: int = 0) -> None:
-        """Announce the end; streams above ``last`` are not looked at."""
-        self.h2.close_connection(code, last_stream_id=last)
+        """Announce the end, and go on; streams above ``last`` are not looked at."""
         await self.flush()
+        self.writer.write(goaway(max(self.asked) if last is None else last, code, ""))
 
     async def run(self) -> None:
-        server = self._server
+        server = self.server
         first = {SettingCodes(code): value for code, value in self.h2.local_settings.items()}
         first |= server.settings
         self.h2.local_settings = Settings(client=False, initial_values=first)
@@ -138,13 +144,13 @@ class Peer:
             fields = [(bytes(name), bytes(value)) for name, value in event.headers or ()]
             asked = Asked(self, event.stream_id or 0, fields)
             self.asked[asked.number] = asked
-            self._server.begin(asked)
+            self.server.begin(asked)
         asked = self.asked.get(getattr(event, "stream_id", None) or 0)  # type: ignore[assignment]
         if asked is None:
             return
         if isinstance(event, h2.events.DataReceived):
             asked.body += event.data or b""
-            if self._server.takes and event.flow_controlled_length:
+            if self.server.takes and event.flow_controlled_length:
                 self.h2.acknowledge_received_data(event.flow_controlled_length, asked.number)
         elif isinstance(event, h2.events.TrailersReceived):
             asked.trailers = [(bytes(name), bytes(value)) for name, value in event.headers or ()]

@@ -7,10 +7,16 @@ import asyncio
 import pytest
 from h2.settings import SettingCodes
 
-from ..certificates import authority
+from canaryproxy.http2.errors import CANCEL, INTERNAL_ERROR, REFUSED_STREAM
+from canaryproxy.http2.frames import END_HEADERS, END_STREAM, HEADERS, frame
+from canaryproxy.measure.counters import ERRORS, FAILED, Reason
+from tests.ports import free_port
+
+from ..certificates import authority, loopback
 from .h2client import GET, POST, H2Client
 from .h2server import Asked, H2Server, plain
-from .harness import COOKIE, proxy, status_of, until
+from .harness import COOKIE, Link, Proxy, Upstream, always, proxy, status_of, until
+from .harness import OK as OK_1
 
 REQUEST = b"GET /a?b HTTP/1.1\r\nHost: h\r\n" + COOKIE + b"\r\n"
 
@@ -183,3 +189,259 @@ async def test_interim_responses_and_continue_pass(client_of: int) -> None:
             await client.send(number, b"hi", end=True)
             assert (await client.reply(number)).body == b"hi"
         assert upstream.asked[0].head[b"expect"] == b"100-continue"
+
+
+# What goes wrong
+
+
+async def test_a_reset_before_the_head_is_502_and_its_neighbours_go_on() -> None:
+    held = asyncio.Event()
+
+    async def answer(asked: Asked) -> None:
+        if asked.head[b":path"] == b"/reset":
+            await asked.refuse(INTERNAL_ERROR)
+        else:
+            await held.wait()
+            await asked.reply()
+
+    async with H2Server(answer).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        good = await client.ask()
+        bad = await client.fetch([*GET[:3], (b":path", b"/reset"), GET[4]])
+        assert bad.status == 502
+        held.set()
+        assert (await client.reply(good)).status == 200
+        assert len(upstream.peers) == 1
+        endpoint = running.context.pools[0].endpoints[0]
+        assert (endpoint.failures, endpoint.active) == (0, 0)
+
+
+@pytest.mark.parametrize("of", [1, 2])
+async def test_a_reset_inside_the_content_breaks_the_response_off(of: int) -> None:
+    async def answer(asked: Asked) -> None:
+        await asked.reply([(b":status", b"200")], b"part", end=False)
+        await asked.refuse(INTERNAL_ERROR)
+
+    async with H2Server(answer).serving() as upstream, proxy(to(upstream.port)) as running:
+        if of == 1:
+            got = await running.ask(REQUEST)
+            assert got.endswith(b"4\r\npart\r\n")  # no last chunk
+        else:
+            client = await H2Client.to(running)
+            reply = await client.fetch()
+            assert (reply.ended, reply.reset) == (False, INTERNAL_ERROR)
+        assert running.counters.stable[ERRORS + Reason.INCOMPLETE_ANSWER] == 1
+
+
+async def refuses(asked: Asked) -> None:
+    await asked.end()
+    await asked.refuse(REFUSED_STREAM)
+
+
+def two(first: int, second: int) -> str:
+    """Return a configuration with an endpoint of HTTP/2 and one of HTTP/1.1."""
+    urls = f'"h2c://127.0.0.1:{first}", "http://127.0.0.1:{second}"'
+    return f"variants:\n  stable: {{endpoints: [{urls}], balance: hash}}\n"
+
+
+def keys_of(running: Proxy, at: int) -> bytes:
+    """Return a cookie whose requests the hash gives to this endpoint."""
+    pool = running.context.pools[0]
+    for number in range(100):
+        key = b"%032x" % number
+        if pool.choose(key) is pool.endpoints[at]:
+            return b"Cookie: canary_id=" + key + b"\r\n"
+    raise AssertionError
+
+
+async def test_a_post_that_was_refused_is_sent_to_an_endpoint_of_http_1() -> None:
+    async with (
+        H2Server(refuses).serving() as first,
+        Upstream(always(OK_1)).serving() as second,
+        proxy(two(first.port, second.port)) as running,
+    ):
+        cookie = keys_of(running, 0)
+        client = await running.connect()
+        await client.send(
+            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n"
+            + cookie
+            + b"\r\n2\r\nab\r\n1\r\nc\r\n0\r\nX-Sum: 1\r\n\r\n"
+        )
+        assert status_of(await client.take(b"ok")) == 200
+        assert first.asked[0].body == b"abc"
+        assert second.got.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n")
+
+
+async def test_a_request_that_http_1_failed_is_sent_to_an_endpoint_of_http_2() -> None:
+    async def closes(link: Link) -> None:
+        await link.take(b"0\r\n\r\n")
+        link.close()
+
+    async with (
+        H2Server(echo).serving() as first,
+        Upstream(closes).serving() as second,
+        proxy(two(first.port, second.port)) as running,
+    ):
+        cookie = keys_of(running, 1)
+        client = await running.connect()
+        await client.send(
+            b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n"
+            + cookie
+            + b"\r\n3\r\nabc\r\n0\r\n\r\n"
+        )
+        assert (await client.take(b"0\r\n\r\n")).endswith(b"\r\n3\r\nabc\r\n0\r\n\r\n")
+        assert (first.asked[0].body, second.got.count(b"abc")) == (b"abc", 1)
+
+
+async def test_a_post_that_was_refused_by_the_only_endpoint_is_502() -> None:
+    async with H2Server(refuses).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        assert (await client.fetch(POST, b"abc")).status == 502
+        assert len(upstream.asked) == 1
+
+
+async def test_after_goaway_streams_end_and_a_new_connection_takes_the_next() -> None:
+    held = asyncio.Event()
+
+    async def answer(asked: Asked) -> None:
+        if asked.head[b":path"] == b"/slow":
+            await held.wait()
+        await asked.reply()
+
+    async with H2Server(answer).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        slow = await client.ask([*GET[:3], (b":path", b"/slow"), GET[4]])
+        await until(lambda: upstream.asked)
+        old = upstream.peers[0]
+        await old.go_away()
+        endpoint = running.context.pools[0].endpoints[0]
+        await until(lambda: not endpoint.shared, "retired")
+        assert (await client.fetch()).status == 200
+        assert [len(one.asked) for one in upstream.peers] == [1, 1]
+        assert not old.closed
+        held.set()
+        assert (await client.reply(slow)).status == 200
+        await until(lambda: old.closed, "close with the last stream")
+        assert endpoint.open == 1
+
+
+async def test_a_post_that_goaway_leaves_out_is_sent_again_on_a_new_connection() -> None:
+    async def answer(asked: Asked) -> None:
+        await asked.end()
+        if asked.head[b":path"] == b"/late" and asked.peer is asked.server.peers[0]:
+            await asked.peer.go_away(last=asked.number - 2)
+        else:
+            await echo(asked)
+
+    async with H2Server(answer).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        assert (await client.fetch()).status == 200
+        reply = await client.fetch([*POST[:3], (b":path", b"/late"), POST[4]], b"abc")
+        assert (reply.status, reply.body) == (200, b"abc")
+        assert [len(one.asked) for one in upstream.peers] == [2, 1]
+        assert running.counters.stable[FAILED] == 0
+
+
+async def test_an_idle_connection_that_was_closed_is_no_error() -> None:
+    async with H2Server(plain).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        assert (await client.fetch()).status == 200
+        upstream.peers[0].writer.close()
+        endpoint = running.context.pools[0].endpoints[0]
+        await until(lambda: not endpoint.open, "loss")
+        assert (await client.fetch(POST, b"abc")).status == 200
+
+
+async def test_a_lost_connection_fails_all_that_is_under_way() -> None:
+    async def answer(asked: Asked) -> None:
+        await asked.end()
+
+    async with H2Server(answer).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        numbers = [await client.ask(POST, b"abc") for _ in range(3)]
+        await until(lambda: sum(one.ended for one in upstream.asked) == 3)
+        upstream.peers[0].writer.transport.abort()
+        assert [(await client.reply(number)).status for number in numbers] == [502] * 3
+        assert running.counters.stable[ERRORS + Reason.RESET] == 3
+        assert running.context.pools[0].endpoints[0].active == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b":status", b"200"), (b"connection", b"close")],
+        [(b":status", b"200"), (b"X-Big", b"1")],
+        [(b":status", b"200"), (b"x", b"a\rb")],
+        [(b":status", b"101")],
+        [(b"x", b"1")],
+        [(b":status", b"200"), (b"content-length", b"5"), (b"content-length", b"6")],
+    ],
+)
+async def test_a_malformed_response_is_502_and_its_neighbours_go_on(
+    fields: list[tuple[bytes, bytes]],
+) -> None:
+    async def answer(asked: Asked) -> None:
+        await asked.end()
+        if asked.head[b":path"] == b"/":
+            await asked.reply()
+            return
+        block = asked.peer.h2.encoder.encode(fields)
+        asked.peer.writer.write(frame(HEADERS, END_HEADERS | END_STREAM, asked.number, block))
+
+    async with H2Server(answer).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        bad = await client.fetch([*GET[:3], (b":path", b"/bad"), GET[4]])
+        assert (bad.status, (await client.fetch()).status) == (502, 200)
+        assert running.counters.stable[ERRORS + Reason.BROKEN_ANSWER] == 1
+        assert len(upstream.peers) == 1
+
+
+async def test_an_upstream_of_http_1_is_a_connection_that_failed() -> None:
+    async with (
+        Upstream(always(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")).serving() as one,
+        proxy(to(one.port)) as running,
+    ):
+        client = await H2Client.to(running)
+        assert (await client.fetch()).status == 502
+        assert running.counters.stable[ERRORS + Reason.CONNECT_FAILED] == 1
+        assert running.context.pools[0].endpoints[0].open == 0
+
+
+async def test_a_tls_upstream_without_h2_is_a_failed_handshake() -> None:
+    context = authority().server(loopback())
+    context.set_alpn_protocols(["http/1.1"])
+    async with (
+        Upstream(always(OK_1)).serving(context=context) as upstream,
+        proxy(to(upstream.port, tls=True)) as running,
+    ):
+        client = await H2Client.to(running)
+        assert (await client.fetch()).status == 502
+        assert running.counters.stable[ERRORS + Reason.TLS] == 1
+
+
+async def test_callers_that_wait_for_a_connection_fail_with_it() -> None:
+    port = free_port()
+    async with proxy(to(port)) as running:
+        client = await H2Client.to(running)
+        numbers = [await client.ask() for _ in range(5)]
+        assert [(await client.reply(number)).status for number in numbers] == [502] * 5
+        endpoint = running.context.pools[0].endpoints[0]
+        assert (endpoint.open, endpoint.active) == (0, 0)
+
+
+async def test_a_client_that_leaves_resets_its_stream_only() -> None:
+    async def answer(asked: Asked) -> None:
+        await asked.end()
+        if asked.reset is None and asked.head[b":path"] == b"/":
+            await asked.reply()
+
+    async with H2Server(answer).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        gone = await client.ask([*GET[:3], (b":path", b"/held"), GET[4]])
+        await until(lambda: upstream.asked)
+        client.h2.reset_stream(gone, CANCEL)
+        await client.flush()
+        await until(lambda: upstream.asked[0].reset is not None)
+        assert upstream.asked[0].reset == CANCEL
+        assert (await client.fetch()).status == 200
+        assert len(upstream.peers) == 1
