@@ -236,6 +236,43 @@ METRICS: Final = (
         readers.handshakes_failed,
     ),
     Row(
+        "canaryproxy_http2_connections_total",
+        "Client connections that turned out to be of HTTP/2; all others are of HTTP/1.",
+        "counter",
+        (),
+        readers.proxy(counters.HTTP2_OPENED),
+    ),
+    Row(
+        "canaryproxy_http2_open_connections",
+        "Open client connections of HTTP/2.",
+        "gauge",
+        (),
+        readers.one(lambda scrape: counters.http2_connections(scrape.proxy)),
+    ),
+    Row(
+        "canaryproxy_http2_requests_total",
+        "Requests routed to the variant that came over HTTP/2, ended or in flight.",
+        "counter",
+        ("variant",),
+        readers.by_variant(lambda cells: cells[counters.HTTP2]),
+    ),
+    Row(
+        "canaryproxy_http2_stream_resets_total",
+        "Streams of HTTP/2 clients that ended with RST_STREAM: from the client, or from the proxy, "
+        "for an error or in place of a response that broke off.",
+        "counter",
+        ("by",),
+        readers.http2_resets,
+    ),
+    Row(
+        "canaryproxy_http2_connection_errors_total",
+        "Connections of HTTP/2 clients that the proxy ended for an error of the client, by the code of "
+        "its GOAWAY (RFC 9113); enhance_your_calm is a flood.",
+        "counter",
+        ("code",),
+        readers.http2_failed,
+    ),
+    Row(
         "canaryproxy_certificate_expiry_timestamp_seconds",
         "When a certificate of the proxy expires, in seconds since the epoch, by its first "
         "server name.",

@@ -18,7 +18,7 @@ from canaryproxy.control.release_view import Fleet, Release, Step
 from canaryproxy.judging.verdict import Level, Placebo, Verdict
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.compiled import COMPILED
-from canaryproxy.measure.counters import Blind, HandshakeFailure, Reason
+from canaryproxy.measure.counters import Blind, HandshakeFailure, Http2Failure, Reason
 from canaryproxy.measure.resolved import NameState
 from canaryproxy.measure.routing import VARIANTS, RouteTable
 from canaryproxy.release import circuit, rollout
@@ -279,6 +279,16 @@ def mirrored(scrape: Scrape) -> Iterable[Sample]:
 def handshakes_failed(scrape: Scrape) -> Iterable[Sample]:
     for reason in HandshakeFailure:
         yield (reason.label,), scrape.proxy[counters.HANDSHAKES_FAILED + reason]
+
+
+def http2_resets(scrape: Scrape) -> Iterable[Sample]:
+    for at, by in enumerate(counters.HTTP2_RESETTERS):
+        yield (by,), scrape.proxy[counters.HTTP2_RESETS + at]
+
+
+def http2_failed(scrape: Scrape) -> Iterable[Sample]:
+    for reason in Http2Failure:
+        yield (reason.label,), scrape.proxy[counters.HTTP2_FAILED + reason]
 
 
 def certificates(scrape: Scrape) -> Iterable[Sample]:

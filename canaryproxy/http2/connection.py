@@ -148,6 +148,7 @@ class Connection(FrameHandler):
         """Close a stream at once."""
         if stream.state < ENDED:
             self._close(stream, RESET_BY_US)
+            self.resets_sent += code != NO_ERROR
             self._sender.control(frames.number_frame(frames.RST_STREAM, stream.number, code))
 
     def hold(self) -> None:

@@ -62,6 +62,17 @@ class StreamReset(Event):
         self.unprocessed = unprocessed
 
 
+class StreamRefused(Event):
+    """The peer broke a rule with the head of a stream, which is reset and was never open."""
+
+    __slots__ = ("code", "number", "reason")
+
+    def __init__(self, number: int, code: int, reason: str) -> None:
+        self.number = number
+        self.code = code
+        self.reason = reason
+
+
 class StreamDrained(Event):
     """All that was written to the stream is sent: it takes more."""
 

@@ -23,6 +23,7 @@ from canaryproxy.http2.events import (
     HeadReceived,
     Pong,
     StreamDrained,
+    StreamRefused,
     StreamReset,
     TrailersReceived,
 )
@@ -80,6 +81,8 @@ class FrameHandler:
         "client",
         "closed",
         "going_away",
+        "resets_received",
+        "resets_sent",
     )
 
     def __init__(self, client: bool, bounds: Bounds, table_size: int) -> None:
@@ -88,6 +91,8 @@ class FrameHandler:
         """A connection error was made or received; nothing more is read."""
         self.going_away = False
         """The peer takes no new streams."""
+        self.resets_received = self.resets_sent = 0
+        """Streams that the peer has reset, and those that we have reset for an error."""
         self._bounds = bounds
         self._decoder = Decoder(bounds.max_list)
         self._streams = StreamTable(client=client)
@@ -296,12 +301,14 @@ class FrameHandler:
 
     def _stream_fault(self, number: int, fault: StreamFault) -> None:
         """Answer a stream error with RST_STREAM, and tell the owner if it knows the stream."""
+        self.resets_sent += 1
         stream = self._streams.active.get(number)
         if stream is None or not self.client:
             self._resets.spend(RESET, "errors of streams")
         self._sender.control(frames.number_frame(frames.RST_STREAM, number, fault.code))
         if stream is None:
             self._streams.close(number, RESET_BY_US)
+            self._events.append(StreamRefused(number, fault.code, fault.reason))
         else:
             self._close(stream, RESET_BY_US)
             self._events.append(StreamReset(stream, fault.code, fault.reason, unprocessed=False))
@@ -315,6 +322,7 @@ class FrameHandler:
             after(IDLE if not number else self._streams.state_of(number), ON_RESET)
             self._points.spend(IGNORED, "resets")
             return
+        self.resets_received += 1
         if not self.client:
             self._resets.spend(RESET, "resets")
         self._close(stream, after(stream.state, ON_RESET))

@@ -68,6 +68,23 @@ class HandshakeFailure(IntEnum):
         return self.name.lower()
 
 
+class Http2Failure(IntEnum):
+    """Why a connection of HTTP/2 was ended (RFC 9113 §7); the value is the offset from ``HTTP2_FAILED``."""
+
+    PROTOCOL_ERROR = 0
+    FLOW_CONTROL_ERROR = 1
+    STREAM_CLOSED = 2
+    FRAME_SIZE_ERROR = 3
+    COMPRESSION_ERROR = 4
+    ENHANCE_YOUR_CALM = 5
+    """A flood."""
+
+    @property
+    def label(self) -> str:
+        """The name used in metrics, for instance ``enhance_your_calm``."""
+        return self.name.lower()
+
+
 class Blind(IntEnum):
     """Why a rule could not look into a body; the value is the offset from ``BLIND`` of its outcome."""
 
@@ -124,7 +141,9 @@ ENDED_ROUGHLY: Final = 16
 SHED: Final = 17
 """Requests that stable refused because it was over its measured limit. They ended, and are trials of nothing;
 those of the canary are its failures. ``ERRORS + Reason.SHED`` counts both."""
-OUTCOMES: Final = 18
+HTTP2: Final = 18
+"""Of ``ROUTED``, those that came over HTTP/2."""
+OUTCOMES: Final = 19
 """Two cells for each outcome: responses evaluated, and those for which its rule holds."""
 MOST_OUTCOMES: Final = 16
 """Maximum number of outcomes in a configuration."""
@@ -175,7 +194,16 @@ TOLERATED: Final = WITHHELD + 1
 """Two cells: requests that were mended and forwarded (``strict: report``), by ``http1.request.Tolerated``."""
 TOLERATED_REASONS: Final = ("raw_target", "no_host")
 """Names of the reasons, by their number."""
-PROXY_CELLS: Final = TOLERATED + len(TOLERATED_REASONS)
+HTTP2_OPENED: Final = TOLERATED + len(TOLERATED_REASONS)
+"""Of ``CONNECTIONS_OPENED``, those that turned out to be of HTTP/2."""
+HTTP2_CLOSED: Final = HTTP2_OPENED + 1
+HTTP2_RESETS: Final = HTTP2_CLOSED + 1
+"""Two cells: streams that clients have reset, and those that the proxy has reset for an error."""
+HTTP2_RESETTERS: Final = ("client", "proxy")
+"""Their names."""
+HTTP2_FAILED: Final = HTTP2_RESETS + len(HTTP2_RESETTERS)
+"""``HTTP2_FAILED + reason`` counts connections that the proxy ended for an error, by ``Http2Failure``."""
+PROXY_CELLS: Final = HTTP2_FAILED + len(Http2Failure)
 
 _CELL_BYTES: Final = 8
 SIZE: Final = ((VARIANT_CELLS + EXEMPLAR_CELLS) * len(VARIANTS) + PROXY_CELLS) * _CELL_BYTES
@@ -309,6 +337,12 @@ def streams(cells: Sequence[int]) -> int:
 def leaving(cells: Sequence[int]) -> int:
     """Return the tunnels and streams that wait to be closed because their users have moved."""
     return cells[LEAVING] - cells[LEFT]
+
+
+def http2_connections(cells: Sequence[int]) -> int:
+    """Return the open connections of HTTP/2; ``cells`` are the proxy's own."""
+    closed = cells[HTTP2_CLOSED]
+    return cells[HTTP2_OPENED] - closed
 
 
 def routed_by_split(cells: Sequence[int]) -> int:

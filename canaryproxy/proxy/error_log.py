@@ -103,6 +103,29 @@ class ErrorLog:
             ),
         )
 
+    def faulted(self, now: float, what: str, code: str, why: str, client: str) -> None:
+        """Log an error of a client of HTTP/2; ``what`` says what became of its stream or connection."""
+        dropped = self._refused.admit(now)
+        if dropped is None:
+            return
+        _log.info(
+            "HTTP/2: %s with %s: %s, from %s%s",
+            what,
+            code,
+            why,
+            client or "a Unix socket",
+            _unlogged(dropped),
+            extra=_fields(
+                "http2_error",
+                b"",
+                dropped,
+                what=what,
+                code=code,
+                reason=why,
+                client=client or None,
+            ),
+        )
+
 
 def _request(request_id: bytes) -> str:
     return f"request {request_id.decode('latin-1')}" if request_id else "request without id"

@@ -32,13 +32,15 @@ from canaryproxy.http1.proxy_protocol import ProxyHeader
 from canaryproxy.http1.response import Response
 from canaryproxy.http1.websocket import accept_of
 from canaryproxy.http2.connection import Connection as Http2
-from canaryproxy.http2.errors import CANCEL, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR
+from canaryproxy.http2.errors import CANCEL, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR, name_of
 from canaryproxy.http2.events import (
+    ConnectionFailed,
     DataReceived,
     Event,
     HeadReceived,
     Pong,
     StreamDrained,
+    StreamRefused,
     StreamReset,
     TrailersReceived,
 )
@@ -46,6 +48,7 @@ from canaryproxy.http2.messages import opened_head
 from canaryproxy.http2.settings import Bounds
 from canaryproxy.http2.streams import ENDED, LOCAL, Stream
 from canaryproxy.measure import counters
+from canaryproxy.measure.counters import Http2Failure
 from canaryproxy.proxy.closing import LingeringClose
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.dispatch import begin, dispatch
@@ -152,6 +155,7 @@ class Http2Stream(ResponseSink):
             self.deadline = now + limits.body_timeout
         else:
             self.deadline = now + limits.first_byte_timeout
+        context.tallies[exchange.variant].add(counters.HTTP2)
         begin(context, exchange)
         if not has_body and context.mirror is not None:
             context.mirror.offer(request, exchange.routing, now)
@@ -360,6 +364,7 @@ class Http2Connection(Connection):
         "_last_call",
         "_moved_at",
         "_named_last",
+        "_resets",
         "_sent",
         "_streams",
         "_swept_at",
@@ -396,6 +401,8 @@ class Http2Connection(Connection):
         """When the client has had its time to read that we take no more streams."""
         self._named_last = False
         """The last stream was named to the client."""
+        self._resets = (0, 0)
+        """Streams that the client and we had reset when they were counted last."""
         self.deadline = 0.0  # it is swept each time, for its streams
 
     def take_over(self, connection: Connection, data: bytes) -> None:
@@ -403,6 +410,7 @@ class Http2Connection(Connection):
         self.context.connections.discard(connection)
         self.context.connections.add(self)
         self.transport.set_protocol(cast(asyncio.Protocol, self))
+        self.context.counters.proxy[counters.HTTP2_OPENED] += 1
         self.data_received(data)
 
     # asyncio's side
@@ -411,6 +419,7 @@ class Http2Connection(Connection):
         self.context.connections.discard(self)
         self.context.counters.proxy[counters.CONNECTIONS_CLOSED] += 1
         self._lose_streams()
+        self._count_end()
 
     def eof_received(self) -> bool:
         return False
@@ -438,6 +447,19 @@ class Http2Connection(Connection):
         """The client broke a rule: close, so that what it still sends does not destroy our GOAWAY."""
         self._lose_streams()
         self._close()
+
+    def _count_end(self) -> None:
+        self._count_resets()
+        self.context.counters.proxy[counters.HTTP2_CLOSED] += 1
+
+    def _count_resets(self) -> None:
+        """Count the streams that were reset since the last time."""
+        resets = (self.http2.resets_received, self.http2.resets_sent)
+        if resets != self._resets:
+            cells = self.context.counters.proxy
+            for by, before in enumerate(self._resets):
+                cells[counters.HTTP2_RESETS + by] += resets[by] - before
+            self._resets = resets
 
     def _lose_streams(self) -> None:
         streams, self._streams = self._streams, {}
@@ -470,8 +492,19 @@ class Http2Connection(Connection):
             self.forget(event.stream.number)
             if stream is not None:
                 stream.gone()
+            if event.reason:
+                self._log("stream reset", event.code, event.reason)
+        elif isinstance(event, StreamRefused):
+            self._log("stream reset", event.code, event.reason)
+        elif isinstance(event, ConnectionFailed):
+            failure = Http2Failure[name_of(event.code)]
+            self.context.counters.proxy[counters.HTTP2_FAILED + failure] += 1
+            self._log("connection closed", event.code, event.reason)
         elif isinstance(event, Pong) and event.payload == _LAST_CALL_PING:
             self._name_last()
+
+    def _log(self, what: str, code: int, why: str) -> None:
+        self.context.error_log.faulted(monotonic(), what, name_of(code), why, self.peer.address)
 
     def _begin(self, event: HeadReceived) -> None:
         if event.stream.state >= ENDED:
@@ -506,6 +539,7 @@ class Http2Connection(Connection):
 
     def sweep(self, now: float) -> None:
         """Time out streams and the connection itself, and earn its points."""
+        self._count_resets()
         seconds = int(now - self._swept_at)
         if seconds:
             self._swept_at += seconds
@@ -551,6 +585,7 @@ class Http2Connection(Connection):
             self.flush()
 
     def _close(self) -> None:
+        self._count_end()
         self.context.connections.discard(self)
         LingeringClose(self.context, self.transport, self._unsent).start()
 

@@ -12,7 +12,7 @@ from canaryproxy.http1.response import ResponseParser
 from canaryproxy.http2 import messages
 from canaryproxy.http2.decoder import FieldBlock
 from canaryproxy.http2.errors import PROTOCOL_ERROR, StreamFault
-from canaryproxy.http2.events import DataReceived, HeadReceived, TrailersReceived
+from canaryproxy.http2.events import DataReceived, HeadReceived, StreamRefused, TrailersReceived
 from canaryproxy.http2.frames import END_HEADERS, HEADERS, frame
 from canaryproxy.http2.settings import Bounds
 from tests.http2.peer import (
@@ -96,7 +96,9 @@ MALFORMED: list[tuple[str, Fields]] = [
 @pytest.mark.parametrize("fields", [pytest.param(one, id=said) for said, one in MALFORMED])
 def test_a_malformed_request_is_a_stream_error_and_not_passed_on(fields: Fields) -> None:
     connection = server()
-    assert connection.receive(headers(1, fields, end=True)) == []
+    (refused,) = connection.receive(headers(1, fields, end=True))
+    assert isinstance(refused, StreamRefused)
+    assert (refused.number, refused.code) == (1, PROTOCOL_ERROR)
     assert verdict(connection, b"") == ("stream", PROTOCOL_ERROR)
     assert kinds(connection.receive(headers(3, GET, end=True))) == ["HeadReceived"]
 

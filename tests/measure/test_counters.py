@@ -34,6 +34,10 @@ def spans() -> dict[str, range]:
         "PROBES",
         "WITHHELD",
         "TOLERATED",
+        "HTTP2_OPENED",
+        "HTTP2_CLOSED",
+        "HTTP2_RESETS",
+        "HTTP2_FAILED",
     ):
         del found[name]  # the proxy's own
     for name in ("STABLE", "CANARY", "MOST_OUTCOMES"):  # numbers, not cells
