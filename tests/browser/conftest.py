@@ -25,8 +25,11 @@ document.addEventListener("securitypolicyviolation",
 """
 
 
-def launch(profile: Path, **preferences: object) -> webdriver.Chrome:
-    """Start a browser whose memory is in a folder; names of preferences have ``__`` for a dot."""
+def launch(profile: Path, *arguments: str, **preferences: object) -> webdriver.Chrome:
+    """Start a browser whose memory is in a folder, with more arguments of its command.
+
+    Names of preferences have ``__`` for a dot.
+    """
     for binary in (CHROMIUM, CHROMEDRIVER):
         if not binary.exists():
             pytest.skip(f"{binary} is not installed (Debian: chromium, chromium-driver)")
@@ -40,6 +43,7 @@ def launch(profile: Path, **preferences: object) -> webdriver.Chrome:
         "--disable-background-networking",
         "--no-proxy-server",
         f"--user-data-dir={profile}",
+        *arguments,
     ):
         options.add_argument(argument)
     if preferences:
