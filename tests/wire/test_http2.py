@@ -222,6 +222,55 @@ async def test_a_request_with_content_and_trailers_goes_out_chunked() -> None:
         assert b"Via: 2.0 canaryproxy\r\n" in upstream.got
 
 
+async def test_crumbs_of_the_cookie_are_one_user() -> None:
+    """RFC 9113 §8.2.3."""
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(variants(upstream.port)) as running,
+    ):
+        client = await H2Client.to(running)
+        reply = await client.fetch([*GET[:4], (b"cookie", b"a=b"), GET[4], (b"cookie", b"c=d")])
+        joined = b"\r\ncookie: a=b; canary_id=0123456789abcdef0123456789abcdef; c=d\r\n"
+        assert upstream.got.count(joined) == 1
+        assert upstream.got.lower().count(b"\r\ncookie:") == 1
+        assert b"set-cookie" not in reply.head
+
+
+async def test_a_client_that_expects_100_gets_it_from_its_upstream() -> None:
+    async def answer(link: Link) -> None:
+        await link.take(b"\r\n\r\n")
+        await link.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await link.take(b"the content")
+        await link.send(OK)
+
+    async with Upstream(answer).serving() as upstream, proxy(variants(upstream.port)) as running:
+        client = await H2Client.to(running)
+        fields = [*POST, (b"content-length", b"11"), (b"expect", b"100-continue")]
+        number = await client.ask(fields, end=False)
+        reply = client.replies[number]
+        while not reply.interim:
+            await client.read()
+        assert b"\r\nexpect: 100-continue\r\n" in upstream.got
+        assert b"the content" not in upstream.got
+        await client.send(number, b"the content", end=True)
+        await client.reply(number)
+        assert ([one[b":status"] for one in reply.interim], reply.body) == ([b"100"], b"ok")
+
+
+async def test_priority_is_a_field_that_is_passed_on_and_its_frames_are_ignored() -> None:
+    """RFC 9218 §§5, 7, 8."""
+    answer = b"HTTP/1.1 200 OK\r\nPriority: u=1\r\nContent-Length: 2\r\n\r\nok"
+    async with (
+        Upstream(always(answer)).serving() as upstream,
+        proxy(variants(upstream.port)) as running,
+    ):
+        client = await H2Client.to(running)
+        await client.client.send(frame(0x10, 0, 0, bytes([0, 0, 0, 1]) + b"u=0"))
+        reply = await client.fetch([*GET, (b"priority", b"u=5, i")])
+        assert b"\r\npriority: u=5, i\r\n" in upstream.got
+        assert (reply.status, reply.head[b"priority"]) == (200, b"u=1")
+
+
 @pytest.mark.parametrize("method", [b"HEAD", b"GET"])
 async def test_a_response_without_content_ends_with_its_head(method: bytes) -> None:
     answer = b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"

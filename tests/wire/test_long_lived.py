@@ -134,6 +134,37 @@ async def settled(running: Proxy) -> None:
 # WebSockets
 
 
+@pytest.mark.parametrize("by", ["client", "service"])
+async def test_a_websocket_of_which_half_has_ended_gets_no_close_frame_there(by: str) -> None:
+    async def answer(link: Link) -> None:
+        await link.take(b"\r\n\r\n")
+        link.got = b""
+        await link.send(SWITCH)
+        if by == "service":
+            link.send_eof()
+        await link.to_end()
+        await asyncio.Event().wait()
+
+    async with moving(answer, AT_ONCE) as (running, canary):
+        client = await running.connect()
+        await client.send(UPGRADE)
+        await client.take_head()
+        if by == "client":
+            client.send_eof()
+            await until(lambda: canary.links[0].closed)
+        else:
+            assert await client.read() == b""
+        await told(running)
+        await until(lambda: running.context.in_flight == 0)
+        await settled(running)
+        if by == "client":
+            assert (await client.to_end()).endswith(ENDED)
+            assert canary.links[0].got == b""
+        else:
+            await until(lambda: canary.links[0].closed)
+            assert canary.links[0].got.startswith(b"\x88\x82")
+
+
 @pytest.mark.parametrize("compression", [None, "deflate"])
 async def test_a_trip_closes_a_websocket_with_1012_on_both_sides(compression: str | None) -> None:
     seen: list[Close | None] = []
