@@ -53,6 +53,14 @@ METRICS: Final = (
         readers.requests,
     ),
     Row(
+        "canaryproxy_grpc_requests_total",
+        "Requests of gRPC that ended, by the variant they were routed to and the status of gRPC. They are in"
+        " canaryproxy_requests_total, too.",
+        "counter",
+        ("variant", "grpc_status"),
+        readers.grpc_requests,
+    ),
+    Row(
         "canaryproxy_routed_requests_total",
         "Requests routed to the variant, ended or in flight.",
         "counter",

@@ -11,6 +11,7 @@ from typing import Final, Protocol, get_args
 from prometheus_client.samples import Exemplar
 
 import canaryproxy
+from canaryproxy.config.grpc import GrpcStatus
 from canaryproxy.config.model import EventName
 from canaryproxy.control.controller import Status
 from canaryproxy.control.endpoint_view import CLASSES, REASONS, EndpointRow
@@ -237,6 +238,13 @@ def requests(scrape: Scrape) -> Iterable[Sample]:
     for variant, cells in zip(VARIANTS, scrape.variants, strict=True):
         for code, count in counters.codes(cells):
             yield (variant, str(code)), count
+
+
+def grpc_requests(scrape: Scrape) -> Iterable[Sample]:
+    for variant, cells in zip(VARIANTS, scrape.variants, strict=True):
+        for status in GrpcStatus:
+            if count := cells[counters.GRPC + status]:
+                yield (variant, status.name), count
 
 
 def upstream_errors(scrape: Scrape) -> Iterable[Sample]:

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from canaryproxy.config import addresses, units, variables
 from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress
+from canaryproxy.config.grpc import GrpcStatus
 
 DURATION, SIZE, RATIO = "a duration", "a size", "a ratio"
 """Values of ``$comment`` in the schema; defaults of these types are written in the unit of the file."""
@@ -190,6 +191,11 @@ Status = Annotated[
             ]
         }
     ),
+]
+GrpcStatusName = Annotated[
+    str,
+    _checked(units.grpc_status),
+    WithJsonSchema({"type": "string", "enum": [one.name for one in GrpcStatus if one]}),
 ]
 _NOT_COLON_FIRST = r"(?:\[[^\]]+\]|[^:\[\]\s]+):[0-9]{1,5}"
 Address = Annotated[

@@ -10,6 +10,7 @@ import re
 from decimal import Decimal
 from math import isfinite
 
+from canaryproxy.config.grpc import GrpcStatus
 from canaryproxy.config.patterns import searcher
 
 _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
@@ -134,6 +135,14 @@ def status(value: object) -> str:
     if isinstance(text, str) and _STATUS.fullmatch(text):
         return text
     raise ValueError("a status such as 5xx or 503")
+
+
+def grpc_status(value: object) -> str:
+    """Return the name of a gRPC status (``UNAVAILABLE``)."""
+    if isinstance(value, str) and value in GrpcStatus.__members__ and value != "OK":
+        return value
+    names = ", ".join(one.name for one in GrpcStatus if one)
+    raise ValueError(f"one of {names}")
 
 
 def regex(value: object) -> str:

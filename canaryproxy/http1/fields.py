@@ -61,6 +61,7 @@ REQUEST_KINDS: dict[bytes, int] = {
     b"max-forwards": IS_MAX_FORWARDS,
     b"via": IS_VIA,
     b"authorization": IS_CREDENTIALS,
+    b"content-type": IS_TYPE,
 }
 RESPONSE_KINDS: dict[bytes, int] = {
     b"keep-alive": IS_HOP,

@@ -29,6 +29,7 @@ from canaryproxy.http1.fields import (
     IS_MAX_FORWARDS,
     IS_TRACEPARENT,
     IS_TRACESTATE,
+    IS_TYPE,
     IS_UPGRADE,
     IS_VIA,
     NO_NAMES,
@@ -43,6 +44,7 @@ from canaryproxy.http1.fields import (
     without,
 )
 from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.grpc import is_grpc
 from canaryproxy.http1.llhttp import MalformedHead, request_parser
 from canaryproxy.http1.trace import NEW_LINE, new_line, read
 from canaryproxy.http1.via import MOST_PASSES, in_http2, in_version, name_in, passes
@@ -138,6 +140,7 @@ class RequestFields:
         "expect",
         "extra",
         "forwarding",
+        "grpc",
         "has_cookie",
         "has_trace",
         "host",
@@ -171,6 +174,8 @@ class RequestFields:
         self.length = 0
         """Content-Length in bytes, 0 without one."""
         self.chunked = False
+        self.grpc = False
+        """The content is that of gRPC."""
         self.expect = False
         """The client waits for ``100 Continue``."""
         self.upgrade = b""
@@ -494,6 +499,9 @@ class RequestParser:
                     continue
                 received.mends_length = True
                 drop.append(field)
+                continue
+            if kind == IS_TYPE:
+                fields.grpc = fields.grpc or is_grpc(value)
                 continue
             if kind == IS_VIA:
                 received.via.append(value)

@@ -21,6 +21,7 @@ from enum import IntEnum
 from math import ceil
 from typing import Final, overload
 
+from canaryproxy.config.grpc import GrpcStatus
 from canaryproxy.measure import histogram
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
 
@@ -156,7 +157,9 @@ ERRORS: Final = POINTERS + 2 * MOST_OUTCOMES
 CODES: Final = ERRORS + len(Reason)
 """``CODES + status`` counts the requests that ended with that status (0..999)."""
 _CODE_CELLS: Final = 1000
-FIRST_BYTE: Final = CODES + _CODE_CELLS
+GRPC: Final = CODES + _CODE_CELLS
+"""``GRPC + status`` counts requests of gRPC that ended with that ``GrpcStatus``; ``CODES`` has them, too."""
+FIRST_BYTE: Final = GRPC + len(GrpcStatus)
 """Histogram of the time from the complete request to the first byte of the response."""
 DURATION: Final = FIRST_BYTE + histogram.CELLS
 """Histogram of the time from the request's head to the last byte of the response."""

@@ -75,6 +75,8 @@ class Entry(NamedTuple):
     trace_id: bytes
     user_agent: bytes | None
     referer: bytes | None
+    grpc_status: str | None = None
+    """The name of the status in which a request of gRPC ended, if it had one."""
 
 
 # Formats
@@ -120,6 +122,7 @@ def json_line(entry: Entry, epoch: float) -> bytes:
         "request_id": entry.request_id.decode("latin-1") or None,
         "trace_id": entry.trace_id.decode("latin-1") or None,
         "user_agent": None if entry.user_agent is None else entry.user_agent.decode("latin-1"),
+        "grpc_status": entry.grpc_status,
         "referer": None if entry.referer is None else without_user(entry.referer).decode("latin-1"),
     }
     return _encode(line).encode("ascii") + b"\n"

@@ -6,6 +6,7 @@ from canaryproxy.http1.request import Request
 from canaryproxy.measure import counters
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.exchange import Exchange
+from canaryproxy.proxy.grpc_exchange import GrpcExchange
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.logged_exchange import LoggedExchange
 
@@ -25,6 +26,8 @@ def dispatch(
     # left by randomised ones only (``Routing.mark``).
     if outcomes:
         outcomes = () if routing.forced else context.trial_rules.choose(outcomes)
+    if request.fields.grpc:
+        return GrpcExchange(context, sink, request, routing, outcomes, now, has_body)
     if context.access_log is None:
         return Exchange(context, sink, request, routing, outcomes, now, has_body)
     return LoggedExchange(context, sink, request, routing, outcomes, now, has_body)

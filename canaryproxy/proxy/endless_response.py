@@ -22,10 +22,9 @@ class EndlessResponse(Tunnel):
     def response_body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
         raise NotImplementedError
 
-    def begin_stream(self, kind: int, body: bytes) -> None:
-        """Take note that the response, of which ``body`` was sent, does not end by itself."""
-        self._boundaries = BoundaryReader(kind)
-        self._boundaries.feed(body)
+    def begin_stream(self, boundaries: BoundaryReader) -> None:
+        """Take note that the response does not end by itself; ``boundaries`` has read what was sent of it."""
+        self._boundaries = boundaries
         self._state = STREAMING
         self._context.tallies[self.variant].add(counters.STREAMS_OPENED)
         self._context.long_lived.add(self)

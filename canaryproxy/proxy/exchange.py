@@ -32,6 +32,7 @@ from typing import Final
 from canaryproxy.config import Limits
 from canaryproxy.http1.cacheability import IMMUTABLE
 from canaryproxy.http1.chunked import encode_chunk, last_chunk
+from canaryproxy.http1.endless import BoundaryReader
 from canaryproxy.http1.errors import CLIENT_TEXT, STATUS_OF, Refusal, error_response
 from canaryproxy.http1.request import Request
 from canaryproxy.http1.response import Response
@@ -172,7 +173,9 @@ class Exchange(Rescuer):
             if self.routing.cookie:
                 head = response.private_head
             if response.endless and request.method == b"GET" and not complete:
-                self.begin_stream(response.endless, body)
+                boundaries = BoundaryReader(response.endless)
+                boundaries.feed(body)
+                self.begin_stream(boundaries)
             if self._framing == CHUNKED:
                 body = encode_chunk(body) if body else body
                 if complete:
@@ -257,7 +260,7 @@ class Exchange(Rescuer):
     def switched(self, response: Response, data: bytes) -> None:
         """Pass on a 101 response and become a tunnel, which is counted as its handshake."""
         now = monotonic()
-        failed = bool(self._rules.error_statuses[101])
+        failed = self._is_error(101)
         self._count(101, now, now, failed=failed)
         self.record_switch(response, failed, now - self._received)
         self._count_on_endpoint(101, now - self._received)
@@ -311,7 +314,7 @@ class Exchange(Rescuer):
         if self.responding:  # the client would take an error for the rest of the response
             self._sink.break_off(framed=self.framed)
         else:
-            refuse_body(self._context, self._sink, refusal, self.request.method)
+            refuse_body(self._context, self._sink, refusal, self.request)
             self._sink.linger()
 
     def _failed(self, reason: Reason, detail: str = "") -> None:
@@ -327,10 +330,10 @@ class Exchange(Rescuer):
             if self._state == STREAMING:
                 self.end_stream()
             self._state = FINISHED
-            _count_failure(self, reason, self._responded_at, now, records.BROKEN)
+            count_failure(self, reason, self._responded_at, now, records.BROKEN)
             self.note_end(self._status, now, b"")
             _log_failure(self, now, endpoint, reason, detail)
-            self._sink.break_off(framed=self.framed)
+            self._break_off(reason, now)
             return
         if self._rescued == counters.ASSETS_FOUND:
             self._send_own()
@@ -339,7 +342,7 @@ class Exchange(Rescuer):
             self._tried = (*self._tried, endpoint)
         rescue = self._needs_rescue(reason)
         if rescue and self._context.rescue.budget.take(now, self._routed_to_stable()):
-            _count_failure(self, reason, now, now, records.RESCUED | _unreached(self, reason))
+            count_failure(self, reason, now, now, records.RESCUED | _unreached(self, reason))
             self._ask_other(counters.RESCUED)
         elif (
             self._repeatable()
@@ -359,7 +362,7 @@ class Exchange(Rescuer):
     ) -> None:
         """Send the client the proxy's own error: ``endpoint`` failed last, or none was usable."""
         status = STATUS_OF[reason]
-        _count_failure(self, reason, now, now, _unreached(self, reason))
+        count_failure(self, reason, now, now, _unreached(self, reason))
         self._state = FINISHED
         close = self._closes()
         lines = self._context.head_ends.variant_lines[self.variant]
@@ -367,8 +370,16 @@ class Exchange(Rescuer):
             lines += self.routing.cookie
         if not close:
             lines += connection_line(self.request, close=False)
-        response = error_response(
-            status,
+        response = self._own_error(reason, lines, close=close)
+        self.note_end(status, now, response)
+        _log_failure(self, now, endpoint, reason, detail, response)
+        self._sink.write(response, ends=True)
+        self._sink.exchange_done(now, close=close)
+
+    def _own_error(self, reason: Reason, lines: bytes, *, close: bool) -> bytes:
+        """Return the proxy's own response to a request that failed, with these lines in its head."""
+        return error_response(
+            STATUS_OF[reason],
             CLIENT_TEXT[reason],
             self._context.head_ends.date,
             label=reason.label,
@@ -377,10 +388,10 @@ class Exchange(Rescuer):
             extra=lines,
             retry_after=retry_after(self.routing) if reason == Reason.SHED else 1,
         )
-        self.note_end(status, now, response)
-        _log_failure(self, now, endpoint, reason, detail, response)
-        self._sink.write(response, ends=True)
-        self._sink.exchange_done(now, close=close)
+
+    def _break_off(self, reason: Reason, now: float) -> None:  # noqa: ARG002
+        """End a response that cannot be completed, so that the client does not take it for complete."""
+        self._sink.break_off(framed=self.framed)
 
     # Counting
 
@@ -411,17 +422,17 @@ def _unreached(exchange: Exchange, reason: Reason) -> int:
     return records.UNREACHED if unreached else 0
 
 
-def _count_failure(
+def count_failure(
     exchange: Exchange, reason: Reason, responded: float, now: float, flags: int
 ) -> None:
     """Count and record that the request failed; ``flags`` as ``record_end`` has them."""
-    status = STATUS_OF[reason]
+    status, failed = STATUS_OF[reason], exchange._note_failure(reason)
     if reason == Reason.SHED and exchange.variant == STABLE:
         exchange._tally.add(counters.SHED)
         exchange._count(status, responded, now, failed=False)
         return
-    exchange._count(status, responded, now, failed=True)
-    exchange.record_end(status, True, now, flags)
+    exchange._count(status, responded, now, failed=failed)
+    exchange.record_end(status, failed, now, flags)
 
 
 def _keep_exemplars(exchange: Exchange, waited: float, took: float) -> None:

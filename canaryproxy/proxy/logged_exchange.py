@@ -105,9 +105,14 @@ class LoggedExchange(Exchange):
         self._body_size += size
         self._log(now, status, self._reason, request_id)
 
+    def _grpc_name(self) -> str | None:
+        """Return the name of the status of gRPC that the log has."""
+        return None
+
     def _log(self, now: float, status: int, reason: str, request_id: bytes = b"") -> None:
         log = self._context.access_log
-        assert log is not None
+        if log is None:  # of gRPC
+            return
         request = self.request
         fields = request.fields
         logged = fields.logged
@@ -145,6 +150,7 @@ class LoggedExchange(Exchange):
                 request.trace_id,
                 user_agent,
                 referer,
+                self._grpc_name(),
             )
         )
 

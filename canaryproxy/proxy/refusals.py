@@ -9,7 +9,8 @@ from typing import Final
 
 from canaryproxy.http1.errors import Refusal, error_response
 from canaryproxy.http1.forwarding import Peer
-from canaryproxy.http1.request import MAX_REQUEST_LINE
+from canaryproxy.http1.grpc import OK, grpc_error, is_grpc_head, of_http
+from canaryproxy.http1.request import MAX_REQUEST_LINE, Request
 from canaryproxy.measure import counters
 from canaryproxy.proxy.access_log import PROXY, Entry, id_and_size, without_user
 from canaryproxy.proxy.context import WorkerContext
@@ -23,27 +24,41 @@ def refuse(context: WorkerContext, sink: ResponseSink, refusal: Refusal, head: b
 
     ``head`` is what came of the request. The caller closes the connection.
     """
-    response = _respond(context, sink, refusal, to_head=head.startswith(b"HEAD "))
+    is_grpc = is_grpc_head(head)
+    response = _respond(context, sink, refusal, to_head=head.startswith(b"HEAD "), is_grpc=is_grpc)
     log = context.access_log
     if log is not None:
-        log.add(refused_entry(sink.peer, head, refusal, response, monotonic()))
+        entry = refused_entry(sink.peer, head, refusal, response, monotonic())
+        if is_grpc:
+            entry = entry._replace(status=OK, grpc_status=of_http(refusal.status).name)
+        log.add(entry)
 
 
 def refuse_body(
-    context: WorkerContext, sink: ResponseSink, refusal: Refusal, method: bytes
+    context: WorkerContext, sink: ResponseSink, refusal: Refusal, request: Request
 ) -> None:
     """Count a request whose body is refused, and write the proxy's own error; its exchange logs it."""
-    _respond(context, sink, refusal, to_head=method == b"HEAD")
+    to_head, is_grpc = request.method == b"HEAD", request.fields.grpc
+    _respond(context, sink, refusal, to_head=to_head, is_grpc=is_grpc)
 
 
 def _respond(
-    context: WorkerContext, sink: ResponseSink, refusal: Refusal, *, to_head: bool
+    context: WorkerContext,
+    sink: ResponseSink,
+    refusal: Refusal,
+    *,
+    to_head: bool,
+    is_grpc: bool,
 ) -> bytes:
     context.counters.proxy[counters.REFUSED + refusal.status] += 1
-    response = error_response(
-        refusal.status, refusal.reason, context.head_ends.date, close=True, head_only=to_head
-    )
-    sink.write(response)
+    date = context.head_ends.date
+    if is_grpc:
+        response = grpc_error(of_http(refusal.status), refusal.reason, date, close=True)
+    else:
+        response = error_response(
+            refusal.status, refusal.reason, date, close=True, head_only=to_head
+        )
+    sink.write(response, ends=True)
     if refusal.status >= HTTPStatus.BAD_REQUEST:
         request_id, _ = id_and_size(response)
         context.error_log.refused(

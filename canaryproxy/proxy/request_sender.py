@@ -193,8 +193,15 @@ class RequestSender(LongLived):
             endpoint.marks.append(bucket)
             if alone and bucket >= endpoint.slow_from:
                 endpoint.add_slow(bucket, self.routing.key)
-            failed = self._context.trial_rules.error_statuses[status] != 0
-            endpoint.add_status(status, failed, self.routing.key)
+            endpoint.add_status(status, self._is_error(status), self.routing.key)
+
+    def _is_error(self, status: int) -> bool:
+        """Tell whether the response counts as an error."""
+        return self._context.trial_rules.error_statuses[status] != 0
+
+    def _note_failure(self, reason: Reason) -> bool:  # noqa: ARG002
+        """Take note that the request failed without a response; tell whether that counts as an error."""
+        return True
 
     def _leave_endpoint(self) -> None:
         if self._endpoint is not None:

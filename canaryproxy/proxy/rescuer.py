@@ -73,7 +73,7 @@ class Rescuer(EndlessResponse):
             self._tally.add(counters.OVER_BUDGET)
             return False
         flags = 0 if is_file else records.RESCUED | records.FAILED
-        failed = bool(self._rules.error_statuses[status])
+        failed = self._is_error(status)
         self._count(status, now, now, failed=failed)
         self.record_end(status, failed, now, flags)
         self._give_back(status, now, complete=complete)

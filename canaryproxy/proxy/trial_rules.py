@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from canaryproxy.config import Config
+from canaryproxy.config.grpc import ERRORS
 from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Blind, Tally
@@ -29,6 +30,7 @@ class TrialRules:
         "_slots",
         "_trial_bits",
         "error_statuses",
+        "grpc_errors",
         "outcomes",
         "pending",
         "reads_bodies",
@@ -53,6 +55,8 @@ class TrialRules:
         errors = config.judge.metrics.errors
         self.error_statuses = status_table(("5xx",) if errors is None else errors.statuses)
         """Whether a status is an error, by status."""
+        self.grpc_errors = frozenset(ERRORS if errors is None else errors.grpc_statuses)
+        """The names of the gRPC statuses that are."""
         self.outcomes = OutcomeRules(config.judge.outcomes)
         self.reads_bodies = self.outcomes.needs_body
         """An outcome looks into bodies."""

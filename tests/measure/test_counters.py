@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from canaryproxy.config.grpc import GrpcStatus
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.counters import Blind, Counters, Reason, Tally, codes, in_flight, refused
 
@@ -47,6 +48,7 @@ def spans() -> dict[str, range]:
     found["POINTERS"] = range(counters.POINTERS, counters.POINTERS + 2 * counters.MOST_OUTCOMES)
     found["ERRORS"] = range(counters.ERRORS, counters.ERRORS + len(Reason))
     found["CODES"] = range(counters.CODES, counters.CODES + 1000)
+    found["GRPC"] = range(counters.GRPC, counters.GRPC + len(GrpcStatus))
     for name in ("FIRST_BYTE", "DURATION"):
         start = vars(counters)[name]
         found[name] = range(start, start + histogram.CELLS)

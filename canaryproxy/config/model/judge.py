@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from canaryproxy.config import types
+from canaryproxy.config.grpc import ERRORS
 from canaryproxy.config.model.match import PathMatch
 from canaryproxy.config.model.outcomes import POSTED, TAKEN, Outcome
 from canaryproxy.config.model.section import Mistake, Section, report, switch
@@ -22,6 +23,9 @@ class Errors(Section):
     )
     statuses: tuple[types.Status, ...] = Field(
         ("5xx",), description="Statuses that count as errors, such as 5xx or 503."
+    )
+    grpc_statuses: tuple[types.GrpcStatusName, ...] = Field(
+        ERRORS, description="Statuses of gRPC that count as errors, such as UNAVAILABLE."
     )
     unit: Literal["user", "request"] = Field(
         "user",
