@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from canaryproxy.http1.endless import BoundaryReader
 from canaryproxy.measure import counters
+from canaryproxy.measure.counters import Reason
 from canaryproxy.proxy.interfaces import CLOSED, TOLD
 from canaryproxy.proxy.request_sender import STREAMING
 from canaryproxy.proxy.tunnel import Tunnel
@@ -44,6 +45,10 @@ class EndlessResponse(Tunnel):
         """Take note that the response is over."""
         self._context.tallies[self.variant].add(counters.STREAMS_CLOSED)
         self._context.long_lived.remove(self)
+
+    def _break_off(self, reason: Reason, now: float, *, framed: bool) -> None:  # noqa: ARG002
+        """End a response that cannot be completed, so that the client does not take it for complete."""
+        self._sink.break_off(framed=framed)
 
     def leave(self) -> None:
         if self._state != STREAMING:

@@ -333,7 +333,7 @@ class Exchange(Rescuer):
             count_failure(self, reason, self._responded_at, now, records.BROKEN)
             self.note_end(self._status, now, b"")
             _log_failure(self, now, endpoint, reason, detail)
-            self._break_off(reason, now)
+            self._break_off(reason, now, framed=self.framed)
             return
         if self._rescued == counters.ASSETS_FOUND:
             self._send_own()
@@ -378,20 +378,7 @@ class Exchange(Rescuer):
 
     def _own_error(self, reason: Reason, lines: bytes, *, close: bool) -> bytes:
         """Return the proxy's own response to a request that failed, with these lines in its head."""
-        return error_response(
-            STATUS_OF[reason],
-            CLIENT_TEXT[reason],
-            self._context.head_ends.date,
-            label=reason.label,
-            close=close,
-            head_only=self.request.method == b"HEAD",
-            extra=lines,
-            retry_after=retry_after(self.routing) if reason == Reason.SHED else 1,
-        )
-
-    def _break_off(self, reason: Reason, now: float) -> None:  # noqa: ARG002
-        """End a response that cannot be completed, so that the client does not take it for complete."""
-        self._sink.break_off(framed=self.framed)
+        return _own_error(self, reason, lines, close=close)
 
     # Counting
 
@@ -414,6 +401,19 @@ class Exchange(Rescuer):
 
     def note_end(self, status: int, now: float, response: bytes) -> None:
         """Take note that it ends now: with the proxy's ``response``, or with ``b""`` inside another's."""
+
+
+def _own_error(exchange: Exchange, reason: Reason, lines: bytes, *, close: bool) -> bytes:
+    return error_response(
+        STATUS_OF[reason],
+        CLIENT_TEXT[reason],
+        exchange._context.head_ends.date,
+        label=reason.label,
+        close=close,
+        head_only=exchange.request.method == b"HEAD",
+        extra=lines,
+        retry_after=retry_after(exchange.routing) if reason == Reason.SHED else 1,
+    )
 
 
 def _unreached(exchange: Exchange, reason: Reason) -> int:

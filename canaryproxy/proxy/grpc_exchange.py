@@ -260,9 +260,9 @@ class GrpcExchange(LoggedExchange):
             extra=lines,
         )
 
-    def _break_off(self, reason: Reason, now: float) -> None:
+    def _break_off(self, reason: Reason, now: float, *, framed: bool) -> None:
         if not self._sink.peer.http2:
-            super()._break_off(reason, now)
+            super()._break_off(reason, now, framed=framed)
             return
         status = GrpcStatus(self._status_of_grpc)
         self._sink.keep_trailers(status_lines(status, self._text(reason)))

@@ -113,6 +113,7 @@ async def test_a_plain_request(tmp_path: Path) -> None:
             "reason": None,
             "request_id": "r-1",
             "trace_id": TRACE.decode(),
+            "grpc_status": None,
             "user_agent": '"me"\xe9',
             "referer": "http://x/",
         }
