@@ -7,7 +7,7 @@ from typing import Final
 
 
 class GrpcStatus(IntEnum):
-    """What ``grpc-status`` says; the name is used in the configuration, in metrics and in the log."""
+    """A value of ``grpc-status``; its name is used in the configuration, in metrics and in the log."""
 
     OK = 0
     CANCELLED = 1
