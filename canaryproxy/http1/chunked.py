@@ -74,12 +74,14 @@ class ChunkedDecoder:
 
     ``done`` becomes true with the last byte of the body; ``rest`` then holds the bytes behind it, and
     ``trailers`` the part of the trailer section that may be forwarded: whole lines with CRLF, or nothing.
-    ``dropped`` are names (lower case) of more trailers that are not: those that Connection names.
+    ``dropped`` are names (lower case) of more trailers that are not: those that Connection names. ``mends``:
+    blanks before the colon of a trailer are removed, as from a response (RFC 9112 §5.1).
     """
 
     __slots__ = (
         "_dropped",
         "_left",
+        "_mends",
         "_pending",
         "_reading",
         "_spare",
@@ -88,8 +90,9 @@ class ChunkedDecoder:
         "trailers",
     )
 
-    def __init__(self, dropped: frozenset[bytes] = NO_NAMES) -> None:
+    def __init__(self, dropped: frozenset[bytes] = NO_NAMES, *, mends: bool = False) -> None:
         self._dropped = dropped
+        self._mends = mends
         self._spare = MAX_EXTENSIONS
         """Bytes of extensions that may still come."""
         self._left = 0
@@ -174,10 +177,13 @@ class ChunkedDecoder:
         if not line:
             self.done = True
             return end + 2
+        self._left += len(line) + 2
+        if self._mends:
+            name, colon, value = line.partition(b":")
+            line = name.rstrip(b" \t") + colon + value
         match = _TRAILER_LINE.fullmatch(line)
         if match is None:
             raise ChunkedError("malformed trailer field")
-        self._left += len(line) + 2
         name = match[1].lower()
         if name not in self._dropped and name.replace(b"_", b"-") not in FORBIDDEN_TRAILERS:
             self.trailers += line + b"\r\n"

@@ -262,7 +262,7 @@ class UpstreamConnection(UpstreamLink):
         receiver.response_head(response, rest, complete=True)
 
     def _chunked_response(self, receiver: Receiver, response: Response, rest: bytes) -> None:
-        chunks = self._chunks = ChunkedDecoder(response.nominated)
+        chunks = self._chunks = ChunkedDecoder(response.nominated, mends=True)
         self._state = _CHUNKED
         try:
             payload = chunks.feed(rest) if rest else rest

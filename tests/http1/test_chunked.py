@@ -97,6 +97,29 @@ def test_decoder_refuses_ambiguous_bodies(body: bytes) -> None:
         ChunkedDecoder().feed(body)
 
 
+BLANKS = b"0\r\nX-A \t: b :c\r\nContent-Length : 3\r\nX-D: e\r\n\r\n"
+
+
+def test_blanks_before_the_colon_of_a_trailer_are_removed_from_responses() -> None:
+    """RFC 9112 §5.1."""
+    decoder = ChunkedDecoder(mends=True)
+    assert decoder.feed(BLANKS) == b""
+    assert decoder.done
+    assert decoder.trailers == b"X-A: b :c\r\nX-D: e\r\n"
+
+
+@pytest.mark.parametrize("body", [BLANKS, b"0\r\nA b: c\r\n\r\n"])
+def test_blanks_in_the_name_of_a_trailer_of_a_request_are_refused(body: bytes) -> None:
+    with pytest.raises(ChunkedError, match="malformed trailer"):
+        ChunkedDecoder().feed(body)
+
+
+@pytest.mark.parametrize("line", [b"A b: c", b" A: c", b" : c", b"A"])
+def test_no_other_trailer_is_mended(line: bytes) -> None:
+    with pytest.raises(ChunkedError, match="malformed trailer"):
+        ChunkedDecoder(mends=True).feed(b"0\r\n" + line + b"\r\n\r\n")
+
+
 def test_trailers_with_dropped_names_are_left_out() -> None:
     decoder = ChunkedDecoder(frozenset((b"x-hop",)))
     assert decoder.feed(b"0\r\nA: b\r\nX-Hop: 1\r\nx-hop: 2\r\nX-Hops: 3\r\n\r\n") == b""

@@ -42,6 +42,13 @@ REFUSED_REQUESTS = {
     "coding prefix": (400, post(b"Transfer-Encoding: xchunked\r\n", body=b"0\r\n\r\n")),
     "coding suffix": (400, post(b"Transfer-Encoding: chunkedx\r\n", body=b"0\r\n\r\n")),
     "coding twice": (400, post(b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n")),
+    "codings in two lines": (
+        400, post(b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", body=b"0\r\n\r\n")
+    ),
+    "chunked before another line": (
+        400, post(b"Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n", body=b"0\r\n\r\n")
+    ),
+    "chunked twice before gzip": (400, post(b"Transfer-Encoding: chunked, gzip, chunked\r\n")),
     "coding identity": (400, post(b"Transfer-Encoding: identity\r\n")),
     "coding in quotes": (400, post(b'Transfer-Encoding: "chunked"\r\n')),
     "coding with tab name": (400, post(b"Transfer-Encoding\t: chunked\r\n", body=b"0\r\n\r\n")),

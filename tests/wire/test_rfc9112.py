@@ -126,6 +126,14 @@ async def test_7_1_1_extensions_of_a_whole_body_are_bounded_on_the_way_to_the_cl
     assert status_of(got) == 502
 
 
+async def test_5_1_a_trailer_with_a_blank_before_its_colon_is_mended_on_the_way_to_the_client() -> (
+    None
+):
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    _, got = await exchanged(answer=head + b"2\r\nok\r\n0\r\nX-Sum : 9\r\n\r\n", end=b"9\r\n\r\n")
+    assert got.endswith(b"2\r\nok\r\n0\r\nX-Sum: 9\r\n\r\n")
+
+
 async def test_7_1_1_a_long_body_may_have_an_extension_in_each_chunk() -> None:
     """An extension such as a signature is small beside the payload of its chunk."""
     chunk = b"400;chunk-signature=" + b"0" * 64 + b"\r\n" + bytes(0x400) + b"\r\n"
