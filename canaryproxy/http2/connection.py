@@ -69,6 +69,11 @@ class Connection(FrameHandler):
         )
 
     @property
+    def takes_websockets(self) -> bool:
+        """The peer takes extended CONNECT (RFC 8441)."""
+        return self._sender.peer.connect_protocol
+
+    @property
     def open_streams(self) -> int:
         """How many streams are not closed."""
         return len(self._streams.active)
@@ -91,11 +96,17 @@ class Connection(FrameHandler):
     # What the owner does
 
     def open(
-        self, head: bytes, scheme: bytes, *, ends: bool, never_indexed: frozenset[bytes] = _NONE
+        self,
+        head: bytes,
+        scheme: bytes,
+        *,
+        ends: bool,
+        never_indexed: frozenset[bytes] = _NONE,
+        websocket: bool = False,
     ) -> Stream | None:
         """Send the head of a request, in HTTP/1.1, on a new stream; ``None`` if there may be no more.
 
-        ``never_indexed``: see ``messages.Head``.
+        ``never_indexed``: see ``messages.Head``. ``websocket``: as extended CONNECT.
         """
         streams, sender = self._streams, self._sender
         if not self.takes_streams:
@@ -108,10 +119,13 @@ class Connection(FrameHandler):
         )
         stream.bodiless = head.startswith(b"HEAD ")
         streams.active[stream.number] = stream
-        key = b"" if never_indexed else scheme + b":" + head
+        key = b"" if never_indexed or websocket else scheme + b":" + head
         block = sender.encoder.known(key)
         if block is None:
-            fields = messages.request_fields(head, scheme)
+            if websocket:
+                fields = messages.connect_fields(head, scheme)
+            else:
+                fields = messages.request_fields(head, scheme)
             block = sender.encoder.encode(fields, key, never_indexed)
         sender.head(stream.number, block, end=ends)
         return stream

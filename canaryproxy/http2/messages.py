@@ -18,6 +18,7 @@ from typing import Final
 from canaryproxy.http1.chunked import FORBIDDEN_TRAILERS
 from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.fields import TOKEN, Field
+from canaryproxy.http1.websocket import accept_of
 from canaryproxy.http2.decoder import FieldBlock
 from canaryproxy.http2.errors import ENHANCE_YOUR_CALM, PROTOCOL_ERROR, StreamFault
 from canaryproxy.http2.streams import UNKNOWN_LENGTH
@@ -439,6 +440,22 @@ def request_fields(head: bytes, scheme: bytes) -> list[Field]:
     if authority:
         pseudo.append((b":authority", authority))
     return pseudo + fields
+
+
+def connect_fields(head: bytes, scheme: bytes) -> list[Field]:
+    """Return the fields of the extended CONNECT (RFC 8441 §5) for a WebSocket's handshake in HTTP/1.1."""
+    fields = request_fields(head, scheme)[1:]
+    kept = [field for field in fields if field[0] != b"sec-websocket-key"]
+    return [(b":method", b"CONNECT"), (b":protocol", _WEBSOCKET), *kept]
+
+
+def switched_head(head: bytes, key: bytes) -> bytes:
+    """Return the 101 of HTTP/1.1 to a handshake with this key, for what accepts its extended CONNECT."""
+    lines = _KEYS.sub(b"", head[head.index(b"\r\n") + 2 :])
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n%b" % (accept_of(key), lines)
+    )
 
 
 def trailer_fields(lines: bytes) -> list[Field]:

@@ -48,13 +48,15 @@ class Bounds:
 class PeerSettings:
     """The settings of the peer, which bound what we send."""
 
-    __slots__ = ("initial_window", "max_frame", "max_streams", "table_size")
+    __slots__ = ("connect_protocol", "initial_window", "max_frame", "max_streams", "table_size")
 
     def __init__(self) -> None:
         self.table_size = DEFAULT_SIZE
         self.max_streams = HIGHEST
         self.initial_window = DEFAULT_WINDOW
         self.max_frame = MAX_FRAME
+        self.connect_protocol = False
+        """It takes extended CONNECT (RFC 8441)."""
 
     def take(self, number: int, value: int, *, from_server: bool) -> None:
         """Take one setting. Raises ``ConnectionFault`` where its value is not allowed."""
@@ -73,6 +75,10 @@ class PeerSettings:
             if not MAX_FRAME <= value <= _LARGEST_FRAME:
                 raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
             self.max_frame = value
+        elif number == ENABLE_CONNECT_PROTOCOL:
+            if value > 1:
+                raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS_ENABLE_CONNECT_PROTOCOL over 1")
+            self.connect_protocol = value == 1
 
 
 def own_settings(bounds: Bounds, *, client: bool) -> list[tuple[int, int]]:

@@ -20,10 +20,11 @@ from time import monotonic
 from typing import Final, cast
 
 from canaryproxy.http1.errors import InvalidResponse
+from canaryproxy.http1.fields import tokens
 from canaryproxy.http1.head_cache import ResponseHeadCache
 from canaryproxy.http1.response import Response
 from canaryproxy.http2.connection import Connection as Http2
-from canaryproxy.http2.errors import CANCEL, PROTOCOL_ERROR, name_of
+from canaryproxy.http2.errors import CANCEL, NO_ERROR, PROTOCOL_ERROR, name_of
 from canaryproxy.http2.events import (
     ConnectionFailed,
     DataReceived,
@@ -34,6 +35,7 @@ from canaryproxy.http2.events import (
     StreamReset,
     TrailersReceived,
 )
+from canaryproxy.http2.messages import switched_head
 from canaryproxy.http2.streams import ENDED, Stream
 from canaryproxy.measure.counters import Reason
 from canaryproxy.proxy.failures import how_closed
@@ -53,6 +55,13 @@ PING_AGAIN: Final = 300.0
 PONG_WITHIN: Final = 5.0
 """Seconds that the upstream has for its answer."""
 _PING: Final = b"canaryps"
+_LAST_WORDS: Final = 2.0
+"""Seconds that the upstream has to end its side of a WebSocket that we have left."""
+_WEBSOCKET: Final = b"websocket"
+_NO_WEBSOCKETS: Final = (
+    "it takes no WebSockets over HTTP/2: no SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441)"
+)
+_SWITCHING: Final = 101
 _LATE_SWEEP: Final = 2.0
 """Seconds between two sweeps from which on this process was stopped for a while."""
 
@@ -62,11 +71,15 @@ class Http2Link(UpstreamLink):
 
     __slots__ = (
         "_connection",
+        "_ended",
         "_interim_count",
         "_owed",
         "_paused",
         "_responded",
         "_stream",
+        "is_tunnel",
+        "key",
+        "left_at",
         "receiver",
     )
 
@@ -85,6 +98,14 @@ class Http2Link(UpstreamLink):
         self._paused = False
         self._owed = 0
         """Bytes that were passed on while ``_paused``."""
+        self.key: bytes | None = None
+        """The Sec-WebSocket-Key of the handshake, if it is to open a WebSocket."""
+        self.is_tunnel = False
+        """The WebSocket is open."""
+        self._ended = False
+        """The client sends no more to it."""
+        self.left_at = inf
+        """When it had no ``receiver`` any more, and the upstream had yet to end its side."""
 
     # The receiver's side
 
@@ -93,8 +114,21 @@ class Http2Link(UpstreamLink):
         fields = receiver.request.fields
         ends = not (fields.length or fields.chunked)
         connection = self._connection
+        if fields.upgrade and _WEBSOCKET in tokens(fields.upgrade):
+            if not connection.http2.takes_websockets:
+                # Not at once: who sends does not expect an end of it yet.
+                asyncio.get_running_loop().call_soon(
+                    self.fail, Reason.BROKEN_ANSWER, _NO_WEBSOCKETS
+                )
+                return
+            self.key = fields.field(b"sec-websocket-key") or b""
+            ends = False
         stream = connection.http2.open(
-            head, connection.scheme, ends=ends, never_indexed=receiver.request.never_indexed
+            head,
+            connection.scheme,
+            ends=ends,
+            never_indexed=receiver.request.never_indexed,
+            websocket=self.key is not None,
         )
         assert stream is not None  # ``link`` has seen that there is room
         self._stream = stream
@@ -127,7 +161,25 @@ class Http2Link(UpstreamLink):
         self._leave()
 
     def end(self) -> None:
-        self._leave()
+        """Leave, or end our side of a WebSocket and wait a while for the upstream to end its own."""
+        self.receiver = None
+        if self.is_tunnel:
+            self.end_tunnel()
+            self.resume()
+        stream = self._stream
+        if stream is not None and self.is_tunnel and stream.state < ENDED:
+            self.left_at = monotonic()
+        else:
+            self._leave()
+
+    def end_tunnel(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._send(b"", ends=True)
+
+    def is_stuck(self) -> bool:
+        stream = self._stream
+        return stream is not None and bool(stream.pending)
 
     def _leave(self) -> None:
         """Leave the connection, which goes on; what the stream still has to send or to say is dropped."""
@@ -153,6 +205,11 @@ class Http2Link(UpstreamLink):
         receiver = self.receiver
         if receiver is None:
             return
+        if response.status == _SWITCHING:
+            self.is_tunnel = self._connection.served = True
+            receiver.switched(response, b"")
+            self.body(body, complete=complete)
+            return
         if response.status < 200:
             self._interim_count += 1
             if self._interim_count > _MOST_INTERIM:
@@ -165,8 +222,16 @@ class Http2Link(UpstreamLink):
         self._passed_on(len(body))
 
     def body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
-        """Take more of the response."""
-        if self.receiver is not None:
+        """Take more of the response, or of what comes through a tunnel."""
+        if self.is_tunnel:
+            if data and self.receiver is not None:
+                self.receiver.tunnel_data(data)
+            self._passed_on(len(data))
+            if complete and self.receiver is not None:
+                self.receiver.tunnel_eof()
+            elif complete:
+                self._leave()
+        elif self.receiver is not None:
             self.receiver.response_body(data, complete=complete, trailers=trailers)
             self._passed_on(len(data))
 
@@ -182,11 +247,21 @@ class Http2Link(UpstreamLink):
         if self.receiver is not None:
             self.receiver.upstream_drained()
 
+    def closed(self) -> None:
+        """Take note that the upstream has closed the tunnel in order."""
+        receiver = self.receiver
+        self._leave()
+        if receiver is not None:
+            receiver.tunnel_closed(reset=False)
+
     def fail(self, reason: Reason, detail: str, *, unprocessed: bool = False) -> None:
         """Take note that there will be no complete response. ``reason``: if nothing of it has come."""
         receiver = self.receiver
         self._leave()
         if receiver is None:
+            return
+        if self.is_tunnel:
+            receiver.tunnel_closed(reset=True)
             return
         if self._responded and reason == Reason.RESET:
             reason = Reason.INCOMPLETE_ANSWER
@@ -294,6 +369,8 @@ class Http2Upstream(SharedConnection):
         seconds = int(now - self._refilled_at)
         self._refilled_at += seconds
         self.http2.refill(seconds * _POINTS_A_SECOND, seconds * _RESETS_A_SECOND)
+        for link in [one for one in self.links.values() if one.left_at + _LAST_WORDS < now]:
+            link.close()
         if not self.links and self._idle_since < oldest:
             self.retire()
         elif self._heard_at < self._pinged_at < now - PONG_WITHIN:
@@ -355,8 +432,11 @@ class Http2Upstream(SharedConnection):
         link = self.links.get(event.stream.number)
         if link is None:
             return
+        text = event.head.text
+        if link.key is not None and 200 <= event.head.status < 300:
+            text = switched_head(text, link.key)
         try:
-            response = self._parser.parse(event.head.text)
+            response = self._parser.parse(text)
         except InvalidResponse as error:
             self.http2.reset(event.stream, PROTOCOL_ERROR)
             link.fail(Reason.BROKEN_ANSWER, str(error))
@@ -390,6 +470,8 @@ class Http2Upstream(SharedConnection):
         if event.unprocessed:
             what = event.reason or "RST_STREAM"
             link.fail(Reason.RESET, f"{what} {name_of(event.code)}", unprocessed=True)
+        elif link.is_tunnel and event.code == NO_ERROR:
+            link.closed()
         elif event.reason:
             link.fail(Reason.BROKEN_ANSWER, f"{name_of(event.code)}: {event.reason}")
         else:

@@ -48,6 +48,14 @@ class UpstreamLink:
         """Write the end of a request with content."""
         raise NotImplementedError
 
+    def end_tunnel(self) -> None:
+        """Pass on that the client sends no more to the tunnel."""
+        raise NotImplementedError
+
+    def is_stuck(self) -> bool:
+        """Tell whether something waits to be written, because the upstream does not read."""
+        return self.transport.get_write_buffer_size() > 0
+
     def finish(self, now: float, *, reusable: bool) -> None:
         """Give the connection back to its endpoint, or close it if it cannot carry another request."""
         raise NotImplementedError

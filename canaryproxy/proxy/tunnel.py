@@ -89,7 +89,7 @@ class Tunnel(TrialRecorder):
             if reader.close_code:
                 self._tunnel_ends(by_client=True)
         if self._upstream is not None:
-            self._upstream.transport.write(data)
+            self._upstream.write(data)
         if reader is not None and reader.close_code and self.leaving == CLOSED:
             self._end_both()
 
@@ -102,7 +102,7 @@ class Tunnel(TrialRecorder):
         elif self.leaving == CLOSED:
             self.leave_now()
         elif self._upstream is not None:
-            self._upstream.transport.write_eof()
+            self._upstream.end_tunnel()
 
     def tunnel_eof(self) -> None:
         """The upstream sends no more: pass that on to the client, which may still send."""
@@ -158,7 +158,7 @@ class Tunnel(TrialRecorder):
                 cleanly = True
             self._ended_by_proxy(cleanly=cleanly)
         link = self._upstream
-        if link is not None and link.transport.get_write_buffer_size():
+        if link is not None and link.is_stuck():
             self._drop_upstream()  # it does not read, so no end would reach it
         elif (
             link is not None
@@ -166,7 +166,7 @@ class Tunnel(TrialRecorder):
             and client.between_frames
             and not self._client_ended
         ):
-            link.transport.write(close_frame(self._context.long_lived.close_code, os.urandom(4)))
+            link.write(close_frame(self._context.long_lived.close_code, os.urandom(4)))
         self.tunnel_over()
         self._sink.linger()
 

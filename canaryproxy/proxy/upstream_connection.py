@@ -94,6 +94,9 @@ class UpstreamConnection(UpstreamLink):
         if receiver is not None and receiver.request.fields.chunked:
             self.transport.write(last_chunk(trailers))
 
+    def end_tunnel(self) -> None:
+        self.transport.write_eof()
+
     def finish(self, now: float, *, reusable: bool) -> None:
         """Go back to the pool if the response was read whole and ``reusable``, else close."""
         was_read = self._state == _IDLE

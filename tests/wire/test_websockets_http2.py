@@ -15,7 +15,7 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import Protocol, Side
 
 from canaryproxy.http1.websocket import accept_of
-from canaryproxy.http2.errors import CANCEL, PROTOCOL_ERROR
+from canaryproxy.http2.errors import CANCEL, NO_ERROR, PROTOCOL_ERROR
 from canaryproxy.measure.counters import (
     CODES,
     ERRORS,
@@ -26,9 +26,12 @@ from canaryproxy.measure.counters import (
 )
 
 from .h2client import GET, Fields, H2Client
+from .h2server import Asked, H2Server
 from .harness import DEADLINE, OK, Link, Proxy, Upstream, always, proxy, until, variants
+from .test_http2_upstream import to
 from .test_long_lived import moving, ticking
-from .test_websockets import all_closed, echo, service
+from .test_tunnels import UPGRADE
+from .test_websockets import all_closed, echo, service, through
 
 COOKIE = (b"cookie", b"canary_id=0123456789abcdef0123456789abcdef")
 OPEN: Fields = [
@@ -271,7 +274,7 @@ async def test_a_client_that_does_not_read_stops_its_service_and_no_neighbour() 
         one.client.takes = True
         one.client.h2.acknowledge_received_data(65_535, one.number)
         await one.client.flush()
-        await one.until(lambda: len(one.reply.body) == len(body))
+        await one.until(lambda: len(one.reply.body) > 500_000)
 
 
 async def test_a_service_that_does_not_read_stops_its_client() -> None:
@@ -446,3 +449,158 @@ async def test_a_client_that_does_not_answer_the_close_frame_is_ended_with_the_s
         assert one.reply.ended
         await until(lambda: canary.links[0].closed)
         await all_closed(running)
+
+
+# To endpoints of HTTP/2
+
+TAKES_THEM = {SettingCodes.ENABLE_CONNECT_PROTOCOL: 1}
+
+
+def websockets(then: Callable[[Asked], Awaitable[None]]) -> H2Server:
+    """Return a server of HTTP/2 that opens a WebSocket and goes on like that."""
+
+    async def answer(asked: Asked) -> None:
+        asked.peer.h2.send_headers(asked.number, [(b":status", b"200"), (b"x-by", b"h2")])
+        await asked.peer.flush()
+        await then(asked)
+
+    return H2Server(answer, TAKES_THEM)
+
+
+async def echoes(asked: Asked) -> None:
+    """Be the server of a WebSocket, with the frames of ``websockets``."""
+    protocol = Protocol(Side.SERVER, max_size=None)
+    fed = 0
+    while not protocol.close_sent:
+        await asked.peer.until(lambda: len(asked.body) > fed)  # noqa: B023
+        data, fed = asked.body[fed:], len(asked.body)
+        protocol.receive_data(data)
+        for frame in protocol.events_received():
+            assert isinstance(frame, Frame)
+            if frame.opcode is Opcode.TEXT:
+                protocol.send_text(bytes(frame.data))
+        await asked.send(b"".join(protocol.data_to_send()))
+    await asked.send(b"", end=True)
+    asked.peer.h2.end_stream(asked.number)
+    await asked.peer.flush()
+
+
+async def test_a_websocket_of_http_1_is_carried_to_an_endpoint_of_http_2() -> None:
+    async with websockets(echoes).serving() as upstream, proxy(to(upstream.port)) as running:
+        async with through(running, cookie="a=b") as client:
+            assert client.response is not None
+            assert client.response.headers["x-by"] == "h2"
+            for text in ("", "é", "a" * 300_000):
+                await client.send(text)
+                assert await asyncio.wait_for(client.recv(), DEADLINE) == text
+        (asked,) = upstream.asked
+        assert asked.fields[:5] == [
+            (b":method", b"CONNECT"),
+            (b":protocol", b"websocket"),
+            (b":scheme", b"http"),
+            (b":path", b"/chat"),
+            (b":authority", b"127.0.0.1:%d" % running.port),
+        ]
+        assert asked.head[b"sec-websocket-version"] == b"13"
+        assert not {b"sec-websocket-key", b"upgrade", b"connection"} & set(asked.head)
+        await asked.end()
+        assert (asked.ended, asked.reset) == (True, None)
+        await all_closed(running, kept=1)
+
+
+async def test_a_websocket_goes_from_http_2_to_http_2() -> None:
+    async with websockets(echoes).serving() as upstream, proxy(to(upstream.port)) as running:
+        one = await WebSocket.to(running)
+        assert one.reply.head[b"x-by"] == b"h2"
+        await one.say("a" * 300_000)
+        assert (await one.frame()).data == b"a" * 300_000
+        one.client.h2.reset_stream(one.number, CANCEL)
+        await one.client.flush()
+        (asked,) = upstream.asked
+        await asked.peer.until(lambda: asked.reset == CANCEL)
+        await all_closed(running, kept=1)
+
+
+@pytest.mark.parametrize("code", [CANCEL, NO_ERROR])
+async def test_an_endpoint_that_resets_its_stream_ends_the_websocket(code: int) -> None:
+    async def breaks(asked: Asked) -> None:
+        await asked.peer.until(lambda: asked.body)
+        if code == NO_ERROR:
+            asked.peer.h2.end_stream(asked.number)
+        await asked.refuse(code)
+
+    async with websockets(breaks).serving() as upstream, proxy(to(upstream.port)) as running:
+        one = await WebSocket.to(running)
+        await one.send(b"now")
+        await one.client.reply(one.number)
+        assert one.reply.ended == (code == NO_ERROR)
+        assert one.reply.reset == code or one.reply.ended
+        await all_closed(running, kept=1)
+
+
+async def test_each_side_of_a_websocket_to_http_2_may_end_first() -> None:
+    async def answer(asked: Asked) -> None:
+        await asked.end()
+        await asked.send(b"late answer", end=True)
+
+    async with websockets(answer).serving() as upstream, proxy(to(upstream.port)) as running:
+        one = await WebSocket.to(running)
+        await one.send(b"question")
+        await one.end()
+        await one.client.reply(one.number)
+        assert (one.reply.body, one.reply.ended) == (b"late answer", True)
+        assert upstream.asked[0].body == b"question"
+        await all_closed(running, kept=1)
+
+
+async def test_an_endpoint_of_http_2_without_websockets_is_an_error_that_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def never(asked: Asked) -> None:
+        raise AssertionError(asked)
+
+    async with H2Server(never).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await running.connect()
+        await client.send(UPGRADE)
+        assert b" 502 " in await client.take_head()
+        assert "it takes no WebSockets over HTTP/2" in caplog.text
+        assert running.counters.stable[ERRORS + Reason.BROKEN_ANSWER] == 1
+        assert upstream.asked == []
+
+
+async def test_a_refused_handshake_of_http_2_is_a_response_like_any() -> None:
+    async def no(asked: Asked) -> None:
+        await asked.reply([(b":status", b"403"), (b"content-length", b"2")], b"no")
+
+    async with H2Server(no, TAKES_THEM).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await running.connect()
+        await client.send(UPGRADE)
+        assert b" 403 " in await client.take(b"\r\n\r\nno")
+        assert running.counters.stable[TUNNELS_OPENED] == 0
+
+
+async def test_a_trip_ends_a_websocket_to_http_2_with_close_frames_on_both_sides() -> None:
+    async def answer(asked: Asked) -> None:
+        await asked.end()
+
+    at_once = "circuit: {close_after: 0s, spread: 100ms}\nsplit: {weight: 100}"
+    async with (
+        Upstream(always(OK)).serving() as stable,
+        websockets(answer).serving() as canary,
+        proxy(
+            variants(stable.port, canary.port, at_once).replace(
+                f"http://127.0.0.1:{canary.port}", f"h2c://127.0.0.1:{canary.port}"
+            )
+        ) as running,
+        ticking(running),
+    ):
+        one = await WebSocket.to(running)
+        running.weight(0)
+        await one.client.reply(one.number)
+        assert (one.reply.body, one.reply.ended) == (b"\x88\x02\x03\xf4", True)
+        (asked,) = canary.asked
+        await asked.end()
+        assert asked.body.startswith(b"\x88\x82")
+        assert asked.ended
+        await all_closed(running, kept=1)
+        await asked.peer.until(lambda: asked.reset == CANCEL)  # it has not ended its side
