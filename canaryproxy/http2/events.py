@@ -27,7 +27,7 @@ class HeadReceived(Event):
 
 
 class DataReceived(Event):
-    """Content of a message, without its padding; to be given back with ``Connection.consume``."""
+    """Content of a message, of one frame or several; to be given back with ``Connection.consume``."""
 
     __slots__ = ("data", "ends", "stream")
 

@@ -68,6 +68,7 @@ class FrameHandler:
 
     __slots__ = (
         "_bounds",
+        "_content",
         "_decoder",
         "_events",
         "_full_window",
@@ -101,6 +102,8 @@ class FrameHandler:
         self._reader = FrameReader(points, bounds.max_block, client=client)
         self._sender = Sender(Encoder(table_size), points)
         self._events: list[Event] = []
+        self._content: dict[int, DataReceived] = {}
+        """Of these events the last one with content of each stream."""
         self._last = HIGHEST
         """The last stream of the peer that we take (§6.8)."""
         self._window = self._full_window = max(bounds.connection_window, DEFAULT_WINDOW)
@@ -131,6 +134,8 @@ class FrameHandler:
     def _take_events(self) -> list[Event]:
         events = self._events
         self._events = []
+        if self._content:
+            self._content.clear()
         return events
 
     def _fail(self, fault: ConnectionFault) -> None:
@@ -271,7 +276,17 @@ class FrameHandler:
         if ends:
             self._received_end(stream)
         if data or ends:
-            self._events.append(DataReceived(stream, data, ends=ends))
+            self._add_content(stream, data, ends)
+
+    def _add_content(self, stream: Stream, data: bytes, ends: bool) -> None:
+        """Put small frames that come at once together: each piece costs as much as a large one."""
+        event = self._content.get(stream.number)
+        if event is not None and len(event.data) + len(data) <= frames.MAX_FRAME:
+            event.data += data
+            event.ends = ends
+            return
+        event = self._content[stream.number] = DataReceived(stream, data, ends=ends)
+        self._events.append(event)
 
     def _received_end(self, stream: Stream) -> None:
         """The peer has ended its side."""

@@ -124,7 +124,7 @@ class Http2Stream(ResponseSink):
         self._trailers = b""
         self._key = b""
         """The Sec-WebSocket-Key of the handshake, if it is to open a WebSocket."""
-        self._early = b""
+        self._early = bytearray()
         """What the client has sent before the handshake was complete; its window bounds it."""
         self._client_ended = False
         """The client sends no more to the WebSocket."""
@@ -293,9 +293,9 @@ class Http2Stream(ResponseSink):
     def switch(self) -> None:
         self.is_tunnel = True
         self.deadline = inf
-        early, self._early = self._early, b""
+        early, self._early = self._early, bytearray()
         if early:
-            self.received(early)
+            self.received(bytes(early))
         if self._client_ended:
             self.received_end()
 

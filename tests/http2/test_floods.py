@@ -333,6 +333,21 @@ def test_streams_after_goaway_end_the_connection() -> None:
     assert connection.closed
 
 
+def test_content_in_frames_of_one_byte_is_put_together() -> None:
+    connection = server()
+    connection.receive(headers(1, POST) + headers(3, POST))
+    sent = b"".join(data(1, b"a") + data(3, b"b") for _ in range(20_000))
+    events = connection.receive(
+        sent + data(3, b"", end=True) + headers(1, [(b"x", b"y")], end=True)
+    )
+    assert len(events) == 5
+    content = [event for event in events if isinstance(event, DataReceived)]
+    for number, letter in ((1, b"a"), (3, b"b")):
+        parts = [event for event in content if event.stream.number == number]
+        assert b"".join(event.data for event in parts) == letter * 20_000
+        assert [event.ends for event in parts] == [False, number == 3]
+
+
 def test_what_was_read_is_not_kept_because_of_a_frame_that_is_not_whole() -> None:
     connection = server(Bounds(points=10**6))
     connection.receive(frame(PING, 0, 0, bytes(8)) * 10_000 + frame(PING, 0, 0, bytes(8))[:12])

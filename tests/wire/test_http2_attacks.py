@@ -110,9 +110,11 @@ class Recording:
     def __init__(self) -> None:
         self.requests: list[Recorded] = []
         self.faults: list[str] = []
+        self.recorders: list[Recorder] = []
 
     async def answer(self, link: Link) -> None:
         recorder, seen = Recorder(), 0
+        self.recorders.append(recorder)
         while part := await link.read():
             try:
                 recorder.feed(part)
@@ -305,6 +307,25 @@ async def test_8_what_http_1_refuses_is_answered_and_never_forwarded() -> None:
             await attacker.settle(range(number, number + 1, 2))
             assert attacker.statuses[number] == status, fields
         assert recording.requests == []
+
+
+async def test_what_is_sent_before_a_websocket_is_open_never_reaches_an_upstream_that_opens_none() -> (
+    None
+):
+    """RFC 8441: the upstream would read it as its next request."""
+    async with attacked() as (recording, running):
+        attacker = await Attacker.to(running)
+        line = [(b":method", b"CONNECT"), (b":protocol", b"websocket"), *GET[1:4]]
+        opening = headers(1, [*line, (b"sec-websocket-version", b"13")])
+        await attacker.client.send(
+            opening + b"".join(data(1, PROBE[at : at + 1]) for at in range(30))
+        )
+        await until(lambda: recording.requests, "handshake")
+        await attacker.client.send(data(1, PROBE, end=True))
+        await attacker.settle(range(1, 2))
+        assert attacker.statuses[1] == 502
+        assert [one.target for one in recording.requests] == [b"/"]
+        assert all(one.rest == b"" for one in recording.recorders)
 
 
 # Exhaustion
