@@ -517,7 +517,7 @@ class Http2Connection(Connection):
                 return
             except Refusal as error:
                 refusal = error
-        stream.refuse(refusal, event.head.text.replace(b" HTTP/1.1\r\n", b" HTTP/2.0\r\n", 1))
+        stream.refuse(refusal, event.head.text)
 
     # For its streams
 

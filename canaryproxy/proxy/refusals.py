@@ -73,6 +73,8 @@ def refused_entry(peer: Peer, head: bytes, refusal: Refusal, response: bytes, no
     ``head`` is what came of it, ``response`` what the proxy sent back.
     """
     method, target, protocol = _line(head.partition(b"\r\n")[0][:MAX_REQUEST_LINE])
+    if peer.http2:
+        protocol = b"HTTP/2.0"
     request_id, size = id_and_size(response)
     return Entry(
         started=now,

@@ -525,9 +525,10 @@ async def test_each_stream_is_counted_by_its_own_status() -> None:
         assert len(upstream.links) == 1
 
 
-async def test_the_access_log_says_http_2(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format_", ["json", "combined"])
+async def test_the_access_log_says_http_2(tmp_path: Path, format_: str) -> None:
     path = tmp_path / "access.log"
-    log = f"access_log: {{path: {path}, format: json}}\n"
+    log = f"access_log: {{path: {path}, format: {format_}}}\n"
     async with (
         Upstream(always(OK)).serving() as upstream,
         proxy(variants(upstream.port, more=log)) as running,
@@ -535,12 +536,23 @@ async def test_the_access_log_says_http_2(tmp_path: Path) -> None:
         client = await H2Client.to(running)
         assert (await client.fetch()).status == 200
         assert (await client.fetch([(b":method", b"TRACE"), *GET[1:]])).status == 405
-        await until(lambda: path.exists() and path.read_text().count("\n") == 2, "two lines")
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(one["protocol"], one["status"]) for one in lines] == [
-        ("HTTP/2.0", 200),
-        ("HTTP/2.0", 405),
-    ]
+        assert (await client.fetch([*GET, *[(b"a", b"b" * 4000)] * 10])).status == 431
+        await until(lambda: path.exists() and path.read_text().count("\n") == 3, "three lines")
+    lines = path.read_text().splitlines()
+    if format_ == "json":
+        found = [json.loads(line) for line in lines]
+        requests = [(one["method"], one["target"], one["protocol"]) for one in found]
+        assert requests == [
+            ("GET", "/", "HTTP/2.0"),
+            ("TRACE", "/", "HTTP/2.0"),
+            (None, None, "HTTP/2.0"),
+        ]
+    else:
+        assert [line.split('"')[1] for line in lines] == [
+            "GET / HTTP/2.0",
+            "TRACE / HTTP/2.0",
+            "HTTP/2.0",
+        ]
 
 
 @pytest.mark.parametrize("kind", FLOODS)
