@@ -232,6 +232,10 @@ class RequestHeadCache:
             return self._build_traced(line, parts, headers, trace, block, peer)
         return self._parser.build(line, parts, False, headers, headers.block, peer)
 
+    def repeats(self, request: Request) -> bool:
+        """Tell whether to parse the same head from the same peer again would only make an equal request."""
+        return request.trace is not None and self._parser.tolerate is None
+
     def _build_traced(
         self,
         line: bytes,

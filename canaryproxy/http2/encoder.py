@@ -62,6 +62,8 @@ class Encoder:
         "_entries",
         "_first",
         "_indices",
+        "_last_block",
+        "_last_key",
         "_max_size",
         "_most",
         "_next",
@@ -82,6 +84,9 @@ class Encoder:
         self._first = self._next = 0
         self._seen: dict[Field, None] = {}
         self._blocks: dict[bytes, bytes] = {}
+        self._last_key = b""
+        """The key that was found last: most often it comes again, and to compare costs less than to hash."""
+        self._last_block: bytes | None = None
         self._resized = False
         """The next block begins with the size of the table."""
         self._smallest = DEFAULT_SIZE
@@ -97,12 +102,17 @@ class Encoder:
         self._smallest = min(size, self._smallest) if self._resized else size
         self._max_size = size
         self._resized = True
-        self._blocks.clear()
+        self._forget_blocks()
         self._evict(size)
 
     def known(self, key: bytes) -> bytes | None:
         """Return the block that was encoded by this key, if it would be the same again."""
-        return self._blocks.get(key)
+        if key != self._last_key:
+            block = self._blocks.get(key)
+            if block is None:
+                return None
+            self._last_key, self._last_block = key, block
+        return self._last_block
 
     def encode(
         self, fields: list[Field], key: bytes = b"", secret: frozenset[bytes] = _NOTHING_SECRET
@@ -138,12 +148,16 @@ class Encoder:
                 parts.append(_literal(field, 0x0F, 0x00, coded=False))
         block = b"".join(parts)
         if changed:
-            self._blocks.clear()
+            self._forget_blocks()
         elif key and len(key) <= _LONGEST_KEY:
             if len(self._blocks) >= _MAX_BLOCKS:
                 self._blocks.clear()
             self._blocks[key] = block
         return block
+
+    def _forget_blocks(self) -> None:
+        self._blocks.clear()
+        self._last_key, self._last_block = b"", None
 
     def _is_worth_an_entry(self, field: Field) -> bool:
         """Tell whether a field was sent before and has a place in the table."""

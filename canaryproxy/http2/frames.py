@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from struct import Struct
 from typing import Final
 
 from canaryproxy.http2.errors import FRAME_SIZE_ERROR, PROTOCOL_ERROR, ConnectionFault, StreamFault
@@ -32,14 +31,17 @@ MAX_FRAME: Final = 16_384
 HIGHEST: Final = 2**31 - 1
 """Of stream identifiers and windows."""
 
-_HEAD: Final = Struct(">HBBBL")
 _PRIORITY_SIZE: Final = 5
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """Return one frame."""
-    size = len(payload)
-    return _HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
+    return frame_head(len(payload), kind, flags, stream) + payload
+
+
+def frame_head(size: int, kind: int, flags: int, stream: int) -> bytes:
+    """Return the head of a frame whose payload has so many bytes."""
+    return (size << 16 | kind << 8 | flags).to_bytes(5, "big") + stream.to_bytes(4, "big")
 
 
 def headers(stream: int, block: bytes, *, end_stream: bool, max_frame: int) -> bytes:

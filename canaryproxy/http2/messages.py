@@ -84,6 +84,7 @@ class Head:
     __slots__ = (
         "chunked",
         "length",
+        "meaning",
         "method",
         "never_indexed",
         "opens_tunnel",
@@ -109,6 +110,8 @@ class Head:
         """Of a response."""
         self.refusal: Refusal | None = None
         """Why the request is not forwarded, although HTTP/2 allows it."""
+        self.meaning: object | None = None
+        """For what the owner of the connection makes of it."""
 
     def text_for(self, *, ends: bool) -> bytes:
         """Return the head; ``ends``: there is no content."""

@@ -88,7 +88,8 @@ class Sender:
             stream.ends = end
             return False
         if not self.held and (
-            not size or size <= min(self._window, stream.send_window, self.peer.max_frame)
+            not size
+            or (size <= self._window and size <= stream.send_window and size <= self.peer.max_frame)
         ):
             if size or end:
                 self._write(stream, data, END_STREAM if end else 0)
@@ -140,7 +141,9 @@ class Sender:
         """Write one frame of what waits in a stream; tell whether nothing is left."""
         pending, at = stream.pending, stream.at
         left = len(pending) - at
-        size = min(left, self._window, stream.send_window, self.peer.max_frame)
+        size = min(left, self.peer.max_frame)
+        size = min(size, self._window)
+        size = min(size, stream.send_window)
         if size < left:
             if size > 0:
                 self._write(stream, pending[at : at + size], 0)
@@ -163,7 +166,9 @@ class Sender:
         if size:
             self._window -= size
             stream.send_window -= size
-        self._out.append(frames.frame(DATA, flags, stream.number, data))
+        self._out.append(frames.frame_head(size, DATA, flags, stream.number))
+        if size:
+            self._out.append(data)
 
     # What the peer says of its windows
 

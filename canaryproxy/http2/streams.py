@@ -144,7 +144,15 @@ class StreamTable:
     ``ours``: 1 if we open the odd numbers, as a client does.
     """
 
-    __slots__ = ("_closed", "_highest_ours", "_ours", "_reset_until", "active", "highest")
+    __slots__ = (
+        "_closed",
+        "_closed_before",
+        "_highest_ours",
+        "_ours",
+        "_reset_until",
+        "active",
+        "highest",
+    )
 
     def __init__(self, *, client: bool) -> None:
         self.active: dict[int, Stream] = {}
@@ -153,18 +161,22 @@ class StreamTable:
         self._highest_ours = -1 if client else 0
         self._ours = 1 if client else 0
         self._closed: dict[int, int] = {}
-        """The states of streams that were closed, in that order."""
+        """The states of the streams that were closed last."""
+        self._closed_before: dict[int, int] = {}
+        """Of as many that were closed before them."""
         self._reset_until = 0
         """Up to this number streams were reset by us and are not remembered for it any more."""
 
     def state_of(self, number: int) -> int:
         """Return the state of a stream that is not ``active``."""
-        state = self._closed.get(number, -1)
-        if state >= 0:
-            return state
         highest = self._highest_ours if number & 1 == self._ours else self.highest
         if number > highest:
             return IDLE
+        state = self._closed.get(number, -1)
+        if state < 0:
+            state = self._closed_before.get(number, -1)
+        if state >= 0:
+            return state
         return RESET_BY_US if number <= self._reset_until else FORGOTTEN
 
     @property
@@ -180,9 +192,9 @@ class StreamTable:
     def close(self, number: int, state: int) -> None:
         """Forget a stream, and remember for a while how it was closed."""
         self.active.pop(number, None)
-        closed = self._closed
-        closed[number] = state
-        if len(closed) >= 2 * _REMEMBERED:
-            for old in list(closed)[:_REMEMBERED]:
-                if closed.pop(old) == RESET_BY_US and old > self._reset_until:
+        self._closed[number] = state
+        if len(self._closed) >= _REMEMBERED:
+            for old, was in self._closed_before.items():
+                if was == RESET_BY_US and old > self._reset_until:
                     self._reset_until = old
+            self._closed_before, self._closed = self._closed, {}

@@ -260,6 +260,10 @@ class ClientConnection(ResponseSink):
         self._active = True
         self.transport.write(data)
 
+    def write_head(self, head: bytes, body: bytes, *, ends: bool) -> None:  # noqa: ARG002
+        self._active = True
+        self.transport.write(head + body if body else head)
+
     def write_interim(self, data: bytes) -> None:
         self.transport.write(data)
 

@@ -183,7 +183,7 @@ class Exchange(Rescuer):
             elif trailers and self._sink.peer.http2:
                 self._sink.keep_trailers(trailers)
         head += end
-        self._sink.write(head + body if body else head, ends=complete)
+        self._sink.write_head(head, body, ends=complete)
         if complete:
             self._complete(now)
         else:

@@ -54,6 +54,7 @@ from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.dispatch import begin, dispatch
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.interfaces import Connection, ResponseSink
+from canaryproxy.proxy.known_request import parse
 from canaryproxy.proxy.peer import peer_of
 from canaryproxy.proxy.refusals import refuse
 
@@ -141,8 +142,7 @@ class Http2Stream(ResponseSink):
             self._key = b64encode(os.urandom(_KEY_SIZE))
             self._client_ended = event.ends
             text = head.handshake(self._key)
-        request = context.request_parser.parse(text, self.peer)
-        request.never_indexed = event.head.never_indexed
+        request = parse(context.request_parser, self.peer, head, text)
         if context.in_flight >= context.max_requests:
             raise Refusal(503, "too many requests in flight")
         now = monotonic()
@@ -217,28 +217,33 @@ class Http2Stream(ResponseSink):
     # The exchange's side
 
     def write(self, data: bytes, *, ends: bool = False) -> None:
-        self._active = True
-        connection, stream = self._connection, self.stream
-        http2 = connection.http2
-        trailers = self._trailers
         if not self._began:
-            head, _, data = data.partition(b"\r\n\r\n")
-            if self._key:
-                head = opened_head(head)
-            self._began = head[9:10] != _INTERIM
-            alone = ends and not data and not trailers
-            http2.respond(stream, head, ends=alone)
-            ends_here = ends and not alone
-        else:
-            ends_here = ends
+            head, _, body = data.partition(b"\r\n\r\n")
+            self.write_head(head, body, ends=ends)
+            return
+        http2, stream, trailers = self._connection.http2, self.stream, self._trailers
         self._ended = ends
-        if (data or ends_here) and not http2.send(stream, data, ends=ends_here and not trailers):
+        if not http2.send(stream, data, ends=ends and not trailers):
             self._full = True
             if self.exchange is not None:
                 self.exchange.client_full()
-        if trailers and ends_here:
+        if trailers and ends:
             http2.send_trailers(stream, trailers)
-        connection.flush()
+        self._active = True
+        self._connection.flush()
+
+    def write_head(self, head: bytes, body: bytes, *, ends: bool) -> None:
+        if self._key:
+            head = opened_head(head)
+        self._began = head[9:10] != _INTERIM
+        alone = not body and not self._trailers
+        self._connection.http2.respond(self.stream, head, ends=ends and alone)
+        if body or (ends and not alone):
+            self.write(body, ends=ends)
+            return
+        self._ended = ends
+        self._active = True
+        self._connection.flush()
 
     def write_interim(self, data: bytes) -> None:
         self.write(data)

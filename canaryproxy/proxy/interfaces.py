@@ -345,6 +345,10 @@ class ResponseSink(Connection):
         """
         raise NotImplementedError
 
+    def write_head(self, head: bytes, body: bytes, *, ends: bool) -> None:
+        """Write the head of the final response with its empty line, and what has come of its body."""
+        raise NotImplementedError
+
     def keep_trailers(self, lines: bytes) -> None:
         """Write these trailers after the last part; only to a peer of HTTP/2."""
         raise NotImplementedError

@@ -16,6 +16,7 @@ from canaryproxy.measure import counters, records
 from canaryproxy.measure.counters import CODES, ERRORS, FAILED, RESCUED, ROUTED, SHED, Reason
 from canaryproxy.measure.shedding import LEAST, WINDOWS
 
+from .h2client import H2Client
 from .harness import OK, Client, Link, Proxy, Upstream, always, proxy, status_of, until, variants
 from .test_faults import GET, HOST, STABLE_OK, once
 from .test_rescue import CANARY_ID, HALF, STABLE_ID, ask, assert_balance
@@ -95,6 +96,15 @@ async def test_over_its_limit_stable_refuses_at_once_and_says_when_to_come_again
         cells = running.counters.stable
         assert cells[SHED] == cells[ERRORS + Reason.SHED] == cells[CODES + 503] == 3
         assert_balance(running)
+
+
+async def test_a_stream_of_http2_is_refused_as_a_connection_is() -> None:
+    async with overloaded_stable() as (running, slow, _):
+        client = await H2Client.to(running)
+        reply = await client.fetch()
+        assert reply.status == 503
+        assert reply.head[b"x-canaryproxy-reason"] == b"shed"
+        slow.release.set()
 
 
 async def test_new_users_are_refused_before_those_who_come_back() -> None:
