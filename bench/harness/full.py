@@ -11,7 +11,7 @@ from bench.harness import measure, memory, ports, probe, process, scenarios
 from bench.harness.cores import Cores
 from bench.harness.measure import DIRECT, Plan, Sample, Stage
 from bench.harness.process import StartError
-from bench.loads import Load, wrk
+from bench.loads import Load, h2load, wrk
 from bench.loads import idle as idle_client
 from bench.peers import PEERS, Peer, Site
 from bench.peers.base import PYTHONPATH
@@ -56,6 +56,8 @@ def run(settings: Settings, outcome: Outcome, folder: Path, say: Callable[[str],
     ]
     outcome.titles |= {peer.name: peer.title for peer in peers}
     outcome.versions["wrk (generator)"] = wrk.version()
+    if h2load.find():
+        outcome.versions["h2load (generator)"] = h2load.version()
     experiments: tuple[tuple[str, Callable[[], None], Collection[str]], ...] = (
         (
             "main",
@@ -65,7 +67,9 @@ def run(settings: Settings, outcome: Outcome, folder: Path, say: Callable[[str],
         ("idle", lambda: _idle(settings, peers, outcome, folder / "idle", say), {"idle"}),
         (
             "websocket",
-            lambda: _featured(settings, peers, outcome, folder / "websocket", say, "websocket"),
+            lambda: _featured(
+                settings, peers, outcome, folder / "websocket", say, [scenarios.WEBSOCKET]
+            ),
             {"websocket"},
         ),
         (
@@ -73,7 +77,23 @@ def run(settings: Settings, outcome: Outcome, folder: Path, say: Callable[[str],
             lambda: _cost(settings, outcome, folder / "cost", say),
             {"cost", "users"} if OURS in settings.peers else set(),
         ),
-        ("tls", lambda: _featured(settings, peers, outcome, folder / "tls", say, "tls"), {"tls"}),
+        (
+            "tls",
+            lambda: _featured(settings, peers, outcome, folder / "tls", say, [scenarios.TLS]),
+            {"tls"},
+        ),
+        (
+            "http2",
+            lambda: _featured(settings, peers, outcome, folder / "http2", say, scenarios.HTTP2),
+            {load.name for load in scenarios.HTTP2},
+        ),
+        (
+            "http2-tls",
+            lambda: _featured(
+                settings, peers, outcome, folder / "http2-tls", say, [scenarios.HTTP2_TLS]
+            ),
+            {scenarios.HTTP2_TLS.name},
+        ),
     )
     for name, experiment, loads in experiments:
         if settings.loads.isdisjoint(loads):
@@ -273,11 +293,17 @@ def _featured(
     outcome: Outcome,
     folder: Path,
     say: Callable[[str], None],
-    feature: str,
+    loads: Sequence[Load],
 ) -> None:
-    """A load that not every peer can take: WebSockets, TLS."""
-    load = scenarios.TLS if feature == "tls" else scenarios.WEBSOCKET
-    able = [peer for peer in peers if feature in peer.features]
+    """Loads that not every peer can take: WebSockets, TLS, HTTP/2. All of ``loads`` are of one kind."""
+    first = loads[0]
+    http2, websocket = first.tool == "h2load", first.tool == "websocket"
+    needs = {
+        *(["tls"] if first.tls else []),
+        *(["http2"] if http2 else []),
+        *(["websocket"] if websocket else []),
+    }
+    able = [peer for peer in peers if needs <= peer.features]
     unable = {peer.name: UNSUPPORTED for peer in peers if peer not in able}
     with measure.staged(
         able,
@@ -285,14 +311,17 @@ def _featured(
         folder,
         say,
         weight=settings.weight,
-        with_tls=feature == "tls",
-        python_upstream=feature == "websocket",
+        with_tls=first.tls,
+        with_http2=http2,
+        python_upstream=websocket,
     ) as stage:
         outcome.versions |= stage.versions
-        if feature == "tls":
-            stage.targets.pop()  # the upstream itself speaks no TLS
-        closed = _closed(stage, settings, load)
-    outcome.closed[load.name] = replace(closed, missing={**unable, **closed.missing})
+        if first.tls or http2:
+            stage.targets.pop()  # the upstream itself speaks neither
+        for load in loads:
+            if load.name in settings.loads:
+                closed = _closed(stage, settings, load)
+                outcome.closed[load.name] = replace(closed, missing={**unable, **closed.missing})
 
 
 def _cost(settings: Settings, outcome: Outcome, folder: Path, say: Callable[[str], None]) -> None:

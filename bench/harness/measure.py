@@ -177,6 +177,7 @@ def staged(
     *,
     weight: float = 10.0,
     with_tls: bool = False,
+    with_http2: bool = False,
     python_upstream: bool = False,
     addresses: int = 1,
 ) -> Iterator[Stage]:
@@ -202,6 +203,7 @@ def staged(
                     canary=behind.canary,
                     weight=weight,
                     tls=with_tls,
+                    http2=with_http2,
                 )
                 try:
                     stage.targets.append(start(peer, site, on, started))
@@ -232,10 +234,11 @@ def start(peer: Peer, site: Site, on: Cores, started: list[Process]) -> Target:
         env=environment(peer),
     )
     started.append(running)
-    running.wait_until(lambda: probe.answers(site.port, tls=site.tls), READY_SECONDS)
+    way = {"tls": site.tls, "http2": site.http2}
+    running.wait_until(lambda: probe.answers(site.port, **way), READY_SECONDS)
     if peer.splits:
-        running.wait_until(lambda: probe.has_split(site.port, tls=site.tls), READY_SECONDS)
-    share = probe.check(site.port, site.weight if peer.splits else None, tls=site.tls)
+        running.wait_until(lambda: probe.has_split(site.port, **way), READY_SECONDS)
+    share = probe.check(site.port, site.weight if peer.splits else None, **way)
     return Target(peer.name, site.port, running, share if peer.splits else None, site.tls)
 
 

@@ -63,6 +63,28 @@ CLOSED = (
 
 TLS = replace(SMALL, name="tls", description="small-32 with TLS to the proxy", tls=True)
 
+H2C = Load(
+    "h2c",
+    "HTTP/2 by prior knowledge, small answers, 8 connections with 16 requests in flight each, "
+    "one user: the same request again",
+    users=1,
+    connections=8,
+    streams=16,
+    tool="h2load",
+)
+HTTP2 = (
+    H2C,
+    replace(H2C, name="h2c-paths", description="h2c with 1000 paths in turn", paths=1000),
+    replace(
+        H2C,
+        name="h2c-1m",
+        description="h2c with answers of 1 MiB, one request in flight on each of 8 connections",
+        path="/1m",
+        streams=1,
+    ),
+)
+HTTP2_TLS = replace(H2C, name="h2-tls", description="h2c with TLS to the proxy, by ALPN", tls=True)
+
 WEBSOCKET = Load(
     "websocket",
     "WebSocket echo of 64 bytes, 32 connections with one message in flight each; a request is a message",
@@ -121,5 +143,6 @@ USERS = tuple(
 NAMES = (
     *(load.name for load in CLOSED),
     *("latency-half", "latency-same", "idle", "websocket", "cost", "users", "tls"),
+    *(load.name for load in (*HTTP2, HTTP2_TLS)),
 )
 """What ``--load`` takes."""

@@ -33,7 +33,9 @@ class Load:
     path, method, upload_bytes: of each request.
     close: a new connection for each request.
     tls: to the proxy, not to the upstream.
-    tool: what sends: wrk, or a module of this package.
+    streams: requests in flight on each connection of HTTP/2.
+    paths: so many targets in turn; HTTP/2 only.
+    tool: what sends: wrk, h2load (HTTP/2), or a module of this package.
     rate: requests/s that are sent whatever comes back (open model); None: a closed model.
     """
 
@@ -48,7 +50,9 @@ class Load:
     upload_bytes: int = 0
     close: bool = False
     tls: bool = False
-    tool: Literal["wrk", "open_model", "websocket"] = "wrk"
+    streams: int = 1
+    paths: int = 1
+    tool: Literal["wrk", "h2load", "open_model", "websocket"] = "wrk"
     rate: float | None = None
 
     def cookies(self) -> list[str]:

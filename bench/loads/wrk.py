@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import process
-from bench.loads import COOKIE, Load
+from bench.loads import COOKIE, Load, h2load
 from bench.peers.base import PYTHONPATH
 
 HINT = "wrk is not installed (Debian, Ubuntu: apt-get install wrk)"
@@ -102,6 +102,8 @@ def parse(output: str, cpu_seconds: float = 0.0) -> WrkResult:
 
 def command(url: str, load: Load, seconds: float, cookies: Path) -> list[str]:
     """Return the command line that sends a load to an http:// or https:// URL without a path."""
+    if load.tool == "h2load":
+        return h2load.command(url, load, seconds, cookies.parent)
     if load.tool != "wrk":
         return [
             *(sys.executable, "-m", f"bench.{load.tool}", url, f"--seconds={seconds:g}"),
@@ -144,7 +146,11 @@ def run(url: str, load: Load, *, seconds: float, core: int, folder: Path) -> Wrk
         status = _wait(sender, load, seconds)
         if status != 0:
             raise WrkError(f"{load.tool} ended with status {status}: {sender.tail()}")
-        return parse(sender.tail(), _children_seconds() - before)
+        output = sender.tail()
+        if load.tool == "h2load":
+            figures = h2load.parse(output, (folder / h2load.LOG).read_text())
+            output = output if figures is None else result_line(figures)
+        return parse(output, _children_seconds() - before)
 
 
 def _wait(sender: process.Process, load: Load, seconds: float) -> int:

@@ -6,6 +6,7 @@ from bench.peers.base import Peer, Site
 from bench.peers.caddy import Caddy
 from bench.peers.envoy import Envoy
 from bench.peers.haproxy import Haproxy
+from bench.peers.nghttpx import Nghttpx
 from bench.peers.nginx import Nginx
 from bench.peers.ours import Ours
 from bench.peers.python_peers import Floor, PlainAiohttp, ProxyPy
@@ -27,6 +28,7 @@ PEERS: dict[str, Peer] = {
         Haproxy(),
         Envoy(),
         Caddy(),
+        Nghttpx(),
         PlainAiohttp(),
         ProxyPy(),
         Floor(),

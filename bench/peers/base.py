@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHONPATH = {"PYTHONPATH": str(ROOT)}
 """Environment in which ``python -m bench…`` and ``python -m canaryproxy`` are found anywhere."""
 
-ALL = frozenset(("tls", "websocket", "idle"))
+ALL = frozenset(("tls", "websocket", "idle", "http2"))
 """Everything that not all peers can do."""
 
 MAX_CONNECTIONS = 12_000
@@ -30,6 +30,7 @@ class Site:
     port, stable, canary: its port on the loopback and those of the upstreams.
     weight: percent of users on the canary.
     tls: whether clients speak TLS, with the certificate in ``folder``.
+    http2: whether clients speak HTTP/2: with TLS by ALPN, else by prior knowledge.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class Site:
     canary: int
     weight: float = 10.0
     tls: bool = False
+    http2: bool = False
 
     @property
     def certificate(self) -> Path:
@@ -70,7 +72,7 @@ class Peer(Protocol):
 
     @property
     def features(self) -> frozenset[str]:
-        """Return what it can do that not all can: "tls", "websocket", "idle" (10,000 connections)."""
+        """Return what it can of "tls", "websocket", "http2" and "idle" (10,000 connections)."""
 
     def missing(self) -> str | None:
         """Return why it cannot run here with a hint how to install it, or None."""

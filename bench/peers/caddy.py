@@ -57,6 +57,8 @@ class Caddy:
                 {"handle": [_proxy(site.stable)]},
             ],
         }
+        if site.http2:
+            server["protocols"] = ["h2" if site.tls else "h2c", "h1"]
         apps: dict[str, Any] = {"http": {"servers": {"front": server}}}
         if site.tls:
             server["tls_connection_policies"] = [{}]

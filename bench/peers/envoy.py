@@ -106,7 +106,10 @@ def _tls(site: Site) -> dict[str, Any]:
         "name": "tls",
         "typed_config": {
             "@type": f"{_TLS}.DownstreamTlsContext",
-            "common_tls_context": {"tls_certificates": [pair]},
+            "common_tls_context": {
+                "tls_certificates": [pair],
+                **({"alpn_protocols": ["h2"]} if site.http2 else {}),
+            },
         },
     }
 

@@ -26,7 +26,9 @@ class Haproxy:
         return ask(required("haproxy"), "-v").split()[2]
 
     def render_config(self, site: Site) -> str:
-        ssl = f" ssl crt {site.pair}" if site.tls else ""
+        # Without TLS, the preface tells HTTP/2 from HTTP/1.
+        alpn = " alpn h2" if site.http2 else ""
+        ssl = f" ssl crt {site.pair}{alpn}" if site.tls else ""
         bucket = f"req.cook({COOKIE}),xxh32,mod(10000)"
         return f"""\
 global

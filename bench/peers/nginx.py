@@ -57,7 +57,7 @@ class Nginx:
         return ask(required("nginx"), "-v").rpartition("/")[2]
 
     def render_config(self, site: Site) -> str:
-        ssl = " ssl" if site.tls else ""
+        ssl = " ssl" * site.tls + " http2" * site.http2
         certificate = (
             f"ssl_certificate {site.certificate}; ssl_certificate_key {site.key};"
             if site.tls

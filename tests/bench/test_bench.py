@@ -24,7 +24,7 @@ from bench.harness import cores, cputime, memory, scenarios
 from bench.harness.cores import Cores
 from bench.harness.measure import Measured, Plan, Sample
 from bench.harness.process import StartError, running, start
-from bench.loads import LOADS, frames, idle, wrk
+from bench.loads import LOADS, frames, h2load, idle, wrk
 from bench.loads.open_model import Schedule
 from bench.loads.quantiles import in_microseconds, quantile
 from bench.peers import PEERS, Site
@@ -93,8 +93,11 @@ def test_configuration_names_its_ports_and_the_weight(name: str, tmp_path: Path)
     if not text:  # configured by its command line
         assert "18101" in peer.command(site, tmp_path / "config")
         return
-    for port in ("18101", "18102", "18103"):
+    for port in ("18101", "18102"):
         assert port in text
+    if not peer.splits:
+        return
+    assert "18103" in text
     weights = {
         "ours": "weight: 10.0",
         "pure": "weight: 10.0",
@@ -106,6 +109,49 @@ def test_configuration_names_its_ports_and_the_weight(name: str, tmp_path: Path)
     assert weights[name] in text
     if name in {"ours", "pure", "envoy", "caddy"}:
         assert isinstance(yaml.safe_load(text), dict)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize(
+    ("name", "plain", "with_tls"),
+    [
+        ("nginx", "18101 http2", "18101 ssl http2"),
+        ("haproxy", "bind 127.0.0.1:18101", "alpn h2"),
+        ("envoy", "HttpConnectionManager", '"h2"'),
+        ("caddy", '"h2c"', '"h2"'),
+        ("nghttpx", "no-tls", "private-key-file"),
+    ],
+)
+def test_peers_take_http2(name: str, plain: str, with_tls: str, tls: bool, tmp_path: Path) -> None:
+    site = Site(tmp_path, port=18101, stable=18102, canary=18103, tls=tls, http2=True)
+    assert (with_tls if tls else plain) in PEERS[name].render_config(site)
+
+
+H2LOAD_OUTPUT = """\
+finished in 702.26ms, 18452.86 req/s, 4.27MB/s
+requests: 12990 total, 13086 started, 12958 done, 12955 succeeded, 6 failed, 3 errored, 2 timeout
+status codes: 12955 2xx, 0 3xx, 0 4xx, 3 5xx
+traffic: 2.10MB (2203204) total, 328.42KB (336299) headers (space savings 90.16%), 1.27MB data
+"""
+
+
+def test_h2load_output_is_read() -> None:
+    figures = h2load.parse(
+        H2LOAD_OUTPUT, "1700000000000000\t200\t900\n1700000000000100\t200\t500\n"
+    )
+    assert figures is not None
+    result = wrk.parse(wrk.result_line(figures))
+    assert (result.requests, result.bytes, result.seconds) == (12955, 2203204, 0.70226)
+    assert (result.p50_us, result.max_us, result.error_count) == (500, 900, 6)
+    assert h2load.parse("could not connect", "") is None
+
+
+def test_h2load_sends_the_paths_in_turn(tmp_path: Path) -> None:
+    load = replace(scenarios.H2C, paths=3)
+    command = h2load.command("http://127.0.0.1:1", load, 0.5, tmp_path)
+    assert {"-c8", "-m16", "-D500ms", f"cookie: {load.cookies()[0]}"} <= set(command)
+    targets = (tmp_path / "h2load.txt").read_text().split()
+    assert targets == [f"http://127.0.0.1:1/?item={number}" for number in range(3)]
 
 
 def test_what_is_compiled_is_found_before_the_checkout() -> None:
@@ -456,3 +502,16 @@ def test_short_full_run_with_the_plain_proxy(
     assert "## idle" in page.read_text()
     summed_up = json.loads((tmp_path / "summary.json").read_text())
     assert summed_up["medians"]["upload"]["plain"]["requests_per_second"] > 0
+
+
+def test_short_run_of_http2_with_nginx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for program in ("wrk", "h2load", "nginx"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    page = tmp_path / "R.md"
+    words = ["--only", "nginx", "--rounds", "1", "--seconds", "0.3"]
+    assert bench_main([*words, "--load", "h2c", "--output", str(page)]) == 0
+    found = json.loads((tmp_path / "out" / "R.json").read_text())
+    assert found["failures"] == []
+    assert found["closed"]["h2c"]["rows"]["nginx"]["requests"] > 0
