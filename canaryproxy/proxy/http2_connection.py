@@ -211,6 +211,7 @@ class Http2Stream(ResponseSink):
 
     def refuse(self, refusal: Refusal, head: bytes) -> None:
         """Write the proxy's own error in place of a response."""
+        self.deadline = monotonic() + self._connection.context.limits.body_timeout
         refuse(self._connection.context, self, refusal, head)
         self._end()
 

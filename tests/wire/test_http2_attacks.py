@@ -10,9 +10,11 @@ import hpack
 import pytest
 
 from canaryproxy.http2.errors import (
+    CANCEL,
     COMPRESSION_ERROR,
     ENHANCE_YOUR_CALM,
     FLOW_CONTROL_ERROR,
+    NO_ERROR,
     PROTOCOL_ERROR,
 )
 from canaryproxy.http2.frames import (
@@ -37,7 +39,7 @@ from tests.fuzz.recorder import Recorded, Recorder
 from tests.http2.peer import Fields, data, headers, number_frame
 
 from .h2client import GET, POST, H2Client
-from .harness import OK, Client, Link, Proxy, Upstream, proxy, until, variants
+from .harness import OK, Client, Link, Proxy, Upstream, always, proxy, until, variants
 
 BEGIN = PREFACE + frame(SETTINGS, 0, 0)
 LARGE = 4 * 1024 * 1024
@@ -499,3 +501,48 @@ async def test_a_table_that_is_emptied_and_filled_all_the_time_stays_small() -> 
         assert all(one.size <= 4096 and len(one) <= 4096 // 32 for one in tables)
         assert len(recording.requests) == 200
         assert running.counters.stable[ROUTED] == 201
+
+
+async def test_an_error_that_nobody_reads_does_not_keep_its_connection() -> None:
+    """With a window of 0 not even the proxy's own error can be written."""
+    limits = "limits: {body_timeout: 300ms, idle_timeout: 300ms}\n"
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(variants(upstream.port, more=limits)) as running,
+    ):
+        attacker = await Attacker.to(running)
+        trace = headers(1, [(b":method", b"TRACE"), *GET[1:]], end=True)
+        await attacker.client.send(settings([(4, 0)]) + trace)
+        await attacker.settle(range(1, 2))
+        assert attacker.statuses == {1: 405}
+        assert attacker.resets == {1: CANCEL}
+        assert await attacker.to_goaway() == NO_ERROR
+
+
+async def test_requests_of_all_connections_together_are_bounded() -> None:
+    """``limits.max_requests`` is what bounds memory: streams beyond it are answered and hold nothing."""
+    go = asyncio.Event()
+
+    async def answer(link: Link) -> None:
+        while await link.read():
+            await go.wait()
+            await link.send(OK)
+
+    limits = "limits: {max_requests: 3}\n"
+    async with (
+        Upstream(answer).serving() as upstream,
+        proxy(variants(upstream.port, more=limits)) as running,
+    ):
+        attackers = [await Attacker.to(running) for _ in range(4)]
+        for attacker in attackers:
+            await attacker.client.send(
+                b"".join(headers(one, GET, end=True) for one in range(1, 9, 2))
+            )
+        await until(lambda: running.context.in_flight == 3, "requests")
+        for attacker in attackers[1:]:
+            await attacker.settle(range(1, 9, 2))
+            assert set(attacker.statuses.values()) == {503}
+        assert len(upstream.links) == 3
+        go.set()
+        await attackers[0].settle(range(1, 9, 2))
+        assert sorted(attackers[0].statuses.values()) == [200, 200, 200, 503]
