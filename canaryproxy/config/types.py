@@ -197,6 +197,8 @@ GrpcStatusName = Annotated[
     _checked(units.grpc_status),
     WithJsonSchema({"type": "string", "enum": [one.name for one in GrpcStatus if one]}),
 ]
+GrpcService = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-/]{0,256}$")]
+"""The name that a gRPC health check asks for, by convention ``package.Service``."""
 _NOT_COLON_FIRST = r"(?:\[[^\]]+\]|[^:\[\]\s]+):[0-9]{1,5}"
 Address = Annotated[
     TcpAddress | UnixAddress,

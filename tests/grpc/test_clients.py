@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -43,8 +43,14 @@ def service(folder: Path, name: str) -> Iterator[int]:
         process.end()
 
 
+class Services(Proxy):
+    """A proxy and the ports of the services behind it."""
+
+    ports: Sequence[int]
+
+
 @contextlib.contextmanager
-def proxied(folder: Path, more: str = "", canary: bool = False) -> Iterator[Proxy]:
+def proxied(folder: Path, more: str = "", canary: bool = False) -> Iterator[Services]:
     """Run a proxy of one or two services."""
     with contextlib.ExitStack() as stack:
         ports = [
@@ -55,7 +61,8 @@ def proxied(folder: Path, more: str = "", canary: bool = False) -> Iterator[Prox
             f'  {name}: {{endpoints: ["h2c://127.0.0.1:{port}"]}}'
             for name, port in zip(("stable", "canary"), ports, strict=False)
         ]
-        running = Proxy(folder, "\n".join(("variants:", *lines)), more)
+        running = Services(folder, "\n".join(("variants:", *lines)), more)
+        running.ports = ports
         stack.callback(running.end)
         until(running.serves, "proxy")
         yield running

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from canaryproxy.config import types
-from canaryproxy.config.model.section import Mistake, Section, report, switch
+from canaryproxy.config.model.section import Mistake, Section, exactly_one, report, switch
 from canaryproxy.config.model.tls import ClientTls
 
 
@@ -41,8 +41,12 @@ class Outliers(Section):
 class Health(Section):
     """Active health checks: an endpoint that fails them gets no requests."""
 
-    path: types.UrlTarget = Field(
-        description="The path to ask each endpoint for, with GET; a query may follow."
+    path: types.UrlTarget | None = Field(
+        None, description="The path to ask each endpoint for, with GET; a query may follow."
+    )
+    grpc: types.GrpcService | None = Field(
+        None,
+        description='In place of path: the service to ask grpc.health.v1.Health for; "" for all of them.',
     )
     host: types.ServerName | None = Field(
         None, description="The Host header; default: the endpoint's host and port as configured."
@@ -58,6 +62,14 @@ class Health(Section):
     statuses: Annotated[types.Statuses, types.one_or_more(types.Status)] = Field(
         ("2xx",), description="Responses that pass; redirects are not followed."
     )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Health:
+        exactly_one(self, ("path", "grpc"))
+        if self.grpc is not None and "statuses" in self.model_fields_set:
+            message = "has no effect: a gRPC check passes if the service is SERVING"
+            report([Mistake(message, ("statuses",), (("grpc",),))])
+        return self
 
 
 class Variant(Section):
