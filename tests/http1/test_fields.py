@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canaryproxy.http1.fields import (
+    HARMLESS,
     REQUEST_KINDS,
     Names,
     binds,
@@ -33,7 +34,7 @@ def test_names_use_bounded_memory() -> None:
     assert len(known._cache) <= 512
     for name, kind in REQUEST_KINDS.items():
         assert known.kind(name) == known.kind(name.upper()) == known.kind(name.title()) == kind
-        if b"-" in name:
+        if b"-" in name and kind not in HARMLESS:
             assert known.kind(name.replace(b"-", b"_")) not in (0, kind)
 
 

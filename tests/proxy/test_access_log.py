@@ -107,6 +107,7 @@ def test_json_says_everything() -> None:
         "request_id": "r1",
         "trace_id": "0af7651916cd43dd8448eb211c80319c",
         "user_agent": "curl/8",
+        "grpc_status": None,
         "referer": "https://example.com/x",
     }
 
@@ -128,6 +129,7 @@ def test_what_is_not_known_is_null_or_a_dash() -> None:
     assert {name for name, value in line.items() if value is None} == {
         "client", "peer", "method", "target", "protocol", "user_agent", "referer", "variant",
         "answered_by", "bucket", "endpoint", "reason", "request_id", "trace_id", "first_byte",
+        "grpc_status",
     }  # fmt: skip
     assert combined_line(bare, EPOCH) == (b'- - - [21/Sep/2026:14:15:00 +0000] "-" 200 - "-" "-"\n')
 

@@ -237,7 +237,7 @@ def test_curl_and_openssl_are_served(tmp_path: Path, own: Authority, version: st
             timeout=20,
             check=True,
         )
-        assert done.stdout.startswith(b"HTTP/1.1 200")
+        assert done.stdout.startswith(b"HTTP/2 200")
         done = subprocess.run(
             [
                 *(program("openssl"), "s_client", "-quiet", "-connect", f"127.0.0.1:{port}"),
