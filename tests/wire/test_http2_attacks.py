@@ -534,12 +534,11 @@ async def test_requests_of_all_connections_together_are_bounded() -> None:
         proxy(variants(upstream.port, more=limits)) as running,
     ):
         attackers = [await Attacker.to(running) for _ in range(4)]
-        for attacker in attackers:
-            await attacker.client.send(
-                b"".join(headers(one, GET, end=True) for one in range(1, 9, 2))
-            )
+        several = b"".join(headers(one, GET, end=True) for one in range(1, 9, 2))
+        await attackers[0].client.send(several)
         await until(lambda: running.context.in_flight == 3, "requests")
         for attacker in attackers[1:]:
+            await attacker.client.send(several)
             await attacker.settle(range(1, 9, 2))
             assert set(attacker.statuses.values()) == {503}
         assert len(upstream.links) == 3
