@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import h2.events
 from h2.config import H2Configuration
@@ -33,6 +34,10 @@ class Asked:
     trailers: Fields = field(default_factory=list)
     ended: bool = False
     reset: int | None = None
+    received: list[Any] = field(default_factory=list)
+    """The fields as hpack has them."""
+    sent: int = 0
+    """Bytes of content that the windows have let out."""
 
     @property
     def server(self) -> H2Server:
@@ -76,6 +81,7 @@ class Asked:
                 continue
             part, body = body[:room], body[room:]
             h2.send_data(self.number, part, end_stream=end and not body)
+            self.sent += len(part)
         await self.peer.flush()
 
     async def refuse(self, code: int) -> None:
@@ -143,6 +149,7 @@ class Peer:
         elif isinstance(event, h2.events.RequestReceived):
             fields = [(bytes(name), bytes(value)) for name, value in event.headers or ()]
             asked = Asked(self, event.stream_id or 0, fields)
+            asked.received = list(event.headers or ())
             self.asked[asked.number] = asked
             self.server.begin(asked)
         asked = self.asked.get(getattr(event, "stream_id", None) or 0)  # type: ignore[assignment]

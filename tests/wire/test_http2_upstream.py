@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 import pytest
 from h2.settings import SettingCodes
+from hpack import NeverIndexedHeaderTuple
 
-from canaryproxy.http2.errors import CANCEL, INTERNAL_ERROR, REFUSED_STREAM
+from canaryproxy import config
+from canaryproxy.http2.errors import CANCEL, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM
 from canaryproxy.http2.frames import END_HEADERS, END_STREAM, HEADERS, frame
 from canaryproxy.measure.counters import ERRORS, FAILED, Reason
+from canaryproxy.proxy.endpoint import Endpoint
+from canaryproxy.proxy.http2_upstream import PING_AFTER, PONG_WITHIN
 from tests.ports import free_port
 
 from ..certificates import authority, loopback
@@ -445,3 +450,175 @@ async def test_a_client_that_leaves_resets_its_stream_only() -> None:
         assert upstream.asked[0].reset == CANCEL
         assert (await client.fetch()).status == 200
         assert len(upstream.peers) == 1
+
+
+# Flow control
+
+
+async def test_a_client_that_reads_slowly_stops_its_stream_and_not_its_neighbours() -> None:
+    total = 8 << 20
+
+    async def answer(asked: Asked) -> None:
+        if asked.head[b":path"] == b"/large":
+            await asked.reply([(b":status", b"200")], b"x" * total)
+        else:
+            await asked.reply()
+
+    async with (
+        H2Server(answer).serving() as upstream,
+        proxy(to(upstream.port), send_buffer=4096) as running,
+    ):
+        slow = await running.connect(receive_buffer=4096)
+        await slow.send(REQUEST.replace(b"/a?b", b"/large"))
+        slow.stop_reading()
+        await until(lambda: upstream.asked)
+        h2, number = upstream.peers[0].h2, upstream.asked[0].number
+        await until(lambda: h2.local_flow_control_window(number) == 0, "full window")
+        client = await H2Client.to(running)
+        for _ in range(20):
+            assert (await client.fetch()).body == b"ok"
+        assert len(upstream.peers) == 1
+        assert upstream.asked[0].sent < 1 << 20
+        slow.read_on()
+        while len(slow.got) < total:
+            assert await slow.read()
+        await slow.take(b"\r\n0\r\n\r\n")
+
+
+async def test_an_upstream_that_reads_slowly_stops_its_client_and_not_its_neighbours() -> None:
+    async with (
+        H2Server(plain, takes=False).serving() as upstream,
+        proxy(to(upstream.port)) as running,
+    ):
+        client = await running.connect()
+        await client.send(
+            b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 8000000\r\n" + COOKIE + b"\r\n"
+        )
+        sending = asyncio.create_task(client.send(b"x" * 8_000_000))
+        await until(lambda: upstream.asked and len(upstream.asked[0].body) == 65_535)
+        connection = running.connection()
+        await until(lambda: not connection.transport.is_reading(), "pause")
+        upstream.peers[0].h2.increment_flow_control_window(1 << 20)
+        await upstream.peers[0].flush()
+        other = await H2Client.to(running)
+        assert (await other.fetch()).body == b"ok"
+        assert not sending.done()
+        upstream.takes = True
+        number = upstream.asked[0].number
+        upstream.peers[0].h2.acknowledge_received_data(65_535, number)
+        await upstream.peers[0].flush()
+        await client.take(b"\r\n\r\nok")
+        await sending
+        assert len(upstream.asked[0].body) == 8_000_000
+
+
+# What connections are for, and when they end
+
+
+def endpoint_of(running: Proxy) -> Endpoint:
+    (endpoint,) = running.context.pools[0].endpoints
+    return endpoint
+
+
+async def test_a_silent_connection_is_pinged_and_kept_while_it_answers() -> None:
+    async with H2Server(plain).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        assert (await client.fetch()).status == 200
+        (connection,) = endpoint_of(running).shared
+        now = monotonic()
+        connection.sweep(now + PING_AFTER - 1, now - 60)
+        connection.sweep(now + PING_AFTER + 1, now - 60)
+        connection.sweep(now + PING_AFTER + 2, now - 60)
+        await until(lambda: upstream.peers[0].pings, "ping")
+        assert (await client.fetch()).status == 200
+        assert (upstream.peers[0].pings, len(upstream.peers)) == (1, 1)
+
+
+async def test_a_connection_that_answers_no_ping_is_lost() -> None:
+    async def answer(asked: Asked) -> None:
+        if asked.peer is asked.server.peers[0]:
+            asked.peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        else:
+            await asked.reply()
+
+    async with H2Server(answer).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        number = await client.ask()
+        await until(lambda: upstream.asked)
+        (connection,) = endpoint_of(running).shared
+        now = monotonic() + PING_AFTER + 1
+        for passed in range(int(PONG_WITHIN) + 3):
+            connection.sweep(now + passed, now - 600)
+        assert (await client.reply(number)).status == 502
+        assert (await client.fetch()).status == 200
+
+
+async def test_a_connection_is_not_lost_for_a_ping_if_it_was_the_proxy_that_stood_still() -> None:
+    async with H2Server(plain).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        assert (await client.fetch()).status == 200
+        (connection,) = endpoint_of(running).shared
+        now = monotonic() + PING_AFTER + 1
+        connection.sweep(now, now - 600)
+        connection.sweep(now + 60, now - 600)
+        assert endpoint_of(running).shared == [connection]
+
+
+async def test_an_idle_connection_is_closed_with_goaway() -> None:
+    idle = "limits: {endpoint_idle_timeout: 200ms}\n"
+    async with (
+        H2Server(plain).serving() as upstream,
+        proxy(to(upstream.port, more=idle)) as running,
+    ):
+        client = await H2Client.to(running)
+        assert (await client.fetch()).status == 200
+        await until(lambda: upstream.peers[0].closed)
+        assert upstream.peers[0].goaway == NO_ERROR
+        assert endpoint_of(running).open == 0
+
+
+async def test_an_endpoint_that_leaves_the_configuration_ends_its_requests_first() -> None:
+    held = asyncio.Event()
+
+    async def answer(asked: Asked) -> None:
+        await held.wait()
+        await asked.reply()
+
+    async with (
+        H2Server(answer).serving() as upstream,
+        H2Server(plain).serving() as other,
+        proxy(to(upstream.port)) as running,
+    ):
+        client = await H2Client.to(running)
+        number = await client.ask()
+        await until(lambda: upstream.asked)
+        running.datapath.reconfigure(config.parse(to(other.port), file="test.yaml"), {})
+        assert (await client.fetch()).status == 200
+        assert (len(other.asked), upstream.peers[0].closed) == (1, False)
+        held.set()
+        assert (await client.reply(number)).status == 200
+        await until(lambda: upstream.peers[0].closed)
+
+
+# Fields
+
+
+async def test_no_field_is_put_into_the_table_of_a_connection() -> None:
+    async with H2Server(plain).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        for _ in range(4):
+            assert (await client.fetch([*GET, (b"x-secret", b"value")])).status == 200
+        table = upstream.peers[0].h2.decoder.header_table
+        assert len(table.dynamic_entries) == 0
+
+
+async def test_a_field_that_is_never_to_be_indexed_stays_so() -> None:
+    async with H2Server(plain).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        number = await client.ask(
+            [*GET, NeverIndexedHeaderTuple(b"x-token", b"1"), (b"x-plain", b"1")]
+        )
+        assert (await client.reply(number)).status == 200
+        kinds = {bytes(one[0]): type(one) for one in upstream.asked[0].received}
+        assert kinds[b"x-token"] is NeverIndexedHeaderTuple
+        assert kinds[b"x-plain"] is not NeverIndexedHeaderTuple
