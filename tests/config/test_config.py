@@ -510,9 +510,36 @@ def test_an_endpoint_has_the_default_port_of_its_scheme() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "port", "http2", "tls"),
+    [("http://a", 80, False, False), ("https://a", 443, False, True), ("h2c://a", 80, True, False),
+     ("h2://a", 443, True, True), ("h2c://[::1]:50051", 50051, True, False),
+     ("h2c+srv://_grpc._tcp.a", 0, True, False), ("h2+srv://_grpc._tcp.a", 0, True, True)],
+)  # fmt: skip
+def test_the_scheme_of_an_endpoint_says_what_it_speaks(
+    url: str, port: int, http2: bool, tls: bool
+) -> None:
+    found = addresses.endpoint(url)
+    assert (found.port, found.is_http2, found.is_tls) == (port, http2, tls)
+    assert str(addresses.endpoint(str(found) if port else url)) == str(found)
+    schema = config.schema()["$defs"]["Variant"]["properties"]["endpoints"]["items"]
+    assert re.search(schema["pattern"], url)
+
+
+def test_tls_settings_are_for_endpoints_of_http_2_too() -> None:
+    text = 'variants: {stable: {endpoints: ["h2://a:1"], tls: {server_name: b}}}'
+    assert config.parse(text, file="f.yaml").variants.stable.tls is not None
+
+
+def test_a_neighbour_is_not_asked_over_http_2() -> None:
+    with pytest.raises(ConfigError, match=r"expected http://host:port.* not HTTP/2"):
+        parse('admin: {overview: [{address: "h2c://a:1"}]}')
+
+
+@pytest.mark.parametrize(
     "text",
     ["http://a/", "http://a?b", "http://a#b", "http://u:p@a", "http://a:", "http://[1]:2", "http://1.2:3",
-     "http://a:65536", "http://a:0", "//a:1", "HTTP://a", "http://a\n:1", " http://a:1", "http://"],
+     "http://a:65536", "http://a:0", "//a:1", "HTTP://a", "http://a\n:1", " http://a:1", "http://",
+     "h2c://a/", "H2://a", "h2s://a", "h3://a"],
 )  # fmt: skip
 def test_endpoints_are_bare(text: str) -> None:
     with pytest.raises(ValueError, match="without path"):

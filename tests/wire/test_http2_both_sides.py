@@ -1,4 +1,4 @@
-"""HTTP/1.1 and HTTP/2 on either side of the proxy, real clients and servers; rescue, copies, health checks."""
+"""HTTP/1.1 and HTTP/2 on either side of the proxy: real programs, rescue, copies, health checks."""
 
 from __future__ import annotations
 
