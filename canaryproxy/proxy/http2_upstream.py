@@ -81,6 +81,7 @@ class Http2Link(UpstreamLink):
         "key",
         "left_at",
         "receiver",
+        "sent_at",
     )
 
     def __init__(self, connection: Http2Upstream) -> None:
@@ -90,6 +91,8 @@ class Http2Link(UpstreamLink):
         self.idle_since = 0.0
         self.receiver: Receiver | None = None
         """``None`` once the request is over."""
+        self.sent_at = 0
+        """What the connection had ``received`` when the request was sent."""
         self._connection = connection
         self._stream: Stream | None = None
         self._interim_count = 0
@@ -132,6 +135,7 @@ class Http2Link(UpstreamLink):
         )
         assert stream is not None  # ``link`` has seen that there is room
         self._stream = stream
+        self.sent_at = connection.received
         connection.links[stream.number] = self
         connection.flush()
 
@@ -254,7 +258,9 @@ class Http2Link(UpstreamLink):
         if receiver is not None:
             receiver.tunnel_closed(reset=False)
 
-    def fail(self, reason: Reason, detail: str, *, unprocessed: bool = False) -> None:
+    def fail(
+        self, reason: Reason, detail: str, *, stale: bool = False, unprocessed: bool = False
+    ) -> None:
         """Take note that there will be no complete response. ``reason``: if nothing of it has come."""
         receiver = self.receiver
         self._leave()
@@ -265,13 +271,6 @@ class Http2Link(UpstreamLink):
             return
         if self._responded and reason == Reason.RESET:
             reason = Reason.INCOMPLETE_ANSWER
-        connection = self._connection
-        stale = (
-            reason == Reason.RESET
-            and connection.served
-            and connection.retired
-            and not self._interim_count
-        )
         receiver.upstream_failed(reason, detail, stale=stale, unprocessed=unprocessed)
 
 
@@ -290,6 +289,7 @@ class Http2Upstream(SharedConnection):
         "_swept_at",
         "http2",
         "links",
+        "received",
         "retired",
         "scheme",
         "served",
@@ -304,6 +304,8 @@ class Http2Upstream(SharedConnection):
         self.scheme = b"http"
         self.served = False
         """A request had its response."""
+        self.received = 0
+        """How many times bytes have come."""
         self.retired = False
         """It takes no more requests."""
         self._listed = False
@@ -404,6 +406,7 @@ class Http2Upstream(SharedConnection):
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = monotonic()
+        self.received += 1
         if not self.transport.is_closing():
             self._act(self.http2.receive(data))
             if not self._established.done() and self.http2.is_established:
@@ -487,7 +490,9 @@ class Http2Upstream(SharedConnection):
         self.retire()
         self._close()
         for link in links.values():
-            link.fail(reason, how)
+            # Nothing has come since it was sent: the connection was lost before.
+            stale = self.served and link.sent_at == self.received and reason == Reason.RESET
+            link.fail(reason, how, stale=stale)
 
     # For its links
 

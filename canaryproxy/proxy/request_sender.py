@@ -179,6 +179,9 @@ class RequestSender(LongLived):
         assert endpoint is not None
         if unprocessed and self._state == SENT:
             self._state = WAITING
+            stale = endpoint not in self._tried
+            if stale:
+                self._tried = (*self._tried, endpoint)  # once more here, then elsewhere
         if stale and self._repeatable():
             endpoint.acquire(self, fresh=True)
             return

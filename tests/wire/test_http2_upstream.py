@@ -273,7 +273,7 @@ async def test_a_post_that_was_refused_is_sent_to_an_endpoint_of_http_1() -> Non
             + b"\r\n2\r\nab\r\n1\r\nc\r\n0\r\nX-Sum: 1\r\n\r\n"
         )
         assert status_of(await client.take(b"ok")) == 200
-        assert first.asked[0].body == b"abc"
+        assert [one.body for one in first.asked] == [b"abc", b"abc"]
         assert second.got.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n")
 
 
@@ -298,11 +298,52 @@ async def test_a_request_that_http_1_failed_is_sent_to_an_endpoint_of_http_2() -
         assert (first.asked[0].body, second.got.count(b"abc")) == (b"abc", 1)
 
 
-async def test_a_post_that_was_refused_by_the_only_endpoint_is_502() -> None:
+async def test_a_post_that_the_only_endpoint_refuses_twice_is_502() -> None:
     async with H2Server(refuses).serving() as upstream, proxy(to(upstream.port)) as running:
         client = await H2Client.to(running)
         assert (await client.fetch(POST, b"abc")).status == 502
-        assert len(upstream.asked) == 1
+        assert len(upstream.asked) == 2
+        assert running.counters.stable[ERRORS + Reason.RESET] == 1
+
+
+async def test_a_post_that_is_refused_once_is_no_error() -> None:
+    async def answer(asked: Asked) -> None:
+        await (refuses if asked.number == 1 else echo)(asked)
+
+    async with H2Server(answer).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        assert (await client.fetch(POST, b"abc")).body == b"abc"
+        assert running.counters.stable[FAILED] == 0
+
+
+async def test_a_request_that_crashes_its_server_is_not_sent_for_ever() -> None:
+    async def answer(asked: Asked) -> None:
+        if asked.head[b":path"] == b"/":
+            await asked.reply()
+        else:
+            await asked.peer.until(lambda: len(asked.peer.asked) > 1)
+            asked.peer.writer.transport.abort()
+
+    async with H2Server(answer).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        assert (await client.fetch()).status == 200
+        poison = await client.ask([*GET[:3], (b":path", b"/poison"), GET[4]])
+        assert (await client.fetch()).status == 200
+        assert (await client.reply(poison)).status == 502
+        assert [one.head[b":path"] for one in upstream.asked].count(b"/poison") == 1
+
+
+async def test_an_idle_connection_that_is_lost_as_a_request_is_sent_is_no_error() -> None:
+    async def answer(asked: Asked) -> None:
+        if asked.number == 3:
+            asked.peer.writer.transport.abort()
+        else:
+            await asked.reply()
+
+    async with H2Server(answer).serving() as upstream, proxy(to(upstream.port)) as running:
+        client = await H2Client.to(running)
+        assert [(await client.fetch()).status for _ in range(2)] == [200, 200]
+        assert (len(upstream.peers), running.counters.stable[FAILED]) == (2, 0)
 
 
 async def test_after_goaway_streams_end_and_a_new_connection_takes_the_next() -> None:
