@@ -162,6 +162,8 @@ class Connection(FrameHandler):
         """Close a stream at once."""
         if stream.state < ENDED:
             self._close(stream, RESET_BY_US)
+            if self.closed:
+                return
             self.resets_sent += code != NO_ERROR
             self._sender.control(frames.number_frame(frames.RST_STREAM, stream.number, code))
 

@@ -11,8 +11,18 @@ from hpack import NeverIndexedHeaderTuple
 
 from canaryproxy import config
 from canaryproxy.http2.errors import CANCEL, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM
-from canaryproxy.http2.frames import END_HEADERS, END_STREAM, HEADERS, frame
-from canaryproxy.measure.counters import ERRORS, FAILED, Reason
+from canaryproxy.http2.frames import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PING,
+    PUSH_PROMISE,
+    SETTINGS,
+    frame,
+)
+from canaryproxy.measure.counters import ERRORS, FAILED, FINISHED, Reason
 from canaryproxy.proxy.endpoint import Endpoint
 from canaryproxy.proxy.http2_upstream import PING_AFTER, PONG_WITHIN
 from tests.ports import free_port
@@ -663,3 +673,36 @@ async def test_a_field_that_is_never_to_be_indexed_stays_so() -> None:
         kinds = {bytes(one[0]): type(one) for one in upstream.asked[0].received}
         assert kinds[b"x-token"] is NeverIndexedHeaderTuple
         assert kinds[b"x-plain"] is not NeverIndexedHeaderTuple
+
+
+# An upstream that is after the proxy
+
+FLOODS = {
+    "pings": frame(PING, 0, 0, b"12345678") * 3000,
+    "settings": frame(SETTINGS, 0, 0) * 3000,
+    "empty data": frame(DATA, 0, 1) * 3000,
+    "interim responses": frame(HEADERS, END_HEADERS, 1, b"\x08\x03103") * 3000,
+    "field block without end": frame(HEADERS, 0, 1, b"\x00" * 16000)
+    + frame(CONTINUATION, 0, 1, b"\x00" * 16000) * 10,
+    "pushed": frame(PUSH_PROMISE, END_HEADERS, 1, b"\x00\x00\x00\x02\x88"),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_a_flood_of_an_upstream_ends_its_connection_and_the_next_request_is_served(
+    flood: str,
+) -> None:
+    async def answer(asked: Asked) -> None:
+        if asked.peer is asked.server.peers[0]:
+            asked.peer.writer.write(FLOODS[flood])
+        else:
+            await asked.reply()
+
+    async with H2Server(answer).serving() as upstream, proxy(to(upstream.port)) as running:
+        attacked = await running.connect()
+        await attacked.send(REQUEST)
+        await until(lambda: running.counters.stable[FINISHED] == 1, "end")
+        client = await H2Client.to(running)
+        assert (await client.fetch()).status == 200
+        assert running.counters.stable[ERRORS + Reason.BROKEN_ANSWER] == 1
+        assert endpoint_of(running).active == 0
