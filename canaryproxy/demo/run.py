@@ -71,8 +71,10 @@ class Layout:
 
     def configuration(self, act: Act, speed: float) -> str:
         """Return the proxy's configuration for a release; ``speed`` divides the bake times."""
-        bake = f"{act.bake / speed * 1000:.0f}ms"
-        steps = [{"weight": weight, "bake": bake, "min_requests": 3} for weight in RAMP[:-1]]
+        steps = [
+            {"weight": weight, "bake": f"{act.bake_at(weight) / speed:.3g}s", "min_requests": 3}
+            for weight in RAMP[:-1]
+        ]
         empty = {
             "match": {"path": {"prefix": "/search"}},
             "when": {"json": {"pointer": "/results", "is": "empty"}},

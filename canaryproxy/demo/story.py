@@ -20,10 +20,15 @@ class Act:
     meaning: str
     """What the release demonstrates, in a sentence."""
     bake: float = 2.0
-    """Bake time of each step, in seconds; short, for the demo."""
+    """Bake time of the steps, in seconds; short, for the demo. Where the fault begins it is ``limit``: the
+    release is still there on a slow machine."""
     breaks_at: float = 25.0
     limit: float = 25.0
     """Seconds that the release may take to its fault, and as many from there."""
+
+    def bake_at(self, weight: float) -> float:
+        """Return the bake time of the step with this weight, in seconds."""
+        return self.bake if self.fault == "none" or weight != self.breaks_at else self.limit
 
 
 STORY = (
