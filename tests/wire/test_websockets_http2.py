@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from time import monotonic
 
 import pytest
@@ -28,6 +29,7 @@ from canaryproxy.measure.counters import (
 from .h2client import GET, Fields, H2Client
 from .h2server import Asked, H2Server
 from .harness import DEADLINE, OK, Link, Proxy, Upstream, always, proxy, until, variants
+from .test_access_log import logged
 from .test_http2_upstream import to
 from .test_long_lived import moving, ticking
 from .test_tunnels import UPGRADE
@@ -245,6 +247,19 @@ async def test_a_plain_connect_is_refused_as_in_http_1() -> None:
     async with proxy(variants(1)) as running:
         client = await H2Client.to(running)
         assert (await client.fetch([OPEN[0], OPEN[4]])).status == 405
+
+
+async def test_the_access_log_has_it_as_its_handshake(tmp_path: Path) -> None:
+    async with (
+        Upstream(raw(silent)).serving() as upstream,
+        logged(tmp_path, upstream.port) as log,
+    ):
+        one = await WebSocket.to(log.running)
+        one.client.h2.reset_stream(one.number, CANCEL)
+        await one.client.flush()
+        line = await log.line()
+        assert (line["method"], line["target"], line["status"]) == ("GET", "/chat?room=1", 101)
+        assert (line["protocol"], line["reason"]) == ("HTTP/2.0", None)
 
 
 # Flow control
