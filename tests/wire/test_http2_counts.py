@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +97,22 @@ async def test_a_flood_is_counted_and_the_log_names_the_client(
     assert "HTTP/2: connection closed with ENHANCE_YOUR_CALM: too many pings, from 127.0.0.1" in [
         one.getMessage() for one in caplog.records
     ]
+
+
+async def test_a_trace_goes_on_or_begins_and_the_access_log_has_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    more = f"trace: {{create: true}}\naccess_log: {{path: {log}, format: json}}\n"
+    trace = b"0af7651916cd43dd8448eb211c80319c"
+    async with (
+        Upstream(always(OK)).serving() as upstream,
+        proxy(variants(upstream.port, more=more)) as running,
+    ):
+        client = await H2Client.to(running)
+        await client.fetch([*GET, (b"traceparent", b"00-%b-b7ad6b7169203331-01" % trace)])
+        await client.fetch()
+        await until(lambda: log.exists() and log.read_text().count("\n") == 2, "two lines")
+        first, second = (json.loads(line)["trace_id"] for line in log.read_text().splitlines())
+        assert first.encode() == trace
+        assert b"traceparent: 00-%b-b7ad6b7169203331-01\r\n" % trace in upstream.got
+        assert b"traceparent: 00-%b-" % second.encode() in upstream.got
+        assert len(second) == 32
