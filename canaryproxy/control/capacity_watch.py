@@ -9,7 +9,6 @@ from typing import Any
 from canaryproxy.control.ledger import Ledger
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.control.timeseries import WINDOW, Window
-from canaryproxy.measure.routing import CANARY
 from canaryproxy.release.capacity import ACCEPTED, Carried, Demand, Load, Outlook, outlook
 from canaryproxy.release.rollout import State
 
@@ -27,12 +26,19 @@ class CapacityWatch:
         self._seconds = 0.0
         self._up: Sequence[int] = ()
         self._told: object = None
+        self.follows_promotion = False
+        """The release before this one was promoted: stable runs what was its canary."""
 
     def configure(self, settings: ControlSettings) -> None:
-        """Continue under other settings; the canary of another release has carried nothing."""
+        """Continue under other settings; to be called before the ledger has another release."""
         if settings.release != self._settings.release:
-            self.carried.forget(CANARY)
+            self._begin(self._ledger.rollout.state)
         self._settings = settings
+
+    def _begin(self, before: State) -> None:
+        """Begin another release after one that was in a state."""
+        self.follows_promotion = before is State.PROMOTED
+        self.carried.begin(promoted=self.follows_promotion)
 
     def take(
         self, now: float, windows: Sequence[Window], in_flight: Sequence[int], up: Sequence[int]
@@ -90,7 +96,7 @@ class CapacityWatch:
         """Continue from a saved document. Raises ``KeyError``, ``TypeError`` or ``ValueError``."""
         self.carried = Carried.from_dict(document.get("capacity", {}))
         if document["release"] != self._settings.release:
-            self.carried.forget(CANARY)
+            self._begin(State(document["rollout"]["state"]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the part of the saved document."""

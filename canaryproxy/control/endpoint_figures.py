@@ -1,26 +1,21 @@
-"""Figures of each endpoint: since the start, over the last minute, and which of them fails more than others.
+"""Figures of each endpoint: since the start, over the last minute, and which of them stands out.
 
 Theory of operation. ``EndpointFigures.take`` is called once a second and keeps the counts of every endpoint
 each ten seconds for a minute, and those at the moment when the step began. ``rows`` gives the figures,
-``at_fault`` says which endpoint stands out:
-
-    of the failures of a variant, k of K on one endpoint that had the share p of the attempts
-    -> named if P(Binomial(K, p) >= k) is below one in a thousand, there are five at least, and its rate is
-       twice that of the rest; then the rest is looked at again
-
-so a variant that fails on all of its endpoints names none. Time is an argument.
+``at_fault`` says which endpoint fails more, or is slower, than the others (``standing_out``). Time is an
+argument.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log
 from typing import Final
 
-from canaryproxy.config.text import count, duration
-from canaryproxy.judging.look import log_choose
+from canaryproxy.config.text import duration
+from canaryproxy.control import standing_out
+from canaryproxy.control.standing_out import Named
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.endpoint_cells import NONE, EndpointCounts
 from canaryproxy.measure.routing import VARIANTS
@@ -28,11 +23,6 @@ from canaryproxy.measure.routing import VARIANTS
 SPAN: Final = 60.0
 """Seconds that the recent figures look back."""
 _EVERY: Final = 10.0
-_LEAST: Final = 5
-"""Failures from which an endpoint is named."""
-_RATIO: Final = 2.0
-"""How often as much as the others an endpoint that is named fails."""
-_CHANCE: Final = 0.001
 _NAMED: Final = 3
 """Endpoints that are named in words."""
 
@@ -97,10 +87,18 @@ class _Snapshot:
         counts = one.counts.since(self.counts.get((variant, one.url)))
         return Recent(now - self.time, counts)
 
+    def times(self, variant: int, one: EndpointReading) -> list[int]:
+        """Return the histogram of the times to the first byte since then."""
+        old = self.counts.get((variant, one.url), NONE)
+        return [
+            new - was if new >= was else new
+            for new, was in zip(one.counts.times, old.times, strict=True)
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class AtFault:
-    """Endpoints of a variant that fail more than its others."""
+    """Endpoints of a variant that fail more, or are slower, than its others."""
 
     said: str
     """In words."""
@@ -148,64 +146,49 @@ class EndpointFigures:
         return [(one, self._snapshots[0].until(now, variant, one)) for one in readings]
 
     def at_fault(self, now: float, variant: int) -> AtFault | None:
-        """Return the endpoints of a variant that fail more than the others; ``None`` if none stands out.
+        """Return the endpoints of a variant that stand out from its others; ``None`` if none does.
 
-        Over the last minute, or else since the step began.
+        Over the last minute, or else since the step began; one that is slow, also over the last seconds.
         """
         readings = self._read(variant)
-        for base in (self._snapshots[0] if self._snapshots else None, self._step):
-            if base is None or len(readings) < 2:
-                continue
-            recent = [(one.url, base.until(now, variant, one).counts) for one in readings]
-            found = standing_out(recent)
-            if found:
-                urls = tuple(url for url, _ in found)
-                said = _words(VARIANTS[variant], found, len(readings), now - base.time)
-                return AtFault(said, urls, len(readings))
-        return None
+        if len(readings) < 2:
+            return None
+        minute, step = list(self._snapshots), self._step
+
+        def failing(base: _Snapshot) -> list[Named]:
+            return standing_out.failing(
+                [(one.url, base.until(now, variant, one).counts) for one in readings]
+            )
+
+        def slow(base: _Snapshot) -> list[Named]:
+            return standing_out.slow([(one.url, base.times(variant, one)) for one in readings])
+
+        said: list[str] = []
+        urls: dict[str, None] = {}
+        for verbs, look, bases in (
+            (("fails", "fail"), failing, (*minute[:1], step)),
+            (("is slow", "are slow"), slow, (*minute[::2], step)),
+        ):
+            named, seconds = _first_named(now, look, bases)
+            if named:
+                some = f"{len(named)} of {len(readings)} {VARIANTS[variant]} endpoints"
+                said.append(f"{some} {verbs[len(named) > 1]}: {_words(named, seconds)}")
+                urls |= dict.fromkeys(url for url, _ in named)
+        return AtFault("; ".join(said), tuple(urls), len(readings)) if said else None
 
 
-def standing_out(
-    endpoints: Sequence[tuple[str, EndpointCounts]],
-) -> list[tuple[str, EndpointCounts]]:
-    """Return the endpoints that fail more than the others, the worst first."""
-    rest = [one for one in endpoints if one[1].requests]
-    rest.sort(key=lambda one: one[1].failed / one[1].requests, reverse=True)
-    found: list[tuple[str, EndpointCounts]] = []
-    while len(rest) > 1 and _stands_out(rest[0][1], [counts for _, counts in rest[1:]]):
-        found.append(rest.pop(0))
-    return found
+def _first_named(
+    now: float, look: Callable[[_Snapshot], list[Named]], bases: Iterable[_Snapshot | None]
+) -> tuple[list[Named], float]:
+    """Return what stands out since the first base that shows something, and for how long that is."""
+    for base in bases:
+        if base is not None and (named := look(base)):
+            return named, now - base.time
+    return [], 0.0
 
 
-def _stands_out(one: EndpointCounts, others: Sequence[EndpointCounts]) -> bool:
-    requests, failed = one.requests, one.failed
-    of_others = sum(other.requests for other in others)
-    failed_there = sum(other.failed for other in others)
-    if failed < _LEAST or failed * of_others < _RATIO * failed_there * requests:
-        return False
-    share = requests / (requests + of_others)
-    return _tail(failed, failed + failed_there, share) < _CHANCE
-
-
-def _tail(least: int, trials: int, share: float) -> float:
-    """Return an upper bound on P(Binomial(trials, share) >= least), for least > trials * share.
-
-    The first term times a geometric series (Feller 1968, VI.3).
-    """
-    if least <= trials * share:
-        return 1.0
-    term = log_choose(trials, least) + least * log(share) + (trials - least) * log(1.0 - share)
-    ratio = (trials - least) * share / ((least + 1) * (1.0 - share))
-    return exp(term) / (1.0 - ratio)
-
-
-def _words(
-    variant: str, found: Sequence[tuple[str, EndpointCounts]], total: int, seconds: float
-) -> str:
-    verb, within = "fails" if len(found) == 1 else "fail", duration(seconds)
-    named = [
-        f"{url} ({count(counts.failed)} of {count(counts.requests)} requests failed in {within})"
-        for url, counts in found[:_NAMED]
-    ]
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return f"{len(found)} of {total} {variant} endpoints {verb}: {', '.join(named)}{more}"
+def _words(named: Sequence[Named], seconds: float) -> str:
+    within = duration(seconds)
+    each = [f"{url} ({how.format(within)})" for url, how in named[:_NAMED]]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return f"{', '.join(each)}{more}"

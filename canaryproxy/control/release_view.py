@@ -38,7 +38,7 @@ Count = Annotated[int, Field(ge=0)]
 AtFault = Annotated[
     list[str],
     Field(
-        description="Endpoints that fail more than the others of their variant, in words.",
+        description="Endpoints that fail more, or are slower, than the others of their variant, in words.",
         examples=[
             ["1 of 2 canary endpoints fails: http://10.0.0.7:8080 (48 of 50 requests failed)"]
         ],

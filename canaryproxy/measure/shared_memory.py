@@ -172,6 +172,8 @@ class Configured:
     """``counters.slots`` of its outcomes."""
     files: Mapping[str, bytes]
     """The files of its TLS, as they were when it was loaded."""
+    promoted: bool
+    """The release before its own was promoted: stable runs what was the canary then."""
 
 
 class ConfigCell:
@@ -188,11 +190,17 @@ class ConfigCell:
         """One cell that changes with every configuration."""
 
     def publish(
-        self, text: str, slots: Mapping[str, int], files: Mapping[str, bytes] | None = None
+        self,
+        text: str,
+        slots: Mapping[str, int],
+        files: Mapping[str, bytes] | None = None,
+        *,
+        promoted: bool = False,
     ) -> int:
         """Put a configuration in force; return its generation. Raises ``ValueError`` if it is too large."""
         held = {path: content.decode("latin-1") for path, content in (files or {}).items()}
-        data = json.dumps({"text": text, "slots": dict(slots), "files": held}).encode()
+        whole = {"text": text, "slots": dict(slots), "files": held, "promoted": promoted}
+        data = json.dumps(whole).encode()
         if len(data) > LARGEST_CONFIG:
             raise ValueError(f"a configuration has at most {LARGEST_CONFIG} bytes")
         return self._bytes.write(data)
@@ -204,7 +212,8 @@ class ConfigCell:
             return None
         found = json.loads(whole[1])
         files = {path: content.encode("latin-1") for path, content in found["files"].items()}
-        return Configured(whole[0], found["text"], found["slots"], files)
+        promoted = bool(found.get("promoted"))  # a proxy before this one may not have written it
+        return Configured(whole[0], found["text"], found["slots"], files, promoted)
 
 
 class OutCell:

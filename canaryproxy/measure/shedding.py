@@ -109,6 +109,16 @@ class LoadLimit:
         if patience is None:
             self._stop()
 
+    def take(self, other: LoadLimit) -> None:
+        """Go by what another variant has answered, whose version this one runs now."""
+        if other._most:
+            self._most = deque(other._most)
+
+    def forget(self) -> None:
+        """Begin anew: the variant is another version."""
+        self._most.clear()
+        self._stop()
+
     def observe(self, now: float, cells: Sequence[int], endpoints: int) -> None:
         """Look at the variant's counters, if a window has ended; ``endpoints`` are usable."""
         if self._patience is None or now < self._ends:
@@ -214,6 +224,16 @@ class LoadLimits:
         for limit in self.of:
             limit.configure(patience)
         self.sheds = any(limit.sheds for limit in self.of)
+
+    def begin(self, *, promoted: bool) -> None:
+        """Begin another release: the canary is another version now.
+
+        ``promoted``: the release before was, so stable runs what was the canary then.
+        """
+        stable, canary = self.of
+        if promoted:
+            stable.take(canary)
+        canary.forget()
 
     def observe(self, now: float, cells: Sequence[Sequence[int]], endpoints: Sequence[int]) -> None:
         """Look at the counters and the usable endpoints of both variants."""

@@ -10,7 +10,7 @@ L + 10 ms > T + 10 ms only if L > T. All are bounds of histogram buckets. Time i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from canaryproxy.measure.histogram import BOUNDS, BUCKETS, bucket_index
@@ -22,7 +22,7 @@ LASTS: Final = 60.0
 _QUANTILE: Final = 0.85
 _RATIO: Final = 1.5
 _LEAST: Final = 0.010
-_ENOUGH: Final = 20
+ENOUGH: Final = 20
 """Responses of an endpoint from which its quantile is known."""
 
 
@@ -55,16 +55,25 @@ class Usual:
         if self.slow_from != NEVER and now - self._since < LASTS:
             return False
         self._base = {url: self._base.get(url, counts) for url, counts in endpoints.items()}
-        found = []
-        for url, counts in endpoints.items():
-            new = [max(count - was, 0) for count, was in zip(counts, self._base[url], strict=True)]
-            if sum(new) >= _ENOUGH:
-                found.append(_quantile_bucket(new))
-        if len(found) < 2:
+        limit = slow_from(
+            [
+                [max(count - was, 0) for count, was in zip(counts, self._base[url], strict=True)]
+                for url, counts in endpoints.items()
+            ]
+        )
+        if limit == NEVER:
             return False
         self._base, self._since = endpoints, now
-        self.slow_from = sorted(found)[(len(found) - 1) // 2] + 1
+        self.slow_from = limit
         return True
+
+
+def slow_from(histograms: Iterable[Sequence[int]]) -> int:
+    """Return the bucket from which a response of the typical endpoint is slow; ``NEVER``: not known."""
+    known = [counts for counts in histograms if sum(counts) >= ENOUGH]
+    if len(known) < 2:
+        return NEVER
+    return sorted([_quantile_bucket(counts) for counts in known])[(len(known) - 1) // 2] + 1
 
 
 def _quantile_bucket(counts: Sequence[int]) -> int:

@@ -74,9 +74,14 @@ class Carried:
         loads = self._highest[variant].values()
         return max(loads, key=lambda load: load.each, default=None)
 
-    def forget(self, variant: int) -> None:
-        """Forget what a variant has carried: it is another version now."""
-        self._highest[variant] = {}
+    def begin(self, *, promoted: bool) -> None:
+        """Begin another release: the canary is another version now.
+
+        ``promoted``: the release before was, so stable runs what was the canary then.
+        """
+        if promoted and self._highest[CANARY]:
+            self._highest[STABLE] = self._highest[CANARY]
+        self._highest[CANARY] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""

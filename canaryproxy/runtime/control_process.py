@@ -241,7 +241,12 @@ class ControlPlane:
         self.controller.reconfigure(config, first_table(config))
         self._plane.config = config
         self._resolver.configure(names(config.endpoints), config.dns)
-        self._block.config.publish(self.reloader.text, self.controller.slots, self.reloader.files)
+        self._block.config.publish(
+            self.reloader.text,
+            self.controller.slots,
+            self.reloader.files,
+            promoted=self.controller.capacity.follows_promotion,
+        )
         self._health.configure(config, self.reloader.files)
         if not old.reload.watch:
             self._watch()

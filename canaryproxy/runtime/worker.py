@@ -184,6 +184,8 @@ class Worker:
         self._generation, self._wait_until = found.generation, inf
         wanted = live(self._config, wanted)
         new = (wanted, found.files, found.slots)
+        if wanted.release_id != self._config.release_id:
+            self.datapath.context.load.begin(promoted=found.promoted)
         if new != (self._config, self._files, self._slots):
             self.datapath.reconfigure(wanted, found.slots, found.files)
             self._config, self._files, self._slots = new

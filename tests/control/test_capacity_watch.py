@@ -12,6 +12,7 @@ from canaryproxy.control.timeseries import Window
 from canaryproxy.measure import histogram
 from canaryproxy.measure.routing import CANARY, STABLE
 from canaryproxy.release import circuit, rollout
+from canaryproxy.release.capacity import Load
 
 from .world import World, running
 
@@ -32,6 +33,15 @@ def carry(world: World, stable: float, canary: float = 0.0, up: tuple[int, int] 
     """Let ten seconds of traffic be known."""
     windows = window(stable), window(canary)
     world.controller.capacity.take(world.controller.now, windows, (3, 1), up)
+
+
+def reload(world: World, text: str) -> None:
+    world.file.write_text(world.whole(text))
+    world.reloader.reload()
+
+
+def most(world: World) -> list[Load | None]:
+    return [world.controller.capacity.carried.most(which) for which in (STABLE, CANARY)]
 
 
 async def test_a_step_that_is_too_large_for_the_canary_is_held(tmp_path: Path) -> None:
@@ -122,12 +132,39 @@ async def test_what_was_carried_survives_a_restart_and_another_release(tmp_path:
         saved = json.loads((tmp_path / "state.json").read_text())["state"]["capacity"]
         assert [one["rate"] for one in saved["stable"]] == [100.0]
     async with running(tmp_path, release("warn")) as world:
-        most = [world.controller.capacity.carried.most(which) for which in (STABLE, CANARY)]
-        assert [load.rate for load in most if load is not None] == [100.0, 50.0]
+        assert [load and load.rate for load in most(world)] == [100.0, 50.0]
     async with running(tmp_path, release("warn", "r2")) as world:
         carried = world.controller.capacity.carried
         assert carried.most(STABLE) is not None
         assert carried.most(CANARY) is None, "it is another version"
+
+
+async def test_after_a_promotion_stable_has_carried_what_the_canary_had(tmp_path: Path) -> None:
+    async with running(tmp_path, release("warn")) as world:
+        carry(world, 900.0, 50.0)
+        await world.control.act(rollout.Promote(by="ann"))
+        carry(world, 0.0, 400.0)
+        await world.run(0.2)
+        reload(world, release("warn", "r2"))
+        assert [load and load.rate for load in most(world)] == [400.0, None]
+        assert world.controller.capacity.follows_promotion
+        carry(world, 380.0, 20.0)
+        await world.control.act(rollout.Abort(by="ann"))
+        reload(world, release("warn", "r3"))
+        assert [load and load.rate for load in most(world)] == [400.0, None], "the version stays"
+        assert not world.controller.capacity.follows_promotion
+
+
+async def test_after_a_promotion_a_restart_with_the_next_release_knows_it_too(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, release("warn")) as world:
+        carry(world, 900.0, 50.0)
+        await world.control.act(rollout.Promote(by="ann"))
+        carry(world, 0.0, 400.0)
+        await world.run(0.2)
+    async with running(tmp_path, release("warn", "r2")) as world:
+        assert [load and load.rate for load in most(world)] == [400.0, None]
 
 
 async def test_the_traffic_is_the_one_that_people_see(

@@ -2,77 +2,29 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from canaryproxy.control.endpoint_figures import (
     SPAN,
     AtFault,
     EndpointFigures,
     EndpointReading,
-    standing_out,
 )
 from canaryproxy.measure import endpoint_cells as cells
+from canaryproxy.measure import histogram
 from canaryproxy.measure.endpoint_cells import NONE, EndpointCounts
 from canaryproxy.measure.routing import CANARY, STABLE
 
 from .world import reading
 
 
-def counted(requests: int, failed: int) -> EndpointCounts:
+def counted(requests: int, failed: int, *, seconds: float | None = None) -> EndpointCounts:
+    """Return counts of responses that take a time, or of such without one."""
     made = [0] * cells.COUNTS
-    made[cells.UNTIMED], made[cells.FAILED] = requests, failed
+    at = cells.UNTIMED if seconds is None else histogram.bucket_index(seconds)
+    made[at], made[cells.FAILED] = requests, failed
     made[cells.class_of(500)] = failed
     return EndpointCounts(made)
-
-
-def named(*endpoints: tuple[int, int]) -> list[str]:
-    found = standing_out([(str(at), counted(*one)) for at, one in enumerate(endpoints)])
-    return [name for name, _ in found]
-
-
-@pytest.mark.parametrize(
-    ("endpoints", "wanted"),
-    [
-        ([(50, 0), (50, 48)], ["1"]),
-        ([(50, 48), (50, 48)], []),
-        ([(20, 0), (500, 480)], ["1"]),  # it fails fast, so it gets most of the requests
-        ([(50, 1), (50, 4)], []),  # too few
-        ([(50, 40)], []),  # there is no other
-        ([(50, 40), (0, 0)], []),
-        ([(50, 45), (0, 0), (50, 0), (50, 45), (50, 1)], ["0", "3"]),
-        ([(1000, 100), (1000, 150)], []),  # worse, but not twice as bad
-        ([(1000, 0), (1000, 1000)], ["1"]),
-        ([(10**9, 10), (10**9, 10**9)], ["1"]),
-    ],
-)
-def test_the_endpoint_that_fails_more_is_named(
-    endpoints: list[tuple[int, int]], wanted: list[str]
-) -> None:
-    assert named(*endpoints) == wanted
-
-
-def test_equal_endpoints_are_hardly_ever_named() -> None:
-    """The bound is one in a thousand for the worst of two; here it is one of eight."""
-    random = Random(7)
-    false = 0
-    for _ in range(1000):
-        endpoints = []
-        for _ in range(8):
-            requests = random.randrange(5, 60)
-            endpoints.append((requests, sum(random.random() < 0.2 for _ in range(requests))))
-        false += bool(named(*endpoints))
-    assert false <= 15
-
-
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 1)), max_size=6))
-def test_no_counts_are_too_odd(endpoints: list[tuple[int, float]]) -> None:
-    whole = [(requests, int(requests * share)) for requests, share in endpoints]
-    found = named(*whole)
-    assert len(found) < max(len([one for one in whole if one[0]]), 1), "never all of them"
 
 
 class Plane:
@@ -116,3 +68,34 @@ def test_the_words_are_of_the_last_minute_or_else_of_the_step() -> None:
     plane.figures.take(200.0, 199.0)  # another step
     assert plane.figures.at_fault(200.0, CANARY) is None
     assert plane.figures.at_fault(200.0, STABLE) is None
+
+
+def test_a_slow_endpoint_is_named_beside_one_that_fails() -> None:
+    plane = Plane()
+    plane.figures.take(0.0, 0.0)
+    plane.good = counted(40, 0, seconds=0.040)
+    plane.bad = counted(30, 20, seconds=0.300)
+    fault = plane.figures.at_fault(10.0, CANARY)
+    assert fault is not None
+    failing, slow = fault.said.split("; ")
+    assert failing == "1 of 2 canary endpoints fails: http://bad (20 of 30 requests failed in 10 s)"
+    assert slow == (
+        "1 of 2 canary endpoints is slow: http://bad (100% of 30 responses took over 64 ms in 10 s,"
+        " others 0% of 40 over 42 ms)"
+    )
+    assert fault.urls == ("http://bad",)
+
+
+def test_an_endpoint_that_is_slow_for_a_few_seconds_is_named_although_the_minute_was_well() -> None:
+    plane = Plane()
+    for second in range(60):
+        plane.figures.take(float(second), 0.0)
+        plane.good = plane.bad = counted(20 * second, 0, seconds=0.040)
+    well = plane.bad
+    assert plane.figures.at_fault(60.0, CANARY) is None
+    plane.good = counted(20 * 70, 0, seconds=0.040)
+    slow = counted(200, 0, seconds=0.300)
+    plane.bad = EndpointCounts([a + b for a, b in zip(well.cells, slow.cells, strict=True)])
+    fault = plane.figures.at_fault(70.0, CANARY)
+    assert fault is not None
+    assert "1 of 2 canary endpoints is slow: http://bad (" in fault.said

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import BUCKETS, NOT_SHARED, RouteTable, Routing
-from canaryproxy.measure.shedding import CALM, LEAST, PAUSE, WINDOWS, LoadLimit, is_new, retry_after
+from canaryproxy.measure.shedding import (
+    CALM,
+    LEAST,
+    PAUSE,
+    WINDOWS,
+    LoadLimit,
+    LoadLimits,
+    is_new,
+    retry_after,
+)
 from tests.simulation.overload import Served, World, run, user
 
 PATIENCE = 2.0
@@ -51,6 +60,34 @@ def shedding(rate: int = 100, endpoints: int = 1) -> Variant:
     variant.overload()
     assert variant.limit.sheds
     return variant
+
+
+def test_another_release_begins_with_what_its_versions_have_answered() -> None:
+    limits = LoadLimits()
+    limits.configure(PATIENCE)
+    stable, canary = (Variant(one) for one in limits.of)
+    stable.second(quick=1000)
+    canary.second(quick=400)
+    limits.begin(promoted=False)  # the one before was aborted
+    stable.second(quick=1)
+    canary.second(quick=1)
+    assert [one.limit for one in limits.of] == [1000 * PATIENCE / 4, LEAST]
+    canary.second(quick=600)
+    limits.begin(promoted=True)
+    stable.second(quick=1)
+    canary.second(quick=1)
+    assert [one.limit for one in limits.of] == [600 * PATIENCE / 4, LEAST]
+
+
+def test_another_release_ends_the_shedding_of_its_canary() -> None:
+    limits = LoadLimits()
+    limits.configure(PATIENCE)
+    for one in limits.of:
+        variant = Variant(one)
+        variant.second(quick=100, in_flight=5)
+        variant.overload()
+    limits.begin(promoted=False)
+    assert [one.sheds for one in limits.of] == [True, False]
 
 
 # When it begins, and when it ends
