@@ -406,13 +406,7 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
         lines += _labelled(" note", f"nothing to compare: {clean(quiet)}", width, most, "dim", "")
     for one in (*_list(view.document.get("at_fault")), *_list(view.document.get("unresolved"))):
         lines += _labelled(" endpoints", clean(one), width, most, "bold red", "red")
-    both = mapping(view.document.get("variants"))
-    for side in ("stable", "canary"):
-        if shed := number(mapping(both.get(side)).get("shed")):
-            many = (
-                f"{words.count(shed)} requests found {side} over its measured limit since the start"
-            )
-            lines += _labelled(" shed", many, width, most, "dim", "yellow")
+    lines += _shed(view.document, width, most)
     capacity = mapping(view.document.get("capacity"))
     over = _list(capacity.get("over"))
     for one in _list(capacity.get("said")):
@@ -421,6 +415,25 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
     notice = view.document.get("notice")
     if notice:
         lines += _labelled(" note", clean(notice), width, most, "dim", "yellow")
+    return lines
+
+
+def _shed(document: Mapping[str, Any], width: int, most: int | None) -> list[Text]:
+    """Say how many requests found a variant over its measured limit."""
+    lines: list[Text] = []
+    both = mapping(document.get("variants"))
+    fleet = mapping(mapping(document.get("fleet")).get("shed"))
+    for side in ("stable", "canary"):
+        here, everywhere = (
+            number(mapping(both.get(side)).get("shed")) or 0,
+            number(fleet.get(side)) or 0,
+        )
+        if not here and not everywhere:
+            continue
+        said = f"{words.count(max(here, everywhere))} requests found {side} over its measured limit"
+        if everywhere > here:
+            said += f" at all replicas, {words.count(here)} here"
+        lines += _labelled(" shed", f"{said} since the start", width, most, "dim", "yellow")
     return lines
 
 

@@ -35,6 +35,7 @@ from canaryproxy.control.sampler import Sampler
 from canaryproxy.control.saver import Saver, Split
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.control.settings import plan as plan_of
+from canaryproxy.control.shed_watch import shed
 from canaryproxy.control.state_file import StateError, StateFile
 from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure.concentration import Concentration
@@ -269,7 +270,7 @@ class Controller:
         if self.settings.has_canary:
             sample = self._sampler.sample(self.table, self.ledger.rollout.accepted)
             holds = (*self._plane.holds(), *self.outliers.holds(self.now))
-            sample = replace(sample, holds=holds)
+            sample = replace(sample, holds=holds, shed=tuple(map(shed, self._cells.variants)))
             self.users.take(self.now, sample.records)
             self.routes.take(self.now, sample.records, sample.names)
             self.authority.observe(sample)

@@ -312,6 +312,13 @@ class Leaving(View):
     canary: int
 
 
+class Shed(View):
+    """Requests that found a variant over its measured limit."""
+
+    stable: Count
+    canary: Count
+
+
 class Fleet(View):
     """The fleet as this replica sees it."""
 
@@ -335,6 +342,9 @@ class Fleet(View):
     silent: float | None = Field(description="Seconds since Redis last replied.")
     leaving: Leaving = Field(
         description="The tunnels and streams that are to leave, of all replicas."
+    )
+    shed: Shed = Field(
+        description="Requests that found a variant over its measured limit, at all replicas that are there."
     )
 
 

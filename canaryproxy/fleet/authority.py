@@ -10,6 +10,7 @@ import asyncio
 import logging
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -37,6 +38,7 @@ from canaryproxy.fleet.redis_store import (
     ExchangeRequest,
     StoreUnavailable,
 )
+from canaryproxy.fleet.report import Report, holds_elsewhere
 from canaryproxy.fleet.settings import settings as fleet_settings
 from canaryproxy.fleet.state import Document
 from canaryproxy.judging.verdict import Assessment, Sample
@@ -229,7 +231,8 @@ class FleetAuthority:
             evidence.observe_combined(reply.now, key, reply.sums, reply.entries)
         except (ValueError, OverflowError) as error:
             raise StoreUnavailable(f"the fleet's sums cannot be parsed ({error!r})") from None
-        seen = self.assessment = evidence.seen
+        seen = evidence.seen
+        self.assessment = None if seen is None else self._with_reports(seen, reply)
         exposed = self._ledger.rollout.weight > 0
         if evidence.must_trip(now, exposed=exposed, leads=reply.leads) and seen is not None:
             self._trip_on(seen, "the records of the fleet")
@@ -267,6 +270,7 @@ class FleetAuthority:
             cursor=evidence.cursor,
             most=contact.entries(self._me) if self._judges_combined else 0,
             leaving=contact.tells(self._host.departures.leaving),
+            report=Report.of(evidence.sample),
         )
         try:
             reply = await self._store.exchange(request)
@@ -319,12 +323,20 @@ class FleetAuthority:
         if not self.settings.has_canary or seen is None:
             return
         now = self._host.now
-        made = self._leader.lead(self._agreement, reply, with_capacity(seen, self._host), now)
+        seen = with_capacity(self._with_reports(seen, reply), self._host)
+        if self._judges_combined:
+            self.assessment = seen
+        made = self._leader.lead(self._agreement, reply, seen, now)
         if made is not None:
             await self._agreement.lead_to(made)
         elif self._leader.leads(self._agreed) and now - self._judge_kept_at >= _KEEP_JUDGE_EVERY:
             self._judge_kept_at = now
             await self._store.keep_judge(self._evidence.keep(self._agreement.sums_key))
+
+    def _with_reports(self, seen: Assessment, reply: ExchangeReply) -> Assessment:
+        """Return an assessment that the endpoints of the other replicas hold, too."""
+        holds = holds_elsewhere(reply.reports, self._me)
+        return replace(seen, holds=(*seen.holds, *holds)) if holds else seen
 
     # Configurations
 

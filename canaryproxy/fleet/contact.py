@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 from canaryproxy.fleet.redis_store import ExchangeReply, StoreUnavailable
+from canaryproxy.fleet.report import Report, shed
 from canaryproxy.measure.routing import VARIANTS
 
 _READERS = 16
@@ -67,6 +69,11 @@ class Contact:
         """The tunnels and streams of all replicas that are to leave stable and the canary."""
         return (0, 0) if self.reply is None else self.reply.leaving
 
+    @property
+    def reports(self) -> Mapping[str, Report]:
+        """What the replicas tell of themselves, by name."""
+        return {} if self.reply is None else self.reply.reports
+
     def leaving_elsewhere(self, variant: int) -> int:
         """Return those of the other replicas."""
         return max(self.leaving[variant] - self._left[variant], 0)
@@ -106,6 +113,7 @@ class Contact:
             "propagation": self.lag,
             "silent": self.silent(now),
             "leaving": dict(zip(VARIANTS, self.leaving, strict=True)),
+            "shed": shed(self.reports),
         }
 
     def server_time(self, now: float) -> float:

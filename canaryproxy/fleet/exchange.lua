@@ -1,9 +1,10 @@
 -- One exchange of one replica: report its counts and records, ask for the lease, return the sums, a newer document
 -- and what all replicas recorded since.
--- KEYS: document (hash), lease, members (sorted set), counts of this replica, sums, records (stream), leaving (hash).
+-- KEYS: document (hash), lease, members (sorted set), counts of this replica, sums, records (stream), leaving (hash),
+-- reports (hash).
 -- ARGV: names below, in this order. Redis runs a script as one: nothing happens in between.
 local document, lease, members, counts, sums, log = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local leaving = KEYS[7]
+local leaving, reports = KEYS[7], KEYS[8]
 local me, settings, before = ARGV[1], ARGV[2], ARGV[3]
 local lease_ms, keep_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
 local known, marker, seen_term = ARGV[6], ARGV[7], tonumber(ARGV[8])
@@ -11,6 +12,7 @@ local progress, row = ARGV[9], ARGV[10]
 local entry, is_idle, keep_each, log_ms = ARGV[11], ARGV[12] == '1', tonumber(ARGV[13]), tonumber(ARGV[14])
 local cursor, most = ARGV[15], tonumber(ARGV[16])
 local mine = ARGV[17] -- "stable canary"; empty: unchanged, none
+local report = ARGV[18] -- empty: it has nothing to tell
 local TICK_MS = 90 -- a little less than the usual interval
 
 local clock = redis.call('TIME')
@@ -109,7 +111,29 @@ for _, theirs in ipairs(redis.call('HMGET', leaving, unpack(names))) do
   off_stable, off_canary = off_stable + (stable or 0), off_canary + (canary or 0)
 end
 
+-- What the replicas that are there tell of themselves.
+if report ~= '' then
+  redis.call('HSET', reports, me, report)
+  redis.call('PEXPIRE', reports, keep_ms)
+else
+  redis.call('HDEL', reports, me)
+end
+local told = {}
+if redis.call('EXISTS', reports) == 1 then
+  local is_here = {}
+  for _, name in ipairs(names) do is_here[name] = true end
+  local kept = redis.call('HGETALL', reports)
+  for at = 1, #kept, 2 do
+    if is_here[kept[at]] then
+      told[#told + 1] = kept[at]
+      told[#told + 1] = kept[at + 1]
+    else
+      redis.call('HDEL', reports, kept[at])
+    end
+  end
+end
+
 local text = ''
 if act ~= '' and act ~= known then text = redis.call('HGET', document, 'text') end
 return {now, act, tostring(term), holder, d[5] or '0', d[6] or '', total, text,
-        replicas, agree, entries, off_stable, off_canary}
+        replicas, agree, entries, off_stable, off_canary, told}

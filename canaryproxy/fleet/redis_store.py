@@ -10,6 +10,7 @@ Keys of a group share a hash tag, so that they lie together in a cluster:
 ``canaryproxy:{group}:sum:<mark>``       the sums of a round of evidence; expires a day after the last request
 ``canaryproxy:{group}:records:<mark>``   stream: the records of a round (``record_log``); trimmed, expires
 ``canaryproxy:{group}:leaving``          hash: tunnels and streams that are to leave, by replica; expires
+``canaryproxy:{group}:reports``          hash: what replicas tell of themselves (``report``); expires
 ``canaryproxy:{group}:judge``            evidence as the leader has it, for replicas that begin; expires
 ``canaryproxy:{group}:news``             channel: the name of each act
 =======================================  ================================================================
@@ -19,8 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -39,6 +40,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from canaryproxy.config.model import Fleet
 from canaryproxy.config.secrets import SecretSource
 from canaryproxy.fleet.record_log import BEGINNING, Entry, StoredEntry
+from canaryproxy.fleet.report import Report
 from canaryproxy.fleet.state import Document, Garbled
 
 _KEEP_COUNTS = 600.0
@@ -88,6 +90,8 @@ class ExchangeRequest:
     """Entries that it takes; 0: it does not read the log."""
     leaving: tuple[int, int] | None = None
     """Its tunnels and streams that are to leave stable and the canary; ``None``: none, as before."""
+    report: Report = field(default_factory=Report)
+    """What else it tells the others of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,8 @@ class ExchangeReply:
     """The entries of the log after the cursor."""
     leaving: tuple[int, int] = (0, 0)
     """The tunnels and streams of all replicas that are to leave stable and the canary."""
+    reports: Mapping[str, Report] = field(default_factory=dict)
+    """What the replicas tell of themselves, by name; of one that is not named, nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,7 @@ class RedisStore:
         self._members, self._counts = front + "members", f"{front}counts:{me}"
         self._sums, self._judge, self._news = front + "sum:", front + "judge", front + "news"
         self._log, self._leaving = front + "records:", front + "leaving"
+        self._reports = front + "reports"
         self._redis = self._connect()
         folder = resources.files("canaryproxy.fleet")
         self._exchange = self._redis.register_script((folder / "exchange.lua").read_text("utf-8"))
@@ -179,6 +186,7 @@ class RedisStore:
             [
                 *(self._release, self._lease_key, self._members, self._counts),
                 *(self._sums + request.sums, self._log + request.sums, self._leaving),
+                self._reports,
             ],
             [
                 *(self._me, request.settings, request.settings_before, self._lease),
@@ -189,6 +197,7 @@ class RedisStore:
                 *(max(round(_KEEP_LOG / self._settings.interval), 1), round(_KEEP_LOG * 2000)),
                 *(request.cursor, request.most),
                 "" if request.leaving is None else " ".join(map(str, request.leaving)),
+                request.report.text(),
             ],
         )
         return self._reply(request, reply)
@@ -196,7 +205,7 @@ class RedisStore:
     def _reply(self, request: ExchangeRequest, reply: Sequence[Any]) -> ExchangeReply:
         """Return a reply of the script. Raises ``StoreUnavailable``."""
         now, act, term, holder, at, progress, sums, text = map(_text, reply[:8])
-        replicas, agree, entries, off_stable, off_canary = reply[8:]
+        replicas, agree, entries, off_stable, off_canary, told = reply[8:]
         document = _document(text)
         if act not in ("", request.known) and (document is None or document.act != act):
             raise StoreUnavailable("the release document is not that of its act", refused=True)
@@ -218,6 +227,9 @@ class RedisStore:
             agree=int(agree),
             entries=tuple(_stored(name, fields) for name, fields in entries),
             leaving=(int(off_stable), int(off_canary)),
+            reports={
+                _text(name): _report(said) for name, said in zip(told[::2], told[1::2], strict=True)
+            },
         )
 
     async def commit(
@@ -317,6 +329,16 @@ def _stored(name: bytes, fields: Sequence[bytes]) -> StoredEntry:
         if tick.isdigit() and at.isdigit() and len(at) < 16 and len(tick) < 16:
             return StoredEntry(name.decode(), int(tick), int(at) / 1000, data)
     return StoredEntry(name.decode(), -1, 0.0, b"")
+
+
+def _report(told: bytes) -> Report:
+    """Return what a replica tells of itself. Raises ``StoreUnavailable``."""
+    try:
+        return Report.parse(_text(told))
+    except ValueError as error:
+        raise StoreUnavailable(
+            f"the report of a replica cannot be parsed ({error})", refused=True
+        ) from None
 
 
 def _document(text: str) -> Document | None:

@@ -57,6 +57,8 @@ class Sample:
     """What an operator has accepted: a metric, or ``"metric route"``. It neither holds nor trips."""
     holds: tuple[str, ...] = ()
     """Why the step may not be left, beside what the judge finds."""
+    shed: tuple[int, ...] = (0, 0)
+    """Requests that found stable and the canary over their measured limits."""
 
 
 @dataclass(frozen=True, slots=True)

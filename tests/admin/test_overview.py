@@ -15,7 +15,7 @@ from canaryproxy import API_HEADER, API_VERSION, config
 from canaryproxy.admin.overview import Overviewer
 from canaryproxy.client.tables import overview_lines
 from canaryproxy.config.model.admin import Neighbour
-from canaryproxy.control.release_view import Fleet, Leaving
+from canaryproxy.control.release_view import Fleet, Leaving, Shed
 from tests.admin.fake import RELEASE, FakeControl, Served, serve
 
 
@@ -192,7 +192,7 @@ async def test_a_fleet_of_which_replicas_are_missing_is_named(tmp_path: Path) ->
         place = Fleet(
             group="shop", replica=name, connected=True, error=None, leader="a", leads=name == "a",
             replicas=of, version=1, judging="sums", conflict=None, propagation=None, silent=0.1,
-            leaving=Leaving(stable=0, canary=0),
+            leaving=Leaving(stable=0, canary=0), shed=Shed(stable=0, canary=0),
         )  # fmt: skip
         return {"fleet": place, "host": name}
 

@@ -205,9 +205,11 @@ def test_tunnels_and_streams_have_a_column_where_there_are_any() -> None:
 def test_what_other_replicas_have_left_is_said() -> None:
     fleet = {
         "group": "shop", "connected": True, "leads": True, "replicas": 3, "conflict": None,
-        "leaving": {"stable": 0, "canary": 41},
+        "leaving": {"stable": 0, "canary": 41}, "shed": {"stable": 7, "canary": 0},
     }  # fmt: skip
     shown = text(fleet=fleet)
+    shed = "7 requests found stable over its measured limit at all replicas, 0 here since the start"
+    assert f" shed      {shed}" in shown
     assert "shop: 3 replicas, this replica leads; traffic and percentiles are of this" in shown
     assert " leaving   41 tunnels and streams on canary at all replicas, 0 here" in shown
 

@@ -18,6 +18,7 @@ from canaryproxy.fleet.redis_store import CommitResult
 from canaryproxy.fleet.state import Document
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.measure import counters
+from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.records import ENDED, FAILED, pack_first, pack_second, pack_third
 from canaryproxy.release import circuit, rollout
 
@@ -94,6 +95,39 @@ async def test_a_step_is_taken_by_all_at_once_and_once(tmp_path: Path, server: R
         await soon(lambda: all(one.weight == 50 for one in replicas), "step")
         assert all(one.whats.count("step") == 1 for one in replicas)
         assert all((one.fleet["propagation"] or 0) < 1 for one in replicas)
+
+
+async def test_endpoints_that_are_out_at_any_replica_hold_the_step(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 2) as replicas:
+        await soon(lambda: leader(replicas), "a leader")
+        leads = leader(replicas)
+        assert leads is not None
+        (other,) = [one for one in replicas if one is not leads]
+        other.plane.failing = ("1 of 4 canary endpoints is out of service: http://x (refused)",)
+        for one in replicas:
+            one.busy = ((20, 0), (3, 0))
+        said = f"{other.plane.failing[0]} (at replica {other.me})"
+        await soon(lambda: all(one.document["hold"] == said for one in replicas), "the hold")
+        await asyncio.sleep(1.5)  # longer than the bake time of the step
+        assert all(one.weight == 10 for one in replicas)
+        other.plane.failing = ()
+        await soon(lambda: all(one.weight == 50 for one in replicas), "the step")
+
+
+async def test_requests_that_are_shed_add_up_over_the_replicas_that_are_there(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with fleet(tmp_path, [server.port] * 2) as replicas:
+        here, there = replicas
+        for one, shed in ((here, 3), (there, 40)):
+            one.cells.canary[counters.ERRORS + Reason.SHED] += shed
+        both = {"stable": 0, "canary": 43}
+        await soon(lambda: all(one.fleet["shed"] == both for one in replicas), "the sum")
+        assert here.document["variants"]["canary"]["shed"] == 3
+        there.halt()
+        await soon(lambda: here.fleet["shed"]["canary"] == 3, "the other is gone")
 
 
 async def test_the_store_may_have_forgotten_the_leaders_token(

@@ -92,8 +92,18 @@ def test_a_load_is_remembered_for_a_week() -> None:
     found = made.most(STABLE)
     assert found is not None
     assert found.rate == 41.0
-    made.forget(STABLE)
-    assert made.most(STABLE) is None
+
+
+def test_another_release_begins_with_what_its_versions_have_carried() -> None:
+    made = carried(load(420.0))
+    made.take(CANARY, load(90.0))
+    made.begin(promoted=False)
+    assert (made.most(STABLE), made.most(CANARY)) == (load(420.0), None)
+    made.begin(promoted=True)
+    assert made.most(STABLE) == load(420.0), "of the version that was promoted nothing is known"
+    made.take(CANARY, load(90.0))
+    made.begin(promoted=True)
+    assert (made.most(STABLE), made.most(CANARY)) == (load(90.0), None)
 
 
 loads = st.lists(

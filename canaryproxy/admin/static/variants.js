@@ -31,10 +31,13 @@ export function variants(live) {
     }),
   );
   const fleet = live.release.fleet?.leaving ?? {};
+  const shed = live.release.fleet?.shed ?? {};
   const moved = SIDES.filter((side) => both[side]?.long_lived.leaving > 0).map((side) => left(side, both[side].long_lived, live.now));
   const all = SIDES.filter((side) => fleet[side] > (both[side]?.long_lived.leaving ?? 0)).map((side) => `${longLived(fleet[side])} on ${side} at all replicas.`);
-  attr(leaving, "hidden", moved.length + all.length > 0 ? null : "");
-  text(leaving, [...moved, ...all].join(" "));
+  const refused = SIDES.filter((side) => shed[side] > (both[side]?.shed ?? 0)).map((side) => `${count(shed[side])} requests found ${side} over its measured limit at all replicas.`);
+  const notes = [...moved, ...all, ...refused];
+  attr(leaving, "hidden", notes.length > 0 ? null : "");
+  text(leaving, notes.join(" "));
   SIDES.forEach((side, at) =>
     keyed(lists[at], both[side]?.endpoints ?? [], (each) => each.url, endpoint, (item, each) => {
       text(item.children[0], side);
