@@ -1,4 +1,4 @@
-"""Which endpoints of a variant fail more, or are slower, than its others. Pure.
+"""Endpoints of a variant that fail more, or are slower, than its others. Pure.
 
 Theory of operation. Of the failures of a variant, k of K are on one endpoint that had the share p of the
 attempts. It is named if P(Binomial(K, p) >= k) is below one in a thousand, there are five at least, and its

@@ -71,7 +71,7 @@ class Contact:
 
     @property
     def reports(self) -> Mapping[str, Report]:
-        """What the replicas tell of themselves, by name."""
+        """The reports of the replicas, by name."""
         return {} if self.reply is None else self.reply.reports
 
     def leaving_elsewhere(self, variant: int) -> int:

@@ -1,4 +1,4 @@
-"""What a replica tells the others of itself: the load it sheds, and why its endpoints hold the step. Pure."""
+"""The report of a replica to the others: the load it sheds, and why its endpoints hold the step. Pure."""
 
 from __future__ import annotations
 

@@ -28,8 +28,13 @@ MOST = 120 << 20
 """Bytes that the proxy may have resident at any time."""
 LIMITS = (
     "limits: {first_byte_timeout: 2s, body_timeout: 5s, connect_timeout: 1s, endpoint_idle_timeout: %ds,"
-    " idle_timeout: 10s}"
+    " idle_timeout: 10s, shed_after: 5s}"
 )
+ENDPOINTS = (
+    "slow_start: 1s, outliers: {pause: 1s}, health:"
+    " {path: /up, interval: 100ms, timeout: 1s, rise: 1, fall: 2}"
+)
+"""What takes endpoints out and back, all of it on."""
 MIB = 1 << 20
 
 
@@ -149,7 +154,10 @@ class Soak:
 
     def _variants(self) -> str:
         stable, other, canary = (f'"http://127.0.0.1:{port}"' for port in self._ports)
-        return f"variants: {{stable: {{endpoints: [{stable}, {other}]}}, canary: {{endpoints: [{canary}]}}}}"
+        return (
+            f"variants: {{stable: {{endpoints: [{stable}, {other}], {ENDPOINTS}}},"
+            f" canary: {{endpoints: [{canary}], {ENDPOINTS}}}}}"
+        )
 
     def _more(self, idle: int) -> str:
         # Without a budget, as each request that may be repeated has to be answered.
