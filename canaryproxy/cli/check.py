@@ -104,7 +104,7 @@ def _unresolved(config: Config, *, quiet: bool) -> tuple[str, ...]:
         if not found:
             warnings.append(f"{name} does not resolve here: {why}")
         elif not quiet:
-            shown = ", ".join(address for address, _ in found[:_SHOWN])
+            shown = ", ".join(place[0] for place in found[:_SHOWN])
             more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             click.echo(f"{name}: {shown}{more}")
     return tuple(warnings)

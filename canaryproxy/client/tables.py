@@ -139,7 +139,7 @@ def overview_lines(document: Mapping[str, Any]) -> list[str]:
 def _state(row: Mapping[str, Any]) -> str:
     """``up``, ``starting``, ``down`` with its cause, or how many of the workers do not use it."""
     state, out = row.get("state"), row.get("out")
-    if state in ("starting", "panic") or out:
+    if state in ("starting", "standby", "panic") or out:
         return f"{clean(state, 20)}: {clean(out, 100)}" if out else clean(state, 20)
     workers, ejected = number(row.get("workers")) or 0, number(row.get("ejected_by")) or 0
     if not ejected:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, Literal, cast
 
@@ -61,6 +61,10 @@ class Endpoint:
     """Service and protocol of SRV records, such as ``_http._tcp.``; the port is theirs."""
     address: str = ""
     """One of the addresses of the host."""
+    rank: int = field(default=0, compare=False)
+    """By the priorities of the SRV records: requests go to the lowest one of which an endpoint is up."""
+    weight: float = field(default=1.0, compare=False)
+    """Share of the requests, against 1 for an endpoint without SRV records."""
 
     @property
     def is_http2(self) -> bool:

@@ -51,15 +51,24 @@ class EndpointReading:
     """Why the control plane has taken it out of service; empty: it has not."""
     panic: bool = False
     """It is tried all the same, as no endpoint of its variant is up."""
+    standby: bool = False
+    """It gets no requests while one with a better priority of its SRV record is up."""
 
     @property
     def up(self) -> bool:
-        """Every worker sends it requests."""
+        """Every worker sends it requests, or would if it were not on standby."""
         return not self.ejected_by and not self.out
+
+    @property
+    def serves(self) -> bool:
+        """Every worker sends it requests now."""
+        return self.up and not self.standby
 
     @property
     def state(self) -> str:
         """In one word."""
+        if self.up and self.standby:
+            return "standby"
         if self.up:
             return "starting" if self.starting else "up"
         return "panic" if self.panic else "down"

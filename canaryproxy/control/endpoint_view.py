@@ -51,9 +51,10 @@ class EndpointRow(View):
     variant: str = Field(json_schema_extra={"enum": ["stable", "canary"]})
     url: str = Field(description="Its address; or how many more endpoints the row stands for.")
     state: str = Field(
-        description="up; starting: it has come back, and its share of the requests grows; down; panic: down,"
+        description="up; starting: it has come back, and its share of the requests grows; standby: its"
+        " SRV record has a lower priority than one with an endpoint that is up; down; panic: down,"
         " and tried all the same, because no endpoint of its variant is up.",
-        json_schema_extra={"enum": ["up", "starting", "down", "panic"]},
+        json_schema_extra={"enum": ["up", "starting", "standby", "down", "panic"]},
     )
     up: bool = Field(description="Every worker sends it requests.")
     workers: Count = Field(description="Workers that run.")

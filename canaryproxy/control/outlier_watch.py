@@ -51,7 +51,7 @@ class OutlierWatch:
             observed = [
                 Observed(
                     one.url,
-                    one.url in outliers.ejected or not one.lost,
+                    one.url in outliers.ejected or not (one.lost or one.standby),
                     one.counts.requests,
                     one.counts.failed,
                     one.counts.keys,

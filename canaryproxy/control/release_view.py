@@ -248,8 +248,9 @@ class Endpoint(View):
     url: str = Field(description="Its address.")
     usable: bool = Field(description="Every worker sends it requests.")
     state: str = Field(
-        description="up, starting, down, or panic: down, and tried all the same.",
-        json_schema_extra={"enum": ["up", "starting", "down", "panic"]},
+        description="up, starting, standby (endpoints of a better SRV priority are up), down, or panic: down,"
+        " and tried all the same.",
+        json_schema_extra={"enum": ["up", "starting", "standby", "down", "panic"]},
     )
     out: str | None = Field(description="Why the control plane has taken it out of service.")
     in_flight: int = Field(description="Its requests in flight, tunnels and streams included.")

@@ -129,7 +129,7 @@ class Control:
         self._sheds.observe(monotonic())
         now, windows = self._controller.now, self._traffic.now()
         in_flight = [counters.in_flight(cells) for cells in self._cells.variants]
-        up = [sum(one.up for one in self._plane.endpoints(which)) for which in (STABLE, CANARY)]
+        up = [sum(one.serves for one in self._plane.endpoints(which)) for which in (STABLE, CANARY)]
         self._controller.capacity.take(now, windows, in_flight, up)
         if 0 < status.weight < 100 and seen is not None:
             of = status.release, status.weight, status.circuit.since, seen.warming

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -38,7 +37,7 @@ from canaryproxy.fleet.redis_store import (
     ExchangeRequest,
     StoreUnavailable,
 )
-from canaryproxy.fleet.report import Report, holds_elsewhere
+from canaryproxy.fleet.report import Report, with_reports
 from canaryproxy.fleet.settings import settings as fleet_settings
 from canaryproxy.fleet.state import Document
 from canaryproxy.judging.verdict import Assessment, Sample
@@ -175,8 +174,7 @@ class FleetAuthority:
     def _acted(self, event: Event) -> Document | None:
         """Return the document after an operator's act, ``None`` if nothing happens. Raises ``Refused``."""
         transitions.refuse(event, self._ledger.circuit, self._ledger.rollout)
-        is_ours = self._agreed.release == self.settings.release
-        if not is_ours and not isinstance(event, circuit.Trip):
+        if self._agreed.release != self.settings.release and not isinstance(event, circuit.Trip):
             raise rollout.Refused(self._agreement.conflict or "another release is in force")
         return self._agreement.after(event)
 
@@ -213,8 +211,7 @@ class FleetAuthority:
         self._agreement.ramp_down()
 
     def _trip_on(self, seen: Assessment, judged_by: str) -> None:
-        plan = self.settings.plan
-        event = event_of(seen, self._host, self._ledger, plan, judged_by=judged_by)
+        event = event_of(seen, self._host, self._ledger, self.settings.plan, judged_by=judged_by)
         if event is not None:
             self._take_event(event)
 
@@ -231,8 +228,7 @@ class FleetAuthority:
             evidence.observe_combined(reply.now, key, reply.sums, reply.entries)
         except (ValueError, OverflowError) as error:
             raise StoreUnavailable(f"the fleet's sums cannot be parsed ({error!r})") from None
-        seen = evidence.seen
-        self.assessment = None if seen is None else self._with_reports(seen, reply)
+        seen = self.assessment = evidence.seen
         exposed = self._ledger.rollout.weight > 0
         if evidence.must_trip(now, exposed=exposed, leads=reply.leads) and seen is not None:
             self._trip_on(seen, "the records of the fleet")
@@ -323,7 +319,7 @@ class FleetAuthority:
         if not self.settings.has_canary or seen is None:
             return
         now = self._host.now
-        seen = with_capacity(self._with_reports(seen, reply), self._host)
+        seen = with_capacity(with_reports(seen, reply.reports, self._me), self._host)
         if self._judges_combined:
             self.assessment = seen
         made = self._leader.lead(self._agreement, reply, seen, now)
@@ -332,11 +328,6 @@ class FleetAuthority:
         elif self._leader.leads(self._agreed) and now - self._judge_kept_at >= _KEEP_JUDGE_EVERY:
             self._judge_kept_at = now
             await self._store.keep_judge(self._evidence.keep(self._agreement.sums_key))
-
-    def _with_reports(self, seen: Assessment, reply: ExchangeReply) -> Assessment:
-        """Return an assessment that the endpoints of the other replicas hold, too."""
-        holds = holds_elsewhere(reply.reports, self._me)
-        return replace(seen, holds=(*seen.holds, *holds)) if holds else seen
 
     # Configurations
 
@@ -347,8 +338,7 @@ class FleetAuthority:
         old, self.settings = self.settings, settings
         self._settings_before = self._agreement.mine.settings
         self._agreement.mine = fleet_settings(settings)
-        renew = settings.evidence_of != old.evidence_of
-        self._evidence.configure(settings.judge, renew=renew)
+        self._evidence.configure(settings.judge, renew=settings.evidence_of != old.evidence_of)
         self._leader.lost()
         self._nudge.set()
 

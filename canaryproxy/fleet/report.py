@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from canaryproxy.judging.verdict import Sample
+from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure.routing import VARIANTS
 
 _MOST = 3
@@ -53,11 +53,12 @@ def shed(reports: Mapping[str, Report]) -> dict[str, int]:
     return {name: sum(one.shed[at] for one in reports.values()) for at, name in enumerate(VARIANTS)}
 
 
-def holds_elsewhere(reports: Mapping[str, Report], me: str) -> tuple[str, ...]:
-    """Return why the endpoints of the other replicas hold the step."""
-    return tuple(
+def with_reports(seen: Assessment, reports: Mapping[str, Report], me: str) -> Assessment:
+    """Return an assessment that the endpoints of the other replicas hold, too."""
+    holds = [
         f"{hold} (at replica {name})"
         for name, one in sorted(reports.items())
         if name != me
         for hold in one.holds
-    )
+    ]
+    return replace(seen, holds=(*seen.holds, *holds)) if holds else seen

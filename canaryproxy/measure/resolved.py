@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from canaryproxy.config.addresses import Endpoint
 from canaryproxy.config.text import duration, plural
 
-Addresses = Mapping[str, tuple[tuple[str, int], ...]]
-"""Address and port of each endpoint behind a name, by ``str()`` of the name's endpoint."""
+Place = tuple[str, int] | tuple[str, int, int, float]
+"""Address and port of an endpoint behind a name; of SRV records that differ in it, rank and weight, too."""
+Addresses = Mapping[str, tuple[Place, ...]]
+"""Places of the endpoints behind a name, by ``str()`` of the name's endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,17 @@ def _behind(endpoint: Endpoint, found: Addresses) -> Iterable[Endpoint]:
     addresses = found.get(str(endpoint))
     if not addresses:
         return (endpoint,)
-    return [
-        replace(endpoint, service="", port=port or endpoint.port, address=address)
-        for address, port in addresses
-    ]
+    return [_at(endpoint, *place) for place in addresses]
+
+
+def _at(
+    endpoint: Endpoint, address: str, port: int, rank: int = 0, weight: float = 1.0
+) -> Endpoint:
+    return replace(
+        endpoint,
+        service="",
+        port=port or endpoint.port,
+        address=address,
+        rank=rank,
+        weight=weight,
+    )

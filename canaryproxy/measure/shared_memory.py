@@ -281,7 +281,7 @@ class AddressCell:
             return None
         found = json.loads(whole[1])
         return whole[0], {
-            name: tuple((address, port) for address, port in pairs) for name, pairs in found.items()
+            name: tuple(tuple(place) for place in places) for name, places in found.items()
         }
 
 

@@ -248,13 +248,13 @@ class DataPath:
         for one, endpoint in known.items():
             if one not in wanted:
                 endpoint.close()
-        for endpoint in endpoints:
-            endpoint.standing.was_up &= not known or endpoint.config in known
         by_hash = variant is not None and variant.balance == "hash"
         slow_start = 0.0 if variant is None else variant.slow_start
         pool = Pool(endpoints, by_hash=by_hash, slow_start=slow_start)
         tls = None if variant is None else variant.tls
-        for endpoint in endpoints:
+        for one, endpoint in zip(wanted, endpoints, strict=True):
+            endpoint.standing.was_up &= not known or one in known
+            endpoint.config = one  # with the rank and the weight of now
             endpoint.limit(limits)
             endpoint.standing.by_hash = by_hash
             context = self._tls_contexts.client(endpoint.config, tls, self._files)

@@ -5,11 +5,15 @@ all, requests are tried all the same, on those that take connections, else on al
 tried by one request at a time, so that a dead variant is not stormed and the first success ends it.
 
 An endpoint that returns *starts*: its share of the requests grows linearly over ``slow_start`` seconds.
+
+SRV records rank endpoints and give them weights (RFC 2782): only those of the best rank that has one up get
+requests, in proportion to their weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from random import getrandbits
 from typing import Final
 
@@ -39,6 +43,7 @@ class Pool:
         "_plain",
         "_slow_start",
         "_turn",
+        "_weighted",
         "endpoints",
         "panic",
         "starting",
@@ -60,6 +65,8 @@ class Pool:
         self._draw = self._turn = getrandbits(_DRAW_BITS)
         self._plain = True
         """All of ``usable`` are equal."""
+        self._weighted = False
+        """Some of them have another weight than others."""
 
     def refresh(self, now: float, *, may_panic: bool) -> None:
         """Look at the endpoints again: one went or came back; ``now`` is in monotonic seconds.
@@ -76,7 +83,11 @@ class Pool:
         self.panic = may_panic and not up and bool(self.endpoints)
         if self.panic:
             up = tuple([one for one in self.endpoints if not one.ejected]) or self.endpoints
+        elif up:
+            best = min([one.config.rank for one in up])
+            up = tuple([one for one in up if one.config.rank == best])
         self.usable = up
+        self._weighted = len({one.config.weight for one in up}) > 1
         self.warm(now)
 
     def warm(self, now: float) -> None:
@@ -88,7 +99,7 @@ class Pool:
                 )
                 one.standing.share = min(max(passed, 0.0), 1.0)
         self.starting = tuple([one for one in self.usable if one.standing.share < 1.0])
-        self._plain = not self.panic and not self.starting
+        self._plain = not self.panic and not self.starting and not self._weighted
 
     def tick(self, now: float, slow_from: int) -> None:
         """Look at endpoints that start, and say from which bucket of the histogram on users are slow.
@@ -115,6 +126,8 @@ class Pool:
         if count < 2:
             return usable[0] if count else None
         if self._by_hash and key is not None:
+            if self._weighted:
+                return max(usable, key=lambda e: _weighted_score(key, e))
             return max(
                 usable, key=lambda e: mmh3.hash(e.authority.encode() + b"\0" + key, signed=False)
             )
@@ -136,10 +149,14 @@ class Pool:
         found = [one for one in self.usable if one not in tried]
         if self.panic:
             return tuple([one for one in found if not one.ejected or not one.tries])
-        if not self.starting:
-            return tuple(found)
         if self._by_hash and key is not None:
             return tuple([one for one in found if _returns(key, one)]) or tuple(found)
+        if self._weighted and found:
+            first, second = self._drawn(found), self._drawn(found)
+            less = second.active * first.config.weight < first.active * second.config.weight
+            return (second if less else first,)
+        if not self.starting:
+            return tuple(found)
         self._draw = draw = (self._draw * _FACTOR + 1) & _DRAWS
         left = len(found) * draw / (_DRAWS + 1)
         for one in found:
@@ -148,6 +165,22 @@ class Pool:
                     return (one,)
                 left -= one.standing.share
         return tuple([one for one in found if one.standing.share == 1.0]) or tuple(found)
+
+    def _drawn(self, found: Sequence[Endpoint]) -> Endpoint:
+        """Return an endpoint that is drawn by its weight, and by its share while it starts."""
+        self._draw = draw = (self._draw * _FACTOR + 1) & _DRAWS
+        left = sum([one.config.weight * one.standing.share for one in found]) * draw / (_DRAWS + 1)
+        for one in found:
+            left -= one.config.weight * one.standing.share
+            if left < 0.0:
+                return one
+        return found[-1]
+
+
+def _weighted_score(key: bytes, endpoint: Endpoint) -> float:
+    """Return the score of weighted rendezvous hashing: of equal weights, the highest hash is the highest."""
+    drawn = mmh3.hash(endpoint.authority.encode() + b"\0" + key, signed=False)
+    return -endpoint.config.weight / log((drawn + 0.5) / 0x1_0000_0000)
 
 
 def _returns(key: bytes, endpoint: Endpoint) -> bool:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import uvloop
 
 from canaryproxy.config import Dns, Endpoint
 from canaryproxy.config.text import duration, plural
-from canaryproxy.measure.resolved import Addresses, NameState, in_use
+from canaryproxy.measure.resolved import Addresses, NameState, Place, in_use
 
 _log: Final = logging.getLogger(__name__)
 
-LookUp = Callable[[Endpoint, Dns], Awaitable[tuple[tuple[str, int], ...]]]
+LookUp = Callable[[Endpoint, Dns], Awaitable[tuple[Place, ...]]]
 
 _FIRST_PAUSE: Final = 0.1
 """Seconds after a first look-up without an answer; doubles up to the interval."""
@@ -31,6 +31,7 @@ _CHECK_WITHIN: Final = 3.0
 """Seconds for a look-up by ``check``."""
 _AGAIN: Final = 60.0
 """Seconds between two lines about a name that cannot be resolved."""
+_LEAST_WEIGHT: Final = 0.001
 _MOST: Final = 1024
 """Addresses of a name that are used."""
 _FAMILIES: Final = {"all": socket.AF_UNSPEC, "ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
@@ -112,7 +113,7 @@ class Resolver:
             await asyncio.sleep(settings.interval if addresses else min(pause, settings.interval))
             pause *= 2
 
-    def _take(self, name: str, addresses: tuple[tuple[str, int], ...]) -> None:
+    def _take(self, name: str, addresses: tuple[Place, ...]) -> None:
         before = self._found.get(name)
         if addresses == before:
             return
@@ -176,17 +177,17 @@ def _addresses(number: int) -> str:
 
 def look_up_all(
     names: Iterable[Endpoint], settings: Dns, within: float = _CHECK_WITHIN
-) -> dict[str, tuple[tuple[tuple[str, int], ...], str]]:
+) -> dict[str, tuple[tuple[Place, ...], str]]:
     """Return addresses, or none and why, by name. Needs no event loop."""
 
-    async def one(endpoint: Endpoint) -> tuple[tuple[tuple[str, int], ...], str]:
+    async def one(endpoint: Endpoint) -> tuple[tuple[Place, ...], str]:
         try:
             async with asyncio.timeout(within):
                 return await look_up_now(endpoint, settings), ""
         except (NotResolvedError, OSError, ValueError) as error:
             return (), str(error) or f"no answer within {duration(within)}"
 
-    async def every() -> list[tuple[tuple[tuple[str, int], ...], str]]:
+    async def every() -> list[tuple[tuple[Place, ...], str]]:
         return await asyncio.gather(*map(one, wanted))
 
     wanted = list(names)
@@ -196,24 +197,51 @@ def look_up_all(
     return {str(name): result for name, result in zip(wanted, found, strict=True)}
 
 
-async def look_up_now(endpoint: Endpoint, settings: Dns) -> tuple[tuple[str, int], ...]:
-    """Return addresses and ports of a name in a fixed order.
+async def look_up_now(endpoint: Endpoint, settings: Dns) -> tuple[Place, ...]:
+    """Return the places of a name's endpoints in a fixed order.
 
     Raises ``NotResolvedError`` or ``OSError`` if there are none.
     """
-    found: set[tuple[str, int]] = set()
-    targets = [(endpoint.host, endpoint.port)]
+    found: dict[tuple[str, int], tuple[int, float]] = {}
+    targets = [_Target(endpoint.host, endpoint.port, 0, 1)]
     if endpoint.service:
         targets = await _services(f"{endpoint.service}{endpoint.host}", settings)
     missing = ""
-    for host, port in targets:
+    for target in targets:
         try:
-            found.update((address, port) for address in await _hosts(host, settings))
+            addresses = await _hosts(target.host, settings)
         except (NotResolvedError, OSError) as error:
-            missing = missing or f"{host}: {error}"
+            missing = missing or f"{target.host}: {error}"
+            continue
+        for address in addresses:
+            weight = target.weight / len(addresses)
+            found.setdefault((address, target.port), (target.priority, weight))
     if not found:
         raise NotResolvedError(missing.removeprefix(f"{endpoint.host}: ") or "no addresses")
-    return tuple(sorted(found)[:_MOST])
+    kept = sorted(found, key=lambda place: (found[place][0], place))[:_MOST]
+    return _preferred({place: found[place] for place in kept})
+
+
+def _preferred(found: Mapping[tuple[str, int], tuple[int, float]]) -> tuple[Place, ...]:
+    """Return places with rank and weight, unless all are alike: ranks from 0, weights of a rank 1 on average.
+
+    A weight of 0 beside others is next to none (RFC 2782).
+    """
+    if len(set(found.values())) == 1:
+        return tuple(found)
+    ranks = {priority: at for at, priority in enumerate(sorted({one for one, _ in found.values()}))}
+    weights: dict[int, list[float]] = {}
+    for priority, weight in found.values():
+        weights.setdefault(priority, []).append(weight)
+    mean = {priority: sum(some) / len(some) for priority, some in weights.items()}
+    return tuple(
+        (
+            *place,
+            ranks[priority],
+            round(max(weight / mean[priority], _LEAST_WEIGHT), 4) if mean[priority] else 1.0,
+        )
+        for place, (priority, weight) in found.items()
+    )
 
 
 async def _hosts(host: str, settings: Dns) -> set[str]:
@@ -229,15 +257,22 @@ async def _hosts(host: str, settings: Dns) -> set[str]:
     return {record.address for records in answers for record in records}
 
 
-async def _services(name: str, settings: Dns) -> list[tuple[str, int]]:
-    """Return targets and ports of the SRV records of the best priority (RFC 2782)."""
+class _Target(NamedTuple):
+    host: str
+    port: int
+    priority: int
+    weight: int
+
+
+async def _services(name: str, settings: Dns) -> list[_Target]:
+    """Return the targets of the SRV records, those of the best priority first."""
     records = await _ask(name, "SRV", settings)
-    best = min((record.priority for record in records), default=0)
-    return [
-        (host, record.port)
+    found = [
+        _Target(host, record.port, record.priority, record.weight)
         for record in records
-        if record.priority == best and (host := str(record.target).rstrip("."))
+        if (host := str(record.target).rstrip("."))
     ]
+    return sorted(found, key=lambda target: target.priority)
 
 
 async def _ask(name: str, kind: str, settings: Dns) -> list[Any]:

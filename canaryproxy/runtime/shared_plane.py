@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
-from canaryproxy.config import Config
+from canaryproxy.config import Config, Endpoint
 from canaryproxy.config.text import plural
 from canaryproxy.control.endpoint_figures import EndpointReading
 from canaryproxy.control.outs import Outs
@@ -137,7 +137,11 @@ class SharedPlane:
         ]
         if self._panics(variant):
             return [replace(one, panic=True) for one in found]
-        return found
+        ranks = {str(one): one.rank for one in self._configured(variant)}
+        best = min([ranks.get(one.url, 0) for one in found if not one.lost], default=0)
+        return [
+            replace(one, standby=True) if ranks.get(one.url, 0) > best else one for one in found
+        ]
 
     def _panics(self, variant: int) -> bool:
         """Tell whether requests are tried although no endpoint is up.
@@ -172,13 +176,15 @@ class SharedPlane:
             yield key, url, [states[key] for states in workers if key in states], out
 
     def _urls(self, variant: int) -> list[str]:
+        return [str(one) for one in self._configured(variant)]
+
+    def _configured(self, variant: int) -> tuple[Endpoint, ...]:
+        """Return the endpoints of a variant, with the addresses of names in their place."""
         which = (self.config.variants.stable, self.config.variants.canary)[variant]
         addresses = self._block.addresses.read()
         if addresses is not None:
             self._addresses = addresses[1]
-        return (
-            [] if which is None else [str(one) for one in expand(which.endpoints, self._addresses)]
-        )
+        return () if which is None else expand(which.endpoints, self._addresses)
 
     def _running(self) -> list[WorkerCells]:
         return [worker for worker in self._block.workers if worker.status[shared.PID]]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canaryproxy.fleet.report import Report, holds_elsewhere, shed
+from canaryproxy.fleet.report import Report, shed, with_reports
 from canaryproxy.judging.verdict import Sample
+
+from ..control.test_release_view import ASSESSMENT
 
 counts = st.integers(0, 2**63)
 
@@ -37,4 +41,6 @@ def test_the_reports_of_all_replicas_add_up_and_the_holds_of_others_name_them() 
     }
     assert shed(reports) == {"stable": 11, "canary": 22}
     assert shed({}) == {"stable": 0, "canary": 0}
-    assert holds_elsewhere(reports, "a") == ("2 of 2 are out (at replica b)",)
+    seen = replace(ASSESSMENT, holds=("own",))
+    assert with_reports(seen, reports, "a").holds == ("own", "2 of 2 are out (at replica b)")
+    assert with_reports(seen, {"a": reports["a"]}, "a") is seen

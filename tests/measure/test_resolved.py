@@ -37,6 +37,14 @@ def test_a_name_without_an_address_stays() -> None:
     assert expand([name], {}) == expand([name], {"http://cart.shop:80": ()}) == (name,)
 
 
+def test_rank_and_weight_are_no_part_of_what_an_endpoint_is() -> None:
+    name = endpoint("dns+srv://_http._tcp.cart.shop")
+    (plain,) = expand([name], {str(name): (("10.0.0.7", 80),)})
+    (other,) = expand([name], {str(name): (("10.0.0.7", 80, 1, 0.5),)})
+    assert (plain.rank, plain.weight, other.rank, other.weight) == (0, 1.0, 1, 0.5)
+    assert plain == other, "its connections and its state stay"
+
+
 @pytest.mark.parametrize("scheme", ["http+srv", "dns+srv", "https+srv"])
 def test_srv_records_give_the_port(scheme: str) -> None:
     name = endpoint(f"{scheme}://_HTTP._tcp.cart.shop")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -37,6 +38,15 @@ def endpoints(number: int) -> list[Endpoint]:
         Endpoint(EndpointConfig("http", "h", 1000 + at, ""), Limits(), loop, never)  # type: ignore[arg-type]
         for at in range(number)
     ]
+
+
+def weighted(*weights: float, ranks: tuple[int, ...] = (), by_hash: bool = False) -> Pool:
+    found = endpoints(len(weights))
+    for one, weight, rank in zip(found, weights, ranks or (0,) * len(weights), strict=True):
+        one.config = replace(one.config, weight=weight, rank=rank)
+    pool = Pool(found, by_hash=by_hash)
+    pool.refresh(1.0, may_panic=True)
+    return pool
 
 
 def shares(pool: Pool, requests: int = 30_000) -> Counter[int]:
@@ -139,3 +149,67 @@ def test_without_a_slow_start_it_is_back_at_once() -> None:
     pool.refresh(1.0, may_panic=True)
     assert not pool.starting
     assert len(shares(pool, 10)) == 2
+
+
+# SRV records: ranks and weights
+
+
+def test_a_lower_rank_is_used_only_while_all_of_the_better_are_out() -> None:
+    pool = weighted(1.0, 1.0, 1.0, 1.0, ranks=(0, 0, 1, 2))
+    assert set(shares(pool)) == {0, 1}
+    pool.endpoints[0].standing.out = 1
+    pool.refresh(1.0, may_panic=True)
+    assert set(shares(pool)) == {1}
+    pool.endpoints[1].ejected = True
+    pool.refresh(1.0, may_panic=True)
+    assert set(shares(pool)) == {2}
+    pool.endpoints[2].ejected = True
+    pool.refresh(1.0, may_panic=True)
+    assert set(shares(pool)) == {3}
+    pool.endpoints[0].standing.out = 0
+    pool.refresh(1.0, may_panic=True)
+    assert set(shares(pool)) == {0}
+
+
+@pytest.mark.parametrize("number", [2, 3, 6])
+def test_idle_endpoints_get_requests_in_proportion_to_their_weights(number: int) -> None:
+    weights = [float(1 + at % 3) for at in range(number)]
+    found = shares(weighted(*weights))
+    for at, weight in enumerate(weights):
+        assert found[at] / 30_000 == pytest.approx(weight / sum(weights), rel=0.1)
+
+
+def test_a_heavy_endpoint_that_is_busy_gets_less() -> None:
+    pool = weighted(3.0, 1.0)
+    pool.endpoints[0].active = 30
+    assert shares(pool)[0] < 30_000 * 0.6, "of two that are drawn the other one is taken"
+    pool.endpoints[1].active = 10
+    assert shares(pool)[0] / 30_000 == pytest.approx(0.75, rel=0.1), "for its weight it is as busy"
+
+
+def test_a_weight_of_next_to_none_gets_next_to_no_requests() -> None:
+    assert shares(weighted(0.001, 1.0))[0] < 100
+
+
+def test_users_are_shared_by_weight_and_move_only_to_what_became_heavier() -> None:
+    before, after = weighted(1.0, 1.0, 1.0, by_hash=True), weighted(1.0, 1.0, 2.0, by_hash=True)
+    heavier = after.endpoints[2]
+    there = Counter(after.choose(key) for key in KEYS)
+    assert there[heavier] / len(KEYS) == pytest.approx(0.5, rel=0.1)
+    for key in KEYS:
+        one, other = before.choose(key), after.choose(key)
+        assert one is not None
+        assert other is not None
+        assert other is heavier or one.authority == other.authority
+
+
+def test_a_weighted_endpoint_that_returns_comes_to_its_share_slowly() -> None:
+    found = weighted(3.0, 1.0).endpoints
+    pool = Pool(found, by_hash=False, slow_start=10.0)
+    found[0].standing.out = 1
+    pool.refresh(1.0, may_panic=True)
+    found[0].standing.out = 0
+    pool.refresh(100.0, may_panic=True)
+    assert 0 not in shares(pool, 50)
+    pool.warm(105.0)
+    assert shares(pool)[0] / 30_000 == pytest.approx(1.5 / 2.5, rel=0.1)

@@ -159,7 +159,7 @@ def asking(server: NameServer, **more: str) -> Dns:
     return Dns.model_validate({"servers": (f"127.0.0.1:{server.port}",), **more})
 
 
-async def test_both_families_and_the_services_of_the_best_priority() -> None:
+async def test_both_families_and_services_with_priorities_and_weights() -> None:
     with NameServer() as server:
         server.records = {
             ("cart.test.", "A"): ["10.0.0.8", "10.0.0.7"],
@@ -179,8 +179,11 @@ async def test_both_families_and_the_services_of_the_best_priority() -> None:
         assert await look_up_now(NAME, asking(server, family="ipv6")) == all_of_it[2:]
         service = endpoint("dns+srv://_http._tcp.cart.test")
         assert await look_up_now(service, asking(server)) == (
-            ("10.0.0.1", 8080),
-            ("10.0.0.2", 8081),
+            ("10.0.0.1", 8080, 0, 0.001),
+            ("10.0.0.2", 8081, 0, 2.0),
+            ("10.0.0.7", 80, 1, 1.0),  # one record, three addresses
+            ("10.0.0.8", 80, 1, 1.0),
+            ("fd00::7", 80, 1, 1.0),
         )
         server.fails = True
         for one in (NAME, service):

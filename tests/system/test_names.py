@@ -40,6 +40,11 @@ def rows(running: Proxy, variant: str) -> dict[str, bool]:
     }
 
 
+def states(running: Proxy, variant: str) -> dict[str, str]:
+    endpoints = json.loads(running.ask("GET", "/v1/endpoints"))["endpoints"]
+    return {one["url"]: one["state"] for one in endpoints if one["variant"] == variant}
+
+
 def gets_none(users: Users, addresses: list[str]) -> bool:
     """Wait for a hundred requests, and tell whether none of them went there."""
 
@@ -85,12 +90,14 @@ def test_a_name_is_all_its_addresses_and_follows_them_without_a_failed_request(
                     running_pods[one].end()
                 seen = users.bodies[ADDRESSES[4].encode()]
                 until(lambda: users.bodies[ADDRESSES[4].encode()] > seen + 50, "the rest")
-                # SRV: those of the best priority, at their ports.
+                # SRV: those of the best priority get the requests, at their ports.
                 names.records[SRV] = [f"10 1 {port} a.pods.test.", f"20 1 {port} b.pods.test."]
                 names.records["a.pods.test.", "A"] = [ADDRESSES[3]]
                 names.records["b.pods.test.", "A"] = [ADDRESSES[4]]
-                url = f"http://pods.test:{port} ({ADDRESSES[3]})"
-                until(lambda: rows(running, "canary") == {url: True}, "the canary")
+                first, other = (f"http://pods.test:{port} ({one})" for one in ADDRESSES[3:])
+                until(
+                    lambda: states(running, "canary") == {first: "up", other: "standby"}, "canary"
+                )
                 names.fails = True
                 asked = names.asked
                 until(lambda: names.asked > asked + 20, "look-ups that fail")

@@ -72,10 +72,10 @@ function showEndpoints({ endpoints }) {
   );
 }
 
-/** "up", "starting", "down" with its cause, or in how many of the workers it is down. */
+/** "up", "starting", "standby", "down" with its cause, or in how many of the workers it is down. */
 function state({ state: word, up, out, ejected_by: by, workers }) {
   if (out) return `${word}: ${out}`;
-  if (word === "starting" || word === "panic") return word;
+  if (word === "starting" || word === "standby" || word === "panic") return word;
   if (up) return "up";
   return by < workers ? `down in ${by} of ${workers} workers` : "down";
 }
