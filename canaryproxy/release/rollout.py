@@ -725,7 +725,8 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         return replace(rollout, hold=hold, ready=False), (), ()
     if plan.gated and rollout.gate.state != "passed":
         return _ask(rollout, now)
-    cause = no_regression(requests, rollout.baked)
+    is_end = step.weight >= 100.0 and not step.bake
+    cause = "the last step has no bake time" if is_end else no_regression(requests, rollout.baked)
     if plan.promote != "manual":
         return _advance(rollout, cause, now, plan)
     ready = replace(rollout, hold="ready for the next step: resume or promote", ready=True)

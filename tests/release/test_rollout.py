@@ -569,6 +569,17 @@ def test_a_hold_back_is_named_in_the_record_trips_like_a_step_and_is_skipped_by_
     assert machine.step(held, Promote(), 2.0, plan)[0].weight == 100.0
 
 
+@pytest.mark.parametrize(
+    ("bake", "cause"), [(0.0, "the last step has no bake time"), (1.0, "no regression in 5 ")]
+)
+def test_a_promotion_says_what_it_rests_on(bake: float, cause: str) -> None:
+    plan = Plan((Step(50), Step(100, bake)))
+    here = replace(Rollout(), state=State.RUNNING, weight=100.0, step=1, ticked=0.5, baked=1.0)
+    promoted, _, (record,) = machine.step(here, Tick(seen(5)), 1.0, plan)
+    assert (promoted.state, record.what) == (State.PROMOTED, "promoted")
+    assert record.cause.startswith(cause)
+
+
 RAMP = Plan((Step(50, 2.0, 5), Step(100)), ramp_down=10.0)
 
 
