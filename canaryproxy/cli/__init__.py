@@ -7,6 +7,7 @@ A command's module is imported when the command is used: ``--help`` loads click 
 from __future__ import annotations
 
 from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,6 +51,9 @@ SECTIONS = {
         "operate.drill": ("Rehearse a rollback with live traffic: trip, time it, reset."),
     },
     "Configuration": {
+        "import_.import": (
+            "Convert the configuration of another tool, and print it as one of ours."
+        ),
         "operate.reload": "Read the configuration file again.",
         "upgrade.upgrade": (
             "Restart in place with the installed version and current configuration."
@@ -89,7 +93,8 @@ def command_named(name: str) -> click.Command:
     completion of options need none.
     """
     defer("canaryproxy.config")
-    found: click.Command = getattr(import_module(f"canaryproxy.cli.{COMMANDS[name]}"), name)
+    attribute = f"{name}_" if iskeyword(name) else name
+    found: click.Command = getattr(import_module(f"canaryproxy.cli.{COMMANDS[name]}"), attribute)
     return found
 
 

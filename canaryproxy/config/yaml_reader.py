@@ -11,9 +11,9 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from canaryproxy.config import variables
 from canaryproxy.config.errors import Path, Problem, shown
@@ -35,6 +35,8 @@ MAX_BYTES = 4 * MAX_CHARACTERS
 MAX_VALUES = 10_000
 """No real configuration has more values; a file of aliases that multiply ("billion laughs") has."""
 MAX_DEPTH = 32
+
+_Found = TypeVar("_Found")
 
 _TAG = "tag:yaml.org,2002:"
 _NULL = re.compile(r"~|null|Null|NULL|")
@@ -82,7 +84,7 @@ def read(text: str, file: str, environment: Mapping[str, str] = os.environ) -> P
         root = _compose(text)
         if root is not None:
             source.value = _Reader(source, environment).value(root, ())
-    except _Unreadable as error:
+    except Unreadable as error:
         source.value = None
         source.problems = [Problem(file, *error.place, error.path, "", str(error))]
     return source
@@ -112,8 +114,8 @@ def _put(tree: Any, path: Path, value: str) -> Any:
     return {**tree, path[0]: _put(tree[path[0]], path[1:], value)} if path else value
 
 
-class _Unreadable(Exception):
-    """An error after which nothing of the file can be used."""
+class Unreadable(Exception):
+    """An error after which nothing of the file can be used; ``place`` and ``path`` say where it is."""
 
     def __init__(self, message: str, place: Place = (1, 1), path: Path = ()) -> None:
         super().__init__(message)
@@ -144,33 +146,65 @@ for _kind, _pattern in (("null", _NULL), ("bool", _BOOL), ("int", _INT), ("float
 
 
 def _compose(text: str) -> Node | None:
+    return _parse(text, lambda loader: loader.get_single_node())
+
+
+def documents(text: str) -> list[Node]:
+    """Return the documents of a YAML file, empty ones apart. Raises ``Unreadable``."""
+
+    def all_of(loader: _Loader) -> list[Node]:
+        found: list[Node] = []
+        while loader.check_node():
+            if (node := loader.get_node()) is not None:
+                found.append(node)
+        return found
+
+    return _parse(text, all_of)
+
+
+def _parse(text: str, compose: Callable[[_Loader], _Found]) -> _Found:
     if len(text) > MAX_CHARACTERS:
-        raise _Unreadable(f"the file is larger than {MAX_CHARACTERS:,} characters")
+        raise Unreadable(f"the file is larger than {MAX_CHARACTERS:,} characters")
     try:
         loader = _Loader(text)
     except ReaderError as error:
         breaks = list(_BREAK.finditer(text, 0, error.position))
         begin = breaks[-1].end() if breaks else 0
         code = error.character if isinstance(error.character, int) else ord(error.character)
-        raise _Unreadable(
+        raise Unreadable(
             f"not valid YAML: character U+{code:04X} is not allowed",
             (len(breaks) + 1, error.position - begin + 1),
         ) from None
     try:
-        node: Node | None = loader.get_single_node()
+        return compose(loader)
     except MarkedYAMLError as error:
         mark = loader.get_mark()
         message, place = explain(error, text, (mark.line + 1, mark.column + 1))
-        raise _Unreadable(message, place) from None
+        raise Unreadable(message, place) from None
     except (ValueError, OverflowError):  # "\UFFFFFFFF"
         mark = loader.get_mark()
-        raise _Unreadable(
+        raise Unreadable(
             "not valid YAML: the escape is not a Unicode character",
             (mark.line + 1, mark.column + 1),
         ) from None
     finally:
         loader.dispose()
-    return node
+
+
+def plain(tag: str, text: str) -> str | int | float | bool | None:
+    """Return the value of a scalar with a resolved tag. Raises ``ValueError`` if they do not fit."""
+    kind = tag.removeprefix(_TAG)
+    if kind == "str":
+        return text
+    if kind == "null" and _NULL.fullmatch(text):
+        return None
+    if kind == "bool" and _BOOL.fullmatch(text):
+        return text.lower() == "true"
+    if kind == "int" and _INT.fullmatch(text):
+        return int(text)
+    if kind == "float" and _FLOAT.fullmatch(text):
+        return float(text)
+    raise ValueError(kind)
 
 
 def _place(node: Node) -> Place:
@@ -189,7 +223,7 @@ class _Reader:
         self._source.values.setdefault(path, place)
         self._count += 1
         if self._count > MAX_VALUES or len(path) > MAX_DEPTH:
-            raise _Unreadable(
+            raise Unreadable(
                 f"aliases expand this file to more than {MAX_VALUES:,} values or {MAX_DEPTH} levels",
                 place,
                 path[:1],
@@ -239,23 +273,17 @@ class _Reader:
 
     def _scalar(self, node: ScalarNode, path: Path) -> Any:
         text = str(node.value)
-        kind = node.tag.removeprefix(_TAG)
-        if kind == "str":
+        if node.tag == f"{_TAG}str":
             if _SURROGATE.search(text):
                 message = f"unpaired surrogate in {shown(text)}"
                 return self._refuse(_place(node), path, message)
             if "${" in text and variables.allowed_at(path):
                 return self._expand(node, path, text)
             return text
-        if kind == "null" and _NULL.fullmatch(text):
-            return None
-        if kind == "bool" and _BOOL.fullmatch(text):
-            return text.lower() == "true"
-        if kind == "int" and _INT.fullmatch(text):
-            return int(text)
-        if kind == "float" and _FLOAT.fullmatch(text):
-            return float(text)
-        return self._refuse_tag(node, path)
+        try:
+            return plain(node.tag, text)
+        except ValueError:
+            return self._refuse_tag(node, path)
 
     def _expand(self, node: Node, path: Path, text: str) -> str | None:
         self._source.references[path] = text

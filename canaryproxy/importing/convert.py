@@ -1,0 +1,104 @@
+"""The kind of a source, and its importer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from canaryproxy.config.errors import shown
+from canaryproxy.importing import argo, envoy, flagger, ingress_nginx, nginx, traefik
+from canaryproxy.importing.draft import Draft, finished
+from canaryproxy.importing.fields import Field, Place, from_toml, from_yaml, whole
+from canaryproxy.importing.nginx_syntax import Directive, ReadFiles, parse
+from canaryproxy.importing.shares import Wanted
+
+Importer = Callable[[list[Field], Wanted, Draft], None]
+KINDS: Final = {
+    "nginx": "nginx (split_clients, upstream)",
+    "ingress-nginx": "ingress-nginx (canary annotations)",
+    "flagger": "Flagger (Canary)",
+    "argo": "Argo Rollouts (Rollout)",
+    "traefik": "Traefik (weighted services)",
+    "envoy": "Envoy (weighted clusters)",
+}
+"""The kinds of sources, with their names for people."""
+_IMPORTERS: Final[dict[str, tuple[Callable[[Field], bool], Importer]]] = {
+    "flagger": (flagger.is_one, flagger.convert),
+    "argo": (argo.is_one, argo.convert),
+    "ingress-nginx": (ingress_nginx.is_one, ingress_nginx.convert),
+    "traefik": (traefik.is_one, traefik.convert),
+    "envoy": (envoy.is_one, envoy.convert),
+}
+_TOML = re.compile(r"(?m)^\s*\[{1,2}\s*(?:http|tcp|udp|tls|providers|entryPoints)\b[^\n\]]*\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A configuration of ours."""
+
+    text: str
+    kind: str
+    notes: int
+    """How many things have no equivalent, or behave differently."""
+
+
+def convert(
+    sources: Sequence[tuple[str, str]],
+    read_files: ReadFiles,
+    kind: str | None = None,
+    wanted: Wanted = Wanted(),  # noqa: B008 - a frozen value
+) -> Imported:
+    """Return the configuration that files (name and text) of another tool describe.
+
+    Raises ``ConfigError`` with file and line of what cannot be imported.
+    """
+    folder = sources[0][0].rpartition("/")[0]
+    folder = f"{folder}/" if folder else ""
+    texts = [(name, whole(text.removeprefix("\ufeff"), name)) for name, text in sources]
+    if kind is None and any(nginx.is_nginx(text) for _, text in texts):
+        kind = "nginx"
+    if kind == "nginx":
+        directives: list[Directive] = []
+        for name, text in texts:
+            directives += parse(text, name, read_files)
+        draft = Draft(KINDS["nginx"], folder)
+        nginx.convert(directives, wanted, draft)
+        return Imported(finished(draft, "import"), kind, len(draft.notes))
+    documents: list[Field] = []
+    for name, text in texts:
+        is_toml = name.endswith(".toml") or _TOML.search(text) is not None
+        documents += from_toml(text, name) if is_toml else from_yaml(text, name)
+    kind = kind or _recognised(documents, texts)
+    draft = Draft(KINDS[kind], folder)
+    _IMPORTERS[kind][1](documents, wanted, draft)
+    return Imported(finished(draft, "import"), kind, len(draft.notes))
+
+
+def _recognised(documents: list[Field], texts: Sequence[tuple[str, str]]) -> str:
+    found = [kind for kind, (is_one, _) in _IMPORTERS.items() if any(map(is_one, documents))]
+    if {"flagger", "argo"} <= {*found}:
+        raise documents[0].place.error(
+            "found a Canary of Flagger and a Rollout of Argo; choose one with --from flagger or --from argo"
+        )
+    if found:
+        return found[0]
+    place = documents[0].place if documents else Place(texts[0][0], 1, 1)
+    kinds = ", ".join(KINDS)
+    if not documents:
+        raise place.error(f"expected a configuration of {kinds}; found an empty file")
+    seen = "; ".join(_described(one) for one in documents[:5])
+    raise place.error(
+        f"expected a configuration of {kinds}; found {seen}. --from KIND says which it is"
+    )
+
+
+def _described(document: Field) -> str:
+    if not isinstance(document.value, dict):
+        return shown(document.value)
+    kind = document.get("kind")
+    if kind is not None:
+        return f"kind {shown(kind.value)}"
+    keys = ", ".join(list(document.value)[:5])
+    return f"a mapping of {keys}"

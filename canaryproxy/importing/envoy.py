@@ -1,0 +1,329 @@
+"""Envoy: ``weighted_clusters`` or a ``runtime_fraction`` of a bootstrap or a route configuration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from canaryproxy.config.units import duration_text
+from canaryproxy.importing import envoy_clusters, envoy_routes
+from canaryproxy.importing.draft import FRONT, Draft
+from canaryproxy.importing.envoy_routes import Route
+from canaryproxy.importing.fields import Field, Place
+from canaryproxy.importing.shares import STAYS, Pair, Wanted, choose_split, pair_of
+
+_REASONS: Final = {
+    "admin": ("the admin API is another one", "set admin.listen"),
+    "http_filters": ("canaryproxy has no filters", FRONT),
+    "access_log": (
+        "the format is another one",
+        "set access_log: {} for a line of JSON for each request",
+    ),
+    "tracing": ("canaryproxy makes no spans", "set trace.create; traceparent is passed on"),
+    "retry_policy": (
+        "stable answers in place of a failing canary (rescue), by rules of its own",
+        "see rescue in the documentation",
+    ),
+    "prefix_rewrite": ("paths are passed on as they are", FRONT),
+    "regex_rewrite": ("paths are passed on as they are", FRONT),
+    "host_rewrite_literal": ("the client's Host is passed on", FRONT),
+    "layered_runtime": ("there is no runtime layer", "canaryproxy weight"),
+    "dynamic_resources": ("canaryproxy reads one file", "change it and canaryproxy reload"),
+    "lb_policy": ("requests go to the endpoint with the fewest in flight", "nothing to do"),
+    "use_remote_address": ("who is trusted is a list of networks", "set forwarded.trust"),
+    "xff_num_trusted_hops": ("who is trusted is a list of networks", "set forwarded.trust"),
+    "domains": ("one proxy serves one service, whatever the host", "route hosts in front"),
+    "circuit_breakers": ("limits are of endpoints and clients", "see limits"),
+    "outlier_detection": (
+        "outliers are found by evidence, not by thresholds",
+        "see variants.*.outliers",
+    ),
+    "upgrade_configs": ("upgrades are always passed on", "nothing to do"),
+    "typed_extension_protocol_options": ("upstreams get HTTP/1.1", FRONT),
+    "http2_protocol_options": ("upstreams get HTTP/1.1", FRONT),
+}
+_COVERED: Final = ("stat_prefix", "codec_type", "normalize_path", "merge_slashes", "server_name",
+    "generate_request_id", "preserve_external_request_id", "name", "path_with_escaped_slashes_action",
+    "drain_timeout", "http_protocol_options", "add_user_agent", "via")  # fmt: skip
+
+
+def is_one(document: Field) -> bool:
+    """Tell whether a document is a bootstrap, a listener or a route configuration."""
+    if not isinstance(document.value, dict):
+        return False
+    keys = {*document.value}
+    return bool(
+        keys & {"static_resources", "virtual_hosts", "filter_chains", "dynamic_resources"}
+    ) or ("resources" in keys and "kind" not in keys)
+
+
+def convert(documents: list[Field], wanted: Wanted, draft: Draft) -> None:
+    """Add what a configuration of Envoy says to a draft."""
+    mine = [one for one in documents if is_one(one)] or documents
+    listeners: list[Field] = []
+    clusters: dict[str, Field] = {}
+    configurations: list[tuple[Field | None, Field]] = []
+    for one in mine:
+        static = one.get("static_resources")
+        for part in (one, static) if static is not None else (one,):
+            listeners += part.items("listeners")
+            clusters |= {x.need("name").text(): x for x in part.items("clusters")}
+        one.take("node", "@type", "version_info", "type_url")
+        resources = one.items("resources")
+        listeners += [x for x in (one, *resources) if x.has("filter_chains")]
+        clusters |= {x.need("name").text(): x for x in resources if x.has("load_assignment")}
+        configurations += [(None, x) for x in (one, *resources) if x.has("virtual_hosts")]
+    connected = [(one, config) for one in listeners for config in _route_configs(one)]
+    found = []
+    for listener, manager in (*connected, *configurations):
+        config = manager.get("route_config") if listener is not None else manager
+        if config is None:
+            raise manager.place.error(
+                "expected route_config, found none: give the route configuration that rds would deliver, too"
+            )
+        for host in config.items("virtual_hosts"):
+            routes = [envoy_routes.read(one, draft) for one in host.items("routes")]
+            if (split := _split(routes)) is not None:
+                found.append(
+                    (host.need("name").text(), host.place, listener, manager, host, routes, split)
+                )
+    at = choose_split(
+        [one[:2] for one in found],
+        wanted,
+        mine[0].place,
+        "weighted_clusters of two clusters in a route",
+    )
+    _, place, listener, manager, host, routes, split = found[at]
+    pair = _pair(split, routes, wanted, place, draft)
+    if listener is not None:
+        _listener(listener, manager, draft)
+    for variant, name in (("stable", pair.stable), ("canary", pair.canary)):
+        envoy_clusters.add(variant, name, clusters.get(name), place, draft)
+    draft.set("split.weight", pair.weight, pair.place, "weight, of the sum of the weights")
+    _sticky(split, pair, draft)
+    envoy_routes.rules(routes, split, pair, draft)
+    _action(split, pair, draft)
+    _left(mine, host, found, clusters, pair, draft)
+
+
+def _route_configs(listener: Field) -> list[Field]:
+    """Return the HTTP connection managers of a listener."""
+    found = []
+    for chain in listener.items("filter_chains"):
+        for one in chain.items("filters"):
+            config = one.get("typed_config")
+            if config is not None and (config.has("route_config") or config.has("rds")):
+                one.get("name")
+                config.get("@type")
+                found.append(config)
+    return found
+
+
+def _split(routes: list[Route]) -> Route | None:
+    """Return the route that splits: by weights, or by a fraction before a route with the same conditions."""
+    for at, one in enumerate(routes):
+        if len({share.name for share in one.shares}) > 1:
+            return one
+        if one.percent < 100.0 and one.shares and _rest(one, routes[at + 1 :]) is not None:
+            return one
+    return None
+
+
+def _rest(split: Route, later: list[Route]) -> Route | None:
+    """Return the route that takes what the fraction of another leaves over."""
+    for one in later:
+        same = one.rule.conditions == split.rule.conditions or one.rule.is_everything
+        if same and one.percent == 100.0 and len(one.shares) == 1:
+            return one if one.shares[0].name != split.shares[0].name else None
+    return None
+
+
+def _pair(split: Route, routes: list[Route], wanted: Wanted, place: Place, draft: Draft) -> Pair:
+    if len({share.name for share in split.shares}) > 1:
+        pair = pair_of(split.shares, wanted, place, draft)
+        if split.percent < 100.0:
+            draft.no_equivalent(
+                split.source.place, f"a runtime_fraction of {split.percent:g}% before weights",
+                "a proxy has one split", f"the weight {pair.weight:g} is of all users",
+            )  # fmt: skip
+        return pair
+    at = next(index for index, one in enumerate(routes) if one is split)
+    rest = _rest(split, routes[at + 1 :])
+    assert rest is not None
+    first, second = split.shares[0], rest.shares[0]
+    shares = [replace(first, weight=split.percent), replace(second, weight=100.0 - split.percent)]
+    return pair_of(shares, wanted, place, draft)
+
+
+def _sticky(split: Route, pair: Pair, draft: Draft) -> None:
+    """Set what identifies a user by the first hash policy; say that users stay where Envoy is random."""
+    action = split.action
+    assert action is not None
+    weighted = action.get("weighted_clusters")
+    by_hash = weighted.get("use_hash_policy") if weighted is not None else None
+    for one in action.items("hash_policy"):
+        if draft.has("split.sticky"):
+            one.take()
+            draft.no_equivalent(
+                one.place, one.name, "a user is identified by one thing", "it is left out"
+            )
+        elif (cookie := one.get("cookie")) is not None:
+            name, ttl = cookie.need("name"), cookie.get("ttl")
+            value: dict[str, object] = {"cookie": name.text()}
+            if ttl is None:
+                value["set"] = False
+            elif ttl.seconds() > 0:
+                value["max_age"] = duration_text(ttl.seconds())
+            cookie.take("path", "attributes")
+            draft.set("split.sticky", value, cookie.place, "hash_policy.cookie")
+        elif (header := one.get("header")) is not None:
+            name = header.need("header_name")
+            draft.set("split.sticky", {"header": name.text()}, header.place, "hash_policy.header")
+        elif (address := one.get("connection_properties")) is not None:
+            address.take()
+            draft.set(
+                "split.sticky", {"address": True}, one.place, "hash_policy.connection_properties"
+            )
+        one.take("terminal")
+    if by_hash is None or not by_hash.flag():
+        draft.differs(pair.place, f"Envoy chooses at random for each request; {STAYS}")
+    if weighted is not None:
+        for key in ("runtime_key_prefix", "header_name"):
+            if (one_at := weighted.get(key)) is not None:
+                draft.no_equivalent(
+                    one_at.place, f"weighted_clusters.{key}", "the weight is in the file",
+                    "change it while it runs with canaryproxy weight",
+                )  # fmt: skip
+
+
+def _action(split: Route, pair: Pair, draft: Draft) -> None:
+    """Set timeouts and mirroring of the route that splits."""
+    action = split.action
+    assert action is not None
+    timeout = action.get("timeout")
+    if timeout is not None:
+        draft.duration(
+            "limits.first_byte_timeout",
+            timeout.seconds(),
+            timeout.place,
+            "timeout, to the first byte here",
+        )
+    if (idle := action.get("idle_timeout")) is not None:
+        draft.duration(
+            "limits.body_timeout", idle.seconds(), idle.place, "idle_timeout of the route"
+        )
+    retries = action.get("retry_policy")
+    if retries is not None:
+        draft.no_equivalent(retries.place, "retry_policy", *_REASONS["retry_policy"])
+        retries.take()
+    retry = action.get("retry_policy", "per_try_timeout")
+    if retry is not None:
+        draft.set("rescue.after", duration_text(retry.seconds()), retry.place, "per_try_timeout")
+    for one in action.items("request_mirror_policies"):
+        cluster = one.need("cluster")
+        fraction = one.get("runtime_fraction")
+        percent = 100.0 if fraction is None else envoy_routes.fraction_of(fraction, draft)
+        one.take("trace_sampled")
+        if cluster.text() == pair.canary:
+            draft.set(
+                "mirror.percent",
+                percent,
+                one.place,
+                "request_mirror_policies, of GET and HEAD here",
+            )
+        else:
+            draft.no_equivalent(
+                one.place, f"mirroring to {cluster.text()}", "copies go to the canary only", FRONT
+            )
+
+
+def _listener(listener: Field, manager: Field, draft: Draft) -> None:
+    """Set ``listen``, with certificates, and the timeouts of clients."""
+    listener.take("name", "listener_filters", "per_connection_buffer_limit_bytes")
+    address = envoy_clusters.address(listener.need("address"))
+    value: dict[str, object] = {"address": address}
+    for chain in listener.items("filter_chains"):
+        chain.take("name")
+        tls = chain.get("transport_socket", "typed_config", "common_tls_context")
+        if tls is None:
+            continue
+        chain.take("transport_socket")
+        pairs = [
+            {"cert": cert.text(), "key": key.text()}
+            for one in tls.items("tls_certificates")
+            if (cert := one.get("certificate_chain", "filename"))
+            and (key := one.get("private_key", "filename"))
+        ]
+        if pairs:
+            value["tls"] = {"certificates": pairs}
+        else:
+            draft.no_equivalent(
+                tls.place,
+                "certificates that are no files",
+                "they are read from files",
+                "set listen[].tls",
+            )
+    draft.add(
+        "listen",
+        value if "tls" in value else address,
+        listener.need("address").place,
+        "the listener",
+    )
+    for name, path in (
+        (("common_http_protocol_options", "idle_timeout"), "idle_timeout"),
+        (("stream_idle_timeout",), "body_timeout"),
+        (("request_headers_timeout",), "header_timeout"),
+    ):
+        if (one := manager.get(*name)) is not None:
+            draft.duration(f"limits.{path}", one.seconds(), one.place, name[-1])
+
+
+def _left(
+    mine: list[Field],
+    host: Field,
+    found: list[tuple[str, Place, Field | None, Field, Field, list[Route], Route]],
+    clusters: dict[str, Field],
+    pair: Pair,
+    draft: Draft,
+) -> None:
+    """Note domains, other hosts and clusters, and what nothing has read."""
+    host.take("name")
+    domains = [one.text() for one in host.items("domains")]
+    if domains and "*" not in domains:
+        draft.no_equivalent(host.place, f"domains {', '.join(domains)}", *_REASONS["domains"])
+    for one in found:
+        if one[4] is not host:
+            draft.no_equivalent(
+                one[1], f"the virtual host {one[0]}", "a proxy has one service", FRONT
+            )
+            one[4].take()
+    for name, cluster in clusters.items():
+        if name not in (pair.stable, pair.canary):
+            cluster.take()
+            draft.no_equivalent(
+                cluster.place,
+                f"the cluster {name}",
+                "a proxy has two versions of one service",
+                FRONT,
+            )
+    for _, _, listener, manager, _, routes, _ in found:
+        manager.take(*_COVERED)
+        if (config := manager.get("route_config")) is not None:
+            config.take("name")
+        if listener is None:
+            manager.take(*_COVERED)
+        _router_only(manager, draft)
+        for route in routes:
+            route.source.take("name")
+    for document in mine:
+        draft.report_unread(document, _REASONS)
+
+
+def _router_only(manager: Field, draft: Draft) -> None:
+    """The router filter needs no equivalent; each other filter has none."""
+    for one in manager.items("http_filters"):
+        name = one.get("name")
+        what = name.text() if name is not None else "a filter"
+        one.take()
+        if "router" not in what:
+            draft.no_equivalent(one.place, f"the filter {what}", *_REASONS["http_filters"])

@@ -1,0 +1,330 @@
+"""ingress-nginx: an Ingress, and a second one with ``canary`` annotations.
+
+The order of the conditions is that of its balancer: header, cookie, weight. ``canary-by-header-pattern`` may
+match anywhere in the value, and counts only without ``canary-by-header-value``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from canaryproxy.config.errors import shown
+from canaryproxy.config.units import duration_text
+from canaryproxy.importing import kubernetes
+from canaryproxy.importing.draft import FRONT, Draft
+from canaryproxy.importing.fields import Field
+from canaryproxy.importing.shares import STAYS, Wanted, choose_split
+
+_PREFIXES: Final = ("nginx.ingress.kubernetes.io/", "ingress.kubernetes.io/")
+_KNOWN: Final = (
+    *("canary", "canary-by-header", "canary-by-header-value", "canary-by-header-pattern"),
+    *("canary-by-cookie", "canary-weight", "canary-weight-total"),
+)
+_REASONS: Final = {
+    "ssl-redirect": ("canaryproxy redirects nothing", FRONT),
+    "force-ssl-redirect": ("canaryproxy redirects nothing", FRONT),
+    "rewrite-target": ("paths are passed on as they are", FRONT),
+    "tls": (
+        "certificates are read from files",
+        "mount the Secret and set listen[].tls, or terminate TLS in front",
+    ),
+    "ingressClassName": (
+        "canaryproxy is no controller",
+        "point your load balancer or Ingress at it",
+    ),
+    "ingress.class": ("canaryproxy is no controller", "point your load balancer or Ingress at it"),
+}
+
+
+class _Ingress:
+    """An Ingress with its annotations."""
+
+    def __init__(self, document: Field) -> None:
+        self.document = document
+        self.annotations: dict[str, Field] = {}
+        for key, field in document.entries("metadata", "annotations").items():
+            short = next((key[len(p) :] for p in _PREFIXES if key.startswith(p)), None)
+            if short is not None:
+                self.annotations[short] = field
+            elif not key.startswith(("kubectl.kubernetes.io/", "meta.helm.sh/")):
+                self.annotations[key] = field
+        self.read: set[str] = set()
+
+    def get(self, name: str) -> Field | None:
+        self.read.add(name)
+        found = self.annotations.get(name)
+        return None if found is None or found.value in (None, "") else found
+
+    @property
+    def is_canary(self) -> bool:
+        found = self.annotations.get("canary")
+        return found is not None and found.flag()
+
+    def backends(self) -> Iterator[tuple[str, str, Field]]:
+        """Yield host, path and backend of each rule, and the default backend."""
+        for rule in self.document.need("spec").items("rules"):
+            named = rule.get("host")
+            for path in (rule.get("http") or rule).items("paths"):
+                at = path.get("path")
+                kind = path.get("pathType")
+                if kind is not None:
+                    kind.text()
+                yield named.text() if named else "", at.text() if at else "/", path.need("backend")
+        default = self.document.get("spec", "defaultBackend") or self.document.get(
+            "spec", "backend"
+        )
+        if default is not None:
+            yield "", "", default
+
+
+def is_one(document: Field) -> bool:
+    """Tell whether a document is an Ingress with canary annotations."""
+    if not kubernetes.is_kind(document, "Ingress"):
+        return False
+    metadata = document.value.get("metadata")
+    notes = (
+        metadata.value.get("annotations") if metadata and isinstance(metadata.value, dict) else None
+    )
+    return (
+        notes is not None
+        and isinstance(notes.value, dict)
+        and (any(f"{prefix}canary" in notes.value for prefix in _PREFIXES))
+    )
+
+
+def convert(documents: list[Field], wanted: Wanted, draft: Draft) -> None:
+    """Add what a canary Ingress and its main Ingress say to a draft."""
+    ingresses = [_Ingress(one) for one in documents if kubernetes.is_kind(one, "Ingress")]
+    canaries = [one for one in ingresses if one.is_canary]
+    place = documents[0].place
+    at = choose_split(
+        [(kubernetes.name_of(one.document), one.document.place) for one in canaries],
+        wanted,
+        place,
+        'an Ingress with nginx.ingress.kubernetes.io/canary: "true"',
+    )
+    canary = canaries[at]
+    backends = list(canary.backends())
+    if not backends:
+        raise canary.document.need("spec").place.error("expected rules with a backend, found none")
+    host, path, backend = backends[0]
+    main, stable = _main(ingresses, canary, host, path)
+    for variant, one, of in (("stable", stable, main), ("canary", backend, canary)):
+        _endpoint(variant, one, of, main, documents, draft)
+    _weight(canary, draft)
+    _rules(canary, draft)
+    _affinity(main, draft)
+    _timeouts(main, draft)
+    _left(main, canary, host, path, draft)
+    kubernetes.others(documents, [main.document, canary.document], draft)
+
+
+def _main(
+    ingresses: list[_Ingress], canary: _Ingress, host: str, path: str
+) -> tuple[_Ingress, Field]:
+    """Return the Ingress without canary annotations for the same host and path, and its backend there."""
+    namespace = kubernetes.namespace_of(canary.document)
+    for one in ingresses:
+        if not one.is_canary and kubernetes.namespace_of(one.document) == namespace:
+            for its_host, its_path, backend in one.backends():
+                if (its_host, its_path) == (host, path):
+                    return one, backend
+    mains = ", ".join(kubernetes.name_of(one.document) for one in ingresses if not one.is_canary)
+    raise canary.document.place.error(
+        f"expected the main Ingress for host {host or '*'} and path {path or 'any'} beside the canary's,"
+        f" found {mains or 'none'}: give both, such as canaryproxy import main.yaml canary.yaml"
+    )
+
+
+def _endpoint(
+    variant: str,
+    backend: Field,
+    ingress: _Ingress,
+    main: _Ingress,
+    documents: list[Field],
+    draft: Draft,
+) -> None:
+    service = backend.get("service")
+    if service is not None:
+        name = service.need("name")
+        port = service.get("port", "number") or service.get("port", "name")
+    else:  # extensions/v1beta1
+        name, port = backend.need("serviceName"), backend.get("servicePort")
+    scheme = "http"
+    protocol = main.get("backend-protocol")
+    if protocol is not None:
+        kind = protocol.text().upper()
+        scheme = "https" if kind == "HTTPS" else "http"
+        if kind in ("GRPC", "GRPCS", "FCGI", "AJP"):
+            draft.no_equivalent(
+                protocol.place, f"backend-protocol {kind}", "upstreams get HTTP/1.1", FRONT
+            )
+        if scheme == "https" and main.annotations.get("proxy-ssl-verify") is None:
+            draft.set(
+                f"variants.{variant}.tls.verify", False, protocol.place,
+                "ingress-nginx verifies no certificate without proxy-ssl-verify",
+            )  # fmt: skip
+    namespace = kubernetes.namespace_of(ingress.document)
+    url = kubernetes.endpoint(name.text(), namespace, port, documents, draft, name.place, scheme)
+    draft.add(f"variants.{variant}.endpoints", url, name.place, f"the Service {name.text()}")
+
+
+def _weight(canary: _Ingress, draft: Draft) -> None:
+    weight, total = canary.get("canary-weight"), canary.get("canary-weight-total")
+    whole = max(100.0, total.number(0, 1e9)) if total is not None else 100.0
+    if weight is None:
+        if total is not None:
+            draft.set("split.weight", 0, total.place, "no canary-weight")
+        return
+    found = weight.number(0, 1e9)
+    if found > whole:
+        raise weight.place.error(
+            f"canary-weight: expected a number from 0 to {whole:g}, found {found:g}"
+        )
+    percent = round(found / whole * 100.0, 2)
+    draft.set("split.weight", percent, weight.place, f"canary-weight {found:g} of {whole:g}")
+    draft.differs(weight.place, f"ingress-nginx chooses at random for each request; {STAYS}")
+
+
+def _rules(canary: _Ingress, draft: Draft) -> None:
+    """Add the match rules of header and cookie."""
+    header, value = canary.get("canary-by-header"), canary.get("canary-by-header-value")
+    pattern, cookie = canary.get("canary-by-header-pattern"), canary.get("canary-by-cookie")
+    if header is not None:
+        name = header.text()
+        if value is not None:
+            tests = {"canary": {"equals": value.text()}}
+        elif pattern is not None:
+            tests = {"canary": {"regex": pattern.text()}}
+        else:
+            tests = {"canary": {"equals": "always"}, "stable": {"equals": "never"}}
+        for variant, test in tests.items():
+            rule = {"variant": variant, "header": {"name": name, **test}}
+            draft.add("split.match", rule, header.place, "canary-by-header")
+    elif value is not None or pattern is not None:
+        at = value or pattern
+        assert at is not None
+        draft.no_equivalent(
+            at.place, "a header value without canary-by-header", "it has no effect", "remove it"
+        )
+    if header is not None and value is not None and pattern is not None:
+        draft.no_equivalent(
+            pattern.place,
+            "canary-by-header-pattern",
+            "it has no effect beside a value",
+            "remove it",
+        )
+    if cookie is not None:
+        for variant, word in (("canary", "always"), ("stable", "never")):
+            rule = {"variant": variant, "cookie": {"name": cookie.text(), "equals": word}}
+            draft.add("split.match", rule, cookie.place, "canary-by-cookie")
+
+
+def _affinity(main: _Ingress, draft: Draft) -> None:
+    """Set the sticky cookie of ``affinity: cookie``, which keeps a user on an endpoint."""
+    names = {
+        key: main.get(f"session-cookie-{key}")
+        for key in ("name", "max-age", "expires", "samesite", "domain", "path", "secure")
+    }
+    affinity = main.get("affinity")
+    hashed = main.get("upstream-hash-by")
+    if affinity is not None:
+        if affinity.text() != "cookie":
+            raise affinity.place.error(f"affinity: expected cookie, found {shown(affinity.text())}")
+        for variant in ("stable", "canary"):
+            draft.set(f"variants.{variant}.balance", "hash", affinity.place, "affinity: cookie")
+        name = names["name"]
+        draft.set(
+            "split.sticky.cookie",
+            "INGRESSCOOKIE" if name is None else name.text(),
+            (name or affinity).place,
+            "session-cookie-name",
+        )
+        age = names["max-age"] or names["expires"]
+        if age is not None:
+            draft.set(
+                "split.sticky.max_age",
+                duration_text(age.number()),
+                age.place,
+                "session-cookie-max-age",
+            )
+        if (site := names["samesite"]) is not None:
+            draft.set("split.sticky.same_site", site.text(), site.place, "session-cookie-samesite")
+        if (domain := names["domain"]) is not None:
+            draft.set("split.sticky.domain", domain.text(), domain.place, "session-cookie-domain")
+        main.get("affinity-mode")
+        if (
+            behavior := main.get("affinity-canary-behavior")
+        ) is not None and behavior.text() == "legacy":
+            draft.differs(behavior.place, f"affinity-canary-behavior: legacy; {STAYS}")
+    elif hashed is not None:
+        key = hashed.text().strip("${}")
+        value: dict[str, object] | None = None
+        if key in ("remote_addr", "binary_remote_addr"):
+            value = {"address": True}
+        elif key.startswith("http_"):
+            value = {"header": "-".join(map(str.capitalize, key[5:].split("_")))}
+        elif key.startswith("cookie_"):
+            value = {"cookie": key[7:], "set": False}
+        if value is None:
+            draft.no_equivalent(
+                hashed.place, f"upstream-hash-by {hashed.text()}",
+                "a user is an address, a header or a cookie", "choose one in split.sticky",
+            )  # fmt: skip
+            return
+        draft.set("split.sticky", value, hashed.place, "upstream-hash-by")
+        for variant in ("stable", "canary"):
+            draft.set(f"variants.{variant}.balance", "hash", hashed.place, "upstream-hash-by")
+
+
+def _timeouts(main: _Ingress, draft: Draft) -> None:
+    for name, paths in (
+        ("proxy-connect-timeout", ("connect_timeout",)),
+        ("proxy-read-timeout", ("first_byte_timeout", "body_timeout")),
+        ("proxy-send-timeout", ("body_timeout",)),
+    ):
+        if (one := main.get(name)) is not None:
+            for path in paths:
+                draft.duration(f"limits.{path}", one.seconds(), one.place, name)
+
+
+def _left(main: _Ingress, canary: _Ingress, host: str, path: str, draft: Draft) -> None:
+    """Note hosts, paths and annotations without an equivalent."""
+    place = canary.document.place
+    if host:
+        draft.no_equivalent(
+            place,
+            f"the host {host}",
+            "one proxy serves one service, whatever the host",
+            "route hosts in front",
+        )
+    if path not in ("", "/"):
+        draft.no_equivalent(
+            place, f"a split for {path} only", "a proxy splits every request that it gets",
+            "let the Ingress in front send only these paths here",
+        )  # fmt: skip
+    for one in (main, canary):
+        for its_host, its_path, backend in one.backends():
+            if (its_host, its_path) != (host, path):
+                draft.no_equivalent(
+                    backend.place, f"the backend of {its_host or '*'}{its_path}",
+                    "a proxy has two versions of one service", FRONT,
+                )  # fmt: skip
+                backend.take()
+    for name, field in main.annotations.items():
+        if name not in main.read and name != "canary":
+            draft.no_equivalent(
+                field.place, name, *_REASONS.get(name, ("canaryproxy has no such setting", FRONT))
+            )
+    for name, field in canary.annotations.items():
+        if name not in _KNOWN and name not in main.annotations:
+            draft.no_equivalent(
+                field.place, name,
+                "ingress-nginx takes it from the main Ingress", "remove it",
+            )  # fmt: skip
+    canary.document.need("spec").take("ingressClassName", "tls")
+    for one in (main, canary):
+        kubernetes.take_metadata(one.document)
+        one.document.take("metadata")
+        draft.report_unread(one.document, _REASONS)
