@@ -23,7 +23,7 @@ STAYS: Final = (
 
 
 class Wanted(NamedTuple):
-    """What the user of the command chooses."""
+    """The choices of the user of the command."""
 
     only: str | None = None
     """The split to import, of several."""
