@@ -10,7 +10,7 @@ from canaryproxy.config.units import duration_text
 from canaryproxy.importing import kubernetes
 from canaryproxy.importing.draft import Draft
 from canaryproxy.importing.fields import Field
-from canaryproxy.importing.rules import Test, whole_match
+from canaryproxy.importing.rules import string_test
 from canaryproxy.importing.shares import STAYS, Wanted, choose_split
 
 _GROUP: Final = "argoproj.io"
@@ -215,9 +215,7 @@ class _Reading:
             value = one.need("headerValue")
             for kind in ("exact", "prefix", "regex"):
                 if (found := value.get(kind)) is not None:
-                    test: Test = whole_match(found.text()) if kind == "regex" else {
-                        "equals" if kind == "exact" else kind: found.text()
-                    }  # fmt: skip
+                    test = string_test(kind, found.text()) or {}
                     rule = {"variant": "canary", "header": {"name": header, **test}}
                     self.draft.add("split.match", rule, one.place, "setHeaderRoute")
                     self.draft.differs(

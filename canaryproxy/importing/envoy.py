@@ -132,7 +132,7 @@ def _split(routes: list[Route]) -> Route | None:
 def _rest(split: Route, later: list[Route]) -> Route | None:
     """Return the route that takes what the fraction of another leaves over."""
     for one in later:
-        same = one.rule.conditions == split.rule.conditions or one.rule.is_everything
+        same = one.conditions == split.conditions or not (one.conditions or one.obstacle)
         if same and one.percent == 100.0 and len(one.shares) == 1:
             return one if one.shares[0].name != split.shares[0].name else None
     return None

@@ -7,8 +7,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from canaryproxy.importing.draft import FRONT, Draft
-from canaryproxy.importing.fields import Field, Place
-from canaryproxy.importing.rules import Rule, Test, literal, not_below, whole_match
+from canaryproxy.importing.fields import Field
+from canaryproxy.importing.rules import (
+    ELSEWHERE,
+    SPLIT,
+    Condition,
+    Entry,
+    Test,
+    force,
+    literal,
+    whole_match,
+)
 from canaryproxy.importing.shares import Pair, Share
 
 _DENOMINATORS: Final = {"HUNDRED": 100.0, "TEN_THOUSAND": 1e4, "MILLION": 1e6}
@@ -19,9 +28,11 @@ class Route:
     """A route of a virtual host."""
 
     source: Field
-    rule: Rule
     action: Field | None
     """``route``; ``None`` for a redirect or a direct response."""
+    conditions: list[Condition] = field(default_factory=list)
+    obstacle: str = ""
+    """Why the conditions have no equivalent."""
     shares: list[Share] = field(default_factory=list)
     percent: float = 100.0
     """Percent of the requests that match at all (``runtime_fraction``)."""
@@ -29,16 +40,23 @@ class Route:
 
 def read(source: Field, draft: Draft) -> Route:
     """Return a route with its conditions and its clusters."""
-    rule = Rule(source.place, "route")
+    route = Route(source, source.get("route"))
     match = source.need("match")
-    _path(match, rule)
+    _path(match, route)
     for one in match.items("headers"):
-        _header(one, rule)
-    for key in ("query_parameters", "grpc", "tls_context", "dynamic_metadata"):
+        _header(one, route)
+    for one in match.items("query_parameters"):
+        parameter = one.need("name").text()
+        test = _test(one)
+        one.take()
+        if test is None:
+            route.obstacle = f"a rule has no such condition on the parameter {parameter}"
+        else:
+            route.conditions.append({"query": {"name": parameter, **test}})
+    for key in ("grpc", "tls_context", "dynamic_metadata", "filter_state"):
         if match.get(key) is not None:
             match.take(key)
-            rule.obstacle = f"a rule has no condition on {key}"
-    route = Route(source, rule, source.get("route"))
+            route.obstacle = f"a rule has no condition on {key}"
     if (fraction := match.get("runtime_fraction")) is not None:
         route.percent = fraction_of(fraction, draft)
     if route.action is None:
@@ -55,7 +73,7 @@ def read(source: Field, draft: Draft) -> Route:
             )
         weighted.take("total_weight")
     elif action.get("cluster_header") is not None:
-        rule.obstacle = "a header names no cluster here"
+        route.obstacle = "a header names no cluster here"
     return route
 
 
@@ -80,46 +98,49 @@ def fraction_of(fraction: Field, draft: Draft) -> float:
     return (numerator.number(0, whole) if numerator is not None else 0.0) / whole * 100.0
 
 
-def _path(match: Field, rule: Rule) -> None:
+def _path(match: Field, route: Route) -> None:
     insensitive = match.get("case_sensitive")
+    test: Test | None = None
     if (prefix := match.get("prefix")) is not None:
-        rule.path = None if prefix.text() == "/" else {"prefix": prefix.text()}
+        test = None if prefix.text() == "/" else {"prefix": prefix.text()}
     elif (path := match.get("path")) is not None:
-        rule.path = {"equals": path.text()}
+        test = {"equals": path.text()}
     elif (separated := match.get("path_separated_prefix")) is not None:
-        rule.path = {"regex": f"^{literal(separated.text())}(?:/|$)"}
+        test = {"regex": f"^{literal(separated.text())}(?:/|$)"}
     elif (regex := match.get("safe_regex", "regex")) is not None:
         match.take("safe_regex")
-        rule.path = whole_match(regex.text())
+        test = whole_match(regex.text())
     elif match.has("path_match_policy") or match.has("connect_matcher"):
         match.take("path_match_policy", "connect_matcher")
-        rule.obstacle = "a rule has no such condition on the path"
-    if insensitive is not None and not insensitive.flag() and rule.path is not None:
-        ((kind, value),) = rule.path.items()
+        route.obstacle = "a rule has no such condition on the path"
+    if test is None:
+        return
+    if insensitive is not None and not insensitive.flag():
+        ((kind, value),) = test.items()
         quoted = {"prefix": f"^{literal(value)}", "equals": f"^{literal(value)}$"}.get(kind, value)
-        rule.path = {"regex": f"(?i){quoted}"}
+        test = {"regex": f"(?i){quoted}"}
+    route.conditions.append({"path": test})
 
 
-def _header(one: Field, rule: Rule) -> None:
+def _header(one: Field, route: Route) -> None:
     name = one.need("name").text()
     inverted = one.get("invert_match")
     test = _test(one)
     one.take()
-    if inverted is not None and inverted.flag():
-        present = test.get("present") if test else None
-        test = {"present": not present} if present is not None else None
     if test is None:
-        rule.obstacle = f"a rule has no such condition on the header {name}"
-    elif name == ":method" and "equals" in test:
-        rule.methods.append(str(test["equals"]))
-    elif name == ":path":
-        rule.obstacle = "a rule looks at the path without its query"
+        route.obstacle = f"a rule has no such condition on the header {name}"
+        return
+    condition: Condition = {"header": {"name": name, **test}}
+    if name == ":method" and "equals" in test:
+        condition = {"method": test["equals"]}
     elif name == ":authority":
-        rule.headers.append({"name": "Host", **test})
+        condition = {"header": {"name": "Host", **test}}
     elif name.startswith(":"):
-        rule.obstacle = f"a rule has no condition on {name}"
-    else:
-        rule.headers.append({"name": name, **test})
+        route.obstacle = f"a rule has no condition on {name}"
+        return
+    if inverted is not None and inverted.flag():
+        condition = {"not": condition}
+    route.conditions.append(condition)
 
 
 def _test(one: Field) -> Test | None:
@@ -156,75 +177,41 @@ def _other_test(one: Field) -> bool:
 
 
 def rules(routes: list[Route], split: Route, pair: Pair, draft: Draft) -> None:
-    """Add the rules of routes before the split that lead to one of its versions, and of those outside it."""
+    """Add the rules of the routes that lead to one version."""
     variants = {pair.stable: "stable", pair.canary: "canary"}
-    at = next(index for index, one in enumerate(routes) if one is split)
-    for route in routes[:at]:
-        _force(route, variants, draft)
-    rest = routes[at + 1 :]
-    if split.rule.is_everything:
-        for route in rest:
-            if route.percent == 100.0 and route.action is not None and not _follows(route, split):
-                draft.no_equivalent(
-                    route.source.place, route.source.name, "the route before it takes every request",
-                    "remove it",
-                )  # fmt: skip
-        return
-    _outside(rest, split, pair, draft)
+    entries = []
+    for one in routes:
+        name = one.source.get("name")
+        what = f"the route {name.text()}" if name is not None else one.source.name
+        if one.action is None:
+            kind = next(
+                (key for key in ("redirect", "direct_response") if one.source.has(key)), "action"
+            )
+            one.source.take(kind)
+            draft.no_equivalent(
+                one.source.place, f"{kind} of {what}", "canaryproxy answers nothing itself", FRONT
+            )
+            continue
+        if _follows(one, split):
+            continue
+        names = {share.name for share in one.shares}
+        target = variants.get(next(iter(names)), ELSEWHERE) if len(names) == 1 else SPLIT
+        obstacle = one.obstacle
+        if one is split:
+            target = SPLIT
+        elif one.percent < 100.0 or (target == SPLIT and _weights(one) != _weights(split)):
+            obstacle = obstacle or "a proxy has one split"
+        entries.append(Entry(one.source.place, what, tuple(one.conditions), target, obstacle))
+    force(entries, draft)
+
+
+def _weights(route: Route) -> list[tuple[str, float]]:
+    return [(one.name, one.weight) for one in route.shares]
 
 
 def _follows(route: Route, split: Route) -> bool:
     """Tell whether a route only takes what the fraction of the split leaves over."""
-    return split.percent < 100.0 and route.rule.conditions == split.rule.conditions
-
-
-def _force(route: Route, variants: dict[str, str], draft: Draft) -> None:
-    rule, place = route.rule, route.source.place
-    name = route.source.get("name")
-    what = f"the route {name.text()}" if name is not None else route.source.name
-    if route.action is None:
-        _unserved(route, what, draft)
-        return
-    variant = variants.get(route.shares[0].name) if len(route.shares) == 1 else None
-    if variant is None:
-        draft.no_equivalent(place, what, "a proxy has two versions of one service", FRONT)
-    elif route.percent < 100.0:
-        draft.no_equivalent(place, what, "a proxy has one split", "force the version with a header")
-    elif why := rule.why_not():
-        draft.no_equivalent(place, what, why, "force the version with a header (split.match)")
-    elif not rule.is_everything:
-        draft.add("split.match", rule.forcing(variant), place, what)
-
-
-def _unserved(route: Route, what: str, draft: Draft) -> None:
-    kind = next((key for key in ("redirect", "direct_response") if route.source.has(key)), "action")
-    route.source.take(kind)
-    draft.no_equivalent(
-        route.source.place, f"{kind} of {what}", "canaryproxy answers nothing itself", FRONT
-    )
-
-
-def _outside(rest: list[Route], split: Route, pair: Pair, draft: Draft) -> None:
-    """Force what the split does not take to stable, if Envoy sends it there."""
-    rest = [one for one in rest if not _follows(one, split)]
-    path = split.rule.path or {}
-    only_path = split.rule.conditions.keys() == {"path"} and not split.rule.why_not()
-    test = not_below([str(path["prefix"])]) if only_path and "prefix" in path else None
-    whole = next((one for one in rest if one.rule.is_everything), None)
-    if test is not None and whole is not None and [x.name for x in whole.shares] == [pair.stable]:
-        rule = {"variant": "stable", "path": test}
-        draft.add("split.match", rule, whole.source.place, f"outside {path['prefix']}")
-        rest = [one for one in rest if one is not whole]
-    else:
-        draft.no_equivalent(
-            split.source.place, f"a split for {split.rule.conditions} only",
-            "a proxy splits every request that it gets",
-            "let the proxy in front send only these requests here",
-        )  # fmt: skip
-    for one in rest:
-        _force(one, {}, draft)
-
-
-def place_of(routes: list[Route]) -> Place:
-    """Return the place of the first route."""
-    return routes[0].source.place
+    return (
+        route is not split and split.percent < 100.0 and route.conditions == split.conditions
+        and route.percent == 100.0
+    )  # fmt: skip

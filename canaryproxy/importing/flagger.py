@@ -8,7 +8,7 @@ from canaryproxy.config.units import duration_text
 from canaryproxy.importing import kubernetes
 from canaryproxy.importing.draft import Draft
 from canaryproxy.importing.fields import Field
-from canaryproxy.importing.rules import Rule, Test, whole_match
+from canaryproxy.importing.rules import Condition, joined, string_test
 from canaryproxy.importing.shares import STAYS, Wanted, choose_split
 
 _DEPLOYS: Final = (
@@ -187,38 +187,38 @@ def _weights(analysis: Field, draft: Draft) -> list[tuple[Field, float]]:
 
 
 def _rule(match: Field, draft: Draft) -> None:
-    """Add the rule of one entry of ``match``: its headers all have to match."""
-    rule = Rule(match.place, "match")
-    for header, condition in match.entries("headers").items():
-        for kind in ("exact", "prefix", "regex"):
-            if (one := condition.get(kind)) is not None:
-                test: Test = whole_match(one.text()) if kind == "regex" else {
-                    "equals" if kind == "exact" else kind: one.text()
-                }  # fmt: skip
-                rule.headers.append({"name": header, **test})
-                break
-        else:
-            rule.obstacle = f"a rule has no such condition on {header}"
+    """Add the rule of one entry of ``match``: all of its conditions have to hold."""
+    conditions: list[Condition] = []
+    why = ""
+    for key, kind in (("headers", "header"), ("queryParams", "query")):
+        for name, one in match.entries(key).items():
+            test = _string_test(one)
+            if test is None:
+                why = f"a rule has no such condition on {name}"
+            else:
+                conditions.append({kind: {"name": name, **test}})
     if match.get("sourceLabels") is not None:
-        rule.obstacle = "clients have no labels here"
-    method = match.get("method", "exact")
-    if method is not None:
-        rule.methods.append(method.text())
-    uri = match.get("uri")
-    if uri is not None:
-        for kind in ("exact", "prefix", "regex"):
-            if (one := uri.get(kind)) is not None:
-                rule.path = whole_match(one.text()) if kind == "regex" else {
-                    "equals" if kind == "exact" else kind: one.text()
-                }  # fmt: skip
-    why = rule.why_not() or ("" if rule.conditions else "it names no header")
+        why = "clients have no labels here"
+    if (method := match.get("method", "exact")) is not None:
+        conditions.append({"method": method.text()})
+    if (uri := match.get("uri")) is not None and (test := _string_test(uri)) is not None:
+        conditions.append({"path": test})
+    why = why or ("" if conditions else "it names no header")
     if why:
         match.take()
         draft.no_equivalent(
-            match.place, "an entry of match", why, "force the canary with one header"
+            match.place, "an entry of match", why, "force the canary with a header (split.match)"
         )
         return
-    draft.add("split.match", rule.forcing("canary"), match.place, "match")
+    draft.add("split.match", {"variant": "canary", **joined(conditions)}, match.place, "match")
+
+
+def _string_test(one: Field) -> dict[str, object] | None:
+    """Return the test of a string match of Istio."""
+    for kind in ("exact", "prefix", "regex"):
+        if (found := one.get(kind)) is not None:
+            return string_test(kind, found.text())
+    return None
 
 
 def _metrics(analysis: Field, draft: Draft) -> None:

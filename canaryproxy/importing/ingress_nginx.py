@@ -7,6 +7,7 @@ match anywhere in the value, and counts only without ``canary-by-header-value``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 from canaryproxy.config.errors import shown
@@ -14,6 +15,7 @@ from canaryproxy.config.units import duration_text
 from canaryproxy.importing import kubernetes
 from canaryproxy.importing.draft import FRONT, Draft
 from canaryproxy.importing.fields import Field
+from canaryproxy.importing.rules import ELSEWHERE, SPLIT, Condition, Entry, force, literal
 from canaryproxy.importing.shares import STAYS, Wanted, choose_split
 
 _PREFIXES: Final = ("nginx.ingress.kubernetes.io/", "ingress.kubernetes.io/")
@@ -35,6 +37,48 @@ _REASONS: Final = {
     ),
     "ingress.class": ("canaryproxy is no controller", "point your load balancer or Ingress at it"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Backend:
+    """A path of an Ingress, and the Service that it leads to."""
+
+    host: str
+    path: str
+    kind: str
+    source: Field
+
+    @property
+    def at(self) -> tuple[str, str]:
+        """Host and path, which a canary shares with its main Ingress."""
+        return self.host, self.path
+
+    @property
+    def service(self) -> tuple[str, str]:
+        """Name and port of the Service."""
+        named = self.source.get("service")
+        if named is None:  # extensions/v1beta1
+            port = self.source.get("servicePort")
+            return self.source.need("serviceName").text(), port.text() if port else ""
+        port = named.get("port", "number") or named.get("port", "name")
+        return named.need("name").text(), port.text() if port else ""
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """The order in which paths are tried: exact ones, then the longest."""
+        return self.kind != "Exact", -len(self.path)
+
+    def conditions(self, *, by_host: bool) -> tuple[Condition, ...]:
+        """Return host and path as conditions of ours."""
+        found: list[Condition] = []
+        if by_host and self.host:
+            found.append({"host": self.host})
+        if self.kind == "Exact":
+            found.append({"path": {"equals": self.path}})
+        elif self.path.strip("/"):
+            end = "(?:/|$)" if self.kind == "Prefix" else ""
+            found.append({"path": {"regex": f"^{literal(self.path.rstrip('/'))}{end}"}})
+        return tuple(found)
 
 
 class _Ingress:
@@ -61,21 +105,24 @@ class _Ingress:
         found = self.annotations.get("canary")
         return found is not None and found.flag()
 
-    def backends(self) -> Iterator[tuple[str, str, Field]]:
+    def backends(self) -> Iterator[_Backend]:
         """Yield host, path and backend of each rule, and the default backend."""
         for rule in self.document.need("spec").items("rules"):
             named = rule.get("host")
             for path in (rule.get("http") or rule).items("paths"):
                 at = path.get("path")
                 kind = path.get("pathType")
-                if kind is not None:
-                    kind.text()
-                yield named.text() if named else "", at.text() if at else "/", path.need("backend")
+                yield _Backend(
+                    named.text() if named else "",
+                    at.text() if at else "/",
+                    kind.text() if kind else "",
+                    path.need("backend"),
+                )
         default = self.document.get("spec", "defaultBackend") or self.document.get(
             "spec", "backend"
         )
         if default is not None:
-            yield "", "", default
+            yield _Backend("", "", "", default)
 
 
 def is_one(document: Field) -> bool:
@@ -108,49 +155,49 @@ def convert(documents: list[Field], wanted: Wanted, draft: Draft) -> None:
     backends = list(canary.backends())
     if not backends:
         raise canary.document.need("spec").place.error("expected rules with a backend, found none")
-    host, path, backend = backends[0]
-    main, stable = _main(ingresses, canary, host, path)
-    for variant, one, of in (("stable", stable, main), ("canary", backend, canary)):
+    main, stable = _main(ingresses, canary, backends[0])
+    for variant, one, of in (("stable", stable, main), ("canary", backends[0], canary)):
         _endpoint(variant, one, of, main, documents, draft)
     _weight(canary, draft)
-    _rules(canary, draft)
+    force(_entries(main, canary, stable, backends), draft)
     _affinity(main, draft)
     _timeouts(main, draft)
-    _left(main, canary, host, path, draft)
+    _left(main, canary, draft)
     kubernetes.others(documents, [main.document, canary.document], draft)
 
 
 def _main(
-    ingresses: list[_Ingress], canary: _Ingress, host: str, path: str
-) -> tuple[_Ingress, Field]:
+    ingresses: list[_Ingress], canary: _Ingress, backend: _Backend
+) -> tuple[_Ingress, _Backend]:
     """Return the Ingress without canary annotations for the same host and path, and its backend there."""
     namespace = kubernetes.namespace_of(canary.document)
     for one in ingresses:
         if not one.is_canary and kubernetes.namespace_of(one.document) == namespace:
-            for its_host, its_path, backend in one.backends():
-                if (its_host, its_path) == (host, path):
-                    return one, backend
+            for its in one.backends():
+                if its.at == backend.at:
+                    return one, its
     mains = ", ".join(kubernetes.name_of(one.document) for one in ingresses if not one.is_canary)
     raise canary.document.place.error(
-        f"expected the main Ingress for host {host or '*'} and path {path or 'any'} beside the canary's,"
-        f" found {mains or 'none'}: give both, such as canaryproxy import main.yaml canary.yaml"
+        f"expected the main Ingress for host {backend.host or '*'} and path {backend.path or 'any'} beside"
+        f" the canary's, found {mains or 'none'}: give both, such as canaryproxy import main.yaml canary.yaml"
     )
 
 
 def _endpoint(
     variant: str,
-    backend: Field,
+    backend: _Backend,
     ingress: _Ingress,
     main: _Ingress,
     documents: list[Field],
     draft: Draft,
 ) -> None:
-    service = backend.get("service")
-    if service is not None:
-        name = service.need("name")
-        port = service.get("port", "number") or service.get("port", "name")
-    else:  # extensions/v1beta1
-        name, port = backend.need("serviceName"), backend.get("servicePort")
+    name, _ = backend.service
+    place = backend.source.place
+    port = (
+        backend.source.get("service", "port", "number")
+        or backend.source.get("service", "port", "name")
+        or backend.source.get("servicePort")
+    )
     scheme = "http"
     protocol = main.get("backend-protocol")
     if protocol is not None:
@@ -162,12 +209,14 @@ def _endpoint(
             )
         if scheme == "https" and main.annotations.get("proxy-ssl-verify") is None:
             draft.set(
-                f"variants.{variant}.tls.verify", False, protocol.place,
+                f"variants.{variant}.tls.verify",
+                False,
+                protocol.place,
                 "ingress-nginx verifies no certificate without proxy-ssl-verify",
-            )  # fmt: skip
+            )
     namespace = kubernetes.namespace_of(ingress.document)
-    url = kubernetes.endpoint(name.text(), namespace, port, documents, draft, name.place, scheme)
-    draft.add(f"variants.{variant}.endpoints", url, name.place, f"the Service {name.text()}")
+    url = kubernetes.endpoint(name, namespace, port, documents, draft, place, scheme)
+    draft.add(f"variants.{variant}.endpoints", url, place, f"the Service {name}")
 
 
 def _weight(canary: _Ingress, draft: Draft) -> None:
@@ -187,27 +236,67 @@ def _weight(canary: _Ingress, draft: Draft) -> None:
     draft.differs(weight.place, f"ingress-nginx chooses at random for each request; {STAYS}")
 
 
-def _rules(canary: _Ingress, draft: Draft) -> None:
-    """Add the match rules of header and cookie."""
+def _entries(
+    main: _Ingress, canary: _Ingress, stable: _Backend, split: list[_Backend]
+) -> list[Entry]:
+    """Return the paths of both in the order in which they are tried."""
+    pair = (stable.service, split[0].service)
+    canaries = {one.at: one for one in split}
+    all_of = sorted(main.backends(), key=lambda one: one.rank)
+    by_host = len({one.host for one in all_of}) > 1
+    entries = []
+    for one in all_of:
+        where = one.conditions(by_host=by_host)
+        place = one.source.place
+        other = canaries.get(one.at)
+        what = f"{one.host or '*'}{one.path or '/'} of {kubernetes.name_of(main.document)}"
+        if other is not None:
+            same = (one.service, other.service) == pair
+            entries += [
+                replace(rule, conditions=(*where, *rule.conditions))
+                for rule in (_forced(canary) if same else ())
+            ]
+            why = "" if same else "a proxy has two versions of one service"
+            entries.append(Entry(place, what, where, SPLIT, why))
+        else:
+            target = "stable" if one.service == stable.service else ELSEWHERE
+            entries.append(Entry(place, what, where, target))
+    return entries
+
+
+def _forced(canary: _Ingress) -> list[Entry]:
+    """Return the rules of header and cookie."""
     header, value = canary.get("canary-by-header"), canary.get("canary-by-header-value")
     pattern, cookie = canary.get("canary-by-header-pattern"), canary.get("canary-by-cookie")
+    found = []
     if header is not None:
-        name = header.text()
+        tests: dict[str, Condition] = {
+            "canary": {"equals": "always"},
+            "stable": {"equals": "never"},
+        }
         if value is not None:
             tests = {"canary": {"equals": value.text()}}
         elif pattern is not None:
             tests = {"canary": {"regex": pattern.text()}}
-        else:
-            tests = {"canary": {"equals": "always"}, "stable": {"equals": "never"}}
         for variant, test in tests.items():
-            rule = {"variant": variant, "header": {"name": name, **test}}
-            draft.add("split.match", rule, header.place, "canary-by-header")
-    elif value is not None or pattern is not None:
-        at = value or pattern
-        assert at is not None
-        draft.no_equivalent(
-            at.place, "a header value without canary-by-header", "it has no effect", "remove it"
-        )
+            condition = {"header": {"name": header.text(), **test}}
+            found.append(Entry(header.place, "canary-by-header", (condition,), variant))
+    if cookie is not None:
+        for variant, word in (("canary", "always"), ("stable", "never")):
+            condition = {"cookie": {"name": cookie.text(), "equals": word}}
+            found.append(Entry(cookie.place, "canary-by-cookie", (condition,), variant))
+    return found
+
+
+def _without_effect(canary: _Ingress, draft: Draft) -> None:
+    """Note annotations that ingress-nginx does not look at."""
+    header, value = canary.get("canary-by-header"), canary.get("canary-by-header-value")
+    pattern = canary.get("canary-by-header-pattern")
+    for name, one in (("canary-by-header-value", value), ("canary-by-header-pattern", pattern)):
+        if one is not None and header is None:
+            draft.no_equivalent(
+                one.place, name, "it has no effect without canary-by-header", "remove it"
+            )
     if header is not None and value is not None and pattern is not None:
         draft.no_equivalent(
             pattern.place,
@@ -215,10 +304,6 @@ def _rules(canary: _Ingress, draft: Draft) -> None:
             "it has no effect beside a value",
             "remove it",
         )
-    if cookie is not None:
-        for variant, word in (("canary", "always"), ("stable", "never")):
-            rule = {"variant": variant, "cookie": {"name": cookie.text(), "equals": word}}
-            draft.add("split.match", rule, cookie.place, "canary-by-cookie")
 
 
 def _affinity(main: _Ingress, draft: Draft) -> None:
@@ -289,29 +374,26 @@ def _timeouts(main: _Ingress, draft: Draft) -> None:
                 draft.duration(f"limits.{path}", one.seconds(), one.place, name)
 
 
-def _left(main: _Ingress, canary: _Ingress, host: str, path: str, draft: Draft) -> None:
-    """Note hosts, paths and annotations without an equivalent."""
-    place = canary.document.place
-    if host:
+def _left(main: _Ingress, canary: _Ingress, draft: Draft) -> None:
+    """Note hosts and annotations without an equivalent."""
+    hosts = dict.fromkeys(one.host for one in main.backends() if one.host)
+    if hosts:
         draft.no_equivalent(
-            place,
-            f"the host {host}",
+            main.document.place,
+            f"the hosts {', '.join(hosts)}",
             "one proxy serves one service, whatever the host",
             "route hosts in front",
         )
-    if path not in ("", "/"):
-        draft.no_equivalent(
-            place, f"a split for {path} only", "a proxy splits every request that it gets",
-            "let the Ingress in front send only these paths here",
-        )  # fmt: skip
-    for one in (main, canary):
-        for its_host, its_path, backend in one.backends():
-            if (its_host, its_path) != (host, path):
-                draft.no_equivalent(
-                    backend.place, f"the backend of {its_host or '*'}{its_path}",
-                    "a proxy has two versions of one service", FRONT,
-                )  # fmt: skip
-                backend.take()
+    _without_effect(canary, draft)
+    mains = {one.at for one in main.backends()}
+    for path in canary.backends():
+        if path.at not in mains:
+            draft.no_equivalent(
+                path.source.place,
+                f"the canary's {path.host or '*'}{path.path}",
+                "the main Ingress has no such path, so that ingress-nginx does not serve it",
+                "remove it",
+            )
     for name, field in main.annotations.items():
         if name not in main.read and name != "canary":
             draft.no_equivalent(

@@ -272,8 +272,9 @@ def upstream_settings(upstream: Directive, draft: Draft) -> None:
     upstream.all("least_conn", "random")
 
 
-def mirror(locations: list[Location], split: Location, pair: Pair, draft: Draft) -> None:
-    """Set ``mirror`` if requests are copied to the canary."""
+def mirror(locations: list[Location], split: Location, pair: Pair, draft: Draft) -> Location | None:
+    """Set ``mirror`` if requests are copied to the canary; return the location that does it."""
+    copied = None
     for one in split.directive.all("mirror"):
         target = next((x for x in locations if x.directive.args[-1:] == one.args), None)
         names = [x.name for x in target.branches[-1].shares] if target and target.branches else []
@@ -284,9 +285,11 @@ def mirror(locations: list[Location], split: Location, pair: Pair, draft: Draft)
             draft.no_equivalent(
                 one.place, f"mirror {one.arg()}", "copies go to the canary only", FRONT
             )
-        draft.settings[:] = [
-            x for x in draft.settings if target is None or x.place is not target.rule.place
-        ]
+        if target is not None:
+            target.obstacle = ""
+            copied = target
+    split.directive.all("mirror_request_body")
+    return copied
 
 
 def report(

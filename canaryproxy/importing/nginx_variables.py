@@ -10,11 +10,9 @@ from canaryproxy.config.errors import shown
 from canaryproxy.importing.draft import Draft
 from canaryproxy.importing.fields import Place
 from canaryproxy.importing.nginx_syntax import Directive
-from canaryproxy.importing.rules import Test, literal
+from canaryproxy.importing.rules import Condition, Test, literal
 from canaryproxy.importing.shares import STAYS, Share
 
-Condition = tuple[str, Test]
-"""Kind (header, cookie, method, path) and test."""
 MAX_BRANCHES: Final = 1000
 _VARIABLE = re.compile(r"\$\{(\w+)\}|\$(\w+)")
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,2})?)%")
@@ -38,8 +36,6 @@ class Branch:
     obstacle: str = ""
     key: str = ""
     """The text that ``split_clients`` hashes."""
-    rewrites: str = ""
-    """A path that replaces the request's."""
 
 
 @dataclass(slots=True)
@@ -162,13 +158,8 @@ class Values:
         if default is None:
             raise one.place.error(f"map {one.arg(1)}: expected a default, found none")
         found: list[Branch] = []
-        kind, name = _source(one.arg())
         for entry in (*texts, *expressions):
-            test = _map_test(entry.name)
-            obstacle = "" if kind else f"no rule looks at {one.arg()}"
-            condition = (kind, test if kind in ("path", "method") else {"name": name, **test})
-            if kind == "method" and "equals" not in test:
-                condition = (kind, {"equals": entry.name.upper()})
+            obstacle, condition = _condition(one.arg(), _map_test(entry.name))
             value = around[0] + entry.arg() + around[1]
             for branch in self._of_text(value, entry, sets, seen):
                 origin = f"map {one.arg()} {entry.name or repr('')}"
@@ -270,21 +261,15 @@ def _weighted(upstream: Directive) -> list[tuple[str, float]]:
     return found
 
 
-def _under(branch: Branch, condition: Condition, obstacle: str, at: Directive) -> Branch:
+def _under(branch: Branch, condition: Condition | None, obstacle: str, at: Directive) -> Branch:
     """Return a branch under one more condition."""
-    conditions = (condition, *branch.conditions)
-    if len({kind for kind, _ in conditions}) < len(conditions):
-        obstacle = obstacle or "a rule has one condition of each kind"
-    if len(branch.shares) > 1:
-        obstacle = obstacle or "a proxy has one split"
-        branch = replace(branch, shares=(max(branch.shares, key=lambda one: one.weight),))
-    origin = branch.origin if branch.origin.startswith("map ") else f"if {' '.join(at.args)}"
+    named = branch.origin if branch.origin.startswith("map ") else f"if {' '.join(at.args)}"
     return replace(
         branch,
-        conditions=conditions,
+        conditions=(*((condition,) if condition else ()), *branch.conditions),
         obstacle=obstacle or branch.obstacle,
-        place=at.place,
-        origin=origin,
+        place=at.place if len(branch.shares) == 1 else branch.place,
+        origin=named if len(branch.shares) == 1 else branch.origin,
     )
 
 
@@ -292,16 +277,32 @@ def _source(variable: str) -> tuple[str, str]:
     """Return kind and name of what a variable holds of the request; no kind if no rule can look at it."""
     match = re.fullmatch(r"\$\{?(\w+)\}?", variable)
     name = match[1] if match else ""
-    if name == "http_cookie":
-        return "header", "Cookie"
-    if name.startswith("http_"):
-        return "header", "-".join(part.capitalize() for part in name[5:].split("_"))
-    if name.startswith("cookie_"):
-        return "cookie", name[7:]
-    if name == "host":
+    if name in ("http_host", "host"):
         return "header", "Host"
+    for begin, kind in (("http_", "header"), ("cookie_", "cookie"), ("arg_", "query")):
+        if name.startswith(begin):
+            rest = name.removeprefix(begin)
+            return kind, "-".join(
+                map(str.capitalize, rest.split("_"))
+            ) if kind == "header" else rest
     kinds = {"request_method": "method", "uri": "path", "document_uri": "path"}
     return kinds.get(name, ""), name
+
+
+def _condition(variable: str, test: Test) -> tuple[str, Condition | None]:
+    """Return the condition of a test on a variable, or why it has no equivalent."""
+    kind, name = _source(variable)
+    if not kind:
+        return f"no rule looks at {variable}", None
+    if kind == "path":
+        return ("a path is always present", None) if "present" in test else ("", {"path": test})
+    if kind == "method":
+        words = test.get("equals", re.sub(r"^\(\?i\)|[\^$()?:]", "", str(test.get("regex", ""))))
+        methods = words.upper().split("|")
+        if not all(re.fullmatch(r"[A-Z-]+", one) for one in methods):
+            return "a rule names methods", None
+        return "", {"method": methods[0] if len(methods) == 1 else methods}
+    return "", {kind: {"name": name, **test}}
 
 
 def _map_test(key: str) -> Test:
@@ -314,23 +315,26 @@ def _map_test(key: str) -> Test:
     return {"equals": key} if key.lower() == key.upper() else {"regex": f"(?i)^{literal(key)}$"}
 
 
-def _if(one: Directive) -> tuple[str, Condition]:
-    """Return the condition of an ``if``, or why it is none of ours."""
+def _if(one: Directive) -> tuple[str, Condition | None]:
+    """Return the condition of an ``if``, or why it has no equivalent."""
     words = list(one.args)
-    words[0] = words[0].removeprefix("(")
-    words[-1] = words[-1].removesuffix(")")
+    if words:
+        words[0] = words[0].removeprefix("(")
+        words[-1] = words[-1].removesuffix(")")
     words = [word for word in words if word]
-    kind, name = _source(words[0] if words else "")
-    obstacle = "" if kind else f"no rule looks at {words[0] if words else 'nothing'}"
     test: Test | None = None
+    negated = False
     if len(words) == 1:
         test = {"regex": "[^0]|.."}  # nginx: neither empty nor 0
-    elif len(words) == 3:
+    elif len(words) in (2, 3):
+        value = words[2] if len(words) == 3 else ""
+        negated = words[1].startswith("!")
         test = {
-            "=": {"equals": words[2]}, "~": {"regex": words[2]}, "~*": {"regex": f"(?i){words[2]}"},
-        }.get(words[1])  # fmt: skip
+            "=": {"equals": value} if value else {"present": False},
+            "~": {"regex": value},
+            "~*": {"regex": f"(?i){value}"},
+        }.get(words[1].removeprefix("!"))
     if test is None:
-        return obstacle or "a rule has no such condition", (kind, {})
-    if kind == "method" and "equals" not in test:
-        obstacle = "a rule names methods"
-    return obstacle, (kind, test if kind in ("path", "method") else {"name": name, **test})
+        return "a rule has no such condition", None
+    obstacle, condition = _condition(words[0], test)
+    return obstacle, {"not": condition} if negated and condition else condition

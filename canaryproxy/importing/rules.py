@@ -1,82 +1,118 @@
-"""Conditions of other tools as conditions of ``split.match``, within one rule."""
+"""Conditions of other tools as conditions of ours, and routes in their order as ``split.match``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
+from canaryproxy.importing.draft import FRONT, Draft
 from canaryproxy.importing.fields import Place
 
+Condition = dict[str, Any]
+"""A condition as the file has it, with one key, such as ``{method: GET}``."""
 Test = dict[str, Any]
 """One test on a value, such as ``{equals: "yes"}``."""
+SPLIT: Final = "split"
+ELSEWHERE: Final = ""
 
 
-@dataclass(slots=True)
-class Rule:
-    """One rule of ``split.match``, or why it cannot be one."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A route of the source: the first one whose conditions hold takes the request."""
 
     place: Place
     origin: str
-    path: Test | None = None
-    headers: list[Test] = field(default_factory=list)
-    cookies: list[Test] = field(default_factory=list)
-    methods: list[str] = field(default_factory=list)
+    conditions: tuple[Condition, ...]
+    target: str
+    """``stable``, ``canary``, ``SPLIT`` or ``ELSEWHERE``."""
     obstacle: str = ""
-    """Why the rule has no equivalent."""
+    """Why the conditions have no equivalent."""
 
-    @property
-    def is_everything(self) -> bool:
-        """Whether every request matches."""
-        return not (self.conditions or self.obstacle)
 
-    @property
-    def conditions(self) -> Test:
-        """The conditions as the file has them."""
-        found: Test = {}
-        if self.headers:
-            found["header"] = self.headers[0]
-        if self.cookies:
-            found["cookie"] = self.cookies[0]
-        if self.path is not None:
-            found["path"] = self.path
-        if self.methods:
-            found["method"] = self.methods[0] if len(self.methods) == 1 else self.methods
-        return found
+def force(entries: Iterable[Entry], draft: Draft) -> None:
+    """Add the rules of entries that lead to one version; rules behind a split leave out what it takes."""
+    splits: list[Entry] = []
+    for one in entries:
+        if one.target == SPLIT and not one.conditions and not one.obstacle:
+            return
+        if one.obstacle:
+            what = f"a split for {one.origin} only" if one.target == SPLIT else one.origin
+            draft.no_equivalent(
+                one.place, what, one.obstacle, "force the version with a header (split.match)"
+            )
+        elif one.target == SPLIT:
+            splits.append(one)
+        elif one.target == ELSEWHERE:
+            draft.no_equivalent(
+                one.place, one.origin, "a proxy has two versions of one service", FRONT
+            )
+        else:
+            rule = joined(_outside(one.conditions, [other.conditions for other in splits]))
+            if rule:
+                draft.add("split.match", {"variant": one.target, **rule}, one.place, one.origin)
+            if not one.conditions:
+                return
+    for one in splits[:1]:
+        draft.no_equivalent(
+            one.place, f"a split for {one.origin} only", "a proxy splits every request that it gets",
+            "let the proxy in front send only these requests here",
+        )  # fmt: skip
 
-    def why_not(self) -> str:
-        """Return why this is no rule of ours; empty if it is one."""
-        if self.obstacle:
-            return self.obstacle
-        for name, tests in (("header", self.headers), ("cookie", self.cookies)):
-            if len(tests) > 1:
-                return f"a rule has one condition on a {name}"
-        return ""
 
-    def forcing(self, variant: str) -> Test:
-        """Return the rule that forces a variant."""
-        return {"variant": variant, **self.conditions}
+def joined(conditions: Sequence[Condition]) -> Condition:
+    """Return conditions that all have to hold as one mapping."""
+    found: Condition = {}
+    more: list[Condition] = []
+    for one in conditions:
+        ((key, value),) = one.items()
+        if key in found and one != {key: found[key]}:
+            more.append(one)
+        found.setdefault(key, value)
+    if more:
+        found["all"] = [*found.get("all", ()), *more]
+    return found
+
+
+def _outside(
+    conditions: tuple[Condition, ...], splits: Sequence[tuple[Condition, ...]]
+) -> tuple[Condition, ...]:
+    """Return conditions that leave out those of some splits."""
+    found = [joined(one) for one in splits if not _disjoint(conditions, one)]
+    if not found:
+        return conditions
+    return (*conditions, {"not": found[0] if len(found) == 1 else {"any": found}})
+
+
+def _disjoint(one: Sequence[Condition], other: Sequence[Condition]) -> bool:
+    """Tell whether two paths exclude each other."""
+    here, there = ([x["path"] for x in some if "path" in x] for some in (one, other))
+    for a in here:
+        for b in there:
+            x, y = (path.get("prefix", path.get("equals")) for path in (a, b))
+            if x is None or y is None:
+                continue
+            covers = ("prefix" in a and y.startswith(x)) or ("prefix" in b and x.startswith(y))
+            if not covers and x != y:
+                return True
+    return False
 
 
 def whole_match(pattern: str) -> Test:
     """Return the test of an expression that has to match all of a value; ours may match anywhere."""
+    if pattern.startswith("^") and pattern.endswith("$") and not set(pattern) & set("|\\"):
+        return {"regex": pattern}
     return {"regex": f"^(?:{pattern})$"}
+
+
+def string_test(kind: str, text: str) -> Test | None:
+    """Return the test of a match by Istio's names: exact, prefix or regex."""
+    if kind == "regex":
+        return whole_match(text)
+    return {"exact": {"equals": text}, "prefix": {"prefix": text}}.get(kind)
 
 
 def literal(text: str) -> str:
     """Return an RE2 expression for exactly this text."""
     return re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", text)
-
-
-def not_below(prefixes: Iterable[str]) -> Test | None:
-    """Return a test for paths that do not begin with a prefix; ``None`` for several prefixes or the root."""
-    one, *more = prefixes
-    if more or one in ("", "/"):
-        return None
-    rest = ""
-    for char in reversed(one):
-        quoted = literal(char)
-        other = f"[^\\{char}]" if char in "\\^]-" else f"[^{char}]"
-        rest = f"(?:$|{other}|{quoted}{rest})" if rest else f"(?:$|{other})"
-    return {"regex": f"^{rest}"}

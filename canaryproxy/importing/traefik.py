@@ -9,7 +9,7 @@ from canaryproxy.config.units import duration_text
 from canaryproxy.importing import kubernetes, traefik_rules
 from canaryproxy.importing.draft import FRONT, Draft
 from canaryproxy.importing.fields import Field, Place
-from canaryproxy.importing.rules import Rule, not_below
+from canaryproxy.importing.rules import ELSEWHERE, SPLIT, Entry, force
 from canaryproxy.importing.shares import STAYS, Pair, Share, Wanted, choose_split, pair_of
 
 _GROUPS: Final = ("traefik.io", "traefik.containo.us")
@@ -268,65 +268,32 @@ def _rules(world: _World, split: _Router, pair: Pair) -> None:
     """Add the rules of routers that lead to one of the two versions."""
     draft = world.draft
     variants = {pair.stable: "stable", pair.canary: "canary"}
-    within = None if split.rule is None else traefik_rules.parse(split.rule)
-    if within is not None:
-        _within(world, split, within, pair)
-    for router in world.routers:
-        if router is split:
-            continue
+    entries = []
+    hosts: list[str] = []
+    if split.rule is not None:
+        hosts = traefik_rules.parse(split.rule).hosts
+    if hosts and split.rule is not None:
+        draft.no_equivalent(
+            split.rule.place,
+            f"the hosts {', '.join(hosts)}",
+            "one proxy serves one service, whatever the host",
+            "route hosts in front",
+        )
+    for router in world.routers if split in world.routers else ():
         shares, _ = world.shares(router)
-        rules, _ = traefik_rules.parse(router.rule) if router.rule is not None else ([], [])
-        named = f"the router {router.name}"
-        variant = variants.get(shares[0].name) if len(shares) == 1 else None
-        if variant is None:
-            draft.no_equivalent(
-                router.place, named, "a proxy has two versions of one service", FRONT
-            )
-            continue
-        if router.priority < split.priority:
-            continue
-        for rule in rules:
-            if rule.is_everything:
-                continue
-            if why := rule.why_not():
-                draft.no_equivalent(
-                    rule.place,
-                    f"{named}: {rule.origin}",
-                    why,
-                    "force the version with a header (split.match)",
-                )
-                continue
-            draft.add("split.match", rule.forcing(variant), rule.place, named)
-
-
-def _within(
-    world: _World, split: _Router, parsed: tuple[list[Rule], list[str]], pair: Pair
-) -> None:
-    """Say what a split for some hosts and paths becomes."""
-    assert split.rule is not None
-    rules, hosts = parsed
-    if hosts:
-        world.draft.no_equivalent(
-            split.rule.place, f"the hosts {', '.join(hosts)}",
-            "one proxy serves one service, whatever the host", "route hosts in front",
-        )  # fmt: skip
-    if any(rule.is_everything for rule in rules):
-        return
-    prefixes = [str(rule.path["prefix"]) for rule in rules if rule.path and "prefix" in rule.path]
-    test = not_below(prefixes) if len(prefixes) == len(rules) else None
-    rest = [
-        one for one in world.routers
-        if one.priority < split.priority and one.rule is not None
-        and any(rule.is_everything for rule in traefik_rules.parse(one.rule)[0])
-    ]  # fmt: skip
-    if test is not None and rest and [x.name for x in world.shares(rest[0])[0]] == [pair.stable]:
-        rule = {"variant": "stable", "path": test}
-        world.draft.add("split.match", rule, rest[0].place, f"outside {split.rule.text()}")
-        return
-    world.draft.no_equivalent(
-        split.rule.place, f"a split for {split.rule.text()} only",
-        "a proxy splits every request that it gets", "let the proxy in front send only these requests here",
-    )  # fmt: skip
+        parsed = traefik_rules.parse(router.rule) if router.rule is not None else None
+        conditions = parsed.conditions if parsed is not None else ()
+        if parsed is not None and parsed.hosts and sorted(parsed.hosts) != sorted(hosts):
+            conditions = ({"host": parsed.hosts}, *conditions)
+        target = variants.get(shares[0].name, ELSEWHERE) if len(shares) == 1 else SPLIT
+        obstacle = parsed.obstacle if parsed is not None else ""
+        if target == SPLIT and router is not split:
+            same = world.shares(split)[0]
+            if [(x.name, x.weight) for x in shares] != [(x.name, x.weight) for x in same]:
+                obstacle = obstacle or "a proxy has one split"
+        what = f"the router {router.name}"
+        entries.append(Entry(router.place, what, conditions, target, obstacle))
+    force(entries, draft)
 
 
 def _mirror(world: _World, router: _Router, pair: Pair) -> None:

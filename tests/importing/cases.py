@@ -101,6 +101,8 @@ CASES = (
             ),  # the pattern wants no blank
             ("GET /", {"Cookie": "a=b;canary=always"}, "canary"),
             ("GET /", {"User-Agent": "Mozilla/5.0 Firefox/140"}, "canary"),
+            ("GET /", {"X-Region": "eu-2", "X-Plan": "gold"}, "canary"),
+            ("GET /", {"X-Region": "eu-2", "X-Plan": "free"}, "stable"),
         ),
     ),
     Case(
@@ -122,7 +124,14 @@ CASES = (
         "traefik-mirror.toml",
         "traefik",
         33.33,
-        (("GET /", {}, "stable"), ("GET /ap", {}, "stable"), ("GET /docs/api", {}, "stable")),
+        (
+            ("GET /", {}, "stable"),
+            ("GET /ap", {}, "stable"),
+            ("GET /docs/api", {"X-Team": "core-1"}, "stable"),
+            ("GET /api/x", {"X-Team": "core-1"}, "canary"),
+            ("GET /api/x?a=b&debug=1", {}, "canary"),
+            ("GET /api/x?debug=10", {}, ""),
+        ),
         path="/api/items",
     ),
     Case("traefik-crd.yaml", "traefik", 10, (("GET /", {"Cookie": "preview=1"}, "canary"),)),
