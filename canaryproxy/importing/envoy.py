@@ -39,8 +39,6 @@ _REASONS: Final = {
         "see variants.*.outliers",
     ),
     "upgrade_configs": ("upgrades are always passed on", "nothing to do"),
-    "typed_extension_protocol_options": ("upstreams get HTTP/1.1", FRONT),
-    "http2_protocol_options": ("upstreams get HTTP/1.1", FRONT),
 }
 _COVERED: Final = ("stat_prefix", "codec_type", "normalize_path", "merge_slashes", "server_name",
     "generate_request_id", "preserve_external_request_id", "name", "path_with_escaped_slashes_action",

@@ -44,6 +44,8 @@ def add(variant: str, name: str, cluster: Field | None, place: Place, draft: Dra
         "name", "type", "dns_lookup_family", "dns_refresh_rate", "respect_dns_ttl", "alt_stat_name"
     )
     scheme = _tls(cluster, path, draft)
+    if _speaks_http2(cluster):
+        scheme = {"http": "h2c", "https": "h2"}[scheme]
     found = 0
     for locality in cluster.need("load_assignment").items("endpoints"):
         for one in locality.items("lb_endpoints"):
@@ -79,6 +81,20 @@ def _host(name: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "-" for c in host).strip(
         "-._"
     )
+
+
+def _speaks_http2(cluster: Field) -> bool:
+    """Tell whether the endpoints of a cluster get HTTP/2."""
+    if cluster.get("http2_protocol_options") is not None:
+        cluster.take("http2_protocol_options")
+        return True
+    options = cluster.get("typed_extension_protocol_options") or cluster
+    for one in options.entries() if options is not cluster else ():
+        explicit = options.get(one, "explicit_http_config", "http2_protocol_options")
+        options.take(one)
+        if explicit is not None:
+            return True
+    return False
 
 
 def _tls(cluster: Field, path: str, draft: Draft) -> str:

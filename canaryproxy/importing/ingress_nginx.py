@@ -202,12 +202,13 @@ def _endpoint(
     protocol = main.get("backend-protocol")
     if protocol is not None:
         kind = protocol.text().upper()
-        scheme = "https" if kind == "HTTPS" else "http"
-        if kind in ("GRPC", "GRPCS", "FCGI", "AJP"):
+        known = {"HTTP": "http", "HTTPS": "https", "GRPC": "h2c", "GRPCS": "h2"}
+        if kind not in known:
             draft.no_equivalent(
-                protocol.place, f"backend-protocol {kind}", "upstreams get HTTP/1.1", FRONT
+                protocol.place, f"backend-protocol {kind}", "endpoints speak HTTP", FRONT
             )
-        if scheme == "https" and main.annotations.get("proxy-ssl-verify") is None:
+        scheme = known.get(kind, "http")
+        if scheme in ("https", "h2") and main.annotations.get("proxy-ssl-verify") is None:
             draft.set(
                 f"variants.{variant}.tls.verify",
                 False,

@@ -49,7 +49,7 @@ def endpoint(
     host = f"{service}.{namespace}" if namespace else service
     number = port if isinstance(port, int) else _number(service, port, documents)
     if number is None:
-        number = 443 if scheme == "https" else 80
+        number = 443 if scheme in ("https", "h2") else 80
         what = "the port" if port is None or isinstance(port, int) else f"the port {port.text()}"
         draft.no_equivalent(
             place,

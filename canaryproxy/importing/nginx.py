@@ -15,7 +15,8 @@ from canaryproxy.importing.nginx_variables import Branch, Values
 from canaryproxy.importing.rules import ELSEWHERE, SPLIT, Condition, Entry, force
 from canaryproxy.importing.shares import Pair, Wanted, choose_split, pair_of
 
-_PASS = re.compile(r"(https?)://(unix:[^\s:]+|[^/\s]+)(:?/?.*)", re.DOTALL)
+_SCHEMES: Final = {"http": "http", "https": "https", "grpc": "h2c", "grpcs": "h2"}
+_PASS = re.compile(r"(https?|grpcs?)://(unix:[^\s:]+|[^/\s]+)(:?/?.*)", re.DOTALL)
 _REQUEST_URI: Final = ("", "$request_uri", "$uri", "$uri$is_args$args")
 
 
@@ -135,10 +136,11 @@ def _locations(server: Directive, values: Values) -> list[Location]:
 
 def _passing(here: Location, server: Directive, values: Values) -> None:
     """Find out where a location passes its requests to."""
-    passes = here.directive.last("proxy_pass")
+    passes = here.directive.last("proxy_pass") or here.directive.last("grpc_pass")
     if passes is None:
         return
-    match = _PASS.fullmatch(passes.arg())
+    bare = passes.name == "grpc_pass" and "://" not in passes.arg()
+    match = _PASS.fullmatch(f"grpc://{passes.arg()}" if bare else passes.arg())
     if match is None:
         raise passes.place.error(
             "proxy_pass: expected http:// or https:// and an upstream or a variable that names one, found"
@@ -147,7 +149,7 @@ def _passing(here: Location, server: Directive, values: Values) -> None:
     target, path = match[2], match[3]
     while (inner := re.search(r"\$request_uri$|\$uri$", target)) is not None:
         target, path = target[: inner.start()], inner[0] + path
-    here.scheme = match[1]
+    here.scheme = _SCHEMES[match[1]]
     here.branches = values.branches(target, passes, here.directive, server)
     if path not in _REQUEST_URI:
         here.obstacle = (

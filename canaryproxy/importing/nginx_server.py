@@ -170,7 +170,7 @@ def _url(server: Directive, scheme: str) -> str:
 
 def verify(split: Location, http: Directive, server: Directive, draft: Draft) -> None:
     """Set ``variants.*.tls`` as nginx connects to https upstreams: unverified, unless configured."""
-    if split.scheme != "https":
+    if split.scheme not in ("https", "h2"):
         return
     blocks = (split.directive, server, http)
     verified = _first(blocks, "proxy_ssl_verify")
@@ -205,6 +205,9 @@ def timeouts(http: Directive, server: Directive, location: Directive, draft: Dra
     blocks = (location, server, http)
     for name, path in (
         ("proxy_connect_timeout", "connect_timeout"),
+        ("grpc_connect_timeout", "connect_timeout"),
+        ("grpc_read_timeout", "first_byte_timeout"),
+        ("grpc_read_timeout", "body_timeout"),
         ("proxy_read_timeout", "first_byte_timeout"),
         ("proxy_read_timeout", "body_timeout"),
         ("proxy_send_timeout", "body_timeout"),
@@ -303,7 +306,7 @@ def report(
     blocks += [one for one in http.block or () if one.name == "upstream"]
     for block in blocks:
         if block.name == "location" and not any(
-            one.name == "proxy_pass" for one in block.block or ()
+            one.name in ("proxy_pass", "grpc_pass") for one in block.block or ()
         ):
             draft.no_equivalent(
                 block.place, f"location {' '.join(block.args)}", *_REASONS["location"]
@@ -313,7 +316,7 @@ def report(
             if (
                 one.read
                 or one.name in _COVERED
-                or one.name.startswith(("ssl_", "proxy_ssl_", "http2"))
+                or one.name.startswith(("ssl_", "proxy_ssl_", "grpc_ssl_", "http2"))
             ):
                 continue
             because, instead = _REASONS.get(one.name, ("canaryproxy has no such setting", FRONT))

@@ -214,9 +214,6 @@ def _endpoints(
                 "paths are passed on as they are",
                 FRONT,
             )
-        if base == "h2c":
-            draft.no_equivalent(url_at.place, "h2c", "upstreams get HTTP/1.1", FRONT)
-            base = "http"
         draft.add(f"{path}.endpoints", f"{base}{slash}{host}", url_at.place, f"server of {name}")
     _health(balancer, path, draft)
     if (sticky := balancer.get("sticky")) is not None:

@@ -308,3 +308,46 @@ def test_damaged_source_is_refused_or_imported_as_valid(
         return
     assert problem.line >= 1
     assert problem.message
+
+
+GRPC = {
+    "nginx": (NGINX % (SPLIT, "$v")).replace("proxy_pass http://", "grpc_pass grpc://"),
+    "nginx without a scheme": (NGINX % (SPLIT, "a"))
+    .replace("proxy_pass http://a", "grpc_pass w")
+    .replace(
+        "server {", "upstream w { server 127.0.0.1:3 weight=9; server 127.0.0.1:4; }\nserver {"
+    ),
+    "ingress-nginx": MAIN.replace(
+        "{name: main}",
+        "{name: main, annotations: {nginx.ingress.kubernetes.io/backend-protocol: GRPC}}",
+    )
+    + CANARY % 'canary-weight: "5"',
+    "Traefik": (TRAEFIK % ("'PathPrefix(`/`)'", 9)).replace("http://", "h2c://"),
+    "Envoy": (
+        ROUTES.replace("virtual_hosts:", "clusters: [CLUSTERS]\nvirtual_hosts:")
+        % "{name: a, weight: 9}, {name: b, weight: 1}"
+    ).replace(
+        "CLUSTERS",
+        ", ".join(
+            f"{{name: {name}, {options}, load_assignment: {{endpoints: [{{lb_endpoints: [{{endpoint:"
+            " {address: {socket_address: {address: 127.0.0.1, port_value: 80}}}}]}]}}"
+            for name, options in (
+                ("a", "http2_protocol_options: {}"),
+                (
+                    "b",
+                    "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3."
+                    "HttpProtocolOptions: {explicit_http_config: {http2_protocol_options: {}}}}",
+                ),
+            )
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRPC)
+def test_endpoints_of_http2_stay_so(name: str) -> None:
+    done = convert([("source", GRPC[name])], included)
+    variants = config.parse(done.text, file="import").variants
+    assert variants.canary is not None
+    schemes = {one.scheme for one in (*variants.stable.endpoints, *variants.canary.endpoints)}
+    assert schemes == {"h2c"}
