@@ -68,6 +68,8 @@ def convert(documents: list[Field], wanted: Wanted, draft: Draft) -> None:
             clusters |= {x.need("name").text(): x for x in part.items("clusters")}
         one.take("node", "@type", "version_info", "type_url")
         resources = one.items("resources")
+        for resource in resources:
+            resource.take("@type", "name")
         listeners += [x for x in (one, *resources) if x.has("filter_chains")]
         clusters |= {x.need("name").text(): x for x in resources if x.has("load_assignment")}
         configurations += [(None, x) for x in (one, *resources) if x.has("virtual_hosts")]
@@ -204,7 +206,7 @@ def _action(split: Route, pair: Pair, draft: Draft) -> None:
             "limits.first_byte_timeout",
             timeout.seconds(),
             timeout.place,
-            "timeout, to the first byte here",
+            "timeout (to the first byte here)",
         )
     if (idle := action.get("idle_timeout")) is not None:
         draft.duration(

@@ -35,7 +35,7 @@ def add(variant: str, name: str, cluster: Field | None, place: Place, draft: Dra
         )  # fmt: skip
         draft.add(
             f"{path}.endpoints",
-            f"http://{_host(name)}:80",
+            f"http://{_named(name)}",
             place,
             f"the name of the cluster {name}",
         )
@@ -75,12 +75,12 @@ def add(variant: str, name: str, cluster: Field | None, place: Place, draft: Dra
     _outliers(cluster, path, draft)
 
 
-def _host(name: str) -> str:
-    """Return a cluster's name as a host name; those of Istio have the host in their last part."""
-    host = name.rpartition("|")[2] if "|" in name else name
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "-" for c in host).strip(
-        "-._"
-    )
+def _named(name: str) -> str:
+    """Return host and port by a cluster's name; those of Istio have them (``outbound|PORT|SUBSET|HOST``)."""
+    parts = name.split("|")
+    port = parts[1] if len(parts) == 4 and parts[1].isdigit() else "80"
+    host = "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "-" for c in parts[-1])
+    return f"{host.strip('-._')}:{port}"
 
 
 def _speaks_http2(cluster: Field) -> bool:

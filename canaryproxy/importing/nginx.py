@@ -74,6 +74,7 @@ def convert(directives: list[Directive], wanted: Wanted, draft: Draft) -> None:
     assert branch is not None
     pair = pair_of(branch.shares, wanted, branch.place, draft)
     nginx_server.listeners(server, draft)
+    nginx_server.hosts(server, draft)
     for variant, name in (("stable", pair.stable), ("canary", pair.canary)):
         nginx_server.endpoints(
             variant, name, split, upstreams, draft, {one.name: one for one in branch.shares}
@@ -94,14 +95,17 @@ def convert(directives: list[Directive], wanted: Wanted, draft: Draft) -> None:
     for other in servers:
         if other is not server:
             draft.no_equivalent(
-                other.place, f"server {_server_name(other)}", "a proxy has one service", FRONT
+                other.place, f"the server {_server_name(other)}", "a proxy has one service", FRONT
             )
     nginx_server.report(root, http, server, [one.directive for one in locations], draft)
 
 
 def _server_name(server: Directive) -> str:
     names = server.last("server_name")
-    return names.args[0] if names is not None and names.args else f"server:{server.place.line}"
+    if names is not None and names.args and names.args[0]:
+        return names.args[0]
+    listen = server.last("listen")
+    return f"on {listen.arg()}" if listen is not None else "_"
 
 
 def _locations(server: Directive, values: Values) -> list[Location]:

@@ -117,6 +117,16 @@ def listeners(server: Directive, draft: Draft) -> None:
         draft.add("listen", "0.0.0.0:80", server.place, "the default of listen")
 
 
+def hosts(server: Directive, draft: Draft) -> None:
+    """Note the hosts of a server."""
+    for one in server.all("server_name"):
+        names = [name for name in one.args if name not in ("_", "", "localhost")]
+        if names:
+            draft.no_equivalent(
+                one.place, f"server_name {' '.join(names)}", *_REASONS["server_name"]
+            )
+
+
 def endpoints(
     variant: str,
     name: str,

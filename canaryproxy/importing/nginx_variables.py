@@ -162,8 +162,10 @@ class Values:
             obstacle, condition = _condition(one.arg(), _map_test(entry.name))
             value = around[0] + entry.arg() + around[1]
             for branch in self._of_text(value, entry, sets, seen):
-                origin = f"map {one.arg()} {entry.name or repr('')}"
-                found.append(_under(replace(branch, origin=origin), condition, obstacle, entry))
+                if len(branch.shares) == 1:
+                    named = f"map {one.arg()} {entry.name or repr('')}"
+                    branch = replace(branch, origin=named)
+                found.append(_under(branch, condition, obstacle, entry))
         value = around[0] + default.arg() + around[1]
         return [*found, *self._of_text(value, default, sets, seen)]
 
