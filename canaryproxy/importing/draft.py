@@ -19,6 +19,8 @@ FRONT: Final = "keep the proxy that does this in front, with its address in forw
 """What to do about most things that are not a matter of releases."""
 _PLAIN = re.compile(r"(?:[A-Za-z/][A-Za-z0-9._/-]*|[0-9]+(?:ms|[smhd%]))")
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+MOST_NOTES: Final = 200
+"""A source with more is far more than one split."""
 _WIDTH: Final = 110
 
 
@@ -140,8 +142,10 @@ def finished(draft: Draft, command: str) -> str:
 def _written(draft: Draft, command: str) -> tuple[str, dict[int, Setting]]:
     """Return the YAML, and the setting on each line that has one."""
     lines: list[str] = [f"# Imported by canaryproxy {command} from {draft.source}."]
-    for note in draft.notes:
+    for note in draft.notes[:MOST_NOTES]:
         lines += _comment(note)
+    if (more := len(draft.notes) - MOST_NOTES) > 0:
+        lines += _comment(f"and {more} more, which are not shown")
     at: dict[int, Setting] = {}
     for key in config.Config.model_fields:
         if draft.has(key):

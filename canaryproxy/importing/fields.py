@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from canaryproxy.config.errors import ConfigError, Path, Problem, dotted, shown
 from canaryproxy.config.yaml_parts import MappingNode, Node, ScalarNode
-from canaryproxy.config.yaml_reader import MAX_CHARACTERS, Unreadable, documents, plain
+from canaryproxy.config.yaml_reader import MAX_CHARACTERS, MAX_DEPTH, Unreadable, documents, plain
 
 MAX_VALUES: Final = 100_000
 """A file has fewer values; one of aliases that multiply has more."""
@@ -314,6 +314,8 @@ def from_toml(text: str, file: str) -> list[Field]:
     def field(value: Any, path: Path) -> Field:
         line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), 1)
         place = Place(file, line, 1, path)
+        if len(path) > MAX_DEPTH:
+            raise place.error(f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(value, dict):
             return Field({key: field(one, (*path, key)) for key, one in value.items()}, place)
         if isinstance(value, list):

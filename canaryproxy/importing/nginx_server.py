@@ -313,7 +313,19 @@ def report(
         count = 0 if one.arg() == "auto" else int(one.arg()) if one.arg().isdigit() else 1
         draft.set("workers", count, one.place, "worker_processes")
     blocks = [root, *([http] if http is not root else []), server, *locations]
-    blocks += [one for one in http.block or () if one.name == "upstream"]
+    upstreams = [one for one in http.block or () if one.name == "upstream"]
+    used = [one for one in upstreams if any(inner.read for inner in one.block or ())]
+    blocks += used
+    unused = [one for one in upstreams if one not in used]
+    if unused:
+        names = ", ".join(one.arg() for one in unused[:5])
+        more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
+        draft.no_equivalent(
+            unused[0].place,
+            f"upstream {names}{more}",
+            "a proxy has two versions of one service",
+            FRONT,
+        )
     for block in blocks:
         if block.name == "location" and not any(
             one.name in ("proxy_pass", "grpc_pass") for one in block.block or ()

@@ -14,6 +14,7 @@ from canaryproxy.importing.rules import Condition, Test, literal
 from canaryproxy.importing.shares import STAYS, Share
 
 MAX_BRANCHES: Final = 1000
+MAX_DEPTH: Final = 32
 _VARIABLE = re.compile(r"\$\{(\w+)\}|\$(\w+)")
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,2})?)%")
 _IDENTITIES: Final = (
@@ -104,6 +105,8 @@ class Values:
                 f"the variable ${name} is defined by itself: ${' -> $'.join((*seen, name))}"
             )
         deeper = (*seen, name)
+        if len(seen) >= MAX_DEPTH:
+            raise at.place.error(f"variables are defined by more than {MAX_DEPTH} others")
         if name in sets:
             return self._of_sets(name, (before, after), sets, deeper)
         if name in self.splits:

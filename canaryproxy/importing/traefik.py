@@ -12,6 +12,7 @@ from canaryproxy.importing.fields import Field, Place
 from canaryproxy.importing.rules import ELSEWHERE, SPLIT, Entry, force
 from canaryproxy.importing.shares import STAYS, Pair, Share, Wanted, choose_split, pair_of
 
+MAX_DEPTH: Final = 16
 _GROUPS: Final = ("traefik.io", "traefik.containo.us")
 _REASONS: Final = {
     "entryPoints": ("addresses are in the static configuration", "set listen"),
@@ -129,6 +130,8 @@ class _World:
             raise share.place.error(
                 f"the service {share.name} leads to itself: {' -> '.join((*seen, share.name))}"
             )
+        if len(seen) > MAX_DEPTH:
+            raise share.place.error(f"services are nested deeper than {MAX_DEPTH} levels")
         service = self.services.get(share.name)
         if service is None or not isinstance(service.value, dict):
             return [share], None

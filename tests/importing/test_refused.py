@@ -121,6 +121,28 @@ REFUSED = {
         NGINX % ("map $x $v { default $w; }\nmap $x $w { default $v; }", "$v"),
         "the variable $v is defined by itself: $v -> $w -> $v",
     ),
+    "nginx: maps of maps": (
+        NGINX % ("\n".join(f"map $x $v{n} {{ default $v{n + 1}; }}" for n in range(99)), "$v0"),
+        "variables are defined by more than 32 others",
+    ),
+    "nginx: maps that multiply": (
+        NGINX
+        % (
+            "\n".join(
+                f"map $http_x $v{n} {{ a $v{n + 1}; b $v{n + 1}; default $v{n + 1}; }}"
+                for n in range(30)
+            )
+            + "\nmap $http_x $v30 { default a; }",
+            "$v0",
+        ),
+        "variables lead to more than 1,000 branches",
+    ),
+    "deep TOML": ("[http]\n" + ".".join("a" * 5000) + " = 1\n", "nested deeper than 32 levels"),
+    "Traefik: a chain": (
+        "http:\n  routers: {r: {service: s0}}\n  services:\n"
+        + "".join(f"    s{n}: {{mirroring: {{service: s{n + 1}}}}}\n" for n in range(99)),
+        "services are nested deeper than 16 levels",
+    ),
     "nginx: a map without default": (NGINX % ("map $http_a $v { x a; }", "$v"), "expected a default"),
     "nginx: a time": (
         (NGINX % (SPLIT, "$v")).replace("; } }", "; proxy_read_timeout soon; } }"),
