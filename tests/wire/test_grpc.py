@@ -430,7 +430,11 @@ async def test_a_call_of_one_message_does_not_follow_its_user() -> None:
             await client.read()
         running.weight(0)
         await asyncio.sleep(0.1)
+        assert (
+            await client.fetch(CALL, HELLO)
+        ).body == HELLO  # and the end of the other would be read
         assert not client.replies[number].over
+        assert running.counters.canary[counters.STREAMS_OPENED] == 0
 
 
 # The split
