@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from canaryproxy.config.errors import shown
+from canaryproxy.config.errors import ConfigError, shown
 from canaryproxy.importing import argo, envoy, flagger, ingress_nginx, nginx, traefik
 from canaryproxy.importing.draft import Draft, finished
 from canaryproxy.importing.fields import Field, Place, from_toml, from_yaml, whole
@@ -63,6 +63,8 @@ def convert(
         directives: list[Directive] = []
         for name, text in texts:
             directives += parse(text, name, read_files)
+        if not directives:
+            raise _empty(texts[0][0], kind)
         draft = Draft(KINDS["nginx"], folder)
         nginx.convert(directives, wanted, draft)
         return Imported(finished(draft, "import"), kind, len(draft.notes))
@@ -70,13 +72,20 @@ def convert(
     for name, text in texts:
         is_toml = name.endswith(".toml") or _TOML.search(text) is not None
         documents += from_toml(text, name) if is_toml else from_yaml(text, name)
-    kind = kind or _recognised(documents, texts)
+    if not documents:
+        raise _empty(texts[0][0], kind)
+    kind = kind or _recognised(documents)
     draft = Draft(KINDS[kind], folder)
     _IMPORTERS[kind][1](documents, wanted, draft)
     return Imported(finished(draft, "import"), kind, len(draft.notes))
 
 
-def _recognised(documents: list[Field], texts: Sequence[tuple[str, str]]) -> str:
+def _empty(file: str, kind: str | None) -> ConfigError:
+    expected = ", ".join(KINDS) if kind is None else kind
+    return Place(file, 1, 1).error(f"expected a configuration of {expected}; found an empty file")
+
+
+def _recognised(documents: list[Field]) -> str:
     found = [kind for kind, (is_one, _) in _IMPORTERS.items() if any(map(is_one, documents))]
     if {"flagger", "argo"} <= {*found}:
         raise documents[0].place.error(
@@ -84,12 +93,9 @@ def _recognised(documents: list[Field], texts: Sequence[tuple[str, str]]) -> str
         )
     if found:
         return found[0]
-    place = documents[0].place if documents else Place(texts[0][0], 1, 1)
     kinds = ", ".join(KINDS)
-    if not documents:
-        raise place.error(f"expected a configuration of {kinds}; found an empty file")
     seen = "; ".join(_described(one) for one in documents[:5])
-    raise place.error(
+    raise documents[0].place.error(
         f"expected a configuration of {kinds}; found {seen}. --from KIND says which it is"
     )
 

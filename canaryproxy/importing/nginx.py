@@ -9,7 +9,6 @@ from typing import Final
 from canaryproxy.config.errors import ConfigError, shown
 from canaryproxy.importing import nginx_server
 from canaryproxy.importing.draft import FRONT, Draft
-from canaryproxy.importing.fields import Place
 from canaryproxy.importing.nginx_syntax import Directive
 from canaryproxy.importing.nginx_variables import Branch, Values
 from canaryproxy.importing.rules import ELSEWHERE, SPLIT, Condition, Entry, force
@@ -46,7 +45,7 @@ class Location:
 
 def convert(directives: list[Directive], wanted: Wanted, draft: Draft) -> None:
     """Add what a configuration of nginx says to a draft."""
-    place = directives[0].place if directives else Place(draft.source, 1, 1)
+    place = directives[0].place
     root = Directive("", (), place, directives)
     https = root.all("http")
     http = https[0] if https else root

@@ -214,6 +214,14 @@ def test_error_names_the_place_and_what_is_allowed(name: str) -> None:
     assert str(refused.value).startswith(("source:", "circle.conf:"))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_source_is_refused_for_every_kind(kind: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        convert([("source", "# nothing\n")], included, kind)
+    assert str(refused.value).startswith("source:1:1: ")
+    assert "expected" in str(refused.value)
+
+
 NOTED = {
     "an unknown annotation": (MAIN + CANARY % 'limit-rps: "5"', "no equivalent: limit-rps (source:12)"),
     "an expression that RE2 refuses": (
