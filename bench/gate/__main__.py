@@ -26,6 +26,7 @@ from typing import Any
 from bench.gate import callgrind
 from bench.gate.callgrind import CallgrindError, Counter
 from bench.gate.steady import Steady
+from bench.gate.streams import Streams
 from bench.harness import cores, cputime, ports, probe, process, scenarios
 from bench.harness.command_line import positive, positive_float, say, terminate
 from bench.harness.process import Process, StartError
@@ -51,12 +52,20 @@ class Kind:
     compiled: of the compiled data path (``make compiled``).
     traced: each request has a trace id of its own.
     unseen: each request is a new user's, with a sticky cookie.
+    http2: of one user over one connection of HTTP/2, 16 at a time.
     """
 
     judged: bool = False
     compiled: bool = False
     traced: bool = False
     unseen: bool = False
+    http2: bool = False
+
+    def client(self, port: int) -> Steady | Streams:
+        """Return what sends it."""
+        if self.http2:
+            return Streams(port)
+        return Steady(port, traced=self.traced, unseen=self.unseen)
 
 
 LOADS = {
@@ -65,6 +74,7 @@ LOADS = {
     "a user in each request": Kind(unseen=True),
     "all metrics on": Kind(judged=True),
     "compiled, all metrics on": Kind(judged=True, compiled=True),
+    "HTTP/2, all metrics on": Kind(judged=True, http2=True),
 }
 
 _LEAST_REPETITIONS = 3
@@ -270,9 +280,9 @@ def _measure(method: str, requests: int, seconds: float) -> Measured:
         repetition = 0  # that of number 0 only warms up
         while repetition < _LEAST_REPETITIONS or time.monotonic() - began < seconds:
             for load, kind in loads.items():
-                for whose, name in (("ours", _who(kind)), ("plain", "plain")):
-                    port = servers[name][1].port
-                    with Steady(port, traced=kind.traced, unseen=kind.unseen) as client:
+                plain = replace(kind, http2=False)  # the plain proxy speaks HTTP/1.1 only
+                for whose, name, sent in (("ours", _who(kind), kind), ("plain", "plain", plain)):
+                    with sent.client(servers[name][1].port) as client:
                         client.send(max(1, counts[name] // 4))
                         cost = costs[name](client, counts[name])
                     if repetition:
@@ -328,11 +338,11 @@ def _wait(server: Process, site: Site) -> None:
     server.wait_until(lambda: probe.has_split(site.port), _READY_SECONDS)
 
 
-def _meter(method: str, server: Process, folder: Path) -> Callable[[Steady, int], float]:
+def _meter(method: str, server: Process, folder: Path) -> Callable[[Steady | Streams, int], float]:
     """Return what measures the cost of each of a number of requests."""
     if method == "cpu":
 
-        def cpu(client: Steady, count: int) -> float:
+        def cpu(client: Steady | Streams, count: int) -> float:
             before = cputime.of_tree(server.pid)
             sent = client.send(count)
             return (cputime.of_tree(server.pid) - before) / 1000 / sent
@@ -341,7 +351,7 @@ def _meter(method: str, server: Process, folder: Path) -> Callable[[Steady, int]
 
     counter = Counter(server, folder)
 
-    def instructions(client: Steady, count: int) -> float:
+    def instructions(client: Steady | Streams, count: int) -> float:
         counter.start()
         sent = client.send(count)
         return counter.stop() / sent
