@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from canaryproxy.measure.routing import bucket_of
 
 from .processes import Proxy, proxy, variants
 from .test_release import Traffic, history, service, soon
@@ -20,8 +21,21 @@ judge: {{baseline: 0s, warmup: 0s, min_users: 1, metrics: {{errors: {{}}}}}}
 release:
   id: r1
   steps: [{{weight: 1, bake: 200ms, min_requests: 1}}, {{weight: 50, bake: 200ms}}, {{weight: 100}}]
-  hold_back: {{share: 1%, bake: 3s}}
+  hold_back: {{share: 1%, bake: 5s}}
 """
+
+
+USERS = [f"u{number}" for number in range(2000)]
+HELD_BACK = [one for one in USERS if bucket_of(b"r1", one.encode()) >= 9900][:10]
+OTHERS = [one for one in USERS if bucket_of(b"r1", one.encode()) < 9900][:10]
+
+
+async def served(traffic: Traffic, users: list[str]) -> set[str]:
+    """Let these users ask now, and return which variants responded."""
+    now = Traffic(traffic.port)
+    for user in users:
+        await now.ask(user)
+    return {name for _, _, name in now.seen}
 
 
 def state(running: Proxy) -> tuple[str, float]:
@@ -44,27 +58,19 @@ def test_a_hold_back_compares_its_control_group_trips_and_then_promotes(tmp_path
 
         async def story(traffic: Traffic) -> None:
             await soon(lambda: state(running) == ("running", 99.0), "the hold-back")
-            begun = len(traffic.seen)
-            await soon(lambda: len(traffic.seen) > begun + 280, "traffic")
-            served = Counter(name for _, _, name in traffic.seen[begun + 80 :])
-            assert 0 < served["stable"] < served["canary"] / 10
+            assert await served(traffic, HELD_BACK) == {"stable"}
+            assert await served(traffic, OTHERS) == {"canary"}
             canary.behave("* 500 0")
             await soon(lambda: state(running)[0] == "tripped", "a trip within the hold-back")
             canary.behave("")
-            begun = len(traffic.seen)
-            await soon(lambda: len(traffic.seen) > begun + 100, "traffic after the trip")
-            assert {name for _, _, name in traffic.seen[begun + 50 :]} == {"stable"}
+            assert await served(traffic, HELD_BACK + OTHERS) == {"stable"}
             act(running, "reset")
             await soon(lambda: state(running) == ("running", 99.0), "the hold-back again")
             await soon(lambda: state(running) == ("promoted", 100.0), "the promotion")
-            begun = len(traffic.seen)
-            await soon(lambda: len(traffic.seen) > begun + 200, "traffic after the promotion")
-            assert {name for _, _, name in traffic.seen[begun + 100 :]} == {"canary"}
+            assert await served(traffic, HELD_BACK + OTHERS) == {"canary"}
             act(running, "trip")
             await soon(lambda: state(running)[0] == "tripped", "a rollback of what was promoted")
-            begun = len(traffic.seen)
-            await soon(lambda: len(traffic.seen) > begun + 100, "traffic after the rollback")
-            assert {name for _, _, name in traffic.seen[begun + 50 :]} == {"stable"}
+            assert await served(traffic, HELD_BACK + OTHERS) == {"stable"}
 
         Traffic(running.port, rate=150.0).run(story)
         steps = [one for one in history(tmp_path) if one["what"] == "step"]
