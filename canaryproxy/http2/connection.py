@@ -188,6 +188,7 @@ class Connection(FrameHandler):
         self._sender.control(frames.goaway(self._last, NO_ERROR, ""))
 
     def refill(self, points: int, resets: int = 0) -> None:
-        """Let the peer have more frames that bring nothing forward, and resets, as time goes by."""
+        """Let the peer have more frames that bring nothing forward, and resets; at most once a second."""
+        self._refills += 1
         self._points.earn(points)
         self._resets.earn(resets)

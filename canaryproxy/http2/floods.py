@@ -8,8 +8,10 @@ nothing that it sends earns any. Out of points, the connection ends with ENHANCE
 make us do for nothing is bounded by the points, and in the long run by their rate.
 
 Requests that are given up have points of their own, as they cost most: only a message that came to its end
-pays for one, and time. Else a peer could pay for each of them with a byte of data. A server's resets cost
-nothing: each of them ends a request that we have sent.
+pays for one, and time. Else a peer could pay for each of them with a byte of data. One that was given up
+after a second or more costs nothing: clients with a deadline do that when a service hangs, and there can be
+no more of them in a second than streams at a time. A server's resets cost nothing: each of them ends a
+request that we have sent.
 
     rapid reset (CVE-2023-44487)       RST_STREAM from the client             ``Bounds.resets``
     made you reset (CVE-2025-8671)     stream errors, which we answer         ``Bounds.resets``
@@ -30,6 +32,8 @@ from canaryproxy.http2.errors import ENHANCE_YOUR_CALM, ConnectionFault
 
 RESET: Final = 1
 """Of the points of resets."""
+PATIENT: Final = 2
+"""Refills after which a reset costs nothing: between two of them lies at least a second."""
 ACKNOWLEDGED: Final = 4
 IGNORED: Final = 1
 MESSAGE_ENDED: Final = 20

@@ -104,6 +104,7 @@ class Stream:
         "has_head",
         "left",
         "number",
+        "opened",
         "owner",
         "pending",
         "receive_window",
@@ -135,6 +136,8 @@ class Stream:
         """We send nothing after ``pending`` and ``trailers``."""
         self.trailers = b""
         """Trailer lines to send after ``pending``."""
+        self.opened = 0
+        """How often the connection's points had been refilled when the peer opened it."""
         self.owner: object | None = None
 
 

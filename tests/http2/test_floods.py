@@ -196,6 +196,28 @@ def test_uploads_with_a_ping_for_each_frame_go_on_for_ever() -> None:
     assert not connection.closed
 
 
+def test_clients_may_give_up_requests_that_have_waited() -> None:
+    """A service hangs, and the deadlines of all its clients pass: that is no flood."""
+    connection = server(Bounds(resets=10))
+    number = 1
+    for _ in range(20):
+        opened = range(number, number + 200, 2)
+        connection.receive(b"".join(headers(one, GET, end=True) for one in opened))
+        connection.refill(0)
+        connection.refill(0)
+        connection.receive(b"".join(number_frame(RST_STREAM, one, CANCEL) for one in opened))
+        assert not connection.closed
+        number += 200
+    for refills in (0, 1):
+        connection = server(Bounds(resets=10))
+        opened = range(1, 25, 2)
+        connection.receive(b"".join(headers(one, GET, end=True) for one in opened))
+        for _ in range(refills):
+            connection.refill(0)
+        connection.receive(b"".join(number_frame(RST_STREAM, one, CANCEL) for one in opened))
+        assert connection.closed
+
+
 def test_requests_that_are_answered_pay_for_one_in_three_that_is_cancelled() -> None:
     connection = server()
     for number in range(1, 6001, 6):
