@@ -26,7 +26,7 @@ variants:
     endpoints: ["https://h.example:1"]
     tls: {ca: ca.pem, server_name: s.example, cert: a.pem, key: a.key}
     health: {path: /up, host: s.example}
-  canary: {endpoints: ["unix:/tmp/y.sock"]}
+  canary: {endpoints: ["unix:/tmp/y.sock"], health: {grpc: shop.Cart}}
 dns: {interval: 5s, family: ipv4, servers: ["127.0.0.1:53"]}
 split:
   salt: plain

@@ -366,7 +366,9 @@ class Source:
             line.insert(source.randrange(5), (b"accept", b"*/*"))
         source.shuffle(line)
         cuts = tuple(source.choices(range(1000), k=source.choice((0, 0, 1, 3))))
-        return "request", number, line + self._fields(), (int(ends), *cuts)
+        names = {name for name, _ in line}
+        fields = [one for one in self._fields() if one[0] != b":path" or b":path" in names]
+        return "request", number, line + fields, (int(ends), *cuts)
 
     def _fields(self) -> Fields:
         source = self._random

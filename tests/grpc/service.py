@@ -2,8 +2,8 @@
 
 ``/test.Echo/Unary`` responds with the request, and its name in the metadata, or with a status once ``/Fail``
 has named one. ``/ClientStream`` responds with the number of bytes, ``/ServerStream`` with as many messages as
-the request says, ``/Bidi`` with each message, ``/Hang`` with nothing; ``/Cancelled`` says how many of these
-were cancelled.
+the request says, ``/Bidi`` with each message, ``/Hang`` with nothing; ``/Hung`` says how many of these
+have begun, and ``/Cancelled`` how many were cancelled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Echo:
     def __init__(self, name: str) -> None:
         self.name = name
         self.status = 0
-        self.cancelled = 0
+        self.hung = self.cancelled = 0
         self.left: list[str] = []
 
     async def unary(self, request: bytes, context: Context) -> bytes:
@@ -57,12 +57,16 @@ class Echo:
             yield one
 
     async def hang(self, request: bytes, context: Context) -> bytes:  # noqa: ARG002
+        self.hung += 1
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
         return b""
+
+    async def begun(self, request: bytes, context: Context) -> bytes:  # noqa: ARG002
+        return b"%d" % self.hung
 
     async def count(self, request: bytes, context: Context) -> bytes:  # noqa: ARG002
         return b"%d" % self.cancelled
@@ -87,6 +91,7 @@ async def main(name: str, port: int) -> None:
         "ServerStream": grpc.unary_stream_rpc_method_handler(echo.server_stream),
         "Bidi": grpc.stream_stream_rpc_method_handler(echo.bidi),
         "Hang": grpc.unary_unary_rpc_method_handler(echo.hang),
+        "Hung": grpc.unary_unary_rpc_method_handler(echo.begun),
         "Cancelled": grpc.unary_unary_rpc_method_handler(echo.count),
     }
     health = {"Check": grpc.unary_unary_rpc_method_handler(echo.check)}

@@ -117,9 +117,10 @@ def test_grpcio_talks_in_turns(channel: grpc.Channel) -> None:
 
 def test_grpcio_cancellation_reaches_the_service(channel: grpc.Channel) -> None:
     count = channel.unary_unary("/test.Echo/Cancelled")
-    before = int(count(b"", timeout=DEADLINE))
+    hung = channel.unary_unary("/test.Echo/Hung")
+    before, hung_before = int(count(b"", timeout=DEADLINE)), int(hung(b"", timeout=DEADLINE))
     call = channel.unary_unary("/test.Echo/Hang").future(b"")
-    channel.unary_unary("/test.Echo/Unary")(b"", timeout=DEADLINE)
+    until(lambda: int(hung(b"", timeout=DEADLINE)) > hung_before, "the call")
     call.cancel()
     until(lambda: int(count(b"", timeout=DEADLINE)) > before, "cancellation")
 
@@ -242,18 +243,22 @@ async def test_grpclib_streams_of_three_kinds(running: Proxy) -> None:
         assert await talk(parts, timeout=DEADLINE) == parts
 
 
+async def grows(count: UnaryUnaryMethod[bytes, bytes], before: int) -> None:
+    while int(await count(b"")) == before:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
 async def test_grpclib_cancellation_deadline_and_statuses(running: Proxy) -> None:
     async with grpclib_channel(running) as channel:
         count = UnaryUnaryMethod(channel, "/test.Echo/Cancelled", bytes, bytes)
+        hung = UnaryUnaryMethod(channel, "/test.Echo/Hung", bytes, bytes)
         hang = UnaryUnaryMethod(channel, "/test.Echo/Hang", bytes, bytes)
-        before = int(await count(b""))
-        async with hang.open() as stream:
+        before, hung_before = int(await count(b"")), int(await hung(b""))
+        async with asyncio.timeout(DEADLINE), hang.open() as stream:
             await stream.send_message(b"", end=True)
+            await grows(hung, hung_before)
             await stream.cancel()
-        end = monotonic() + DEADLINE
-        while int(await count(b"")) == before:
-            assert monotonic() < end
-            await asyncio.sleep(0.01)
+            await grows(count, before)
         with pytest.raises((asyncio.TimeoutError, GRPCError)):
             await hang(b"", timeout=0.2)
         nothing = UnaryUnaryMethod(channel, "/test.Echo/Nothing", bytes, bytes)
