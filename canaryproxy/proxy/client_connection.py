@@ -208,7 +208,10 @@ class ClientConnection(ResponseSink):
         if not has_body:
             self._state = _RESPONSE
             self.deadline = now + context.first_byte_timeout
-            begin(context, exchange)
+            if context.load.sheds:
+                begin(context, exchange)
+            else:  # written out, as of ``begin``
+                exchange.start()
             if context.mirror is not None:
                 context.mirror.offer(request, exchange.routing, now)
             return
