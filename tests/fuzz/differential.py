@@ -17,20 +17,17 @@ holds that
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import multiprocessing
 import random
 import re
-import sys
 from collections import Counter
-from time import monotonic
 
 import h11
 
 from canaryproxy.measure.counters import CLIENT_CLOSED, FINISHED, ROUTED
 from canaryproxy.proxy.interfaces import Caller
 
+from . import jobs
 from .grammar import PROBE, Meant, mutant, request
 from .memory import MemoryEndpoint, MemoryProxy, MemoryTransport
 from .recorder import Recorder
@@ -279,29 +276,5 @@ def run(cases: int, seed: str) -> Counter[str]:
     return trial.seen
 
 
-def _job(job: tuple[int, str]) -> Counter[str]:
-    return run(*job)
-
-
-def main() -> None:
-    """Run the cases that the command line asks for, and say what they came to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--cases", type=int, default=1_000_000)
-    parser.add_argument("--seed", default="1")
-    parser.add_argument("--jobs", type=int, default=1)
-    arguments = parser.parse_args()
-    jobs = [
-        (arguments.cases // arguments.jobs, f"{arguments.seed}.{n}") for n in range(arguments.jobs)
-    ]
-    started = monotonic()
-    total: Counter[str] = Counter()
-    with multiprocessing.Pool(arguments.jobs) as pool:
-        for seen in pool.imap_unordered(_job, jobs):
-            total += seen
-    took = monotonic() - started
-    words = ", ".join(f"{name}: {count}" for name, count in sorted(total.items()))
-    sys.stdout.write(f"{words}\nseed {arguments.seed}, {arguments.jobs} jobs, {took:.0f} s\n")
-
-
 if __name__ == "__main__":
-    main()
+    jobs.main(run, __doc__, cases=1_000_000)

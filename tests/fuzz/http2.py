@@ -13,14 +13,10 @@ is left of the frame).
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
-from time import monotonic
 from typing import Any
 
 import h2.events as theirs
@@ -41,6 +37,8 @@ from canaryproxy.http2.events import (
 from canaryproxy.http2.frames import HAS_PRIORITY, HEADERS, PADDED, PREFACE, RST_STREAM, frame
 from canaryproxy.http2.settings import Bounds
 from canaryproxy.http2.streams import ENDED
+
+from . import jobs
 
 Fields = list[tuple[bytes, bytes]]
 Said = list[tuple[Any, ...]]
@@ -398,29 +396,5 @@ def run(cases: int, seed: str) -> Counter[str]:
     return seen
 
 
-def _job(job: tuple[int, str]) -> Counter[str]:
-    return run(*job)
-
-
-def main() -> None:
-    """Run the conversations that the command line asks for, and say what they came to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--cases", type=int, default=1_000_000)
-    parser.add_argument("--seed", default="1")
-    parser.add_argument("--jobs", type=int, default=1)
-    arguments = parser.parse_args()
-    jobs = [
-        (arguments.cases // arguments.jobs, f"{arguments.seed}.{n}") for n in range(arguments.jobs)
-    ]
-    started = monotonic()
-    total: Counter[str] = Counter()
-    with multiprocessing.Pool(arguments.jobs) as pool:
-        for seen in pool.imap_unordered(_job, jobs):
-            total += seen
-    took = monotonic() - started
-    words = ", ".join(f"{name}: {count}" for name, count in sorted(total.items()))
-    sys.stdout.write(f"{words}\nseed {arguments.seed}, {arguments.jobs} jobs, {took:.0f} s\n")
-
-
 if __name__ == "__main__":
-    main()
+    jobs.main(run, __doc__, cases=1_000_000)

@@ -12,15 +12,11 @@ two Hosts that are equal, a Content-Length that does not fit.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import multiprocessing
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import monotonic
 
 import hpack
 
@@ -38,6 +34,7 @@ from canaryproxy.http2.frames import (
 )
 from canaryproxy.proxy.interfaces import Caller
 
+from . import jobs
 from .differential import CONFIG, Difference
 from .grammar import HOSTS, METHODS, PROBE
 from .memory import MemoryEndpoint, MemoryProxy, MemoryTransport
@@ -368,29 +365,5 @@ def run(cases: int, seed: str) -> Counter[str]:
     return versions.seen
 
 
-def _job(job: tuple[int, str]) -> Counter[str]:
-    return run(*job)
-
-
-def main() -> None:
-    """Run the cases that the command line asks for, and say what they came to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--cases", type=int, default=100_000)
-    parser.add_argument("--seed", default="1")
-    parser.add_argument("--jobs", type=int, default=1)
-    arguments = parser.parse_args()
-    jobs = [
-        (arguments.cases // arguments.jobs, f"{arguments.seed}.{n}") for n in range(arguments.jobs)
-    ]
-    started = monotonic()
-    total: Counter[str] = Counter()
-    with multiprocessing.Pool(arguments.jobs) as pool:
-        for seen in pool.imap_unordered(_job, jobs):
-            total += seen
-    took = monotonic() - started
-    words = ", ".join(f"{name}: {count}" for name, count in sorted(total.items()))
-    sys.stdout.write(f"{words}\nseed {arguments.seed}, {arguments.jobs} jobs, {took:.0f} s\n")
-
-
 if __name__ == "__main__":
-    main()
+    jobs.main(run, __doc__, cases=100_000)
