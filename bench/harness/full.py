@@ -94,6 +94,13 @@ def run(settings: Settings, outcome: Outcome, folder: Path, say: Callable[[str],
             ),
             {scenarios.HTTP2_TLS.name},
         ),
+        (
+            "http2-upstream",
+            lambda: _featured(
+                settings, peers, outcome, folder / "http2-upstream", say, scenarios.HTTP2_BOTH
+            ),
+            {load.name for load in scenarios.HTTP2_BOTH},
+        ),
     )
     for name, experiment, loads in experiments:
         if settings.loads.isdisjoint(loads):
@@ -301,6 +308,7 @@ def _featured(
     needs = {
         *(["tls"] if first.tls else []),
         *(["http2"] if http2 else []),
+        *(["http2-upstream"] if first.http2_upstream else []),
         *(["websocket"] if websocket else []),
     }
     able = [peer for peer in peers if needs <= peer.features]
@@ -313,6 +321,7 @@ def _featured(
         weight=settings.weight,
         with_tls=first.tls,
         with_http2=http2,
+        with_http2_upstream=first.http2_upstream,
         python_upstream=websocket,
     ) as stage:
         outcome.versions |= stage.versions

@@ -178,6 +178,7 @@ def staged(
     weight: float = 10.0,
     with_tls: bool = False,
     with_http2: bool = False,
+    with_http2_upstream: bool = False,
     python_upstream: bool = False,
     addresses: int = 1,
 ) -> Iterator[Stage]:
@@ -191,6 +192,7 @@ def staged(
             started=started,
             addresses=addresses,
             python=python_upstream,
+            http2=with_http2_upstream,
         )
         stage = Stage(targets=[], behind=behind, folder=folder, say=say)
         for peer, port in zip(peers, numbers[2:], strict=True):
@@ -204,6 +206,7 @@ def staged(
                     weight=weight,
                     tls=with_tls,
                     http2=with_http2,
+                    http2_upstream=with_http2_upstream,
                 )
                 try:
                     stage.targets.append(start(peer, site, on, started))

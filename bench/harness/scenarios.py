@@ -83,6 +83,19 @@ HTTP2 = (
         streams=1,
     ),
 )
+HTTP2_BOTH = (
+    replace(
+        H2C, name="h2c-h2c", description="h2c with HTTP/2 to the upstream, too", http2_upstream=True
+    ),
+    replace(
+        H2C,
+        name="grpc",
+        description="unary calls of gRPC with messages of 100 bytes, h2c on both sides",
+        path="/grpc",
+        http2_upstream=True,
+        grpc=True,
+    ),
+)
 HTTP2_TLS = replace(H2C, name="h2-tls", description="h2c with TLS to the proxy, by ALPN", tls=True)
 
 WEBSOCKET = Load(
@@ -143,6 +156,6 @@ USERS = tuple(
 NAMES = (
     *(load.name for load in CLOSED),
     *("latency-half", "latency-same", "idle", "websocket", "cost", "users", "tls"),
-    *(load.name for load in (*HTTP2, HTTP2_TLS)),
+    *(load.name for load in (*HTTP2, HTTP2_TLS, *HTTP2_BOTH)),
 )
 """What ``--load`` takes."""

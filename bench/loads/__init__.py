@@ -17,6 +17,9 @@ BODIES = {"/10k": 10 * 1024, "/1m": 1024 * 1024, "/chunked": 10 * 1024}
 
 UPLOAD_BYTES = 64 * 1024
 
+GRPC_MESSAGE = b"\0\0\0\0\x64" + b"x" * 100
+"""A message of gRPC, of 100 bytes: request and answer of a unary call."""
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -34,6 +37,8 @@ class Load:
     close: a new connection for each request.
     tls: to the proxy, not to the upstream.
     streams: requests in flight on each connection of HTTP/2.
+    http2_upstream: HTTP/2 to the upstream, too.
+    grpc: unary calls, with ``GRPC_MESSAGE`` each way.
     paths: so many targets in turn; HTTP/2 only.
     tool: what sends: wrk, h2load (HTTP/2), or a module of this package.
     rate: requests/s that are sent whatever comes back (open model); None: a closed model.
@@ -51,6 +56,8 @@ class Load:
     close: bool = False
     tls: bool = False
     streams: int = 1
+    http2_upstream: bool = False
+    grpc: bool = False
     paths: int = 1
     tool: Literal["wrk", "h2load", "open_model", "websocket"] = "wrk"
     rate: float | None = None

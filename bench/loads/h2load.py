@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from bench.loads import Load
+from bench.loads import GRPC_MESSAGE, Load
 from bench.loads.quantiles import in_microseconds
 
 HINT = "h2load is not installed (Debian, Ubuntu: apt-get install nghttp2-client)"
@@ -39,10 +39,16 @@ def command(url: str, load: Load, seconds: float, folder: Path) -> list[str]:
     targets.write_text("\n".join(numbered if load.paths > 1 else [url + load.path]) + "\n")
     log = folder / LOG
     log.unlink(missing_ok=True)
+    call: list[str] = []
+    if load.grpc:
+        body = folder / "message"
+        body.write_bytes(GRPC_MESSAGE)
+        call = ["-d", str(body), "-H", "content-type: application/grpc", "-H", "te: trailers"]
     return [
         *(find() or "h2load", "-t1", f"-c{load.connections}", f"-m{load.streams}"),
         *(f"-D{seconds * 1000:.0f}ms", f"--log-file={log}", f"--input-file={targets}"),
         *(argument for cookie in load.cookies() for argument in ("-H", f"cookie: {cookie}")),
+        *call,
     ]
 
 

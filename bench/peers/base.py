@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHONPATH = {"PYTHONPATH": str(ROOT)}
 """Environment in which ``python -m bench…`` and ``python -m canaryproxy`` are found anywhere."""
 
-ALL = frozenset(("tls", "websocket", "idle", "http2"))
+ALL = frozenset(("tls", "websocket", "idle", "http2", "http2-upstream"))
+"""What a peer may be able to do; "idle" are 10,000 connections."""
 """Everything that not all peers can do."""
 
 MAX_CONNECTIONS = 12_000
@@ -31,6 +32,7 @@ class Site:
     weight: percent of users on the canary.
     tls: whether clients speak TLS, with the certificate in ``folder``.
     http2: whether clients speak HTTP/2: with TLS by ALPN, else by prior knowledge.
+    http2_upstream: whether the upstreams do, by prior knowledge.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class Site:
     weight: float = 10.0
     tls: bool = False
     http2: bool = False
+    http2_upstream: bool = False
 
     @property
     def certificate(self) -> Path:
@@ -72,7 +75,7 @@ class Peer(Protocol):
 
     @property
     def features(self) -> frozenset[str]:
-        """Return what it can of "tls", "websocket", "http2" and "idle" (10,000 connections)."""
+        """Return what it can of ``ALL``."""
 
     def missing(self) -> str | None:
         """Return why it cannot run here with a hint how to install it, or None."""

@@ -51,10 +51,10 @@ class Caddy:
             "routes": [
                 {
                     "match": [{"header": {"Cookie": values}}],
-                    "handle": [_proxy(site.canary)],
+                    "handle": [_proxy(site.canary, http2=site.http2_upstream)],
                     "terminal": True,
                 },
-                {"handle": [_proxy(site.stable)]},
+                {"handle": [_proxy(site.stable, http2=site.http2_upstream)]},
             ],
         }
         if site.http2:
@@ -76,11 +76,12 @@ class Caddy:
         return [required("caddy"), "run", "--config", str(config)]
 
 
-def _proxy(port: int) -> dict[str, Any]:
+def _proxy(port: int, *, http2: bool) -> dict[str, Any]:
     return {
         "handler": "reverse_proxy",
         "transport": {
             "protocol": "http",
+            **({"versions": ["h2c", "2"]} if http2 else {}),
             "keep_alive": {"max_idle_conns_per_host": 512, "idle_timeout": "1h"},
         },
         "upstreams": [{"dial": f"{HOST}:{port}"}],

@@ -15,6 +15,11 @@ from bench.peers.base import ALL, Site, ask, missing_program, required
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 _MANAGER = f"{_FILTERS}.network.http_connection_manager.v3.HttpConnectionManager"
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
+_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_HTTP2 = {
+    "@type": f"type.googleapis.com/{_OPTIONS}",
+    "explicit_http_config": {"http2_protocol_options": {}},
+}
 _ROUTER = f"{_FILTERS}.http.router.v3.Router"
 
 
@@ -85,7 +90,10 @@ class Envoy:
                         ],
                     }
                 ],
-                "clusters": [_cluster("stable", site.stable), _cluster("canary", site.canary)],
+                "clusters": [
+                    _cluster("stable", site.stable, http2=site.http2_upstream),
+                    _cluster("canary", site.canary, http2=site.http2_upstream),
+                ],
             }
         }
         return json.dumps(config, indent=1)
@@ -118,12 +126,13 @@ def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": HOST, "port_value": port}}
 
 
-def _cluster(name: str, port: int) -> dict[str, Any]:
+def _cluster(name: str, port: int, *, http2: bool) -> dict[str, Any]:
     endpoint = {"endpoint": {"address": _address(port)}}
     return {
         "name": name,
         "connect_timeout": "2s",
         "type": "STATIC",
+        **({"typed_extension_protocol_options": {_OPTIONS: _HTTP2}} if http2 else {}),
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [endpoint]}],

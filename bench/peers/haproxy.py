@@ -29,6 +29,7 @@ class Haproxy:
         # Without TLS, the preface tells HTTP/2 from HTTP/1.
         alpn = " alpn h2" if site.http2 else ""
         ssl = f" ssl crt {site.pair}{alpn}" if site.tls else ""
+        proto = " proto h2" if site.http2_upstream else ""
         bucket = f"req.cook({COOKIE}),xxh32,mod(10000)"
         return f"""\
 global
@@ -49,9 +50,9 @@ frontend front
     use_backend canary if {{ {bucket} -m int lt {site.weight * 100:.0f} }}
     default_backend stable
 backend stable
-    server stable1 {HOST}:{site.stable}
+    server stable1 {HOST}:{site.stable}{proto}
 backend canary
-    server canary1 {HOST}:{site.canary}
+    server canary1 {HOST}:{site.canary}{proto}
 """
 
     def command(self, site: Site, config: Path) -> list[str]:  # noqa: ARG002

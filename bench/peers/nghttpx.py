@@ -15,7 +15,7 @@ class Nghttpx:
     name: str = "nghttpx"
     title: str = "nghttpx, one backend without a split, 1 worker"
     splits: bool = False
-    features: frozenset[str] = frozenset(("http2", "tls"))
+    features: frozenset[str] = frozenset(("http2", "http2-upstream", "tls"))
 
     def missing(self) -> str | None:
         return missing_program("nghttpx", "Debian, Ubuntu: apt-get install nghttp2-proxy")
@@ -28,7 +28,7 @@ class Nghttpx:
         pair = f"private-key-file={site.key}\ncertificate-file={site.certificate}\n"
         return f"""\
 frontend={HOST},{site.port}{tls}
-backend={HOST},{site.stable}
+backend={HOST},{site.stable}{";/;proto=h2" * site.http2_upstream}
 {pair if site.tls else ""}workers=1
 single-process=yes
 accesslog-file=/dev/null

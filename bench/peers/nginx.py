@@ -58,6 +58,10 @@ class Nginx:
 
     def render_config(self, site: Site) -> str:
         ssl = " ssl" * site.tls + " http2" * site.http2
+        # The module for gRPC is how nginx speaks HTTP/2 to upstreams, whatever the request is.
+        passes = (
+            "grpc_pass grpc://$variant;" if site.http2_upstream else "proxy_pass http://$variant;"
+        )
         certificate = (
             f"ssl_certificate {site.certificate}; ssl_certificate_key {site.key};"
             if site.tls
@@ -91,7 +95,7 @@ class Nginx:
         {certificate}
         client_max_body_size 0;
         location / {{
-            proxy_pass http://$variant;
+            {passes}
             proxy_http_version 1.1;
             proxy_request_buffering off;
             proxy_max_temp_file_size 0;

@@ -71,8 +71,8 @@ class Ours:
             "workers": self.workers,
             "admin": {"socket": str(site.folder / "admin.sock")},
             "variants": {
-                "stable": {"endpoints": self._endpoints(site.stable)},
-                "canary": {"endpoints": self._endpoints(site.canary)},
+                "stable": {"endpoints": self._endpoints(site, site.stable)},
+                "canary": {"endpoints": self._endpoints(site, site.canary)},
             },
             "split": {"weight": site.weight, "sticky": {"cookie": COOKIE}},
             "limits": {"max_connections": MAX_CONNECTIONS, "idle_timeout": "1h"},
@@ -103,8 +103,9 @@ class Ours:
     def command(self, site: Site, config: Path) -> list[str]:  # noqa: ARG002
         return [sys.executable, "-m", "canaryproxy", "run", "-c", str(config)]
 
-    def _endpoints(self, port: int) -> list[str]:
-        return [f"http://{address(number)}:{port}" for number in range(self.endpoints)]
+    def _endpoints(self, site: Site, port: int) -> list[str]:
+        scheme = "h2c" if site.http2_upstream else "http"
+        return [f"{scheme}://{address(number)}:{port}" for number in range(self.endpoints)]
 
     def _has_workers(self) -> bool:
         """Whether ``canaryproxy check`` takes the number of workers without a warning."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.harness import probe, process
 from bench.harness.ports import address
 from bench.harness.process import Process
-from bench.loads import ANSWER_BYTES, BODIES
+from bench.loads import ANSWER_BYTES, BODIES, GRPC_MESSAGE
 from bench.peers.base import PYTHONPATH
 from bench.peers.nginx import Nginx, worker_config
 
@@ -29,7 +29,9 @@ class Upstreams:
     processes: list[Process]
 
 
-def nginx_config(folder: Path, stable: int, canary: int, addresses: int = 1) -> str:
+def nginx_config(
+    folder: Path, stable: int, canary: int, addresses: int = 1, *, http2: bool = False
+) -> str:
     """Return a configuration that answers on two ports, each on so many loopback addresses.
 
     A body of 103 bytes, or a file of the folder ``www`` for the paths of ``BODIES``.
@@ -37,7 +39,7 @@ def nginx_config(folder: Path, stable: int, canary: int, addresses: int = 1) -> 
     servers = "".join(
         f"""
     server {{
-{_listen(port, addresses)}
+{_listen(port, addresses, http2=http2)}
         default_type text/plain;
         client_max_body_size 0;
         client_body_buffer_size 128k;
@@ -46,15 +48,21 @@ def nginx_config(folder: Path, stable: int, canary: int, addresses: int = 1) -> 
         location = /10k {{ }}
         location = /1m {{ sendfile on; }}
         location = /chunked {{ ssi on; ssi_types *; }}
+        location = /grpc {{
+            default_type application/grpc;
+            add_trailer grpc-status 0 always;
+            error_page 405 =200 $uri;
+        }}
     }}"""
         for port, variant in zip((stable, canary), VARIANTS, strict=True)
     )
     return worker_config(folder, "    open_file_cache max=16;\n" + servers)
 
 
-def _listen(port: int, addresses: int) -> str:
+def _listen(port: int, addresses: int, *, http2: bool) -> str:
     return "\n".join(
-        f"        listen {address(number)}:{port} backlog=1024;" for number in range(addresses)
+        f"        listen {address(number)}:{port}{' http2' * http2} backlog=1024;"
+        for number in range(addresses)
     )
 
 
@@ -67,11 +75,12 @@ def start(
     started: list[Process],
     addresses: int = 1,
     python: bool = False,
+    http2: bool = False,
 ) -> Upstreams:
     """Start both upstreams on one core and wait until they answer.
 
     nginx if it is installed, else (or with ``python``) two small Python servers, which have one address
-    and echo WebSockets. Processes are added to ``started``.
+    and echo WebSockets. With ``http2`` they speak only that, without TLS. Processes are added to ``started``.
     """
     nginx = None if python else shutil.which("nginx")
     mine: list[Process] = []
@@ -80,8 +89,9 @@ def start(
         www.mkdir(exist_ok=True)
         for path, length in BODIES.items():
             (www / path.removeprefix("/")).write_text("x" * length)
+        (www / "grpc").write_bytes(GRPC_MESSAGE)
         config = folder / "upstream.conf"
-        config.write_text(nginx_config(folder, stable, canary, addresses))
+        config.write_text(nginx_config(folder, stable, canary, addresses, http2=http2))
         commands = {"upstream": [nginx, "-p", str(folder), "-c", str(config)]}
     else:
         commands = {
@@ -99,6 +109,6 @@ def start(
         mine.append(one)
         started.append(one)
     for port in (stable, canary):
-        mine[-1].wait_until(partial(probe.answers, port), READY_SECONDS)
+        mine[-1].wait_until(partial(probe.answers, port, http2=http2), READY_SECONDS)
     kind = f"nginx {Nginx().version()}" if nginx is not None else "bench.peers.fixed_answer"
     return Upstreams(kind=kind, stable=stable, canary=canary, processes=mine)
