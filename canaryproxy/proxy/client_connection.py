@@ -197,7 +197,7 @@ class ClientConnection(ResponseSink):
         """Route one request and start its exchange. Raises ``Refusal``."""
         context = self._context
         if self._takes != HTTP1:
-            self._settle_on_http1()
+            self._takes = _only_http1(self._takes)
         if context.in_flight >= context.max_requests:
             raise Refusal(503, "too many requests in flight")
         now = monotonic()
@@ -222,12 +222,6 @@ class ClientConnection(ResponseSink):
         begin(context, exchange)
         if self._pending.data and self._exchange is exchange:
             self._body(self._pending.take())
-
-    def _settle_on_http1(self) -> None:
-        """A request of HTTP/1 came first. Raises ``Refusal``."""
-        if not self._takes & HTTP1:
-            raise Refusal(505, "only HTTP/2 is supported here")
-        self._takes = HTTP1
 
     def _body(self, data: bytes) -> None:
         exchange, decoder = self._exchange, self._decoder
@@ -398,3 +392,10 @@ class ClientConnection(ResponseSink):
 
 def _decoder_of(fields: RequestFields) -> ChunkedDecoder | LengthDecoder:
     return ChunkedDecoder(fields.nominated) if fields.chunked else LengthDecoder(fields.length)
+
+
+def _only_http1(takes: int) -> int:
+    """Return what a connection takes whose first request is of HTTP/1. Raises ``Refusal``."""
+    if not takes & HTTP1:
+        raise Refusal(505, "only HTTP/2 is supported here")
+    return HTTP1
