@@ -47,8 +47,8 @@ quick: $(STAMP) ## what to run at each change: the tests of the pure rooms, in P
 
 test: $(BENCH_STAMP) ## what the gate runs: lint, types, import rules, all tests, instructions a request (with valgrind)
 	@rm -f $(NOTES)
-	@$(MAKE) -j2 -Otarget lint $(if $(shell $(CAN_COMPILE) && echo yes),compiled) collected
-	@$(MAKE) unit
+	@$(MAKE) -j2 -Otarget lint collected
+	@$(MAKE) -j2 unit $(if $(shell $(CAN_COMPILE) && echo yes),compiled)
 	@$(MAKE) -j2 -Otarget \
 		$(if $(shell $(CAN_COMPILE) && echo yes),unit-compiled,no-compiler) \
 		$(if $(shell command -v valgrind 2>/dev/null),bench-gate,no-valgrind)
@@ -75,11 +75,11 @@ $(COMPILED)/.done: $(BENCH_STAMP) $(shell find canaryproxy bench tests -name '*.
 	rm -rf $(COMPILED) && mkdir -p $(COMPILED)
 	cp -r --parents canaryproxy bench tests config docs pyproject.toml Makefile README.md LICENSE -t $(COMPILED)
 	cd $(COMPILED) && HATCH_BUILD_HOOK_ENABLE_MYPYC=true \
-		../../$(BIN)/python -m build --no-isolation --wheel --outdir ../wheel . >build.log 2>&1 || \
+		nice ../../$(BIN)/python -m build --no-isolation --wheel --outdir ../wheel . >build.log 2>&1 || \
 		{ tail -n 40 build.log; exit 1; }
 	@touch $@
 
-compiled: $(COMPILED)/.done ## a copy in build/compiled, and a wheel in build/wheel, with the data path compiled (1 min)
+compiled: $(COMPILED)/.done ## a copy in build/compiled, and a wheel in build/wheel, with the data path compiled (3 min)
 
 unit-compiled: $(COMPILED)/.done ## what the wire and the judge say when compiled (3 min)
 	cd $(COMPILED) && ../../$(BIN)/pytest -n $(JOBS) --dist loadfile tests/wire tests/fuzz tests/http2 tests/judging --notes $(NOTES)
