@@ -18,6 +18,7 @@ from canaryproxy.http2.errors import (
 from canaryproxy.http2.events import (
     Event,
 )
+from canaryproxy.http2.floods import POINTS_A_SECOND, RESETS_A_SECOND
 from canaryproxy.http2.frame_handler import FrameHandler
 from canaryproxy.http2.frames import PREFACE
 from canaryproxy.http2.settings import DEFAULT_WINDOW, Bounds, own_settings
@@ -187,8 +188,8 @@ class Connection(FrameHandler):
             self._last = min(self._last, self._streams.highest)
         self._sender.control(frames.goaway(self._last, NO_ERROR, ""))
 
-    def refill(self, points: int, resets: int = 0) -> None:
-        """Let the peer have more frames that bring nothing forward, and resets; at most once a second."""
-        self._refills += 1
-        self._points.earn(points)
-        self._resets.earn(resets)
+    def refill(self, seconds: int) -> None:
+        """Give the peer the points of so many seconds that have passed."""
+        self._seconds += seconds
+        self._points.earn(seconds * POINTS_A_SECOND)
+        self._resets.earn(seconds * RESETS_A_SECOND)

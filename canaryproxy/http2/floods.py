@@ -32,8 +32,11 @@ from canaryproxy.http2.errors import ENHANCE_YOUR_CALM, ConnectionFault
 
 RESET: Final = 1
 """Of the points of resets."""
+POINTS_A_SECOND: Final = 100
+RESETS_A_SECOND: Final = 10
+"""What a peer may ask for nothing in the long run: ten resets and 25 pings a second."""
 PATIENT: Final = 2
-"""Refills after which a reset costs nothing: between two of them lies at least a second."""
+"""Seconds after which a reset costs nothing. They are counted whole, so that one at least has passed."""
 ACKNOWLEDGED: Final = 4
 IGNORED: Final = 1
 MESSAGE_ENDED: Final = 20

@@ -76,8 +76,8 @@ class FrameHandler:
         "_last",
         "_points",
         "_reader",
-        "_refills",
         "_resets",
+        "_seconds",
         "_sender",
         "_streams",
         "_window",
@@ -101,8 +101,8 @@ class FrameHandler:
         self._streams = StreamTable(client=client)
         self._points = points = Points(bounds.points)
         self._resets = Points(bounds.resets)
-        self._refills = 0
-        """How often ``refill`` was called."""
+        self._seconds = 0
+        """How many seconds ``refill`` was told of."""
         self._reader = FrameReader(points, bounds.max_block, client=client)
         self._sender = Sender(Encoder(table_size), points)
         self._events: list[Event] = []
@@ -237,7 +237,7 @@ class FrameHandler:
         stream = Stream(number, OPEN, self._bounds.stream_window, self._sender.peer.initial_window)
         stream.has_head = True
         stream.left = head.length
-        stream.opened = self._refills
+        stream.opened = self._seconds
         if ends:
             self._received_end(stream)
         streams.active[number] = stream
@@ -343,7 +343,7 @@ class FrameHandler:
             self._points.spend(IGNORED, "resets")
             return
         self.resets_received += 1
-        if not self.client and self._refills - stream.opened < PATIENT:
+        if not self.client and self._seconds - stream.opened < PATIENT:
             self._resets.spend(RESET, "resets")
         self._close(stream, after(stream.state, ON_RESET))
         unprocessed = code == REFUSED_STREAM

@@ -137,7 +137,7 @@ class Stream:
         self.trailers = b""
         """Trailer lines to send after ``pending``."""
         self.opened = 0
-        """How often the connection's points had been refilled when the peer opened it."""
+        """When the peer opened it, in the seconds that the connection was told of (``refill``)."""
         self.owner: object | None = None
 
 

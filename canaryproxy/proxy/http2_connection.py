@@ -60,9 +60,6 @@ from canaryproxy.proxy.refusals import refuse
 
 HTTP2_HEAD: Final = b"PRI * HTTP/2.0\r\n\r\n"
 """How a client of HTTP/2 begins: no request of HTTP/1 does (RFC 9113 §3.4)."""
-_POINTS_A_SECOND: Final = 100
-_RESETS_A_SECOND: Final = 10
-"""What a client may ask for nothing in the long run (``http2.floods``): ten resets and 25 pings a second."""
 _LEAST_CONNECTION_WINDOW: Final = 1024 * 1024
 _INTERIM: Final = b"1"
 _LAST_CALL: Final = 1.0
@@ -549,7 +546,7 @@ class Http2Connection(Connection):
         seconds = int(now - self._swept_at)
         if seconds:
             self._swept_at += seconds
-            self.http2.refill(seconds * _POINTS_A_SECOND, seconds * _RESETS_A_SECOND)
+            self.http2.refill(seconds)
         unsent = self._unsent = self.transport.get_write_buffer_size()
         sent = self._written - unsent
         if sent > self._sent or not unsent:

@@ -45,9 +45,6 @@ MOST_STREAMS: Final = 100
 """Requests on a connection at a time, or fewer if the upstream says so."""
 _MOST_INTERIM: Final = 100
 """1xx responses before a final one, as over HTTP/1.1."""
-_POINTS_A_SECOND: Final = 100
-_RESETS_A_SECOND: Final = 10
-"""What an upstream may ask for nothing in the long run (``http2.floods``)."""
 PING_AFTER: Final = 15.0
 """Seconds of silence after which a ping finds out whether the upstream is still there."""
 PING_AGAIN: Final = 300.0
@@ -370,7 +367,7 @@ class Http2Upstream(SharedConnection):
         self._swept_at = now
         seconds = int(now - self._refilled_at)
         self._refilled_at += seconds
-        self.http2.refill(seconds * _POINTS_A_SECOND, seconds * _RESETS_A_SECOND)
+        self.http2.refill(seconds)
         for link in [one for one in self.links.values() if one.left_at + _LAST_WORDS < now]:
             link.close()
         if not self.links and self._idle_since < oldest:
