@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from canaryproxy.http1.fields import (
@@ -14,8 +13,7 @@ from canaryproxy.http1.fields import (
     IS_FORWARDED_PROTO,
     TOKEN,
 )
-
-Networks = Sequence[IPv4Network | IPv6Network]
+from canaryproxy.measure.conditions import Networks, is_within
 
 _MAX_CACHED_HOST: Final = 256
 """Longest host in bytes that an idle connection keeps in memory."""
@@ -47,9 +45,7 @@ class TrustedProxies:
 
     def trusts(self, address: str) -> bool:
         """Tell whether the proxy with this address is one of them."""
-        if not self._networks:
-            return False
-        return self._is_in_networks(address)
+        return bool(self._networks) and is_within(address, self._networks)
 
     def client_of(self, received: list[tuple[int, bytes]] | None, nearest: str) -> str:
         """Return the client's address according to the forwarding fields of a request.
@@ -89,16 +85,12 @@ class TrustedProxies:
     def _read(self, entry: bytes) -> tuple[str, bool]:
         """Return the address in an entry, empty if it is none, and whether it is a trusted proxy's."""
         address = address_in(node_in(entry) if self._field == IS_FORWARDED else entry)
-        read = address, bool(address) and self._is_in_networks(address)
+        read = address, is_within(address, self._networks)
         if len(entry) <= _LONGEST_ADDRESS:
             if len(self._cached) >= _CACHED_ADDRESSES:
                 self._cached.clear()
             self._cached[entry] = read
         return read
-
-    def _is_in_networks(self, address: str) -> bool:
-        ip = ip_address(address)
-        return any(ip in network for network in self._networks)
 
 
 def node_in(element: bytes) -> bytes:

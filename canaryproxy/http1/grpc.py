@@ -104,6 +104,12 @@ def status_of(fields: Headers) -> GrpcStatus | None:
     return None
 
 
+def status_of_response(response: Response, trailers: bytes) -> GrpcStatus | None:
+    """Return the ``grpc-status`` of a complete response: of its trailers, or else of its head."""
+    status = status_in(trailers) if trailers else None
+    return status_of(response.fields) if status is None else status
+
+
 # Deadlines
 
 

@@ -26,9 +26,8 @@ from canaryproxy.http1.grpc import (
     counted_as,
     grpc_error,
     of_http,
-    status_in,
     status_lines,
-    status_of,
+    status_of_response,
     timeout_of,
     with_timeout,
 )
@@ -197,9 +196,7 @@ class GrpcExchange(LoggedExchange):
 
     def _read_outcome(self, response: Response, trailers: bytes) -> None:
         """Read the outcome of a response that is complete."""
-        status = status_in(trailers) if trailers else None
-        if status is None:
-            status = status_of(response.fields)
+        status = status_of_response(response, trailers)
         rules = self._rules
         if status is not None:
             self._is_error_of_grpc = status.name in rules.grpc_errors

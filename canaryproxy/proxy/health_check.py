@@ -22,8 +22,7 @@ from canaryproxy.http1.grpc import (
     SERVING_NAMES,
     health_request,
     serving_status,
-    status_in,
-    status_of,
+    status_of_response,
 )
 from canaryproxy.http1.head_cache import ResponseHeadCache
 from canaryproxy.http1.request import Request, RequestFields
@@ -193,9 +192,7 @@ class _GrpcAnswer(_Answer):
         response = self._response
         if response.status != OK:
             return f"status {response.status}, wanted a response of gRPC"
-        status = status_in(trailers)
-        if status is None:
-            status = status_of(response.fields)
+        status = status_of_response(response, trailers)
         found = "no grpc-status" if status is None else status.name
         if status == GrpcStatus.OK:
             try:
