@@ -35,9 +35,9 @@ from canaryproxy.control.sampler import Sampler
 from canaryproxy.control.saver import Saver, Split
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.control.settings import plan as plan_of
-from canaryproxy.control.shed_watch import shed
 from canaryproxy.control.state_file import StateError, StateFile
 from canaryproxy.judging.verdict import Assessment, Sample
+from canaryproxy.measure import counters
 from canaryproxy.measure.concentration import Concentration
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.recent_users import RecentUsers
@@ -270,7 +270,9 @@ class Controller:
         if self.settings.has_canary:
             sample = self._sampler.sample(self.table, self.ledger.rollout.accepted)
             holds = (*self._plane.holds(), *self.outliers.holds(self.now))
-            sample = replace(sample, holds=holds, shed=tuple(map(shed, self._cells.variants)))
+            sample = replace(
+                sample, holds=holds, shed=tuple(map(counters.shed, self._cells.variants))
+            )
             self.users.take(self.now, sample.records)
             self.routes.take(self.now, sample.records, sample.names)
             self.authority.observe(sample)

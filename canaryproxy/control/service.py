@@ -26,7 +26,7 @@ from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.reload import Change, Reloader, Stale
 from canaryproxy.control.route_view import Routes
 from canaryproxy.control.saver import Unsaved
-from canaryproxy.control.shed_watch import ShedWatch, shed
+from canaryproxy.control.shed_watch import ShedWatch
 from canaryproxy.control.timeseries import TrafficHistory
 from canaryproxy.judging.metrics import ANSWERS
 from canaryproxy.measure import counters
@@ -215,7 +215,7 @@ class Control:
                 until=self._controller.departures.since + moving if leaving > 0 else None,
             ),
             self._plane.endpoints(which),
-            shed(cells),
+            counters.shed(cells),
         )
 
     def endpoints(self) -> Endpoints:

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from canaryproxy.config import text
 from canaryproxy.control.ledger import Ledger
 from canaryproxy.control.upstream_watch import Failing
 from canaryproxy.measure import counters
-from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import CANARY, VARIANTS
-
-_SHED: Final = counters.ERRORS + Reason.SHED
-
-
-def shed(cells: Sequence[int]) -> int:
-    """Return the requests of one variant's cells that found it over its measured limit."""
-    return cells[_SHED]
 
 
 class ShedWatch:
@@ -26,12 +17,12 @@ class ShedWatch:
     def __init__(self, ledger: Ledger, variants: Sequence[Sequence[int]]) -> None:
         self._ledger = ledger
         self._variants = variants
-        self._watched = [Failing(shed(cells)) for cells in variants]
+        self._watched = [Failing(counters.shed(cells)) for cells in variants]
 
     def observe(self, now: float) -> None:
         """Look at the counters of both variants."""
         for variant, (cells, watched) in enumerate(zip(self._variants, self._watched, strict=True)):
-            change = watched.observe(now, shed(cells))
+            change = watched.observe(now, counters.shed(cells))
             if change is None:
                 continue
             event, requests, seconds = change

@@ -327,6 +327,11 @@ def answered(cells: Sequence[int]) -> int:
     return cells[FINISHED] - cells[CLIENT_CLOSED] - refused
 
 
+def shed(cells: Sequence[int]) -> int:
+    """Return the requests of one variant's cells that found it over its measured limit."""
+    return cells[ERRORS + Reason.SHED]
+
+
 def tunnels(cells: Sequence[int]) -> int:
     """Return the open upgraded connections of one variant's cells."""
     return cells[TUNNELS_OPENED] - cells[TUNNELS_CLOSED]
