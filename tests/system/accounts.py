@@ -5,32 +5,24 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from typing import Self
 
 import uvloop
 
 
-class Accounts:
-    """Clients with keep-alive connections, and some that connect anew for each request.
+class Account:
+    """What became of each request of a load, which ``_run`` sends in a thread of its own.
 
-    ``sent`` = the sum of ``outcomes``. ``ok`` is a whole answer 200; a connection that the proxy closed
-    before a byte of the answer to a request is ``broken``, one that it did not accept ``refused``.
+    ``sent`` = the sum of ``outcomes``; ``ok`` is a whole answer 200.
     """
 
-    def __init__(
-        self, port: int, keeping: int = 6, connecting: int = 2, pause: float = 0.01
-    ) -> None:
-        self._port = port
-        self._keeping = keeping
-        self._connecting = connecting
-        self._pause = pause
+    def __init__(self) -> None:
         self.sent = 0
         self.outcomes: Counter[str] = Counter()
-        self.closes = 0
-        """Answers with Connection: close."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=lambda: uvloop.run(self._run()))
 
-    def __enter__(self) -> Accounts:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -47,6 +39,29 @@ class Accounts:
         """Every request was answered."""
         assert self.sent > 0
         assert self.outcomes == {"ok": self.sent}, self.outcomes
+
+    async def _run(self) -> None:
+        """Send requests until ``_end``."""
+        raise NotImplementedError
+
+
+class Accounts(Account):
+    """Clients with keep-alive connections, and some that connect anew for each request.
+
+    A connection that the proxy closed
+    before a byte of the answer to a request is ``broken``, one that it did not accept ``refused``.
+    """
+
+    def __init__(
+        self, port: int, keeping: int = 6, connecting: int = 2, pause: float = 0.01
+    ) -> None:
+        super().__init__()
+        self._port = port
+        self._keeping = keeping
+        self._connecting = connecting
+        self._pause = pause
+        self.closes = 0
+        """Answers with Connection: close."""
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:

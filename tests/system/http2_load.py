@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import Counter
 
 from tests.wire.h2client import GET, H2Client
 from tests.wire.harness import Client
 
+from .accounts import Account
 
-class Http2Accounts:
+
+class Http2Accounts(Account):
     """Connections with streams all the time, replaced when the proxy says GOAWAY.
 
-    ``sent`` = the sum of ``outcomes``. ``ok`` is a whole response with 200; ``unanswered`` is one that was
-    asked for and did not come, although no GOAWAY had come before it was asked for.
+    ``unanswered`` is a response that did not come, although it was asked for before any GOAWAY came.
     """
 
     def __init__(self, port: int, connections: int = 3, streams: int = 5) -> None:
+        super().__init__()
         self._port = port
         self._connections = connections
         self._streams = streams
-        self.sent = 0
-        self.outcomes: Counter[str] = Counter()
         self.farewells = 0
         """Connections that the proxy ended with GOAWAY and a last stream."""
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-
-    def __enter__(self) -> Http2Accounts:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-
-    def check(self) -> None:
-        """Every request was answered."""
-        assert self.sent > 0
-        assert self.outcomes == {"ok": self.sent}, self.outcomes
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
