@@ -23,8 +23,8 @@ class Http2Limits(Section):
         ge=200,
         le=1_000_000,
         description="Points for frames that bring no request forward: 4 a setting or a ping, 1 any other;"
-        " a tenth as many requests may be reset. Responses and data earn them back, and 100 come back a"
-        " second; at 0 the connection ends.",
+        " a tenth as many requests may be reset within a second. Responses and data earn them back, and 100"
+        " come back a second; at 0 the connection ends.",
     )
 
 
