@@ -751,6 +751,7 @@ class CounterCollector(Collector):
         sources = self._sources
         scrape = Scrape(
             variants=self._totals.variants,
+            service=self._totals.service,
             proxy=self._totals.proxy,
             exemplars=self._exemplars,
             sources=sources,

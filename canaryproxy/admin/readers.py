@@ -76,7 +76,10 @@ class Scrape:
 
     variants: tuple[Cells, Cells]
     """Counters of stable and canary, summed over the workers."""
+    service: Cells
+    """Those that belong to both."""
     proxy: Cells
+    """Those that belong to no service."""
     exemplars: Sequence[tuple[memoryview[int], memoryview[int]]]
     """Those of stable and canary, for each worker."""
     sources: Sources
@@ -264,8 +267,8 @@ def refused(scrape: Scrape) -> Iterable[Sample]:
 
 
 def unidentified(scrape: Scrape) -> Iterable[Sample]:
-    yield ("probe",), scrape.proxy[counters.PROBES]
-    yield ("cookie_withheld",), scrape.proxy[counters.WITHHELD]
+    yield ("probe",), scrape.service[counters.PROBES]
+    yield ("cookie_withheld",), scrape.service[counters.WITHHELD]
 
 
 def equal_keys(scrape: Scrape) -> Iterable[Sample]:
@@ -281,7 +284,7 @@ def tolerated(scrape: Scrape) -> Iterable[Sample]:
 
 def mirrored(scrape: Scrape) -> Iterable[Sample]:
     for result, name in enumerate(counters.COPY_RESULTS):
-        yield (name,), scrape.proxy[counters.MIRRORED + result]
+        yield (name,), scrape.service[counters.MIRRORED + result]
 
 
 def handshakes_failed(scrape: Scrape) -> Iterable[Sample]:

@@ -1,8 +1,9 @@
 """Counters of the data path: plain unsigned 64-bit cells over any writable buffer.
 
-One block for each variant, then one for the proxy itself. Each cell has a single writer and only grows, so a
-reader (the controller, ``/metrics``) may read at any time without a lock, and the blocks of several workers
-add up cell by cell. Requests in flight are the difference of two growing cells, not a gauge.
+A service has one block for each variant and one for both, and a worker one for what belongs to no service.
+Each cell has a single writer and only grows, so a reader (the controller, ``/metrics``) may read at any time
+without a lock, and the blocks of several workers add up cell by cell. Requests in flight are the difference
+of two growing cells, not a gauge.
 
 A request that was routed ends in exactly one way: with a status code, of its variant or of the proxy in its
 place, or as ``client_closed``. Hence
@@ -173,15 +174,7 @@ trace id, the observation in microseconds (rounded up), the time in milliseconds
 EXEMPLAR_CELLS: Final = 2 * histogram.BUCKETS * _EXEMPLAR_SIZE
 """Cells of one variant's exemplars: one for each bucket of ``FIRST_BYTE``, then of ``DURATION``."""
 
-CONNECTIONS_OPENED: Final = 0
-CONNECTIONS_CLOSED: Final = 1
-CONNECTIONS_REFUSED: Final = 2
-"""Connections over ``limits.max_connections``: they got a 503, or were closed before TLS."""
-REFUSED: Final = 3
-"""``REFUSED + status`` counts requests that the proxy refused before routing them (400, 414, 503...)."""
-HANDSHAKES_FAILED: Final = REFUSED + _CODE_CELLS
-"""``HANDSHAKES_FAILED + reason`` counts connections that ended before HTTP, by ``HandshakeFailure``."""
-MIRRORED: Final = HANDSHAKES_FAILED + len(HandshakeFailure)
+MIRRORED: Final = 0
 """``MIRRORED + result`` counts mirrored requests: ``DROPPED``, ``FAILED_COPY``, or status // 100."""
 DROPPED: Final = 0
 """No spare connection for the copy."""
@@ -193,7 +186,17 @@ PROBES: Final = MIRRORED + len(COPY_RESULTS)
 """Requests of health checks and monitors (``split.probes``)."""
 WITHHELD: Final = PROBES + 1
 """Requests whose sticky cookie the browser may have withheld; they get no new one."""
-TOLERATED: Final = WITHHELD + 1
+SERVICE_CELLS: Final = WITHHELD + 1
+
+CONNECTIONS_OPENED: Final = 0
+CONNECTIONS_CLOSED: Final = 1
+CONNECTIONS_REFUSED: Final = 2
+"""Connections over ``limits.max_connections``: they got a 503, or were closed before TLS."""
+REFUSED: Final = 3
+"""``REFUSED + status`` counts requests that the proxy refused before routing them (400, 414, 503...)."""
+HANDSHAKES_FAILED: Final = REFUSED + _CODE_CELLS
+"""``HANDSHAKES_FAILED + reason`` counts connections that ended before HTTP, by ``HandshakeFailure``."""
+TOLERATED: Final = HANDSHAKES_FAILED + len(HandshakeFailure)
 """Two cells: requests that were mended and forwarded (``strict: report``), by ``http1.request.Tolerated``."""
 TOLERATED_REASONS: Final = ("raw_target", "no_host")
 """Names of the reasons, by their number."""
@@ -209,20 +212,27 @@ HTTP2_FAILED: Final = HTTP2_RESETS + len(HTTP2_RESETTERS)
 PROXY_CELLS: Final = HTTP2_FAILED + len(Http2Failure)
 
 _CELL_BYTES: Final = 8
-SIZE: Final = ((VARIANT_CELLS + EXEMPLAR_CELLS) * len(VARIANTS) + PROXY_CELLS) * _CELL_BYTES
-"""Bytes of one worker's counters."""
+SIZE: Final = ((VARIANT_CELLS + EXEMPLAR_CELLS) * len(VARIANTS) + SERVICE_CELLS) * _CELL_BYTES
+"""Bytes of one service's counters in one worker."""
+PROXY_SIZE: Final = PROXY_CELLS * _CELL_BYTES
+"""Bytes of the counters that belong to a worker and to none of its services."""
 
 
 class Counters:
-    """One worker's counters over ``buffer`` (at least ``SIZE`` bytes; a new ``bytearray`` if ``None``).
+    """One service's counters in one worker over ``buffer``: at least ``SIZE`` bytes; ``None``: its own.
 
     The views index cells by the offsets of this module: ``counters.canary[ROUTED] += 1``. ``exemplars``
-    are those of each variant, for ``exemplar``.
+    are those of each variant, for ``exemplar``, ``service`` belongs to both variants, and ``proxy`` to the
+    worker, whose services share it.
     """
 
-    __slots__ = ("canary", "exemplars", "proxy", "stable", "variants")
+    __slots__ = ("canary", "exemplars", "proxy", "service", "stable", "variants")
 
-    def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
+    def __init__(
+        self,
+        buffer: bytearray | memoryview | None = None,
+        proxy: memoryview[int] | None = None,
+    ) -> None:
         cells = memoryview(bytearray(SIZE) if buffer is None else buffer)[:SIZE].cast("Q")
         self.variants: tuple[memoryview[int], memoryview[int]] = (
             cells[:VARIANT_CELLS],
@@ -231,8 +241,9 @@ class Counters:
         self.stable = self.variants[STABLE]
         self.canary = self.variants[CANARY]
         rest = cells[2 * VARIANT_CELLS :]
-        self.proxy = rest[:PROXY_CELLS]
-        rest = rest[PROXY_CELLS:]
+        self.service = rest[:SERVICE_CELLS]
+        self.proxy = memoryview(bytearray(PROXY_SIZE)).cast("Q") if proxy is None else proxy
+        rest = rest[SERVICE_CELLS:]
         self.exemplars: tuple[memoryview[int], memoryview[int]] = (
             rest[:EXEMPLAR_CELLS],
             rest[EXEMPLAR_CELLS:],
@@ -302,7 +313,7 @@ class Total(Sequence[int]):
 class Totals:
     """The counters of all workers as one, for readers. With a single worker they are that worker's."""
 
-    __slots__ = ("canary", "proxy", "stable", "variants")
+    __slots__ = ("canary", "proxy", "service", "stable", "variants")
 
     def __init__(self, workers: Sequence[Counters]) -> None:
         def total(parts: Sequence[memoryview[int]]) -> Sequence[int]:
@@ -313,6 +324,7 @@ class Totals:
             total([worker.canary for worker in workers]),
         )
         self.stable, self.canary = self.variants
+        self.service = total([worker.service for worker in workers])
         self.proxy = total([worker.proxy for worker in workers])
 
 

@@ -1,14 +1,22 @@
 """Memory shared by the controller and the workers: one block, a single writer for each part of it.
 
-=========  ==================  =========================================================================
-part       writer              content
-=========  ==================  =========================================================================
-table      the controller      the route table, under a sequence number that is odd while it is written
-config     the controller      the text of the configuration in force and the outcomes' slots, likewise
-outs       the controller      the endpoints that it has taken out of service, likewise
-addresses  the controller      the addresses that the names of endpoints stand for, likewise
-worker i   worker i            its counters, its state, its endpoints (``endpoint_cells``), its records
-=========  ==================  =========================================================================
+A block has a process part and a slot for each service:
+
+===========  ==============  ===========================================================================
+part         writer          content
+===========  ==============  ===========================================================================
+config       the controller  the text of the configuration in force and the slots of its services, under
+                             a sequence number that is odd while it is written
+addresses    the controller  the addresses that the names of endpoints stand for, likewise
+worker i     worker i        its state, its counters that belong to no service, the slots that it uses
+slot: table  the controller  the route table of a service, under a sequence number
+slot: outs   the controller  the endpoints that it has taken out of service, likewise
+slot,        worker i        the counters of a service, its endpoints (``endpoint_cells``), its records
+worker i
+===========  ==============  ===========================================================================
+
+Slots are made when they are first used (``Memory.part``), as most of them never are. A slot whose service is
+gone is given to another one only when no worker uses it (``Block.may_be_reused``), and cleared then.
 
 A reader never waits: while a part is being written, or if its writer died in the middle, the reader goes on
 with the last value and tries again later. A new writer repairs what a dead one left half-written. This is a
@@ -21,9 +29,9 @@ from __future__ import annotations
 import json
 import struct
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, Protocol
 from zlib import crc32
 
 from canaryproxy.measure import counters
@@ -37,6 +45,8 @@ LARGEST_CONFIG: Final = 4 * 1024 * 1024
 """Maximum bytes of a configuration with its slots and the files of its TLS."""
 LARGEST_ADDRESSES: Final = 1024 * 1024
 """Maximum bytes of the addresses of all names."""
+MOST_SERVICES: Final = 1024
+"""Maximum number of services, and of slots."""
 LONGEST_SALT: Final = 1024
 """Maximum length of a salt in bytes."""
 
@@ -63,6 +73,14 @@ LINGER = 5
 TASKS = 6
 """Tasks of its event loop."""
 STATUS_CELLS = 7
+
+HELD: Final = 1
+"""Flag of a slot: the worker uses it, for new requests or for those in flight."""
+USED: Final = 2
+"""Flag of a slot: the worker has counted something in it since it was cleared."""
+
+_PART_ALIGNMENT: Final = 64 * 1024
+"""A multiple of the size of a page, whatever the processor."""
 
 
 def _aligned(size: int) -> int:
@@ -163,17 +181,27 @@ class TableCell:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a service is in the block."""
+
+    slot: int
+    """Number of its slot, below ``MOST_SERVICES``."""
+    outcomes: Mapping[str, int]
+    """``counters.slots`` of its outcomes."""
+    promoted: bool = False
+    """The release before its own was promoted: stable runs what was the canary then."""
+
+
+@dataclass(frozen=True, slots=True)
 class Configured:
     """The configuration in force."""
 
     generation: int
     text: str
-    slots: Mapping[str, int]
-    """``counters.slots`` of its outcomes."""
+    services: Mapping[str, Placement]
+    """By the names of ``Config.by_service``."""
     files: Mapping[str, bytes]
     """The files of its TLS, as they were when it was loaded."""
-    promoted: bool
-    """The release before its own was promoted: stable runs what was the canary then."""
 
 
 class ConfigCell:
@@ -192,15 +220,15 @@ class ConfigCell:
     def publish(
         self,
         text: str,
-        slots: Mapping[str, int],
+        services: Mapping[str, Placement],
         files: Mapping[str, bytes] | None = None,
-        *,
-        promoted: bool = False,
     ) -> int:
         """Put a configuration in force; return its generation. Raises ``ValueError`` if it is too large."""
         held = {path: content.decode("latin-1") for path, content in (files or {}).items()}
-        whole = {"text": text, "slots": dict(slots), "files": held, "promoted": promoted}
-        data = json.dumps(whole).encode()
+        places = {
+            name: (one.slot, dict(one.outcomes), one.promoted) for name, one in services.items()
+        }
+        data = json.dumps({"text": text, "services": places, "files": held}).encode()
         if len(data) > LARGEST_CONFIG:
             raise ValueError(f"a configuration has at most {LARGEST_CONFIG} bytes")
         return self._bytes.write(data)
@@ -212,8 +240,8 @@ class ConfigCell:
             return None
         found = json.loads(whole[1])
         files = {path: content.encode("latin-1") for path, content in found["files"].items()}
-        promoted = bool(found.get("promoted"))  # a proxy before this one may not have written it
-        return Configured(whole[0], found["text"], found["slots"], files, promoted)
+        services = {name: Placement(*place) for name, place in found["services"].items()}
+        return Configured(whole[0], found["text"], services, files)
 
 
 class OutCell:
@@ -285,37 +313,114 @@ class AddressCell:
         }
 
 
-class WorkerCells:
-    """One worker's counters, state and records. A worker that replaces a dead one continues them."""
+class Memory(Protocol):
+    """Memory that is used in parts, each of which is made when it is first asked for."""
 
-    _SIZES = (
-        counters.SIZE,
-        STATUS_CELLS * _CELL,
-        RecordRing.SIZE,
-        NameRing.SIZE,
-        EndpointCells.SIZE,
-    )
+    def part(self, at: int, size: int) -> memoryview:
+        """Return a part, all zeros at first; it lasts as long as it is used. ``at``: a multiple of 64 KiB."""
+
+    def clear(self, at: int, size: int) -> None:
+        """Make a part all zeros, and give its memory back."""
+
+
+class PrivateMemory:
+    """Memory of this process alone. Two blocks over the same one share it."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, bytearray] = {}
+
+    def part(self, at: int, size: int) -> memoryview:
+        """Return a part of so many bytes."""
+        return memoryview(self._parts.setdefault(at, bytearray(size)))
+
+    def clear(self, at: int, size: int) -> None:
+        """Make a part all zeros."""
+        self.part(at, size)[:] = bytes(size)
+
+
+def _split(memory: memoryview, sizes: Sequence[int]) -> list[memoryview]:
+    """Return aligned parts of these sizes."""
+    parts = []
+    for size in sizes:
+        parts.append(memory[:size])
+        memory = memory[_aligned(size) :]
+    return parts
+
+
+class WorkerCells:
+    """One worker's state and the counters that belong to none of its services."""
+
+    _SIZES = (STATUS_CELLS * _CELL, counters.PROXY_SIZE, MOST_SERVICES)
     SIZE = sum(map(_aligned, _SIZES))
 
-    __slots__ = ("counters", "endpoints", "names", "records", "status")
+    __slots__ = ("proxy", "slots", "status")
 
     def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
         memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
-        parts = []
-        for size in self._SIZES:
-            parts.append(memory[:size])
-            memory = memory[_aligned(size) :]
-        self.counters = Counters(parts[0])
-        self.status: memoryview[int] = parts[1].cast("Q")
-        self.records = RecordRing(parts[2])
-        self.names = NameRing(parts[3])
-        self.endpoints = EndpointCells(parts[4])
+        status, proxy, slots = _split(memory, self._SIZES)
+        self.status: memoryview[int] = status.cast("Q")
+        self.proxy: memoryview[int] = proxy.cast("Q")
+        """``Counters.proxy`` of all its services."""
+        self.slots: memoryview[int] = slots
+        """By slot: ``HELD`` and ``USED``."""
 
-    def settle_dead_worker(self) -> int:
-        """Count a dead worker's in-flight requests as ``client_closed``: routed = finished + in flight.
+    def clear(self) -> None:
+        """Mark it as unused: when a worker ends, and before one begins. The counts stay."""
+        for cell in (PID, DRAINING, CONFIGURED, HEARTBEAT, LINGER, TASKS):
+            self.status[cell] = 0
+        for slot in self.held():
+            self.slots[slot] &= ~HELD
 
-        Returns how many requests that were. Only for a process that knows that the worker is dead.
-        """
+    def held(self) -> list[int]:
+        """Return the slots that the worker uses."""
+        return [slot for slot, flags in enumerate(bytes(self.slots)) if flags & HELD]
+
+
+class ServiceCells:
+    """One service in one worker: counters, endpoints, records. A worker that replaces a dead one goes on.
+
+    ``worker`` is that worker; ``None``: one of its own.
+    """
+
+    _SIZES = (counters.SIZE, RecordRing.SIZE, NameRing.SIZE, EndpointCells.SIZE)
+    SIZE = sum(map(_aligned, _SIZES))
+
+    __slots__ = ("counters", "endpoints", "names", "records", "slot", "worker")
+
+    def __init__(
+        self,
+        buffer: bytearray | memoryview | None = None,
+        worker: WorkerCells | None = None,
+        slot: int = 0,
+    ) -> None:
+        memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
+        counted, records, names, endpoints = _split(memory, self._SIZES)
+        self.worker = WorkerCells() if worker is None else worker
+        self.slot = slot
+        self.counters = Counters(counted, self.worker.proxy)
+        self.records = RecordRing(records)
+        self.names = NameRing(names)
+        self.endpoints = EndpointCells(endpoints)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the worker has counted something here. If not, all is 0 and need not be read."""
+        return self.worker.slots[self.slot] & USED != 0
+
+    def hold(self) -> None:
+        """Take the slot; for the worker alone."""
+        self.worker.slots[self.slot] |= HELD
+
+    def release(self) -> None:
+        """Give the slot back: nothing is in flight, and nothing will be written here any more."""
+        self.worker.slots[self.slot] &= ~HELD
+
+    def mark_used(self) -> None:
+        """Say that something will be counted here; for the worker alone."""
+        self.worker.slots[self.slot] |= USED
+
+    def settle(self) -> int:
+        """Count a dead worker's in-flight requests as ``client_closed``; return how many that were."""
         lost = 0
         for cells in self.counters.variants:
             # It may have died between counting a status and counting the request as finished.
@@ -327,61 +432,173 @@ class WorkerCells:
             cells[counters.STREAMS_CLOSED] = cells[counters.STREAMS_OPENED]
             cells[counters.LEFT] = cells[counters.LEAVING]
             lost += gone
-        proxy = self.counters.proxy
-        proxy[counters.CONNECTIONS_CLOSED] = proxy[counters.CONNECTIONS_OPENED]
-        self.clear()
         return lost
 
-    def clear(self) -> None:
-        """Mark the block as unused: when a worker ends, and before one begins."""
-        for cell in (PID, DRAINING, CONFIGURED, HEARTBEAT, LINGER, TASKS):
-            self.status[cell] = 0
+
+class ServiceBlock:
+    """The slot of one service: its table, the endpoints that are out, and its cells in each worker."""
+
+    __slots__ = ("_cells", "_memory", "_side", "_sides", "outs", "slot", "table")
+
+    _FRONT = _aligned(TableCell.SIZE) + _aligned(OutCell.SIZE)
+
+    def __init__(
+        self, memory: memoryview, slot: int, sides: Sequence[Sequence[WorkerCells]], side: int
+    ) -> None:
+        table, outs, self._memory = _split(
+            memory, (TableCell.SIZE, OutCell.SIZE, len(memory) - self._FRONT)
+        )
+        self.slot = slot
+        self.table = TableCell(table)
+        self.outs = OutCell(outs)
+        self._sides = sides
+        self._side = side
+        self._cells: dict[tuple[int, int], ServiceCells] = {}
+
+    @classmethod
+    def size(cls, workers: int) -> int:
+        """Return the bytes needed for so many workers on both sides."""
+        whole = cls._FRONT + workers * Block.SIDES * ServiceCells.SIZE
+        return -(-whole // _PART_ALIGNMENT) * _PART_ALIGNMENT
+
+    def worker(self, index: int) -> ServiceCells:
+        """Return those of one worker of this side."""
+        return self._of(self._side, index)
+
+    @property
+    def workers(self) -> tuple[ServiceCells, ...]:
+        """Those of the workers of this side."""
+        return self._of_side(self._side)
+
+    @property
+    def others(self) -> tuple[ServiceCells, ...]:
+        """Those of the workers of the other side."""
+        return self._of_side(1 - self._side)
+
+    @property
+    def all_workers(self) -> tuple[ServiceCells, ...]:
+        """Those of this side, then those of the other."""
+        return (*self.workers, *self.others)
+
+    def _of_side(self, side: int) -> tuple[ServiceCells, ...]:
+        return tuple(self._of(side, index) for index in range(len(self._sides[side])))
+
+    def _of(self, side: int, index: int) -> ServiceCells:
+        found = self._cells.get((side, index))
+        if found is None:
+            at = (side * len(self._sides[side]) + index) * ServiceCells.SIZE
+            memory = self._memory[at : at + ServiceCells.SIZE]
+            found = ServiceCells(memory, self._sides[side][index], self.slot)
+            self._cells[side, index] = found
+        return found
 
 
 class Block:
-    """The whole block for so many workers, over ``buffer`` (at least ``Block.size(workers)`` bytes).
+    """The whole block for so many workers, over ``memory`` (``None``: of this process alone).
 
-    It has two sides, for a proxy and for its successor in a hot restart: both route by one table, and count
-    apart until the first has drained. ``side`` (0 or 1) is this process's own.
+    It has two sides, for a proxy and for its successor in a hot restart: both route by the same tables, and
+    count apart until the first has drained. ``side`` (0 or 1) is this process's own.
     """
 
     SIDES = 2
 
-    def __init__(self, workers: int, buffer: Any = None, side: int = 0) -> None:
-        memory = memoryview(bytearray(self.size(workers)) if buffer is None else buffer)
-        at = 0
-
-        def take(size: int) -> memoryview:
-            nonlocal at
-            part = memory[at : at + size]
-            at += _aligned(size)
-            return part
-
+    def __init__(self, workers: int, memory: Memory | None = None, side: int = 0) -> None:
+        self._memory: Memory = PrivateMemory() if memory is None else memory
+        sizes = self._sizes(workers)
+        config, addresses, heartbeats, *cells = _split(
+            self._memory.part(0, self._process_size(workers)), sizes
+        )
         self.side = side
-        self.table = TableCell(take(TableCell.SIZE))
-        self.config = ConfigCell(take(ConfigCell.SIZE))
-        self.outs = OutCell(take(OutCell.SIZE))
-        self.addresses = AddressCell(take(AddressCell.SIZE))
-        self.heartbeats: memoryview[int] = take(self.SIDES * _CELL).cast("Q")
+        self.config = ConfigCell(config)
+        self.addresses = AddressCell(addresses)
+        self.heartbeats: memoryview[int] = heartbeats.cast("Q")
         """By side: milliseconds of the monotonic clock at the last tick of its control plane; 0: none yet."""
-        sides = [
-            tuple(WorkerCells(take(WorkerCells.SIZE)) for _ in range(workers))
-            for _ in range(self.SIDES)
-        ]
-        self.workers = sides[side]
+        made = [WorkerCells(one) for one in cells]
+        self._sides = (tuple(made[:workers]), tuple(made[workers:]))
+        self.workers = self._sides[side]
         """The workers of this side."""
-        self.others = sides[1 - side]
+        self.others = self._sides[1 - side]
         self.all_workers = (*self.workers, *self.others)
+        self._services: dict[int, ServiceBlock] = {}
+
+    @classmethod
+    def _sizes(cls, workers: int) -> tuple[int, ...]:
+        of_workers = (WorkerCells.SIZE,) * (workers * cls.SIDES)
+        return (ConfigCell.SIZE, AddressCell.SIZE, cls.SIDES * _CELL, *of_workers)
+
+    @classmethod
+    def _process_size(cls, workers: int) -> int:
+        whole = sum(map(_aligned, cls._sizes(workers)))
+        return -(-whole // _PART_ALIGNMENT) * _PART_ALIGNMENT
 
     @classmethod
     def size(cls, workers: int) -> int:
-        """Return the bytes needed."""
-        parts = (
-            TableCell.SIZE,
-            ConfigCell.SIZE,
-            OutCell.SIZE,
-            AddressCell.SIZE,
-            cls.SIDES * _CELL,
-            *(WorkerCells.SIZE,) * (workers * cls.SIDES),
+        """Return the bytes needed, those of all slots included."""
+        return cls._process_size(workers) + MOST_SERVICES * ServiceBlock.size(workers)
+
+    def service(self, slot: int) -> ServiceBlock:
+        """Return a slot, which is made in memory when it is first used."""
+        found = self._services.get(slot)
+        if found is None:
+            memory = self._memory.part(*self._place(slot))
+            found = ServiceBlock(memory, slot, self._sides, self.side)
+            self._services[slot] = found
+        return found
+
+    def forget(self, slot: int) -> None:
+        """Let go of a slot: it is unmapped once nothing here refers to a part of it."""
+        self._services.pop(slot, None)
+
+    def may_be_reused(self, slot: int, generation: int) -> bool:
+        """Tell whether a slot can be cleared and given to another service.
+
+        No configuration since ``generation`` names it: that of the configuration that dropped its service.
+        """
+        return all(
+            not worker.slots[slot] & HELD
+            and (not worker.status[PID] or worker.status[CONFIGURED] >= generation)
+            for worker in self.all_workers
         )
-        return sum(map(_aligned, parts))
+
+    def clear(self, slot: int) -> None:
+        """Make an unused slot as good as new; a service that gets it counts from 0."""
+        self.forget(slot)
+        self._memory.clear(*self._place(slot))
+        for worker in self.all_workers:
+            worker.slots[slot] = 0
+
+    def in_flight(self, worker: WorkerCells) -> int:
+        """Return the requests that a worker has in flight, of all its services."""
+        return sum(
+            counters.in_flight(cells)
+            for service in self._held(worker)
+            for cells in service.counters.variants
+        )
+
+    def _held(self, worker: WorkerCells) -> Iterator[ServiceCells]:
+        """Yield what a worker uses; slots that this process has no other use for are let go of again."""
+        at = self.all_workers.index(worker)
+        for slot in worker.held():
+            known = slot in self._services
+            yield self.service(slot).all_workers[at]
+            if not known:
+                self.forget(slot)
+
+    def _place(self, slot: int) -> tuple[int, int]:
+        if not 0 <= slot < MOST_SERVICES:
+            raise ValueError(f"there are {MOST_SERVICES} slots")
+        workers = len(self.workers)
+        size = ServiceBlock.size(workers)
+        return self._process_size(workers) + slot * size, size
+
+    def settle_dead_worker(self, worker: WorkerCells) -> int:
+        """Count a dead worker's in-flight requests as ``client_closed``: routed = finished + in flight.
+
+        Returns how many requests that were. Only for a process that knows that the worker is dead.
+        """
+        lost = 0
+        for cells in self._held(worker):
+            lost += cells.settle()
+        worker.proxy[counters.CONNECTIONS_CLOSED] = worker.proxy[counters.CONNECTIONS_OPENED]
+        worker.clear()
+        return lost

@@ -24,7 +24,7 @@ from canaryproxy.measure.rescue import Patience, RescueRules
 from canaryproxy.measure.resolved import Addresses, expand
 from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
-from canaryproxy.measure.shared_memory import TableCell, WorkerCells
+from canaryproxy.measure.shared_memory import ServiceCells, TableCell
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.body_sampler import BodySampler
 from canaryproxy.proxy.client_connection import HTTP1, HTTP2, ClientConnection
@@ -99,7 +99,7 @@ class DataPath:
         self,
         config: Config,
         loop: asyncio.AbstractEventLoop,
-        cells: WorkerCells,
+        cells: ServiceCells,
         table: RouteTable | TableCell,
         access_log: AccessLog | None = None,
         files: Files | None = None,
@@ -114,9 +114,10 @@ class DataPath:
         self.context = WorkerContext(
             cells.counters,
             access_log,
-            Router(cell, cells.counters.proxy, sharing),
+            Router(cell, cells.counters.service, sharing),
             sharing.parsers,
         )
+        cells.mark_used()
         self._records = cells.records
         self._routes = RouteNames(cells.names)
         self.context.pools = (Pool((), by_hash=False), Pool((), by_hash=False))

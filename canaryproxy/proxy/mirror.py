@@ -71,7 +71,7 @@ class Mirror:
 
     def count(self, result: int) -> None:
         """Count what became of a copy."""
-        self._counters.proxy[counters.MIRRORED + result] += 1
+        self._counters.service[counters.MIRRORED + result] += 1
 
     def sweep(self, now: float) -> None:
         """End the copies that take longer than the timeout."""

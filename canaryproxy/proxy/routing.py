@@ -36,18 +36,18 @@ class Router:
         "_outcomes",
         "_probes",
         "_proxies",
-        "_proxy_cells",
         "_rules",
         "_sequence",
+        "_service_cells",
         "_sharing",
         "_table_version",
         "table",
     )
 
-    def __init__(self, cell: TableCell, proxy_cells: memoryview[int], sharing: Sharing) -> None:
-        """``proxy_cells`` are the counters that belong to no variant; ``sharing`` follows the table."""
+    def __init__(self, cell: TableCell, service_cells: memoryview[int], sharing: Sharing) -> None:
+        """``service_cells`` are ``Counters.service``; ``sharing`` follows the table."""
         self._sharing = sharing
-        self._proxy_cells = proxy_cells
+        self._service_cells = service_cells
         self._cell = cell
         self._sequence = cell.sequence
         """One cell: when it differs from ``_table_version``, another table was published."""
@@ -123,12 +123,12 @@ class Router:
             and (has_no_cookie or not self._key_is_in_headers)
             and probes.match(request, peer)
         ):
-            self._proxy_cells[counters.PROBES] += 1
+            self._service_cells[counters.PROBES] += 1
             return table.without_user(NOT_SHARED)
         if jar is not None:
             if key is None:
                 if jar.is_withheld(request):
-                    self._proxy_cells[counters.WITHHELD] += 1
+                    self._service_cells[counters.WITHHELD] += 1
                     return table.route(None, NOT_SHARED)
                 key = jar.mint(table)
                 cookie = jar.set_cookie(key, secure=_is_secure(headers, peer))

@@ -12,7 +12,6 @@ import canaryproxy
 from canaryproxy.config import Config
 from canaryproxy.config.atomic import replace_file
 from canaryproxy.config.text import plural
-from canaryproxy.measure import counters
 from canaryproxy.measure.shared_memory import Block
 from canaryproxy.runtime import systemd
 from canaryproxy.runtime.hot_restart import ControlOwner, HandOver, Predecessor, Successor
@@ -78,11 +77,7 @@ class RunContext:
 
     def log_shutdown(self, why: str) -> None:
         """Log that the proxy shuts down, and how many requests it waits for."""
-        waiting = sum(
-            counters.in_flight(cells)
-            for worker in self.block.workers
-            for cells in worker.counters.variants
-        )
+        waiting = sum(map(self.block.in_flight, self.block.workers))
         plural = "" if waiting == 1 else "s"
         _log.info("shutting down (%s): waiting for %d request%s", why, waiting, plural)
 

@@ -32,7 +32,7 @@ from canaryproxy.control.upstream_watch import UpstreamWatch
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.resolved import Addresses, names
-from canaryproxy.measure.shared_memory import Block
+from canaryproxy.measure.shared_memory import Block, Placement
 from canaryproxy.notify import Gates, Notifier
 from canaryproxy.release.circuit import State as CircuitState
 from canaryproxy.runtime import systemd
@@ -85,7 +85,8 @@ class ControlPlane:
         self._takes_over = takes_over
         self._restarted: str | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
-        totals = Totals([worker.counters for worker in block.all_workers])
+        service = block.service(0)
+        totals = Totals([worker.counters for worker in service.all_workers])
         self._plane = SharedPlane(block, config, local_tick)
         found = block.addresses.read()
         addresses = {} if found is None else found[1]
@@ -93,10 +94,10 @@ class ControlPlane:
         self._health = HealthChecks(self._plane.outs, addresses)
         self._watch_upstreams = UpstreamWatch()
         self._gates = _gates(config)
-        slots = None if in_force is None else in_force.slots
+        slots = None if in_force is None else in_force.services["default"].outcomes
         reader = RecordReader(
-            [worker.records for worker in block.all_workers],
-            [worker.names for worker in block.all_workers],
+            [worker.records for worker in service.all_workers],
+            [worker.names for worker in service.all_workers],
         )
         self.controller = _controller(config, totals, self._plane, self._ask, slots, reader)
         self.reloader = Reloader(
@@ -117,7 +118,7 @@ class ControlPlane:
         self._notifier = _notifier(config)
         self.control.subscribe(self._notify)
         collector = CounterCollector(
-            [worker.counters for worker in block.all_workers],
+            [worker.counters for worker in service.all_workers],
             Sources(
                 table=lambda: self.controller.table,
                 status=self.controller.status,
@@ -146,12 +147,13 @@ class ControlPlane:
         the state file.
         """
         self._lock.acquire(_LOCK_WITHIN)
-        found = self._block.table.read()
+        found = self._block.service(0).table.read()
         origin = self.controller.load(None if found is None else found[1:])
         in_force = self._block.config.read()
-        ours = (self.reloader.text, self.controller.slots, self.reloader.files)
+        services = {"default": Placement(0, self.controller.slots)}
+        ours = (self.reloader.text, services, self.reloader.files)
         if ours[0] and (
-            in_force is None or (in_force.text, in_force.slots, in_force.files) != ours
+            in_force is None or (in_force.text, in_force.services, in_force.files) != ours
         ):
             self._block.config.publish(*ours)
         if origin == "restored" and not self._takes_over:
@@ -205,7 +207,7 @@ class ControlPlane:
         for worker in self._block.others:
             pid = worker.status[shared.PID]
             if pid and not is_alive(pid):
-                lost = worker.settle_dead_worker()
+                lost = self._block.settle_dead_worker(worker)
                 if lost:
                     _log.error("process %d ended with %d requests in flight", pid, lost)
 
@@ -243,9 +245,14 @@ class ControlPlane:
         self._resolver.configure(names(config.endpoints), config.dns)
         self._block.config.publish(
             self.reloader.text,
-            self.controller.slots,
+            {
+                "default": Placement(
+                    0,
+                    self.controller.slots,
+                    promoted=self.controller.capacity.follows_promotion,
+                )
+            },
             self.reloader.files,
-            promoted=self.controller.capacity.follows_promotion,
         )
         self._health.configure(config, self.reloader.files)
         if not old.reload.watch:

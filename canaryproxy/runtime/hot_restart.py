@@ -215,7 +215,7 @@ class HandOver:
         self.control_is_released = False
         mine = self._configured
         if mine is not None and self._block.config.read() != mine:
-            self._block.config.publish(mine.text, mine.slots, mine.files)
+            self._block.config.publish(mine.text, mine.services, mine.files)
         self._owner.take_control_back(self._cause)
 
     @staticmethod

@@ -246,7 +246,7 @@ class MultiProcess:
         """Settle the counts of a worker that has ended; a successor does so after a hand-over."""
         if self._handed_over:
             return
-        lost = self._block.workers[at].settle_dead_worker()
+        lost = self._block.settle_dead_worker(self._block.workers[at])
         if lost and not self._stopping:
             _log.error("worker %d died with %d requests in flight", at, lost)
 

@@ -12,6 +12,22 @@ from canaryproxy.measure import counters, endpoint_cells, histogram, records, sh
 from canaryproxy.measure.shared_memory import Block
 
 
+class MemoryFile:
+    """The memory of a block in a file that other processes map, too. Unused parts take no memory."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def part(self, at: int, size: int) -> memoryview:
+        """Map a part; it is unmapped when the last view of it is gone."""
+        return memoryview(mmap.mmap(self._descriptor, size, offset=at))
+
+    def clear(self, at: int, size: int) -> None:
+        """Give the memory of a part back, for all processes (MADV_REMOVE, madvise(2))."""
+        with mmap.mmap(self._descriptor, size, offset=at) as memory:
+            memory.madvise(mmap.MADV_REMOVE)
+
+
 class SharedBlock:
     """A ``Block`` and the descriptor of its memory (memfd_create(2)).
 
@@ -20,12 +36,11 @@ class SharedBlock:
     """
 
     def __init__(self, workers: int, descriptor: int | None = None, side: int = 0) -> None:
-        size = Block.size(workers)
         if descriptor is None:
             descriptor = os.memfd_create("canaryproxy")
-            os.ftruncate(descriptor, size)
+            os.ftruncate(descriptor, Block.size(workers))
         self.descriptor = descriptor
-        self.block = Block(workers, mmap.mmap(descriptor, size), side)
+        self.block = Block(workers, MemoryFile(descriptor), side)
         self.block.heartbeats[side] = 0
         for cells in self.block.workers:
             cells.clear()

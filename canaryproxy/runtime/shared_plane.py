@@ -26,7 +26,7 @@ from canaryproxy.measure.endpoint_cells import (
 )
 from canaryproxy.measure.resolved import Addresses, expand
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS, RouteTable
-from canaryproxy.measure.shared_memory import Block, WorkerCells
+from canaryproxy.measure.shared_memory import Block, ServiceCells
 
 _ADOPTED_WITHIN = 2.0
 _POLL_EVERY = 0.01
@@ -75,8 +75,9 @@ class SharedPlane:
         self, block: Block, config: Config, local_tick: Callable[[], None] | None = None
     ) -> None:
         self._block = block
+        self._service = block.service(0)
         self._local_tick = local_tick
-        self.outs = Outs(block.outs)
+        self.outs = Outs(self._service.outs)
         """The endpoints that the control plane has taken out of service."""
         self.config = config
         """The configuration in force, which names the endpoints."""
@@ -87,7 +88,7 @@ class SharedPlane:
 
     def publish(self, table: RouteTable, version: int) -> None:
         """Make every worker route by this table from its next request on."""
-        self._block.table.publish(table, version)
+        self._service.table.publish(table, version)
 
     def eject(self, variant: int, causes: Mapping[str, str]) -> None:
         """Make every worker send no requests to these outliers of a variant: causes by URL."""
@@ -117,7 +118,7 @@ class SharedPlane:
     def draining(self) -> bool:
         """Whether no worker accepts new requests."""
         running = self._running()
-        return bool(running) and all(worker.status[shared.DRAINING] for worker in running)
+        return bool(running) and all(one.worker.status[shared.DRAINING] for one in running)
 
     def endpoints(self, variant: int) -> list[EndpointReading]:
         """Return each endpoint of a variant; those without cells of their own are one.
@@ -125,7 +126,7 @@ class SharedPlane:
         Counts are found by the endpoint's identity, so those of a worker that has not yet taken a new
         configuration, or has ended, count too.
         """
-        counts = [worker.endpoints.counts(variant) for worker in self._block.all_workers]
+        counts = [worker.endpoints.counts(variant) for worker in self._service.all_workers]
         found = [
             _reading(
                 url,
@@ -186,8 +187,8 @@ class SharedPlane:
             self._addresses = addresses[1]
         return () if which is None else expand(which.endpoints, self._addresses)
 
-    def _running(self) -> list[WorkerCells]:
-        return [worker for worker in self._block.workers if worker.status[shared.PID]]
+    def _running(self) -> list[ServiceCells]:
+        return [one for one in self._service.workers if one.worker.status[shared.PID]]
 
     # For the log
 
@@ -195,7 +196,7 @@ class SharedPlane:
         """Return the endpoints by variant; ``None`` while a worker takes a new configuration."""
         running = self._running()
         newest = self._block.config.sequence[0]
-        if any(worker.status[shared.CONFIGURED] != newest for worker in running):
+        if any(one.worker.status[shared.CONFIGURED] != newest for one in running):
             return None
         return {
             name: VariantState(

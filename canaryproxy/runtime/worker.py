@@ -48,12 +48,15 @@ class Worker:
         self._files = certificates.read(config) if files is None else files
         self._block = block
         self._cells = block.workers[index]
+        self._service = block.service(0)
+        self._service_cells = self._service.worker(index)
+        self._service_cells.hold()
         self._log = None if config.access_log is None else AccessLog(config.access_log)
         self.datapath = DataPath(
             config,
             asyncio.get_running_loop(),
-            self._cells,
-            block.table,
+            self._service_cells,
+            self._service.table,
             self._log,
             self._files,
         )
@@ -148,7 +151,7 @@ class Worker:
 
     def leave(self) -> None:
         """Clear the state of this worker in the block; its counts stay."""
-        self._cells.clear()
+        self._block.settle_dead_worker(self._cells)
 
     def _adopt_addresses(self) -> None:
         """Use the endpoints that names stand for now, if they have changed."""
@@ -183,20 +186,21 @@ class Worker:
                 return  # the requests go where they went
         self._generation, self._wait_until = found.generation, inf
         wanted = live(self._config, wanted)
-        new = (wanted, found.files, found.slots)
+        place = found.services["default"]
+        new = (wanted, found.files, place.outcomes)
         if wanted.release_id != self._config.release_id:
-            self.datapath.context.load.begin(promoted=found.promoted)
+            self.datapath.context.load.begin(promoted=place.promoted)
         if new != (self._config, self._files, self._slots):
-            self.datapath.reconfigure(wanted, found.slots, found.files)
+            self.datapath.reconfigure(wanted, place.outcomes, found.files)
             self._config, self._files, self._slots = new
         self._report()  # before the new endpoints are looked for
         self._cells.status[shared.CONFIGURED] = found.generation
 
     def _take_out(self) -> None:
         """Take the endpoints out of service that the control plane wants out."""
-        sequence = self._block.outs.sequence[0]
+        sequence = self._service.outs.sequence[0]
         if sequence != self._outs_sequence:
-            found = self._block.outs.read()
+            found = self._service.outs.read()
             if found is not None:
                 self._outs, self._outs_sequence = found, sequence
         self.datapath.take_out(self._outs)
@@ -204,7 +208,7 @@ class Worker:
     def _report(self) -> None:
         cells, pools = self._cells, self.datapath.context.pools
         for variant in range(len(VARIANTS)):
-            cells.endpoints.write(
+            self._service_cells.endpoints.write(
                 variant,
                 [
                     Entry(

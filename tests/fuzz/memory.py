@@ -15,7 +15,7 @@ from typing import Any
 from canaryproxy import config
 from canaryproxy.control.settings import first_table
 from canaryproxy.measure.counters import Reason
-from canaryproxy.measure.shared_memory import WorkerCells
+from canaryproxy.measure.shared_memory import ServiceCells
 from canaryproxy.proxy.client_connection import ClientConnection
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.endpoint import Endpoint, _Probe
@@ -207,7 +207,7 @@ class MemoryProxy:
     def __init__(self, text: str, loop: asyncio.AbstractEventLoop, high: int = 1 << 16) -> None:
         made = config.parse(text, file="test.yaml")
         self.wires = Wires()
-        cells = WorkerCells()
+        cells = ServiceCells()
         self.counters = cells.counters
         self.datapath = DataPath(made, loop, cells, first_table(made))
         self.endpoints: list[MemoryEndpoint] = []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from canaryproxy.config.grpc import GrpcStatus
 from canaryproxy.measure import counters, histogram
-from canaryproxy.measure.counters import Blind, Counters, Reason, Tally, codes, in_flight, refused
+from canaryproxy.measure.counters import Blind, Counters, Reason, Tally, codes, in_flight
 
 
 def spans() -> dict[str, range]:
@@ -73,20 +73,21 @@ def test_a_buffer_has_the_size_that_it_says() -> None:
     Counters(bytearray(counters.SIZE))
     made = Counters()
     assert len(made.stable) == len(made.canary) == counters.VARIANT_CELLS
+    assert len(made.service) == counters.SERVICE_CELLS
     assert len(made.proxy) == counters.PROXY_CELLS
     assert [len(view) for view in made.exemplars] == [counters.EXEMPLAR_CELLS] * 2
-    total = len(made.stable) + len(made.canary) + len(made.proxy) + sum(map(len, made.exemplars))
+    total = len(made.stable) + len(made.canary) + len(made.service) + sum(map(len, made.exemplars))
     assert total * 8 == counters.SIZE
 
 
 def test_views_do_not_overlap() -> None:
     made = Counters()
-    views = (made.stable, made.canary, made.proxy, *made.exemplars)
+    views = (made.stable, made.canary, made.service, made.proxy, *made.exemplars)
     for number, view in enumerate(views, 1):
         for cell in range(len(view)):
             assert view[cell] == 0
             view[cell] = number
-    assert [set(view) for view in views] == [{1}, {2}, {3}, {4}, {5}]
+    assert [set(view) for view in views] == [{1}, {2}, {3}, {4}, {5}, {6}]
 
 
 def test_another_process_would_see_the_same_over_shared_memory() -> None:
@@ -94,11 +95,11 @@ def test_another_process_would_see_the_same_over_shared_memory() -> None:
     try:
         writer, reader = Counters(block.buf), Counters(block.buf)
         writer.canary[counters.ROUTED] += 3
-        writer.proxy[counters.REFUSED + 400] = 2**63
+        writer.service[counters.PROBES] = 2**63
         assert reader.canary[counters.ROUTED] == 3
-        assert list(refused(reader.proxy)) == [(400, 2**63)]
+        assert reader.service[counters.PROBES] == 2**63
         for made in (writer, reader):
-            for view in (made.stable, made.canary, made.proxy, *made.exemplars):
+            for view in (made.stable, made.canary, made.service, made.proxy, *made.exemplars):
                 view.release()
         del writer, reader, made, view
     finally:
@@ -221,9 +222,11 @@ def test_totals_are_sums_of_what_each_worker_counted(rows: list[list[int]]) -> N
         for at, count in enumerate(row):
             worker.canary[at] += count
             worker.proxy[at] += 2 * count
+        worker.service[counters.PROBES] += 3
     sums = [sum(column) for column in zip(*rows, strict=True)]
     assert list(totals.canary[:20]) == sums
     assert [totals.canary[at] for at in range(20)] == sums
     assert list(totals.proxy[5:20]) == [2 * count for count in sums[5:]]
+    assert totals.service[counters.PROBES] == 3 * len(rows)
     assert totals.variants[1] is totals.canary
     assert len(totals.stable) == counters.VARIANT_CELLS

@@ -19,8 +19,9 @@ from canaryproxy.measure.routing import RouteTable
 from canaryproxy.measure.shared_memory import (
     Block,
     ConfigCell,
+    Placement,
+    PrivateMemory,
     TableCell,
-    WorkerCells,
 )
 from canaryproxy.measure.slowness import NEVER
 
@@ -47,8 +48,21 @@ def test_a_table_is_read_as_it_was_published(table: RouteTable, version: int) ->
     assert cell.read() == (4, table, 0)
 
 
-@given(st.text(max_size=2000), st.dictionaries(st.text(max_size=10), st.integers(0, 15)))
-def test_a_configuration_is_read_as_it_was_published(text: str, slots: dict[str, int]) -> None:
+@given(
+    st.text(max_size=2000),
+    st.dictionaries(
+        st.text(max_size=10),
+        st.builds(
+            Placement,
+            st.integers(0, shared.MOST_SERVICES - 1),
+            st.dictionaries(st.text(max_size=10), st.integers(0, 15)),
+            st.booleans(),
+        ),
+    ),
+)
+def test_a_configuration_is_read_as_it_was_published(
+    text: str, services: dict[str, Placement]
+) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -56,10 +70,10 @@ def test_a_configuration_is_read_as_it_was_published(text: str, slots: dict[str,
     cell = ConfigCell()
     assert cell.read() is None
     cell.publish("x" * 5000, {})
-    generation = cell.publish(text, slots)
+    generation = cell.publish(text, services)
     found = cell.read()
     assert found is not None
-    assert (found.generation, found.text, found.slots) == (generation, text, slots)
+    assert (found.generation, found.text, found.services) == (generation, text, services)
 
 
 def test_what_is_too_large_is_refused_and_changes_nothing() -> None:
@@ -140,38 +154,93 @@ def test_readers_of_a_storm_of_tables_see_whole_ones_only() -> None:
 
 
 def test_the_parts_of_a_block_do_not_overlap() -> None:
-    block = Block(3, bytearray(Block.size(3)))
-    block.table.publish(RouteTable(weight=5.0))
+    block = Block(3)
+    first, second = block.service(0), block.service(1)
+    second.table.publish(RouteTable(weight=5.0))
     block.config.publish("x" * (shared.LARGEST_CONFIG - 100), {})
-    for worker in block.workers:
+    for worker in first.all_workers:
         for cells in (
             *worker.counters.variants,
+            worker.counters.service,
             worker.counters.proxy,
-            worker.status,
+            worker.worker.status,
             *worker.endpoints.variants,
         ):
             cells[:] = memoryview(bytes([255]) * 8 * len(cells)).cast("Q")
-    found = block.table.read()
+    assert not any(worker.counters.stable[0] for worker in second.all_workers)
+    found = second.table.read()
     assert found is not None
     assert found[1].weight == 5.0
     assert block.config.read() is not None
-    assert block.workers[0].counters.proxy[0] == 2**64 - 1
+    assert block.workers[0].proxy[0] == 2**64 - 1
+    assert block.workers[0].slots[0] == 0
 
 
 @pytest.mark.parametrize("finished", [6, 7, 8])
 def test_the_accounts_of_a_dead_worker_balance(finished: int) -> None:
-    worker = WorkerCells()
-    cells = worker.counters.canary
+    block = Block(1)
+    worker, (service, other) = block.workers[0], [block.service(at).worker(0) for at in (7, 9)]
+    for one in (service, other):
+        one.hold()
+        one.mark_used()
+    cells = service.counters.canary
+    other.counters.stable[counters.ROUTED] = 2
     # It may have died between counting how a request ended and that it did.
     cells[counters.ROUTED], cells[counters.FINISHED] = 10, finished
     cells[counters.CODES + 200] = 7
     cells[counters.TUNNELS_OPENED] = 2
-    worker.counters.proxy[counters.CONNECTIONS_OPENED] = 5
+    worker.proxy[counters.CONNECTIONS_OPENED] = 5
     worker.status[shared.PID] = 123
-    assert worker.settle_dead_worker() == 3
+    assert block.in_flight(worker) == 12 - finished
+    assert block.settle_dead_worker(worker) == 5
+    assert block.in_flight(worker) == 0
+    assert counters.in_flight(other.counters.stable) == 0
     assert counters.in_flight(cells) == 0
     assert cells[counters.CLIENT_CLOSED] == 3
     assert sum(count for _, count in counters.codes(cells)) == 7
     assert cells[counters.TUNNELS_CLOSED] == 2
-    assert worker.counters.proxy[counters.CONNECTIONS_CLOSED] == 5
+    assert worker.proxy[counters.CONNECTIONS_CLOSED] == 5
     assert worker.status[shared.PID] == 0
+    assert worker.held() == []
+    assert service.is_used
+
+
+def test_a_slot_is_free_for_another_service_once_every_worker_has_left_it() -> None:
+    block = Block(2)
+    old = block.config.publish("with it", {"cart": Placement(5, {})})
+    for worker in block.workers:
+        worker.status[shared.PID] = 7
+        worker.status[shared.CONFIGURED] = old
+    first, second = block.service(5).workers
+    for one in (first, second):
+        one.hold()
+    first.mark_used()
+    first.counters.stable[counters.ROUTED] = 3
+    block.service(5).table.publish(RouteTable(weight=5.0))
+    new = block.config.publish("without it", {})
+    first.release()
+    block.workers[0].status[shared.CONFIGURED] = new
+    assert not block.may_be_reused(5, new)
+    second.release()
+    assert not block.may_be_reused(5, new), "it may be about to adopt the old configuration"
+    block.workers[1].status[shared.CONFIGURED] = new
+    assert block.may_be_reused(5, new)
+    block.clear(5)
+    again = block.service(5)
+    assert again.table.read() is None
+    assert again.worker(0).counters.stable[counters.ROUTED] == 0
+    assert not again.worker(0).is_used
+
+
+def test_a_worker_of_the_other_side_keeps_a_slot_too() -> None:
+    memory = PrivateMemory()
+    old, new = Block(1, memory), Block(1, memory, side=1)
+    old.service(3).worker(0).hold()
+    assert not new.may_be_reused(3, 2)
+    old.workers[0].clear()
+    assert new.may_be_reused(3, 2)
+
+
+def test_there_is_no_slot_beyond_the_last() -> None:
+    with pytest.raises(ValueError, match="slots"):
+        Block(1).service(shared.MOST_SERVICES)

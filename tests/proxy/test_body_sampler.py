@@ -17,7 +17,7 @@ from canaryproxy.measure.counters import Blind
 from canaryproxy.measure.outcomes import INSPECTED
 from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.measure.routing import RouteTable
-from canaryproxy.measure.shared_memory import WorkerCells
+from canaryproxy.measure.shared_memory import ServiceCells
 from canaryproxy.proxy import body_sampler
 from canaryproxy.proxy.body_sampler import (
     BODIES_A_TICK,
@@ -179,7 +179,7 @@ class Watched:
         )
         slots = {"body": BODY, "head": HEAD}
         self.sampler = BodySampler()
-        cells = WorkerCells()
+        cells = ServiceCells()
         self.records = cells.records
         routes = RouteNames(cells.names)
         self.rules = TrialRules(made, slots, self.sampler, cells.records, routes)

@@ -22,7 +22,7 @@ from canaryproxy.measure.records import (
 )
 from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.measure.routing import RouteTable
-from canaryproxy.measure.shared_memory import WorkerCells
+from canaryproxy.measure.shared_memory import ServiceCells
 from canaryproxy.proxy.body_sampler import BodySampler
 from canaryproxy.proxy.trial_recorder import TrialRecorder
 from canaryproxy.proxy.trial_rules import TrialRules
@@ -37,7 +37,7 @@ class Recorded(TrialRecorder):
 
     def __init__(self, late: float = 0.0, stalled: float = 0.0) -> None:
         made = config.parse("variants: {stable: {endpoints: ['http://127.0.0.1:1']}}", file="f")
-        self.cells = WorkerCells()
+        self.cells = ServiceCells()
         names = RouteNames(self.cells.names)
         self._rules = TrialRules(made, {}, BodySampler(), self.cells.records, names)
         self._tally = Tally(self.cells.counters.stable)

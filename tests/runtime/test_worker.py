@@ -7,7 +7,7 @@ import pytest
 from canaryproxy import config as configuration
 from canaryproxy.control.settings import first_table
 from canaryproxy.measure.routing import CANARY, STABLE
-from canaryproxy.measure.shared_memory import Block
+from canaryproxy.measure.shared_memory import Block, Placement
 from canaryproxy.measure.shedding import LoadLimit
 from canaryproxy.runtime.worker import Worker
 
@@ -35,13 +35,14 @@ async def test_another_release_begins_with_the_rates_of_its_versions(
 ) -> None:
     config = configuration.parse(text("r1"), file="test")
     block = Block(1)
-    block.table.publish(first_table(config), 1)
+    block.service(0).table.publish(first_table(config), 1)
     worker = Worker(config, block, 0)
     await worker.start([], clock=False)
     load = worker.datapath.context.load
     for variant, rate in ((STABLE, 500.0), (CANARY, 60.0)):
         load.of[variant]._carry(1000.0, rate, 1)
-    block.config.publish(text(release, weight), {}, promoted=promoted)
+    placed = {"default": Placement(0, {}, promoted=promoted)}
+    block.config.publish(text(release, weight), placed)
     worker.tick()
 
     def limit(one: LoadLimit) -> int:

@@ -17,7 +17,7 @@ from canaryproxy.config import Config, TcpAddress
 from canaryproxy.control.settings import first_table
 from canaryproxy.judging.metrics import Record, unpack
 from canaryproxy.measure.routing import RouteTable
-from canaryproxy.measure.shared_memory import WorkerCells
+from canaryproxy.measure.shared_memory import ServiceCells
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.client_connection import ClientConnection
 from canaryproxy.proxy.datapath import DataPath
@@ -262,7 +262,7 @@ class Proxy:
     """A data path on a free port of 127.0.0.1."""
 
     def __init__(
-        self, datapath: DataPath, port: int, cells: WorkerCells, log: AccessLog | None = None
+        self, datapath: DataPath, port: int, cells: ServiceCells, log: AccessLog | None = None
     ) -> None:
         self.datapath = datapath
         self.context = datapath.context
@@ -336,7 +336,7 @@ class Proxy:
 
 @asynccontextmanager
 async def proxy(
-    text: str, send_buffer: int = 0, cells: WorkerCells | None = None
+    text: str, send_buffer: int = 0, cells: ServiceCells | None = None
 ) -> AsyncIterator[Proxy]:
     """Run a data path with this configuration (YAML); ``send_buffer`` is that of clients' sockets.
 
@@ -350,7 +350,7 @@ async def proxy(
     if made.access_log is not None:
         log = AccessLog(made.access_log)
         log.start()
-    cells = cells or WorkerCells()
+    cells = cells or ServiceCells()
     datapath = DataPath(made, asyncio.get_running_loop(), cells, first_table(made), log)
     await datapath.serve([sock])
     running = Proxy(datapath, sock.getsockname()[1], cells, log)

@@ -12,7 +12,7 @@ from canaryproxy import config
 from canaryproxy.config import TcpAddress, UnixAddress
 from canaryproxy.control.settings import first_table
 from canaryproxy.measure.counters import CODES, ERRORS, REFUSED, ROUTED, Reason
-from canaryproxy.measure.shared_memory import WorkerCells
+from canaryproxy.measure.shared_memory import ServiceCells
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.listener import listen
 
@@ -427,7 +427,7 @@ async def ask_at(address: TcpAddress | UnixAddress, more: str = "") -> bytes:
     async with Upstream(always(OK)).serving() as upstream:
         made = config.parse(variants(upstream.port, more=more), file="test.yaml")
         sock = listen(address)
-        datapath = DataPath(made, asyncio.get_running_loop(), WorkerCells(), first_table(made))
+        datapath = DataPath(made, asyncio.get_running_loop(), ServiceCells(), first_table(made))
         await datapath.serve([sock])
         client = socket.socket(sock.family)
         client.setblocking(False)

@@ -24,7 +24,7 @@ from canaryproxy.measure.counters import (
     HandshakeFailure,
     Reason,
 )
-from canaryproxy.measure.shared_memory import WorkerCells
+from canaryproxy.measure.shared_memory import ServiceCells
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.listener import listen
 
@@ -211,7 +211,7 @@ async def test_the_header_comes_before_tls_even_in_one_segment() -> None:
 async def listening(text: str, address: TcpAddress | UnixAddress) -> AsyncIterator[DataPath]:
     """Run a data path on an address."""
     made = config.parse(text, file="test.yaml")
-    datapath = DataPath(made, asyncio.get_running_loop(), WorkerCells(), first_table(made))
+    datapath = DataPath(made, asyncio.get_running_loop(), ServiceCells(), first_table(made))
     await datapath.serve([listen(address)])
     try:
         yield datapath

@@ -172,7 +172,7 @@ async def test_a_copy_goes_to_a_canary_of_http_2() -> None:
         for count in (1, 2):
             await client.send(REQUEST)
             await client.take(b"\r\n\r\nok", count)
-            done = partial(lambda cell: running.counters.proxy[cell], counters.MIRRORED + 2)
+            done = partial(lambda cell: running.counters.service[cell], counters.MIRRORED + 2)
             await until(lambda done=done, count=count: done() == count)  # type: ignore[misc]
         assert [one.head[b"x-canary-mirror"] for one in canary.asked] == [b"1", b"1"]
         assert len(canary.peers) == 1

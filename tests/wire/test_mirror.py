@@ -27,7 +27,7 @@ async def never(link: Link) -> None:
 
 
 def results(running: Proxy) -> dict[str, int]:
-    cells = running.counters.proxy[counters.MIRRORED :]
+    cells = running.counters.service[counters.MIRRORED :]
     return {name: cells[at] for at, name in enumerate(COPY_RESULTS) if cells[at]}
 
 

@@ -34,7 +34,7 @@ from canaryproxy.measure.routing import (
     position_of,
     release_tag,
 )
-from canaryproxy.measure.shared_memory import Block
+from canaryproxy.measure.shared_memory import Block, PrivateMemory
 from tests.ports import free_port
 
 from .harness import (
@@ -467,14 +467,15 @@ async def test_the_epoch_is_that_of_the_split() -> None:
 
 
 async def test_workers_leave_their_records_side_by_side_and_a_successor_goes_on() -> None:
-    memory = bytearray(Block.size(2))
+    memory = PrivateMemory()
     block, other = Block(2, memory), Block(2, memory, side=1)
     reader = RecordReader(
-        [worker.records for worker in block.all_workers],
-        [worker.names for worker in block.all_workers],
+        [worker.records for worker in block.service(0).all_workers],
+        [worker.names for worker in block.service(0).all_workers],
     )
     # Two workers, one in the place of the first after its death, and one of a hot restart.
-    cells = [*block.workers, Block(2, memory).workers[0], other.workers[1]]
+    again = Block(2, memory).service(0)
+    cells = [*block.service(0).workers, again.workers[0], other.service(0).workers[1]]
     async with Upstream(always(OK)).serving() as upstream:
         for number, worker in enumerate(cells):
             async with proxy(variants(upstream.port), cells=worker) as running:

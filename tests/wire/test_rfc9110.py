@@ -372,8 +372,8 @@ async def test_rfc4559_6_a_request_with_such_credentials_is_not_mirrored() -> No
         client = await running.connect()
         await client.send(GET[:-2] + b"Authorization: NTLM TlRM\r\n\r\n")
         await client.take(b"ok")
-        assert not any(running.counters.proxy[MIRRORED : MIRRORED + 8])
+        assert not any(running.counters.service[MIRRORED : MIRRORED + 8])
         await client.send(GET)
         await client.take(b"ok", 2)
-        await until(lambda: any(running.counters.proxy[MIRRORED : MIRRORED + 8]))
+        await until(lambda: any(running.counters.service[MIRRORED : MIRRORED + 8]))
         assert running.context.pools[1].endpoints[0].idle == []  # it was asked to authenticate

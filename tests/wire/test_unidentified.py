@@ -76,7 +76,7 @@ async def test_probes_by_address_are_no_trials() -> None:
             await client.send(request)
             await client.take(b"Content-Length: 6\r\n")
         await until(lambda: len(running.records()) == 1, "one record")
-        assert running.counters.proxy[PROBES] == 2
+        assert running.counters.service[PROBES] == 2
 
 
 async def test_no_cookie_is_set_over_one_that_the_browser_withheld() -> None:
@@ -91,7 +91,7 @@ async def test_no_cookie_is_set_over_one_that_the_browser_withheld() -> None:
             await client.take(b"stable")
             assert b"Set-Cookie" not in client.got
             assert b"\r\nCache-Control: private\r\n" in client.got
-        assert running.counters.proxy[WITHHELD] == 20
+        assert running.counters.service[WITHHELD] == 20
         assert running.records() == []
 
 
