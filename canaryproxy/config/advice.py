@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from canaryproxy.config.addresses import TcpAddress, UnixAddress, is_loopback
 from canaryproxy.config.model import Config, Step
+from canaryproxy.config.model.service import SECTIONS
 from canaryproxy.config.units import duration_text
 
 SHORT_BAKE = 300.0
@@ -19,9 +20,50 @@ MUCH_HELD = 256 * 1024**2
 MANY_USERS = 2_000
 """Users; a step that needs more of them to reach its ``min_users`` may wait for ever."""
 
+SHOWN = 5
+"""Names of services in a line."""
+
 
 def warnings(config: Config) -> tuple[str, ...]:
-    """Return the warnings, one line each."""
+    """Return the warnings, one line each; what only some services earn begins with their names."""
+    if not config.services:
+        return (*_service(config), *_listeners(config))
+    owners: dict[str, list[str]] = {}
+    for name, one in config.by_service().items():
+        for line in _service(one):
+            owners.setdefault(line, []).append(name)
+    return (*_overridden(config), *_by_owner(owners, len(config.services)), *_listeners(config))
+
+
+def _by_owner(owners: Mapping[str, list[str]], services: int) -> Iterator[str]:
+    """Yield lines with the services that they are about."""
+    for line, names in owners.items():
+        if len(names) == services > 1:
+            yield f"every service: {line}"
+        else:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            yield f"{'service' if len(names) == 1 else 'services'} {', '.join(names[:SHOWN])}{more}: {line}"
+
+
+def _overridden(config: Config) -> Iterator[str]:
+    """Warn about sections of the top level that no service takes over, and hosts and paths in vain."""
+    for name in SECTIONS:
+        is_given = ("variants_" if name == "variants" else name) in config.model_fields_set
+        if is_given and all(name in one.model_fields_set for one in config.services.values()):
+            yield f"{name} has no effect: every service has its own"
+    for name, service in config.services.items():
+        for path in service.paths:
+            wider = [
+                one
+                for one in service.paths
+                if one != path and f"{path}/".startswith(one.rstrip("/") + "/")
+            ]
+            if wider:
+                yield f"services.{name}.paths: {path} has no effect beside {wider[0]}"
+
+
+def _service(config: Config) -> tuple[str, ...]:
+    """Return the warnings about one service."""
     return (
         *_without_canary(config),
         *_weights(config),
@@ -84,6 +126,9 @@ def _connections(config: Config) -> Iterator[str]:
     for name, variant in (("stable", config.variants.stable), ("canary", config.variants.canary)):
         if variant is not None and variant.tls is not None and not variant.tls.verify:
             yield (f"variants.{name}.tls.verify is false: connections to {name} can be intercepted")
+
+
+def _listeners(config: Config) -> Iterator[str]:
     http2 = config.limits.http2
     held = http2.max_streams * http2.stream_window
     if held > MUCH_HELD:

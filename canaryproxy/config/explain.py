@@ -18,10 +18,9 @@ from canaryproxy.config.errors import Path, Problem, shown
 from canaryproxy.config.model import Config, Mistake
 from canaryproxy.config.yaml_reader import ParsedYaml
 
-_STAND_INS: dict[Path, Any] = {
-    ("variants",): {},
-    ("variants", "stable"): {"endpoints": ("http://left-out.invalid",)},
-}
+_STABLE: Path = ("variants", "stable")
+_STAND_IN = {"endpoints": ("http://left-out.invalid",)}
+"""Stands for a required stable that is invalid."""
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -87,7 +86,6 @@ def _report_mistakes(
     """Report the mistakes between fields of a section and drop those fields; tell whether any was new."""
     mistakes: tuple[Mistake, ...] = detail["ctx"]["mistakes"]
     fields = [pruned.original((*section, *m.at), pruned_from=len(section)) for m in mistakes]
-    progress = False
     for path, mistake in zip(fields, mistakes, strict=True):
         if not any(
             pruned.has_dropped((*section, *cause), below=len(section))
@@ -95,8 +93,7 @@ def _report_mistakes(
         ):
             found = _found(source, path)
             problems.append(source.problem(path, mistake.message, found=found))
-        progress |= pruned.drop(path)
-    return progress
+    return sum(map(pruned.drop, fields)) > 0
 
 
 class _Pruned:
@@ -110,8 +107,8 @@ class _Pruned:
 
     def drop(self, path: Path, missing: Path = ()) -> bool:
         """Drop a value, or put a stand-in for the required one at ``missing``; tell whether that is new."""
-        if missing in _STAND_INS and missing not in self._stand_ins:
-            self._stand_ins[missing] = _STAND_INS[missing]
+        if missing[-2:] == _STABLE and missing not in self._stand_ins:
+            self._stand_ins[missing] = _STAND_IN
             return True
         if not path or path in self._dropped:
             return False
@@ -255,14 +252,24 @@ def _closest(word: str, known: Sequence[str]) -> str | None:
 
 def _model_at(path: Path) -> type[BaseModel] | None:
     """Return the class of the section at a path."""
-    here: Any = Config
+    here: type[BaseModel] | None = Config
+    is_name = False
     for part in path:
-        if isinstance(part, int):
+        if isinstance(part, int) or here is None:
             continue
-        if isinstance(here, type) and issubclass(here, BaseModel):
-            fields = {field.alias or name: field for name, field in here.model_fields.items()}
-            here = _section_in(fields[str(part)].annotation) if part in fields else None
-    return here if isinstance(here, type) and issubclass(here, BaseModel) else None
+        if is_name:  # of an entry, such as that of an outcome
+            is_name = False
+            continue
+        fields = {field.alias or name: field for name, field in here.model_fields.items()}
+        annotation = fields[part].annotation if part in fields else None
+        here, is_name = _section_in(annotation), _is_by_name(annotation)
+    return here
+
+
+def _is_by_name(annotation: Any) -> bool:
+    """Tell whether an annotation is that of sections by name, such as ``dict[str, Outcome] | None``."""
+    inner = getattr(annotation, "__args__", ())
+    return getattr(annotation, "__origin__", None) is dict or any(map(_is_by_name, inner))
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:

@@ -23,6 +23,7 @@ def schema() -> dict[str, Any]:
     """
     found = Config.model_json_schema(mode="validation")
     found["$defs"]["Judge"]["properties"]["outcomes"]["additionalProperties"] = False
+    found["properties"]["services"]["additionalProperties"] = False
     for section in (found, *found["$defs"].values()):
         for described in section.get("properties", {}).values():
             if "default" in described:

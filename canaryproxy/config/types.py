@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from canaryproxy.config import addresses, units, variables
+from canaryproxy.config import addresses, places, units, variables
 from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress
 from canaryproxy.config.grpc import GrpcStatus
 
@@ -335,6 +335,21 @@ _check, _schema = _form(
     examples=["www.example.com", "*.example.com"],
 )
 ServerPattern = Annotated[str, _check, _schema]
+HostPattern = Annotated[
+    str,
+    _checked(places.host_pattern),
+    WithJsonSchema(_pattern(places.HOST_PATTERN, examples=["shop.example.com", "*.example.com"])),
+]
+PathPrefix = Annotated[
+    str,
+    _checked(places.path_prefix),
+    WithJsonSchema(_pattern(places.PATH_PATTERN, examples=["/cart"])),
+]
+_check, _schema = _form(
+    r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?",
+    "a name of 1 to 63 small letters, digits and -, with a letter or a digit at both ends",
+)
+ServiceName = Annotated[str, _check, _schema]
 VariantName = Literal["stable", "canary"]
 _TLS_VERSIONS = {"1.2": "1.2", "1.3": "1.3", 1.2: "1.2", 1.3: "1.3"}
 

@@ -22,6 +22,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def allowed_at(path: Path) -> bool:
     """Tell whether variables are replaced in the value at ``path``."""
+    if path[:1] == ("services",):
+        return path[2:3] != ("services",) and allowed_at(path[2:])
     if path == ("release", "id"):
         return True
     if path[:1] == ("variants",):

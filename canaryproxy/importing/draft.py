@@ -22,6 +22,8 @@ _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 MOST_NOTES: Final = 200
 """A source with more is far more than one split."""
 _WIDTH: Final = 110
+_KEYS: Final = tuple(one.alias or name for name, one in config.Config.model_fields.items())
+"""The keys of a configuration, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ def _written(draft: Draft, command: str) -> tuple[str, dict[int, Setting]]:
     if (more := len(draft.notes) - MOST_NOTES) > 0:
         lines += _comment(f"and {more} more, which are not shown")
     at: dict[int, Setting] = {}
-    for key in config.Config.model_fields:
+    for key in _KEYS:
         if draft.has(key):
             for line, setting in _block(
                 (key,), [one for one in draft.settings if one.path[0] == key], draft

@@ -29,9 +29,6 @@ EXPIRES_SOON: Final = 14 * 86400.0
 """Seconds before its expiry from which on a certificate causes a warning."""
 
 
-_SIGNING_KEYS: Final[FieldPath] = ("split", "sticky", "sign", "key_file")
-
-
 class _Mistake(NamedTuple):
     at: FieldPath
     message: str
@@ -53,14 +50,20 @@ def named(config: Config) -> Iterator[tuple[FieldPath, str]]:
             file: str | None = getattr(tls, name)
             if file is not None:
                 yield (*path, name), file
-    if config.split.sticky.sign is not None:
-        yield _SIGNING_KEYS, config.split.sticky.sign.key_file
+    yield from _signing_keys(config)
 
 
 def _client_sections(config: Config) -> Iterator[tuple[FieldPath, ClientTls]]:
-    for name, variant in (("stable", config.variants.stable), ("canary", config.variants.canary)):
-        if variant is not None and variant.tls is not None:
-            yield ("variants", name, "tls"), variant.tls
+    for path, variants in config.in_use("variants"):
+        for name, variant in (("stable", variants.stable), ("canary", variants.canary)):
+            if variant is not None and variant.tls is not None:
+                yield (*path, name, "tls"), variant.tls
+
+
+def _signing_keys(config: Config) -> Iterator[tuple[FieldPath, str]]:
+    for path, split in config.in_use("split"):
+        if split.sticky.sign is not None:
+            yield (*path, "sticky", "sign", "key_file"), split.sticky.sign.key_file
 
 
 def read(config: Config) -> Files:
@@ -196,7 +199,7 @@ def _mistakes(config: Config, files: Files) -> Iterator[_Mistake]:
         if at[-1] in ("ca", "client_ca") and file in files and not _certificates(files[file]):
             broken = True
             yield _Mistake(at, f"{file} contains no certificate in PEM format")
-        if at == _SIGNING_KEYS and file in files:
+        if at[-2:] == ("sign", "key_file") and file in files:
             try:
                 signing_keys(files[file])
             except ValueError as error:

@@ -33,6 +33,7 @@ from canaryproxy.config.model.outcomes import JsonWhen, Outcome, OutcomeMatch, W
 from canaryproxy.config.model.release import Gate, Release, Step
 from canaryproxy.config.model.resilience import Assets, Mirror, Rescue, RetryBudget
 from canaryproxy.config.model.section import Mistake
+from canaryproxy.config.model.service import Service
 from canaryproxy.config.model.split import MatchRule, Probes, Split, Sticky
 from canaryproxy.config.model.tls import Certificate, ClientTls, ServerTls
 from canaryproxy.config.model.variants import Health, Variant, Variants
@@ -78,6 +79,7 @@ __all__ = [
     "Rescue",
     "RetryBudget",
     "ServerTls",
+    "Service",
     "Split",
     "Step",
     "Sticky",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from canaryproxy.config import types
 from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress, leads_to, overlap
@@ -23,7 +24,16 @@ from canaryproxy.config.model.listen import AnyListener, Listener
 from canaryproxy.config.model.notify import Webhook
 from canaryproxy.config.model.release import Release
 from canaryproxy.config.model.resilience import Mirror, Rescue
-from canaryproxy.config.model.section import Mistake, Section, report, switch
+from canaryproxy.config.model.section import (
+    Mistake,
+    Section,
+    any_of,
+    optional,
+    report,
+    switch,
+    without_default,
+)
+from canaryproxy.config.model.service import Service, mistakes
 from canaryproxy.config.model.split import Split
 from canaryproxy.config.model.variants import Variants
 
@@ -36,6 +46,8 @@ class Reload(Section):
 
 class Config(Section):
     """The configuration of canaryproxy."""
+
+    model_config = ConfigDict(json_schema_extra=any_of(("variants", "services")))
 
     listen: Annotated[
         Annotated[tuple[AnyListener, ...], Field(min_length=1)], types.one_or_more(AnyListener)
@@ -58,7 +70,17 @@ class Config(Section):
     admin: Admin = Field(
         default_factory=Admin, description="The admin API, the dashboard and the metrics."
     )
-    variants: Variants = Field(description="The two versions of the service.")
+    variants_: Annotated[Variants | None, optional(Variants)] = Field(
+        None,
+        alias="variants",
+        description="The two versions of the service, or of each service without variants of its own.",
+        json_schema_extra=without_default,
+    )
+    services: dict[types.ServiceName, Service] = Field(
+        default_factory=dict,
+        min_length=1,
+        description="Services by name, each with its hosts, paths and release; none: one service.",
+    )
     dns: Dns = Field(
         default_factory=Dns, description="How the host names of endpoints are resolved."
     )
@@ -98,6 +120,46 @@ class Config(Section):
         None, description="Replicas that share one release; off by default."
     )
 
+    _service: str | None = PrivateAttr(None)
+
+    @property
+    def service(self) -> str | None:
+        """The name of the one service that this is the configuration of; ``None`` for a whole file."""
+        return self._service
+
+    @property
+    def variants(self) -> Variants:
+        """The two versions. Raises ``LookupError`` where only the services have them."""
+        if self.variants_ is None:
+            raise LookupError("only services have variants here: see Config.by_service")
+        return self.variants_
+
+    def by_service(self) -> dict[str, Config]:
+        """Return a configuration for each service, in the form of a file with one service.
+
+        For such a file that is this configuration, as ``default``.
+        What a service does not have of its own is the top level's, and the same object.
+        """
+        if not self.services:
+            return {"default": self}
+        return {name: self._of(name, service) for name, service in self.services.items()}
+
+    def _of(self, name: str, service: Service) -> Config:
+        folder = PurePath(self.state).parent / "services"
+        update: dict[str, object] = {
+            "services": {},
+            "state": str(folder / f"{name}.json"),
+            **service.own(),
+        }
+        if "variants" in update:
+            update["variants_"] = update.pop("variants")
+        if self.fleet is not None:
+            group = f"{self.fleet.group}/{name}"
+            update["fleet"] = self.fleet.model_copy(update={"group": group})
+        found = self.model_copy(update=update)
+        found._service = name
+        return found
+
     @property
     def release_id(self) -> str | None:
         """The id of the release, or ``None`` without a release."""
@@ -105,9 +167,24 @@ class Config(Section):
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """The endpoints of both variants."""
-        both = (self.variants.stable, self.variants.canary)
+        """The endpoints of both variants, of all services."""
+        both = (
+            variant for _, one in self.in_use("variants") for variant in (one.stable, one.canary)
+        )
         return tuple(endpoint for one in both if one is not None for endpoint in one.endpoints)
+
+    def in_use(self, section: str) -> Iterator[tuple[Path, Any]]:
+        """Yield a section of ``service.SECTIONS`` wherever a service has it, with its path in the file.
+
+        That of the top level is one of them unless every service has its own.
+        """
+        own = {name: one.own() for name, one in self.services.items()}
+        for name, sections in own.items():
+            if sections.get(section) is not None:
+                yield ("services", name, section), sections[section]
+        shared = self.variants_ if section == "variants" else getattr(self, section)
+        if shared is not None and (not own or any(section not in one for one in own.values())):
+            yield (section,), shared
 
     @property
     def reversible(self) -> bool:
@@ -121,8 +198,17 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        report((*self._overlaps(), *self._loops()))
+        report((*self._without_variants(), *self._overlaps(), *self._loops(), *self._services()))
         return self
+
+    def _without_variants(self) -> Iterator[Mistake]:
+        if self.variants_ is None and not self.services:
+            because_of: tuple[Path, ...] = (("variants",), ("services",))
+            yield Mistake("required key 'variants' is missing", because_of=because_of)
+
+    def _services(self) -> Iterator[Mistake]:
+        has_variants = self.variants_ is not None
+        yield from mistakes(self.services, has_variants=has_variants, split=self.split)
 
     def _overlaps(self) -> Iterator[Mistake]:
         """Yield listeners that would bind the same address."""
@@ -155,11 +241,12 @@ class Config(Section):
 
     def _loops(self) -> Iterator[Mistake]:
         """Yield endpoints that are the proxy itself."""
-        for name, variant in (("stable", self.variants.stable), ("canary", self.variants.canary)):
-            for at, endpoint in enumerate(variant.endpoints if variant else ()):
-                if any(leads_to(endpoint, listener.address) for listener in self.listen):
-                    yield Mistake(
-                        f"{endpoint} is the proxy's own address (a loop)",
-                        ("variants", name, "endpoints", at),
-                        (("listen",),),
-                    )
+        for path, variants in self.in_use("variants"):
+            for name, variant in (("stable", variants.stable), ("canary", variants.canary)):
+                for at, endpoint in enumerate(variant.endpoints if variant else ()):
+                    if any(leads_to(endpoint, listener.address) for listener in self.listen):
+                        yield Mistake(
+                            f"{endpoint} is the proxy's own address (a loop)",
+                            (*path, name, "endpoints", at),
+                            (("listen",),),
+                        )

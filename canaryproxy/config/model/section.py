@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from canaryproxy.config.errors import Path
@@ -94,3 +94,19 @@ def switch(value: object) -> object:
     if value is False:
         return None
     return {} if value is True else value
+
+
+def optional(section: Any) -> BeforeValidator:
+    """Return the validator of a section that may be left out, but not be null, which would look like off."""
+
+    def check(value: object) -> object:
+        if value is None:
+            raise PydanticCustomError("unit", "{allowed}", {"allowed": "a mapping"})
+        return value
+
+    return BeforeValidator(check, json_schema_input_type=section)
+
+
+def without_default(schema: dict[str, Any]) -> None:
+    """Take the default out of a field's JSON Schema: it is no value that the file could have."""
+    schema.pop("default", None)
