@@ -10,7 +10,6 @@ writes it (``saver``).
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -65,9 +64,6 @@ class DataPlane(Protocol):
 
     def publish(self, table: RouteTable, version: int) -> None:
         """Route by this table from the next request on; ``version`` is that of the ledger."""
-
-    def mark_late(self) -> None:
-        """Count the requests in flight that are past a threshold."""
 
     def endpoints(self, variant: int) -> Sequence[EndpointReading]:
         """Return each endpoint of a variant as all workers see it."""
@@ -125,6 +121,8 @@ class Controller:
         reader: RecordReader | None = None,
         authority: MakeAuthority = LocalAuthority,
     ) -> None:
+        self.config = config
+        """The configuration in force."""
         self.settings = ControlSettings.of(config, slots)
         self.table = table
         """The route table in force."""
@@ -150,7 +148,6 @@ class Controller:
         self._saver = Saver(self._file, self.ledger, self._document, self.publish, _split(table))
         self._thresholds_at = float("-inf")
         self._saved_at = 0.0
-        self._ticker: asyncio.TimerHandle | None = None
         self._stopped = False
 
     @property
@@ -245,19 +242,12 @@ class Controller:
             self.authority.fall_back(lower, record)
 
     def start(self) -> None:
-        """Tick until ``stop``."""
-        self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._ticked)
+        """Start what the authority does between ticks. ``tick`` is for the caller to call."""
         self.authority.start()
 
-    def _ticked(self) -> None:
-        self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._ticked)
-        self.tick()
-
     async def stop(self) -> None:
-        """Stop ticking, and save."""
+        """Refuse acts from now on, and save."""
         self._stopped = True
-        if self._ticker is not None:
-            self._ticker.cancel()
         self.gates.stop()
         await self.authority.stop()
         await self._saver.stop()
@@ -265,8 +255,7 @@ class Controller:
     # The tick
 
     def tick(self) -> None:
-        """Read the counters, and act on the verdict."""
-        self._plane.mark_late()
+        """Read the counters, and act on the verdict; call it every ``TICK_SECONDS``."""
         if self.settings.has_canary:
             sample = self._sampler.sample(self.table, self.ledger.rollout.accepted)
             holds = (*self._plane.holds(), *self.outliers.holds(self.now))
@@ -415,7 +404,7 @@ class Controller:
         timing = replace(table, late=known.late, stall_after=known.stall_after, slow=known.slow)
         if settings.salt != self.settings.salt:
             self.users.forget()
-        self.settings, self._canary = settings, canary_of(config)
+        self.config, self.settings, self._canary = config, settings, canary_of(config)
         self._sampler.configure(settings)
         self.outliers.configure(config)
         self.routes.configure(settings.judge.named)

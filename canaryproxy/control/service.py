@@ -164,8 +164,8 @@ class Control:
 
     def release_view(self) -> view.Release:
         """Return where the release is."""
-        reloader = self._reloader
-        has_canary = reloader.running.variants.canary is not None
+        reloader, config = self._reloader, self._controller.config
+        has_canary = config.variants.canary is not None
         return view.release(
             self._controller.status(),
             self._controller.now,
@@ -180,7 +180,7 @@ class Control:
                 error=reloader.error,
                 restart_needed=list(reloader.restart_needed),
             ),
-            environment=reloader.running.environment,
+            environment=config.environment,
             host=self._host,
             at_fault=self._at_fault(),
             unresolved=self._unresolved(),
@@ -202,7 +202,7 @@ class Control:
 
     def _variant(self, which: int) -> view.Variant:
         cells = self._cells.variants[which]
-        leaving, moving = counters.leaving(cells), self._reloader.running.circuit.takes
+        leaving, moving = counters.leaving(cells), self._controller.config.circuit.takes
         return view.variant(
             self._traffic.now()[which],
             counters.answered(cells),
@@ -303,7 +303,7 @@ class Control:
             status.assessment,
             self._controller.users.count,
             counters.tunnels(self._cells.canary) + counters.streams(self._cells.canary),
-            self._reloader.running.circuit.takes,
+            self._controller.config.circuit.takes,
         )
         found = acts.preview(act, event, here)
         if isinstance(event, rollout.Accept) and event.metric and found.refusal is None:
@@ -356,7 +356,7 @@ class Control:
         Once begun, a drill runs to its end, even if the caller goes away.
         """
         self._compare(if_match)
-        cells, moving = self._cells.canary, self._reloader.running.circuit.takes
+        cells, moving = self._cells.canary, self._controller.config.circuit.takes
         return await asyncio.shield(drill(self._controller, lambda: cells, by, moving))
 
     def post_events(self, events: Sequence[PostedEvent]) -> int:
@@ -364,7 +364,7 @@ class Control:
 
         Raises ``rollout.Refused`` if the configuration does not ask for them, or one contradicts the split.
         """
-        business = self._reloader.running.judge.metrics.business
+        business = self._controller.config.judge.metrics.business
         if business is None or business.outcome != "events":
             raise rollout.Refused(
                 "posted events count only with judge: {metrics: {business: {outcome: events}}}"

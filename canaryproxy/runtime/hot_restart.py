@@ -47,8 +47,8 @@ from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.shared_memory import Block, Configured
 from canaryproxy.runtime import systemd
 from canaryproxy.runtime.shared_block import SharedBlock
-from canaryproxy.runtime.shared_plane import is_alive
 from canaryproxy.runtime.sockets import ListeningSocket
+from canaryproxy.runtime.workers import is_alive
 
 _log = logging.getLogger(__name__)
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
-from time import monotonic
 
 from canaryproxy.config import Config, Endpoint
 from canaryproxy.config.text import plural
@@ -26,21 +23,11 @@ from canaryproxy.measure.endpoint_cells import (
 )
 from canaryproxy.measure.resolved import Addresses, expand
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS, RouteTable
-from canaryproxy.measure.shared_memory import Block, ServiceCells
+from canaryproxy.measure.shared_memory import AddressCell, ServiceBlock, ServiceCells
+from canaryproxy.runtime.workers import Workers
 
-_ADOPTED_WITHIN = 2.0
-_POLL_EVERY = 0.01
 _NAMED = 3
 """Endpoints that are named in words."""
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
 
 
 def _reading(
@@ -65,22 +52,18 @@ def _reading(
 
 
 class SharedPlane:
-    """Publishes route tables to all workers, and reads their state.
-
-    ``local_tick`` is the tick of a worker in this process, if there is one. Other workers have clocks of
-    their own.
-    """
+    """Publishes the route tables of a service to all workers, and reads how they fare with it."""
 
     def __init__(
-        self, block: Block, config: Config, local_tick: Callable[[], None] | None = None
+        self, config: Config, block: ServiceBlock, workers: Workers, addresses: AddressCell
     ) -> None:
         self._block = block
-        self._service = block.service(0)
-        self._local_tick = local_tick
-        self.outs = Outs(self._service.outs)
+        self._workers = workers
+        self.outs = Outs(block.outs)
         """The endpoints that the control plane has taken out of service."""
         self.config = config
         """The configuration in force, which names the endpoints."""
+        self._cell = addresses
         self._addresses: Addresses = {}
         """Those behind names, as they were last read."""
 
@@ -88,7 +71,7 @@ class SharedPlane:
 
     def publish(self, table: RouteTable, version: int) -> None:
         """Make every worker route by this table from its next request on."""
-        self._service.table.publish(table, version)
+        self._block.table.publish(table, version)
 
     def eject(self, variant: int, causes: Mapping[str, str]) -> None:
         """Make every worker send no requests to these outliers of a variant: causes by URL."""
@@ -107,18 +90,12 @@ class SharedPlane:
             f" {', '.join(named)}{more}",
         )
 
-    def mark_late(self) -> None:
-        """Make a worker in this process count its late requests; the others do so by their clocks."""
-        if self._local_tick is not None:
-            self._local_tick()
-
     # For operators
 
     @property
     def draining(self) -> bool:
         """Whether no worker accepts new requests."""
-        running = self._running()
-        return bool(running) and all(one.worker.status[shared.DRAINING] for one in running)
+        return self._workers.draining
 
     def endpoints(self, variant: int) -> list[EndpointReading]:
         """Return each endpoint of a variant; those without cells of their own are one.
@@ -126,7 +103,7 @@ class SharedPlane:
         Counts are found by the endpoint's identity, so those of a worker that has not yet taken a new
         configuration, or has ended, count too.
         """
-        counts = [worker.endpoints.counts(variant) for worker in self._service.all_workers]
+        counts = [worker.endpoints.counts(variant) for worker in self._block.all_workers]
         found = [
             _reading(
                 url,
@@ -182,22 +159,21 @@ class SharedPlane:
     def _configured(self, variant: int) -> tuple[Endpoint, ...]:
         """Return the endpoints of a variant, with the addresses of names in their place."""
         which = (self.config.variants.stable, self.config.variants.canary)[variant]
-        addresses = self._block.addresses.read()
+        addresses = self._cell.read()
         if addresses is not None:
             self._addresses = addresses[1]
         return () if which is None else expand(which.endpoints, self._addresses)
 
     def _running(self) -> list[ServiceCells]:
-        return [one for one in self._service.workers if one.worker.status[shared.PID]]
+        return [one for one in self._block.workers if one.worker.status[shared.PID]]
 
     # For the log
 
     def upstreams(self) -> dict[str, VariantState] | None:
         """Return the endpoints by variant; ``None`` while a worker takes a new configuration."""
-        running = self._running()
-        newest = self._block.config.sequence[0]
-        if any(one.worker.status[shared.CONFIGURED] != newest for one in running):
+        if not self._workers.have_adopted:
             return None
+        running = self._running()
         return {
             name: VariantState(
                 [
@@ -217,14 +193,5 @@ class SharedPlane:
     # For reloads
 
     async def adopted(self) -> None:
-        """Wait until every worker serves by the newest configuration, for two seconds at most."""
-        if self._local_tick is not None:
-            self._local_tick()
-        newest = self._block.config.sequence[0]
-        end = monotonic() + _ADOPTED_WITHIN
-        for worker in self._block.workers:
-            status = worker.status
-            while status[shared.PID] and status[shared.CONFIGURED] != newest:
-                if monotonic() > end:
-                    return
-                await asyncio.sleep(_POLL_EVERY)
+        """Wait until every worker serves by the newest configuration (``Workers.adopted``)."""
+        await self._workers.adopted()

@@ -66,7 +66,7 @@ class SingleProcess:
         await self._worker.start(self._context.sockets.workers[0], clock=False)
         if self._context.predecessor is not None:
             cause = f"process {os.getpid()} took over from process {self._context.predecessor.pid}"
-            self._control.controller.note("upgrade", cause, {})
+            self._control.note("upgrade", cause, {})
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._loop.add_signal_handler(signal.SIGUSR1, self._worker.reopen_log)
         self._loop.add_signal_handler(signal.SIGUSR2, self._begin_hand_over)
@@ -174,7 +174,7 @@ class SingleProcess:
 
     def record_failure(self, cause: str) -> None:
         """Record that the upgrade failed."""
-        self._control.controller.note("upgrade_failed", cause, {})
+        self._control.note("upgrade_failed", cause, {})
 
     def _move(self, work: Coroutine[Any, Any, None]) -> None:
         self._moving = self._loop.create_task(work)

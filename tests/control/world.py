@@ -68,9 +68,6 @@ class Plane:
     def publish(self, table: RouteTable, _version: int) -> None:
         self.tables.append(table)
 
-    def mark_late(self) -> None:
-        pass
-
     async def adopted(self) -> None:
         pass
 

@@ -25,6 +25,7 @@ from canaryproxy.measure.records import (
     NameRing,
     RecordRing,
 )
+from canaryproxy.runtime.ticker import Ticker
 
 from ..control.world import BASE, Plane, World
 
@@ -81,6 +82,7 @@ class Replica(World):
             lambda: self.controller.now,
         )
         self.control = Control(self.controller, Totals([self.cells]), self.plane, self.reloader)
+        self.ticker = Ticker(lambda: None, lambda: [self.controller])
         self.busy: tuple[tuple[int, int], tuple[int, int]] | None = None
         self._traffic: asyncio.Task[None] | None = None
 
@@ -104,6 +106,7 @@ class Replica(World):
     def start(self) -> None:
         self.controller.load()
         self.controller.start()
+        self.ticker.start()
         self._traffic = asyncio.ensure_future(self._send())
 
     async def _send(self) -> None:
@@ -130,8 +133,7 @@ class Replica(World):
         """End without a word, as SIGKILL does."""
         if self._traffic is not None:
             self._traffic.cancel()
-        if self.controller._ticker is not None:
-            self.controller._ticker.cancel()
+        self.ticker.stop()
         for task in self.authority._tasks:
             task.cancel()
 

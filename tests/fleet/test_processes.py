@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from canaryproxy.runtime.shared_plane import is_alive
+from canaryproxy.runtime.workers import is_alive
 
 from ..faults.users import Users
 from ..system.accounts import Accounts

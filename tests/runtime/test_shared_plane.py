@@ -7,6 +7,7 @@ from canaryproxy.measure.endpoint_cells import MOST_ENDPOINTS
 from canaryproxy.measure.routing import CANARY, STABLE
 from canaryproxy.measure.shared_memory import CHECK, Block
 from canaryproxy.runtime.shared_plane import SharedPlane
+from canaryproxy.runtime.workers import Workers
 
 SAID = "check failed: status 503"
 
@@ -14,7 +15,10 @@ SAID = "check failed: status 503"
 def plane(stable: list[str], canary: list[str] | None = None) -> SharedPlane:
     second = "" if canary is None else f", canary: {{endpoints: {canary}}}"
     text = f"variants: {{stable: {{endpoints: {stable}}}{second}}}"
-    return SharedPlane(Block(1), configuration.parse(text, file="test"))
+    block = Block(1)
+    return SharedPlane(
+        configuration.parse(text, file="test"), block.service(0), Workers(block), block.addresses
+    )
 
 
 def states(shared: SharedPlane, variant: int = STABLE) -> list[str]:

@@ -23,7 +23,7 @@ import pytest
 
 from bench import departure
 from canaryproxy.runtime.hot_restart import ENVIRONMENT
-from canaryproxy.runtime.shared_plane import is_alive
+from canaryproxy.runtime.workers import is_alive
 from tests.ports import free_port
 
 from .accounts import Accounts

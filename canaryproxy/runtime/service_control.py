@@ -1,0 +1,207 @@
+"""The control of one service: its release, and all that watches over it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from canaryproxy.admin.collector import EventCounts
+from canaryproxy.admin.readers import Sources
+from canaryproxy.config import Config
+from canaryproxy.control.controller import Controller
+from canaryproxy.control.gates import AskGates
+from canaryproxy.control.record_reader import RecordReader
+from canaryproxy.control.reload import Reloader
+from canaryproxy.control.service import Control
+from canaryproxy.control.settings import first_table
+from canaryproxy.control.upstream_watch import UpstreamWatch
+from canaryproxy.measure.counters import Counters, Totals
+from canaryproxy.measure.shared_memory import AddressCell, Placement, ServiceBlock
+from canaryproxy.notify import Gates, Notifier
+from canaryproxy.runtime.health_checks import HealthChecks
+from canaryproxy.runtime.shared_plane import SharedPlane
+from canaryproxy.runtime.workers import Workers
+from canaryproxy.tls.files import Files
+
+_log = logging.getLogger(__name__)
+
+_NOTIFY_WITHIN = 5.0
+"""Seconds for pending notifications at the end."""
+
+
+class ServiceControl:
+    """Controls the release of one service in all workers.
+
+    ``config`` is the service's, ``block`` its slot, and ``outcomes`` are the cells of outcomes that are in
+    use already. ``main_pid`` is the process that handles signals; ``unresolved`` says which names do not
+    resolve.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        block: ServiceBlock,
+        workers: Workers,
+        reloader: Reloader,
+        addresses: AddressCell,
+        *,
+        outcomes: Mapping[str, int] | None = None,
+        main_pid: int | None = None,
+        unresolved: Callable[[], list[str]] = list,
+    ) -> None:
+        self.config = config
+        """The configuration in force."""
+        self.counters: list[Counters] = [worker.counters for worker in block.all_workers]
+        """Those of all workers, on both sides."""
+        totals = Totals(self.counters)
+        self.plane = SharedPlane(config, block, workers, addresses)
+        known = addresses.read()
+        self.health = HealthChecks(self.plane.outs, {} if known is None else known[1])
+        self._block = block
+        self._watch_upstreams = UpstreamWatch()
+        self._gates = _gates(config)
+        reader = RecordReader(
+            [worker.records for worker in block.all_workers],
+            [worker.names for worker in block.all_workers],
+        )
+        self.controller = _controller(config, totals, self.plane, self._ask, outcomes, reader)
+        self.control = Control(self.controller, totals, self.plane, reloader, main_pid, unresolved)
+        self._events = EventCounts()
+        self.control.subscribe(self._events)
+        self._notifier = _notifier(config)
+        self._endings: set[asyncio.Task[None]] = set()
+        """Notifiers that a reload has replaced, while they deliver what is left."""
+        self.control.subscribe(self._notify)
+
+    # Life
+
+    def load(self) -> str:
+        """Restore the release from the state file and the table in force, and publish the first table.
+
+        Returns what became of the state file (``control.controller.Origin``).
+        """
+        found = self._block.table.read()
+        return self.controller.load(None if found is None else found[1:])
+
+    def start_notifier(self) -> None:
+        """Deliver notifications from now on, also those about the start."""
+        self._notifier.start()
+
+    def start(self, files: Files, restarted: str | None = None) -> None:
+        """Run the release; ``files`` are those of TLS, ``restarted`` is the cause for the history, if any."""
+        self.controller.start()
+        if restarted is not None:
+            self.controller.note("restart", restarted, {})
+        self.control.start()
+        self.health.configure(self.config, files)
+
+    def stop(self) -> None:
+        """Check and sample no more."""
+        self.control.stop()
+        self.health.stop()
+
+    async def close(self) -> None:
+        """End the notifications."""
+        await self._notifier.stop(_NOTIFY_WITHIN)
+
+    # Configurations
+
+    def reconfigure(self, config: Config) -> None:
+        """Continue under a configuration that ``Controller.check`` has accepted.
+
+        ``check_health`` follows, once the workers can read the configuration.
+        """
+        old, self.config = self.config, config
+        self._gates = _gates(config)
+        if _named(config) != _named(old):
+            ending = asyncio.get_running_loop().create_task(self._notifier.stop(_NOTIFY_WITHIN))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+            self._notifier = _notifier(config)
+            self._notifier.start()
+        self.controller.reconfigure(config, first_table(config))
+        self.plane.config = config
+
+    @property
+    def placement(self) -> Placement:
+        """Its slot and what the workers need to know of it, for the published configuration."""
+        promoted = self.controller.capacity.follows_promotion
+        return Placement(self._block.slot, self.controller.slots, promoted)
+
+    # What the release asks for
+
+    async def _ask(self, question: Mapping[str, Any]) -> tuple[bool, str]:
+        result = await self._gates.ask(question)
+        return result.passed, result.cause
+
+    def _notify(self, kind: str, value: dict[str, Any]) -> None:
+        if kind == "record" and self.controller.authority.is_mine(value):
+            self._notifier.notify(value)
+
+    # Views
+
+    def log_upstreams(self) -> None:
+        """Log what has happened to the endpoints; call it twice a second."""
+        variants = self.plane.upstreams()
+        if variants is None or self.plane.draining:
+            return
+        for line in self._watch_upstreams.observe(monotonic(), variants):
+            _log.log(line.level, "%s", line.text, extra={"fields": line.fields})
+
+    def sources(self) -> Sources:
+        """Return the inputs of a scrape that belong to this service."""
+        return Sources(
+            table=lambda: self.controller.table,
+            status=self.controller.status,
+            view=self.control.release_view,
+            endpoints=lambda: self.control.endpoints().endpoints,
+            checks=lambda: self.health.counts,
+            events=self._events.counts,
+            outcomes=lambda: self.controller.slots,
+            notified=lambda: self._notifier,
+        )
+
+
+def _controller(
+    config: Config,
+    totals: Totals,
+    plane: SharedPlane,
+    ask: AskGates,
+    slots: Mapping[str, int] | None,
+    reader: RecordReader,
+) -> Controller:
+    table = first_table(config)
+    if config.fleet is None:
+        return Controller(config, totals, plane, table, ask=ask, slots=slots, reader=reader)
+    # redis is an optional dependency, for fleets only.
+    from canaryproxy.fleet.authority import FleetAuthority  # noqa: PLC0415
+    from canaryproxy.fleet.redis_store import RedisStore  # noqa: PLC0415
+
+    name = config.fleet.replica or f"{socket.gethostname().partition('.')[0]}-{os.getpid()}"
+    me = f"{name}:{secrets.token_hex(4)}"
+    authority = partial(
+        FleetAuthority, fleet=config.fleet, store=RedisStore(config.fleet, me), me=me
+    )
+    return Controller(
+        config, totals, plane, table, ask=ask, slots=slots, reader=reader, authority=authority
+    )
+
+
+def _named(config: Config) -> tuple[object, ...]:
+    """Return what notifications are made from."""
+    return config.notify, config.release_id, config.environment
+
+
+def _notifier(config: Config) -> Notifier:
+    return Notifier(config.notify, config.release_id, environment=config.environment)
+
+
+def _gates(config: Config) -> Gates:
+    return Gates(() if config.release is None else config.release.gates)
