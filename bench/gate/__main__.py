@@ -4,7 +4,7 @@ The yardstick is the number of instructions of a request in user space, counted 
 same on a busy machine and on an idle one (runs differ by 0.1%). With another Python or other libraries than
 those of the baseline, the ratio to the plain aiohttp proxy, counted in the same run, is compared instead.
 Where valgrind is not installed it is the CPU time of a request as a ratio to that proxy, measured in turn
-with it. Ratios are coarser: they fail at 10%. Takes under a minute.
+with it. Ratios are coarser: they fail at 10%. Takes about two minutes.
 Example: python -m bench.gate --update
 """
 
@@ -25,9 +25,10 @@ from typing import Any
 
 from bench.gate import callgrind
 from bench.gate.callgrind import CallgrindError, Counter
+from bench.gate.loads import LOADS, Kind
 from bench.gate.steady import Steady
 from bench.gate.streams import Streams
-from bench.harness import cores, cputime, ports, probe, process, scenarios
+from bench.harness import cores, cputime, ports, probe, process, scenarios, tls
 from bench.harness.command_line import positive, positive_float, say, terminate
 from bench.harness.process import Process, StartError
 from bench.peers import PEERS, Peer, Site, upstream
@@ -44,44 +45,12 @@ LIMIT_OF_RATIOS = 0.10
 """The same of a ratio to the plain aiohttp proxy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One load of the gate.
-
-    judged: of canaryproxy with a release under way and all five metrics on.
-    compiled: of the compiled data path (``make compiled``).
-    traced: each request has a trace id of its own.
-    unseen: each request is a new user's, with a sticky cookie.
-    http2: of one user over one connection of HTTP/2, 16 at a time.
-    """
-
-    judged: bool = False
-    compiled: bool = False
-    traced: bool = False
-    unseen: bool = False
-    http2: bool = False
-
-    def client(self, port: int) -> Steady | Streams:
-        """Return what sends it."""
-        if self.http2:
-            return Streams(port)
-        return Steady(port, traced=self.traced, unseen=self.unseen)
-
-
-LOADS = {
-    "returning users": Kind(),
-    "a trace id in each request": Kind(traced=True),
-    "a user in each request": Kind(unseen=True),
-    "all metrics on": Kind(judged=True),
-    "compiled, all metrics on": Kind(judged=True, compiled=True),
-    "HTTP/2, all metrics on": Kind(judged=True, http2=True),
-}
-
 _LEAST_REPETITIONS = 3
 _SLOWER = 2000.0
 """So that no tick of the controller falls into a repetition: it is no part of a request."""
 _READY_SECONDS = 40.0
 _WEIGHT = 10.0
+_PLAIN = "plain"
 _PLAIN_SHARE = 0.25  # of the requests: a request of the plain proxy takes several times as long
 
 
@@ -247,9 +216,9 @@ def _measure(method: str, requests: int, seconds: float) -> Measured:
     ):
         folder = Path(name)
         began = time.monotonic()
-        numbers = ports.free(6)
+        numbers = ports.free(8)
         peers = {
-            "plain": PEERS["plain"],
+            _PLAIN: PEERS["plain"],
             "alone": replace(scenarios.OURS_ALONE, compiled=False),
             "judged": scenarios.PURE,
             "compiled": scenarios.OURS,
@@ -260,50 +229,55 @@ def _measure(method: str, requests: int, seconds: float) -> Measured:
             say(f"bench.gate: {reason}; only plain Python is measured")
             del peers["compiled"]
             loads = {name: kind for name, kind in LOADS.items() if not kind.compiled}
-        least: dict[str, dict[str, float]] = {load: {} for load in loads}
         behind = upstream.start(
             *numbers[:2], core=on.load, folder=folder, started=started, python=True
         )
         servers = {
-            name: _start(name, peer, port, behind, method, folder, on, started)
-            for (name, peer), port in zip(peers.items(), numbers[2:], strict=False)
+            name: _start(name, peer, port, numbers[-1], behind, method, folder, on, started)
+            for (name, peer), port in zip(peers.items(), numbers[2:-1], strict=False)
         }
         for server, site in servers.values():
             _wait(server, site)
-        costs = {
+        meters = {
             name: _meter(method, server, site.folder) for name, (server, site) in servers.items()
         }
-        counts = {
-            name: max(1, round(requests * _PLAIN_SHARE)) if name == "plain" else requests
-            for name in servers
-        }
+        # The plain proxy's load is the same for several of ours.
+        plain = {load: kind.of_plain() for load, kind in loads.items()}
+        wanted = [(kind.server, kind) for kind in loads.values()]
+        wanted += [(_PLAIN, kind) for kind in dict.fromkeys(plain.values())]
+        least: dict[tuple[str, Kind], float] = {}
         repetition = 0  # that of number 0 only warms up
         while repetition < _LEAST_REPETITIONS or time.monotonic() - began < seconds:
-            for load, kind in loads.items():
-                plain = replace(kind, http2=False)  # the plain proxy speaks HTTP/1.1 only
-                for whose, name, sent in (("ours", _who(kind), kind), ("plain", "plain", plain)):
-                    with sent.client(servers[name][1].port) as client:
-                        client.send(max(1, counts[name] // 4))
-                        cost = costs[name](client, counts[name])
-                    if repetition:
-                        least[load][whose] = min(cost, least[load].get(whose, cost))
+            for name, kind in wanted:
+                count = requests * kind.share * (_PLAIN_SHARE if name == _PLAIN else 1.0)
+                cost = _cost(servers[name][1], kind, meters[name], max(1, round(count)))
+                if repetition:
+                    least[name, kind] = min(cost, least.get((name, kind), cost))
             repetition += 1
             for server, _ in servers.values():
                 if server.popen.poll() is not None:
                     raise StartError(f"{server.name} ended: {server.tail()}")
-    return Measured(method, stack(), {load: Cost(**of) for load, of in least.items()})
+    costs = {
+        load: Cost(least[kind.server, kind], least[_PLAIN, plain[load]])
+        for load, kind in loads.items()
+    }
+    return Measured(method, stack(), costs)
 
 
-def _who(kind: Kind) -> str:
-    if kind.compiled:
-        return "compiled"
-    return "judged" if kind.judged else "alone"
+def _cost(
+    site: Site, kind: Kind, meter: Callable[[Steady | Streams, int], float], count: int
+) -> float:
+    """Return what one of ``count`` requests costs, after some to warm up."""
+    with kind.client(site.tls_port if kind.tls else site.port) as client:
+        client.send(max(1, count // 4))
+        return meter(client, count)
 
 
 def _start(
     name: str,
     peer: Peer,
     port: int,
+    tls_port: int,
     behind: upstream.Upstreams,
     method: str,
     folder: Path,
@@ -312,7 +286,16 @@ def _start(
 ) -> tuple[Process, Site]:
     own = folder / name
     own.mkdir()
-    site = Site(folder=own, port=port, stable=behind.stable, canary=behind.canary, weight=_WEIGHT)
+    site = Site(
+        folder=own,
+        port=port,
+        stable=behind.stable,
+        canary=behind.canary,
+        weight=_WEIGHT,
+        tls_port=tls_port if name == "compiled" else 0,
+    )
+    if site.tls_port:
+        tls.write_certificate(site)
     config = own / "config"
     config.write_text(peer.render_config(site))
     command = peer.command(site, config)

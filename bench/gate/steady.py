@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import ssl
 from types import TracebackType
 
 from bench.harness.ports import HOST
@@ -17,9 +18,11 @@ _READ_BYTES = 65536
 
 
 class Steady:
-    """Kept-alive connections to one port. Every answer has to be a 200 with the upstreams' body.
+    """Connections to one port. Every answer has to be a 200 with the upstreams' body.
 
-    ``traced``: each request has a trace id of its own; ``unseen``: a user of its own.
+    ``traced``: each request has a trace id of its own; ``unseen``: a user of its own; ``fresh``: a
+    connection of its own, which the server has to close. With ``tls`` every connection but the first
+    resumes a session.
     """
 
     def __init__(
@@ -30,17 +33,21 @@ class Steady:
         users: int = 100,
         traced: bool = False,
         unseen: bool = False,
+        fresh: bool = False,
+        tls: bool = False,
     ) -> None:
+        self._port = port
         self._start = f"GET / HTTP/1.1\r\nHost: {HOST}:{port}\r\nCookie: "
         self._unseen = unseen
         self._requests = [
             f"{self._start}{cookie}\r\n".encode() for cookie in Load("", "", users=users).cookies()
         ]
         self._traced = traced
+        self._fresh = fresh
         self._sent = 0
-        self._sockets = [
-            socket.create_connection((HOST, port), timeout=_SECONDS) for _ in range(connections)
-        ]
+        self._tls = _context() if tls else None
+        self._session: ssl.SSLSession | None = None
+        self._sockets = [] if fresh else [self._connect() for _ in range(connections)]
 
     def __enter__(self) -> Steady:
         return self
@@ -61,11 +68,32 @@ class Steady:
         """
         before = self._sent
         while self._sent - before < count:
+            if self._fresh:
+                self._send_alone()
+                continue
             for connection in self._sockets:
                 connection.sendall(self._next())
             for connection in self._sockets:
                 _read(connection)
         return self._sent - before
+
+    def _connect(self) -> socket.socket:
+        raw = socket.create_connection((HOST, self._port), timeout=_SECONDS)
+        if self._tls is None:
+            return raw
+        connection = self._tls.wrap_socket(raw, session=self._session)
+        if self._session is not None and not connection.session_reused:
+            raise ConnectionError("the session was not resumed")
+        return connection
+
+    def _send_alone(self) -> None:
+        with self._connect() as connection:
+            connection.sendall(self._next())
+            _read(connection)
+            if connection.recv(1):
+                raise ConnectionError("more than an answer")
+            if isinstance(connection, ssl.SSLSocket):
+                self._session = connection.session
 
     def _next(self) -> bytes:
         self._sent += 1
@@ -73,9 +101,18 @@ class Steady:
         if self._unseen:
             request = f"{self._start}{COOKIE}={secrets.token_hex(16)}\r\n".encode()
         if self._traced:
-            trace = f"traceparent: 00-{self._sent:032x}-{self._sent:016x}-01\r\n"
-            return request + trace.encode() + b"\r\n"
+            request += f"traceparent: 00-{self._sent:032x}-{self._sent:016x}-01\r\n".encode()
+        if self._fresh:
+            request += b"Connection: close\r\n"
         return request + b"\r\n"
+
+
+def _context() -> ssl.SSLContext:
+    """Return the context of a client that takes any certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _read(connection: socket.socket) -> None:

@@ -31,6 +31,7 @@ class Site:
     port, stable, canary: its port on the loopback and those of the upstreams.
     weight: percent of users on the canary.
     tls: whether clients speak TLS, with the certificate in ``folder``.
+    tls_port: a second port on which they do; 0: none. Only canaryproxy has it.
     http2: whether clients speak HTTP/2: with TLS by ALPN, else by prior knowledge.
     http2_upstream: whether the upstreams do, by prior knowledge.
     """
@@ -43,6 +44,7 @@ class Site:
     tls: bool = False
     http2: bool = False
     http2_upstream: bool = False
+    tls_port: int = 0
 
     @property
     def certificate(self) -> Path:

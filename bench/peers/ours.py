@@ -67,7 +67,7 @@ class Ours:
 
     def render_config(self, site: Site) -> str:
         config: dict[str, Any] = {
-            "listen": _listener(site),
+            "listen": _listeners(site),
             "workers": self.workers,
             "admin": {"socket": str(site.folder / "admin.sock")},
             "variants": {
@@ -135,12 +135,15 @@ def environment(peer: Peer) -> dict[str, str]:
     return peer.environment if isinstance(peer, Ours) else PYTHONPATH
 
 
-def _listener(site: Site) -> dict[str, Any] | str:
-    where = f"{HOST}:{site.port}"
-    if not site.tls:
-        return where
+def _listeners(site: Site) -> list[dict[str, Any] | str]:
     pair = {"cert": str(site.certificate), "key": str(site.key)}
-    return {"address": where, "tls": {"certificates": [pair]}}
+    with_tls = [site.tls_port] if site.tls_port else []
+    if site.tls:
+        with_tls.append(site.port)
+    return [
+        *([] if site.tls else [f"{HOST}:{site.port}"]),
+        *({"address": f"{HOST}:{port}", "tls": {"certificates": [pair]}} for port in with_tls),
+    ]
 
 
 def _rule(number: int) -> dict[str, Any]:

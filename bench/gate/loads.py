@@ -1,0 +1,72 @@
+"""The loads of the gate: what is sent, and which server it is sent to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bench.gate.steady import Steady
+from bench.gate.streams import Streams
+
+_SHARE_OF_HANDSHAKES = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One load of the gate.
+
+    judged: of canaryproxy with a release under way and all five metrics on.
+    compiled: of the compiled data path (``make compiled``).
+    traced: each request has a trace id of its own.
+    unseen: each request is a new user's, with a sticky cookie.
+    fresh: each request has a connection of its own, which the server closes.
+    tls: over TLS; a fresh connection resumes a session.
+    http2: of one user over one connection of HTTP/2, 16 at a time.
+    """
+
+    judged: bool = False
+    compiled: bool = False
+    traced: bool = False
+    unseen: bool = False
+    fresh: bool = False
+    tls: bool = False
+    http2: bool = False
+
+    @property
+    def server(self) -> str:
+        """Return the name of the server that it is sent to."""
+        if self.compiled:
+            return "compiled"
+        return "judged" if self.judged else "alone"
+
+    @property
+    def share(self) -> float:
+        """Return the share of the requests that is sent: a handshake takes as long as many requests."""
+        return _SHARE_OF_HANDSHAKES if self.fresh and self.tls else 1.0
+
+    def of_plain(self) -> Kind:
+        """Return what the plain aiohttp proxy gets instead: it speaks HTTP/1.1 without TLS."""
+        return replace(self, judged=False, compiled=False, http2=False, tls=False)
+
+    def client(self, port: int) -> Steady | Streams:
+        """Return what sends it."""
+        if self.http2:
+            return Streams(port)
+        return Steady(port, traced=self.traced, unseen=self.unseen, fresh=self.fresh, tls=self.tls)
+
+
+LOADS = {
+    "returning users": Kind(),
+    "a trace id in each request": Kind(traced=True),
+    "a user in each request": Kind(unseen=True),
+    "all metrics on": Kind(judged=True),
+    "HTTP/2, all metrics on": Kind(judged=True, http2=True),
+    "compiled, all metrics on": Kind(judged=True, compiled=True),
+    "compiled, a trace id in each request": Kind(judged=True, compiled=True, traced=True),
+    "compiled, a user in each request": Kind(judged=True, compiled=True, unseen=True),
+    "compiled, a connection for each request": Kind(judged=True, compiled=True, fresh=True),
+    "compiled, TLS": Kind(judged=True, compiled=True, tls=True),
+    "compiled, TLS, a connection for each request": Kind(
+        judged=True, compiled=True, fresh=True, tls=True
+    ),
+    "compiled, HTTP/2": Kind(judged=True, compiled=True, http2=True),
+}
