@@ -31,6 +31,9 @@ _PREFIX: Final = 5
 """Bytes before a message: whether it is compressed, and its length."""
 _UNSAFE = re.compile(rb"[^ -$&-~]")
 
+_STATUSES: Final = tuple(GrpcStatus)
+"""By their codes."""
+
 OK: Final = 200
 HTTP_STATUS: Final = {
     GrpcStatus.OK: OK,
@@ -84,7 +87,7 @@ def of_http(status: int) -> GrpcStatus:
 
 def _status(value: bytes) -> GrpcStatus:
     code = int(value)
-    return GrpcStatus(code) if code <= max(GrpcStatus) else GrpcStatus.UNKNOWN
+    return _STATUSES[code] if code < len(_STATUSES) else GrpcStatus.UNKNOWN
 
 
 def status_in(trailers: bytes) -> GrpcStatus | None:

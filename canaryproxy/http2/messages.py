@@ -287,6 +287,9 @@ def response_head(block: FieldBlock) -> Head:
 
 def trailer_lines(block: FieldBlock) -> bytes:
     """Return the trailers that may be forwarded, as lines. Raises ``StreamFault`` if they are malformed."""
+    meaning = block.meaning
+    if isinstance(meaning, bytes):
+        return meaning
     if block.too_large:
         raise StreamFault(ENHANCE_YOUR_CALM, "trailers too large")
     lines = b""
@@ -303,7 +306,8 @@ def trailer_lines(block: FieldBlock) -> bytes:
         if name.replace(b"_", b"-") not in FORBIDDEN_TRAILERS:
             kept.append(line)
     _check_values(block.fields, lines)
-    return b"".join(kept)
+    block.meaning = forwarded = b"".join(kept)
+    return forwarded
 
 
 def _read(received: list[Field], *, is_request: bool) -> _Fields:

@@ -20,6 +20,8 @@ from canaryproxy.http2.streams import Stream
 
 _MOST_UNREAD: Final = 128 * 1024
 """Bytes of heads that wait to be read by the peer; then it may ask for nothing more."""
+_TRAILERS: Final = b"\n"
+"""Begins the key of a block of trailers; that of a head begins otherwise."""
 
 
 class Sender:
@@ -111,7 +113,11 @@ class Sender:
             stream.trailers = lines
             stream.ends = True
             return False
-        self.head(stream.number, self.encoder.encode(trailer_fields(lines)), end=True)
+        key = _TRAILERS + lines
+        block = self.encoder.known(key)
+        if block is None:
+            block = self.encoder.encode(trailer_fields(lines), key)
+        self.head(stream.number, block, end=True)
         return True
 
     def forget(self, stream: Stream) -> None:

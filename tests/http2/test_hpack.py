@@ -106,6 +106,32 @@ def test_blocks_that_are_remembered_mean_what_they_say(
         assert ours.decode(block).fields == [tuple(f) for f in plain.decode(block, raw=True)]
 
 
+@given(
+    st.lists(st.integers(0, 9), max_size=40),
+    st.lists(st.lists(PIECES, max_size=6).map(b"".join), min_size=10, max_size=10),
+)
+@example([0, 1, 0, 2, 1, 2], [b"\x40\x01a\x011", b"\x40\x01b\x012", b"\xbe", *[b""] * 7])
+def test_blocks_that_come_again_mean_what_they_would_without_a_memory(
+    order: list[int], blocks: list[bytes]
+) -> None:
+    remembers, library = Decoder(LIST, 4096), hpack.Decoder(LIST)
+    for number in order:
+        try:
+            expected = [tuple(one) for one in library.decode(blocks[number], raw=True)]
+        except HPACKError:
+            return  # after an error a connection is over
+        assert remembers.decode(blocks[number]).fields == expected
+
+
+def test_a_block_that_does_not_read_the_table_is_decoded_once_whatever_it_inserts() -> None:
+    decoder = Decoder(LIST)
+    block = b"\x40\x01a\x011"
+    first = decoder.decode(block)
+    decoder.decode(b"\x40\x01b\x012")
+    assert decoder.decode(block) is first
+    assert decoder.decode(b"\xbe\xbf\xc0").fields == [(b"a", b"1"), (b"b", b"2"), (b"a", b"1")]
+
+
 def test_a_block_of_indices_is_decoded_once() -> None:
     decoder, encoder = Decoder(LIST), hpack.Encoder()
     sent = [(b":method", b"GET"), (b"x-a", b"b")]
