@@ -147,7 +147,7 @@ def application(
             connection.busy = False
 
     async def scrape(request: web.Request) -> web.Response:
-        body, headers = exposition.scrape(
+        body, headers = await exposition.scrape(
             registry,
             request.headers.get("Accept", ""),
             request.headers.get("Accept-Encoding", ""),

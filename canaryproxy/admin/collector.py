@@ -1,15 +1,16 @@
 """The metrics of ``/metrics``, read at the moment of a scrape.
 
 To add a metric, add a row to ``METRICS``. Every series exists from the start, at zero, except those by status
-code: rates and alerts need no special case for a proxy that has just started. The code or the configuration
-bounds the values of every label; clients and upstreams never do (a status has three digits).
+code: rates and alerts need no special case for a proxy that has just started. Of several services, those
+without requests have fewer series (``Row.traffic``). The code or the configuration bounds the values of every
+label; clients and upstreams never do (a status has three digits).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from prometheus_client.metrics_core import (
@@ -21,12 +22,13 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from canaryproxy.admin import readers
-from canaryproxy.admin.readers import Histogram, Scrape, Sources
+from canaryproxy.admin.readers import Histogram, ProcessSources, Sample, Scrape, Sources
 from canaryproxy.judging.evidence import as_float
 from canaryproxy.measure import counters
-from canaryproxy.measure.counters import Counters, Totals
+from canaryproxy.measure.routing import VARIANTS
 
 Kind = Literal["counter", "gauge", "histogram"]
+Owner = Literal["process", "service"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,11 @@ class Row:
     kind: Kind
     labels: tuple[str, ...]
     read: readers.Reader
+    of: Owner = "service"
+    """Whose value it is: those of a service have the label ``service`` where there are several."""
+    traffic: bool = False
+    """Whether it counts what requests do. Where there are several services, its series at zero are left out
+    while its variant, or for a metric without variant its service, has had no request."""
 
 
 # A scrape reads the rows in their order. Events come before trials: workers count a trial before its event,
@@ -73,6 +80,7 @@ METRICS: Final = (
         "counter",
         ("variant",),
         readers.by_variant(lambda cells: cells[counters.FORCED]),
+        traffic=True,
     ),
     Row(
         "canaryproxy_inflight_requests",
@@ -80,6 +88,7 @@ METRICS: Final = (
         "gauge",
         ("variant",),
         readers.by_variant(readers.in_flight),
+        traffic=True,
     ),
     Row(
         "canaryproxy_client_closed_total",
@@ -87,6 +96,7 @@ METRICS: Final = (
         "counter",
         ("variant",),
         readers.by_variant(lambda cells: cells[counters.CLIENT_CLOSED]),
+        traffic=True,
     ),
     Row(
         "canaryproxy_request_duration_seconds",
@@ -94,6 +104,7 @@ METRICS: Final = (
         "histogram",
         ("variant",),
         readers.buckets(counters.DURATION),
+        traffic=True,
     ),
     Row(
         "canaryproxy_first_byte_seconds",
@@ -101,6 +112,7 @@ METRICS: Final = (
         "histogram",
         ("variant",),
         readers.buckets(counters.FIRST_BYTE),
+        traffic=True,
     ),
     Row(
         "canaryproxy_open_tunnels",
@@ -110,6 +122,7 @@ METRICS: Final = (
         readers.by_variant(
             lambda cells: cells[counters.TUNNELS_OPENED] - cells[counters.TUNNELS_CLOSED]
         ),
+        traffic=True,
     ),
     Row(
         "canaryproxy_open_streams",
@@ -119,6 +132,7 @@ METRICS: Final = (
         readers.by_variant(
             lambda cells: cells[counters.STREAMS_OPENED] - cells[counters.STREAMS_CLOSED]
         ),
+        traffic=True,
     ),
     Row(
         "canaryproxy_leaving_connections",
@@ -126,6 +140,7 @@ METRICS: Final = (
         "gauge",
         ("variant",),
         readers.by_variant(counters.leaving),
+        traffic=True,
     ),
     Row(
         "canaryproxy_ended_connections_total",
@@ -134,6 +149,7 @@ METRICS: Final = (
         "counter",
         ("variant", "how"),
         readers.ended_connections,
+        traffic=True,
     ),
     Row(
         "canaryproxy_upstream_errors_total",
@@ -141,6 +157,7 @@ METRICS: Final = (
         "counter",
         ("variant", "reason"),
         readers.upstream_errors,
+        traffic=True,
     ),
     Row(
         "canaryproxy_rescued_total",
@@ -148,6 +165,7 @@ METRICS: Final = (
         "counter",
         (),
         readers.one(lambda scrape: sum(cells[counters.RESCUED] for cells in scrape.variants)),
+        traffic=True,
     ),
     Row(
         "canaryproxy_rescues_over_budget_total",
@@ -155,6 +173,7 @@ METRICS: Final = (
         "counter",
         (),
         readers.one(lambda scrape: sum(cells[counters.OVER_BUDGET] for cells in scrape.variants)),
+        traffic=True,
     ),
     Row(
         "canaryproxy_asset_lookups_total",
@@ -163,6 +182,7 @@ METRICS: Final = (
         "counter",
         ("variant", "result"),
         readers.asset_lookups,
+        traffic=True,
     ),
     Row(
         "canaryproxy_refused_total",
@@ -171,6 +191,7 @@ METRICS: Final = (
         "counter",
         ("code",),
         readers.refused,
+        of="process",
     ),
     Row(
         "canaryproxy_equal_sticky_keys",
@@ -188,6 +209,7 @@ METRICS: Final = (
         "counter",
         ("reason",),
         readers.tolerated,
+        of="process",
     ),
     Row(
         "canaryproxy_unidentified_total",
@@ -197,6 +219,7 @@ METRICS: Final = (
         "counter",
         ("reason",),
         readers.unidentified,
+        traffic=True,
     ),
     Row(
         "canaryproxy_mirrored_total",
@@ -206,6 +229,7 @@ METRICS: Final = (
         "counter",
         ("result",),
         readers.mirrored,
+        traffic=True,
     ),
     # Connections
     Row(
@@ -214,6 +238,7 @@ METRICS: Final = (
         "counter",
         (),
         readers.proxy(counters.CONNECTIONS_OPENED),
+        of="process",
     ),
     Row(
         "canaryproxy_connections_refused_total",
@@ -221,6 +246,7 @@ METRICS: Final = (
         "counter",
         (),
         readers.proxy(counters.CONNECTIONS_REFUSED),
+        of="process",
     ),
     Row(
         "canaryproxy_open_connections",
@@ -233,6 +259,7 @@ METRICS: Final = (
                 - scrape.proxy[counters.CONNECTIONS_CLOSED]
             )
         ),
+        of="process",
     ),
     Row(
         "canaryproxy_handshakes_failed_total",
@@ -242,6 +269,7 @@ METRICS: Final = (
         "counter",
         ("reason",),
         readers.handshakes_failed,
+        of="process",
     ),
     Row(
         "canaryproxy_http2_connections_total",
@@ -249,6 +277,7 @@ METRICS: Final = (
         "counter",
         (),
         readers.proxy(counters.HTTP2_OPENED),
+        of="process",
     ),
     Row(
         "canaryproxy_http2_open_connections",
@@ -256,6 +285,7 @@ METRICS: Final = (
         "gauge",
         (),
         readers.one(lambda scrape: counters.http2_connections(scrape.proxy)),
+        of="process",
     ),
     Row(
         "canaryproxy_http2_requests_total",
@@ -263,6 +293,7 @@ METRICS: Final = (
         "counter",
         ("variant",),
         readers.by_variant(lambda cells: cells[counters.HTTP2]),
+        traffic=True,
     ),
     Row(
         "canaryproxy_http2_stream_resets_total",
@@ -271,6 +302,7 @@ METRICS: Final = (
         "counter",
         ("by",),
         readers.http2_resets,
+        of="process",
     ),
     Row(
         "canaryproxy_http2_connection_errors_total",
@@ -279,6 +311,7 @@ METRICS: Final = (
         "counter",
         ("code",),
         readers.http2_failed,
+        of="process",
     ),
     Row(
         "canaryproxy_certificate_expiry_timestamp_seconds",
@@ -287,6 +320,7 @@ METRICS: Final = (
         "gauge",
         ("name",),
         readers.certificates,
+        of="process",
     ),
     Row(
         "canaryproxy_tasks",
@@ -294,7 +328,8 @@ METRICS: Final = (
         "opened to an endpoint; requests need none.",
         "gauge",
         (),
-        readers.one(lambda scrape: scrape.sources.tasks()),
+        readers.one(lambda scrape: scrape.process.tasks()),
+        of="process",
     ),
     Row(
         "canaryproxy_endpoint_up",
@@ -325,6 +360,7 @@ METRICS: Final = (
         "gauge",
         ("name",),
         readers.names(lambda name: name.addresses),
+        of="process",
     ),
     Row(
         "canaryproxy_name_answer_age_seconds",
@@ -333,6 +369,7 @@ METRICS: Final = (
         "gauge",
         ("name",),
         readers.names(lambda name: name.age),
+        of="process",
     ),
     Row(
         "canaryproxy_name_lookup_failures_total",
@@ -340,6 +377,7 @@ METRICS: Final = (
         "counter",
         ("name",),
         readers.names(lambda name: name.failures),
+        of="process",
     ),
     Row(
         "canaryproxy_endpoint_inflight_requests",
@@ -347,6 +385,7 @@ METRICS: Final = (
         "gauge",
         ("variant", "endpoint"),
         readers.endpoints(lambda endpoint: endpoint.in_flight),
+        traffic=True,
     ),
     Row(
         "canaryproxy_endpoint_responses_total",
@@ -354,6 +393,7 @@ METRICS: Final = (
         "counter",
         ("variant", "endpoint", "class"),
         readers.endpoint_responses,
+        traffic=True,
     ),
     Row(
         "canaryproxy_endpoint_errors_total",
@@ -361,6 +401,7 @@ METRICS: Final = (
         "counter",
         ("variant", "endpoint", "reason"),
         readers.endpoint_errors,
+        traffic=True,
     ),
     Row(
         "canaryproxy_endpoint_failed_total",
@@ -369,6 +410,7 @@ METRICS: Final = (
         "counter",
         ("variant", "endpoint"),
         readers.endpoints(lambda endpoint: endpoint.total.failed),
+        traffic=True,
     ),
     Row(
         "canaryproxy_endpoint_first_byte_p95_seconds",
@@ -535,6 +577,7 @@ METRICS: Final = (
         "counter",
         ("variant", "outcome"),
         readers.outcomes(event=True),
+        traffic=True,
     ),
     Row(
         "canaryproxy_outcome_trials_total",
@@ -542,6 +585,7 @@ METRICS: Final = (
         "counter",
         ("variant", "outcome"),
         readers.outcomes(event=False),
+        traffic=True,
     ),
     Row(
         "canaryproxy_outcome_blind_total",
@@ -549,6 +593,7 @@ METRICS: Final = (
         "counter",
         ("variant", "outcome", "reason"),
         readers.blind,
+        traffic=True,
     ),
     Row(
         "canaryproxy_outcome_pointers_followed_total",
@@ -556,6 +601,7 @@ METRICS: Final = (
         "counter",
         ("variant", "outcome"),
         readers.pointers(found=False),
+        traffic=True,
     ),
     Row(
         "canaryproxy_outcome_pointers_found_total",
@@ -563,6 +609,7 @@ METRICS: Final = (
         "counter",
         ("variant", "outcome"),
         readers.pointers(found=True),
+        traffic=True,
     ),
     Row(
         "canaryproxy_evidence",
@@ -648,6 +695,7 @@ METRICS: Final = (
         "gauge",
         (),
         readers.view(lambda view: view.config.error is None),
+        of="process",
     ),
     Row(
         "canaryproxy_config_last_reload_success_timestamp_seconds",
@@ -655,6 +703,7 @@ METRICS: Final = (
         "gauge",
         (),
         readers.view(lambda view: view.config.loaded_at),
+        of="process",
     ),
     Row(
         "canaryproxy_config_restart_needed",
@@ -662,6 +711,7 @@ METRICS: Final = (
         "gauge",
         (),
         readers.view(lambda view: len(view.config.restart_needed)),
+        of="process",
     ),
     Row(
         "canaryproxy_events_total",
@@ -669,6 +719,7 @@ METRICS: Final = (
         "counter",
         ("event",),
         readers.events,
+        traffic=True,
     ),
     Row(
         "canaryproxy_notifications_total",
@@ -683,7 +734,8 @@ METRICS: Final = (
         "Access-log lines dropped because the queue was full.",
         "counter",
         (),
-        readers.one(lambda scrape: scrape.sources.log_lines_dropped()),
+        readers.one(lambda scrape: scrape.process.log_lines_dropped()),
+        of="process",
     ),
     Row(
         "canaryproxy_state_unsaved",
@@ -698,6 +750,7 @@ METRICS: Final = (
         "gauge",
         ("version", "python", "compiled"),
         readers.build_info,
+        of="process",
     ),
     # Fleet: no series without one
     Row(
@@ -739,41 +792,86 @@ METRICS: Final = (
 
 
 class CounterCollector(Collector):
-    """Collects ``METRICS`` from the counters of all workers and from ``sources``."""
+    """Collects ``METRICS`` from ``process`` and from each service.
 
-    def __init__(self, workers: Sequence[Counters], sources: Sources) -> None:
-        self._totals = Totals(workers)
-        self._exemplars = tuple(worker.exemplars for worker in workers)
-        self._sources = sources
+    ``services`` returns the services of the moment, the same object for a service as long as it exists; one
+    without a name where the configuration has none.
+    """
+
+    def __init__(self, process: ProcessSources, services: Callable[[], Sequence[Sources]]) -> None:
+        self._process = process
+        self._services = services
 
     def collect(self) -> Iterable[Metric]:
         """Yield all metric families."""
-        sources = self._sources
-        scrape = Scrape(
-            variants=self._totals.variants,
-            service=self._totals.service,
-            proxy=self._totals.proxy,
-            exemplars=self._exemplars,
-            sources=sources,
-            table=sources.table(),
-            status=sources.status(),
-            view=sources.view(),
-            endpoints=sources.endpoints(),
-            events=sources.events(),
-        )
-        return (_family(row, scrape) for row in METRICS)
+        for row, samples in self._read():
+            if row is not None:
+                yield _family(row, samples)
+
+    def steps(self) -> Iterator[Metric | None]:
+        """Yield all metric families, large ones in several pieces, and ``None`` after other pieces of work.
+
+        A scrape of many services takes long. Whoever iterates may let others run after each step: a service
+        is read within one, so one that is removed meanwhile is shown as it was, or not at all.
+        """
+        for row, samples in self._read():
+            if row is None:
+                yield None
+                continue
+            most = _LARGEST_PIECE[row.kind]
+            for at in range(0, max(len(samples), 1), most):
+                yield _family(row, samples[at : at + most])
+
+    def _read(self) -> Iterator[tuple[Row | None, Sequence[Sample]]]:
+        """Read each service, with a row of ``None`` after it, then yield each row with its samples."""
+        found: list[list[Sample]] = [[] for _ in METRICS]
+        rows: Sequence[Row] = METRICS
+        for sources in tuple(self._services()):
+            if sources not in self._services():
+                continue
+            scrape = Scrape.take(self._process, sources)
+            if sources.service is not None:
+                rows = _NAMED
+            for row, samples in zip(METRICS, found, strict=True):
+                if row.of == "process":
+                    samples.extend(() if samples else row.read(scrape))
+                elif sources.service is None:
+                    samples.extend(row.read(scrape))
+                else:
+                    samples.extend(_of_service(row, scrape, sources.service))
+            yield None, ()
+        yield from zip(rows, found, strict=True)
 
 
-def _family(row: Row, scrape: Scrape) -> Metric:
+_NAMED: Final = tuple(
+    replace(row, labels=("service", *row.labels)) if row.of == "service" else row for row in METRICS
+)
+"""``METRICS`` of several services."""
+_LARGEST_PIECE: Final = {"counter": 500, "gauge": 500, "histogram": 12}
+"""Samples of a piece of ``CounterCollector.steps``: a few milliseconds of work."""
+
+
+def _of_service(row: Row, scrape: Scrape, service: str) -> Iterator[Sample]:
+    """Yield the samples of a row with the service's name, without those at zero of what had no request."""
+    began = [cells[counters.ROUTED] > 0 for cells in scrape.variants]
+    for labels, value in row.read(scrape):
+        if row.traffic and not value:
+            by_variant = row.labels[:1] == ("variant",)
+            if not (began[VARIANTS.index(labels[0])] if by_variant else any(began)):
+                continue
+        yield (service, *labels), value
+
+
+def _family(row: Row, samples: Iterable[Sample]) -> Metric:
     if row.kind == "histogram":
         histograms = HistogramMetricFamily(row.name, row.help, labels=row.labels)
-        for labels, value in row.read(scrape):
+        for labels, value in samples:
             assert isinstance(value, Histogram)
             histograms.add_metric(labels, value.buckets, sum_value=value.sum)
         return histograms
     kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
     family = kind(row.name, row.help, labels=row.labels)
-    for labels, value in row.read(scrape):
+    for labels, value in samples:
         assert not isinstance(value, Histogram)
         family.add_metric(labels, value)
     return family

@@ -19,7 +19,15 @@ from canaryproxy.control.release_view import Fleet, Release, Step
 from canaryproxy.judging.verdict import Level, Placebo, Verdict
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.compiled import COMPILED
-from canaryproxy.measure.counters import Blind, HandshakeFailure, Http2Failure, Reason
+from canaryproxy.measure.counters import (
+    Blind,
+    Counters,
+    HandshakeFailure,
+    Http2Failure,
+    Reason,
+    Total,
+    Totals,
+)
 from canaryproxy.measure.resolved import NameState
 from canaryproxy.measure.routing import VARIANTS, RouteTable
 from canaryproxy.release import circuit, rollout
@@ -44,24 +52,13 @@ class Notified(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """Inputs of a scrape apart from the counters; defaults stand for parts that a proxy may lack."""
+class ProcessSources:
+    """Inputs of a scrape that belong to no service."""
 
-    table: Callable[[], RouteTable]
-    status: Callable[[], Status]
-    view: Callable[[], Release]
-    endpoints: Callable[[], Sequence[EndpointRow]] = tuple
-    """The figures of each endpoint."""
-    checks: Callable[[], Sequence[Sequence[int]]] = lambda: ((0, 0), (0, 0))
-    """Health checks that failed and that passed, of stable and of the canary."""
+    proxy: Sequence[memoryview[int]]
+    """The counters of each worker that belong to no service (``Counters.proxy``)."""
     names: Callable[[], Sequence[NameState]] = tuple
     """How the look-ups of endpoints' names fare."""
-    events: Callable[[], Mapping[str, int]] = dict
-    """Records of the history since the process started, by event (``EventCounts.counts``)."""
-    outcomes: Callable[[], Mapping[str, int]] = dict
-    """Slots of ``judge.outcomes`` by name (``counters.slots``)."""
-    notified: Callable[[], Notified | None] = lambda: None
-    """The current notifier; a new one counts from zero."""
     certificates: Callable[[], Mapping[str, float]] = dict
     """Expiry of each certificate in use, in seconds since the epoch, by server name."""
     tasks: Callable[[], int] = int
@@ -70,9 +67,32 @@ class Sources:
     """Access-log lines dropped since the process started."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sources:
+    """Inputs of a scrape of one service; defaults stand for parts that a service may lack."""
+
+    service: str | None = None
+    """Its name; ``None`` if the configuration has no ``services``."""
+    workers: Callable[[], Sequence[Counters]]
+    """Its counters in each worker that has counted something; the others need no memory for them."""
+    table: Callable[[], RouteTable]
+    status: Callable[[], Status]
+    view: Callable[[], Release]
+    endpoints: Callable[[], Sequence[EndpointRow]] = tuple
+    """The figures of each endpoint."""
+    checks: Callable[[], Sequence[Sequence[int]]] = lambda: ((0, 0), (0, 0))
+    """Health checks that failed and that passed, of stable and of the canary."""
+    events: Callable[[], Mapping[str, int]] = dict
+    """Records of the history since the process started, by event (``EventCounts.counts``)."""
+    outcomes: Callable[[], Mapping[str, int]] = dict
+    """Slots of ``judge.outcomes`` by name (``counters.slots``)."""
+    notified: Callable[[], Notified | None] = lambda: None
+    """The current notifier; a new one counts from zero."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """The inputs of one scrape, taken at its beginning."""
+    """The inputs of one scrape of one service, taken at its beginning."""
 
     variants: tuple[Cells, Cells]
     """Counters of stable and canary, summed over the workers."""
@@ -82,12 +102,36 @@ class Scrape:
     """Those that belong to no service."""
     exemplars: Sequence[tuple[memoryview[int], memoryview[int]]]
     """Those of stable and canary, for each worker."""
+    process: ProcessSources
     sources: Sources
     table: RouteTable
     status: Status
     view: Release
     endpoints: Sequence[EndpointRow]
     events: Mapping[str, int]
+
+    @classmethod
+    def take(cls, process: ProcessSources, sources: Sources) -> Scrape:
+        """Take the inputs of a service."""
+        workers = sources.workers() or (_NOTHING,)
+        totals = Totals(workers)
+        return cls(
+            variants=totals.variants,
+            service=totals.service,
+            proxy=Total(process.proxy),
+            exemplars=tuple(worker.exemplars for worker in workers),
+            process=process,
+            sources=sources,
+            table=sources.table(),
+            status=sources.status(),
+            view=sources.view(),
+            endpoints=sources.endpoints(),
+            events=sources.events(),
+        )
+
+
+_NOTHING: Final = Counters()
+"""Counters of a service without requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +140,9 @@ class Histogram:
 
     buckets: Sequence[tuple[str, float] | tuple[str, float, Exemplar]]
     sum: float
+
+    def __bool__(self) -> bool:
+        return self.buckets[-1][1] > 0
 
 
 Sample = tuple[Sequence[str], float | Histogram]
@@ -207,7 +254,7 @@ def panic(scrape: Scrape) -> Iterable[Sample]:
 
 def names(value: Callable[[NameState], float]) -> Reader:
     """Return a reader for a value of each name of endpoints."""
-    return lambda scrape: [((one.name,), value(one)) for one in scrape.sources.names()]
+    return lambda scrape: [((one.name,), value(one)) for one in scrape.process.names()]
 
 
 def endpoint_responses(scrape: Scrape) -> Iterable[Sample]:
@@ -303,7 +350,7 @@ def http2_failed(scrape: Scrape) -> Iterable[Sample]:
 
 
 def certificates(scrape: Scrape) -> Iterable[Sample]:
-    return [((name,), expiry) for name, expiry in scrape.sources.certificates().items()]
+    return [((name,), expiry) for name, expiry in scrape.process.certificates().items()]
 
 
 def judged(*, event: bool) -> Reader:
@@ -406,34 +453,56 @@ def build_info(_scrape: Scrape) -> Iterable[Sample]:
     yield labels, 1
 
 
-_BOUNDS: Final = [*(f"{bound:g}" for bound in histogram.BOUNDS), "+Inf"]
+_THINNED: Final = 4
+"""Every so many bounds of the histograms are exposed of each of several services."""
+_NAMES: Final = tuple(f"{bound:g}" for bound in histogram.BOUNDS)
+
+
+def _bounds(every: int) -> tuple[tuple[int, str], ...]:
+    """Return the buckets at whose upper bound a cumulated count is exposed, and the bounds."""
+    last = len(histogram.BOUNDS)
+    return (*((at, _NAMES[at]) for at in range(0, last, every)), (last, "+Inf"))
+
+
+_ALL_BOUNDS: Final = _bounds(1)
+_FEW_BOUNDS: Final = _bounds(_THINNED)
 
 
 def buckets(offset: int) -> Reader:
     """Return a reader for the histogram at ``offset`` of each variant's counters."""
 
     def read(scrape: Scrape) -> Iterable[Sample]:
+        bounds = _ALL_BOUNDS if scrape.sources.service is None else _FEW_BOUNDS
         for at, (variant, cells) in enumerate(zip(VARIANTS, scrape.variants, strict=True)):
             exemplars = [both[at] for both in scrape.exemplars]
-            yield (variant,), _read_histogram(cells, offset, exemplars)
+            yield (variant,), _read_histogram(cells, offset, exemplars, bounds)
 
     return read
 
 
-def _read_histogram(cells: Cells, offset: int, exemplars: Sequence[memoryview[int]]) -> Histogram:
+def _read_histogram(
+    cells: Cells,
+    offset: int,
+    exemplars: Sequence[memoryview[int]],
+    bounds: Sequence[tuple[int, str]],
+) -> Histogram:
     buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
     counts = list(cells[offset : offset + histogram.BUCKETS])
-    for bucket, total in enumerate(accumulate(counts)):
-        found = _newest_exemplar(exemplars, offset, bucket) if counts[bucket] else None
-        entry = (_BOUNDS[bucket], float(total))
+    totals = list(accumulate(counts))
+    before = -1
+    for bucket, bound in bounds:
+        merged = range(before + 1, bucket + 1)
+        before = bucket
+        found = _newest_exemplar(exemplars, offset, [at for at in merged if counts[at]])
+        entry = (bound, float(totals[bucket]))
         buckets.append(entry if found is None else (*entry, found))
     return Histogram(buckets, cells[offset + histogram.SUM] / 1e6)
 
 
 def _newest_exemplar(
-    exemplars: Sequence[memoryview[int]], offset: int, bucket: int
+    exemplars: Sequence[memoryview[int]], offset: int, merged: Sequence[int]
 ) -> Exemplar | None:
-    kept = [counters.exemplar(cells, offset, bucket) for cells in exemplars]
+    kept = [counters.exemplar(cells, offset, bucket) for cells in exemplars for bucket in merged]
     newest = max((one for one in kept if one is not None), key=lambda one: one.time, default=None)
     if newest is None:
         return None

@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
@@ -19,6 +18,7 @@ from canaryproxy import config as configuration
 from canaryproxy.admin.app import AdminServer
 from canaryproxy.admin.collector import CounterCollector
 from canaryproxy.admin.exposition import registry
+from canaryproxy.admin.readers import ProcessSources
 from canaryproxy.config import Config
 from canaryproxy.config.text import weight
 from canaryproxy.control.controller import Status
@@ -111,14 +111,16 @@ class ControlPlane:
         self._admin = AdminServer(self._registry(), self._only.control, config.admin)
 
     def _registry(self) -> CollectorRegistry:
-        sources = replace(
-            self._only.sources(),
+        process = ProcessSources(
+            proxy=[worker.proxy for worker in self._block.all_workers],
             names=self._resolver.states,
             certificates=lambda: certificates.expiries(self.reloader.running, self.reloader.files),
             tasks=lambda: self._workers.tasks,
             log_lines_dropped=lambda: self._workers.log_lines_dropped,
         )
-        return registry(CounterCollector(self._only.counters, sources))
+        return registry(
+            CounterCollector(process, lambda: [one.sources for one in self.services.values()])
+        )
 
     @property
     def _only(self) -> ServiceControl:

@@ -22,7 +22,7 @@ from canaryproxy.control.reload import Reloader
 from canaryproxy.control.service import Control
 from canaryproxy.control.settings import first_table
 from canaryproxy.control.upstream_watch import UpstreamWatch
-from canaryproxy.measure.counters import Counters, Totals
+from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.shared_memory import AddressCell, Placement, ServiceBlock
 from canaryproxy.notify import Gates, Notifier
 from canaryproxy.runtime.health_checks import HealthChecks
@@ -58,9 +58,7 @@ class ServiceControl:
     ) -> None:
         self.config = config
         """The configuration in force."""
-        self.counters: list[Counters] = [worker.counters for worker in block.all_workers]
-        """Those of all workers, on both sides."""
-        totals = Totals(self.counters)
+        totals = Totals([worker.counters for worker in block.all_workers])
         self.plane = SharedPlane(config, block, workers, addresses)
         known = addresses.read()
         self.health = HealthChecks(self.plane.outs, {} if known is None else known[1])
@@ -79,6 +77,21 @@ class ServiceControl:
         self._endings: set[asyncio.Task[None]] = set()
         """Notifiers that a reload has replaced, while they deliver what is left."""
         self.control.subscribe(self._notify)
+        self.sources = Sources(
+            service=config.service,
+            workers=lambda: [
+                worker.counters for worker in self._block.all_workers if worker.is_used
+            ],
+            table=lambda: self.controller.table,
+            status=self.controller.status,
+            view=self.control.release_view,
+            endpoints=lambda: self.control.endpoints().endpoints,
+            checks=lambda: self.health.counts,
+            events=self._events.counts,
+            outcomes=lambda: self.controller.slots,
+            notified=lambda: self._notifier,
+        )
+        """The inputs of a scrape that belong to this service."""
 
     # Life
 
@@ -154,19 +167,6 @@ class ServiceControl:
             return
         for line in self._watch_upstreams.observe(monotonic(), variants):
             _log.log(line.level, "%s", line.text, extra={"fields": line.fields})
-
-    def sources(self) -> Sources:
-        """Return the inputs of a scrape that belong to this service."""
-        return Sources(
-            table=lambda: self.controller.table,
-            status=self.controller.status,
-            view=self.control.release_view,
-            endpoints=lambda: self.control.endpoints().endpoints,
-            checks=lambda: self.health.counts,
-            events=self._events.counts,
-            outcomes=lambda: self.controller.slots,
-            notified=lambda: self._notifier,
-        )
 
 
 def _controller(

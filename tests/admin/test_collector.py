@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf, log
@@ -22,7 +22,7 @@ from prometheus_client.samples import Exemplar
 
 from canaryproxy.admin.collector import METRICS, CounterCollector, EventCounts
 from canaryproxy.admin.exposition import registry, render
-from canaryproxy.admin.readers import Sources
+from canaryproxy.admin.readers import ProcessSources, Sources
 from canaryproxy.config.model import EventName
 from canaryproxy.control.controller import Status
 from canaryproxy.control.release_view import Variants
@@ -132,25 +132,35 @@ def filled() -> Counters:
     return made
 
 
-def sources() -> Sources:
+def process(workers: Sequence[Counters]) -> ProcessSources:
+    return ProcessSources(
+        proxy=[worker.proxy for worker in workers],
+        names=lambda: [NameState("http://cart:80", 3, 7, 12.5, "SERVFAIL")],
+        tasks=lambda: 6,
+        log_lines_dropped=lambda: 17,
+    )
+
+
+def sources(service: str | None = None, workers: Sequence[Counters] | None = None) -> Sources:
+    counted = workers or [filled()]
     return Sources(
+        service=service,
+        workers=lambda: counted,
         table=lambda: RouteTable(5.0),
         status=lambda: STATUS,
         view=lambda: RELEASE,
         endpoints=lambda: ENDPOINTS.endpoints,
-        names=lambda: [NameState("http://cart:80", 3, 7, 12.5, "SERVFAIL")],
         events=lambda: {"tripped": 2, "step": 4},
         outcomes=lambda: {"signup": 3},
         notified=Told,
-        tasks=lambda: 6,
-        log_lines_dropped=lambda: 17,
     )
 
 
 def collector(
     workers: list[Counters] | None = None, more: Sources | None = None
 ) -> CounterCollector:
-    return CounterCollector(workers or [filled()], more or sources())
+    one = more or sources(workers=workers)
+    return CounterCollector(process(one.workers()), lambda: [one])
 
 
 def exposition(accept: str, made: CounterCollector | None = None) -> tuple[str, str]:
@@ -392,7 +402,12 @@ def test_without_release_canary_and_judge() -> None:
         }
     )
     status = replace(STATUS, release=None, rollout=Rollout(), assessment=None)
-    more = Sources(table=lambda: RouteTable(0.0), status=lambda: status, view=lambda: nothing)
+    more = Sources(
+        workers=lambda: [filled()],
+        table=lambda: RouteTable(0.0),
+        status=lambda: status,
+        view=lambda: nothing,
+    )
     made = collector(more=more)
     found = samples(OPENMETRICS, made)
     assert (

@@ -57,11 +57,11 @@ def test_format_by_accept(accept: str, expected: str) -> None:
         ("gzip;q=nan", False),
     ],
 )
-def test_a_scrape_is_compressed_only_if_the_client_accepts_it(
+async def test_a_scrape_is_compressed_only_if_the_client_accepts_it(
     accepted: str, compressed: bool
 ) -> None:
     source = registry(collector())
-    body, fields = scrape(source, TEXT, accepted)
+    body, fields = await scrape(source, TEXT, accepted)
     assert ("Content-Encoding" in fields) is compressed
     assert fields["Vary"] == "Accept, Accept-Encoding"
     text = (gzip.decompress(body) if compressed else body).decode()
