@@ -96,18 +96,18 @@ class ClientConnection(ResponseSink):
         self.transport = cast(asyncio.Transport, transport)
         context = self._context
         self.peer = peer_of(self.transport, context.trusted_proxies, self._header)
-        context.counters.proxy[counters.CONNECTIONS_OPENED] += 1
+        context.proxy_cells[counters.CONNECTIONS_OPENED] += 1
         full = context.is_full()
         context.connections.add(self)
         self.deadline = monotonic() + context.limits.header_timeout
         if full:
-            context.counters.proxy[counters.CONNECTIONS_REFUSED] += 1
+            context.proxy_cells[counters.CONNECTIONS_REFUSED] += 1
             self._refuse(Refusal(503, "too many connections"), b"")
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         context = self._context
         context.connections.discard(self)
-        context.counters.proxy[counters.CONNECTIONS_CLOSED] += 1
+        context.proxy_cells[counters.CONNECTIONS_CLOSED] += 1
         self._state = _CLOSED
         self.deadline = inf
         self._pending.put(b"")
@@ -203,23 +203,24 @@ class ClientConnection(ResponseSink):
         now = monotonic()
         fields = request.fields
         has_body = fields.length > 0 or fields.chunked
-        exchange = self._exchange = dispatch(context, self, request, now, has_body)
+        service = context.only
+        exchange = self._exchange = dispatch(service, self, request, now, has_body)
         context.in_flight += 1
         if not has_body:
             self._state = _RESPONSE
             self.deadline = now + context.first_byte_timeout
-            if context.load.sheds:
-                begin(context, exchange)
+            if service.load.sheds:
+                begin(service, exchange)
             else:  # written out, as of ``begin``
                 exchange.start()
-            if context.mirror is not None:
-                context.mirror.offer(request, exchange.routing, now)
+            if service.mirror is not None:
+                service.mirror.offer(request, exchange.routing, now)
             return
         limits = context.limits
         self.deadline = now + (limits.first_byte_timeout if fields.expect else limits.body_timeout)
         self._state = _BODY
         self._decoder = _decoder_of(fields)
-        begin(context, exchange)
+        begin(service, exchange)
         if self._pending.data and self._exchange is exchange:
             self._body(self._pending.take())
 

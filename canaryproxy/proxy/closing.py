@@ -62,7 +62,7 @@ class LingeringClose(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._context.connections.discard(self)
-        self._context.counters.proxy[counters.CONNECTIONS_CLOSED] += 1
+        self._context.proxy_cells[counters.CONNECTIONS_CLOSED] += 1
 
     def data_received(self, data: bytes) -> None:  # noqa: ARG002
         self._active = True

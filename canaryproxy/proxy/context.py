@@ -1,4 +1,4 @@
-"""State shared by the connections of one worker."""
+"""State shared by the connections of one worker, and by the exchanges of one service."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from canaryproxy.measure.rescue import RescueRules
 from canaryproxy.measure.shedding import LoadLimits
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.error_log import ErrorLog
-from canaryproxy.proxy.head_ends import HeadEnds
+from canaryproxy.proxy.head_ends import HeadEnds, VariantEnds
 from canaryproxy.proxy.interfaces import Connection, Receiver
 from canaryproxy.proxy.long_lived import LongLivedExchanges
 from canaryproxy.proxy.mirror import Mirror
@@ -20,15 +20,14 @@ from canaryproxy.proxy.trial_rules import TrialRules
 
 
 class WorkerContext:
-    """State that connections and exchanges read. ``DataPath`` fills it from the configuration.
+    """State of a worker that connections and exchanges read. ``DataPath`` fills it from the configuration.
 
-    They change nothing here but ``connections``, ``long_lived``, ``in_flight`` and ``overdue``.
+    They change nothing here but ``connections``, ``in_flight`` and ``overdue``.
     """
 
     __slots__ = (
         "access_log",
         "connections",
-        "counters",
         "draining",
         "error_log",
         "first_byte_timeout",
@@ -36,20 +35,11 @@ class WorkerContext:
         "idle_timeout",
         "in_flight",
         "limits",
-        "load",
-        "long_lived",
         "max_requests",
-        "mirror",
+        "only",
         "overdue",
-        "pools",
+        "proxy_cells",
         "request_parser",
-        "rescue",
-        "rescue_after",
-        "response_ends",
-        "response_parsers",
-        "router",
-        "tallies",
-        "trial_rules",
         "trusted_proxies",
     )
 
@@ -61,47 +51,89 @@ class WorkerContext:
     trusted_proxies: TrustedProxies
     """The proxies before us whose forwarding fields are believed."""
     request_parser: RequestHeadCache
-    trial_rules: TrialRules
-    """Which requests count for the judge."""
-    mirror: Mirror | None
-    """Copies requests for the canary, if that is configured."""
-    pools: tuple[Pool, Pool]
-    """The endpoints of stable and of the canary."""
-    rescue: RescueRules
-    """Which requests the other variant may answer, and how many."""
-    rescue_after: float
-    """Seconds to the first byte after which the canary has failed, if stable can answer; may be ``inf``."""
+    only: ServiceContext
+    """The service of all requests."""
 
-    def __init__(
-        self,
-        counters: Counters,
-        access_log: AccessLog | None,
-        router: Router,
-        response_parsers: tuple[ResponseHeadCache, ResponseHeadCache],
-    ) -> None:
-        self.counters = counters
-        self.tallies = (Tally(counters.stable), Tally(counters.canary))
-        """Writes the counters of each variant."""
-        self.long_lived = LongLivedExchanges(self.tallies)
-        """The tunnels and endless responses, which follow their users."""
+    def __init__(self, proxy_cells: memoryview[int], access_log: AccessLog | None) -> None:
+        self.proxy_cells = proxy_cells
+        """The counters that belong to no service (``WorkerCells.proxy``)."""
         self.access_log = access_log
         self.error_log = ErrorLog()
         self.head_ends = HeadEnds()
-        self.response_ends = self.head_ends.responses
-        """``head_ends.responses``, read with each response."""
-        self.router = router
-        self.response_parsers = response_parsers
-        """By variant, as what caches may keep of its responses differs."""
         self.connections: set[Connection] = set()
         """The clients' connections, those included whose handshake is not complete."""
         self.in_flight = 0
         """Requests being answered, tunnels included."""
         self.overdue: list[Receiver] = []
         """Exchanges whose canary has had its time to answer, found by ``mark_late``."""
-        self.load = LoadLimits()
-        """How many requests stable and the canary may have in flight."""
         self.draining = False
         """The worker shuts down: connections close after their current response."""
+
+    def is_full(self) -> bool:
+        """Tell whether there are as many connections as there may be."""
+        return len(self.connections) >= self.limits.max_connections
+
+
+class ServiceContext:
+    """State of a service in a worker that its exchanges read. ``ServicePath`` fills it.
+
+    They change nothing here but ``long_lived``. It lasts as long as its last exchange, even if the
+    configuration has dropped the service meanwhile.
+    """
+
+    __slots__ = (
+        "counters",
+        "head_ends",
+        "load",
+        "long_lived",
+        "mirror",
+        "name",
+        "pools",
+        "rescue",
+        "rescue_after",
+        "response_ends",
+        "response_parsers",
+        "router",
+        "tallies",
+        "trial_rules",
+        "worker",
+    )
+
+    trial_rules: TrialRules
+    """Which requests count for the judge."""
+    mirror: Mirror | None
+    """Copies requests for the canary, if that is configured."""
+    rescue: RescueRules
+    """Which requests the other variant may answer, and how many."""
+    rescue_after: float
+    """Seconds to the first byte after which the canary has failed, if stable can answer; may be ``inf``."""
+    head_ends: VariantEnds
+    response_ends: list[bytes]
+    """``head_ends.responses``, read with each response."""
+
+    def __init__(
+        self,
+        worker: WorkerContext,
+        name: str | None,
+        counters: Counters,
+        router: Router,
+        response_parsers: tuple[ResponseHeadCache, ResponseHeadCache],
+    ) -> None:
+        self.worker = worker
+        self.name = name
+        """In a configuration of one service that has no name, ``None``."""
+        self.counters = counters
+        self.tallies = (Tally(counters.stable), Tally(counters.canary))
+        """Writes the counters of each variant."""
+        self.long_lived = LongLivedExchanges(self.tallies)
+        """The tunnels and endless responses, which follow their users."""
+        self.router = router
+        self.response_parsers = response_parsers
+        """By variant, as what caches may keep of its responses differs."""
+        self.pools = (Pool((), by_hash=False), Pool((), by_hash=False))
+        """The endpoints of stable and of the canary."""
+        self.load = LoadLimits()
+        """How many requests stable and the canary may have in flight."""
 
     def observe_load(self, now: float) -> None:
         """Look at what both variants have in flight and answer; ``now`` in monotonic seconds."""
@@ -112,7 +144,3 @@ class WorkerContext:
         """Return the requests of one variant that are being answered, tunnels left out."""
         values = self.tallies[variant].values
         return values[ROUTED] - values[FINISHED]
-
-    def is_full(self) -> bool:
-        """Tell whether there are as many connections as there may be."""
-        return len(self.connections) >= self.limits.max_connections

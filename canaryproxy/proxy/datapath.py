@@ -5,44 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from math import inf
 from time import monotonic
 from typing import Final, cast
 
-from canaryproxy.config import Config, Limits, Listener, Sticky, Variant
-from canaryproxy.config import Endpoint as EndpointConfig
-from canaryproxy.config.secrets import signing_keys
+from canaryproxy.config import Config, Limits, Listener
 from canaryproxy.http1.forwarding import TrustedProxies
-from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
+from canaryproxy.http1.head_cache import RequestHeadCache
 from canaryproxy.http1.request import RequestParser, Tolerated
 from canaryproxy.measure import counters
 from canaryproxy.measure.compiled import COMPILED
-from canaryproxy.measure.conditions import MatchRules
-from canaryproxy.measure.rescue import Patience, RescueRules
-from canaryproxy.measure.resolved import Addresses, expand
-from canaryproxy.measure.route_names import RouteNames
-from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
-from canaryproxy.measure.shared_memory import ServiceCells, TableCell
+from canaryproxy.measure.resolved import Addresses
+from canaryproxy.measure.shared_memory import WorkerCells
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.body_sampler import BodySampler
 from canaryproxy.proxy.client_connection import HTTP1, HTTP2, ClientConnection
 from canaryproxy.proxy.context import WorkerContext
-from canaryproxy.proxy.endpoint import Endpoint
 from canaryproxy.proxy.handshake import Handshake, ListenerFilters
-from canaryproxy.proxy.http2_upstream import Http2Upstream
-from canaryproxy.proxy.interfaces import ConnectionSource, SharedConnection, UpstreamLink
 from canaryproxy.proxy.listener import BACKLOG
-from canaryproxy.proxy.mirror import Mirror
-from canaryproxy.proxy.pool import Pool
-from canaryproxy.proxy.probes import ProbeRules
-from canaryproxy.proxy.routing import Router
-from canaryproxy.proxy.sharing import Sharing
+from canaryproxy.proxy.service_path import Service, ServicePath, signer_of
 from canaryproxy.proxy.signing import Signer
-from canaryproxy.proxy.sticky import CookieJar, cookie_stripper, key_reader
-from canaryproxy.proxy.trial_rules import TrialRules
-from canaryproxy.proxy.upstream_connection import UpstreamConnection
+from canaryproxy.proxy.sticky import cookie_stripper
 from canaryproxy.tls import files as certificates
 from canaryproxy.tls.contexts import ContextCache, server_context
 from canaryproxy.tls.files import Files
@@ -67,105 +51,66 @@ _FLUSH: Final = 0.05
 class DataPath:
     """Carries the requests of one worker, by a configuration that can be replaced while it runs.
 
-    ``cells`` is where it counts and leaves its records; ``access_log`` gets an entry for each request that
-    ends. ``table`` is where route tables are published, possibly by another process: each takes effect with
-    the next request.
-    ``users``: users tried for the metric errors, users exposed, users converted.
+    ``cells`` are the worker's; ``access_log`` gets an entry for each request that ends. ``files`` are those
+    of TLS, read anew by default.
     """
 
     __slots__ = (
-        "_addresses",
-        "_closer",
-        "_config",
         "_drained",
-        "_files",
         "_filters",
         "_loop",
-        "_mirror",
-        "_patience",
-        "_records",
-        "_rescue_after",
-        "_routes",
         "_sampler",
         "_servers",
-        "_sharing",
         "_sweep_every",
         "_sweeper",
         "_tls_contexts",
         "context",
+        "services",
     )
 
     def __init__(
         self,
         config: Config,
+        services: Sequence[Service],
         loop: asyncio.AbstractEventLoop,
-        cells: ServiceCells,
-        table: RouteTable | TableCell,
+        cells: WorkerCells,
         access_log: AccessLog | None = None,
         files: Files | None = None,
     ) -> None:
         self._loop = loop
-        if isinstance(table, TableCell):
-            cell = table
-        else:
-            cell = TableCell()
-            cell.publish(table)
-        self._sharing = sharing = Sharing()
-        self.context = WorkerContext(
-            cells.counters,
-            access_log,
-            Router(cell, cells.counters.service, sharing),
-            sharing.parsers,
-        )
-        cells.mark_used()
-        self._records = cells.records
-        self._routes = RouteNames(cells.names)
-        self.context.pools = (Pool((), by_hash=False), Pool((), by_hash=False))
+        self.context = WorkerContext(cells.proxy, access_log)
+        self.services: dict[str, ServicePath] = {}
         self._tls_contexts = ContextCache()
         self._filters: tuple[ListenerFilters | None, ...] = ()
         """What precedes HTTP, by listener; ``None``: nothing."""
         self._sampler = BodySampler()
-        self._mirror = Mirror(cells.counters)
-        self._patience = Patience()
-        self._rescue_after: float | None = None
-        """Seconds, ``None``: those of ``_patience``."""
         self._servers: list[asyncio.Server] = []
         self._drained: asyncio.Event = asyncio.Event()
         """No connection is left."""
         self._sweeper: asyncio.TimerHandle | None = None
-        self._closer: asyncio.TimerHandle | None = None
-        """Closes long-lived connections whose users have moved, while there are any."""
-        if files is None:
-            files = certificates.read(config)
-        self._addresses: Addresses = {}
-        self._configure(config, counters.slots(list(config.judge.outcomes), {}), files)
+        self._configure(config, services, certificates.read(config) if files is None else files)
 
     # Configuration
 
     def reconfigure(
-        self, config: Config, slots: Mapping[str, int], files: Files | None = None
+        self, config: Config, services: Sequence[Service], files: Files | None = None
     ) -> None:
         """Serve by another configuration from the next request on; requests in flight are not affected.
 
-        ``slots`` are those of the outcomes, ``files`` those of TLS, read anew by default. Listening sockets
-        stay as they are.
+        Listening sockets stay as they are.
         """
-        self._configure(config, slots, certificates.read(config) if files is None else files)
+        self._configure(config, services, certificates.read(config) if files is None else files)
         for connection in self.context.connections:
             connection.renew_peer()
 
     def resolve(self, addresses: Addresses) -> None:
-        """Make these the endpoints behind names, from the next request on.
+        """Make these the endpoints behind names, from the next request on."""
+        for one in self.services.values():
+            one.resolve(addresses)
 
-        Requests at addresses that are gone end as they would have.
-        """
-        if addresses != self._addresses:
-            self._addresses = addresses
-            self._fill_pools(self._config)
-
-    def _configure(self, config: Config, slots: Mapping[str, int], files: Files) -> None:
+    def _configure(self, config: Config, services: Sequence[Service], files: Files) -> None:
         context, limits = self.context, config.limits
-        tls = ContextCache(self._tls_contexts)
+        tls = self._tls_contexts = ContextCache(self._tls_contexts)
         self._filters = tuple(_filters(listener, files, tls) for listener in config.listen)
         context.limits = limits
         context.max_requests = limits.max_requests
@@ -174,45 +119,28 @@ class DataPath:
         context.trusted_proxies = TrustedProxies(
             config.forwarded.trust, by_forwarded=config.forwarded.client_from == "Forwarded"
         )
-        context.load.configure(limits.shed_after)
-        context.rescue = RescueRules(
-            config.rescue, reversible=config.reversible, workers=config.worker_count
+        context.head_ends.configure(
+            config.forwarded.via, {one.config.split.variant_header for one in services}
         )
-        self._rescue_after = config.rescue.after
-        context.rescue_after = inf
-        context.head_ends.configure(config)
-        self._sharing.configure(
-            config.split,
-            config.circuit,
-            has_canary=config.variants.canary is not None,
-            table=context.router.table,
-        )
-        context.long_lived.configure(config.circuit)
-        context.trial_rules = TrialRules(config, slots, self._sampler, self._records, self._routes)
-        signer = _signer(config.split.sticky, files)
-        self._configure_router(config, signer)
-        tolerate = self._tolerate if config.strict == "report" else None
+        for one in services:
+            path = self.services.get(one.name)
+            if path is None:
+                path = ServicePath(one, context, self._loop, self._sampler)
+                self.services[one.name] = path
+            path.configure(one, files, tls)
+            context.only = path.context
+        (only,) = services
         context.request_parser = _request_parser(
-            config, signer, context.head_ends.requests, tolerate
+            only.config,
+            signer_of(only.config.split.sticky, files),
+            context.head_ends.requests,
+            self._tolerate if config.strict == "report" else None,
         )
-        self._config, self._files, self._tls_contexts = config, files, tls
-        self._fill_pools(config)
         self._sweep_every = _sweep_every(limits)
-
-    def _fill_pools(self, config: Config) -> None:
-        context = self.context
-        context.pools = (
-            self._pool(STABLE, config.variants.stable),
-            self._pool(CANARY, config.variants.canary),
-        )
-        self._refresh_pools()
-        self._mirror.configure(config.mirror.percent, context.pools[1], context.first_byte_timeout)
-        mirrors = config.mirror.percent > 0 and context.pools[1].endpoints
-        context.mirror = self._mirror if mirrors else None
 
     def _tolerate(self, reason: Tolerated) -> None:
         """Count a request that ``strict: enforce`` would refuse; the log has the first of each kind."""
-        cells, at = self.context.counters.proxy, counters.TOLERATED + reason
+        cells, at = self.context.proxy_cells, counters.TOLERATED + reason
         cells[at] += 1
         if cells[at] == 1:
             _log.warning(
@@ -221,74 +149,7 @@ class DataPath:
                 _TOLERATED_TEXTS[reason],
             )
 
-    def _configure_router(self, config: Config, signer: Signer | None) -> None:
-        sticky = config.split.sticky
-        mints = sticky.cookie is not None and sticky.set_
-        probes, proxies = config.split.probes, self.context.trusted_proxies
-        self.context.router.configure(
-            key_reader(sticky, proxies, signer),
-            CookieJar(sticky, signer) if mints else None,
-            MatchRules(config.split.match),
-            self.context.trial_rules.outcomes,
-            probes=None if probes is None else ProbeRules(probes, proxies),
-            proxies=proxies,
-            key_is_in_headers=not sticky.address,
-        )
-
-    def _pool(self, which: int, variant: Variant | None) -> Pool:
-        """Return the variant's pool; endpoints that it had before keep their connections and their state."""
-        known = {endpoint.config: endpoint for endpoint in self.context.pools[which].endpoints}
-        wanted = expand(variant.endpoints, self._addresses) if variant is not None else ()
-        limits, parser = self.context.limits, self.context.response_parsers[which]
-        endpoints = [
-            known[one]
-            if one in known
-            else Endpoint(one, limits, self._loop, _protocol(one, parser))
-            for one in wanted
-        ]
-        for one, endpoint in known.items():
-            if one not in wanted:
-                endpoint.close()
-        by_hash = variant is not None and variant.balance == "hash"
-        slow_start = 0.0 if variant is None else variant.slow_start
-        pool = Pool(endpoints, by_hash=by_hash, slow_start=slow_start)
-        tls = None if variant is None else variant.tls
-        for one, endpoint in zip(wanted, endpoints, strict=True):
-            endpoint.standing.was_up &= not known or one in known
-            endpoint.config = one  # with the rank and the weight of now
-            endpoint.limit(limits)
-            endpoint.standing.by_hash = by_hash
-            context = self._tls_contexts.client(endpoint.config, tls, self._files)
-            endpoint.secure(context, None if tls is None else tls.server_name)
-            endpoint.on_change = self._refresh_pools
-        return pool
-
-    def _refresh_pools(self) -> None:
-        """Look again at which endpoints are up.
-
-        Stable answers for a canary without any: it is tried all the same only if stable has none either.
-        """
-        now = monotonic()
-        stable, canary = self.context.pools
-        stable.refresh(now, may_panic=True)
-        canary.refresh(now, may_panic=stable.panic)
-
     # The control plane's side
-
-    def publish(self, table: RouteTable) -> None:
-        """Route by this table from the next request on."""
-        self.context.router.publish(table)
-
-    def take_out(self, outs: Mapping[tuple[int, int], int]) -> None:
-        """Take these endpoints, as ``OutCell.read`` returns them, out of service and all others back in."""
-        changed = False
-        for variant, pool in enumerate(self.context.pools):
-            for endpoint in pool.endpoints:
-                why, standing = outs.get((variant, endpoint.identity), 0), endpoint.standing
-                changed |= why != standing.out
-                standing.out = why
-        if changed:
-            self._refresh_pools()
 
     def tick(self) -> None:
         """Begin a tick of the judge: count the requests that are late by now, not when they end.
@@ -297,34 +158,19 @@ class DataPath:
         long-lived connections follow their users.
         """
         now = monotonic()
-        slow = self.context.router.current().slow
-        for pool, slow_from in zip(self.context.pools, slow, strict=True):
-            pool.tick(now, slow_from)
-        self._renew_rescue(now)
-        self.context.observe_load(now)
+        services = list(self.services.values())
+        for one in services:
+            one.begin_tick(now)
         for connection in self.context.connections:
             connection.mark_late(now)
         self._sampler.tick()
-        self._records.flush()
+        for one in services:
+            one.flush()
         overdue, self.context.overdue = self.context.overdue, []
         for exchange in overdue:
             exchange.wait_no_longer()
-        if self.context.long_lived.look(self.context.router.current(), now) and not self._closer:
-            self._close_due()
-
-    def _close_due(self) -> None:
-        """Close the long-lived connections whose turn it is."""
-        more = self.context.long_lived.close_due(monotonic())
-        self._closer = self._loop.call_later(_CLOSE_EVERY, self._close_due) if more else None
-
-    def _renew_rescue(self, now: float) -> None:
-        """Update what rescue derives from stable's requests."""
-        context = self.context
-        stable = context.tallies[STABLE].values
-        context.rescue.budget.observe(now, stable[counters.ROUTED])
-        self._patience.observe(now, stable)
-        after = self._patience.seconds if self._rescue_after is None else self._rescue_after
-        context.rescue_after = after if after < context.first_byte_timeout else inf
+        for one in services:
+            one.end_tick(now)
 
     # Connections
 
@@ -359,10 +205,8 @@ class DataPath:
         context.head_ends.renew()
         for connection in [c for c in context.connections if c.deadline < now]:
             connection.sweep(now)
-        self._mirror.sweep(now)
-        for pool in context.pools:
-            for endpoint in pool.endpoints:
-                endpoint.sweep(now)
+        for service in self.services.values():
+            service.sweep(now)
         if context.draining and not context.connections:
             self._drained.set()
         self._sweeper = self._loop.call_later(self._sweep_every, self._sweep)
@@ -401,17 +245,14 @@ class DataPath:
             )
         clean = not context.connections
         if not clean:
-            context.long_lived.end_all()
+            for service in self.services.values():
+                service.end_long_lived()
             await asyncio.sleep(_FLUSH)
         self.abort()
-        self._records.flush()
-        self._mirror.end()
-        for pool in context.pools:
-            for endpoint in pool.endpoints:
-                endpoint.close()
-        for timer in (self._sweeper, self._closer):
-            if timer is not None:
-                timer.cancel()
+        for service in self.services.values():
+            service.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         return clean
 
 
@@ -436,15 +277,6 @@ def _filters(
     return ListenerFilters(listener.proxy_protocol, context, takes)
 
 
-def _protocol(
-    endpoint: EndpointConfig, parser: ResponseHeadCache
-) -> Callable[[ConnectionSource], UpstreamLink | SharedConnection]:
-    """Return what makes the protocol of a connection to an endpoint."""
-    if endpoint.is_http2:
-        return lambda source: Http2Upstream(source, parser)
-    return lambda source: UpstreamConnection(source, parser)
-
-
 def _request_parser(
     config: Config,
     signer: Signer | None,
@@ -463,14 +295,6 @@ def _request_parser(
         cookie_matters=cookie_matters,
         # Compiled, reading a plain cookie costs no more than finding its block among thousands.
         remember_cookies=cookie_matters or signer is not None or not COMPILED,
-    )
-
-
-def _signer(sticky: Sticky, files: Files) -> Signer | None:
-    if sticky.sign is None:
-        return None
-    return Signer(
-        signing_keys(files.get(sticky.sign.key_file, b"")), (sticky.cookie or "").encode()
     )
 
 

@@ -27,8 +27,8 @@ class EndlessResponse(Tunnel):
         """Take note that the response does not end by itself; ``boundaries`` has read what was sent of it."""
         self._boundaries = boundaries
         self._state = STREAMING
-        self._context.tallies[self.variant].add(counters.STREAMS_OPENED)
-        self._context.long_lived.add(self)
+        self.service.tallies[self.variant].add(counters.STREAMS_OPENED)
+        self.service.long_lived.add(self)
 
     def stream_data(self, data: bytes, *, complete: bool) -> tuple[bytes, bool]:
         """Return what the client gets of this part of the body, and whether the response ends with it."""
@@ -43,8 +43,8 @@ class EndlessResponse(Tunnel):
 
     def end_stream(self) -> None:
         """Take note that the response is over."""
-        self._context.tallies[self.variant].add(counters.STREAMS_CLOSED)
-        self._context.long_lived.remove(self)
+        self.service.tallies[self.variant].add(counters.STREAMS_CLOSED)
+        self.service.long_lived.remove(self)
 
     def _break_off(self, reason: Reason, now: float, *, framed: bool) -> None:  # noqa: ARG002
         """End a response that cannot be completed, so that the client does not take it for complete."""
@@ -66,6 +66,6 @@ class EndlessResponse(Tunnel):
 
     def _stream_ended_by_proxy(self, *, cleanly: bool) -> None:
         self.leaving = CLOSED
-        self._context.long_lived.ended_by_proxy(self, cleanly=cleanly)
+        self.service.long_lived.ended_by_proxy(self, cleanly=cleanly)
         self.record_gone(0.0)
         self.routing, self._outcomes = self.routing.without_record(), ()

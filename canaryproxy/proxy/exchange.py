@@ -43,7 +43,7 @@ from canaryproxy.measure.routing import NOT_SHARED, STABLE, Routing
 from canaryproxy.measure.shedding import retry_after
 from canaryproxy.proxy import retry
 from canaryproxy.proxy.access_log import id_and_size
-from canaryproxy.proxy.context import WorkerContext
+from canaryproxy.proxy.context import ServiceContext
 from canaryproxy.proxy.endpoint import Endpoint
 from canaryproxy.proxy.framing import (
     AS_RECEIVED,
@@ -76,7 +76,7 @@ class Exchange(Rescuer):
 
     def __init__(
         self,
-        context: WorkerContext,
+        service: ServiceContext,
         sink: ResponseSink,
         request: Request,
         routing: Routing,
@@ -84,7 +84,7 @@ class Exchange(Rescuer):
         now: float,
         has_body: bool,
     ) -> None:
-        self._context = context
+        self.service = service
         self._sink = sink
         self.request = request
         self.routing = routing
@@ -92,16 +92,16 @@ class Exchange(Rescuer):
         self._state = WAITING
         self._started = self._received = now
         self._request_done = not has_body
-        self._replay = ReplayBuffer(context.rescue.replay_buffer) if has_body else None
+        self._replay = ReplayBuffer(service.rescue.replay_buffer) if has_body else None
         self._upstream = None
         self._endpoint = None
         self._tried = ()
         self._continued = False
         self._flags = records.BODILESS if request.method == b"HEAD" else 0
-        self._rules = context.trial_rules
+        self._rules = service.trial_rules
         self._outcomes = outcomes
         self._response = None
-        self._tally = tally = context.tallies[variant]
+        self._tally = tally = service.tallies[variant]
         # ``Tally.add``, written out: each call is dear where this is not compiled.
         values = tally.values
         values[ROUTED] = tally.cells[ROUTED] = values[ROUTED] + 1
@@ -132,7 +132,7 @@ class Exchange(Rescuer):
         if self._request_done:
             self.record_late(now - self._received)
             if self._is_overdue(now):
-                self._context.overdue.append(self)
+                self.service.worker.overdue.append(self)
 
     # The response, from the upstream
 
@@ -141,7 +141,7 @@ class Exchange(Rescuer):
     ) -> None:
         now = monotonic()
         status = response.status
-        context, variant = self._context, self.variant
+        service, variant = self.service, self.variant
         self._response = response
         self._first_byte = now - self._received
         self._size = len(body)
@@ -157,7 +157,7 @@ class Exchange(Rescuer):
         self._state = RESPONDING
         self._responded_at = now
         request = self.request
-        head, end = response.head, context.response_ends[response.end + variant]
+        head, end = response.head, service.response_ends[response.end + variant]
         if (
             response.length < 0
             or self.routing.cookie
@@ -165,7 +165,7 @@ class Exchange(Rescuer):
             or request.http10
             or not request.fields.ordinary
             or not self._request_done
-            or context.draining
+            or service.worker.draining
         ):
             if request.fields.binds:
                 self._bind()
@@ -195,12 +195,12 @@ class Exchange(Rescuer):
         framing = AS_RECEIVED if self._sink.peer.http2 else framing_of(request, response)
         self._framing = framing
         self._close = framing == BY_CLOSE or self._closes()
-        lines = self._context.response_ends[response.end + self.variant][:-2]
+        lines = self.service.response_ends[response.end + self.variant][:-2]
         # A cache may keep an immutable response for all: a user gets the cookie with the next response.
         if response.sharing != IMMUTABLE and self.routing.cookie != NOT_SHARED:
             lines += self.routing.cookie
         lines += framing_line(request, response, framing)
-        if self.variant != self.routing.variant and self._context.rescue.header:
+        if self.variant != self.routing.variant and self.service.rescue.header:
             lines += _RESCUED
         return lines + connection_line(request, close=self._close) + b"\r\n"
 
@@ -266,10 +266,10 @@ class Exchange(Rescuer):
         self._count_on_endpoint(101, now - self._received)
         self._responded_at = now
         self.begin_tunnel(response.upgrade, data)
-        lines = self._context.response_ends[response.end + self.variant][:-2] + self.routing.cookie
+        lines = self.service.response_ends[response.end + self.variant][:-2] + self.routing.cookie
         if self._rescued:
             self._tally.add(self._rescued)
-            if self._context.rescue.header:
+            if self.service.rescue.header:
                 lines += _RESCUED
         head = response.head + lines
         head += b"Connection: upgrade\r\nUpgrade: " + response.upgrade + b"\r\n\r\n"
@@ -288,7 +288,7 @@ class Exchange(Rescuer):
     def timed_out(self) -> None:
         """The upstream sent nothing in time."""
         reason = Reason.BODY_TIMEOUT if self.responding else Reason.FIRST_BYTE_TIMEOUT
-        self._failed(reason, _waited(reason, self._context.limits))
+        self._failed(reason, _waited(reason, self.service.worker.limits))
 
     def client_gone(self) -> None:
         """The client closed its connection: drop the request."""
@@ -314,12 +314,12 @@ class Exchange(Rescuer):
         if self.responding:  # the client would take an error for the rest of the response
             self._sink.break_off(framed=self.framed)
         else:
-            refuse_body(self._context, self._sink, refusal, self.request)
+            refuse_body(self.service.worker, self._sink, refusal, self.request)
             self._sink.linger()
 
     def _failed(self, reason: Reason, detail: str = "") -> None:
         """An attempt failed: count it, then try what may still answer the client."""
-        self._context.tallies[self.variant].add(counters.ERRORS + reason)
+        self.service.tallies[self.variant].add(counters.ERRORS + reason)
         self._drop_upstream()
         endpoint = self._endpoint
         self._leave_endpoint()
@@ -341,7 +341,7 @@ class Exchange(Rescuer):
         if endpoint is not None:
             self._tried = (*self._tried, endpoint)
         rescue = self._needs_rescue(reason)
-        if rescue and self._context.rescue.budget.take(now, self._routed_to_stable()):
+        if rescue and self.service.rescue.budget.take(now, self._routed_to_stable()):
             count_failure(self, reason, now, now, records.RESCUED | _unreached(self, reason))
             self._ask_other(counters.RESCUED)
         elif (
@@ -365,7 +365,7 @@ class Exchange(Rescuer):
         count_failure(self, reason, now, now, _unreached(self, reason))
         self._state = FINISHED
         close = self._closes()
-        lines = self._context.head_ends.variant_lines[self.variant]
+        lines = self.service.head_ends.variant_lines[self.variant]
         if reason != Reason.SHED:  # a new user that comes again is as new as he was
             lines += self.routing.cookie
         if not close:
@@ -407,7 +407,7 @@ def _own_error(exchange: Exchange, reason: Reason, lines: bytes, *, close: bool)
     return error_response(
         STATUS_OF[reason],
         CLIENT_TEXT[reason],
-        exchange._context.head_ends.date,
+        exchange.service.worker.head_ends.date,
         label=reason.label,
         close=close,
         head_only=exchange.request.method == b"HEAD",
@@ -438,7 +438,7 @@ def count_failure(
 def _keep_exemplars(exchange: Exchange, waited: float, took: float) -> None:
     """Keep the request's trace beside the buckets that count it."""
     trace = exchange.request.sampled
-    cells = exchange._context.counters.exemplars[exchange.variant]
+    cells = exchange.service.counters.exemplars[exchange.variant]
     now = time()
     counters.keep_exemplar(cells, counters.FIRST_BYTE, waited, trace, now)
     counters.keep_exemplar(cells, counters.DURATION, took, trace, now)
@@ -464,7 +464,7 @@ def _log_failure(
         request_id = (exchange.request.fields.field(b"x-request-id") or b"")[:_LONGEST_ID]
     else:
         request_id, _ = id_and_size(response)
-    exchange._context.error_log.failed(
+    exchange.service.worker.error_log.failed(
         now,
         request_id,
         exchange._status if response is None else STATUS_OF[reason],

@@ -37,7 +37,7 @@ from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import Routing
 from canaryproxy.proxy.access_log import CLIENT_CLOSED
-from canaryproxy.proxy.context import WorkerContext
+from canaryproxy.proxy.context import ServiceContext
 from canaryproxy.proxy.exchange import count_failure
 from canaryproxy.proxy.interfaces import CLOSED, ResponseSink, UpstreamLink
 from canaryproxy.proxy.logged_exchange import LoggedExchange
@@ -65,7 +65,7 @@ class GrpcExchange(LoggedExchange):
 
     def __init__(
         self,
-        context: WorkerContext,
+        service: ServiceContext,
         sink: ResponseSink,
         request: Request,
         routing: Routing,
@@ -73,7 +73,7 @@ class GrpcExchange(LoggedExchange):
         now: float,
         has_body: bool,
     ) -> None:
-        super().__init__(context, sink, request, routing, outcomes, now, has_body)
+        super().__init__(service, sink, request, routing, outcomes, now, has_body)
         timeout = timeout_of(request.fields.field(b"grpc-timeout"))
         self._timeout = inf if timeout is None else timeout
         self._deadline = now + self._timeout
@@ -111,7 +111,7 @@ class GrpcExchange(LoggedExchange):
 
     def mark_late(self, now: float) -> None:
         if self._deadline <= now:
-            self._context.overdue.append(self)
+            self.service.worker.overdue.append(self)
         elif self._state != STREAMING:  # its length is its own
             super().mark_late(now)
 
@@ -131,7 +131,7 @@ class GrpcExchange(LoggedExchange):
             return
         self._expired = True
         reason, endpoint = self._late_reason(), self._endpoint
-        self._context.tallies[self.variant].add(counters.ERRORS + reason)
+        self.service.tallies[self.variant].add(counters.ERRORS + reason)
         if endpoint is not None:
             endpoint.add_error(reason, self.routing.key)
         if self._state == STREAMING:
@@ -251,7 +251,7 @@ class GrpcExchange(LoggedExchange):
         return grpc_error(
             GrpcStatus(self._status_of_grpc),
             self._text(reason),
-            self._context.head_ends.date,
+            self.service.worker.head_ends.date,
             close=close,
             label=reason.label,
             extra=lines,

@@ -145,17 +145,18 @@ class Http2Stream(ResponseSink):
         now = monotonic()
         fields = request.fields
         has_body = not event.ends and (fields.length > 0 or fields.chunked)
-        exchange = self.exchange = dispatch(context, self, request, now, has_body)
+        service = context.only
+        exchange = self.exchange = dispatch(service, self, request, now, has_body)
         context.in_flight += 1
         limits = context.limits
         if has_body and not fields.expect:
             self.deadline = now + limits.body_timeout
         else:
             self.deadline = now + limits.first_byte_timeout
-        context.tallies[exchange.variant].add(counters.HTTP2)
-        begin(context, exchange)
-        if not has_body and context.mirror is not None:
-            context.mirror.offer(request, exchange.routing, now)
+        service.tallies[exchange.variant].add(counters.HTTP2)
+        begin(service, exchange)
+        if not has_body and service.mirror is not None:
+            service.mirror.offer(request, exchange.routing, now)
 
     def received(self, data: bytes) -> None:
         """Take content of the request."""
@@ -413,14 +414,14 @@ class Http2Connection(Connection):
         self.context.connections.discard(connection)
         self.context.connections.add(self)
         self.transport.set_protocol(cast(asyncio.Protocol, self))
-        self.context.counters.proxy[counters.HTTP2_OPENED] += 1
+        self.context.proxy_cells[counters.HTTP2_OPENED] += 1
         self.data_received(data)
 
     # asyncio's side
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.context.connections.discard(self)
-        self.context.counters.proxy[counters.CONNECTIONS_CLOSED] += 1
+        self.context.proxy_cells[counters.CONNECTIONS_CLOSED] += 1
         self._lose_streams()
         self._count_end()
 
@@ -453,13 +454,13 @@ class Http2Connection(Connection):
 
     def _count_end(self) -> None:
         self._count_resets()
-        self.context.counters.proxy[counters.HTTP2_CLOSED] += 1
+        self.context.proxy_cells[counters.HTTP2_CLOSED] += 1
 
     def _count_resets(self) -> None:
         """Count the streams that were reset since the last time."""
         resets = (self.http2.resets_received, self.http2.resets_sent)
         if resets != self._resets:
-            cells = self.context.counters.proxy
+            cells = self.context.proxy_cells
             for by, before in enumerate(self._resets):
                 cells[counters.HTTP2_RESETS + by] += resets[by] - before
             self._resets = resets
@@ -501,7 +502,7 @@ class Http2Connection(Connection):
             self._log("stream reset", event.code, event.reason)
         elif isinstance(event, ConnectionFailed):
             failure = Http2Failure[name_of(event.code)]
-            self.context.counters.proxy[counters.HTTP2_FAILED + failure] += 1
+            self.context.proxy_cells[counters.HTTP2_FAILED + failure] += 1
             self._log("connection closed", event.code, event.reason)
         elif isinstance(event, Pong) and event.payload == _LAST_CALL_PING:
             self._name_last()

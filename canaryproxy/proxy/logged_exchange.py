@@ -12,7 +12,7 @@ from canaryproxy.http1.response import Response
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import VARIANTS, Routing
 from canaryproxy.proxy.access_log import CLIENT_CLOSED, PROXY, Entry, id_and_size
-from canaryproxy.proxy.context import WorkerContext
+from canaryproxy.proxy.context import ServiceContext
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.request_sender import FINISHED, TUNNEL
@@ -28,7 +28,7 @@ class LoggedExchange(Exchange):
 
     def __init__(
         self,
-        context: WorkerContext,
+        service: ServiceContext,
         sink: ResponseSink,
         request: Request,
         routing: Routing,
@@ -36,7 +36,7 @@ class LoggedExchange(Exchange):
         now: float,
         has_body: bool,
     ) -> None:
-        super().__init__(context, sink, request, routing, outcomes, now, has_body)
+        super().__init__(service, sink, request, routing, outcomes, now, has_body)
         self._body_size = 0
         """Bytes of the response's body so far."""
         self._failed_endpoint = ""
@@ -110,7 +110,7 @@ class LoggedExchange(Exchange):
         return None
 
     def _log(self, now: float, status: int, reason: str, request_id: bytes = b"") -> None:
-        log = self._context.access_log
+        log = self.service.worker.access_log
         if log is None:  # of gRPC
             return
         request = self.request
@@ -133,7 +133,7 @@ class LoggedExchange(Exchange):
                 now,
                 max(responded - self._received, 0.0) if responded else None,
                 peer.address,
-                _client(self._context.trusted_proxies, fields, peer),
+                _client(self.service.worker.trusted_proxies, fields, peer),
                 request.method,
                 request.target,
                 _protocol(request, http2=peer.http2),

@@ -50,7 +50,7 @@ def _respond(
     to_head: bool,
     is_grpc: bool,
 ) -> bytes:
-    context.counters.proxy[counters.REFUSED + refusal.status] += 1
+    context.proxy_cells[counters.REFUSED + refusal.status] += 1
     date = context.head_ends.date
     if is_grpc:
         response = grpc_error(of_http(refusal.status), refusal.reason, date, close=True)

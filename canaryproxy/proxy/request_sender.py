@@ -13,7 +13,7 @@ from canaryproxy.http1.response import Response
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.endpoint_cells import UNTIMED
 from canaryproxy.measure.histogram import bucket_index
-from canaryproxy.proxy.context import WorkerContext
+from canaryproxy.proxy.context import ServiceContext
 from canaryproxy.proxy.endpoint import Endpoint
 from canaryproxy.proxy.interfaces import (
     ConnectionSource,
@@ -42,7 +42,6 @@ class RequestSender(LongLived):
     """Sends one request, and keeps it until it need not be sent again."""
 
     __slots__ = (
-        "_context",
         "_continued",
         "_endpoint",
         "_first_byte",
@@ -53,10 +52,11 @@ class RequestSender(LongLived):
         "_state",
         "_tried",
         "_upstream",
+        "service",
     )
 
     # Set by the subclass: a constructor of its own would cost each request a call.
-    _context: WorkerContext
+    service: ServiceContext
     _sink: ResponseSink
     _state: int
     _received: float
@@ -101,7 +101,9 @@ class RequestSender(LongLived):
     def _closes(self) -> bool:
         """Whether the client's connection cannot carry another request after this one."""
         return (
-            not self.request.fields.keep_alive or not self._request_done or self._context.draining
+            not self.request.fields.keep_alive
+            or not self._request_done
+            or self.service.worker.draining
         )
 
     def _failed(self, reason: Reason, detail: str = "") -> None:
@@ -115,7 +117,7 @@ class RequestSender(LongLived):
         own = self._sink.own
         if own is not None and self._start_on(own):
             return
-        endpoint = self._context.pools[self.variant].choose(self.routing.key, self._tried)
+        endpoint = self.service.pools[self.variant].choose(self.routing.key, self._tried)
         if endpoint is None:
             self._failed(Reason.NO_ENDPOINT)
             return
@@ -130,7 +132,7 @@ class RequestSender(LongLived):
         """Send the request over the connection that its client has authenticated, if it can go there."""
         if self._tried:
             return False
-        for endpoint in self._context.pools[self.variant].usable:
+        for endpoint in self.service.pools[self.variant].usable:
             if endpoint is own.source:
                 link = own.take()
                 if link is not None:
@@ -200,7 +202,7 @@ class RequestSender(LongLived):
 
     def _is_error(self, status: int) -> bool:
         """Tell whether the response counts as an error."""
-        return self._context.trial_rules.error_statuses[status] != 0
+        return self.service.trial_rules.error_statuses[status] != 0
 
     def _note_failure(self, reason: Reason) -> bool:  # noqa: ARG002
         """Take note that the request failed without a response; tell whether that counts as an error."""
@@ -289,5 +291,5 @@ class RequestSender(LongLived):
         )
 
     def _has_another_endpoint(self) -> bool:
-        pool = self._context.pools[self.variant]
+        pool = self.service.pools[self.variant]
         return pool.choose(self.routing.key, self._tried) is not None

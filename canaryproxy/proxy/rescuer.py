@@ -50,7 +50,7 @@ class Rescuer(EndlessResponse):
         self, response: Response, body: bytes, now: float, *, complete: bool, trailers: bytes
     ) -> bool:
         """Tell whether something else than this response, of 400 or above, goes to the client."""
-        status, rules = response.status, self._context.rescue
+        status, rules = response.status, self.service.rescue
         if self._rescued:
             return self._rescued == counters.ASSETS_FOUND and self._finds_nothing(
                 status, now, complete=complete
@@ -103,11 +103,11 @@ class Rescuer(EndlessResponse):
         return self._replay is None or self._replay.whole
 
     def _stable_has_room(self) -> bool:
-        context = self._context
-        return context.load.of[STABLE].has_room(context.in_flight_of(STABLE))
+        service = self.service
+        return service.load.of[STABLE].has_room(service.in_flight_of(STABLE))
 
     def _routed_to_stable(self) -> int:
-        return self._context.tallies[STABLE].values[counters.ROUTED]
+        return self.service.tallies[STABLE].values[counters.ROUTED]
 
     # Rescue
 
@@ -116,7 +116,7 @@ class Rescuer(EndlessResponse):
 
         Without a usable endpoint it does even if rescue is off, unless the release is irreversible.
         """
-        rules = self._context.rescue
+        rules = self.service.rescue
         enabled = rules.enabled or (reason == Reason.NO_ENDPOINT and rules.reversible)
         return enabled and self._may_rescue()
 
@@ -127,35 +127,35 @@ class Rescuer(EndlessResponse):
             and not self._rescued
             and self._has_whole_request()
             and self._stable_has_room()
-            and (self._state == WAITING or self.request.method in self._context.rescue.methods)
+            and (self._state == WAITING or self.request.method in self.service.rescue.methods)
         )
 
     def _is_overdue(self, now: float) -> bool:
         """Tell whether the canary has had its time (``rescue.after``), and stable can answer."""
-        context = self._context
+        service = self.service
         return (
             self.variant == CANARY
             and self._state < RESPONDING
-            and now - self._received > context.rescue_after
+            and now - self._received > service.rescue_after
             and (
                 self._rescued != 0
                 or (
-                    context.rescue.enabled
+                    service.rescue.enabled
                     and self._may_rescue()
-                    and context.rescue.budget.allows(now, self._routed_to_stable())
+                    and service.rescue.budget.allows(now, self._routed_to_stable())
                 )
             )
         )
 
     def wait_no_longer(self) -> None:
         """Act on ``_is_overdue``: the canary has failed."""
-        after = self._context.rescue_after
+        after = self.service.rescue_after
         self._failed(Reason.FIRST_BYTE_TIMEOUT, f"nothing came within {after:.3g} s (rescue.after)")
 
     # Lookup
 
     def _may_look_up(self) -> bool:
-        other = self._context.pools[STABLE if self.variant == CANARY else CANARY]
+        other = self.service.pools[STABLE if self.variant == CANARY else CANARY]
         return self._request_done and self._replay is None and bool(other.usable)
 
     def _finds_nothing(self, status: int, now: float, *, complete: bool) -> bool:

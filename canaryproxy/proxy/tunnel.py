@@ -52,8 +52,8 @@ class Tunnel(TrialRecorder):
             reader.feed(data)
         self._client_ended = self._upstream_ended = False
         self._state = TUNNEL
-        self._context.tallies[self.variant].add(counters.TUNNELS_OPENED)
-        self._context.long_lived.add(self)
+        self.service.tallies[self.variant].add(counters.TUNNELS_OPENED)
+        self.service.long_lived.add(self)
 
     def tunnel_data(self, data: bytes) -> None:
         """Pass bytes from the upstream to the client."""
@@ -154,7 +154,7 @@ class Tunnel(TrialRecorder):
                 and not (cleanly or self._upstream_ended)
             ):
                 # It may stand between the fragments of a message, too, which then never ends.
-                self._sink.write(close_frame(self._context.long_lived.close_code))
+                self._sink.write(close_frame(self.service.long_lived.close_code))
                 cleanly = True
             self._ended_by_proxy(cleanly=cleanly)
         link = self._upstream
@@ -166,19 +166,19 @@ class Tunnel(TrialRecorder):
             and client.between_frames
             and not self._client_ended
         ):
-            link.write(close_frame(self._context.long_lived.close_code, os.urandom(4)))
+            link.write(close_frame(self.service.long_lived.close_code, os.urandom(4)))
         self.tunnel_over()
         self._sink.linger()
 
     def _send_close(self) -> None:
         """Begin to close a WebSocket whose upstream is between two messages."""
-        self._sink.write(close_frame(self._context.long_lived.close_code))
+        self._sink.write(close_frame(self.service.long_lived.close_code))
         self._ended_by_proxy(cleanly=True)
 
     def _ended_by_proxy(self, *, cleanly: bool) -> None:
         self.leaving = CLOSED
         self._tunnel_ends(by_client=True)
-        self._context.long_lived.ended_by_proxy(self, cleanly=cleanly)
+        self.service.long_lived.ended_by_proxy(self, cleanly=cleanly)
 
     def _is_closing(self) -> bool:
         """Tell whether a side has begun to close the WebSocket."""
@@ -196,5 +196,5 @@ class Tunnel(TrialRecorder):
             self.record_tunnel()
             self._state = FINISHED
             self._leave_endpoint()
-            self._context.tallies[self.variant].add(counters.TUNNELS_CLOSED)
-            self._context.long_lived.remove(self)
+            self.service.tallies[self.variant].add(counters.TUNNELS_CLOSED)
+            self.service.long_lived.remove(self)

@@ -15,12 +15,11 @@ from canaryproxy.config import Config, ConfigError
 from canaryproxy.control.reload import live
 from canaryproxy.measure import counters
 from canaryproxy.measure import shared_memory as shared
-from canaryproxy.measure.endpoint_cells import Entry, LocalState
 from canaryproxy.measure.resolved import Addresses, names
-from canaryproxy.measure.routing import VARIANTS
 from canaryproxy.measure.shared_memory import Block
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.datapath import DataPath
+from canaryproxy.proxy.service_path import Service
 from canaryproxy.tls import files as certificates
 from canaryproxy.tls.files import Files
 
@@ -52,15 +51,15 @@ class Worker:
         self._service_cells = self._service.worker(index)
         self._service_cells.hold()
         self._log = None if config.access_log is None else AccessLog(config.access_log)
+        self._slots: Mapping[str, int] = counters.slots(list(config.judge.outcomes), {})
         self.datapath = DataPath(
             config,
+            self._services(config, self._slots),
             asyncio.get_running_loop(),
-            self._service_cells,
-            self._service.table,
+            self._cells,
             self._log,
             self._files,
         )
-        self._slots: Mapping[str, int] = counters.slots(list(config.judge.outcomes), {})
         self._generation = 0
         self._outs: Mapping[tuple[int, int], int] = {}
         self._outs_sequence = 0
@@ -189,12 +188,16 @@ class Worker:
         place = found.services["default"]
         new = (wanted, found.files, place.outcomes)
         if wanted.release_id != self._config.release_id:
-            self.datapath.context.load.begin(promoted=place.promoted)
+            self.datapath.services["default"].context.load.begin(promoted=place.promoted)
         if new != (self._config, self._files, self._slots):
-            self.datapath.reconfigure(wanted, place.outcomes, found.files)
+            services = self._services(wanted, place.outcomes)
+            self.datapath.reconfigure(wanted, services, found.files)
             self._config, self._files, self._slots = new
         self._report()  # before the new endpoints are looked for
         self._cells.status[shared.CONFIGURED] = found.generation
+
+    def _services(self, config: Config, outcomes: Mapping[str, int]) -> list[Service]:
+        return [Service("default", config, outcomes, self._service_cells, self._service.table)]
 
     def _take_out(self) -> None:
         """Take the endpoints out of service that the control plane wants out."""
@@ -203,28 +206,13 @@ class Worker:
             found = self._service.outs.read()
             if found is not None:
                 self._outs, self._outs_sequence = found, sequence
-        self.datapath.take_out(self._outs)
+        for one in self.datapath.services.values():
+            one.take_out(self._outs)
 
     def _report(self) -> None:
-        cells, pools = self._cells, self.datapath.context.pools
-        for variant in range(len(VARIANTS)):
-            self._service_cells.endpoints.write(
-                variant,
-                [
-                    Entry(
-                        one.identity,
-                        LocalState(
-                            not one.ejected,
-                            one.active,
-                            one.reason,
-                            one.errno,
-                            one.standing.share < 1.0,
-                        ),
-                        one.marks,
-                    )
-                    for one in pools[variant].endpoints
-                ],
-            )
+        cells = self._cells
+        for one in self.datapath.services.values():
+            one.report()
         cells.status[shared.HEARTBEAT] = int(monotonic() * 1000)
         cells.status[shared.TASKS] = len(asyncio.all_tasks())
         if self._log is not None:

@@ -13,15 +13,14 @@ from functools import partial
 from typing import Any
 
 from canaryproxy import config
-from canaryproxy.control.settings import first_table
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.shared_memory import ServiceCells
 from canaryproxy.proxy.client_connection import ClientConnection
-from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.endpoint import Endpoint, _Probe
 from canaryproxy.proxy.interfaces import Caller, UpstreamLink
 from canaryproxy.proxy.pool import Pool
 from canaryproxy.proxy.upstream_connection import UpstreamConnection
+from tests.datapaths import data_path
 
 
 class Wires:
@@ -209,11 +208,11 @@ class MemoryProxy:
         self.wires = Wires()
         cells = ServiceCells()
         self.counters = cells.counters
-        self.datapath = DataPath(made, loop, cells, first_table(made))
+        self.datapath, self.service = data_path(made, cells, loop)
         self.endpoints: list[MemoryEndpoint] = []
         pools = []
         sides = (made.variants.stable, made.variants.canary)
-        for variant, parser in zip(sides, self.datapath.context.response_parsers, strict=True):
+        for variant, parser in zip(sides, self.service.context.response_parsers, strict=True):
             endpoints = [
                 Endpoint(
                     one,
@@ -225,13 +224,13 @@ class MemoryProxy:
             ]
             pool = Pool(endpoints, by_hash=False)
             for endpoint in endpoints:
-                endpoint.on_change = self.datapath._refresh_pools
+                endpoint.on_change = self.service._refresh_pools
                 held = MemoryEndpoint(endpoint)
                 held.high = high
                 self.endpoints.append(held)
             pools.append(pool)
-        self.datapath.context.pools = (pools[0], pools[1])
-        self.datapath._mirror.configure(
+        self.service.context.pools = (pools[0], pools[1])
+        self.service._mirror.configure(
             made.mirror.percent, pools[1], made.limits.first_byte_timeout
         )
 

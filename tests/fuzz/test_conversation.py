@@ -367,8 +367,8 @@ class Conversation(RuleBasedStateMachine):
 
     @rule(weight=st.sampled_from((0.0, 50.0, 100.0)))
     def weight_changes(self, weight: float) -> None:
-        table = self.proxy.datapath.context.router.table
-        self.proxy.datapath.publish(RouteTable(weight, table.salt))
+        table = self.proxy.service.context.router.table
+        self.proxy.service.publish(RouteTable(weight, table.salt))
 
     # What always holds
 
@@ -461,7 +461,7 @@ class Conversation(RuleBasedStateMachine):
             assert codes + one[counters.CLIENT_CLOSED] == one[counters.FINISHED]
             assert one[counters.TUNNELS_OPENED] == one[counters.TUNNELS_CLOSED]
         assert cells.variants[CANARY][counters.RESCUED] <= cells.variants[CANARY][counters.ROUTED]
-        assert not datapath._mirror.copies
+        assert not self.proxy.service._mirror.copies
         for endpoint in self.proxy.endpoints:
             assert endpoint.active == 0
             assert endpoint.open == 0
@@ -475,7 +475,7 @@ class Mirrored(Conversation):
 
     @rule()
     def copies_are_late(self) -> None:
-        self.proxy.datapath._mirror.end()
+        self.proxy.service._mirror.end()
         self.settle()
 
 

@@ -38,7 +38,7 @@ async def test_another_release_begins_with_the_rates_of_its_versions(
     block.service(0).table.publish(first_table(config), 1)
     worker = Worker(config, block, 0)
     await worker.start([], clock=False)
-    load = worker.datapath.context.load
+    load = worker.datapath.services["default"].context.load
     for variant, rate in ((STABLE, 500.0), (CANARY, 60.0)):
         load.of[variant]._carry(1000.0, rate, 1)
     placed = {"default": Placement(0, {}, promoted=promoted)}

@@ -7,14 +7,13 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
 
 from canaryproxy import config
 from canaryproxy.config import Config, TcpAddress
-from canaryproxy.control.settings import first_table
 from canaryproxy.judging.metrics import Record, unpack
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.measure.shared_memory import ServiceCells
@@ -23,6 +22,8 @@ from canaryproxy.proxy.client_connection import ClientConnection
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.handshake import Handshake
 from canaryproxy.proxy.listener import listen
+from canaryproxy.proxy.service_path import ServicePath
+from tests.datapaths import data_path
 from tests.ports import free_port
 
 from ..certificates import authority, loopback
@@ -262,15 +263,26 @@ class Proxy:
     """A data path on a free port of 127.0.0.1."""
 
     def __init__(
-        self, datapath: DataPath, port: int, cells: ServiceCells, log: AccessLog | None = None
+        self,
+        datapath: DataPath,
+        service: ServicePath,
+        port: int,
+        cells: ServiceCells,
+        log: AccessLog | None = None,
     ) -> None:
         self.datapath = datapath
+        self.service = service
         self.context = datapath.context
         self.log = log
         self.port = port
         self.cells = cells
         self.counters = cells.counters
         self._clients: list[Client] = []
+
+    def reconfigure(self, made: Config, outcomes: Mapping[str, int] | None = None) -> None:
+        """Serve by another configuration."""
+        service = replace(self.service.service, config=made, outcomes=outcomes or {})
+        self.datapath.reconfigure(made, [service])
 
     def connection(self) -> ClientConnection:
         """Return the only connection of a client."""
@@ -309,13 +321,13 @@ class Proxy:
 
     def weight(self, percent: float) -> None:
         """Publish another weight."""
-        table = self.datapath.context.router.table
-        self.datapath.publish(RouteTable(percent, table.salt))
+        table = self.service.context.router.table
+        self.service.publish(RouteTable(percent, table.salt))
 
     def limits(self, late: float, stalled: float) -> None:
         """Publish the seconds after which a request is late and stalled."""
-        table = self.datapath.context.router.table
-        self.datapath.publish(replace(table, late=late, stall_after=stalled))
+        table = self.service.context.router.table
+        self.service.publish(replace(table, late=late, stall_after=stalled))
 
     def records(self) -> list[Record]:
         """Begin a tick and return all records so far."""
@@ -351,9 +363,9 @@ async def proxy(
         log = AccessLog(made.access_log)
         log.start()
     cells = cells or ServiceCells()
-    datapath = DataPath(made, asyncio.get_running_loop(), cells, first_table(made), log)
+    datapath, service = data_path(made, cells, log=log)
     await datapath.serve([sock])
-    running = Proxy(datapath, sock.getsockname()[1], cells, log)
+    running = Proxy(datapath, service, sock.getsockname()[1], cells, log)
     try:
         yield running
     finally:

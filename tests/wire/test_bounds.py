@@ -10,11 +10,10 @@ import pytest
 
 from canaryproxy import config
 from canaryproxy.config import TcpAddress, UnixAddress
-from canaryproxy.control.settings import first_table
 from canaryproxy.measure.counters import CODES, ERRORS, REFUSED, ROUTED, Reason
 from canaryproxy.measure.shared_memory import ServiceCells
-from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.listener import listen
+from tests.datapaths import data_path
 
 from .harness import (
     ADDED,
@@ -427,7 +426,7 @@ async def ask_at(address: TcpAddress | UnixAddress, more: str = "") -> bytes:
     async with Upstream(always(OK)).serving() as upstream:
         made = config.parse(variants(upstream.port, more=more), file="test.yaml")
         sock = listen(address)
-        datapath = DataPath(made, asyncio.get_running_loop(), ServiceCells(), first_table(made))
+        datapath, _ = data_path(made, ServiceCells())
         await datapath.serve([sock])
         client = socket.socket(sock.family)
         client.setblocking(False)

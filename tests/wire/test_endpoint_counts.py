@@ -20,7 +20,7 @@ from .test_faults import ALL, GET, STABLE_OK, once, reset_unanswered, silence, s
 
 def counted(running: Proxy, variant: int, at: int = 0) -> EndpointCounts:
     """Return what an endpoint's marks amount to."""
-    marks = Counter(running.context.pools[variant].endpoints[at].marks)
+    marks = Counter(running.service.context.pools[variant].endpoints[at].marks)
     return EndpointCounts([marks[one] for one in range(endpoint_cells.COUNTS)])
 
 
@@ -100,8 +100,8 @@ async def test_users_with_slow_responses_are_counted_where_the_hash_chooses(
     async with Upstream(linger).serving() as upstream:
         stable = f'{{endpoints: ["http://127.0.0.1:{upstream.port}"], balance: {balance}}}'
         async with proxy(f"variants: {{stable: {stable}}}") as running:
-            table = replace(running.context.router.current(), slow=(slow_from, NEVER))
-            running.datapath.publish(table)
+            table = replace(running.service.context.router.current(), slow=(slow_from, NEVER))
+            running.service.publish(table)
             running.datapath.tick()
             client = await running.connect()
             await client.send(b"GET / HTTP/1.1\r\nHost: x\r\nCookie: canary_id=alice\r\n\r\n")

@@ -100,7 +100,7 @@ async def test_requests_at_the_same_time_go_to_both() -> None:
         go.set()
         for client in clients:
             await client.take(b"ok")
-        assert [e.active for e in running.context.pools[0].endpoints] == [0, 0]
+        assert [e.active for e in running.service.context.pools[0].endpoints] == [0, 0]
 
 
 @pytest.mark.parametrize("request_", [GET, POST], ids=["GET", "POST"])
@@ -132,7 +132,8 @@ async def test_a_get_that_was_reset_goes_to_the_other_endpoint_a_post_does_not()
         chosen = [
             user
             for user in (b"u%d" % n for n in range(20))
-            if running.context.pools[0].choose(user) is running.context.pools[0].endpoints[0]
+            if running.service.context.pools[0].choose(user)
+            is running.service.context.pools[0].endpoints[0]
         ]
         assert chosen
         cookie = b"Cookie: canary_id=%b\r\n" % chosen[0]
@@ -167,9 +168,9 @@ async def test_a_get_without_an_answer_goes_to_the_other_endpoint_a_post_does_no
         Upstream(named(b"alive")).serving() as alive,
         proxy(two(broken.port, alive.port, more, balance="hash")) as running,
     ):
-        first = running.context.pools[0].endpoints[0]
+        first = running.service.context.pools[0].endpoints[0]
         users = (b"u%d" % n for n in range(100))
-        chosen = next(one for one in users if running.context.pools[0].choose(one) is first)
+        chosen = next(one for one in users if running.service.context.pools[0].choose(one) is first)
         cookie = b"Cookie: canary_id=%b\r\n" % chosen
         for _ in range(4):  # its connections are taken: it is not put out
             assert await ask(running, GET.replace(COOKIE, cookie)) == (200, b"alive")
@@ -178,7 +179,7 @@ async def test_a_get_without_an_answer_goes_to_the_other_endpoint_a_post_does_no
         assert errors(running, 0) == {reason: 5}
         cells = running.counters.stable
         assert (cells[CODES + 200], cells[CODES + status], cells[FINISHED]) == (4, 1, 5)
-        assert [one.active for one in running.context.pools[0].endpoints] == [0, 0]
+        assert [one.active for one in running.service.context.pools[0].endpoints] == [0, 0]
 
 
 async def test_when_all_are_slow_only_one_more_is_asked() -> None:
@@ -217,7 +218,7 @@ async def test_hashed_users_of_a_lost_endpoint_move_and_come_back_and_others_sta
                 before = await sides(running)
                 assert set(before.values()) == {b"one", b"two"}
             assert set((await sides(running)).values()) == {b"one"}
-            lost = running.context.pools[0].endpoints[1]
+            lost = running.service.context.pools[0].endpoints[1]
             await until(lambda: lost.ejected)
             async with Upstream(named(b"two")).serving(port):
                 await until(lambda: not lost.ejected, "readmission")
@@ -232,7 +233,7 @@ async def test_a_canary_that_comes_back_gets_its_users_again() -> None:
     ):
         for _ in range(5):
             assert await ask(running) == (200, b"stable")
-        canary = running.context.pools[1].endpoints[0]
+        canary = running.service.context.pools[1].endpoints[0]
         assert canary.ejected
         async with Upstream(named(b"canary")).serving(port) as upstream:
             await until(lambda: not canary.ejected, "readmission")
@@ -478,10 +479,10 @@ async def test_a_connection_closed_while_idle_is_not_used_at_all() -> None:
     async with Upstream(once).serving() as upstream, proxy(variants(upstream.port)) as running:
         for count in range(1, 4):
             assert await ask(running) == (200, b"ok")
-            await until(lambda: not running.context.pools[0].endpoints[0].idle)
+            await until(lambda: not running.service.context.pools[0].endpoints[0].idle)
             assert len(upstream.links) == count
         assert (await ask(running, POST))[0] == 200
-        assert running.context.pools[0].endpoints[0].open <= 1
+        assert running.service.context.pools[0].endpoints[0].open <= 1
 
 
 async def test_idle_connections_are_closed_in_time() -> None:
@@ -491,7 +492,7 @@ async def test_idle_connections_are_closed_in_time() -> None:
     ):
         await ask(running)
         await until(lambda: upstream.links[0].closed)
-        assert running.context.pools[0].endpoints[0].open == 0
+        assert running.service.context.pools[0].endpoints[0].open == 0
         assert (await ask(running))[0] == 200
 
 
@@ -510,7 +511,7 @@ async def test_a_client_that_goes_away_while_connecting() -> None:
                 await until(lambda: running.context.in_flight == 0)
                 cells = running.counters.stable
                 assert cells[CLIENT_CLOSED] == cells[FINISHED] == 1
-                endpoint = running.context.pools[0].endpoints[0]
+                endpoint = running.service.context.pools[0].endpoints[0]
                 await until(lambda: endpoint.open == 0)
                 assert endpoint.active == 0
 
@@ -594,5 +595,5 @@ async def test_counts_add_up_after_a_mixed_load() -> None:
             routed += cells[ROUTED]
         assert 300 <= routed <= 400  # a reset may come before its request is read
         assert running.context.in_flight == 0
-        for pool in running.context.pools:
+        for pool in running.service.context.pools:
             assert [endpoint.active for endpoint in pool.endpoints] == [0]

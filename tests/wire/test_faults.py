@@ -355,15 +355,15 @@ async def test_a_stable_that_is_down_is_tried_all_the_same_and_answers_as_soon_a
         answers = [await once(running) for _ in range(5)]
         assert [status_of(answer) for answer in answers] == [502] * 5
         assert b"X-Canaryproxy-Reason: connect_refused" in answers[4]
-        assert running.context.pools[0].endpoints[0].ejected
+        assert running.service.context.pools[0].endpoints[0].ejected
         async with Upstream(always(OK)).serving(port):
             assert status_of(await once(running)) == 200, "no probe is waited for"
-            assert not running.context.pools[0].endpoints[0].ejected
+            assert not running.service.context.pools[0].endpoints[0].ejected
 
 
 async def test_while_an_ejected_stable_is_tried_others_get_503_with_retry_after() -> None:
     async with proxy(variants(free_port())) as running:
-        endpoint = running.context.pools[0].endpoints[0]
+        endpoint = running.service.context.pools[0].endpoints[0]
         for _ in range(3):
             await once(running)
         assert endpoint.ejected
@@ -382,10 +382,10 @@ async def test_requests_of_an_ejected_canary_and_stable_are_tried_on_both() -> N
     async with proxy(variants(free_port(), port, ALL)) as running:
         for _ in range(4):
             assert status_of(await once(running)) == 502
-        assert all(pool.panic for pool in running.context.pools)
+        assert all(pool.panic for pool in running.service.context.pools)
         async with Upstream(always(OK)).serving(port):
             assert status_of(await once(running)) == 200
-        assert not running.context.pools[1].panic
+        assert not running.service.context.pools[1].panic
 
 
 async def test_an_endpoint_that_is_out_gets_no_requests_and_all_of_them_do_if_none_is_left() -> (
@@ -394,16 +394,16 @@ async def test_an_endpoint_that_is_out_gets_no_requests_and_all_of_them_do_if_no
     async with Upstream(always(OK)).serving() as one, Upstream(always(OK)).serving() as other:
         both = f'["http://127.0.0.1:{one.port}", "http://127.0.0.1:{other.port}"]'
         async with proxy(f"variants: {{stable: {{endpoints: {both}}}}}") as running:
-            first, second = running.context.pools[0].endpoints
-            running.datapath.take_out({(0, first.identity): CHECK})
+            first, second = running.service.context.pools[0].endpoints
+            running.service.take_out({(0, first.identity): CHECK})
             for _ in range(10):
                 assert status_of(await once(running)) == 200
             assert (one.got.count(b"GET "), other.got.count(b"GET ")) == (0, 10)
-            running.datapath.take_out({(0, e.identity): CHECK for e in (first, second)})
+            running.service.take_out({(0, e.identity): CHECK for e in (first, second)})
             for _ in range(10):
                 assert status_of(await once(running)) == 200
             assert one.got.count(b"GET ") > 0
-            running.datapath.take_out({(0, second.identity): OUTLIER})
+            running.service.take_out({(0, second.identity): OUTLIER})
             before = other.got.count(b"GET ")
             for _ in range(10):
                 assert status_of(await once(running)) == 200
@@ -420,9 +420,11 @@ async def test_a_dead_endpoint_is_passed_over_ejected_and_taken_back() -> None:
         async with proxy(f"variants: {{stable: {{endpoints: {both}}}}}") as running:
             for _ in range(10):
                 assert status_of(await once(running)) == 200
-            dead = running.context.pools[0].endpoints[0]
+            dead = running.service.context.pools[0].endpoints[0]
             assert dead.ejected
-            assert running.context.pools[0].usable == (running.context.pools[0].endpoints[1],)
+            assert running.service.context.pools[0].usable == (
+                running.service.context.pools[0].endpoints[1],
+            )
             async with Upstream(always(OK)).serving(port):
                 await until(lambda: not dead.ejected, "readmission")
                 assert status_of(await once(running)) == 200

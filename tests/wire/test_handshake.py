@@ -15,7 +15,6 @@ import pytest
 
 from canaryproxy import config
 from canaryproxy.config import TcpAddress, UnixAddress
-from canaryproxy.control.settings import first_table
 from canaryproxy.measure.counters import (
     CODES,
     CONNECTIONS_OPENED,
@@ -27,6 +26,7 @@ from canaryproxy.measure.counters import (
 from canaryproxy.measure.shared_memory import ServiceCells
 from canaryproxy.proxy.datapath import DataPath
 from canaryproxy.proxy.listener import listen
+from tests.datapaths import data_path
 
 from ..certificates import authority, loopback
 from .harness import (
@@ -211,7 +211,7 @@ async def test_the_header_comes_before_tls_even_in_one_segment() -> None:
 async def listening(text: str, address: TcpAddress | UnixAddress) -> AsyncIterator[DataPath]:
     """Run a data path on an address."""
     made = config.parse(text, file="test.yaml")
-    datapath = DataPath(made, asyncio.get_running_loop(), ServiceCells(), first_table(made))
+    datapath, _ = data_path(made, ServiceCells())
     await datapath.serve([listen(address)])
     try:
         yield datapath
@@ -250,9 +250,9 @@ async def test_endpoints_and_clients_on_unix_sockets(folder: Path, weight: int) 
         assert b"X-Forwarded-For" not in upstream.got
         assert b"\r\nForwarded: for=unknown;host=h;proto=http\r\n" in upstream.got
         assert len(upstream.links) == 1  # connections are kept and used again
-        cells = datapath.context.counters.canary
+        cells = datapath.context.only.counters.canary
         assert cells[ERRORS + Reason.CONNECT_FAILED] == (3 if weight else 0)
-        datapath.context.pools[0].endpoints[0].close()
+        datapath.context.only.pools[0].endpoints[0].close()
 
 
 async def test_a_unix_socket_whose_queue_is_full_is_waited_for(folder: Path) -> None:
@@ -266,7 +266,7 @@ async def test_a_unix_socket_whose_queue_is_full_is_waited_for(folder: Path) -> 
             got = await running.ask(LAST)
             assert status_of(got) == 504
             assert running.counters.stable[ERRORS + Reason.CONNECT_TIMEOUT] == 1
-            (endpoint,) = running.context.pools[0].endpoints
+            (endpoint,) = running.service.context.pools[0].endpoints
             assert endpoint.open == 0
 
 
@@ -283,8 +283,8 @@ async def test_ipv6_on_both_sides() -> None:
         assert b'\r\nForwarded: for="[::1]";host=h;proto=http\r\n' in upstream.got
         with pytest.raises(OSError, match=r"refused|Multiple"):
             await asyncio.open_connection("127.0.0.1", mine)  # IPv6 only
-        assert datapath.context.counters.stable[CODES + 200] == 1
-        datapath.context.pools[0].endpoints[0].close()
+        assert datapath.context.only.counters.stable[CODES + 200] == 1
+        datapath.context.only.pools[0].endpoints[0].close()
 
 
 async def test_a_client_of_a_balancer_that_is_on_a_unix_socket_is_not_trusted_for_it(

@@ -88,7 +88,7 @@ async def test_h2load_loses_nothing_at_nghttpd(tmp_path: Path, version: tuple[st
         assert code == 0
         assert "status codes: 1000 2xx" in output
         assert running.counters.stable[ROUTED] == running.counters.stable[FINISHED] == 1000
-        (endpoint,) = running.context.pools[0].endpoints
+        (endpoint,) = running.service.context.pools[0].endpoints
         assert (endpoint.active, endpoint.open) == (0, 1)
 
 

@@ -113,7 +113,7 @@ async def test_a_reload_takes_effect_with_the_next_stream() -> None:
         client = await H2Client.to(running)
         assert (await client.fetch(FORWARDED)).status == 200
         wanted = config.parse(variants(after.port, more=TRUST), file="test.yaml")
-        running.datapath.reconfigure(wanted, {})
+        running.reconfigure(wanted)
         assert (await client.fetch(FORWARDED)).status == 200
         assert b"203.0.113.9" not in before.got
         assert b"203.0.113.9" in after.got

@@ -227,7 +227,7 @@ async def test_a_reset_before_the_head_is_502_and_its_neighbours_go_on() -> None
         held.set()
         assert (await client.reply(good)).status == 200
         assert len(upstream.peers) == 1
-        endpoint = running.context.pools[0].endpoints[0]
+        endpoint = running.service.context.pools[0].endpoints[0]
         assert (endpoint.failures, endpoint.active) == (0, 0)
 
 
@@ -261,7 +261,7 @@ def two(first: int, second: int) -> str:
 
 def keys_of(running: Proxy, at: int) -> bytes:
     """Return a cookie whose requests the hash gives to this endpoint."""
-    pool = running.context.pools[0]
+    pool = running.service.context.pools[0]
     for number in range(100):
         key = b"%032x" % number
         if pool.choose(key) is pool.endpoints[at]:
@@ -370,7 +370,7 @@ async def test_after_goaway_streams_end_and_a_new_connection_takes_the_next() ->
         await until(lambda: upstream.asked)
         old = upstream.peers[0]
         await old.go_away()
-        endpoint = running.context.pools[0].endpoints[0]
+        endpoint = running.service.context.pools[0].endpoints[0]
         await until(lambda: not endpoint.shared, "retired")
         assert (await client.fetch()).status == 200
         assert [len(one.asked) for one in upstream.peers] == [1, 1]
@@ -403,7 +403,7 @@ async def test_an_idle_connection_that_was_closed_is_no_error() -> None:
         client = await H2Client.to(running)
         assert (await client.fetch()).status == 200
         upstream.peers[0].writer.close()
-        endpoint = running.context.pools[0].endpoints[0]
+        endpoint = running.service.context.pools[0].endpoints[0]
         await until(lambda: not endpoint.open, "loss")
         assert (await client.fetch(POST, b"abc")).status == 200
 
@@ -419,7 +419,7 @@ async def test_a_lost_connection_fails_all_that_is_under_way() -> None:
         upstream.peers[0].writer.transport.abort()
         assert [(await client.reply(number)).status for number in numbers] == [502] * 3
         assert running.counters.stable[ERRORS + Reason.RESET] == 3
-        assert running.context.pools[0].endpoints[0].active == 0
+        assert running.service.context.pools[0].endpoints[0].active == 0
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ async def test_an_upstream_of_http_1_is_a_connection_that_failed() -> None:
         client = await H2Client.to(running)
         assert (await client.fetch()).status == 502
         assert running.counters.stable[ERRORS + Reason.CONNECT_FAILED] == 1
-        assert running.context.pools[0].endpoints[0].open == 0
+        assert running.service.context.pools[0].endpoints[0].open == 0
 
 
 async def test_a_tls_upstream_without_h2_is_a_failed_handshake() -> None:
@@ -481,7 +481,7 @@ async def test_callers_that_wait_for_a_connection_fail_with_it() -> None:
         client = await H2Client.to(running)
         numbers = [await client.ask() for _ in range(5)]
         assert [(await client.reply(number)).status for number in numbers] == [502] * 5
-        endpoint = running.context.pools[0].endpoints[0]
+        endpoint = running.service.context.pools[0].endpoints[0]
         assert (endpoint.open, endpoint.active) == (0, 0)
 
 
@@ -567,7 +567,7 @@ async def test_an_upstream_that_reads_slowly_stops_its_client_and_not_its_neighb
 
 
 def endpoint_of(running: Proxy) -> Endpoint:
-    (endpoint,) = running.context.pools[0].endpoints
+    (endpoint,) = running.service.context.pools[0].endpoints
     return endpoint
 
 
@@ -643,7 +643,7 @@ async def test_an_endpoint_that_leaves_the_configuration_ends_its_requests_first
         client = await H2Client.to(running)
         number = await client.ask()
         await until(lambda: upstream.asked)
-        running.datapath.reconfigure(config.parse(to(other.port), file="test.yaml"), {})
+        running.reconfigure(config.parse(to(other.port), file="test.yaml"), {})
         assert (await client.fetch()).status == 200
         assert (len(other.asked), upstream.peers[0].closed) == (1, False)
         held.set()

@@ -127,7 +127,7 @@ async def settled(running: Proxy) -> None:
         assert cells[LEAVING] == cells[LEFT]
         assert cells[ROUTED] == cells[FINISHED]
         assert sum(cells[ERRORS : ERRORS + len(Reason)]) == 0
-    for pool in running.context.pools:
+    for pool in running.service.context.pools:
         assert all(endpoint.active == 0 for endpoint in pool.endpoints)
 
 

@@ -57,7 +57,7 @@ async def test_a_copy_is_the_request_with_one_more_line_and_users_get_stables_an
         assert len(canary.links) == 1  # kept and used again
         assert running.counters.stable[ROUTED] == running.counters.stable[FINISHED] == 3
         assert not any(running.counters.canary)  # no evidence, no request of a user
-        assert running.context.pools[1].endpoints[0].active == 0
+        assert running.service.context.pools[1].endpoints[0].active == 0
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ async def test_nothing_is_copied_while_the_circuit_is_open() -> None:
         Upstream(always(OK)).serving() as canary,
         proxy(variants(stable.port, canary.port, ALL)) as running,
     ):
-        running.datapath.publish(RouteTable(circuit_open=True))
+        running.service.publish(RouteTable(circuit_open=True))
         await ask(running, times=5)
-        running.datapath.publish(RouteTable())
+        running.service.publish(RouteTable())
         await ask(running)
         await until(lambda: results(running) == {"2xx": 1})
         assert canary.got.count(b"GET") == 1
@@ -110,7 +110,7 @@ async def test_the_share_is_what_was_asked_for() -> None:
         proxy(variants(stable.port, canary.port, "mirror: {percent: 20}\n")) as running,
     ):
         await ask(running, times=2000)
-        await until(lambda: not running.datapath._mirror.copies)
+        await until(lambda: not running.service._mirror.copies)
         assert 300 < results(running)["2xx"] < 500  # 400 ± 5.6 standard deviations
 
 
@@ -124,8 +124,8 @@ async def test_nobody_waits_for_a_canary_that_does_not_answer_and_copies_end() -
     ):
         await ask(running, times=20)
         await until(lambda: results(running) == {"failed": 20})
-        assert not running.datapath._mirror.copies
-        assert running.context.pools[1].endpoints[0].active == 0
+        assert not running.service._mirror.copies
+        assert running.service.context.pools[1].endpoints[0].active == 0
         await until(lambda: all(link.closed for link in canary.links))
 
 
@@ -138,7 +138,7 @@ async def test_copies_are_bounded_and_leave_room_for_users() -> None:
     ):
         await ask(running, times=30)
         assert results(running) == {"dropped": 20}
-        assert running.context.pools[1].endpoints[0].open == 10
+        assert running.service.context.pools[1].endpoints[0].open == 10
         await until(lambda: len(canary.links) == 10)
 
 
@@ -184,7 +184,7 @@ async def test_whatever_the_canary_does_is_a_failed_copy_and_no_more(answer: Ans
     ):
         await ask(running, times=2)
         await until(lambda: results(running) == {COPY_RESULTS[FAILED_COPY]: 2})
-        assert running.context.pools[1].endpoints[0].active == 0
+        assert running.service.context.pools[1].endpoints[0].active == 0
 
 
 async def test_a_canary_that_is_down_is_found_out_and_left_alone() -> None:
@@ -202,7 +202,7 @@ async def test_a_canary_that_is_down_is_found_out_and_left_alone() -> None:
             await client.send(GET)
             sent += 1
             await client.take(ANSWERED, sent)
-            return running.context.pools[1].endpoints[0].ejected
+            return running.service.context.pools[1].endpoints[0].ejected
 
         async with asyncio.timeout(10):
             while not await ejected():
@@ -245,7 +245,7 @@ async def test_a_reload_turns_it_off_and_what_is_in_flight_ends() -> None:
     ):
         await ask(running, times=3)
         text = variants(stable.port, canary.port, "limits: {first_byte_timeout: 200ms}\n")
-        running.datapath.reconfigure(config.parse(text, file="t"), {})
+        running.reconfigure(config.parse(text, file="t"))
         await ask(running, times=3)
         await until(lambda: results(running) == {"failed": 3})
 
@@ -262,4 +262,4 @@ async def test_a_drain_does_not_wait_for_copies() -> None:
         await until(lambda: canary.got)
         async with asyncio.timeout(10):
             assert await running.datapath.drain(8.0)
-        assert not running.datapath._mirror.copies
+        assert not running.service._mirror.copies

@@ -80,7 +80,7 @@ async def test_a_request_that_waits_for_a_connection_is_504_in_the_end() -> None
             await client.take(b"Request ID")
             assert status_of(client.got) == 504
         assert running.counters.stable[CODES + 504] == 2
-        assert running.context.pools[0].endpoints[0].open <= 1
+        assert running.service.context.pools[0].endpoints[0].open <= 1
         assert len(upstream.links) <= 2  # another one only when the first is closed
         release.set()
         third = await running.connect()  # who gave up does not stand in the way

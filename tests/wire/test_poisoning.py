@@ -65,7 +65,7 @@ async def test_a_body_where_none_is_allowed_is_nobodys_answer(
         await until(lambda: running.counters.stable[FINISHED] == 1)
         go.set()
         await sent.wait()
-        endpoint = running.context.pools[0].endpoints[0]
+        endpoint = running.service.context.pools[0].endpoints[0]
         await until(lambda: not endpoint.idle)
         other = await running.connect()
         for asking in (client, other):
@@ -168,8 +168,8 @@ async def test_a_canary_that_only_says_wait_is_late_for_the_judge() -> None:
         Upstream(wait).serving() as canary,
         proxy(variants(stable.port, canary.port)) as running,
     ):
-        table = running.context.router.table
-        running.datapath.publish(RouteTable(100.0, table.salt, late=0.01))
+        table = running.service.context.router.table
+        running.service.publish(RouteTable(100.0, table.salt, late=0.01))
         client = await running.connect()
         await client.send(GET)
         await client.take(b"102 Processing")

@@ -112,7 +112,7 @@ async def test_a_complete_response() -> None:
     ):
         await once(running, end=b"1234567")
         record = await running.record()
-        table = running.datapath.context.router.table
+        table = running.service.context.router.table
         names = running.cells.names.since(0)[1]
     position = position_of(b"", KEY)
     assert position // FINE == bucket_of(b"", KEY)
@@ -456,7 +456,7 @@ async def test_the_epoch_is_that_of_the_split() -> None:
     ):
         tables = [RouteTable(20.0), RouteTable(50.0), RouteTable(50.0, circuit_open=True)]
         for table in tables:
-            running.datapath.publish(table)
+            running.service.publish(table)
             await once(running, end=b"ok")
         epochs = [one.epoch for one in running.records()]
     assert epochs == [table.epoch for table in tables]

@@ -84,7 +84,7 @@ def assert_balance(running: Proxy) -> None:
         codes = sum(cells[CODES : CODES + 1000])
         assert cells[ROUTED] == cells[FINISHED] == codes + cells[CLIENT_CLOSED]
     assert running.context.in_flight == 0
-    for pool in running.context.pools:
+    for pool in running.service.context.pools:
         assert [endpoint.active for endpoint in pool.endpoints] == [0] * len(pool.endpoints)
 
 
@@ -219,13 +219,13 @@ async def test_the_wait_is_that_of_stables_own_requests() -> None:
         proxy(variants(stable.port, canary.port, ALL)) as running,
     ):
         running.datapath.tick()
-        assert running.context.rescue_after == float("inf")
-        tally = running.context.tallies[0]
+        assert running.service.context.rescue_after == float("inf")
+        tally = running.service.context.tallies[0]
         for _ in range(600):  # what stable would have answered within the last seconds
             tally.finish(200, 0.01, 0.01)
-        running.datapath._patience._next = 0.0
+        running.service._patience._next = 0.0
         running.datapath.tick()
-        assert running.context.rescue_after == 1.0
+        assert running.service.context.rescue_after == 1.0
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ async def test_a_request_that_stable_may_not_answer_waits_for_the_canary(more: s
         exchange = running.connection()._exchange
         assert exchange is not None
         await ticking(running, lambda: monotonic() - exchange._received > 0.1)
-        assert running.context.rescue_after == 0.05
+        assert running.service.context.rescue_after == 0.05
         await link.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\ncanary")
 
     async with (

@@ -85,7 +85,7 @@ async def test_what_was_rescued_meanwhile_gets_no_connection_of_the_canary() -> 
         await until(lambda: stable.got)  # it is rescued
         end.set()
         await first.to_end()
-        endpoint = running.context.pools[1].endpoints[0]
+        endpoint = running.service.context.pools[1].endpoints[0]
         assert endpoint.open == 0
         answer.set()
         await second.take(b"ok")

@@ -96,8 +96,8 @@ async def test_6_6_1_date_is_kept_and_goes_on_with_the_clock() -> None:
         Upstream(always(OK)).serving() as upstream,
         proxy(variants(upstream.port)) as running,
     ):
-        ends = running.context.head_ends
-        ends._second -= 100  # as if it had not been renewed since then
+        running.context.head_ends._second -= 100  # as if it had not been renewed since then
+        ends = running.service.context.head_ends
         ends.responses[:] = [end.replace(b"Date: ", b"Date: X") for end in ends.responses]
         await until(lambda: b"Date: X" not in b"".join(ends.responses))
         client = await running.connect()
@@ -304,7 +304,7 @@ async def test_rfc4559_6_an_authenticated_connection_belongs_to_its_client(
             await mine.send(GET.replace(b"/ ", b"/mine "))
             await mine.take(b"ok", count)
         assert [link.got.count(b"GET /mine ") for link in upstream.links] == [2, 0]
-        endpoint = running.context.pools[0].endpoints[0]
+        endpoint = running.service.context.pools[0].endpoints[0]
         assert endpoint.idle == []
         mine.close()
         await until(lambda: upstream.links[0].closed)
@@ -329,7 +329,7 @@ async def test_rfc4559_6_credentials_bind_a_connection_without_a_challenge() -> 
             await first.send(GET)
             await first.take(b"ok", 2)
             assert upstream.links[0].got.count(b"GET ") == 2
-            assert running.context.pools[0].endpoints[0].idle == []
+            assert running.service.context.pools[0].endpoints[0].idle == []
 
 
 async def test_rfc4559_6_other_schemes_share_connections() -> None:
@@ -376,4 +376,6 @@ async def test_rfc4559_6_a_request_with_such_credentials_is_not_mirrored() -> No
         await client.send(GET)
         await client.take(b"ok", 2)
         await until(lambda: any(running.counters.service[MIRRORED : MIRRORED + 8]))
-        assert running.context.pools[1].endpoints[0].idle == []  # it was asked to authenticate
+        assert (
+            running.service.context.pools[1].endpoints[0].idle == []
+        )  # it was asked to authenticate

@@ -62,8 +62,8 @@ async def fill(running: Proxy, request: bytes, times: int) -> list[Client]:
 def overload(running: Proxy) -> None:
     """Let the seconds pass in which nothing is answered."""
     for second in range(WINDOWS + 2):
-        running.context.observe_load(1000.0 + second)
-    assert running.context.load.sheds
+        running.service.context.observe_load(1000.0 + second)
+    assert running.service.context.load.sheds
 
 
 @asynccontextmanager
@@ -114,8 +114,8 @@ async def test_new_users_are_refused_before_those_who_come_back() -> None:
         await until(lambda: running.context.in_flight == LEAST // 2 + 1, "clients that left")
         await fill(running, NEW, 1)
         assert status_of(await once(running, NEW)) == 503
-        limit, at = running.context.load.of[0], running.context.in_flight + 1
-        table = running.context.router.table
+        limit, at = running.service.context.load.of[0], running.context.in_flight + 1
+        table = running.service.context.router.table
         known = next(one for one in users() if not limit.refuses(at, table.route(one)))
         await fill(running, ask(b"/", known), 1)
         assert running.counters.stable[SHED] == 1
@@ -143,8 +143,8 @@ async def test_off_by_default_nothing_is_refused() -> None:
     ):
         clients = await fill(running, GET, 30)
         for second in range(60):
-            running.context.observe_load(1000.0 + second)
-        assert not running.context.load.sheds
+            running.service.context.observe_load(1000.0 + second)
+        assert not running.service.context.load.sheds
         clients += await fill(running, NEW, 10)
         slow.release.set()
         for client in clients:
@@ -192,9 +192,9 @@ async def test_stable_that_sheds_itself_answers_for_nobody() -> None:
 async def test_a_reload_turns_it_off() -> None:
     async with overloaded_stable() as (running, slow, clients):
         assert status_of(await once(running, GET)) == 503
-        port = next(iter(running.context.pools[0].endpoints)).config
+        port = next(iter(running.service.context.pools[0].endpoints)).config
         text = f"variants: {{stable: {{endpoints: ['{port}']}}}}"
-        running.datapath.reconfigure(config.parse(text, file="test.yaml"), {})
+        running.reconfigure(config.parse(text, file="test.yaml"))
         (client,) = await fill(running, GET, 1)
         slow.release.set()
         for one in (client, *clients):

@@ -87,7 +87,7 @@ async def test_keys_are_replaced_and_nobody_moves(tmp_path: Path) -> None:
         keys.write_bytes(NEW + b"\n" + OLD)
         text = variants(stable.port, canary.port, sticky(keys))
         made = config.parse(text, file="f")
-        running.datapath.reconfigure(made, counters.slots([], {}))
+        running.reconfigure(made, counters.slots([], {}))
         for value, side in zip(users, before, strict=True):
             for _ in range(2):  # until the client has taken the new one
                 answer = await ask(running, value)
@@ -99,7 +99,7 @@ async def test_keys_are_replaced_and_nobody_moves(tmp_path: Path) -> None:
             assert cookie_in(answer) is None
             assert answer.endswith(side)
         keys.write_bytes(NEW)
-        running.datapath.reconfigure(made, counters.slots([], {}))
+        running.reconfigure(made, counters.slots([], {}))
         assert cookie_in(await ask(running, users[0])) is not None  # too late: a new user
 
 
@@ -120,5 +120,5 @@ async def test_marked_for_the_release_and_signed(tmp_path: Path) -> None:
         assert value is not None
         key = Signer((NEW,), b"canary_id").verify(value)
         assert key is not None
-        assert key.endswith(b"." + running.context.router.table.tag)
+        assert key.endswith(b"." + running.service.context.router.table.tag)
         assert (await ask(running, value)).endswith(b"canary") == answer.endswith(b"canary")

@@ -550,7 +550,7 @@ async def test_what_is_over_is_freed_at_once(verified: bool) -> None:
                 await apart(lambda: ask(running.port))
             with suppress(OSError):  # and one that fails
                 await apart(lambda: plain(running.port, b"GET / HTTP/1.1\r\n\r\n"))
-            running.context.pools[0].endpoints[0].close()
+            running.service.context.pools[0].endpoints[0].close()
             await until(lambda: not running.context.connections)
             kinds = (TlsConnection, Handshake, ClientConnection)
             await until(lambda: not [one for one in gc.get_objects() if isinstance(one, kinds)])
@@ -577,7 +577,7 @@ async def test_new_files_are_for_new_connections_and_the_others_go_on(tmp_path: 
         made = config.parse(secure(upstream.port, pair), file="test.yaml")
         old = await apart(lambda: connect(running.port, own.client()))
         own.pair()
-        running.datapath.reconfigure(made, {})
+        running.reconfigure(made)
         new = await apart(lambda: connect(running.port, own.client()))
         assert serial(old) != serial(new)
         for sock in (old, new):
@@ -614,7 +614,7 @@ async def test_an_endpoint_that_cannot_be_verified_is_a_failure_to_connect(kind:
         for _ in range(3):
             await fails_with(running, Reason.CERTIFICATE)
         assert running.counters.stable[ERRORS + Reason.CERTIFICATE] == 3
-        (endpoint,) = running.context.pools[0].endpoints
+        (endpoint,) = running.service.context.pools[0].endpoints
         assert endpoint.ejected
         assert endpoint.open == 0
         assert upstream.got == b""
@@ -658,7 +658,7 @@ async def test_new_authorities_are_for_new_connections_to_endpoints(tmp_path: Pa
             await fails_with(running, Reason.CERTIFICATE)
             ca.write_bytes(authority().ca.read_bytes())
             await fails_with(running, Reason.CERTIFICATE)  # nobody has said so yet
-            running.datapath.reconfigure(config.parse(text, file="test.yaml"), {})
+            running.reconfigure(config.parse(text, file="test.yaml"))
             client = await running.connect()
             await client.send(GET)
             await client.take(b"ok")
@@ -677,7 +677,7 @@ async def test_an_endpoint_that_never_shakes_hands_is_a_timeout() -> None:
         got = await client.take(b"Request ID")
         assert status_of(got) == 504
         await until(lambda: upstream.links[0].closed)
-        (endpoint,) = running.context.pools[0].endpoints
+        (endpoint,) = running.service.context.pools[0].endpoints
         assert endpoint.open == 0
 
 

@@ -147,7 +147,7 @@ async def test_creation_begins_and_ends_with_the_configuration() -> None:
         off = variants(upstream.port)
         async with proxy(off) as running:
             for text, count in ((off, 0), (off + CREATE, 1), (off, 1)):
-                running.datapath.reconfigure(config.parse(text, file="test.yaml"), {})
+                running.reconfigure(config.parse(text, file="test.yaml"))
                 await exchange(running, GET)
                 assert len(MADE.findall(upstream.got)) == count
 
@@ -307,5 +307,5 @@ async def test_the_name_begins_and_ends_with_the_configuration() -> None:
         on = variants(upstream.port, more=NAMED.format(weight=0))
         async with proxy(off) as running:
             for text, expected in ((off, [b"v7", b"v8"]), (on, [b"stable"]), (off, [b"v7", b"v8"])):
-                running.datapath.reconfigure(config.parse(text, file="test.yaml"), {})
+                running.reconfigure(config.parse(text, file="test.yaml"))
                 assert names(await exchange(running, GET)) == expected

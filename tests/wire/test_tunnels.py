@@ -129,7 +129,7 @@ async def test_a_client_that_resets_ends_the_upstreams_side() -> None:
         assert cells[FINISHED] == cells[CODES + 101] == 1
         assert cells[CLIENT_CLOSED] == 0  # counted as its handshake
         assert running.context.in_flight == 0
-        assert running.context.pools[0].endpoints[0].active == 0
+        assert running.service.context.pools[0].endpoints[0].active == 0
 
 
 async def test_an_upstream_that_resets_ends_the_clients_side() -> None:

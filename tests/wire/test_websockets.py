@@ -72,9 +72,11 @@ async def all_closed(running: Proxy, *, kept: int = 0) -> None:
         assert cells[TUNNELS_OPENED] == cells[TUNNELS_CLOSED] == cells[CODES + 101]
         assert cells[ROUTED] == cells[FINISHED]
         assert cells[CLIENT_CLOSED] == 0
-    for pool in running.context.pools:
+    for pool in running.service.context.pools:
         assert all(endpoint.active == 0 for endpoint in pool.endpoints)
-    await until(lambda: kept == sum(e.open for p in running.context.pools for e in p.endpoints))
+    await until(
+        lambda: kept == sum(e.open for p in running.service.context.pools for e in p.endpoints)
+    )
 
 
 @pytest.mark.parametrize("compression", [None, "deflate"])
