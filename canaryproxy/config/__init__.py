@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Mapping
 
@@ -62,7 +63,7 @@ from canaryproxy.config.model import (
     Webhook,
     When,
 )
-from canaryproxy.config.yaml_reader import read
+from canaryproxy.config.yaml_reader import ParsedYaml, read
 
 __all__ = [
     "AccessLog",
@@ -128,7 +129,16 @@ def parse(text: str, *, file: str, environment: Mapping[str, str] = os.environ) 
     Variables of ``environment`` are replaced (``variables``).
     Raises ``ConfigError`` with every problem, in order of position, and no other exception for any text.
     """
-    source = read(text, file, environment)
+    collecting = gc.isenabled()
+    gc.disable()  # it would look through the values of a large file again and again
+    try:
+        return _parsed(read(text, file, environment))
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _parsed(source: ParsedYaml) -> Config:
     problems = source.problems
     config: Config | None = None
     if isinstance(source.value, dict):

@@ -13,28 +13,33 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from canaryproxy.config import variables
+from canaryproxy.config import variables, yaml_fast
 from canaryproxy.config.errors import Path, Problem, shown
 from canaryproxy.config.yaml_errors import Place, explain
 from canaryproxy.config.yaml_parts import (
+    Composer,
     ComposerError,
     MappingNode,
     MarkedYAMLError,
     Node,
     ReaderError,
+    Resolver,
     SafeLoader,
     ScalarNode,
 )
 
-MAX_CHARACTERS = 250_000
-"""Largest configuration; PyYAML would need seconds to read more."""
+MAX_CHARACTERS = 1_000_000
+"""Largest configuration: a thousand services with a release each."""
 MAX_BYTES = 4 * MAX_CHARACTERS
 """Its largest encoding in UTF-8."""
-MAX_VALUES = 10_000
+MAX_VALUES = 100_000
 """No real configuration has more values; a file of aliases that multiply ("billion laughs") has."""
 MAX_DEPTH = 32
+
+_LARGE = 16_384
+"""Characters from which on libyaml is worth its loading."""
 
 _Found = TypeVar("_Found")
 
@@ -123,17 +128,22 @@ class Unreadable(Exception):
         self.path = path
 
 
-class _Loader(SafeLoader):
-    """PyYAML's composer with the scalars of YAML 1.2 and a limit on nesting."""
+class BoundedComposer(Composer, Resolver):
+    """PyYAML's composer with the scalars of YAML 1.2 and a limit on nesting; a parser is to be added."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
     _depth = 0
+
+    if TYPE_CHECKING:
+
+        def peek_event(self) -> Any:
+            """Return the next event of the parser."""
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         """Compose one value and everything in it."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            mark = self.peek_event().start_mark
             raise ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", mark)
         try:
             return super().compose_node(parent, index)
@@ -142,10 +152,18 @@ class _Loader(SafeLoader):
 
 
 for _kind, _pattern in (("null", _NULL), ("bool", _BOOL), ("int", _INT), ("float", _FLOAT)):
-    _Loader.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_pattern.pattern})\Z"), None)
+    BoundedComposer.add_implicit_resolver(
+        _TAG + _kind, re.compile(rf"(?:{_pattern.pattern})\Z"), None
+    )
+
+
+class _Loader(BoundedComposer, SafeLoader):
+    """That composer over PyYAML's own parser."""
 
 
 def _compose(text: str) -> Node | None:
+    if _LARGE < len(text) <= MAX_CHARACTERS and (found := yaml_fast.compose(text, BoundedComposer)):
+        return found
     return _parse(text, lambda loader: loader.get_single_node())
 
 
@@ -257,7 +275,7 @@ class _Reader:
                 )
             elif _SURROGATE.search(key):
                 self._problem(place, path, f"unpaired surrogate in the key {shown(key)}")
-            elif key == "<<" and key_node.style is None:
+            elif key == "<<" and not key_node.style:
                 self._problem(
                     place,
                     here,

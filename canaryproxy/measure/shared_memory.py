@@ -41,7 +41,7 @@ from canaryproxy.measure.records import NameRing, RecordRing
 from canaryproxy.measure.resolved import Addresses
 from canaryproxy.measure.routing import RouteTable
 
-LARGEST_CONFIG: Final = 4 * 1024 * 1024
+LARGEST_CONFIG: Final = 8 * 1024 * 1024
 """Maximum bytes of a configuration with its slots and the files of its TLS."""
 LARGEST_ADDRESSES: Final = 1024 * 1024
 """Maximum bytes of the addresses of all names."""

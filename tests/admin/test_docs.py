@@ -121,5 +121,5 @@ async def test_bounds_and_token_are_as_said(served: Served) -> None:
     assert (bounds.connections, bounds.streams) == (128, 50)
     assert (bounds.head, bounds.body, bounds.stall, pace.heartbeat) == (15, 10, 10, 15)
     assert (stream.BACKLOG, secrets.MIN_TOKEN) == (256, 16)
-    assert (bodies.MAX_JSON, yaml_reader.MAX_BYTES) == (64 << 10, 1_000_000)
+    assert (bodies.MAX_JSON, yaml_reader.MAX_BYTES) == (64 << 10, 4_000_000)
     assert len(TOKEN) >= secrets.MIN_TOKEN

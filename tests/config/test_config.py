@@ -247,7 +247,7 @@ def test_problems_are_in_order_of_place() -> None:
 
 
 def test_a_file_that_is_too_large_is_not_read() -> None:
-    (problem,) = problems_of("#" * 250_001)
+    (problem,) = problems_of("#" * 1_000_001)
     assert "larger than" in problem.message
 
 
