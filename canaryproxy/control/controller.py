@@ -252,6 +252,12 @@ class Controller:
         await self.authority.stop()
         await self._saver.stop()
 
+    def retire(self) -> None:
+        """Save at once and refuse acts from now on: the service is no longer configured."""
+        self._stopped = True
+        self.gates.stop()
+        self._saver.stop_at_once()
+
     # The tick
 
     def tick(self) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from canaryproxy.config import Config
-from canaryproxy.release.rollout import Rollout, State
+from canaryproxy.control.state_file import StateError, StateFile
+from canaryproxy.release.rollout import Refused, Rollout, State
 
 _KEPT = 200
 """Releases that are remembered, the latest."""
@@ -98,3 +100,17 @@ def refusal_of(document: Mapping[str, Any], config: Config) -> str | None:
     found = EndedReleases()
     found.restore(document.get("ended", {}))
     return found.refusal(config.release_id, canary_of(config), document["release"])
+
+
+def refuse_ended(config: Config) -> None:
+    """Raise ``Refused`` if the state file knows that the release has ended; for a service that comes back.
+
+    A state file that cannot be used refuses nothing here: all users go to stable then.
+    """
+    try:
+        document = StateFile(Path(config.state)).load()
+        why = None if document is None else refusal_of(document, config)
+    except (StateError, KeyError, TypeError, ValueError):
+        return
+    if why is not None:
+        raise Refused(why)

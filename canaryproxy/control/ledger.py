@@ -10,8 +10,8 @@ from typing import Any
 from canaryproxy.config import text
 from canaryproxy.config.text import at_route, count, plural
 from canaryproxy.judging.verdict import Assessment, Verdict
-from canaryproxy.release.circuit import Circuit, Record
-from canaryproxy.release.rollout import Rollout
+from canaryproxy.release.circuit import Circuit, Record, State
+from canaryproxy.release.rollout import UNDER_WAY, Rollout
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +39,11 @@ class Ledger:
         """Grows with every change that matters to an operator's decision (ETag)."""
         self._clock = clock
         self._listeners: list[Listener] = []
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a release is under way or the circuit is not closed."""
+        return self.circuit.state is not State.CLOSED or self.rollout.state in UNDER_WAY
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` with the number and each new record; return a function that ends it."""

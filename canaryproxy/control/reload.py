@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from canaryproxy import config as configuration
-from canaryproxy.config import Config, ConfigError
+from canaryproxy.config import Config, ConfigError, Service
 from canaryproxy.config.atomic import replace_file
 from canaryproxy.config.errors import dotted
 from canaryproxy.config.yaml_reader import read
@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 NEEDS_RESTART = ("listen", "workers", "admin", "state", "access_log", "fleet")
 """Sections that belong to sockets, processes and open files; of ``listen`` only the addresses."""
 
+_MISSING = object()
 _LOOK_ANYWAY = 5000
 """Milliseconds after which a watched file is compared without an event: some file systems send none."""
 _AFTER_ERROR = 5.0
@@ -57,6 +58,24 @@ class Change:
         """Return JSON values."""
         return {"changed": list(self.changed), "restart_needed": list(self.restart_needed)}
 
+    def sentence(self, by: str | None) -> str:
+        """Return it as the cause of a record; ``by`` names the operator, if one is known."""
+        parts = [", ".join(self.changed) or "nothing changed"]
+        if self.restart_needed:
+            parts.append(f"a restart is needed for {', '.join(self.restart_needed)}")
+        return _with("; ".join(parts), by)
+
+    def of(self, service: str) -> Change:
+        """Return the part that concerns a service: its own fields, and those of the top level."""
+        mine = f"services.{service}"
+
+        def concerns(path: str) -> bool:
+            return not path.startswith("services.") or path == mine or path.startswith(f"{mine}.")
+
+        return Change(
+            tuple(filter(concerns, self.changed)), tuple(filter(concerns, self.restart_needed))
+        )
+
 
 def differences(old: Config, new: Config) -> tuple[str, ...]:
     """Return the paths of the fields in which two configurations differ, in the order of the file's model."""
@@ -64,7 +83,10 @@ def differences(old: Config, new: Config) -> tuple[str, ...]:
 
 
 def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
-    if old == new:
+    if isinstance(old, Service) and isinstance(new, Service):
+        # A section that is left out is the top level's, one that is null is off: they are not equal.
+        old, new = _written(old), _written(new)
+    if old == new and not _has_services(old):
         return
     if isinstance(old, BaseModel) and isinstance(new, BaseModel) and type(old) is type(new):
         for name, field in type(old).model_fields.items():
@@ -72,7 +94,9 @@ def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
             yield from _differences(getattr(old, name), getattr(new, name), here)
     elif isinstance(old, dict) and isinstance(new, dict):
         for name in dict.fromkeys((*old, *new)):
-            yield from _differences(old.get(name), new.get(name), f"{path}.{name}")
+            yield from _differences(
+                old.get(name, _MISSING), new.get(name, _MISSING), f"{path}.{name}"
+            )
     elif isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new):
         for at, (before, after) in enumerate(zip(old, new, strict=True)):
             yield from _differences(before, after, f"{path}[{at}]")
@@ -80,8 +104,24 @@ def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
         yield path
 
 
+def _written(service: Service) -> dict[str, Any]:
+    return {"hosts": service.hosts, "paths": service.paths, **service.own()}
+
+
+def _has_services(value: Any) -> bool:
+    """Return whether a value holds services, which are compared by what is written in the file."""
+    if isinstance(value, Config):
+        return bool(value.services)
+    return isinstance(value, dict) and any(isinstance(one, Service) for one in value.values())
+
+
 def live(running: Config, wanted: Config) -> Config:
-    """Return ``wanted`` with everything that needs a restart as it is in ``running``."""
+    """Return ``wanted`` with everything that needs a restart as it is in ``running``.
+
+    That is all of it, if one of them has ``services`` and the other one has not.
+    """
+    if bool(running.services) != bool(wanted.services):
+        return running
     kept = {name: getattr(running, name) for name in NEEDS_RESTART}
     there = {listener.address: listener for listener in wanted.listen}
     kept["listen"] = tuple(there.get(one.address, one) for one in running.listen)
@@ -109,8 +149,12 @@ class Reloader:
         time: Callable[[], float],
         text: str | None = None,
         files: Files | None = None,
+        reloaded: Callable[[Change, str | None], None] | None = None,
     ) -> None:
-        """``text`` is that of ``config``, ``files`` those of its TLS, if they may be other ones by now."""
+        """``text`` is that of ``config``, ``files`` those of its TLS, if they may be other ones by now.
+
+        ``reloaded`` writes a reload into the history in place of ``note``; ``None``: no operator is known.
+        """
         self.path = path
         self.running = config
         """The configuration in force."""
@@ -128,6 +172,7 @@ class Reloader:
         self._check = check
         self._apply = apply
         self._note = note
+        self._reloaded = reloaded or self._note_reload
         self._time = time
         if path is not None and text is None:
             try:
@@ -230,11 +275,11 @@ class Reloader:
         self.error = None
         self.restart_needed = change.restart_needed
         if news:
-            parts = [", ".join(change.changed) or "nothing changed"]
-            if change.restart_needed:
-                parts.append(f"a restart is needed for {', '.join(change.restart_needed)}")
-            self._note("reload", _with("; ".join(parts), by), change.to_dict())
+            self._reloaded(change, by)
         return change
+
+    def _note_reload(self, change: Change, by: str | None) -> None:
+        self._note("reload", change.sentence(by), change.to_dict())
 
     def _failed(self, why: str, by: str | None) -> None:
         if why != self.error:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from canaryproxy.control.ledger import Ledger
@@ -68,6 +69,9 @@ class Saver:
         self._task: asyncio.Task[None] | None = None
         self._waiters: list[tuple[int, asyncio.Future[str | None]]] = []
         self._stopped = False
+        self._writing = Lock()
+        self._written = -1
+        """The newest version that a thread has begun to write; for the holder of ``_writing``."""
 
     @property
     def busy(self) -> bool:
@@ -95,7 +99,7 @@ class Saver:
             while self.saved < self._ledger.version and not self._stopped:
                 version, document = self._ledger.version, self._document()
                 try:
-                    await asyncio.to_thread(self.file.save, document)
+                    await asyncio.to_thread(self._write, version, document)
                 except StateError as error:
                     if self.error is None:
                         _log.error(
@@ -114,6 +118,13 @@ class Saver:
                 self._wake(None)
         finally:
             self._task = None
+
+    def _write(self, version: int, document: dict[str, Any]) -> None:
+        """Write a document unless a newer one has been written. Raises ``StateError``."""
+        with self._writing:
+            if version >= self._written:
+                self._written = version
+                self.file.save(document)
 
     async def wait(self, in_force: Callable[[], bool]) -> None:
         """Return when everything up to now is on disk. Raises ``Unsaved`` if a save fails.
@@ -153,3 +164,17 @@ class Saver:
             await asyncio.to_thread(self.file.save, self._document())
         except StateError as error:
             _log.error("%s", error)
+
+    def stop_at_once(self) -> None:
+        """Save a last time before this returns, and no more after that: another saver may follow.
+
+        Blocks while the disk writes.
+        """
+        self._stopped = True
+        try:
+            self._write(self._ledger.version, self._document())
+        except StateError as error:
+            _log.error("%s", error)
+        else:
+            self.saved = self._ledger.version
+        self._wake("the service has been removed from the configuration")

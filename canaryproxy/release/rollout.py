@@ -102,6 +102,10 @@ class State(Enum):
     ABORTED = "aborted"
 
 
+UNDER_WAY = frozenset({State.RUNNING, State.PAUSED, State.TRIPPED, State.PROBING, State.ABORTING})
+"""A release that has begun and has not ended."""
+
+
 class Refused(Exception):
     """An event that the state does not allow; nothing has changed."""
 

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
@@ -20,16 +20,18 @@ from canaryproxy.admin.collector import CounterCollector
 from canaryproxy.admin.exposition import registry
 from canaryproxy.admin.readers import ProcessSources
 from canaryproxy.config import Config
-from canaryproxy.config.text import weight
-from canaryproxy.control.controller import Status
-from canaryproxy.control.reload import Reloader, live
+from canaryproxy.control.controller import Origin, Status
+from canaryproxy.control.ended import refuse_ended
+from canaryproxy.control.reload import Change, Reloader, live
 from canaryproxy.control.state_file import StateLock
 from canaryproxy.measure.resolved import Addresses, names
-from canaryproxy.measure.shared_memory import Block, Placement
-from canaryproxy.release.circuit import State as CircuitState
+from canaryproxy.measure.shared_memory import Block, Configured, Placement
+from canaryproxy.release.rollout import Refused
 from canaryproxy.runtime import systemd
 from canaryproxy.runtime.resolver import Resolver
 from canaryproxy.runtime.service_control import ServiceControl
+from canaryproxy.runtime.slots import Slots
+from canaryproxy.runtime.status_line import overall_line, status_line
 from canaryproxy.runtime.ticker import Ticker
 from canaryproxy.runtime.workers import Workers
 from canaryproxy.tls import files as certificates
@@ -73,8 +75,12 @@ class ControlPlane:
         self._config = config
         self._block = block
         self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Services that have been removed, until they have ended."""
         self._lock = StateLock(Path(config.state))
         self._status_line = ""
+        self._touched: list[str] = []
+        """Services that the reload of now concerns."""
         self._takes_over = takes_over
         self._restarted: str | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
@@ -91,24 +97,21 @@ class ControlPlane:
             lambda: monotonic() + epoch_offset,
             text=None if in_force is None or takes_over else in_force.text,
             files=files,
+            reloaded=self._note_reload,
         )
-        self.services = {
-            DEFAULT: ServiceControl(
-                config,
-                block.service(0),
-                self._workers,
-                self.reloader,
-                block.addresses,
-                outcomes=None if in_force is None else in_force.services[DEFAULT].outcomes,
-                main_pid=main_pid,
-                unresolved=self._resolver.failing,
-            )
+        self._main_pid = main_pid
+        self._slots = Slots(block, in_force)
+        services = config.by_service()
+        self._lost = self._slots.take(services)
+        """Slots of services that the next configuration to be published does not have."""
+        self.services: dict[str, ServiceControl] = {
+            name: self._made(name, own, in_force) for name, own in services.items()
         }
-        """By name."""
+        """Those in force, by name."""
         self._ticker = Ticker(
             self._workers.tick, lambda: [one.controller for one in self.services.values()]
         )
-        self._admin = AdminServer(self._registry(), self._only.control, config.admin)
+        self._admin = AdminServer(self._registry(), self._first.control, config.admin)
 
     def _registry(self) -> CollectorRegistry:
         process = ProcessSources(
@@ -123,33 +126,68 @@ class ControlPlane:
         )
 
     @property
-    def _only(self) -> ServiceControl:
-        (only,) = self.services.values()
-        return only
+    def _first(self) -> ServiceControl:
+        return next(iter(self.services.values()))
+
+    def _made(self, name: str, config: Config, in_force: Configured | None) -> ServiceControl:
+        """Return the control of a service in its slot; ``in_force`` may know the cells of its outcomes."""
+        known = None if in_force is None else in_force.services.get(name)
+        return ServiceControl(
+            config,
+            self._block.service(self._slots.by_name[name]),
+            self._workers,
+            self.reloader,
+            self._block.addresses,
+            outcomes=None if known is None else known.outcomes,
+            main_pid=self._main_pid,
+            unresolved=self._resolver.failing,
+        )
 
     def load(self) -> None:
-        """Restore the release from the state file and the table in force, and publish the first table.
+        """Restore the releases from the state files and the tables in force, and publish the first tables.
 
         Blocks while the control plane before this one saves. Raises ``StateError`` if another process keeps
         the state file.
         """
         self._lock.acquire(_LOCK_WITHIN)
-        had_table = self._block.service(0).table.read() is not None
-        controller = self._only.controller
-        origin = self._only.load()
+        before = any(service.has_table for service in self.services.values())
+        origins = {name: service.load() for name, service in self.services.items()}
         in_force = self._block.config.read()
         ours = (self.reloader.text, self._placements(), self.reloader.files)
         if ours[0] and (
             in_force is None or (in_force.text, in_force.services, in_force.files) != ours
         ):
-            self._block.config.publish(*ours)
-        if origin == "restored" and not self._takes_over:
-            what = "the control plane" if had_table else "the proxy"
-            self._restarted = f"{what} runs again as process {os.getpid()}, from the state file"
-        if origin != "refused":  # the trip that follows from that says it all
-            from_file = f"restored from {self._config.state}"
-            said = from_file if origin == "restored" else "new: no state file yet"
-            _log.info("%s (%s)", status_line(controller.status()), said)
+            self._publish()
+        if "restored" in origins.values() and not self._takes_over:
+            what = "the control plane" if before else "the proxy"
+            files = "the state file" if len(origins) == 1 else "the state files"
+            self._restarted = f"{what} runs again as process {os.getpid()}, from {files}"
+        self._log_origins(origins)
+
+    def _log_origins(self, origins: Mapping[str, Origin]) -> None:
+        if self._is_single:
+            ((name, origin),) = origins.items()
+            if origin != "refused":  # the trip that follows from that says it all
+                from_file = f"restored from {self._config.state}"
+                said = from_file if origin == "restored" else "new: no state file yet"
+                _log.info("%s (%s)", status_line(self.services[name].controller.status()), said)
+            return
+        _log.info("%s", overall_line(self._statuses()))
+        for name in self._awake:
+            _log.info("%s: %s", name, status_line(self.services[name].controller.status()))
+
+    @property
+    def _is_single(self) -> bool:
+        """Whether the configuration has no ``services``."""
+        return not self._config.services
+
+    @property
+    def _awake(self) -> list[str]:
+        """The services whose release is under way, or whose circuit is not closed."""
+        return [name for name, one in self.services.items() if one.controller.ledger.is_active]
+
+    def _statuses(self) -> dict[str, Status]:
+        return {name: one.controller.status() for name, one in self.services.items()}
 
     async def wait_for_lock(self) -> None:
         """Wait until no other process holds the state file. Raises ``StateError`` as ``load`` does."""
@@ -164,8 +202,10 @@ class ControlPlane:
             service.start_notifier()
         await self._admin.start(unix_sockets, tcp_sockets)
         for service in self.services.values():
-            service.start(self.reloader.files, self._restarted)
-        self._restarted = None
+            service.start(self.reloader.files)
+        if self._restarted is not None:
+            self.note("restart", self._restarted, {})
+            self._restarted = None
         self._ticker.start()
         self._watch()
         self._beat()
@@ -177,10 +217,14 @@ class ControlPlane:
         self._workers.settle_other_side()
         for service in self.services.values():
             service.log_upstreams()
-        line = status_line(self._only.controller.status())
+        line = self._line()
         if line != self._status_line:
             self._status_line = line
             systemd.notify(f"STATUS={line}")
+
+    def _line(self) -> str:
+        statuses = self._statuses()
+        return status_line(statuses[DEFAULT]) if self._is_single else overall_line(statuses)
 
     def _resolved(self, addresses: Addresses) -> None:
         self._block.addresses.publish(addresses)
@@ -197,22 +241,90 @@ class ControlPlane:
         task.add_done_callback(self._tasks.discard)
 
     def note(self, what: str, cause: str, figures: dict[str, Any]) -> None:
-        """Record in the history what has happened to the proxy."""
-        self._only.controller.note(what, cause, figures)
+        """Record what has happened to the proxy in the history of each service that it may matter to.
+
+        Those are the services whose release is under way; if there is none, it is the first one.
+        """
+        for name in self._awake or list(self.services)[:1]:
+            self.services[name].controller.note(what, cause, figures)
+
+    def _note_reload(self, change: Change, by: str | None) -> None:
+        """Record a reload in the history of the services that it concerns."""
+        if self._is_single:
+            self.note("reload", change.sentence(by), change.to_dict())
+            return
+        for name in self._touched or self._awake or list(self.services)[:1]:
+            mine = change.of(name)
+            if mine.changed or mine.restart_needed or not self._touched:
+                self.services[name].controller.note("reload", mine.sentence(by), mine.to_dict())
+        _log.info("reload: %s", change.sentence(by))
+
+    # Reloads
 
     def _check(self, config: Config) -> None:
-        self._only.controller.check(config)
+        """Raise ``Refused`` if a release cannot continue under this configuration."""
+        self._touched = []
+        wanted = config.by_service()
+        self._slots.plan(wanted)
+        for name, own in wanted.items():
+            known = self.services.get(name)
+            try:
+                if known is None:
+                    refuse_ended(own)
+                else:
+                    known.controller.check(own)
+            except Refused as error:
+                if config.services:
+                    raise Refused(f"services.{name}: {error}") from None
+                raise
 
     def _reconfigure(self, config: Config) -> None:
-        """Put a configuration in force that ``_check`` has accepted."""
+        """Put a configuration in force that ``_check`` has accepted. What it does not change goes on."""
         old, self._config = self._config, config
-        service = self._only
-        service.reconfigure(config)
+        wanted = config.by_service()
+        for name in self.services.keys() - wanted.keys():
+            self._remove(name)
+        self._lost |= self._slots.take(wanted)
+        added = [name for name in wanted if name not in self.services]
+        changed = [name for name, one in self.services.items() if one.differs(wanted[name])]
+        self._touched = [*changed, *added]
+        for name, service in self.services.items():
+            if name in changed:
+                service.reconfigure(wanted[name])
+            else:
+                service.keep(wanted[name])
+        new = {name: self._made(name, wanted[name], None) for name in added}
+        for service in new.values():
+            service.load()
+        self.services = {name: self.services.get(name) or new[name] for name in wanted}
         self._resolver.configure(names(config.endpoints), config.dns)
-        self._block.config.publish(self.reloader.text, self._placements(), self.reloader.files)
-        service.health.configure(config, self.reloader.files)
+        self._publish()
+        for name, service in self.services.items():
+            if name in new:
+                service.start_notifier()
+                service.start(self.reloader.files)
+            else:
+                service.health.configure(service.config, self.reloader.files)
         if not old.reload.watch:
             self._watch()
+
+    def _remove(self, name: str) -> None:
+        service = self.services.pop(name)
+        service.remove()
+        self._leave(service)
+
+    def _leave(self, service: ServiceControl) -> None:
+        task = asyncio.get_running_loop().create_task(service.leave())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    def _publish(self) -> None:
+        """Publish the configuration and where its services are."""
+        lost, self._lost = self._lost, {}
+        generation = self._block.config.publish(
+            self.reloader.text, self._placements(), self.reloader.files
+        )
+        self._slots.published(lost, generation)
 
     def _placements(self) -> dict[str, Placement]:
         return {name: one.placement for name, one in self.services.items()}
@@ -260,24 +372,9 @@ class ControlPlane:
     async def close(self) -> None:
         """Close the admin addresses and end the notifications; call ``release`` before."""
         await self._admin.stop()
-        await asyncio.gather(*(one.close() for one in self.services.values()))
+        await asyncio.gather(*(one.close() for one in self.services.values()), *self._leaving)
 
     async def stop(self) -> None:
         """Call ``release``, then ``close``."""
         await self.release()
         await self.close()
-
-
-def status_line(status: Status) -> str:
-    """Return the state of the release in a line, for ``systemctl status`` and the log."""
-    here, steps = status.rollout, status.plan.steps
-    parts = [f"{weight(status.weight)} of users on the canary"]
-    if steps:
-        step = min(here.step, len(steps) - 1) + 1
-        at = "before step" if here.learning else "on step"
-        parts.append(f"{status.release} is {here.state.value} {at} {step} of {len(steps)}")
-    if status.circuit.state is not CircuitState.CLOSED:
-        parts.append(f"circuit {status.circuit.state.value}: {status.circuit.cause}")
-    else:
-        parts.append("circuit closed")
-    return "; ".join(parts).replace("\n", " ")[:500]

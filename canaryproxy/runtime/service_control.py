@@ -15,7 +15,8 @@ from typing import Any
 from canaryproxy.admin.collector import EventCounts
 from canaryproxy.admin.readers import Sources
 from canaryproxy.config import Config
-from canaryproxy.control.controller import Controller
+from canaryproxy.config.model.service import SECTIONS
+from canaryproxy.control.controller import Controller, Origin
 from canaryproxy.control.gates import AskGates
 from canaryproxy.control.record_reader import RecordReader
 from canaryproxy.control.reload import Reloader
@@ -27,6 +28,7 @@ from canaryproxy.measure.shared_memory import AddressCell, Placement, ServiceBlo
 from canaryproxy.notify import Gates, Notifier
 from canaryproxy.runtime.health_checks import HealthChecks
 from canaryproxy.runtime.shared_plane import SharedPlane
+from canaryproxy.runtime.status_line import status_line
 from canaryproxy.runtime.workers import Workers
 from canaryproxy.tls.files import Files
 
@@ -95,23 +97,26 @@ class ServiceControl:
 
     # Life
 
-    def load(self) -> str:
+    def load(self) -> Origin:
         """Restore the release from the state file and the table in force, and publish the first table.
 
-        Returns what became of the state file (``control.controller.Origin``).
+        Returns what became of the state file.
         """
         found = self._block.table.read()
         return self.controller.load(None if found is None else found[1:])
+
+    @property
+    def has_table(self) -> bool:
+        """Whether a control plane before this one has published a table."""
+        return self._block.table.read() is not None
 
     def start_notifier(self) -> None:
         """Deliver notifications from now on, also those about the start."""
         self._notifier.start()
 
-    def start(self, files: Files, restarted: str | None = None) -> None:
-        """Run the release; ``files`` are those of TLS, ``restarted`` is the cause for the history, if any."""
+    def start(self, files: Files) -> None:
+        """Run the release; ``files`` are those of TLS."""
         self.controller.start()
-        if restarted is not None:
-            self.controller.note("restart", restarted, {})
         self.control.start()
         self.health.configure(self.config, files)
 
@@ -120,16 +125,37 @@ class ServiceControl:
         self.control.stop()
         self.health.stop()
 
+    def remove(self, by: str | None = None) -> None:
+        """Save and write no more into the slot: the configuration no longer names the service.
+
+        The state file stays: the service continues from it if it comes back. ``leave`` follows.
+        """
+        status = self.controller.status()
+        cause = f"the service has been removed from the configuration ({status_line(status)})"
+        self.controller.note("reload", cause if by is None else f"{cause} (by {by})", {})
+        self.plane.detach()
+        self.stop()
+        self.controller.retire()
+
+    async def leave(self) -> None:
+        """End what takes its time after ``remove``."""
+        await self.controller.authority.stop()
+        await self.close()
+
     async def close(self) -> None:
         """End the notifications."""
         await self._notifier.stop(_NOTIFY_WITHIN)
 
     # Configurations
 
+    def differs(self, config: Config) -> bool:
+        """Tell whether a configuration of this service concerns its control."""
+        return _own(config) != _own(self.config)
+
     def reconfigure(self, config: Config) -> None:
         """Continue under a configuration that ``Controller.check`` has accepted.
 
-        ``check_health`` follows, once the workers can read the configuration.
+        ``HealthChecks.configure`` is to follow, once the workers can read the configuration.
         """
         old, self.config = self.config, config
         self._gates = _gates(config)
@@ -141,6 +167,10 @@ class ServiceControl:
             self._notifier.start()
         self.controller.reconfigure(config, first_table(config))
         self.plane.config = config
+
+    def keep(self, config: Config) -> None:
+        """Take a configuration that does not differ (``differs``), so that the former one can be freed."""
+        self.config = self.controller.config = self.plane.config = config
 
     @property
     def placement(self) -> Placement:
@@ -192,6 +222,11 @@ def _controller(
     return Controller(
         config, totals, plane, table, ask=ask, slots=slots, reader=reader, authority=authority
     )
+
+
+def _own(config: Config) -> tuple[object, ...]:
+    """Return the parts of a configuration by which a service is controlled."""
+    return config.environment, *(getattr(config, name) for name in SECTIONS)
 
 
 def _named(config: Config) -> tuple[object, ...]:

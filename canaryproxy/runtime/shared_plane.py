@@ -59,6 +59,7 @@ class SharedPlane:
     ) -> None:
         self._block = block
         self._workers = workers
+        self._detached = False
         self.outs = Outs(block.outs)
         """The endpoints that the control plane has taken out of service."""
         self.config = config
@@ -67,15 +68,21 @@ class SharedPlane:
         self._addresses: Addresses = {}
         """Those behind names, as they were last read."""
 
+    def detach(self) -> None:
+        """Write no more into the slot: it may be given to another service."""
+        self._detached = True
+
     # For the controller
 
     def publish(self, table: RouteTable, version: int) -> None:
         """Make every worker route by this table from its next request on."""
-        self._block.table.publish(table, version)
+        if not self._detached:
+            self._block.table.publish(table, version)
 
     def eject(self, variant: int, causes: Mapping[str, str]) -> None:
         """Make every worker send no requests to these outliers of a variant: causes by URL."""
-        self.outs.put(shared.OUTLIER, variant, causes)
+        if not self._detached:
+            self.outs.put(shared.OUTLIER, variant, causes)
 
     def holds(self) -> tuple[str, ...]:
         """Return why the canary's endpoints hold the step: what is left of it says nothing of what is out."""
