@@ -13,15 +13,22 @@ from canaryproxy.admin import bodies, dashboard, exposition
 from canaryproxy.admin.api import Api
 from canaryproxy.admin.connection import BOUNDS, Bounds, Connection, Connections, Share
 from canaryproxy.admin.guard import SAFE_METHODS, Guard, route_of
-from canaryproxy.admin.interfaces import ReleaseControl
+from canaryproxy.admin.interfaces import ProxyControl
 from canaryproxy.admin.overview import Overviewer
 from canaryproxy.admin.problem import Problem
-from canaryproxy.admin.stream import PACE, Hub, Pace
+from canaryproxy.admin.release_api import ReleaseApi
+from canaryproxy.admin.stream import PACE, Hubs, Pace
 from canaryproxy.config import Admin
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_UNSHARED = ("/v1/stream", "/v1/overview", "/livez", "/readyz")
+_UNSHARED = (
+    "/v1/stream",
+    "/v1/services/{name}/stream",
+    "/v1/overview",
+    "/livez",
+    "/readyz",
+)
 """Routes outside the share: a stream never ends, the overview waits for other proxies, and probes cost
 nothing and must not wait."""
 
@@ -36,15 +43,15 @@ class AdminServer:
     def __init__(
         self,
         registry: CollectorRegistry,
-        control: ReleaseControl,
+        proxy: ProxyControl,
         admin: Admin,
         *,
         bounds: Bounds = BOUNDS,
         pace: Pace = PACE,
     ) -> None:
-        overviewer = Overviewer(control, admin.overview)
-        self._unix = _Server(registry, control, Guard(None), bounds, pace, overviewer)
-        self._tcp = _Server(registry, control, Guard.of_tcp(admin), bounds, pace, overviewer)
+        overviewer = Overviewer(proxy, admin.overview)
+        self._unix = _Server(registry, proxy, Guard(None), bounds, pace, overviewer)
+        self._tcp = _Server(registry, proxy, Guard.of_tcp(admin), bounds, pace, overviewer)
 
     @property
     def connections(self) -> int:
@@ -54,7 +61,7 @@ class AdminServer:
     @property
     def streams(self) -> int:
         """Open ``/v1/stream`` responses."""
-        return self._unix.hub.open + self._tcp.hub.open
+        return self._unix.hubs.open + self._tcp.hubs.open
 
     async def start(
         self, unix_sockets: Sequence[socket.socket], tcp_sockets: Sequence[socket.socket]
@@ -77,18 +84,18 @@ class _Server:
     def __init__(
         self,
         registry: CollectorRegistry,
-        control: ReleaseControl,
+        proxy: ProxyControl,
         guard: Guard,
         bounds: Bounds,
         pace: Pace,
         overviewer: Overviewer,
     ) -> None:
         self._bounds = bounds
-        self.hub = Hub(control, bounds.streams, pace)
+        self.hubs = Hubs(bounds.streams, pace)
         self._servers: list[asyncio.Server] = []
         self._connections: Connections | None = None
         self._runner = web.AppRunner(
-            application(registry, control, guard, self.hub, bounds, overviewer),
+            application(registry, proxy, guard, self.hubs, bounds, overviewer),
             handle_signals=False,
             shutdown_timeout=bounds.stop,
         )
@@ -111,7 +118,7 @@ class _Server:
 
     async def stop(self) -> None:
         self.stop_accepting()
-        self.hub.close()
+        self.hubs.close()
         await self._runner.cleanup()
         if self._connections is not None:
             self._connections.abort()
@@ -119,9 +126,9 @@ class _Server:
 
 def application(
     registry: CollectorRegistry,
-    control: ReleaseControl,
+    proxy: ProxyControl,
     guard: Guard,
-    hub: Hub,
+    hubs: Hubs,
     bounds: Bounds,
     overviewer: Overviewer | None = None,
 ) -> web.Application:
@@ -158,7 +165,7 @@ def application(
         return web.Response(text="ok\n")
 
     async def readyz(_request: web.Request) -> web.Response:
-        if control.ready:
+        if proxy.ready:
             return web.Response(text="ok\n")
         return web.Response(text="draining\n", status=503)
 
@@ -168,5 +175,6 @@ def application(
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     dashboard.add_routes(app)
-    Api(control, guard, hub, overviewer or Overviewer(control)).add_routes(app)
+    Api(proxy, guard, overviewer or Overviewer(proxy)).add_routes(app)
+    ReleaseApi(proxy, guard, hubs).add_routes(app)
     return app

@@ -1,10 +1,11 @@
-"""The running proxy as the admin API uses it."""
+"""The running proxy and its services as the admin API uses them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from canaryproxy.control.brief_view import Brief
 from canaryproxy.control.endpoint_view import Endpoints
 from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.control.release_view import Act, Release
@@ -12,23 +13,15 @@ from canaryproxy.control.route_view import Routes
 from canaryproxy.control.service import Listener, Matches
 from canaryproxy.release import acts, circuit, rollout
 
-__all__ = ["Listener", "Matches", "ReleaseControl"]
+__all__ = ["Listener", "Matches", "ProxyControl", "ReleaseControl", "Service"]
 
 
 class ReleaseControl(Protocol):
-    """Watches and operates the release of one running proxy; ``control.service.Control`` is the real one."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether the proxy accepts new requests."""
+    """Watches and operates the release of one service; ``control.service.Control`` is the real one."""
 
     @property
     def etag(self) -> str:
         """Version of the release view, without quotes."""
-
-    @property
-    def config_etag(self) -> str:
-        """Version of the configuration file, without quotes."""
 
     @property
     def history_id(self) -> int:
@@ -36,6 +29,9 @@ class ReleaseControl(Protocol):
 
     def release_view(self) -> Release:
         """Return where the release is."""
+
+    def brief(self) -> Brief:
+        """Return where the release is, in short."""
 
     def endpoints(self) -> Endpoints:
         """Return the figures of each endpoint."""
@@ -78,6 +74,50 @@ class ReleaseControl(Protocol):
 
         Raises ``Refused``.
         """
+
+
+class Service(Protocol):
+    """A service of a proxy; ``control.process.Service`` is the real one."""
+
+    @property
+    def hosts(self) -> Sequence[str]:
+        """Hosts whose requests it takes, as configured; none: every host."""
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Prefixes of their paths; none: every path."""
+
+    @property
+    def control(self) -> ReleaseControl:
+        """Its release; another object if a reload removed the service and another added it again."""
+
+
+class ProxyControl(Protocol):
+    """Views and acts of the whole proxy; ``control.process.ProcessControl`` is the real one."""
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        """The services in force, by name."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the proxy accepts new requests."""
+
+    @property
+    def host(self) -> str:
+        """Name of the machine."""
+
+    @property
+    def environment(self) -> str | None:
+        """Name of the environment, as configured."""
+
+    @property
+    def problems(self) -> list[str]:
+        """Problems of the configuration, in words."""
+
+    @property
+    def config_etag(self) -> str:
+        """Version of the configuration file, without quotes."""
 
     def config(self) -> dict[str, Any]:
         """Return the configuration file and what is in force."""

@@ -24,10 +24,12 @@ _MODELS: tuple[type[BaseModel], ...] = (
     endpoint_view.Endpoints, route_view.Routes,
     release_view.Release, release_view.Record, release_view.Point, release_view.Act, schemas.Acts,
     schemas.History, schemas.Series, schemas.Drill, schemas.Accepted, schemas.Config,
-    schemas.Change, schemas.Problem, overview.Overview,
+    schemas.Change, schemas.Problem, overview.Overview, schemas.Services, schemas.Service,
     bodies.Who, bodies.SetWeight, bodies.Abort, bodies.Accept, bodies.Trip, bodies.DrillBy,
     bodies.Events,
 )  # fmt: skip
+PREFIX = "/v1/services/{name}"
+"""What takes the place of ``/v1`` in the paths of one service's release."""
 OPERATIONS: Final[Mapping[acts.Operation, str]] = {
     "start": "Begin with the first step.",
     "pause": "Stay at the current weight.",
@@ -46,7 +48,7 @@ _PROBLEMS = {
     "400": "Malformed request, condition or JSON.",
     "401": "A change over TCP needs the admin token.",
     "403": "The request comes from another origin, or this address is read-only.",
-    "404": "Nothing at this path.",
+    "404": "Nothing at this path: no such service, or several and the path names none; services lists them.",
     "405": "The path does not support this method.",
     "408": "The body did not arrive in time.",
     "409": "The state of the release forbids it; detail says why.",
@@ -92,6 +94,15 @@ _IF_NONE_MATCH: Schema = {
 }
 
 
+_SERVICE: Schema = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "Name of the service.",
+    "schema": {"type": "string", "minLength": 1, "examples": ["default"]},
+}
+
+
 @cache
 def description() -> Schema:
     """Return the OpenAPI description as JSON values."""
@@ -99,6 +110,10 @@ def description() -> Schema:
         [(model, "validation") for model in _MODELS],
         ref_template="#/components/schemas/{model}",
     )
+    releases = {**_release_paths(), **_table_paths(), **_record_paths()}
+    for item in releases.values():
+        for operation in item.values():
+            operation["responses"]["404"] = _problem("404")  # with several services
     return {
         "openapi": "3.1.0",
         "info": {
@@ -107,16 +122,17 @@ def description() -> Schema:
             "summary": "Watch and operate a canary release.",
             "description": (
                 "Over the Unix socket everything is allowed: its file permissions decide who can connect. "
-                "Over TCP reading is open, and changes need the admin token."
+                "Over TCP reading is open, and changes need the admin token. A proxy with several services "
+                "has the paths of a release below /v1/services/{name} only."
             ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
         "security": [{"token": []}, {}],
         "paths": {
-            **_release_paths(),
-            **_table_paths(),
-            **_record_paths(),
+            **releases,
+            **_service_paths(releases),
+            **_overview_paths(),
             **_config_paths(),
             **_probe_paths(),
             **_page_paths(),
@@ -240,13 +256,55 @@ def _table_paths() -> Schema:
             "get": _read("endpoints", "Get the figures of each endpoint.", endpoint_view.Endpoints)
         },
         "/v1/routes": {"get": _read("routes", "Get the figures of each route.", route_view.Routes)},
+    }
+
+
+def _overview_paths() -> Schema:
+    return {
         "/v1/overview": {
             "get": _read(
                 "overview",
-                "Get this proxy and those of admin.overview, what needs a person first.",
+                "Get the services of this proxy and of those of admin.overview, what needs a person first.",
                 overview.Overview,
             )
         },
+    }
+
+
+def _service_paths(releases: Schema) -> Schema:
+    """Describe the list of services, and every path of one release for each of them."""
+    service = _read("service", "Get a service and where its release is, in short.", schemas.Service)
+    of_one = {
+        path.replace("/v1", PREFIX, 1): {
+            method: _for_one_service(operation) for method, operation in item.items()
+        }
+        for path, item in releases.items()
+    }
+    return {
+        "/v1/services": {
+            "get": _read(
+                "services",
+                "Get the services of this proxy, what needs a person first.",
+                schemas.Services,
+            )
+        },
+        PREFIX: {"get": {**service, **_with_name(service)}},
+        **of_one,
+    }
+
+
+def _for_one_service(operation: Schema) -> Schema:
+    return {
+        **operation,
+        "operationId": f"service_{operation['operationId']}",
+        **_with_name(operation),
+    }
+
+
+def _with_name(operation: Schema) -> Schema:
+    return {
+        "parameters": [_SERVICE, *operation["parameters"]],
+        "responses": {**operation["responses"], "404": _problem("404")},
     }
 
 
@@ -306,7 +364,8 @@ def _stream() -> Schema:
         "summary": "Follow the release: server-sent events release, point and record.",
         "description": (
             "release arrives at once, after every change and every second; point every second; record as "
-            "it happens, with its id, so that Last-Event-ID resumes. A client that does not read is cut off."
+            "it happens, with its id, so that Last-Event-ID resumes; removed at the end, if a reload removes "
+            "the service. A client that does not read is cut off."
         ),
         "security": [{}],
         "parameters": [

@@ -1,4 +1,4 @@
-"""The overview: this proxy and those of ``admin.overview`` side by side, what needs a person first.
+"""The overview: the services of this proxy and of those of ``admin.overview``, what needs a person first.
 
 The other proxies are asked when someone looks, at most once a second. Reading needs no token, so none is
 sent.
@@ -7,50 +7,48 @@ sent.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from canaryproxy import API_HEADER, API_VERSION
-from canaryproxy.admin.interfaces import ReleaseControl
-from canaryproxy.config.addresses import Endpoint
-from canaryproxy.config.model.admin import Neighbour
-from canaryproxy.control.release_view import (
-    CircuitState,
-    Count,
-    ReleaseState,
-    View,
+from canaryproxy.admin.interfaces import ProxyControl
+from canaryproxy.admin.neighbours import (
+    ProxyReport,
+    ReplicaReport,
+    ServiceReport,
+    StepReport,
+    Unread,
+    in_words,
+    read,
 )
+from canaryproxy.admin.services import listing
+from canaryproxy.config.model.admin import Neighbour
+from canaryproxy.control.brief_view import ATTENTION, Attention
+from canaryproxy.control.process import DEFAULT
+from canaryproxy.control.release_view import CircuitState, Count, ReleaseState, View
 from canaryproxy.release.summary import Kind
 
 DEADLINE = 3.0
 """Seconds for the response of another proxy."""
 _FRESH = 1.0
 """Seconds for which a look serves everyone who asks."""
-_MOST = 1 << 20
-"""Bytes of a response."""
-
-Attention = Literal[
-    "tripped", "breach", "suspect", "held", "unreachable", "configuration", "waiting", "none"
-]
-_ORDER: tuple[Attention, ...] = (
-    "tripped", "breach", "suspect", "held", "unreachable", "configuration", "waiting", "none",
-)  # fmt: skip
 
 
 class Proxy(View):
-    """One proxy of the overview; what is not known of it is null."""
+    """One service of a proxy of the overview; what is not known of it is null."""
 
-    name: str = Field(description="Its name: from admin.overview, else its host.")
+    name: str = Field(description="Name of the proxy: from admin.overview, else its host.")
+    service: str | None = Field(
+        None, description="Name of the service; absent: the proxy has one, or cannot be read."
+    )
     address: str | None = Field(description="Its admin address; null: this proxy.")
     dashboard: str | None = Field(description="Where its dashboard is.")
     attention: Attention = Field(
-        description="Why it needs a person; proxies are in the order of these words."
+        description="Why it needs a person; services are in the order of these words."
     )
     error: str | None = Field(None, description="Why it cannot be read.")
     reached: float | None = Field(
@@ -72,16 +70,23 @@ class Proxy(View):
     said: str | None = Field(None, description="The verdict in one sentence.")
     fleet: str | None = Field(
         None,
-        description="Its place in a fleet, in words.",
+        description="Its source in a fleet, in words.",
         examples=["replica a of 3 in shop, leads"],
     )
     problems: list[str] = Field(
         default=[], description="What else is wrong: configuration, state file, fleet."
     )
 
+    @model_serializer(mode="wrap")
+    def _without_no_service(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        shown: dict[str, Any] = serialize(self)
+        if self.service is None:
+            del shown["service"]
+        return shown
+
 
 class Overview(View):
-    """All proxies of the overview."""
+    """All services of all proxies of the overview."""
 
     overview: list[Proxy] = Field(description="What needs a person first.")
     missing: list[str] = Field(
@@ -90,81 +95,23 @@ class Overview(View):
     time: float = Field(description="Now, in seconds since the epoch.")
 
 
-class _Part(BaseModel):
-    """A part of a release document, as far as it is read; another version may have more in it."""
-
-    model_config = ConfigDict(from_attributes=True, frozen=True)
-
-
-class _Step(_Part):
-    weight: float
-    bake: float
-
-
-class _Circuit(_Part):
-    state: CircuitState
-    since: float
-
-
-class _Verdict(_Part):
-    kind: Kind
-    said: str
-
-
-class _Config(_Part):
-    error: str | None
-    restart_needed: tuple[str, ...]
-
-
-class _Fleet(_Part):
-    group: str
-    replica: str
-    replicas: Count
-    leads: bool
-    connected: bool
-    error: str | None
-    conflict: str | None
-
-
-class _Told(_Part):
-    release: str | None
-    state: ReleaseState
-    since: float
-    step: Count
-    steps: tuple[_Step, ...]
-    weight: float
-    ready: bool
-    circuit: _Circuit
-    verdict: _Verdict
-    unsaved: str | None
-    config: _Config
-    fleet: _Fleet | None = None
-    environment: str | None = None
-    host: str
-    version: str
-
-
-class Unread(Exception):
-    """Why a proxy cannot be read."""
-
-
 class Overviewer:
     """Looks at this proxy and its neighbours."""
 
     def __init__(
         self,
-        control: ReleaseControl,
+        proxy: ProxyControl,
         neighbours: Sequence[Neighbour] = (),
         *,
         deadline: float = DEADLINE,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._control = control
+        self._proxy = proxy
         self._neighbours = neighbours
         self._deadline = deadline
         self._clock = clock
         self._reached: dict[int, float] = {}
-        self._looking: asyncio.Task[list[_Told | Unread]] | None = None
+        self._looking: asyncio.Task[list[ProxyReport | Unread]] | None = None
         self._looked = -_FRESH
 
     async def look(self) -> Overview:
@@ -174,156 +121,145 @@ class Overviewer:
         if found is None or (found.done() and loop.time() - self._looked >= _FRESH):
             found = self._looking = loop.create_task(self._ask_all())
         told = await asyncio.shield(found)
-        here = _Told.model_validate(self._control.release_view())
+        here = ProxyReport.model_validate(listing(self._proxy))
         now = self._clock()
-        seen: list[_Told | Unread] = [here, *told]
+        seen: list[ProxyReport | Unread] = [here, *told]
         odd = differing(seen)
-        rows = [proxy(here.host, None, "./", now, here, odd.get(0))]
+        rows = _rows(_Source(here.host, None, "./", now), here, odd.get(0, {}))
         for at, (each, one) in enumerate(zip(self._neighbours, told, strict=True)):
-            reached, differs = self._reached.get(at), odd.get(at + 1)
-            rows.append(proxy(each.name, str(each.address), each.link, reached, one, differs))
+            source = _Source(each.name, str(each.address), each.link, self._reached.get(at))
+            rows += _rows(source, one, odd.get(at + 1, {}))
         return Overview(overview=ordered(rows), missing=missing(seen), time=now)
 
-    async def _ask_all(self) -> list[_Told | Unread]:
+    async def _ask_all(self) -> list[ProxyReport | Unread]:
         try:
             return await asyncio.gather(*map(self._ask, range(len(self._neighbours))))
         finally:
             self._looked = asyncio.get_running_loop().time()
 
-    async def _ask(self, at: int) -> _Told | Unread:
+    async def _ask(self, at: int) -> ProxyReport | Unread:
         try:
             async with asyncio.timeout(self._deadline):
-                found = await _read(self._neighbours[at].address)
+                found = await read(self._neighbours[at].address)
         except TimeoutError:
             return Unread(f"no response within {self._deadline:g} s")
         except Unread as error:
             return error
         except (aiohttp.ClientError, OSError) as error:
-            return Unread(_words(error))
+            return Unread(in_words(error))
         self._reached[at] = self._clock()
         return found
-
-
-async def _read(address: Endpoint) -> _Told:
-    """Return the release of the proxy at an address. Raises ``Unread`` if it is none, or says none."""
-    connector = aiohttp.UnixConnector(address.path) if address.path else None
-    base = "http://localhost" if address.path else str(address)
-    headers = {"Accept": "application/json", "User-Agent": "canaryproxy"}
-    async with (
-        aiohttp.ClientSession(connector=connector, headers=headers) as session,
-        session.get(f"{base}/v1/release", allow_redirects=False) as response,
-    ):
-        version = response.headers.get(API_HEADER)
-        if version is None:
-            raise Unread("not an admin address of canaryproxy (is it the traffic port?)")
-        if version != API_VERSION:
-            raise Unread(f"another version of the admin API: {version[:20]}, not {API_VERSION}")
-        if response.status == 421:
-            raise Unread("it does not serve this name: add the name to admin.hosts there")
-        if response.status != 200:
-            raise Unread(f"it responds with {response.status}")
-        body = bytearray()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > _MOST:
-                raise Unread("its response is too large")
-    try:
-        return _Told.model_validate_json(bytes(body))
-    except ValidationError:
-        raise Unread("its release document is not understood") from None
-
-
-def _words(error: Exception) -> str:
-    """Return what an exception of aiohttp means."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "its certificate is not trusted"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "unknown host name"
-    if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return "TLS handshake failed (is it plain HTTP?)"
-    number = getattr(error, "errno", None)
-    if isinstance(number, int) and number > 0:
-        return os.strerror(number).lower()
-    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError):
-        return "the connection was closed"
-    return "it does not speak HTTP"
 
 
 # Pure
 
 
-def proxy(
-    name: str | None,
-    address: str | None,
-    dashboard: str | None,
-    reached: float | None,
-    told: _Told | Unread,
-    differs: str | None = None,
-) -> Proxy:
-    """Return the row of a proxy."""
+class _Source(NamedTuple):
+    """Where a proxy is."""
+
+    name: str | None
+    address: str | None
+    dashboard: str | None
+    reached: float | None
+
+
+def _rows(source: _Source, told: ProxyReport | Unread, differs: Mapping[str, str]) -> list[Proxy]:
+    """Return the rows of a proxy: one for each service.
+
+    With several, one more if the proxy itself needs a person. ``differs`` says by the name of a service how
+    its steps are others than elsewhere.
+    """
     if isinstance(told, Unread):
-        return Proxy(
-            name=name or address or "",
-            address=address,
-            dashboard=dashboard,
+        row = Proxy(
+            name=source.name or source.address or "",
+            address=source.address,
+            dashboard=source.dashboard,
             attention="unreachable",
             error=str(told),
-            reached=reached,
+            reached=source.reached,
         )
-    problems = _problems(told) + ([differs] if differs else [])
-    opened = told.state == "tripped"
-    return Proxy(
-        name=name or told.host,
-        address=address,
-        dashboard=dashboard,
-        attention=_attention(told, problems),
-        reached=reached,
+        return [row]
+    alone = len(told.services) == 1
+    rows = []
+    if told.problems and not alone:
+        rows.append(_row(source, told, None, told.problems))
+    for one in told.services:
+        problems = (*one.problems, *(told.problems if alone else ()))
+        if one.name in differs:
+            problems += (differs[one.name],)
+        rows.append(_row(source, told, one, problems))
+    return rows
+
+
+def _row(
+    source: _Source, told: ProxyReport, one: ServiceReport | None, problems: Sequence[str]
+) -> Proxy:
+    """Return the row of a service, or of the proxy itself."""
+    wanted: Attention = "none" if one is None else one.attention
+    if problems and wanted in ("waiting", "none"):
+        wanted = "configuration"
+    row = Proxy(
+        name=source.name or told.host,
+        address=source.address,
+        dashboard=source.dashboard,
+        attention=wanted,
+        reached=source.reached,
         environment=told.environment,
         host=told.host,
         version=told.version,
-        release=told.release,
-        state=told.state,
-        since=(told.circuit.since if opened else told.since) or None,
-        step=told.step,
-        steps=len(told.steps),
-        weight=told.weight,
-        circuit=told.circuit.state,
-        verdict=told.verdict.kind,
-        said=told.verdict.said,
-        fleet=None if told.fleet is None else _place(told.fleet),
-        problems=problems,
+        problems=list(problems),
     )
+    if one is None:
+        return row
+    shown = {
+        "service": None if len(told.services) == 1 and one.name == DEFAULT else one.name,
+        "fleet": None if one.fleet is None else _in_fleet(one.fleet),
+        **{name: getattr(one, name) for name in _SHOWN},
+    }
+    return row.model_copy(update=shown)
+
+
+_SHOWN = ("release", "state", "since", "step", "steps", "weight", "circuit", "verdict", "said")
 
 
 def ordered(rows: Sequence[Proxy]) -> list[Proxy]:
     """Return the rows with what needs a person first, else as they are."""
-    return sorted(rows, key=lambda row: _ORDER.index(row.attention))
+    return sorted(rows, key=lambda row: ATTENTION.index(row.attention))
 
 
-def differing(told: Sequence[_Told | Unread]) -> dict[int, str]:
-    """Return by position which proxies of one release and environment have other steps than most."""
-    plans: dict[tuple[str | None, str], Counter[tuple[_Step, ...]]] = {}
-    for one in told:
-        if isinstance(one, _Told) and one.release is not None:
-            key = (one.environment, one.release)
-            plans.setdefault(key, Counter())[one.steps] += 1
-    found: dict[int, str] = {}
-    for at, one in enumerate(told):
-        if isinstance(one, Unread) or one.release is None:
-            continue
-        plan = plans[one.environment, one.release]
+def differing(told: Sequence[ProxyReport | Unread]) -> dict[int, dict[str, str]]:
+    """Return, by position and name, the services whose steps are others than most of their release have."""
+    found = [
+        (at, proxy.environment, one)
+        for at, proxy in enumerate(told)
+        if isinstance(proxy, ProxyReport)
+        for one in proxy.services
+        if one.release is not None
+    ]
+    plans: dict[tuple[str | None, str | None], Counter[tuple[StepReport, ...]]] = {}
+    for _, environment, one in found:
+        plans.setdefault((environment, one.release), Counter())[one.plan] += 1
+    odd: dict[int, dict[str, str]] = {}
+    for at, environment, one in found:
+        plan = plans[environment, one.release]
         usual, number = plan.most_common(1)[0]
-        if len(plan) > 1 and (one.steps != usual or number == 1):
-            found[at] = f"other proxies of {one.release} have other steps"
-    return found
+        if len(plan) > 1 and (one.plan != usual or number == 1):
+            said = f"other proxies of {one.release} have other steps"
+            odd.setdefault(at, {})[one.name] = said
+    return odd
 
 
-def missing(told: Sequence[_Told | Unread]) -> list[str]:
-    """Return, in words, the fleets of which the overview does not have every replica."""
-    fleets: dict[str, list[_Fleet]] = {}
-    for one in told:
-        if isinstance(one, _Told) and one.fleet is not None:
-            fleets.setdefault(one.fleet.group, []).append(one.fleet)
+def missing(told: Sequence[ProxyReport | Unread]) -> list[str]:
+    """Return, in words, the fleets of which the overview does not have every replica.
+
+    The services of a proxy are one fleet here: they have their replicas in common.
+    """
+    fleets: dict[str, list[ReplicaReport]] = {}
+    for proxy in told:
+        for one in () if isinstance(proxy, Unread) else proxy.services:
+            if one.fleet is not None:
+                group = one.fleet.group.removesuffix(f"/{one.name}")
+                fleets.setdefault(group, []).append(one.fleet)
     found = []
     for group, seen in fleets.items():
         here, there = len({one.replica for one in seen}), max(one.replicas for one in seen)
@@ -334,34 +270,7 @@ def missing(told: Sequence[_Told | Unread]) -> list[str]:
     return found
 
 
-def _place(fleet: _Fleet) -> str:
+def _in_fleet(fleet: ReplicaReport) -> str:
     """Return where a replica is in its fleet."""
     of = f" of {fleet.replicas}" if fleet.replicas else ""
     return f"replica {fleet.replica}{of} in {fleet.group}{', leads' if fleet.leads else ''}"
-
-
-def _attention(told: _Told, problems: Sequence[str]) -> Attention:
-    kind = told.verdict.kind
-    if told.state in ("tripped", "probing"):
-        return "tripped"
-    if kind in ("breach", "suspect", "held"):
-        return kind
-    if problems:
-        return "configuration"
-    return "waiting" if told.state == "paused" or told.ready else "none"
-
-
-def _problems(told: _Told) -> list[str]:
-    config, fleet = told.config, told.fleet
-    found = []
-    if told.unsaved:
-        found.append(f"state not saved: {told.unsaved}")
-    if config.error is not None:
-        found.append(f"configuration invalid, the previous one stays in force: {config.error}")
-    if config.restart_needed:
-        found.append(f"restart needed to apply {', '.join(config.restart_needed)}")
-    if fleet is not None and not fleet.connected:
-        found.append(f"no connection to Redis: {fleet.error or 'unknown cause'}")
-    if fleet is not None and fleet.conflict:
-        found.append(fleet.conflict)
-    return found

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from canaryproxy.control.brief_view import Brief
 from canaryproxy.control.release_view import (
     Act,
     Count,
@@ -15,6 +16,30 @@ from canaryproxy.control.release_view import (
     Release,
     View,
 )
+
+
+class _Matching(View):
+    """The requests that a service takes."""
+
+    name: str = Field(
+        description="Name of the service; default: of a configuration without services."
+    )
+    hosts: list[str] = Field(description="Hosts whose requests it takes; empty: every host.")
+    paths: list[str] = Field(description="Prefixes of their paths; empty: every path.")
+
+
+class Service(Brief, _Matching):
+    """A service of this proxy, and where its release is."""
+
+
+class Services(View):
+    """The services of this proxy."""
+
+    services: list[Service] = Field(description="What needs a person first.")
+    environment: str | None = Field(description="Name of the environment; null: not configured.")
+    host: str = Field(description="Name of the machine.")
+    version: str = Field(description="Version of canaryproxy.")
+    problems: list[str] = Field(description="What is wrong with the configuration file.")
 
 
 class History(View):
@@ -91,3 +116,6 @@ class Problem(View):
         examples=["cannot resume while the release is tripped"],
     )
     errors: list[Mistake] | None = Field(None, description="Every mistake.")
+    services: list[str] | None = Field(
+        None, description="The services that there are, if the path names none of them."
+    )

@@ -1,8 +1,9 @@
 """``/v1/stream``: server-sent events for dashboards and the command line.
 
-One hub serves all streams of an address. It encodes the release view once for all of them, at most ten times
-a second. A stream keeps only the newest view, and a bounded number of points and records. A client that falls
-behind is disconnected; when it reconnects, ``Last-Event-ID`` gets it the records that it missed.
+A hub serves all streams of a service on one address. It encodes the release view once for all of them, at
+most ten times a second. A stream keeps only the newest view, and a bounded number of points and records. A
+client that falls behind is disconnected; when it reconnects, ``Last-Event-ID`` gets it the records that it
+missed. A service that a reload removes ends its streams with the event ``removed``.
 """
 
 from __future__ import annotations
@@ -75,29 +76,30 @@ class _Stream:
         return chunk
 
 
-class Hub:
-    """The open streams, at most ``limit``."""
+class Hubs:
+    """The open streams of one address, at most ``limit`` for all services together."""
 
-    def __init__(self, control: ReleaseControl, limit: int, pace: Pace = PACE) -> None:
-        self._control = control
+    def __init__(self, limit: int, pace: Pace = PACE) -> None:
         self._limit = limit
         self._pace = pace
-        self._streams: set[_Stream] = set()
-        self._unsubscribe: Callable[[], None] | None = None
-        self._ticker: asyncio.Task[None] | None = None
-        self._sent_etag: str | None = None
-        self._due = False
+        self._hubs: dict[int, _Hub] = {}
+        """By the identity of their control, while they have a stream."""
         self._closed = False
 
     @property
     def open(self) -> int:
         """Number of open streams."""
-        return len(self._streams)
+        return sum(hub.open for hub in self._hubs.values())
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Send events until the client or the server closes the stream."""
+    async def serve(
+        self, request: web.Request, name: str, control: ReleaseControl, removed: Callable[[], bool]
+    ) -> web.StreamResponse:
+        """Send events of a service until the client or the server closes the stream.
+
+        ``removed`` tells whether a reload has removed the service; its streams end then, with an event.
+        """
         after = _last_event_id(request)
-        if self._closed or len(self._streams) >= self._limit:
+        if self._closed or self.open >= self._limit:
             raise Problem(
                 503,
                 f"{self._limit} streams are open already; retry later",
@@ -105,7 +107,44 @@ class Hub:
             )
         if request.transport is None:
             raise ConnectionResetError("the client is gone")
-        stream = _Stream(request.transport.abort)
+        key = id(control)
+        hub = self._hubs.setdefault(key, _Hub(name, control, removed, self._pace))
+        try:
+            return await hub.serve(request, _Stream(request.transport.abort), after)
+        finally:
+            if not hub.open:
+                self._hubs.pop(key, None)
+
+    def close(self) -> None:
+        """End every stream and accept no more."""
+        self._closed = True
+        for hub in self._hubs.values():
+            hub.close()
+
+
+class _Hub:
+    """The open streams of one service."""
+
+    def __init__(
+        self, name: str, control: ReleaseControl, removed: Callable[[], bool], pace: Pace
+    ) -> None:
+        self._name = name
+        self._control = control
+        self._removed = removed
+        self._pace = pace
+        self._streams: set[_Stream] = set()
+        self._unsubscribe: Callable[[], None] | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._sent_etag: str | None = None
+        self._due = False
+
+    @property
+    def open(self) -> int:
+        return len(self._streams)
+
+    async def serve(
+        self, request: web.Request, stream: _Stream, after: int | None
+    ) -> web.StreamResponse:
         self._begin(stream, after)
         try:
             response = web.StreamResponse(
@@ -129,8 +168,6 @@ class Hub:
         return response
 
     def close(self) -> None:
-        """End every stream and accept no more."""
-        self._closed = True
         for stream in self._streams:
             stream.end()
         self._pause()
@@ -188,6 +225,10 @@ class Hub:
         while True:
             await asyncio.sleep(pace.poll)
             now = loop.time()
+            if self._removed():
+                self._put(_event("removed", {"service": self._name}))
+                self.close()
+                return
             if now - sent >= pace.release or self._control.etag != self._sent_etag:
                 self._send_release()
                 sent = now

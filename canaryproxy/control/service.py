@@ -1,4 +1,4 @@
-"""The service behind the admin API: every view and every act of an operator."""
+"""The release of one service behind the admin API: every view and every act of an operator."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any, Protocol
 
-from pydantic import BaseModel
-
 import canaryproxy
 from canaryproxy.control import endpoint_view, route_view
 from canaryproxy.control import release_view as view
 from canaryproxy.control.authority import Overtaken, Unavailable
+from canaryproxy.control.brief_view import Brief, brief
 from canaryproxy.control.causes import quantiles
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.drill import drill
 from canaryproxy.control.endpoint_figures import EndpointReading
 from canaryproxy.control.endpoint_view import Endpoints
 from canaryproxy.control.event_inbox import PostedEvent
-from canaryproxy.control.reload import Change, Reloader, Stale
+from canaryproxy.control.reload import Reloader, Stale
 from canaryproxy.control.route_view import Routes
 from canaryproxy.control.saver import Unsaved
 from canaryproxy.control.shed_watch import ShedWatch
@@ -32,7 +31,6 @@ from canaryproxy.judging.metrics import ANSWERS
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
-from canaryproxy.notify import shown
 from canaryproxy.release import acts, circuit, rollout
 from canaryproxy.release.capacity import ACCEPTED as CAPACITY
 from canaryproxy.release.circuit import Record
@@ -66,7 +64,7 @@ class Plane(Protocol):
 
 
 class Control:
-    """Views and acts of one running proxy."""
+    """Views and acts of the release of one service."""
 
     def __init__(
         self,
@@ -153,11 +151,6 @@ class Control:
     # To see
 
     @property
-    def ready(self) -> bool:
-        """Whether the proxy takes new requests: not while it drains."""
-        return not self._plane.draining
-
-    @property
     def etag(self) -> str:
         """Changes with everything that matters to an operator's decision; without quotes."""
         return self._controller.authority.tag or f"{self._boot}-{self._controller.ledger.revision}"
@@ -190,6 +183,10 @@ class Control:
             timings=self._timings(),
             capacity=view.capacity(self._controller.capacity, self._controller.now),
         )
+
+    def brief(self) -> Brief:
+        """Return where the release is, in short; costs far less than ``release_view``."""
+        return brief(self._controller.status(), self._controller.authority.view())
 
     def _timings(self) -> dict[str, view.Timing]:
         """Return the response times of both variants on this step, by the metric that judges them."""
@@ -371,62 +368,6 @@ class Control:
             )
         return self._controller.post_events(events)
 
-    # The configuration
-
-    def config(self) -> dict[str, Any]:
-        """Return the file, its text, the configuration in force, and why they differ if they do.
-
-        The text may hold secrets (the URLs of webhooks); ``effective`` does not.
-        """
-        reloader = self._reloader
-        return {
-            "file": None if reloader.path is None else str(reloader.path),
-            "text": reloader.text,
-            "effective": _plain(reloader.running),
-            "restart_needed": list(reloader.restart_needed),
-            "error": reloader.error,
-        }
-
-    @property
-    def config_etag(self) -> str:
-        """A mark of the file's text."""
-        return self._reloader.etag
-
-    async def reload(self, by: str | None = None) -> dict[str, Any]:
-        """Read the file again, as ``by`` wants; return ``changed`` and ``restart_needed``.
-
-        Raises ``config.ConfigError``, ``rollout.Refused``, ``OSError`` or ``Unsaved``.
-        """
-        return await self._saved(self._reloader.reload(by))
-
-    async def put_config(
-        self,
-        text: str,
-        *,
-        if_match: Matches | None = None,
-        dry_run: bool = False,
-        by: str | None = None,
-    ) -> dict[str, Any]:
-        """Put a text into the file and in force. Raises as ``reload`` does, and ``Stale``."""
-        change = await self._reloader.put(text, dry_run=dry_run, if_match=if_match, by=by)
-        return await self._saved(change)
-
-    async def _saved(self, change: Change) -> dict[str, Any]:
-        await self._plane.adopted()
+    async def saved(self) -> None:
+        """Return when the release is on disk as it is now. Raises ``Unsaved``."""
         await self._controller.saved()
-        return change.to_dict()
-
-
-def _plain(value: Any, name: str = "") -> Any:
-    """Return JSON values; URLs of webhooks without their secret parts."""
-    if isinstance(value, BaseModel):
-        fields = type(value).model_fields.items()
-        named = {field.alias or name: getattr(value, name) for name, field in fields}
-        return {key: _plain(item, key) for key, item in named.items()}
-    if isinstance(value, Mapping):
-        return {key: _plain(item, str(key)) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    return shown(value, path=False) if name == "webhook" else str(value)

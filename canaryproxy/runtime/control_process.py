@@ -22,6 +22,7 @@ from canaryproxy.admin.readers import ProcessSources
 from canaryproxy.config import Config
 from canaryproxy.control.controller import Origin, Status
 from canaryproxy.control.ended import refuse_ended
+from canaryproxy.control.process import DEFAULT, ProcessControl, Service
 from canaryproxy.control.reload import Change, Reloader, live
 from canaryproxy.control.state_file import StateLock
 from canaryproxy.measure.resolved import Addresses, names
@@ -39,8 +40,6 @@ from canaryproxy.tls.files import Files
 
 _log = logging.getLogger(__name__)
 
-DEFAULT = "default"
-"""The name of the one service of a configuration without ``services``."""
 _LOCK_WITHIN = 20.0
 """Seconds for the control plane before this one to save and to end."""
 _HEARTBEAT_EVERY = 0.5
@@ -111,7 +110,9 @@ class ControlPlane:
         self._ticker = Ticker(
             self._workers.tick, lambda: [one.controller for one in self.services.values()]
         )
-        self._admin = AdminServer(self._registry(), self._first.control, config.admin)
+        self._operated = self._served()
+        process = ProcessControl(self._workers, self.reloader, lambda: self._operated)
+        self._admin = AdminServer(self._registry(), process, config.admin)
 
     def _registry(self) -> CollectorRegistry:
         process = ProcessSources(
@@ -142,6 +143,16 @@ class ControlPlane:
             main_pid=self._main_pid,
             unresolved=self._resolver.failing,
         )
+
+    def _served(self) -> dict[str, Service]:
+        """Return the services as operators see them."""
+        configured = self._config.services
+        found = {}
+        for name, one in self.services.items():
+            own = configured.get(name)
+            hosts, paths = ((), ()) if own is None else (own.hosts, own.paths)
+            found[name] = Service(tuple(map(str, hosts)), tuple(map(str, paths)), one.control)
+        return found
 
     def load(self) -> None:
         """Restore the releases from the state files and the tables in force, and publish the first tables.
@@ -305,6 +316,7 @@ class ControlPlane:
                 service.start(self.reloader.files)
             else:
                 service.health.configure(service.config, self.reloader.files)
+        self._operated = self._served()
         if not old.reload.watch:
             self._watch()
 

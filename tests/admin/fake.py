@@ -15,10 +15,11 @@ from prometheus_client import CollectorRegistry
 
 from canaryproxy.admin.app import AdminServer
 from canaryproxy.admin.connection import BOUNDS, Bounds
-from canaryproxy.admin.interfaces import Listener, Matches, ReleaseControl
+from canaryproxy.admin.interfaces import Listener, Matches, ProxyControl, ReleaseControl
 from canaryproxy.admin.stream import PACE, Pace
 from canaryproxy.config import Admin, ConfigError, UnixAddress, parse
 from canaryproxy.config.addresses import TcpAddress
+from canaryproxy.control.brief_view import Brief, PlannedStep, Replica, attention, problems_of
 from canaryproxy.control.endpoint_figures import Recent
 from canaryproxy.control.endpoint_view import Endpoints, row
 from canaryproxy.control.event_inbox import PostedEvent
@@ -144,11 +145,9 @@ class FakeControl:
         self.acts: list[Any] = []
         self.counted = 0
         self.posted: list[PostedEvent] = []
-        self.ready = True
         self.refusal: Exception | None = None
         self.records: list[dict[str, Any]] = []
         self.listeners: list[Listener] = []
-        self.text = CONFIG
         self.padding = ""
         self.asked = 0
 
@@ -157,16 +156,36 @@ class FakeControl:
         return f"b3f2-{self.revision}"
 
     @property
-    def config_etag(self) -> str:
-        return f"c-{abs(hash(self.text))}"
-
-    @property
     def history_id(self) -> int:
         return len(self.records)
 
     def release_view(self) -> Release:
         self.asked += 1
         return RELEASE.model_copy(update={"weight": self.weight, "unsaved": self.padding})
+
+    def brief(self) -> Brief:
+        shown = self.release_view()
+        fleet = None if shown.fleet is None else shown.fleet.model_dump()
+        problems = problems_of(shown.unsaved or None, fleet)
+        kind, opened = shown.verdict.kind, shown.state == "tripped"
+        return Brief(
+            attention=attention(shown.state, kind, ready=shown.ready, problems=problems),
+            release=shown.release,
+            state=shown.state,
+            since=shown.circuit.since if opened else shown.since,
+            step=shown.step,
+            steps=len(shown.steps),
+            weight=shown.weight,
+            ready=shown.ready,
+            circuit=shown.circuit.state,
+            verdict=kind,
+            said=shown.verdict.said,
+            problems=problems,
+            fleet=None
+            if fleet is None
+            else Replica(**{one: fleet[one] for one in Replica.model_fields}),
+            plan=[PlannedStep(weight=one.weight, bake=one.bake) for one in shown.steps],
+        )
 
     def endpoints(self) -> Endpoints:
         return ENDPOINTS
@@ -259,6 +278,34 @@ class FakeControl:
         self.posted += events
         return sum(one.count for one in events if one.key is not None)
 
+
+@dataclass
+class FakeService:
+    """A service of a ``FakeProxy``."""
+
+    control: FakeControl
+    hosts: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+
+class FakeProxy:
+    """Behaves as ``ProcessControl`` does; without services it has the one of the single form."""
+
+    def __init__(self, control: FakeControl | None = None, **services: FakeService) -> None:
+        only = {} if services else {"default": FakeService(control or FakeControl())}
+        self.services: dict[str, FakeService] = services or only
+        self.acts: list[Any] = next(iter(self.services.values())).control.acts
+        self.ready = True
+        self.host = "vm"
+        self.environment: str | None = "staging"
+        self.problems: list[str] = []
+        self.refusal: Exception | None = None
+        self.text = CONFIG
+
+    @property
+    def config_etag(self) -> str:
+        return f"c-{abs(hash(self.text))}"
+
     def config(self) -> dict[str, Any]:
         return {
             "file": "/etc/canaryproxy.yaml",
@@ -269,7 +316,7 @@ class FakeControl:
         }
 
     async def reload(self, by: str | None = None) -> dict[str, Any]:
-        self._may(None, "")
+        self._may(None)
         self.acts.append(f"reload by {by}")
         return {"changed": [], "restart_needed": []}
 
@@ -281,15 +328,22 @@ class FakeControl:
         dry_run: bool = False,
         by: str | None = None,
     ) -> dict[str, Any]:
-        self._may(if_match, self.config_etag)
+        self._may(if_match)
         parse(text, file="canaryproxy.yaml")
         if not dry_run:
             self.acts += [text, f"put by {by}"]
             self.text = text
         return {"changed": ["limits.idle_timeout"], "restart_needed": []}
 
+    def _may(self, if_match: Matches | None) -> None:
+        if if_match is not None and not if_match(self.config_etag):
+            raise Stale("it has changed")
+        if self.refusal is not None:
+            raise self.refusal
+
 
 _IS_A_CONTROL: type[ReleaseControl] = FakeControl
+_IS_A_PROXY: type[ProxyControl] = FakeProxy
 
 
 @dataclass
@@ -367,8 +421,13 @@ class Client:
 class Served(Client):
     """A running admin server."""
 
-    control: FakeControl
+    proxy: FakeProxy
     server: AdminServer
+
+    @property
+    def control(self) -> FakeControl:
+        """The first of its services."""
+        return next(iter(self.proxy.services.values())).control
 
 
 def answers(data: bytes) -> list[Answer]:
@@ -394,7 +453,7 @@ def answers(data: bytes) -> list[Answer]:
 async def serve(
     folder: Path,
     *,
-    control: FakeControl | None = None,
+    control: FakeControl | FakeProxy | None = None,
     token: str | None = TOKEN,
     hosts: tuple[str, ...] = (),
     bounds: Bounds = BOUNDS,
@@ -406,14 +465,14 @@ async def serve(
         file = folder / "token"
         file.write_text(token + "\n")
         admin["token_file"] = str(file)
-    control = control or FakeControl()
+    proxy = control if isinstance(control, FakeProxy) else FakeProxy(control)
     registry = CollectorRegistry()
-    server = AdminServer(registry, control, Admin(hosts=hosts, **admin), bounds=bounds, pace=pace)
+    server = AdminServer(registry, proxy, Admin(hosts=hosts, **admin), bounds=bounds, pace=pace)
     path = str(folder / "admin.sock")
     unix = listen(UnixAddress(path), mode=0o600)
     tcp = listen(TcpAddress("127.0.0.1", 0))
     await server.start([unix], [tcp])
-    served = Served(path, port_of(tcp), control, server)
+    served = Served(path, port_of(tcp), proxy, server)
     try:
         yield served
     finally:
@@ -439,6 +498,8 @@ __all__ = [
     "TOKEN",
     "ConfigError",
     "FakeControl",
+    "FakeProxy",
+    "FakeService",
     "Served",
     "Unsaved",
     "answers",

@@ -347,7 +347,7 @@ async def test_a_long_path_is_not_repeated(served: Served) -> None:
     ],
 )
 async def test_refusals_say_why(served: Served, error: Exception, status: int) -> None:
-    served.control.refusal = error
+    served.control.refusal = served.proxy.refusal = error
     for target in ("/v1/release/promote", "/v1/release/trip", "/v1/release/drill", "/v1/reload"):
         found = problem(await served.ask("POST", target), status)
         assert found["detail"] == str(error)
@@ -514,7 +514,7 @@ async def test_the_configuration_can_be_read_tried_and_replaced(served: Served) 
     assert served.control.acts == []
     done = await served.ask("PUT", target, changed, If_Match=shown.headers["etag"], **put)
     assert done.status == 200
-    assert served.control.text == changed
+    assert served.proxy.text == changed
     again = await served.ask("GET", target)
     assert done.headers["etag"] == again.headers["etag"] != shown.headers["etag"]
     assert served.control.acts[-1] == f"put by {ME}"
@@ -543,7 +543,7 @@ async def test_every_mistake_of_a_configuration_is_named(served: Served) -> None
 
 
 async def test_a_file_that_cannot_be_read(served: Served) -> None:
-    served.control.refusal = PermissionError(13, "Permission denied", "/etc/canaryproxy.yaml")
+    served.proxy.refusal = PermissionError(13, "Permission denied", "/etc/canaryproxy.yaml")
     found = problem(await served.ask("POST", "/v1/reload"), 409)
     assert "/etc/canaryproxy.yaml" in found["detail"]
 
@@ -620,9 +620,9 @@ async def test_only_the_expectation_of_100_continue_is_met(served: Served) -> No
 async def test_probes_answer_on_both_addresses_while_draining(served: Served) -> None:
     for over in ("unix", "tcp"):
         assert (await served.ask("GET", "/livez", over=over)).status == 200
-        served.control.ready = True
+        served.proxy.ready = True
         assert (await served.ask("GET", "/readyz", over=over)).status == 200
-        served.control.ready = False
+        served.proxy.ready = False
         assert (await served.ask("GET", "/readyz", over=over)).status == 503
         assert (await served.ask("GET", "/livez", over=over)).status == 200
 

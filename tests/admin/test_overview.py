@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
 
 from canaryproxy import API_HEADER, API_VERSION, config
+from canaryproxy.admin.neighbours import MOST
 from canaryproxy.admin.overview import Overviewer
+from canaryproxy.admin.services import listing
 from canaryproxy.client.tables import overview_lines
 from canaryproxy.config.model.admin import Neighbour
+from canaryproxy.control.brief_view import config_problems
 from canaryproxy.control.release_view import Fleet, Leaving, Shed
-from tests.admin.fake import RELEASE, FakeControl, Served, serve
+from tests.admin.fake import RELEASE, FakeControl, FakeProxy, FakeService, Served, serve
 
 
 class Calm(FakeControl):
@@ -30,6 +35,19 @@ class Calm(FakeControl):
         quiet = RELEASE.config.model_copy(update={"error": None, "restart_needed": []})
         calm = {"config": quiet, "ready": False, "unsaved": None}
         return RELEASE.model_copy(update=calm | self.changed)
+
+
+def of(calm: Calm) -> FakeProxy:
+    """Return a proxy of which that is the only service."""
+    found = FakeProxy(calm)
+    view = calm.release_view()
+    found.host, found.environment = view.host, view.environment
+    found.problems = config_problems(view.config.error, view.config.restart_needed)
+    return found
+
+
+SERVICES = listing(of(Calm())).model_dump_json()
+"""What a proxy with nothing to say answers."""
 
 
 def neighbour(address: str, name: str | None = None) -> Neighbour:
@@ -72,8 +90,8 @@ async def test_what_needs_a_person_comes_first_over_both_kinds_of_address(tmp_pa
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     async with (
-        serve(tmp_path / "a", control=tripped) as one,
-        serve(tmp_path / "b", control=Calm(host="near")) as other,
+        serve(tmp_path / "a", control=of(tripped)) as one,
+        serve(tmp_path / "b", control=of(Calm(host="near"))) as other,
     ):
         gone = tmp_path / "gone.sock"
         peers = (
@@ -81,7 +99,7 @@ async def test_what_needs_a_person_comes_first_over_both_kinds_of_address(tmp_pa
             neighbour(f"unix:{gone}"),
             neighbour(f"http://127.0.0.1:{one.port}"),
         )
-        found = await Overviewer(Calm(), peers).look()
+        found = await Overviewer(of(Calm()), peers).look()
     rows = [(row.name, row.attention) for row in found.overview]
     assert rows == [
         ("far", "tripped"),
@@ -103,7 +121,7 @@ async def test_what_needs_a_person_comes_first_over_both_kinds_of_address(tmp_pa
         (told("{}"), "not understood"),
         (told("{}", None), "not an admin address"),
         (told("{}", "99"), "another version of the admin API: 99"),
-        (told(json.dumps("x" * (1 << 20))), "too large"),
+        (told(json.dumps("x" * MOST)), "too large"),
         (b"SSH-2.0-OpenSSH\r\n", "does not speak HTTP"),
         (b"", "no response within 0.2 s"),
         (
@@ -116,7 +134,7 @@ async def test_what_needs_a_person_comes_first_over_both_kinds_of_address(tmp_pa
 async def test_what_cannot_be_read_is_named_and_gets_no_token(answer: bytes, says: str) -> None:
     seen: list[bytes] = []
     async with answering(answer, seen) as url:
-        look = Overviewer(Calm(), (neighbour(url, "cart"),), deadline=0.2 if not answer else 10)
+        look = Overviewer(of(Calm()), (neighbour(url, "cart"),), deadline=0.2 if not answer else 10)
         row = (await look.look()).overview[0]
     assert (row.name, row.attention) == ("cart", "unreachable")
     assert says in str(row.error)
@@ -126,8 +144,8 @@ async def test_what_cannot_be_read_is_named_and_gets_no_token(answer: bytes, say
 
 async def test_one_look_serves_all_who_ask_at_once() -> None:
     seen: list[bytes] = []
-    async with answering(told(RELEASE.model_dump_json()), seen) as url:
-        look = Overviewer(Calm(), (neighbour(url),))
+    async with answering(told(SERVICES), seen) as url:
+        look = Overviewer(of(Calm()), (neighbour(url),))
         await asyncio.gather(*(look.look() for _ in range(20)))
     assert len(seen) == 1
 
@@ -137,8 +155,8 @@ async def test_unreachable_says_when_it_was_last_reached(
 ) -> None:
     monkeypatch.setattr("canaryproxy.admin.overview._FRESH", 0.0)
     now = [1000.0]
-    async with answering(told(RELEASE.model_dump_json())) as url:
-        look = Overviewer(Calm(), (neighbour(url, "cart"),), clock=lambda: now[0])
+    async with answering(told(SERVICES)) as url:
+        look = Overviewer(of(Calm()), (neighbour(url, "cart"),), clock=lambda: now[0])
         assert {row.reached for row in (await look.look()).overview} == {1000.0}
     now[0] = 1060.0
     (row,) = [row for row in (await look.look()).overview if row.name == "cart"]
@@ -160,7 +178,7 @@ async def test_unreachable_says_when_it_was_last_reached(
 async def test_why_a_proxy_needs_a_person(
     changed: dict[str, Any], attention: str, problem: str | None
 ) -> None:
-    (row,) = (await Overviewer(Calm(**changed)).look()).overview
+    (row,) = (await Overviewer(of(Calm(**changed))).look()).overview
     assert row.attention == attention
     assert problem is None or problem in row.problems
 
@@ -172,12 +190,12 @@ async def test_proxies_of_one_release_with_other_steps_are_named(tmp_path: Path)
         folder.mkdir()
     a, b, c = folders
     async with (
-        serve(a, control=Calm(host="a")) as first,
-        serve(b, control=Calm(host="b", steps=other)) as second,
-        serve(c, control=Calm(host="c", steps=other, environment="test")) as third,
+        serve(a, control=of(Calm(host="a"))) as first,
+        serve(b, control=of(Calm(host="b", steps=other))) as second,
+        serve(c, control=of(Calm(host="c", steps=other, environment="test"))) as third,
     ):
         peers = [neighbour(f"unix:{each.unix}") for each in (first, second, third)]
-        found = (await Overviewer(Calm(), peers).look()).overview
+        found = (await Overviewer(of(Calm()), peers).look()).overview
     assert {row.name: row.attention for row in found} == {
         "vm": "none",
         "a": "none",
@@ -187,19 +205,20 @@ async def test_proxies_of_one_release_with_other_steps_are_named(tmp_path: Path)
     assert found[0].problems == [f"other proxies of {RELEASE.release} have other steps"]
 
 
-async def test_a_fleet_of_which_replicas_are_missing_is_named(tmp_path: Path) -> None:
-    def replica(name: str, of: int = 3) -> dict[str, Any]:
-        place = Fleet(
-            group="shop", replica=name, connected=True, error=None, leader="a", leads=name == "a",
-            replicas=of, version=1, judging="sums", conflict=None, propagation=None, silent=0.1,
-            leaving=Leaving(stable=0, canary=0), shed=Shed(stable=0, canary=0),
-        )  # fmt: skip
-        return {"fleet": place, "host": name}
+def replica(name: str, of: int = 3, group: str = "shop") -> dict[str, Any]:
+    place = Fleet(
+        group=group, replica=name, connected=True, error=None, leader="a", leads=name == "a",
+        replicas=of, version=1, judging="sums", conflict=None, propagation=None, silent=0.1,
+        leaving=Leaving(stable=0, canary=0), shed=Shed(stable=0, canary=0),
+    )  # fmt: skip
+    return {"fleet": place, "host": name}
 
-    async with serve(tmp_path, control=Calm(**replica("b"))) as other:
+
+async def test_a_fleet_of_which_replicas_are_missing_is_named(tmp_path: Path) -> None:
+    async with serve(tmp_path, control=of(Calm(**replica("b")))) as other:
         peers = [neighbour(f"unix:{other.unix}")]
-        found = await Overviewer(Calm(**replica("a")), peers).look()
-        whole = await Overviewer(Calm(**replica("a", of=2)), peers).look()
+        found = await Overviewer(of(Calm(**replica("a"))), peers).look()
+        whole = await Overviewer(of(Calm(**replica("a", of=2))), peers).look()
     assert [row.fleet for row in found.overview] == [
         "replica a of 3 in shop, leads",
         "replica b of 3 in shop",
@@ -209,9 +228,9 @@ async def test_a_fleet_of_which_replicas_are_missing_is_named(tmp_path: Path) ->
     assert lines[-1] == found.missing[0]
     assert "a: replica a of 3 in shop, leads" in lines
     assert len(whole.missing) == 1, "the other one says that there are three"
-    async with serve(tmp_path, control=Calm(**replica("b", of=2))) as other:
+    async with serve(tmp_path, control=of(Calm(**replica("b", of=2)))) as other:
         peers = [neighbour(f"unix:{other.unix}")]
-        assert (await Overviewer(Calm(**replica("a", of=2)), peers).look()).missing == []
+        assert (await Overviewer(of(Calm(**replica("a", of=2))), peers).look()).missing == []
 
 
 async def test_the_route_and_the_page(served: Served) -> None:
@@ -230,3 +249,77 @@ admin: {overview: [{address: "dns+srv://_http._tcp.x.example"}]}
         config.parse(text, file="a.yaml")
     (problem,) = caught.value.problems
     assert "admin.overview[0].address: expected http://host:port" in str(problem)
+
+
+def shop(**services: Calm) -> FakeProxy:
+    """Return a proxy of several services."""
+    found = FakeProxy()
+    found.services = {name: FakeService(calm) for name, calm in services.items()}
+    return found
+
+
+async def test_each_service_of_each_proxy_is_a_row(tmp_path: Path) -> None:
+    """Those of all proxies are in one order, so that what is tripped anywhere is on top."""
+    held = RELEASE.verdict.model_copy(update={"kind": "held"})
+    far = shop(cart=Calm(), pay=Calm(state="tripped"))
+    far.host = "far"
+    async with serve(tmp_path, control=far) as other:
+        look = Overviewer(
+            shop(cart=Calm(verdict=held), web=Calm()), (neighbour(f"unix:{other.unix}"),)
+        )
+        found = await look.look()
+    assert [(row.name, row.service, row.attention) for row in found.overview] == [
+        ("far", "pay", "tripped"),
+        ("vm", "cart", "held"),
+        ("vm", "web", "none"),
+        ("far", "cart", "none"),
+    ]
+    assert found.model_dump()["overview"][0]["service"] == "pay"
+
+
+async def test_what_is_wrong_with_a_proxy_of_several_services_is_one_row() -> None:
+    proxy = shop(cart=Calm(), pay=Calm(unsaved="disk full"))
+    proxy.problems = ["restart needed to apply listen"]
+    rows = (await Overviewer(proxy).look()).overview
+    assert [(row.service, row.attention, row.problems) for row in rows] == [
+        (None, "configuration", ["restart needed to apply listen"]),
+        ("pay", "configuration", ["state not saved: disk full"]),
+        ("cart", "none", []),
+    ]
+
+
+async def test_the_only_service_has_the_row_of_its_proxy() -> None:
+    proxy = shop(cart=Calm())
+    proxy.problems = ["restart needed to apply listen"]
+    (named,) = (await Overviewer(proxy).look()).overview
+    assert (named.service, named.attention) == ("cart", "configuration")
+    (row,) = (await Overviewer(of(Calm())).look()).model_dump()["overview"]
+    assert "service" not in row
+
+
+async def test_a_neighbour_without_services_is_asked_for_its_release() -> None:
+    asked: list[str] = []
+
+    async def older(request: web.BaseRequest) -> web.Response:
+        asked.append(request.path)
+        signed = {API_HEADER: API_VERSION}
+        if request.path != "/v1/release":
+            return web.json_response({"status": 404}, status=404, headers=signed)
+        opened = RELEASE.circuit.model_copy(update={"state": "open", "since": 42.0})
+        release = RELEASE.model_copy(update={"state": "tripped", "circuit": opened, "host": "old"})
+        return web.Response(text=release.model_dump_json(), headers=signed)
+
+    async with RawTestServer(older) as server:
+        look = Overviewer(of(Calm()), (neighbour(f"http://127.0.0.1:{server.port}"),))
+        old, _here = (await look.look()).overview
+    assert asked == ["/v1/services", "/v1/release"]
+    assert (old.name, old.service, old.attention, old.since) == ("old", None, "tripped", 42.0)
+    assert (old.release, old.step, old.steps, old.circuit) == ("r1", 2, 2, "open")
+    assert old.problems[1] == "restart needed to apply listen, workers"
+
+
+async def test_services_in_one_fleet_are_missed_once() -> None:
+    cart, pay = (Calm(**replica("a", group=group)) for group in ("shop/cart", "shop/pay"))
+    proxy = shop(cart=cart, pay=pay)
+    found = await Overviewer(proxy).look()
+    assert found.missing == ["1 of 3 replicas of shop: name the others in admin.overview"]

@@ -72,10 +72,12 @@ class Stream:
 
 
 @asynccontextmanager
-async def stream(served: Client, over: str = "tcp", **headers: str) -> AsyncIterator[Stream]:
+async def stream(
+    served: Client, over: str = "tcp", *, target: str = "/v1/stream", **headers: str
+) -> AsyncIterator[Stream]:
     reader, writer = await served.connect(over)
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-    writer.write(f"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode())
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode())
     client = Stream(reader, writer)
     try:
         async with asyncio.timeout(20):

@@ -35,11 +35,11 @@ async def test_another_build_under_the_id_of_a_release_that_has_ended_is_refused
         with pytest.raises(
             Refused, match=r"r1 was .* other endpoints .* give release.id a new value"
         ):
-            await made.control.reload()
+            await made.process.reload()
         assert made.weight == weight
         assert "give release.id a new value" in (made.reloader.error or "")
         rewrite(made, OTHER, NEW_BUILD)
-        await made.control.reload()
+        await made.process.reload()
         assert made.weight == 10.0
 
 
@@ -47,12 +47,12 @@ async def test_an_id_that_has_ended_does_not_come_back_after_another(tmp_path: P
     async with running(tmp_path, RELEASE) as made:
         await made.control.act(rollout.Promote())
         rewrite(made, OTHER)
-        await made.control.reload()
+        await made.process.reload()
         rewrite(made, RELEASE)
         with pytest.raises(
             Refused, match=r"r1 was promoted on .* another release has been in force"
         ):
-            await made.control.reload()
+            await made.process.reload()
         assert made.release_view["release"] == "r2"
 
 
@@ -61,10 +61,10 @@ async def test_the_same_build_stays_and_may_be_scaled_while_a_running_one_may_be
 ) -> None:
     async with running(tmp_path, RELEASE) as made:
         rewrite(made, RELEASE, NEW_BUILD)  # under way: evidence decides
-        await made.control.reload()
+        await made.process.reload()
         await made.control.act(rollout.Promote())
         rewrite(made, RELEASE, f'{NEW_BUILD}", "http://127.0.0.1:10')
-        assert "variants.canary.endpoints" in (await made.control.reload())["changed"]
+        assert "variants.canary.endpoints" in (await made.process.reload())["changed"]
         assert (made.weight, made.release_view["state"]) == (100.0, "promoted")
 
 
@@ -73,7 +73,7 @@ async def test_what_has_begun_again_has_not_ended(tmp_path: Path) -> None:
         await made.control.act(rollout.Abort())
         await made.control.act(rollout.Start())
         rewrite(made, RELEASE, NEW_BUILD)
-        await made.control.reload()
+        await made.process.reload()
 
 
 async def test_it_is_remembered_across_a_restart_which_says_so_loudly(

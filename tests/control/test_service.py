@@ -375,7 +375,7 @@ async def test_a_release_goes_on_through_a_reload(tmp_path: Path) -> None:
         await made.run(0.8, stable=(50, 0), canary=(5, 0))
         judged = made.release_view["judged"]
         made.file.write_text(made.whole(RELEASE.replace("weight: 10,", "weight: 12,")))
-        assert (await made.control.reload())["changed"] == ["release.steps[0].weight"]
+        assert (await made.process.reload())["changed"] == ["release.steps[0].weight"]
         assert made.weight == 12
         assert made.controller.table.salt == b"r1"
         await made.run(0.3, stable=(50, 0), canary=(5, 0))
@@ -388,7 +388,7 @@ async def test_another_release_begins_with_nobody_on_the_canary(tmp_path: Path) 
         await made.control.act(circuit.Trip("broken"))
         made.file.write_text(made.whole(RELEASE.replace("id: r1", "id: r2")))
         published = len(made.plane.tables)
-        await made.control.reload()
+        await made.process.reload()
         tables = made.plane.tables[published:]
         assert [(table.salt, table.limit) for table in tables] == [(b"r2", 0), (b"r2", 1000)]
         assert made.release_view["circuit"]["state"] == "closed"
@@ -398,10 +398,10 @@ async def test_another_release_begins_with_nobody_on_the_canary(tmp_path: Path) 
 async def test_the_history_has_who_wanted_a_reload(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         made.file.write_text(made.whole(f"{RELEASE}\nlimits: {{idle_timeout: 9s}}"))
-        await made.control.reload("ann: longer")
+        await made.process.reload("ann: longer")
         made.file.write_text("split: [")
         with pytest.raises(ConfigError):
-            await made.control.reload("bob")
+            await made.process.reload("bob")
         causes = [one["cause"] for one in made.control.history(None, 2)]
         assert causes[0] == "limits.idle_timeout (by ann: longer)"
         assert causes[1].endswith("(by bob)")
@@ -412,7 +412,7 @@ async def test_another_judge_means_evidence_from_the_beginning(tmp_path: Path) -
     async with world(tmp_path) as made:
         await made.run(0.9, stable=(50, 0), canary=(5, 0))
         made.file.write_text(made.whole(RELEASE).replace("errors: {", "errors: {margin: 2%, "))
-        await made.control.reload()
+        await made.process.reload()
         assert made.release_view["baked"] == 0.0
         await made.run(0.5, stable=(50, 0), canary=(5, 0))
         assert made.weight == 10
@@ -424,7 +424,7 @@ async def test_a_plan_without_the_step_that_it_is_on_is_refused(tmp_path: Path) 
         assert made.weight == 50
         made.file.write_text(made.whole("release: {id: r1, steps: [{weight: 5}]}"))
         with pytest.raises(rollout.Refused, match="another id"):
-            await made.control.reload()
+            await made.process.reload()
         assert made.weight == 50
         assert "another id" in made.release_view["config"]["error"]
 
@@ -433,17 +433,17 @@ async def test_the_weight_of_the_file_counts_only_when_it_changes(tmp_path: Path
     async with world(tmp_path, "split: {weight: 5}") as made:
         await made.control.act(rollout.SetWeight(8.0))
         made.file.write_text(made.whole("split: {weight: 5}\nlimits: {idle_timeout: 9s}"))
-        await made.control.reload()
+        await made.process.reload()
         assert made.weight == 8.0
         made.file.write_text(made.whole("split: {weight: 3}"))
-        await made.control.reload()
+        await made.process.reload()
         assert made.weight == 3.0
 
 
 async def test_the_configuration_shows_no_secret_of_a_webhook(tmp_path: Path) -> None:
     text = "notify: [{webhook: 'https://user:pw@hooks.example/T0/secret?token=x'}]"
     async with world(tmp_path, text) as made:
-        effective = json.dumps(made.control.config()["effective"])
+        effective = json.dumps(made.process.config()["effective"])
         assert "https://hooks.example" in effective
         for secret in ("pw@", "T0", "token=x"):
             assert secret not in effective

@@ -12,6 +12,7 @@ from typing import Any
 from canaryproxy import config
 from canaryproxy.control.controller import TICK_SECONDS, Controller
 from canaryproxy.control.endpoint_figures import EndpointReading
+from canaryproxy.control.process import DEFAULT, ProcessControl, Service
 from canaryproxy.control.record_reader import RecordReader
 from canaryproxy.control.reload import Reloader
 from canaryproxy.control.service import Control
@@ -117,6 +118,9 @@ class World:
             lambda: self.controller.now,
         )
         self.control = Control(self.controller, Totals([self.cells]), self.plane, self.reloader)
+        self.process = ProcessControl(
+            self.plane, self.reloader, lambda: {DEFAULT: Service((), (), self.control)}
+        )
         if load:
             self.origin = self.controller.load()
 

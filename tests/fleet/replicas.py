@@ -14,6 +14,7 @@ from canaryproxy import config
 from canaryproxy.control.authority import AuthorityHost
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.ledger import Ledger
+from canaryproxy.control.process import DEFAULT, ProcessControl, Service
 from canaryproxy.control.record_reader import RecordReader
 from canaryproxy.control.reload import Reloader
 from canaryproxy.control.service import Control
@@ -83,6 +84,9 @@ class Replica(World):
         )
         self.control = Control(self.controller, Totals([self.cells]), self.plane, self.reloader)
         self.ticker = Ticker(lambda: None, lambda: [self.controller])
+        self.process = ProcessControl(
+            self.plane, self.reloader, lambda: {DEFAULT: Service((), (), self.control)}
+        )
         self.busy: tuple[tuple[int, int], tuple[int, int]] | None = None
         self._traffic: asyncio.Task[None] | None = None
 

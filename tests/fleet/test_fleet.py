@@ -565,13 +565,13 @@ async def test_another_release_begins_when_all_replicas_have_it(
         one, two = replicas
         second = RELEASE.replace("id: r1", "id: r2")
         one.file.write_text(one.whole(second))
-        await one.control.reload()
+        await one.process.reload()
         assert one.weight == 0
         assert "the fleet is at r1" in one.fleet["conflict"]
         await asyncio.sleep(1.5)
         assert (one.weight, two.weight) == (0, 10)
         two.file.write_text(two.whole(second))
-        await two.control.reload()
+        await two.process.reload()
         await soon(lambda: all(other.weight == 10 for other in replicas), "r2")
         assert {other.controller.table.salt for other in replicas} == {b"r2"}
         assert {other.document["release"] for other in replicas} == {"r2"}
