@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import click
 
 from canaryproxy import config as configuration
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, read_text, read_with_files, refuse
+from canaryproxy.cli.service_lines import ServiceLine, services_of, table
 from canaryproxy.config.errors import ConfigError, Problem, dotted
 
 if TYPE_CHECKING:
@@ -30,7 +33,8 @@ def check(path: Path, as_json: bool) -> None:
     about. So are files of secrets that cannot be read, and host names of endpoints that do not resolve here.
     With the proxy's state file at hand, a release id that has ended before is an error if it comes again with
     another canary, and a step is warned about that would bring the canary more requests than endpoints have
-    carried, at the most traffic that stable had.
+    carried, at the most traffic that stable had. Of a file with several services it prints each one: its
+    hosts and paths, and its release.
 
     Example: canaryproxy check -c config/example.yaml
     """
@@ -38,17 +42,21 @@ def check(path: Path, as_json: bool) -> None:
 
     warnings: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    services: tuple[ServiceLine, ...] = ()
     try:
         config, _, warnings = read_with_files(path)
+        services = services_of(config)
         warnings += tuple(unusable(config))
         warnings += _unresolved(config, quiet=as_json)
-        warnings += _over(config)
-        if (why := _reused(config)) is not None:
-            message = why.removeprefix("release.id: ")
-            id_at = ("release", "id")
-            problems = (
-                configuration.problem(read_text(path), file=str(path), path=id_at, message=message),
-            )
+        for at, one in _each(config):
+            of = "" if one.service is None else f"service {one.service}: "
+            warnings += tuple(f"{of}release.steps: {words}" for words in _over(one))
+            if (why := _reused(one)) is not None:
+                message = of + why.removeprefix("release.id: ")
+                text = read_text(path)
+                problems += (
+                    configuration.problem(text, file=str(path), path=(*at, "id"), message=message),
+                )
     except ConfigError as error:
         problems = error.problems
     if as_json:
@@ -57,7 +65,8 @@ def check(path: Path, as_json: bool) -> None:
             for p in problems
         ]
         found = {"file": str(path), "valid": not problems, "errors": errors}
-        click.echo(json.dumps({**found, "warnings": list(warnings)}))
+        listed = {"services": [asdict(one) for one in services]} if services else {}
+        click.echo(json.dumps({**found, "warnings": list(warnings), **listed}))
     for line in () if as_json else warnings:
         click.echo(f"{path}: warning: {line}", err=True)
     if problems and as_json:
@@ -65,7 +74,16 @@ def check(path: Path, as_json: bool) -> None:
     if problems:
         refuse(ConfigError(problems))
     if not as_json:
+        for line in table(services):
+            click.echo(line)
         click.echo(f"{path}: ok")
+
+
+def _each(config: Config) -> Iterator[tuple[tuple[str, ...], Config]]:
+    """Yield each service's configuration, with the path of its release in the file."""
+    for name, one in config.by_service().items():
+        own = name in config.services and config.services[name].release is not None
+        yield ("services", name, "release") if own else ("release",), one
 
 
 def _over(config: Config) -> tuple[str, ...]:
@@ -75,7 +93,7 @@ def _over(config: Config) -> tuple[str, ...]:
     from canaryproxy.cli.capacity import outlook_of  # noqa: PLC0415 - it loads the model
 
     ahead = outlook_of(config)
-    return () if ahead is None else tuple(f"release.steps: {words}" for words in ahead.over)
+    return () if ahead is None else ahead.over
 
 
 def _reused(config: Config) -> str | None:

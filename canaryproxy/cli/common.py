@@ -24,6 +24,9 @@ EXIT_OPPOSITE = 4
 EXIT_TIMEOUT = 5
 EXIT_INTERRUPTED = 130
 
+_NAMES = 10
+"""Names in a message."""
+
 Command = Callable[..., None]
 
 config_option = click.option(
@@ -113,6 +116,23 @@ def load(path: Path) -> Config:
         return configuration.parse(read_text(path), file=str(path))
     except ConfigError as error:
         refuse(error)
+
+
+def load_one(path: Path, service: str | None) -> Config:
+    """Return the configuration of one service in a file, or print what is wrong and exit."""
+    found = load(path).by_service()
+    if service is None and len(found) == 1:
+        return next(iter(found.values()))
+    names = list(found)
+    known = ", ".join(names[:_NAMES]) + (" and others" if len(names) > _NAMES else "")
+    if service is None:
+        fail(
+            f"{path} has {len(names):,} services: say which one with --service ({known})",
+            EXIT_CONFIG,
+        )
+    if service not in found:
+        fail(f"{path} has no service {service!r}, only {known}", EXIT_CONFIG)
+    return found[service]
 
 
 def load_with_files(path: Path, say: Say | None = None) -> tuple[Config, Files]:

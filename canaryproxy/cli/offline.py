@@ -9,7 +9,7 @@ from typing import Literal, TextIO
 
 import click
 
-from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load, rule_options
+from canaryproxy.cli.common import EXIT_CONFIG, config_option, fail, load_one, rule_options
 from canaryproxy.config.text import NONE, count, duration, odds, percent
 from canaryproxy.judging.replay import RowError, read_rows, replay, time_of
 from canaryproxy.judging.user_replay import (
@@ -146,8 +146,15 @@ def _show_users(found: UserReplay, as_json: bool) -> None:
     type=click.IntRange(1),
     help="Users who make these requests while a step lasts; without it each request is of another user.",
 )
+@click.option(
+    "--service",
+    metavar="NAME",
+    help="The service whose release it is, where the file has several; its traffic is meant.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def plan(path: Path, rps: float, error_rate: float, users: int | None, as_json: bool) -> None:
+def plan(
+    path: Path, rps: float, error_rate: float, users: int | None, service: str | None, as_json: bool
+) -> None:
     """Estimate how quickly each step detects a regression, and how many users it affects until then.
 
     With the proxy's state file at hand, it also says whether stable or the canary would get more
@@ -156,9 +163,10 @@ def plan(path: Path, rps: float, error_rate: float, users: int | None, as_json: 
     \b
     Example: canaryproxy plan -c config/example.yaml --rps 200 --error-rate 0.005 --users 20000
     """
-    config = load(path)
+    config = load_one(path, service)
     if config.release is None:
-        fail(f"{path} has no release: add release.id and release.steps", EXIT_CONFIG)
+        who = path if config.service is None else f"{path}: the service {config.service}"
+        fail(f"{who} has no release: add release.id and release.steps", EXIT_CONFIG)
     from canaryproxy.control.settings import ControlSettings  # noqa: PLC0415 - they load the model
     from canaryproxy.release.forecast import Traffic, forecast  # noqa: PLC0415
 

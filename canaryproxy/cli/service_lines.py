@@ -1,0 +1,79 @@
+"""The services of a configuration, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from canaryproxy.client.text import count
+
+if TYPE_CHECKING:
+    from canaryproxy.config import Config
+
+_LISTED = 3
+"""Hosts and paths of a service in its line."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLine:
+    """A service: what it takes, and how its users get the canary."""
+
+    name: str
+    hosts: tuple[str, ...]
+    paths: tuple[str, ...]
+    release: str | None
+    """Its release, if it has one."""
+    steps: int
+    """Steps of the release."""
+    weight: float
+    """Percent of users without a release."""
+
+    @property
+    def place(self) -> str:
+        """Hosts and paths, for people."""
+        if not self.hosts and not self.paths:
+            return "everything else"
+        return " ".join(
+            _some(names) for names in (self.hosts or ("any host",), self.paths) if names
+        )
+
+    @property
+    def split(self) -> str:
+        """How its users get the canary, for people."""
+        if self.release is None:
+            return f"no release, {self.weight:g}% canary" if self.weight else "no release"
+        return f"{self.release} ({self.steps} step{'s' if self.steps != 1 else ''})"
+
+
+def services_of(config: Config) -> tuple[ServiceLine, ...]:
+    """Return the services of a configuration that has several."""
+    return tuple(
+        ServiceLine(
+            name,
+            service.hosts,
+            service.paths,
+            one.release_id,
+            0 if one.release is None else len(one.release.steps),
+            0.0 if one.variants.canary is None else one.split.weight,
+        )
+        for (name, service), one in zip(
+            config.services.items(), config.by_service().values(), strict=False
+        )
+    )
+
+
+def table(services: Sequence[ServiceLine], most: int = 50) -> Iterator[str]:
+    """Yield a line for each service, and one for those beyond ``most``."""
+    shown = services[:most]
+    names = max((len(one.name) for one in shown), default=0)
+    places = max((len(one.place) for one in shown), default=0)
+    for one in shown:
+        yield f"{one.name:<{names}}  {one.place:<{places}}  {one.split}"
+    if (more := len(services) - most) > 0:
+        yield f"and {count(more)} more services"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
