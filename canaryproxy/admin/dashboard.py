@@ -1,21 +1,28 @@
 """The dashboard at ``/`` and the overview at ``/overview``; style sheets and modules at ``/static/<name>``.
 
-The files are package data, read once. A requested name is looked up among them and never used as a path.
-The pages get their data from ``/v1``.
+Of several services each has its dashboard at ``/services/<name>/``, and ``/`` is the overview of them. The
+files are package data, read once. A requested name is looked up among them and never used as a path. The
+pages get their data from ``/v1``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 from aiohttp import web
 from aiohttp.helpers import ETag
 
-PAGE, OVERVIEW = "index.html", "overview.html"
+PAGE, OVERVIEW, SERVICES = "index.html", "overview.html", "services.html"
+_NAME = "{name:[a-z0-9-]{1,63}}"
+"""A service's name, and nothing that a redirect could take for an address elsewhere."""
+_ROOT = "../../"
+"""Where the root is, as seen from a service's page."""
 
 _CONTENT_TYPES = {
     ".html": "text/html",
@@ -42,18 +49,40 @@ def load() -> Mapping[str, StaticFile]:
     for entry in Path(__file__).with_name("static").iterdir():
         content_type = _CONTENT_TYPES.get("." + entry.name.rpartition(".")[2])
         if content_type is not None:
-            body = entry.read_bytes()
-            etag = hashlib.sha256(body).hexdigest()[:16]
-            served[entry.name] = StaticFile(body, content_type, etag)
+            served[entry.name] = _file(entry.read_bytes(), content_type)
     return served
 
 
-def add_routes(app: web.Application) -> None:
-    """Add the routes of the dashboard."""
+def _file(body: bytes, content_type: str) -> StaticFile:
+    return StaticFile(body, content_type, hashlib.sha256(body).hexdigest()[:16])
+
+
+@cache
+def page_of_service() -> StaticFile:
+    """Return the dashboard as it is served below ``/services``: it names the root relative to itself."""
+    found = load()[PAGE]
+    text = found.body.decode().replace("<html ", f'<html data-root="{_ROOT}" ', 1)
+    text = _ADDRESSES.sub(rf"\g<0>{_ROOT}", text)
+    return _file(text.encode(), found.content_type)
+
+
+_ADDRESSES: Final = re.compile(r' (?:href|src)="(?=\.?[a-z/])')
+"""Before each relative address of a page; not before a fragment."""
+
+
+def add_routes(app: web.Application, *, several: bool = False) -> None:
+    """Add the routes of the dashboard: of the only service, or of ``several``."""
     served = load()
 
     async def page(request: web.Request) -> web.Response:
-        return _response(request, served[PAGE])
+        return _response(request, served[SERVICES if several else PAGE])
+
+    async def service(request: web.Request) -> web.Response:
+        return _response(request, page_of_service())
+
+    async def into_folder(request: web.Request) -> web.Response:
+        # The page's addresses are relative to its folder.
+        raise web.HTTPPermanentRedirect(f"{request.match_info['name']}/")
 
     async def overview(request: web.Request) -> web.Response:
         return _response(request, served[OVERVIEW])
@@ -65,6 +94,9 @@ def add_routes(app: web.Application) -> None:
         return _response(request, found)
 
     app.router.add_get("/", page)
+    if several:
+        app.router.add_get(f"/services/{_NAME}/", service)
+        app.router.add_get(f"/services/{_NAME}", into_folder)
     app.router.add_get("/overview", overview)
     app.router.add_get("/static/{name}", static)
 

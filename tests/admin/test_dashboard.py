@@ -99,6 +99,75 @@ async def _status(port: int, target: str) -> int:
     return int(line.split()[1])
 
 
+@pytest.fixture
+async def several() -> AsyncIterator[TestServer]:
+    app = web.Application()
+    dashboard.add_routes(app, several=True)
+    running = TestServer(app)
+    await running.start_server()
+    yield running
+    await running.close()
+
+
+async def test_several_services_have_an_overview_at_the_root_and_a_page_each(
+    several: TestServer, session: ClientSession
+) -> None:
+    async with session.get(several.make_url("/")) as answer:
+        assert "<h1>Services</h1>" in await answer.text()
+    async with session.get(several.make_url("/services/cart/")) as answer:
+        assert answer.status == 200
+        text = await answer.text()
+        links = _Links()
+        links.feed(text)
+        assert 'data-root="../../"' in text
+        assert len(links.found) == 4
+        for link in links.found:
+            found = urljoin(str(several.make_url("/services/cart/")), link)
+            async with session.get(found) as part:
+                assert part.status == 200, link
+        again = {"If-None-Match": answer.headers["ETag"]}
+    async with session.get(several.make_url("/services/cart/"), headers=again) as answer:
+        assert answer.status == 304
+
+
+async def test_the_page_of_the_only_service_is_at_the_root_alone(
+    server: TestServer, session: ClientSession
+) -> None:
+    for path in ("/services/cart/", "/services/cart", "/services/"):
+        async with session.get(server.make_url(path)) as answer:
+            assert answer.status == 404, path
+
+
+async def test_the_page_of_a_service_is_a_folder(
+    several: TestServer, session: ClientSession
+) -> None:
+    longest = "a" * 63
+    for name in ("cart", longest):
+        url = several.make_url(f"/services/{name}")
+        async with session.get(url, allow_redirects=False) as answer:
+            assert answer.status == 308
+            found = urljoin(str(url), answer.headers["Location"])
+            assert found == str(several.make_url(f"/services/{name}/"))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/services/https:elsewhere.example",
+        "/services/javascript:alert(1)",
+        "/services/%2f%2felsewhere.example",
+        "/services/..%2f..",
+        "/services/" + "a" * 64,
+        "/services/Cart/",
+        "/services/a%0d%0ab/",
+        "/services//",
+    ],
+)
+async def test_nothing_but_a_name_is_a_service(several: TestServer, target: str) -> None:
+    assert several.port is not None
+    assert await _status(several.port, target) in (400, 404)
+
+
 class _Links(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +194,7 @@ class _Links(HTMLParser):
 def test_everything_that_is_named_is_there_and_nothing_comes_from_elsewhere() -> None:
     served = dashboard.load()
     links = _Links()
-    for page in (dashboard.PAGE, dashboard.OVERVIEW):
+    for page in (dashboard.PAGE, dashboard.OVERVIEW, dashboard.SERVICES):
         links.feed(served[page].body.decode())
     assert links.inline == [], "the content security policy forbids these"
     modules = {
@@ -140,7 +209,7 @@ def test_everything_that_is_named_is_there_and_nothing_comes_from_elsewhere() ->
         elsewhere = re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]+[^\s\"']*", file.body.decode())
         assert [url for url in elsewhere if url != "http://www.w3.org/2000/svg"] == [], name
     unused = set(served) - {name.removeprefix("/static/") for name in named}
-    assert unused <= {dashboard.PAGE, dashboard.OVERVIEW, "favicon-tripped.svg"}
+    assert unused <= {dashboard.PAGE, dashboard.OVERVIEW, dashboard.SERVICES, "favicon-tripped.svg"}
 
 
 def test_the_page_warns_of_the_acts_that_ask_and_of_no_others() -> None:

@@ -59,6 +59,12 @@ class FakeAdmin:
     hang_up: bool = False
     """Changes are not answered: the connection is closed."""
     version: int = 1
+    service: str | None = None
+    """Name of the scene's service, if the proxy has several."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """All of them, as ``/v1/services`` lists them."""
+    removed: bool = False
+    """A reload has removed the scene's service."""
 
     def __enter__(self) -> FakeAdmin:
         self._streams: set[asyncio.Queue[bytes | None]] = set()
@@ -95,6 +101,16 @@ class FakeAdmin:
         self.down = True
         self._call(self._close_streams())
 
+    def remove(self) -> None:
+        """Have no such service from now on."""
+        self.removed = True
+        self._call(self._close_streams())
+
+    @property
+    def page(self) -> str:
+        """The address of the service's page."""
+        return self.url if self.service is None else f"{self.url}services/{self.service}/"
+
     @property
     def etag(self) -> str:
         """As it is sent, with quotes."""
@@ -105,16 +121,18 @@ class FakeAdmin:
 
     async def _start(self) -> str:
         app = web.Application(middlewares=[_headers, self._outage])
-        dashboard.add_routes(app)
-        app.router.add_get("/v1/release", self._release)
-        app.router.add_get("/v1/acts", self._acts)
-        app.router.add_get("/v1/endpoints", self._endpoints)
-        app.router.add_get("/v1/routes", self._routes)
-        app.router.add_get("/v1/history", self._history)
-        app.router.add_get("/v1/series", self._series)
-        app.router.add_get("/v1/stream", self._stream)
-        app.router.add_post("/v1/release/{action}", self._change)
-        app.router.add_put("/v1/weight", self._change)
+        dashboard.add_routes(app, several=self.service is not None)
+        v1 = self._prefix
+        app.router.add_get("/v1/services", self._services)
+        app.router.add_get(f"{v1}/release", self._release)
+        app.router.add_get(f"{v1}/acts", self._acts)
+        app.router.add_get(f"{v1}/endpoints", self._endpoints)
+        app.router.add_get(f"{v1}/routes", self._routes)
+        app.router.add_get(f"{v1}/history", self._history)
+        app.router.add_get(f"{v1}/series", self._series)
+        app.router.add_get(f"{v1}/stream", self._stream)
+        app.router.add_post(f"{v1}/release/{{action}}", self._change)
+        app.router.add_put(f"{v1}/weight", self._change)
         app.router.add_get("/v1/config", self._config)
         app.router.add_post("/v1/reload", self._change)
         self._runner = web.AppRunner(
@@ -174,7 +192,19 @@ class FakeAdmin:
     async def _outage(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self.down:
             return web.Response(status=503, text="down")
+        if self.removed and request.path.startswith(f"{self._prefix}/"):
+            return _problem(Problem(404, "Not Found", f"no service '{self.service}'; there is pay"))
         return await handler(request)
+
+    @property
+    def _prefix(self) -> str:
+        return "/v1" if self.service is None else f"/v1/services/{self.service}"
+
+    async def _services(self, _request: web.Request) -> web.Response:
+        return web.json_response(
+            {"services": self.rows, "environment": "production", "host": "edge-1",
+             "version": "0.1.0", "problems": []}
+        )  # fmt: skip
 
     async def _release(self, _request: web.Request) -> web.Response:
         return web.json_response(judged(self.scene.document), headers={"ETag": self.etag})
@@ -250,7 +280,7 @@ class FakeAdmin:
             return web.json_response(
                 {"changed": ["limits.idle_timeout"], "restart_needed": ["listen"]}
             )
-        if request.path == "/v1/release/drill":
+        if request.path.endswith("/release/drill"):
             figures = {
                 "seconds_to_last_request": 0.013,
                 "seconds_to_last_connection": 31.2,

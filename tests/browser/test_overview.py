@@ -117,6 +117,30 @@ def test_each_proxy_is_a_row_in_the_given_order_with_its_link(page: Page, site: 
     assert page.driver.title.startswith("All well")
 
 
+def test_each_service_of_a_proxy_is_a_row_that_leads_to_its_page(page: Page, site: Site) -> None:
+    site.rows = [
+        proxy("edge-2", "held", service="cart"),
+        proxy("edge-2", service="pay"),
+        proxy("vm", "configuration", address=None, dashboard="./", problems=["restart needed"]),
+        proxy("vm", address=None, dashboard="./", service="cart"),
+    ]
+    page.driver.get(site.url)
+    page.says("number", "2")
+    rows = [row.text.split("\n") for row in page.all("#proxies tbody th")]
+    assert [row[:2] for row in rows] == [
+        ["cart", "edge-2"], ["pay", "edge-2"], ["vm", "this proxy"], ["cart", "vm"]
+    ]  # fmt: skip
+    links = [one.get_dom_attribute("href") for one in page.all("#proxies tbody th a")]
+    assert links == [
+        "https://edge-2.example.com:9900/services/cart/",
+        "https://edge-2.example.com:9900/services/pay/",
+        "./",
+        "./services/cart/",
+    ]
+    assert page.driver.title.startswith("2 services need attention")
+    page.says("status", "edge-2, cart: holds the step, vm: configuration")
+
+
 def test_lost_is_said_and_the_figures_stay(page: Page, site: Site) -> None:
     page.driver.get(site.url)
     page.says("live", "live")

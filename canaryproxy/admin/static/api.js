@@ -1,5 +1,7 @@
 // Requests to the admin API: changes carry the token and the ETag that the operator saw; errors become text.
 
+import { ofProxy, ofService } from "./place.js";
+
 const TOKEN = "canaryproxy-token";
 const NAME = "canaryproxy-name";
 const TIMEOUT = 30000; // ms
@@ -55,7 +57,7 @@ const authorization = () => (token.get() === "" ? {} : { Authorization: `Bearer 
 
 /** The current release view with its ETag, and what each act would do. */
 export async function look() {
-  const [response, previews] = await Promise.all([ask("v1/release", {}), ask("v1/acts", {})]);
+  const [response, previews] = await Promise.all([ask(ofService("v1/release"), {}), ask(ofService("v1/acts"), {})]);
   if (!response.ok) throw new Failed(response.status, await words(response));
   const { acts } = previews.ok ? await previews.json() : { acts: [] };
   return { release: await response.json(), etag: response.headers.get("ETag"), acts };
@@ -63,7 +65,7 @@ export async function look() {
 
 /** The ETag of the configuration; it differs without the token. */
 export async function configTag() {
-  const response = await ask("v1/config", { headers: authorization() });
+  const response = await ask(ofProxy("v1/config"), { headers: authorization() });
   if (!response.ok) throw new Failed(response.status, await words(response));
   return response.headers.get("ETag");
 }
@@ -89,6 +91,7 @@ async function words(response) {
     case 401:
       return "Wrong admin token. Nothing changed. It is the one in admin.token_file or admin.token_env of the configuration.";
     case 403:
+    case 404:
       return `Nothing changed: ${detail}`;
     case 409:
       return `Nothing changed: ${detail}`;

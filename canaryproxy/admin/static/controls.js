@@ -3,7 +3,11 @@
 import { $, attr, el, keyed, text } from "./dom.js";
 import { ACTIONS, acceptable, allowed, isSafe, outcome } from "./actions.js";
 import { change, configTag, look, operator, token } from "./api.js";
+import { SERVICE, ofProxy, ofService } from "./place.js";
 import { plural, sentence } from "./words.js";
+
+/** What an action is done to, where the proxy has several services. */
+const subject = (action) => (SERVICE === null ? "" : ` of ${action.config ? "all services" : SERVICE}`);
 
 const GROUPS = ["rollout", "safety", "circuit", "upkeep"];
 
@@ -33,7 +37,7 @@ export class Controls {
   draw() {
     const { release } = this.#live;
     for (const [name, { needed }] of Object.entries(ACTIONS)) {
-      $(`do-${name}`).disabled = !allowed(release, name) || (needed && !needed(release));
+      $(`do-${name}`).disabled = this.#live.removed || !allowed(release, name) || (needed && !needed(release));
     }
   }
 
@@ -80,7 +84,7 @@ export class Controls {
     const list = el("datalist", { id: "acceptable" }, choices.map((value) => el("option", { value })));
     $("confirm-fields").replaceChildren(...Object.values(this.#fields).map((each) => each.node), list);
     if (this.#fields.metric) this.#fields.metric.input.value = choices[0] ?? "";
-    text($("confirm-title"), `${action.does}?`);
+    text($("confirm-title"), `${action.does}${subject(action)}?`);
     text($("confirm-do"), action.does);
     text($("confirm-problem"), "");
     $("confirm-says").replaceChildren(el("li", {}, "Reading the current state…"));
@@ -161,11 +165,11 @@ export class Controls {
       if (action.config && newToken) this.#seen.etag = await configTag();
       const etag = isSafe(action, this.#seen.release, this.#typed()) && !this.#fields.weight ? null : this.#seen.etag;
       const body = this.#body();
-      const response = await change(action.method, action.path, body, etag, action.timeout);
+      const response = await change(action.method, action.config ? ofProxy(action.path) : ofService(action.path), body, etag, action.timeout);
       if (response.drill) this.#live.take(response.release);
       else if (response.state) this.#live.take(response);
       if (this.#name === name) $("confirm").close();
-      text($("outcome"), outcome(name, response, body));
+      text($("outcome"), `${SERVICE === null || action.config ? "" : `${SERVICE}: `}${outcome(name, response, body)}`);
       const focus = document.activeElement;
       if (focus === document.body || $("confirm").contains(focus)) $("outcome").focus(); // the button is gone
     } catch (error) {

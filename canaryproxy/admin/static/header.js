@@ -1,6 +1,7 @@
 // The top of the page: state, weight and alarms, the title of the tab, and announcements for screen readers.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
+import { SERVICE, ofProxy } from "./place.js";
 import { CIRCUITS, STANDINGS, STATES, ago, clock, duration, leaving, moment, plural, state, utc, weight, zone } from "./words.js";
 
 let before = null;
@@ -8,6 +9,8 @@ let before = null;
 export function header(live) {
   const { release, fresh } = live;
   document.body.classList.toggle("stale", !fresh && release !== null);
+  attr($("service"), "hidden", SERVICE === null ? "" : null);
+  text($("service-name"), SERVICE ?? "");
   connection(live);
   if (release === null) return;
   document.body.dataset.state = release.state;
@@ -37,13 +40,16 @@ function fleet(fleet) {
 function connection(live) {
   const { fresh, release, age } = live;
   if (fresh) badge($("live"), "running", "live", "ok");
+  else if (live.removed) badge($("live"), "suspect", "no such service");
   else if (release === null) badge($("live"), "unknown", "waiting");
   else badge($("live"), "suspect", `${duration(age)} old`);
   const lost = $("lost");
   attr(lost, "hidden", fresh || (release === null && live.connected) ? "" : null);
   if (fresh) return;
-  const words =
-    release === null
+  if (release === null && live.removed) text($("release"), "No such service");
+  const words = live.removed
+    ? `This proxy has no service ${SERVICE}${release === null ? "" : " any more"}. The page goes on if a reload adds it again.`
+    : release === null
       ? "No connection to the proxy yet. Retrying every 2 s."
       : `Connection lost. These figures are ${duration(age)} old (from ${clock(release.time)} ${zone(release.time)}). Retrying every 2 s.`;
   if (lost.childElementCount === 0) lost.append(el("strong", {}));
@@ -104,9 +110,10 @@ function tab(release, fresh) {
   const name = release.release ?? "no release";
   const words = open ? `TRIPPED · ${name}` : `${weight(release.weight)} · ${name} · ${STATES[release.state] ?? ""}`;
   const where = [release.environment, release.host].filter(Boolean).join(" · ");
-  const title = `${fresh ? "" : "(old) "}${words} – ${where}`;
+  const of = SERVICE === null ? "" : `${SERVICE}: `;
+  const title = `${fresh ? "" : "(old) "}${of}${words} – ${where}`;
   if (document.title !== title) document.title = title;
-  attr($("favicon"), "href", open ? "static/favicon-tripped.svg" : "static/favicon.svg");
+  attr($("favicon"), "href", ofProxy(`static/favicon${open ? "-tripped" : ""}.svg`));
 }
 
 /** Announce changes to screen readers: a trip at once, the rest politely. */

@@ -1,5 +1,7 @@
 // Data from the proxy: the past once, then the stream. Tracks the age of the figures and never hides it.
 
+import { SERVICE, ofService } from "./place.js";
+
 const RETRY = 2000; // ms between attempts
 const LATE = 4000; // ms without an event after which figures count as old; one arrives every second
 const MOST_POINTS = 20000;
@@ -31,7 +33,7 @@ export function mergeRecords(records, more) {
 }
 
 async function json(path) {
-  const response = await fetch(path, { signal: AbortSignal.timeout(10000) });
+  const response = await fetch(ofService(path), { signal: AbortSignal.timeout(10000) });
   if (!response.ok) throw new Error(`${path}: ${response.status}`);
   return response.json();
 }
@@ -42,6 +44,7 @@ export class Live {
   records = [];
   connected = false;
   heard = null; // when the last figures arrived, ms
+  removed = false; // the proxy says that it has no such service
 
   #changed;
   #source = null;
@@ -82,7 +85,7 @@ export class Live {
   #connect() {
     clearTimeout(this.#retry);
     this.#retry = null;
-    const source = new EventSource("v1/stream");
+    const source = new EventSource(ofService("v1/stream"));
     this.#source = source;
     source.addEventListener("release", (event) => {
       const release = JSON.parse(event.data);
@@ -90,6 +93,7 @@ export class Live {
       if (anew) [this.records, this.points] = [[], []]; // the history restarted: another proxy
       if (!this.connected || anew) this.#past(source);
       this.connected = true;
+      this.removed = false;
       this.release = release;
       this.heard = Date.now();
       this.#changed();
@@ -129,6 +133,20 @@ export class Live {
     this.connected = false;
     this.#retry ??= setTimeout(() => this.#connect(), RETRY);
     this.#changed();
+    this.#ask();
+  }
+
+  /** Tell a service that a reload has removed from a proxy that cannot be reached: a stream does not say it. */
+  async #ask() {
+    if (SERVICE === null) return;
+    try {
+      const response = await fetch(ofService("v1/release"), { cache: "no-store", signal: AbortSignal.timeout(RETRY) });
+      if (this.connected || this.removed === (response.status === 404)) return;
+      this.removed = response.status === 404;
+      this.#changed();
+    } catch {
+      // not reached: as the connection says
+    }
   }
 
   /** Treat an open connection that delivers nothing as lost. */

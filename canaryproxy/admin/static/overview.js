@@ -1,4 +1,4 @@
-// The overview: a row for each proxy, in the order of v1/overview; asked for every few seconds.
+// The overview: a row for each service of each proxy, in the order of v1/overview; asked for every few seconds.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
 import { CIRCUITS, STANDINGS, duration, moment, plural, state, utc, weight, zone } from "./words.js";
@@ -46,20 +46,28 @@ function lost(words) {
 function show({ overview: rows, missing = [], time }) {
   const needing = rows.filter((row) => row.attention !== "none");
   for (const each of document.querySelectorAll(".zone")) text(each, ` (${zone(time)})`);
-  text($("number"), String(rows.length));
+  const proxies = new Set(rows.map((row) => row.address)).size;
+  text($("number"), String(proxies));
   badge($("needing"), needing.length === 0 ? "ok" : "suspect", needing.length === 0 ? "none" : String(needing.length));
-  attr($("alone"), "hidden", rows.length > 1 ? "" : null);
+  attr($("alone"), "hidden", proxies > 1 ? "" : null);
   attr($("missing"), "hidden", missing.length === 0 ? "" : null);
   text($("missing"), missing.map((words) => `${words}.`).join(" "));
-  keyed($("proxies").tBodies[0], rows, (row) => row.address ?? "", make, (node, row) => fill(node, row, time));
+  keyed($("proxies").tBodies[0], rows, (row) => `${row.address ?? ""} ${row.service ?? ""}`, make, (node, row) => fill(node, row, time));
   const tripped = rows.filter((row) => row.attention === "tripped").length;
-  const title = `${needing.length === 0 ? "All well" : `${plural(needing.length, "proxy needs", "proxies need")} attention`} – canaryproxy overview`;
+  const title = `${needing.length === 0 ? "All well" : `${of(needing)} attention`} – canaryproxy overview`;
   if (document.title !== title) document.title = title;
   attr($("favicon"), "href", tripped > 0 ? "static/favicon-tripped.svg" : "static/favicon.svg");
-  const said = needing.map((row) => `${row.name}: ${KINDS[row.attention]?.[1] ?? row.attention}`).join(", ");
+  const said = needing.map((row) => `${full(row)}: ${KINDS[row.attention]?.[1] ?? row.attention}`).join(", ");
   if (said !== before) text($("status"), said === "" ? "No proxy needs attention." : said);
   before = said;
 }
+
+/** The name of a proxy, and of its service if it has several. */
+const full = ({ name, service }) => [name, service].filter(Boolean).join(", ");
+
+/** "2 proxies need", or "2 services need". */
+const of = (rows) =>
+  rows.some((row) => row.service) ? plural(rows.length, "service needs", "services need") : plural(rows.length, "proxy needs", "proxies need");
 
 const make = () =>
   el(
@@ -85,13 +93,17 @@ function fill(row, found, now) {
   attr(since, "title", when === null ? null : utc(when));
 }
 
-function named(cell, { name, dashboard, address }) {
-  const shown = `${name} ${dashboard}`;
+function named(cell, { name, service, dashboard, address }) {
+  const shown = `${name} ${service} ${dashboard}`;
   if (cell.dataset.shown === shown) return;
   cell.dataset.shown = shown;
+  const title = service ?? name;
+  const page = service ? `${dashboard?.replace(/\/?$/, "/")}services/${encodeURIComponent(service)}/` : dashboard;
+  const where = address === null ? "this proxy" : address === name ? "" : address;
+  const notes = service ? [name, where] : [where];
   cell.replaceChildren(
-    dashboard === null ? name : el("a", { href: dashboard }, name),
-    el("span", { class: "note" }, address === null ? "this proxy" : address === name ? "" : address),
+    dashboard === null ? title : el("a", { href: page }, title),
+    ...notes.map((words) => el("span", { class: "note" }, words)),
   );
 }
 

@@ -1,6 +1,7 @@
 // Endpoints and routes: two tables of the last minute, fetched every few seconds while the figures are live.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
+import { ofService } from "./place.js";
 import { count, duration, latency, percent } from "./words.js";
 
 const EVERY = 5000; // ms
@@ -20,7 +21,7 @@ export function tables(live) {
 
 async function load(name, show) {
   try {
-    const response = await fetch(`v1/${name}`, { signal: AbortSignal.timeout(10000) });
+    const response = await fetch(ofService(`v1/${name}`), { signal: AbortSignal.timeout(10000) });
     if (response.ok) show(await response.json());
   } catch (error) {
     if (error instanceof TypeError || error.name === "TimeoutError") return; // the connection: tried again
