@@ -90,7 +90,7 @@ class CapacityWatch:
             figures = {"trip": found.trip, "step": found.step}
             self._ledger.note("capacity", cause, figures)
         else:
-            _log.warning("capacity: %s", cause)
+            _log.warning("capacity: %s", cause, extra={"service": self._ledger.service})
 
     def restore(self, document: Mapping[str, Any]) -> None:
         """Continue from a saved document. Raises ``KeyError``, ``TypeError`` or ``ValueError``."""

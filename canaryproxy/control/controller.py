@@ -130,7 +130,7 @@ class Controller:
         self._clock = clock
         self._epoch_offset = time() - clock()
         self._cells = cells
-        self._sampler = Sampler(cells, self.settings, reader)
+        self._sampler = Sampler(cells, self.settings, reader, config.service)
         self.departures = Departures()
         self.users = RecentUsers()
         """Users that the split has seen of late."""
@@ -138,7 +138,7 @@ class Controller:
         self.outliers = OutlierWatch(config, plane.endpoints)
         self.routes = RouteFigures(self.settings.judge.named)
         self.causes = Causes(self.endpoints, self.routes, lambda: self.settings.judge)
-        self.ledger = Ledger(Rollout(weight=table.weight), lambda: self.now)
+        self.ledger = Ledger(Rollout(weight=table.weight), lambda: self.now, config.service)
         self.capacity = CapacityWatch(self.ledger, self.settings)
         self.authority = authority(self, self.ledger, self.settings)
         self._ended = EndedReleases()
@@ -205,7 +205,7 @@ class Controller:
         """Say so if the configuration names a release that has ended; ``before`` was in force."""
         why = self._ended.refusal(self.settings.release, self._canary, before)
         if why is not None:
-            _log.error("%s", why)
+            _log.error("%s", why, extra={"service": self.ledger.service})
             self.ledger.note("release", why, {})
 
     def _take_over(self, table: RouteTable, version: int) -> None:

@@ -24,10 +24,13 @@ Listener = Callable[[int, Record], None]
 class Ledger:
     """Circuit and rollout of the release, and a record of each change.
 
-    ``clock`` gives seconds since the epoch.
+    ``clock`` gives seconds since the epoch, ``service`` is the release's one of several.
     """
 
-    def __init__(self, rollout: Rollout, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, rollout: Rollout, clock: Callable[[], float], service: str | None = None
+    ) -> None:
+        self.service = service
         self.circuit = Circuit()
         self.rollout = rollout
         self.history: list[Record] = []
@@ -65,7 +68,8 @@ class Ledger:
             self.recorded += 1
             self.history.append(record)
             if record.what not in text.CONSEQUENCES:
-                extra = {"record": {"id": self.recorded, **record.to_dict()}}
+                told = {"id": self.recorded, **record.to_dict()}
+                extra = {"record": told, "service": self.service}
                 line = sentence(record, self.rollout.weight)
                 _log.log(_level(record), "%s", line, extra=extra)
             for listener in tuple(self._listeners):

@@ -42,8 +42,13 @@ class Sampler:
     """The counters and records of all workers as the judge compares them, plus the posted business events."""
 
     def __init__(
-        self, cells: Totals, settings: ControlSettings, reader: RecordReader | None = None
+        self,
+        cells: Totals,
+        settings: ControlSettings,
+        reader: RecordReader | None = None,
+        service: str | None = None,
     ) -> None:
+        self._service = service
         self._cells = cells
         self._reader = reader
         self._settings = settings
@@ -61,7 +66,7 @@ class Sampler:
         found = self._keys.last
         notice = None if found is None else found.notice
         if notice is not None and not self._told:
-            _log.warning("%s", notice)
+            _log.warning("%s", notice, extra={"service": self._service})
         self._told = notice is not None
 
     def configure(self, settings: ControlSettings) -> None:

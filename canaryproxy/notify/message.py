@@ -130,16 +130,28 @@ class Origin:
     release: str | None
     host: str
     environment: str | None = None
+    service: str | None = None
+    """Its service, if the proxy has several."""
 
     @property
     def place(self) -> str:
-        """``edge-1 (production)``."""
-        return self.host if self.environment is None else f"{self.host} ({self.environment})"
+        """``edge-1 (production)``, or of a service ``edge-1 (service cart, production)``."""
+        of = "" if self.service is None else f"service {self.service}"
+        more = ", ".join(part for part in (of, self.environment) if part)
+        return f"{self.host} ({more})" if more else self.host
 
 
-def links_of(record: Mapping[str, Any], links: Sequence[str]) -> tuple[str, ...]:
-    """Return links with the number of the record in place of ``{id}``, as the dashboard takes it."""
-    return tuple(link.replace("{id}", str(record.get("id"))) for link in links)
+def links_of(
+    record: Mapping[str, Any], links: Sequence[str], service: str | None = None
+) -> tuple[str, ...]:
+    """Return links with the number of the record in place of ``{id}``, as the dashboard takes it.
+
+    The name of the service takes the place of ``{service}``, if there are several.
+    """
+    found = (link.replace("{id}", str(record.get("id"))) for link in links)
+    return tuple(
+        found if service is None else (link.replace("{service}", service) for link in found)
+    )
 
 
 def is_notable(record: Mapping[str, Any]) -> bool:
@@ -175,6 +187,7 @@ def document(record: Mapping[str, Any], origin: Origin, links: Sequence[str] = (
             "figures": figures,
             "endpoints": figures.get("endpoints") or [],
             "release": origin.release,
+            **({} if origin.service is None else {"service": origin.service}),
             "host": origin.host,
             "environment": origin.environment,
             "links": list(links),

@@ -87,8 +87,9 @@ class _Counts:
 class _Worker:
     """Delivers to one webhook."""
 
-    def __init__(self, position: int, webhook: Webhook, clock: Clock) -> None:
+    def __init__(self, position: int, webhook: Webhook, clock: Clock, service: str | None) -> None:
         self.webhook = webhook
+        self._extra = {"service": service}
         self.counts = _Counts()
         self._clock = clock
         self._secret = SecretSource(webhook.secret_env, webhook.secret_file)
@@ -111,7 +112,8 @@ class _Worker:
         if dropped is not None:
             self.counts.dropped += 1
             why = "shutting down" if closing else f"{BACKLOG} are pending"
-            _log.warning("%s: notification %s dropped: %s", self.name, dropped.event, why)
+            words = "%s: notification %s dropped: %s"
+            _log.warning(words, self.name, dropped.event, why, extra=self._extra)
         self._arrived.set()
 
     async def run(self, client: Client) -> None:
@@ -137,12 +139,14 @@ class _Worker:
         self._current = None
         if left:
             self.counts.dropped += left
-            _log.warning("%s: shutting down: %d notifications dropped", self.name, left)
+            words = "%s: shutting down: %d notifications dropped"
+            _log.warning(words, self.name, left, extra=self._extra)
 
     def fail_current(self, error: BaseException) -> None:
         """Count the message in delivery when ``run`` crashed as failed, and log why."""
         self.counts.failed += 1
-        _log.error("%s: notification failed: internal error", self.name, exc_info=error)
+        words = "%s: notification failed: internal error"
+        _log.error(words, self.name, exc_info=error, extra=self._extra)
 
     async def _deliver(self, client: Client, item: Message) -> None:
         for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -155,11 +159,12 @@ class _Worker:
             if last or (response is not None and not _is_retried(response.status)):
                 break
             if attempt == 1:
-                _log.info("%s: retrying notification %s: %s", self.name, item.event, cause)
+                words = "%s: retrying notification %s: %s"
+                _log.info(words, self.name, item.event, cause, extra=self._extra)
             await self._clock.pause(self._pause(attempt, response), self._closing)
         self.counts.failed += 1
         words = "%s: notification %s failed after %d attempts: %s"
-        _log.warning(words, self.name, item.event, attempt, cause)
+        _log.warning(words, self.name, item.event, attempt, cause, extra=self._extra)
 
     def _pause(self, attempt: int, response: Response | None) -> float:
         backoff = min(FIRST_PAUSE * 2.0 ** (attempt - 1), MAX_PAUSE) * self._clock.jitter()
@@ -191,7 +196,8 @@ def _is_retried(status: int) -> bool:
 
 
 class Notifier:
-    """Notifies webhooks of events. ``release`` names the release in messages; it can be changed.
+    """Notifies webhooks of events. ``release`` names the release in messages; it can be changed. ``service``
+    is its one of several.
 
     A signing key that cannot be read delays messages like a webhook that is down.
     """
@@ -203,13 +209,16 @@ class Notifier:
         clock: Clock | None = None,
         host: str | None = None,
         environment: str | None = None,
+        service: str | None = None,
     ) -> None:
         self.release = release
+        self._service = service
         self._environment = environment
         self._host = host or socket.gethostname()
         self._clock = clock or Clock()
         self._workers = tuple(
-            _Worker(position, webhook, self._clock) for position, webhook in enumerate(webhooks)
+            _Worker(position, webhook, self._clock, service)
+            for position, webhook in enumerate(webhooks)
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._client: Client | None = None
@@ -255,10 +264,10 @@ class Notifier:
             return
         message_id = f"msg_{uuid.uuid4().hex}"
         created = self._clock.monotonic()
-        origin = message.Origin(self.release, self._host, self._environment)
+        origin = message.Origin(self.release, self._host, self._environment, self._service)
         for worker in workers:
             webhook = worker.webhook
-            links = message.links_of(record, webhook.links)
+            links = message.links_of(record, webhook.links, self._service)
             form = message.chat if webhook.format == "slack" else message.document
             body = form(record, origin, links)
             worker.put(Message(message_id, str(record.get("what")), body, created))

@@ -77,6 +77,8 @@ class Entry(NamedTuple):
     referer: bytes | None
     grpc_status: str | None = None
     """The name of the status in which a request of gRPC ended, if it had one."""
+    service: str | None = None
+    """The service that the request was for; ``None``: there is only one, or it was refused before."""
 
 
 # Formats
@@ -125,6 +127,8 @@ def json_line(entry: Entry, epoch: float) -> bytes:
         "grpc_status": entry.grpc_status,
         "referer": None if entry.referer is None else without_user(entry.referer).decode("latin-1"),
     }
+    if entry.service is not None:
+        line["service"] = entry.service
     return _encode(line).encode("ascii") + b"\n"
 
 

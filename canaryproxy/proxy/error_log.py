@@ -47,11 +47,12 @@ class ErrorLog:
         *,
         rescue: bool,
         broke_off: bool,
+        service: str | None = None,
     ) -> None:
         """Log a request whose upstream failed, and what its client got.
 
         ``rescue``: stable failed in the canary's place. ``broke_off``: the response had begun with
-        ``status``, and ``request_id`` is the client's own, if it sent one.
+        ``status``, and ``request_id`` is the client's own, if it sent one. ``service`` is one of several.
         """
         dropped = self._failed.admit(now)
         if dropped is None:
@@ -78,7 +79,8 @@ class ErrorLog:
                 detail=detail or None,
                 rescue=rescue,
                 broke_off=broke_off,
-            ),
+            )
+            | {"service": service},
         )
 
     def refused(self, now: float, request_id: bytes, status: int, why: str, client: str) -> None:

@@ -474,4 +474,5 @@ def _log_failure(
         detail,
         rescue=exchange._rescued != 0,
         broke_off=response is None,
+        service=exchange.service.name,
     )

@@ -151,6 +151,7 @@ class LoggedExchange(Exchange):
                 user_agent,
                 referer,
                 self._grpc_name(),
+                self.service.name,
             )
         )
 

@@ -66,13 +66,16 @@ class _Lines(logging.Formatter):
 class TextLines(_Lines):
     """``2026-03-01T12:00:00.123Z INFO tripped: errors: …``; control characters are escaped.
 
-    A process of several names itself: ``… WARNING [worker 2] request 4f…``.
+    A process of several names itself: ``… WARNING [worker 2] request 4f…``. What concerns one of several
+    services names it: ``… ERROR service=cart tripped at 5%: …``.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line; a traceback follows in lines of its own that begin with a space."""
         who = f"[{self.process}] " if self.process else ""
-        line = f"{_time(record)} {record.levelname} {who}{_escaped(record.getMessage())}"
+        service = getattr(record, "service", None)
+        of = "" if service is None else f"service={service} "
+        line = f"{_time(record)} {record.levelname} {who}{of}{_escaped(record.getMessage())}"
         if record.exc_info:
             trace = self.formatException(record.exc_info)
             line += "".join(f"\n  {_escaped(part)}" for part in trace.splitlines())
@@ -80,7 +83,7 @@ class TextLines(_Lines):
 
 
 class JsonLines(_Lines):
-    """A JSON object a line: time, level, logger, message, and the process if there are several.
+    """A JSON object a line: time, level, logger, message, and process and service if there are several.
 
     Transitions of the release add ``record``; other events add what they are and their figures (``fields``).
     """
@@ -95,6 +98,8 @@ class JsonLines(_Lines):
         }
         if self.process:
             entry["process"] = self.process
+        if (service := getattr(record, "service", None)) is not None:
+            entry["service"] = service
         entry |= getattr(record, "fields", {})
         if (transition := getattr(record, "record", None)) is not None:
             entry["record"] = transition

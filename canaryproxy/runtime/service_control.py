@@ -181,6 +181,8 @@ class ServiceControl:
     # What the release asks for
 
     async def _ask(self, question: Mapping[str, Any]) -> tuple[bool, str]:
+        if self.config.service is not None:
+            question = {"service": self.config.service, **question}
         result = await self._gates.ask(question)
         return result.passed, result.cause
 
@@ -196,7 +198,8 @@ class ServiceControl:
         if variants is None or self.plane.draining:
             return
         for line in self._watch_upstreams.observe(monotonic(), variants):
-            _log.log(line.level, "%s", line.text, extra={"fields": line.fields})
+            extra = {"fields": line.fields, "service": self.config.service}
+            _log.log(line.level, "%s", line.text, extra=extra)
 
 
 def _controller(
@@ -231,11 +234,16 @@ def _own(config: Config) -> tuple[object, ...]:
 
 def _named(config: Config) -> tuple[object, ...]:
     """Return what notifications are made from."""
-    return config.notify, config.release_id, config.environment
+    return config.notify, config.release_id, config.environment, config.service
 
 
 def _notifier(config: Config) -> Notifier:
-    return Notifier(config.notify, config.release_id, environment=config.environment)
+    return Notifier(
+        config.notify,
+        config.release_id,
+        environment=config.environment,
+        service=config.service,
+    )
 
 
 def _gates(config: Config) -> Gates:

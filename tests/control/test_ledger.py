@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from canaryproxy.control.ledger import Ledger
 from canaryproxy.release.circuit import Record
 from canaryproxy.release.rollout import Rollout
+from canaryproxy.runtime.logs import JsonLines, TextLines
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,16 @@ def test_what_a_trip_or_a_reset_does_to_the_release_is_no_second_line(
     ledger.write(tuple(Record(5.0, what, "why", {}) for what in pair))
     assert [entry.__dict__["record"]["what"] for entry in caplog.records] == [pair[0]]
     assert [record.what for record in ledger.history] == list(pair)
+
+
+def test_line_and_its_fields_name_the_service_where_there_are_several(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    Ledger(Rollout(), lambda: 5.0, "cart").note("step", "why", {})
+    Ledger(Rollout(), lambda: 5.0).note("step", "why", {})
+    named, plain = caplog.records
+    assert " INFO service=cart next step: why" in TextLines().format(named)
+    assert json.loads(JsonLines().format(named))["service"] == "cart"
+    assert "service" not in TextLines().format(plain)
+    assert "service" not in json.loads(JsonLines().format(plain))

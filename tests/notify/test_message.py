@@ -86,6 +86,24 @@ def test_a_chat_gets_plain_words() -> None:
     )
 
 
+def test_a_service_is_named_in_every_text_and_in_the_json() -> None:
+    origin = Origin("cart-2.4", "edge-1", "production", service="cart")
+    for what in (*get_args(EventName), "unheard of"):
+        said = message.sentence(TRIPPED | {"what": what}, origin)
+        assert "edge-1 (service cart, production)" in said, what
+    found = json.loads(message.document(TRIPPED, origin))
+    assert found["service"] == "cart"
+    assert "service" not in json.loads(message.document(TRIPPED, EDGE))
+    assert Origin(None, "edge-1", service="cart").place == "edge-1 (service cart)"
+
+
+def test_a_link_leads_to_the_page_of_the_service() -> None:
+    links = ("https://canary.example.com/services/{service}/#event={id}",)
+    (found,) = message.links_of({"id": 17}, links, "cart")
+    assert found == "https://canary.example.com/services/cart/#event=17"
+    assert message.links_of({"id": 17}, ("https://a/{service}",)) == ("https://a/{service}",)
+
+
 def test_an_endpoint_is_a_field_and_in_the_text() -> None:
     ejected = {
         "what": "ejected",

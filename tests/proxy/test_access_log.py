@@ -112,6 +112,14 @@ def test_json_says_everything() -> None:
     }
 
 
+def test_json_names_the_service_where_there_are_several() -> None:
+    found = json.loads(json_line(PLAIN._replace(service="cart"), 0.0))
+    without = json.loads(json_line(PLAIN, 0.0))
+    assert found == without | {"service": "cart"}
+    assert "service" not in without
+    assert combined_line(PLAIN._replace(service="cart"), 0.0) == combined_line(PLAIN, 0.0)
+
+
 def test_combined_is_what_apache_writes() -> None:
     assert combined_line(PLAIN, EPOCH) == (
         b'192.0.2.1 - - [21/Sep/2026:14:15:00 +0000] "GET /a?b=c HTTP/1.1" 200 5 '

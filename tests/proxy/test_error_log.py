@@ -57,6 +57,16 @@ def test_failed_request_leads_to_variant_endpoint_and_cause(
     }
 
 
+def test_failed_request_names_its_service(caplog: pytest.LogCaptureFixture) -> None:
+    ErrorLog().failed(
+        1.0, b"4f", 502, CANARY, "", Reason.NO_ENDPOINT, "", rescue=False, broke_off=False,
+        service="cart",
+    )  # fmt: skip
+    (record,) = caplog.records
+    assert json.loads(JsonLines().format(record))["service"] == "cart"
+    assert " WARNING service=cart request 4f got 502" in TextLines().format(record)
+
+
 def test_failed_response_that_broke_off_says_so(caplog: pytest.LogCaptureFixture) -> None:
     fail(ErrorLog(), 1.0, b"", broke_off=True)
     assert caplog.records[0].getMessage() == (

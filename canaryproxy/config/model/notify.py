@@ -60,7 +60,8 @@ class Webhook(Section):
     )
     links: tuple[types.WebUrl, ...] = Field(
         (),
-        description="URLs that go with each message, such as that of the dashboard; {id} is the event.",
+        description="URLs that go with each message, such as that of the dashboard; {id} is the event, "
+        "{service} the service.",
     )
     timeout: types.Timeout = Field(5.0, description="Time limit for one attempt; a duration.")
     secret_env: Variable | None = Field(
