@@ -30,13 +30,11 @@ class ServiceLine:
     """Percent of users without a release."""
 
     @property
-    def place(self) -> str:
+    def places(self) -> tuple[str, str]:
         """Hosts and paths, for people."""
         if not self.hosts and not self.paths:
-            return "everything else"
-        return " ".join(
-            _some(names) for names in (self.hosts or ("any host",), self.paths) if names
-        )
+            return "everything else", ""
+        return _some(self.hosts or ("any host",)), _some(self.paths)
 
     @property
     def split(self) -> str:
@@ -65,11 +63,12 @@ def services_of(config: Config) -> tuple[ServiceLine, ...]:
 
 def table(services: Sequence[ServiceLine], most: int = 50) -> Iterator[str]:
     """Yield a line for each service, and one for those beyond ``most``."""
-    shown = services[:most]
-    names = max((len(one.name) for one in shown), default=0)
-    places = max((len(one.place) for one in shown), default=0)
-    for one in shown:
-        yield f"{one.name:<{names}}  {one.place:<{places}}  {one.split}"
+    rows = [(one.name, *one.places, one.split) for one in services[:most]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(
+            f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
     if (more := len(services) - most) > 0:
         yield f"and {count(more)} more services"
 

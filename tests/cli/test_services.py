@@ -45,9 +45,9 @@ def test_check_prints_each_service(path: Path) -> None:
     found = CliRunner().invoke(check, ["-c", str(path)])
     assert found.exit_code == 0
     assert found.output.splitlines() == [
-        "cart    shop.example.com, *.shop.example.com, a.example and 1 more /cart  cart-1 (3 steps)",
-        "search  shop.example.com                                                  no release, 3% canary",
-        "web     everything else                                                   all-1 (2 steps)",
+        "cart    shop.example.com, *.shop.example.com, a.example and 1 more  /cart  cart-1 (3 steps)",
+        "search  shop.example.com                                                   no release, 3% canary",
+        "web     everything else                                                    all-1 (2 steps)",
         f"{path}: ok",
     ]
 
