@@ -73,7 +73,7 @@ class Tolerated(IntEnum):
 
 RequestLine = tuple[bytes, bytes, tuple[bytes, bytes]]
 """Method, target, and the request's ``rule_key``."""
-RuleCache = dict[tuple[bytes, bytes], tuple[int | None, tuple[int, ...]]]
+RuleCache = dict[tuple[bytes, bytes], tuple[object, tuple[int | None, tuple[int, ...]]]]
 """The variant that match rules force and the outcomes that apply, by ``rule_key``."""
 
 _IN_PATH = rb"[!$&-;=@-Z\[\]_a-z|~]*+"
@@ -133,6 +133,7 @@ class RequestFields:
 
     __slots__ = (
         "agent_kind",
+        "agents",
         "binds",
         "chunked",
         "cookie_name",
@@ -192,6 +193,8 @@ class RequestFields:
         """The client's trace id, empty without one; ``None``: each request starts a trace."""
         self.logged: tuple[bytes | None, bytes | None, bytes] | None = None
         """User-Agent, Referer and X-Request-Id for the access log, once it has used them."""
+        self.agents: object = None
+        """The rules for probes by which ``agent_kind`` was found."""
         self.agent_kind = UNKNOWN
         """Kind of the User-Agent: ``UNKNOWN`` until a rule for probes has asked."""
         self.sampled = False

@@ -16,7 +16,7 @@ from canaryproxy.http1.request_buffer import RequestBuffer
 from canaryproxy.measure import counters
 from canaryproxy.proxy.closing import LingeringClose, reset
 from canaryproxy.proxy.context import WorkerContext
-from canaryproxy.proxy.dispatch import begin, dispatch
+from canaryproxy.proxy.dispatch import begin, dispatch, service_of
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.http2_connection import HTTP2_HEAD, Http2Connection
 from canaryproxy.proxy.interfaces import ResponseSink
@@ -154,7 +154,7 @@ class ClientConnection(ResponseSink):
                 try:
                     request = self._context.request_parser.parse_single(data, self.peer)
                     if request is not None:
-                        self._begin(request)
+                        self._begin(request, data)
                         return
                 except Refusal as refusal:
                     self._refuse(refusal, data)
@@ -187,14 +187,14 @@ class ClientConnection(ResponseSink):
                     if begins and pending.searched:
                         self.deadline = monotonic() + self._context.limits.header_timeout
                     break
-                self._begin(self._context.request_parser.parse(head, self.peer))
+                self._begin(self._context.request_parser.parse(head, self.peer), head)
         except Refusal as refusal:
             self._refuse(refusal, pending.data if head is None else head)
         finally:
             self._processing = False
 
-    def _begin(self, request: Request) -> None:
-        """Route one request and start its exchange. Raises ``Refusal``."""
+    def _begin(self, request: Request, head: bytes) -> None:
+        """Route one request, parsed from ``head``, and start its exchange. Raises ``Refusal``."""
         context = self._context
         if self._takes != HTTP1:
             self._takes = _only_http1(self._takes)
@@ -204,6 +204,13 @@ class ClientConnection(ResponseSink):
         fields = request.fields
         has_body = fields.length > 0 or fields.chunked
         service = context.only
+        if service is None:
+            found = service_of(context, self, request, head)
+            if found is None:
+                self._active, self.deadline = False, now + context.idle_timeout
+                return
+            service, request = found
+            fields = request.fields
         exchange = self._exchange = dispatch(service, self, request, now, has_body)
         context.in_flight += 1
         if not has_body:
@@ -353,24 +360,7 @@ class ClientConnection(ResponseSink):
             self._active = False
             self.deadline = now + self._context.limits.body_timeout
             return
-        state = self._state
-        self.deadline = inf
-        if state == _TUNNEL or (exchange is None and unsent):
-            self.transport.abort()
-        elif exchange is not None:
-            if state == _BODY and self._reading and not exchange.holds_continue:
-                exchange.spoilt(Refusal(408, "the request's body did not arrive in time"))
-            elif self._full:
-                self.transport.abort()  # the client does not read
-            else:
-                exchange.timed_out()
-        elif state == _HEAD and self._pending.data:
-            refusal = Refusal(408, "the request's head did not arrive in time")
-            self._refuse(refusal, self._pending.data)
-        elif state == _HEAD:
-            self.transport.close()
-        else:
-            self.transport.abort()
+        _time_out(self, exchange, unsent)
 
     def mark_late(self, now: float) -> None:
         if self._exchange is not None:
@@ -386,9 +376,34 @@ class ClientConnection(ResponseSink):
     def abort(self) -> None:
         self.transport.abort()
 
+    def carries(self, service: object) -> bool:
+        return self._exchange is not None and self._exchange.service is service
+
     def renew_peer(self) -> None:
         if not self.transport.is_closing():
             self.peer = peer_of(self.transport, self._context.trusted_proxies, self._header)
+
+
+def _time_out(connection: ClientConnection, exchange: Exchange | None, unsent: int) -> None:
+    """Act on a deadline that has passed although nothing moved."""
+    state = connection._state
+    connection.deadline = inf
+    if state == _TUNNEL or (exchange is None and unsent):
+        connection.transport.abort()
+    elif exchange is not None:
+        if state == _BODY and connection._reading and not exchange.holds_continue:
+            exchange.spoilt(Refusal(408, "the request's body did not arrive in time"))
+        elif connection._full:
+            connection.transport.abort()  # the client does not read
+        else:
+            exchange.timed_out()
+    elif state == _HEAD and connection._pending.data:
+        refusal = Refusal(408, "the request's head did not arrive in time")
+        connection._refuse(refusal, connection._pending.data)
+    elif state == _HEAD:
+        connection.transport.close()
+    else:
+        connection.transport.abort()
 
 
 def _decoder_of(fields: RequestFields) -> ChunkedDecoder | LengthDecoder:

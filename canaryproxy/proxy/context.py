@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from canaryproxy.config import Limits
 from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
 from canaryproxy.measure.counters import FINISHED, ROUTED, Counters, Tally
 from canaryproxy.measure.rescue import RescueRules
+from canaryproxy.measure.service_table import ServiceTable
+from canaryproxy.measure.shared_memory import ServiceCells
 from canaryproxy.measure.shedding import LoadLimits
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.error_log import ErrorLog
@@ -17,6 +21,9 @@ from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Pool
 from canaryproxy.proxy.routing import Router
 from canaryproxy.proxy.trial_rules import TrialRules
+
+ASLEEP: Final = (Tally(Counters().stable), Tally(Counters().canary))
+"""In place of the counters of services that have none yet; nothing is counted here."""
 
 
 class WorkerContext:
@@ -40,6 +47,8 @@ class WorkerContext:
         "overdue",
         "proxy_cells",
         "request_parser",
+        "services",
+        "table",
         "trusted_proxies",
     )
 
@@ -51,8 +60,12 @@ class WorkerContext:
     trusted_proxies: TrustedProxies
     """The proxies before us whose forwarding fields are believed."""
     request_parser: RequestHeadCache
-    only: ServiceContext
-    """The service of all requests."""
+    """Reads all heads first; some services have one of their own (``ServiceContext.request_parser``)."""
+    only: ServiceContext | None
+    """The service of all requests, if there is only one; ``None``: ``table`` says which."""
+    table: ServiceTable
+    services: list[ServiceContext]
+    """By index in ``table``."""
 
     def __init__(self, proxy_cells: memoryview[int], access_log: AccessLog | None) -> None:
         self.proxy_cells = proxy_cells
@@ -82,6 +95,7 @@ class ServiceContext:
     """
 
     __slots__ = (
+        "cells",
         "counters",
         "head_ends",
         "load",
@@ -89,6 +103,7 @@ class ServiceContext:
         "mirror",
         "name",
         "pools",
+        "request_parser",
         "rescue",
         "rescue_after",
         "response_ends",
@@ -107,6 +122,7 @@ class ServiceContext:
     """Which requests the other variant may answer, and how many."""
     rescue_after: float
     """Seconds to the first byte after which the canary has failed, if stable can answer; may be ``inf``."""
+    request_parser: RequestHeadCache
     head_ends: VariantEnds
     response_ends: list[bytes]
     """``head_ends.responses``, read with each response."""
@@ -115,16 +131,17 @@ class ServiceContext:
         self,
         worker: WorkerContext,
         name: str | None,
-        counters: Counters,
+        cells: ServiceCells,
         router: Router,
         response_parsers: tuple[ResponseHeadCache, ResponseHeadCache],
     ) -> None:
         self.worker = worker
         self.name = name
         """In a configuration of one service that has no name, ``None``."""
-        self.counters = counters
-        self.tallies = (Tally(counters.stable), Tally(counters.canary))
-        """Writes the counters of each variant."""
+        self.cells = cells
+        self.counters = cells.counters
+        self.tallies = ASLEEP
+        """Writes the counters of each variant, once it is awake."""
         self.long_lived = LongLivedExchanges(self.tallies)
         """The tunnels and endless responses, which follow their users."""
         self.router = router
@@ -134,6 +151,17 @@ class ServiceContext:
         """The endpoints of stable and of the canary."""
         self.load = LoadLimits()
         """How many requests stable and the canary may have in flight."""
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether it has had a request. Until then, no memory is spent on its counters."""
+        return self.tallies is not ASLEEP
+
+    def wake(self) -> None:
+        """Get ready for requests."""
+        self.cells.mark_used()
+        self.tallies = (Tally(self.counters.stable), Tally(self.counters.canary))
+        self.long_lived.count_in(self.tallies)
 
     def observe_load(self, now: float) -> None:
         """Look at what both variants have in flight and answer; ``now`` in monotonic seconds."""

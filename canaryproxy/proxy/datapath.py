@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Final, cast
 
-from canaryproxy.config import Config, Limits, Listener
+from canaryproxy.config import Config, Forwarded, Limits, Listener
 from canaryproxy.http1.forwarding import TrustedProxies
-from canaryproxy.http1.head_cache import RequestHeadCache
-from canaryproxy.http1.request import RequestParser, Tolerated
+from canaryproxy.http1.request import Tolerated
 from canaryproxy.measure import counters
-from canaryproxy.measure.compiled import COMPILED
 from canaryproxy.measure.resolved import Addresses
+from canaryproxy.measure.service_table import ServiceTable
 from canaryproxy.measure.shared_memory import WorkerCells
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.proxy.body_sampler import BodySampler
@@ -24,9 +24,8 @@ from canaryproxy.proxy.client_connection import HTTP1, HTTP2, ClientConnection
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.handshake import Handshake, ListenerFilters
 from canaryproxy.proxy.listener import BACKLOG
-from canaryproxy.proxy.service_path import Service, ServicePath, signer_of
-from canaryproxy.proxy.signing import Signer
-from canaryproxy.proxy.sticky import cookie_stripper
+from canaryproxy.proxy.request_parsers import RequestParsers
+from canaryproxy.proxy.service_path import Service, ServicePath
 from canaryproxy.tls import files as certificates
 from canaryproxy.tls.contexts import ContextCache, server_context
 from canaryproxy.tls.files import Files
@@ -44,6 +43,8 @@ _CLOSE_EVERY: Final = 0.02
 """Seconds between two connections that are closed because their users have moved."""
 _ALPN: Final = {"http2": "h2", "http1": "http/1.1"}
 """Names of protocols in TLS, the preferred one first."""
+_IDLE_TURNS: Final = 10
+"""An idle service takes part in one of so many ticks."""
 _FLUSH: Final = 0.05
 """Seconds for what was written at the end of a drain."""
 
@@ -56,15 +57,23 @@ class DataPath:
     """
 
     __slots__ = (
+        "_addresses",
         "_drained",
+        "_ended",
+        "_files",
         "_filters",
+        "_forwarded",
+        "_leaving",
         "_loop",
+        "_parsers",
         "_sampler",
         "_servers",
         "_sweep_every",
         "_sweeper",
         "_tls_contexts",
+        "_turn",
         "context",
+        "due",
         "services",
     )
 
@@ -80,10 +89,21 @@ class DataPath:
         self._loop = loop
         self.context = WorkerContext(cells.proxy, access_log)
         self.services: dict[str, ServicePath] = {}
+        """By name."""
         self._tls_contexts = ContextCache()
         self._filters: tuple[ListenerFilters | None, ...] = ()
         """What precedes HTTP, by listener; ``None``: nothing."""
         self._sampler = BodySampler()
+        self._forwarded: Forwarded | None = None
+        self._parsers = RequestParsers(self._tolerate)
+        self._addresses: Addresses = {}
+        self._files: Files = {}
+        self._leaving: list[ServicePath] = []
+        """Services that the configuration has dropped, while something of them is in flight."""
+        self._ended: list[Service] = []
+        self._turn = 0
+        self.due: list[ServicePath] = []
+        """The services that took part in the last tick."""
         self._servers: list[asyncio.Server] = []
         self._drained: asyncio.Event = asyncio.Event()
         """No connection is left."""
@@ -100,11 +120,10 @@ class DataPath:
         Listening sockets stay as they are.
         """
         self._configure(config, services, certificates.read(config) if files is None else files)
-        for connection in self.context.connections:
-            connection.renew_peer()
 
     def resolve(self, addresses: Addresses) -> None:
         """Make these the endpoints behind names, from the next request on."""
+        self._addresses = addresses
         for one in self.services.values():
             one.resolve(addresses)
 
@@ -116,27 +135,78 @@ class DataPath:
         context.max_requests = limits.max_requests
         context.first_byte_timeout = limits.first_byte_timeout
         context.idle_timeout = limits.idle_timeout
-        context.trusted_proxies = TrustedProxies(
-            config.forwarded.trust, by_forwarded=config.forwarded.client_from == "Forwarded"
-        )
+        if self._forwarded != config.forwarded:
+            self._forwarded = config.forwarded
+            context.trusted_proxies = TrustedProxies(
+                config.forwarded.trust, by_forwarded=config.forwarded.client_from == "Forwarded"
+            )
+            for connection in context.connections:
+                connection.renew_peer()
+        configs = [one.config for one in services]
         context.head_ends.configure(
-            config.forwarded.via, {one.config.split.variant_header for one in services}
+            config.forwarded.via, {one.split.variant_header for one in configs}
         )
-        for one in services:
-            path = self.services.get(one.name)
-            if path is None:
-                path = ServicePath(one, context, self._loop, self._sampler)
-                self.services[one.name] = path
-            path.configure(one, files, tls)
-            context.only = path.context
-        (only,) = services
-        context.request_parser = _request_parser(
-            only.config,
-            signer_of(only.config.split.sticky, files),
-            context.head_ends.requests,
-            self._tolerate if config.strict == "report" else None,
-        )
+        self._parsers.configure(config, configs, context.head_ends.requests)
+        context.request_parser = self._parsers.common
+        self._arrange(services, files)
         self._sweep_every = _sweep_every(limits)
+
+    def _arrange(self, services: Sequence[Service], files: Files) -> None:
+        """Make, change and drop services."""
+        context, before, self.services = self.context, self.services, {}
+        for one in services:
+            path, changed = before.pop(one.name, None), files != self._files
+            if path is not None and path.service.cells is not one.cells:
+                self._drop(path)
+                path = None
+            if path is None:
+                path, changed = self._revive_or_make(one), True
+            changed |= path.service != one
+            self.services[one.name] = path
+            if changed:
+                path.configure(one, files, self._tls_contexts)
+            path.context.request_parser = self._parsers.of(one.config)
+        self._files = files
+        for path in before.values():
+            self._drop(path)
+        context.services = [path.context for path in self.services.values()]
+        context.table = ServiceTable([one.place for one in services if one.place is not None])
+        takes_all = len(services) == 1 and (
+            services[0].place is None or services[0].place.is_default
+        )
+        context.only = context.services[0] if takes_all else None
+        if context.only is not None and not context.only.is_awake:
+            context.only.wake()
+
+    def _revive_or_make(self, service: Service) -> ServicePath:
+        for path in self._leaving:
+            if path.service.cells is service.cells:  # its cells have one writer
+                self._leaving.remove(path)
+                path.revive()
+                return path
+        return ServicePath(service, self.context, self._loop, self._sampler, self._addresses)
+
+    def _drop(self, path: ServicePath) -> None:
+        """Let a service finish what is in flight, its long-lived connections within ``drain_timeout``."""
+        path.close()
+        path.end_at = monotonic() + self.context.limits.drain_timeout
+        self._leaving.append(path)
+
+    def take_ended(self) -> list[Service]:
+        """Return the services that were dropped and have nothing in flight any more, each once."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _look_after_leaving(self, now: float) -> None:
+        for path in self._leaving:
+            if now >= path.end_at:
+                path.end_at = inf
+                path.end_long_lived()
+        over = [path for path in self._leaving if path.is_over(self.context.connections)]
+        for path in over:
+            path.close()
+            self._leaving.remove(path)
+            self._ended.append(path.service)
 
     def _tolerate(self, reason: Tolerated) -> None:
         """Count a request that ``strict: enforce`` would refuse; the log has the first of each kind."""
@@ -158,7 +228,7 @@ class DataPath:
         long-lived connections follow their users.
         """
         now = monotonic()
-        services = list(self.services.values())
+        services = self.due = self._choose_due()
         for one in services:
             one.begin_tick(now)
         for connection in self.context.connections:
@@ -171,6 +241,18 @@ class DataPath:
             exchange.wait_no_longer()
         for one in services:
             one.end_tick(now)
+        if self._leaving:
+            self._look_after_leaving(now)
+
+    def _choose_due(self) -> list[ServicePath]:
+        """Return the services that take part in this tick: those that are idle do once a second."""
+        services = [*self.services.values(), *self._leaving]
+        if len(services) == 1:
+            return services
+        self._turn = turn = (self._turn + 1) % _IDLE_TURNS
+        return [
+            one for at, one in enumerate(services) if not one.is_idle() or at % _IDLE_TURNS == turn
+        ]
 
     # Connections
 
@@ -205,7 +287,7 @@ class DataPath:
         context.head_ends.renew()
         for connection in [c for c in context.connections if c.deadline < now]:
             connection.sweep(now)
-        for service in self.services.values():
+        for service in [*self.services.values(), *self._leaving]:
             service.sweep(now)
         if context.draining and not context.connections:
             self._drained.set()
@@ -245,11 +327,11 @@ class DataPath:
             )
         clean = not context.connections
         if not clean:
-            for service in self.services.values():
+            for service in [*self.services.values(), *self._leaving]:
                 service.end_long_lived()
             await asyncio.sleep(_FLUSH)
         self.abort()
-        for service in self.services.values():
+        for service in [*self.services.values(), *self._leaving]:
             service.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -275,35 +357,6 @@ def _filters(
         lambda: server_context(tls, files, certificates.server_names(tls, files), protocols=alpn),
     )
     return ListenerFilters(listener.proxy_protocol, context, takes)
-
-
-def _request_parser(
-    config: Config,
-    signer: Signer | None,
-    head_end: bytes,
-    tolerate: Callable[[Tolerated], None] | None,
-) -> RequestHeadCache:
-    sticky = config.split.sticky
-    hide = sticky.cookie is not None and not sticky.forward
-    cookie_matters = _reads_header(config, "cookie") or any(
-        part.cookie is not None for rule in config.split.match for part in rule.parts()
-    )
-    strip = cookie_stripper(sticky.cookie or "") if hide else None
-    return RequestHeadCache(
-        RequestParser(head_end, strip, create_trace=config.trace.create, tolerate=tolerate),
-        trace_matters=_reads_header(config, "traceparent"),
-        cookie_matters=cookie_matters,
-        # Compiled, reading a plain cookie costs no more than finding its block among thousands.
-        remember_cookies=cookie_matters or signer is not None or not COMPILED,
-    )
-
-
-def _reads_header(config: Config, header: str) -> bool:
-    """Tell whether a match rule, an outcome or the sticky key depends on this request header."""
-    matches = [part.header for rule in config.split.match for part in rule.parts()]
-    matches += [outcome.match.header for outcome in config.judge.outcomes.values()]
-    names = [config.split.sticky.header, *(match.name for match in matches if match is not None)]
-    return header in [name.lower() for name in names if name is not None]
 
 
 def _sweep_every(limits: Limits) -> float:

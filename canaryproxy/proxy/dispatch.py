@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.request import Request
 from canaryproxy.measure import counters
-from canaryproxy.proxy.context import ServiceContext
+from canaryproxy.measure.service_table import UNKNOWN_HOST
+from canaryproxy.proxy.context import ASLEEP, ServiceContext, WorkerContext
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.grpc_exchange import GrpcExchange
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.logged_exchange import LoggedExchange
+from canaryproxy.proxy.refusals import refuse
+
+
+def service_of(
+    context: WorkerContext, sink: ResponseSink, request: Request, head: bytes
+) -> tuple[ServiceContext, Request] | None:
+    """Return the service of a request of HTTP/1 where there are several, and the request as it reads it.
+
+    ``head`` is what the request was parsed from. ``None``: no service takes it, it was refused, and the
+    connection may carry others. Raises ``Refusal`` if it may not.
+    """
+    try:
+        service = find_service(context, request)
+    except Refusal as refusal:
+        fields = request.fields
+        if fields.length > 0 or fields.chunked or not fields.keep_alive or context.draining:
+            raise
+        refuse(context, sink, refusal, head, kept_for=request)
+        return None
+    if service.request_parser is not context.request_parser:
+        request = service.request_parser.parse(head, sink.peer)
+    return service, request
+
+
+def find_service(context: WorkerContext, request: Request) -> ServiceContext:
+    """Return the service of a request. Raises ``Refusal`` if it has none (RFC 9110 §15.5.20)."""
+    at = context.table.find(request.fields.host, request.rule_key[1])
+    if at == UNKNOWN_HOST:
+        raise Refusal(421, "no service here has this host")
+    if at < 0:
+        raise Refusal(404, "no service of this host has this path")
+    service = context.services[at]
+    if service.tallies is ASLEEP:
+        service.wake()
+    return service
 
 
 def dispatch(

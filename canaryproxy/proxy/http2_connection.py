@@ -51,7 +51,7 @@ from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Http2Failure
 from canaryproxy.proxy.closing import LingeringClose
 from canaryproxy.proxy.context import WorkerContext
-from canaryproxy.proxy.dispatch import begin, dispatch
+from canaryproxy.proxy.dispatch import begin, dispatch, find_service
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.interfaces import Connection, ResponseSink
 from canaryproxy.proxy.known_request import parse
@@ -146,6 +146,11 @@ class Http2Stream(ResponseSink):
         fields = request.fields
         has_body = not event.ends and (fields.length > 0 or fields.chunked)
         service = context.only
+        if service is None:
+            service = find_service(context, request)
+            if service.request_parser is not context.request_parser:
+                request = parse(service.request_parser, self.peer, head, text)
+                fields = request.fields
         exchange = self.exchange = dispatch(service, self, request, now, has_body)
         context.in_flight += 1
         limits = context.limits
@@ -603,6 +608,10 @@ class Http2Connection(Connection):
 
     def abort(self) -> None:
         self.transport.abort()
+
+    def carries(self, service: object) -> bool:
+        exchanges = [stream.exchange for stream in self._streams.values()]
+        return any(one is not None and one.service is service for one in exchanges)
 
     def renew_peer(self) -> None:
         if not self.transport.is_closing():

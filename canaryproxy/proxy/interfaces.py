@@ -318,6 +318,10 @@ class Connection:
         """Count the request in flight if it is past a threshold of the judge."""
         return
 
+    def carries(self, service: object) -> bool:  # noqa: ARG002
+        """Tell whether a request of a service (``ServiceContext``) is in flight on it."""
+        return False
+
     def renew_peer(self) -> None:
         """Evaluate the client's address again, because the configuration of trusted proxies changed."""
         return

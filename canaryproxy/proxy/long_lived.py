@@ -77,6 +77,15 @@ class LongLivedExchanges:
         self._wanted = settings
         self.close_code = settings.close_code
 
+    def count_in(self, tallies: tuple[Tally, Tally]) -> None:
+        """Count in these from now on."""
+        self._tallies = tallies
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are none."""
+        return not self._open
+
     # The exchanges' side
 
     def add(self, one: LongLived) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from canaryproxy.config import Probes
@@ -20,6 +21,13 @@ _LONGEST_AGENT: Final = 256
 """Bytes of a User-Agent that are searched."""
 
 
+@lru_cache(maxsize=64)
+def _pattern(agents: tuple[str, ...]) -> re.Pattern[bytes] | None:
+    """Return what finds one of these in a User-Agent; the same object for the same ones."""
+    parts = [re.escape(agent.lower().encode("latin-1")) for agent in agents]
+    return re.compile(b"|".join(parts)) if parts else None
+
+
 class ProbeRules:
     """The compiled ``split.probes``."""
 
@@ -28,8 +36,7 @@ class ProbeRules:
     def __init__(self, probes: Probes, proxies: TrustedProxies) -> None:
         self._paths = frozenset(path.encode("latin-1") for path in probes.paths)
         self._bare = probes.bare
-        agents = [re.escape(agent.lower().encode("latin-1")) for agent in probes.agents]
-        self._agents = re.compile(b"|".join(agents)) if agents else None
+        self._agents = _pattern(probes.agents)
         self._networks = TrustedProxies(probes.networks) if probes.networks else None
         self._proxies = proxies
 
@@ -39,7 +46,8 @@ class ProbeRules:
             return True
         fields = request.fields
         agent = fields.agent_kind
-        if agent == UNKNOWN:
+        if agent == UNKNOWN or fields.agents is not self._agents:
+            fields.agents = self._agents
             agent = fields.agent_kind = self._kind_of_agent(fields)
         if agent == MONITOR:
             return True

@@ -14,18 +14,26 @@ from canaryproxy.http1.request import MAX_REQUEST_LINE, Request
 from canaryproxy.measure import counters
 from canaryproxy.proxy.access_log import PROXY, Entry, id_and_size, without_user
 from canaryproxy.proxy.context import WorkerContext
+from canaryproxy.proxy.framing import connection_line
 from canaryproxy.proxy.interfaces import ResponseSink
 
 _REQUEST_LINE: Final = re.compile(rb"(\S+) (\S+) (HTTP/\S+)")
 
 
-def refuse(context: WorkerContext, sink: ResponseSink, refusal: Refusal, head: bytes) -> None:
+def refuse(
+    context: WorkerContext,
+    sink: ResponseSink,
+    refusal: Refusal,
+    head: bytes,
+    kept_for: Request | None = None,
+) -> None:
     """Count and log a request that was not routed, and write the proxy's own error.
 
-    ``head`` is what came of the request. The caller closes the connection.
+    ``head`` is what came of the request. The caller closes the connection, or keeps it after this request.
     """
     is_grpc = is_grpc_head(head)
-    response = _respond(context, sink, refusal, to_head=head.startswith(b"HEAD "), is_grpc=is_grpc)
+    to_head = head.startswith(b"HEAD ")
+    response = _respond(context, sink, refusal, to_head=to_head, is_grpc=is_grpc, kept_for=kept_for)
     log = context.access_log
     if log is not None:
         entry = refused_entry(sink.peer, head, refusal, response, monotonic())
@@ -49,14 +57,18 @@ def _respond(
     *,
     to_head: bool,
     is_grpc: bool,
+    kept_for: Request | None = None,
 ) -> bytes:
     context.proxy_cells[counters.REFUSED + refusal.status] += 1
     date = context.head_ends.date
+    close = kept_for is None
+    line = b"" if kept_for is None else connection_line(kept_for, close=False)
     if is_grpc:
-        response = grpc_error(of_http(refusal.status), refusal.reason, date, close=True)
+        status = of_http(refusal.status)
+        response = grpc_error(status, refusal.reason, date, close=close, extra=line)
     else:
         response = error_response(
-            refusal.status, refusal.reason, date, close=True, head_only=to_head
+            refusal.status, refusal.reason, date, close=close, head_only=to_head, extra=line
         )
     sink.write(response, ends=True)
     if refusal.status >= HTTPStatus.BAD_REQUEST:

@@ -146,8 +146,12 @@ class Router:
         if rules.reads_query:
             rule_key = (rule_key[0], request.target)
         cache = headers.rule_cache
-        if cache is not None and (known := cache.get(rule_key)) is not None:
-            return known
+        if (
+            cache is not None
+            and (known := cache.get(rule_key)) is not None
+            and known[0] is rules  # not those of another service, or of before a reload
+        ):
+            return known[1]
         fields = request.fields
         view = RequestView(
             request.method.decode(),
@@ -165,7 +169,7 @@ class Router:
             headers.rule_cache = cache = {}
         elif len(cache) >= _CACHED_PATHS:
             cache.clear()
-        cache[rule_key] = found
+        cache[rule_key] = rules, found
         return found
 
 

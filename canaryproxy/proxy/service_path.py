@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
@@ -11,21 +11,27 @@ from typing import Final
 
 from canaryproxy.config import Config, Sticky, Variant
 from canaryproxy.config import Endpoint as EndpointConfig
+from canaryproxy.config import Service as ServiceSection
 from canaryproxy.config.secrets import signing_keys
 from canaryproxy.http1.head_cache import ResponseHeadCache
 from canaryproxy.measure import counters
 from canaryproxy.measure.conditions import MatchRules
 from canaryproxy.measure.endpoint_cells import Entry, LocalState
 from canaryproxy.measure.rescue import Patience, RescueRules
-from canaryproxy.measure.resolved import Addresses, expand
+from canaryproxy.measure.resolved import Addresses, expand, names
 from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS, RouteTable
-from canaryproxy.measure.shared_memory import ServiceCells, TableCell
+from canaryproxy.measure.shared_memory import OutCell, ServiceCells, TableCell
 from canaryproxy.proxy.body_sampler import BodySampler
 from canaryproxy.proxy.context import ServiceContext, WorkerContext
 from canaryproxy.proxy.endpoint import Endpoint
 from canaryproxy.proxy.http2_upstream import Http2Upstream
-from canaryproxy.proxy.interfaces import ConnectionSource, SharedConnection, UpstreamLink
+from canaryproxy.proxy.interfaces import (
+    Connection,
+    ConnectionSource,
+    SharedConnection,
+    UpstreamLink,
+)
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Pool
 from canaryproxy.proxy.probes import ProbeRules
@@ -38,6 +44,7 @@ from canaryproxy.proxy.upstream_connection import UpstreamConnection
 from canaryproxy.tls.contexts import ContextCache
 from canaryproxy.tls.files import Files
 
+_UNREAD: Final = -1
 _CLOSE_EVERY: Final = 0.02
 """Seconds between two connections that are closed because their users have moved."""
 
@@ -50,12 +57,16 @@ class Service:
     """As in ``Config.by_service``."""
     config: Config
     """Its own (``Config.by_service``)."""
+    place: ServiceSection | None
+    """Its hosts and paths; ``None`` in a configuration of one service."""
     outcomes: Mapping[str, int]
     """``counters.slots`` of its outcomes."""
     cells: ServiceCells
     """Where the worker counts and leaves records."""
     table: TableCell
     """Where its route tables are published, perhaps by another process: each holds from then on."""
+    outs: OutCell
+    """Where the endpoints are published that are out of service."""
 
 
 class ServicePath:
@@ -67,14 +78,18 @@ class ServicePath:
         "_files",
         "_loop",
         "_mirror",
+        "_names",
+        "_outs_sequence",
         "_patience",
         "_records",
         "_rescue_after",
+        "_routed",
         "_routes",
         "_sampler",
         "_sharing",
         "_tls_contexts",
         "context",
+        "end_at",
         "service",
     )
 
@@ -84,18 +99,18 @@ class ServicePath:
         worker: WorkerContext,
         loop: asyncio.AbstractEventLoop,
         sampler: BodySampler,
+        addresses: Addresses,
     ) -> None:
         """It can be used once it is configured."""
         self.service = service
         self._loop = loop
         self._sampler = sampler
         cells = service.cells
-        cells.mark_used()
         self._sharing = sharing = Sharing()
         self.context = ServiceContext(
             worker,
             service.config.service,
-            cells.counters,
+            cells,
             Router(service.table, cells.counters.service, sharing),
             sharing.parsers,
         )
@@ -107,9 +122,16 @@ class ServicePath:
         """Seconds, ``None``: those of ``_patience``."""
         self._closer: asyncio.TimerHandle | None = None
         """Closes long-lived connections whose users have moved, while there are any."""
-        self._addresses: Addresses = {}
+        self._addresses = addresses
+        self._names: list[str] = []
+        """The host names among its endpoints."""
         self._files: Files = {}
         self._tls_contexts = ContextCache()
+        self._routed = 0
+        """Requests routed before the last tick."""
+        self._outs_sequence = _UNREAD
+        self.end_at = inf
+        """When its long-lived connections are ended, if the configuration has dropped it."""
 
     # Configuration
 
@@ -119,6 +141,7 @@ class ServicePath:
         ``files`` are those of TLS; ``tls_contexts`` keeps what is made of them.
         """
         context, config = self.context, service.config
+        self._names = [str(one) for one in names(config.endpoints)]
         self.service, self._files, self._tls_contexts = service, files, tls_contexts
         context.load.configure(config.limits.shed_after)
         context.rescue = RescueRules(
@@ -162,8 +185,8 @@ class ServicePath:
 
         Requests at addresses that are gone end as they would have.
         """
-        if addresses != self._addresses:
-            self._addresses = addresses
+        before, self._addresses = self._addresses, addresses
+        if any(before.get(name) != addresses.get(name) for name in self._names):
             self._fill_pools()
 
     def _fill_pools(self) -> None:
@@ -173,6 +196,7 @@ class ServicePath:
             self._pool(CANARY, config.variants.canary),
         )
         self._refresh_pools()
+        self._outs_sequence = _UNREAD
         timeout = context.worker.first_byte_timeout
         self._mirror.configure(config.mirror.percent, context.pools[1], timeout)
         mirrors = config.mirror.percent > 0 and context.pools[1].endpoints
@@ -216,6 +240,17 @@ class ServicePath:
         stable.refresh(now, may_panic=True)
         canary.refresh(now, may_panic=stable.panic)
 
+    def follow_outs(self) -> None:
+        """Take out of service what the control plane wants out, as far as this worker can know."""
+        cell = self.service.outs
+        sequence = cell.sequence[0]
+        if sequence == self._outs_sequence:
+            return
+        found = cell.read() if sequence else {}
+        if found is not None:
+            self._outs_sequence = sequence
+            self.take_out(found)
+
     def take_out(self, outs: Mapping[tuple[int, int], int]) -> None:
         """Take these endpoints, as ``OutCell.read`` returns them, out of service and all others back in."""
         changed = False
@@ -249,6 +284,19 @@ class ServicePath:
             )
 
     # The clock
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing was routed since the last call, and nothing is in flight."""
+        context = self.context
+        if not context.is_awake:
+            return True
+        stable, canary = (tally.values for tally in context.tallies)
+        before, self._routed = self._routed, stable[counters.ROUTED] + canary[counters.ROUTED]
+        return (
+            before == self._routed == stable[counters.FINISHED] + canary[counters.FINISHED]
+            and context.long_lived.is_empty
+            and not self._records.pending
+        )
 
     def publish(self, table: RouteTable) -> None:
         """Route by this table from the next request on."""
@@ -293,6 +341,19 @@ class ServicePath:
                 endpoint.sweep(now)
 
     # The end
+
+    def revive(self) -> None:
+        """Make it usable again after ``close``: the configuration has it again."""
+        self.end_at = inf
+        self.context.pools = (Pool((), by_hash=False), Pool((), by_hash=False))
+
+    def is_over(self, connections: Iterable[Connection]) -> bool:
+        """Tell whether nothing of it is in flight any more; ``connections`` are those of the worker."""
+        return not (
+            self._mirror.copies
+            or self._sampler.waiting
+            or any(one.carries(self.context) for one in connections)
+        )
 
     def end_long_lived(self) -> None:
         """End all long-lived connections at once, at a boundary where there is one."""

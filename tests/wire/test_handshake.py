@@ -250,9 +250,9 @@ async def test_endpoints_and_clients_on_unix_sockets(folder: Path, weight: int) 
         assert b"X-Forwarded-For" not in upstream.got
         assert b"\r\nForwarded: for=unknown;host=h;proto=http\r\n" in upstream.got
         assert len(upstream.links) == 1  # connections are kept and used again
-        cells = datapath.context.only.counters.canary
+        cells = datapath.services["default"].context.counters.canary
         assert cells[ERRORS + Reason.CONNECT_FAILED] == (3 if weight else 0)
-        datapath.context.only.pools[0].endpoints[0].close()
+        datapath.services["default"].context.pools[0].endpoints[0].close()
 
 
 async def test_a_unix_socket_whose_queue_is_full_is_waited_for(folder: Path) -> None:
@@ -283,8 +283,8 @@ async def test_ipv6_on_both_sides() -> None:
         assert b'\r\nForwarded: for="[::1]";host=h;proto=http\r\n' in upstream.got
         with pytest.raises(OSError, match=r"refused|Multiple"):
             await asyncio.open_connection("127.0.0.1", mine)  # IPv6 only
-        assert datapath.context.only.counters.stable[CODES + 200] == 1
-        datapath.context.only.pools[0].endpoints[0].close()
+        assert datapath.services["default"].context.counters.stable[CODES + 200] == 1
+        datapath.services["default"].context.pools[0].endpoints[0].close()
 
 
 async def test_a_client_of_a_balancer_that_is_on_a_unix_socket_is_not_trusted_for_it(

@@ -1,0 +1,115 @@
+"""The parsers of request heads of one worker: they read a head before its service is known.
+
+Services differ in the sticky cookie that they take out of what they forward. The worker's parser does what
+most services want; a request for another service is parsed once more, by that service's. Everything that
+parsers cache beside a head is the same for all services, or says itself whose it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from canaryproxy.config import Config
+from canaryproxy.http1.head_cache import RequestHeadCache
+from canaryproxy.http1.request import RequestParser, Tolerated
+from canaryproxy.measure.compiled import COMPILED
+from canaryproxy.proxy.sticky import cookie_stripper
+
+_NONE: Final = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """The settings that all parsers of a worker have in common."""
+
+    end: bytes
+    """The last lines of forwarded heads (``HeadEnds.requests``)."""
+    create_trace: bool
+    tolerates: bool
+    trace_matters: bool
+    cookie_matters: bool
+    remember_cookies: bool
+
+
+class RequestParsers:
+    """The parsers of a worker. One that a new configuration does not change keeps what it has cached."""
+
+    __slots__ = ("_made", "_settings", "_tolerate", "common")
+
+    common: RequestHeadCache
+    """The one that reads all heads first."""
+
+    def __init__(self, tolerate: Callable[[Tolerated], None]) -> None:
+        """``tolerate`` is called with each request that ``strict: enforce`` would refuse."""
+        self._tolerate = tolerate
+        self._settings: _Settings | None = None
+        self._made: dict[str, RequestHeadCache] = {}
+        """By the name of the cookie that they take out."""
+
+    def configure(self, config: Config, services: Sequence[Config], end: bytes) -> None:
+        """Parse for these services of a configuration; ``end``: the last lines of forwarded heads."""
+        cookie_matters = any(
+            _reads_header(one, "cookie")
+            or any(part.cookie is not None for rule in one.split.match for part in rule.parts())
+            for one in services
+        )
+        signed = any(one.split.sticky.sign is not None for one in services)
+        settings = _Settings(
+            end=end,
+            create_trace=config.trace.create,
+            tolerates=config.strict == "report",
+            trace_matters=any(_reads_header(one, "traceparent") for one in services),
+            cookie_matters=cookie_matters,
+            # Compiled, reading a plain cookie costs no more than finding its block among thousands.
+            remember_cookies=cookie_matters or signed or not COMPILED,
+        )
+        stripped = Counter(map(_stripped, services))
+        wanted = [name for name, _ in stripped.most_common()] or [_NONE]
+        before = self._made if settings == self._settings else {}
+        self._settings = settings
+        self._made = {
+            name: before.get(name) or self._make(settings, name, first=at == 0)
+            for at, name in enumerate(wanted)
+        }
+        self.common = self._made[wanted[0]]
+
+    def of(self, service: Config) -> RequestHeadCache:
+        """Return the one for the requests of a service."""
+        return self._made[_stripped(service)]
+
+    def _make(self, settings: _Settings, name: str, *, first: bool) -> RequestHeadCache:
+        # A request is counted as tolerated when it is read first.
+        tolerate = (self._tolerate if first else _ignore) if settings.tolerates else None
+        parser = RequestParser(
+            settings.end,
+            cookie_stripper(name) if name else None,
+            create_trace=settings.create_trace,
+            tolerate=tolerate,
+        )
+        return RequestHeadCache(
+            parser,
+            trace_matters=settings.trace_matters,
+            cookie_matters=settings.cookie_matters,
+            remember_cookies=settings.remember_cookies,
+        )
+
+
+def _ignore(reason: Tolerated) -> None:
+    """Do not count a request again."""
+
+
+def _stripped(config: Config) -> str:
+    """Return the name of the cookie that is not forwarded, empty for none."""
+    sticky = config.split.sticky
+    return _NONE if sticky.forward else sticky.cookie or _NONE
+
+
+def _reads_header(config: Config, header: str) -> bool:
+    """Tell whether a match rule, an outcome or the sticky key depends on this request header."""
+    matches = [part.header for rule in config.split.match for part in rule.parts()]
+    matches += [outcome.match.header for outcome in config.judge.outcomes.values()]
+    names = [config.split.sticky.header, *(match.name for match in matches if match is not None)]
+    return header in [name.lower() for name in names if name is not None]
