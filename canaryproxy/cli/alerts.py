@@ -8,9 +8,12 @@ from typing import Final
 
 import click
 
+_SERVICE: Final = "{{ with $labels.service }}%s{{ end }}"
 _PROXY: Final = (
-    "{{ $labels.job }} on {{ $labels.instance }}{{ with $labels.environment }} ({{ . }}){{ end }}"
+    _SERVICE % "service {{ . }} of " + "{{ $labels.job }} on {{ $labels.instance }}"
+    "{{ with $labels.environment }} ({{ . }}){{ end }}"
 )
+_DASHBOARD: Final = "http://{{ $labels.instance }}/" + _SERVICE % "services/{{ . }}/"
 _FIGURES: Final = (
     ("5xx", "variant:canaryproxy_requests_5xx:ratio_rate5m{%s}", "humanizePercentage", "variant"),
     (
@@ -27,6 +30,14 @@ _FIGURES: Final = (
     ),
 )
 """What a message says of the last five minutes: subject, query, format and label of its values."""
+_OF_RELEASE: Final = (
+    "* on (job, instance, service) group_left (release, environment) canaryproxy_release_info"
+)
+_OF_PROXY: Final = (
+    "* on (job, instance) group_left (environment)"
+    " max by (job, instance, environment) (canaryproxy_release_info)"
+)
+"""The services of a proxy have one environment."""
 
 
 @click.command()
@@ -49,7 +60,7 @@ def alerts(runbook: str, dashboard: str | None) -> None:
     for name, url in (("--runbook", runbook), ("--dashboard", dashboard)):
         if url is not None and not re.fullmatch(r"https?://[!#-\[\]-~]+", url):
             raise click.UsageError(f"{name} must be an absolute http(s) URL, found {url!r}")
-    click.echo(rules(runbook, dashboard or "http://{{ $labels.instance }}/"), nl=False)
+    click.echo(rules(runbook, dashboard or _DASHBOARD), nl=False)
 
 
 def rules(runbook: str, dashboard: str) -> str:
@@ -64,12 +75,12 @@ def rules(runbook: str, dashboard: str) -> str:
         lines += [f"{indent}  {part}" for part in parts[rest]] if rest in parts else [line]
     text = "\n".join(lines) + "\n"
     release = "{{ with $labels.release }}{{ . }}{{ else }}canary{{ end }} of " + _PROXY
-    joined = "* on (job, instance) group_left (%s) canaryproxy_release_info"
     for macro, meaning in (
         ("<release>", release),
         ("<proxy>", _PROXY),
-        ("<of_release>", joined % "release, environment"),
-        ("<of_proxy>", joined % "environment"),
+        ("<option>", _SERVICE % " --service {{ . }}"),
+        ("<of_release>", _OF_RELEASE),
+        ("<of_proxy>", _OF_PROXY),
         ("<base>", runbook),
     ):
         text = text.replace(macro, meaning)
@@ -90,5 +101,5 @@ def _figures() -> tuple[str, ...]:
 
 
 def _query(found: re.Match[str]) -> str:
-    asked = found[1].replace("%s", "job='%s',instance='%s'")
-    return f"printf {asked} $labels.job $labels.instance | query"
+    asked = found[1].replace("%s", "job='%s',instance='%s',service='%s'")
+    return f"printf {asked} $labels.job $labels.instance $labels.service | query"

@@ -525,7 +525,9 @@ def test_every_alert_says_what_it_is_and_where_help_is() -> None:
         base, _, anchor = told["runbook_url"].partition("#")
         assert (base, anchor) == (RUNBOOK_URL, rule["alert"].lower())
         assert "$labels.job" in told["description"] or rule["alert"] == "CanaryproxyMissing"
-        assert told.get("dashboard", "") == "http://{{ $labels.instance }}/" * ("job" in str(told))
+        page = "{{ with $labels.service }}services/{{ . }}/{{ end }}"
+        linked = f"http://{{{{ $labels.instance }}}}/{page}" * ("job" in str(told))
+        assert told.get("dashboard", "") == linked
         seen = rule["alert"] in ("CanaryproxyDown", "CanaryproxyMissing")
         assert seen or "group_left (" in rule["expr"], "the environment is a label"
         assert told["summary"]
@@ -541,6 +543,7 @@ def test_dashboard_can_be_imported_anywhere() -> None:
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids)) > 20
     variables = {one["name"]: one for one in board["templating"]["list"]}
+    of_service = {row.name for row in METRICS if row.of == "service"}
     assert variables["datasource"]["type"] == "datasource"
     source = {"type": "prometheus", "uid": "${datasource}"}
     asking = [variable for variable in variables.values() if variable["type"] == "query"]
@@ -552,6 +555,12 @@ def test_dashboard_can_be_imported_anywhere() -> None:
             assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
             for target in panel["targets"]:
                 assert 'job="$job",instance=~"$instance"' in target["expr"]
+                for metric, more in re.findall(
+                    r'(canaryproxy_\w+){job="\$job",instance=~"\$instance"(,service=~"\$service")?',
+                    target["expr"],
+                ):
+                    name = re.sub("_(bucket|sum|count)$", "", metric)
+                    assert (name in of_service) is bool(more), metric
     assert all(one["datasource"] == source for one in asking)
 
 

@@ -284,7 +284,13 @@ def dashboard_expressions() -> Iterator[tuple[str, str]]:
     found += [
         (one["name"], one["expr"]) for one in board["annotations"]["list"] if not one.get("builtIn")
     ]
-    values = {"$__rate_interval": "1m", "$__range": "5m", "$job": "canaryproxy", "$instance": ".+"}
+    values = {
+        "$__rate_interval": "1m",
+        "$__range": "5m",
+        "$job": "canaryproxy",
+        "$instance": ".+",
+        "$service": ".*",
+    }
     for title, expression in found:
         for variable, value in values.items():
             expression = expression.replace(variable, value)
