@@ -22,7 +22,7 @@ KINDS = ("nginx", "ingress-nginx", "flagger", "argo", "traefik", "envoy")
     type=click.Choice(KINDS),
     help="The tool whose configuration it is; default: recognised by its content.",
 )
-@click.option("--only", metavar="NAME", help="Import this split, if there are several.")
+@click.option("--only", metavar="NAME", help="Import this split alone, if there are several.")
 @click.option(
     "--canary",
     metavar="NAME",
@@ -34,7 +34,8 @@ def import_(files: tuple[str, ...], kind: str | None, only: str | None, canary: 
     Reads nginx (split_clients, upstream), ingress-nginx (canary annotations), Flagger (Canary), Argo
     Rollouts (Rollout), Traefik (weighted services) and Envoy (weighted clusters) from files or standard
     input (-). Give all objects that belong to the split, such as both Ingresses. Relative includes of nginx
-    are relative to the folder of the first file.
+    are relative to the folder of the first file. Several splits of nginx, ingress-nginx or Flagger become
+    services of one configuration; of others, choose one with --only.
 
     Each line says where it is from. A comment names each thing that has no equivalent or behaves
     differently, and what to do. The result is valid; read its comments, then run canaryproxy check. Exit

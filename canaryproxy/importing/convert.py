@@ -9,10 +9,10 @@ from typing import Final
 
 from canaryproxy.config.errors import ConfigError, shown
 from canaryproxy.importing import argo, envoy, flagger, ingress_nginx, nginx, traefik
-from canaryproxy.importing.draft import Draft, finished
+from canaryproxy.importing.draft import Draft, finished, merged
 from canaryproxy.importing.fields import Field, Place, from_toml, from_yaml, whole
 from canaryproxy.importing.nginx_syntax import Directive, ReadFiles, parse
-from canaryproxy.importing.shares import Wanted
+from canaryproxy.importing.shares import SeveralSplits, Wanted
 
 Importer = Callable[[list[Field], Wanted, Draft], None]
 KINDS: Final = {
@@ -31,6 +31,12 @@ _IMPORTERS: Final[dict[str, tuple[Callable[[Field], bool], Importer]]] = {
     "traefik": (traefik.is_one, traefik.convert),
     "envoy": (envoy.is_one, envoy.convert),
 }
+_SERVICES: Final = ("nginx", "ingress-nginx", "flagger")
+"""Kinds whose splits become services, if there are several."""
+MOST_SPLITS: Final = 200
+"""Splits that become services; each is read by itself."""
+_LONGEST: Final = 57
+"""Characters of a service's name without its number."""
 _TOML = re.compile(r"(?m)^\s*\[{1,2}\s*(?:http|tcp|udp|tls|providers|entryPoints)\b[^\n\]]*\]")
 
 
@@ -54,6 +60,46 @@ def convert(
 
     Raises ``ConfigError`` with file and line of what cannot be imported.
     """
+    source = _read(sources, read_files, kind)
+    try:
+        draft = source.draft(wanted)
+    except SeveralSplits as several:
+        if (
+            source.kind not in _SERVICES
+            or wanted.canary is not None
+            or len(several.names) > MOST_SPLITS
+        ):
+            raise
+        named = zip(several.names, service_names(several.names), strict=True)
+        draft = merged([source.draft(Wanted(name), service) for name, service in named])
+    return Imported(finished(draft, "import"), source.kind, len(draft.notes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What the files say, and what it is a configuration of."""
+
+    kind: str
+    folder: str
+    directives: Sequence[Directive] = ()
+    documents: Sequence[Field] = ()
+
+    def draft(self, wanted: Wanted, service: str | None = None) -> Draft:
+        """Return the draft of one split; ``service`` is its name among several."""
+        if service is not None:  # another split may have been read before
+            for directive in self.directives:
+                directive.forget()
+            for document in self.documents:
+                document.forget()
+        draft = Draft(KINDS[self.kind], self.folder, service=service)
+        if self.kind == "nginx":
+            nginx.convert(list(self.directives), wanted, draft)
+        else:
+            _IMPORTERS[self.kind][1](list(self.documents), wanted, draft)
+        return draft
+
+
+def _read(sources: Sequence[tuple[str, str]], read_files: ReadFiles, kind: str | None) -> _Source:
     folder = sources[0][0].rpartition("/")[0]
     folder = f"{folder}/" if folder else ""
     texts = [(name, whole(text.removeprefix("\ufeff"), name)) for name, text in sources]
@@ -65,19 +111,29 @@ def convert(
             directives += parse(text, name, read_files)
         if not directives:
             raise _empty(texts[0][0], kind)
-        draft = Draft(KINDS["nginx"], folder)
-        nginx.convert(directives, wanted, draft)
-        return Imported(finished(draft, "import"), kind, len(draft.notes))
+        return _Source(kind, folder, directives=directives)
     documents: list[Field] = []
     for name, text in texts:
         is_toml = name.endswith(".toml") or _TOML.search(text) is not None
         documents += from_toml(text, name) if is_toml else from_yaml(text, name)
     if not documents:
         raise _empty(texts[0][0], kind)
-    kind = kind or _recognised(documents)
-    draft = Draft(KINDS[kind], folder)
-    _IMPORTERS[kind][1](documents, wanted, draft)
-    return Imported(finished(draft, "import"), kind, len(draft.notes))
+    return _Source(kind or _recognised(documents), folder, documents=documents)
+
+
+def service_names(names: Sequence[str]) -> list[str]:
+    """Return names of services for those of splits: small letters, digits and ``-``, each once."""
+    found: list[str] = []
+    for name in names:
+        label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        label = label.removesuffix("-canary")[:_LONGEST].strip("-") or "service"
+        number = 2
+        once = label
+        while once in found:
+            once = f"{label}-{number}"
+            number += 1
+        found.append(once)
+    return found
 
 
 def _empty(file: str, kind: str | None) -> ConfigError:

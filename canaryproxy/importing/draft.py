@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from textwrap import wrap
 from typing import Any, Final
 
 from canaryproxy import config
 from canaryproxy.config import variables
 from canaryproxy.config.errors import ConfigError, Path
+from canaryproxy.config.model.service import SECTIONS
 from canaryproxy.config.units import duration, duration_text
 from canaryproxy.importing.fields import Field, Place
 
@@ -19,6 +20,8 @@ FRONT: Final = "keep the proxy that does this in front, with its address in forw
 """What to do about most things that are not a matter of releases."""
 _PLAIN = re.compile(r"(?:[A-Za-z/][A-Za-z0-9._/-]*|[0-9]+(?:ms|[smhd%]))")
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+PLACES: Final = ("hosts", "paths")
+"""What a service has of its own beside its sections."""
 MOST_NOTES: Final = 200
 """A source with more is far more than one split."""
 _WIDTH: Final = 110
@@ -49,16 +52,26 @@ class Draft:
     """The folder of the source with a slash at its end, which comments leave out."""
     settings: list[Setting] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    service: str | None = None
+    """The service that the split becomes, if the source has several; its settings are below its name."""
+    unused: list[str] = field(default_factory=list)
+    """Notes on what this split does not use; another one may."""
+
+    def _key(self, path: str) -> tuple[str, ...]:
+        key = tuple(path.split("."))
+        if self.service is None or key[0] not in (*SECTIONS, *PLACES):
+            return key
+        return ("services", self.service, *key)
 
     def set(self, path: str, value: Any, place: Place, origin: str) -> None:
         """Set a value, unless it is set already."""
-        key = tuple(path.split("."))
+        key = self._key(path)
         if all(one.path != key for one in self.settings):
             self.settings.append(Setting(key, value, place, origin))
 
     def add(self, path: str, value: Any, place: Place, origin: str) -> None:
         """Add an item to a list; one that is there already is not added again."""
-        key = tuple(path.split("."))
+        key = self._key(path)
         if all((one.path, one.value) != (key, value) for one in self.settings):
             self.settings.append(Setting(key, value, place, origin, item=True))
 
@@ -69,22 +82,37 @@ class Draft:
                 place, f"{origin} without a limit", "every timeout here has one", f"set {path}"
             )
             return
-        key = tuple(path.split("."))
+        self._longest(Setting(self._key(path), duration_text(seconds), place, origin))
+
+    def _longest(self, setting: Setting) -> None:
         for at, one in enumerate(self.settings):
-            if one.path == key:
-                if duration(one.value) < seconds:
-                    self.settings[at] = Setting(key, duration_text(seconds), place, origin)
+            if one.path == setting.path:
+                if duration(one.value) < duration(setting.value):
+                    self.settings[at] = setting
                 return
-        self.settings.append(Setting(key, duration_text(seconds), place, origin))
+        self.settings.append(setting)
 
     def has(self, path: str) -> bool:
         """Tell whether something is set at a path or below it."""
-        key = tuple(path.split("."))
+        key = self._key(path)
         return any(one.path[: len(key)] == key for one in self.settings)
 
     def no_equivalent(self, place: Place, what: str, because: str, instead: str) -> None:
         """Note what the source has and we do not."""
         self._note(f"no equivalent: {what} ({self.shown(place)}), because {because}; {instead}")
+
+    def not_used(self, place: Place, what: str, because: str, instead: str) -> None:
+        """Note what this split does not use; of several splits, what none of them uses is noted."""
+        if self.service is None:
+            self.no_equivalent(place, what, because, instead)
+        else:
+            self.unused.append(
+                f"no equivalent: {what} ({self.shown(place)}), because {because}; {instead}"
+            )
+
+    def everywhere(self) -> None:
+        """Let the service take every path of its hosts."""
+        self.settings = [one for one in self.settings if one.path[2:] != ("paths",)]
 
     def differs(self, place: Place, what: str) -> None:
         """Note what is imported and behaves differently here."""
@@ -98,6 +126,27 @@ class Draft:
         if text not in self.notes:
             self.notes.append(text)
 
+    def _share(self, setting: Setting) -> None:
+        """Take over a setting; of several that contradict each other, the first holds."""
+        others = [one for one in self.settings if one.path == setting.path and not one.item]
+        if not others:
+            self.settings.append(setting)
+            return
+        self.no_equivalent(
+            setting.place,
+            setting.origin,
+            f"it is one for all services, {flow(others[0].value)} by line {others[0].place.line}",
+            f"see {'.'.join(setting.path)}",
+        )
+
+    def _listen(self, setting: Setting) -> None:
+        """Take over a listener; certificates of the same address are put together."""
+        for at, one in enumerate(self.settings):
+            if one.path == setting.path and _address(one.value) == _address(setting.value):
+                self.settings[at] = replace(one, value=_with_certificates(one.value, setting.value))
+                return
+        self.settings.append(setting)
+
     def report_unread(self, root: Field, reasons: Mapping[str, tuple[str, str]]) -> None:
         """Note the keys of the source that nothing has read; ``reasons`` are by a part of the key."""
         for one in root.unread():
@@ -107,6 +156,30 @@ class Draft:
                 ("canaryproxy has no such setting", FRONT),
             )
             self.no_equivalent(one.place, one.name, because, instead)
+
+
+def merged(drafts: Sequence[Draft]) -> Draft:
+    """Return a draft with all services of some drafts; what is not a service's is for all of them."""
+    found = Draft(drafts[0].source, drafts[0].folder)
+    for draft in drafts:
+        for note in draft.notes:
+            found._note(note)
+        for one in draft.settings:
+            if one.path[0] == "limits":
+                before = [it.value for it in found.settings if it.path == one.path]
+                if before not in ([], [one.value]):
+                    what = f"{one.origin}, {one.value}, is one for all services: the longest holds"
+                    found.differs(one.place, what)
+                found._longest(one)
+            elif one.path == ("listen",):
+                found._listen(one)
+            elif all((one.path, one.value) != (it.path, it.value) for it in found.settings):
+                found._share(one)
+    for note in drafts[0].unused:
+        if all(note in draft.unused for draft in drafts):
+            found._note(note)
+    found.settings.sort(key=lambda one: one.path[0] == "services" and one.path[2] not in PLACES)
+    return found
 
 
 def finished(draft: Draft, command: str) -> str:
@@ -127,7 +200,13 @@ def finished(draft: Draft, command: str) -> str:
                     (at[line] for line in sorted(at) if line >= problem.line), draft.settings[0]
                 )
             what = f"{problem.message} (it would become {'.'.join(refused.path)})"
-            if refused.path[0] == "variants" and refused.path[-1] == "endpoints":
+            if problem.path[0] == "services" and (
+                len(problem.path) == 2 or problem.path[2] in PLACES
+            ):
+                raise refused.place.error(
+                    f"{refused.origin}: {what}; import one split with --only NAME"
+                ) from None
+            if refused.path[-3:-2] == ("variants",) and refused.path[-1] == "endpoints":
                 raise refused.place.error(f"{refused.origin}: {what}") from None
             draft.settings.remove(refused)
             draft.no_equivalent(
@@ -158,6 +237,21 @@ def _written(draft: Draft, command: str) -> tuple[str, dict[int, Setting]]:
                 if setting is not None:
                     at[len(lines)] = setting
     return "\n".join(lines) + "\n", at
+
+
+def _address(listener: Any) -> Any:
+    return listener["address"] if isinstance(listener, dict) else listener
+
+
+def _with_certificates(one: Any, other: Any) -> Any:
+    """Return a listener with the certificates of another one, too."""
+    if not isinstance(other, dict) or "tls" not in other:
+        return one
+    if not isinstance(one, dict) or "tls" not in one:
+        return other
+    certificates = list(one["tls"]["certificates"])
+    certificates += [it for it in other["tls"]["certificates"] if it not in certificates]
+    return {**one, "tls": {**one["tls"], "certificates": certificates}}
 
 
 def _comment(text: str) -> list[str]:

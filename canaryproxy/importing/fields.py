@@ -129,6 +129,16 @@ class Field:
         here._read.update(here.value)
         return dict(here.value)
 
+    def forget(self) -> None:
+        """Count this and all in it as not read."""
+        self._read.clear()
+        self._whole = False
+        inner = self.value
+        if isinstance(inner, dict):
+            inner = list(inner.values())
+        for one in inner if isinstance(inner, list) else ():
+            one.forget()
+
     def take(self, *keys: str) -> None:
         """Count these keys, or all of this, as read: they say nothing that is to be imported."""
         if not keys:

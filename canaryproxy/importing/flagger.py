@@ -66,6 +66,7 @@ def convert(documents: list[Field], wanted: Wanted, draft: Draft) -> None:
     at = choose_split(names, wanted, documents[0].place, "a Canary of flagger.app")
     document = found[at]
     name = names[at][0]
+    _hosts(document, draft)
     _endpoints(document, documents, draft)
     spec = document.need("spec")
     analysis = spec.get("analysis") or spec.get("canaryAnalysis")
@@ -84,6 +85,24 @@ def convert(documents: list[Field], wanted: Wanted, draft: Draft) -> None:
     document.take("metadata")
     draft.report_unread(document, _REASONS)
     kubernetes.others(documents, [document], draft)
+
+
+def _hosts(document: Field, draft: Draft) -> None:
+    """Add the hosts of one of several services: those that it names, or its names in the cluster."""
+    if draft.service is None:
+        return
+    spec = document.need("spec")
+    service = spec.need("service")
+    hosts = service.items("hosts")
+    for one in hosts:
+        draft.add("hosts", one.text(), one.place, "service.hosts")
+    if hosts:
+        return
+    named = service.get("name") or spec.need("targetRef", "name")
+    namespace = kubernetes.namespace_of(document)
+    ends = ("", f".{namespace}", f".{namespace}.svc.cluster.local") if namespace else ("",)
+    for end in ends:
+        draft.add("hosts", f"{named.text()}{end}", named.place, f"the Service {named.text()}")
 
 
 def _endpoints(document: Field, documents: list[Field], draft: Draft) -> None:

@@ -159,7 +159,11 @@ def convert(documents: list[Field], wanted: Wanted, draft: Draft) -> None:
     for variant, one, of in (("stable", stable, main), ("canary", backends[0], canary)):
         _endpoint(variant, one, of, main, documents, draft)
     _weight(canary, draft)
-    force(_entries(main, canary, stable, backends), draft)
+    if draft.service is None:
+        force(_entries(main, canary, stable, backends), draft)
+    else:
+        _places(main, stable, backends, draft)
+        force([*_forced(canary), Entry(place, "", (), SPLIT)], draft)
     _affinity(main, draft)
     _timeouts(main, draft)
     _left(main, canary, draft)
@@ -263,6 +267,46 @@ def _entries(
             target = "stable" if one.service == stable.service else ELSEWHERE
             entries.append(Entry(place, what, where, target))
     return entries
+
+
+def _places(main: _Ingress, stable: _Backend, split: list[_Backend], draft: Draft) -> None:
+    """Add the hosts and paths of one of several services: those for which there is a canary."""
+    pair = (stable.service, split[0].service)
+    canaries = {one.at: one for one in split}
+    paths_of: dict[str, set[str]] = {}
+    for one in main.backends():
+        other = canaries.get(one.at)
+        what = f"{one.host or '*'}{one.path or '/'} of {kubernetes.name_of(main.document)}"
+        if other is None:
+            one.source.take()
+            draft.not_used(
+                one.source.place, what, "no canary is for it",
+                "add a service with variants.stable alone",
+            )  # fmt: skip
+            continue
+        if (one.service, other.service) != pair:
+            draft.no_equivalent(
+                one.source.place, what, "a service has two versions", "add a service for it"
+            )
+            continue
+        paths_of.setdefault(one.host, set()).add(one.path)
+        if one.host:
+            draft.add("hosts", one.host, one.source.place, f"the host {one.host}")
+        if one.path.strip("/"):
+            draft.add("paths", one.path, one.source.place, f"the path {one.path}")
+            if one.kind != "Prefix":
+                draft.differs(
+                    one.source.place,
+                    f"the path {one.path} ({one.kind or 'no pathType'}) is a prefix of whole segments here",
+                )
+    first, *others = paths_of.values()
+    if any(paths != first for paths in others) or ("" in paths_of and len(paths_of) > 1):
+        raise main.document.place.error(
+            "expected the same paths with a canary for each host of a service; import one split with"
+            " --only NAME"
+        )
+    if any(not path.strip("/") for path in first):
+        draft.everywhere()
 
 
 def _forced(canary: _Ingress) -> list[Entry]:
@@ -378,7 +422,7 @@ def _timeouts(main: _Ingress, draft: Draft) -> None:
 def _left(main: _Ingress, canary: _Ingress, draft: Draft) -> None:
     """Note hosts and annotations without an equivalent."""
     hosts = dict.fromkeys(one.host for one in main.backends() if one.host)
-    if hosts:
+    if hosts and draft.service is None:
         draft.no_equivalent(
             main.document.place,
             f"the hosts {', '.join(hosts)}",

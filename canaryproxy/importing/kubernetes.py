@@ -84,6 +84,6 @@ def others(documents: Sequence[Field], read: Sequence[Field], draft: Draft) -> N
         else:
             name = one.get("metadata", "name")
             what = f"{kind.text()} {name.text() if name else ''}".strip()
-        draft.no_equivalent(
+        draft.not_used(
             one.place, what, "it says nothing about the split", "keep it where it is, or remove it"
         )

@@ -91,12 +91,25 @@ def convert(directives: list[Directive], wanted: Wanted, draft: Draft) -> None:
     for name in dict.fromkeys(one.partition(":")[0] for one in (pair.stable, pair.canary)):
         if name in upstreams:
             nginx_server.upstream_settings(upstreams[name], draft)
-    for other in servers:
-        if other is not server:
-            draft.no_equivalent(
-                other.place, f"the server {_server_name(other)}", "a proxy has one service", FRONT
-            )
+    _others(servers, server, draft)
     nginx_server.report(root, http, server, [one.directive for one in locations], draft)
+
+
+def _others(servers: list[Directive], server: Directive, draft: Draft) -> None:
+    """Note the servers that are not imported, and what the first one gets that nothing else takes."""
+    for other in servers:
+        if other is server:
+            continue
+        because, instead = "a proxy has one service", FRONT
+        if draft.service is not None:
+            because, instead = "nothing is split there", "add a service with variants.stable alone"
+        draft.not_used(other.place, f"the server {_server_name(other)}", because, instead)
+    if server is servers[0] and len(servers) > 1 and draft.has("hosts"):
+        draft.differs(
+            server.place,
+            "nginx lets its first server have requests for unknown hosts; here they get 421, unless the"
+            f" service {draft.service} has no hosts",
+        )
 
 
 def _server_name(server: Directive) -> str:

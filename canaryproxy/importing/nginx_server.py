@@ -118,13 +118,45 @@ def listeners(server: Directive, draft: Draft) -> None:
 
 
 def hosts(server: Directive, draft: Draft) -> None:
-    """Note the hosts of a server."""
+    """Note the hosts of a server, or add those of one of several services."""
+    if draft.service is not None:
+        _hosts_of_service(server, draft)
+        return
     for one in server.all("server_name"):
         names = [name for name in one.args if name not in ("_", "", "localhost")]
         if names:
             draft.no_equivalent(
                 one.place, f"server_name {' '.join(names)}", *_REASONS["server_name"]
             )
+
+
+def _hosts_of_service(server: Directive, draft: Draft) -> None:
+    for one in server.all("server_name"):
+        for name in one.args:
+            if name in ("_", ""):
+                continue
+            if name.startswith("."):  # the name and every name below it
+                draft.add("hosts", name[1:], one.place, f"server_name {name}")
+                name = f"*{name}"
+            if name.startswith("~") or name.endswith(".*"):
+                draft.no_equivalent(
+                    one.place,
+                    f"server_name {name}",
+                    "a host is a name, or * before one",
+                    "write the names into hosts",
+                )
+                continue
+            draft.add("hosts", name, one.place, f"server_name {name}")
+    names = server.last("server_name")
+    if (
+        names is not None
+        and not draft.has("hosts")
+        and any(one not in ("_", "") for one in names.args)
+    ):
+        raise names.place.error(
+            "server_name: expected a name, or * before one, for a service of several; found"
+            f" {shown(' '.join(names.args))}"
+        )
 
 
 def endpoints(
@@ -317,7 +349,9 @@ def report(
     used = [one for one in upstreams if any(inner.read for inner in one.block or ())]
     blocks += used
     unused = [one for one in upstreams if one not in used]
-    if unused:
+    for one in unused if draft.service is not None else ():
+        draft.not_used(one.place, f"upstream {one.arg()}", "no split leads to it", FRONT)
+    if unused and draft.service is None:
         names = ", ".join(one.arg() for one in unused[:5])
         more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
         draft.no_equivalent(

@@ -39,6 +39,12 @@ class Directive:
             one.read = True
         return found
 
+    def forget(self) -> None:
+        """Count the directive and those in its block as not read."""
+        self.read = False
+        for one in self.block or ():
+            one.forget()
+
     def last(self, name: str) -> Directive | None:
         """Return the last directive of the block with this name."""
         found = self.all(name)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from canaryproxy.config.errors import shown
+from canaryproxy.config.errors import ConfigError, shown
 from canaryproxy.importing.draft import Draft
 from canaryproxy.importing.fields import Place
 
@@ -20,6 +20,14 @@ _STABLE: Final = re.compile(
 STAYS: Final = (
     "a user stays on one version here (split.sticky), while the share of users is the same"
 )
+
+
+class SeveralSplits(ConfigError):
+    """The source has several splits, by ``names``, and none of them is asked for."""
+
+    def __init__(self, error: ConfigError, names: tuple[str, ...]) -> None:
+        super().__init__(error.problems)
+        self.names = names
 
 
 class Wanted(NamedTuple):
@@ -117,7 +125,8 @@ def choose_split(
         raise place.error(f"--only: expected one of {', '.join(names)}, found {shown(wanted.only)}")
     if len(names) > 1:
         shown_names = ", ".join(f"{name} (line {at.line})" for name, at in found[:8])
-        raise found[1][1].error(
-            f"found {len(names)} splits: {shown_names}; a proxy has one, choose it with --only NAME"
+        error = found[1][1].error(
+            f"found {len(names)} splits: {shown_names}; choose one with --only NAME"
         )
+        raise SeveralSplits(error, tuple(names))
     return 0

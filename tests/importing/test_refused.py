@@ -85,7 +85,7 @@ REFUSED = {
     ),
     "Helm in nginx": (NGINX % ("{{- if .Values.x }}", "a"), "source:3:1: found the template"),
     "Jinja": ("upstream a {\n{% for x in y %}\n}\n", "source:2:1: found the template"),
-    "huge": ("a: 1\n" * 100_000, "found 500,000 characters, at most 250,000 are allowed"),
+    "huge": ("a: 1\n" * 250_000, "found 1,250,000 characters, at most 1,000,000 are allowed"),
     "deep": ("a: " + "[" * 100 + "]" * 100, "nested deeper than 32 levels"),
     "many aliases": (
         "a: &a [" + "0," * 99 + "0]\nb: &b [" + "*a," * 99 + "*a]\nc: [" + "*b," * 99 + "*b]\n",
