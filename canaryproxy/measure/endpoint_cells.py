@@ -142,7 +142,8 @@ class EndpointCounts:
         return EndpointCounts([new - was if new >= was else new for new, was in pairs])
 
 
-NONE: Final = EndpointCounts((0,) * COUNTS)
+_ZEROS: Final = (0,) * COUNTS
+NONE: Final = EndpointCounts(_ZEROS)
 """No attempts."""
 
 
@@ -191,7 +192,8 @@ SLOT_BYTES: Final = _SLOT * _CELL
 @dataclass(slots=True)
 class _Slot:
     state: LocalState
-    counts: list[int]
+    counts: list[int] | None
+    """``None``: all are 0, as they are in memory."""
 
 
 class EndpointCells:
@@ -228,8 +230,11 @@ class EndpointCells:
                 slot.state = one.state
                 cells[at + 1 : at + _COUNTS_AT] = memoryview(array("Q", one.state))
             if one.marks:
+                counts = slot.counts
+                if counts is None:
+                    counts = slot.counts = [0] * COUNTS
                 for mark, times in Counter(one.marks).items():
-                    slot.counts[mark] = count = slot.counts[mark] + times
+                    counts[mark] = count = counts[mark] + times
                     cells[at + _COUNTS_AT + mark] = count
                 one.marks.clear()
             at += _SLOT
@@ -238,15 +243,22 @@ class EndpointCells:
         """Give each endpoint its slot; one that had a slot before keeps its counts."""
         known = {key: list(found.cells) for key, found in self.counts(variant).items()}
         cells = self.variants[variant]
+        used = min(cells[0], MOST_ENDPOINTS + 1)
         for at, _ in self._places(variant):
             cells[at] = 0  # no reader takes the counts for another endpoint's
         slots: dict[int, _Slot] = {}
         for number, one in enumerate(entries):
-            slot = _Slot(one.state, known.get(one.identity) or [0] * COUNTS)
-            slots[one.identity] = slot
+            slot = slots[one.identity] = _Slot(one.state, known.get(one.identity))
             at = 1 + number * _SLOT
-            cells[at + 1 : at + _SLOT] = memoryview(array("Q", (*slot.state, *slot.counts)))
+            if slot.counts is None and number >= used:
+                cells[at + 1 : at + _COUNTS_AT] = memoryview(array("Q", slot.state))
+            else:
+                counts = slot.counts or _ZEROS
+                cells[at + 1 : at + _SLOT] = memoryview(array("Q", (*slot.state, *counts)))
             cells[at] = one.identity
+        for number in range(len(entries), used):  # memory beyond the slots in use is all zeros
+            at = 1 + number * _SLOT
+            cells[at + 1 : at + _SLOT] = memoryview(array("Q", (0,) * (_SLOT - 1)))
         cells[0] = len(entries)
         self._slots[variant] = slots
         return slots

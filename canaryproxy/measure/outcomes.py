@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from math import inf
 from typing import Any, Final
 
@@ -319,6 +320,7 @@ def _content_encoding(headers: Headers) -> bytes:
     return b",".join(value for name, value in headers if name.lower() == b"content-encoding")
 
 
+@lru_cache(maxsize=64)
 def status_table(patterns: tuple[str, ...]) -> bytes:
     """Return whether a status is one of ``5xx`` or ``404``, by status."""
     wanted = bytearray(1000)

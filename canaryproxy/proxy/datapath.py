@@ -204,7 +204,7 @@ class DataPath:
                 path.end_long_lived()
         over = [path for path in self._leaving if path.is_over(self.context.connections)]
         for path in over:
-            path.close()
+            path.dispose()
             self._leaving.remove(path)
             self._ended.append(path.service)
 

@@ -355,6 +355,16 @@ class ServicePath:
             or any(one.carries(self.context) for one in connections)
         )
 
+    def dispose(self) -> None:
+        """Let go of everything: nothing is in flight any more.
+
+        What refers to it would keep its slot mapped until the garbage collector runs.
+        """
+        self.close()
+        for pool in self.context.pools:
+            for endpoint in pool.endpoints:
+                endpoint.on_change = _ignore
+
     def end_long_lived(self) -> None:
         """End all long-lived connections at once, at a boundary where there is one."""
         self.context.long_lived.end_all()
@@ -378,6 +388,10 @@ def _protocol(
     if endpoint.is_http2:
         return lambda source: Http2Upstream(source, parser)
     return lambda source: UpstreamConnection(source, parser)
+
+
+def _ignore() -> None:
+    """Ignore a change of an endpoint whose service is gone."""
 
 
 def signer_of(sticky: Sticky, files: Files) -> Signer | None:
