@@ -174,7 +174,7 @@ def application(
     app.router.add_get("/metrics", scrape)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
-    dashboard.add_routes(app)
+    dashboard.add_routes(app, lambda: len(proxy.services) > 1)
     Api(proxy, guard, overviewer or Overviewer(proxy)).add_routes(app)
     ReleaseApi(proxy, guard, hubs).add_routes(app)
     return app

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -70,18 +70,22 @@ _ADDRESSES: Final = re.compile(r' (?:href|src)="(?=\.?[a-z/])')
 """Before each relative address of a page; not before a fragment."""
 
 
-def add_routes(app: web.Application, *, several: bool = False) -> None:
-    """Add the routes of the dashboard: of the only service, or of ``several``."""
+def add_routes(app: web.Application, several: Callable[[], bool] = lambda: False) -> None:
+    """Add the routes of the dashboard; ``several`` tells whether there are several services now."""
     served = load()
 
     async def page(request: web.Request) -> web.Response:
-        return _response(request, served[SERVICES if several else PAGE])
+        return _response(request, served[SERVICES if several() else PAGE])
 
     async def service(request: web.Request) -> web.Response:
+        if not several():
+            raise web.HTTPNotFound
         return _response(request, page_of_service())
 
     async def into_folder(request: web.Request) -> web.Response:
         # The page's addresses are relative to its folder.
+        if not several():
+            raise web.HTTPNotFound
         raise web.HTTPPermanentRedirect(f"{request.match_info['name']}/")
 
     async def overview(request: web.Request) -> web.Response:
@@ -94,9 +98,8 @@ def add_routes(app: web.Application, *, several: bool = False) -> None:
         return _response(request, found)
 
     app.router.add_get("/", page)
-    if several:
-        app.router.add_get(f"/services/{_NAME}/", service)
-        app.router.add_get(f"/services/{_NAME}", into_folder)
+    app.router.add_get(f"/services/{_NAME}/", service)
+    app.router.add_get(f"/services/{_NAME}", into_folder)
     app.router.add_get("/overview", overview)
     app.router.add_get("/static/{name}", static)
 

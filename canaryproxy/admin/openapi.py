@@ -447,9 +447,27 @@ def _page_paths() -> Schema:
         "/": {
             "get": {
                 "operationId": "dashboard",
-                "summary": "The dashboard.",
+                "summary": "The dashboard; of several services their overview.",
                 "security": [{}],
                 "responses": _responses({**page, **unchanged}),
+            }
+        },
+        "/services/{name}/": {
+            "get": {
+                "operationId": "service_page",
+                "summary": "The dashboard of one of several services.",
+                "security": [{}],
+                "parameters": [_SERVICE],
+                "responses": _responses({**page, **unchanged}, "404"),
+            }
+        },
+        "/services/{name}": {
+            "get": {
+                "operationId": "service_page_folder",
+                "summary": "Redirect to the dashboard of one of several services.",
+                "security": [{}],
+                "parameters": [_SERVICE],
+                "responses": _responses({"308": {"description": "It ends with a slash."}}, "404"),
             }
         },
         "/overview": {

@@ -8,7 +8,7 @@ from typing import Any, Literal, TextIO
 import click
 
 from canaryproxy.cli.common import EXIT_CONFIG, fail, rule_options
-from canaryproxy.cli.target import Target, reaching
+from canaryproxy.cli.target import Target, reaching_service
 from canaryproxy.client.api import Client
 from canaryproxy.client.text import clean
 from canaryproxy.config.text import count, odds, percent
@@ -42,7 +42,7 @@ _MOST = 10_000
 )
 @rule_options(" (with FILE)")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@reaching
+@reaching_service
 def aa(
     target: Target,
     file: TextIO | None,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import click
 
@@ -44,6 +46,34 @@ async def watch_json(client: Client, document: Document) -> None:
             click.echo(json.dumps(update.document))
         elif isinstance(update, ConnectionLost):
             print_lost(update, err=True)
+
+
+async def show_table(
+    client: Client,
+    name: Literal["overview", "services"],
+    lines_of: Callable[[Document], list[str]],
+    *,
+    watch: bool,
+    as_json: bool,
+) -> None:
+    """Print a table; with ``watch`` again every two seconds, without a terminal only if it has changed."""
+    before: list[str] = []
+    while True:
+        found = await client.table(name)
+        lines = [json.dumps(found)] if as_json else lines_of(found)
+        if watch and not as_json and sys.stdout.isatty():
+            click.clear()
+            click.echo("\n".join(lines))
+        elif lines != before:
+            click.echo("\n".join(lines))
+        before = lines
+        if not watch:
+            return
+        await asyncio.sleep(_EVERY)
+
+
+_EVERY = 2.0
+"""Seconds between two looks at a table."""
 
 
 def last_record(document: Document) -> int | None:

@@ -13,7 +13,7 @@ import click
 from canaryproxy.cli.act import carry_out
 from canaryproxy.cli.begin import NewRelease
 from canaryproxy.cli.common import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, fail
-from canaryproxy.cli.target import Target, login, reaching
+from canaryproxy.cli.target import Target, login, reaching, reaching_service
 from canaryproxy.client import text as words
 from canaryproxy.client.api import Client, Refused, Response
 from canaryproxy.config import units
@@ -39,7 +39,7 @@ def _acting(command: Callable[..., None]) -> Callable[..., None]:
 
     @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
     @_json
-    @reaching
+    @reaching_service
     @wraps(command)
     def found(target: Target, yes: bool, as_json: bool, **options: Any) -> None:
         command(_Operator(target, yes, as_json), **options)
@@ -54,6 +54,11 @@ class _Operator:
         self._target = target
         self._yes = yes
         self._as_json = as_json
+
+    @property
+    def _of_service(self) -> str:
+        """``cart: ``, if a service was named."""
+        return "" if self._target.service is None else f"{words.clean(self._target.service, 100)}: "
 
     def needs_yes(self, why: str) -> None:
         """Exit unless there is a terminal to ask in, or ``--yes``."""
@@ -84,7 +89,7 @@ class _Operator:
 
     def begin(self, release_id: str, reason: str | None) -> bool:
         """Begin a new release; return ``False`` if it is the present one."""
-        begun = NewRelease(release_id, login(), reason)
+        begun = NewRelease(release_id, login(), reason, self._target.service)
         preview = self._target.talk(begun.prepare)
         if preview is None:
             return False
@@ -93,7 +98,7 @@ class _Operator:
         if self._as_json:
             self._print(preview, {"done": True, **changes})
         else:
-            click.echo(f"Done: {words.outcome(changes['release'])}.")
+            click.echo(f"Done: {self._of_service}{words.outcome(changes['release'])}.")
         return True
 
     def _announce(self, preview: Document) -> None:
@@ -105,7 +110,7 @@ class _Operator:
             )
         if self._as_json and not asks:
             return
-        for line in _lines(preview):
+        for line in _lines(preview, self._of_service):
             click.echo(line, err=self._as_json)
         if asks:
             _confirm(err=self._as_json)
@@ -133,7 +138,7 @@ class _Operator:
         if self._as_json:
             self._print(preview, {"done": False, "release": document})
         else:
-            click.echo(f"Nothing to do: {words.outcome(document)} already.")
+            click.echo(f"Nothing to do: {self._of_service}{words.outcome(document)} already.")
 
     def _report(self, operation: str, preview: Document, body: Document) -> None:
         figures = body.get("drill") if operation == "drill" else None
@@ -145,10 +150,12 @@ class _Operator:
         if failed:
             fail(said)
         if not self._as_json:
-            click.echo(f"Done: {said}.")
+            click.echo(f"Done: {self._of_service}{said}.")
 
     def _print(self, preview: Document, result: Mapping[str, Any]) -> None:
-        click.echo(json.dumps({"act": preview.get("act"), **result, "preview": preview}))
+        service = {} if self._target.service is None else {"service": self._target.service}
+        act = preview.get("act")
+        click.echo(json.dumps({"act": act, **service, **result, "preview": preview}))
 
 
 def _of(body: Document, operation: str) -> Document:
@@ -160,13 +167,13 @@ def _of(body: Document, operation: str) -> Document:
     )
 
 
-def _lines(preview: Document) -> list[str]:
-    """Return what an act does, a sentence a line."""
+def _lines(preview: Document, service: str) -> list[str]:
+    """Return what an act does, a sentence a line; ``service`` is the beginning of the first."""
     says = preview.get("says")
     first, *rest = (
         [words.clean(one, 300) for one in says] if isinstance(says, list) and says else [""]
     )
-    sentences = [f"{words.clean(preview.get('title'), 100)}: {first}.".replace(": .", ".")]
+    sentences = [f"{service}{words.clean(preview.get('title'), 100)}: {first}.".replace(": .", ".")]
     return sentences + [f"  {one[:1].upper()}{one[1:]}." for one in rest]
 
 

@@ -15,14 +15,16 @@ from canaryproxy.cli.lines import (
     print_line,
     print_lost,
     print_record,
+    show_table,
     watch_json,
     watch_lines,
 )
-from canaryproxy.cli.target import Target, reaching
+from canaryproxy.cli.target import Target, reaching_service
 from canaryproxy.client import text as words
-from canaryproxy.client.api import Client
+from canaryproxy.client.api import Client, ServiceRemoved, WrongService
 from canaryproxy.client.follow import ConnectionLost, Follower, NewRecord
 from canaryproxy.client.goal import STATES, Goal, Verdict
+from canaryproxy.client.tables import service_lines
 from canaryproxy.config import units
 
 _MOST = 1000
@@ -49,9 +51,11 @@ def _goal(_ctx: click.Context, _param: click.Parameter, value: str) -> Goal:
 @click.option(
     "--all", "every_metric", is_flag=True, help="Show all metrics, not only what matters."
 )
-@reaching
+@reaching_service
 def status(target: Target, watch: bool, as_json: bool, every_metric: bool) -> None:
     """Show the release, both variants' traffic, and the current verdict.
+
+    Of a proxy with several services it shows each in a row, what needs a person first; --service shows one.
 
     --watch shows a live screen in a terminal and prints a line for each change elsewhere; --watch --json
     prints one JSON object a line.
@@ -60,11 +64,18 @@ def status(target: Target, watch: bool, as_json: bool, every_metric: bool) -> No
     Examples:
       canaryproxy status
       canaryproxy status --watch
+      canaryproxy status --service cart
       canaryproxy status --json | jq .weight
     """
 
     async def work(client: Client) -> None:
-        document = (await client.release()).body
+        try:
+            document = (await client.release()).body
+        except WrongService:
+            if client.service is not None:
+                raise
+            await show_table(client, "services", service_lines, watch=watch, as_json=as_json)
+            return
         if as_json and watch:
             await watch_json(client, document)
         elif as_json:
@@ -92,7 +103,7 @@ def status(target: Target, watch: bool, as_json: bool, every_metric: bool) -> No
     help="Number of records.",
 )
 @click.option("-f", "--follow", is_flag=True, help="Print new records until Ctrl-C.")
-@reaching
+@reaching_service
 def history(target: Target, as_json: bool, number: int, follow: bool) -> None:
     """Show the history: what happened and why. Oldest record first, in local time.
 
@@ -150,7 +161,7 @@ def history(target: Target, as_json: bool, number: int, follow: bool) -> None:
     help="Wait for this release only; default: the one in force at the beginning.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print nothing but the result, as JSON.")
-@reaching
+@reaching_service
 def wait(target: Target, goal: Goal, timeout: float, wanted: str | None, as_json: bool) -> None:
     """Wait until the release reaches a state. Prints the history meanwhile.
 
@@ -161,7 +172,8 @@ def wait(target: Target, goal: Goal, timeout: float, wanted: str | None, as_json
       0  state reached, perhaps long ago: then it says since when
       3  no proxy answers (at the beginning)
       4  ended differently: tripped or aborted instead of promoted,
-         promoted instead of aborted, or another release is in force
+         promoted instead of aborted, another release is in force,
+         or a reload has removed the service
       5  timed out
 
     \b
@@ -182,7 +194,10 @@ def wait(target: Target, goal: Goal, timeout: float, wanted: str | None, as_json
             return document, found, True
         if not as_json:
             print_line(f"{words.outcome(document)}; waiting for {goal}")
-        return *await _until(client, document, goal, timeout, quiet=as_json), False
+        try:
+            return *await _until(client, document, goal, timeout, quiet=as_json), False
+        except ServiceRemoved as error:
+            fail(words.clean(error), EXIT_OPPOSITE)
 
     document, found, already = target.talk(work)
     result = {"reached": "reached", "opposite": "ended differently", "not yet": "timed out"}[found]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from typing import Any
 
 import click
 
-from canaryproxy.cli.target import Target, reaching
+from canaryproxy.cli.lines import show_table
+from canaryproxy.cli.target import Target, reaching, reaching_service
 from canaryproxy.client.api import Client
 from canaryproxy.client.tables import endpoint_lines, overview_lines, route_lines
 
@@ -19,7 +18,7 @@ from canaryproxy.client.tables import endpoint_lines, overview_lines, route_line
     "--total", is_flag=True, help="Count since the proxy started, not over the last minute."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@reaching
+@reaching_service
 def endpoints(target: Target, total: bool, as_json: bool) -> None:
     """Show each endpoint: requests, failures, statuses, latency, and whether it is up.
 
@@ -43,7 +42,7 @@ def endpoints(target: Target, total: bool, as_json: bool) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@reaching
+@reaching_service
 def routes(target: Target, as_json: bool) -> None:
     """Show each route: requests, failures, statuses and latency, of stable and canary side by side.
 
@@ -62,10 +61,6 @@ def routes(target: Target, as_json: bool) -> None:
     click.echo(json.dumps(found) if as_json else "\n".join(route_lines(found)))
 
 
-_EVERY = 2.0
-"""Seconds between two looks of ``overview --watch``."""
-
-
 @click.command()
 @click.option("-w", "--watch", is_flag=True, help="Keep the table up to date until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -73,9 +68,9 @@ _EVERY = 2.0
 def overview(target: Target, watch: bool, as_json: bool) -> None:
     """Show several proxies side by side, with what needs a person first.
 
-    They are this proxy and those of admin.overview in its configuration; it asks them for their release,
-    without a token. --watch asks every two seconds, and elsewhere than in a terminal prints what has changed;
-    --watch --json prints one object a line.
+    They are this proxy and those of admin.overview in its configuration, a row for each of their services; it
+    asks them without a token. --watch asks every two seconds, and elsewhere than in a terminal prints what
+    has changed; --watch --json prints one object a line.
 
     \b
     Examples:
@@ -84,18 +79,6 @@ def overview(target: Target, watch: bool, as_json: bool) -> None:
     """
 
     async def work(client: Client) -> None:
-        before: list[str] = []
-        while True:
-            found = await client.table("overview")
-            lines = [json.dumps(found)] if as_json else overview_lines(found)
-            if watch and not as_json and sys.stdout.isatty():
-                click.clear()
-                click.echo("\n".join(lines))
-            elif lines != before:
-                click.echo("\n".join(lines))
-            before = lines
-            if not watch:
-                return
-            await asyncio.sleep(_EVERY)
+        await show_table(client, "overview", overview_lines, watch=watch, as_json=as_json)
 
     target.talk(work, interrupted=0)

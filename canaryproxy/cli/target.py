@@ -8,7 +8,7 @@ import getpass
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -36,10 +36,12 @@ from canaryproxy.client.api import (
     OtherVersion,
     PlainHttp,
     Refused,
+    ServiceRemoved,
     Silent,
     SpeaksTls,
     TrafficPort,
     Unreachable,
+    WrongService,
 )
 from canaryproxy.client.text import clean
 from canaryproxy.config.errors import ConfigError
@@ -56,6 +58,8 @@ class Target:
 
     address: Address
     token: str | None = None
+    service: str | None = None
+    """The service whose release is meant; ``None``: the only one."""
 
     def talk(
         self,
@@ -70,7 +74,9 @@ class Target:
         """
 
         async def whole() -> T:
-            async with Client(self.address, self.token, any_version=any_version) as client:
+            async with Client(
+                self.address, self.token, service=self.service, any_version=any_version
+            ) as client:
                 return await work(client)
 
         for stream in (sys.stdout, sys.stderr):
@@ -146,9 +152,50 @@ class Target:
             fail(
                 f"{clean(error)}: add the name in {self.address} to admin.hosts, or use an IP address"
             )
+        if isinstance(error, WrongService):
+            self._wrong_service(error)
+        if (
+            error.status == 404
+            and self.service is not None
+            and not isinstance(error, ServiceRemoved)
+        ):
+            fail(
+                f"the proxy on {self.address} is of a version without services: leave out --service",
+                EXIT_CONFIG,
+            )
         if error.status == 412:
             fail(f"{clean(error)}. Nothing was changed; run the command again")
         fail(clean(error))
+
+    def _wrong_service(self, error: WrongService) -> NoReturn:
+        """Exit with the services that there are."""
+        names = [clean(one, 100) for one in error.names]
+        if self.service is not None:
+            fail(
+                f"no service {clean(self.service, 100)!r} on {self.address}; {_there(names)}",
+                EXIT_CONFIG,
+            )
+        context = click.get_current_context(silent=True)
+        command = "canaryproxy" if context is None else context.command_path
+        example = names[0] if names else "NAME"
+        fail(
+            f"the proxy on {self.address} has several services: name one, as in"
+            f" {command} --service {example}; {_there(names)}",
+            EXIT_CONFIG,
+        )
+
+
+def _there(names: list[str]) -> str:
+    """``there is cart, pay and search``; of many the first ones."""
+    if len(names) > _NAMED:
+        return f"there is {', '.join(names[:_NAMED])} and {len(names) - _NAMED} more (canaryproxy status)"
+    return (
+        f"there is {' and '.join([', '.join(names[:-1]), names[-1]] if len(names) > 1 else names)}"
+    )
+
+
+_NAMED = 20
+"""Names of services in an error."""
 
 
 def _owner(address: Address) -> str:
@@ -201,6 +248,24 @@ def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
             if error.errno == errno.EPIPE:
                 raise  # the reader has closed the pipe: click ends quietly
             fail(f"cannot write the output: {error.strerror}")
+
+    return found
+
+
+def reaching_service(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that locate the proxy and one of its services; pass the ``Target`` as ``reaching``."""
+
+    @click.option(
+        "--service",
+        envvar="CANARYPROXY_SERVICE",
+        metavar="NAME",
+        show_envvar=True,
+        help="The service, of a proxy with several.",
+    )
+    @reaching
+    @wraps(command)
+    def found(target: Target, *args: Any, service: str | None, **options: Any) -> Any:
+        return command(replace(target, service=service or None), *args, **options)
 
     return found
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -40,7 +41,7 @@ def _shown(to: Console, what: RenderableType) -> RenderableType:
 async def show_status(client: Client, document: Document, *, every_metric: bool) -> None:
     """Print the status once."""
     records = await client.history(None, 2 * EVENTS)
-    view = View(document, records, time.time())
+    view = View(document, records, time.time(), service=client.service)
     print_status(console(), view, every_metric=every_metric)
 
 
@@ -48,7 +49,7 @@ async def watch_screen(client: Client, document: Document, *, every_metric: bool
     """Keep the status on the screen until Ctrl-C, then print its last state."""
     to = console()
     kept = deque(await client.history(None, 2 * MOST_EVENTS), 2 * MOST_EVENTS)
-    view = View(document, kept, time.time())
+    view = View(document, kept, time.time(), service=client.service)
     try:
         with Live(console=to, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
 
@@ -60,16 +61,16 @@ async def watch_screen(client: Client, document: Document, *, every_metric: bool
             show()
             async for update in _ticking(Follower(client, last_record(document))):
                 if isinstance(update, NewDocument):
-                    view = View(update.document, kept, time.time())
+                    view = replace(view, document=update.document, now=time.time(), lost=None)
                 elif isinstance(update, NewRecord):
                     kept.append(update.record)
-                    view = View(view.document, kept, time.time(), view.lost)
+                    view = replace(view, now=time.time())
                 elif isinstance(update, ConnectionLost):
-                    view = View(view.document, kept, time.time(), update.why)
+                    view = replace(view, now=time.time(), lost=update.why)
                 elif view.lost is None:
                     continue
                 else:
-                    view = View(view.document, kept, time.time(), view.lost)
+                    view = replace(view, now=time.time())
                 show()
     finally:
         print_status(to, view, every_metric=every_metric)

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from canaryproxy import API_HEADER, API_VERSION
 from canaryproxy.client.events import Message, Parser, TooLong
@@ -78,6 +78,18 @@ class Refused(Exception):
         self.errors = errors
 
 
+class WrongService(Refused):
+    """The path names none of the services of the proxy, which are ``names``."""
+
+    def __init__(self, detail: str, names: tuple[str, ...]) -> None:
+        super().__init__(404, detail)
+        self.names = names
+
+
+class ServiceRemoved(Refused):
+    """A reload has removed the service."""
+
+
 class NotAdmin(Exception):
     """The server at this address is not the admin API; ``str`` is what it is, as far as known."""
 
@@ -122,13 +134,21 @@ class Client:
     """A client of one running proxy, used with ``async with``.
 
     Every method raises ``Unreachable``, ``NotAdmin`` or ``Refused``. ``token`` is sent to http(s) addresses
-    only. ``any_version`` is for what all versions of the admin API have.
+    only. ``service`` is the one whose release is meant; without it, the only one. ``any_version`` is for what
+    all versions of the admin API have.
     """
 
     def __init__(
-        self, address: Address, token: str | None = None, *, any_version: bool = False
+        self,
+        address: Address,
+        token: str | None = None,
+        *,
+        service: str | None = None,
+        any_version: bool = False,
     ) -> None:
         self.address = address
+        self.service = service
+        self._release = "/v1" if service is None else f"/v1/services/{quote(service, safe='')}"
         self._base = address.url or "http://localhost"
         self._any_version = any_version
         self._authorization: dict[str, str] = {}
@@ -155,7 +175,7 @@ class Client:
 
     async def release(self) -> Response:
         """Return the release document. One without a known state is not from the admin API."""
-        found = await self._send("GET", "/v1/release")
+        found = await self._send("GET", f"{self._release}/release")
         if found.body.get("state") not in _STATES:
             raise NotAdmin("it returns no known state of a release")
         return found
@@ -166,7 +186,7 @@ class Client:
         """Return the previews of all acts, with these values."""
         given = {"weight": weight, "metric": metric, "now": "true" if now else None}
         query = {key: str(value) for key, value in given.items() if value is not None}
-        found = await self._send("GET", "/v1/acts", query=query)
+        found = await self._send("GET", f"{self._release}/acts", query=query)
         if not isinstance(found.body.get("acts"), list):
             raise NotAdmin("it returns no known acts")
         return found
@@ -188,9 +208,12 @@ class Client:
             "PUT", "/v1/config", query=query, text=text, etag=etag, authorized=True
         )
 
-    async def table(self, name: Literal["endpoints", "routes", "overview"]) -> dict[str, Any]:
-        """Return the figures of each endpoint or route, or of each proxy of the overview."""
-        found = (await self._send("GET", f"/v1/{name}")).body
+    async def table(
+        self, name: Literal["endpoints", "routes", "overview", "services"]
+    ) -> dict[str, Any]:
+        """Return the figures of each endpoint or route, each row of the overview, or each service."""
+        base = "/v1" if name in ("overview", "services") else self._release
+        found = (await self._send("GET", f"{base}/{name}")).body
         if not isinstance(found.get(name), list):
             raise NotAdmin(f"it returns no known {name}")
         return found
@@ -198,7 +221,9 @@ class Client:
     async def history(self, after: int | None, limit: int) -> list[dict[str, Any]]:
         """Return records, oldest first: those after a number, or the newest."""
         query = {"limit": str(limit)} | ({} if after is None else {"after": str(after)})
-        found = (await self._send("GET", "/v1/history", query=query)).body.get("records")
+        found = (await self._send("GET", f"{self._release}/history", query=query)).body.get(
+            "records"
+        )
         return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
     async def operate(self, name: str, body: Mapping[str, Any], etag: str | None) -> Response:
@@ -206,23 +231,25 @@ class Client:
 
         ``name`` is start, pause, resume, promote, abort, reset, accept, trip, drill, weight or reload.
         """
-        method, path = {"weight": ("PUT", "/v1/weight"), "reload": ("POST", "/v1/reload")}.get(
-            name, ("POST", f"/v1/release/{name}")
-        )
+        of_release = self._release
+        method, path = {
+            "weight": ("PUT", f"{of_release}/weight"),
+            "reload": ("POST", "/v1/reload"),
+        }.get(name, ("POST", f"{of_release}/release/{name}"))
         timeout = _DRILL_TIMEOUT if name == "drill" else TIMEOUT
         return await self._send(
             method, path, body=body, etag=etag, timeout=timeout, authorized=True
         )
 
     async def stream(self, after: int | None) -> AsyncIterator[Message]:
-        """Yield the events of ``/v1/stream`` until it ends, beginning with the records after a number."""
+        """Yield the events of the stream until it ends, beginning with the records after a number."""
         headers = {"Accept": "text/event-stream"}
         if after is not None:
             headers["Last-Event-ID"] = str(after)
         parser = Parser()
         try:
             async with self._request(
-                "GET", "/v1/stream", headers=headers, timeout=None, silence=_SILENCE
+                "GET", f"{self._release}/stream", headers=headers, timeout=None, silence=_SILENCE
             ) as response:
                 self._check_peer(response)
                 if response.status != 200:
@@ -333,6 +360,9 @@ async def _problem(response: aiohttp.ClientResponse) -> Refused | NotAdmin:
     found = _object(await response.read())
     if found is None or not isinstance(found.get("detail"), str):
         return NotAdmin(_described(response))
+    names = found.get("services")
+    if response.status == 404 and isinstance(names, list):
+        return WrongService(found["detail"], tuple(one for one in names if isinstance(one, str)))
     errors = found.get("errors")
     listed = errors if isinstance(errors, list) else []
     return Refused(

@@ -8,7 +8,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from canaryproxy.client.api import Client, NotAdmin, OtherVersion, Refused, Unreachable
+from canaryproxy.client.api import (
+    Client,
+    NotAdmin,
+    OtherVersion,
+    Refused,
+    ServiceRemoved,
+    Unreachable,
+    WrongService,
+)
 
 _FINAL = (401, 403, 421)
 """Statuses that a retry does not change."""
@@ -44,6 +52,11 @@ class ConnectionLost:
 Update = NewDocument | NewRecord | ConnectionLost
 
 
+def _is_final(error: Refused) -> bool:
+    """Return whether a retry cannot help."""
+    return error.status in _FINAL or isinstance(error, WrongService | ServiceRemoved)
+
+
 class Follower:
     """Follows a proxy until cancelled; ``after`` is the number of the last known record, if any."""
 
@@ -55,7 +68,8 @@ class Follower:
     async def updates(self) -> AsyncIterator[Update]:
         """Yield documents, records and losses of the connection.
 
-        Raises ``Refused`` for a final refusal, and ``OtherVersion`` after an upgrade to another API.
+        Raises ``Refused`` for a final refusal, ``ServiceRemoved`` when a reload removes the service, and
+        ``OtherVersion`` after an upgrade to another API.
         """
         while True:
             try:
@@ -67,7 +81,7 @@ class Follower:
             except (Unreachable, NotAdmin) as error:
                 why = str(error)
             except Refused as error:
-                if error.status in _FINAL:
+                if _is_final(error):
                     raise
                 try:
                     async for one in self._polls():
@@ -78,7 +92,7 @@ class Follower:
                 except (Unreachable, NotAdmin) as gone:
                     why = str(gone)
                 except Refused as refusal:
-                    if refusal.status in _FINAL:
+                    if _is_final(refusal):
                         raise
                     why = str(refusal)
             yield ConnectionLost(why)
@@ -97,6 +111,9 @@ class Follower:
                 yield self._new_record(found)
             elif message.event == "release":
                 yield self._new_document(found)
+            elif message.event == "removed":
+                name = found.get("service")
+                raise ServiceRemoved(404, f"a reload has removed the service {name}")
 
     async def _polls(self) -> AsyncIterator[Update]:
         for _ in range(_POLLS):

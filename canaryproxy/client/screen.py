@@ -85,6 +85,8 @@ class View:
     """Seconds since the epoch; dates and ages refer to it."""
     lost: str | None = None
     """Why the connection is lost, if it is; the figures are then the last ones received."""
+    service: str | None = None
+    """Name of the service, of a proxy with several."""
 
 
 def has_unicode(encoding: str, environment: Mapping[str, str] = os.environ) -> bool:
@@ -178,6 +180,8 @@ def _head(view: View, width: int) -> list[Text]:
     document = view.document
     state = clean(document.get("state"), 20) or "unknown"
     line = Text(" ")
+    if view.service is not None:
+        line.append(f"{clean(view.service, 60)}  ", "bold")
     line.append(words.name(document), "bold")
     line.append("  ")
     line.append(f" {state.upper()} ", _STATES.get(state, "bold reverse"))

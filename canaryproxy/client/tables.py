@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -84,56 +85,81 @@ def route_lines(document: Mapping[str, Any]) -> list[str]:
 
 
 def overview_lines(document: Mapping[str, Any]) -> list[str]:
-    """Return a row for each proxy of the overview, and below them why those that need a person do."""
+    """Return a row for each service of each proxy of the overview, and why those that need a person do."""
     rows = _objects(document.get("overview"))
     now = number(document.get("time")) or 0.0
-    cells = [
-        [
-            "proxy",
-            "environment",
-            "release",
-            "state",
-            "step",
-            "weight",
-            "circuit",
-            "verdict",
-            "since",
-        ]
-    ]
+    services = any(row.get("service") is not None for row in rows)
+    cells = [["proxy", *(["service"] if services else []), "environment", *_RELEASE]]
     for row in rows:
-        lost = row.get("error") is not None
-        step, steps = number(row.get("step")), number(row.get("steps"))
-        cells.append([
-            clean(row.get("name"), 40),
-            clean(row.get("environment"), 40) or NONE,
-            clean(row.get("release"), 60) or NONE,
-            "unreachable" if lost else clean(row.get("state"), 20),
-            f"{step:g} of {steps:g}" if step and steps else NONE,
-            NONE if lost else weight(row.get("weight")),
-            clean(row.get("circuit"), 20).replace("_", " ") or NONE,
-            clean(row.get("verdict"), 20) or NONE,
-            moment(row.get("reached" if lost else "since"), now),
-        ])  # fmt: skip
-    lines = _aligned(cells, left=9)
+        service = [clean(row.get("service"), 60) or NONE] if services else []
+        environment = clean(row.get("environment"), 40) or NONE
+        cells.append([clean(row.get("name"), 40), *service, environment, *_release(row, now)])
+    lines = _aligned(cells, left=len(cells[0]))
     for row in rows:
-        found = row.get("problems")
-        said = [clean(row.get("error"), 200)] if row.get("error") is not None else []
-        if row.get("fleet"):
-            said.append(clean(row.get("fleet"), 200))
-        if row.get("attention") in ("tripped", "breach", "suspect", "held"):
-            said.append(clean(row.get("said"), 400))
-        said += [clean(one, 400) for one in found] if isinstance(found, list) else []
-        if row.get("attention") == "waiting":
-            said.append("waits for an operator's resume")
+        said = [clean(row.get("fleet"), 200)] if row.get("fleet") else []
         name = clean(row.get("name"), 40)
-        if row.get("error") is not None and row.get("address") != row.get("name"):
-            name += f" ({clean(row.get('address'), 100)})"
-        lines += [f"{name}: {one}" for one in said]
+        if row.get("service") is not None:
+            name += f" {clean(row.get('service'), 60)}"
+        if row.get("error") is not None:
+            said.insert(0, clean(row.get("error"), 200))
+            if row.get("address") != row.get("name"):
+                name += f" ({clean(row.get('address'), 100)})"
+        lines += [f"{name}: {one}" for one in said + _reasons_for_a_person(row)]
     missing = document.get("missing")
     lines += [clean(one, 400) for one in missing] if isinstance(missing, list) else []
-    if len(rows) < 2:
+    if all(row.get("address") is None for row in rows):
         lines.append("only this proxy: name others in admin.overview of its configuration")
     return lines
+
+
+def service_lines(document: Mapping[str, Any], now: float | None = None) -> list[str]:
+    """Return a row for each service of a proxy, and why those that need a person do.
+
+    ``now``, in seconds since the epoch, says which times need their date; by default it is read.
+    """
+    rows = _objects(document.get("services"))
+    now = time.time() if now is None else now
+    cells = [["service", *_RELEASE]]
+    cells += [[clean(row.get("name"), 60), *_release(row, now)] for row in rows]
+    lines = _aligned(cells, left=len(cells[0]))
+    problems = document.get("problems")
+    lines += [clean(one, 400) for one in problems] if isinstance(problems, list) else []
+    for row in rows:
+        name = clean(row.get("name"), 60)
+        lines += [f"{name}: {one}" for one in _reasons_for_a_person(row)]
+    lines.append(f"{len(rows)} services: canaryproxy status --service NAME shows one of them")
+    return lines
+
+
+_RELEASE = ("release", "state", "step", "weight", "circuit", "verdict", "since")
+
+
+def _release(row: Mapping[str, Any], now: float) -> list[str]:
+    """Return the cells about a release, in the order of ``_RELEASE``."""
+    lost = row.get("error") is not None
+    unknown = lost or row.get("state") is None
+    step, steps = number(row.get("step")), number(row.get("steps"))
+    return [
+        clean(row.get("release"), 60) or NONE,
+        "unreachable" if lost else clean(row.get("state"), 20) or NONE,
+        f"{step:g} of {steps:g}" if step and steps else NONE,
+        NONE if unknown else weight(row.get("weight")),
+        clean(row.get("circuit"), 20).replace("_", " ") or NONE,
+        clean(row.get("verdict"), 20) or NONE,
+        moment(row.get("reached" if lost else "since"), now),
+    ]
+
+
+def _reasons_for_a_person(row: Mapping[str, Any]) -> list[str]:
+    """Return why a service needs a person, in words."""
+    attention, found = row.get("attention"), row.get("problems")
+    said = []
+    if attention in ("tripped", "breach", "suspect", "held"):
+        said.append(clean(row.get("said"), 400))
+    said += [clean(one, 400) for one in found] if isinstance(found, list) else []
+    if attention == "waiting":
+        said.append("waits for an operator's resume")
+    return said
 
 
 def _state(row: Mapping[str, Any]) -> str:

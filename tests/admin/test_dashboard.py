@@ -102,7 +102,7 @@ async def _status(port: int, target: str) -> int:
 @pytest.fixture
 async def several() -> AsyncIterator[TestServer]:
     app = web.Application()
-    dashboard.add_routes(app, several=True)
+    dashboard.add_routes(app, lambda: True)
     running = TestServer(app)
     await running.start_server()
     yield running

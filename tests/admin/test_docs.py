@@ -34,6 +34,8 @@ def test_every_route_has_a_line() -> None:
     for path in openapi.description()["paths"]:
         if path.startswith(f"{openapi.PREFIX}/"):  # as the page says, those of a release
             path = path.replace(openapi.PREFIX, "/v1")
+        if path.startswith("/services/"):
+            continue  # there for several services only
         assert path.replace("{name}", names.get(path, "default")) in shown, path
 
 

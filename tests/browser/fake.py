@@ -121,7 +121,7 @@ class FakeAdmin:
 
     async def _start(self) -> str:
         app = web.Application(middlewares=[_headers, self._outage])
-        dashboard.add_routes(app, several=self.service is not None)
+        dashboard.add_routes(app, lambda: self.service is not None)
         v1 = self._prefix
         app.router.add_get("/v1/services", self._services)
         app.router.add_get(f"{v1}/release", self._release)
