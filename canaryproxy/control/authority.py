@@ -236,8 +236,16 @@ class LocalAuthority:
         self.assessment: Assessment | None = None
         self._host = host
         self._ledger = ledger
-        self._judge = Judge(settings.judge)
+        self._begun: Judge | None = None
+        """``None``: it has seen nothing yet, as with a service that is idle."""
+        self._first_limits = Judge(settings.judge).published
         self._suspicion = Suspicion(ledger, host)
+
+    @property
+    def _judge(self) -> Judge:
+        if self._begun is None:
+            self._begun = Judge(self.settings.judge)
+        return self._begun
 
     @property
     def wanted(self) -> Split:
@@ -247,7 +255,7 @@ class LocalAuthority:
 
     @property
     def limits(self) -> tuple[float, float]:
-        return self._judge.published
+        return self._first_limits if self._begun is None else self._begun.published
 
     @property
     def saves_first(self) -> bool:
@@ -308,7 +316,7 @@ class LocalAuthority:
             self._host.gates.ask(here.gate.question, asked)
             return
         if action is rollout.Action.NEW_JUDGE:
-            self._judge = Judge(self.settings.judge, before=self._judge)
+            self._begun = Judge(self.settings.judge, before=self._begun)
             self.assessment = None
             self._suspicion.forget()
 
@@ -321,6 +329,8 @@ class LocalAuthority:
 
     def configure(self, settings: ControlSettings) -> None:
         old, self.settings = self.settings, settings
+        if self._begun is None:
+            self._first_limits = Judge(settings.judge).published
         if settings.release != old.release:
             self._begin_another(old.release)
             return
@@ -332,7 +342,7 @@ class LocalAuthority:
     def _begin_another(self, old: str | None) -> None:
         """Begin the configured release, or set the configured weight without one."""
         settings, ledger = self.settings, self._ledger
-        self._judge = Judge(settings.judge)
+        self._begun, self._first_limits = None, Judge(settings.judge).published
         self.assessment = None
         self._suspicion.forget()
         weight = settings.weight if settings.has_canary else 0.0
@@ -348,7 +358,8 @@ class LocalAuthority:
         if restored is None:
             return
         self._ledger.move(Circuit.from_dict(document["circuit"]), restored)
-        self._judge = Judge.from_dict(self.settings.judge, document["judge"])
+        if document["judge"] != Judge(self.settings.judge).to_dict():
+            self._begun = Judge.from_dict(self.settings.judge, document["judge"])
 
     def distrust(self, why: str) -> None:
         self.trip(why, {})
@@ -359,7 +370,7 @@ class LocalAuthority:
             self._apply(rollout.Start(by="configuration"))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"judge": self._judge.to_dict()}
+        return {"judge": (self._begun or Judge(self.settings.judge)).to_dict()}
 
     def start(self) -> None:
         pass

@@ -229,17 +229,7 @@ class Controller:
         if table.circuit_open:
             self.authority.trip("the circuit was open when the control plane was killed", {})
         elif table.limit < self.authority.wanted.limit:
-            cause = "the control plane was killed before a lower weight was saved"
-            is_idle = ledger.rollout.state is rollout.State.IDLE
-            lower = replace(
-                ledger.rollout,
-                state=rollout.State.IDLE if is_idle else rollout.State.PAUSED,
-                weight=table.weight,
-                since=self.now,
-                hold=cause,
-            )
-            record = Record(self.now, "paused", cause, {"weight": table.weight})
-            self.authority.fall_back(lower, record)
+            self.authority.fall_back(*_lowered(ledger.rollout, table.weight, self.now))
 
     def start(self) -> None:
         """Start what the authority does between ticks. ``tick`` is for the caller to call."""
@@ -271,6 +261,25 @@ class Controller:
             self.users.take(self.now, sample.records)
             self.routes.take(self.now, sample.records, sample.names)
             self.authority.observe(sample)
+        self._watch()
+
+    def idle_tick(self, *, used: bool) -> None:
+        """The tick while nothing is to be judged: no release is under way, and no users are on the canary.
+
+        Once a second is enough. ``used``: a worker has counted something since the start.
+        """
+        if used and self.settings.has_canary:
+            drained = self._sampler.drain()
+            self.users.take(self.now, drained.records)
+            self.routes.take(self.now, drained.records, drained.names)
+        if used:
+            self._watch()
+        else:
+            self._do_periodic_work(self.now)
+            self.publish()
+
+    def _watch(self) -> None:
+        """Do what follows from the counters without the judge."""
         for one in self.departures.observe(self.now, self.table, self._cells.variants):
             self.ledger.note("moved", one.cause, one.figures)
         _eject_outliers(self.outliers, self._plane, self.ledger, self.now)
@@ -385,12 +394,8 @@ class Controller:
     def check(self, config: Config) -> None:
         """Raise ``rollout.Refused`` if the release cannot continue under this configuration."""
         self._refuse_if_stopped()
-        steps, here = plan_of(config).steps, self.ledger.rollout
-        if config.release_id == self.settings.release and here.step >= max(len(steps), 1):
-            raise rollout.Refused(
-                f"release.steps: the release is on step {here.step + 1}, and the new plan has {len(steps)}: "
-                "give the release another id, or abort it first"
-            )
+        if config.release_id == self.settings.release:
+            _refuse_fewer_steps(config, self.ledger.rollout)
         why = self._ended.refusal(config.release_id, canary_of(config), self.settings.release)
         if why is not None:
             raise rollout.Refused(why)
@@ -443,6 +448,30 @@ class Controller:
             broken.left if broken.state is circuit.State.OPEN else None,
             self._saver.error,
             self._sampler.concentration,
+        )
+
+
+def _lowered(here: Rollout, weight: float, now: float) -> tuple[Rollout, Record]:
+    """Return the rollout at the weight of a table that was not saved, and the record of it."""
+    cause = "the control plane was killed before a lower weight was saved"
+    is_idle = here.state is rollout.State.IDLE
+    lower = replace(
+        here,
+        state=rollout.State.IDLE if is_idle else rollout.State.PAUSED,
+        weight=weight,
+        since=now,
+        hold=cause,
+    )
+    return lower, Record(now, "paused", cause, {"weight": weight})
+
+
+def _refuse_fewer_steps(config: Config, here: Rollout) -> None:
+    """Raise ``rollout.Refused`` if the plan lacks the step that the release is on."""
+    steps = plan_of(config).steps
+    if here.step >= max(len(steps), 1):
+        raise rollout.Refused(
+            f"release.steps: the release is on step {here.step + 1}, and the new plan has {len(steps)}: "
+            "give the release another id, or abort it first"
         )
 
 

@@ -8,7 +8,6 @@ argument.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -121,7 +120,7 @@ class EndpointFigures:
 
     def __init__(self, read: Callable[[int], Sequence[EndpointReading]]) -> None:
         self._read = read
-        self._snapshots: deque[_Snapshot] = deque()
+        self._snapshots: list[_Snapshot] = []
         self._step: _Snapshot | None = None
         self._began = -1.0
 
@@ -132,7 +131,7 @@ class EndpointFigures:
         if not self._snapshots or now - self._snapshots[-1].time >= _EVERY:
             self._snapshots.append(self._snapshot(now))
         while len(self._snapshots) > 1 and now - self._snapshots[1].time >= SPAN:
-            self._snapshots.popleft()
+            del self._snapshots[0]
 
     def _snapshot(self, now: float) -> _Snapshot:
         return _Snapshot(

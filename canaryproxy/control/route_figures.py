@@ -10,7 +10,6 @@ knows: route templates, or the names of ``judge.routes``. Time is an argument.
 from __future__ import annotations
 
 from array import array
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -89,7 +88,7 @@ class RouteFigures:
     """Counts records by route. ``named`` are the routes of the configuration, if it names them."""
 
     def __init__(self, named: Sequence[tuple[str, PathMatch]]) -> None:
-        self._buckets: deque[_Bucket] = deque()
+        self._buckets: list[_Bucket] = []
         self._names: dict[int, str] = {}
         self.configure(named)
 
@@ -103,7 +102,7 @@ class RouteFigures:
         if not self._buckets or now - self._buckets[-1].began >= _EVERY:
             self._buckets.append(_Bucket(now))
             while now - self._buckets[0].began > SPAN + _EVERY:
-                self._buckets.popleft()
+                del self._buckets[0]
         bucket = self._buckets[-1]
         number = len(words) // WORDS
         bucket.seen += number

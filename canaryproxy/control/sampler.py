@@ -78,6 +78,13 @@ class Sampler:
         signed = self._settings.split.sticky.sign is not None
         return self._inbox.post(events, table, signed=signed)
 
+    def drain(self) -> Drained:
+        """Take the records since the last sample, for people only."""
+        drained = Drained() if self._reader is None else self._reader.drain()
+        if self._keys.add(drained.records):
+            self._tell()
+        return drained
+
     def counts(self) -> Sample:
         """Read the counters of both variants."""
         return Sample(self._counts("stable"), self._counts("canary"))
@@ -87,9 +94,7 @@ class Sampler:
 
         ``table`` is in force, ``accepted`` is what operators have accepted.
         """
-        drained = Drained() if self._reader is None else self._reader.drain()
-        if self._keys.add(drained.records):
-            self._tell()
+        drained = self.drain()
         return Sample(
             self._counts("stable"),
             self._counts("canary"),

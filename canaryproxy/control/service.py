@@ -44,7 +44,6 @@ Listener = Callable[[str, dict[str, Any]], None]
 
 USERS = "users"
 """What is accepted where users do not arrive as they were randomised."""
-_EVERY = 1.0
 _ATTEMPTS = 5
 """Attempts at an act, if acts of other replicas overtake it."""
 
@@ -88,24 +87,21 @@ class Control:
         self._host = socket.gethostname()
         self._boot = secrets.token_hex(4)
         """Two runs of the proxy never share an ETag."""
-        self._clock: asyncio.TimerHandle | None = None
         self._unsubscribe = controller.subscribe(self._recorded)
 
     # Life
 
-    def start(self) -> None:
-        """Sample the traffic every second until ``stop``."""
-        self._clock = asyncio.get_running_loop().call_later(_EVERY, self._second)
-        self._take()
-
     def stop(self) -> None:
-        """Stop sampling."""
-        if self._clock is not None:
-            self._clock.cancel()
+        """Tell listeners of no more records."""
         self._unsubscribe()
 
-    def _second(self) -> None:
-        self._clock = asyncio.get_running_loop().call_later(_EVERY, self._second)
+    @property
+    def is_watched(self) -> bool:
+        """Whether listeners wait for points."""
+        return bool(self._listeners)
+
+    def sample(self) -> None:
+        """Take a point of the traffic and give it to the listeners; call it every second."""
         point = self._take()
         for listener in tuple(self._listeners):
             listener("point", point)

@@ -13,11 +13,11 @@ Neighbouring windows overlap, and no promise is made for all of them together.
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, lgamma, log
-from typing import Any
+from math import inf, isnan, lgamma, log, nan
+from typing import Any, Final
 
 from canaryproxy.measure import counters, histogram
 from canaryproxy.measure.routing import VARIANTS
@@ -39,21 +39,26 @@ class Snapshot:
     ended: int
     """Requests that ended, without those whose client went away and those that stable refused to take."""
     failed: int
-    first_byte: tuple[int, ...]
+    first_byte: Sequence[int]
     """The histogram of the time to the first byte."""
 
     @classmethod
-    def of(cls, now: float, cells: Sequence[int]) -> Snapshot:
-        """Read a variant's cells."""
+    def of(cls, now: float, cells: Sequence[int], before: Snapshot | None = None) -> Snapshot:
+        """Read a variant's cells; what has not changed since ``before`` is the same object."""
         failed = cells[counters.FAILED]  # before the trials, which are written first
+        buckets = cells[counters.FIRST_BYTE : counters.FIRST_BYTE + histogram.BUCKETS]
+        first_byte = array("Q", buckets) if any(buckets) else _EMPTY
         return cls(
             now,
             cells[counters.ROUTED],
             counters.answered(cells),
             failed,
-            tuple(cells[counters.FIRST_BYTE : counters.FIRST_BYTE + histogram.BUCKETS]),
+            first_byte if before is None or first_byte != before.first_byte else before.first_byte,
         )
 
+
+_EMPTY: Final = array("Q", bytes(8 * histogram.BUCKETS))
+"""The histogram of a variant without responses."""
 
 Snapshots = tuple[Snapshot, ...]
 """Of each variant."""
@@ -204,13 +209,48 @@ class StepTraffic:
         return windows[0].seconds, tuple(percentile(window.first_byte, q) for window in windows)
 
 
+_HEAD = ("t", "weight", "share")
+_FIGURES = (
+    *("rate", "error_rate", "error_low", "error_high", "p50", "p95", "p95_low", "p95_high", "p99"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """A point of the history in a fifth of the memory of its JSON values."""
+
+    values: array[float]
+    """``_HEAD``, then ``_FIGURES`` of each variant; nan for none."""
+    evidence: Mapping[str, float | None]
+
+    @classmethod
+    def of(cls, point: Mapping[str, Any]) -> _Point:
+        values = [point[name] for name in _HEAD]
+        for variant in VARIANTS:
+            values += [point[variant][name] for name in _FIGURES]
+        return cls(
+            array("d", [nan if value is None else value for value in values]),
+            point["evidence"] or _NO_EVIDENCE,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        values = iter([None if isnan(value) else value for value in self.values])
+        point: dict[str, Any] = {name: next(values) for name in _HEAD}
+        point["evidence"] = dict(self.evidence)
+        for variant in VARIANTS:
+            point[variant] = {name: next(values) for name in _FIGURES}
+        return point
+
+
+_NO_EVIDENCE: Mapping[str, float | None] = {}
+
+
 class TrafficHistory:
     """The recent past of both variants. ``take`` is called once a second."""
 
     def __init__(self) -> None:
-        self._snapshots: deque[Snapshots] = deque()
-        self.points: list[dict[str, Any]] = []
-        """The history since the start, oldest first, as the admin API returns it."""
+        self._snapshots: list[Snapshots] = []
+        self._points: list[_Point] = []
         self._every = 1
         self._taken = 0
 
@@ -227,9 +267,11 @@ class TrafficHistory:
         ``now`` is monotonic, ``time`` seconds since the epoch, ``weight`` percent, ``evidence`` natural
         logarithms by metric.
         """
-        self._snapshots.append(tuple(Snapshot.of(now, here) for here in cells))
+        before = self._snapshots[-1] if self._snapshots else (None,) * len(cells)
+        pairs = zip(cells, before, strict=True)
+        self._snapshots.append(tuple(Snapshot.of(now, here, old) for here, old in pairs))
         while len(self._snapshots) > 2 and now - self._snapshots[1][0].time >= WINDOW:
-            self._snapshots.popleft()
+            del self._snapshots[0]
         windows = self._since(WINDOW)
         routed = sum(window.routed for window in windows)
         point: dict[str, Any] = {
@@ -247,10 +289,15 @@ class TrafficHistory:
         self._taken += 1
         if self._taken % self._every:
             return
-        self.points.append(point)
-        if len(self.points) > POINTS:
-            del self.points[::2]
+        self._points.append(_Point.of(point))
+        if len(self._points) > POINTS:
+            del self._points[::2]
             self._every *= 2
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """The history since the start, oldest first, as the admin API returns it."""
+        return [point.to_dict() for point in self._points]
 
     def _since(self, seconds: float) -> tuple[Window, ...]:
         newest = self._snapshots[-1]

@@ -97,12 +97,12 @@ class Tally:
         self, trials: Sequence[int], events: Sequence[int]
     ) -> tuple[list[float], tuple[float, float]] | None:
         """Return expected rates, and each side's rate in excess of them, if both sides have trials."""
+        numbers = sum(trials[0::2]), sum(trials[1::2])
+        if not all(numbers):
+            return None
         scaled = self.scaled(trials, events)
         excess = []
-        for side in (0, 1):
-            n = sum(trials[side::2])
-            if not n:
-                return None
+        for side, n in enumerate(numbers):
             expected = sum([p * m for p, m in zip(scaled, trials[side::2], strict=True) if m])
             excess.append((sum(events[side::2]) - expected) / n)
         return scaled, (excess[0], excess[1])

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import ceil
+from operator import add
 from typing import Final, overload
 
 from canaryproxy.config.grpc import GrpcStatus
@@ -306,8 +307,14 @@ class Total(Sequence[int]):
     def __getitem__(self, at: slice) -> list[int]: ...
     def __getitem__(self, at: int | slice) -> int | list[int]:
         if isinstance(at, slice):
-            return [sum(cells) for cells in zip(*(part[at] for part in self._parts), strict=True)]
-        return sum(part[at] for part in self._parts)
+            cells = list(self._parts[0][at])
+            for part in self._parts[1:]:
+                cells = list(map(add, cells, part[at]))
+            return cells
+        total = 0
+        for part in self._parts:
+            total += part[at]
+        return total
 
 
 class Totals:

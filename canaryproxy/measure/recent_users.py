@@ -29,7 +29,7 @@ class RecentUsers:
 
     def forget(self) -> None:
         """Begin anew: another release puts users on other positions."""
-        self._now, self._before = bytearray(_CELLS), bytes(_CELLS)
+        self._now, self._before = bytearray(), bytearray()  # made with the first record
         self._since: float | None = None
 
     def take(self, now: float, records: Sequence[int]) -> None:
@@ -38,9 +38,11 @@ class RecentUsers:
             self._since = now
         elif now - self._since >= SPAN:
             idle = now - self._since >= 2 * SPAN
-            self._before = bytes(_CELLS) if idle else bytes(self._now)
-            self._now = bytearray(_CELLS)
+            self._before = bytearray() if idle else self._now
+            self._now = bytearray()
             self._since = now
+        if records and not self._now:
+            self._now = bytearray(_CELLS)
         cells = self._now
         for word in records[::WORDS]:
             cells[(word & POSITION_MASK) >> _SHIFT] = 1

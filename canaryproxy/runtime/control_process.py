@@ -107,9 +107,7 @@ class ControlPlane:
             name: self._made(name, own, in_force) for name, own in services.items()
         }
         """Those in force, by name."""
-        self._ticker = Ticker(
-            self._workers.tick, lambda: [one.controller for one in self.services.values()]
-        )
+        self._ticker = Ticker(self._workers.tick, lambda: list(self.services.values()))
         self._operated = self._served()
         process = ProcessControl(self._workers, self.reloader, lambda: self._operated)
         self._admin = AdminServer(self._registry(), process, config.admin)
@@ -226,8 +224,6 @@ class ControlPlane:
         self._heartbeat = asyncio.get_running_loop().call_later(_HEARTBEAT_EVERY, self._beat)
         self._block.heartbeats[self._block.side] = int(monotonic() * 1000)
         self._workers.settle_other_side()
-        for service in self.services.values():
-            service.log_upstreams()
         line = self._line()
         if line != self._status_line:
             self._status_line = line

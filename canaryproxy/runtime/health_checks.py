@@ -31,6 +31,7 @@ _FIRST_PER_SECOND: Final = 1000
 """First checks of new endpoints."""
 _AT_ONCE: Final = MOST_ENDPOINTS
 """Checks of a variant at a time: endpoints that hang delay no other until there are so many."""
+_DRAW: Final = random.Random()  # noqa: S311 - for times only
 _TELL_WITHIN: Final = 0.02
 """Seconds until workers are sent a change, together with those that follow it."""
 
@@ -60,7 +61,6 @@ class HealthChecks:
         self._checked: _Checks = {}
         self._slots = tuple(asyncio.Semaphore(_AT_ONCE) for _ in VARIANTS)
         self._telling: asyncio.TimerHandle | None = None
-        self._draw = random.Random()  # noqa: S311 - for times only
         self.counts = tuple([0, 0] for _ in VARIANTS)
         """Checks of each variant that have failed and that have passed."""
 
@@ -119,7 +119,7 @@ class HealthChecks:
             self._checked[key] = one
 
     async def _run(self, variant: int, one: _Checked) -> None:
-        draw, interval = self._draw, one.rules.interval
+        draw, interval = _DRAW, one.rules.interval
         await asyncio.sleep(draw.random() * min(len(self._checked) / _FIRST_PER_SECOND, interval))
         while True:
             async with self._slots[variant]:

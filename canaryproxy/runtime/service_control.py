@@ -9,6 +9,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -16,6 +17,7 @@ from canaryproxy.admin.collector import EventCounts
 from canaryproxy.admin.readers import Sources
 from canaryproxy.config import Config
 from canaryproxy.config.model.service import SECTIONS
+from canaryproxy.control import release_view as view
 from canaryproxy.control.controller import Controller, Origin
 from canaryproxy.control.gates import AskGates
 from canaryproxy.control.record_reader import RecordReader
@@ -26,6 +28,7 @@ from canaryproxy.control.upstream_watch import UpstreamWatch
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.shared_memory import AddressCell, Placement, ServiceBlock
 from canaryproxy.notify import Gates, Notifier
+from canaryproxy.release.circuit import Record
 from canaryproxy.runtime.health_checks import HealthChecks
 from canaryproxy.runtime.shared_plane import SharedPlane
 from canaryproxy.runtime.status_line import status_line
@@ -34,6 +37,10 @@ from canaryproxy.tls.files import Files
 
 _log = logging.getLogger(__name__)
 
+_SAMPLE_EVERY = 0.95
+_IDLE_SAMPLE_EVERY = 4.95
+"""Seconds between points of the traffic; a little less than a whole number of ticks."""
+_LOG_EVERY = 0.45
 _NOTIFY_WITHIN = 5.0
 """Seconds for pending notifications at the end."""
 
@@ -60,7 +67,8 @@ class ServiceControl:
     ) -> None:
         self.config = config
         """The configuration in force."""
-        totals = Totals([worker.counters for worker in block.all_workers])
+        cells = workers.counting(block)
+        totals = Totals([worker.counters for worker in cells])
         self.plane = SharedPlane(config, block, workers, addresses)
         known = addresses.read()
         self.health = HealthChecks(self.plane.outs, {} if known is None else known[1])
@@ -68,22 +76,21 @@ class ServiceControl:
         self._watch_upstreams = UpstreamWatch()
         self._gates = _gates(config)
         reader = RecordReader(
-            [worker.records for worker in block.all_workers],
-            [worker.names for worker in block.all_workers],
+            [worker.records for worker in cells], [worker.names for worker in cells]
         )
         self.controller = _controller(config, totals, self.plane, self._ask, outcomes, reader)
         self.control = Control(self.controller, totals, self.plane, reloader, main_pid, unresolved)
         self._events = EventCounts()
-        self.control.subscribe(self._events)
         self._notifier = _notifier(config)
+        self._has_changed = True
+        """It has a new configuration since the last tick."""
+        self._sampled_at = self._logged_at = 0.0
         self._endings: set[asyncio.Task[None]] = set()
         """Notifiers that a reload has replaced, while they deliver what is left."""
-        self.control.subscribe(self._notify)
+        self.controller.subscribe(self._recorded)
         self.sources = Sources(
             service=config.service,
-            workers=lambda: [
-                worker.counters for worker in self._block.all_workers if worker.is_used
-            ],
+            workers=lambda: [worker.counters for worker in cells if worker.is_used],
             table=lambda: self.controller.table,
             status=self.controller.status,
             view=self.control.release_view,
@@ -117,7 +124,6 @@ class ServiceControl:
     def start(self, files: Files) -> None:
         """Run the release; ``files`` are those of TLS."""
         self.controller.start()
-        self.control.start()
         self.health.configure(self.config, files)
 
     def stop(self) -> None:
@@ -158,6 +164,7 @@ class ServiceControl:
         ``HealthChecks.configure`` is to follow, once the workers can read the configuration.
         """
         old, self.config = self.config, config
+        self._has_changed = True
         self._gates = _gates(config)
         if _named(config) != _named(old):
             ending = asyncio.get_running_loop().create_task(self._notifier.stop(_NOTIFY_WITHIN))
@@ -186,14 +193,56 @@ class ServiceControl:
         result = await self._gates.ask(question)
         return result.passed, result.cause
 
-    def _notify(self, kind: str, value: dict[str, Any]) -> None:
-        if kind == "record" and self.controller.authority.is_mine(value):
+    def _recorded(self, number: int, entry: Record) -> None:
+        value = view.record(number, entry)
+        self._events("record", value)
+        if self.controller.authority.is_mine(value):
             self._notifier.notify(value)
 
-    # Views
+    # The tick
 
-    def log_upstreams(self) -> None:
-        """Log what has happened to the endpoints; call it twice a second."""
+    @property
+    def is_due(self) -> bool:
+        """Whether it needs the next tick: it is not idle, or has just changed."""
+        return self._has_changed or not self._is_idle
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no release is under way, no users are on the canary and the circuit is closed.
+
+        The one service of a configuration without ``services`` never is.
+        """
+        controller = self.controller
+        return (
+            self.config.service is not None
+            and controller.table.weight == 0
+            and not controller.ledger.is_active
+        )
+
+    def tick(self) -> None:
+        """Read the counters and act on the verdict, or look after an idle service."""
+        now, idle, used = monotonic(), self._is_idle, self.plane.is_used
+        self._has_changed = False
+        if idle and self.config.fleet is None:
+            self.controller.idle_tick(used=used)
+        else:  # other replicas go by the records of this one
+            self.controller.tick()
+        self._sample(now, idle=idle, used=used)
+        if now - self._logged_at >= _LOG_EVERY:
+            self._logged_at = now
+            self._log_upstreams()
+
+    def _sample(self, now: float, *, idle: bool, used: bool) -> None:
+        """Take a point of the traffic, if one is due; nobody looks at those of a service without requests."""
+        every = _SAMPLE_EVERY
+        if idle and not self.control.is_watched:
+            every = _IDLE_SAMPLE_EVERY if used else inf
+        if now - self._sampled_at >= every:
+            self._sampled_at = now
+            self.control.sample()
+
+    def _log_upstreams(self) -> None:
+        """Log what has happened to the endpoints."""
         variants = self.plane.upstreams()
         if variants is None or self.plane.draining:
             return

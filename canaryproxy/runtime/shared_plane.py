@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from canaryproxy.config import Config, Endpoint
 from canaryproxy.config.text import plural
@@ -51,6 +51,34 @@ def _reading(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The endpoints of a variant."""
+
+    own: tuple[tuple[int, str], ...]
+    """Identity and URL of those with cells of their own."""
+    others: tuple[str, ...]
+    """URLs of those that share cells."""
+    ranks: Mapping[str, int]
+    """Priorities by URL, unless all are the same."""
+
+    @classmethod
+    def of(cls, endpoints: Sequence[Endpoint]) -> _Rows:
+        urls = tuple(map(str, endpoints))
+        ranks = {url: one.rank for url, one in zip(urls, endpoints, strict=True)}
+        own = urls[:MOST_ENDPOINTS]
+        differ = len(set(ranks.values())) > 1
+        return cls(
+            tuple(zip(map(identity, own), own, strict=True)),
+            urls[MOST_ENDPOINTS:],
+            ranks if differ else {},
+        )
+
+    @property
+    def number(self) -> int:
+        return len(self.own) + len(self.others)
+
+
 class SharedPlane:
     """Publishes the route tables of a service to all workers, and reads how they fare with it."""
 
@@ -59,14 +87,31 @@ class SharedPlane:
     ) -> None:
         self._block = block
         self._workers = workers
+        self._counting = workers.counting(block)
         self._detached = False
         self.outs = Outs(block.outs)
         """The endpoints that the control plane has taken out of service."""
-        self.config = config
-        """The configuration in force, which names the endpoints."""
+        self._config = config
         self._cell = addresses
-        self._addresses: Addresses = {}
-        """Those behind names, as they were last read."""
+        self._addresses: tuple[int, Addresses] = (0, {})
+        """Those behind names, as they were last read, and their sequence number."""
+        self._rows: list[_Rows | None] = [None] * len(VARIANTS)
+        """What follows from configuration and addresses; ``None``: it is not known yet."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force, which names the endpoints."""
+        return self._config
+
+    @config.setter
+    def config(self, config: Config) -> None:
+        self._config = config
+        self._rows = [None] * len(VARIANTS)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any worker has counted something of this service."""
+        return any(one.is_used for one in self._counting)
 
     def detach(self) -> None:
         """Write no more into the slot: it may be given to another service."""
@@ -93,7 +138,7 @@ class SharedPlane:
         more = f" and {len(causes) - _NAMED} more" if len(causes) > _NAMED else ""
         verb = "is" if len(causes) == 1 else "are"
         return (
-            f"{len(causes)} of {plural(len(self._urls(CANARY)), 'canary endpoint')} {verb} out of service:"
+            f"{len(causes)} of {plural(self._row(CANARY).number, 'canary endpoint')} {verb} out of service:"
             f" {', '.join(named)}{more}",
         )
 
@@ -110,7 +155,7 @@ class SharedPlane:
         Counts are found by the endpoint's identity, so those of a worker that has not yet taken a new
         configuration, or has ended, count too.
         """
-        counts = [worker.endpoints.counts(variant) for worker in self._block.all_workers]
+        counts = [worker.endpoints.counts(variant) for worker in self._counting]
         found = [
             _reading(
                 url,
@@ -120,9 +165,12 @@ class SharedPlane:
             )
             for key, url, states, out in self._endpoint_states(variant)
         ]
-        if self._panics(variant):
+        all_lost = bool(found) and all(one.lost for one in found)
+        if all_lost and (variant == STABLE or self._all_lost(STABLE)):
             return [replace(one, panic=True) for one in found]
-        ranks = {str(one): one.rank for one in self._configured(variant)}
+        ranks = self._row(variant).ranks
+        if not ranks:
+            return found
         best = min([ranks.get(one.url, 0) for one in found if not one.lost], default=0)
         return [
             replace(one, standby=True) if ranks.get(one.url, 0) > best else one for one in found
@@ -149,27 +197,29 @@ class SharedPlane:
 
         Those that share a row are out if all of them are.
         """
-        urls = self._urls(variant)
-        rows = [
-            (identity(url), url, self.outs.cause(variant, url)) for url in urls[:MOST_ENDPOINTS]
-        ]
-        if others := urls[MOST_ENDPOINTS:]:
-            causes = [self.outs.cause(variant, url) for url in others]
-            rows.append((OTHERS, f"{len(others)} more endpoints", causes[0] if all(causes) else ""))
+        known = self._row(variant)
+        rows = [(key, url, self.outs.cause(variant, url)) for key, url in known.own]
+        if known.others:
+            causes = [self.outs.cause(variant, url) for url in known.others]
+            others = f"{len(known.others)} more endpoints"
+            rows.append((OTHERS, others, causes[0] if all(causes) else ""))
         workers = [worker.endpoints.states(variant) for worker in self._running()]
         for key, url, out in rows:
             yield key, url, [states[key] for states in workers if key in states], out
 
-    def _urls(self, variant: int) -> list[str]:
-        return [str(one) for one in self._configured(variant)]
-
-    def _configured(self, variant: int) -> tuple[Endpoint, ...]:
+    def _row(self, variant: int) -> _Rows:
         """Return the endpoints of a variant, with the addresses of names in their place."""
-        which = (self.config.variants.stable, self.config.variants.canary)[variant]
-        addresses = self._cell.read()
-        if addresses is not None:
-            self._addresses = addresses[1]
-        return () if which is None else expand(which.endpoints, self._addresses)
+        if self._cell.sequence[0] != self._addresses[0]:
+            addresses = self._cell.read()
+            if addresses is not None:
+                self._addresses = addresses
+                self._rows = [None] * len(VARIANTS)
+        known = self._rows[variant]
+        if known is None:
+            which = (self.config.variants.stable, self.config.variants.canary)[variant]
+            endpoints = () if which is None else expand(which.endpoints, self._addresses[1])
+            known = self._rows[variant] = _Rows.of(endpoints)
+        return known
 
     def _running(self) -> list[ServiceCells]:
         return [one for one in self._block.workers if one.worker.status[shared.PID]]

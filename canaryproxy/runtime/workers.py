@@ -9,7 +9,7 @@ from pathlib import Path
 from time import monotonic
 
 from canaryproxy.measure import shared_memory as shared
-from canaryproxy.measure.shared_memory import Block, WorkerCells
+from canaryproxy.measure.shared_memory import Block, ServiceBlock, ServiceCells, WorkerCells
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,13 @@ class Workers:
     def running(self) -> Sequence[WorkerCells]:
         """The workers that serve."""
         return [worker for worker in self._block.workers if worker.status[shared.PID]]
+
+    def counting(self, service: ServiceBlock) -> list[ServiceCells]:
+        """Return the cells of a service that hold counts; those of the other side only if it is used."""
+        used = any(
+            worker.status[shared.PID] or worker.slots[service.slot] for worker in self._block.others
+        )
+        return [*service.workers, *(service.others if used else ())]
 
     @property
     def draining(self) -> bool:

@@ -577,7 +577,7 @@ async def test_there_is_no_drill_without_a_canary_in_use(tmp_path: Path) -> None
 
 async def test_the_document_is_json_in_every_state(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
-        made.control.start()
+        made.control.sample()
         for act in (None, rollout.Pause(), circuit.Trip("x"), rollout.Abort(), circuit.Reset()):
             if act is not None:
                 await made.control.act(act)

@@ -83,7 +83,7 @@ class Replica(World):
             lambda: self.controller.now,
         )
         self.control = Control(self.controller, Totals([self.cells]), self.plane, self.reloader)
-        self.ticker = Ticker(lambda: None, lambda: [self.controller])
+        self.ticker = Ticker(lambda: None, lambda: [self])
         self.process = ProcessControl(
             self.plane, self.reloader, lambda: {DEFAULT: Service((), (), self.control)}
         )
@@ -106,6 +106,11 @@ class Replica(World):
     def epoch(self) -> int:
         """That of the last sample: the table may be newer."""
         return self.authority._evidence.sample.epoch
+
+    is_due = True
+
+    def tick(self) -> None:
+        self.controller.tick()
 
     def start(self) -> None:
         self.controller.load()

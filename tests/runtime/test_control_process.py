@@ -15,8 +15,9 @@ import pytest
 
 from canaryproxy import config as configuration
 from canaryproxy.config import Config
+from canaryproxy.measure import counters
 from canaryproxy.measure import shared_memory as shared
-from canaryproxy.measure.routing import RouteTable
+from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
 from canaryproxy.measure.shared_memory import Block
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.rollout import Refused
@@ -334,3 +335,48 @@ async def test_an_error_in_one_service_keeps_no_other_from_its_tick(
         seen = shop.authority.assessment
         await soon(lambda: shop.authority.assessment not in (None, seen), "a tick of the other")
     assert "a defect" in caplog.text
+
+
+async def test_an_act_or_a_reload_makes_an_idle_service_due_at_once(tmp_path: Path) -> None:
+    proxy = Proxy(tmp_path, cart=service("cart"), shop=service("shop"))
+    async with proxy.control() as control:
+        control._ticker.stop()
+        for _ in range(11):
+            control._ticker.tick()
+        cart, shop = control.services["cart"], control.services["shop"]
+        assert not cart.is_due
+        assert not shop.is_due
+        await cart.controller.act_and_save(rollout.SetWeight(5))
+        assert cart.is_due, "users are on the canary"
+        proxy.write({"cart": service("cart"), "shop": service("shop", split={"salt": "x"})})
+        control.reloader.reload()
+        assert shop.is_due
+        control._ticker.tick()
+        assert not shop.is_due
+        assert cart.is_due
+        shop.controller.act(circuit.Trip("by hand"))
+        assert shop.is_due, "its circuit is open"
+
+
+async def test_a_breach_reaches_the_table_within_a_tick(tmp_path: Path) -> None:
+    proxy = Proxy(
+        tmp_path, cart=service("cart", release=RELEASE), shop=service("shop", release=RELEASE)
+    )
+    async with proxy.control() as control:
+        await soon(lambda: proxy.table(0).limit == proxy.table(1).limit == 1000, "both releases")
+        control._ticker.stop()
+        control._ticker.tick()
+        cells = proxy.block.service(0).worker(0)
+        cells.mark_used()
+        for variant, failed in ((STABLE, 0), (CANARY, 50)):  # beyond the guard rail
+            counted = cells.counters.variants[variant]
+            for cell, count in (
+                (counters.ROUTED, 50),
+                (counters.FINISHED, 50),
+                (counters.CODES + (500 if failed else 200), 50),
+                (counters.FAILED, failed),
+            ):
+                counted[cell] += count
+        control._ticker.tick()
+        assert proxy.table(0).circuit_open
+        assert not proxy.table(1).circuit_open
