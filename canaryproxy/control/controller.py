@@ -264,10 +264,7 @@ class Controller:
         self._watch()
 
     def idle_tick(self, *, used: bool) -> None:
-        """The tick while nothing is to be judged: no release is under way, and no users are on the canary.
-
-        Once a second is enough. ``used``: a worker has counted something since the start.
-        """
+        """Look after an idle service once a second; ``used``: a worker has counted something of it."""
         if used and self.settings.has_canary:
             drained = self._sampler.drain()
             self.users.take(self.now, drained.records)

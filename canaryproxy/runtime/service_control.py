@@ -233,7 +233,7 @@ class ServiceControl:
             self._log_upstreams()
 
     def _sample(self, now: float, *, idle: bool, used: bool) -> None:
-        """Take a point of the traffic, if one is due; nobody looks at those of a service without requests."""
+        """Take a point of the traffic, if one is due: not of an idle service without requests."""
         every = _SAMPLE_EVERY
         if idle and not self.control.is_watched:
             every = _IDLE_SAMPLE_EVERY if used else inf
