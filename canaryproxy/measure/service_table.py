@@ -99,6 +99,13 @@ class ServiceTable:
                 return found
         return UNKNOWN_PATH if of_host else UNKNOWN_HOST
 
+    def of_host(self, host: bytes) -> int:
+        """Return the index of the service that takes every path of a host, or -1: the path matters."""
+        of_host = self._known.get(host) or self._learn(host)
+        if len(of_host) == 1 and not of_host[0].depth:
+            return of_host[0].everything
+        return _NONE
+
     def _all(self, hosts: tuple[str, ...]) -> list[_Places]:
         """Return the places of hosts of the configuration, new ones where there are none."""
         if not hosts:

@@ -205,6 +205,8 @@ class ClientConnection(ResponseSink):
         has_body = fields.length > 0 or fields.chunked
         service = context.only
         if service is None:
+            service = context.by_host.get(fields.host)
+        if service is None:
             found = service_of(context, self, request, head)
             if found is None:
                 self._active, self.deadline = False, now + context.idle_timeout

@@ -34,6 +34,7 @@ class WorkerContext:
 
     __slots__ = (
         "access_log",
+        "by_host",
         "connections",
         "draining",
         "error_log",
@@ -63,6 +64,8 @@ class WorkerContext:
     """Reads all heads first; some services have one of their own (``ServiceContext.request_parser``)."""
     only: ServiceContext | None
     """The service of all requests, if there is only one; ``None``: ``table`` says which."""
+    by_host: dict[bytes, ServiceContext]
+    """By Host fields that came lately: services that take all requests of such a host, as first parsed."""
     table: ServiceTable
     services: list[ServiceContext]
     """By index in ``table``."""

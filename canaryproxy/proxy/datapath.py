@@ -175,6 +175,7 @@ class DataPath:
             services[0].place is None or services[0].place.is_default
         )
         context.only = context.services[0] if takes_all else None
+        context.by_host = {}
         if context.only is not None and not context.only.is_awake:
             context.only.wake()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.request import Request
 from canaryproxy.measure import counters
@@ -12,6 +14,11 @@ from canaryproxy.proxy.grpc_exchange import GrpcExchange
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.logged_exchange import LoggedExchange
 from canaryproxy.proxy.refusals import refuse
+
+_CACHED: Final = 1024
+"""Hosts whose service is known without a lookup."""
+_LONGEST_CACHED: Final = 128
+"""Bytes of such a host."""
 
 
 def service_of(
@@ -45,7 +52,18 @@ def find_service(context: WorkerContext, request: Request) -> ServiceContext:
     service = context.services[at]
     if service.tallies is ASLEEP:
         service.wake()
+    if service.request_parser is context.request_parser:
+        _remember(context, request.fields.host, service)
     return service
+
+
+def _remember(context: WorkerContext, host: bytes, service: ServiceContext) -> None:
+    """Note that all requests of a host are for a service, if they are."""
+    by_host = context.by_host
+    if len(host) <= _LONGEST_CACHED and context.table.of_host(host) >= 0:
+        if len(by_host) >= _CACHED:
+            by_host.clear()
+        by_host[host] = service
 
 
 def dispatch(

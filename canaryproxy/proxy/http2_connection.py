@@ -147,7 +147,7 @@ class Http2Stream(ResponseSink):
         has_body = not event.ends and (fields.length > 0 or fields.chunked)
         service = context.only
         if service is None:
-            service = find_service(context, request)
+            service = context.by_host.get(fields.host) or find_service(context, request)
             if service.request_parser is not context.request_parser:
                 request = parse(service.request_parser, self.peer, head, text)
                 fields = request.fields

@@ -11,9 +11,11 @@ import pytest
 
 from canaryproxy import config
 from canaryproxy.config.addresses import TcpAddress
+from canaryproxy.http1.forwarding import Peer
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import FINISHED, PROBES, REFUSED, ROUTED
 from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
+from canaryproxy.proxy.dispatch import find_service
 from canaryproxy.proxy.listener import listen
 from tests.datapaths import Services
 from tests.ports import free_port
@@ -463,3 +465,17 @@ async def test_idle_services_take_part_in_one_tick_of_ten() -> None:
             datapath.tick()
             due += [one.service.name for one in datapath.due]
         assert sorted(due) == ["api", "api", "cart", "cart", "shop", "shop"]
+
+
+async def test_hosts_that_come_once_do_not_fill_the_memory() -> None:
+    text = 'services: {all: {hosts: ["*.test"], variants: {stable: @all}}}'
+    async with world(text) as one:
+        context = one.running.context
+        peer = Peer("127.0.0.1", b"http", False, b"127.0.0.1:80")
+        for number in range(3000):
+            request = context.request_parser.parse(get(f"h{number}.test"), peer)
+            assert find_service(context, request) is one.services["all"].context
+        assert 0 < len(context.by_host) <= 1024
+        client = await one.running.connect()
+        for _ in range(2):
+            assert (await one.ask(client, get("h1.test"))).endswith(b"all")
