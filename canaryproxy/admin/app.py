@@ -19,6 +19,7 @@ from canaryproxy.admin.problem import Problem
 from canaryproxy.admin.release_api import ReleaseApi
 from canaryproxy.admin.stream import PACE, Hubs, Pace
 from canaryproxy.config import Admin
+from canaryproxy.control.process import DEFAULT
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -174,7 +175,8 @@ def application(
     app.router.add_get("/metrics", scrape)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
-    dashboard.add_routes(app, lambda: len(proxy.services) > 1)
+    # A single service with a name has its page where alerts and links expect it, too.
+    dashboard.add_routes(app, lambda: tuple(proxy.services) != (DEFAULT,))
     Api(proxy, guard, overviewer or Overviewer(proxy)).add_routes(app)
     ReleaseApi(proxy, guard, hubs).add_routes(app)
     return app

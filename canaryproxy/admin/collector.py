@@ -25,7 +25,7 @@ from canaryproxy.admin import readers
 from canaryproxy.admin.readers import Histogram, ProcessSources, Sample, Scrape, Sources
 from canaryproxy.judging.evidence import as_float
 from canaryproxy.measure import counters
-from canaryproxy.measure.routing import VARIANTS
+from canaryproxy.measure.routing import CANARY, VARIANTS
 
 Kind = Literal["counter", "gauge", "histogram"]
 Owner = Literal["process", "service"]
@@ -45,6 +45,9 @@ class Row:
     traffic: bool = False
     """Whether it counts what requests do. Where there are several services, its series at zero are left out
     while its variant, or for a metric without variant its service, has had no request."""
+    judge: bool = False
+    """Whether the judge says it. Where there are several services, it is left out while the canary of the
+    service has had no request: there is nothing to judge."""
 
 
 # A scrape reads the rows in their order. Events come before trials: workers count a trial before its event,
@@ -563,6 +566,7 @@ METRICS: Final = (
         "counter",
         ("variant", "metric"),
         readers.judged(event=True),
+        judge=True,
     ),
     Row(
         "canaryproxy_judge_trials_total",
@@ -570,6 +574,7 @@ METRICS: Final = (
         "counter",
         ("variant", "metric"),
         readers.judged(event=False),
+        judge=True,
     ),
     Row(
         "canaryproxy_outcome_events_total",
@@ -617,6 +622,7 @@ METRICS: Final = (
         "gauge",
         ("metric",),
         readers.verdicts(lambda verdict: as_float(verdict.log_evidence)),
+        judge=True,
     ),
     Row(
         "canaryproxy_evidence_limit",
@@ -624,6 +630,7 @@ METRICS: Final = (
         "gauge",
         ("metric",),
         readers.verdicts(lambda verdict: as_float(verdict.limit)),
+        judge=True,
     ),
     Row(
         "canaryproxy_evidence_hold_limit",
@@ -631,6 +638,7 @@ METRICS: Final = (
         "gauge",
         ("metric",),
         readers.verdicts(lambda verdict: as_float(verdict.hold_limit)),
+        judge=True,
     ),
     Row(
         "canaryproxy_metric_level",
@@ -638,6 +646,7 @@ METRICS: Final = (
         "gauge",
         ("metric", "level"),
         readers.metric_level,
+        judge=True,
     ),
     Row(
         "canaryproxy_metric_worse",
@@ -645,6 +654,7 @@ METRICS: Final = (
         "gauge",
         ("metric",),
         readers.verdicts(lambda verdict: verdict.worse),
+        judge=True,
     ),
     Row(
         "canaryproxy_route_levels",
@@ -652,6 +662,7 @@ METRICS: Final = (
         "gauge",
         ("level",),
         readers.route_levels,
+        judge=True,
     ),
     Row(
         "canaryproxy_judge_users",
@@ -659,6 +670,7 @@ METRICS: Final = (
         "gauge",
         ("variant", "metric"),
         readers.judged_users,
+        judge=True,
     ),
     Row(
         "canaryproxy_judge_users_hurt",
@@ -666,6 +678,7 @@ METRICS: Final = (
         "gauge",
         ("metric",),
         readers.verdicts(lambda verdict: verdict.hurt),
+        judge=True,
     ),
     Row(
         "canaryproxy_placebos",
@@ -673,6 +686,7 @@ METRICS: Final = (
         "gauge",
         (),
         readers.placebo(lambda placebo: placebo.of),
+        judge=True,
     ),
     Row(
         "canaryproxy_placebos_tripped",
@@ -680,6 +694,7 @@ METRICS: Final = (
         "gauge",
         (),
         readers.placebo(lambda placebo: placebo.tripped),
+        judge=True,
     ),
     Row(
         "canaryproxy_placebo_evidence",
@@ -687,6 +702,7 @@ METRICS: Final = (
         "gauge",
         (),
         readers.placebo(lambda placebo: as_float(placebo.log_evidence)),
+        judge=True,
     ),
     # Operation
     Row(
@@ -852,8 +868,10 @@ _LARGEST_PIECE: Final = {"counter": 500, "gauge": 500, "histogram": 12}
 
 
 def _of_service(row: Row, scrape: Scrape, service: str) -> Iterator[Sample]:
-    """Yield the samples of a row with the service's name, without those at zero of what had no request."""
+    """Yield the samples of a row with the service's name, as far as it has had requests for them."""
     began = [cells[counters.ROUTED] > 0 for cells in scrape.variants]
+    if row.judge and not began[CANARY]:
+        return
     for labels, value in row.read(scrape):
         if row.traffic and not value:
             by_variant = row.labels[:1] == ("variant",)

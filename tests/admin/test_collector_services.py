@@ -77,16 +77,27 @@ def test_a_service_without_requests_has_its_release_and_no_series_of_traffic_at_
     assert not [name for name, _ in found if name in left_out and not name.startswith(elsewhere)]
 
 
+def test_the_judge_says_nothing_of_a_canary_without_requests() -> None:
+    judged = {row.name for row in METRICS if row.judge}
+    found = {name for name, _ in series(collected(sources("cart", [stable_only()])), "cart")}
+    assert not found & judged
+    found = {name for name, _ in series(collected(sources("cart")), "cart")}
+    assert judged <= found
+
+
 def test_series_begin_with_the_first_request_of_their_variant() -> None:
     one = Counters()
     one.stable[counters.ROUTED] = 1
     found = series(collected(sources("cart", [one])), "cart")
     every = series(collected(sources("cart")), "cart")
+    judged = {row.name for row in METRICS if row.judge}
     assert ("canaryproxy_first_byte_seconds_bucket", "stable") in found
     assert ("canaryproxy_upstream_errors_total", "stable") in found
     assert ("canaryproxy_rescued_total", "") in found
     assert {
-        each for each in every if each[1] == "stable" and each[0] != "canaryproxy_requests_total"
+        each
+        for each in every
+        if each[1] == "stable" and each[0] != "canaryproxy_requests_total" and each[0] not in judged
     } <= found
     assert ("canaryproxy_upstream_errors_total", "canary") not in found
     assert ("canaryproxy_first_byte_seconds_bucket", "canary") not in found
