@@ -22,6 +22,7 @@ from pathlib import Path
 from bench.harness import cores, full, machine, scenarios
 from bench.harness.command_line import positive, positive_float, say, selection, terminate
 from bench.harness.full import Settings
+from bench.harness.quietness import Watch
 from bench.loads import wrk
 from bench.peers import PEERS
 from bench.peers.base import MAX_CONNECTIONS
@@ -93,9 +94,11 @@ def _run(arguments: argparse.Namespace, command: str) -> Outcome:
     if on.shared:
         outcome.notes.append("Only one core is usable: requests/s and latency mean little.")
     began = time.monotonic()
+    watch = Watch()
     with tempfile.TemporaryDirectory(prefix="canaryproxy-bench-") as folder:
         full.run(settings, outcome, Path(folder), say)
     outcome.took_seconds = time.monotonic() - began
+    outcome.quietness = watch.quietness()
     return outcome
 
 

@@ -20,6 +20,7 @@ from bench.harness import cores, machine, measure
 from bench.harness.command_line import positive, say, selection, terminate
 from bench.harness.measure import Plan
 from bench.harness.process import StartError
+from bench.harness.quietness import Watch
 from bench.loads import LOADS, wrk
 from bench.peers import PEERS
 from bench.report import comparison, goals, summary
@@ -61,6 +62,7 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> comparison.Repor
     plan = Plan(load=load, rounds=arguments.rounds, seconds=arguments.seconds, cores=cores.choose())
     peers = [peer for name, peer in PEERS.items() if name in arguments.only]
     described = machine.describe()
+    watch = Watch()
     with tempfile.TemporaryDirectory(prefix="canaryproxy-bench-") as folder:
         measured = measure.measure(peers, plan, Path(folder), say)
     ours = measured.samples.get("ours")
@@ -75,6 +77,7 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> comparison.Repor
         titles={peer.name: peer.title for peer in peers},
         plan=plan,
         measured=measured,
+        quietness=watch.quietness(),
         rows={name: summary.row(samples) for name, samples in measured.samples.items()},
         ratios=ratios,
         goals=goals.GOALS,

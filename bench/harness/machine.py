@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def describe() -> dict[str, str]:
-    """Return processor, usable cores, memory, kernel, TCP congestion control, Python and load average."""
+    """Return processor, usable cores, memory, kernel, TCP congestion control and Python."""
     return {
         "cpu": cpu_model(Path("/proc/cpuinfo").read_text()),
         "cores": str(len(os.sched_getaffinity(0))),
@@ -16,7 +16,6 @@ def describe() -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "tcp": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "load average": f"{os.getloadavg()[0]:.2f}",
     }
 
 

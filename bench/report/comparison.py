@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.harness.measure import DIRECT, Measured, Plan
+from bench.harness.quietness import Quietness
 from bench.loads import ANSWER_BYTES
 from bench.report.goals import Goal
-from bench.report.summary import Ratio, Row, Spread
+from bench.report.summary import UNSTEADY, Ratio, Row, Spread
 from bench.report.text import counts, decimals, milliseconds
+from bench.report.text import ratio as ratio_of
 
 _NOISY = 0.05
 
@@ -24,6 +26,7 @@ class Report:
     titles: Mapping[str, str]
     plan: Plan
     measured: Measured
+    quietness: Quietness
     rows: Mapping[str, Row]
     ratios: Mapping[str, Ratio]
     goals: Sequence[Goal]
@@ -46,6 +49,7 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "command": report.command,
         "machine": dict(report.machine),
+        "quietness": asdict(report.quietness),
         "load": {**asdict(plan.load), "answer_bytes": ANSWER_BYTES},
         "rounds": plan.rounds,
         "seconds": plan.seconds,
@@ -83,7 +87,7 @@ def _heading(report: Report) -> list[str]:
         f"Command: `{report.command}`",
         "",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['kernel']} (TCP {machine['tcp']}), "
-        f"{machine['python']}, load average before {machine['load average']}. "
+        f"{machine['python']}; {report.quietness}. "
         f"Proxy on core {plan.cores.proxy}; wrk and upstream on core {plan.cores.load}.",
         "",
         f"Load `{load.name}`: {load.description}; GET, {load.connections} kept-alive connections, "
@@ -131,13 +135,15 @@ def _ratios(report: Report) -> list[str]:
         per_core = ratio.requests_per_core_second
         met = "" if goal is None else f"≥ {goal.factor:g}: {_verdict(per_core, goal)}"
         lines.append(
-            f"| {name} | {decimals(per_core, 2)} | {decimals(ratio.requests_per_second, 2)} "
+            f"| {name} | {ratio_of(per_core)} | {ratio_of(ratio.requests_per_second)} "
             f"| {decimals(ratio.p99, 2)} | {met} |"
         )
     return [*lines, ""]
 
 
 def _verdict(per_core: Spread, goal: Goal) -> str:
+    if not per_core.is_steady:
+        return "not shown"
     return "met" if per_core.median >= goal.factor else "**not met**"
 
 
@@ -168,6 +174,10 @@ def _notes(report: Report) -> list[str]:
     if report.plan.cores.shared:
         lines.append(
             "- Only one core is usable: requests/s and latency mean little, CPU µs still do."
+        )
+    if not all(one.requests_per_core_second.is_steady for one in report.ratios.values()):
+        lines.append(
+            f"- Ratios whose rounds differ by more than {UNSTEADY:.0%} of their median are not published."
         )
     failed = [f"{name} ({row.errors:,})" for name, row in rows.items() if row.errors]
     if failed:

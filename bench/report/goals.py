@@ -31,6 +31,7 @@ IDLE_SLOWDOWN = 1.10
 FLAT = 1.05
 """Cost per request that counts as the same."""
 WORKERS = 1.8
+NOT_MEASURED = "not measured"
 
 
 def unmet(
@@ -48,6 +49,8 @@ def unmet(
             problems.append(f"{goal.peer} was not measured, so ≥ {goal.factor:g} × is not shown")
         elif rows[goal.peer].errors:
             problems.append(f"{goal.peer} had {rows[goal.peer].errors} errors: no fair comparison")
+        elif not ratio.requests_per_core_second.is_steady:
+            problems.append(f"{goal.peer}: {_unsteady(ratio.requests_per_core_second)}")
         elif ratio.requests_per_core_second.median < goal.factor:
             problems.append(
                 f"ours is {ratio.requests_per_core_second.median:.2f} × {goal.peer} "
@@ -93,13 +96,13 @@ def _latency(outcome: Outcome) -> Iterator[Verdict]:
     than_envoy = "added p99 at half load: ≤ Envoy's"
     half = outcome.open_model.get("latency-half")
     if half is None or not half.proxied.get(OURS) or half.errors(OURS):
-        yield Verdict(wanted, "not measured", None)
-        yield Verdict(than_envoy, "not measured", None)
+        yield Verdict(wanted, NOT_MEASURED, None)
+        yield Verdict(than_envoy, NOT_MEASURED, None)
         return
     p50 = half.added(OURS, lambda s: s.wrk.p50_us)
     yield Verdict(wanted, f"{p50.median:.0f} µs", p50.median <= ADDED_P50_US)
     if not half.proxied.get("envoy") or half.errors("envoy"):
-        yield Verdict(than_envoy, "not measured", None)
+        yield Verdict(than_envoy, NOT_MEASURED, None)
         return
     ours, envoy = (half.added(name, lambda s: s.wrk.p99_us).median for name in (OURS, "envoy"))
     yield Verdict(than_envoy, f"{ours:.0f} µs, Envoy {envoy:.0f} µs", ours <= envoy)
@@ -110,7 +113,7 @@ def _large(outcome: Outcome) -> Verdict:
     ratio = closed.ratio("nginx") if closed else None
     wanted = f"answers of 1 MiB: ≥ {LARGE_ANSWERS:g} × nginx's throughput, per core and as measured"
     if ratio is None:
-        return Verdict(wanted, "not measured", None)
+        return Verdict(wanted, NOT_MEASURED, None)
     per_core, as_measured = ratio.requests_per_core_second.median, ratio.requests_per_second.median
     return Verdict(
         wanted,
@@ -124,8 +127,8 @@ def _idle(outcome: Outcome) -> Iterator[Verdict]:
     slower = f"others beside idle connections: at most {IDLE_SLOWDOWN - 1:.0%} slower"
     idle = outcome.idle
     if idle is None or not idle.samples.get(OURS) or idle.errors(OURS):
-        yield Verdict(memory, "not measured", None)
-        yield Verdict(slower, "not measured", None)
+        yield Verdict(memory, NOT_MEASURED, None)
+        yield Verdict(slower, NOT_MEASURED, None)
         return
     kibibytes = idle.memory(OURS).median
     yield Verdict(memory, f"{kibibytes:.1f} KiB", kibibytes <= IDLE_KIBIBYTES)
@@ -150,7 +153,7 @@ def _cost(outcome: Outcome) -> Iterator[Verdict]:
         wanted = f"CPU per request, {what}: at most {FLAT - 1:.0%} more"
         growth = _growth(closed, few, many)
         if growth is None:
-            yield Verdict(wanted, "not measured", None)
+            yield Verdict(wanted, NOT_MEASURED, None)
         else:
             yield Verdict(wanted, f"× {growth.median:.3f}", growth.median <= FLAT)
 
@@ -173,13 +176,19 @@ def _workers(outcome: Outcome) -> Verdict:
     )
     growth = _growth(outcome.closed.get("cost"), OURS, "2 workers")
     if growth is None:
-        return Verdict(wanted, "not measured", None)
+        return Verdict(wanted, NOT_MEASURED, None)
     return Verdict(wanted, f"{2 / growth.median:.2f} ×", 2 / growth.median >= WORKERS)
+
+
+def _unsteady(found: Spread) -> str:
+    return f"the rounds differ too much to say: {found.low:.2f}–{found.high:.2f} ×"
 
 
 def _at_least(wanted: str, found: Spread | None, factor: float) -> Verdict:
     if found is None:
-        return Verdict(wanted, "not measured", None)
+        return Verdict(wanted, NOT_MEASURED, None)
+    if not found.is_steady:
+        return Verdict(wanted, _unsteady(found), None)
     return Verdict(
         wanted,
         f"{found.median:.2f} × ({found.low:.2f}–{found.high:.2f})",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from bench.harness.measure import Sample
+from bench.harness.quietness import Quietness
 from bench.loads import Load
 from bench.report import summary
 from bench.report.summary import Ratio, Row, Spread
@@ -144,6 +145,7 @@ class Outcome:
     shares: dict[str, tuple[float, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     took_seconds: float = 0.0
+    quietness: Quietness | None = None
 
     def failures(self) -> list[str]:
         """Return one line for each row with errors."""

@@ -10,8 +10,9 @@ from bench.harness.measure import DIRECT, Sample
 from bench.loads import ANSWER_BYTES
 from bench.report import goals
 from bench.report.outcome import OURS, REPEATED, Closed, Idle, OpenModel, Outcome
-from bench.report.summary import SATURATED, Row
+from bench.report.summary import SATURATED, UNSTEADY, Row
 from bench.report.text import counts, decimals, milliseconds, table
+from bench.report.text import ratio as ratio_of
 
 _MEBIBYTE = 1024 * 1024
 _SUMMED_UP = ("requests_per_second", "cpu_us", "p50_us", "p99_us")
@@ -42,6 +43,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         },
         "targets": [asdict(verdict) for verdict in goals.verdicts(outcome)],
         "failures": outcome.failures(),
+        "quietness": None if outcome.quietness is None else asdict(outcome.quietness),
         "canary_shares_before_and_after": outcome.shares,
         "closed": {name: _closed_json(closed) for name, closed in outcome.closed.items()},
         "open_model": {
@@ -64,7 +66,7 @@ def summary_json(outcome: Outcome) -> dict[str, Any]:
     everything = as_json(outcome)
     kept = (
         *("command", "commit", "began", "machine", "rounds", "seconds", "weight", "versions"),
-        *("targets", "failures", "notes"),
+        *("targets", "failures", "notes", "quietness"),
     )
     return {name: everything[name] for name in kept} | {
         "medians": {
@@ -91,7 +93,7 @@ def _closed_json(closed: Closed) -> dict[str, Any]:
             for name, row in closed.rows().items()
         },
         "ratios": {
-            name: asdict(ratio)
+            name: {**asdict(ratio), "published": ratio.requests_per_core_second.is_steady}
             for name in closed.samples
             if (ratio := closed.ratio(name)) is not None
         },
@@ -120,7 +122,7 @@ def _heading(outcome: Outcome) -> Iterator[str]:
     yield ""
     yield (
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory']}, {machine['kernel']} "
-        f"(TCP {machine['tcp']}), {machine['python']}, load average before {machine['load average']}."
+        f"(TCP {machine['tcp']}), {machine['python']}; {outcome.quietness or 'how quiet is not known'}."
     )
     yield ""
     yield (
@@ -154,15 +156,15 @@ def _heading(outcome: Outcome) -> Iterator[str]:
 
 
 def _targets(outcome: Outcome) -> Iterator[str]:
-    verdicts = [verdict for verdict in goals.verdicts(outcome) if verdict.met is not None]
+    verdicts = [one for one in goals.verdicts(outcome) if one.found != goals.NOT_MEASURED]
     if not verdicts:
         return
-    words = {True: "yes", False: "**no**"}
+    words = {True: "yes", False: "**no**", None: "not shown"}
     yield "## Targets"
     yield ""
     yield from table(
         ("wanted", "found", "met"),
-        [(one.wanted, one.found, words[bool(one.met)]) for one in verdicts],
+        [(one.wanted, one.found, words[one.met]) for one in verdicts],
     )
 
 
@@ -196,7 +198,7 @@ def _row(name: str, row: Row, closed: Closed) -> tuple[str, ...]:
         name,
         counts(row.requests_per_second) + (" ¹" if saturated else ""),
         decimals(row.cpu_us, 1),
-        decimals(ratio.requests_per_core_second, 2) if ratio else "–",
+        ratio_of(ratio.requests_per_core_second) if ratio else "–",
         milliseconds(row.p50_us),
         milliseconds(row.p99_us),
         f"**{row.errors:,}: failed**" if row.errors else "0",
@@ -285,7 +287,8 @@ def _how(outcome: Outcome) -> Iterator[str]:
     yield (
         "- CPU µs/request: CPU time of the proxy with all its threads and workers, as the kernel's scheduler "
         "counts it, divided by answers. *Per core* compares its inverse, round by round: what one core would "
-        "answer, however quick the load side is. Above 1, ours needs less."
+        "answer, however quick the load side is. Above 1, ours needs less. A ratio whose rounds differ by "
+        f"more than {UNSTEADY:.0%} of its median is not published: the machine was not quiet enough for it."
     )
     yield (
         "- ¹ The core of load generator and upstreams was full: requests/s and latency are bounded by it, "

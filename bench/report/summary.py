@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from bench.harness.measure import Sample
 
+UNSTEADY = 0.25
+"""Width of a ratio over the rounds, as a share of its median, above which it is not published."""
 SATURATED = 0.95
 """A core busier than this share is taken for fully used."""
 
@@ -19,6 +21,11 @@ class Spread:
     median: float
     low: float
     high: float
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the rounds agree well enough to quote the median."""
+        return self.high - self.low <= UNSTEADY * self.median
 
 
 @dataclass(frozen=True, slots=True)

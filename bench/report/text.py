@@ -34,6 +34,13 @@ def decimals(value: Spread | None, digits: int) -> str:
     return f"{value.median:.{digits}f} ({value.low:.{digits}f}–{value.high:.{digits}f})"
 
 
+def ratio(value: Spread) -> str:
+    """Return a ratio, or that the rounds do not agree on one."""
+    if value.is_steady:
+        return decimals(value, 2)
+    return f"not published: {value.low:.2f}–{value.high:.2f}"
+
+
 def milliseconds(value: Spread) -> str:
     """Return microseconds as milliseconds: median (lowest–highest)."""
     return f"{value.median / 1000:.2f} ({value.low / 1000:.2f}–{value.high / 1000:.2f})"

@@ -20,17 +20,18 @@ from bench import quick
 from bench.__main__ import main as bench_main
 from bench.gate import __main__ as gate
 from bench.gate import callgrind
-from bench.harness import cores, cputime, memory, scenarios
+from bench.harness import cores, cputime, memory, quietness, scenarios
 from bench.harness.cores import Cores
 from bench.harness.measure import Measured, Plan, Sample
 from bench.harness.process import StartError, running, start
+from bench.harness.quietness import Quietness
 from bench.loads import LOADS, frames, h2load, idle, wrk
 from bench.loads.open_model import Schedule
 from bench.loads.quantiles import in_microseconds, quantile
 from bench.peers import PEERS, Site
 from bench.peers.caddy import prefixes
 from bench.peers.ours import COMPILED, environment
-from bench.report import comparison, goals, results, summary
+from bench.report import comparison, goals, results, summary, text
 from bench.report.outcome import Closed, OpenModel, Outcome
 
 WRK_OUTPUT = """\
@@ -225,11 +226,11 @@ def test_report_names_errors_missing_peers_and_a_full_load_core() -> None:
                 "kernel": "Linux",
                 "tcp": "cubic",
                 "python": "3",
-                "load average": "0",
             },
             titles={"nginx": "nginx, one worker"},
             plan=Plan(load=LOADS["users"], rounds=1, seconds=1, cores=Cores(proxy=1, load=0)),
             measured=measured,
+            quietness=Quietness(0.5, 1.25, 0.031, 0.002),
             rows={name: summary.row(of) for name, of in measured.samples.items()},
             ratios={},
             goals=goals.GOALS,
@@ -239,6 +240,35 @@ def test_report_names_errors_missing_peers_and_a_full_load_core() -> None:
     assert "not comparable: envoy (7)" in text
     assert "**Missing: caddy**: caddy is not installed (apt-get install caddy)" in text
     assert "wrk and upstream was full with nginx: their requests/s are a lower bound" in text
+    assert "load average 0.50 before and 1.25 after, 3.1% of the cores' time for other" in text
+
+
+@pytest.mark.parametrize(("rounds", "steady"), [([0.8, 0.75, 0.9], True), ([0.8, 0.6, 0.9], False)])
+def test_a_ratio_whose_rounds_disagree_is_not_published(rounds: list[float], steady: bool) -> None:
+    found = summary.spread(rounds)
+    assert ("0.80" in text.ratio(found)) is steady
+    assert (text.ratio(found) == "not published: 0.60–0.90") is not steady
+
+
+def test_a_target_is_not_shown_by_rounds_that_disagree() -> None:
+    outcome = _outcome()
+    outcome.closed["small-32"].samples["ours"] = [_fake("ours", cpu=cpu) for cpu in (10, 20)]
+    outcome.closed["small-32"].samples["nginx"] = [_fake("nginx", cpu=13)] * 2
+    (verdict,) = [
+        one for one in goals.verdicts(outcome) if "nginx" in one.wanted and "0.6" in one.wanted
+    ]
+    assert verdict.met is None
+    assert verdict.found == "the rounds differ too much to say: 0.65–1.30 ×"
+    assert "| the rounds differ too much to say: 0.65–1.30 × | not shown |" in results.markdown(
+        outcome
+    )
+
+
+def test_what_others_did_is_what_the_benchmark_did_not() -> None:
+    passed = quietness.ticks("cpu 100 0 60 300 20 0 10 10 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
+    found = quietness.of_ticks(passed, own=95.0, before=0.1, after=2.0)
+    assert (found.others, found.stolen) == pytest.approx((0.15, 0.02))
+    assert quietness.of_ticks(passed, own=1000.0, before=0.0, after=0.0).others == 0.0
 
 
 def test_core_times_are_read() -> None:
@@ -425,9 +455,7 @@ def _outcome() -> Outcome:
     outcome = Outcome(
         command="python -m bench",
         commit="abc",
-        machine=dict.fromkeys(
-            ("cpu", "cores", "memory", "kernel", "tcp", "python", "load average"), "x"
-        ),
+        machine=dict.fromkeys(("cpu", "cores", "memory", "kernel", "tcp", "python"), "x"),
         rounds=1,
         seconds=1.0,
         weight=10.0,
