@@ -66,7 +66,7 @@ class LongLivedExchanges:
         """Seconds of the spread for which exchanges had their turn (``spread.progress``)."""
         self._passed_at = -inf
         """When ``close_due`` was called last, or the split changed."""
-        self._settings = Circuit()
+        self._settings = Circuit.model_validate({})  # mypyc knows of no defaults
         self.configure(self._settings)
 
     def configure(self, settings: Circuit) -> None:
