@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 from functools import partial
 from math import inf
-from time import monotonic
+from time import monotonic, time
 from typing import Final, cast
 
 from canaryproxy.config import Config, Forwarded, Limits, Listener
@@ -27,7 +27,7 @@ from canaryproxy.proxy.listener import BACKLOG
 from canaryproxy.proxy.request_parsers import RequestParsers
 from canaryproxy.proxy.service_path import Service, ServicePath
 from canaryproxy.tls import files as certificates
-from canaryproxy.tls.contexts import ContextCache, server_context
+from canaryproxy.tls.contexts import ContextCache
 from canaryproxy.tls.files import Files
 
 _log: Final = logging.getLogger(__name__)
@@ -286,6 +286,7 @@ class DataPath:
         context = self.context
         now = monotonic()
         context.head_ends.renew()
+        self._tls_contexts.renew_keys(time())
         for connection in [c for c in context.connections if c.deadline < now]:
             connection.sweep(now)
         for service in [*self.services.values(), *self._leaving]:
@@ -351,12 +352,8 @@ def _filters(
         if listener.proxy_protocol == "off" and takes == HTTP1 | HTTP2:
             return None
         return ListenerFilters(listener.proxy_protocol, None, takes)
-    names = [one for pair in tls.certificates for one in (pair.cert, pair.key)]
-    alpn = tuple(name for protocol, name in _ALPN.items() if protocol in listener.protocols)
-    context = tls_contexts.get(
-        (tls, alpn, *(files.get(name) for name in (*names, tls.client_ca or ""))),
-        lambda: server_context(tls, files, certificates.server_names(tls, files), protocols=alpn),
-    )
+    alpn = [name for protocol, name in _ALPN.items() if protocol in listener.protocols]
+    context = tls_contexts.server(tls, files, alpn, lambda: certificates.server_names(tls, files))
     return ListenerFilters(listener.proxy_protocol, context, takes)
 
 

@@ -49,6 +49,7 @@ from canaryproxy.runtime import systemd
 from canaryproxy.runtime.shared_block import SharedBlock
 from canaryproxy.runtime.sockets import ListeningSocket
 from canaryproxy.runtime.workers import is_alive
+from canaryproxy.tls.tickets import SECRET
 
 _log = logging.getLogger(__name__)
 
@@ -269,6 +270,7 @@ class Successor:
                 "say": "inherit",
                 "version": _VERSION,
                 "pid": os.getpid(),
+                "tickets": SECRET.write(),
                 "block": block,
                 "sockets": [{"name": one.name, "systemd": one.systemd} for one in batch],
                 "more": at + 1 < len(batches),
@@ -402,6 +404,8 @@ class Predecessor:
                     )
                 self.pid, self._block, more = message["pid"], message["block"], message["more"]
                 sockets = message["sockets"]
+                if "tickets" in message:  # older versions have none
+                    SECRET.take_over(str(message["tickets"]))
             except (ValueError, KeyError, TypeError):
                 raise HandoverError("the message of the running proxy is malformed") from None
             if len(descriptors) != len(sockets) + 1:

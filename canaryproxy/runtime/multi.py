@@ -19,7 +19,7 @@ import signal
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import uvloop
@@ -30,6 +30,7 @@ from canaryproxy.runtime.context import CHILD_GRACE, CONTROL_GRACE, RunContext
 from canaryproxy.runtime.control_process import ControlPlane
 from canaryproxy.runtime.hot_restart import POLL_EVERY, State
 from canaryproxy.runtime.worker import Worker
+from canaryproxy.tls.tickets import SECRET
 
 _log = logging.getLogger(__name__)
 
@@ -252,6 +253,7 @@ class MultiProcess:
 
     def _start(self, child: Child) -> None:
         parent = os.getpid()
+        SECRET.advance(time())
         child.started = monotonic()
         child.pid = os.fork()
         if child.pid:

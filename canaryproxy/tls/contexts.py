@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from canaryproxy.config import ClientTls, Endpoint, ServerTls
+from canaryproxy.tls.tickets import SECRET, Secret, scope_of, set_keys
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _PROTOCOLS: Final = ["http/1.1"]
@@ -88,15 +89,49 @@ def client_context(
 class ContextCache:
     """Contexts by what they were made of; one that has not changed is kept, with its clients' sessions."""
 
-    def __init__(self, before: ContextCache | None = None) -> None:
+    def __init__(self, before: ContextCache | None = None, secret: Secret = SECRET) -> None:
         self._before = {} if before is None else before._made
+        self._secret = secret
         self._made: dict[object, ssl.SSLContext] = {}
+        self._scopes: list[tuple[ssl.SSLContext, bytes]] = []
+        """What the keys of tickets are derived from, by context."""
+        self._period = secret.period
 
     def get(self, key: object, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         """Return the context for ``key``."""
         context = self._made.get(key) or self._before.get(key) or make()
         self._made[key] = context
         return context
+
+    def server(
+        self,
+        tls: ServerTls,
+        files: Mapping[str, bytes],
+        protocols: Sequence[str],
+        names: Callable[[], Sequence[tuple[str, ...]]],
+    ) -> ssl.SSLContext:
+        """Return the ``server_context`` by these settings and files, whose tickets all workers can read."""
+        paths = [path for pair in tls.certificates for path in (pair.cert, pair.key)]
+        contents = [files.get(path) for path in (*paths, tls.client_ca or "")]
+        protocols = tuple(protocols)
+        context = self.get(
+            (tls, protocols, *contents),
+            lambda: server_context(tls, files, names(), protocols=protocols),
+        )
+        settings = repr((tls, protocols)).encode()
+        scope = scope_of((settings, *(content or b"" for content in contents)))
+        set_keys(context, self._secret.keys(scope))
+        self._scopes.append((context, scope))
+        return context
+
+    def renew_keys(self, now: float) -> None:
+        """Renew the keys of tickets if it is time, ``now`` being the seconds of the wall clock."""
+        secret = self._secret
+        secret.advance(now)
+        if secret.period != self._period:
+            self._period = secret.period
+            for context, scope in self._scopes:
+                set_keys(context, secret.keys(scope))
 
     def client(
         self, endpoint: Endpoint, tls: ClientTls | None, files: Mapping[str, bytes]
