@@ -225,6 +225,23 @@ METRICS: Final = (
         traffic=True,
     ),
     Row(
+        "canaryproxy_followed_total",
+        "Requests that followed the version that the proxy before this one had chosen (split.follow).",
+        "counter",
+        (),
+        readers.followed,
+        traffic=True,
+    ),
+    Row(
+        "canaryproxy_not_followed_total",
+        "Requests that named a version and were not believed: untrusted (not of split.follow.from, or"
+        " nothing is followed), malformed, or signature (missing, or of no known key).",
+        "counter",
+        ("reason",),
+        readers.not_followed,
+        traffic=True,
+    ),
+    Row(
         "canaryproxy_mirrored_total",
         "Copies of stable's requests sent to the canary (mirror.percent): status class of the"
         " response, failed (no complete response) or dropped (not sent: no capacity, or no "

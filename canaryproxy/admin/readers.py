@@ -329,6 +329,15 @@ def tolerated(scrape: Scrape) -> Iterable[Sample]:
         yield (reason,), scrape.proxy[counters.TOLERATED + at]
 
 
+def followed(scrape: Scrape) -> Iterable[Sample]:
+    yield (), scrape.service[counters.FOLLOWED]
+
+
+def not_followed(scrape: Scrape) -> Iterable[Sample]:
+    for reason in counters.NotFollowed:
+        yield (reason.label,), scrape.service[counters.NOT_FOLLOWED + reason]
+
+
 def mirrored(scrape: Scrape) -> Iterable[Sample]:
     for result, name in enumerate(counters.COPY_RESULTS):
         yield (name,), scrape.service[counters.MIRRORED + result]

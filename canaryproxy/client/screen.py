@@ -405,6 +405,10 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
     said += f": {cause}" if cause and state != "closed" else ""
     style = {"closed": "green", "half open": "yellow"}.get(state, "bold red")
     lines = _labelled(" circuit", said, width, most, "dim", style)
+    front = mapping(view.document.get("front"))
+    if front:
+        said = f"release {clean(front.get('release')) or 'without id'} at {front.get('weight'):g}%"
+        lines += _labelled(" front", f"{said}; its users are compared here", width, most, "dim", "")
     quiet = view.document.get("quiet")
     if quiet and not view.document.get("hold"):
         lines += _labelled(" note", f"nothing to compare: {clean(quiet)}", width, most, "dim", "")

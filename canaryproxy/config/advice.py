@@ -72,6 +72,7 @@ def _service(config: Config) -> tuple[str, ...]:
         *_irreversible(config),
         *_connections(config),
         *_sticky(config),
+        *_following(config),
         *_rescue(config),
         *_health(config),
     )
@@ -170,6 +171,27 @@ def _sticky(config: Config) -> Iterator[str]:
             f"split.sticky: browsers keep a cookie with {why} over https only, and no listener has tls:"
             " put the proxies that speak https for it into forwarded.trust"
         )
+
+
+def _following(config: Config) -> Iterator[str]:
+    follow = config.split.follow
+    if follow is None:
+        return
+    if config.split.weight > 0:
+        yield (
+            "split.weight is for requests that do not follow (split.follow): they get the canary at that"
+            " weight, and are not compared"
+        )
+    if follow.sign is None:
+        if any(network.prefixlen == 0 for network in follow.from_):
+            yield (
+                "split.follow.from has every address, and nothing is signed: any client chooses its version"
+            )
+        elif any(one.proxy_protocol == "required" for one in config.listen):
+            yield (
+                "split.follow without sign: a peer of a listener with proxy_protocol: required can claim an"
+                " address of split.follow.from, and choose its version"
+            )
 
 
 def _rescue(config: Config) -> Iterator[str]:

@@ -15,8 +15,10 @@ from canaryproxy.config.text import duration
 from canaryproxy.control.capacity_watch import CapacityWatch
 from canaryproxy.control.causes import Causes
 from canaryproxy.control.departures import Departures
+from canaryproxy.control.front_watch import Front
 from canaryproxy.control.gates import GateKeeper, question
 from canaryproxy.control.ledger import Ledger, figures
+from canaryproxy.control.sampler import Sampler
 from canaryproxy.control.saver import Split
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.judging.judge import Judge
@@ -52,6 +54,10 @@ class AuthorityHost(Protocol):
 
     def sample(self) -> Sample:
         """Read the counters of both variants, without records: those come with ``observe`` only."""
+
+    @property
+    def sampler(self) -> Sampler:
+        """Reads the workers' counters and records, and knows the front's split if there is one."""
 
     @property
     def causes(self) -> Causes:
@@ -240,6 +246,8 @@ class LocalAuthority:
         """``None``: it has seen nothing yet, as with a service that is idle."""
         self._first_limits = Judge(settings.judge).published
         self._suspicion = Suspicion(ledger, host)
+        self._front: int | None = None
+        """Key of the front's release that is compared."""
 
     @property
     def _judge(self) -> Judge:
@@ -277,12 +285,16 @@ class LocalAuthority:
         self._ledger.move(self._ledger.circuit, to, (record,))
 
     def observe(self, sample: Sample) -> None:
-        now = self._host.now
+        now, front = self._host.now, self._host.sampler.front
+        if front is not None and front.key != self._front:
+            self._follow(front)
         seen = with_capacity(self._judge.observe(now, sample), self._host)
         self.assessment = seen
         ledger = self._ledger
-        if seen.level == "breach" and ledger.rollout.weight > 0:
-            event = event_of(seen, self._host, ledger, self.settings.plan)
+        exposed = ledger.rollout.weight > 0 if front is None else sample.limit > 0
+        if seen.level == "breach" and exposed:
+            more = {} if front is None else {"weight": front.weight, "release": front.release}
+            event = event_of(seen, self._host, ledger, self.settings.plan, **more)
             if event is not None:
                 self._apply(event)
         else:
@@ -290,6 +302,14 @@ class LocalAuthority:
         self._move(circuit.Tick(seen))
         if self.wanted.limit <= self._host.table.limit:  # else the step has not really begun
             self._move(rollout.Tick(seen))
+
+    def _follow(self, front: Front) -> None:
+        """Compare the users of a release of the front; of another one, afresh."""
+        if self._front is not None:
+            self._do(rollout.Action.NEW_JUDGE)
+        self._front = front.key
+        what = f"release {front.release} of the front" if front.release else "the front"
+        self._ledger.note("release", f"follows {what}", {"weight": front.weight})
 
     def gates_answered(self, answer: rollout.GateAnswer) -> None:
         self._move(answer)
@@ -335,7 +355,7 @@ class LocalAuthority:
             self._begin_another(old.release)
             return
         weight = settings.weight if settings.weight != old.weight else None
-        judge_changed = settings.evidence_of != old.evidence_of
+        judge_changed = settings.evidence_of != old.evidence_of or settings.follows != old.follows
         if judge_changed or settings.plan != old.plan or weight is not None:
             self._apply(rollout.Replan(judge_changed, weight))
 
@@ -360,6 +380,9 @@ class LocalAuthority:
         self._ledger.move(Circuit.from_dict(document["circuit"]), restored)
         if document["judge"] != Judge(self.settings.judge).to_dict():
             self._begun = Judge.from_dict(self.settings.judge, document["judge"])
+        self._host.sampler.restore(document, self._host.now)
+        front = self._host.sampler.front
+        self._front = None if front is None else front.key
 
     def distrust(self, why: str) -> None:
         self.trip(why, {})
@@ -370,7 +393,8 @@ class LocalAuthority:
             self._apply(rollout.Start(by="configuration"))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"judge": (self._begun or Judge(self.settings.judge)).to_dict()}
+        judge = (self._begun or Judge(self.settings.judge)).to_dict()
+        return {"judge": judge, **self._host.sampler.to_dict()}
 
     def start(self) -> None:
         pass

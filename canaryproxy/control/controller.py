@@ -25,6 +25,7 @@ from canaryproxy.control.departures import Departures
 from canaryproxy.control.ended import EndedReleases, canary_of
 from canaryproxy.control.endpoint_figures import EndpointFigures, EndpointReading
 from canaryproxy.control.event_inbox import PostedEvent
+from canaryproxy.control.front_watch import Front
 from canaryproxy.control.gates import AskGates, GateKeeper
 from canaryproxy.control.ledger import Ledger, Listener
 from canaryproxy.control.outlier_watch import OutlierWatch
@@ -95,6 +96,8 @@ class Status:
     """Why the state could not be written, if it could not."""
     concentration: Concentration | None = None
     """How many sticky keys carry the traffic; ``None``: not known yet."""
+    front: Front | None = None
+    """The split of the front that is followed and compared; ``None``: none, or not known yet."""
 
 
 class Controller:
@@ -130,7 +133,7 @@ class Controller:
         self._clock = clock
         self._epoch_offset = time() - clock()
         self._cells = cells
-        self._sampler = Sampler(cells, self.settings, reader, config.service)
+        self.sampler = Sampler(cells, self.settings, reader, config.service)
         self.departures = Departures()
         self.users = RecentUsers()
         """Users that the split has seen of late."""
@@ -253,7 +256,7 @@ class Controller:
     def tick(self) -> None:
         """Read the counters, and act on the verdict; call it every ``TICK_SECONDS``."""
         if self.settings.has_canary:
-            sample = self._sampler.sample(self.table, self.ledger.rollout.accepted)
+            sample = self.sampler.sample(self.table, self.ledger.rollout.accepted, self.now)
             holds = (*self._plane.holds(), *self.outliers.holds(self.now))
             sample = replace(
                 sample, holds=holds, shed=tuple(map(counters.shed, self._cells.variants))
@@ -266,7 +269,7 @@ class Controller:
     def idle_tick(self, *, used: bool) -> None:
         """Look after an idle service once a second; ``used``: a worker has counted something of it."""
         if used and self.settings.has_canary:
-            drained = self._sampler.drain()
+            drained = self.sampler.drain()
             self.users.take(self.now, drained.records)
             self.routes.take(self.now, drained.records, drained.names)
         if used:
@@ -285,7 +288,7 @@ class Controller:
 
     def sample(self) -> Sample:
         """Read the counters of both variants."""
-        return self._sampler.counts()
+        return self.sampler.counts()
 
     def _do_periodic_work(self, now: float) -> None:
         """Do the periodic work: every second and every five seconds."""
@@ -293,8 +296,8 @@ class Controller:
             self._thresholds_at = now
             self.endpoints.take(now, self.ledger.rollout.since)
             self._update_thresholds()
-        is_running = self.ledger.rollout.state is rollout.State.RUNNING
-        if now - self._saved_at >= _SAVE_EVERY and is_running:
+        judged = self.sampler.front or self.ledger.rollout.state is rollout.State.RUNNING
+        if judged and now - self._saved_at >= _SAVE_EVERY:
             self._saved_at = now
             self.ledger.version += 1
 
@@ -380,7 +383,7 @@ class Controller:
 
     def post_events(self, events: Sequence[PostedEvent]) -> int:
         """Take posted business events, all or none (``EventInbox.post``)."""
-        return self._sampler.post_events(events, self.table)
+        return self.sampler.post_events(events, self.table)
 
     def _refuse_if_stopped(self) -> None:
         if self._stopped:
@@ -413,7 +416,7 @@ class Controller:
         if settings.salt != self.settings.salt:
             self.users.forget()
         self.config, self.settings, self._canary = config, settings, canary_of(config)
-        self._sampler.configure(settings)
+        self.sampler.configure(settings)
         self.outliers.configure(config)
         self.routes.configure(settings.judge.named)
         self.capacity.configure(settings)
@@ -444,7 +447,8 @@ class Controller:
             self.settings.plan,
             broken.left if broken.state is circuit.State.OPEN else None,
             self._saver.error,
-            self._sampler.concentration,
+            self.sampler.concentration,
+            self.sampler.front,
         )
 
 

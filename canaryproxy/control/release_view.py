@@ -349,6 +349,13 @@ class Fleet(View):
     )
 
 
+class Front(View):
+    """The split of the front that this proxy follows (split.follow)."""
+
+    release: str = Field(description="Id of the front's release; empty: it has none.")
+    weight: float = Field(description="Percent of users on the front's canary.")
+
+
 class Progress(View):
     """Where a release is in its plan."""
 
@@ -420,6 +427,10 @@ class Release(Progress):
     history_id: Count = Field(description="Number of the newest record.")
     time: float = Field(description="Now, in seconds since the epoch.")
     fleet: Fleet | None = Field(description="null: this proxy belongs to no fleet.")
+    front: Front | None = Field(
+        None,
+        description="The front whose users are compared here; null: none is followed, or no request has.",
+    )
     variants: Variants
     config: ConfigStatus
     environment: str | None = Field(description="Name of the environment; null: not configured.")
@@ -555,14 +566,7 @@ def release(
         breach=here.breach,
         gate=None if gate.state == "idle" else Gate(state=gate.state, cause=gate.cause),
         allowed=list(acts.allowed(broken, here, status.plan, status.weight)),
-        circuit=Circuit(
-            state=broken.state.value,
-            cause=broken.cause,
-            trips=broken.trips,
-            since=broken.since,
-            cooldown_left=status.cooldown_left,
-            drill=broken.drill,
-        ),
+        circuit=_circuit(status),
         verdict=Judgement(kind=found.kind, said=found.said),
         level="ok" if seen is None else seen.level,
         quiet=None if seen is None else seen.quiet,
@@ -582,6 +586,7 @@ def release(
         history_id=status.recorded,
         time=now,
         fleet=None if fleet is None else Fleet(**fleet),
+        front=_front(status),
         variants=variants,
         config=config,
         environment=environment,
@@ -590,6 +595,23 @@ def release(
         pid=pid,
         main_pid=main_pid,
     )
+
+
+def _circuit(status: Status) -> Circuit:
+    broken = status.circuit
+    return Circuit(
+        state=broken.state.value,
+        cause=broken.cause,
+        trips=broken.trips,
+        since=broken.since,
+        cooldown_left=status.cooldown_left,
+        drill=broken.drill,
+    )
+
+
+def _front(status: Status) -> Front | None:
+    front = status.front
+    return None if front is None else Front(release=front.release, weight=front.weight)
 
 
 def act(found: acts.Preview) -> Act:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from canaryproxy.control.event_inbox import EventInbox, PostedEvent
+from canaryproxy.control.front_watch import Front, FrontWatch
 from canaryproxy.control.record_reader import Drained, RecordReader
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.judging.posted import POSTED
@@ -23,6 +26,7 @@ from canaryproxy.measure.concentration import Concentration, KeyCounter
 from canaryproxy.measure.counters import Blind, Reason, Totals
 from canaryproxy.measure.outcomes import looks_into_bodies
 from canaryproxy.measure.routing import RouteTable
+from canaryproxy.release.rollout import Refused
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ class Sampler:
         self._reader = reader
         self._settings = settings
         self._inbox = EventInbox()
+        self._front = FrontWatch()
         self._keys = KeyCounter()
         self._told = False
 
@@ -60,6 +65,21 @@ class Sampler:
     def concentration(self) -> Concentration | None:
         """How many keys carry the traffic; ``None``: not known yet."""
         return self._keys.last
+
+    @property
+    def front(self) -> Front | None:
+        """The front's split, if the proxy follows one and a request has told it."""
+        return self._front.front if self._settings.follows else None
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the front's release that is compared, if there is one."""
+        front = self.front
+        return {} if front is None else {"front": front.release}
+
+    def restore(self, document: Mapping[str, Any], now: float) -> None:
+        """Continue with the front's release that was compared before a restart."""
+        if "front" in document:
+            self._front.restore(str(document["front"]), now)
 
     def _tell(self) -> None:
         """Log once that few keys carry the traffic, and again only after they have been many."""
@@ -71,10 +91,14 @@ class Sampler:
 
     def configure(self, settings: ControlSettings) -> None:
         """Read by other settings from now on."""
+        if settings.follows != self._settings.follows:
+            self._front = FrontWatch()
         self._settings = settings
 
     def post_events(self, events: Sequence[PostedEvent], table: RouteTable) -> int:
         """Take posted business events; ``table`` is in force (``EventInbox.post``)."""
+        if self._settings.follows and any(event.key is not None for event in events):
+            raise Refused("users are the front's here (split.follow): post events with a key there")
         signed = self._settings.split.sticky.sign is not None
         return self._inbox.post(events, table, signed=signed)
 
@@ -89,13 +113,14 @@ class Sampler:
         """Read the counters of both variants."""
         return Sample(self._counts("stable"), self._counts("canary"))
 
-    def sample(self, table: RouteTable, accepted: frozenset[str]) -> Sample:
+    def sample(self, table: RouteTable, accepted: frozenset[str], now: float) -> Sample:
         """Read the counters of both variants, and take the records since the last sample.
 
-        ``table`` is in force, ``accepted`` is what operators have accepted.
+        ``table`` is in force, ``accepted`` is what operators have accepted, ``now`` in seconds. Where the
+        proxy follows a front, it is the front's split that was drawn, and it is compared in place of ours.
         """
         drained = self.drain()
-        return Sample(
+        sample = Sample(
             self._counts("stable"),
             self._counts("canary"),
             records=[*drained.records, *self._inbox.take()],
@@ -105,6 +130,13 @@ class Sampler:
             lost=drained.lost,
             accepted=accepted,
         )
+        if not self._settings.follows:
+            return sample
+        records = self._front.take(now, sample.records, drained.names)
+        front = self._front.front
+        limit = 0 if front is None or table.circuit_open else front.limit
+        epoch = -1 if front is None else front.epoch
+        return replace(sample, records=records, limit=limit, epoch=epoch)
 
     def _counts(self, variant: str) -> Counts:
         cells = self._cells.stable if variant == "stable" else self._cells.canary

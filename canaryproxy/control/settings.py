@@ -30,6 +30,8 @@ class ControlSettings:
     split: Split
     """The ``split`` section."""
     has_canary: bool
+    follows: bool
+    """Whether the proxy follows a front, whose split is compared then (``split.follow``)."""
     circuit: CircuitSettings
     judge: JudgeSettings
     evidence_of: JudgeSection
@@ -54,6 +56,7 @@ class ControlSettings:
             salt=first_table(config).salt,
             split=config.split,
             has_canary=config.variants.canary is not None,
+            follows=config.split.follow is not None,
             circuit=CircuitSettings(cooldown=config.judge.cooldown if config.reversible else None),
             judge=judge_settings(config, in_force),
             evidence_of=config.judge.model_copy(update={"cooldown": None, "baseline": 0.0}),

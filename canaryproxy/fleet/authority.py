@@ -29,6 +29,7 @@ from canaryproxy.control.saver import Split, Unsaved
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.fleet import counts, protocol
 from canaryproxy.fleet.agreement import Agreement, Store, name_act
+from canaryproxy.fleet.behind import ServicesBehind
 from canaryproxy.fleet.contact import Contact
 from canaryproxy.fleet.evidence import FleetEvidence
 from canaryproxy.fleet.leader import Leader, followed, progress
@@ -76,8 +77,7 @@ class FleetAuthority:
     ) -> None:
         self.settings = settings
         self.assessment: Assessment | None = None
-        self._host = host
-        self._ledger = ledger
+        self._host, self._ledger = host, ledger
         self._fleet, self._store, self._me = fleet, store, me
         self._settings_before = ""
         """The mark of the settings before a reload, for one exchange."""
@@ -93,8 +93,8 @@ class FleetAuthority:
             me=me,
         )
         self._leader = Leader(ledger, self._suspicion, fleet.lease, self._ask_gates)
-        self._judge_kept_at = float("-inf")
-        self._nudge = asyncio.Event()
+        self._behind = ServicesBehind(ledger, self._take_event)
+        self._nudge, self._judge_kept_at = asyncio.Event(), float("-inf")
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -289,6 +289,7 @@ class FleetAuthority:
             if not reply.leads:
                 self._agreement.follow(followed(self._agreed, reply.progress))
             await self._judge(request, reply)
+            self._behind.hear(reply.behind, self.settings)
             is_behind = 0 < request.most <= len(reply.entries)
             if reply.leads and reply.act == self._agreed.act and not is_behind:
                 await self._lead(reply)
@@ -319,11 +320,11 @@ class FleetAuthority:
         if not self.settings.has_canary or seen is None:
             return
         now = self._host.now
-        seen = with_capacity(with_reports(seen, reply.reports, self._me), self._host)
+        seen = with_reports(self._behind.held(seen), reply.reports, self._me)
+        seen = with_capacity(seen, self._host)
         if self._judges_combined:
             self.assessment = seen
-        made = self._leader.lead(self._agreement, reply, seen, now)
-        if made is not None:
+        if (made := self._leader.lead(self._agreement, reply, seen, now)) is not None:
             await self._agreement.lead_to(made)
         elif self._leader.leads(self._agreed) and now - self._judge_kept_at >= _KEEP_JUDGE_EVERY:
             self._judge_kept_at = now

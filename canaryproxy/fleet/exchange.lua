@@ -1,10 +1,10 @@
 -- One exchange of one replica: report its counts and records, ask for the lease, return the sums, a newer document
 -- and what all replicas recorded since.
 -- KEYS: document (hash), lease, members (sorted set), counts of this replica, sums, records (stream), leaving (hash),
--- reports (hash).
+-- reports (hash), behind (hash).
 -- ARGV: names below, in this order. Redis runs a script as one: nothing happens in between.
 local document, lease, members, counts, sums, log = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local leaving, reports = KEYS[7], KEYS[8]
+local leaving, reports, behind = KEYS[7], KEYS[8], KEYS[9]
 local me, settings, before = ARGV[1], ARGV[2], ARGV[3]
 local lease_ms, keep_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
 local known, marker, seen_term = ARGV[6], ARGV[7], tonumber(ARGV[8])
@@ -14,6 +14,7 @@ local cursor, most = ARGV[15], tonumber(ARGV[16])
 local mine = ARGV[17] -- "stable canary"; empty: unchanged, none
 local report = ARGV[18] -- empty: it has nothing to tell
 local TICK_MS = 90 -- a little less than the usual interval
+local HEARD_MS = 10000 -- as in redis_store.py
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -133,7 +134,20 @@ if redis.call('EXISTS', reports) == 1 then
   end
 end
 
+-- What services say whose proxies follow this release, as long as they have said it of late.
+local said = {}
+local heard = redis.call('HGETALL', behind)
+for at = 1, #heard, 2 do
+  local when, what = string.match(heard[at + 1], '^(%d+) (.*)$')
+  if when and now - tonumber(when) <= HEARD_MS then
+    said[#said + 1] = heard[at]
+    said[#said + 1] = what
+  else
+    redis.call('HDEL', behind, heard[at])
+  end
+end
+
 local text = ''
 if act ~= '' and act ~= known then text = redis.call('HGET', document, 'text') end
 return {now, act, tostring(term), holder, d[5] or '0', d[6] or '', total, text,
-        replicas, agree, entries, off_stable, off_canary, told}
+        replicas, agree, entries, off_stable, off_canary, told, said}

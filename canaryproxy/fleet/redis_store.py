@@ -11,6 +11,7 @@ Keys of a group share a hash tag, so that they lie together in a cluster:
 ``canaryproxy:{group}:records:<mark>``   stream: the records of a round (``record_log``); trimmed, expires
 ``canaryproxy:{group}:leaving``          hash: tunnels and streams that are to leave, by replica; expires
 ``canaryproxy:{group}:reports``          hash: what replicas tell of themselves (``report``); expires
+``canaryproxy:{group}:behind``           hash: what services behind say (``behind``), with the time; expires
 ``canaryproxy:{group}:judge``            evidence as the leader has it, for replicas that begin; expires
 ``canaryproxy:{group}:news``             channel: the name of each act
 =======================================  ================================================================
@@ -39,6 +40,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from canaryproxy.config.model import Fleet
 from canaryproxy.config.secrets import SecretSource
+from canaryproxy.fleet.behind import Behind
 from canaryproxy.fleet.record_log import BEGINNING, Entry, StoredEntry
 from canaryproxy.fleet.report import Report
 from canaryproxy.fleet.state import Document, Garbled
@@ -48,6 +50,8 @@ _KEEP_COUNTS = 600.0
 _KEEP_JUDGE = 86400.0
 _KEEP_LOG = 30.0
 """Seconds of records in the log: who joins continues from evidence that is not older."""
+HEARD = 10.0
+"""Seconds for which the fleet goes by what a service behind has said last."""
 _RESUBSCRIBE = 0.5
 _SILENCE = 5.0
 """Seconds without an act after which a subscription is tried."""
@@ -126,6 +130,8 @@ class ExchangeReply:
     """The tunnels and streams of all replicas that are to leave stable and the canary."""
     reports: Mapping[str, Report] = field(default_factory=dict)
     """What the replicas tell of themselves, by name; of one that is not named, nothing."""
+    behind: Mapping[str, Behind] = field(default_factory=dict)
+    """What services whose proxies follow the release say, by name (``split.follow.tell``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +160,7 @@ class RedisStore:
         self._members, self._counts = front + "members", f"{front}counts:{me}"
         self._sums, self._judge, self._news = front + "sum:", front + "judge", front + "news"
         self._log, self._leaving = front + "records:", front + "leaving"
-        self._reports = front + "reports"
+        self._reports, self._behind = front + "reports", front + "behind"
         self._redis = self._connect()
         folder = resources.files("canaryproxy.fleet")
         self._exchange = self._redis.register_script((folder / "exchange.lua").read_text("utf-8"))
@@ -186,7 +192,7 @@ class RedisStore:
             [
                 *(self._release, self._lease_key, self._members, self._counts),
                 *(self._sums + request.sums, self._log + request.sums, self._leaving),
-                self._reports,
+                *(self._reports, self._behind),
             ],
             [
                 *(self._me, request.settings, request.settings_before, self._lease),
@@ -205,7 +211,7 @@ class RedisStore:
     def _reply(self, request: ExchangeRequest, reply: Sequence[Any]) -> ExchangeReply:
         """Return a reply of the script. Raises ``StoreUnavailable``."""
         now, act, term, holder, at, progress, sums, text = map(_text, reply[:8])
-        replicas, agree, entries, off_stable, off_canary, told = reply[8:]
+        replicas, agree, entries, off_stable, off_canary, told, behind = reply[8:]
         document = _document(text)
         if act not in ("", request.known) and (document is None or document.act != act):
             raise StoreUnavailable("the release document is not that of its act", refused=True)
@@ -230,6 +236,10 @@ class RedisStore:
             reports={
                 _text(name): _report(said) for name, said in zip(told[::2], told[1::2], strict=True)
             },
+            behind={
+                _text(name): _said(said)
+                for name, said in zip(behind[::2], behind[1::2], strict=True)
+            },
         )
 
     async def commit(
@@ -249,6 +259,17 @@ class RedisStore:
             ],
         )
         return CommitResult(int(verdict) == 1, _document(_text(text)))
+
+    async def tell(self, service: str, said: Behind) -> None:
+        """Say how a service behind fares, to be heard for ``HEARD`` seconds. Raises ``StoreUnavailable``."""
+        script = (
+            "local clock = redis.call('TIME') "
+            "local now = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)) "
+            "redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2]) "
+            "return redis.call('PEXPIRE', KEYS[1], ARGV[3])"
+        )
+        heard = str(round(HEARD * 1000))
+        await self._do(self._redis.eval(script, 1, self._behind, service, said.text(), heard))
 
     async def keep_judge(self, text: str) -> None:
         """Keep the evidence for replicas that start. Raises ``StoreUnavailable``."""
@@ -338,6 +359,16 @@ def _report(told: bytes) -> Report:
     except ValueError as error:
         raise StoreUnavailable(
             f"the report of a replica cannot be parsed ({error})", refused=True
+        ) from None
+
+
+def _said(told: bytes) -> Behind:
+    """Return what a service behind says. Raises ``StoreUnavailable``."""
+    try:
+        return Behind.parse(_text(told))
+    except ValueError as error:
+        raise StoreUnavailable(
+            f"what a service behind says cannot be parsed ({error})", refused=True
         ) from None
 
 

@@ -39,6 +39,10 @@ IS_VIA: Final = 19
 IS_CREDENTIALS: Final = 20
 IS_CHALLENGE: Final = 21
 IS_PROXY_CHALLENGE: Final = 22
+IS_PROPAGATED: Final = 23
+"""Tells proxies which version a request gets (``http1.propagated``), under a name that is configured."""
+IS_BAGGAGE: Final = 24
+"""May tell them so in one of its members."""
 
 REQUEST_KINDS: dict[bytes, int] = {
     b"keep-alive": IS_HOP,

@@ -27,6 +27,7 @@ from canaryproxy.http1.fields import (
     IS_LENGTH,
     IS_LOOK_ALIKE,
     IS_MAX_FORWARDS,
+    IS_PROPAGATED,
     IS_TRACEPARENT,
     IS_TRACESTATE,
     IS_TYPE,
@@ -46,6 +47,8 @@ from canaryproxy.http1.fields import (
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.grpc import is_grpc
 from canaryproxy.http1.llhttp import MalformedHead, request_parser
+from canaryproxy.http1.propagated import Claims, without_member
+from canaryproxy.http1.propagated import Names as PropagatedNames
 from canaryproxy.http1.trace import NEW_LINE, new_line, read
 from canaryproxy.http1.via import MOST_PASSES, in_http2, in_version, name_in, passes
 from canaryproxy.measure.routing import Headers, Routing
@@ -136,6 +139,7 @@ class RequestFields:
         "agents",
         "binds",
         "chunked",
+        "claims",
         "cookie_name",
         "dropped",
         "expect",
@@ -203,6 +207,8 @@ class RequestFields:
         """There are such fields, valid or not."""
         self.nominated = NO_NAMES
         """What Connection names besides ``close`` and ``keep-alive``."""
+        self.claims: Claims | None = None
+        """The version that the client names, and its baggage, if such fields mean something here."""
 
     def field(self, name: bytes) -> bytes | None:
         """Return the value of the first field with this name (lower case), or ``None``.
@@ -305,10 +311,12 @@ class RequestParser:
     ``end`` ends every forwarded head: our Via line (``via.via_line``) or nothing, and the empty line.
     ``strip`` takes header lines and returns them without the sticky cookie; ``None`` forwards that cookie.
     With ``create_trace`` a request without a valid traceparent gets one. ``tolerate`` is called where a
-    request is forwarded that would be refused without it.
+    request is forwarded that would be refused without it. ``propagated`` are the names of fields that say
+    which version a request gets: those of clients are not forwarded.
     """
 
     __slots__ = (
+        "_baggage_keys",
         "_http2_end",
         "_llhttp",
         "_names",
@@ -326,6 +334,7 @@ class RequestParser:
         *,
         create_trace: bool = False,
         tolerate: Callable[[Tolerated], None] | None = None,
+        propagated: PropagatedNames | None = None,
     ) -> None:
         self.tolerate = tolerate
         self.end = end
@@ -333,7 +342,9 @@ class RequestParser:
         self._via = name_in(end)
         self.strip = strip
         self.create_trace = create_trace
-        self._names = Names(REQUEST_KINDS)
+        kinds = REQUEST_KINDS if propagated is None else REQUEST_KINDS | propagated.kinds
+        self._names = Names(kinds)
+        self._baggage_keys = NO_NAMES if propagated is None else propagated.baggage
         self._llhttp = request_parser()
 
     def parse(self, head: bytes, peer: Peer) -> Request:
@@ -458,6 +469,10 @@ class RequestParser:
             fields.nominated = frozenset(connection) - _NOMINATE_NOTHING
             drop = nominated(raw, drop, connection)
             fields.extra = _next_hop_lines(fields, received, http10=http10)
+        if fields.claims is not None and b"baggage" in connection:
+            fields.claims.baggage.clear()
+        elif received.rest_of_baggage:
+            fields.extra += b"baggage: %b\r\n" % b",".join(received.rest_of_baggage)
         if fields.chunked:
             fields.extra += b"Transfer-Encoding: chunked\r\n"
         elif received.mends_length:
@@ -542,10 +557,36 @@ class RequestParser:
             elif kind == IS_MAX_FORWARDS:
                 fields.max_forwards.append(value)
                 continue
+            elif kind >= IS_PROPAGATED:
+                if not self._takes_out(kind, field, fields, received):
+                    continue
             elif kind != IS_EXPECT:
                 received.forwarding.append((kind, value))
             drop.append(field)
         return received
+
+    def _takes_out(
+        self, kind: int, field: Field, fields: RequestFields, received: _Received
+    ) -> bool:
+        """Read what a field says of the version; tell whether it is not forwarded as it is."""
+        name, value = field
+        claims = fields.claims
+        if claims is None:
+            claims = fields.claims = Claims()
+        if kind == IS_PROPAGATED:
+            claims.values.append((name.lower(), value))
+            return True
+        before = len(claims.values)
+        for key in self._baggage_keys:
+            value, found = without_member(key, value)
+            claims.values += [(b"baggage", one) for one in found]
+        if value:
+            claims.baggage.append(value)
+        if len(claims.values) == before:
+            return False
+        if value:
+            received.rest_of_baggage.append(value)
+        return True
 
 
 class _Received:
@@ -560,6 +601,7 @@ class _Received:
         "host",
         "mends_length",
         "parents",
+        "rest_of_baggage",
         "trace",
         "trailers",
         "upgrade",
@@ -584,6 +626,8 @@ class _Received:
         """The values of traceparent."""
         self.trace: list[Field] = []
         """The traceparent and tracestate fields."""
+        self.rest_of_baggage: list[bytes] = []
+        """The members of other keys in the baggage fields that are not forwarded as they are."""
 
 
 def _value(fields: Headers, name: bytes) -> bytes | None:

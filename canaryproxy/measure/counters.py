@@ -88,6 +88,21 @@ class Http2Failure(IntEnum):
         return self.name.lower()
 
 
+class NotFollowed(IntEnum):
+    """Why a request does not get the variant that it names; the value is the offset from ``NOT_FOLLOWED``."""
+
+    UNTRUSTED = 0
+    """It does not come from ``split.follow.from``, or nothing is followed here."""
+    MALFORMED = 1
+    SIGNATURE = 2
+    """It has no signature, or none of a known key."""
+
+    @property
+    def label(self) -> str:
+        """The name used in metrics, for instance ``untrusted``."""
+        return self.name.lower()
+
+
 class Blind(IntEnum):
     """Why a rule could not look into a body; the value is the offset from ``BLIND`` of its outcome."""
 
@@ -187,7 +202,11 @@ PROBES: Final = MIRRORED + len(COPY_RESULTS)
 """Requests of health checks and monitors (``split.probes``)."""
 WITHHELD: Final = PROBES + 1
 """Requests whose sticky cookie the browser may have withheld; they get no new one."""
-SERVICE_CELLS: Final = WITHHELD + 1
+FOLLOWED: Final = WITHHELD + 1
+"""Requests that followed the variant of the proxy before this one (``split.follow``)."""
+NOT_FOLLOWED: Final = FOLLOWED + 1
+"""``NOT_FOLLOWED + reason`` counts those that named a variant and were not believed, by ``NotFollowed``."""
+SERVICE_CELLS: Final = NOT_FOLLOWED + len(NotFollowed)
 
 CONNECTIONS_OPENED: Final = 0
 CONNECTIONS_CLOSED: Final = 1

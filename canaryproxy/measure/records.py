@@ -69,6 +69,8 @@ RESCUED: Final = 1024
 """Stable answered in the canary's place."""
 POSTED: Final = 2048
 """No request: a business event that a service posted for the user at this position. The other words are 0."""
+SPLIT: Final = 4096
+"""No request: what an epoch of the requests that follow a front means (``measure.followed``)."""
 
 EVENT_STREAM: Final = 1
 """The content type of ``text/event-stream``."""

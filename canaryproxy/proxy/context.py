@@ -7,6 +7,7 @@ from typing import Final
 from canaryproxy.config import Limits
 from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
+from canaryproxy.http1.propagated import Names
 from canaryproxy.measure.counters import FINISHED, ROUTED, Counters, Tally
 from canaryproxy.measure.rescue import RescueRules
 from canaryproxy.measure.service_table import ServiceTable
@@ -19,6 +20,7 @@ from canaryproxy.proxy.interfaces import Connection, Receiver
 from canaryproxy.proxy.long_lived import LongLivedExchanges
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Pool
+from canaryproxy.proxy.propagation import Propagator
 from canaryproxy.proxy.routing import Router
 from canaryproxy.proxy.trial_rules import TrialRules
 
@@ -46,6 +48,7 @@ class WorkerContext:
         "max_requests",
         "only",
         "overdue",
+        "propagated",
         "proxy_cells",
         "request_parser",
         "services",
@@ -82,6 +85,8 @@ class WorkerContext:
         """Requests being answered, tunnels included."""
         self.overdue: list[Receiver] = []
         """Exchanges whose canary has had its time to answer, found by ``mark_late``."""
+        self.propagated: Names | None = None
+        """The names of fields that say which version a request gets, of all services."""
         self.draining = False
         """The worker shuts down: connections close after their current response."""
 
@@ -106,6 +111,7 @@ class ServiceContext:
         "mirror",
         "name",
         "pools",
+        "propagator",
         "request_parser",
         "rescue",
         "rescue_after",
@@ -152,6 +158,8 @@ class ServiceContext:
         """By variant, as what caches may keep of its responses differs."""
         self.pools = (Pool((), by_hash=False), Pool((), by_hash=False))
         """The endpoints of stable and of the canary."""
+        self.propagator: Propagator | None = None
+        """Tells upstreams which version a request gets, if that is configured."""
         self.load = LoadLimits()
         """How many requests stable and the canary may have in flight."""
 

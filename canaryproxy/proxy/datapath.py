@@ -148,6 +148,7 @@ class DataPath:
         )
         self._parsers.configure(config, configs, context.head_ends.requests)
         context.request_parser = self._parsers.common
+        context.propagated = self._parsers.propagated
         self._arrange(services, files)
         self._sweep_every = _sweep_every(limits)
 

@@ -22,6 +22,7 @@ from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Tally
 from canaryproxy.measure.routing import CANARY, RouteTable
 from canaryproxy.proxy.interfaces import MOVED, STAYS, TOLD, LongLived
+from canaryproxy.proxy.propagation import FollowingRouting
 from canaryproxy.proxy.spread import due, progress
 
 _NO_SPLIT: Final = (-1, b"", False)
@@ -180,4 +181,7 @@ class LongLivedExchanges:
         follow = self._settings.follow
         if one.routing.forced or follow == "off" or (follow == "stable" and one.variant != CANARY):
             return False
-        return table.variant_of(one.routing.key) != one.variant
+        routing = one.routing
+        if isinstance(routing, FollowingRouting):
+            return routing.wanted(table) != one.variant
+        return table.variant_of(routing.key) != one.variant

@@ -19,6 +19,7 @@ from canaryproxy.measure.routing import STABLE, Routing
 from canaryproxy.proxy.endpoint import Endpoint
 from canaryproxy.proxy.interfaces import ConnectionSource, Receiver, UpstreamLink
 from canaryproxy.proxy.pool import Pool
+from canaryproxy.proxy.propagation import Propagator
 
 MOST_COPIES: Final = 256
 """Copies that a worker has in flight at most."""
@@ -32,11 +33,13 @@ _HIGHEST_CLASS: Final = 5
 class Mirror:
     """Sends copies, and counts what becomes of them."""
 
-    __slots__ = ("_counters", "_pool", "_share", "_timeout", "copies")
+    __slots__ = ("_counters", "_pool", "_share", "_timeout", "copies", "propagator")
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._pool = Pool((), by_hash=False)
+        self.propagator: Propagator | None = None
+        """Tells the canary that it gets a copy, if that is configured."""
         self._share = 0.0
         self._timeout = 0.0
         self.copies: dict[Copy, float] = {}
@@ -106,7 +109,10 @@ class Copy(Receiver):
 
     def connected(self, link: UpstreamLink) -> None:
         self._link = link
-        link.send(self, self.request.head[:-2] + LINE + b"\r\n")
+        propagator, head = self._mirror.propagator, self.request.head
+        if propagator is not None:
+            head = propagator.head_of_copy(self.request)
+        link.send(self, head[:-2] + LINE + b"\r\n")
 
     def connect_failed(
         self,

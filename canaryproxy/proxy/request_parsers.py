@@ -14,8 +14,10 @@ from typing import Final
 
 from canaryproxy.config import Config
 from canaryproxy.http1.head_cache import RequestHeadCache
+from canaryproxy.http1.propagated import Names
 from canaryproxy.http1.request import RequestParser, Tolerated
 from canaryproxy.measure.compiled import COMPILED
+from canaryproxy.proxy.propagation import names_of
 from canaryproxy.proxy.sticky import cookie_stripper
 
 _NONE: Final = ""
@@ -32,12 +34,14 @@ class _Settings:
     trace_matters: bool
     cookie_matters: bool
     remember_cookies: bool
+    propagated: Names | None
+    """The names of fields that say which version a request gets, of all services."""
 
 
 class RequestParsers:
     """The parsers of a worker. One that a new configuration does not change keeps what it has cached."""
 
-    __slots__ = ("_made", "_settings", "_tolerate", "common")
+    __slots__ = ("_made", "_settings", "_tolerate", "common", "propagated")
 
     common: RequestHeadCache
     """The one that reads all heads first."""
@@ -46,6 +50,8 @@ class RequestParsers:
         """``tolerate`` is called with each request that ``strict: enforce`` would refuse."""
         self._tolerate = tolerate
         self._settings: _Settings | None = None
+        self.propagated: Names | None = None
+        """The names of fields that say which version a request gets, of all services."""
         self._made: dict[str, RequestHeadCache] = {}
         """By the name of the cookie that they take out."""
 
@@ -65,7 +71,9 @@ class RequestParsers:
             cookie_matters=cookie_matters,
             # Compiled, reading a plain cookie costs no more than finding its block among thousands.
             remember_cookies=cookie_matters or signed or not COMPILED,
+            propagated=names_of(services),
         )
+        self.propagated = settings.propagated
         stripped = Counter(map(_stripped, services))
         wanted = [name for name, _ in stripped.most_common()] or [_NONE]
         before = self._made if settings == self._settings else {}
@@ -88,6 +96,7 @@ class RequestParsers:
             cookie_stripper(name) if name else None,
             create_trace=settings.create_trace,
             tolerate=tolerate,
+            propagated=settings.propagated,
         )
         return RequestHeadCache(
             parser,

@@ -158,7 +158,11 @@ class RequestSender(LongLived):
     def connected(self, link: UpstreamLink) -> None:
         self._upstream = link
         self._state = SENT
-        link.send(self, self.request.head)
+        propagator = self.service.propagator
+        if propagator is None:
+            link.send(self, self.request.head)
+        else:
+            link.send(self, propagator.head(self.request, self.routing, self.variant))
         replay = self._replay
         if replay is not None:
             if replay.size:
@@ -238,6 +242,8 @@ class RequestSender(LongLived):
     def request_end(self, trailers: bytes = b"") -> None:
         """Pass on the end of the request."""
         self._request_done = True
+        if trailers and (names := self.service.worker.propagated) is not None:
+            trailers = names.without_trailers(trailers)
         if self._replay is not None:
             self._replay.trailers = trailers
         if self._upstream is not None:

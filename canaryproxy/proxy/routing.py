@@ -13,6 +13,7 @@ from canaryproxy.measure.outcomes import OutcomeRules
 from canaryproxy.measure.routing import NOT_SHARED, RouteTable, Routing
 from canaryproxy.measure.shared_memory import TableCell
 from canaryproxy.proxy.probes import ProbeRules
+from canaryproxy.proxy.propagation import Follower
 from canaryproxy.proxy.sharing import Sharing
 from canaryproxy.proxy.sticky import CookieFinder, CookieJar, KeyReader
 
@@ -29,6 +30,7 @@ class Router:
 
     __slots__ = (
         "_cell",
+        "_follower",
         "_has_rules",
         "_jar",
         "_key_is_in_headers",
@@ -66,17 +68,20 @@ class Router:
         probes: ProbeRules | None,
         proxies: TrustedProxies,
         key_is_in_headers: bool,
+        follower: Follower | None = None,
     ) -> None:
         """Route by these from now on.
 
         ``jar`` sets the sticky cookie of a client that has none. ``key_is_in_headers``: the same headers
         have the same key, whichever connection they come on. ``probes``: which requests have no user.
+        ``follower``: which requests follow the proxy before this one; ``None``: no field says so.
         """
         self._key_reader = key_reader
         self._jar = jar
         self._rules = rules
         self._outcomes = outcomes
         self._probes = probes
+        self._follower = follower
         self._proxies = proxies
         self._has_rules = bool(rules) or bool(outcomes)
         self._key_is_in_headers = key_is_in_headers
@@ -113,6 +118,11 @@ class Router:
 
     def _by_key(self, request: Request, peer: Peer) -> Routing:
         table, jar, headers = self.table, self._jar, request.headers
+        follower = self._follower
+        if follower is not None:
+            following = follower.route(request, peer, table)
+            if following is not None:
+                return following
         key = self._key_reader.read(headers, peer)
         cookie = b""
         sent = key is not None
@@ -135,6 +145,11 @@ class Router:
             elif jar.rotates and jar.is_old(headers.cookie):
                 cookie = jar.set_cookie(key, secure=_is_secure(headers, peer))
         routing = table.route(key, cookie, sent=sent)
+        if follower is not None:
+            if follower.follows:
+                routing = routing.without_record()
+            if request.fields.claims is not None:  # to be looked at, and counted, with each request
+                return routing
         if self._key_is_in_headers and not cookie:
             headers.routing = routing
         return routing

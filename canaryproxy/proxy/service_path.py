@@ -35,6 +35,7 @@ from canaryproxy.proxy.interfaces import (
 from canaryproxy.proxy.mirror import Mirror
 from canaryproxy.proxy.pool import Pool
 from canaryproxy.proxy.probes import ProbeRules
+from canaryproxy.proxy.propagation import Follower, follower_of, propagator_of
 from canaryproxy.proxy.routing import Router
 from canaryproxy.proxy.sharing import Sharing
 from canaryproxy.proxy.signing import Signer
@@ -76,6 +77,7 @@ class ServicePath:
         "_addresses",
         "_closer",
         "_files",
+        "_follower",
         "_loop",
         "_mirror",
         "_names",
@@ -126,6 +128,7 @@ class ServicePath:
         self._names: list[str] = []
         """The host names among its endpoints."""
         self._files: Files = {}
+        self._follower: Follower | None = None
         self._tls_contexts = ContextCache()
         self._routed = 0
         """Requests routed before the last tick."""
@@ -161,6 +164,8 @@ class ServicePath:
         context.trial_rules = TrialRules(
             config, service.outcomes, self._sampler, self._records, self._routes
         )
+        context.propagator = self._mirror.propagator = propagator_of(config, files)
+        self._follower = follower_of(config, files, context.counters.service)
         self._configure_router(config, signer_of(config.split.sticky, files))
         self._fill_pools()
 
@@ -176,6 +181,7 @@ class ServicePath:
             probes=None if probes is None else ProbeRules(probes, proxies),
             proxies=proxies,
             key_is_in_headers=not sticky.address,
+            follower=self._follower,
         )
 
     # Endpoints
@@ -312,6 +318,8 @@ class ServicePath:
 
     def flush(self) -> None:
         """Show the judge what is recorded by now."""
+        if self._follower is not None:
+            self._follower.announce(self._records, self.service.cells.names)
         self._records.flush()
 
     def end_tick(self, now: float) -> None:

@@ -46,7 +46,9 @@ class Sharing:
         self._names = _varies_by(split)
         self._dropped = (split.variant_header or "").encode("latin-1")
         self._streams = tuple(one.encode() for one in circuit.streams)
-        self._divides = any(one.header or one.cookie or one.network for one in _conditions(split))
+        self._divides = split.follow is not None or any(
+            one.header or one.cookie or one.network for one in _conditions(split)
+        )
         self._has_canary = has_canary
         self._in_force = (-1, -1)
         self.follow(table)
@@ -73,6 +75,8 @@ class Sharing:
 def _varies_by(split: Split) -> tuple[bytes, ...]:
     """Return the request headers that a user's variant depends on."""
     names = [split.sticky.header, *(one.header.name for one in _conditions(split) if one.header)]
+    if split.follow is not None:
+        names += [split.follow.header, *(("baggage",) if split.follow.baggage else ())]
     found = {name.lower(): name.encode("latin-1") for name in names if name is not None}
     if split.sticky.cookie is not None or any(one.cookie for one in _conditions(split)):
         found["cookie"] = _COOKIE

@@ -7,18 +7,19 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from canaryproxy.admin.collector import EventCounts
 from canaryproxy.admin.readers import Sources
-from canaryproxy.config import Config
+from canaryproxy.config import Config, Tell
 from canaryproxy.config.model.service import SECTIONS
+from canaryproxy.config.secrets import SecretError
 from canaryproxy.control import release_view as view
-from canaryproxy.control.controller import Controller, Origin
+from canaryproxy.control.controller import Controller, Origin, Status
 from canaryproxy.control.gates import AskGates
 from canaryproxy.control.record_reader import RecordReader
 from canaryproxy.control.reload import Reloader
@@ -34,6 +35,9 @@ from canaryproxy.runtime.shared_plane import SharedPlane
 from canaryproxy.runtime.status_line import status_line
 from canaryproxy.runtime.workers import Workers
 from canaryproxy.tls.files import Files
+
+if TYPE_CHECKING:  # redis is an optional dependency
+    from canaryproxy.fleet.teller import FrontTeller
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +90,9 @@ class ServiceControl:
         """It has a new configuration since the last tick."""
         self._sampled_at = self._logged_at = 0.0
         self._endings: set[asyncio.Task[None]] = set()
-        """Notifiers that a reload has replaced, while they deliver what is left."""
+        """Notifiers that a reload has replaced, while they deliver what is left, and tellers."""
+        self._teller = _teller(config, self.controller.status)
+        self._is_started = False
         self.controller.subscribe(self._recorded)
         self.sources = Sources(
             service=config.service,
@@ -124,6 +130,9 @@ class ServiceControl:
     def start(self, files: Files) -> None:
         """Run the release; ``files`` are those of TLS."""
         self.controller.start()
+        self._is_started = True
+        if self._teller is not None:
+            self._teller.start()
         self.health.configure(self.config, files)
 
     def stop(self) -> None:
@@ -149,7 +158,9 @@ class ServiceControl:
         await self.close()
 
     async def close(self) -> None:
-        """End the notifications."""
+        """End the notifications, and say nothing more to a front."""
+        if self._teller is not None:
+            await self._teller.stop()
         await self._notifier.stop(_NOTIFY_WITHIN)
 
     # Configurations
@@ -167,13 +178,22 @@ class ServiceControl:
         self._has_changed = True
         self._gates = _gates(config)
         if _named(config) != _named(old):
-            ending = asyncio.get_running_loop().create_task(self._notifier.stop(_NOTIFY_WITHIN))
-            self._endings.add(ending)
-            ending.add_done_callback(self._endings.discard)
+            self._end(self._notifier.stop(_NOTIFY_WITHIN))
             self._notifier = _notifier(config)
             self._notifier.start()
+        if _tell(config) != _tell(old):
+            if self._teller is not None:
+                self._end(self._teller.stop())
+            self._teller = _teller(config, self.controller.status)
+            if self._teller is not None and self._is_started:
+                self._teller.start()
         self.controller.reconfigure(config, first_table(config))
         self.plane.config = config
+
+    def _end(self, work: Coroutine[Any, Any, None]) -> None:
+        ending = asyncio.get_running_loop().create_task(work)
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
 
     def keep(self, config: Config) -> None:
         """Take a configuration that does not differ (``differs``), so that the former one can be freed."""
@@ -210,13 +230,15 @@ class ServiceControl:
     def _is_idle(self) -> bool:
         """Whether no release is under way, no users are on the canary and the circuit is closed.
 
-        The one service of a configuration without ``services`` never is.
+        One that follows a front is not, once it has requests: the front's users may be on its canary. The one
+        service of a configuration without ``services`` never is.
         """
         controller = self.controller
         return (
             self.config.service is not None
             and controller.table.weight == 0
             and not controller.ledger.is_active
+            and not (self.config.split.follow is not None and self.plane.is_used)
         )
 
     def tick(self) -> None:
@@ -274,6 +296,25 @@ def _controller(
     return Controller(
         config, totals, plane, table, ask=ask, slots=slots, reader=reader, authority=authority
     )
+
+
+def _tell(config: Config) -> Tell | None:
+    """Return the front's fleet that learns of trips here."""
+    return None if config.split.follow is None else config.split.follow.tell
+
+
+def _teller(config: Config, status: Callable[[], Status]) -> FrontTeller | None:
+    """Return what tells the front's fleet; without it, a log line says why nothing is said."""
+    settings = _tell(config)
+    if settings is None:
+        return None
+    try:
+        from canaryproxy.fleet.teller import FrontTeller  # noqa: PLC0415 - see TYPE_CHECKING
+
+        return FrontTeller(settings, status)
+    except (ImportError, SecretError) as error:  # after a reload; a start checks this before
+        _log.error("split.follow.tell: %s; a trip here is not told to the front", error)
+        return None
 
 
 def _own(config: Config) -> tuple[object, ...]:

@@ -92,7 +92,10 @@ class Supervisor:
             _check_log(config.access_log)
         check_tokens(config.admin)
         if config.fleet is not None:
-            _check_fleet(config.fleet)
+            _check_fleet(config.fleet, "fleet")
+        for _, split in config.in_use("split"):
+            if split.follow is not None and split.follow.tell is not None:
+                _check_fleet(split.follow.tell, "split.follow.tell")
         _check_dns(config)
         if self._predecessor is None:
             # Before it listens: with SO_REUSEPORT a second proxy would be given a share of the connections.
@@ -155,16 +158,16 @@ def _check_dns(config: Config) -> None:
         )
 
 
-def _check_fleet(settings: configuration.Fleet) -> None:
+def _check_fleet(settings: configuration.Fleet, name: str) -> None:
     try:
         # redis is an optional dependency, for fleets only.
         from canaryproxy.fleet import redis_store  # noqa: PLC0415
     except ImportError:
-        raise StartError("fleet needs redis: pip install 'canaryproxy[redis]'") from None
+        raise StartError(f"{name} needs redis: pip install 'canaryproxy[redis]'") from None
     try:
         redis_store.password(settings)
     except SecretError as error:
-        raise StartError(f"fleet: {error}") from None
+        raise StartError(f"{name}: {error}") from None
 
 
 def raise_file_limit() -> None:

@@ -64,6 +64,11 @@ def _signing_keys(config: Config) -> Iterator[tuple[FieldPath, str]]:
     for path, split in config.in_use("split"):
         if split.sticky.sign is not None:
             yield (*path, "sticky", "sign", "key_file"), split.sticky.sign.key_file
+        if split.follow is not None and split.follow.sign is not None:
+            yield (*path, "follow", "sign", "key_file"), split.follow.sign.key_file
+    for path, propagate in config.in_use("propagate"):
+        if propagate.sign is not None:
+            yield (*path, "sign", "key_file"), propagate.sign.key_file
 
 
 def read(config: Config) -> Files:

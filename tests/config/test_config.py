@@ -396,8 +396,8 @@ def test_same_site_and_the_forwarding_field_are_names_in_any_case(written: str) 
 
 ONLY_PARSE_KNOWS = {
     "admin_open", "admin_socket_taken", "admin_tokens", "admit_header", "alpha_order", "duration_long",
-    "endpoint_label", "endpoint_port", "endpoint_twice", "gate_timeout", "hold_back", "host_prefix",
-    "listen_admin", "listen_every_v6",
+    "endpoint_label", "endpoint_port", "endpoint_twice", "follow_release", "gate_timeout",
+    "hold_back", "host_prefix", "listen_admin", "listen_every_v6",
     "listen_localhost", "listen_loop", "listen_loop_every", "listen_port", "listen_sexagesimal",
     "listen_twice", "match_regex", "outcome_unknown", "own_socket", "regex_large", "regex_lookahead",
     "secret_two", "services_cookies", "services_loop", "services_place_twice", "services_two_defaults",
@@ -616,6 +616,22 @@ STEPS = "release: {id: a, steps: [%s]}\n"
             BOTH % "b",
             "variants.stable and variants.canary share http://b:80: users of the canary get stable's version"
             " there, and nothing is compared",
+        ),
+        (
+            BOTH % "c" + "split: {weight: 5, follow: {from: [10.0.0.0/8]}}",
+            "split.weight is for requests that do not follow (split.follow): they get the canary at that"
+            " weight, and are not compared",
+        ),
+        (
+            BOTH % "c" + "split: {follow: {from: ['::/0']}}",
+            "split.follow.from has every address, and nothing is signed: any client chooses its version",
+        ),
+        (
+            "listen: {address: 0.0.0.0:80, proxy_protocol: required}\n"
+            + BOTH % "c"
+            + "split: {follow: {from: [10.0.0.0/8]}}",
+            "split.follow without sign: a peer of a listener with proxy_protocol: required can claim an"
+            " address of split.follow.from, and choose its version",
         ),
         (
             BOTH % "c" + "split: {weight: 0.05}",

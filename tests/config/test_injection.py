@@ -85,6 +85,16 @@ TRIES = (
     "{}\u2028x",
     "{}\x85x",
 )
+BEHIND = """
+variants: {stable: {endpoints: ["http://127.0.0.1:1"]}}
+propagate: {header: X-Front, sign: {key_file: /etc/keys}}
+split:
+  follow:
+    header: X-Canary
+    from: [10.0.0.0/8]
+    sign: {key_file: /etc/keys}
+    tell: {redis: "redis://h.example", group: shop, service: cart}
+"""
 NEVER_SENT = {"salt", "equals", "prefix", "regex", "pointer"}
 """Text that is compared with what others send, or hashed."""
 
@@ -93,7 +103,7 @@ def plain(text: str) -> Any:
     return json.loads(json.dumps(read(text, "f.yaml").value))
 
 
-EXAMPLES = [plain(FULL), plain(OTHER)]
+EXAMPLES = [plain(FULL), plain(OTHER), plain(BEHIND)]
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -113,7 +123,7 @@ def example_with(example: int, path: tuple[Any, ...], try_: str) -> str:
     return yaml.safe_dump(copy, sort_keys=False)
 
 
-@pytest.mark.parametrize("text", [FULL, OTHER])
+@pytest.mark.parametrize("text", [FULL, OTHER, BEHIND])
 def test_the_examples_are_valid(text: str) -> None:
     config.parse(text, file="f.yaml")
 

@@ -31,7 +31,7 @@ def test_sample_says_what_outcomes_could_not_look_into() -> None:
     cells.canary[counters.BLIND + len(Blind) * slot + Blind.TOO_LARGE] = 7
     cells.canary[counters.BLIND + len(Blind) * slot + Blind.NOT_JSON] = 3
     cells.stable[counters.OUTCOMES + 2 * settings.slots["signup"]] = 5
-    sample = Sampler(Totals([cells]), settings).sample(RouteTable(), frozenset())
+    sample = Sampler(Totals([cells]), settings).sample(RouteTable(), frozenset(), 0.0)
     assert sample.canary["search"] == (30, 10)
     assert sample.canary["search.blind"] == (40, 10)
     assert sample.canary["search.found"] == (29, 28)

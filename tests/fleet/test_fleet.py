@@ -206,7 +206,7 @@ async def test_the_dead_stay_counted_and_who_is_back_is_not_counted_twice(
         replicas[0].halt()
         again = Replica(tmp_path / "r0b", server.port, "r0")
         again.cells = replicas[0].cells  # a new process that finds counts in shared memory
-        again.controller._sampler._cells = replicas[0].controller._sampler._cells
+        again.controller.sampler._cells = replicas[0].controller.sampler._cells
         again.start()
         await soon(lambda: again.fleet["connected"], "connected")
         await asyncio.sleep(0.5)

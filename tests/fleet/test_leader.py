@@ -34,6 +34,7 @@ class Host:
     gates: Any = None
     table: Any = None
     capacity: Any = None
+    sampler: Any = None
     departures: Any = None
     sample: Any = None
     causes: Any = None

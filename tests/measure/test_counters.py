@@ -39,6 +39,8 @@ def spans() -> dict[str, range]:
         "HTTP2_CLOSED",
         "HTTP2_RESETS",
         "HTTP2_FAILED",
+        "FOLLOWED",
+        "NOT_FOLLOWED",
     ):
         del found[name]  # the proxy's own
     for name in ("STABLE", "CANARY", "MOST_OUTCOMES"):  # numbers, not cells

@@ -30,6 +30,7 @@ from canaryproxy.config.model.listen import Listener
 from canaryproxy.config.model.match import Condition, HeaderMatch, PathMatch
 from canaryproxy.config.model.notify import EventName, Webhook
 from canaryproxy.config.model.outcomes import JsonWhen, Outcome, OutcomeMatch, When
+from canaryproxy.config.model.propagation import Follow, Propagate, Tell
 from canaryproxy.config.model.release import Gate, Release, Step
 from canaryproxy.config.model.resilience import Assets, Mirror, Rescue, RetryBudget
 from canaryproxy.config.model.section import Mistake
@@ -55,6 +56,7 @@ __all__ = [
     "Errors",
     "EventName",
     "Fleet",
+    "Follow",
     "Forwarded",
     "Gate",
     "GuardRails",
@@ -74,6 +76,7 @@ __all__ = [
     "OutcomeMatch",
     "PathMatch",
     "Probes",
+    "Propagate",
     "Release",
     "Reload",
     "Rescue",
@@ -83,6 +86,7 @@ __all__ = [
     "Split",
     "Step",
     "Sticky",
+    "Tell",
     "Throughput",
     "Trace",
     "Variant",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from canaryproxy.config.model.judge import Judge
 from canaryproxy.config.model.limits import Limits
 from canaryproxy.config.model.listen import AnyListener, Listener
 from canaryproxy.config.model.notify import Webhook
+from canaryproxy.config.model.propagation import Propagate
 from canaryproxy.config.model.release import Release
 from canaryproxy.config.model.resilience import Mirror, Rescue
 from canaryproxy.config.model.section import (
@@ -85,6 +87,9 @@ class Config(Section):
         default_factory=Dns, description="How the host names of endpoints are resolved."
     )
     split: Split = Field(default_factory=Split, description="Which users get the canary.")
+    propagate: Propagate | None = Field(
+        None, description="Tell upstreams which version a request gets; off by default."
+    )
     release: Release | None = Field(
         None, description="One attempt to move users from stable to canary, step by step."
     )
@@ -198,7 +203,15 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        report((*self._without_variants(), *self._overlaps(), *self._loops(), *self._services()))
+        report(
+            (
+                *self._without_variants(),
+                *self._overlaps(),
+                *self._loops(),
+                *self._services(),
+                *self._following(),
+            )
+        )
         return self
 
     def _without_variants(self) -> Iterator[Mistake]:
@@ -239,6 +252,27 @@ class Config(Section):
             return Mistake(message, other_path, because_of)
         return Mistake(f"{address} overlaps with {other}", path, because_of)
 
+    def _following(self) -> Iterator[Mistake]:
+        """Yield what is the front's where a service follows one."""
+        if all(split.follow is None for _, split in self.in_use("split")):
+            return
+        for name, one in self.by_service().items():
+            if one.split.follow is None:
+                continue
+            own = self.services[name].own() if self.services else {}
+            path = partial(_section, name, own)
+            if one.release is not None:
+                message = "the release is the front's (split.follow): remove it here"
+                yield Mistake(message, path("release"), (path("split"),))
+            if one.judge.cooldown is not None:
+                message = "has no effect with split.follow: there is no weight here to probe with"
+                yield Mistake(message, (*path("judge"), "cooldown"), (path("split"),))
+            if one.fleet is not None:
+                message = (
+                    "replicas that follow a front (split.follow) share no release of their own"
+                )
+                yield Mistake(message, ("fleet",), (path("split"),))
+
     def _loops(self) -> Iterator[Mistake]:
         """Yield endpoints that are the proxy itself."""
         for path, variants in self.in_use("variants"):
@@ -250,3 +284,8 @@ class Config(Section):
                             (*path, name, "endpoints", at),
                             (("listen",),),
                         )
+
+
+def _section(service: str, own: Mapping[str, object], section: str) -> Path:
+    """Return the path of the section that is in force for a service, which has those in ``own``."""
+    return ("services", service, section) if section in own else (section,)

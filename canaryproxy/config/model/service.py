@@ -11,6 +11,7 @@ from canaryproxy.config import types
 from canaryproxy.config.model.circuit import Circuit
 from canaryproxy.config.model.judge import Judge
 from canaryproxy.config.model.notify import Webhook
+from canaryproxy.config.model.propagation import Propagate
 from canaryproxy.config.model.release import Release
 from canaryproxy.config.model.resilience import Mirror, Rescue
 from canaryproxy.config.model.section import Mistake, Section, optional, report, without_default
@@ -18,7 +19,8 @@ from canaryproxy.config.model.split import Split, Sticky
 from canaryproxy.config.model.variants import Variants
 
 SECTIONS: Final = (
-    *("variants", "split", "release", "judge", "circuit", "rescue", "mirror", "notify"),
+    *("variants", "split", "propagate", "release", "judge", "circuit", "rescue", "mirror"),
+    "notify",
 )
 """The sections that a service may have of its own, in place of those at the top level."""
 MOST: Final = 1024
@@ -60,6 +62,11 @@ class Service(Section):
     )
     split: Annotated[Split | None, optional(Split)] = Field(
         None, description="Which users get its canary.", json_schema_extra=without_default
+    )
+    propagate: Propagate | None = Field(
+        None,
+        description="Tell its upstreams which version a request gets; null: do not, whatever the top level"
+        " says.",
     )
     release: Release | None = Field(
         None, description="Its release; null: none, whatever the top level has."

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from canaryproxy.config import types
 from canaryproxy.config.model.match import Condition
+from canaryproxy.config.model.propagation import Follow
 from canaryproxy.config.model.section import (
     Mistake,
     Section,
@@ -177,6 +178,11 @@ class Split(Section):
         Probes | None, BeforeValidator(switch, json_schema_input_type=Probes | bool | None)
     ] = Field(
         default_factory=Probes, description="Requests without a user; false: treat them as users."
+    )
+    follow: Follow | None = Field(
+        None,
+        description="Follow the version that the proxy before this one has chosen (propagate); off by"
+        " default.",
     )
     variant_header: types.Name | None = Field(
         None, description="Response header that names the variant; not sent by default."
