@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--clients", type=int, default=4)
     wanted = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         found = reload_under_load(Path(folder), wanted.reloads, wanted.workers, wanted.clients)
     print(f"{found.reloads} reloads, {found.sent} requests, {len(found.failures)} failed")
     for failure in found.failures[:10]:
