@@ -100,13 +100,17 @@ def _several(services: Iterable[str], path: str) -> Problem:
 def _unknown(services: Iterable[str], name: str) -> Problem:
     names = list(services)
     shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
-    return Problem(404, f"no service {shown!r}; there is {_listed(names)}", services=names)
+    return Problem(404, f"no service {shown!r}; {_there(names)}", services=names)
 
 
 def _removed(services: Iterable[str], name: str) -> Problem:
     names = list(services)
-    said = f"a reload has removed the service {name}; there is {_listed(names)}"
+    said = f"a reload has removed the service {name}; {_there(names)}"
     return Problem(404, said, services=names)
+
+
+def _there(names: Sequence[str]) -> str:
+    return f"there {'are' if len(names) > 1 else 'is'} {_listed(names)}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from canaryproxy.cli.begin import NewRelease
 from canaryproxy.cli.common import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, fail
 from canaryproxy.cli.target import Target, login, reaching, reaching_service
 from canaryproxy.client import text as words
-from canaryproxy.client.api import Client, Refused, Response
+from canaryproxy.client.api import Client, Refused, Response, WrongService
 from canaryproxy.config import units
 
 Document = Mapping[str, Any]
@@ -363,22 +363,25 @@ def reload(target: Target, as_json: bool) -> None:
     Example: canaryproxy reload
     """
 
-    async def work(client: Client) -> tuple[Response, Response]:
+    async def work(client: Client) -> tuple[Response, dict[str, Any]]:
         seen = await client.config()
         if not as_json:
             file = words.clean(seen.body.get("file")) or "the configuration"
             click.echo(f"Reload {file}.")
         done = await client.operate("reload", {"by": login()}, seen.etag)
-        return done, await client.release()
+        try:
+            return done, {"release": (await client.release()).body}
+        except WrongService:  # the proxy has several
+            return done, {"services": (await client.table("services"))["services"]}
 
-    done, release = target.talk(work)
-    body, document = done.body, release.body
+    done, after = target.talk(work)
+    body, document = done.body, after.get("release", {})
     if not isinstance(body.get("changed"), list):
         fail(
             "reload was accepted, but the response does not say what changed; see canaryproxy status"
         )
     if as_json:
-        click.echo(json.dumps({"act": "reload", "done": True, **body, "release": document}))
+        click.echo(json.dumps({"act": "reload", "done": True, **body, **after}))
     else:
         changed = _list(body.get("changed"))
         restart = _list(body.get("restart_needed"))

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import getpass
 import os
+import shlex
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -177,7 +178,8 @@ class Target:
             )
         context = click.get_current_context(silent=True)
         command = "canaryproxy" if context is None else context.command_path
-        example = names[0] if names else "NAME"
+        given = [] if context is None else context.find_root().meta.get("canaryproxy.arguments", [])
+        example = " ".join([names[0] if names else "NAME", shlex.join(given[1:])]).rstrip()
         fail(
             f"the proxy on {self.address} has several services: name one, as in"
             f" {command} --service {example}; {_there(names)}",
@@ -186,12 +188,12 @@ class Target:
 
 
 def _there(names: list[str]) -> str:
-    """``there is cart, pay and search``; of many the first ones."""
+    """``there are cart, pay and search``; of many the first ones."""
     if len(names) > _NAMED:
-        return f"there is {', '.join(names[:_NAMED])} and {len(names) - _NAMED} more (canaryproxy status)"
-    return (
-        f"there is {' and '.join([', '.join(names[:-1]), names[-1]] if len(names) > 1 else names)}"
-    )
+        return f"there are {', '.join(names[:_NAMED])} and {len(names) - _NAMED} more (canaryproxy status)"
+    if len(names) > 1:
+        return f"there are {', '.join(names[:-1])} and {names[-1]}"
+    return f"there is {''.join(names)}"
 
 
 _NAMED = 20

@@ -7,6 +7,7 @@ become ``Text``, never markup, and pass ``words.clean``.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -314,10 +315,20 @@ def _progress(view: View, width: int, most: int | None) -> list[Text]:
         said = clean(gate.get("state"), 20) + (f": {cause}" if cause else "")
         lines += _labelled(" gate", said, width, most, "dim", style)
     lines += _circuit(view, width, None if most is None else 2)
-    action = next_action(document)
+    action = _of_service(next_action(document), view.service)
     if action:
         lines += _labelled(" to do", action, width, most, "dim", "bold")
     return lines
+
+
+def _of_service(text: str, service: str | None) -> str:
+    """Return a text whose commands name the service."""
+    if service is None:
+        return text
+    return _COMMAND.sub(rf"\g<0> --service {clean(service, 60)}", text)
+
+
+_COMMAND = re.compile(r"canaryproxy (?:start|resume|weight N|abort|accept|trip|reset)\b")
 
 
 def _track(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], width: int) -> Text:

@@ -154,7 +154,9 @@ def _reasons_for_a_person(row: Mapping[str, Any]) -> list[str]:
     """Return why a service needs a person, in words."""
     attention, found = row.get("attention"), row.get("problems")
     said = []
-    if attention in ("tripped", "breach", "suspect", "held"):
+    if attention == "tripped" and row.get("cause"):
+        said.append(f"tripped: {clean(row.get('cause'), 400)}")
+    elif attention in ("tripped", "breach", "suspect", "held"):
         said.append(clean(row.get("said"), 400))
     said += [clean(one, 400) for one in found] if isinstance(found, list) else []
     if attention == "waiting":

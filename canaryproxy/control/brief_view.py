@@ -53,6 +53,7 @@ class Brief(View):
     weight: float = Field(description="Percent of its users on the canary.")
     ready: bool = Field(description="The next step waits for an operator's resume.")
     circuit: CircuitState
+    cause: str | None = Field(None, description="Why the circuit is not closed.")
     verdict: Kind
     said: str = Field(description="The verdict in one sentence.")
     problems: list[str] = Field(description="What else is wrong with it: state file, fleet.")
@@ -77,6 +78,7 @@ def brief(status: Status, fleet: Mapping[str, Any] | None) -> Brief:
         weight=status.weight,
         ready=here.ready,
         circuit=broken.state.value,
+        cause=broken.cause,
         verdict=verdict.kind,
         said=verdict.said,
         problems=problems,

@@ -130,7 +130,7 @@ async def test_with_several_services_a_path_without_one_names_them(
 async def test_an_unknown_service_is_not_found(shop: Served, path: str, method: str) -> None:
     found = problem(await shop.ask(method.upper(), path.replace("{name}", "crat"), "{}"))
     assert found["services"] == ["cart", "pay", "rest"]
-    assert found["detail"] == "no service 'crat'; there is cart, pay and rest"
+    assert found["detail"] == "no service 'crat'; there are cart, pay and rest"
 
 
 async def test_many_services_are_not_all_in_the_sentence(tmp_path: Path) -> None:

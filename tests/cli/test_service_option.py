@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import AsyncIterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from canaryproxy.client.screen import View, screen
 from canaryproxy.client.tables import overview_lines, service_lines
 from tests.admin.fake import FakeControl, FakeProxy, FakeService, Served, serve
 from tests.admin.test_services import three
@@ -77,9 +81,10 @@ async def test_without_a_name_a_command_says_which_there_are(
 ) -> None:
     done = await command(*words, "--admin", shop.unix, folder=tmp_path)
     assert (done.status, done.out) == (2, "")
+    rest = shlex.join([*words[1:], "--admin", shop.unix])
     assert done.err == (
         f"canaryproxy: the proxy on {shop.unix} has several services: name one, as in canaryproxy"
-        f" {words[0]} --service cart; there is cart, pay and rest\n"
+        f" {words[0]} --service cart {rest}; there are cart, pay and rest\n"
     )
     assert all(one.control.acts == [] for one in shop.proxy.services.values())
 
@@ -91,7 +96,7 @@ async def test_an_unknown_name_says_which_there_are(
     done = await command(*words, "--service", "crat", "--admin", shop.unix, folder=tmp_path)
     assert (done.status, done.out) == (2, "")
     assert done.err == (
-        f"canaryproxy: no service 'crat' on {shop.unix}; there is cart, pay and rest\n"
+        f"canaryproxy: no service 'crat' on {shop.unix}; there are cart, pay and rest\n"
     )
 
 
@@ -127,6 +132,30 @@ async def test_a_watch_ends_when_its_service_is_removed(shop: Served, tmp_path: 
     assert done.status == 1
     assert done.err == "canaryproxy: a reload has removed the service cart\n"
     assert waited.status == 4
+
+
+async def test_a_reload_is_of_the_whole_proxy(shop: Served, tmp_path: Path) -> None:
+    done = await command("reload", "--admin", shop.unix, folder=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[-1] == "Done: nothing changed."
+    as_json = await command("reload", "--json", "--admin", shop.unix, folder=tmp_path)
+    assert [one["name"] for one in json.loads(as_json.out)["services"]] == ["pay", "cart", "rest"]
+
+
+def test_the_next_action_names_the_service() -> None:
+    said = {"state": "tripped", "release": "r1", "weight": 0.0}
+    to = Console(width=120, record=True, file=StringIO())
+    to.print(screen(View(said, service="pay"), 120))
+    assert (
+        "then canaryproxy reset --service pay or canaryproxy abort --service pay"
+        in to.export_text()
+    )
+
+
+def test_the_table_says_why_a_service_was_rolled_back() -> None:
+    row = {"name": "pay", "attention": "tripped", "state": "tripped", "said": "nothing is compared"}
+    assert "pay: tripped: errors" in service_lines({"services": [{**row, "cause": "errors"}]}, 0.0)
+    assert "pay: nothing is compared" in service_lines({"services": [row]}, 0.0)
 
 
 async def _streams(shop: Served, number: int) -> None:
