@@ -77,7 +77,7 @@ def convert(
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What the files say, and what it is a configuration of."""
+    """The parsed files, and the tool whose configuration they are."""
 
     kind: str
     folder: str
