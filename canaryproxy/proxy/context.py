@@ -24,7 +24,7 @@ from canaryproxy.proxy.propagation import Propagator
 from canaryproxy.proxy.routing import Router
 from canaryproxy.proxy.trial_rules import TrialRules
 
-ASLEEP: Final = (Tally(Counters().stable), Tally(Counters().canary))
+_ASLEEP: Final = (Tally(Counters().stable), Tally(Counters().canary))
 """In place of the counters of services that have none yet; nothing is counted here."""
 
 
@@ -106,6 +106,7 @@ class ServiceContext:
         "cells",
         "counters",
         "head_ends",
+        "is_awake",
         "load",
         "long_lived",
         "mirror",
@@ -149,7 +150,9 @@ class ServiceContext:
         """In a configuration of one service that has no name, ``None``."""
         self.cells = cells
         self.counters = cells.counters
-        self.tallies = ASLEEP
+        self.is_awake = False
+        """It has had a request. Until then, no memory is spent on its counters."""
+        self.tallies = _ASLEEP
         """Writes the counters of each variant, once it is awake."""
         self.long_lived = LongLivedExchanges(self.tallies)
         """The tunnels and endless responses, which follow their users."""
@@ -163,14 +166,10 @@ class ServiceContext:
         self.load = LoadLimits()
         """How many requests stable and the canary may have in flight."""
 
-    @property
-    def is_awake(self) -> bool:
-        """Whether it has had a request. Until then, no memory is spent on its counters."""
-        return self.tallies is not ASLEEP
-
     def wake(self) -> None:
         """Get ready for requests."""
         self.cells.mark_used()
+        self.is_awake = True
         self.tallies = (Tally(self.counters.stable), Tally(self.counters.canary))
         self.long_lived.count_in(self.tallies)
 

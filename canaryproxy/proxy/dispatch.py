@@ -8,7 +8,7 @@ from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.request import Request
 from canaryproxy.measure import counters
 from canaryproxy.measure.service_table import UNKNOWN_HOST
-from canaryproxy.proxy.context import ASLEEP, ServiceContext, WorkerContext
+from canaryproxy.proxy.context import ServiceContext, WorkerContext
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.grpc_exchange import GrpcExchange
 from canaryproxy.proxy.interfaces import ResponseSink
@@ -50,7 +50,7 @@ def find_service(context: WorkerContext, request: Request) -> ServiceContext:
     if at < 0:
         raise Refusal(404, "no service of this host has this path")
     service = context.services[at]
-    if service.tallies is ASLEEP:
+    if not service.is_awake:
         service.wake()
     if service.request_parser is context.request_parser:
         _remember(context, request.fields.host, service)

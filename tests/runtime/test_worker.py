@@ -114,7 +114,7 @@ async def test_a_worker_adds_changes_and_drops_services_and_gives_slots_back() -
         str(one.config) for one in worker.datapath.services["a"].context.pools[0].endpoints
     ] == ["http://127.0.0.1:9"]
     assert worker.datapath.services["b"].context is kept
-    assert kept.pools is pools
+    assert kept.pools[STABLE] is pools[STABLE]
     assert made.held == [0, 1, 2]
     newest = made.publish(shop(more=third).replace("  b: ", "  d: ").replace("[b]", "[d]"))
     worker.tick()

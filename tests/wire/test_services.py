@@ -369,7 +369,7 @@ async def test_services_come_and_go_and_the_others_keep_what_they_have() -> None
         shop.reconfigure("  api: ", "  interface: ")
         assert list(shop.services.datapath.services) == ["cart", "shop", "interface", "rest"]
         assert shop.services["shop"] is before
-        assert before.context.pools is pools
+        assert before.context.pools[STABLE] is pools[STABLE]
         assert before.context.router.table is table
         assert shop.running.context.request_parser is parser
         for host, path, name in (
