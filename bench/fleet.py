@@ -32,7 +32,7 @@ from canaryproxy.fleet.state import Document
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.verdict import Sample
 from canaryproxy.measure.records import ENDED, FAILED, pack_first, pack_second, pack_third
-from canaryproxy.measure.routing import FINE, POSITIONS
+from canaryproxy.measure.routing import FINE, POSITIONS, RouteTable
 from canaryproxy.release import circuit
 from canaryproxy.release.circuit import CircuitSettings
 from canaryproxy.release.rollout import Plan, Step
@@ -44,7 +44,8 @@ _SETTINGS = Settings(
 )
 _JUDGE = JudgeSettings(steps=(5.0, 100.0), warmup=0.0)
 _METRICS = ("requests", "client_errors", "unreached")
-_LIMIT = 500
+_TABLE = RouteTable(weight=5.0)
+_LIMIT = _TABLE.limit
 _INTERVAL = 0.1
 _WARM = 20
 """Exchanges before the canary breaks."""
@@ -115,7 +116,7 @@ class _Replica:
             term=0,
             progress="",
             row=counts.text(counts.row(sample)),
-            entry=self.evidence.to_write(now, _LIMIT, self.contact.replicas),
+            entry=self.evidence.to_write(now, _TABLE, self.contact.replicas),
             cursor=self.evidence.cursor if self.judges else self.cursor,
             most=self.contact.entries(self.name),
         )

@@ -449,6 +449,14 @@ METRICS: Final = (
         readers.one(lambda scrape: scrape.table.limit / 10_000),
     ),
     Row(
+        "canaryproxy_cohort_weight_ratio",
+        "Fraction of a cohort's users routed to the canary, 0 to 1; absent without cohorts and while the "
+        "circuit is open. The users of no cohort are in canaryproxy_weight_ratio.",
+        "gauge",
+        ("cohort",),
+        readers.cohorts,
+    ),
+    Row(
         "canaryproxy_circuit_state",
         "1 for the current state of the circuit: closed, open or half_open.",
         "gauge",

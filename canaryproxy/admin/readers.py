@@ -426,6 +426,10 @@ def circuit_state(scrape: Scrape) -> Iterable[Sample]:
     return [((state.value,), state.value == scrape.view.circuit.state) for state in circuit.State]
 
 
+def cohorts(scrape: Scrape) -> Iterable[Sample]:
+    return [((group.name,), group.limit / 10_000) for group in scrape.table.groups]
+
+
 def release_state(scrape: Scrape) -> Iterable[Sample]:
     return [((state.value,), state.value == scrape.view.state) for state in rollout.State]
 

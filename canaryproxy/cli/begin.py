@@ -123,12 +123,11 @@ def _says(now: Document, config: Document, change: Document, at: str) -> list[st
     """Return what will happen, a sentence an entry."""
     steps = now.get("steps")
     listed = steps if isinstance(steps, list) else []
-    weight = (
-        words.number(listed[0].get("weight")) if listed and isinstance(listed[0], dict) else None
-    )
+    first = listed[0] if listed and isinstance(listed[0], dict) else {}
+    of = "" if first.get("cohort") else " of users"
     says = [
         f"it takes the place of {words.name(now)}, which is {words.progress(now)}",
-        f"all users go to stable; then step 1 of {len(listed)} begins with {weight or 0:g}% of users,"
+        f"all users go to stable; then step 1 of {len(listed)} begins with {words.step_share(first)}{of},"
         " not the same as before",
         f"the id is written into {words.clean(config.get('file'))}",
     ]

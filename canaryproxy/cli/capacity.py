@@ -27,5 +27,5 @@ def outlook_of(config: Config, rate: float | None = None) -> Outlook | None:
     if most is None:
         return None
     up = len(config.variants.stable.endpoints), len(config.variants.canary.endpoints)
-    weights = [step.weight for step in config.release.plan]
+    weights = [step.weight for step in config.release.plan if step.cohort is None]
     return planned(carried, time(), most.rate if rate is None else rate, up, weights)

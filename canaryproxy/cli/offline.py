@@ -171,7 +171,10 @@ def plan(
     from canaryproxy.release.forecast import Traffic, forecast  # noqa: PLC0415
 
     found = forecast(
-        [Step(step.weight, step.bake, step.min_requests) for step in config.release.plan],
+        [
+            Step(step.weight, step.bake, step.min_requests, step.min_users or 0, cohort=step.cohort)
+            for step in config.release.plan
+        ],
         Traffic(rps, error_rate, users),
         settings=ControlSettings.of(config).judge,
     )

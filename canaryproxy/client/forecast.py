@@ -34,7 +34,10 @@ def print_forecast(found: Forecast, error_rate: float) -> None:
         first = (weight(step.weight), lasts, count(step.requests))
         if step.weight >= 100.0 and not step.bake:
             first = (weight(step.weight), NONE, NONE)
-        if not step.catches:
+        if step.cohort is not None:
+            share = f"{weight(step.weight)} of {step.cohort}"
+            table.add_row(share, *(NONE,) * 6)
+        elif not step.catches:
             table.add_row(*first, NONE, NONE, NONE, NONE)
             nobody = "every user is on the canary" if step.weight else "no user is on the canary"
             notes.add(f"{NONE}  {nobody}: nothing to compare")

@@ -186,7 +186,7 @@ def _head(view: View, width: int) -> list[Text]:
     line.append(words.name(document), "bold")
     line.append("  ")
     line.append(f" {state.upper()} ", _STATES.get(state, "bold reverse"))
-    line.append(f"  {words.weight(document.get('weight'))} of users on the canary")
+    line.append(f"  {words.users_of(document)} on the canary")
     age = number(document.get("since"))
     time = number(document.get("time")) or view.now
     since = f"for {words.duration(time - age)}" if age else ""  # 0: no release has begun
@@ -337,7 +337,7 @@ def _track(document: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], widt
     state = document.get("state")
     marks: list[tuple[str, StyleType]] = []
     for at, step in enumerate(steps):
-        name = words.weight(step.get("weight"))
+        name = words.step_share(step)
         if state == "promoted" or (at < here and state not in ("aborting", "aborted")):
             marks.append((f"✓ {name}", "green"))
         elif at == here and state in ("running", "paused", "probing", "tripped"):
@@ -420,6 +420,8 @@ def _circuit(view: View, width: int, most: int | None) -> list[Text]:
     if front:
         said = f"release {clean(front.get('release')) or 'without id'} at {front.get('weight'):g}%"
         lines += _labelled(" front", f"{said}; its users are compared here", width, most, "dim", "")
+    if compared := clean(view.document.get("compared")):
+        lines += _labelled(" compared", compared, width, most, "dim", "")
     quiet = view.document.get("quiet")
     if quiet and not view.document.get("hold"):
         lines += _labelled(" note", f"nothing to compare: {clean(quiet)}", width, most, "dim", "")

@@ -157,11 +157,25 @@ def name(document: Mapping[str, Any]) -> str:
 def share(document: Mapping[str, Any], verb: str = "on") -> str:
     """``5% of users on the canary``, or ``all users on stable``; ``verb`` may replace ``on``."""
     found = number(document.get("weight"))
-    if found == 0:
+    if found == 0 and not document.get("cohorts"):
         return f"all users {verb} stable"
     if found == 100:
         return f"all users {verb} the canary"
-    return f"{weight(found)} of users {verb} the canary"
+    return f"{users_of(document)} {verb} the canary"
+
+
+def users_of(document: Mapping[str, Any]) -> str:
+    """``5% of users``; with cohorts ``1% of users, 50% of staff``."""
+    cohorts = document.get("cohorts")
+    if cohorts and isinstance(cohorts, list):
+        return clean(document.get("share"))
+    return f"{weight(document.get('weight'))} of users"
+
+
+def step_share(step: Mapping[str, Any]) -> str:
+    """``5%`` for a step of all users, ``50% of staff`` for one of a cohort."""
+    of = clean(step.get("cohort"), 40) if step.get("cohort") else ""
+    return f"{weight(step.get('weight'))} of {of}" if of else weight(step.get("weight"))
 
 
 def step_of(document: Mapping[str, Any]) -> str:
@@ -182,7 +196,8 @@ def progress(document: Mapping[str, Any]) -> str:
     if state == "aborting" and left is not None:
         return f"aborting, {share(document)}, and none in {duration(left)}"
     if state in ("running", "paused", "probing"):
-        return f"{state} at {weight(document.get('weight'))}{brackets}"
+        at = users_of(document) if document.get("cohorts") else weight(document.get("weight"))
+        return f"{state} at {at}{brackets}"
     return f"{state}{brackets}, {share(document)}"
 
 

@@ -252,8 +252,9 @@ def _plan(config: Config) -> Iterator[str]:
         return
     steps = config.release.steps
     yield from _users(config, steps)
-    if steps[0].weight > BIG_FIRST_STEP:
-        yield f"release.steps[0].weight is {steps[0].weight:g}%: begin with 1% to 5%"
+    first = next((at for at, step in enumerate(steps) if step.cohort is None), 0)
+    if steps[first].weight > BIG_FIRST_STEP:
+        yield f"release.steps[{first}].weight is {steps[first].weight:g}%: begin with 1% to 5%"
     for at, step in enumerate(steps):
         if step.bake < SHORT_BAKE and step.weight < 100:
             yield (
@@ -264,10 +265,10 @@ def _plan(config: Config) -> Iterator[str]:
 
 def _users(config: Config, steps: tuple[Step, ...]) -> Iterator[str]:
     """Warn about steps that move too few users: only those moved by a step are compared in it."""
-    before = 0.0
+    last: dict[str | None, float] = {}
     for at, step in enumerate(steps):
         least = config.judge.min_users if step.min_users is None else step.min_users
-        moved, before = step.weight - before, step.weight
+        moved, last[step.cohort] = step.weight - last.get(step.cohort, 0.0), step.weight
         if step.weight >= 100.0:
             if step.min_users:
                 yield f"release.steps[{at}].min_users has no effect at 100%: no user is left to compare with"
@@ -279,7 +280,8 @@ def _users(config: Config, steps: tuple[Step, ...]) -> Iterator[str]:
             yield f"release.steps[{at}]: min_users is 0, so one user's requests can complete the step"
         needed = least / moved * 100.0
         if needed > MANY_USERS:
+            of = "of users" if step.cohort is None else f"of {step.cohort}"
             yield (
-                f"release.steps[{at}] moves {moved:.4g}% of users and needs {least} of them (min_users):"
+                f"release.steps[{at}] moves {moved:.4g}% {of} and needs {least} of them (min_users):"
                 f" with fewer than {needed:,.0f} users it is never left"
             )

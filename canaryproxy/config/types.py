@@ -300,6 +300,12 @@ _check, _schema = _form(
 )
 OutcomeName = Annotated[str, _check, _schema]
 _check, _schema = _form(
+    r"(?!users$)[A-Za-z][A-Za-z0-9_.-]{0,39}",
+    "1 to 40 letters, digits and _ . - that begin with a letter, and not users",
+    examples=["staff"],
+)
+CohortName = Annotated[str, _check, _schema]
+_check, _schema = _form(
     r"(?:/(?:[^~/]|~[01])*)*", "a JSON pointer (RFC 6901), such as /results", examples=["/results"]
 )
 Pointer = Annotated[str, _check, _schema]

@@ -23,6 +23,7 @@ from canaryproxy.control.saver import Split
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.judging.judge import Judge
 from canaryproxy.judging.verdict import Assessment, Sample
+from canaryproxy.measure.exposure import Cohorts, Exposure
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.release import circuit, rollout, transitions
 from canaryproxy.release.circuit import Circuit, Record
@@ -228,10 +229,16 @@ def saved_rollout(
         ledger.note("release", "the plan has fewer steps now: the release starts over", {})
         return None
     if restored.state is rollout.State.ABORTING:  # how far it was is not known: to the end
-        return replace(restored, weight=0.0, left=0.0)
+        return restored.exposing(Exposure(), left=0.0)
     if settings.release is None and restored.state is rollout.State.IDLE:
         return replace(restored, weight=ledger.rollout.weight)  # as the configuration says now
     return restored
+
+
+def split_of(table: RouteTable) -> Split:
+    """Return the split of a route table."""
+    cohorts = Cohorts(table.cohorts, table.cohort)
+    return Split(table.weight, table.circuit_open, table.salt, cohorts)
 
 
 class LocalAuthority:
@@ -258,8 +265,10 @@ class LocalAuthority:
     @property
     def wanted(self) -> Split:
         ledger, settings = self._ledger, self.settings
-        weight = ledger.rollout.weight if settings.has_canary else 0.0
-        return Split(weight, ledger.circuit.state is circuit.State.OPEN, settings.salt)
+        is_open, here = ledger.circuit.state is circuit.State.OPEN, ledger.rollout
+        if not settings.has_canary:
+            return Split(0.0, is_open, settings.salt)
+        return Split(here.weight, is_open, settings.salt, here.cohorts)
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -291,7 +300,7 @@ class LocalAuthority:
         seen = with_capacity(self._judge.observe(now, sample), self._host)
         self.assessment = seen
         ledger = self._ledger
-        exposed = ledger.rollout.weight > 0 if front is None else sample.limit > 0
+        exposed = ledger.rollout.exposure.has_users if front is None else sample.limit > 0
         if seen.level == "breach" and exposed:
             more = {} if front is None else {"weight": front.weight, "release": front.release}
             event = event_of(seen, self._host, ledger, self.settings.plan, **more)
@@ -300,7 +309,7 @@ class LocalAuthority:
         else:
             self._suspicion.observe(now, seen)
         self._move(circuit.Tick(seen))
-        if self.wanted.limit <= self._host.table.limit:  # else the step has not really begun
+        if not self.wanted.raises(split_of(self._host.table)):  # else the step has not really begun
             self._move(rollout.Tick(seen))
 
     def _follow(self, front: Front) -> None:
@@ -344,7 +353,7 @@ class LocalAuthority:
 
     def carry_over(self, settings: ControlSettings, table: RouteTable) -> Split:
         if settings.release == self.settings.release:
-            return Split(table.weight, table.circuit_open, settings.salt)
+            return replace(split_of(table), salt=settings.salt)
         return Split(0.0, circuit_open=False, salt=settings.salt)
 
     def configure(self, settings: ControlSettings) -> None:

@@ -63,7 +63,8 @@ class CapacityWatch:
         goes_on = here.state in (State.RUNNING, State.PAUSED) and not here.learning
         at = here.step + 1 if goes_on else 0
         awaits = goes_on or here.learning
-        following = steps[at].weight if awaits and at < len(steps) else None
+        is_known = awaits and at < len(steps) and steps[at].cohort is None
+        following = steps[at].weight if is_known else None  # how many a cohort has is not known
         return outlook(
             now, self.carried, Demand(self._rate, self._seconds, self._up, here.weight, following)
         )

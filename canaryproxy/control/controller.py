@@ -18,7 +18,7 @@ from time import monotonic, time
 from typing import Any, Literal, Protocol
 
 from canaryproxy.config import Config
-from canaryproxy.control.authority import Authority, AuthorityHost, LocalAuthority
+from canaryproxy.control.authority import Authority, AuthorityHost, LocalAuthority, split_of
 from canaryproxy.control.capacity_watch import CapacityWatch
 from canaryproxy.control.causes import Causes
 from canaryproxy.control.departures import Departures
@@ -40,6 +40,7 @@ from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure import counters
 from canaryproxy.measure.concentration import Concentration
 from canaryproxy.measure.counters import Totals
+from canaryproxy.measure.exposure import NONE_REACHED, Cohorts, Exposure
 from canaryproxy.measure.recent_users import RecentUsers
 from canaryproxy.measure.routing import VARIANTS, RouteTable
 from canaryproxy.release import circuit, rollout
@@ -85,7 +86,7 @@ class Status:
     circuit: Circuit
     assessment: Assessment | None
     weight: float
-    """Percent of users on the canary, as published."""
+    """Percent of all users on the canary, as published."""
     history: tuple[Record, ...]
     recorded: int
     """Number of the newest record of the history; they are numbered from 1 without gaps."""
@@ -98,6 +99,13 @@ class Status:
     """How many sticky keys carry the traffic; ``None``: not known yet."""
     front: Front | None = None
     """The split of the front that is followed and compared; ``None``: none, or not known yet."""
+    cohorts: Cohorts = NONE_REACHED
+    """Cohorts with users on the canary, as published."""
+
+    @property
+    def exposure(self) -> Exposure:
+        """The users on the canary, as published."""
+        return Exposure(self.weight, self.cohorts.reached, self.cohorts.drawn)
 
 
 class Controller:
@@ -148,7 +156,7 @@ class Controller:
         self._canary = canary_of(config)
         self.gates = GateKeeper(ask, self.authority.gates_answered)
         self._file = StateFile(Path(config.state))
-        self._saver = Saver(self._file, self.ledger, self._document, self.publish, _split(table))
+        self._saver = Saver(self._file, self.ledger, self._document, self.publish, split_of(table))
         self._thresholds_at = float("-inf")
         self._saved_at = 0.0
         self._stopped = False
@@ -216,13 +224,7 @@ class Controller:
         if table.salt != self.table.salt:
             return
         # The configuration may be a newer one: another program may have taken over with its own.
-        self.table = replace(
-            self.table,
-            weight=table.weight if self.settings.has_canary else 0.0,
-            circuit_open=table.circuit_open,
-            late=table.late,
-            stall_after=table.stall_after,
-        )
+        self.table = _taken(self.table, table, has_canary=self.settings.has_canary)
         ledger = self.ledger
         if version <= ledger.version:
             return
@@ -231,8 +233,9 @@ class Controller:
             return
         if table.circuit_open:
             self.authority.trip("the circuit was open when the control plane was killed", {})
-        elif table.limit < self.authority.wanted.limit:
-            self.authority.fall_back(*_lowered(ledger.rollout, table.weight, self.now))
+        elif self.authority.wanted.raises(split_of(table)):
+            users = split_of(table).meet(self.authority.wanted).users
+            self.authority.fall_back(*_lower(ledger.rollout, users, self.now))
 
     def start(self) -> None:
         """Start what the authority does between ticks. ``tick`` is for the caller to call."""
@@ -261,7 +264,7 @@ class Controller:
             sample = replace(
                 sample, holds=holds, shed=tuple(map(counters.shed, self._cells.variants))
             )
-            self.users.take(self.now, sample.records)
+            self.users.take(self.now, () if sample.cohort else sample.records)
             self.routes.take(self.now, sample.records, sample.names)
             self.authority.observe(sample)
         self._watch()
@@ -322,9 +325,9 @@ class Controller:
         self._note_end()
         wanted, table = self.authority.wanted, self.table
         self._saver.want(wanted)
-        lowers = wanted.limit <= table.limit
-        safe = lowers or not self.authority.saves_first or self._saver.has_split
-        if safe and wanted != _split(table):
+        if self.authority.saves_first and not self._saver.has_split:
+            wanted = _lowered(wanted, split_of(table))
+        if wanted != split_of(table):
             # With the thresholds of the judge that judges it: a new one's canary may be slow at first.
             self._put(self._timed(_routed(table, wanted)))
         elif first:
@@ -370,7 +373,7 @@ class Controller:
 
     async def saved(self) -> None:
         """Return when everything up to now is on disk. Raises ``Unsaved`` if a save fails."""
-        await self._saver.wait(lambda: self.authority.wanted.limit <= self.table.limit)
+        await self._saver.wait(lambda: not self.authority.wanted.raises(split_of(self.table)))
 
     def note(self, what: str, cause: str, figures: Mapping[str, Any]) -> None:
         """Write a record into the history."""
@@ -449,21 +452,8 @@ class Controller:
             self._saver.error,
             self.sampler.concentration,
             self.sampler.front,
+            split_of(self.table).users.of_cohorts,
         )
-
-
-def _lowered(here: Rollout, weight: float, now: float) -> tuple[Rollout, Record]:
-    """Return the rollout at the weight of a table that was not saved, and the record of it."""
-    cause = "the control plane was killed before a lower weight was saved"
-    is_idle = here.state is rollout.State.IDLE
-    lower = replace(
-        here,
-        state=rollout.State.IDLE if is_idle else rollout.State.PAUSED,
-        weight=weight,
-        since=now,
-        hold=cause,
-    )
-    return lower, Record(now, "paused", cause, {"weight": weight})
 
 
 def _refuse_fewer_steps(config: Config, here: Rollout) -> None:
@@ -487,10 +477,41 @@ def _eject_outliers(outliers: OutlierWatch, plane: DataPlane, ledger: Ledger, no
         ledger.note(what, f"{where}: {one.cause}", figures)
 
 
-def _split(table: RouteTable) -> Split:
-    return Split(table.weight, table.circuit_open, table.salt)
+def _taken(mine: RouteTable, last: RouteTable, *, has_canary: bool) -> RouteTable:
+    """Return a configuration's first table with the split and the times of the ``last`` one in force."""
+    split = split_of(last)
+    if not has_canary:
+        split = replace(split, weight=0.0, cohorts=NONE_REACHED)
+    return _routed(replace(mine, late=last.late, stall_after=last.stall_after), split)
+
+
+def _lower(here: Rollout, users: Exposure, now: float) -> tuple[Rollout, Record]:
+    """Return the rollout that goes on with these users of a table that was not saved, and its record."""
+    cause = "the control plane was killed before a lower weight was saved"
+    is_idle = here.state is rollout.State.IDLE
+    state = rollout.State.IDLE if is_idle else rollout.State.PAUSED
+    share = {"share": users.said()} if users.cohorts else {}
+    record = Record(now, "paused", cause, {"weight": users.weight, **share})
+    return here.exposing(users, state=state, since=now, hold=cause), record
+
+
+def _lowered(wanted: Split, in_force: Split) -> Split:
+    """Return the part of a split that takes users off the canary and puts none there."""
+    if not wanted.raises(in_force):
+        return wanted
+    if wanted.salt != in_force.salt:
+        return in_force
+    lower = wanted.meet(in_force)
+    return lower if in_force.raises(lower) else in_force
 
 
 def _routed(table: RouteTable, split: Split) -> RouteTable:
     """Return a route table with another split."""
-    return replace(table, weight=split.weight, circuit_open=split.circuit_open, salt=split.salt)
+    return replace(
+        table,
+        weight=split.weight,
+        circuit_open=split.circuit_open,
+        salt=split.salt,
+        cohorts=split.cohorts.reached,
+        cohort=split.cohorts.drawn,
+    )

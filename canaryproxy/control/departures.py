@@ -38,7 +38,7 @@ class Departures:
         """When the split changed last: from then on workers count the time for those that are to leave."""
         self.leaving = (0, 0)
         """Connections that are to leave stable and the canary."""
-        self._split: tuple[int, bytes, bool] | None = None
+        self._split: tuple[object, ...] | None = None
         self._begun: dict[int, _Begun] = {}
         self._counted: dict[int, tuple[int, ...]] = {}
 
@@ -46,7 +46,7 @@ class Departures:
         self, now: float, table: RouteTable, variants: Sequence[Sequence[int]]
     ) -> Iterator[Departure]:
         """Yield each variant that the last of its leaving connections has left; to be called at each tick."""
-        split = (table.limit, table.salt, table.new_sessions_only)
+        split = table.split
         if split != self._split:
             self._split, self.since = split, now
         self.leaving = (counters.leaving(variants[STABLE]), counters.leaving(variants[CANARY]))

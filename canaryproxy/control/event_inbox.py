@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from canaryproxy.control.record_reader import MOST_RECORDS, thinned
+from canaryproxy.measure.exposure import NO_COHORTS
 from canaryproxy.measure.records import FLAGS_SHIFT, POSTED, WORDS
 from canaryproxy.measure.routing import VARIANTS, RouteTable
 from canaryproxy.release.rollout import Refused
@@ -45,6 +46,9 @@ class EventInbox:
         """
         words: list[int] = []
         by_user = 0
+        # A key does not say to which cohorts its user belongs. In a cohort's step all count as members: the
+        # judge takes the events of those who have sent a request as one.
+        members = NO_COHORTS if table.drawn_cohort is None else frozenset({table.drawn_cohort})
         for number, event in enumerate(events, 1):
             if event.key is None:
                 continue
@@ -56,9 +60,9 @@ class EventInbox:
                         f"event {number}: key is not a signed cookie; "
                         "post the cookie's value as the service receives it"
                     )
-            routing = table.route(key)
+            routing = table.route(key, members=members)
             side = VARIANTS[routing.variant]
-            if event.variant not in (None, side):
+            if event.variant not in (None, side) and not table.groups:
                 raise Refused(
                     f"event {number}: the split has the user of this key on {side} now, not on "
                     f"{event.variant} (a match rule or an earlier weight may have); leave variant out"

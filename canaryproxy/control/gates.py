@@ -54,6 +54,19 @@ def question(
         "weight": rollout.weight,
         "next_step": None if last else at + 2,
         "next_weight": 100.0 if last else steps[at + 1].weight,
+        **_cohorts(rollout, plan),
         "baked": round(rollout.baked, 3),
         **({} if seen is None else figures(seen)),
+    }
+
+
+def _cohorts(rollout: Rollout, plan: Plan) -> dict[str, Any]:
+    """Return what a question says of cohorts; nothing in a plan without any."""
+    if all(step.cohort is None for step in plan.steps):
+        return {}
+    following = plan.steps[rollout.step + 1 : rollout.step + 2]
+    return {
+        "cohort": rollout.cohorts.drawn,
+        "cohorts": dict(rollout.cohorts.reached),
+        "next_cohort": following[0].cohort if following else None,
     }

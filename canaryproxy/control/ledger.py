@@ -10,6 +10,7 @@ from typing import Any
 from canaryproxy.config import text
 from canaryproxy.config.text import at_route, count, plural
 from canaryproxy.judging.verdict import Assessment, Verdict
+from canaryproxy.measure.exposure import Exposure
 from canaryproxy.release.circuit import Circuit, Record, State
 from canaryproxy.release.rollout import UNDER_WAY, Rollout
 
@@ -70,7 +71,7 @@ class Ledger:
             if record.what not in text.CONSEQUENCES:
                 told = {"id": self.recorded, **record.to_dict()}
                 extra = {"record": told, "service": self.service}
-                line = sentence(record, self.rollout.weight)
+                line = sentence(record, self.rollout.exposure)
                 _log.log(_level(record), "%s", line, extra=extra)
             for listener in tuple(self._listeners):
                 listener(self.recorded, record)
@@ -121,23 +122,29 @@ _TITLES = {
 }
 
 
-def sentence(record: Record, weight: float) -> str:
+def sentence(record: Record, exposure: Exposure) -> str:
     """Return a record in a line: ``paused by ann; step 2 of 3, 5% of users on the canary``.
 
-    ``weight`` is the present one, in percent.
+    ``exposure`` are the users on the canary now.
     """
     title = _TITLES.get(record.what, record.what.replace("_", " "))
-    if record.what == "tripped" and record.figures.get("weight"):
-        title += f" at {text.weight(record.figures['weight'])}"
+    if record.what == "tripped" and (before := _before(record)):
+        title += f" at {before}"
     parted = "" if record.cause.startswith(("by ", "manually ")) else ":"
-    return f"{title}{parted} {record.cause}{_place(record, weight)}"
+    return f"{title}{parted} {record.cause}{_place(record, exposure)}"
 
 
-def _place(record: Record, weight: float) -> str:
+def _before(record: Record) -> str:
+    """Return the users on the canary before a trip: ``5%``, ``50% of staff``; empty: none."""
+    weight, share = record.figures.get("weight"), record.figures.get("share")
+    return str(share) if share else text.weight(weight) if weight else ""
+
+
+def _place(record: Record, exposure: Exposure) -> str:
     """Return where the release is after a record that moves it."""
     if record.what == "tripped":
-        return "; all users go to stable" if record.figures.get("weight") else ""
-    users = f"{text.weight(weight)} of users on the canary"
+        return "; all users go to stable" if _before(record) else ""
+    users = f"{exposure.said()} on the canary"
     if record.what in ("reset", "recovered"):
         return f"; {users} again"
     if record.what in ("promoted", "aborting", "aborted"):

@@ -80,13 +80,23 @@ class View(BaseModel):
 class Step(View):
     """One step of the plan."""
 
-    weight: float = Field(description="Percent of users on the canary.")
+    weight: float = Field(description="Percent of users (of the cohort) on the canary.")
     bake: float = Field(description="Minimum seconds on this step.")
     min_requests: Count = Field(description="Minimum canary requests judged on this step.")
     min_users: Count = Field(description="Minimum canary users compared on this step.")
     hold_back: bool = Field(
         False, description="The users left on stable are a control group (release.hold_back)."
     )
+    cohort: str | None = Field(
+        None, description="The cohort that it is about (split.cohorts); null: all users."
+    )
+
+
+class CohortShare(View):
+    """A cohort with users on the canary."""
+
+    name: str
+    weight: float = Field(description="Percent of its users on the canary.")
 
 
 class Gate(View):
@@ -361,7 +371,17 @@ class Progress(View):
 
     release: str | None = Field(description="Id of the release; null: none is configured.")
     state: ReleaseState
-    weight: float = Field(description="Percent of users on the canary, as routed now.")
+    weight: float = Field(description="Percent of all users on the canary, as routed now.")
+    cohorts: list[CohortShare] = Field(
+        description="The cohorts with users on the canary besides, as routed now."
+    )
+    share: str = Field(
+        description="The users on the canary, in words.", examples=["1% of users, 50% of staff"]
+    )
+    compared: str | None = Field(
+        description="The users that the judge compares, in words; null: all of them.",
+        examples=["the users of staff, with each other; no other user moves"],
+    )
     step: Count = Field(
         description="Number of the step, from 1; 0 without a plan and before the first step."
     )
@@ -548,7 +568,7 @@ def release(
     return Release(
         release=status.release,
         state=here.state.value,
-        weight=status.weight,
+        **_groups(status),
         step=here.step + 1 if steps and not here.learning else 0,
         steps=[Step(**asdict(step)) for step in steps],
         promote=status.plan.promote,
@@ -612,6 +632,17 @@ def _circuit(status: Status) -> Circuit:
 def _front(status: Status) -> Front | None:
     front = status.front
     return None if front is None else Front(release=front.release, weight=front.weight)
+
+
+def _groups(status: Status) -> dict[str, Any]:
+    """Return the fields that say which users are on the canary, and which are compared."""
+    users = status.exposure
+    return {
+        "weight": status.weight,
+        "cohorts": [CohortShare(name=name, weight=weight) for name, weight in users.cohorts],
+        "share": users.said(),
+        "compared": users.compared(),
+    }
 
 
 def act(found: acts.Preview) -> Act:

@@ -102,10 +102,10 @@ class Sampler:
         signed = self._settings.split.sticky.sign is not None
         return self._inbox.post(events, table, signed=signed)
 
-    def drain(self) -> Drained:
-        """Take the records since the last sample, for people only."""
+    def drain(self, cohort: str | None = None) -> Drained:
+        """Take the records since the last sample, for people only; ``cohort``: they are of its users."""
         drained = Drained() if self._reader is None else self._reader.drain()
-        if self._keys.add(drained.records):
+        if cohort is None and self._keys.add(drained.records):
             self._tell()
         return drained
 
@@ -119,12 +119,14 @@ class Sampler:
         ``table`` is in force, ``accepted`` is what operators have accepted, ``now`` in seconds. Where the
         proxy follows a front, it is the front's split that was drawn, and it is compared in place of ours.
         """
-        drained = self.drain()
+        cohort = table.drawn_cohort
+        drained = self.drain(cohort)
         sample = Sample(
             self._counts("stable"),
             self._counts("canary"),
             records=[*drained.records, *self._inbox.take()],
-            limit=table.limit,
+            limit=table.drawn,
+            cohort=cohort,
             epoch=table.epoch,
             names=drained.names,
             lost=drained.lost,
@@ -136,7 +138,7 @@ class Sampler:
         front = self._front.front
         limit = 0 if front is None or table.circuit_open else front.limit
         epoch = -1 if front is None else front.epoch
-        return replace(sample, records=records, limit=limit, epoch=epoch)
+        return replace(sample, records=records, limit=limit, epoch=epoch, cohort=None)
 
     def _counts(self, variant: str) -> Counts:
         cells = self._cells.stable if variant == "stable" else self._cells.canary

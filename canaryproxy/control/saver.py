@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
 from canaryproxy.control.ledger import Ledger
 from canaryproxy.control.state_file import StateError, StateFile
+from canaryproxy.measure.exposure import NONE_REACHED, Cohorts, Exposure
 
 _log = logging.getLogger(__name__)
 
@@ -30,14 +31,27 @@ class Split:
     """The part of a route table that must be on disk before it brings more users to the canary."""
 
     weight: float
-    """Percent of users."""
+    """Percent of all users."""
     circuit_open: bool
     salt: bytes
+    cohorts: Cohorts = NONE_REACHED
+    """Cohorts with users on the canary besides."""
 
     @property
-    def limit(self) -> int:
-        """Buckets below this one are on the canary."""
-        return 0 if self.circuit_open else round(self.weight * 100)
+    def users(self) -> Exposure:
+        """The users on the canary."""
+        if self.circuit_open:
+            return Exposure()
+        return Exposure(self.weight, self.cohorts.reached, self.cohorts.drawn)
+
+    def raises(self, before: Split) -> bool:
+        """Whether it puts users on the canary who are not there ``before``."""
+        return self.users.raises(before.users)
+
+    def meet(self, other: Split) -> Split:
+        """Return the split of which every user is on the canary by both, with this one's salt."""
+        users = self.users.meet(other.users)
+        return replace(self, weight=users.weight, cohorts=users.of_cohorts)
 
 
 class Saver:

@@ -297,6 +297,7 @@ class Control:
             self._controller.users.count,
             counters.tunnels(self._cells.canary) + counters.streams(self._cells.canary),
             self._controller.config.circuit.takes,
+            status.cohorts,
         )
         found = acts.preview(act, event, here)
         if isinstance(event, rollout.Accept) and event.metric and found.refusal is None:

@@ -79,6 +79,7 @@ def plan(config: Config) -> Plan:
                 step.min_requests,
                 config.judge.min_users if step.min_users is None else step.min_users,
                 hold_back=step == release.held,
+                cohort=step.cohort,
             )
             for step in release.plan
         ),
@@ -111,7 +112,7 @@ def first_table(config: Config) -> RouteTable:
 def judge_settings(config: Config, slots: Mapping[str, int]) -> JudgeSettings:
     """Return the settings of the judge under a configuration; ``slots`` are those of the outcomes."""
     judge, metrics, release = config.judge, config.judge.metrics, config.release
-    canary = config.variants.canary
+    canary, steps = config.variants.canary, () if release is None else release.plan
     return JudgeSettings(
         alpha=judge.alpha,
         alpha_hold=judge.alpha_hold,
@@ -134,7 +135,8 @@ def judge_settings(config: Config, slots: Mapping[str, int]) -> JudgeSettings:
         guard_rails=_rails(judge),
         routes=judge.routes != {},
         named=tuple((judge.routes or {}).items()),
-        steps=() if release is None else tuple(step.weight for step in release.plan),
+        steps=tuple(step.weight for step in steps if step.cohort is None),
+        cohort_steps=tuple((one.cohort, one.weight) for one in steps if one.cohort is not None),
         min_users=judge.min_users,
         warmup=judge.warmup,
         endpoints=1 if canary is None else len(canary.endpoints),

@@ -15,6 +15,7 @@ from canaryproxy.fleet.evidence import FleetEvidence
 from canaryproxy.fleet.protocol import Settings
 from canaryproxy.fleet.redis_store import CommitResult, ExchangeReply, ExchangeRequest
 from canaryproxy.fleet.state import Document
+from canaryproxy.measure.exposure import Exposure
 from canaryproxy.release.circuit import Record
 from canaryproxy.release.rollout import Rollout, State, ramped
 from canaryproxy.release.transitions import Change, Event
@@ -138,9 +139,9 @@ class Agreement:
         self._host.publish()
 
     @property
-    def weight(self) -> float:
-        """Percent of users on the canary, as this replica goes by the document now."""
-        return protocol.going_by(self._ledger.rollout, self.document.rollout).weight
+    def users(self) -> Exposure:
+        """The users on the canary, as this replica goes by the document now."""
+        return protocol.going_by(self._ledger.rollout, self.document.rollout).exposure
 
     def follow(self, here: Rollout | None) -> None:
         """Go by the rollout of the document, as far as the leader is, if it says so."""

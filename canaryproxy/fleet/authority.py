@@ -21,6 +21,7 @@ from canaryproxy.control.authority import (
     Unavailable,
     event_of,
     saved_rollout,
+    split_of,
     with_capacity,
 )
 from canaryproxy.control.gates import question
@@ -42,6 +43,7 @@ from canaryproxy.fleet.report import Report, with_reports
 from canaryproxy.fleet.settings import settings as fleet_settings
 from canaryproxy.fleet.state import Document
 from canaryproxy.judging.verdict import Assessment, Sample
+from canaryproxy.measure.exposure import Exposure
 from canaryproxy.measure.routing import RouteTable
 from canaryproxy.release import circuit, rollout, transitions
 from canaryproxy.release.circuit import Circuit, Record
@@ -77,9 +79,8 @@ class FleetAuthority:
     ) -> None:
         self.settings = settings
         self.assessment: Assessment | None = None
-        self._host, self._ledger = host, ledger
-        self._fleet, self._store, self._me = fleet, store, me
-        self._settings_before = ""
+        self._host, self._ledger, self._fleet, self._store = host, ledger, fleet, store
+        self._me, self._settings_before = me, ""
         """The mark of the settings before a reload, for one exchange."""
         self._contact = Contact()
         self.leaving_elsewhere = self._contact.leaving_elsewhere
@@ -103,13 +104,13 @@ class FleetAuthority:
 
     @property
     def wanted(self) -> Split:
-        document = self._agreed
-        return Split(self._weight(self.settings), document.is_open, document.salt.encode())
+        document, users = self._agreed, self._users(self.settings)
+        return Split(users.weight, document.is_open, document.salt.encode(), users.of_cohorts)
 
-    def _weight(self, settings: ControlSettings) -> float:
-        """Return the agreed weight, as far as it is for the canary of ``settings``."""
+    def _users(self, settings: ControlSettings) -> Exposure:
+        """Return the agreed users on the canary, as far as it is that of ``settings``."""
         fits = settings.has_canary and self._agreed.release == settings.release
-        return self._agreement.weight if fits else 0.0
+        return self._agreement.users if fits else Exposure()
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -206,7 +207,7 @@ class FleetAuthority:
         seen = self._evidence.observe_own(self._host.now, sample)
         if not self._judges_combined:
             self.assessment = seen
-        if seen.level == "breach" and self._host.table.limit > 0:
+        if seen.level == "breach" and self._host.table.has_users:
             self._trip_on(seen, "its own records")
         self._agreement.ramp_down()
 
@@ -229,7 +230,7 @@ class FleetAuthority:
         except (ValueError, OverflowError) as error:
             raise StoreUnavailable(f"the fleet's sums cannot be parsed ({error!r})") from None
         seen = self.assessment = evidence.seen
-        exposed = self._ledger.rollout.weight > 0
+        exposed = self._ledger.rollout.exposure.has_users
         if evidence.must_trip(now, exposed=exposed, leads=reply.leads) and seen is not None:
             self._trip_on(seen, "the records of the fleet")
 
@@ -252,17 +253,17 @@ class FleetAuthority:
     async def exchange(self) -> None:
         """Exchange counts and news with the store once, and act on the reply."""
         agreed, evidence, contact = self._agreed, self._evidence, self._contact
-        limit, key = self._host.table.limit, self._agreement.sums_key
+        table, key = self._host.table, self._agreement.sums_key
         request = ExchangeRequest(
             settings=self._agreement.mine.settings,
             settings_before=self._settings_before,
             known=agreed.act,
-            marker=f"{key}:{limit}",
+            marker=f"{key}:{split_of(table).users.mark}",
             sums=key,
             term=contact.term,
             progress=progress(agreed, self._ledger.rollout) if self._leader.leads(agreed) else "",
             row=counts.text(counts.row(evidence.sample)),
-            entry=evidence.to_write(self._host.now, limit, contact.replicas),
+            entry=evidence.to_write(self._host.now, table, contact.replicas),
             cursor=evidence.cursor,
             most=contact.entries(self._me) if self._judges_combined else 0,
             leaving=contact.tells(self._host.departures.leaving),
@@ -333,7 +334,8 @@ class FleetAuthority:
     # Configurations
 
     def carry_over(self, settings: ControlSettings, table: RouteTable) -> Split:
-        return Split(min(table.weight, self._weight(settings)), table.circuit_open, table.salt)
+        users = table.exposure.meet(self._users(settings))
+        return Split(users.weight, table.circuit_open, table.salt, users.of_cohorts)
 
     def configure(self, settings: ControlSettings) -> None:
         old, self.settings = self.settings, settings

@@ -20,6 +20,7 @@ from canaryproxy.fleet.record_log import Entry, LogReader, Outbox, StoredEntry
 from canaryproxy.judging.judge import Judge
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.verdict import Assessment, Sample
+from canaryproxy.measure.routing import RouteTable
 
 
 class FleetEvidence:
@@ -81,13 +82,23 @@ class FleetEvidence:
     def observe_own(self, now: float, sample: Sample) -> Assessment:
         """Judge the replica's own sample."""
         self.sample = sample
-        self._outbox.add(sample)
+        self._outbox.add(sample, self._group_of(sample.cohort))
         self._own.share(self._settings.alpha / self._most)
         return self._own.observe(now, sample)
 
-    def to_write(self, now: float, limit: int, replicas: int) -> Entry | None:
-        """Return the replica's own records that are to be written (``Outbox.take``)."""
-        return self._outbox.take(now, limit, replicas)
+    def to_write(self, now: float, table: RouteTable, replicas: int) -> Entry | None:
+        """Return the replica's own records to be written (``Outbox.take``); ``table`` is in force."""
+        return self._outbox.take(now, table.drawn, replicas, self._group_of(table.drawn_cohort))
+
+    @property
+    def _cohorts(self) -> list[str]:
+        """The cohorts of the plan, in its order; the same at every replica that adds to the log."""
+        return list(dict.fromkeys(name for name, _ in self._settings.cohort_steps))
+
+    def _group_of(self, cohort: str | None) -> int:
+        """Return the number that stands for a cohort in the log; a cohort of no plan has none's."""
+        cohorts = self._cohorts
+        return cohorts.index(cohort) + 1 if cohort in cohorts else 0
 
     def observe_combined(
         self, now: float, key: str, sums: str, entries: Sequence[StoredEntry]
@@ -99,11 +110,15 @@ class FleetEvidence:
         here = self.sample
         self._sums.take(key, counts.names(here), counts.numbers(sums))
         total = self._sums.sample
+        cohorts = (None, *self._cohorts)
         for tick in self._log.take(now, entries):
+            if tick.group >= len(cohorts):
+                raise ValueError(f"a cohort with the number {tick.group}, of {len(cohorts) - 1}")
             sample = replace(
                 total,
                 records=tick.records,
                 limit=tick.limit,
+                cohort=cohorts[tick.group],
                 epoch=tick.epoch,
                 names=tick.names,
                 lost=tick.lost,

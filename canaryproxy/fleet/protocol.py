@@ -47,6 +47,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from canaryproxy.fleet.state import Document
+from canaryproxy.measure.exposure import Cohorts, Exposure
 from canaryproxy.release import circuit, rollout, transitions
 from canaryproxy.release.circuit import Circuit, CircuitSettings, Record
 from canaryproxy.release.rollout import Plan, Rollout
@@ -176,7 +177,7 @@ def is_cautious(before: Document, after: Document) -> bool:
     itself."""
     if after.release != before.release or after.settings != before.settings:
         return False
-    if _rank(after.circuit) < _rank(before.circuit) or after.limit > before.limit:
+    if _rank(after.circuit) < _rank(before.circuit) or after.users.raises(before.users):
         return False
     if not after.rollout.accepted <= before.rollout.accepted:
         return False
@@ -193,7 +194,7 @@ def going_by(before: Rollout, after: Rollout) -> Rollout:
     """
     if after.state is not rollout.State.ABORTING:
         return after
-    lower = replace(after, weight=min(after.weight, before.weight))
+    lower = after.exposing(after.exposure.meet(before.exposure))
     if before.state is not rollout.State.ABORTING:
         return lower
     return replace(lower, left=min(after.left, before.left), ticked=before.ticked)
@@ -234,19 +235,17 @@ def merge(mine: Document, theirs: Document, act: str) -> Document:
     broken = theirs.circuit if is_theirs else mine.circuit
     lower = _lower(_resting(theirs.rollout), _resting(mine.rollout))
     if lower.state in _ENDING and broken.state is not circuit.State.CLOSED:
-        here = replace(lower, state=rollout.State.ABORTED, weight=0.0)
+        here = lower.exposing(Exposure(), state=rollout.State.ABORTED)
     elif broken.state is circuit.State.CLOSED:
         here = lower
     else:
         stopped = theirs.rollout if broken is theirs.circuit else mine.rollout
-        here = replace(
-            stopped,
+        here = stopped.exposing(
+            stopped.exposure.meet(lower.exposure),
             step=lower.step,
             learning=lower.learning,
-            weight=min(stopped.weight, lower.weight),
             before=lower.state,
-            weight_before=lower.weight,
-        )
+        ).resting(lower.exposure)
     here = replace(here, accepted=mine.rollout.accepted & theirs.rollout.accepted)
     if broken is theirs.circuit and _same(here, theirs.rollout):
         return theirs
@@ -269,7 +268,7 @@ def merge(mine: Document, theirs: Document, act: str) -> Document:
 def _resting(here: Rollout) -> Rollout:
     """Return a rollout as it was before the circuit opened."""
     if here.state in (rollout.State.TRIPPED, rollout.State.PROBING):
-        return replace(here, state=here.before, weight=here.weight_before)
+        return here.exposing(here.exposure_before, state=here.before)
     return here
 
 
@@ -279,8 +278,8 @@ def _lower(theirs: Rollout, mine: Rollout) -> Rollout:
     if (theirs.state is idle) != (mine.state is idle):
         return mine if theirs.state is idle else theirs
     found = min(theirs, mine, key=_caution)
-    if found.state is rollout.State.ABORTING:
-        return replace(found, weight=min(theirs.weight, mine.weight))
+    if found.state is rollout.State.ABORTING or theirs.cohorts.reached or mine.cohorts.reached:
+        return found.exposing(theirs.exposure.meet(mine.exposure))
     return found
 
 
@@ -294,9 +293,10 @@ _FINALITY = (
 )
 
 
-def _caution(here: Rollout) -> tuple[bool, float, int, int]:
+def _caution(here: Rollout) -> tuple[bool, float, float, int, int]:
     is_over = here.state in _ENDING
-    return not is_over, here.weight, here.step, _FINALITY.index(here.state)
+    of_cohorts = sum(percent for _, percent in here.cohorts.reached)
+    return not is_over, here.weight, of_cohorts, here.step, _FINALITY.index(here.state)
 
 
 def _same(one: Rollout, other: Rollout) -> bool:
@@ -307,7 +307,12 @@ def _split_of(here: Rollout) -> tuple[object, ...]:
     return (
         *(here.state, here.step, here.learning, here.weight),
         *(here.before, here.weight_before, here.accepted),
+        *(_in_any_order(here.cohorts), _in_any_order(here.cohorts_before)),
     )
+
+
+def _in_any_order(cohorts: Cohorts) -> tuple[object, ...]:
+    return frozenset(cohorts.reached), cohorts.drawn
 
 
 def _known(document: Document) -> set[str]:

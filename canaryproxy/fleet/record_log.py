@@ -54,8 +54,8 @@ _NAMES_EACH: Final = 64
 
 _FORMAT: Final = 1
 _LOST: Final = 1
-_HEAD: Final = Struct("<BBBxHHI")
-"""Format, flags, epoch; limit, one record of how many is kept, number of records."""
+_HEAD: Final = Struct("<BBBBHHI")
+"""Format, flags, epoch, group; limit, one record of how many is kept, number of records."""
 _NAME: Final = Struct("<IB")
 
 
@@ -75,6 +75,8 @@ class Entry:
     """One record of how many was kept."""
     lost: bool = False
     """Whether the replica lost records before it could write them."""
+    group: int = 0
+    """The users that are compared: 0 are all of them, n those of the n-th cohort of the plan."""
 
     def pack(self) -> bytes:
         """Return it as bytes."""
@@ -82,7 +84,7 @@ class Entry:
         if byteorder == "big":
             words.byteswap()
         head = _HEAD.pack(
-            *(_FORMAT, _LOST if self.lost else 0, self.epoch),
+            *(_FORMAT, _LOST if self.lost else 0, self.epoch, self.group),
             *(self.limit, self.thinned, len(words) // WORDS),
         )
         parts = [head, words.tobytes()]
@@ -95,7 +97,7 @@ class Entry:
     def unpack(cls, data: bytes) -> Entry:
         """Return the entry whose ``pack`` this was. Raises ``ValueError`` for anything else."""
         try:
-            form, flags, epoch, limit, thinned, count = _HEAD.unpack_from(data)
+            form, flags, epoch, group, limit, thinned, count = _HEAD.unpack_from(data)
             if form != _FORMAT or limit > BUCKETS or not thinned:
                 raise ValueError("not an entry of this format")
             records = unpack_from(f"<{count * WORDS}Q", data, _HEAD.size)
@@ -104,7 +106,7 @@ class Entry:
         if any(word & POSITION_MASK >= POSITIONS for word in records[::WORDS]):
             raise ValueError("a position beyond the last one")
         names = dict(_names(data, _HEAD.size + count * WORDS * 8))
-        return cls(limit, epoch, records, names, thinned, bool(flags & _LOST))
+        return cls(limit, epoch, records, names, thinned, bool(flags & _LOST), group)
 
 
 def _names(data: bytes, at: int) -> Iterator[tuple[int, str]]:
@@ -130,6 +132,7 @@ class Outbox:
     def __init__(self, rate: float = RATE) -> None:
         self._rate = rate
         self._split = (0, 0)
+        self._group = 0
         self._words = array("Q")
         self._lost = False
         self._taken: float | None = None
@@ -137,11 +140,14 @@ class Outbox:
         self._named: dict[int, float] = {}
         """When the name of a template was written last."""
 
-    def add(self, sample: Sample) -> None:
-        """Take the records of a tick; those of a split before are dropped, for no lottery has them."""
+    def add(self, sample: Sample, group: int = 0) -> None:
+        """Take the records of a tick; those of a split before are dropped, for no lottery has them.
+
+        ``group``: the users that they compare (``Entry.group``).
+        """
         split = (sample.limit, sample.epoch)
-        if split != self._split:
-            self._split = split
+        if (split, group) != (self._split, self._group):
+            self._split, self._group = split, group
             self._words = array("Q")
         for template, name in sample.names.items():
             if len(self._names) >= _NAMES:
@@ -157,24 +163,25 @@ class Outbox:
         del self._names[template]
         self._named.pop(template, None)
 
-    def take(self, now: float, limit: int, replicas: int) -> Entry | None:
+    def take(self, now: float, limit: int, replicas: int, group: int = 0) -> Entry | None:
         """Return what is to be written now, and forget it: what the store does not take is lost.
 
-        ``now`` in seconds on a clock that does not fall; ``limit`` is in force now (``None`` is returned if
-        no tick has seen it yet); ``replicas`` share the budget.
+        ``now`` in seconds on a clock that does not fall; ``limit`` and ``group`` are in force now (``None``
+        is returned if no tick has seen them yet); ``replicas`` share the budget.
         """
         share = max(replicas, 1)
         since = 1.0 if self._taken is None else min(max(now - self._taken, 0.0), 1.0)
-        if since < min(share / _ENTRIES, 1.0) and limit == self._split[0]:
-            return Entry(*self._split)  # the records wait for more
+        is_seen = (limit, group) == (self._split[0], self._group)
+        if since < min(share / _ENTRIES, 1.0) and is_seen:
+            return Entry(*self._split, group=group)  # the records wait for more
         self._taken = now
         budget = max(self._rate / share * since, 1.0)
         thinned = min(max(ceil(len(self._words) / WORDS / budget), 1), 0xFFFF)
         words = _thin(self._words, thinned)
         lost, self._words, self._lost = self._lost, array("Q"), False
-        if limit != self._split[0]:
+        if not is_seen:
             return None
-        return Entry(*self._split, words, self._to_name(now, words), thinned, lost)
+        return Entry(*self._split, words, self._to_name(now, words), thinned, lost, group)
 
     def _to_name(self, now: float, words: Sequence[int]) -> dict[int, str]:
         """Return the names of the templates of some records that were not written lately."""
@@ -227,6 +234,8 @@ class Tick:
     records: Sequence[int]
     names: Mapping[int, str]
     lost: bool
+    group: int = 0
+    """``Entry.group``."""
 
 
 BEGINNING: Final = "0-0"
@@ -244,6 +253,7 @@ class LogReader:
         self._tick: int | None = None
         self._time = 0.0
         self._split: tuple[int, int] | None = None
+        self._group = 0
         self._records: list[int] = []
         self._names: dict[int, str] = {}
         self._lost = False
@@ -273,14 +283,16 @@ class LogReader:
         self._time = max(self._time, min(entry.at, now))
         if self._split is None:
             return None  # nothing that could be read yet
-        tick = Tick(self._time, *self._split, self._records, self._names, self._lost)
+        limit, epoch = self._split
+        told = self._records, self._names, self._lost
+        tick = Tick(self._time, limit, epoch, *told, self._group)
         self._records, self._names, self._lost = [], {}, False
         return tick
 
     def _add(self, found: Entry) -> None:
         split = (found.limit, found.epoch)
-        if split != self._split:
-            self._split = split
+        if (split, found.group) != (self._split, self._group):
+            self._split, self._group = split, found.group
             self._records = []
         self._records.extend(found.records)
         self._names.update(found.names)

@@ -17,7 +17,15 @@ def settings(control: ControlSettings) -> Settings:
     """
     plan = control.plan
     judge = _mark(control.evidence_of.model_dump(mode="json"))
-    steps = [[step.weight, step.bake, step.min_requests, step.min_users] for step in plan.steps]
+    steps: list[list[object]] = [
+        [step.weight, step.bake, step.min_requests, step.min_users] for step in plan.steps
+    ]
+    for known, step in zip(steps, plan.steps, strict=True):
+        known += [step.cohort] * (step.cohort is not None)
+    split = control.split.model_dump(mode="json")
+    for name in ("eligible", "cohorts"):
+        if not split[name]:  # so that replicas of a version without them agree
+            del split[name]
     whole: dict[str, Any] = {
         "release": control.release,
         "steps": steps,
@@ -26,7 +34,7 @@ def settings(control: ControlSettings) -> Settings:
         "baseline": plan.baseline,
         "reversible": plan.reversible,
         "ramp_down": plan.ramp_down,
-        "split": control.split.model_dump(mode="json"),
+        "split": split,
         "judge": judge,
         "cooldown": control.circuit.cooldown,
         "canary": control.has_canary,

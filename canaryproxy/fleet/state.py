@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
+from canaryproxy.measure.exposure import Exposure
 from canaryproxy.measure.shared_memory import LONGEST_SALT
 from canaryproxy.release.circuit import Circuit, Record
 from canaryproxy.release.circuit import State as CircuitState
@@ -53,14 +54,14 @@ class Document:
         return self.circuit.state is CircuitState.OPEN
 
     @property
-    def limit(self) -> int:
-        """Buckets below this one are on the canary."""
-        return 0 if self.is_open else round(self.rollout.weight * 100)
+    def users(self) -> Exposure:
+        """The users on the canary."""
+        return Exposure() if self.is_open else self.rollout.exposure
 
     @property
     def marker(self) -> str:
         """The key of counts: requests counted under another marker are not added."""
-        return f"{self.settings}:{self.round}:{self.limit}"
+        return f"{self.settings}:{self.round}:{self.users.mark}"
 
     def follows(self, other: Document) -> bool:
         """Whether it is ``other``, or was made from it."""

@@ -76,8 +76,10 @@ class Tolerated(IntEnum):
 
 RequestLine = tuple[bytes, bytes, tuple[bytes, bytes]]
 """Method, target, and the request's ``rule_key``."""
-RuleCache = dict[tuple[bytes, bytes], tuple[object, tuple[int | None, tuple[int, ...]]]]
-"""The variant that match rules force and the outcomes that apply, by ``rule_key``."""
+RuleCache = dict[
+    tuple[bytes, bytes], tuple[object, tuple[int | None, tuple[int, ...], frozenset[str]]]
+]
+"""The variant that match rules force, the outcomes that apply, and the cohorts, by ``rule_key``."""
 
 _IN_PATH = rb"[!$&-;=@-Z\[\]_a-z|~]*+"
 PATH: Final = rb"/" + _IN_PATH + rb"(?:%[0-9A-Fa-f]{2}" + _IN_PATH + rb")*+"

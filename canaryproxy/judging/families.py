@@ -138,23 +138,33 @@ def log_hold(found: list[Spec], settings: JudgeSettings, *, route: bool = False)
     return log(share / settings.alpha_hold)
 
 
-def step_share(settings: JudgeSettings, weight: float, unplanned: int) -> float:
-    """Return the share of α of a step.
+def step_share(
+    settings: JudgeSettings, weight: float, unplanned: int, cohort: str | None = None
+) -> float:
+    """Return the share of α of a step of all users, or of a cohort.
 
     The first of the plan has half of it, the others share 0.45 evenly; a weight (percent) that is not in the
     plan is the ``unplanned``-th change (from 1), and has 0.05 / (j (j + 1)). Without a plan the first weight
     has the half, and each of the others is unplanned.
     """
-    planned = settings.steps
-    judged = [step for step in planned if step < 100.0]
-    if not planned:
+    planned = is_planned(settings, weight, cohort)
+    of_cohorts: list[tuple[str | None, float]] = list(settings.cohort_steps)
+    judged = of_cohorts + [(None, step) for step in settings.steps if step < 100.0]
+    if not (settings.steps or settings.cohort_steps):
         rest = _OTHER_STEPS + _UNPLANNED
         return _FIRST_STEP if unplanned <= 1 else rest / (unplanned * (unplanned - 1))
-    if weight not in judged:
+    if not planned or weight >= 100.0:
         return _UNPLANNED / (unplanned * (unplanned + 1))
-    if weight == judged[0]:
+    if (cohort, weight) == judged[0]:
         return _FIRST_STEP
     return _OTHER_STEPS / max(len(set(judged)) - 1, 1)
+
+
+def is_planned(settings: JudgeSettings, weight: float, cohort: str | None = None) -> bool:
+    """Whether a step of all users, or of a cohort, is in the plan."""
+    if cohort is None:
+        return weight in settings.steps
+    return (cohort, weight) in settings.cohort_steps
 
 
 def warming(alpha: float, *, warm: bool) -> float:

@@ -20,6 +20,9 @@ promoted, whatever the evidence, unless the difference is within what users diff
 cuts moves ``[cut below, weight)`` and leaves ``[weight, cut above)``; users who were moved earlier are not
 compared again. A weight that was in force before continues its lottery where it stood.
 
+**Cohorts** (``Sample.cohort``) have hashes of their own, and so lotteries, units and evidence (``draws``).
+What was seen of one group is forgotten by the plain rules when another one is drawn.
+
 **Warm-up.** A canary may be slow at first: until ``warmup`` seconds have passed, and twenty responses of each
 of its endpoints can be expected, only a response that takes ``step.HANG`` seconds is late. The tests of time
 begin anew after it, with limits of their own and their share of α, and a step bakes only then.
@@ -39,6 +42,7 @@ from math import inf, log
 from typing import Any
 
 from canaryproxy.judging import families, metrics, words
+from canaryproxy.judging.draws import Groups
 from canaryproxy.judging.learning import Learning
 from canaryproxy.judging.metrics import Limits
 from canaryproxy.judging.named_routes import NamedRoutes
@@ -65,7 +69,6 @@ from canaryproxy.measure.routing import FINE, POSITIONS
 _LONGEST_WARMUP = 300.0
 _WARM_RESPONSES = 20
 _LONGEST_QUIET = 600.0
-_MOST_STEPS = 8
 
 
 class Judge:
@@ -79,18 +82,15 @@ class Judge:
         )
         self._named = NamedRoutes(settings.named) if settings.named else None
         self._watch = Watch(settings)
-        self._steps: dict[int, Step] = {}
-        self._cuts = {0, POSITIONS}
+        self._groups = Groups(settings, self._learning.units, self._learning.past)
+        self._draws = self._groups.of(None)
         self._unplanned = 0
         self._limit = 0
+        self._cohort: str | None = None
         self._step: Step | None = None
         business = settings.business
         is_posted = business is not None and business.slot is None
         self._posted = PostedTest(business) if business is not None and is_posted else None
-        self._saved: dict[int, Mapping[str, Any]] = {}
-        """Evidence of steps as it was saved, until their lottery goes on."""
-        self._proofs: dict[str, float] = {}
-        """Evidence of earlier steps that the canary is not worse, by metric."""
         self._warm = False
         self._expected = 0.0
         """Canary responses that can be expected since it is up: pooled ones by the canary's share."""
@@ -127,8 +127,8 @@ class Judge:
         """
         named = self._named
         self._learning.baseline.learn(sample.names if named is None else named.learn(sample.names))
-        if sample.limit * FINE != self._limit:
-            self._begin_step(now, sample.limit * FINE)
+        if sample.limit * FINE != self._limit or sample.cohort != self._cohort:
+            self._begin_step(now, sample.limit * FINE, sample.cohort)
         self._learn(now)
         was_waiting = self._watch.is_waiting
         self._take(sample, now, waiting=was_waiting)
@@ -145,49 +145,52 @@ class Judge:
 
     # Steps
 
-    def _begin_step(self, now: float, limit: int) -> None:
+    def _begin_step(self, now: float, limit: int, cohort: str | None) -> None:
         """Begin the lottery of a new weight, or go on with that of an old one."""
         if self._step is not None:
-            for name, trial in self._step.trials.items():
-                if trial.proof is not None:
-                    self._proofs[name] = self._proofs.get(name, 0.0) + trial.proof.log_e
-                    trial.proof.log_e = 0.0
-        self._limit = limit
+            self._draws.prove(self._step)
+        if cohort != self._cohort:
+            self._draw_among(cohort)
+        draws, self._limit = self._draws, limit
         self._watch.begin_step()
-        self._step = self._steps.get(limit)
+        self._step = draws.steps.get(limit)
         if self._step is not None or limit in (0, POSITIONS):
             return
-        saved = self._saved.pop(limit, None)
-        if saved is not None:
+        if (saved := draws.take_saved(limit)) is not None:
             self._add_step(now, Lottery(*saved["lottery"]), float(saved["share"])).load(saved, now)
             return
-        if limit in self._cuts:  # its lottery is over
+        if (lottery := draws.cut(limit)) is None:
             return
-        first = max(cut for cut in self._cuts if cut < limit)
-        last = min(cut for cut in self._cuts if cut > limit)
-        self._cuts.add(limit)
         weight = limit * 100 / POSITIONS
-        if weight not in self.settings.steps:
+        if not families.is_planned(self.settings, weight, cohort):
             self._unplanned += 1
-        share = families.step_share(self.settings, weight, self._unplanned)
+        share = families.step_share(self.settings, weight, self._unplanned, cohort)
         self._learning.refresh(now)
-        self._add_step(now, Lottery(first, limit, last), share)
+        self._add_step(now, lottery, share)
+
+    def _draw_among(self, cohort: str | None) -> None:
+        """Go on by the hash of a cohort, or of all users: what was seen by another one says nothing there."""
+        self._cohort = cohort
+        self._draws = self._groups.of(cohort)
+        self._watch.forget_users()
+        self._heard = [-inf, -inf]
+        self._pending = 0
 
     def _add_step(self, now: float, lottery: Lottery, share: float) -> Step:
+        draws = self._draws
         for spec in families.specs(self.settings, self.limits):
-            self._learning.past.of(spec.name)
-        step = self._step = self._steps[lottery.limit] = Step(
+            draws.past.of(spec.name)
+        step = self._step = Step(
             lottery,
-            self._learning.units,
+            draws.units,
             self.settings,
             self.limits,
             share,
             now,
-            self._learning.past.histories,
+            draws.past.histories,
             warm=self._warm,
         )
-        while len(self._steps) > _MOST_STEPS:
-            del self._steps[next(iter(self._steps))]
+        draws.add(step)
         return step
 
     def _learn(self, now: float) -> None:
@@ -320,7 +323,8 @@ class Judge:
 
     def _look(self, now: float, step: Step, quiet: str | None, accepted: frozenset[str]) -> Look:
         names = self._learning.baseline.names
-        return Look(self.settings, now, self._extra, self._proofs, quiet, accepted, step, names)
+        proofs = self._draws.proofs
+        return Look(self.settings, now, self._extra, proofs, quiet, accepted, step, names)
 
     def _quiet(self, now: float) -> str | None:
         """Return why nothing can be compared now. Where requests are rare, more patience is needed."""
@@ -352,6 +356,8 @@ class Judge:
                     place = self._look(now, step, None, accepted).place(trial)
                     found.append(words.worse(trial.spec, place, seen, self.settings.min_users))
         strangers = None if step.user_time is None else step.user_time.strangers
+        if self._cohort is not None:  # events are posted of all users, whatever they belong to
+            strangers = None
         if strangers is not None and metrics.BUSINESS not in accepted:
             found.append(words.strangers(*strangers))
         elif (silence := self._watch.no_events(accepted)) is not None:
@@ -378,11 +384,8 @@ class Judge:
         begin anew (``lottery``). Left out, too: the last requests of the rails.
         """
         return {
-            "steps": {str(limit): step.to_dict() for limit, step in self._steps.items()}
-            | {str(limit): saved for limit, saved in self._saved.items()},
-            "cuts": sorted(self._cuts),
+            **self._groups.to_dict(),
             "unplanned": self._unplanned,
-            "proofs": self._proofs,
             "limits": self.limits.to_dict(),
             "warm": self._warm,
             "learned": self._learning.seconds,
@@ -406,10 +409,8 @@ class Judge:
             judge._judged = int(state["judged"])
             judge._watch.answered = int(state["answered"])
             return judge
-        judge._saved = {int(limit): saved for limit, saved in state["steps"].items()}
-        judge._cuts = {int(cut) for cut in state["cuts"]}
+        judge._groups.load(state)
         judge._unplanned = int(state["unplanned"])
-        judge._proofs = {name: float(log_e) for name, log_e in state["proofs"].items()}
         judge._learning.take(Limits.from_dict(state["limits"]))
         judge._learning.seconds = float(state.get("learned", 0.0))
         judge._warm = bool(state["warm"])

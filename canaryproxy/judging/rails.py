@@ -58,8 +58,12 @@ class Rails:
         """``was_failing`` tells whether a position's requests failed on stable, before it was moved."""
         self._rule = rule
         self._was_failing = was_failing
-        self._before, self._now = _Block(), _Block()
+        self.begin()
         self._seen_at = 0.0
+
+    def begin(self) -> None:
+        """Look at nothing that was before."""
+        self._before, self._now = _Block(), _Block()
 
     def add(self, position: int, *, failed: bool, refused: bool) -> None:
         """Take a randomised canary request that ended."""

@@ -129,7 +129,9 @@ class JudgeSettings:
     named: tuple[tuple[str, PathMatch], ...] = ()
     """Those routes: names and conditions on the path; empty: the busiest ones."""
     steps: tuple[float, ...] = ()
-    """The weights of the plan in percent: each has its share of α."""
+    """The weights of the plan in percent, without those of cohorts: each has its share of α."""
+    cohort_steps: tuple[tuple[str, float], ...] = ()
+    """The steps of cohorts, which come before: cohort and percent of its users."""
     min_users: int = 10
     """Users on each side before a difference may pass as chance."""
     warmup: float = 30.0

@@ -46,7 +46,7 @@ class Sample:
     """Three words for each randomised request (``measure.records``), in an order that does not depend on
     variants."""
     limit: int = 0
-    """Buckets on the canary, as published."""
+    """Buckets on the canary, as published, of the users that are compared."""
     epoch: int = 0
     """The split in force (``RouteTable.epoch``): records of another one are not compared."""
     names: Mapping[int, str] = field(default_factory=dict)
@@ -59,6 +59,8 @@ class Sample:
     """Why the step may not be left, beside what the judge finds."""
     shed: tuple[int, ...] = (0, 0)
     """Requests that found stable and the canary over their measured limits."""
+    cohort: str | None = None
+    """The cohort whose users are compared, by its own hash; ``None``: all users but members of cohorts."""
 
 
 @dataclass(frozen=True, slots=True)

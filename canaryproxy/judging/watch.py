@@ -172,6 +172,13 @@ class Watch:
         if self._silence is not None:
             self._silence.begin_step()
 
+    def forget_users(self) -> None:
+        """Begin anew with another group of users: their positions are others, and so are their requests."""
+        self._failing.clear()
+        self._streak = 0
+        if self._rails is not None:
+            self._rails.begin()
+
     def to_dict(self) -> dict[str, Any]:
         """Return what must survive a restart as JSON values."""
         return {"up": self.up_at is not None, "answered": self.answered}

@@ -1,7 +1,8 @@
 """The variant of a user: sticky key to bucket to variant, and the route table.
 
 The split is a threshold on a hash, so it is monotone: raising the weight moves only users from stable to
-canary, lowering it only back, and two replicas with the same table agree without talking.
+canary, lowering it only back, and two replicas with the same table agree without talking. The members of a
+cohort have a threshold on a hash of their own besides (``exposure``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from zlib import crc32
 import mmh3
 from mmh3 import mmh3_32_uintdigest
 
+from canaryproxy.measure.exposure import NO_COHORTS, Exposure, Members, cohort_salt
 from canaryproxy.measure.records import pack_first
 from canaryproxy.measure.slowness import NEVER
 
@@ -61,6 +63,17 @@ def release_tag(salt: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """A cohort in a route table."""
+
+    name: str
+    salt: bytes
+    """Salt of its hash."""
+    limit: int
+    """Buckets of its hash below this one are on the canary."""
+
+
+@dataclass(frozen=True, slots=True)
 class RouteTable:
     """How requests are routed. Replaced as a whole, never changed."""
 
@@ -78,8 +91,18 @@ class RouteTable:
     """Seconds to the last byte above which a request is stalled; 0: unknown yet."""
     slow: tuple[int, int] = (NEVER, NEVER)
     """By variant: the bucket of the time to the first byte from which a response is slow (``slowness``)."""
+    cohorts: tuple[tuple[str, float], ...] = ()
+    """Cohorts with users on the canary, in the order of the plan, and percent of the users of each."""
+    cohort: str | None = None
+    """The cohort whose users are compared; ``None``: all users, but for those of ``cohorts``."""
     limit: int = field(init=False, default=0)
-    """Derived: buckets below this one are on the canary; 0 while the circuit is open."""
+    """Derived: buckets of all users below this one are on the canary; 0 while the circuit is open."""
+    groups: tuple[Group, ...] = field(init=False, default=())
+    """Derived: ``cohorts`` with their hashes; none while the circuit is open."""
+    drawn: int = field(init=False, default=0)
+    """Derived: of the users that are compared, those below this bucket are on the canary."""
+    drawn_cohort: str | None = field(init=False, default=None)
+    """Derived: the cohort whose users are compared, if it is one of ``groups``."""
     tag: bytes = field(init=False, default=b"")
     """Derived: ``release_tag(salt)``."""
     epoch: int = field(init=False, default=0)
@@ -90,7 +113,21 @@ class RouteTable:
     def __post_init__(self) -> None:
         limit = 0 if self.circuit_open else round(self.weight * 100)
         split = b"%d %d " % (limit, self.new_sessions_only) + self.salt
+        drawn = limit
+        if self.cohorts and not self.circuit_open:
+            groups = tuple(
+                Group(name, cohort_salt(self.salt, name), round(percent * 100))
+                for name, percent in self.cohorts
+            )
+            for group in groups:
+                split += b"\0%s %d" % (group.name.encode(), group.limit)
+                if group.name == self.cohort:
+                    drawn = group.limit
+                    split += b" drawn"
+                    object.__setattr__(self, "drawn_cohort", self.cohort)
+            object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "limit", limit)
+        object.__setattr__(self, "drawn", drawn)
         object.__setattr__(self, "tag", release_tag(self.salt))
         epoch = crc32(split) & 0xFF
         marks = tuple(pack_first(0, variant, epoch, 0, 0, 0) for variant in (STABLE, CANARY))
@@ -100,32 +137,85 @@ class RouteTable:
     @property
     def everyone(self) -> int | None:
         """The variant that all users get, match rules apart; ``None`` while they are divided."""
-        if not self.limit:
-            return STABLE
-        return CANARY if self.limit == BUCKETS and not self.new_sessions_only else None
+        if self.limit == BUCKETS and not self.new_sessions_only:
+            return CANARY
+        return None if self.limit or self.groups else STABLE
 
-    def variant_of(self, key: bytes | None) -> int:
+    @property
+    def exposure(self) -> Exposure:
+        """The split of a closed circuit."""
+        return Exposure(self.weight, self.cohorts, self.cohort)
+
+    @property
+    def split(self) -> tuple[object, ...]:
+        """All that users' variants depend on: equal while none of them moves."""
+        groups = tuple((group.name, group.limit) for group in self.groups)
+        return self.limit, self.salt, self.new_sessions_only, groups
+
+    @property
+    def has_users(self) -> bool:
+        """Whether users are on the canary, match rules apart."""
+        return self.limit > 0 or any(group.limit > 0 for group in self.groups)
+
+    def variant_of(self, key: bytes | None, members: Members = NO_COHORTS) -> int:
         """Return the variant of a user by sticky key; ``None`` means that the user has none."""
-        return self.route(key).variant
+        return self.route(key, members=members).variant
 
-    def route(self, key: bytes | None, cookie: bytes = b"", *, sent: bool = True) -> Routing:
+    def route(
+        self,
+        key: bytes | None,
+        cookie: bytes = b"",
+        *,
+        sent: bool = True,
+        members: Members = NO_COHORTS,
+    ) -> Routing:
         """Return where a user goes by sticky key; ``cookie`` is the ``Set-Cookie`` line for the response.
 
         ``sent``: the client sent the key, it was not minted for this request. Such a user is randomised,
         unless only new users may enter the canary and the key was first seen in another release.
+        ``members``: the cohorts that the request belongs to.
         """
         if key is None:
             variant = CANARY if self.limit > NO_KEY_BUCKET else STABLE
-            return Routing(self, key, NO_KEY_BUCKET, variant, cookie)
+            return Routing(self, key, NO_KEY_BUCKET, variant, cookie, members=members)
         found = mmh3_32_uintdigest(self.salt + key)  # ``position_of``, written out
         bucket = found % BUCKETS
         if self.new_sessions_only and not key.endswith(self.tag):
-            return Routing(self, key, bucket, STABLE, cookie)
+            return Routing(self, key, bucket, STABLE, cookie, members=members)
         variant = CANARY if bucket < self.limit else STABLE
+        position = bucket * FINE + found // BUCKETS % FINE
+        if self.groups:
+            variant, position = self._among_cohorts(key, variant, position, members)
         mark = -1
-        if sent:
-            mark = bucket * FINE + found // BUCKETS % FINE | self._marks[variant]
-        return Routing(self, key, bucket, variant, cookie, mark)
+        if sent and position >= 0:
+            mark = position | self._marks[variant]
+        return Routing(self, key, bucket, variant, cookie, mark, members=members)
+
+    def _among_cohorts(
+        self, key: bytes, variant: int, position: int, members: Members
+    ) -> tuple[int, int]:
+        """Return the variant of a user, and the position by which it is compared; -1: it is not.
+
+        ``variant`` and ``position`` are those by the hash of all users. Compared are users whose variant
+        nothing but the present draw decides: of the cohort that is drawn those whom neither the hash of all
+        users nor another cohort may have put on the canary; without one, those of no cohort.
+        """
+        drawn = self.drawn_cohort
+        others = variant == CANARY and drawn is not None
+        own = -1
+        for group in self.groups:
+            if group.name not in members:
+                continue
+            found = mmh3_32_uintdigest(group.salt + key)
+            if found % BUCKETS < group.limit:
+                variant = CANARY
+            if group.name == drawn:
+                own = found % BUCKETS * FINE + found // BUCKETS % FINE
+            else:
+                others = True
+        if others:
+            return variant, -1
+        return variant, position if drawn is None else own
 
     def without_user(self, lines: bytes) -> Routing:
         """Return where a request goes that no user has made: to stable, but to the canary if all users do."""
@@ -139,7 +229,7 @@ class Routing:
     Never changed once made; not a frozen dataclass, which takes longer to make.
     """
 
-    __slots__ = ("bucket", "cookie", "forced", "key", "mark", "table", "variant")
+    __slots__ = ("bucket", "cookie", "forced", "key", "mark", "members", "table", "variant")
 
     def __init__(
         self,
@@ -150,6 +240,7 @@ class Routing:
         cookie: bytes = b"",
         mark: int = -1,
         forced: bool = False,
+        members: Members = NO_COHORTS,
     ) -> None:
         self.table = table
         """The table that the request was routed by."""
@@ -164,6 +255,8 @@ class Routing:
         randomised, so it is not compared."""
         self.forced = forced
         """A match rule chose the variant, whatever the bucket, or the request is a probe."""
+        self.members = members
+        """The cohorts that the request belongs to."""
 
     def forced_to(self, variant: int) -> Routing:
         """Return the same with the variant that a match rule chose."""
@@ -172,5 +265,7 @@ class Routing:
     def without_record(self) -> Routing:
         """Return the same for a request that leaves no more records."""
         return Routing(
-            self.table, self.key, self.bucket, self.variant, self.cookie, forced=self.forced
+            *(self.table, self.key, self.bucket, self.variant, self.cookie),
+            forced=self.forced,
+            members=self.members,
         )

@@ -50,6 +50,9 @@ MOST_SERVICES: Final = 1024
 LONGEST_SALT: Final = 1024
 """Maximum length of a salt in bytes."""
 
+LONGEST_COHORTS: Final = 2048
+"""Maximum bytes of the cohorts of a table."""
+
 _TABLE: Final = struct.Struct(f"=dddBB??H{LONGEST_SALT}sQ")
 _CELL: Final = 8
 
@@ -130,7 +133,7 @@ class _Versioned:
 class TableCell:
     """The route table in shared memory. ``version`` is the controller's when it was published."""
 
-    SIZE = _Versioned.FRONT + _TABLE.size
+    SIZE = _Versioned.FRONT + _TABLE.size + LONGEST_COHORTS
 
     __slots__ = ("_bytes", "sequence")
 
@@ -141,9 +144,10 @@ class TableCell:
         """One cell that changes with every table: compare it before each request."""
 
     def publish(self, table: RouteTable, version: int = 0) -> None:
-        """Route by this table from the next request on. Raises ``ValueError`` for a salt too long."""
+        """Route by this table from the next request on. Raises ``ValueError`` for one too long."""
         if len(table.salt) > LONGEST_SALT:
             raise ValueError(f"a salt has at most {LONGEST_SALT} bytes")
+        cohorts = _packed_cohorts(table)
         self._bytes.write(
             _TABLE.pack(
                 table.weight,
@@ -156,6 +160,7 @@ class TableCell:
                 table.salt,
                 version,
             )
+            + cohorts
         )
 
     def read(self) -> tuple[int, RouteTable, int] | None:
@@ -167,7 +172,8 @@ class TableCell:
         (
             weight, late, stall_after, slow_stable, slow_canary, circuit_open, new_sessions_only, length,
             salt, version,
-        ) = _TABLE.unpack(data)  # fmt: skip
+        ) = _TABLE.unpack_from(data)  # fmt: skip
+        cohorts, cohort = _unpacked_cohorts(data[_TABLE.size :])
         table = RouteTable(
             weight=weight,
             salt=salt[:length],
@@ -176,8 +182,28 @@ class TableCell:
             late=late,
             stall_after=stall_after,
             slow=(slow_stable, slow_canary),
+            cohorts=cohorts,
+            cohort=cohort,
         )
         return sequence, table, version
+
+
+def _packed_cohorts(table: RouteTable) -> bytes:
+    """Return the cohorts of a table as bytes: none without any. Raises ``ValueError``."""
+    if not table.cohorts:
+        return b""
+    data = json.dumps([table.cohort, table.cohorts]).encode()
+    if len(data) > LONGEST_COHORTS:
+        raise ValueError(f"the cohorts of a table have at most {LONGEST_COHORTS} bytes")
+    return data
+
+
+def _unpacked_cohorts(data: bytes) -> tuple[tuple[tuple[str, float], ...], str | None]:
+    """Return ``RouteTable.cohorts`` and ``RouteTable.cohort`` as ``_packed_cohorts`` has packed them."""
+    if not data:
+        return (), None
+    cohort, cohorts = json.loads(data)
+    return tuple((name, percent) for name, percent in cohorts), cohort
 
 
 @dataclass(frozen=True, slots=True)

@@ -267,15 +267,23 @@ def _at(figures: Mapping[str, Any]) -> str:
     weight, step, steps = (figures.get(name) for name in ("weight", "step", "steps"))
     if text.number(weight) is None:
         return ""
-    return f" at {text.weight(weight)} of users" + (
+    return f" at {_share(figures) or f'{text.weight(weight)} of users'}" + (
         f" (step {step} of {steps})" if step and steps else ""
     )
 
 
 def _fell(figures: Mapping[str, Any]) -> str:
-    """Return `` at 25→0%`` if the figures have the weight before a trip."""
+    """Return `` at 25→0%``, or `` at 50% of staff``, if the figures have the weight before a trip."""
     weight = figures.get("weight")
+    if share := _share(figures):
+        return f" at {share}"
     return "" if text.number(weight) is None else f" at {text.weight(weight)[:-1]}→0%"
+
+
+def _share(figures: Mapping[str, Any]) -> str:
+    """Return the users on the canary in a release with cohorts: ``1% of users, 50% of staff``."""
+    share = figures.get("share")
+    return share if isinstance(share, str) else ""
 
 
 def _one_of(figures: Mapping[str, Any]) -> str:

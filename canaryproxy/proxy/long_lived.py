@@ -25,7 +25,7 @@ from canaryproxy.proxy.interfaces import MOVED, STAYS, TOLD, LongLived
 from canaryproxy.proxy.propagation import FollowingRouting
 from canaryproxy.proxy.spread import due, progress
 
-_NO_SPLIT: Final = (-1, b"", False)
+_NO_SPLIT: Final[tuple[object, ...]] = ()
 
 
 class LongLivedExchanges:
@@ -111,7 +111,7 @@ class LongLivedExchanges:
 
     def look(self, table: RouteTable, now: float) -> bool:
         """Find those whose users have moved; return whether there are any that ``close_due`` must end."""
-        split = (table.limit, table.salt, table.new_sessions_only)
+        split = table.split
         if split != self._split:
             self._split, self._settings = split, self._wanted
             self._began = self._looked_at if self._looked_at > -inf else now
@@ -184,4 +184,4 @@ class LongLivedExchanges:
         routing = one.routing
         if isinstance(routing, FollowingRouting):
             return routing.wanted(table) != one.variant
-        return table.variant_of(routing.key) != one.variant
+        return table.variant_of(routing.key, routing.members) != one.variant

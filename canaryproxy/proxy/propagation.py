@@ -163,10 +163,12 @@ class Propagator:
                 self._values.clear()
             self._table = table
         # Without a mark: one value for each variant. A rescued request has lost its mark.
-        key = routing.mark if routing.mark >= 0 else -1 - variant
+        # Those behind compare by the hash of all users: where a cohort is drawn they only follow.
+        drawn = routing.mark >= 0 and table.drawn_cohort is None
+        key = routing.mark if drawn else -1 - variant
         value = self._values.get(key)
         if value is None:
-            unit = routing.mark & POSITION_MASK if routing.mark >= 0 else -1
+            unit = routing.mark & POSITION_MASK if drawn else -1
             limit = table.limit if unit >= 0 else -1
             said = Propagated(variant, self._release, unit, limit)
             if len(self._values) >= _MOST_VALUES:

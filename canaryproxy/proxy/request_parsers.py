@@ -59,7 +59,7 @@ class RequestParsers:
         """Parse for these services of a configuration; ``end``: the last lines of forwarded heads."""
         cookie_matters = any(
             _reads_header(one, "cookie")
-            or any(part.cookie is not None for rule in one.split.match for part in rule.parts())
+            or any(part.cookie is not None for part in one.split.conditions)
             for one in services
         )
         signed = any(one.split.sticky.sign is not None for one in services)
@@ -118,7 +118,7 @@ def _stripped(config: Config) -> str:
 
 def _reads_header(config: Config, header: str) -> bool:
     """Tell whether a match rule, an outcome or the sticky key depends on this request header."""
-    matches = [part.header for rule in config.split.match for part in rule.parts()]
+    matches = [part.header for part in config.split.conditions]
     matches += [outcome.match.header for outcome in config.judge.outcomes.values()]
     names = [config.split.sticky.header, *(match.name for match in matches if match is not None)]
     return header in [name.lower() for name in names if name is not None]

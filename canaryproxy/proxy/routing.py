@@ -8,7 +8,9 @@ from typing import Final
 from canaryproxy.http1.forwarding import Peer, TrustedProxies
 from canaryproxy.http1.request import ParsedHeaders, Request
 from canaryproxy.measure import counters
+from canaryproxy.measure.cohorts import CohortRules
 from canaryproxy.measure.conditions import MatchRules, RequestView, host_name
+from canaryproxy.measure.exposure import NO_COHORTS, Members
 from canaryproxy.measure.outcomes import OutcomeRules
 from canaryproxy.measure.routing import NOT_SHARED, RouteTable, Routing
 from canaryproxy.measure.shared_memory import TableCell
@@ -30,6 +32,7 @@ class Router:
 
     __slots__ = (
         "_cell",
+        "_cohorts",
         "_follower",
         "_has_rules",
         "_jar",
@@ -64,6 +67,7 @@ class Router:
         jar: CookieJar | None,
         rules: MatchRules,
         outcomes: OutcomeRules,
+        cohorts: CohortRules,
         *,
         probes: ProbeRules | None,
         proxies: TrustedProxies,
@@ -83,7 +87,8 @@ class Router:
         self._probes = probes
         self._follower = follower
         self._proxies = proxies
-        self._has_rules = bool(rules) or bool(outcomes)
+        self._cohorts = cohorts
+        self._has_rules = bool(rules) or bool(outcomes) or bool(cohorts)
         self._key_is_in_headers = key_is_in_headers
 
     def publish(self, table: RouteTable) -> None:
@@ -101,12 +106,19 @@ class Router:
         if self._sequence[0] != self._table_version:
             self._refresh()
         headers = request.headers
-        routing = headers.routing
-        if routing is None or routing.table is not self.table:
-            routing = self._by_key(request, peer)
         if not self._has_rules:
+            routing = headers.routing
+            if routing is None or routing.table is not self.table:
+                routing = self._by_key(request, peer, NO_COHORTS)
             return routing, _NO_OUTCOMES
-        forced, outcomes = self._match(request, peer)
+        forced, outcomes, members = self._match(request, peer)
+        routing = headers.routing
+        if (
+            routing is None
+            or routing.table is not self.table
+            or routing.members is not members  # equal ones are the same object
+        ):
+            routing = self._by_key(request, peer, members)
         return routing if forced is None else routing.forced_to(forced), outcomes
 
     def _refresh(self) -> None:
@@ -116,7 +128,7 @@ class Router:
             self._table_version, self.table, _ = found
             self._sharing.follow(self.table)
 
-    def _by_key(self, request: Request, peer: Peer) -> Routing:
+    def _by_key(self, request: Request, peer: Peer, members: Members) -> Routing:
         table, jar, headers = self.table, self._jar, request.headers
         follower = self._follower
         if follower is not None:
@@ -139,12 +151,12 @@ class Router:
             if key is None:
                 if jar.is_withheld(request):
                     self._service_cells[counters.WITHHELD] += 1
-                    return table.route(None, NOT_SHARED)
+                    return table.route(None, NOT_SHARED, members=members)
                 key = jar.mint(table)
                 cookie = jar.set_cookie(key, secure=_is_secure(headers, peer))
             elif jar.rotates and jar.is_old(headers.cookie):
                 cookie = jar.set_cookie(key, secure=_is_secure(headers, peer))
-        routing = table.route(key, cookie, sent=sent)
+        routing = table.route(key, cookie, sent=sent, members=members)
         if follower is not None:
             if follower.follows:
                 routing = routing.without_record()
@@ -154,11 +166,11 @@ class Router:
             headers.routing = routing
         return routing
 
-    def _match(self, request: Request, peer: Peer) -> tuple[int | None, tuple[int, ...]]:
-        """Return the variant that a match rule forces, and the outcomes whose rules match."""
-        headers, rules = request.headers, self._rules
+    def _match(self, request: Request, peer: Peer) -> tuple[int | None, tuple[int, ...], Members]:
+        """Return the variant that a match rule forces, the outcomes whose rules match, and the cohorts."""
+        headers, rules, cohorts = request.headers, self._rules, self._cohorts
         rule_key = request.rule_key
-        if rules.reads_query:
+        if rules.reads_query or cohorts.reads_query:
             rule_key = (rule_key[0], request.target)
         cache = headers.rule_cache
         if (
@@ -177,8 +189,8 @@ class Router:
             host_name(fields.host),
             lambda: self._proxies.client_at(peer, fields.forwarding),
         )
-        found = rules.variant_of(view), self._outcomes.watching(view)
-        if rules.reads_client or len(rule_key[1]) > _LONGEST_CACHED:
+        found = rules.variant_of(view), self._outcomes.watching(view), cohorts.of(view)
+        if rules.reads_client or cohorts.reads_client or len(rule_key[1]) > _LONGEST_CACHED:
             return found
         if cache is None:
             headers.rule_cache = cache = {}

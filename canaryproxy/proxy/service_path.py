@@ -15,6 +15,7 @@ from canaryproxy.config import Service as ServiceSection
 from canaryproxy.config.secrets import signing_keys
 from canaryproxy.http1.head_cache import ResponseHeadCache
 from canaryproxy.measure import counters
+from canaryproxy.measure.cohorts import CohortRules
 from canaryproxy.measure.conditions import MatchRules
 from canaryproxy.measure.endpoint_cells import Entry, LocalState
 from canaryproxy.measure.rescue import Patience, RescueRules
@@ -176,8 +177,9 @@ class ServicePath:
         self.context.router.configure(
             key_reader(sticky, proxies, signer),
             CookieJar(sticky, signer) if mints else None,
-            MatchRules(config.split.match),
+            MatchRules(config.split.rules),
             self.context.trial_rules.outcomes,
+            CohortRules(config.split.cohorts.items()),
             probes=None if probes is None else ProbeRules(probes, proxies),
             proxies=proxies,
             key_is_in_headers=not sticky.address,

@@ -7,7 +7,7 @@ route table, before the first request is routed by it.
 
 from __future__ import annotations
 
-from canaryproxy.config import Circuit, Condition, Split
+from canaryproxy.config import Circuit, Split
 from canaryproxy.http1.head_cache import ResponseHeadCache
 from canaryproxy.http1.response import AS_IT_IS, NEVER, UNLESS_IMMUTABLE, VARYING, ResponseParser
 from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
@@ -46,8 +46,9 @@ class Sharing:
         self._names = _varies_by(split)
         self._dropped = (split.variant_header or "").encode("latin-1")
         self._streams = tuple(one.encode() for one in circuit.streams)
+        forced = [part for rule in split.rules for part in rule.parts()]
         self._divides = split.follow is not None or any(
-            one.header or one.cookie or one.network for one in _conditions(split)
+            one.header or one.cookie or one.network for one in forced
         )
         self._has_canary = has_canary
         self._in_force = (-1, -1)
@@ -74,14 +75,10 @@ class Sharing:
 
 def _varies_by(split: Split) -> tuple[bytes, ...]:
     """Return the request headers that a user's variant depends on."""
-    names = [split.sticky.header, *(one.header.name for one in _conditions(split) if one.header)]
+    names = [split.sticky.header, *(one.header.name for one in split.conditions if one.header)]
     if split.follow is not None:
         names += [split.follow.header, *(("baggage",) if split.follow.baggage else ())]
     found = {name.lower(): name.encode("latin-1") for name in names if name is not None}
-    if split.sticky.cookie is not None or any(one.cookie for one in _conditions(split)):
+    if split.sticky.cookie is not None or any(one.cookie for one in split.conditions):
         found["cookie"] = _COOKIE
     return tuple(found.values())
-
-
-def _conditions(split: Split) -> list[Condition]:
-    return [part for rule in split.match for part in rule.parts()]

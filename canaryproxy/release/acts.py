@@ -18,6 +18,7 @@ from typing import Final, Literal, get_args
 
 from canaryproxy.config import text
 from canaryproxy.judging.verdict import Assessment
+from canaryproxy.measure.exposure import NONE_REACHED, Cohorts, Exposure
 from canaryproxy.release import circuit, rollout, transitions
 from canaryproxy.release.circuit import Circuit, CircuitSettings
 from canaryproxy.release.rollout import TRANSITIONS, Plan, Rollout, State
@@ -61,7 +62,7 @@ class Here:
     plan: Plan
     settings: CircuitSettings
     weight: float
-    """Percent of users on the canary, as published."""
+    """Percent of all users on the canary, as published."""
     now: float
     """Seconds since the epoch."""
     seen: Assessment | None = None
@@ -71,6 +72,13 @@ class Here:
     """The canary's tunnels and streams."""
     moving: float = 0.0
     """Seconds in which they are closed after a trip."""
+    cohorts: Cohorts = NONE_REACHED
+    """Cohorts with users on the canary, as published."""
+
+    @property
+    def exposure(self) -> Exposure:
+        """The users on the canary, as published."""
+        return Exposure(self.weight, self.cohorts.reached, self.cohorts.drawn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +119,11 @@ def needs_precondition(
     serve the users who would come back.
     """
     if isinstance(event, rollout.SetWeight):
-        lowers = event.weight < max(here.weight, weight)
+        takes_back = not event.weight and bool(here.cohorts.reached)
+        lowers = event.weight < max(here.weight, weight) or takes_back
         return event.weight > min(here.weight, weight) or (lowers and not reversible)
     if isinstance(event, (rollout.Abort, circuit.Trip)) and not reversible:
-        return weight > 0.0
+        return weight > 0.0 or here.exposure.has_users
     return not isinstance(event, (rollout.Pause, rollout.Abort, circuit.Trip))
 
 
@@ -144,7 +153,7 @@ def drill_refusal(broken: Circuit, here: Rollout, weight: float) -> str | None:
         return "the release is promoted: a drill would begin its last step again"
     if here.state is State.ABORTING:
         return "the release is being aborted"
-    if weight <= 0:
+    if weight <= 0 and not here.cohorts.reached:
         return "no user is on the canary"
     return None
 
@@ -163,12 +172,14 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
             ).rollout
     except rollout.Refused as error:
         refusal = str(error)
-    weight = here.weight if event is None or refusal is not None else _ends_at(after)
+    before = here.exposure
+    ends = before if event is None or refusal is not None else _ends_at(after)
     begins = after.state is State.RUNNING and here.rollout.state is not State.RUNNING
-    harms = refusal is None and _is_irreversible(act, here, weight)
-    asks = refusal is None and (act in _ALWAYS_ASK or weight > here.weight or begins or harms)
-    shift = here.weight if act == "drill" else abs(weight - here.weight)
-    users = None if here.users is None else round(here.users * shift / 100.0)
+    harms = refusal is None and _is_irreversible(act, here, ends)
+    asks = refusal is None and (act in _ALWAYS_ASK or ends.raises(before) or begins or harms)
+    shift = here.weight if act == "drill" else abs(ends.weight - here.weight)
+    is_counted = here.users is not None and not (before.cohorts or ends.cohorts)
+    users = round((here.users or 0) * shift / 100.0) if is_counted else None
     name = "" if here.release is None else f" {here.release}"
     if isinstance(event, rollout.Accept):
         name = f" {event.metric}".rstrip()
@@ -179,20 +190,20 @@ def preview(act: Operation, event: Event | None, here: Here) -> Preview:
         asks,
         harms,
         here.weight,
-        weight,
+        ends.weight,
         after.state,
         users if refusal is None else None,
         _sure(here),
         f"Set the weight{name and ' of' + name}" if act == "weight" else act.capitalize() + name,
         ()
         if refusal is not None
-        else (*_says(act, here, after, weight), *((_HARMS,) if harms else ())),
+        else (*_says(act, here, after, ends), *((_HARMS,) if harms else ())),
     )
 
 
-def _ends_at(after: Rollout) -> float:
-    """Return the weight that an act leads to: a ramp down begins where it is, and ends at 0."""
-    return 0.0 if after.state is State.ABORTING else after.weight
+def _ends_at(after: Rollout) -> Exposure:
+    """Return the users on the canary that an act leads to: a ramp down begins where it is, and ends at 0."""
+    return Exposure() if after.state is State.ABORTING else after.exposure
 
 
 def _is_already(act: Operation, here: Here) -> bool:
@@ -214,20 +225,35 @@ def _sure(here: Here) -> str:
     return summary(here.seen, here.circuit, here.rollout.accepted).said
 
 
-def moves(here: Here, weight: float) -> str:
-    """Return who moves when the weight changes: ``45% of users (…) move from stable to the canary …``."""
-    return _moves(here, weight, "with their next request")
+def moves(here: Here, to: Exposure) -> str:
+    """Return who moves to these users: ``45% of users (…) move from stable to the canary …``."""
+    return _moves(here, to, "with their next request")
 
 
-def _moves(here: Here, weight: float, when: str) -> str:
-    shift = abs(weight - here.weight)
+def _moves(here: Here, to: Exposure, when: str) -> str:
+    before = here.exposure
+    names = dict.fromkeys(name for one in (before, to) for name, _ in one.cohorts)
+    moved = [
+        _moved(here.weight, to.weight, f"users{_counted(here, abs(to.weight - here.weight))}", when)
+    ]
+    moved += [_moved(before.of(name), to.of(name), name, when) for name in names]
+    said = [one for one in moved if one]
+    return " and ".join(said) if said else f"no users move ({_on_canary(before)} on the canary)"
+
+
+def _moved(before: float, after: float, group: str, when: str) -> str:
+    """Return who of a group moves; empty: no user does."""
+    shift = abs(after - before)
     if shift < 0.005:
-        return f"no users move ({text.weight(here.weight)} on the canary)"
-    way = "from stable to the canary" if weight > here.weight else "from the canary to stable"
-    return (
-        f"{text.weight(shift)} of users{_counted(here, shift)} move {way} {when}"
-        f" ({text.weight(here.weight)} to {text.weight(weight)})"
-    )
+        return ""
+    way = "from stable to the canary" if after > before else "from the canary to stable"
+    ends = f"({text.weight(before)} to {text.weight(after)})"
+    return f"{text.weight(shift)} of {group} move {way} {when} {ends}"
+
+
+def _on_canary(users: Exposure) -> str:
+    """``5%``; with cohorts ``1% of users, 50% of staff``."""
+    return users.said() if users.cohorts else text.weight(users.weight)
 
 
 def _counted(here: Here, percent: float) -> str:
@@ -239,14 +265,15 @@ def _counted(here: Here, percent: float) -> str:
 
 
 def _step(here: Here, at: int) -> str:
-    """``step 2 of 5, 25%``."""
+    """``step 2 of 5, 25%``, ``step 1 of 5, 50% of staff``."""
     steps = here.plan.steps
-    return f"step {at + 1} of {len(steps)}, {text.weight(steps[at].weight)}"
+    share = text.weight(steps[at].weight) if steps[at].cohort is None else steps[at].share
+    return f"step {at + 1} of {len(steps)}, {share}"
 
 
-def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[str, ...]:
+def _says(act: Operation, here: Here, after: Rollout, to: Exposure) -> tuple[str, ...]:
     """Return what an act does, the most important first."""
-    said = moves(here, weight)
+    said = moves(here, to)
     judged = f"so far {_sure(here)}"
     match act:
         case "start":
@@ -267,7 +294,7 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
             return (*_aborted(here, after), f"{ends}; {_LATER}", *_previous(here))
         case "weight":
             waits = () if after.state is State.IDLE else ("the release pauses at this weight",)
-            lowered = (judged,) if weight > here.weight else _previous(here)
+            lowered = (judged,) if to.raises(here.exposure) else _previous(here)
             return said, *waits, *lowered
         case "accept":
             return "it no longer holds or trips for the rest of the release", judged
@@ -279,12 +306,15 @@ def _says(act: Operation, here: Here, after: Rollout, weight: float) -> tuple[st
             return said, *_tripped(here), *_previous(here)
         case "drill":
             gone = f"{text.weight(here.weight)} of users{_counted(here, here.weight)}"
+            if here.cohorts.reached:
+                gone = here.exposure.said()
             return f"{gone} go to stable and come back {_quiet(here)}", _afresh(here)
 
 
 def _begins(here: Here, after: Rollout) -> str:
     """Return what a start begins with: what is known of stable counts, whichever judge has learnt it."""
-    begins = f"it begins with {_step(here, 0)} of users"
+    of = " of users" if here.plan.steps[0].cohort is None else ""
+    begins = f"it begins with {_step(here, 0)}{of}"
     if not after.learning:
         return begins
     learned = 0.0 if here.seen is None else here.seen.learned
@@ -302,15 +332,15 @@ def _quiet(here: Here) -> str:
     return f"once {left} have left the canary (about {text.duration(here.moving)})"
 
 
-def _is_irreversible(act: Operation, here: Here, weight: float) -> bool:
+def _is_irreversible(act: Operation, here: Here, to: Exposure) -> bool:
     """Whether an act sends users to a version that may not be able to serve them."""
-    return not here.plan.reversible and (act == "drill" or weight < here.weight)
+    return not here.plan.reversible and (act == "drill" or here.exposure.raises(to))
 
 
 def _tripped(here: Here) -> tuple[str, ...]:
     """Return what a trip does besides moving users, and whether it stays so."""
     opens = "the circuit opens; reset sends the same users back to the canary"
-    if here.settings.cooldown is None or here.circuit.trips > 0 or here.weight <= 0.0:
+    if here.settings.cooldown is None or here.circuit.trips > 0 or not here.exposure.has_users:
         return (opens,)
     left = text.duration(here.settings.cooldown)
     return opens, f"unless you abort, a probe with a few users begins by itself in {left}"
@@ -331,9 +361,9 @@ def _previous(here: Here) -> tuple[str, ...]:
 def _aborted(here: Here, after: Rollout) -> tuple[str, ...]:
     """Return who goes back to stable, and how fast."""
     if after.state is not State.ABORTING:
-        return (moves(here, 0.0),)
+        return (moves(here, Exposure()),)
     return (
-        _moves(here, 0.0, f"over {text.duration(after.left)}"),
+        _moves(here, Exposure(), f"over {text.duration(after.left)}"),
         "a suspicion, a trip, or a second abort takes the rest back at once",
     )
 
@@ -357,7 +387,9 @@ def _reset(here: Here, after: Rollout) -> tuple[str, ...]:
     broken = here.circuit
     since = text.duration(max(here.now - broken.since, 0.0))
     again = (
-        _afresh(here) if after.weight > 0 else "the circuit closes, and no user is on the canary"
+        _afresh(here)
+        if after.exposure.has_users
+        else "the circuit closes, and no user is on the canary"
     )
     return (
         f"the same users as before; {again}",

@@ -84,6 +84,8 @@ class StepForecast:
     """Users that the step moves to the canary and that are compared; ``None``: not known."""
     catches: tuple[Catch, ...]
     """One for each regression; none at weight 0 or 100, where there is nothing to compare."""
+    cohort: str | None = None
+    """The cohort that it is about: how many users it has is not known, so nothing is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +252,11 @@ class _Path:
 
 def settings_at(settings: JudgeSettings, steps: Sequence[Step], number: int) -> TestSettings | None:
     """Return the test of errors at a step of the plan (from 0); ``None`` if errors are not judged."""
-    settings = replace(settings, steps=tuple(step.weight for step in steps))
+    settings = replace(
+        settings,
+        steps=tuple(step.weight for step in steps if step.cohort is None),
+        cohort_steps=tuple((step.cohort, step.weight) for step in steps if step.cohort is not None),
+    )
     found = families.specs(settings, metrics.FALLBACK)
     errors = [spec for spec in found if spec.name == metrics.ERRORS]
     if not errors:
@@ -292,7 +298,10 @@ def _step(
     settings: JudgeSettings,
 ) -> StepForecast:
     step = steps[number]
-    before = max((one.weight for one in steps[:number] if one.weight < step.weight), default=0.0)
+    if step.cohort is not None:
+        return StepForecast(step.weight, step.bake, None, 0.0, None, (), step.cohort)
+    earlier = [one.weight for one in steps[:number] if one.cohort is None]
+    before = max((weight for weight in earlier if weight < step.weight), default=0.0)
     pace = traffic.rps * step.weight / 100.0
     lasts = max(step.bake, max(step.min_requests, 1) / pace) if pace else None
     test = settings_at(settings, steps, number) if 0.0 < step.weight < 100.0 else None
@@ -346,13 +355,20 @@ def _warnings(
     compared = [
         (number, step, seen)
         for number, (step, seen) in enumerate(zip(steps, forecasts, strict=True), 1)
-        if step.weight < 100.0
+        if step.weight < 100.0 and step.cohort is None
     ]
-    if steps and steps[0].weight > LARGEST_FIRST:
+    first = next((at for at, step in enumerate(steps) if step.cohort is None), None)
+    if first is not None and steps[first].weight > LARGEST_FIRST:
         found.append(
-            f"step 1: {weight(steps[0].weight)} of users is a lot for a first step; "
+            f"step {first + 1}: {weight(steps[first].weight)} of users is a lot for a first step; "
             f"with {weight(LARGEST_FIRST)} or less, a broken release affects few users"
         )
+    found += [
+        f"step {number}: how many users {step.cohort} has is not known; it is not left before "
+        f"{step.min_users or settings.min_users} of them on the canary were compared"
+        for number, step in enumerate(steps, 1)
+        if step.cohort is not None
+    ]
     for number, step, seen in compared:
         if step.bake < SHORTEST_BAKE:
             found.append(
@@ -390,8 +406,9 @@ def _warnings(
         and one.seconds > LONGEST_WAIT
     ]
     if slow:
+        rise = f"detecting a rise to {percent(slow[-1].canary_rate)}"
         found.append(
-            f"step 1: too few users at this weight: detecting a rise to {percent(slow[-1].canary_rate)} "
+            f"step {compared[0][0]}: too few users at this weight: {rise} "
             f"would take {duration(slow[-1].seconds or 0.0)}; "
             "start with a beta group selected by a match rule, or with a larger weight"
         )

@@ -34,6 +34,11 @@ and the accounts that always fail. Without traffic it learns nothing, and the st
 At a weight of 100 nothing is left to compare with: there the clock runs and requests count while the
 canary has traffic, and only guard rails watch. After the last step the release is promoted.
 
+**Cohorts** (``Step.cohort``) come before everyone: a step of a cohort draws among its members, and no other
+user moves. What a cohort has reached stays when later steps follow, until everyone is on the canary
+(``Plan.exposure``): no step forward takes a user back. ``SetWeight`` is about all users; to 0 it takes the
+cohorts back, too. A ramp down lowers the group of its step, and those kept from before go at its end.
+
 **A hold-back** (``Step.hold_back``) is the step before everyone moves: the last users, who never were on the
 canary, are its control group for a long bake time, so that a regression that takes a day to show still
 trips. It is a step like any other, and ``Promote`` skips it.
@@ -86,6 +91,7 @@ from typing import Any, Literal
 
 from canaryproxy.config import text
 from canaryproxy.judging.verdict import QUIET, Assessment
+from canaryproxy.measure.exposure import NONE_REACHED, Cohorts, Exposure
 from canaryproxy.release.circuit import Record, elapsed, no_regression
 
 
@@ -115,7 +121,7 @@ class Step:
     """One entry of the plan."""
 
     weight: float
-    """Percent of users."""
+    """Percent of users, of the cohort if it has one."""
     bake: float = 0.0
     """Seconds that it is watched at least."""
     min_requests: int = 0
@@ -124,6 +130,13 @@ class Step:
     """Canary users to be compared at least."""
     hold_back: bool = False
     """Whether it is there for its bake time only: the last users are a control group on stable meanwhile."""
+    cohort: str | None = None
+    """The group of users that it is about; ``None``: all users."""
+
+    @property
+    def share(self) -> str:
+        """The users that it gives the canary to: ``5% of users``, ``50% of staff``."""
+        return f"{text.weight(self.weight)} of {self.cohort or 'users'}"
 
     @property
     def control_group(self) -> str:
@@ -147,6 +160,19 @@ class Plan:
     """Whether stable can serve the canary's users; if not, a regression moves no user."""
     ramp_down: float = 0.0
     """Seconds over which an abort takes the users back."""
+
+    def exposure(self, at: int) -> Exposure:
+        """Return who is on the canary in a step (from 0): its users, and those of the steps before."""
+        reached: dict[str, float] = {}
+        weight = 0.0
+        for step in self.steps[: at + 1]:
+            if step.cohort is None:
+                weight = step.weight
+            else:
+                reached[step.cohort] = step.weight
+        if weight >= 100.0:
+            return Exposure(weight)
+        return Exposure(weight, tuple(reached.items()), self.steps[at].cohort)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +332,9 @@ class Rollout:
     step: int = 0
     """Index of the step in the plan."""
     weight: float = 0.0
-    """Percent of users on the canary now, as in the route table."""
+    """Percent of all users on the canary now, as in the route table."""
+    cohorts: Cohorts = NONE_REACHED
+    """Cohorts with users on the canary now, and the one whose users are compared."""
     learning: bool = False
     """The first step has not begun: its users follow once stable has been watched."""
     since: float = 0.0
@@ -327,6 +355,8 @@ class Rollout:
     """Tripped or probing: the state to come back to."""
     weight_before: float = 0.0
     """Tripped or probing: the weight to come back to."""
+    cohorts_before: Cohorts = NONE_REACHED
+    """Tripped or probing: the ``cohorts`` to come back to."""
     ticked: float | None = None
     """Time of the last tick."""
     judged: int = 0
@@ -343,7 +373,26 @@ class Rollout:
     left: float = 0.0
     """Aborting: seconds until no user is on the canary."""
     falls: float = 0.0
-    """Aborting: percent of users that go back each second."""
+    """Aborting: percent of users (of the cohort, in its step) that go back each second."""
+
+    @property
+    def exposure(self) -> Exposure:
+        """The users on the canary now."""
+        return Exposure(self.weight, self.cohorts.reached, self.cohorts.drawn)
+
+    @property
+    def exposure_before(self) -> Exposure:
+        """Tripped or probing: the users on the canary when the circuit closes."""
+        before = self.cohorts_before
+        return Exposure(self.weight_before, before.reached, before.drawn)
+
+    def exposing(self, to: Exposure, /, **changes: Any) -> Rollout:
+        """Return the rollout with these users on the canary, and with other changes."""
+        return replace(self, weight=to.weight, cohorts=to.of_cohorts, **changes)
+
+    def resting(self, to: Exposure, /, **changes: Any) -> Rollout:
+        """Return the rollout that comes back to these users, and with other changes."""
+        return replace(self, weight_before=to.weight, cohorts_before=to.of_cohorts, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values. Times of ticks are left out: a restart begins with a new one."""
@@ -367,6 +416,16 @@ class Rollout:
             "breach": self.breach,
             "left": self.left,
             "falls": self.falls,
+            **self._cohorts_to_dict(),
+        }
+
+    def _cohorts_to_dict(self) -> dict[str, Any]:
+        """Return the values of a release with cohorts; none without any."""
+        if self.cohorts == self.cohorts_before == NONE_REACHED:
+            return {}
+        return {
+            "cohorts": self.cohorts.to_dict(),
+            "cohorts_before": self.cohorts_before.to_dict(),
         }
 
     @classmethod
@@ -392,6 +451,8 @@ class Rollout:
             breach=state.get("breach"),
             left=float(state.get("left", 0.0)),
             falls=float(state.get("falls", 0.0)),
+            cohorts=Cohorts.from_dict(state.get("cohorts")),
+            cohorts_before=Cohorts.from_dict(state.get("cohorts_before")),
         )
 
 
@@ -428,7 +489,15 @@ def _figures(rollout: Rollout, plan: Plan) -> dict[str, Any]:
         "steps": len(plan.steps),
         "weight": rollout.weight,
         "baked": round(rollout.baked, 3),
+        **_cohort_figures(rollout),
     }
+
+
+def _cohort_figures(rollout: Rollout) -> dict[str, Any]:
+    """Return the figures of a record in a release with cohorts; none while no cohort has users."""
+    if not rollout.cohorts.reached:
+        return {}
+    return {"cohorts": dict(rollout.cohorts.reached), "share": rollout.exposure.said()}
 
 
 def _record(now: float, what: str, cause: str, rollout: Rollout, plan: Plan) -> tuple[Record, ...]:
@@ -438,15 +507,9 @@ def _record(now: float, what: str, cause: str, rollout: Rollout, plan: Plan) -> 
 def _start(rollout: Rollout, event: Start, now: float, plan: Plan) -> Outcome:
     if not plan.steps:
         raise Refused(f"nothing to start: {_NO_RELEASE}")
-    first = plan.steps[0].weight
-    learning = plan.baseline > 0.0 and first < 100.0
-    started = Rollout(
-        State.RUNNING,
-        weight=0.0 if learning else first,
-        learning=learning,
-        since=now,
-        ticked=rollout.ticked,
-    )
+    learning = plan.baseline > 0.0 and plan.steps[0].weight < 100.0
+    started = Rollout(State.RUNNING, learning=learning, since=now, ticked=rollout.ticked)
+    started = started.exposing(_users(started, plan))
     return started, (Action.NEW_JUDGE,), _record(now, "started", f"by {event.by}", started, plan)
 
 
@@ -464,10 +527,9 @@ def _pause(rollout: Rollout, event: Pause, now: float, plan: Plan) -> Outcome:
 
 
 def _resume(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
-    weight = _weight(rollout, plan)
     actions: tuple[Action, ...] = ()
-    running = replace(
-        rollout, state=State.RUNNING, since=now, weight=weight, hold=None, ticked=None
+    running = rollout.exposing(
+        _users(rollout, plan), state=State.RUNNING, since=now, hold=None, ticked=None
     )
     if rollout.breach is not None:  # it must prove itself again: what was found stays found
         running = replace(running, **_NEW_JUDGE_FIELDS)
@@ -475,9 +537,9 @@ def _resume(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
     return running, actions, _record(now, "resumed", f"by {event.by}", running, plan)
 
 
-def _weight(rollout: Rollout, plan: Plan) -> float:
-    """Return the weight of a rollout that runs, in percent."""
-    return 0.0 if rollout.learning else plan.steps[rollout.step].weight
+def _users(rollout: Rollout, plan: Plan) -> Exposure:
+    """Return who is on the canary in a rollout that runs."""
+    return Exposure() if rollout.learning else plan.exposure(rollout.step)
 
 
 def _advance_by_hand(rollout: Rollout, event: Resume, now: float, plan: Plan) -> Outcome:
@@ -490,15 +552,14 @@ def _advance(rollout: Rollout, cause: str, now: float, plan: Plan) -> Outcome:
     """Leave the step: to the next, or to the end of the release."""
     at = rollout.step + 1
     if at >= len(plan.steps):
-        return _end(rollout, State.PROMOTED, 100.0, cause, now, plan)
+        return _end(rollout, State.PROMOTED, Exposure(100.0), cause, now, plan)
     step = plan.steps[at]
     if step.hold_back:
         bake = text.duration(step.bake)
         cause += f"; hold-back: {step.control_group} stay on stable for {bake} as a control group"
-    moved = replace(
-        rollout,
+    moved = rollout.exposing(
+        plan.exposure(at),
         step=at,
-        weight=step.weight,
         since=now,
         baked=0.0,
         judged_from=rollout.judged,
@@ -524,12 +585,11 @@ def _no_gate(rollout: Rollout) -> Gate:
 
 
 def _end(
-    rollout: Rollout, state: State, weight: float, cause: str, now: float, plan: Plan
+    rollout: Rollout, state: State, users: Exposure, cause: str, now: float, plan: Plan
 ) -> Outcome:
-    ended = replace(
-        rollout,
+    ended = rollout.exposing(
+        users,
         state=state,
-        weight=weight,
         learning=False,
         since=now,
         hold=None,
@@ -543,16 +603,16 @@ def _end(
 
 
 def _promote(rollout: Rollout, event: Promote, now: float, plan: Plan) -> Outcome:
-    return _end(rollout, State.PROMOTED, 100.0, f"by {event.by}", now, plan)
+    return _end(rollout, State.PROMOTED, Exposure(100.0), f"by {event.by}", now, plan)
 
 
 def _abort(rollout: Rollout, event: Abort, now: float, plan: Plan) -> Outcome:
-    return _end(rollout, State.ABORTED, 0.0, f"by {event.by}", now, plan)
+    return _end(rollout, State.ABORTED, Exposure(), f"by {event.by}", now, plan)
 
 
 def _abort_slowly(rollout: Rollout, event: Abort, now: float, plan: Plan) -> Outcome:
     """Take the users back over a time, if the plan says so."""
-    if event.now or not plan.ramp_down or not rollout.weight:
+    if event.now or not plan.ramp_down or not rollout.exposure.has_users:
         return _abort(rollout, event, now, plan)
     aborting = replace(
         rollout,
@@ -564,7 +624,7 @@ def _abort_slowly(rollout: Rollout, event: Abort, now: float, plan: Plan) -> Out
         gate=_no_gate(rollout),
         breach=None,
         left=plan.ramp_down,
-        falls=rollout.weight / plan.ramp_down,
+        falls=_ramped_group(rollout)[1] / plan.ramp_down,
     )
     return aborting, (), _record(now, "aborting", f"by {event.by}", aborting, plan)
 
@@ -572,21 +632,35 @@ def _abort_slowly(rollout: Rollout, event: Abort, now: float, plan: Plan) -> Out
 def ramped(rollout: Rollout, now: float) -> Rollout:
     """Return a rollout that is aborting as it is at ``now``: its weight only ever falls."""
     left = max(rollout.left - elapsed(rollout.ticked, now), 0.0)
-    weight = min(rollout.weight, rollout.falls * ceil(left))
-    return replace(rollout, ticked=now, left=left, weight=weight)
+    cohort, share = _ramped_group(rollout)
+    lower = min(share, rollout.falls * ceil(left))
+    kept, drawn = (rollout.cohorts.reached, rollout.cohorts.drawn) if left else ((), None)
+    if cohort is not None:
+        kept = tuple((name, lower if name == cohort else percent) for name, percent in kept)
+    users = Exposure(lower if cohort is None else 0.0, kept, drawn)
+    return rollout.exposing(users, ticked=now, left=left)
+
+
+def _ramped_group(rollout: Rollout) -> tuple[str | None, float]:
+    """Return the group whose share falls in a ramp down, and the share: all users, or the last cohort."""
+    reached, drawn = rollout.cohorts.reached, rollout.cohorts.drawn
+    if rollout.weight or not reached:
+        return None, rollout.weight
+    name = reached[-1][0] if drawn is None else drawn
+    return name, rollout.exposure.of(name)
 
 
 def _ramp_down(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
     seen, lower = event.assessment, ramped(rollout, now)
     if seen.level != "ok":
-        return _end(lower, State.ABORTED, 0.0, f"at once, {_suspect(seen)}", now, plan)
+        return _end(lower, State.ABORTED, Exposure(), f"at once, {_suspect(seen)}", now, plan)
     if not lower.left:
-        return _end(lower, State.ABORTED, 0.0, "every user is back on stable", now, plan)
+        return _end(lower, State.ABORTED, Exposure(), "every user is back on stable", now, plan)
     return lower, (), ()
 
 
 def _stop_abort(rollout: Rollout, event: Stop, now: float, plan: Plan) -> Outcome:
-    return _end(rollout, State.ABORTED, 0.0, event.cause, now, plan)
+    return _end(rollout, State.ABORTED, Exposure(), event.cause, now, plan)
 
 
 def _set_weight(rollout: Rollout, event: SetWeight, now: float, plan: Plan) -> Outcome:
@@ -595,18 +669,25 @@ def _set_weight(rollout: Rollout, event: SetWeight, now: float, plan: Plan) -> O
     state, hold = rollout.state, rollout.hold
     if state is not State.IDLE:
         state, hold = State.PAUSED, f"weight set to {text.weight(event.weight)} by {event.by}"
-    changed = replace(
-        rollout,
+    kept = rollout.cohorts.reached if 0.0 < event.weight < 100.0 else ()
+    changed = rollout.exposing(
+        Exposure(event.weight, kept),
         state=state,
-        weight=event.weight,
         learning=False,
         since=now,
         hold=hold,
         ready=False,
         gate=_no_gate(rollout),
     )
-    cause = f"{text.weight(rollout.weight)} to {text.weight(event.weight)} by {event.by}"
+    cause = f"{_from_to(rollout.exposure, changed.exposure)} by {event.by}"
     return changed, (), _record(now, "weight", cause, changed, plan)
+
+
+def _from_to(before: Exposure, after: Exposure) -> str:
+    """``5% to 10%``; with cohorts ``50% of staff to 1% of users, 50% of staff``."""
+    if before.cohorts or after.cohorts:
+        return f"{before.said()} to {after.said()}"
+    return f"{text.weight(before.weight)} to {text.weight(after.weight)}"
 
 
 def _accept(rollout: Rollout, event: Accept, now: float, plan: Plan) -> Outcome:
@@ -618,18 +699,16 @@ def _accept(rollout: Rollout, event: Accept, now: float, plan: Plan) -> Outcome:
 
 
 def _stop(rollout: Rollout, event: Stop, now: float, plan: Plan) -> Outcome:
-    stopped = replace(
-        rollout,
+    stopped = rollout.resting(
+        rollout.exposure,
         state=State.TRIPPED,
-        weight=0.0,
         since=now,
         before=rollout.state,
-        weight_before=rollout.weight,
         hold=event.cause,
         ready=False,
         gate=_no_gate(rollout),
         breach=None,
-    )
+    ).exposing(Exposure())
     return stopped, (), _record(now, "stopped", event.cause, rollout, plan)
 
 
@@ -651,33 +730,34 @@ def _breach(rollout: Rollout, event: Breach, now: float, plan: Plan) -> Outcome:
 
 
 def _stop_probe(rollout: Rollout, event: Stop, now: float, plan: Plan) -> Outcome:
-    stopped = replace(rollout, state=State.TRIPPED, weight=0.0, since=now, hold=event.cause)
+    stopped = rollout.exposing(Exposure(), state=State.TRIPPED, since=now, hold=event.cause)
     return stopped, (), _record(now, "stopped", event.cause, rollout, plan)
 
 
 def _probe(rollout: Rollout, _event: Probe, now: float, plan: Plan) -> Outcome:
-    weight = min(plan.probe_weight, rollout.weight_before)
-    probing = replace(
-        rollout,
-        **{
-            **_NEW_JUDGE_FIELDS,
-            "state": State.PROBING,
-            "weight": weight,
-            "since": now,
-            "hold": "probing",
-        },
+    users = _probed(rollout.exposure_before, plan.probe_weight)
+    probing = rollout.exposing(
+        users,
+        **{**_NEW_JUDGE_FIELDS, "state": State.PROBING, "since": now, "hold": "probing"},
     )
-    cause = f"{text.weight(weight)} of users try the canary again"
+    cause = f"{users.said()} try the canary again"
     return probing, (Action.NEW_JUDGE,), _record(now, "probing", cause, probing, plan)
 
 
+def _probed(before: Exposure, most: float) -> Exposure:
+    """Return who tries the canary: at most this percentage of the group that was compared before the trip."""
+    if before.cohort is None:
+        return Exposure(min(most, before.weight))
+    cohort = before.cohort
+    return Exposure(0.0, ((cohort, min(most, before.of(cohort))),), cohort)
+
+
 def _restore(rollout: Rollout, event: Restore, now: float, plan: Plan) -> Outcome:
-    state, weight = rollout.before, rollout.weight_before
+    state, users = rollout.before, rollout.exposure_before
     if state is State.PROMOTED:  # a promoted release that broke must prove itself again
-        state, weight = State.RUNNING, _weight(rollout, plan)
-    restored = replace(
-        rollout,
-        **{**_NEW_JUDGE_FIELDS, "state": state, "weight": weight, "since": now, "ticked": None},
+        state, users = State.RUNNING, _users(rollout, plan)
+    restored = rollout.exposing(
+        users, **{**_NEW_JUDGE_FIELDS, "state": state, "since": now, "ticked": None}
     )
     if state is State.PAUSED:
         restored = replace(restored, hold="paused before the circuit opened")
@@ -758,10 +838,9 @@ def _learn(rollout: Rollout, seen: Assessment, now: float, plan: Plan) -> Outcom
         learned = f"{text.duration(seen.learned)} of {text.duration(plan.baseline)}"
         hold = f"learning from stable: {learned}; no user is on the canary yet"
         return replace(rollout, hold=hold), (), ()
-    begun = replace(
-        rollout,
+    begun = rollout.exposing(
+        plan.exposure(0),
         learning=False,
-        weight=plan.steps[0].weight,
         since=now,
         judged_from=rollout.judged,
         answered_from=rollout.answered,
@@ -827,17 +906,16 @@ def _replan(rollout: Rollout, event: Replan, now: float, plan: Plan) -> Outcome:
     changed = rollout
     actions: tuple[Action, ...] = ()
     records: tuple[Record, ...] = ()
-    follows, weight = State.IDLE, event.weight
+    follows = State.IDLE
+    users = None if event.weight is None else Exposure(event.weight)
     if rollout.step < len(plan.steps):
-        follows, weight = State.RUNNING, _weight(rollout, plan)
-    if rollout.state is follows and weight not in (None, rollout.weight):
-        changed = replace(rollout, weight=weight, since=now, hold=None, ready=False)
-        cause = f"{text.weight(rollout.weight)} to {text.weight(weight)} by the configuration"
+        follows, users = State.RUNNING, _users(rollout, plan)
+    if rollout.state is follows and users not in (None, rollout.exposure):
+        changed = rollout.exposing(users, since=now, hold=None, ready=False)
+        cause = f"{_from_to(rollout.exposure, users)} by the configuration"
         records = _record(now, "weight", cause, changed, plan)
     elif rollout.state in (State.TRIPPED, State.PROBING) and rollout.before is follows:
-        changed = replace(
-            rollout, weight_before=rollout.weight_before if weight is None else weight
-        )
+        changed = rollout.resting(rollout.exposure_before if users is None else users)
     if event.judge:
         changed = replace(changed, **{**_NEW_JUDGE_FIELDS, "hold": changed.hold})
         actions = (Action.NEW_JUDGE,)

@@ -67,7 +67,7 @@ def step(
         here, more, written = rollout.step(here, event, now, plan)
         return Change(broken, here, more, written)
     broken, orders, records = circuit.step(broken, event, now, settings)
-    records = tuple(_with_weight(record, here.weight) for record in records)
+    records = tuple(_with_weight(record, here) for record in records)
     actions: tuple[Action, ...] = ()
     for order in orders:
         here, more, written = rollout.step(here, _order(order, broken, records), now, plan)
@@ -76,11 +76,12 @@ def step(
     return Change(broken, here, actions, records)
 
 
-def _with_weight(record: Record, weight: float) -> Record:
-    """Return the record of a trip with the weight before it, in percent; other records as they are."""
+def _with_weight(record: Record, here: Rollout) -> Record:
+    """Return the record of a trip with the users on the canary before it; other records as they are."""
     if record.what != "tripped":
         return record
-    return replace(record, figures={"weight": weight, **record.figures})
+    share = {"share": here.exposure.said()} if here.cohorts.reached else {}
+    return replace(record, figures={"weight": here.weight, **share, **record.figures})
 
 
 def _order(

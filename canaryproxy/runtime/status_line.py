@@ -14,7 +14,7 @@ _LONGEST = 500
 
 def status_line(status: Status) -> str:
     """Return the state of a release."""
-    parts = [f"{weight(status.weight)} of users on the canary"]
+    parts = [f"{status.exposure.said()} on the canary"]
     if status.plan.steps:
         parts.append(_release(status))
     if status.circuit.state is not CircuitState.CLOSED:
@@ -35,8 +35,13 @@ def overall_line(statuses: Mapping[str, Status]) -> str:
     }
     parts.insert(1, f"{plural(len(under_way), 'release')} under way")
     for name, status in under_way.items():
-        parts.append(f"{name}: {_release(status)}, {weight(status.weight)}")
+        parts.append(f"{name}: {_release(status)}, {_share(status)}")
     return _one_line("; ".join(parts))
+
+
+def _share(status: Status) -> str:
+    """``5%``; with cohorts ``1% of users, 50% of staff``."""
+    return status.exposure.said() if status.cohorts.reached else weight(status.weight)
 
 
 def _release(status: Status) -> str:

@@ -81,6 +81,9 @@ RELEASE = Release(
     release="r1",
     state="running",
     weight=5.0,
+    cohorts=[],
+    share="5% of users",
+    compared=None,
     step=2,
     steps=[
         Step(weight=1.0, bake=300.0, min_requests=500, min_users=10),

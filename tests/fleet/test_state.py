@@ -69,7 +69,7 @@ def test_a_document_that_was_changed_can_be_gone_by_or_is_garbled(
         found = Document.from_json(json.dumps(state))
     except Garbled:
         return
-    assert 0 <= found.limit <= 10_000
+    assert 0 <= found.users.limit <= 10_000
     assert Document.from_json(found.to_json()) == found
     table = RouteTable(weight=found.rollout.weight, salt=found.salt.encode())
     TableCell().publish(table)

@@ -179,7 +179,7 @@ def first(replicas: int, budget: tuple[tuple[str, int], ...] = BUDGET) -> World:
     """Return the world in which a release has just begun, and nobody leads."""
     document = plain(protocol.begin(SETTINGS, "a", 0.0))
     begun = World(document, -1, 0, (Replica(document),) * replicas, budget)
-    return replace(begun, highest=document.limit)
+    return replace(begun, highest=document.users.limit)
 
 
 def moves(world: World, rules: Rules) -> Iterator[tuple[str, World]]:
@@ -220,7 +220,7 @@ def _cas(
     if fence is not None and rules.fenced and fence != (world.holder, world.term):
         return None
     past = world.store if world.left("failover") else None
-    highest = max(world.highest, document.limit)
+    highest = max(world.highest, document.users.limit)
     accepted = world.accepted | document.rollout.accepted
     return replace(world, store=document, highest=highest, past=past, accepted=accepted)
 
@@ -359,7 +359,7 @@ def _operate(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]
         if made is replica.ledger:
             continue
         made, after = plain(made), world.spend(what)
-        if what == "breach" and made.limit != replica.limit:
+        if what == "breach" and made.users.limit != replica.limit:
             raise Broken("a breach of an irreversible release moves users")
         if what == "trip":
             after = replace(after, trips=after.trips | {(named, made.release)})
@@ -384,7 +384,7 @@ def check(world: World) -> None:
     for document in documents:
         here = document.rollout
         if document.is_open:
-            if document.limit:
+            if document.users.limit:
                 raise Broken("an open circuit with users on the canary")
             continue
         # A trip is never lost without a reset.

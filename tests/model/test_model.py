@@ -59,7 +59,7 @@ def _everything_holds_at_once(_before: Document, _after: Document) -> bool:
 
 def _higher_wins(mine: Document, theirs: Document | None, act: str) -> protocol.Decision:
     found = protocol.decide(mine, theirs, act)
-    if found.write and theirs is not None and theirs.limit > found.document.limit:
+    if found.write and theirs is not None and theirs.users.limit > found.document.users.limit:
         return protocol.Decision(replace(theirs))
     return found
 

@@ -368,9 +368,10 @@ async def world(
     warmup: str = "1s",
     late: bool = False,
     observed: int = 0,
+    first: str = "",
     **of_users: Any,
 ) -> AsyncIterator[World]:
-    """Run a release at a weight; ``judge`` and ``more`` are YAML.
+    """Run a release at a weight; ``judge`` and ``more`` are YAML, and so is a step ``first`` before it.
 
     ``late``: the canary does not listen. ``observed``: so many answers of stable come first, at weight 0.
     """
@@ -379,6 +380,8 @@ async def world(
     if not late:
         await sides[1].listen()
     steps = [f"{{weight: {weight}, bake: {bake}}}", "{weight: 100}"]
+    if first:
+        steps.insert(0, first)
     if observed:
         steps.insert(0, "{weight: 0}")
     section = f"judge: {{baseline: 0s, warmup: {warmup}{', ' if judge else ''}{judge}}}"

@@ -1,6 +1,6 @@
 // The actions of an operator, and what each means for users. Pure: the release in, text out.
 
-import { count, duration, latency, longLived, plural, sentence, weight } from "./words.js";
+import { count, duration, latency, longLived, plural, sentence, usersOnCanary, weight } from "./words.js";
 
 /** Which percentage of users moves between two weights, and where to. */
 export function moved(from, to, over = null) {
@@ -223,7 +223,7 @@ export const allowed = (release, name) => release !== null && (ACTIONS[name].alw
 /** Whether an action sends users to a stable that cannot serve them (release.reversible: false). */
 export const isReturn = (action, release, typed) =>
   release?.reversible === false &&
-  release.weight > 0 &&
+  (release.weight > 0 || release.cohorts?.length > 0) &&
   (action === ACTIONS.abort || action === ACTIONS.trip || action === ACTIONS.drill || (action === ACTIONS.weight && typed !== null && typed < release.weight));
 
 /** Whether an action, with the typed weight, takes users off the canary without harm, or moves none. */
@@ -251,5 +251,5 @@ export function outcome(name, response, sent) {
     const restart = response.restart_needed?.length ? `; restart needed for ${response.restart_needed.join(", ")}` : "";
     return `Reloaded: ${changed}${restart}.`;
   }
-  return `Done: the release is ${response.state}, with ${weight(response.weight)} of users on the canary.`;
+  return `Done: the release is ${response.state}, with ${usersOnCanary(response)} on the canary.`;
 }

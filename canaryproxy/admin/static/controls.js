@@ -122,8 +122,10 @@ export class Controls {
     const { release, acts } = this.#seen;
     const act = acts.find((each) => each.act === this.#name);
     const told = () => (act?.says ?? []).map((words) => `${sentence(words)}.`);
-    const says = action.says ? action.says(release, this.#live.records, this.#typed(), metric).filter((words) => words !== null) : told();
-    if (action.says && act?.moved > 0 && !this.#fields.weight) says.splice(1, 0, `That is about ${plural(act.moved, "user")}, by those seen in the last minutes.`);
+    // With cohorts, only the proxy knows who moves; for a weight that is being typed it is asked when sent.
+    const own = action.says && !(release?.cohorts?.length > 0 && act?.says?.length > 0 && !this.#fields.weight);
+    const says = own ? action.says(release, this.#live.records, this.#typed(), metric).filter((words) => words !== null) : told();
+    if (own && act?.moved > 0 && !this.#fields.weight) says.splice(1, 0, `That is about ${plural(act.moved, "user")}, by those seen in the last minutes.`);
     $("confirm-do").className = isSafe(action, release, this.#typed()) ? "do" : "do do-careful";
     keyed(
       $("confirm-says"),

@@ -2,7 +2,7 @@
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
 import { SERVICE, ofProxy } from "./place.js";
-import { CIRCUITS, STANDINGS, STATES, ago, clock, duration, leaving, moment, plural, state, utc, weight, zone } from "./words.js";
+import { CIRCUITS, STANDINGS, STATES, ago, clock, duration, leaving, moment, onCanary, plural, state, usersOnCanary, utc, zone } from "./words.js";
 
 let before = null;
 
@@ -21,7 +21,7 @@ export function header(live) {
   text($("environment"), release.environment ?? "");
   for (const each of document.querySelectorAll(".zone")) text(each, ` (${zone(live.now)})`);
   badge($("state"), release.state, state(release));
-  text($("weight"), weight(release.weight));
+  text($("weight"), onCanary(release));
   badge($("circuit"), release.circuit.state, CIRCUITS[release.circuit.state]);
   badge($("level"), ...STANDINGS[release.verdict.kind]);
   fleet(release.fleet);
@@ -86,7 +86,7 @@ function banner(release, now) {
 
 /** A regression of an irreversible release: no user was moved, and an operator must act. */
 function breached(release) {
-  text($("banner-title"), `The canary is worse than stable, and ${weight(release.weight)} of users stay on it`);
+  text($("banner-title"), `The canary is worse than stable, and ${usersOnCanary(release)} stay on it`);
   text($("banner-cause"), release.breach);
   steps([
     "release.reversible is false: stable may not be able to read what these users have stored since.",
@@ -108,7 +108,7 @@ function steps(next) {
 function tab(release, fresh) {
   const open = release.circuit.state === "open";
   const name = release.release ?? "no release";
-  const words = open ? `TRIPPED · ${name}` : `${weight(release.weight)} · ${name} · ${STATES[release.state] ?? ""}`;
+  const words = open ? `TRIPPED · ${name}` : `${onCanary(release)} · ${name} · ${STATES[release.state] ?? ""}`;
   const where = [release.environment, release.host].filter(Boolean).join(" · ");
   const of = SERVICE === null ? "" : `${SERVICE}: `;
   const title = `${fresh ? "" : "(old) "}${of}${words} – ${where}`;
@@ -133,7 +133,7 @@ function announce(release) {
   if (was === null) return;
   const changes = [];
   if (was.state !== release.state || was.step !== release.step) changes.push(state(release));
-  if (was.weight !== release.weight) changes.push(`${weight(release.weight)} of users on the canary`);
+  if (usersOnCanary(was) !== usersOnCanary(release)) changes.push(`${usersOnCanary(release)} on the canary`);
   if (was.verdict.kind !== release.verdict.kind) changes.push(`judge: ${STANDINGS[release.verdict.kind][1]}`);
   if (was.circuit.state !== release.circuit.state) changes.push(`circuit ${CIRCUITS[release.circuit.state]}`);
   if (changes.length > 0) text($("status"), `${changes.join(", ")}.`);

@@ -120,13 +120,14 @@ function figures(all) {
   const words = [];
   if (typeof all.step === "number" && typeof all.steps === "number") words.push(all.step > 0 ? `step ${all.step} of ${all.steps}` : `before step 1 of ${all.steps}`);
   for (const [name, value] of Object.entries(all)) {
-    if (["step", "steps", "metrics", "endpoints_of"].includes(name) || value === null) continue;
+    if (["step", "steps", "metrics", "endpoints_of", "cohorts"].includes(name) || (name === "weight" && all.share) || value === null) continue;
     if (Array.isArray(value)) {
       if (value.length > 0) words.push(`${name.replaceAll("_", " ")}: ${value.join(", ")}`);
       continue;
     }
     const known = FIGURES[name];
     if (known && typeof value !== "object" && typeof value !== "string") words.push(known(value));
+    else if (name === "share") words.push(`at ${value}`);
     else words.push(`${name.replaceAll("_", " ")} ${typeof value === "object" ? JSON.stringify(value) : value}`);
   }
   return words.filter((word) => word !== "").join(" · ");

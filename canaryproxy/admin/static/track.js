@@ -2,7 +2,7 @@
 
 import { acceptedBy } from "./actions.js";
 import { $, attr, badge, el, glyph, keyed, text } from "./dom.js";
-import { ago, count, duration, sentence, weight } from "./words.js";
+import { ago, count, duration, sentence, shareOf, usersOnCanary } from "./words.js";
 
 export function track(live) {
   const { release } = live;
@@ -21,7 +21,7 @@ export function track(live) {
       const stopped = current && ["tripped", "aborting", "aborted"].includes(release.state);
       node.className = `step ${done ? "step-done" : stopped ? `step-stopped step-${release.state}` : current ? "step-current" : "step-next"}`;
       attr(node, "aria-current", current ? "step" : null);
-      badge(percent, done ? "ok" : current ? release.state : "idle", weight(step.weight), done ? "done" : stopped ? release.state : current ? "current" : "next");
+      badge(percent, done ? "ok" : current ? release.state : "idle", shareOf(step), done ? "done" : stopped ? release.state : current ? "current" : "next");
       text(note, done ? "done" : stopped ? `${release.state} here` : current ? "now" : planned(step));
       bar.firstElementChild.style.width = `${done ? 100 : current ? 100 * progress(release, step) : 0}%`;
     },
@@ -56,16 +56,16 @@ function details(release, at, live) {
   } else if (release.state === "promoted") {
     lines.push(["ok", `Done: every user has been on the canary for ${duration(live.now - release.since)}.`]);
   } else if (release.state === "aborting") {
-    lines.push(["aborted", `Aborting: ${weight(release.weight)} of users are still on the canary, none in ${duration(release.ramp_down ?? 0)}. Abort again, or Trip, takes them back at once.`]);
+    lines.push(["aborted", `Aborting: ${usersOnCanary(release)} are still on the canary, none in ${duration(release.ramp_down ?? 0)}. Abort again, or Trip, takes them back at once.`]);
   } else if (release.state === "aborted") {
     lines.push(["aborted", `Aborted ${ago(live.now - release.since)}: every user is on stable.`]);
   } else if (release.state === "tripped") {
-    lines.push(["tripped", `Stopped${step ? ` on step ${release.step}, at ${weight(step.weight)}` : ""}: no users are on the canary.`]);
+    lines.push(["tripped", `Stopped${step ? ` on step ${release.step}, at ${shareOf(step)}` : ""}: no users are on the canary.`]);
   } else if (release.state === "probing") {
-    lines.push(["probing", `Trying the canary again with ${weight(release.weight)} of users.`]);
+    lines.push(["probing", `Trying the canary again with ${usersOnCanary(release)}.`]);
   } else if (release.ready) {
     const next = release.steps[at + 1];
-    lines.push(["suspect", next ? `Ready for the next step. Resume continues to ${weight(next.weight)}.` : "Ready. Resume promotes the release."]);
+    lines.push(["suspect", next ? `Ready for the next step. Resume continues to ${shareOf(next)}.` : "Ready. Resume promotes the release."]);
   } else if (release.state === "running" && release.level === "ok" && release.holds.length > 0) {
     for (const hold of release.holds) lines.push(["suspect", `Held: ${hold}`]);
   } else if (release.hold) {
@@ -73,6 +73,7 @@ function details(release, at, live) {
     lines.push([kind, kind === "info" ? `Waiting before the next step: ${release.hold}` : sentence(release.hold)]);
   }
   for (const name of release.accepted) lines.push(["info", `Accepted, neither holds nor trips: ${name} ${acceptedBy(name, live.records)}`.trim()]);
+  if (release.compared) lines.push(["info", `Compared: ${release.compared}.`]);
   if (release.gate) {
     const words = { asked: "Waiting for the gates", refused: "A gate refused the next step", passed: "Gates passed" }[release.gate.state];
     const kind = { asked: "info", refused: "suspect", passed: "ok" }[release.gate.state];

@@ -174,6 +174,15 @@ export function state(release) {
   return word;
 }
 
+/** The users on the canary: "5%", or with cohorts "1% of users, 50% of staff". */
+export const onCanary = (release) => (release.cohorts?.length > 0 ? release.share : weight(release.weight));
+
+/** The same with a noun: "5% of users". */
+export const usersOnCanary = (release) => (release.cohorts?.length > 0 ? release.share : `${weight(release.weight)} of users`);
+
+/** The users of a step: "5%", or "50% of staff". */
+export const shareOf = (step) => (step.cohort ? `${weight(step.weight)} of ${step.cohort}` : weight(step.weight));
+
 export const plural = (number, word, more = `${word}s`) => `${count(number)} ${number === 1 ? word : more}`;
 
 /** "12 tunnels and streams". */

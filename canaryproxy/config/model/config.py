@@ -24,7 +24,7 @@ from canaryproxy.config.model.limits import Limits
 from canaryproxy.config.model.listen import AnyListener, Listener
 from canaryproxy.config.model.notify import Webhook
 from canaryproxy.config.model.propagation import Propagate
-from canaryproxy.config.model.release import Release
+from canaryproxy.config.model.release import Release, unknown_cohorts
 from canaryproxy.config.model.resilience import Mirror, Rescue
 from canaryproxy.config.model.section import (
     Mistake,
@@ -212,7 +212,18 @@ class Config(Section):
                 *self._following(),
             )
         )
+        report(self._cohorts())
         return self
+
+    def _cohorts(self) -> Iterator[Mistake]:
+        """Yield steps of cohorts that their ``split`` does not have."""
+        if not self.services:
+            yield from unknown_cohorts(self.release, self.split.cohorts, ("release",))
+        for name, service in self.services.items():
+            own = "release" in service.model_fields_set
+            at: Path = ("services", name, "release") if own else ("release",)
+            split = service.split or self.split
+            yield from unknown_cohorts(service.release if own else self.release, split.cohorts, at)
 
     def _without_variants(self) -> Iterator[Mistake]:
         if self.variants_ is None and not self.services:

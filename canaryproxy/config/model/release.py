@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from canaryproxy.config import types
+from canaryproxy.config.errors import Path
 from canaryproxy.config.model.section import Mistake, Section, Variable, not_both, report
 
 LONGEST_GATE = 120.0
@@ -18,7 +18,13 @@ LONGEST_GATE = 120.0
 class Step(Section):
     """One step of a release."""
 
-    weight: types.Weight = Field(description="Percent of users, 0 to 100 in steps of 0.01.")
+    cohort: types.CohortName | None = Field(
+        None,
+        description="The users that it is about: a cohort of split.cohorts; default: all users.",
+    )
+    weight: types.Weight = Field(
+        description="Percent of users (of the cohort), 0 to 100 in steps of 0.01."
+    )
     bake: types.Duration = Field(0.0, description="Shortest time at this step; a duration.")
     min_requests: int = Field(
         0, ge=0, description="Canary requests that must be judged before the next step."
@@ -112,14 +118,40 @@ class Release(Section):
 
     @model_validator(mode="after")
     def _rising(self) -> Release:
-        weights = [step.weight for step in self.steps]
-        report(
-            Mistake(f"weights must rise: {here:g} after {before:g}", ("steps", at + 1, "weight"))
-            for at, (before, here) in enumerate(pairwise(weights))
-            if here <= before
-        )
+        report((*self._not_rising(), *self._of_cohorts()))
+        weights = [step.weight for step in self.steps if step.cohort is None]
         report(self._held_back(max((one for one in weights if one < 100.0), default=0.0)))
         return self
+
+    def _not_rising(self) -> Iterator[Mistake]:
+        """Yield each step that has not more users than the one before of the same group."""
+        last: dict[str | None, float] = {}
+        groups: list[Path] = []
+        for at, step in enumerate(self.steps):
+            groups.append(("steps", at, "cohort"))
+            before = last.get(step.cohort)
+            if before is not None and step.weight <= before:
+                found = f"weights must rise: {step.weight:g} after {before:g}"
+                yield Mistake(found, ("steps", at, "weight"), tuple(groups))
+            last[step.cohort] = step.weight
+
+    def _of_cohorts(self) -> Iterator[Mistake]:
+        """Yield what is wrong with the steps of cohorts."""
+        everyone = False
+        for at, step in enumerate(self.steps):
+            everyone = everyone or step.cohort is None
+            if step.cohort is None:
+                continue
+            if everyone:
+                yield Mistake(
+                    "the steps of cohorts come before those of all users", ("steps", at, "cohort")
+                )
+            if not 0.0 < step.weight < 100.0:
+                found = f"expected a weight above 0 and below 100, found {step.weight:g}"
+                why = f"the users of {step.cohort} are compared with each other"
+                yield Mistake(f"{found}: {why}", ("steps", at, "weight"))
+        if not everyone:
+            yield Mistake("expected a step of all users after those of cohorts", ("steps",))
 
     def _held_back(self, highest: float) -> Iterator[Mistake]:
         """Yield what is wrong with the control group; ``highest`` is the largest weight below 100."""
@@ -148,3 +180,13 @@ class Release(Section):
             return self.steps
         ends = self.steps[-1:] if self.steps[-1].weight >= 100.0 else ()
         return (*self.steps[: len(self.steps) - len(ends)], held, *ends)
+
+
+def unknown_cohorts(release: Release | None, known: Collection[str], at: Path) -> Iterator[Mistake]:
+    """Yield the steps of a release whose cohort is none of the ``known`` ones; ``at`` is its place."""
+    for number, step in enumerate(() if release is None else release.steps):
+        if step.cohort is not None and step.cohort not in known:
+            names = ", ".join(known)
+            found = f"split.cohorts has {names}" if names else "there is no split.cohorts"
+            where = (*at, "steps", number, "cohort")
+            yield Mistake(f"no cohort is named {step.cohort}: {found}", where, (("split",),))

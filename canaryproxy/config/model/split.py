@@ -18,6 +18,8 @@ from canaryproxy.config.model.section import (
     switch,
 )
 
+MOST_COHORTS = 16
+"""Cohorts of a service: a route table has the limit of each."""
 _STICKY = ("cookie", "header", "address")
 _COOKIE_ONLY = ("set", "max_age", "forward", "same_site", "domain", "partitioned", "sign")
 _HOST_PREFIX = "__host-"
@@ -174,6 +176,15 @@ class Split(Section):
     match: tuple[MatchRule, ...] = Field(
         (), description="Rules that force a variant; the first match wins."
     )
+    eligible: Condition | None = Field(
+        None,
+        description="Only users for whom this holds are randomised; the others stay on stable.",
+    )
+    cohorts: dict[types.CohortName, Condition] = Field(
+        default_factory=dict,
+        max_length=MOST_COHORTS,
+        description="Groups of users who get the canary first (release.steps[].cohort): conditions by name.",
+    )
     probes: Annotated[
         Probes | None, BeforeValidator(switch, json_schema_input_type=Probes | bool | None)
     ] = Field(
@@ -193,6 +204,19 @@ class Split(Section):
         description="What caches before the proxy may keep. auto: nothing while users are divided but what is"
         " immutable; vary: a response for each user; private: nothing.",
     )
+
+    @property
+    def rules(self) -> tuple[MatchRule, ...]:
+        """The rules that force a variant: ``match``, then stable for all who are not ``eligible``."""
+        if self.eligible is None:
+            return self.match
+        return (*self.match, MatchRule.model_construct(variant="stable", not_=self.eligible))
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """All that a user's variant depends on, besides the sticky key, and the parts of it."""
+        whole = (*self.rules, *self.cohorts.values())
+        return tuple(part for one in whole for part in one.parts())
 
     @model_validator(mode="after")
     def _consistent(self) -> Split:
@@ -219,5 +243,7 @@ class Split(Section):
         why = "no response can vary by the client's address (%s): auto or private"
         if self.sticky.address:
             yield Mistake(why % "split.sticky.address", ("cacheable",), (("sticky",),))
-        if any(part.network for rule in self.match for part in rule.parts()):
-            yield Mistake(why % "network in split.match", ("cacheable",), (("match",),))
+        for name in ("match", "eligible", "cohorts"):
+            alone = Split.model_construct(**{name: getattr(self, name)})
+            if any(part.network for part in alone.conditions):
+                yield Mistake(why % f"network in split.{name}", ("cacheable",), ((name,),))
