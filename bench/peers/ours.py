@@ -32,6 +32,8 @@ class Ours:
     workers: as in the configuration.
     endpoints: number of endpoints of each variant, each with an address of its own.
     rules: number of match rules that are tried with each request; none holds.
+    services: number of services, each with a host of its own; 0: a configuration without any.
+    releasing: how many of them have a release under way, if ``judged``; the others are idle.
     """
 
     name: str = "ours"
@@ -43,6 +45,8 @@ class Ours:
     workers: int = 1
     endpoints: int = 1
     rules: int = 0
+    services: int = 0
+    releasing: int = 0
 
     @property
     def environment(self) -> dict[str, str]:
@@ -98,6 +102,17 @@ class Ours:
                     "tiny": {"when": {"body_under": "10B"}, "bad": True},
                 },
             }
+        if self.services:
+            own = {
+                part: config.pop(part) for part in ("split", "release", "judge") if part in config
+            }
+            config["services"] = {
+                f"service-{number}": {
+                    "hosts": [host_of_service(number)],
+                    **(own if number < self.releasing else {}),
+                }
+                for number in range(self.services)
+            }
         return yaml.safe_dump(config, sort_keys=False)
 
     def command(self, site: Site, config: Path) -> list[str]:  # noqa: ARG002
@@ -128,6 +143,11 @@ class Ours:
             timeout=_SECONDS,
             check=False,
         )
+
+
+def host_of_service(number: int) -> str:
+    """Return the host of a service."""
+    return f"service-{number}.bench"
 
 
 def environment(peer: Peer) -> dict[str, str]:
