@@ -19,6 +19,7 @@ from canaryproxy.proxy.head_ends import HeadEnds, VariantEnds
 from canaryproxy.proxy.interfaces import Connection, Receiver
 from canaryproxy.proxy.long_lived import LongLivedExchanges
 from canaryproxy.proxy.mirror import Mirror
+from canaryproxy.proxy.outbox import Outbox
 from canaryproxy.proxy.pool import Pool
 from canaryproxy.proxy.propagation import Propagator
 from canaryproxy.proxy.routing import Router
@@ -47,6 +48,7 @@ class WorkerContext:
         "limits",
         "max_requests",
         "only",
+        "outbox",
         "overdue",
         "propagated",
         "proxy_cells",
@@ -87,6 +89,7 @@ class WorkerContext:
         """Exchanges whose canary has had its time to answer, found by ``mark_late``."""
         self.propagated: Names | None = None
         """The names of fields that say which version a request gets, of all services."""
+        self.outbox = Outbox()
         self.draining = False
         """The worker shuts down: connections close after their current response."""
 

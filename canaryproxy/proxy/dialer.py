@@ -122,13 +122,13 @@ class Dialer:
             link = self._create_link()
             protocol = cast(asyncio.Protocol, link)
             connection.set_protocol(protocol)
-            protocol.connection_made(connection)
+            protocol.connection_made(cast(asyncio.Transport, connection))
             done.set_result(link)
 
         connection = TlsConnection(
             context, handshake_done, server_side=False, server_hostname=self._server_name
         )
-        await self._loop.create_connection(lambda: connection, sock=sock)
+        await self._loop.create_connection(lambda: cast(asyncio.Protocol, connection), sock=sock)
         with ExitStack() as on_failure:
             on_failure.callback(connection.abort)  # also at the timeout, which cancels this
             link = await done

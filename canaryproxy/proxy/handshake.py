@@ -110,7 +110,7 @@ class Handshake(Connection):
             self._begin_http(self.transport)
             return
         self._tls = tls = TlsConnection(self._filters.context, self._tls_done, server_side=True)
-        self.transport.set_protocol(tls)
+        self.transport.set_protocol(cast(asyncio.Protocol, tls))
         tls.connection_made(self.transport)
         data, self._buffer = self._buffer, b""
         if data:
@@ -122,7 +122,7 @@ class Handshake(Connection):
             return  # we ended it
         if error is None:
             assert self._tls is not None
-            self._begin_http(self._tls)
+            self._begin_http(cast(asyncio.Transport, self._tls))
         elif isinstance(error, ssl.SSLError):
             if error.reason == "HTTP_REQUEST" and not self.transport.is_closing():
                 text, date = "plain HTTP to a port that speaks TLS", self._context.head_ends.date

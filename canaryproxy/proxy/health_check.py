@@ -33,6 +33,7 @@ from canaryproxy.proxy.dialer import Dialer
 from canaryproxy.proxy.failures import detail_of, reason_of
 from canaryproxy.proxy.http2_upstream import Http2Upstream
 from canaryproxy.proxy.interfaces import ConnectionSource, Receiver, SharedConnection, UpstreamLink
+from canaryproxy.proxy.outbox import Outbox
 from canaryproxy.proxy.upstream_connection import UpstreamConnection
 
 _LONGEST_ANSWER: Final = 1024
@@ -120,7 +121,7 @@ class HealthCheck(ConnectionSource):
 
     def _link(self) -> UpstreamLink | SharedConnection:
         if self._is_http2:
-            return Http2Upstream(self, _PARSER)
+            return Http2Upstream(self, _PARSER, Outbox())
         return UpstreamConnection(self, _PARSER)
 
     def release(self, link: UpstreamLink) -> None:  # noqa: ARG002

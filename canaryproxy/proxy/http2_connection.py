@@ -367,12 +367,13 @@ class Http2Connection(Connection):
     """An HTTP/2 server connection: an ``asyncio.Protocol`` by its methods, so it can be compiled."""
 
     __slots__ = (
-        "_busy",
         "_header",
         "_idle_since",
         "_last_call",
         "_moved_at",
         "_named_last",
+        "_outbox",
+        "_put_off",
         "_resets",
         "_sent",
         "_streams",
@@ -400,8 +401,9 @@ class Http2Connection(Connection):
         self._header = header
         self.http2 = Http2(bounds=_bounds(context.limits.http2))
         self._streams: dict[int, Http2Stream] = {}
-        self._busy = False
-        """Received bytes are acted on: what that writes is written at once."""
+        self._outbox = context.outbox
+        self._put_off = False
+        """The outbox has what there is to be written."""
         self._idle_since = self._moved_at = self._swept_at = self._whole_at = monotonic()
         self._sent = self._unsent = 0
         """Bytes that the client had taken at the last ``sweep``, and that waited to be written."""
@@ -444,13 +446,17 @@ class Http2Connection(Connection):
             self._act(self.http2.receive(data))
 
     def _act(self, events: list[Event]) -> None:
-        self._busy = True
-        for event in events:
-            self._take(event)
-        self._busy = False
-        self.flush()
-        if self.http2.closed:
-            self._fail()
+        outbox = self._outbox
+        ends = outbox.begin()
+        try:
+            for event in events:
+                self._take(event)
+            self.flush()
+            if self.http2.closed:
+                self._fail()
+        finally:
+            if ends:
+                outbox.end()
 
     def _fail(self) -> None:
         """The client broke a rule: close, so that what it still sends does not destroy our GOAWAY."""
@@ -531,8 +537,16 @@ class Http2Connection(Connection):
     # For its streams
 
     def flush(self) -> None:
-        """Write what there is to be written."""
-        if not self._busy and (data := self.http2.take()):
+        """Write what there is to be written, once all that was received is acted on."""
+        if not self._outbox.collects:
+            self._write()
+        elif not self._put_off:
+            self._put_off = True
+            self._outbox.put_off(self._write)
+
+    def _write(self) -> None:
+        self._put_off = False
+        if (data := self.http2.take()) and not self.transport.is_closing():
             self._written += len(data)
             self.transport.write(data)
 
@@ -594,6 +608,7 @@ class Http2Connection(Connection):
             self.flush()
 
     def _close(self) -> None:
+        self._write()
         self._count_end()
         self.context.connections.discard(self)
         LingeringClose(self.context, self.transport, self._unsent).start()

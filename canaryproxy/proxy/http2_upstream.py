@@ -40,6 +40,7 @@ from canaryproxy.http2.streams import ENDED, Stream
 from canaryproxy.measure.counters import Reason
 from canaryproxy.proxy.failures import how_closed
 from canaryproxy.proxy.interfaces import ConnectionSource, Receiver, SharedConnection, UpstreamLink
+from canaryproxy.proxy.outbox import Outbox
 
 MOST_STREAMS: Final = 100
 """Requests on a connection at a time, or fewer if the upstream says so."""
@@ -275,13 +276,14 @@ class Http2Upstream(SharedConnection):
     """An HTTP/2 client connection: an ``asyncio.Protocol`` by its methods, so it can be compiled."""
 
     __slots__ = (
-        "_busy",
         "_established",
         "_heard_at",
         "_idle_since",
         "_listed",
+        "_outbox",
         "_parser",
         "_pinged_at",
+        "_put_off",
         "_refilled_at",
         "_swept_at",
         "http2",
@@ -292,9 +294,12 @@ class Http2Upstream(SharedConnection):
         "served",
     )
 
-    def __init__(self, endpoint: ConnectionSource, parser: ResponseHeadCache) -> None:
+    def __init__(
+        self, endpoint: ConnectionSource, parser: ResponseHeadCache, outbox: Outbox
+    ) -> None:
         self.endpoint = endpoint
         self._parser = parser
+        self._outbox = outbox
         self.http2 = Http2(client=True, table_size=0)
         self.links: dict[int, Http2Link] = {}
         """Requests by their streams."""
@@ -309,8 +314,8 @@ class Http2Upstream(SharedConnection):
         """The endpoint knows it."""
         self._established: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done when the upstream has sent its settings; else the reason why it never will."""
-        self._busy = False
-        """Received bytes are acted on: what that writes is written at once."""
+        self._put_off = False
+        """The outbox has what there is to be written."""
         self._idle_since = self._heard_at = self._refilled_at = self._swept_at = monotonic()
         self._pinged_at = -inf
 
@@ -355,8 +360,7 @@ class Http2Upstream(SharedConnection):
         is_stuck = self.transport.get_write_buffer_size() > 0
         if not self.http2.closed:
             self.http2.shut_down(now=True)
-        self._busy = False
-        self.flush()
+        self._write()
         if is_stuck:
             self.transport.abort()
         else:
@@ -410,7 +414,16 @@ class Http2Upstream(SharedConnection):
                 self._established.set_result("")
 
     def _act(self, events: list[Event]) -> None:
-        self._busy = True
+        outbox = self._outbox
+        ends = outbox.begin()
+        try:
+            self._act_on(events)
+            self.flush()
+        finally:
+            if ends:
+                outbox.end()
+
+    def _act_on(self, events: list[Event]) -> None:
         count = len(events)
         at = 0
         while at < count:
@@ -425,8 +438,6 @@ class Http2Upstream(SharedConnection):
                     self._head(event, b"", ends=event.ends)
             else:
                 self._take(event)
-        self._busy = False
-        self.flush()
 
     def _head(self, event: HeadReceived, body: bytes, *, ends: bool) -> None:
         link = self.links.get(event.stream.number)
@@ -494,8 +505,16 @@ class Http2Upstream(SharedConnection):
     # For its links
 
     def flush(self) -> None:
-        """Write what there is to be written."""
-        if not self._busy and (data := self.http2.take()) and not self.transport.is_closing():
+        """Write what there is to be written, once all that was received is acted on."""
+        if not self._outbox.collects:
+            self._write()
+        elif not self._put_off:
+            self._put_off = True
+            self._outbox.put_off(self._write)
+
+    def _write(self) -> None:
+        self._put_off = False
+        if (data := self.http2.take()) and not self.transport.is_closing():
             self.transport.write(data)
 
     def forget(self, stream: Stream) -> None:

@@ -34,6 +34,7 @@ from canaryproxy.proxy.interfaces import (
     UpstreamLink,
 )
 from canaryproxy.proxy.mirror import Mirror
+from canaryproxy.proxy.outbox import Outbox
 from canaryproxy.proxy.pool import Pool
 from canaryproxy.proxy.probes import ProbeRules
 from canaryproxy.proxy.propagation import Follower, follower_of, propagator_of
@@ -215,10 +216,11 @@ class ServicePath:
         known = {endpoint.config: endpoint for endpoint in self.context.pools[which].endpoints}
         wanted = expand(variant.endpoints, self._addresses) if variant is not None else ()
         limits, parser = self.context.worker.limits, self.context.response_parsers[which]
+        outbox = self.context.worker.outbox
         endpoints = [
             known[one]
             if one in known
-            else Endpoint(one, limits, self._loop, _protocol(one, parser))
+            else Endpoint(one, limits, self._loop, _protocol(one, parser, outbox))
             for one in wanted
         ]
         for one, endpoint in known.items():
@@ -392,11 +394,11 @@ class ServicePath:
 
 
 def _protocol(
-    endpoint: EndpointConfig, parser: ResponseHeadCache
+    endpoint: EndpointConfig, parser: ResponseHeadCache, outbox: Outbox
 ) -> Callable[[ConnectionSource], UpstreamLink | SharedConnection]:
     """Return what makes the protocol of a connection to an endpoint."""
     if endpoint.is_http2:
-        return lambda source: Http2Upstream(source, parser)
+        return lambda source: Http2Upstream(source, parser, outbox)
     return lambda source: UpstreamConnection(source, parser)
 
 

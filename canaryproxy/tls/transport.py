@@ -12,6 +12,8 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from canaryproxy.tls.errors import Truncated
+
 _MAX_RECORD: Final = 16384
 """Maximum size of a record in bytes (RFC 8446 §5.1)."""
 _MAX_BATCH: Final = 16
@@ -22,12 +24,8 @@ _CLOSED: Final = asyncio.Protocol()
 """The protocol of a connection that is over."""
 
 
-class Truncated(ConnectionError):
-    """The connection ended without ``close_notify``: data may be missing (RFC 8446 §6.1)."""
-
-
-class TlsConnection(asyncio.Protocol, asyncio.Transport):
-    """One TLS connection.
+class TlsConnection:
+    """One TLS connection: an ``asyncio.Protocol`` and an ``asyncio.Transport`` by its methods.
 
     ``ready`` is called once: with ``None`` after the handshake, or with the error if it failed, and then the
     connection closes. After a handshake, ``ready`` must call ``set_protocol`` and the protocol's
@@ -62,7 +60,6 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         server_side: bool,
         server_hostname: str | None = None,
     ) -> None:
-        super().__init__()
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._ssl = context.wrap_bio(
@@ -169,23 +166,30 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             return data
         if self._ended:
             return b""
-        parts: list[bytes] = []
+        first = self._read_record()
+        if not first or not self._incoming.pending:
+            return first
+        parts = [first]
+        while len(parts) < _MAX_BATCH and (part := self._read_record()):
+            parts.append(part)
+            if not self._incoming.pending:
+                break
+        return b"".join(parts)
+
+    def _read_record(self) -> bytes:
+        """Return the plaintext of one record; none if it has not come whole, or there is no more."""
         try:
-            while len(parts) < _MAX_BATCH:
-                part = self._ssl.read(_MAX_RECORD)
-                if not part:
-                    self._ended = True
-                    break
-                parts.append(part)
-                if not self._incoming.pending:
-                    break
+            part = self._ssl.read(_MAX_RECORD)
+            self._ended = not part
         except ssl.SSLWantReadError:
-            pass
+            return b""
         except ssl.SSLZeroReturnError:
             self._ended = True
+            return b""
         except ssl.SSLError as error:
             self._ended = error.with_traceback(None)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            return b""
+        return part
 
     def _deliver(self) -> None:
         """Deliver received plaintext until the protocol pauses reading."""

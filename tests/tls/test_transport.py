@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canaryproxy.tls.transport import TlsConnection, Truncated
+from canaryproxy.tls.errors import Truncated
+from canaryproxy.tls.transport import TlsConnection
 
 from ..certificates import authority, loopback
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pytest
 
@@ -519,10 +519,12 @@ async def test_tunnels_over_tls_are_half_closed_like_others() -> None:
         tls = TlsConnection(
             authority().client(), shaken.set_result, server_side=False, server_hostname="localhost"
         )
-        await asyncio.get_running_loop().create_connection(lambda: tls, "127.0.0.1", running.port)
+        await asyncio.get_running_loop().create_connection(
+            lambda: cast(asyncio.Protocol, tls), "127.0.0.1", running.port
+        )
         assert await asyncio.wait_for(shaken, DEADLINE) is None
         tls.set_protocol(protocol)
-        protocol.connection_made(tls)
+        protocol.connection_made(cast(asyncio.Transport, tls))
         upgrade = (
             b"GET / HTTP/1.1\r\n" + HOST + COOKIE + b"Connection: upgrade\r\nUpgrade: x\r\n\r\n"
         )
