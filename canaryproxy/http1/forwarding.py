@@ -20,6 +20,7 @@ _MAX_CACHED_HOST: Final = 256
 
 
 _CACHED_ADDRESSES: Final = 4096
+_REMEMBERED_PEERS: Final = 1024
 _LONGEST_ADDRESS: Final = 64
 """Bytes of the longest text that may be an address: IPv6 with a zone, brackets and a port."""
 
@@ -35,13 +36,30 @@ _PAIR: Final = re.compile(
 class TrustedProxies:
     """The proxies before us whose forwarding fields are believed, as networks."""
 
-    __slots__ = ("_cached", "_field", "_networks")
+    __slots__ = ("_cached", "_field", "_networks", "_peers")
 
     def __init__(self, networks: Networks = (), *, by_forwarded: bool = False) -> None:
         """``by_forwarded``: they describe the client in Forwarded (RFC 7239), not in X-Forwarded-For."""
         self._networks = tuple(networks)
         self._field = IS_FORWARDED if by_forwarded else IS_FORWARDED_FOR
         self._cached: dict[bytes, tuple[str, bool]] = {}
+        self._peers: tuple[dict[str, Peer], dict[str, Peer]] = ({}, {})
+
+    def peer(self, name: str, *, tls: bool) -> Peer:
+        """Return the client at an address as the kernel names it, with what is remembered of it.
+
+        It is the same object for all connections of the client, and none of them is its own.
+        """
+        peers = self._peers[tls]
+        known = peers.get(name)
+        if known is not None:
+            return known
+        address = name.partition("%")[0].removeprefix("::ffff:")
+        found = Peer(address, b"https" if tls else b"http", self.trusts(address), b"")
+        if len(peers) >= _REMEMBERED_PEERS:
+            peers.clear()
+        peers[name] = found
+        return found
 
     def trusts(self, address: str) -> bool:
         """Tell whether the proxy with this address is one of them."""
@@ -139,9 +157,9 @@ class Peer:
         "_end",
         "_ending",
         "_host",
+        "_local",
         "address",
         "http2",
-        "local",
         "proto",
         "template",
         "trusted",
@@ -154,13 +172,25 @@ class Peer:
         """The scheme of this connection, ``http`` or ``https``."""
         self.trusted = trusted
         """The client's own forwarding fields are kept, and ours appended."""
-        self.local = local
-        """Host for HTTP/1.0 clients that send none: the address that the client connected to."""
+        self._local = local
         self.http2 = False
         """It speaks HTTP/2."""
         self.template = -1
         """Number of the header template of the last request (``head_cache``); -1: none yet."""
         self._host = self._end = self._ending = b""
+
+    @property
+    def local(self) -> bytes:
+        """Host for HTTP/1.0 clients that send none: the address that the client connected to."""
+        return self._local
+
+    def leave(self) -> None:
+        """Keep what was found out for the next connection of the client: this one is over."""
+
+    def begin_like(self, other: Peer) -> None:
+        """Take over what was found out about another connection of the same client."""
+        self.template = other.template
+        self._host, self._end, self._ending = other._host, other._end, other._ending
 
     def ending(
         self, host: bytes, received: list[tuple[int, bytes]] | None, extra: bytes, end: bytes

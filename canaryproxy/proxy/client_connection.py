@@ -110,6 +110,7 @@ class ClientConnection(ResponseSink):
         context.proxy_cells[counters.CONNECTIONS_CLOSED] += 1
         self._state = _CLOSED
         self.deadline = inf
+        self.peer.leave()
         self._pending.put(b"")
         exchange, self._exchange = self._exchange, None
         if exchange is not None:

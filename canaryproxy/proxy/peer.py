@@ -1,4 +1,8 @@
-"""A client's connection as the forwarding fields describe it."""
+"""A client's connection as the forwarding fields describe it.
+
+Clients that open a connection for each request come from few addresses. What is found out about the requests
+of one connection is the beginning of the next one's.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,28 @@ import asyncio
 
 from canaryproxy.http1.forwarding import Peer, TrustedProxies
 from canaryproxy.http1.proxy_protocol import ProxyHeader
+
+
+class ConnectedPeer(Peer):
+    """The client at the other end of a connection over TCP."""
+
+    __slots__ = ("_client", "_transport")
+
+    def __init__(self, client: Peer, transport: asyncio.Transport) -> None:
+        super().__init__(client.address, client.proto, client.trusted, b"")
+        self._client = client
+        self._transport = transport
+        self.begin_like(client)
+
+    @property
+    def local(self) -> bytes:
+        if not self._local:
+            host, port = self._transport.get_extra_info("sockname")[:2]
+            self._local = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
+        return self._local
+
+    def leave(self) -> None:
+        self._client.begin_like(self)
 
 
 def peer_of(
@@ -16,19 +42,20 @@ def peer_of(
     ``header`` is the PROXY protocol header that came first: if it has addresses, they are the client's. A
     client that may open our Unix socket is trusted.
     """
-    address, local = "", b"localhost"
-    name = transport.get_extra_info("peername")
-    trusted = not isinstance(name, tuple)
+    tls = transport.get_extra_info("sslcontext") is not None
     if header is not None and header.has_addresses:
-        trusted = False
-        if header.source is not None:
-            address = header.source.host.removeprefix("::ffff:")
-            trusted = proxies.trusts(address)
-            local = str(header.destination).encode()
-    elif not trusted:
-        address = name[0].partition("%")[0].removeprefix("::ffff:")
+        return _named(header, proxies, tls=tls)
+    name = transport.get_extra_info("peername")
+    if isinstance(name, tuple):
+        return ConnectedPeer(proxies.peer(name[0], tls=tls), transport)
+    return Peer("", b"https" if tls else b"http", True, b"localhost")
+
+
+def _named(header: ProxyHeader, proxies: TrustedProxies, *, tls: bool) -> Peer:
+    """Describe the client that a PROXY protocol header names."""
+    address, local, trusted = "", b"localhost", False
+    if header.source is not None:
+        address = header.source.host.removeprefix("::ffff:")
         trusted = proxies.trusts(address)
-        host, port = transport.get_extra_info("sockname")[:2]
-        local = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
-    proto = b"https" if transport.get_extra_info("sslcontext") else b"http"
-    return Peer(address, proto, trusted, local)
+        local = str(header.destination).encode()
+    return Peer(address, b"https" if tls else b"http", trusted, local)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canaryproxy.http1.fields import IS_FORWARDED, IS_FORWARDED_FOR
-from canaryproxy.http1.forwarding import TrustedProxies, address_in
+from canaryproxy.http1.forwarding import Peer, TrustedProxies, address_in
 
 LB, CDN, USER = "10.0.0.5", "198.51.100.9", "203.0.113.7"
 NETWORKS = (ip_network("10.0.0.0/8"), ip_network("198.51.100.0/24"), ip_network("fd00::/8"))
@@ -121,3 +121,45 @@ def test_only_the_field_that_the_proxies_write_is_read() -> None:
     assert PROXIES.client_of(None, LB) == LB
     lines = [(IS_FORWARDED, b"for=203.0.113.7"), (IS_FORWARDED, b"for=198.51.100.9")]
     assert BY_FORWARDED.client_of(lines, LB) == USER
+
+
+def test_connections_of_a_client_begin_with_what_was_found_out_about_it() -> None:
+    proxies = TrustedProxies()
+    client = proxies.peer("192.0.2.1", tls=False)
+    one, other = (Peer("192.0.2.1", b"http", False, b"") for _ in range(2))
+    one.template = 3
+    lines = one.ending(b"shop.example", None, b"", b"\r\n")
+    client.begin_like(one)
+    other.begin_like(proxies.peer("192.0.2.1", tls=False))
+    assert other.template == 3
+    assert other.ending(b"shop.example", None, b"", b"\r\n") is lines
+    assert b"X-Forwarded-Host: blog.example\r\n" in other.ending(
+        b"blog.example", None, b"", b"\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "trusted"),
+    [
+        ("203.0.113.7", USER, False),
+        ("10.0.0.5", LB, True),
+        ("::ffff:10.0.0.5", LB, True),
+        ("fe80::1%eth0", "fe80::1", False),
+        ("fd00::1", "fd00::1", True),
+    ],
+)
+def test_a_client_is_described_by_its_address_and_whether_it_has_tls(
+    name: str, address: str, trusted: bool
+) -> None:
+    for tls, proto in ((False, b"http"), (True, b"https")):
+        peer = PROXIES.peer(name, tls=tls)
+        assert (peer.address, peer.trusted, peer.proto) == (address, trusted, proto)
+        assert PROXIES.peer(name, tls=tls) is peer
+
+
+def test_clients_that_are_remembered_are_bounded() -> None:
+    proxies = TrustedProxies()
+    first = proxies.peer("192.0.2.1", tls=False)
+    for number in range(2000):
+        proxies.peer(f"198.51.100.{number}", tls=False)
+    assert proxies.peer("192.0.2.1", tls=False) is not first
