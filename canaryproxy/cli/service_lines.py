@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from canaryproxy.client.text import count
+from canaryproxy.config.text import count
 
 if TYPE_CHECKING:
     from canaryproxy.config import Config
