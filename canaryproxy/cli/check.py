@@ -14,6 +14,8 @@ from canaryproxy import config as configuration
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, read_text, read_with_files, refuse
 from canaryproxy.cli.service_lines import ServiceLine, services_of, table
 from canaryproxy.config.errors import ConfigError, Problem, dotted
+from canaryproxy.config.errors import Path as FieldPath
+from canaryproxy.config.model.others import release_path
 
 if TYPE_CHECKING:
     from canaryproxy.config import Config
@@ -79,11 +81,10 @@ def check(path: Path, as_json: bool) -> None:
         click.echo(f"{path}: ok")
 
 
-def _each(config: Config) -> Iterator[tuple[tuple[str, ...], Config]]:
+def _each(config: Config) -> Iterator[tuple[FieldPath, Config]]:
     """Yield each service's configuration, with the path of its release in the file."""
     for name, one in config.by_service().items():
-        own = name in config.services and config.services[name].release is not None
-        yield ("services", name, "release") if own else ("release",), one
+        yield release_path(config, name), one
 
 
 def _over(config: Config) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from canaryproxy.config.model.others import service_of
 from canaryproxy.config.text import count
 
 if TYPE_CHECKING:
@@ -45,19 +46,22 @@ class ServiceLine:
 
 
 def services_of(config: Config) -> tuple[ServiceLine, ...]:
-    """Return the services of a configuration that has several."""
-    return tuple(
-        ServiceLine(
-            name,
-            service.hosts,
-            service.paths,
-            one.release_id,
-            0 if one.release is None else len(one.release.steps),
-            0.0 if one.variants.canary is None else one.split.weight,
-        )
-        for (name, service), one in zip(
-            config.services.items(), config.by_service().values(), strict=False
-        )
+    """Return the services of a configuration by name, versions beside a canary included."""
+    services = config.by_service()
+    if len(services) == 1 and not config.services:
+        return ()
+    return tuple(_line(config, name, one) for name, one in services.items())
+
+
+def _line(config: Config, name: str, own: Config) -> ServiceLine:
+    service = config.services.get(service_of(name))
+    return ServiceLine(
+        name,
+        () if service is None else service.hosts,
+        () if service is None else service.paths,
+        own.release_id,
+        0 if own.release is None else len(own.release.steps),
+        0.0 if own.variants.canary is None else own.split.weight,
     )
 
 

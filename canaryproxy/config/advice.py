@@ -26,13 +26,14 @@ SHOWN = 5
 
 def warnings(config: Config) -> tuple[str, ...]:
     """Return the warnings, one line each; what only some services earn begins with their names."""
-    if not config.services:
+    services = config.by_service()
+    if len(services) == 1 and not config.services:
         return (*_service(config), *_listeners(config))
     owners: dict[str, list[str]] = {}
-    for name, one in config.by_service().items():
+    for name, one in services.items():
         for line in _service(one):
             owners.setdefault(line, []).append(name)
-    return (*_overridden(config), *_by_owner(owners, len(config.services)), *_listeners(config))
+    return (*_overridden(config), *_by_owner(owners, len(services)), *_listeners(config))
 
 
 def _by_owner(owners: Mapping[str, list[str]], services: int) -> Iterator[str]:
@@ -49,7 +50,8 @@ def _overridden(config: Config) -> Iterator[str]:
     """Warn about sections of the top level that no service takes over, and hosts and paths in vain."""
     for name in SECTIONS:
         is_given = ("variants_" if name == "variants" else name) in config.model_fields_set
-        if is_given and all(name in one.model_fields_set for one in config.services.values()):
+        own = [name in one.model_fields_set for one in config.services.values()]
+        if is_given and own and all(own):
             yield f"{name} has no effect: every service has its own"
     for name, service in config.services.items():
         for path in service.paths:

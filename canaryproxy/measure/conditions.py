@@ -41,12 +41,16 @@ Test = Callable[[RequestView], bool]
 
 
 class MatchRules:
-    """The compiled ``split.match`` list: the first rule that matches forces its variant."""
+    """The compiled ``split.match`` list: the first rule that matches forces its variant.
+
+    ``others`` are the names of the versions beside the canary, which follow ``VARIANTS`` as indexes.
+    """
 
     __slots__ = ("_rules", "reads_client", "reads_query")
 
-    def __init__(self, rules: Sequence[MatchRule]) -> None:
-        self._rules = tuple((VARIANTS.index(rule.variant), condition_of(rule)) for rule in rules)
+    def __init__(self, rules: Sequence[MatchRule], others: Sequence[str] = ()) -> None:
+        names = (*VARIANTS, *others)
+        self._rules = tuple((names.index(rule.variant), condition_of(rule)) for rule in rules)
         parts = [part for rule in rules for part in rule.parts()]
         self.reads_query = any(part.query is not None for part in parts)
         """Whether requests that differ only in their query may differ in what rules say."""

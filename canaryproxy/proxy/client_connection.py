@@ -215,12 +215,13 @@ class ClientConnection(ResponseSink):
             service, request = found
             fields = request.fields
         exchange = self._exchange = dispatch(service, self, request, now, has_body)
+        service = exchange.service
         context.in_flight += 1
         if not has_body:
             self._state = _RESPONSE
             self.deadline = now + context.first_byte_timeout
             if service.load.sheds:
-                begin(service, exchange)
+                begin(exchange)
             else:  # written out, as of ``begin``
                 exchange.start()
             if service.mirror is not None:
@@ -230,7 +231,7 @@ class ClientConnection(ResponseSink):
         self.deadline = now + (limits.first_byte_timeout if fields.expect else limits.body_timeout)
         self._state = _BODY
         self._decoder = _decoder_of(fields)
-        begin(service, exchange)
+        begin(exchange)
         if self._pending.data and self._exchange is exchange:
             self._body(self._pending.take())
 

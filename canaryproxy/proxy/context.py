@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from canaryproxy.config import Limits
-from canaryproxy.http1.forwarding import TrustedProxies
+from canaryproxy.http1.forwarding import Peer, TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
 from canaryproxy.http1.propagated import Names
+from canaryproxy.http1.request import Request
 from canaryproxy.measure.counters import FINISHED, ROUTED, Counters, Tally
 from canaryproxy.measure.rescue import RescueRules
+from canaryproxy.measure.routing import Routing
 from canaryproxy.measure.service_table import ServiceTable
 from canaryproxy.measure.shared_memory import ServiceCells
 from canaryproxy.measure.shedding import LoadLimits
@@ -98,6 +100,18 @@ class WorkerContext:
         return len(self.connections) >= self.limits.max_connections
 
 
+class Versions:
+    """Chooses among the versions of a service; ``OtherVersions`` does it."""
+
+    __slots__ = ()
+
+    def choose(
+        self, service: ServiceContext, request: Request, peer: Peer, routing: Routing
+    ) -> tuple[ServiceContext, Routing]:
+        """Return what carries a request that ``service`` has routed, and its routing there."""
+        raise NotImplementedError
+
+
 class ServiceContext:
     """State of a service in a worker that its exchanges read. ``ServicePath`` fills it.
 
@@ -114,6 +128,7 @@ class ServiceContext:
         "long_lived",
         "mirror",
         "name",
+        "others",
         "pools",
         "propagator",
         "request_parser",
@@ -151,6 +166,8 @@ class ServiceContext:
         self.worker = worker
         self.name = name
         """In a configuration of one service that has no name, ``None``."""
+        self.others: Versions | None = None
+        """Chooses among versions beside the canary, if there are any."""
         self.cells = cells
         self.counters = cells.counters
         self.is_awake = False

@@ -12,6 +12,7 @@ from time import monotonic, time
 from typing import Final, cast
 
 from canaryproxy.config import Config, Forwarded, Limits, Listener
+from canaryproxy.config.model.others import is_other, other_name
 from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.request import Tolerated
 from canaryproxy.measure import counters
@@ -24,6 +25,7 @@ from canaryproxy.proxy.client_connection import HTTP1, HTTP2, ClientConnection
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.handshake import Handshake, ListenerFilters
 from canaryproxy.proxy.listener import BACKLOG
+from canaryproxy.proxy.other_versions import OtherVersions
 from canaryproxy.proxy.request_parsers import RequestParsers
 from canaryproxy.proxy.service_path import Service, ServicePath
 from canaryproxy.tls import files as certificates
@@ -170,15 +172,29 @@ class DataPath:
         self._files = files
         for path in before.values():
             self._drop(path)
-        context.services = [path.context for path in self.services.values()]
-        context.table = ServiceTable([one.place for one in services if one.place is not None])
-        takes_all = len(services) == 1 and (
-            services[0].place is None or services[0].place.is_default
-        )
+        whole = [one for one in services if not is_other(one.name)]
+        context.services = [self.services[one.name].context for one in whole]
+        context.table = ServiceTable([one.place for one in whole if one.place is not None])
+        takes_all = len(whole) == 1 and (whole[0].place is None or whole[0].place.is_default)
         context.only = context.services[0] if takes_all else None
         context.by_host = {}
+        for one in whole:
+            self._add_versions(one)
         if context.only is not None and not context.only.is_awake:
             context.only.wake()
+
+    def _add_versions(self, service: Service) -> None:
+        """Let a service choose among its versions beside the canary."""
+        others = service.config.variants.others
+        paths = [self.services.get(other_name(service.name, name)) for name in others]
+        self.services[service.name].context.others = (
+            OtherVersions(
+                [one.share for one in others.values()],
+                [None if path is None else path.context for path in paths],
+            )
+            if others
+            else None
+        )
 
     def _revive_or_make(self, service: Service) -> ServicePath:
         for path in self._leaving:

@@ -71,9 +71,12 @@ def dispatch(
 ) -> Exchange:
     """Route a request and return its exchange, counted as routed but not started.
 
+    Of a service with versions beside its canary, the exchange may belong to the service of one of them.
     ``now`` is when its head had come, in monotonic seconds.
     """
     routing, outcomes = service.router.route(request, sink.peer)
+    if service.others is not None:
+        service, routing = service.others.choose(service, request, sink.peer, routing)
     tally = service.tallies[routing.variant]
     if routing.forced:
         tally.add(counters.FORCED)
@@ -88,9 +91,10 @@ def dispatch(
     return LoggedExchange(service, sink, request, routing, outcomes, now, has_body)
 
 
-def begin(service: ServiceContext, exchange: Exchange) -> None:
+def begin(exchange: Exchange) -> None:
     """Start an exchange, or refuse the request: its variant is over its measured limit."""
-    load, variant = service.load, exchange.variant
+    service, variant = exchange.service, exchange.variant
+    load = service.load
     if load.sheds and load.of[variant].refuses(service.in_flight_of(variant), exchange.routing):
         exchange.shed()
     else:

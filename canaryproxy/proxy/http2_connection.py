@@ -152,6 +152,7 @@ class Http2Stream(ResponseSink):
                 request = parse(service.request_parser, self.peer, head, text)
                 fields = request.fields
         exchange = self.exchange = dispatch(service, self, request, now, has_body)
+        service = exchange.service
         context.in_flight += 1
         limits = context.limits
         if has_body and not fields.expect:
@@ -159,7 +160,7 @@ class Http2Stream(ResponseSink):
         else:
             self.deadline = now + limits.first_byte_timeout
         service.tallies[exchange.variant].add(counters.HTTP2)
-        begin(service, exchange)
+        begin(exchange)
         if not has_body and service.mirror is not None:
             service.mirror.offer(request, exchange.routing, now)
 

@@ -178,7 +178,7 @@ class ServicePath:
         self.context.router.configure(
             key_reader(sticky, proxies, signer),
             CookieJar(sticky, signer) if mints else None,
-            MatchRules(config.split.rules),
+            MatchRules(config.split.rules, tuple(config.variants.others)),
             self.context.trial_rules.outcomes,
             CohortRules(config.split.cohorts.items()),
             probes=None if probes is None else ProbeRules(probes, proxies),

@@ -20,6 +20,7 @@ from canaryproxy.admin.collector import CounterCollector
 from canaryproxy.admin.exposition import registry
 from canaryproxy.admin.readers import ProcessSources
 from canaryproxy.config import Config
+from canaryproxy.config.model.others import service_of
 from canaryproxy.control.controller import Origin, Status
 from canaryproxy.control.ended import refuse_ended
 from canaryproxy.control.process import DEFAULT, ProcessControl, Service
@@ -147,7 +148,7 @@ class ControlPlane:
         configured = self._config.services
         found = {}
         for name, one in self.services.items():
-            own = configured.get(name)
+            own = configured.get(service_of(name))
             hosts, paths = ((), ()) if own is None else (own.hosts, own.paths)
             found[name] = Service(tuple(map(str, hosts)), tuple(map(str, paths)), one.control)
         return found
@@ -187,8 +188,8 @@ class ControlPlane:
 
     @property
     def _is_single(self) -> bool:
-        """Whether the configuration has no ``services``."""
-        return not self._config.services
+        """Whether there is one service, without a name."""
+        return not self._config.services and len(self.services) == 1
 
     @property
     def _awake(self) -> list[str]:

@@ -55,9 +55,9 @@ def named(config: Config) -> Iterator[tuple[FieldPath, str]]:
 
 def _client_sections(config: Config) -> Iterator[tuple[FieldPath, ClientTls]]:
     for path, variants in config.in_use("variants"):
-        for name, variant in (("stable", variants.stable), ("canary", variants.canary)):
-            if variant is not None and variant.tls is not None:
-                yield (*path, name, "tls"), variant.tls
+        for version, variant in variants.each():
+            if variant.tls is not None:
+                yield (*path, *version, "tls"), variant.tls
 
 
 def _signing_keys(config: Config) -> Iterator[tuple[FieldPath, str]]:

@@ -402,6 +402,7 @@ ONLY_PARSE_KNOWS = {
     "listen_twice", "match_regex", "outcome_unknown", "own_socket", "regex_large", "regex_lookahead",
     "secret_two", "services_cookies", "services_loop", "services_place_twice", "services_two_defaults",
     "steps_fall", "sticky_cookie_only", "variant_header", "weight_fine",
+    "match_variant",
 }  # fmt: skip
 """Mistakes of several fields, of ranges inside text, and of regular expressions."""
 

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_vali
 from canaryproxy.config import types
 from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress, leads_to, overlap
 from canaryproxy.config.errors import Path
+from canaryproxy.config.model import others
 from canaryproxy.config.model.access_log import AccessLog
 from canaryproxy.config.model.admin import Admin
 from canaryproxy.config.model.circuit import Circuit
@@ -142,25 +143,32 @@ class Config(Section):
     def by_service(self) -> dict[str, Config]:
         """Return a configuration for each service, in the form of a file with one service.
 
-        For such a file that is this configuration, as ``default``.
+        For such a file that is this configuration, as ``default``. Versions beside the canary follow all
+        services, each as the canary of a service of its own: ``NAME.VERSION``.
         What a service does not have of its own is the top level's, and the same object.
         """
         if not self.services:
-            return {"default": self}
-        return {name: self._of(name, service) for name, service in self.services.items()}
+            return others.with_others({"default": self})
+        return others.with_others(
+            {name: self._of(name, service) for name, service in self.services.items()}
+        )
 
     def _of(self, name: str, service: Service) -> Config:
-        folder = PurePath(self.state).parent / "services"
-        update: dict[str, object] = {
-            "services": {},
-            "state": str(folder / f"{name}.json"),
-            **service.own(),
-        }
-        if "variants" in update:
-            update["variants_"] = update.pop("variants")
+        own = service.own()
+        if "variants" in own:
+            own["variants_"] = own.pop("variants")
+        return self.derived(name, PurePath(self.state).parent / "services", own)
+
+    def derived(self, name: str, folder: PurePath, sections: Mapping[str, object]) -> Config:
+        """Return the configuration of a service with these sections; ``folder`` keeps its state."""
+        update = {"services": {}, "state": str(folder / f"{name}.json"), **sections}
         if self.fleet is not None:
             group = f"{self.fleet.group}/{name}"
             update["fleet"] = self.fleet.model_copy(update={"group": group})
+        return self.named(name, update)
+
+    def named(self, name: str, update: Mapping[str, object]) -> Config:
+        """Return the configuration of a service, with other values of some fields."""
         found = self.model_copy(update=update)
         found._service = name
         return found
@@ -172,11 +180,13 @@ class Config(Section):
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """The endpoints of both variants, of all services."""
-        both = (
-            variant for _, one in self.in_use("variants") for variant in (one.stable, one.canary)
+        """The endpoints of all versions, of all services."""
+        return tuple(
+            endpoint
+            for _, variants in self.in_use("variants")
+            for _, variant in variants.each()
+            for endpoint in variant.endpoints
         )
-        return tuple(endpoint for one in both if one is not None for endpoint in one.endpoints)
 
     def in_use(self, section: str) -> Iterator[tuple[Path, Any]]:
         """Yield a section of ``service.SECTIONS`` wherever a service has it, with its path in the file.
@@ -224,6 +234,12 @@ class Config(Section):
             at: Path = ("services", name, "release") if own else ("release",)
             split = service.split or self.split
             yield from unknown_cohorts(service.release if own else self.release, split.cohorts, at)
+        for at, variants in self.in_use("variants"):
+            own_split = self.services[str(at[1])].split if len(at) > 1 else None
+            split = own_split or self.split
+            for name, one in variants.others.items():
+                where = (*at, "others", name, "release")
+                yield from unknown_cohorts(one.release, split.cohorts, where)
 
     def _without_variants(self) -> Iterator[Mistake]:
         if self.variants_ is None and not self.services:
@@ -233,6 +249,7 @@ class Config(Section):
     def _services(self) -> Iterator[Mistake]:
         has_variants = self.variants_ is not None
         yield from mistakes(self.services, has_variants=has_variants, split=self.split)
+        yield from others.mistakes(self)
 
     def _overlaps(self) -> Iterator[Mistake]:
         """Yield listeners that would bind the same address."""
@@ -268,7 +285,7 @@ class Config(Section):
         if all(split.follow is None for _, split in self.in_use("split")):
             return
         for name, one in self.by_service().items():
-            if one.split.follow is None:
+            if one.split.follow is None or others.is_other(name):
                 continue
             own = self.services[name].own() if self.services else {}
             path = partial(_section, name, own)
@@ -287,12 +304,12 @@ class Config(Section):
     def _loops(self) -> Iterator[Mistake]:
         """Yield endpoints that are the proxy itself."""
         for path, variants in self.in_use("variants"):
-            for name, variant in (("stable", variants.stable), ("canary", variants.canary)):
-                for at, endpoint in enumerate(variant.endpoints if variant else ()):
+            for version, variant in variants.each():
+                for at, endpoint in enumerate(variant.endpoints):
                     if any(leads_to(endpoint, listener.address) for listener in self.listen):
                         yield Mistake(
                             f"{endpoint} is the proxy's own address (a loop)",
-                            (*path, name, "endpoints", at),
+                            (*path, *version, "endpoints", at),
                             (("listen",),),
                         )
 

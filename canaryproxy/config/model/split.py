@@ -115,7 +115,9 @@ class Sticky(Section):
 class MatchRule(Condition):
     """Forces a variant when all its conditions hold; at least one is needed."""
 
-    variant: types.VariantName = Field(description="The variant that it forces.")
+    variant: types.ServiceName = Field(
+        description="The variant that it forces: stable, canary, or one of variants.others."
+    )
 
 
 _RESERVED = frozenset(

@@ -1,4 +1,4 @@
-"""``variants``: the two versions of the service and their endpoints."""
+"""``variants``: the versions of the service and their endpoints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from canaryproxy.config import types
+from canaryproxy.config.errors import Path
+from canaryproxy.config.model.release import Release
 from canaryproxy.config.model.section import Mistake, Section, exactly_one, report, switch
 from canaryproxy.config.model.tls import ClientTls
 
@@ -127,8 +129,58 @@ class Variant(Section):
             )
 
 
+class OtherVariant(Variant):
+    """A version beside the canary, or a hold-out, with users of its own to be compared among."""
+
+    share: types.Weight = Field(
+        description="Percent of all users who can get it. They get it or stable, and never the canary."
+    )
+    weight: types.Weight = Field(
+        0.0, description="Percent of these users who get it; used when it has no release."
+    )
+    release: Release | None = Field(
+        None, description="Its own release; the weights of its steps are percent of these users."
+    )
+
+
 class Variants(Section):
-    """The two versions."""
+    """The two versions, and others beside them."""
 
     stable: Variant = Field(description="The current version (v1).")
     canary: Variant | None = Field(None, description="The new version (v2).")
+    others: dict[types.ServiceName, OtherVariant] = Field(
+        default_factory=dict,
+        description="Further versions by name, such as v3 or holdout: each is compared with stable.",
+    )
+
+    def each(self) -> Iterator[tuple[Path, Variant]]:
+        """Yield every version with its path in this section."""
+        yield ("stable",), self.stable
+        if self.canary is not None:
+            yield ("canary",), self.canary
+        for name, one in self.others.items():
+            yield ("others", name), one
+
+    @model_validator(mode="after")
+    def _fits(self) -> Variants:
+        report(self._mistakes())
+        return self
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        total = 0.0
+        for name, one in self.others.items():
+            at = ("others", name)
+            total = round(total + one.share, 2)
+            if name in ("stable", "canary"):
+                yield Mistake("stable and canary are not names of other versions", at)
+            if one.share == 0.0:
+                yield Mistake("expected a share above 0%, found 0%", (*at, "share"))
+            if total >= 100.0:
+                message = f"the shares up to here are {total:g}% in all: expected less than 100%"
+                yield Mistake(message, (*at, "share"))
+            if one.release is not None and "weight" in one.model_fields_set:
+                yield Mistake(
+                    "has no effect: the steps of its release decide",
+                    (*at, "weight"),
+                    ((*at, "release"),),
+                )
