@@ -15,7 +15,7 @@ from canaryproxy.cli.common import EXIT_CONFIG, config_option, read_text, read_w
 from canaryproxy.cli.service_lines import ServiceLine, services_of, table
 from canaryproxy.config.errors import ConfigError, Problem, dotted
 from canaryproxy.config.errors import Path as FieldPath
-from canaryproxy.config.model.others import release_path
+from canaryproxy.config.service_names import release_path
 
 if TYPE_CHECKING:
     from canaryproxy.config import Config

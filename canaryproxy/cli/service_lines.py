@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from canaryproxy.config.model.others import service_of
+from canaryproxy.config.service_names import service_of
 from canaryproxy.config.text import count
 
 if TYPE_CHECKING:

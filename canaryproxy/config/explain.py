@@ -87,10 +87,11 @@ def _report_mistakes(
     mistakes: tuple[Mistake, ...] = detail["ctx"]["mistakes"]
     fields = [pruned.original((*section, *m.at), pruned_from=len(section)) for m in mistakes]
     for path, mistake in zip(fields, mistakes, strict=True):
-        if not any(
-            pruned.has_dropped((*section, *cause), below=len(section))
+        causes = [
+            pruned.original((*section, *cause), pruned_from=len(section))
             for cause in mistake.because_of
-        ):
+        ]
+        if not any(pruned.has_dropped(cause, below=len(section)) for cause in causes):
             found = _found(source, path)
             problems.append(source.problem(path, mistake.message, found=found))
     return sum(map(pruned.drop, fields)) > 0

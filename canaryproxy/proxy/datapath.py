@@ -12,7 +12,7 @@ from time import monotonic, time
 from typing import Final, cast
 
 from canaryproxy.config import Config, Forwarded, Limits, Listener
-from canaryproxy.config.model.others import is_other, other_name
+from canaryproxy.config.service_names import is_other, other_name
 from canaryproxy.http1.forwarding import TrustedProxies
 from canaryproxy.http1.request import Tolerated
 from canaryproxy.measure import counters

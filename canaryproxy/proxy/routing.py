@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -90,6 +91,8 @@ class Router:
         self._cohorts = cohorts
         self._has_rules = bool(rules) or bool(outcomes) or bool(cohorts)
         self._key_is_in_headers = key_is_in_headers
+        # What was found by the table before, for headers that are remembered, was found by other settings.
+        self.table = replace(self.table)
 
     def publish(self, table: RouteTable) -> None:
         """Route by this table from the next request on."""

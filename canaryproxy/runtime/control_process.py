@@ -20,7 +20,7 @@ from canaryproxy.admin.collector import CounterCollector
 from canaryproxy.admin.exposition import registry
 from canaryproxy.admin.readers import ProcessSources
 from canaryproxy.config import Config
-from canaryproxy.config.model.others import service_of
+from canaryproxy.config.service_names import service_of
 from canaryproxy.control.controller import Origin, Status
 from canaryproxy.control.ended import refuse_ended
 from canaryproxy.control.process import DEFAULT, ProcessControl, Service

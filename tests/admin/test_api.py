@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from canaryproxy.config.yaml_reader import MAX_BYTES
 from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.rollout import Refused
@@ -283,7 +284,7 @@ async def test_a_body_over_its_limit_is_refused(served: Served) -> None:
     text = CONFIG + "#" * 200_000
     answer = await served.ask("PUT", "/v1/config", text, Content_Type="application/yaml")
     assert answer.status == 200
-    text = CONFIG + "#" * (1 << 20)
+    text = CONFIG + "#" * MAX_BYTES
     answer = await served.ask("PUT", "/v1/config", text, Content_Type="application/yaml")
     problem(answer, 413)
 

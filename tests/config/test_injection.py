@@ -43,10 +43,11 @@ split:
     - {variant: stable, method: [GET]}
     - {variant: canary, host: h.example, query: {name: a, equals: "b"}, network: 10.0.0.0/8}
     - {variant: canary, all: [{not: {host: ["*.h.example"]}}], any: [{query: {name: a, prefix: "b"}}]}
+  cohorts: {beta: {header: {name: X-Beta, equals: "yes"}}}
   probes: {agents: [Monitor], paths: [/health], networks: ["10.0.0.0/8"]}
 release:
   id: cart-2.4
-  steps: [{weight: 1%, bake: 5m}, {weight: 100}]
+  steps: [{cohort: beta, weight: 5}, {weight: 1%, bake: 5m}, {weight: 100}]
   gates: [{webhook: "http://h.example/", secret_file: s}]
 judge:
   metrics: {business: {outcome: signup}}

@@ -79,7 +79,9 @@ def test_staff_are_judged_among_themselves_and_then_everyone_else(tmp_path: Path
             errors = next(one for one in view["metrics"] if one["metric"] == "errors")
             assert errors["users"]["stable"] + errors["users"]["canary"] <= len(STAFF)
 
-            view = await seen.until(is_in(2), "the step of all users")
+            view = await seen.until(
+                lambda view: is_in(2)(view) and view["weight"], "the step of all users"
+            )
             assert (view["weight"], view["share"]) == (20.0, "20% of users, 50% of staff")
             assert view["users"] == 0
             met.clear()
@@ -153,7 +155,9 @@ def test_a_user_who_is_a_member_by_half_of_his_requests_moves_by_each_of_them(
         async with world(tmp_path, weight=20, canary=canary, **options) as seen:
             await compared(seen, 10)
             assert met <= {(user, True) for user in STAFF if in_cohort(user)}
-            await seen.until(is_in(2), "the step of all users")
+            await seen.until(
+                lambda view: is_in(2)(view) and view["weight"], "the step of all users"
+            )
             met.clear()
             await seen.passes(100)
             assert {user for user, member in met if not member} <= {

@@ -384,7 +384,7 @@ async def test_a_stream_is_judged_by_its_first_message_and_by_its_end() -> None:
         assert (reply.body, outcome(reply)) == (HELLO * 2, GrpcStatus.INTERNAL)
         record = await running.record()
         assert record.first_byte is not None
-        assert record.first_byte >= 0.1
+        assert record.first_byte >= 0.09  # the sleep ends by another clock
         assert (record.flags & 2, record.status) == (2, 500)
 
 

@@ -39,6 +39,7 @@ from canaryproxy.config.model.section import (
 from canaryproxy.config.model.service import Service, mistakes
 from canaryproxy.config.model.split import Split
 from canaryproxy.config.model.variants import Variants
+from canaryproxy.config.service_names import is_other
 
 
 class Reload(Section):
@@ -285,7 +286,7 @@ class Config(Section):
         if all(split.follow is None for _, split in self.in_use("split")):
             return
         for name, one in self.by_service().items():
-            if one.split.follow is None or others.is_other(name):
+            if one.split.follow is None or is_other(name):
                 continue
             own = self.services[name].own() if self.services else {}
             path = partial(_section, name, own)

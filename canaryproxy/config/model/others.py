@@ -18,36 +18,10 @@ from canaryproxy.config.model.section import Mistake
 from canaryproxy.config.model.service import Service
 from canaryproxy.config.model.split import Split
 from canaryproxy.config.model.variants import OtherVariant, Variants
+from canaryproxy.config.service_names import other_name
 
 if TYPE_CHECKING:
     from canaryproxy.config.model.config import Config
-
-_SEPARATOR = "."
-"""Between the name of a service and that of a version beside its canary."""
-
-
-def other_name(service: str, version: str) -> str:
-    """Return the name of a version as a service of its own."""
-    return f"{service}{_SEPARATOR}{version}"
-
-
-def is_other(name: str) -> bool:
-    """Tell whether a service is a version beside the canary of another one."""
-    return _SEPARATOR in name
-
-
-def service_of(name: str) -> str:
-    """Return the name of the service that a version belongs to; of any other service its own."""
-    return name.partition(_SEPARATOR)[0]
-
-
-def release_path(config: Config, name: str) -> Path:
-    """Return where in a file the release of a service, or of a version beside its canary, is."""
-    service, _, version = name.partition(_SEPARATOR)
-    section = "variants" if version else "release"
-    own = service in config.services and getattr(config.services[service], section) is not None
-    at: Path = ("services", service, section) if own else (section,)
-    return (*at, "others", version, "release") if version else at
 
 
 def with_others(services: Mapping[str, Config]) -> dict[str, Config]:

@@ -125,15 +125,14 @@ class Release(Section):
 
     def _not_rising(self) -> Iterator[Mistake]:
         """Yield each step that has not more users than the one before of the same group."""
-        last: dict[str | None, float] = {}
-        groups: list[Path] = []
+        last: dict[str | None, tuple[int, float]] = {}
         for at, step in enumerate(self.steps):
-            groups.append(("steps", at, "cohort"))
-            before = last.get(step.cohort)
-            if before is not None and step.weight <= before:
+            before_at, before = last.get(step.cohort, (at, -1.0))
+            if step.weight <= before:
                 found = f"weights must rise: {step.weight:g} after {before:g}"
-                yield Mistake(found, ("steps", at, "weight"), tuple(groups))
-            last[step.cohort] = step.weight
+                groups = (("steps", before_at, "cohort"), ("steps", at, "cohort"))
+                yield Mistake(found, ("steps", at, "weight"), groups)
+            last[step.cohort] = at, step.weight
 
     def _of_cohorts(self) -> Iterator[Mistake]:
         """Yield what is wrong with the steps of cohorts."""
