@@ -26,6 +26,11 @@ def service_of(name: str) -> str:
     return name.partition(_SEPARATOR)[0]
 
 
+def version_of(name: str) -> str:
+    """Return the name of a version beside the canary from that of its service; empty for other services."""
+    return name.partition(_SEPARATOR)[2]
+
+
 def release_path(config: Config, name: str) -> Path:
     """Return where in a file the release of a service, or of a version beside its canary, is."""
     service, _, version = name.partition(_SEPARATOR)

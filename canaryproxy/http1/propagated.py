@@ -6,7 +6,8 @@ It is an Item (RFC 9651): the variant as a Token, and parameters:
 
 ``release`` is the id of the release that routed the request. ``unit`` is the user's fine position in the
 split of that release (0..1,279,999), and not the sticky key. ``weight`` is the percentage of users that
-the canary gets there. Both are left out where the user was not randomised. ``copy`` marks a copy of the
+the canary gets there. Both are left out where the user was not randomised. ``version`` names the version
+beside the canary that takes its place for this user (``variants.others``). ``copy`` marks a copy of the
 mirror. ``sig`` is a signature of all that.
 
 The same value is a member of W3C baggage (https://www.w3.org/TR/baggage/), percent-encoded, for services that
@@ -34,7 +35,8 @@ from canaryproxy.measure.routing import BUCKETS, CANARY, FINE, POSITIONS, VARIAN
 
 LONGEST: Final = 512
 """Bytes of the longest value that is read."""
-_LONGEST_RELEASE: Final = 64
+_LONGEST_NAME: Final = 64
+"""Characters of the id of a release, and of the name of a version."""
 _HUNDREDTH: Final = 10
 """Thousandths in the resolution of a weight."""
 MOST_MEMBERS: Final = 64
@@ -59,6 +61,8 @@ class Propagated(NamedTuple):
     """Buckets on the front's canary; -1: not said."""
     copy: bool = False
     """The request is a copy of the front's mirror."""
+    version: str = ""
+    """The front's version that is the canary of this user; empty: its canary."""
 
     @property
     def randomised(self) -> bool:
@@ -121,6 +125,8 @@ def item_of(said: Propagated) -> Item:
     if said.limit >= 0:
         whole, rest = divmod(said.limit, 100)
         parameters["weight"] = Decimal(said.limit * _HUNDREDTH) if rest else whole
+    if said.version:
+        parameters["version"] = said.version
     if said.copy:
         parameters["copy"] = True
     return Item(Token(VARIANTS[said.variant]), parameters)
@@ -149,8 +155,11 @@ def read(value: bytes) -> tuple[Propagated, bytes]:
         raise Malformed("neither stable nor canary")
     get = item.parameters.get
     release, unit, copy, signature = get("release", ""), get("unit"), get("copy"), get("sig")
-    if not isinstance(release, str) or len(release) > _LONGEST_RELEASE:
+    version = get("version", "")
+    if not isinstance(release, str) or len(release) > _LONGEST_NAME:
         raise Malformed("release is not the id of a release")
+    if not isinstance(version, str) or len(version) > _LONGEST_NAME:
+        raise Malformed("version is not the name of a version")
     if unit is None:
         unit = -1
     elif type(unit) is not int or not 0 <= unit < POSITIONS:
@@ -159,9 +168,8 @@ def read(value: bytes) -> tuple[Propagated, bytes]:
         raise Malformed("copy is not a Boolean")
     if signature is not None and not isinstance(signature, bytes):
         raise Malformed("sig is not a Byte Sequence")
-    said = Propagated(
-        VARIANTS.index(item.value.text), release, unit, _limit(get("weight")), copy is True
-    )
+    variant, limit = VARIANTS.index(item.value.text), _limit(get("weight"))
+    said = Propagated(variant, release, unit, limit, copy is True, version)
     return said, signature or b""
 
 

@@ -45,5 +45,6 @@ class OtherVersions(Versions):
             return chosen, Routing(table, key, routing.bucket, CANARY, routing.cookie, forced=True)
         if routing.cookie:  # the key is new, or it is new to the client
             sent = routing.mark >= 0
-            return chosen, chosen.router.current().route(key, routing.cookie, sent=sent)
+            table, members = chosen.router.current(), routing.members
+            return chosen, table.route(key, routing.cookie, sent=sent, members=members)
         return chosen, chosen.router.route(request, peer)[0]

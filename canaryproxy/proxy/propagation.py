@@ -8,6 +8,7 @@ variant that the front has chosen, whatever the split here, and its user's unit 
 are compared here as they were randomised there. It is a trial only where the variant is what the front's
 split makes of the unit, and was not changed here: an open circuit sends every user to stable, and a match
 rule stands above the front. Requests that do not follow are routed by the split here and leave no records.
+Users of another version of the front than the one that the canary here goes with follow to stable.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Final
 
 from canaryproxy.config import Config, Follow, Propagate
 from canaryproxy.config.secrets import signing_keys
+from canaryproxy.config.service_names import is_other, version_of
 from canaryproxy.http1.fields import Field
 from canaryproxy.http1.forwarding import Peer, TrustedProxies
 from canaryproxy.http1.propagated import (
@@ -79,28 +81,36 @@ def is_signed(said: Propagated, signature: bytes, signer: Signer) -> bool:
 class FollowingRouting(Routing):
     """Where a request goes that follows the proxy before this one."""
 
-    __slots__ = ("passed_on", "said", "split")
+    __slots__ = ("passed_on", "said", "split", "while_closed")
 
     def __init__(
-        self, table: RouteTable, said: Propagated, variant: int, mark: int, split: _Split | None
+        self,
+        table: RouteTable,
+        said: Propagated,
+        while_closed: int,
+        mark: int,
+        split: _Split | None,
     ) -> None:
+        variant = STABLE if table.circuit_open else while_closed
         unit = said.unit
         key = None if unit < 0 else b"%d" % unit
         bucket = NO_KEY_BUCKET if unit < 0 else unit // FINE
         super().__init__(table, key, bucket, variant, b"", mark, said.copy)
         self.said = said
         """What that proxy has said."""
+        self.while_closed = while_closed
+        """The variant that the request gets while the circuit here is closed."""
         self.split = split
         """The front's split, if that is said."""
         self.passed_on = b""
         """The value for the proxies behind this one, once it was made."""
 
     def without_record(self) -> Routing:
-        return FollowingRouting(self.table, self.said, self.variant, -1, self.split)
+        return FollowingRouting(self.table, self.said, self.while_closed, -1, self.split)
 
     def wanted(self, table: RouteTable) -> int:
         """Return the variant under another table."""
-        return STABLE if table.circuit_open else self.said.variant
+        return STABLE if table.circuit_open else self.while_closed
 
 
 class _Split:
@@ -119,14 +129,31 @@ class _Split:
 class Propagator:
     """Adds to the heads of requests which version they get."""
 
-    __slots__ = ("_baggage_key", "_begin", "_release", "_signer", "_table", "_values")
+    __slots__ = (
+        "_baggage_key",
+        "_begin",
+        "_release",
+        "_signer",
+        "_table",
+        "_values",
+        "_version",
+    )
 
     def __init__(
-        self, header: bytes, release: str, signer: Signer | None = None, baggage_key: bytes = b""
+        self,
+        header: bytes,
+        release: str,
+        signer: Signer | None = None,
+        baggage_key: bytes = b"",
+        version: str = "",
     ) -> None:
-        """``baggage_key`` is that of the member of W3C baggage; empty: none."""
+        """``baggage_key`` is that of the member of W3C baggage; empty: none.
+
+        ``version`` is the name of the version beside the canary that these requests may get.
+        """
         self._begin = header + b": "
         self._release = release
+        self._version = version
         self._signer = signer
         self._baggage_key = baggage_key
         self._table = RouteTable()
@@ -159,7 +186,7 @@ class Propagator:
             return self._passed_on(routing, variant)
         table = routing.table
         if table is not self._table:
-            if not _same_split(table, self._table):
+            if table.split != self._table.split:
                 self._values.clear()
             self._table = table
         # Without a mark: one value for each variant. A rescued request has lost its mark.
@@ -170,7 +197,7 @@ class Propagator:
         if value is None:
             unit = routing.mark & POSITION_MASK if drawn else -1
             limit = table.limit if unit >= 0 else -1
-            said = Propagated(variant, self._release, unit, limit)
+            said = Propagated(variant, self._release, unit, limit, version=self._version)
             if len(self._values) >= _MOST_VALUES:
                 self._values.clear()
             value = self._values[key] = sign(said, self._signer)
@@ -180,18 +207,11 @@ class Propagator:
         """Return what the proxy before this one has said, unless the request goes elsewhere."""
         said = routing.said
         if variant != said.variant:
-            return sign(Propagated(variant, said.release, copy=said.copy), self._signer)
+            other = Propagated(variant, said.release, copy=said.copy, version=said.version)
+            return sign(other, self._signer)
         if not routing.passed_on:
             routing.passed_on = sign(said, self._signer)
         return routing.passed_on
-
-
-def _same_split(one: RouteTable, other: RouteTable) -> bool:
-    return (
-        one.limit == other.limit
-        and one.salt == other.salt
-        and one.new_sessions_only == other.new_sessions_only
-    )
 
 
 class Follower:
@@ -209,6 +229,7 @@ class Follower:
         "_signer",
         "_splits",
         "_table",
+        "_version",
         "follows",
     )
 
@@ -221,11 +242,13 @@ class Follower:
         *,
         baggage: bool = False,
         has_canary: bool = True,
+        version: str = "",
     ) -> None:
         """Follow what ``proxies`` say in this field, or in baggage if that is missing.
 
         ``cells`` are the service's counters that belong to no variant. Without ``proxies`` nothing is
-        followed. ``signer``: only values with its signature are.
+        followed. ``signer``: only values with its signature are. ``version``: the front's version that the
+        canary here goes with; empty: its canary.
         """
         self._cells = cells
         self._header = header.lower()
@@ -235,6 +258,7 @@ class Follower:
         self._signer = signer
         self._baggage = baggage
         self._has_canary = has_canary
+        self._version = version
         self._peers: dict[str, bool] = {}
         self._known: dict[bytes, Propagated | NotFollowed] = {}
         self._routings: dict[bytes, FollowingRouting] = {}
@@ -347,15 +371,17 @@ class Follower:
 
     def _made(self, said: Propagated, table: RouteTable) -> FollowingRouting:
         variant, mark = said.variant, -1
-        if variant == CANARY and (table.circuit_open or not self._has_canary):
+        goes_along = self._has_canary and said.version == self._version
+        if variant == CANARY and not goes_along:
             variant = STABLE
-        elif said.randomised and not said.copy:
+        split = self._split_of(said)
+        if split is not None and variant == said.variant and not (variant and table.circuit_open):
             epoch = epoch_of(said.release, said.limit)
             mark = pack_first(said.unit, variant, epoch, 0, 0, 0)
-        return FollowingRouting(table, said, variant, mark, self._split_of(said))
+        return FollowingRouting(table, said, variant, mark, split)
 
     def _split_of(self, said: Propagated) -> _Split | None:
-        if not said.randomised or said.copy:
+        if not said.randomised or said.copy or said.version != self._version:
             return None
         key = (said.release, said.limit)
         split = self._splits.get(key)
@@ -385,17 +411,20 @@ def propagator_of(config: Config, files: Files) -> Propagator | None:
         return None
     key = section.key if section.baggage else b""
     header = section.header.encode("latin-1")
-    return Propagator(header, config.release_id or "", _signer(section, files), key)
+    version = version_of(config.service or "")
+    return Propagator(header, config.release_id or "", _signer(section, files), key, version)
 
 
 def follower_of(config: Config, files: Files, cells: memoryview[int]) -> Follower | None:
     """Return what reads the field, ``None`` where it has no name.
 
-    Where upstreams are told and nothing is followed it counts those that pretend to know.
+    Where upstreams are told and nothing is followed it counts those that pretend to know: once, for the
+    service itself and not for versions beside its canary.
     """
     section = config.split.follow
     if section is None:
-        return None if config.propagate is None else Follower(cells)
+        counts = config.propagate is not None and not is_other(config.service or "")
+        return Follower(cells) if counts else None
     return Follower(
         cells,
         section.key,
@@ -403,6 +432,7 @@ def follower_of(config: Config, files: Files, cells: memoryview[int]) -> Followe
         _signer(section, files),
         baggage=section.baggage,
         has_canary=config.variants.canary is not None,
+        version=section.version or "",
     )
 
 

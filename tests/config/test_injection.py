@@ -92,6 +92,7 @@ propagate: {header: X-Front, sign: {key_file: /etc/keys}}
 split:
   follow:
     header: X-Canary
+    version: v3
     from: [10.0.0.0/8]
     sign: {key_file: /etc/keys}
     tell: {redis: "redis://h.example", group: shop, service: cart}

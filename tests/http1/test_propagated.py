@@ -29,6 +29,7 @@ said = st.builds(
     st.integers(-1, POSITIONS - 1),
     st.integers(-1, BUCKETS),
     st.booleans(),
+    releases,
 )
 
 

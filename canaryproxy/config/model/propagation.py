@@ -81,6 +81,14 @@ class Follow(_Named):
         description="Networks (CIDR) of the proxies and services that are followed; no other is.",
     )
 
+    version: types.ServiceName | None = Field(
+        None,
+        description=(
+            "The version of the front that the canary here goes with, one of its variants.others; its"
+            " canary by default. Users of the other ones get stable."
+        ),
+    )
+
     tell: Tell | None = Field(
         None,
         description="The front's fleet: a trip here is told to it, so that it takes the release back.",
