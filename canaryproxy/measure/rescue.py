@@ -147,8 +147,11 @@ class Patience:
         if now < self._next:
             return
         self._next = now + self.EVERY
-        self._looks.append(list(cells[FIRST_BYTE : FIRST_BYTE + histogram.BUCKETS]))
-        first, last = self._looks[0], self._looks[-1]
+        last = list(cells[FIRST_BYTE : FIRST_BYTE + histogram.BUCKETS])
+        if self._looks and last == self._looks[-1]:
+            last = self._looks[-1]  # five minutes of a service without requests are one list
+        self._looks.append(last)
+        first = self._looks[0]
         recent = [after - before for before, after in zip(first, last, strict=True)]
         found = histogram.quantile(recent, self.QUANTILE)
         known = found is not None and sum(recent) >= self.LEAST_REQUESTS

@@ -135,3 +135,11 @@ def test_the_wait_forgets() -> None:
         if look == 10:
             assert made.seconds > 20
     assert made.seconds < 2
+
+
+def test_patience_keeps_one_list_for_looks_between_which_nothing_came() -> None:
+    made, quiet = Patience(), stable_with((0.002, 5000))
+    for look in range(Patience.LOOKS):
+        made.observe(look * Patience.EVERY, quiet.values)
+    assert len(made._looks) == Patience.LOOKS
+    assert len({id(counts) for counts in made._looks}) == 1
