@@ -93,18 +93,9 @@ class LotteryTest:
 
     __slots__ = (
         *("_expected", "_factors", "_live", "_lottery", "_positions", "_rounds", "_rows"),
-        *(
-            "_schedule",
-            "_settings",
-            "_standing",
-            "_surges",
-            "_tally",
-            "_turn",
-            "_units",
-            "_watch",
-            "_who",
-        ),
-        *("_breached", "breach", "log_evidence", "pending", "suspect"),
+        *("_schedule", "_settings", "_standing", "_surges", "_tally"),
+        *("_turn", "_units", "_watch", "_who"),
+        *("_breached", "breach", "has_news", "log_evidence", "pending", "suspect"),
     )
 
     def __init__(
@@ -134,6 +125,8 @@ class LotteryTest:
         self._live = 0
         self.pending: list[int] = []
         """Trials since the last tick, ``row << 1 | bad``: all metrics of a tick cost less one by one."""
+        self.has_news = True
+        """Whether trials were taken since the last estimate."""
         self._who = units.virtual(lottery, placebos) if placebos and lottery.stable else None
         self._watch = PlaceboWatch(placebos, settings.log_limit)
         self._turn = round(units.phase() * _VIRTUAL_EVERY)
@@ -159,6 +152,7 @@ class LotteryTest:
         pending = self.pending
         if not pending:
             return
+        self.has_news = True
         rows, tally, live = self._rows, self._tally, self._live
         top = max(pending) >> 1
         if top >= len(rows.tried):
@@ -337,6 +331,8 @@ class LotteryTest:
     def voted(self) -> tuple[int, int]:
         """Users of stable and of the canary with an event since the step began; at least so many."""
         first = self._rounds[0].voted
+        if not self._standing:
+            return first[0], first[1]
         windows = [past.window.voted for past in self._standing]
         return (
             max([first[0], *(voted[0] for voted in windows)]),
@@ -363,6 +359,7 @@ class LotteryTest:
     def estimate(self) -> Estimate | None:
         """Return how much worse the canary is since the step began; ``None`` without trials on a side."""
         self.settle()
+        self.has_news = False
         if self._settings.looks:
             return self._tally.estimate()
         window = Window(

@@ -98,20 +98,23 @@ class _Side:
         self._before, self._now, self._step = Counter[str](), Counter[str](), Counter[str]()
         self._began: float | None = None
 
-    def take(self, now: float, counts: Counts) -> None:
-        """Take the counts of a tick."""
-        seen = Counter[str]()
+    def take(self, now: float, counts: Counts) -> bool:
+        """Take the counts of a tick; return whether what is told from them may be something else now."""
+        has_grown = False
         for key, growth in self._growth.items():
             of, part = growth.gained(counts.get(key))
-            if key not in self._reasons:
-                seen[f"of {key}"] = of
-            seen[key] = part
-        self._now.update(seen)
-        self._step.update(seen)
+            if of or part:
+                has_grown = True
+                for seen in (self._now, self._step):
+                    if key not in self._reasons:
+                        seen[f"of {key}"] += of
+                    seen[key] += part
         if self._began is None:
             self._began = now
-        if self._now[f"of {self._bodies}"] >= _FEW and now - self._began >= _BLOCK:
-            self._before, self._now, self._began = self._now, Counter[str](), now
+        if self._now[f"of {self._bodies}"] < _FEW or now - self._began < _BLOCK:
+            return has_grown
+        self._before, self._now, self._began = self._now, Counter[str](), now
+        return True
 
     @property
     def _latest(self) -> Counter[str]:
@@ -194,7 +197,16 @@ def _exceeds(canary: tuple[int, int], stable: tuple[int, int]) -> bool:
 class Sight:
     """Sight of one outcome of both variants. ``take`` once for each sample."""
 
-    __slots__ = ("_answered", "_canary", "_found", "_matched", "_name", "_stable")
+    __slots__ = (
+        "_answered",
+        "_canary",
+        "_found",
+        "_is_told",
+        "_matched",
+        "_name",
+        "_stable",
+        "_why",
+    )
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -205,25 +217,33 @@ class Sight:
         """Whether a response ever matched."""
         self._answered = 0
         """Responses of earlier steps."""
+        self._why: str | None = None
+        self._is_told = False
+        """Whether nothing has changed since ``_why`` was told."""
 
     def begin_step(self) -> None:
         """Look afresh: what was seen before says nothing of now."""
         self._answered += self._stable.answered + self._canary.answered
         self._stable.begin()
         self._canary.begin()
-        self._found = False
+        self._found = self._is_told = False
 
     def take(self, now: float, sample: Sample) -> None:
         """Take the counts of a tick."""
-        self._stable.take(now, sample.stable)
-        self._canary.take(now, sample.canary)
+        stable_changed = self._stable.take(now, sample.stable)
+        if not (self._canary.take(now, sample.canary) or stable_changed):
+            return
+        self._is_told = False
         self._found = self._found or self._stable.pointer[1] > 0
         self._matched = self._matched or self._stable.matched + self._canary.matched > 0
 
     def blind(self) -> str | None:
         """Why it sees nothing, or too little, in words; ``None`` if it sees."""
-        why = self._unread() or self._pathless() or self._unmatched()
-        return None if why is None else f"outcome {self._name} is blind: {why}"
+        if not self._is_told:
+            why = self._unread() or self._pathless() or self._unmatched()
+            self._why = None if why is None else f"outcome {self._name} is blind: {why}"
+            self._is_told = True
+        return self._why
 
     def _unread(self) -> str | None:
         stable, canary = self._stable, self._canary

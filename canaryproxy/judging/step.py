@@ -83,11 +83,11 @@ class Trial:
         return test.breach and test.log_evidence >= self.settings.log_limit + extra
 
     def estimate(self, now: float) -> Estimate | None:
-        """Return the estimate, worked out once a second; at first and after a breach each time."""
-        seen = self.estimated
-        is_young = seen is None or seen.canary[0] < _FEW
-        if is_young or now - self.estimated_at >= _ESTIMATE_EVERY or self.test.breach:
-            self.estimated, self.estimated_at = self.test.estimate(), now
+        """Return the estimate, worked out once a second; at first with each trial, after a breach always."""
+        seen, test = self.estimated, self.test
+        is_behind = (test.has_news or test.pending) and (seen is None or seen.canary[0] < _FEW)
+        if is_behind or now - self.estimated_at >= _ESTIMATE_EVERY or test.breach:
+            self.estimated, self.estimated_at = test.estimate(), now
         return self.estimated
 
 

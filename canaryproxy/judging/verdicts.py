@@ -64,7 +64,8 @@ class Look:
         if trial.proof is not None:
             log_proof += trial.proof.log_e
         worse = not accepted and looks_worse(spec, seen, self.settings.min_users)
-        has_users = min(test.users) >= max(self.settings.min_users, 1)
+        users = test.users
+        has_users = min(users) >= max(self.settings.min_users, 1)
         proven = log_proof >= hold_limit and has_users and level == "ok" and not worse
         note = words.note(accepted=accepted, quiet=self.quiet, worse=worse, proven=proven)
         stable, canary = ((0, 0), (0, 0)) if seen is None else (seen.stable, seen.canary)
@@ -99,7 +100,7 @@ class Look:
             comparable=self.quiet is None and bool(stable[0] and canary[0]),
             reason=trial.words((seen, level, note), say),
             scope=trial.scope,
-            users=test.users,
+            users=users,
             hurt=test.voted[1],
             trips=spec.trips,
             trial=spec.trial,

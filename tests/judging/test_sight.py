@@ -220,3 +220,24 @@ def test_the_outcome_of_the_business_metric_is_watched_too() -> None:
     (held,) = watch.holds(0.1, frozenset())
     assert held.startswith("outcome search is blind: ")
     assert watch.holds(0.1, frozenset({"business"})) == []
+
+
+def test_what_an_outcome_says_does_not_depend_on_how_often_it_is_asked() -> None:
+    outcome, seldom = Outcome(), Sight("search")
+    seldom.take(outcome.now, outcome.sample)
+    told = set()
+    for variant, lost, found in (
+        ("stable", None, True),
+        ("canary", Blind.NOT_JSON, True),
+        ("canary", None, False),
+        ("stable", None, False),
+    ):
+        for number in (10, 0, 30, 0):
+            said = outcome.see(variant, number, lost=lost, found=found, seconds=11.0)
+            seldom.take(outcome.now, outcome.sample)
+            told.add(said)
+        assert seldom.blind() == said
+        for sight in (outcome.sight, seldom):
+            sight.begin_step()
+        assert outcome.sight.blind() == seldom.blind()
+    assert len(told) > 1
