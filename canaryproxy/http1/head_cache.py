@@ -285,7 +285,9 @@ class RequestHeadCache:
             return headers, b""
         rest, trace = (block, b"") if self._trace_matters else _without_trace(block)
         headers = self._blocks.get(rest) if trace else None
-        if headers is None:
+        if headers is not None:
+            peer.template = -1  # blocks with a trace id of their own match none
+        else:
             if trace and template is not None:
                 headers = template.match(rest)
             if headers is None:

@@ -183,13 +183,15 @@ class RouteTable:
         if self.new_sessions_only and not key.endswith(self.tag):
             return Routing(self, key, bucket, STABLE, cookie, members=members)
         variant = CANARY if bucket < self.limit else STABLE
-        position = bucket * FINE + found // BUCKETS % FINE
-        if self.groups:
-            variant, position = self._among_cohorts(key, variant, position, members)
         mark = -1
-        if sent and position >= 0:
-            mark = position | self._marks[variant]
-        return Routing(self, key, bucket, variant, cookie, mark, members=members)
+        if self.groups:
+            position = bucket * FINE + found // BUCKETS % FINE
+            variant, position = self._among_cohorts(key, variant, position, members)
+            if sent and position >= 0:
+                mark = position | self._marks[variant]
+        elif sent:
+            mark = bucket * FINE + found // BUCKETS % FINE | self._marks[variant]
+        return Routing(self, key, bucket, variant, cookie, mark, False, members)
 
     def _among_cohorts(
         self, key: bytes, variant: int, position: int, members: Members

@@ -207,13 +207,13 @@ class ClientConnection(ResponseSink):
         service = context.only
         if service is None:
             service = context.by_host.get(fields.host)
-        if service is None:
-            found = service_of(context, self, request, head)
-            if found is None:
-                self._active, self.deadline = False, now + context.idle_timeout
-                return
-            service, request = found
-            fields = request.fields
+            if service is None:
+                found = service_of(context, self, request, head)
+                if found is None:
+                    self._active, self.deadline = False, now + context.idle_timeout
+                    return
+                service, request = found
+                fields = request.fields
         exchange = self._exchange = dispatch(service, self, request, now, has_body)
         service = exchange.service
         context.in_flight += 1

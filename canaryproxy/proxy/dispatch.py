@@ -77,9 +77,8 @@ def dispatch(
     routing, outcomes = service.router.route(request, sink.peer)
     if service.others is not None:
         service, routing = service.others.choose(service, request, sink.peer, routing)
-    tally = service.tallies[routing.variant]
     if routing.forced:
-        tally.add(counters.FORCED)
+        service.tallies[routing.variant].add(counters.FORCED)
     # Outcomes are counted for all requests but those that a match rule forced to their variant; records are
     # left by randomised ones only (``Routing.mark``).
     if outcomes:

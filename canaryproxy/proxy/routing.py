@@ -42,6 +42,7 @@ class Router:
         "_outcomes",
         "_probes",
         "_proxies",
+        "_reads_query",
         "_rules",
         "_sequence",
         "_service_cells",
@@ -90,6 +91,7 @@ class Router:
         self._proxies = proxies
         self._cohorts = cohorts
         self._has_rules = bool(rules) or bool(outcomes) or bool(cohorts)
+        self._reads_query = rules.reads_query or cohorts.reads_query
         self._key_is_in_headers = key_is_in_headers
         # What was found by the table before, for headers that are remembered, was found by other settings.
         self.table = replace(self.table)
@@ -171,9 +173,9 @@ class Router:
 
     def _match(self, request: Request, peer: Peer) -> tuple[int | None, tuple[int, ...], Members]:
         """Return the variant that a match rule forces, the outcomes whose rules match, and the cohorts."""
-        headers, rules, cohorts = request.headers, self._rules, self._cohorts
+        headers, rules = request.headers, self._rules
         rule_key = request.rule_key
-        if rules.reads_query or cohorts.reads_query:
+        if self._reads_query:
             rule_key = (rule_key[0], request.target)
         cache = headers.rule_cache
         if (
@@ -182,7 +184,7 @@ class Router:
             and known[0] is rules  # not those of another service, or of before a reload
         ):
             return known[1]
-        fields = request.fields
+        fields, cohorts = request.fields, self._cohorts
         view = RequestView(
             request.method.decode(),
             request.rule_key[1].decode("latin-1"),
