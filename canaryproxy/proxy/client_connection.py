@@ -215,15 +215,15 @@ class ClientConnection(ResponseSink):
                 service, request = found
                 fields = request.fields
         exchange = self._exchange = dispatch(service, self, request, now, has_body)
-        service = exchange.service
         context.in_flight += 1
         if not has_body:
             self._state = _RESPONSE
             self.deadline = now + context.first_byte_timeout
-            if service.load.sheds:
-                begin(exchange)
-            else:  # written out, as of ``begin``
+            if service.is_plain:
                 exchange.start()
+                return
+            service = exchange.service
+            begin(exchange)
             if service.mirror is not None:
                 service.mirror.offer(request, exchange.routing, now)
             return

@@ -124,6 +124,7 @@ class ServiceContext:
         "counters",
         "head_ends",
         "is_awake",
+        "is_plain",
         "load",
         "long_lived",
         "mirror",
@@ -170,6 +171,8 @@ class ServiceContext:
         """Chooses among versions beside the canary, if there are any."""
         self.cells = cells
         self.counters = cells.counters
+        self.is_plain = False
+        """Nothing is to be done between the routing of a request and its sending (``settle``)."""
         self.is_awake = False
         """It has had a request. Until then, no memory is spent on its counters."""
         self.tallies = _ASLEEP
@@ -193,10 +196,15 @@ class ServiceContext:
         self.tallies = (Tally(self.counters.stable), Tally(self.counters.canary))
         self.long_lived.count_in(self.tallies)
 
+    def settle(self) -> None:
+        """Take note that shedding, copies or versions beside the canary may have been switched on or off."""
+        self.is_plain = not self.load.sheds and self.mirror is None and self.others is None
+
     def observe_load(self, now: float) -> None:
         """Look at what both variants have in flight and answer; ``now`` in monotonic seconds."""
         cells = [tally.values for tally in self.tallies]
         self.load.observe(now, cells, [len(pool.usable) for pool in self.pools])
+        self.settle()
 
     def in_flight_of(self, variant: int) -> int:
         """Return the requests of one variant that are being answered, tunnels left out."""

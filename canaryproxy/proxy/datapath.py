@@ -187,7 +187,8 @@ class DataPath:
         """Let a service choose among its versions beside the canary."""
         others = service.config.variants.others
         paths = [self.services.get(other_name(service.name, name)) for name in others]
-        self.services[service.name].context.others = (
+        context = self.services[service.name].context
+        context.others = (
             OtherVersions(
                 [one.share for one in others.values()],
                 [None if path is None else path.context for path in paths],
@@ -195,6 +196,7 @@ class DataPath:
             if others
             else None
         )
+        context.settle()
 
     def _revive_or_make(self, service: Service) -> ServicePath:
         for path in self._leaving:

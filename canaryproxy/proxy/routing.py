@@ -116,7 +116,12 @@ class Router:
             if routing is None or routing.table is not self.table:
                 routing = self._by_key(request, peer, NO_COHORTS)
             return routing, _NO_OUTCOMES
-        forced, outcomes, members = self._match(request, peer)
+        cache = headers.rule_cache
+        known = None if cache is None or self._reads_query else cache.get(request.rule_key)
+        if known is not None and known[0] is self._rules:  # as of ``_match``, written out
+            forced, outcomes, members = known[1]
+        else:
+            forced, outcomes, members = self._match(request, peer)
         routing = headers.routing
         if (
             routing is None

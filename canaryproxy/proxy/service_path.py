@@ -210,6 +210,7 @@ class ServicePath:
         self._mirror.configure(config.mirror.percent, context.pools[1], timeout)
         mirrors = config.mirror.percent > 0 and context.pools[1].endpoints
         context.mirror = self._mirror if mirrors else None
+        context.settle()
 
     def _pool(self, which: int, variant: Variant | None) -> Pool:
         """Return the variant's pool; endpoints that it had before keep their connections and their state."""
