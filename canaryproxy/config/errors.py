@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
@@ -66,3 +67,10 @@ def shown(value: object) -> str:
         return "a list"
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def closest(word: str, known: Sequence[str]) -> str | None:
+    """Return the known word that was most likely meant, or ``None``."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes need it
+
+    return next(iter(get_close_matches(word, known, 1)), None)

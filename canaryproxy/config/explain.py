@@ -7,14 +7,14 @@ is valid. Later rounds report only mistakes between fields, except those that fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from canaryproxy.config import variables
-from canaryproxy.config.errors import Path, Problem, shown
+from canaryproxy.config.errors import Path, Problem, closest, shown
 from canaryproxy.config.model import Config, Mistake
 from canaryproxy.config.yaml_reader import ParsedYaml
 
@@ -213,7 +213,7 @@ def _problem(source: ParsedYaml, path: Path, detail: ErrorDetails) -> Problem:
         expected = str(context["allowed"])
     elif kind == "literal_error":
         expected = str(context["expected"]).replace("'", "")
-        close = _closest(str(value), expected.replace(" or ", ", ").split(", "))
+        close = closest(str(value), expected.replace(" or ", ", ").split(", "))
         expected = f"one of {expected}" if "," in expected else expected
         expected += f" (did you mean {close}?)" if close else ""
     elif kind in _BOUNDS:
@@ -240,15 +240,9 @@ def _unknown(path: Path) -> str:
     known = (
         sorted(field.alias or name for name, field in model.model_fields.items()) if model else []
     )
-    close = _closest(str(path[-1]).lower(), known)
+    close = closest(str(path[-1]).lower(), known)
     hint = f"; did you mean {close!r}?" if close else ""
     return f"unknown key {shown(path[-1])}{hint} (known: {', '.join(known) or 'none'})"
-
-
-def _closest(word: str, known: Sequence[str]) -> str | None:
-    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes need it
-
-    return next(iter(get_close_matches(word, known, 1)), None)
 
 
 def _model_at(path: Path) -> type[BaseModel] | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from canaryproxy.config.errors import Path, shown
+from canaryproxy.config.errors import Path, closest, shown
 from canaryproxy.config.model.judge import Judge
 from canaryproxy.config.model.resilience import Mirror
 from canaryproxy.config.model.section import Mistake
@@ -57,10 +57,8 @@ def mistakes(config: Config) -> Iterator[Mistake]:
 
 
 def _one_of(names: tuple[str, ...], found: str) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes need it
-
     listed = f"{', '.join(names[:-1])} or {names[-1]}"
-    close = next(iter(get_close_matches(found, names, 1)), None)
+    close = closest(found, names)
     return f"{'one of ' if len(names) > 2 else ''}{listed}" + (
         f" (did you mean {close}?)" if close else ""
     )
