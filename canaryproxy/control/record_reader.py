@@ -29,10 +29,19 @@ class Drained:
 
 
 class RecordReader:
-    """The one reader of the rings of all workers; begins with what they write from now on."""
+    """The one reader of the rings of all workers; begins with what they write from now on.
 
-    def __init__(self, rings: Sequence[RecordRing], names: Sequence[NameRing]) -> None:
-        self._rings = [(ring, ring.written) for ring in rings]
+    ``written`` says how many records each ring has, if that is known without a look at it.
+    """
+
+    def __init__(
+        self,
+        rings: Sequence[RecordRing],
+        names: Sequence[NameRing],
+        written: Sequence[int] | None = None,
+    ) -> None:
+        begin = [ring.written for ring in rings] if written is None else written
+        self._rings = list(zip(rings, begin, strict=True))
         self._names = [(ring, 0) for ring in names]
 
     def drain(self) -> Drained:

@@ -73,8 +73,13 @@ class Control:
         reloader: Reloader,
         main_pid: int | None = None,
         unresolved: Callable[[], list[str]] = list,
+        *,
+        used: bool = True,
     ) -> None:
-        """``main_pid`` takes signals, if not this process; ``unresolved`` says what names do not resolve."""
+        """``main_pid`` takes signals, if not this process; ``unresolved`` says what names do not resolve.
+
+        ``used``: something has been counted in ``cells``.
+        """
         self._unresolved = unresolved
         self._main_pid = main_pid
         self._controller = controller
@@ -82,7 +87,7 @@ class Control:
         self._plane = plane
         self._reloader = reloader
         self._traffic = TrafficHistory()
-        self._sheds = ShedWatch(controller.ledger, cells.variants)
+        self._sheds = ShedWatch(controller.ledger, cells.variants, used=used)
         self._listeners: list[Listener] = []
         self._host = socket.gethostname()
         self._boot = secrets.token_hex(4)

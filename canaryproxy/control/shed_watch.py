@@ -12,12 +12,17 @@ from canaryproxy.measure.routing import CANARY, VARIANTS
 
 
 class ShedWatch:
-    """Writes a record when a variant begins to shed load, and one when it has shed none for half a minute."""
+    """Writes a record when a variant begins to shed load, and one when it has shed none for half a minute.
 
-    def __init__(self, ledger: Ledger, variants: Sequence[Sequence[int]]) -> None:
+    ``used`` says whether something has been counted: if not, all is 0, and is not read.
+    """
+
+    def __init__(
+        self, ledger: Ledger, variants: Sequence[Sequence[int]], *, used: bool = True
+    ) -> None:
         self._ledger = ledger
         self._variants = variants
-        self._watched = [Failing(counters.shed(cells)) for cells in variants]
+        self._watched = [Failing(counters.shed(cells) if used else 0) for cells in variants]
 
     def observe(self, now: float) -> None:
         """Look at the counters of both variants."""

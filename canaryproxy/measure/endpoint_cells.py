@@ -5,6 +5,8 @@ adds it up in its slots ten times a second. A slot bears the identity of its end
 or removes endpoints mixes no counts up, and a worker that replaces a dead one goes on with its counts; what
 was noted in its last tenth of a second is lost. It takes ``SLOT_BYTES`` an endpoint, variant, worker and side
 of the block; memory that no endpoint uses is never touched. Endpoints beyond ``MOST_ENDPOINTS`` share a slot.
+What a worker writes of an endpoint without requests, its identity and its state, stands apart from the counts
+and beside that of the other variant's endpoints, so that it takes part of a page.
 
 Attempts are counted, not requests: one that fails on an endpoint and is answered by another is a failure of
 the first and a response of the second. An attempt whose client went away is not counted.
@@ -179,13 +181,12 @@ class Entry(NamedTuple):
     """Offsets of the counts that grow by one."""
 
 
-_STATE: Final = len(LocalState._fields)
-_COUNTS_AT: Final = 1 + _STATE
-_SLOT: Final = _COUNTS_AT + COUNTS
-_OF_VARIANT: Final = 1 + _SLOT * (MOST_ENDPOINTS + 1)
-"""A cell with the number of slots in use, then the slots."""
+_ROW: Final = 1 + len(LocalState._fields)
+"""Cells of an endpoint beside its counts: its identity, then its state."""
+_NO_STATE: Final = (0,) * len(LocalState._fields)
+_SLOTS: Final = MOST_ENDPOINTS + 1
 _CELL: Final = 8
-SLOT_BYTES: Final = _SLOT * _CELL
+SLOT_BYTES: Final = (_ROW + COUNTS) * _CELL
 """Bytes of an endpoint."""
 
 
@@ -197,18 +198,27 @@ class _Slot:
 
 
 class EndpointCells:
-    """The slots of one worker; ``write`` by the worker alone."""
+    """The slots of one worker; ``write`` by the worker alone.
 
-    SIZE: Final = _OF_VARIANT * len(VARIANTS) * _CELL
+    ``rows`` and ``counted`` are memory of ``ROWS_SIZE`` and ``COUNTS_SIZE`` bytes, all zeros at first;
+    ``None``: its own. The first has the number of slots in use by variant, then the rows of the first slot of
+    each variant, of the second, and so on.
+    """
 
-    __slots__ = ("_slots", "variants")
+    ROWS_SIZE: Final = len(VARIANTS) * (1 + _ROW * _SLOTS) * _CELL
+    COUNTS_SIZE: Final = len(VARIANTS) * COUNTS * _SLOTS * _CELL
 
-    def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
-        memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
-        cells = memory.cast("B").cast("Q")
-        self.variants = tuple(
-            cells[at * _OF_VARIANT : (at + 1) * _OF_VARIANT] for at in range(len(VARIANTS))
-        )
+    __slots__ = ("_counts", "_numbers", "_rows", "_slots")
+
+    def __init__(
+        self,
+        rows: bytearray | memoryview | None = None,
+        counted: bytearray | memoryview | None = None,
+    ) -> None:
+        cells = _cells(rows, self.ROWS_SIZE)
+        self._numbers = cells[: len(VARIANTS)]
+        self._rows = cells[len(VARIANTS) :]
+        self._counts = _cells(counted, self.COUNTS_SIZE)
         self._slots: list[dict[int, _Slot] | None] = [None] * len(VARIANTS)
         """The writer's copy of its slots, by identity and in order; ``None`` before the first ``write``."""
 
@@ -222,76 +232,106 @@ class EndpointCells:
         slots = self._slots[variant]
         if slots is None or list(slots) != [one.identity for one in entries]:
             slots = self._arrange(variant, entries)
-        cells = self.variants[variant]
-        at = 1
-        for one in entries:
+        for number, one in enumerate(entries):
             slot = slots[one.identity]
             if one.state != slot.state:
                 slot.state = one.state
-                cells[at + 1 : at + _COUNTS_AT] = memoryview(array("Q", one.state))
+                self._write_state(_row(variant, number), one.state)
             if one.marks:
                 counts = slot.counts
                 if counts is None:
                     counts = slot.counts = [0] * COUNTS
+                at, cells = _counts_at(variant, number), self._counts
                 for mark, times in Counter(one.marks).items():
                     counts[mark] = count = counts[mark] + times
-                    cells[at + _COUNTS_AT + mark] = count
+                    cells[at + mark] = count
                 one.marks.clear()
-            at += _SLOT
 
     def _arrange(self, variant: int, entries: Sequence[Entry]) -> dict[int, _Slot]:
         """Give each endpoint its slot; one that had a slot before keeps its counts."""
-        known = {key: list(found.cells) for key, found in self.counts(variant).items()}
-        cells = self.variants[variant]
-        used = min(cells[0], MOST_ENDPOINTS + 1)
-        for at, _ in self._places(variant):
-            cells[at] = 0  # no reader takes the counts for another endpoint's
+        known = self.counts(variant)
+        rows, used = self._rows, self._used(variant)
+        for number in range(used):
+            rows[_row(variant, number)] = 0  # no reader takes the counts for another endpoint's
         slots: dict[int, _Slot] = {}
         for number, one in enumerate(entries):
-            slot = slots[one.identity] = _Slot(one.state, known.get(one.identity))
-            at = 1 + number * _SLOT
-            if slot.counts is None and number >= used:
-                cells[at + 1 : at + _COUNTS_AT] = memoryview(array("Q", slot.state))
-            else:
-                counts = slot.counts or _ZEROS
-                cells[at + 1 : at + _SLOT] = memoryview(array("Q", (*slot.state, *counts)))
-            cells[at] = one.identity
+            before = known.get(one.identity, NONE)
+            counts = list(before.cells) if any(before.cells) else None
+            slots[one.identity] = _Slot(one.state, counts)
+            if number < used or counts is not None:
+                self._write_counts(variant, number, before.cells)
+            self._write_state(_row(variant, number), one.state)
+            rows[_row(variant, number)] = one.identity
         for number in range(len(entries), used):  # memory beyond the slots in use is all zeros
-            at = 1 + number * _SLOT
-            cells[at + 1 : at + _SLOT] = memoryview(array("Q", (0,) * (_SLOT - 1)))
-        cells[0] = len(entries)
+            self._write_counts(variant, number, _ZEROS)
+            self._write_state(_row(variant, number), _NO_STATE)
+        self._numbers[variant] = len(entries)
         self._slots[variant] = slots
         return slots
 
-    def states(self, variant: int) -> dict[int, tuple[LocalState, int]]:
-        """Return state and attempts without a complete response, by identity."""
-        cells = self.variants[variant]
+    def _write_state(self, at: int, state: Sequence[int]) -> None:
+        self._rows[at + 1 : at + _ROW] = memoryview(array("Q", state))
+
+    def _write_counts(self, variant: int, number: int, counts: Sequence[int]) -> None:
+        at = _counts_at(variant, number)
+        self._counts[at : at + COUNTS] = memoryview(array("Q", counts))
+
+    def states(self, variant: int, *, counted: bool = True) -> dict[int, tuple[LocalState, int]]:
+        """Return state and attempts without a complete response, by identity.
+
+        Without ``counted`` the worker has counted nothing yet, and the counts are not looked at.
+        """
         return {
             identity: (
-                _state(cells[at + 1 : at + _COUNTS_AT].tolist()),
-                sum(cells[at + _COUNTS_AT + ERRORS : at + _COUNTS_AT + FAILED_KEYS]),
+                self._state(_row(variant, number)),
+                self._errors(variant, number) if counted else 0,
             )
-            for at, identity in self._places(variant)
+            for number, identity in self._places(variant)
         }
 
     def counts(self, variant: int) -> dict[int, EndpointCounts]:
         """Return the counts, by identity."""
-        cells = self.variants[variant]
+        cells = self._counts
         return {
-            identity: EndpointCounts(cells[at + _COUNTS_AT : at + _SLOT].tolist())
-            for at, identity in self._places(variant)
+            identity: EndpointCounts(cells[at : at + COUNTS].tolist())
+            for number, identity in self._places(variant)
+            for at in (_counts_at(variant, number),)
         }
 
+    def _state(self, at: int) -> LocalState:
+        usable, in_flight, reason, errno, starting = self._rows[at + 1 : at + _ROW]
+        return LocalState(bool(usable), in_flight, reason, errno, bool(starting))
+
+    def _errors(self, variant: int, number: int) -> int:
+        at = _counts_at(variant, number)
+        return sum(self._counts[at + ERRORS : at + FAILED_KEYS])
+
+    def _used(self, variant: int) -> int:
+        """Return the number of slots in use."""
+        return min(self._numbers[variant], _SLOTS)
+
     def _places(self, variant: int) -> list[tuple[int, int]]:
-        """Return where each slot that is in use begins, and its identity."""
-        cells = self.variants[variant]
-        places = range(1, 1 + min(cells[0], MOST_ENDPOINTS + 1) * _SLOT, _SLOT)
-        return [(at, found) for at in places if (found := cells[at])]
+        """Return the number of each slot that is in use, and its identity."""
+        rows = self._rows
+        return [
+            (number, identity)
+            for number in range(self._used(variant))
+            if (identity := rows[_row(variant, number)])
+        ]
 
 
-def _state(cells: Sequence[int]) -> LocalState:
-    usable, in_flight, reason, errno, starting = cells
-    return LocalState(bool(usable), in_flight, reason, errno, bool(starting))
+def _cells(memory: bytearray | memoryview | None, size: int) -> memoryview[int]:
+    return memoryview(bytearray(size) if memory is None else memory)[:size].cast("B").cast("Q")
+
+
+def _row(variant: int, number: int) -> int:
+    """Return where the row of a slot begins."""
+    return (number * len(VARIANTS) + variant) * _ROW
+
+
+def _counts_at(variant: int, number: int) -> int:
+    """Return where the counts of a slot begin."""
+    return (variant * _SLOTS + number) * COUNTS
 
 
 def _folded(entries: Sequence[Entry]) -> Entry:

@@ -16,7 +16,9 @@ worker i
 ===========  ==============  ===========================================================================
 
 Slots are made when they are first used (``Memory.part``), as most of them never are. A slot whose service is
-gone is given to another one only when no worker uses it (``Block.may_be_reused``), and cleared then.
+gone is given to another one only when no worker uses it (``Block.may_be_reused``), and cleared then. What is
+read and written of a service without requests stands at the beginning of its slot, one page or two, and
+nothing else is touched: the memory of a page is spent even if it is only read.
 
 A reader never waits: while a part is being written, or if its writer died in the middle, the reader goes on
 with the last value and tries again later. A new writer repairs what a dead one left half-written. This is a
@@ -96,7 +98,10 @@ def _checksum(data: bytes, sequence: int) -> int:
 
 
 class _Versioned:
-    """Bytes under a sequence number (a seqlock). One writer, any number of readers."""
+    """Bytes under a sequence number (a seqlock). One writer, any number of readers.
+
+    ``front`` is memory of ``FRONT`` bytes for the number and the header; ``None``: that before the data.
+    """
 
     __slots__ = ("_data", "_header", "sequence")
 
@@ -105,11 +110,13 @@ class _Versioned:
     _HEADER_FORMAT = struct.Struct("=QII")
     """Sequence number, length, checksum of both number and data."""
 
-    def __init__(self, memory: memoryview) -> None:
-        self.sequence: memoryview[int] = memory[:_CELL].cast("Q")
+    def __init__(self, memory: memoryview, front: memoryview | None = None) -> None:
+        if front is None:
+            front, memory = memory[: self.FRONT], memory[self.FRONT :]
+        self.sequence: memoryview[int] = front[:_CELL].cast("Q")
         """One cell: odd while the bytes are written, 0 if they never were."""
-        self._header = memory[64 : self.FRONT]
-        self._data = memory[self.FRONT :]
+        self._header = front[64 : self.FRONT]
+        self._data = memory
 
     def write(self, data: bytes) -> int:
         """Replace the bytes; return the new sequence number."""
@@ -274,18 +281,26 @@ class OutCell:
     """The endpoints that the control plane has taken out of service, in shared memory.
 
     Each worker reads them ten times a second. A worker that restarts finds them, and so does the control
-    plane after a restart of its own; they name endpoints by identity, so a reload mixes nothing up.
+    plane after a restart of its own; they name endpoints by identity, so a reload mixes nothing up. ``front``
+    is memory of ``FRONT`` bytes: all that is read while no endpoint has ever been out.
     """
 
     MOST: Final = 16384
     """Endpoints that can be out at a time; any more stay in service."""
-    SIZE = _Versioned.FRONT + MOST * 2 * _CELL
+    FRONT = _Versioned.FRONT
+    SIZE = MOST * 2 * _CELL
 
     __slots__ = ("_bytes", "sequence")
 
-    def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
+    def __init__(
+        self,
+        buffer: bytearray | memoryview | None = None,
+        front: bytearray | memoryview | None = None,
+    ) -> None:
         memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
-        self._bytes = _Versioned(memory)
+        self._bytes = _Versioned(
+            memory, memoryview(bytearray(self.FRONT) if front is None else front)
+        )
         self.sequence = self._bytes.sequence
         """One cell that changes with every ``publish``."""
 
@@ -405,10 +420,10 @@ class WorkerCells:
 class ServiceCells:
     """One service in one worker: counters, endpoints, records. A worker that replaces a dead one goes on.
 
-    ``worker`` is that worker; ``None``: one of its own.
+    ``worker`` is that worker; ``None``: one of its own. ``rows`` are those of ``EndpointCells``.
     """
 
-    _SIZES = (counters.SIZE, RecordRing.SIZE, NameRing.SIZE, EndpointCells.SIZE)
+    _SIZES = (counters.SIZE, RecordRing.SIZE, NameRing.SIZE, EndpointCells.COUNTS_SIZE)
     SIZE = sum(map(_aligned, _SIZES))
 
     __slots__ = ("counters", "endpoints", "names", "records", "slot", "worker")
@@ -418,6 +433,7 @@ class ServiceCells:
         buffer: bytearray | memoryview | None = None,
         worker: WorkerCells | None = None,
         slot: int = 0,
+        rows: memoryview | None = None,
     ) -> None:
         memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
         counted, records, names, endpoints = _split(memory, self._SIZES)
@@ -426,7 +442,7 @@ class ServiceCells:
         self.counters = Counters(counted, self.worker.proxy)
         self.records = RecordRing(records)
         self.names = NameRing(names)
-        self.endpoints = EndpointCells(endpoints)
+        self.endpoints = EndpointCells(rows, endpoints)
 
     @property
     def is_used(self) -> bool:
@@ -464,19 +480,16 @@ class ServiceCells:
 class ServiceBlock:
     """The slot of one service: its table, the endpoints that are out, and its cells in each worker."""
 
-    __slots__ = ("_cells", "_memory", "_side", "_sides", "outs", "slot", "table")
-
-    _FRONT = _aligned(TableCell.SIZE) + _aligned(OutCell.SIZE)
+    __slots__ = ("_cells", "_memory", "_rows", "_side", "_sides", "outs", "slot", "table")
 
     def __init__(
         self, memory: memoryview, slot: int, sides: Sequence[Sequence[WorkerCells]], side: int
     ) -> None:
-        table, outs, self._memory = _split(
-            memory, (TableCell.SIZE, OutCell.SIZE, len(memory) - self._FRONT)
-        )
+        parts = _split(memory, self._sizes(len(sides[side])))
+        table, front, self._rows, outs, self._memory = parts
         self.slot = slot
         self.table = TableCell(table)
-        self.outs = OutCell(outs)
+        self.outs = OutCell(outs, front)
         self._sides = sides
         self._side = side
         self._cells: dict[tuple[int, int], ServiceCells] = {}
@@ -484,8 +497,19 @@ class ServiceBlock:
     @classmethod
     def size(cls, workers: int) -> int:
         """Return the bytes needed for so many workers on both sides."""
-        whole = cls._FRONT + workers * Block.SIDES * ServiceCells.SIZE
+        whole = sum(map(_aligned, cls._sizes(workers)))
         return -(-whole // _PART_ALIGNMENT) * _PART_ALIGNMENT
+
+    @classmethod
+    def _sizes(cls, workers: int) -> tuple[int, ...]:
+        cells = workers * Block.SIDES
+        return (
+            TableCell.SIZE,
+            OutCell.FRONT,
+            EndpointCells.ROWS_SIZE * cells,
+            OutCell.SIZE,
+            ServiceCells.SIZE * cells,
+        )
 
     def worker(self, index: int) -> ServiceCells:
         """Return those of one worker of this side."""
@@ -512,9 +536,13 @@ class ServiceBlock:
     def _of(self, side: int, index: int) -> ServiceCells:
         found = self._cells.get((side, index))
         if found is None:
-            at = (side * len(self._sides[side]) + index) * ServiceCells.SIZE
-            memory = self._memory[at : at + ServiceCells.SIZE]
-            found = ServiceCells(memory, self._sides[side][index], self.slot)
+            at = side * len(self._sides[side]) + index
+            found = ServiceCells(
+                self._memory[at * ServiceCells.SIZE :],
+                self._sides[side][index],
+                self.slot,
+                self._rows[at * EndpointCells.ROWS_SIZE :],
+            )
             self._cells[side, index] = found
         return found
 

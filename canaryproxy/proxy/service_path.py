@@ -325,7 +325,8 @@ class ServicePath:
         """Show the judge what is recorded by now."""
         if self._follower is not None:
             self._follower.announce(self._records, self.service.cells.names)
-        self._records.flush()
+        if self._records.pending:
+            self._records.flush()
 
     def end_tick(self, now: float) -> None:
         """Let long-lived connections follow their users."""

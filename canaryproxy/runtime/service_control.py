@@ -80,10 +80,20 @@ class ServiceControl:
         self._watch_upstreams = UpstreamWatch()
         self._gates = _gates(config)
         reader = RecordReader(
-            [worker.records for worker in cells], [worker.names for worker in cells]
+            [worker.records for worker in cells],
+            [worker.names for worker in cells],
+            [worker.records.written if worker.is_used else 0 for worker in cells],
         )
         self.controller = _controller(config, totals, self.plane, self._ask, outcomes, reader)
-        self.control = Control(self.controller, totals, self.plane, reloader, main_pid, unresolved)
+        self.control = Control(
+            self.controller,
+            totals,
+            self.plane,
+            reloader,
+            main_pid,
+            unresolved,
+            used=self.plane.is_used,
+        )
         self._events = EventCounts()
         self._notifier = _notifier(config)
         self._has_changed = True

@@ -155,7 +155,7 @@ class SharedPlane:
         Counts are found by the endpoint's identity, so those of a worker that has not yet taken a new
         configuration, or has ended, count too.
         """
-        counts = [worker.endpoints.counts(variant) for worker in self._counting]
+        counts = [worker.endpoints.counts(variant) for worker in self._counting if worker.is_used]
         found = [
             _reading(
                 url,
@@ -203,7 +203,9 @@ class SharedPlane:
             causes = [self.outs.cause(variant, url) for url in known.others]
             others = f"{len(known.others)} more endpoints"
             rows.append((OTHERS, others, causes[0] if all(causes) else ""))
-        workers = [worker.endpoints.states(variant) for worker in self._running()]
+        workers = [
+            worker.endpoints.states(variant, counted=worker.is_used) for worker in self._running()
+        ]
         for key, url, out in rows:
             yield key, url, [states[key] for states in workers if key in states], out
 
@@ -241,6 +243,7 @@ class SharedPlane:
                 sum(
                     worker.counters.variants[variant][ERRORS + Reason.NO_ENDPOINT]
                     for worker in running
+                    if worker.is_used
                 ),
                 panic=self._panics(variant),
             )

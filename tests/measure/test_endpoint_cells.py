@@ -44,12 +44,12 @@ endpoints = st.lists(st.integers(1, 9), unique=True, max_size=6)
 
 @given(st.lists(endpoints, min_size=1, max_size=4))
 def test_a_reload_mixes_no_counts_up(rounds: list[list[int]]) -> None:
-    memory = bytearray(EndpointCells.SIZE)
-    cells = EndpointCells(memory)
+    memory = bytearray(EndpointCells.ROWS_SIZE), bytearray(EndpointCells.COUNTS_SIZE)
+    cells = EndpointCells(*memory)
     wanted: dict[int, tuple[int, int]] = {}
     for at, numbers in enumerate(rounds):
         if at % 2:
-            cells = EndpointCells(memory)  # a new worker in the memory of the one before
+            cells = EndpointCells(*memory)  # a new worker in the memory of the one before
         for _ in range(2):  # as it is, and again
             entries = [entry(number, first=at) for number in numbers]
             cells.write(CANARY, entries)
@@ -59,9 +59,9 @@ def test_a_reload_mixes_no_counts_up(rounds: list[list[int]]) -> None:
                 identity(f"http://a:{number}"): (failed + number, responses + at)
                 for number, (failed, responses) in zip(numbers, before.values(), strict=True)
             }
-            found = EndpointCells(memory).counts(CANARY)
+            found = EndpointCells(*memory).counts(CANARY)
             assert {key: (one.failed, one.responses) for key, one in found.items()} == wanted
-        assert not EndpointCells(memory).counts(STABLE)
+        assert not EndpointCells(*memory).counts(STABLE)
 
 
 def test_endpoints_beyond_the_most_share_a_slot() -> None:

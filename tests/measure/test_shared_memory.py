@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from canaryproxy.measure import counters
 from canaryproxy.measure import shared_memory as shared
-from canaryproxy.measure.routing import RouteTable
+from canaryproxy.measure.endpoint_cells import MOST_ENDPOINTS, Entry, LocalState
+from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
 from canaryproxy.measure.shared_memory import (
     Block,
     ConfigCell,
@@ -158,15 +159,18 @@ def test_the_parts_of_a_block_do_not_overlap() -> None:
     first, second = block.service(0), block.service(1)
     second.table.publish(RouteTable(weight=5.0))
     block.config.publish("x" * (shared.LARGEST_CONFIG - 100), {})
+    many = [LocalState(True, number) for number in range(MOST_ENDPOINTS + 1)]
+    endpoints = [Entry(number + 2, state, [0] * 9) for number, state in enumerate(many)]
     for worker in first.all_workers:
         for cells in (
             *worker.counters.variants,
             worker.counters.service,
             worker.counters.proxy,
             worker.worker.status,
-            *worker.endpoints.variants,
         ):
             cells[:] = memoryview(bytes([255]) * 8 * len(cells)).cast("Q")
+        for variant in (STABLE, CANARY):
+            worker.endpoints.write(variant, endpoints)
     assert not any(worker.counters.stable[0] for worker in second.all_workers)
     found = second.table.read()
     assert found is not None
