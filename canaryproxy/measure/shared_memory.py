@@ -282,13 +282,14 @@ class OutCell:
 
     Each worker reads them ten times a second. A worker that restarts finds them, and so does the control
     plane after a restart of its own; they name endpoints by identity, so a reload mixes nothing up. ``front``
-    is memory of ``FRONT`` bytes: all that is read while no endpoint has ever been out.
+    is memory of ``FRONT`` bytes, all that is read while no endpoint has ever been out; ``None``: that before
+    the others.
     """
 
     MOST: Final = 16384
     """Endpoints that can be out at a time; any more stay in service."""
     FRONT = _Versioned.FRONT
-    SIZE = MOST * 2 * _CELL
+    SIZE = FRONT + MOST * 2 * _CELL
 
     __slots__ = ("_bytes", "sequence")
 
@@ -298,9 +299,7 @@ class OutCell:
         front: bytearray | memoryview | None = None,
     ) -> None:
         memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
-        self._bytes = _Versioned(
-            memory, memoryview(bytearray(self.FRONT) if front is None else front)
-        )
+        self._bytes = _Versioned(memory, None if front is None else memoryview(front))
         self.sequence = self._bytes.sequence
         """One cell that changes with every ``publish``."""
 
