@@ -21,7 +21,7 @@ RUN pip install --require-hashes --only-binary :all: --requirement requirements-
     && python -m venv --without-pip /opt/canaryproxy \
     && pip --python /opt/canaryproxy/bin/python install \
         --require-hashes --only-binary :all: --requirement requirements.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY canaryproxy/ canaryproxy/
 # The time in the wheel's archive: of the commit, so that the same commit gives the same wheel.
 ARG SOURCE_DATE_EPOCH=0

@@ -71,9 +71,9 @@ NOTES := $(CURDIR)/build/notes.txt
 CAN_COMPILE := $(BIN)/python -c 'import os, shutil, sys, sysconfig; \
 	cc = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]; \
 	sys.exit(not (shutil.which(cc) and os.path.exists(sysconfig.get_path("include") + "/Python.h")))'
-$(COMPILED)/.done: $(BENCH_STAMP) $(shell find canaryproxy bench tests -name '*.py' 2>/dev/null)
+$(COMPILED)/.done: $(BENCH_STAMP) $(shell find canaryproxy bench tests -name '*.py' -o -name '*.c' 2>/dev/null)
 	rm -rf $(COMPILED) && mkdir -p $(COMPILED)
-	cp -r --parents canaryproxy bench tests config docs pyproject.toml Makefile README.md LICENSE -t $(COMPILED)
+	cp -r --parents canaryproxy bench tests config docs pyproject.toml hatch_build.py Makefile README.md LICENSE -t $(COMPILED)
 	cd $(COMPILED) && HATCH_BUILD_HOOK_ENABLE_MYPYC=true \
 		nice ../../$(BIN)/python -m build --no-isolation --wheel --outdir ../wheel . >build.log 2>&1 || \
 		{ tail -n 40 build.log; exit 1; }

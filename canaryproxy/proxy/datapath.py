@@ -25,6 +25,7 @@ from canaryproxy.proxy.client_connection import HTTP1, HTTP2, ClientConnection
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.handshake import Handshake, ListenerFilters
 from canaryproxy.proxy.listener import BACKLOG
+from canaryproxy.proxy.network import Listening, network_of
 from canaryproxy.proxy.other_versions import OtherVersions
 from canaryproxy.proxy.request_parsers import RequestParsers
 from canaryproxy.proxy.service_path import Service, ServicePath
@@ -106,7 +107,7 @@ class DataPath:
         self._turn = 0
         self.due: list[ServicePath] = []
         """The services that took part in the last tick."""
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[Listening] = []
         self._drained: asyncio.Event = asyncio.Event()
         """No connection is left."""
         self._sweeper: asyncio.TimerHandle | None = None
@@ -289,10 +290,8 @@ class DataPath:
         ``listeners`` says which of ``listen`` each belongs to; by default they are in its order.
         """
         for at, sock in zip(listeners or range(len(sockets)), sockets, strict=True):
-            server = await self._loop.create_server(
-                partial(self._accept, at), sock=sock, backlog=BACKLOG
-            )
-            self._servers.append(server)
+            accepts = network_of(self._loop).accept(sock, partial(self._accept, at), BACKLOG)
+            self._servers.append(await accepts)
         self._sweeper = self._loop.call_later(self._sweep_every, self._sweep)
 
     def _accept(self, at: int) -> asyncio.Protocol:

@@ -14,6 +14,7 @@ import aiohappyeyeballs
 
 from canaryproxy.config import Endpoint as EndpointConfig
 from canaryproxy.proxy.interfaces import SharedConnection, UpstreamLink
+from canaryproxy.proxy.network import network_of
 from canaryproxy.tls.transport import TlsConnection
 
 DNS_TTL: Final = 5.0
@@ -93,8 +94,7 @@ class Dialer:
             if self._context is not None:
                 made = await self._dial_tls(sock, self._context)
             else:
-                _, protocol = await self._loop.create_connection(self._protocol, sock=sock)
-                made = cast(Protocol, protocol)
+                made = cast(Protocol, await network_of(self._loop).open(sock, self._protocol))
             on_failure.pop_all()  # the socket is the transport's now
         return made
 
@@ -128,7 +128,7 @@ class Dialer:
         connection = TlsConnection(
             context, handshake_done, server_side=False, server_hostname=self._server_name
         )
-        await self._loop.create_connection(lambda: cast(asyncio.Protocol, connection), sock=sock)
+        await network_of(self._loop).open(sock, lambda: cast(asyncio.Protocol, connection))
         with ExitStack() as on_failure:
             on_failure.callback(connection.abort)  # also at the timeout, which cancels this
             link = await done
@@ -150,7 +150,7 @@ class Dialer:
                     await asyncio.sleep(_BACKLOG_FULL)
                 else:
                     break
-            _, protocol = await self._loop.create_unix_connection(self._protocol, sock=sock)
+            protocol = await network_of(self._loop).open(sock, self._protocol)
             on_failure.pop_all()
         return cast(Protocol, protocol)
 

@@ -18,7 +18,15 @@ from tests.deploy.dockerfile import ROOT
 
 VERSION = canaryproxy.__version__
 PACKED = ["canaryproxy", "config", "docs", "tests", "bench"]
-FILES = ["pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile", "Dockerfile"]
+FILES = [
+    "pyproject.toml",
+    "hatch_build.py",
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+    "Makefile",
+    "Dockerfile",
+]
 FILES += [".dockerignore", ".gitignore", "requirements.lock", "requirements-build.lock"]
 GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"]
 
