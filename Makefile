@@ -81,8 +81,8 @@ $(COMPILED)/.done: $(BENCH_STAMP) $(shell find canaryproxy bench tests -name '*.
 
 compiled: $(COMPILED)/.done ## a copy in build/compiled, and a wheel in build/wheel, with the data path compiled (3 min)
 
-unit-compiled: $(COMPILED)/.done ## what the wire and the judge say when compiled (3 min)
-	cd $(COMPILED) && ../../$(BIN)/pytest -n $(JOBS) --dist loadfile tests/wire tests/fuzz tests/http2 tests/judging --notes $(NOTES)
+unit-compiled: $(COMPILED)/.done ## what the wire, TLS and the judge say when compiled (3 min)
+	cd $(COMPILED) && ../../$(BIN)/pytest -n $(JOBS) --dist loadfile tests/wire tests/fuzz tests/http2 tests/judging tests/tls tests/proxy/test_network.py tests/faults/test_exhaustion.py --notes $(NOTES)
 
 # Pytest rewrites the assertions of all tests once, and not in each of its processes.
 collected: $(BENCH_STAMP)
