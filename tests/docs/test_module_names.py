@@ -31,7 +31,8 @@ def by_name(page: Path) -> str:
 def files() -> frozenset[str]:
     """Return the names of all modules, for pages that leave out the folder."""
     folders = ("canaryproxy", "tests", "bench")
-    return frozenset(path.name for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    within = {path.name for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    return frozenset(within | {path.name for path in ROOT.glob("*.py")})
 
 
 @cache
