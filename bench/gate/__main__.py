@@ -5,6 +5,7 @@ same on a busy machine and on an idle one (runs differ by 0.1%). With another Py
 those of the baseline, the ratio to the plain aiohttp proxy, counted in the same run, is compared instead.
 Where valgrind is not installed it is the CPU time of a request as a ratio to that proxy, measured in turn
 with it. Ratios are coarser: they fail at 10%. Takes about two minutes.
+The compiled copy is that of ``make checked``, at the gate's level of optimization, as in the baseline.
 Example: python -m bench.gate --update
 """
 
@@ -32,7 +33,7 @@ from bench.harness import cores, cputime, ports, probe, process, scenarios, tls
 from bench.harness.command_line import positive, positive_float, say, terminate
 from bench.harness.process import Process, StartError
 from bench.peers import PEERS, Peer, Site, upstream
-from bench.peers.ours import environment
+from bench.peers.ours import CHECKED, COMPILED, Ours, environment
 
 EXIT_SLOWER = 1
 EXIT_CANNOT_RUN = 2
@@ -50,6 +51,7 @@ _SLOWER = 2000.0
 """So that no tick of the controller falls into a repetition: it is no part of a request."""
 _READY_SECONDS = 40.0
 _WEIGHT = 10.0
+_BUILDS = {path.name: path for path in (CHECKED, COMPILED)}
 _PLAIN = "plain"
 _PLAIN_SHARE = 0.25  # of the requests: a request of the plain proxy takes several times as long
 
@@ -169,7 +171,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.update and arguments.method == "auto" and not reason:
         methods = ["instructions", "cpu"]
     try:
-        found = [_measure(method, arguments.requests, arguments.seconds) for method in methods]
+        build = replace(scenarios.OURS, build=_BUILDS[arguments.build])
+        found = [
+            _measure(method, arguments.requests, arguments.seconds, build) for method in methods
+        ]
     except (StartError, CallgrindError, OSError) as error:
         say(f"bench.gate: {error}")
         return EXIT_CANNOT_RUN
@@ -207,7 +212,7 @@ def _verdict(measured: Measured, baseline: Mapping[str, Any]) -> int:
     return EXIT_SLOWER if slower else 0
 
 
-def _measure(method: str, requests: int, seconds: float) -> Measured:
+def _measure(method: str, requests: int, seconds: float, build: Ours) -> Measured:
     """Start everything, measure in turn until the time is up, keep the least of each."""
     on = cores.choose()
     with (
@@ -221,10 +226,10 @@ def _measure(method: str, requests: int, seconds: float) -> Measured:
             _PLAIN: PEERS["plain"],
             "alone": replace(scenarios.OURS_ALONE, compiled=False),
             "judged": scenarios.PURE,
-            "compiled": scenarios.OURS,
+            "compiled": build,
         }
         loads = dict(LOADS)
-        reason = scenarios.OURS.missing()
+        reason = build.missing()
         if reason:
             say(f"bench.gate: {reason}; only plain Python is measured")
             del peers["compiled"]
@@ -350,6 +355,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--update", action="store_true", help="rewrite the baseline")
     parser.add_argument("--method", choices=("auto", "instructions", "cpu"), default="auto")
+    parser.add_argument(
+        "--build",
+        choices=_BUILDS,
+        default=CHECKED.name,
+        help="the compiled copy; the baseline is that of %(default)s",
+    )
     parser.add_argument("--baseline", type=Path, default=BASELINE, metavar="FILE")
     parser.add_argument(
         "--requests", type=positive, default=300, help="in a repetition (default: %(default)s)"

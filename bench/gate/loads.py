@@ -15,7 +15,7 @@ class Kind:
     """One load of the gate.
 
     judged: of canaryproxy with a release under way and all five metrics on.
-    compiled: of the compiled data path (``make compiled``).
+    compiled: of the compiled data path (``make checked``).
     traced: each request has a trace id of its own.
     unseen: each request is a new user's, with a sticky cookie.
     fresh: each request has a connection of its own, which the server closes.

@@ -17,6 +17,8 @@ from bench.peers.base import ALL, MAX_CONNECTIONS, PYTHONPATH, ROOT, Peer, Site
 
 COMPILED = ROOT / "build" / "compiled"
 """What ``make compiled`` makes."""
+CHECKED = ROOT / "build" / "checked"
+"""What ``make checked`` makes: the same at a lower level of optimization."""
 
 _SECONDS = 30
 _INACTIVE_WORKERS = "workers is not active"
@@ -27,6 +29,7 @@ class Ours:
     """``python -m canaryproxy run`` from this checkout.
 
     compiled: with the data path compiled, as in the image; else plain Python.
+    build: the copy of the checkout that is compiled.
     judged: a release is under way and all five metrics of the judge are on (errors, latency, throughput,
         a business outcome that every answer is looked at for, a bad outcome by the length of the body).
     workers: as in the configuration.
@@ -47,15 +50,16 @@ class Ours:
     rules: int = 0
     services: int = 0
     releasing: int = 0
+    build: Path = COMPILED
 
     @property
     def environment(self) -> dict[str, str]:
         """Return what makes ``python -m canaryproxy`` find it."""
-        return {"PYTHONPATH": f"{COMPILED}:{ROOT}"} if self.compiled else PYTHONPATH
+        return {"PYTHONPATH": f"{self.build}:{ROOT}"} if self.compiled else PYTHONPATH
 
     def missing(self) -> str | None:
-        if self.compiled and not (COMPILED / ".done").exists():
-            return "not compiled: make compiled"
+        if self.compiled and not (self.build / ".done").exists():
+            return f"not compiled: make {self.build.name}"
         done = self._python("-c", "import canaryproxy.cli")
         if done.returncode != 0:
             reason = done.stderr.strip().splitlines()[-1:] or ["no message"]

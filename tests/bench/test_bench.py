@@ -30,7 +30,7 @@ from bench.loads.open_model import Schedule
 from bench.loads.quantiles import in_microseconds, quantile
 from bench.peers import PEERS, Site
 from bench.peers.caddy import prefixes
-from bench.peers.ours import COMPILED, environment
+from bench.peers.ours import CHECKED, COMPILED, environment
 from bench.report import comparison, goals, results, summary, text
 from bench.report.outcome import Closed, OpenModel, Outcome
 
@@ -160,6 +160,13 @@ def test_what_is_compiled_is_found_before_the_checkout() -> None:
     assert compiled == [str(COMPILED), *environment(PEERS["pure"])["PYTHONPATH"].split(":")]
     missing = PEERS["ours"].missing()
     assert missing is None or "make compiled" in missing
+
+
+def test_the_gate_has_a_compiled_copy_of_its_own() -> None:
+    peer = replace(scenarios.OURS, build=CHECKED)
+    assert environment(peer)["PYTHONPATH"].startswith(f"{CHECKED}:")
+    missing = peer.missing()
+    assert missing is None or "make checked" in missing
 
 
 @pytest.mark.parametrize(("weight", "ids"), [(0, 0), (10, 26), (50, 128), (100, 256)])
