@@ -6,6 +6,7 @@ import gzip
 import resource
 import zlib
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 import brotli
@@ -113,16 +114,17 @@ def test_nothing_follows_the_end(coding: bytes, pack: Callable[[bytes], bytes]) 
 
 
 @pytest.mark.parametrize(
-    ("coding", "bomb"),
+    ("coding", "pack"),
     [
-        (b"gzip", gzip.compress(bytes(100 << 20))),
-        (b"deflate", zlib.compress(bytes(100 << 20))),
-        (b"br", brotli.compress(bytes(100 << 20), quality=5)),
-        (b"zstd", zstd.compress(bytes(100 << 20))),
+        (b"gzip", gzip.compress),
+        (b"deflate", zlib.compress),
+        (b"br", partial(brotli.compress, quality=5)),
+        (b"zstd", zstd.compress),
     ],
     ids=["gzip", "deflate", "br", "zstd"],
 )
-def test_a_bomb_gives_a_slice_at_a_time(coding: bytes, bomb: bytes) -> None:
+def test_a_bomb_gives_a_slice_at_a_time(coding: bytes, pack: Callable[[bytes], bytes]) -> None:
+    bomb = pack(bytes(100 << 20))
     made = decoder(coding)
     assert made is not None
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
