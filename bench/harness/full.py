@@ -79,8 +79,15 @@ def run(settings: Settings, outcome: Outcome, folder: Path, say: Callable[[str],
         ),
         (
             "tls",
-            lambda: _featured(settings, peers, outcome, folder / "tls", say, [scenarios.TLS]),
-            {"tls"},
+            lambda: _featured(
+                settings,
+                peers,
+                outcome,
+                folder / "tls",
+                say,
+                [scenarios.TLS, scenarios.TLS_CONNECT],
+            ),
+            {scenarios.TLS.name, scenarios.TLS_CONNECT.name},
         ),
         (
             "http2",

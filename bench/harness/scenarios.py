@@ -63,6 +63,16 @@ CLOSED = (
 
 TLS = replace(SMALL, name="tls", description="small-32 with TLS to the proxy", tls=True)
 
+TLS_CONNECT = Load(
+    "tls-connect",
+    "TLS with a new connection for each request, 8 at a time, each of which resumes a session",
+    users=100,
+    connections=8,
+    close=True,
+    tls=True,
+    tool="tls_connect",
+)
+
 H2C = Load(
     "h2c",
     "HTTP/2 by prior knowledge, small answers, 8 connections with 16 requests in flight each, "
@@ -155,7 +165,7 @@ USERS = tuple(
 
 NAMES = (
     *(load.name for load in CLOSED),
-    *("latency-half", "latency-same", "idle", "websocket", "cost", "users", "tls"),
+    *("latency-half", "latency-same", "idle", "websocket", "cost", "users", "tls", "tls-connect"),
     *(load.name for load in (*HTTP2, HTTP2_TLS, *HTTP2_BOTH)),
 )
 """What ``--load`` takes."""

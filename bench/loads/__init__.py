@@ -59,7 +59,7 @@ class Load:
     http2_upstream: bool = False
     grpc: bool = False
     paths: int = 1
-    tool: Literal["wrk", "h2load", "open_model", "websocket"] = "wrk"
+    tool: Literal["wrk", "h2load", "open_model", "websocket", "tls_connect"] = "wrk"
     rate: float | None = None
 
     def cookies(self) -> list[str]:

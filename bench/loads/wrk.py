@@ -106,7 +106,7 @@ def command(url: str, load: Load, seconds: float, cookies: Path) -> list[str]:
         return h2load.command(url, load, seconds, cookies.parent)
     if load.tool != "wrk":
         return [
-            *(sys.executable, "-m", f"bench.{load.tool}", url, f"--seconds={seconds:g}"),
+            *(sys.executable, "-m", f"bench.loads.{load.tool}", url, f"--seconds={seconds:g}"),
             f"--connections={load.connections}",
             *(() if load.rate is None else (f"--rate={load.rate:g}",)),
         ]
