@@ -64,6 +64,7 @@ class Nginx:
         )
         certificate = (
             f"ssl_certificate {site.certificate}; ssl_certificate_key {site.key};"
+            " ssl_protocols TLSv1.2 TLSv1.3; ssl_session_tickets on;"
             if site.tls
             else ""
         )
