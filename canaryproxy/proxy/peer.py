@@ -10,6 +10,7 @@ import asyncio
 
 from canaryproxy.http1.forwarding import Peer, TrustedProxies
 from canaryproxy.http1.proxy_protocol import ProxyHeader
+from canaryproxy.tls.transport import TlsConnection
 
 
 class ConnectedPeer(Peer):
@@ -42,7 +43,7 @@ def peer_of(
     ``header`` is the PROXY protocol header that came first: if it has addresses, they are the client's. A
     client that may open our Unix socket is trusted.
     """
-    tls = transport.get_extra_info("sslcontext") is not None
+    tls = isinstance(transport, TlsConnection)
     if header is not None and header.has_addresses:
         return _named(header, proxies, tls=tls)
     name = transport.get_extra_info("peername")

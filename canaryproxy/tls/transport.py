@@ -139,7 +139,7 @@ class TlsConnection:
         ready, self._ready = self._ready, None
         assert ready is not None
         ready(None)
-        if not self._paused:
+        if not self._paused and self._incoming.pending:  # to find nothing costs an exception
             self._deliver()
 
     def _fail(self, error: Exception) -> None:
