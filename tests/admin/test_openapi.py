@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 from collections import Counter
@@ -31,7 +32,7 @@ from tests.admin.test_stream import stream
 
 DOCUMENT = openapi.description()
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "15"))
-"""For each operation."""
+"""For each operation, and a fifth of them for its twin below a service: that differs by the name only."""
 
 
 @pytest.fixture
@@ -69,6 +70,47 @@ async def test_routes_and_paths_are_the_same() -> None:
     paths = {(path, method) for path, item in DOCUMENT["paths"].items() for method in item}
     assert routes == paths
     assert isinstance(app, web.Application)
+
+
+async def test_a_path_below_a_service_is_the_same_but_for_the_name() -> None:
+    app = application(CollectorRegistry(), FakeProxy(), Guard(None), Hubs(1), BOUNDS)
+    handlers = {
+        (route.resource.canonical, route.method.lower()): _handler(route)
+        for route in app.router.routes()
+        if route.resource is not None and route.resource.canonical.startswith("/v1/")
+    }
+    twins = {path: item for path, item in DOCUMENT["paths"].items() if _is_twin(path)}
+    assert len(twins) == 18
+    for path, item in twins.items():
+        sibling = DOCUMENT["paths"][_sibling(path)]
+        assert item.keys() == sibling.keys()
+        for method, operation in item.items():
+            other = sibling[method]
+            named, *_ = operation["parameters"]
+            assert (named["in"], named["name"]) == ("path", "name")
+            responses = {**other["responses"], "404": operation["responses"]["404"]}
+            assert operation == other | {
+                "operationId": f"service_{other['operationId']}",
+                "parameters": [named, *other["parameters"]],
+                "responses": responses,
+            }
+            assert handlers[path, method] == handlers[_sibling(path), method]
+
+
+def _handler(route: web.AbstractRoute) -> str:
+    """Return the name of what handles it, for one service or for any."""
+    function = getattr(route.handler, "__func__", route.handler)
+    wrapped = inspect.getclosurevars(function).nonlocals
+    name: str = wrapped.get("handler", route.handler).__qualname__
+    return name
+
+
+def _is_twin(path: str) -> bool:
+    return path.startswith(f"{openapi.PREFIX}/")
+
+
+def _sibling(path: str) -> str:
+    return path.replace(openapi.PREFIX, "/v1", 1)
 
 
 def test_it_is_a_valid_document() -> None:
@@ -187,8 +229,10 @@ async def test_fuzzed_requests_get_answers_that_fit(real: Proxy) -> None:
     tried: dict[str, Counter[int]] = {}
 
     def fuzz(operation: Any, mode: schemathesis.GenerationMode, session: requests.Session) -> None:
+        examples = max(1, EXAMPLES // 5) if _is_twin(operation.path) else EXAMPLES
+
         @settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             deadline=None,
             database=None,
             derandomize=True,
