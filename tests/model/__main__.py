@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from .model import BUDGET, first, search
+from .model import BUDGET, COHORTS, SETTINGS, Rules, first, search
 
 LARGE: tuple[tuple[int, dict[str, int]], ...] = (
     (2, {"trip": 2, "reset": 1, "step": 2, "expire": 1, "cut": 1}),
@@ -20,16 +20,29 @@ LARGE: tuple[tuple[int, dict[str, int]], ...] = (
     (2, {"ramp": 2, "fall": 3, "trip": 1, "reset": 1, "cut": 1}),
 )
 
+LARGE_OF_COHORTS: tuple[tuple[int, dict[str, int]], ...] = (
+    (2, {"trip": 1, "reset": 1, "step": 3, "expire": 1, "cut": 1}),
+    (2, {"trip": 1, "step": 2, "ramp": 1, "fall": 3, "cut": 1}),
+    (2, {"trip": 1, "reset": 1, "step": 2, "expire": 1, "failover": 1}),
+    (3, {"trip": 1, "reset": 1, "step": 2}),
+)
+"""Of a release that begins with two cohorts."""
+
 
 def main() -> None:
     """Search each world; an invariant that does not hold is an exception."""
     total = 0
-    for replicas, given in LARGE:
+    worlds = [(SETTINGS, *each) for each in LARGE] + [(COHORTS, *each) for each in LARGE_OF_COHORTS]
+    for settings, replicas, given in worlds:
         began = time.monotonic()
-        found = search(first(replicas, tuple((name, given.get(name, 0)) for name, _ in BUDGET)))
+        budget = tuple((name, given.get(name, 0)) for name, _ in BUDGET)
+        found = search(first(replicas, budget, settings), Rules(settings))
         total += found
         words = ", ".join(f"{what} {often}" for what, often in given.items())
-        print(f"{replicas} replicas; {words}: {found:,} states, {time.monotonic() - began:.0f} s")
+        of = ", cohorts first" if settings is COHORTS else ""
+        print(
+            f"{replicas} replicas{of}; {words}: {found:,} states, {time.monotonic() - began:.0f} s"
+        )
     print(f"{total:,} states, every promise kept")
 
 

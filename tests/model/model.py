@@ -21,6 +21,7 @@ from canaryproxy.fleet import protocol
 from canaryproxy.fleet.protocol import Settings
 from canaryproxy.fleet.state import Document
 from canaryproxy.judging.verdict import Assessment
+from canaryproxy.measure.exposure import Exposure
 from canaryproxy.release import circuit, rollout
 from canaryproxy.release.circuit import CircuitSettings
 from canaryproxy.release.rollout import Plan, Rollout, State, Step
@@ -29,6 +30,17 @@ PLAN = Plan((Step(10.0, 0.0, 1), Step(50.0, 0.0, 1), Step(100.0, 0.0, 1)), ramp_
 SETTINGS = Settings("r1", "s", "j", "r1", PLAN, CircuitSettings())
 NEXT = Settings("r2", "t", "j", "r2", replace(PLAN, baseline=60.0), CircuitSettings())
 """The next release learns from stable before its first step."""
+_STAFF_FIRST = replace(
+    PLAN, steps=(Step(50.0, 0.0, 1, cohort="staff"), Step(10.0, 0.0, 1, cohort="beta"), *PLAN.steps)
+)
+COHORTS = replace(SETTINGS, plan=_STAFF_FIRST)
+"""A release that begins with two cohorts; what follows it does, too (``following``)."""
+NOBODY = Exposure()
+
+
+def following(settings: Settings) -> Settings:
+    """Return the next release after one by these settings."""
+    return replace(NEXT, plan=replace(settings.plan, baseline=NEXT.plan.baseline))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +72,8 @@ class Replica:
         return self.ramp or self.mine.rollout
 
     @property
-    def limit(self) -> int:
-        return 0 if self.mine.is_open else round(self.here.weight * 100)
+    def users(self) -> Exposure:
+        return NOBODY if self.mine.is_open else self.here.exposure
 
     @property
     def ledger(self) -> Document:
@@ -89,8 +101,8 @@ class World:
     """Steps that the store took: from which act, from and to which step, and whether by who leads."""
     losses: int = 0
     """How often the store has lost its data."""
-    highest: int = 0
-    """The highest limit that the store has ever had."""
+    highest: Exposure = NOBODY
+    """The users that the store has ever had on the canary."""
     accepted: frozenset[str] = frozenset()
     """What the store has ever had as accepted by an operator."""
     past: Document | None = None
@@ -134,15 +146,16 @@ class World:
         if old.here.state is State.ABORTING and old.mine.release == changed.mine.release:
             if changed.here.state not in (State.ABORTING, State.ABORTED):
                 changed = replace(changed, revived="a ramp down is forgotten")
-            elif changed.limit > old.limit:
+            elif changed.users.raises(old.users):
                 changed = replace(changed, revived="the weight rises during a ramp down")
         return replace(self, replicas=(*self.replicas[:at], changed, *self.replicas[at + 1 :]))
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The protocol, part by part, so that a test can plant a bug into it."""
+    """The release, and the protocol part by part, so that a test can plant a bug into it."""
 
+    settings: Settings = SETTINGS
     decide: Callable[[Document, Document | None, str], protocol.Decision] = protocol.decide
     fenced: bool = True
     """The store looks at lease and token of a step."""
@@ -175,11 +188,22 @@ def known(document: Document) -> frozenset[str]:
     return frozenset((document.act, *document.trail))
 
 
-def first(replicas: int, budget: tuple[tuple[str, int], ...] = BUDGET) -> World:
+def union(one: Exposure, other: Exposure) -> Exposure:
+    """Return the exposure with the users of both."""
+    names = sorted({name for each in (one, other) for name, _ in each.cohorts})
+    cohorts = tuple((name, max(one.of(name), other.of(name))) for name in names)
+    return Exposure(max(one.weight, other.weight), cohorts)
+
+
+def first(
+    replicas: int,
+    budget: tuple[tuple[str, int], ...] = BUDGET,
+    settings: Settings = SETTINGS,
+) -> World:
     """Return the world in which a release has just begun, and nobody leads."""
-    document = plain(protocol.begin(SETTINGS, "a", 0.0))
+    document = plain(protocol.begin(settings, "a", 0.0))
     begun = World(document, -1, 0, (Replica(document),) * replicas, budget)
-    return replace(begun, highest=document.users.limit)
+    return replace(begun, highest=union(NOBODY, document.users))
 
 
 def moves(world: World, rules: Rules) -> Iterator[tuple[str, World]]:
@@ -202,7 +226,7 @@ def moves(world: World, rules: Rules) -> Iterator[tuple[str, World]]:
                 yield f"{at} is cut off", world.spend("cut").put(at, lost=True)
         if world.left("crash"):
             anew = list(world.replicas)
-            anew[at] = Replica(protocol.unknown(SETTINGS))
+            anew[at] = Replica(protocol.unknown(rules.settings))
             yield f"{at} crashes", replace(world.spend("crash"), replicas=tuple(anew))
         yield from _lead(world, at, rules)
         yield from _fall(world, at)
@@ -220,7 +244,7 @@ def _cas(
     if fence is not None and rules.fenced and fence != (world.holder, world.term):
         return None
     past = world.store if world.left("failover") else None
-    highest = max(world.highest, document.users.limit)
+    highest = union(world.highest, document.users)
     accepted = world.accepted | document.rollout.accepted
     return replace(world, store=document, highest=highest, past=past, accepted=accepted)
 
@@ -231,7 +255,8 @@ def _exchange(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]
     theirs = world.store
     named = f"({replica.mine.act}+{theirs.act if theirs else ''}){at}"
     if theirs is None and not replica.mine.act:  # it has waited for others in vain
-        found = protocol.Decision(plain(protocol.begin(SETTINGS, named, 0.0)), write=True)
+        begun = protocol.begin(rules.settings, named, 0.0)
+        found = protocol.Decision(plain(begun), write=True)
     else:
         found = rules.decide(replica.mine, theirs, named)
         found = replace(found, document=plain(found.document))
@@ -288,22 +313,22 @@ def _lead(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]:
         return
     if world.left("step") and mine.rollout.state is State.RUNNING:
         named = f"{mine.act}s{at}"
-        held, _ = protocol.step(mine, rollout.Tick(_HELD), 0.0, SETTINGS, named)
+        held, _ = protocol.step(mine, rollout.Tick(_HELD), 0.0, rules.settings, named)
         if held is not mine and not mine.rollout.learning:  # the first step is not held
             raise Broken("a step that capacity holds")
-        made, _ = protocol.step(mine, rollout.Tick(_SEEN), 0.0, SETTINGS, named)
+        made, _ = protocol.step(mine, rollout.Tick(_SEEN), 0.0, rules.settings, named)
         if made is not mine and rules.is_cautious(mine, made):
             yield f"{at} steps by itself", world.spend("step").put(at, mine=plain(made))
         elif made is not mine:
             yield f"{at} plans a step", _ask(world.spend("step"), at, made, "step")
     if replica.here.state is State.ABORTING and not replica.here.left:
         made, _ = protocol.step(
-            replica.ledger, rollout.Tick(_SEEN), 0.0, SETTINGS, f"{mine.act}e{at}"
+            replica.ledger, rollout.Tick(_SEEN), 0.0, rules.settings, f"{mine.act}e{at}"
         )
         yield f"{at} plans the end of the ramp down", _ask(world, at, made, "end")
     if world.left("next") and mine.release == SETTINGS.release:
         named = f"{mine.act}n{at}"
-        begun = protocol.adopt(mine, NEXT, 0.0, named)
+        begun = protocol.adopt(mine, following(rules.settings), 0.0, named)
         assert begun is not None
         yield f"{at} plans the next release", _ask(world.spend("next"), at, begun, "next")
 
@@ -353,13 +378,14 @@ def _operate(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]]
             continue
         named = f"{replica.mine.act}{_LETTERS.get(what, what[0])}{at}"
         try:
-            made, _ = protocol.step(replica.ledger, event, 0.0, SETTINGS, named)
+            made, _ = protocol.step(replica.ledger, event, 0.0, rules.settings, named)
         except rollout.Refused:
             continue
         if made is replica.ledger:
             continue
         made, after = plain(made), world.spend(what)
-        if what == "breach" and made.users.limit != replica.limit:
+        before = replica.users
+        if what == "breach" and (made.users.raises(before) or before.raises(made.users)):
             raise Broken("a breach of an irreversible release moves users")
         if what == "trip":
             after = replace(after, trips=after.trips | {(named, made.release)})
@@ -376,7 +402,7 @@ class Broken(AssertionError):
     """An invariant that does not hold, and how that came about."""
 
 
-def check(world: World) -> None:
+def check(world: World, plan: Plan = PLAN) -> None:
     """Raise ``Broken`` for a world that must not be."""
     documents = [replica.mine for replica in world.replicas]
     if world.store is not None:
@@ -384,7 +410,7 @@ def check(world: World) -> None:
     for document in documents:
         here = document.rollout
         if document.is_open:
-            if document.users.limit:
+            if document.users.has_users:
                 raise Broken("an open circuit with users on the canary")
             continue
         # A trip is never lost without a reset.
@@ -392,19 +418,23 @@ def check(world: World) -> None:
             raise Broken(f"the trip {', '.join(lost)} is lost without a reset")
         if here.breach is not None and here.state is State.RUNNING:
             raise Broken("a release goes on although a breach is known")
-        weight = 0.0 if here.learning else PLAN.steps[here.step].weight
-        if here.state is State.RUNNING and here.weight != weight:
-            raise Broken("a weight that is not that of its step")
+        users = NOBODY if here.learning else plan.exposure(here.step)
+        if here.state is State.RUNNING and here.exposure != users:
+            raise Broken("users who are not those of its step")
     for replica in world.replicas:
         if replica.knew and not covers(replica.mine):
             raise Broken("a replica has forgotten a trip")
         if replica.revived:
             raise Broken(replica.revived)
-        if replica.here.state is State.ABORTING and not replica.here.left and replica.limit:
+        if (
+            replica.here.state is State.ABORTING
+            and not replica.here.left
+            and replica.users.has_users
+        ):
             raise Broken("a ramp down has ended with users on the canary")
         if replica.fell_back:
             raise Broken("a replica has gone back to the release before")
-        if replica.limit > world.highest:
+        if replica.users.raises(world.highest):
             raise Broken("a replica gives the canary more than the store ever allowed")
         if not replica.mine.rollout.accepted <= world.accepted:
             raise Broken("a replica accepts what the fleet has not")
@@ -434,7 +464,7 @@ def search(start: World, rules: Rules = Rules(), most: int = 10_000_000) -> int:
     while waiting:
         world = waiting.popleft()
         try:
-            check(world)
+            check(world, rules.settings.plan)
         except Broken as error:
             raise Broken(f"{error}, after: {'; '.join(_way(before, world))}") from None
         for what, after in moves(world, rules):

@@ -15,7 +15,7 @@ from canaryproxy.fleet.state import Document
 from canaryproxy.release import rollout
 from canaryproxy.release.rollout import Rollout
 
-from .model import BUDGET, Broken, Rules, first, search
+from .model import BUDGET, COHORTS, Broken, Rules, first, search
 
 SMALL: tuple[tuple[int, dict[str, int], int], ...] = (
     (2, {"trip": 2, "reset": 1, "step": 1, "cut": 1}, 9_000),
@@ -47,6 +47,26 @@ def budget(**given: int) -> tuple[tuple[str, int], ...]:
 @pytest.mark.parametrize(("replicas", "given", "least"), SMALL)
 def test_no_interleaving_breaks_a_promise(replicas: int, given: dict[str, int], least: int) -> None:
     assert search(first(replicas, budget(**given))) >= least
+
+
+OF_COHORTS: tuple[tuple[int, dict[str, int], int], ...] = (
+    (2, {"trip": 1, "reset": 1, "step": 2, "cut": 1}, 7500),
+    (2, {"trip": 1, "step": 3, "expire": 1}, 4200),
+    (2, {"step": 2, "ramp": 1, "fall": 3}, 1900),
+    (2, {"trip": 1, "reset": 1, "step": 1, "failover": 1}, 3700),
+    (2, {"trip": 1, "step": 1, "crash": 1, "expire": 1}, 1800),
+    (2, {"next": 1, "step": 1, "loss": 1}, 1100),
+    (2, {"breach": 1, "step": 2, "abort": 1}, 2000),
+    (3, {"trip": 1, "step": 1, "cut": 1}, 2000),
+)
+"""The same of a release that begins with two cohorts."""
+
+
+@pytest.mark.parametrize(("replicas", "given", "least"), OF_COHORTS)
+def test_no_interleaving_breaks_a_promise_about_cohorts(
+    replicas: int, given: dict[str, int], least: int
+) -> None:
+    assert search(first(replicas, budget(**given), COHORTS), Rules(COHORTS)) >= least
 
 
 def _forgets_what_is_ahead(mine: Document, theirs: Document | None, _act: str) -> protocol.Decision:
@@ -85,6 +105,13 @@ MUTANTS: dict[str, tuple[int, dict[str, int], Any]] = {
     ),
     "the higher weight wins": (2, {"trip": 1, "step": 1, "cut": 1}, Rules(decide=_higher_wins)),
 }
+
+
+def test_a_cohort_that_does_not_wait_for_the_store_is_found() -> None:
+    """The bug: a step of a cohort, which moves nobody else, counts as one that moves nobody."""
+    blind = Rules(COHORTS, is_cautious=lambda old, new: new.users.limit <= old.users.limit)
+    with pytest.raises(Broken, match="more than the store ever allowed"):
+        search(first(2, budget(step=1, cut=1), COHORTS), blind)
 
 
 def _by_the_document(_before: Rollout, after: Rollout) -> Rollout:
