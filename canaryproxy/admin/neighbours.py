@@ -35,6 +35,11 @@ class StepReport(_Part):
     bake: float
 
 
+class CohortReport(_Part):
+    name: str
+    weight: float
+
+
 class ReplicaReport(_Part):
     group: str
     replica: str
@@ -51,6 +56,8 @@ class ServiceReport(_Part):
     step: Count
     steps: Count
     weight: float
+    cohorts: tuple[CohortReport, ...] = ()
+    share: str | None = None
     circuit: CircuitState
     verdict: Kind
     said: str
@@ -99,6 +106,8 @@ class _Release(_Part):
     step: Count
     steps: tuple[StepReport, ...]
     weight: float
+    cohorts: tuple[CohortReport, ...] = ()
+    share: str | None = None
     ready: bool
     circuit: _Circuit
     verdict: _Verdict
@@ -124,6 +133,8 @@ class _Release(_Part):
             step=self.step,
             steps=len(self.steps),
             weight=self.weight,
+            cohorts=self.cohorts,
+            share=self.share,
             circuit=self.circuit.state,
             verdict=kind,
             said=self.verdict.said,

@@ -29,7 +29,13 @@ from canaryproxy.admin.services import listing
 from canaryproxy.config.model.admin import Neighbour
 from canaryproxy.control.brief_view import ATTENTION, Attention
 from canaryproxy.control.process import DEFAULT
-from canaryproxy.control.release_view import CircuitState, Count, ReleaseState, View
+from canaryproxy.control.release_view import (
+    CircuitState,
+    CohortShare,
+    Count,
+    ReleaseState,
+    View,
+)
 from canaryproxy.release.summary import Kind
 
 DEADLINE = 3.0
@@ -65,6 +71,14 @@ class Proxy(View):
     step: Count | None = Field(None, description="Number of the step, from 1.")
     steps: Count | None = Field(None, description="Number of steps.")
     weight: float | None = Field(None, description="Percent of its users on the canary.")
+    cohorts: list[CohortShare] = Field(
+        default=[], description="The cohorts with users on the canary besides."
+    )
+    share: str | None = Field(
+        None,
+        description="The users on the canary, in words; null: its version does not say so.",
+        examples=["1% of users, 50% of staff"],
+    )
     circuit: CircuitState | None = None
     verdict: Kind | None = None
     said: str | None = Field(None, description="The verdict in one sentence.")
@@ -214,12 +228,15 @@ def _row(
     shown = {
         "service": None if len(told.services) == 1 and one.name == DEFAULT else one.name,
         "fleet": None if one.fleet is None else _in_fleet(one.fleet),
+        "cohorts": [CohortShare(name=it.name, weight=it.weight) for it in one.cohorts],
         **{name: getattr(one, name) for name in _SHOWN},
     }
     return row.model_copy(update=shown)
 
 
-_SHOWN = ("release", "state", "since", "step", "steps", "weight", "circuit", "verdict", "said")
+_SHOWN = (
+    "release", "state", "since", "step", "steps", "weight", "share", "circuit", "verdict", "said",
+)  # fmt: skip
 
 
 def ordered(rows: Sequence[Proxy]) -> list[Proxy]:

@@ -27,6 +27,8 @@ class ServiceLine:
     """Its release, if it has one."""
     steps: int
     """Steps of the release."""
+    cohorts: tuple[str, ...]
+    """The cohorts that its first steps are for, in their order."""
     weight: float
     """Percent of users without a release."""
 
@@ -42,7 +44,8 @@ class ServiceLine:
         """How its users get the canary, for people."""
         if self.release is None:
             return f"no release, {self.weight:g}% canary" if self.weight else "no release"
-        return f"{self.release} ({self.steps} step{'s' if self.steps != 1 else ''})"
+        first = f", first {' and '.join(self.cohorts)}" if self.cohorts else ""
+        return f"{self.release} ({self.steps} step{'s' if self.steps != 1 else ''}{first})"
 
 
 def services_of(config: Config) -> tuple[ServiceLine, ...]:
@@ -55,12 +58,15 @@ def services_of(config: Config) -> tuple[ServiceLine, ...]:
 
 def _line(config: Config, name: str, own: Config) -> ServiceLine:
     service = config.services.get(service_of(name))
+    steps = () if own.release is None else own.release.steps
+    cohorts = dict.fromkeys(one.cohort for one in steps if one.cohort is not None)
     return ServiceLine(
         name,
         () if service is None else service.hosts,
         () if service is None else service.paths,
         own.release_id,
-        0 if own.release is None else len(own.release.steps),
+        len(steps),
+        tuple(cohorts),
         0.0 if own.variants.canary is None else own.split.weight,
     )
 

@@ -143,11 +143,16 @@ def _release(row: Mapping[str, Any], now: float) -> list[str]:
         clean(row.get("release"), 60) or NONE,
         "unreachable" if lost else clean(row.get("state"), 20) or NONE,
         f"{step:g} of {steps:g}" if step and steps else NONE,
-        NONE if unknown else weight(row.get("weight")),
+        NONE if unknown else _users(row),
         clean(row.get("circuit"), 20).replace("_", " ") or NONE,
         clean(row.get("verdict"), 20) or NONE,
         moment(row.get("reached" if lost else "since"), now),
     ]
+
+
+def _users(row: Mapping[str, Any]) -> str:
+    """Return who is on the canary: the weight, and with cohorts the words about all of them."""
+    return clean(row.get("share"), 60) if row.get("cohorts") else weight(row.get("weight"))
 
 
 def _reasons_for_a_person(row: Mapping[str, Any]) -> list[str]:

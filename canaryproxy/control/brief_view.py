@@ -8,7 +8,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from canaryproxy.control.controller import Status
-from canaryproxy.control.release_view import CircuitState, Count, ReleaseState, View
+from canaryproxy.control.release_view import (
+    CircuitState,
+    CohortShare,
+    Count,
+    ReleaseState,
+    View,
+    users_on_canary,
+)
 from canaryproxy.release.summary import Kind, summary
 
 Attention = Literal[
@@ -51,6 +58,12 @@ class Brief(View):
     step: Count = Field(description="Number of the step, from 1; 0: none.")
     steps: Count = Field(description="Number of steps.")
     weight: float = Field(description="Percent of its users on the canary.")
+    cohorts: list[CohortShare] = Field(
+        description="The cohorts with users on the canary besides, as routed now."
+    )
+    share: str = Field(
+        description="The users on the canary, in words.", examples=["1% of users, 50% of staff"]
+    )
     ready: bool = Field(description="The next step waits for an operator's resume.")
     circuit: CircuitState
     cause: str | None = Field(None, description="Why the circuit is not closed.")
@@ -75,7 +88,7 @@ def brief(status: Status, fleet: Mapping[str, Any] | None) -> Brief:
         since=(broken.since if opened else here.since) or None,
         step=here.step + 1 if plan.steps and not here.learning else 0,
         steps=len(plan.steps),
-        weight=status.weight,
+        **users_on_canary(status),
         ready=here.ready,
         circuit=broken.state.value,
         cause=broken.cause,

@@ -568,7 +568,8 @@ def release(
     return Release(
         release=status.release,
         state=here.state.value,
-        **_groups(status),
+        **users_on_canary(status),
+        compared=status.exposure.compared(),
         step=here.step + 1 if steps and not here.learning else 0,
         steps=[Step(**asdict(step)) for step in steps],
         promote=status.plan.promote,
@@ -634,14 +635,13 @@ def _front(status: Status) -> Front | None:
     return None if front is None else Front(release=front.release, weight=front.weight)
 
 
-def _groups(status: Status) -> dict[str, Any]:
-    """Return the fields that say which users are on the canary, and which are compared."""
+def users_on_canary(status: Status) -> dict[str, Any]:
+    """Return the fields that say which users are on the canary."""
     users = status.exposure
     return {
         "weight": status.weight,
         "cohorts": [CohortShare(name=name, weight=weight) for name, weight in users.cohorts],
         "share": users.said(),
-        "compared": users.compared(),
     }
 
 

@@ -179,6 +179,8 @@ class FakeControl:
             step=shown.step,
             steps=len(shown.steps),
             weight=shown.weight,
+            cohorts=shown.cohorts,
+            share=shown.share,
             ready=shown.ready,
             circuit=shown.circuit.state,
             verdict=kind,

@@ -34,6 +34,7 @@ def proxy(name: str, attention: str = "none", **changed: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+STAFF = [{"name": "staff", "weight": 50.0}]
 NOTHING = dict.fromkeys(
     ("environment", "host", "version", "release", "state", "since", "step", "steps", "weight",
      "circuit", "verdict", "said")
@@ -120,7 +121,9 @@ def test_each_proxy_is_a_row_in_the_given_order_with_its_link(page: Page, site: 
 def test_each_service_of_a_proxy_is_a_row_that_leads_to_its_page(page: Page, site: Site) -> None:
     site.rows = [
         proxy("edge-2", "held", service="cart"),
-        proxy("edge-2", service="pay"),
+        proxy(
+            "edge-2", service="pay", weight=1.0, cohorts=STAFF, share="1% of users, 50% of staff"
+        ),
         proxy("vm", "configuration", address=None, dashboard="./", problems=["restart needed"]),
         proxy("vm", address=None, dashboard="./", service="cart"),
     ]
@@ -130,6 +133,8 @@ def test_each_service_of_a_proxy_is_a_row_that_leads_to_its_page(page: Page, sit
     assert [row[:2] for row in rows] == [
         ["cart", "edge-2"], ["pay", "edge-2"], ["vm", "this proxy"], ["cart", "vm"]
     ]  # fmt: skip
+    shares = [row.text.split("\n") for row in page.all("#proxies tbody td[data-label=Weight]")]
+    assert shares == [["5%"], ["1% of users, 50% of staff"], ["5%"], ["5%"]]
     links = [one.get_dom_attribute("href") for one in page.all("#proxies tbody th a")]
     assert links == [
         "https://edge-2.example.com:9900/services/cart/",
@@ -138,7 +143,7 @@ def test_each_service_of_a_proxy_is_a_row_that_leads_to_its_page(page: Page, sit
         "./services/cart/",
     ]
     assert page.driver.title.startswith("2 services need attention")
-    page.says("status", "edge-2, cart: holds the step, vm: configuration")
+    page.says("status", "edge-2, cart: holds the step, vm: problem")
 
 
 def test_lost_is_said_and_the_figures_stay(page: Page, site: Site) -> None:

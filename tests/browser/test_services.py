@@ -62,6 +62,11 @@ MANY = [
 ]
 
 
+STAFF = idle(
+    "staff-first", weight=0.0, cohorts=[{"name": "staff", "weight": 50.0}], share="50% of staff"
+)
+
+
 @contextmanager
 def proxy(*rows: dict[str, Any]) -> Iterator[FakeAdmin]:
     """Serve several services; the page of cart has a scene."""
@@ -75,6 +80,15 @@ def names(page: Page, part: str) -> list[str]:
         f"#{part} a",
     )
     return found
+
+
+def test_a_service_with_a_cohort_on_the_canary_is_releasing_and_says_so(page: Page) -> None:
+    with proxy(STAFF, idle("login")) as fake:
+        page.driver.get(fake.url)
+        page.says("releasing", "1")
+        assert names(page, "releasing-tiles") == ["staff-first"]
+        (tile,) = page.all(".tile-weight")
+        assert tile.text == "50% of staff"
 
 
 def test_what_needs_a_person_is_first_then_who_is_releasing_then_the_rest(page: Page) -> None:

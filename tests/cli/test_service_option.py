@@ -158,6 +158,17 @@ def test_the_table_says_why_a_service_was_rolled_back() -> None:
     assert "pay: nothing is compared" in service_lines({"services": [row]}, 0.0)
 
 
+def test_the_table_shows_cohorts_with_users_on_the_canary() -> None:
+    row = {"name": "pay", "state": "running", "weight": 0.0, "share": "50% of staff"}
+    head, staff, *_ = service_lines(
+        {"services": [{**row, "cohorts": [{"name": "staff", "weight": 50.0}]}]}, 0.0
+    )
+    assert "50% of staff" in staff
+    assert staff.index("50%") == head.index("weight")
+    _, everyone, *_ = service_lines({"services": [{**row, "weight": 5.0, "cohorts": []}]}, 0.0)
+    assert " 5% " in everyone
+
+
 async def _streams(shop: Served, number: int) -> None:
     from tests.admin.fake import until
 

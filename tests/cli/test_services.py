@@ -52,6 +52,24 @@ def test_check_prints_each_service(path: Path) -> None:
     ]
 
 
+def test_check_names_the_cohorts_of_a_release(path: Path) -> None:
+    steps = "[{cohort: staff, weight: 9, bake: 5m}, {cohort: staff, weight: 50, bake: 5m}, {weight: 100}]"
+    path.write_text(
+        path.read_text()
+        + f"""
+  pay:
+    hosts: pay.example
+    split: {{cohorts: {{staff: {{header: {{name: X-Staff, equals: "yes"}}}}}}}}
+    release: {{id: pay-1, steps: {steps}}}
+"""
+    )
+    found = CliRunner().invoke(check, ["-c", str(path)]).output.splitlines()
+    (line,) = (one for one in found if one.startswith("pay "))
+    assert line.split("  ")[-1].strip() == "pay-1 (3 steps, first staff)"
+    as_json = json.loads(CliRunner().invoke(check, ["-c", str(path), "--json"]).output)
+    assert [one["cohorts"] for one in as_json["services"]] == [[], [], [], ["staff"]]
+
+
 def test_check_lists_services_as_json_where_a_file_has_several(path: Path, tmp_path: Path) -> None:
     found = json.loads(CliRunner().invoke(check, ["-c", str(path), "--json"]).output)
     assert [one["name"] for one in found["services"]] == ["cart", "search", "web"]
@@ -61,6 +79,7 @@ def test_check_lists_services_as_json_where_a_file_has_several(path: Path, tmp_p
         "paths": [],
         "release": None,
         "steps": 0,
+        "cohorts": [],
         "weight": 3.0,
     }
     single = tmp_path / "single.yaml"

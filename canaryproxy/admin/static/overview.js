@@ -1,47 +1,14 @@
 // The overview: a row for each service of each proxy, in the order of v1/overview; asked for every few seconds.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
-import { CIRCUITS, STANDINGS, duration, moment, plural, state, utc, weight, zone } from "./words.js";
+import { poll } from "./poll.js";
+import { CIRCUITS, NEEDS, STANDINGS, moment, plural, state, users, utc, zone } from "./words.js";
 
 const EVERY = 3000; // ms
-const TIMEOUT = 15000; // ms
 const NONE = "–";
-const KINDS = {
-  tripped: ["breach", "tripped"],
-  breach: ["breach", "regression"],
-  suspect: ["suspect", "suspect"],
-  held: ["suspect", "holds the step"],
-  unreachable: ["suspect", "unreachable"],
-  configuration: ["suspect", "configuration"],
-  waiting: ["info", "waits for resume"],
-};
 const COLUMNS = ["Environment", "Release", "State", "Weight", "Circuit", "Verdict", "Since"];
 
-let got = null; // Date.now() of the newest figures
 let before = "";
-
-async function look() {
-  try {
-    const response = await fetch("v1/overview", { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) });
-    if (!response.ok) throw new TypeError(`the proxy responded ${response.status}`);
-    show(await response.json());
-    got = Date.now();
-    lost("");
-  } catch (error) {
-    if (!(error instanceof TypeError) && error.name !== "TimeoutError") throw error;
-    const age = got === null ? "" : ` These figures are ${duration((Date.now() - got) / 1000)} old.`;
-    lost(`No connection to the proxy.${age} Retrying every ${EVERY / 1000} s.`);
-  } finally {
-    setTimeout(look, EVERY);
-  }
-}
-
-function lost(words) {
-  attr($("lost"), "hidden", words === "" ? "" : null);
-  text($("lost"), words);
-  document.body.classList.toggle("stale", words !== "");
-  badge($("live"), words === "" ? "ok" : "suspect", words === "" ? "live" : "old");
-}
 
 function show({ overview: rows, missing = [], time }) {
   const needing = rows.filter((row) => row.attention !== "none");
@@ -57,7 +24,7 @@ function show({ overview: rows, missing = [], time }) {
   const title = `${needing.length === 0 ? "All well" : `${of(needing)} attention`} – canaryproxy overview`;
   if (document.title !== title) document.title = title;
   attr($("favicon"), "href", tripped > 0 ? "static/favicon-tripped.svg" : "static/favicon.svg");
-  const said = needing.map((row) => `${full(row)}: ${KINDS[row.attention]?.[1] ?? row.attention}`).join(", ");
+  const said = needing.map((row) => `${full(row)}: ${NEEDS[row.attention]?.[1] ?? row.attention}`).join(", ");
   if (said !== before) text($("status"), said === "" ? "No proxy needs attention." : said);
   before = said;
 }
@@ -85,7 +52,7 @@ function fill(row, found, now) {
   text(environment, found.environment ?? NONE);
   text(release, known ? found.release ?? "no release" : NONE);
   text(at, known ? state({ ...found, steps: Array(found.steps) }) : NONE);
-  text(share, weight(found.weight));
+  text(share, users(found));
   text(circuit, CIRCUITS[found.circuit] ?? NONE);
   judgement(verdict, found);
   const when = known ? found.since : found.reached;
@@ -110,7 +77,7 @@ function named(cell, { name, service, dashboard, address }) {
 /** The word of what needs a person, or of the verdict, and its sentences. */
 function judgement(cell, found) {
   if (cell.childElementCount === 0) cell.append(el("span", { class: "level" }), el("ul"));
-  badge(cell.firstElementChild, ...(KINDS[found.attention] ?? STANDINGS[found.verdict] ?? ["unknown", "unknown"]));
+  badge(cell.firstElementChild, ...(NEEDS[found.attention] ?? STANDINGS[found.verdict] ?? ["unknown", "unknown"]));
   const said = [found.error, found.said, found.fleet, ...found.problems].filter((each) => each !== null);
   keyed(
     cell.lastElementChild,
@@ -121,4 +88,4 @@ function judgement(cell, found) {
   );
 }
 
-look();
+poll("v1/overview", EVERY, show);

@@ -1,54 +1,20 @@
 // The overview of several services: what needs a person, who is releasing, and the rest in a list that can be folded.
 
 import { $, attr, badge, el, keyed, text } from "./dom.js";
-import { CIRCUITS, STANDINGS, STATES, ago, count, duration, plural, state, utc, weight } from "./words.js";
+import { poll } from "./poll.js";
+import { CIRCUITS, NEEDS, STANDINGS, STATES, ago, count, plural, state, users, utc } from "./words.js";
 
 const EVERY = 2000; // ms
-const TIMEOUT = 15000; // ms
 const UNFOLDED = 12; // quiet services that are shown without being asked for
-const NEEDS = {
-  tripped: ["breach", "tripped"],
-  breach: ["breach", "regression"],
-  suspect: ["suspect", "suspect"],
-  held: ["suspect", "holds the step"],
-  configuration: ["suspect", "problem"],
-  waiting: ["info", "waits for resume"],
-};
 const UNDER_WAY = ["running", "paused", "tripped", "probing", "aborting"];
 
-let got = null; // Date.now() of the newest figures
 let now = 0; // the proxy's clock then, in seconds since the epoch
 let shown = null; // the last response
 let announced = null;
 let folded = null; // whether the list was folded by hand; null: it was not
 
-async function look() {
-  try {
-    const response = await fetch("v1/services", { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) });
-    if (!response.ok) throw new TypeError(`the proxy responded ${response.status}`);
-    shown = await response.json();
-    got = Date.now();
-    now = (Date.parse(response.headers.get("Date")) || got) / 1000;
-    draw();
-    lost("");
-  } catch (error) {
-    if (!(error instanceof TypeError) && error.name !== "TimeoutError") throw error;
-    const age = got === null ? "" : ` These figures are ${duration((Date.now() - got) / 1000)} old.`;
-    lost(`No connection to the proxy.${age} Retrying every ${EVERY / 1000} s.`);
-  } finally {
-    setTimeout(look, EVERY);
-  }
-}
-
-function lost(words) {
-  attr($("lost"), "hidden", words === "" ? "" : null);
-  text($("lost"), words);
-  document.body.classList.toggle("stale", words !== "");
-  badge($("live"), words === "" ? "ok" : "suspect", words === "" ? "live" : "old");
-}
-
 /** Whether users are on the canary for a time, or are about to be. */
-const isReleasing = (row) => UNDER_WAY.includes(row.state) || (row.weight > 0 && row.state !== "promoted");
+const isReleasing = (row) => UNDER_WAY.includes(row.state) || ((row.weight > 0 || row.cohorts?.length > 0) && row.state !== "promoted");
 
 function draw() {
   const { services, environment, host, version, problems } = shown;
@@ -114,7 +80,7 @@ function fill(node, row) {
   const [, release, share, plan, at, level, said] = node.children;
   attr(node, "class", `tile attention-${row.attention}`);
   text(release, row.release ?? "no release");
-  text(share, weight(row.weight));
+  text(share, users(row));
   attr(share, "title", `of the users of ${row.name} are on the canary`);
   steps(plan, row);
   text(at.firstElementChild, state({ ...row, steps: row.plan }));
@@ -175,4 +141,8 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   $("find").focus();
 });
-look();
+poll("v1/services", EVERY, (found, time) => {
+  shown = found;
+  now = time;
+  draw();
+});

@@ -14,6 +14,20 @@ export const count = (value) => (known(value) ? COUNT.format(value) : NONE);
 /** "5%" for a weight in percent, at its resolution of 0.01. */
 export const weight = (value) => (known(value) ? `${Number(value.toFixed(2))}%` : NONE);
 
+/** Who is on the canary: "5%", or "1% of users, 50% of staff" where cohorts have it. */
+export const users = (row) => (row.cohorts?.length ? row.share : weight(row.weight));
+
+/** Why a service or a proxy needs a person: the level of its badge, and the word in it. */
+export const NEEDS = {
+  tripped: ["breach", "tripped"],
+  breach: ["breach", "regression"],
+  suspect: ["suspect", "suspect"],
+  held: ["suspect", "holds the step"],
+  unreachable: ["suspect", "unreachable"],
+  configuration: ["suspect", "problem"],
+  waiting: ["info", "waits for resume"],
+};
+
 /** "0.59%" for a fraction. */
 export function percent(fraction) {
   if (!known(fraction)) return NONE;
