@@ -15,7 +15,8 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,22 @@ def services(number: int, ports: tuple[int, int]) -> str:
             "hosts": [f"{name}.test"],
             "variants": {"stable": {"endpoints": [stable]}, "canary": {"endpoints": [canary]}},
         }
+    return "services: " + json.dumps(found)
+
+
+def versions(number: int, ports: tuple[int, int]) -> str:
+    """Return the same services, each with versions beside its canary: ``changed`` gains or loses one.
+
+    Most users belong to a version, so that one that comes or goes moves requests.
+    """
+    stable, canary = ({"endpoints": [f"http://127.0.0.1:{port}"]} for port in ports)
+    found = {}
+    for name in (*KEPT, CHANGED):
+        others = {"v3": {**canary, "share": 40, "weight": 50}}
+        if name != CHANGED or number % 2:
+            others["v4"] = {**canary, "share": 40, "weight": 50}
+        sides = {"stable": stable, "canary": canary, "others": others}
+        found[name] = {"hosts": [f"{name}.test"], "variants": sides}
     return "services: " + json.dumps(found)
 
 
@@ -96,6 +113,25 @@ def under_load(port: int, clients: int) -> Iterator[list[Load]]:
             thread.join()
 
 
+@contextlib.contextmanager
+def scraped(running: Proxy) -> Iterator[list[dict[str, float]]]:
+    """Scrape ``/metrics`` again and again until the block ends; yield what was found, as it comes."""
+    found: list[dict[str, float]] = []
+    stopping = threading.Event()
+
+    def scrape() -> None:
+        while not stopping.is_set():
+            found.append(running.metrics())
+
+    with ThreadPoolExecutor(1) as pool:
+        scraping = pool.submit(scrape)
+        try:
+            yield found
+        finally:
+            stopping.set()
+        scraping.result()  # raises what a scrape has raised
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of the reloads."""
@@ -107,6 +143,8 @@ class Outcome:
     """Slots of shared memory that each process has mapped."""
     memory: list[int]
     """Resident bytes of each process."""
+    scrapes: list[dict[str, float]]
+    """Every scrape while the configurations changed."""
 
 
 def processes(running: Proxy) -> list[int]:
@@ -129,34 +167,44 @@ def resident(pid: int) -> int:
     return 0
 
 
-def reload_under_load(folder: Path, reloads: int, workers: int, clients: int) -> Outcome:
-    """Run a proxy, reload it so many times while clients send, and say what came of it."""
+def reload_under_load(
+    folder: Path,
+    reloads: int,
+    workers: int,
+    clients: int,
+    text_of: Callable[[int, tuple[int, int]], str] = services,
+) -> Outcome:
+    """Run a proxy, reload it so many times while clients send, and say what came of it.
+
+    ``text_of`` returns the services by the number of reloads before them and the ports of two upstreams.
+    """
     with (
         upstream(folder, "first") as (_, first),
         upstream(folder, "second") as (_, second),
         proxy(
             folder,
-            services(0, (first, second)),
+            text_of(0, (first, second)),
             f"workers: {workers}\nstate: {folder}/state.json\n",
         ) as running,
     ):
         path = folder / "proxy.yaml"
-        before, text = path.read_text(), services(0, (first, second))
-        with under_load(running.port, clients) as loads:
+        before, text = path.read_text(), text_of(0, (first, second))
+        with under_load(running.port, clients) as loads, scraped(running) as scrapes:
             until(lambda: all(one.sent for one in loads), "requests")
             for number in range(1, reloads + 1):
-                path.write_text(before.replace(text, services(number, (first, second))))
+                path.write_text(before.replace(text, text_of(number, (first, second))))
                 running.ask("POST", "/v1/reload")
             at = [one.sent for one in loads]
             until(
                 lambda: all(one.sent > was + 10 for one, was in zip(loads, at, strict=True)),
                 "more requests",
             )
+            last = running.metrics()
             pids = processes(running)
             outcome = [mapped(pid) for pid in pids], [resident(pid) for pid in pids]
     sent = sum(one.sent for one in loads)
     failures = [failure for one in loads for failure in one.failures]
-    return Outcome(reloads, sent, failures, *outcome)
+    return Outcome(reloads, sent, failures, *outcome, [*scrapes, last])
 
 
 def main() -> None:

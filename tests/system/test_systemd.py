@@ -249,6 +249,45 @@ def test_systemd_is_told_how_it_fares(tmp_path: Path, workers: int, abstract: bo
             until(lambda: not running.socket.exists(), "the end")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_several_services_feed_one_watchdog_and_are_reloaded_together(
+    tmp_path: Path, workers: int
+) -> None:
+    address = str(tmp_path / "notify")
+    notified = Notified(address)
+    port = free_port()
+    with upstream(tmp_path, "stable") as (_, v1), contextlib.closing(notified):
+        text = (
+            f"listen: 127.0.0.1:{port}\nworkers: {workers}\nstate: {tmp_path}/state.json\n"
+            f"admin: {{socket: {tmp_path}/admin.sock}}\n{variants([v1])}\n"
+            "services:\n  cart: {hosts: cart.test}\n"
+        )
+        environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"}
+        with unit(tmp_path, text, environment=environment) as running:
+            until(lambda: notified.has("READY", "1"), "READY")
+            assert status_of(port, "cart.test") == 200
+            assert status_of(port, "pay.test") == 421
+            until(lambda: notified.has("WATCHDOG", "1", at_least=3), "WATCHDOG")
+            file = tmp_path / "proxy.yaml"
+            file.write_text(file.read_text() + "  pay: {hosts: pay.test}\n")
+            os.kill(running.pid, signal.SIGHUP)
+            until(lambda: notified.has("RELOADING", "1"), "RELOADING")
+            until(lambda: notified.has("READY", "1", at_least=2), "READY after it")
+            until(lambda: notified.has("STATUS", "2 services"), "STATUS")
+            assert status_of(port, "pay.test") == 200
+            assert status_of(port, "cart.test") == 200
+            fed = sum("WATCHDOG" in one for one in notified.look())
+            until(lambda: notified.has("WATCHDOG", at_least=fed + 2), "WATCHDOG after the reload")
+
+
+def status_of(port: int, host: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+    connection.request("GET", "/", headers={"Host": host})
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
 @pytest.mark.parametrize("who", ["worker", "steering"])
 def test_the_watchdog_is_not_fed_for_a_child_that_hangs(tmp_path: Path, who: str) -> None:
     address = str(tmp_path / "notify")
