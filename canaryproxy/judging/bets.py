@@ -89,7 +89,7 @@ class Bets:
         self._log_e = 0.0
         self._stale = True
 
-    def look_up(self, factors: Factors, canary: bool) -> None:
+    def look_up(self, factors: Factors, canary: int) -> None:
         """Look a unit up: ``canary`` is whose it is; the factors were known before."""
         share = self.canary / (self.canary + self.stable)
         logs, over = self.logs, factors.over

@@ -8,9 +8,8 @@ from typing import Final
 
 from canaryproxy.judging.evidence import log_sum_exp
 from canaryproxy.judging.look import best_tilt, log_mean, log_mean_independent
-from canaryproxy.judging.rows import Rows
 from canaryproxy.judging.tally import Tally
-from canaryproxy.judging.units import FIELD, Lottery, VirtualCanaries
+from canaryproxy.judging.units import FIELD, ROW_BITS, Lottery, VirtualCanaries
 
 FIRST_LOOK: Final = 8
 LOOK_RATIO: Final = 1.3
@@ -20,6 +19,7 @@ NOTHING: Final = -1e9
 LEVELS: Final = 16.0
 """Scores are rounded to this part of their standard deviation."""
 _HIGHEST: Final = 1 << 20
+_NONE: Final = (0, 0)
 _FIELD_MASK: Final = (1 << FIELD) - 1
 _SHIFT: Final = 10
 _BIN: Final = (1 << _SHIFT) - 1
@@ -35,6 +35,29 @@ def bin_of(count: int) -> int:
 
 _BINNED: Final = 1024
 _BINS: Final = [bin_of(count) for count in range(_BINNED + 1)]
+
+
+def move_of(unit_class: int, n: int, e: int, more: int) -> int:
+    """Return the move of a unit of n trials and e events at a trial with ``more`` (0 or 1) events.
+
+    It is shifted so that it can be joined with a row. 0: the unit stays in its cell.
+    """
+    at_n, at_e = _bin_of(n), _bin_of(e)
+    moved = int(_bin_of(n + 1) != at_n) | int(_bin_of(e + more) != at_e) << 1
+    if not moved:
+        return 0
+    return (((unit_class << _SHIFT | at_n) << _SHIFT | at_e) << 2 | moved) << ROW_BITS
+
+
+def _bin_of(count: int) -> int:
+    return _BINS[count] if count < _BINNED else bin_of(count)
+
+
+QUIET: Final = 1024
+QUIET_MOVES: Final = [move_of(0, n, 0, 0) for n in range(QUIET)]
+"""Moves of units of class 0 without an event, by their trials, of those with fewer than ``QUIET``."""
+WIDTH: Final = 64
+"""From ``QUIET`` on a bin begins at multiples of it."""
 
 
 def middle_of(at: int) -> float:
@@ -65,36 +88,22 @@ class Cells:
         self.virtual: dict[int, int] = {}
         self._who = who
 
-    def add(self, trials: Sequence[int], ats: Sequence[int], rows: Rows, tally: Tally) -> None:
-        """Count trials, ``row << 1 | bad``, in ``rows`` and ``tally``; ``ats``: their cells of the tally."""
-        all_n, all_e, bins = rows.n, rows.e, _BINS
-        nn, ne, ee, who = tally.nn, tally.ne, tally.ee, self._who
-        for trial, at in zip(trials, ats, strict=True):
-            row = trial >> 1
-            n, e = all_n[row], all_e[row]
-            all_n[row] = n + 1
-            nn[at] += 2 * n + 1
-            new_e = at_e = bins[e] if e < _BINNED else bin_of(e)
-            if trial & 1:
-                all_e[row] = e + 1
-                ee[at] += 2 * e + 1
-                ne[at] += e + n + 1
-                new_e = bin_of(e + 1)
-            elif e:
-                ne[at] += e
-            at_n, new_n = (bins[n], bins[n + 1]) if n < _BINNED else (bin_of(n), bin_of(n + 1))
-            if new_n == at_n and new_e == at_e:
-                continue
-            trials_of = at >> 1 << _SHIFT
-            old = (trials_of | at_n) << _SHIFT | at_e if n else -1
-            new = (trials_of | new_n) << _SHIFT | new_e
-            _move(self.all, old, new, 1)
-            if at & 1:
-                _move(self.canary, old, new, 1)
-            elif who is not None:
-                fields = who.of(row)
-                if fields:
-                    _move(self.virtual, old, new, fields)
+    def move(self, stable: list[int], canary: list[int]) -> None:
+        """Move units of stable and of the canary, each given by ``move_of`` and its row together.
+
+        The units of the canary count as well as the canary's own.
+        """
+        if stable:
+            if self._who is None:
+                moved = _counted(stable)
+            else:
+                moved = self._who.sums(stable)
+                _move(self.virtual, [(move, fields) for move, (_, fields) in moved.items()])
+            _move(self.all, [(move, number) for move, (number, _) in moved.items()])
+        if canary:
+            counts = [(move, number) for move, (number, _) in _counted(canary).items()]
+            _move(self.canary, counts)
+            _move(self.all, counts)
 
     def levels(self, tally: Tally) -> tuple[float, dict[int, int]]:
         """Return the grid of scores, and each cell's score in steps of it; the grid is 0 without scores.
@@ -106,7 +115,7 @@ class Cells:
         alike = tally.likeness(scaled)
         events = expected = 0.0
         rows: list[tuple[int, int, float, float]] = []
-        for cell, count in self.all.items():
+        for cell, count in sorted(self.all.items()):
             n = middle_of(cell >> _SHIFT & _BIN)
             weight = 1.0 / (1.0 + (n - 1.0) * alike)
             e = weight * middle_of(cell & _BIN)
@@ -126,14 +135,30 @@ class Cells:
         return grid, {cell: round((e - scale * n) / grid) for cell, _, e, n in rows}
 
 
-def _move(cells: dict[int, int], old: int, new: int, units: int) -> None:
-    cells[new] = cells.get(new, 0) + units
-    if old >= 0:
-        left = cells[old] - units
-        if left:
-            cells[old] = left
-        else:
-            del cells[old]
+def _counted(moves: list[int]) -> dict[int, tuple[int, int]]:
+    found: dict[int, tuple[int, int]] = {}
+    for one in moves:
+        move = one >> ROW_BITS
+        found[move] = (found.get(move, _NONE)[0] + 1, 0)
+    return found
+
+
+def _move(cells: dict[int, int], moves: Sequence[tuple[int, int]]) -> None:
+    """Move units; a cell may have less than none until the last of them has moved."""
+    touched: list[int] = []
+    for move, units in moves:
+        if not units:
+            continue
+        old = move >> 2
+        new = old + (move >> 1 & 1) + ((move & 1) << _SHIFT)
+        cells[new] = cells.get(new, 0) + units
+        touched.append(new)
+        if old >> _SHIFT & _BIN:  # else it is the first trial of its units
+            cells[old] = cells.get(old, 0) - units
+            touched.append(old)
+    for cell in touched:
+        if cells.get(cell, 1) == 0:
+            del cells[cell]
 
 
 class Looks:

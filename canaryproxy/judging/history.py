@@ -6,12 +6,18 @@ Accounts that always fail are little surprise when they fail again, on whichever
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from math import exp, log
 from typing import Final
 
-_MOST: Final = 65_535
+from canaryproxy.judging.flat import i32, vec
+from canaryproxy.judging.growth import with_ints
+
+MOST: Final = 65_535
+"""Trials of a unit that a history counts."""
+EVENTS_SHIFT: Final = 16
+"""The bits of a count above are events, those below trials."""
+_SIGN: Final = 1 << 31
 LEAST_TRIALS: Final = 100
 LEAST_EVENTS: Final = 5
 """Below these numbers nothing is expected of units in particular."""
@@ -68,31 +74,32 @@ class Expectation:
         """By class, of those that can occur."""
 
     def class_of(self, row: int) -> int:
-        """Return the class of a row; called before the row's first trial of the step is added."""
+        """Return the class of a row; called after ``begin``, before the row's first trial of the step."""
         history = self._history
-        if self._strength <= 0.0 or history is None or row >= len(history.n):
+        if self._strength <= 0.0 or history is None:
             return 0
-        if history.trials != self._left:
-            self._strength = 0.0
-            return 0
-        n = history.n[row]
+        n, e = history.of(row)
         if not n:
             return 0
-        rate = (history.e[row] + self._strength * self.mean) / (n + self._strength)
+        rate = (e + self._strength * self.mean) / (n + self._strength)
         if rate >= 1.0:
             return CLASSES - 1
         odds = log(rate / (1.0 - rate))
         return 1 + min(max(round((odds - _LOWEST) * _PER_UNIT), 0), CLASSES - 2)
 
-    def learn(self, trials: Sequence[int]) -> None:
-        """Add trials of units of the step's stable side (``row << 1 | bad``) to the history."""
+    def begin(self, units: int) -> History | None:
+        """Begin to take trials of so many units; return what those of stable are to be added to."""
         history = self._history
-        if history is None or not trials:
-            return
-        if history.trials != self._left:
-            self._strength = 0.0
-        history.add(trials)
-        self._left = history.trials
+        if history is not None:
+            if history.trials != self._left:
+                self._strength = 0.0
+            history.grow(units)
+        return history
+
+    def end(self) -> None:
+        """The trials since ``begin`` have been added to the history."""
+        if self._history is not None:
+            self._left = self._history.trials
 
 
 class History:
@@ -102,50 +109,71 @@ class History:
     known well enough.
     """
 
-    __slots__ = ("_ee", "_ne", "_nn", "e", "events", "n", "trials")
+    __slots__ = ("_ee", "_ne", "_nn", "counts", "events", "trials")
 
     def __init__(self) -> None:
-        self.n: array[int] = array("H")
-        self.e: array[int] = array("H")
+        self.counts = vec[i32]()
+        """By row: trials in the lower half, events in the upper one."""
         self.trials = 0
         self.events = 0
         self._nn = 0
         self._ne = 0
         self._ee = 0
 
+    def of(self, row: int) -> tuple[int, int]:
+        """Return trials and events of a unit."""
+        if row >= len(self.counts):
+            return 0, 0
+        count: int = self.counts[row]
+        return count & MOST, count >> EVENTS_SHIFT & MOST
+
+    def grow(self, units: int) -> None:
+        """Let there be rows for so many units, and some more."""
+        size = len(self.counts)
+        if units > size:
+            self.counts = with_ints(self.counts, units + units // 8 + 64 - size)
+
     def add(self, trials: Sequence[int]) -> None:
         """Add trials, ``row << 1 | bad``, of units that are on stable."""
-        top = max(trials) >> 1
-        if top >= len(self.n):
-            grow(self.n, top)
-            grow(self.e, top)
-        all_n, all_e = self.n, self.e
-        added = nn = ne = 0
+        self.grow((max(trials) >> 1) + 1)
+        counts = self.counts
+        good = trials_before = events_before = 0
         for trial in trials:
             row = trial >> 1
-            n, e = all_n[row], all_e[row]
-            if n == _MOST:
+            count: int = counts[row]
+            n = count & MOST
+            if n == MOST:
                 continue
-            all_n[row] = n + 1
-            added += 1
-            nn += 2 * n + 1
-            ne += e
             if trial & 1:
-                all_e[row] = e + 1
-                self.events += 1
-                self._ee += 2 * e + 1
-                ne += n + 1
-        self.trials += added
-        self._nn += nn
-        self._ne += ne
+                self.learn_bad(row)
+                continue
+            counts[row] = count + 1
+            good += 1
+            trials_before += n
+            if n != count:
+                events_before += count >> EVENTS_SHIFT & MOST
+        self.learn_good(good, trials_before, events_before)
+
+    def learn_good(self, trials: int, trials_before: int, events_before: int) -> None:
+        """Add the sums of good trials whose units are counted already: what these had before, added up."""
+        self.trials += trials
+        self._nn += 2 * trials_before + trials
+        self._ne += events_before
+
+    def learn_bad(self, row: int) -> None:
+        """Add a bad trial of a unit with fewer than ``MOST``."""
+        count: int = self.counts[row]
+        n, e = count & MOST, count >> EVENTS_SHIFT & MOST
+        count = n + 1 | e + 1 << EVENTS_SHIFT
+        self.counts[row] = count if count < _SIGN else count - 2 * _SIGN
+        self.trials += 1
+        self.events += 1
+        self._nn += 2 * n + 1
+        self._ne += e + n + 1
+        self._ee += 2 * e + 1
 
     def likeness(self, rate: float) -> float:
         """Return how alike the requests of a unit are, where ``rate`` is expected of each."""
         spread = rate * (1.0 - rate)
         squares = self._ee - 2.0 * rate * self._ne + rate * rate * self._nn
         return likeness((self._nn - self.trials) * spread, squares - self.trials * spread)
-
-
-def grow(values: array[int], row: int) -> None:
-    """Let an array have a row, and some more."""
-    values.frombytes(bytes((row + 1 + row // 8 + 64 - len(values)) * values.itemsize))

@@ -38,6 +38,7 @@ from canaryproxy.judging.bets import (
     first_trial_factors,
 )
 from canaryproxy.judging.cells import Looks
+from canaryproxy.judging.counting import Counting
 from canaryproxy.judging.evidence import Direction
 from canaryproxy.judging.history import Expectation, History
 from canaryproxy.judging.rounds import (
@@ -50,9 +51,8 @@ from canaryproxy.judging.rounds import (
     life_of,
     stake_of,
 )
-from canaryproxy.judging.rows import Rows
 from canaryproxy.judging.surge import Surges
-from canaryproxy.judging.tally import Estimate, Seen, Tally
+from canaryproxy.judging.tally import Estimate, Seen
 from canaryproxy.judging.units import Lottery, Units
 from canaryproxy.judging.virtual import Placebo, PlaceboWatch, VirtualBets
 
@@ -92,10 +92,10 @@ class LotteryTest:
     """
 
     __slots__ = (
-        *("_expected", "_factors", "_live", "_lottery", "_positions", "_rounds", "_rows"),
-        *("_schedule", "_settings", "_standing", "_surges", "_tally"),
+        *("_counting", "_factors", "_lottery", "_rounds"),
+        *("_schedule", "_settings", "_standing", "_surges"),
         *("_turn", "_units", "_watch", "_who"),
-        *("_breached", "breach", "has_news", "log_evidence", "pending", "suspect"),
+        *("_breached", "breach", "has_news", "log_evidence", "newcomers", "pending", "suspect"),
     )
 
     def __init__(
@@ -111,23 +111,23 @@ class LotteryTest:
         increase = settings.direction == "increase"
         self._lottery = lottery
         self._units = units
-        self._positions = units.positions
         self._settings = settings
-        self._expected = Expectation(history)
-        self._rows = Rows(settings.looks, len(self._expected.rates) > 1)
-        self._factors = first_event_factors(self._expected.mean, self._expected.rates, increase)
-        self._tally = Tally(self._expected.mean)
+        expected = Expectation(history)
+        self._factors = first_event_factors(expected.mean, expected.rates, increase)
         known = (0, 0) if history is None else (history.trials, history.events)
         self._surges = Surges(increase, *known)
         self._schedule = Schedule(now, units.phase())
         self._rounds: list[Round] = []
         self._standing: list[StandingRound] = []
-        self._live = 0
         self.pending: list[int] = []
         """Trials since the last tick, ``row << 1 | bad``: all metrics of a tick cost less one by one."""
         self.has_news = True
         """Whether trials were taken since the last estimate."""
         self._who = units.virtual(lottery, placebos) if placebos and lottery.stable else None
+        looks = settings.looks
+        self._counting = Counting(lottery, units, expected, self._rounds, self._who, looks=looks)
+        self.newcomers = self._counting.newcomers
+        """Rows whose first trial in this test came since the last tick; with looks only."""
         self._watch = PlaceboWatch(placebos, settings.log_limit)
         self._turn = round(units.phase() * _VIRTUAL_EVERY)
         self.log_evidence = -inf
@@ -153,60 +153,20 @@ class LotteryTest:
         if not pending:
             return
         self.has_news = True
-        rows, tally, live = self._rows, self._tally, self._live
-        top = max(pending) >> 1
-        if top >= len(rows.tried):
-            rows.grow(top)
-        all_tried, all_voted, classes = rows.tried, rows.voted, rows.classes
-        positions, limit = self._positions, self._lottery.limit
-        trials, events = tally.trials, tally.events
-        ats: list[int] = []
-        stable: list[int] = []
-        for trial in pending:
-            row = trial >> 1
-            tried = all_tried[row]
-            at = 1 if positions[row] < limit else 0
-            if not tried & 1:
-                tally.users[at] += 1
-                if classes:
-                    classes[row] = self._expected.class_of(row)
-            if classes:
-                at += 2 * classes[row]
-            trials[at] += 1
-            if trial & 1:
-                events[at] += 1
-                if live & ~(tried & all_voted[row]):
-                    self._look_up(self._rounds, row, at >> 1, at & 1 == 1, True)
-            elif live & ~tried:
-                self._look_up(self._rounds, row, at >> 1, at & 1 == 1, False)
-            ats.append(at)
-            if not at & 1:
-                stable.append(trial)
-        looks = self._rounds[0].looks
-        if looks is not None:
-            looks.cells.add(pending, ats, rows, tally)
-        self._expected.learn(stable)
-        self._surges.add(pending)
+        before = self._counting.tally.total
+        self._counting.take(pending)
+        self._surges.add(pending, self._counting.tally.total - before)
         pending.clear()
 
-    def _look_up(
-        self, rounds: list[Round], row: int, unit_class: int, canary: bool, bad: bool
-    ) -> None:
-        """Bet on a unit in the rounds in which this is its first trial or first event."""
-        rows = self._rows
-        fields = 0 if canary or self._who is None else self._who.of(row)
-        for one in rounds:
-            if not rows.tried[row] & one.bit:
-                rows.tried[row] |= one.bit
-                one.first_trial(unit_class, canary, bad, fields)
-            if bad and not rows.voted[row] & one.bit:
-                rows.voted[row] |= one.bit
-                one.first_event(unit_class, canary, fields)
+    def counts(self, row: int) -> tuple[int, int]:
+        """Return trials and events of a unit; of a test with looks, as it is settled."""
+        return self._counting.counts(row)
 
     def tick(self, now: float) -> None:
         """Open and close rounds, look, and decide; ten times a second."""
         if self.pending:
             self.settle()
+        self.newcomers.clear()
         clock = self._schedule.clock(now)
         if not (clock or self._surges.pending or self._surges.length):
             return  # nothing has happened
@@ -221,9 +181,9 @@ class LotteryTest:
                 self._close(one)
         first = self._rounds[0]
         if first.looks is not None:
-            events = sum(self._tally.events) - sum(first.events)
+            events = self._counting.tally.total - first.total
             if events >= first.looks.next and self._units.spend(now, first.looks.cost):
-                self._watch.see(first.log_b, first.looks.look(self._tally, events))
+                self._watch.see(first.log_b, first.looks.look(self._counting.tally, events))
         self._see_virtual()
         self._decide(now)
 
@@ -232,10 +192,10 @@ class LotteryTest:
         for one in self._rounds[1:]:
             if kind == one.kind == "surge":
                 self._close(one)
-        free = [bit for bit in range(_ROUNDS) if not self._live >> bit & 1]
+        free = [bit for bit in range(_ROUNDS) if not self._counting.live >> bit & 1]
         if not free:
             self._close(self._rounds[1])
-            free = [bit for bit in range(_ROUNDS) if not self._live >> bit & 1]
+            free = [bit for bit in range(_ROUNDS) if not self._counting.live >> bit & 1]
         bit = 1 << free[0]
         settings = self._settings
         increase = settings.direction == "increase"
@@ -261,21 +221,23 @@ class LotteryTest:
         if self._who is not None:
             one.virtual = VirtualBets(self._who)
         if not first:
-            self._rows.clear(bit)
-        one.begin_window(self._tally)
+            self._counting.rows.open(bit)
+        one.begin_window(self._counting.tally)
         self._rounds.append(one)
-        self._live |= bit
+        self._counting.live |= bit
         for record in records:
-            row, bad = record >> 1, record & 1 == 1
-            canary = self._positions[row] < self._lottery.limit
-            unit_class = self._rows.classes[row] if self._rows.classes else 0
+            row, bad = record >> 1, record & 1
+            canary = 1 if self._units.positions[row] < self._lottery.limit else 0
+            unit_class = self._counting.rows.class_of(row)
             one.trials[2 * unit_class + canary] -= 1
             one.events[2 * unit_class + canary] -= bad
-            self._look_up([one], row, unit_class, canary, bad)
+            self._counting.look_up([one], row, unit_class, canary, bad)
+        if records:
+            self._counting.settle_virtual()
 
     def _close(self, one: Round) -> None:
         self._rounds.remove(one)
-        self._live &= ~one.bit
+        self._counting.live &= ~one.bit
 
     def _see_virtual(self) -> None:
         """See how virtual canaries do in one round after the other."""
@@ -301,7 +263,7 @@ class LotteryTest:
             if suspicion >= hold:
                 self.suspect = True
             if value >= limit and self._breached is None:
-                self._judge_round(one, one.window(self._tally))
+                self._judge_round(one, one.window(self._counting.tally))
         for past in self._standing:
             self.log_evidence = max(self.log_evidence, past.log_evidence)
             if past.log_evidence >= hold and now < past.until:
@@ -325,7 +287,7 @@ class LotteryTest:
             "clock": f"over the last {lasted}",
             "surge": f"in the {lasted} since the rate rose",
         }.get(one.kind, "")
-        return one.window(self._tally).seen(when)
+        return one.window(self._counting.tally).seen(when)
 
     @property
     def voted(self) -> tuple[int, int]:
@@ -342,10 +304,10 @@ class LotteryTest:
     @property
     def users(self) -> tuple[int, int]:
         """Users of stable and of the canary with a trial since the step began."""
-        return self._tally.most_users()
+        return self._counting.tally.most_users()
 
     def _is_material(self, window: Window) -> bool:
-        found = window.difference(self._tally)
+        found = window.difference(self._counting.tally)
         settings = self._settings
         if found is None:
             return False
@@ -361,17 +323,23 @@ class LotteryTest:
         self.settle()
         self.has_news = False
         if self._settings.looks:
-            return self._tally.estimate()
+            return self._counting.tally.estimate()
         window = Window(
-            self._tally.trials,
-            self._tally.events,
-            self._tally.most_users(),
+            self._counting.tally.trials,
+            self._counting.tally.events,
+            self._counting.tally.most_users(),
             (self._rounds[0].voted[0], self._rounds[0].voted[1]),
         )
-        found = window.difference(self._tally)
+        found = window.difference(self._counting.tally)
         if found is None:
             return None
-        return Estimate(self._tally.side(0), self._tally.side(1), window.tried, found[0], found[1])
+        return Estimate(
+            self._counting.tally.side(0),
+            self._counting.tally.side(1),
+            window.tried,
+            found[0],
+            found[1],
+        )
 
     @property
     def placebo(self) -> Placebo:
@@ -383,13 +351,13 @@ class LotteryTest:
         self.settle()
         now = self._schedule.last
         rounds = [
-            (one.log_evidence()[0], one.began + life_of(one.kind), one.window(self._tally))
+            (one.log_evidence()[0], one.began + life_of(one.kind), one.window(self._counting.tally))
             for one in self._rounds
         ]
         rounds += [(one.log_evidence, one.until, one.window) for one in self._standing]
         rounds.sort(key=_evidence_of, reverse=True)
         return {
-            "tally": self._tally.to_dict(),
+            "tally": self._counting.tally.to_dict(),
             "surges": self._surges.to_dict(),
             "schedule": self._schedule.to_dict(),
             "rounds": [
@@ -419,7 +387,7 @@ class LotteryTest:
         return cls(lottery, units, settings, now, history, placebos, state)
 
     def _restore(self, saved: Mapping[str, Any], now: float) -> None:
-        self._tally.restore(saved["tally"])
+        self._counting.tally.restore(saved["tally"])
         self._surges.restore(saved["surges"])
         self._schedule.restore(saved["schedule"])
         self._standing = [

@@ -32,7 +32,6 @@ become a page for all users, the others only decrease.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
@@ -69,6 +68,11 @@ _ENOUGH: Final = 100
 """Answers of stable from which limits are taken."""
 _FEW: Final = 50
 """The same for one route."""
+_KEPT: Final = 256
+_ROOM: Final = 64
+"""Answers of a route that are kept, and how many more before the older ones are forgotten."""
+_LAST: Final = 2000
+"""Answers of all routes that are kept."""
 _NO_ANSWER: Final = records.ENDED | records.CLIENT_GONE | records.TUNNEL | records.FAILED
 """Flags by which a record is one of an answer or not: of them it has but the first."""
 
@@ -269,18 +273,28 @@ def _share_above(ordered: Sequence[float], limit: float) -> float:
 class _Route:
     """Recent answers of stable on one route."""
 
-    __slots__ = ("first_bytes", "seen", "sizes", "types")
+    __slots__ = ("first_bytes", "room", "seen", "sizes", "types")
 
     def __init__(self) -> None:
         self.seen = 0.0
-        self.first_bytes: deque[float] = deque(maxlen=256)
-        self.sizes: deque[int] = deque(maxlen=256)
-        self.types: deque[int] = deque(maxlen=256)
+        self.room = _ROOM
+        """Answers until ``trim``."""
+        self.first_bytes: list[int] = []
+        """Microseconds."""
+        self.sizes: list[int] = []
+        self.types: list[int] = []
+
+    def trim(self) -> None:
+        """Forget all but the last 256."""
+        self.room = _ROOM
+        for values in (self.first_bytes, self.sizes, self.types):
+            del values[:-_KEPT]
 
     def limits(self, name: str, margin: float) -> RouteLimits:
+        self.trim()
         late, share = None, 0.05
         if len(self.first_bytes) >= _FEW:
-            ordered = sorted(self.first_bytes)
+            ordered = [micros / 1e6 for micros in sorted(self.first_bytes)]
             late = quantile(ordered, 0.95) + margin
             share = _share_above(ordered, late)
         sizes = None
@@ -302,7 +316,8 @@ class Baseline:
     _ROUTES: Final = 256
 
     def __init__(self) -> None:
-        self._first_bytes: deque[float] = deque(maxlen=2000)
+        self._first_bytes: list[int] = []
+        """Microseconds; the last two thousand count."""
         self._routes: dict[int, _Route] = {}
         self.names: dict[int, str] = {}
         """Names of templates, those that are counted."""
@@ -322,10 +337,14 @@ class Baseline:
         if route is None:
             route = self._new_route(template)
         route.seen += 1.0
+        route.room -= 1
+        if not route.room:
+            route.trim()
+            del self._first_bytes[:-_LAST]
         micros = third & NO_FIRST_BYTE
         if micros != NO_FIRST_BYTE:
-            self._first_bytes.append(micros / 1e6)
-            route.first_bytes.append(micros / 1e6)
+            self._first_bytes.append(micros)
+            route.first_bytes.append(micros)
         if 200 <= first >> records.STATUS_SHIFT & 0x3FF < 300 and not flags & records.BODILESS:
             size = third >> records.SIZE_SHIFT
             route.sizes.append(size)
@@ -357,7 +376,7 @@ class Baseline:
                     busiest[template] = route.limits(name, margin)
         if not self.enough:
             return Limits(FALLBACK.late, FALLBACK.stalled, routes=busiest)
-        ordered = sorted(self._first_bytes)
+        ordered = [micros / 1e6 for micros in sorted(self._first_bytes[-_LAST:])]
         p50, p95, p99 = (quantile(ordered, share) for share in (0.5, 0.95, 0.99))
         tau = quantile(ordered, rule.quantile)
         late = tau + margin

@@ -26,8 +26,9 @@ class Past:
 
     def sort(self, limits: Limits) -> None:
         """Sort by these limits from now on."""
-        takers = {name: trials.append for name, trials in self._pending.items()}
-        self._sorter = Sorter(takers, limits, self._outcomes, None, warm=True, hang=self._hang)
+        self._sorter = Sorter(
+            self._pending, limits, self._outcomes, None, warm=True, hang=self._hang
+        )
 
     def of(self, metric: str) -> History:
         """Return the history of a metric, an empty one if nothing is known."""

@@ -15,7 +15,6 @@ sends, and how alike they are, does not matter: it is one trial.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from math import log1p
 
 from canaryproxy.judging.evidence import PastRate
@@ -32,7 +31,7 @@ class UserProof:
     ``margin`` is absolute. For a metric that should not fall, give the complement of its events.
     """
 
-    __slots__ = ("_left", "_margin", "_open", "_past", "_queue", "_settled", "log_e")
+    __slots__ = ("_left", "_margin", "_past", "_queue", "log_e")
 
     def __init__(self, left: tuple[int, int], margin: float) -> None:
         if not 0.0 < margin < 1.0:
@@ -40,40 +39,25 @@ class UserProof:
         self._left = [left[0], left[1]]
         self._margin = margin
         self._past = PastRate()
-        self._open: dict[int, list[int]] = {}
         self._queue: deque[tuple[float, int, bool]] = deque()
-        self._settled = bytearray()
-        """By row: 1 for units whose trial is over."""
+        """Units whose trial is under way: since when, row, and whether the unit is the canary's."""
         self.log_e = 0.0
         """Natural logarithm of the evidence that the canary is not worse by the margin."""
 
-    def open(self, trials: Sequence[int]) -> list[int]:
-        """Return those of trials, ``row << 1 | bad``, whose units' own trials are not over."""
-        settled = self._settled
-        top = (max(trials) >> 1) + 1
-        if top > len(settled):
-            settled.extend(bytes(top - len(settled) + 1024))
-        return [trial for trial in trials if not settled[trial >> 1]]
+    def begin(self, row: int, now: float, *, canary: bool) -> None:
+        """Begin the trial of a unit with its first request."""
+        self._queue.append((now, row, canary))
 
-    def add(self, row: int, now: float, *, canary: bool, bad: bool) -> None:
-        """Take a trial of a unit whose own is not over (``open``)."""
-        counts = self._open.get(row)
-        if counts is None:
-            self._open[row] = counts = [0, 0]
-            self._queue.append((now, row, canary))
-        counts[0] += 1
-        counts[1] += bad
-
-    def tick(self, now: float) -> None:
-        """Settle the units whose ten seconds are over."""
+    def due(self, now: float) -> list[tuple[int, bool]]:
+        """End the trials whose ten seconds are over: row and side of each, to ``settle`` in this order."""
+        found: list[tuple[int, bool]] = []
         while self._queue and now - self._queue[0][0] >= WINDOW:
             _, row, canary = self._queue.popleft()
-            trials, events = self._open.pop(row)
-            if row < len(self._settled):
-                self._settled[row] = 1
-            self._bet(events / trials, canary=canary)
+            found.append((row, canary))
+        return found
 
-    def _bet(self, y: float, *, canary: bool) -> None:
+    def settle(self, y: float, *, canary: bool) -> None:
+        """Bet on a unit whose trial is over; ``y``: the share of its requests that are bad."""
         left_s, left_c = self._left
         self._left[canary] -= 1
         past = self._past.rate

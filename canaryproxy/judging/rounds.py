@@ -74,7 +74,8 @@ class Round:
 
     __slots__ = (
         *("bets_a", "bets_c", "began", "bit", "events", "factors_a", "factors_c", "kind"),
-        *("log_a", "log_b", "log_c", "looks", "stake", "trials", "tried", "virtual", "voted"),
+        *("log_a", "log_b", "log_c", "looks", "stake", "total", "trials", "tried", "virtual"),
+        *("voted",),
     )
 
     def __init__(
@@ -107,30 +108,33 @@ class Round:
         self.trials = [0] * CELLS
         self.events = [0] * CELLS
         """What the tally was when the round began."""
+        self.total = 0
+        """Events in the tally then."""
         self.tried = [0, 0]
         self.voted = [0, 0]
         """Units with a trial and with an event in this round, of stable and of the canary."""
 
-    def first_trial(self, unit_class: int, canary: bool, bad: bool, fields: int) -> None:
-        """Look a unit up at its first trial in the round; ``fields``: the virtual canaries that have it."""
+    def first_trial(self, unit_class: int, canary: int, bad: int, row: int) -> None:
+        """Look a unit up at its first trial in the round."""
         self.tried[canary] += 1
         if self.bets_c is not None:
             at = 2 * unit_class + bad
             self.bets_c.look_up(self.factors_c[at], canary)
             if self.virtual is not None and not canary:
-                self.virtual.look_up_trial(at, fields)
+                self.virtual.look_up_trial(at, row)
 
-    def first_event(self, unit_class: int, canary: bool, fields: int) -> None:
+    def first_event(self, unit_class: int, canary: int, row: int) -> None:
         """Look a unit up at its first bad event in the round."""
         self.voted[canary] += 1
         self.bets_a.look_up(self.factors_a[unit_class], canary)
         if self.virtual is not None and not canary:
-            self.virtual.look_up_event(unit_class, fields)
+            self.virtual.look_up_event(unit_class, row)
 
     def begin_window(self, tally: Tally) -> None:
         """The round's window begins with what the tally is now."""
         self.trials = list(tally.trials)
         self.events = list(tally.events)
+        self.total = tally.total
 
     def log_evidence(self) -> tuple[float, float]:
         """Return the best of its parts, ln E + ln stake; and the same with the last look instead of all."""

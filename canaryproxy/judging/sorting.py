@@ -7,8 +7,8 @@ byte passed. There are a dozen such kinds in practice, so each is worked out onc
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from canaryproxy.judging import metrics
 from canaryproxy.judging.metrics import Limits, Record, RouteLimits
@@ -25,23 +25,24 @@ _OUTCOMES_SHIFT: Final = 32
 _NONE: Final = 8
 """Limits passed by a first byte that never came."""
 
-Take = Callable[[int], None]
-"""Takes a trial, ``row << 1 | bad``."""
+Pending = list[int]
+"""What a test takes at the next tick: trials, ``row << 1 | bad``."""
 
 
 class Kind:
     """A kind of record: the tests that its records are trials of."""
 
-    __slots__ = ("answers", "bad", "content", "errors", "good", "latency")
+    __slots__ = ("answers", "bad", "business", "content", "errors", "good", "latency")
 
     def __init__(
-        self, record: Record, found: Mapping[str, bool], takers: Mapping[str, Take]
+        self, record: Record, found: Mapping[str, bool], takers: Mapping[str, Pending]
     ) -> None:
         self.good = [takers[name] for name, bad in found.items() if not bad and name in takers]
         """Tests for which it is no event."""
         self.bad = [takers[name] for name, bad in found.items() if bad and name in takers]
         self.errors = found.get(metrics.ERRORS)
         """``None``: it is no trial."""
+        self.business = found.get(metrics.BUSINESS)
         self.answers: bool | None = None
         if metrics.CLIENT_ERRORS in found:
             self.answers = any(found.get(name, False) for name in metrics.CLASSES[:3])
@@ -52,17 +53,21 @@ class Kind:
 
     def give(self, trial: int) -> None:
         """Give a record of this kind to the tests; ``trial`` is ``row << 1``."""
-        for take in self.good:
-            take(trial)
-        for take in self.bad:
-            take(trial | 1)
+        shared: Any = trial  # one object for all, where compiled, too
+        for pending in self.good:
+            pending.append(shared)
+        if self.bad:
+            shared = trial | 1
+            for pending in self.bad:
+                pending.append(shared)
 
 
 class Sorter:
-    """Sorts by limits that stay. ``takers``: by metric, what takes its trials."""
+    """Sorts by limits that stay. ``takers``: by metric, where its trials go."""
 
     __slots__ = (
         "_business",
+        "_first",
         "_hang",
         "_kinds",
         "_limits",
@@ -74,7 +79,7 @@ class Sorter:
 
     def __init__(
         self,
-        takers: Mapping[str, Take],
+        takers: Mapping[str, Pending],
         limits: Limits,
         outcomes: Sequence[tuple[int, str]],
         business: BusinessRule | None,
@@ -91,12 +96,17 @@ class Sorter:
         self._hang = hang
         late = (limits if warm else limits.warming(hang)).late
         self._times = sorted([late, limits.late_p50, limits.late_p95, limits.late_p99])
+        self._first = self._times[0]
         self._kinds: dict[int, Kind] = {}
 
     def kind(self, first: int, second: int, third: int) -> Kind:
         """Return the kind of a record, given by its words."""
         micros = third & NO_FIRST_BYTE
-        passed = _NONE if micros == NO_FIRST_BYTE else bisect_left(self._times, micros / 1e6)
+        if micros == NO_FIRST_BYTE:
+            passed = _NONE
+        else:
+            seconds = micros / 1e6
+            passed = 0 if seconds <= self._first else bisect_left(self._times, seconds)
         key = (second >> _OUTCOMES_SHIFT << 34 | first >> STATUS_SHIFT) << 5 | passed << 1
         if third >> SIZE_SHIFT:
             key |= 1
@@ -128,14 +138,14 @@ class RouteSorter:
 
     def __init__(
         self,
-        own: Mapping[str, Take],
-        takers: Mapping[str, Take],
+        own: Mapping[str, Pending],
+        takers: Mapping[str, Pending],
         route: RouteLimits | None,
         *,
         content: bool,
         warm: bool,
     ) -> None:
-        """``own``: what takes the trials of the route's metrics; ``takers``: of the service's."""
+        """``own``: where the trials of the route's metrics go; ``takers``: of the service's."""
         self._errors = own.get(metrics.ERRORS)
         self._answers = own.get(metrics.ANSWERS)
         self._latency = own.get(metrics.LATENCY)
@@ -148,16 +158,16 @@ class RouteSorter:
     def take(self, kind: Kind, first: int, third: int, trial: int) -> None:
         """Take a record; ``trial`` is ``row << 1``."""
         if kind.errors is not None and self._errors is not None:
-            self._errors(trial | kind.errors)
+            self._errors.append(trial | kind.errors)
         if kind.answers is not None and self._answers is not None:
-            self._answers(trial | kind.answers)
+            self._answers.append(trial | kind.answers)
         if kind.latency and self._late is not None and self._latency is not None:
             micros = third & NO_FIRST_BYTE
-            self._latency(trial | (micros == NO_FIRST_BYTE or micros / 1e6 > self._late))
+            self._latency.append(trial | (micros == NO_FIRST_BYTE or micros / 1e6 > self._late))
         if kind.content:
             size = third >> SIZE_SHIFT
             if self._sizes is not None and self._size is not None:
                 low, high = self._sizes
-                self._size(trial | (not low <= size <= high))
+                self._size.append(trial | (not low <= size <= high))
             if self._types and size and self._type is not None:
-                self._type(trial | (first >> TYPE_SHIFT & 0xFF not in self._types))
+                self._type.append(trial | (first >> TYPE_SHIFT & 0xFF not in self._types))

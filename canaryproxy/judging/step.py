@@ -14,6 +14,8 @@ from typing import Any
 
 from canaryproxy.judging import families, metrics, words
 from canaryproxy.judging.families import Spec
+from canaryproxy.judging.flat import u8, vec
+from canaryproxy.judging.growth import with_bytes
 from canaryproxy.judging.history import History
 from canaryproxy.judging.lottery import Estimate, Lottery, LotteryTest, TestSettings
 from canaryproxy.judging.metrics import OTHER, Limits
@@ -115,7 +117,7 @@ class Step:
         self._past = past
         self._left = (lottery.stable, lottery.canary)
         self.ratio = SampleRatio(self._left)
-        self._met = bytearray()
+        self._met = vec[u8]()
         """By row: the part of the step in which the unit was seen last, 1 or, after the warm-up, 2."""
         self._part = 1
         self._users = [0, 0]
@@ -187,9 +189,9 @@ class Step:
     def _sort(self) -> None:
         """Sort records by the tests and limits that there are now."""
         settings = self._settings
-        takers = {name: trial.test.pending.append for name, trial in self.trials.items()}
+        takers = {name: trial.test.pending for name, trial in self.trials.items()}
         if self.user_time is not None:
-            takers[metrics.BUSINESS] = self.user_time.respond
+            del takers[metrics.BUSINESS]  # its trials are intervals
         outcomes = [(rule.slot, rule.name) for rule in settings.outcomes]
         self._sorter = Sorter(
             takers, self.limits, outcomes, settings.business, warm=self.warm, hang=HANG
@@ -207,7 +209,7 @@ class Step:
         if found is None:
             if of not in self.routes:
                 self.routes[of] = self._route_tests(of)
-            mine = {name: trial.test.pending.append for name, trial in self.routes[of].items()}
+            mine = {name: trial.test.pending for name, trial in self.routes[of].items()}
             found = self._by_route[of] = RouteSorter(
                 mine,
                 self._takers,
@@ -227,6 +229,8 @@ class Step:
         trial = row << 1
         kind = self._sorter.kind(first, second, third)
         kind.give(trial)
+        if kind.business is not None and self.user_time is not None:
+            self.user_time.respond(trial | kind.business)
         route = self._by_route.get(template)
         if route is None:
             route = self._sorter_of(template)
@@ -286,7 +290,7 @@ class Step:
     def _meet(self, row: int, *, canary: bool) -> None:
         """Note that a unit is seen for the first time in a part of the step."""
         if row >= len(self._met):
-            self._met.extend(bytes(max(row + 1 - len(self._met), 1024)))
+            self._met = with_bytes(self._met, max(row + 1 - len(self._met), 1024))
         if not self._met[row]:
             self.ratio.add(canary=canary)
         self._met[row] = self._part
@@ -307,15 +311,16 @@ class Step:
                 trial.test.tick(now)
 
     def _prove(self, trial: Trial, proof: UserProof, now: float) -> None:
-        """Give the trials of the tick to the proof, too."""
-        pending = trial.test.pending
-        if pending:
-            is_bad = trial.spec.direction == "increase"
-            positions, limit = self._units.positions, self.lottery.limit
-            for one in proof.open(pending):
-                row = one >> 1
-                proof.add(row, now, canary=positions[row] < limit, bad=(one & 1 == 1) is is_bad)
-        proof.tick(now)
+        """Begin the trials of the units that are new in this tick, and settle those whose time is over."""
+        test, positions, limit = trial.test, self._units.positions, self.lottery.limit
+        test.settle()
+        for row in test.newcomers:
+            proof.begin(row, now, canary=positions[row] < limit)
+        test.newcomers.clear()
+        for row, canary in proof.due(now):
+            trials, events = test.counts(row)
+            bad = events if trial.spec.direction == "increase" else trials - events
+            proof.settle(bad / trials, canary=canary)
 
     def learn(self, limits: Limits) -> None:
         """Take the limits that were not known when the step began; routes that were known stay."""

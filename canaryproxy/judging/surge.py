@@ -6,8 +6,6 @@ it decides depends on no label.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
 from math import log
 from typing import Any, Final
 
@@ -17,6 +15,8 @@ YOUNG: Final = 200
 """Records before which the rate is learnt only."""
 KEPT: Final = 2048
 """Records that a surge may begin in the past."""
+_MORE: Final = 512
+"""Records beyond them after which the older ones are forgotten."""
 _FADES: Final = 60_000.0
 _LOGS: Final = tuple(log(ratio) for ratio in RATIOS)
 
@@ -41,7 +41,7 @@ class Surges:
         self._sums = [0.0] * len(RATIOS)
         self._start = [0] * len(RATIOS)
         self._surge = -1
-        self._recent: array[int] = array("Q")
+        self._recent: list[int] = []
         self._trials_now = self._events_now = 0
 
     @property
@@ -54,14 +54,14 @@ class Surges:
         """Number of the last trials that belong to a surge without a round as yet; 0 without one."""
         return min(self._index - self._surge, KEPT) if self._surge >= 0 else 0
 
-    def add(self, trials: Sequence[int]) -> None:
-        """Add trials, ``row << 1 | bad``, in order of time."""
+    def add(self, trials: list[int], events: int) -> None:
+        """Add trials, ``row << 1 | bad``, in order of time; ``events``: how many of them are bad."""
         recent = self._recent
         recent.extend(trials)
-        if len(recent) >= 2 * KEPT:
+        if len(recent) >= KEPT + _MORE:
             del recent[:-KEPT]
         self._trials_now += len(trials)
-        self._events_now += sum([trial & 1 for trial in trials])
+        self._events_now += events
 
     def take(self) -> list[int]:
         """Return the trials of the surge, oldest first; a round is opened for it."""
@@ -100,7 +100,7 @@ class Surges:
         self._start = [self._index] * len(RATIOS)
 
     def _last(self, count: int) -> list[int]:
-        return self._recent[max(len(self._recent) - min(count, KEPT), 0) :].tolist()
+        return self._recent[max(len(self._recent) - min(count, KEPT), 0) :]
 
     def _learn(self, trials: int, events: int, weight: float) -> None:
         if self._trials > _FADES:

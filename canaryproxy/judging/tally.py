@@ -55,7 +55,7 @@ class Seen:
 class Tally:
     """Sums over units by class and side: trials n, events e, and of their squares and products."""
 
-    __slots__ = ("_known", "ee", "events", "ne", "nn", "rates", "trials", "users")
+    __slots__ = ("_known", "ee", "events", "ne", "nn", "rates", "total", "trials", "users")
 
     def __init__(self, mean: float) -> None:
         self.rates = [mean, *CLASS_RATES]
@@ -65,8 +65,32 @@ class Tally:
         self.nn = [0] * CELLS
         self.ne = [0] * CELLS
         self.ee = [0] * CELLS
+        self.total = 0
+        """Events of all."""
         self.users = [0, 0]
         self._known = [0, 0]
+
+    def add(self, unit_class: int, canary: int, n: int, e: int, bad: int) -> None:
+        """Add a trial of a unit that has had n of them and e events."""
+        at = unit_class << 1 | canary
+        self.trials[at] += 1
+        self.nn[at] += 2 * n + 1
+        self.ne[at] += e
+        if bad:
+            self.events[at] += 1
+            self.ee[at] += 2 * e + 1
+            self.ne[at] += n + 1
+            self.total += 1
+
+    def add_good(self, at: int, trials: int, trials_before: int) -> None:
+        """Add good trials of units without an event: how many their units had before, added up."""
+        self.trials[at] += trials
+        self.nn[at] += 2 * trials_before + trials
+
+    def add_event(self, at: int) -> None:
+        """Add an event whose trial is added already, of a test that counts no units."""
+        self.events[at] += 1
+        self.total += 1
 
     def most_users(self) -> tuple[int, int]:
         """Return the users of both sides: those counted, or before a restart, if those were more."""
@@ -147,6 +171,7 @@ class Tally:
             self.trials[at], self.events[at] = n, e
             self.nn[at], self.ne[at], self.ee[at] = nn, ne, ee
             self.rates[at >> 1] = rate
+        self.total = sum(self.events)
 
 
 def variance_of_rate(trials: int, events: int, tried: int, voted: int) -> float:

@@ -7,15 +7,23 @@ Positions that nothing was seen of are units, too; they have the same chance of 
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
 from typing import Final
 
 from mmh3 import mmh3_x64_128_uintdigest
 
+from canaryproxy.judging.flat import append, i32, i64, vec
+from canaryproxy.judging.growth import with_longs
+
 _PAGE: Final = 1024
 _PACKED: Final = 2048
 """Packed rows that are remembered; each has 200 bytes with twenty virtual canaries."""
+_RECENT: Final = 8
+_DRAWN: Final = 1 << 61
+"""Bit of a mask that says that it was drawn."""
+_NONE: Final = (0, 0)
+ROW_BITS: Final = 24
+ROW_MASK: Final = (1 << ROW_BITS) - 1
 _PHASE: Final = 0.6180339887498949
 
 
@@ -66,17 +74,19 @@ class VirtualCanaries:
     before.
     """
 
-    __slots__ = ("_cut", "_masks", "_packed", "_positions", "_spread", "count", "share")
+    __slots__ = ("_cut", "_masks", "_packed", "_recent", "_spread", "_units", "count", "share")
 
-    def __init__(self, positions: array[int], lottery: Lottery, count: int) -> None:
+    def __init__(self, units: Units, lottery: Lottery, count: int) -> None:
         self.count = count
         size = lottery.canary + lottery.stable
         self._cut = (lottery.canary << 32) // max(size, 1)
         self.share = self._cut / 2**32
-        self._positions = positions
-        self._masks = array("Q")
+        self._units = units
+        self._masks = vec[i64]()
         self._packed: dict[int, int] = {}
         """Of some rows: the tests of a tick ask for the same ones."""
+        self._recent: list[tuple[list[int], dict[int, tuple[int, int]]]] = []
+        """What ``sums`` was asked last."""
         self._spread = [
             sum([1 << FIELD * bit for bit in range(8) if value >> bit & 1]) for value in range(256)
         ]
@@ -86,12 +96,12 @@ class VirtualCanaries:
         packed = self._packed.get(row)
         if packed is not None:
             return packed
-        masks = self._masks
-        while len(masks) <= row:
-            masks.append(0)
-        mask = masks[row]
+        if row >= len(self._masks):
+            self._masks = with_longs(self._masks, row + 1 + row // 8 + 64 - len(self._masks))
+        mask: int = self._masks[row]
         if not mask:
-            mask = masks[row] = self._draw(self._positions[row])
+            position: int = self._units.positions[row]
+            mask = self._masks[row] = self._draw(position)
         spread = self._spread
         packed = spread[mask & 255]
         for byte in range(1, (self.count + 7) // 8):
@@ -101,8 +111,27 @@ class VirtualCanaries:
         self._packed[row] = packed
         return packed
 
+    def sums(self, coded: list[int]) -> dict[int, tuple[int, int]]:
+        """Return for each code how many rows have it, and who has them, added up.
+
+        ``coded``: ``code << ROW_BITS | row``. Most tests have the same trials in a tick, and so the same
+        list: it is added up once.
+        """
+        for known, found in self._recent:
+            if known == coded:
+                return found
+        sums: dict[int, tuple[int, int]] = {}
+        for one in coded:
+            code = one >> ROW_BITS
+            number, fields = sums.get(code, _NONE)
+            sums[code] = (number + 1, fields + self.of(one & ROW_MASK))
+        if len(self._recent) >= _RECENT:
+            del self._recent[0]
+        self._recent.append((coded, sums))
+        return sums
+
     def _draw(self, position: int) -> int:
-        mask = 1 << 63
+        mask = _DRAWN
         key = position.to_bytes(4, "little")
         for start in range(0, self.count, 4):
             digest = mmh3_x64_128_uintdigest(key, start)
@@ -125,9 +154,9 @@ class Units:
     __slots__ = ("_pages", "_spent", "_spent_at", "_tests", "_virtual", "positions")
 
     def __init__(self) -> None:
-        self.positions: array[int] = array("I")
-        """By row."""
-        self._pages: dict[int, array[int]] = {}
+        self.positions = vec[i32]()
+        """By row. Another one whenever a row is added."""
+        self._pages: dict[int, vec[i32]] = {}
         self._virtual: dict[tuple[Lottery, int], VirtualCanaries] = {}
         self._tests = 0
         self._spent = 0
@@ -140,18 +169,19 @@ class Units:
         """Return the row of a position; a new one if it has not been seen."""
         page = self._pages.get(position // _PAGE)
         if page is None:
-            page = self._pages[position // _PAGE] = array("I", bytes(4 * _PAGE))
-        row = page[position % _PAGE]
+            page = self._pages[position // _PAGE] = vec[i32]([0] * _PAGE)
+        row: int = page[position % _PAGE]
         if not row:
-            self.positions.append(position)
-            row = page[position % _PAGE] = len(self.positions)
+            self.positions = append(self.positions, position)
+            row = len(self.positions)
+            page[position % _PAGE] = row
         return row - 1
 
     def virtual(self, lottery: Lottery, count: int) -> VirtualCanaries:
         """Return the virtual canaries of a lottery, the same for each test; older ones are dropped."""
         key = (lottery, count)
         if key not in self._virtual:
-            self._virtual = {key: VirtualCanaries(self.positions, lottery, count)}
+            self._virtual = {key: VirtualCanaries(self, lottery, count)}
         return self._virtual[key]
 
     def phase(self) -> float:

@@ -12,7 +12,7 @@ from typing import Final
 
 from canaryproxy.judging.bets import Factors
 from canaryproxy.judging.evidence import log_sum_exp
-from canaryproxy.judging.units import FIELD, VirtualCanaries
+from canaryproxy.judging.units import FIELD, ROW_BITS, VirtualCanaries
 
 _FIELD_MASK: Final = (1 << FIELD) - 1
 
@@ -33,22 +33,37 @@ class VirtualBets:
     looked up counts, and how many were theirs: one packed integer.
     """
 
-    __slots__ = ("_events", "_trials", "who")
+    __slots__ = ("_events", "_events_due", "_trials", "_trials_due", "who")
 
     def __init__(self, who: VirtualCanaries) -> None:
         self.who = who
         self._events: dict[int, tuple[int, int]] = {}
         self._trials: dict[int, tuple[int, int]] = {}
+        self._events_due: list[int] = []
+        self._trials_due: list[int] = []
+        """Rows that were looked up since ``settle``, each with which factors are bet."""
 
-    def look_up_event(self, at: int, fields: int) -> None:
+    def look_up_event(self, at: int, row: int) -> None:
         """Look up a unit of stable for part A; ``at``: which factors are bet."""
-        units, theirs = self._events.get(at, (0, 0))
-        self._events[at] = (units + 1, theirs + fields)
+        self._events_due.append(at << ROW_BITS | row)
 
-    def look_up_trial(self, at: int, fields: int) -> None:
+    def look_up_trial(self, at: int, row: int) -> None:
         """The same for part C."""
-        units, theirs = self._trials.get(at, (0, 0))
-        self._trials[at] = (units + 1, theirs + fields)
+        self._trials_due.append(at << ROW_BITS | row)
+
+    def settle(self) -> None:
+        """Add up what was looked up; most tests of a tick have looked up the same units."""
+        if self._trials_due:
+            self._add(self._trials, self._trials_due)
+            self._trials_due = []
+        if self._events_due:
+            self._add(self._events, self._events_due)
+            self._events_due = []
+
+    def _add(self, counts: dict[int, tuple[int, int]], due: list[int]) -> None:
+        for at, (number, fields) in self.who.sums(due).items():
+            units, theirs = counts.get(at, (0, 0))
+            counts[at] = (units + number, theirs + fields)
 
     def log_events(self, prior: Sequence[float], factors: Sequence[Factors]) -> list[float]:
         """Return ln E of part A of each virtual canary."""

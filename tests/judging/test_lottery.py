@@ -417,9 +417,9 @@ def test_history_grows_by_the_stable_units_of_a_test() -> None:
     found = test.estimate()
     assert found is not None
     assert (history.trials, history.events) == found.stable
-    assert all(
-        world.units.positions[row] >= percent(50) for row, n in enumerate(history.n) if n > 0
-    )
+    known = [row for row in range(len(world.units)) if history.of(row)[0]]
+    assert known
+    assert all(world.units.positions[row] >= percent(50) for row in known)
 
 
 def test_history_of_other_steps_is_not_expected_of_units_that_are_new_to_this_one() -> None:
@@ -429,14 +429,14 @@ def test_history_of_other_steps_is_not_expected_of_units_that_are_new_to_this_on
     world.learn(history, 20_000)
     first = world.test(percent(10), history=history)
     again = world.test(percent(10), history=history)
-    new, known = next(row for row, e in enumerate(history.e) if e > 10), 0
+    new, known = next(row for row in range(len(world.units)) if history.of(row)[1] > 10), 0
     assert Expectation(history).class_of(new) > 0
     again.add(known, False)
     again.settle()
     first.add(new, True)
     first.settle()
-    assert first._rows.classes[new] == 0
-    assert World(2, 1).test(percent(10), history=history)._expected.class_of(new) > 0
+    assert first._counting.rows.class_of(new) == 0
+    assert World(2, 1).test(percent(10), history=history)._counting.expected.class_of(new) > 0
 
 
 def resumed(test: LotteryTest, world: World, weight: float, now: float) -> LotteryTest:

@@ -19,12 +19,20 @@ def run(shares: tuple[float, ...], canary: frozenset[int], margin: float, worse:
     """Let units come one after the other; on the canary each is worse by ``worse``. Return the e-value."""
     size = len(shares)
     proof = UserProof((size - len(canary), len(canary)), margin)
+    ys: list[float] = []
     for unit, share in enumerate(shares):
-        bad = round(20 * min(share + worse * (unit in canary), 1.0))
-        for turn in range(20):
-            proof.add(unit, float(unit), canary=unit in canary, bad=turn < bad)
-    proof.tick(size + WINDOW)
+        ys.append(min(share + worse * (unit in canary), 1.0))
+        proof.begin(unit, float(unit), canary=unit in canary)
+    settle(proof, size + WINDOW, ys)
     return exp(proof.log_e)
+
+
+def settle(proof: UserProof, now: float, ys: list[float]) -> int:
+    """Settle the units whose time is over, by their share of bad requests; return how many they are."""
+    due = proof.due(now)
+    for unit, is_canary in due:
+        proof.settle(ys[unit], canary=is_canary)
+    return len(due)
 
 
 @given(shares=SHARES, data=st.data())
@@ -43,20 +51,20 @@ def test_where_the_canary_is_worse_by_the_margin_the_mean_is_at_most_one(
 def test_a_canary_that_is_as_good_is_proven() -> None:
     proof = UserProof((50_000, 50_000), 0.05)
     for unit in range(2000):
-        proof.add(unit, unit * 0.01, canary=unit % 2 == 0, bad=False)
-        proof.tick(unit * 0.01)
+        proof.begin(unit, unit * 0.01, canary=unit % 2 == 0)
+        settle(proof, unit * 0.01, [0.0] * 2000)
     assert proof.log_e > log(1000)
 
 
-def test_a_user_is_one_trial_however_often_it_asks() -> None:
-    once, often = (UserProof((50, 50), 0.1) for _ in range(2))
+def test_the_trial_of_a_unit_is_over_after_ten_seconds() -> None:
+    proof = UserProof((50, 50), 0.1)
     for unit in range(20):
-        once.add(unit, 0.0, canary=unit % 2 == 0, bad=False)
-        for turn in range(30):
-            often.add(unit, 0.3 * turn, canary=unit % 2 == 0, bad=False)
-    for proof in (once, often):
-        proof.tick(WINDOW)
-    assert once.log_e == often.log_e != 0.0
+        proof.begin(unit, 0.1 * unit, canary=unit % 2 == 0)
+    assert settle(proof, WINDOW - 0.01, [0.0] * 20) == 0
+    assert proof.log_e == 0.0
+    assert settle(proof, WINDOW + 0.45, [0.0] * 20) == 5
+    assert settle(proof, WINDOW + 2.0, [0.0] * 20) == 15
+    assert proof.due(WINDOW + 9.0) == []
 
 
 @pytest.mark.parametrize("margin", [0.0, 1.0, -0.1])
