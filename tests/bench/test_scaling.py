@@ -1,0 +1,41 @@
+"""What ``bench.scaling`` says of what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from bench import scaling
+from bench.gate import callgrind
+from bench.gate.steady import Steady
+from bench.peers.ours import Ours
+from bench.services import EXIT_CANNOT_RUN, Bench
+
+
+def test_it_cannot_run_without_valgrind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(callgrind, "missing", lambda: "no valgrind here")
+    assert scaling.main([]) == EXIT_CANNOT_RUN
+    assert "no valgrind here" in capsys.readouterr().err
+
+
+def test_the_dearest_is_compared_with_one_user_one_endpoint_and_no_rules(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def count(
+        _bench: Bench, _name: str, peer: Ours, _requests: int, *clients: Callable[[int], Steady]
+    ) -> tuple[float, ...]:
+        cost = 1000.0 + peer.endpoints + peer.rules
+        return tuple(cost + 50.0 * number for number in range(len(clients)))
+
+    monkeypatch.setattr(scaling, "_count", count)
+    assert scaling._compare(cast(Bench, Path()), 1) == pytest.approx(1064 / 1001 - 1)
+    said = capsys.readouterr().out
+    assert "one endpoint, no match rules: 1,001 instructions" in said
+    assert "a new user with each request: 1,051: +5.0%" in said
+    assert "64 endpoints of each variant: 1,064: +6.3%" in said
+    assert "20 match rules: 1,021: +2.0%" in said
