@@ -1,4 +1,4 @@
-"""Builds the extension ``canaryproxy.proxy.native_sockets`` into wheels whose data path is compiled."""
+"""Builds the extensions in C into wheels whose data path is compiled."""
 
 from __future__ import annotations
 
@@ -10,25 +10,33 @@ from typing import Any
 from hatchling.builders.config import BuilderConfig
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_SOURCE = "canaryproxy/proxy/native_sockets.c"
-_MODULE = "canaryproxy.proxy.native_sockets"
+_SOURCES = ("canaryproxy/measure/native_cells.c", "canaryproxy/proxy/native_sockets.c")
 
 
-class NativeSocketsHook(BuildHookInterface[BuilderConfig]):
+class ExtensionsHook(BuildHookInterface[BuilderConfig]):
     """Compiles beside the source, where mypyc leaves what it has compiled, too."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build it, if the wheel is one that mypyc compiles (``HATCH_BUILD_HOOK_ENABLE_MYPYC``)."""
+        """Build them, if the wheel is one that mypyc compiles (``HATCH_BUILD_HOOK_ENABLE_MYPYC``)."""
         enabled = os.environ.get("HATCH_BUILD_HOOK_ENABLE_MYPYC", "").lower()
         if version == "editable" or enabled not in ("true", "1"):
             return
+        for source in _SOURCES:
+            made = self._compile(source)
+            build_data["artifacts"].append(str(made.relative_to(self.root)))
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+
+    def _compile(self, source: str) -> Path:
+        """Return the extension that was built beside its source."""
         # Plain wheels are built without setuptools.
         from setuptools import Distribution, Extension  # noqa: PLC0415
         from setuptools.command.build_ext import build_ext  # noqa: PLC0415
 
-        extension = Extension(_MODULE, [str(Path(self.root, _SOURCE))])
+        module = source.removesuffix(".c").replace("/", ".")
+        extension = Extension(module, [str(Path(self.root, source))])
         command = build_ext(Distribution({"name": "canaryproxy", "ext_modules": [extension]}))
         with tempfile.TemporaryDirectory() as folder:
             command.build_temp = folder
@@ -36,8 +44,6 @@ class NativeSocketsHook(BuildHookInterface[BuilderConfig]):
             command.ensure_finalized()
             command.run()
             (built,) = (Path(one) for one in command.get_outputs())
-            made = Path(self.root, _SOURCE).with_name(built.name)
+            made = Path(self.root, source).with_name(built.name)
             made.write_bytes(built.read_bytes())
-        build_data["artifacts"].append(str(made.relative_to(self.root)))
-        build_data["pure_python"] = False
-        build_data["infer_tag"] = True
+        return made

@@ -16,7 +16,8 @@ newest one of several workers is shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import ceil
@@ -26,6 +27,13 @@ from typing import Final, overload
 from canaryproxy.config.grpc import GrpcStatus
 from canaryproxy.measure import histogram
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
+
+try:
+    from canaryproxy.measure.native_cells import Cells
+except ImportError:  # it was not built: the same is counted here
+    _HAS_CELLS = False
+else:
+    _HAS_CELLS = True
 
 
 class Reason(IntEnum):
@@ -183,6 +191,16 @@ DURATION: Final = FIRST_BYTE + histogram.CELLS
 VARIANT_CELLS: Final = DURATION + histogram.CELLS
 _FIRST_BYTE_SUM: Final = FIRST_BYTE + histogram.SUM
 _DURATION_SUM: Final = DURATION + histogram.SUM
+_LAYOUT: Final = (
+    array("d", histogram.BOUNDS).tobytes(),
+    histogram.LOWEST,
+    histogram.PER_NEPER,
+    CODES,
+    FINISHED,
+    FIRST_BYTE,
+    DURATION,
+)
+"""What the extension is told about the cells."""
 
 _EXEMPLAR_SIZE: Final = 5
 """Cells of one exemplar: sequence (odd while it is written, 0 before the first), high and low half of the
@@ -274,26 +292,46 @@ class Tally:
     """Counts in the cells of one variant, whose only writer it is.
 
     Reading a cell costs several hundred instructions, as writing does. A copy of the values is kept here, so
-    cells are only written.
+    cells are only written. The extension ``native_cells`` (optional, part of the compiled wheel) needs none.
     """
 
-    __slots__ = ("cells", "values")
+    __slots__ = ("_add", "_finish", "cells", "copy")
 
     def __init__(self, cells: memoryview[int]) -> None:
         self.cells = cells
-        self.values = cells.tolist()
-        """A copy of the cells."""
+        self.copy: list[int] | None = None
+        """A copy of the cells; ``None``: the extension counts."""
+        self._add: Callable[[int, int], None] | None = None
+        self._finish: Callable[[int, float, float], int] | None = None
+        if _HAS_CELLS:
+            extension = Cells(cells, *_LAYOUT)
+            self._add, self._finish = extension.add, extension.finish
+        else:
+            self.copy = cells.tolist()
+
+    @property
+    def values(self) -> Sequence[int]:
+        """The values of the cells."""
+        return self.cells if self.copy is None else self.copy
 
     def add(self, at: int, count: int = 1) -> None:
         """Add to a cell."""
-        self.values[at] = self.cells[at] = self.values[at] + count
+        if self._add is not None:
+            self._add(at, count)
+            return
+        values = self.copy
+        assert values is not None
+        values[at] = self.cells[at] = values[at] + count
 
     def finish(self, status: int, waited: float, took: float) -> int:
         """Count the end of a request: its status, and the seconds to the first and to the last byte.
 
         Returns the bucket of the time to the first byte (``histogram.bucket_index``).
         """
-        values, cells = self.values, self.cells
+        if self._finish is not None:
+            return self._finish(status, waited, took)
+        values, cells = self.copy, self.cells
+        assert values is not None
         code = CODES + status
         values[code] = cells[code] = values[code] + 1
         values[FINISHED] = cells[FINISHED] = values[FINISHED] + 1

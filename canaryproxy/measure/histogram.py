@@ -12,7 +12,8 @@ from math import floor, log, log10
 from typing import Final
 
 _PER_OCTAVE: Final = 8
-_LOWEST: Final = 0.00025
+LOWEST: Final = 0.00025
+"""The first of ``BOUNDS``."""
 _OCTAVES: Final = 18
 
 
@@ -22,12 +23,13 @@ def _round(value: float) -> float:
 
 
 BOUNDS: Final[tuple[float, ...]] = tuple(
-    _round(_LOWEST * 2 ** (i / _PER_OCTAVE)) for i in range(_OCTAVES * _PER_OCTAVE + 1)
+    _round(LOWEST * 2 ** (i / _PER_OCTAVE)) for i in range(_OCTAVES * _PER_OCTAVE + 1)
 )
 """Upper bounds of the buckets in seconds, inclusive (``le``), from 0.25 ms to 65.5 s."""
 
 _HIGHEST: Final = BOUNDS[-1]
-_PER_NEPER: Final = _PER_OCTAVE / log(2)
+PER_NEPER: Final = _PER_OCTAVE / log(2)
+"""Buckets for each factor of e."""
 
 BUCKETS: Final = len(BOUNDS) + 1
 """Number of count cells: one per bound, then one for everything above the last (``+Inf``)."""
@@ -41,12 +43,12 @@ CELLS: Final = BUCKETS + 1
 
 def bucket_index(seconds: float) -> int:
     """Return the offset of the count cell for a duration in seconds (``le`` is inclusive)."""
-    if not seconds > _LOWEST:
+    if not seconds > LOWEST:
         return 0
     if seconds > _HIGHEST:
         return BUCKETS - 1
     # Bounds are rounded, so the logarithm may be one bucket low. Still faster than a search.
-    index = int(log(seconds / _LOWEST) * _PER_NEPER)
+    index = int(log(seconds / LOWEST) * PER_NEPER)
     while seconds > BOUNDS[index]:
         index += 1
     return index

@@ -103,8 +103,11 @@ class Exchange(Rescuer):
         self._response = None
         self._tally = tally = service.tallies[variant]
         # ``Tally.add``, written out: each call is dear where this is not compiled.
-        values = tally.values
-        values[ROUTED] = tally.cells[ROUTED] = values[ROUTED] + 1
+        values = tally.copy
+        if values is None:
+            tally.add(ROUTED)
+        else:
+            values[ROUTED] = tally.cells[ROUTED] = values[ROUTED] + 1
         self._responded_at = 0.0
         """When the head of the final response came."""
         self._rescued = 0
@@ -182,8 +185,7 @@ class Exchange(Rescuer):
                     body += last_chunk(trailers)
             elif trailers and self._sink.peer.http2:
                 self._sink.keep_trailers(trailers)
-        head += end
-        self._sink.write_head(head, body, ends=complete)
+        self._sink.write_head(head + end, body, ends=complete)
         if complete:
             self._complete(now)
         else:

@@ -141,7 +141,7 @@ def test_observations_are_all_there(values: list[float]) -> None:
         sums += here[histogram.SUM]
     assert cells[counters.CODES + 204] == cells[counters.FINISHED] == len(values)
     assert sum(cells) == 4 * len(values) + sums
-    assert cells.tolist() == tally.values
+    assert cells.tolist() == list(tally.values)
 
 
 _COUNTED = st.tuples(st.integers(0, counters.VARIANT_CELLS - 1), st.integers(0, 2**40))

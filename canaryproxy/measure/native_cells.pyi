@@ -1,0 +1,14 @@
+class Cells:
+    def __init__(
+        self,
+        cells: memoryview[int],
+        bounds: bytes,
+        lowest: float,
+        per_neper: float,
+        codes: int,
+        finished: int,
+        first_byte: int,
+        duration: int,
+    ) -> None: ...
+    def add(self, at: int, count: int, /) -> None: ...
+    def finish(self, status: int, waited: float, took: float, /) -> int: ...
