@@ -163,6 +163,8 @@ class RequestHeadCache:
         "_by_number",
         "_cookie_matters",
         "_enabled",
+        "_last_line",
+        "_last_parts",
         "_lines",
         "_lines_fifo",
         "_parser",
@@ -187,6 +189,9 @@ class RequestHeadCache:
         self._enabled = enabled
         self._lines: dict[bytes, RequestLine] = {}
         self._lines_fifo = SampledFifo(MAX_LINES)
+        self._last_line = _CRLF
+        """The request line before, with its end, and its parts: often the next one is the same."""
+        self._last_parts: RequestLine | None = None
         self._blocks: dict[bytes, ParsedHeaders] = {}
         self._blocks_fifo = SampledFifo(MAX_BLOCKS)
         self._by_number: list[HeaderTemplate] = []
@@ -200,8 +205,16 @@ class RequestHeadCache:
         Raises ``Refusal`` as ``parse`` does. Cached blocks end with their only empty line: where one
         matches, there is nothing to search for.
         """
-        line, _, block = data.partition(_CRLF)
-        parts = self._lines.get(line)
+        parts = self._last_parts
+        if parts is not None and data.startswith(self._last_line):
+            line = self._last_line
+            block = data[len(line) :]
+            line = line[:-2]
+        else:
+            line, _, block = data.partition(_CRLF)
+            parts = self._lines.get(line)
+            if parts is not None:
+                self._last_line, self._last_parts = line + _CRLF, parts
         if parts is not None:
             headers, trace = self._lookup(block, peer)
             if headers is not None and headers.fields.host:
@@ -390,7 +403,12 @@ class ResponseHeadCache:
     head anew.
     """
 
-    __slots__ = ("_enabled", "_fifo", "_heads", "_parser")
+    __slots__ = ("_enabled", "_fifo", "_heads", "_parser", "last", "last_head")
+
+    last: Response | None
+    """The last response whose head is cached: most often the next one begins like it."""
+    last_head: bytes
+    """Its head."""
 
     def __init__(self, parser: ResponseParser, *, enabled: bool = True) -> None:
         self._enabled = enabled
@@ -402,10 +420,14 @@ class ResponseHeadCache:
         self._parser = parser
         self._heads.clear()
         self._fifo = SampledFifo(MAX_RESPONSES)
+        self.last, self.last_head = None, b""
 
     def get(self, head: bytes) -> Response | None:
         """Return the response if this head is cached: then it is one complete head and nothing else."""
-        return self._heads.get(head)
+        response = self._heads.get(head)
+        if response is not None:
+            self.last, self.last_head = response, head
+        return response
 
     def parse(self, head: bytes) -> Response:
         """Check one complete head (with its empty line) and return the response, ready to forward.

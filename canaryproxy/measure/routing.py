@@ -190,7 +190,9 @@ class RouteTable:
             if sent and position >= 0:
                 mark = position | self._marks[variant]
         elif sent:
-            mark = bucket * FINE + found // BUCKETS % FINE | self._marks[variant]
+            stable, canary = self._marks
+            mark = bucket * FINE + found // BUCKETS % FINE
+            mark |= stable if variant == STABLE else canary
         return Routing(self, key, bucket, variant, cookie, mark, False, members)
 
     def _among_cohorts(

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from canaryproxy.http1.forwarding import Peer, TrustedProxies
-from canaryproxy.http1.request import ParsedHeaders, Request
+from canaryproxy.http1.request import ParsedHeaders, Request, RuleCache
 from canaryproxy.measure import counters
 from canaryproxy.measure.cohorts import CohortRules
 from canaryproxy.measure.conditions import MatchRules, RequestView, host_name
@@ -27,6 +27,9 @@ _LONGEST_CACHED: Final = 256
 
 _NO_OUTCOMES: Final[tuple[int, ...]] = ()
 
+_Matched = tuple[int | None, tuple[int, ...], Members]
+"""The variant that a rule forces, the outcomes whose rules match, and the cohorts."""
+
 
 class Router:
     """Routes the requests of one worker by the table that was published last."""
@@ -39,6 +42,10 @@ class Router:
         "_jar",
         "_key_is_in_headers",
         "_key_reader",
+        "_last_cache",
+        "_last_found",
+        "_last_method",
+        "_last_path",
         "_outcomes",
         "_probes",
         "_proxies",
@@ -58,6 +65,11 @@ class Router:
         self._cell = cell
         self._sequence = cell.sequence
         """One cell: when it differs from ``_table_version``, another table was published."""
+        self._last_cache: RuleCache | None = None
+        """The request before, as often the next one is like it: the cache that it was looked up in, its
+        method and path, and what the rules say."""
+        self._last_method = self._last_path = b""
+        self._last_found: _Matched = (None, _NO_OUTCOMES, NO_COHORTS)
         self._table_version = 0
         self.table = RouteTable()
         """The table in force; all users go to stable until one is published."""
@@ -91,6 +103,7 @@ class Router:
         self._proxies = proxies
         self._cohorts = cohorts
         self._has_rules = bool(rules) or bool(outcomes) or bool(cohorts)
+        self._last_cache = None
         self._reads_query = rules.reads_query or cohorts.reads_query
         self._key_is_in_headers = key_is_in_headers
         # What was found by the table before, for headers that are remembered, was found by other settings.
@@ -116,12 +129,23 @@ class Router:
             if routing is None or routing.table is not self.table:
                 routing = self._by_key(request, peer, NO_COHORTS)
             return routing, _NO_OUTCOMES
-        cache = headers.rule_cache
-        known = None if cache is None or self._reads_query else cache.get(request.rule_key)
-        if known is not None and known[0] is self._rules:  # as of ``_match``, written out
-            forced, outcomes, members = known[1]
-        else:
+        cache, rule_key = headers.rule_cache, request.rule_key
+        if cache is None or self._reads_query:
             forced, outcomes, members = self._match(request, peer)
+        elif (
+            cache is self._last_cache
+            and rule_key[1] is self._last_path
+            and rule_key[0] is self._last_method
+        ):
+            forced, outcomes, members = self._last_found
+        else:
+            known = cache.get(rule_key)
+            if known is not None and known[0] is self._rules:  # as of ``_match``, written out
+                self._last_cache, self._last_found = cache, known[1]
+                self._last_method, self._last_path = rule_key
+                forced, outcomes, members = known[1]
+            else:
+                forced, outcomes, members = self._match(request, peer)
         routing = headers.routing
         if (
             routing is None

@@ -197,10 +197,15 @@ class UpstreamConnection(UpstreamLink):
         searched = len(self._buffer)
         if searched:
             data = self._buffer + data
+        parser = self._parser
         while True:
-            end = self._head_length
-            head = data[:end]
-            response = self._parser.get(head) if head.endswith(b"\r\n\r\n") else None
+            response = parser.last
+            if response is not None and data.startswith(parser.last_head):
+                end = len(parser.last_head)
+            else:
+                end = self._head_length
+                head = data[:end]
+                response = parser.get(head) if head.endswith(b"\r\n\r\n") else None
             if response is None:
                 end = find_head_end(data, searched)
                 if end < 0:
@@ -211,7 +216,7 @@ class UpstreamConnection(UpstreamLink):
                     return
                 self._head_length = end
                 try:
-                    response = self._parser.parse(data[:end])
+                    response = parser.parse(data[:end])
                 except InvalidResponse as error:
                     self._fail(receiver, str(error))
                     return

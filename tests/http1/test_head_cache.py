@@ -260,10 +260,11 @@ def test_equal_responses_share_one_object() -> None:
         cache = ResponseHeadCache(ResponseParser(), enabled=enabled)
         first = cache.parse(head)
         assert (cache.get(head) is first) == enabled
+        assert (cache.last, cache.last_head) == ((first, head) if enabled else (None, b""))
         assert (cache.parse(head) is first) == enabled
         assert cache.parse(head).head == first.head == ResponseParser().parse(head).head
         cache.replace_parser(ResponseParser(b"X-Variant"))
-        assert cache.get(head) is None
+        assert cache.get(head) is cache.last is None
         assert b"X-Variant" not in cache.parse(head).head
         for number in range(3000):
             cache.parse(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % number)
