@@ -602,6 +602,15 @@ METRICS: Final = (
         judge=True,
     ),
     Row(
+        "canaryproxy_judge_records_total",
+        "Records of randomised requests on their way to the judge: taken, left_out (a tick takes 4,000) or"
+        " dropped (the control plane was late).",
+        "counter",
+        ("result",),
+        readers.records,
+        judge=True,
+    ),
+    Row(
         "canaryproxy_outcome_events_total",
         "Responses for which an outcome holds.",
         "counter",

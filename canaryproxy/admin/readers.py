@@ -15,6 +15,7 @@ from canaryproxy.config.grpc import GrpcStatus
 from canaryproxy.config.model import EventName
 from canaryproxy.control.controller import Status
 from canaryproxy.control.endpoint_view import CLASSES, REASONS, EndpointRow
+from canaryproxy.control.record_reader import RecordCounts
 from canaryproxy.control.release_view import Fleet, Release, Step
 from canaryproxy.judging.verdict import Level, Placebo, Verdict
 from canaryproxy.measure import counters, histogram
@@ -84,6 +85,8 @@ class Sources:
     """Health checks that failed and that passed, of stable and of the canary."""
     events: Callable[[], Mapping[str, int]] = dict
     """Records of the history since the process started, by event (``EventCounts.counts``)."""
+    records: Callable[[], RecordCounts] = RecordCounts
+    """What became of the records of requests."""
     outcomes: Callable[[], Mapping[str, int]] = dict
     """Slots of ``judge.outcomes`` by name (``counters.slots``)."""
     notified: Callable[[], Notified | None] = lambda: None
@@ -372,6 +375,13 @@ def judged(*, event: bool) -> Reader:
                     yield (variant, verdict.metric), pair[event]
 
     return read
+
+
+def records(scrape: Scrape) -> Iterable[Sample]:
+    counts = scrape.sources.records()
+    yield ("taken",), counts.taken
+    yield ("left_out",), counts.left_out
+    yield ("dropped",), counts.dropped
 
 
 def outcomes(*, event: bool) -> Reader:

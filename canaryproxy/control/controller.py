@@ -97,6 +97,8 @@ class Status:
     """Why the state could not be written, if it could not."""
     concentration: Concentration | None = None
     """How many sticky keys carry the traffic; ``None``: not known yet."""
+    losses: str | None = None
+    """What was lost of late, in words: requests that the judge has not seen."""
     front: Front | None = None
     """The split of the front that is followed and compared; ``None``: none, or not known yet."""
     cohorts: Cohorts = NONE_REACHED
@@ -267,12 +269,16 @@ class Controller:
             self.users.take(self.now, () if sample.cohort else sample.records)
             self.routes.take(self.now, sample.records, sample.names)
             self.authority.observe(sample)
+        else:
+            self.sampler.skip()
         self._watch()
 
     def idle_tick(self, *, used: bool) -> None:
         """Look after an idle service once a second; ``used``: a worker has counted something of it."""
-        if used and self.settings.has_canary:
-            drained = self.sampler.drain()
+        if used and not self.settings.has_canary:
+            self.sampler.skip()
+        elif used:
+            drained = self.sampler.drain(self.now)
             self.users.take(self.now, drained.records)
             self.routes.take(self.now, drained.records, drained.names)
         if used:
@@ -451,6 +457,7 @@ class Controller:
             broken.left if broken.state is circuit.State.OPEN else None,
             self._saver.error,
             self.sampler.concentration,
+            self.sampler.losses(self.now),
             self.sampler.front,
             split_of(self.table).users.of_cohorts,
         )

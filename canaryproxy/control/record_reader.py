@@ -1,8 +1,8 @@
 """Reads the records that the workers have written since the last tick.
 
-The order is that of the workers, and of time within each: it does not depend on variants. Where a ring was
-lapped, all that its worker wrote since the last tick is dropped; when a tick brings more records than the
-judge can take, it takes every m-th of them. Neither looks at variants or at outcomes, so the draw stays fair.
+The order is that of the workers, and of time within each: it does not depend on variants. When a tick brings
+more records than the judge can take, it takes every m-th of them. A worker whose ring is full drops what
+comes last. Neither looks at variants or at outcomes, so the draw stays fair.
 """
 
 from __future__ import annotations
@@ -25,7 +25,19 @@ class Drained:
     names: Mapping[int, str] = field(default_factory=dict)
     """Names of route templates by their hash."""
     lost: bool = False
-    """Whether records of a worker were dropped."""
+    """Whether workers had to drop records."""
+
+
+@dataclass(slots=True)
+class RecordCounts:
+    """What became of the records of requests since the reader began."""
+
+    taken: int = 0
+    """Read for the judge."""
+    left_out: int = 0
+    """Left out because a tick brought more than it takes."""
+    dropped: int = 0
+    """Dropped by workers whose rings were full: the control plane was late."""
 
 
 class RecordReader:
@@ -41,26 +53,49 @@ class RecordReader:
         written: Sequence[int] | None = None,
     ) -> None:
         begin = [ring.written for ring in rings] if written is None else written
-        self._rings = list(zip(rings, begin, strict=True))
+        self._rings = [
+            (ring, at, ring.dropped if at else 0) for ring, at in zip(rings, begin, strict=True)
+        ]
+        """Each with where it began and how many it had dropped then."""
         self._names = [(ring, 0) for ring in names]
+        self.counts = RecordCounts()
 
     def drain(self) -> Drained:
         """Return what has been written since the last call."""
+        parts = [_unread(ring, began) for ring, began, _ in self._rings]
+        number = sum(limit - first for first, limit in parts)
+        every = -(-number // MOST_RECORDS) if number else 1
         records: list[int] = []
-        lost = False
-        for at, (ring, read) in enumerate(self._rings):
-            written, words = ring.since(read)
-            self._rings[at] = (ring, written)
-            if words is None:
-                lost = True
-            else:
-                records += words
+        before = 0
+        for (ring, _, _), (first, limit) in zip(self._rings, parts, strict=True):
+            records += ring.words(first + -before % every, limit, every)
+            before += limit - first
+            if ring.read != limit:
+                ring.free(limit)
+        dropped = sum(ring.dropped - already for ring, _, already in self._rings)
+        counts, taken = self.counts, len(records) // WORDS
+        lost = dropped > counts.dropped
+        counts.taken += taken
+        counts.left_out += number - taken
+        counts.dropped = dropped
         names: dict[int, str] = {}
         for at, (named, read) in enumerate(self._names):
             written, found = named.since(read)
             self._names[at] = (named, written)
             names.update(found)
-        return Drained(thinned(records), names, lost)
+        return Drained(records, names, lost)
+
+    def skip(self) -> None:
+        """Free what has been written since the last call: nobody judges it."""
+        for ring, _, _ in self._rings:
+            if ring.read != (written := ring.written):
+                ring.free(written)
+
+
+def _unread(ring: RecordRing, began: int) -> tuple[int, int]:
+    """Return the number of the first record to be read and of the first that is not yet written."""
+    written = ring.written
+    return min(max(began, ring.read), written), written
 
 
 def thinned(records: list[int], most: int = MOST_RECORDS) -> list[int]:

@@ -429,7 +429,9 @@ class Release(Progress):
     level: Level
     quiet: str | None = Field(description="Why nothing can be compared.")
     notice: str | None = Field(
-        None, description="What is odd about the traffic, although nothing fails: few sticky keys."
+        None,
+        description="What is odd about the traffic, although nothing fails: few sticky keys, or requests"
+        " that are not compared because the control plane was late.",
     )
     at_fault: AtFault = Field(default=[])
     unresolved: Unresolved = Field(default=[])
@@ -591,7 +593,7 @@ def release(
         verdict=Judgement(kind=found.kind, said=found.said),
         level="ok" if seen is None else seen.level,
         quiet=None if seen is None else seen.quiet,
-        notice=None if status.concentration is None else status.concentration.notice,
+        notice=_notice(status),
         at_fault=at_fault,
         unresolved=unresolved,
         capacity=capacity,
@@ -616,6 +618,13 @@ def release(
         pid=pid,
         main_pid=main_pid,
     )
+
+
+def _notice(status: Status) -> str | None:
+    found = [] if status.losses is None else [status.losses]
+    if status.concentration is not None and status.concentration.notice is not None:
+        found.append(status.concentration.notice)
+    return "; ".join(found) or None
 
 
 def _circuit(status: Status) -> Circuit:

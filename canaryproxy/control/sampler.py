@@ -9,7 +9,8 @@ from typing import Any
 
 from canaryproxy.control.event_inbox import EventInbox, PostedEvent
 from canaryproxy.control.front_watch import Front, FrontWatch
-from canaryproxy.control.record_reader import Drained, RecordReader
+from canaryproxy.control.record_losses import RecordLosses
+from canaryproxy.control.record_reader import Drained, RecordCounts, RecordReader
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.judging.posted import POSTED
 from canaryproxy.judging.verdict import (
@@ -60,11 +61,21 @@ class Sampler:
         self._front = FrontWatch()
         self._keys = KeyCounter()
         self._told = False
+        self._losses = RecordLosses()
 
     @property
     def concentration(self) -> Concentration | None:
         """How many keys carry the traffic; ``None``: not known yet."""
         return self._keys.last
+
+    @property
+    def record_counts(self) -> RecordCounts:
+        """What became of the records of requests."""
+        return RecordCounts() if self._reader is None else self._reader.counts
+
+    def losses(self, now: float) -> str | None:
+        """Say that records were dropped within the last minute before ``now``."""
+        return self._losses.notice(now)
 
     @property
     def front(self) -> Front | None:
@@ -102,12 +113,21 @@ class Sampler:
         signed = self._settings.split.sticky.sign is not None
         return self._inbox.post(events, table, signed=signed)
 
-    def drain(self, cohort: str | None = None) -> Drained:
+    def drain(self, now: float, cohort: str | None = None) -> Drained:
         """Take the records since the last sample, for people only; ``cohort``: they are of its users."""
-        drained = Drained() if self._reader is None else self._reader.drain()
+        if self._reader is None:
+            return Drained()
+        drained = self._reader.drain()
         if cohort is None and self._keys.add(drained.records):
             self._tell()
+        if self._losses.take(now, self._reader.counts.dropped):
+            _log.warning("%s", self._losses.notice(now), extra={"service": self._service})
         return drained
+
+    def skip(self) -> None:
+        """Take no records, as nothing is compared."""
+        if self._reader is not None:
+            self._reader.skip()
 
     def counts(self) -> Sample:
         """Read the counters of both variants."""
@@ -120,7 +140,7 @@ class Sampler:
         proxy follows a front, it is the front's split that was drawn, and it is compared in place of ours.
         """
         cohort = table.drawn_cohort
-        drained = self.drain(cohort)
+        drained = self.drain(now, cohort)
         sample = Sample(
             self._counts("stable"),
             self._counts("canary"),

@@ -52,7 +52,7 @@ class Sample:
     names: Mapping[int, str] = field(default_factory=dict)
     """Names of route templates by their hash, as far as they are new since the last sample."""
     lost: bool = False
-    """Whether records of this tick were dropped, because a ring was lapped."""
+    """Whether records of this tick were dropped, because the reader was late."""
     accepted: frozenset[str] = frozenset()
     """What an operator has accepted: a metric, or ``"metric route"``. It neither holds nor trips."""
     holds: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
 """Records: what the data path tells the judge of each randomised request that settles.
 
 A worker writes three 64-bit words for each record into a ring in shared memory, ten times a second all that
-it has collected, and the control plane drains the rings as often. One writer, no lock. A record says what
-happened; the judge decides what it means.
+it has collected, and the control plane reads the rings as often. One writer, one reader, no lock. A record
+says what happened; the judge decides what it means.
 
 ==========  ==================================================================================================
 word        bits, from the lowest
@@ -12,8 +12,10 @@ word        bits, from the lowest
 2           microseconds to the first byte 32, bytes of the body 32
 ==========  ==================================================================================================
 
-A reader that finds the ring lapped, or being lapped, drops all that it holds of this drain: what is lost then
-depends on the traffic and never on variants, so the lottery stays fair.
+A ring holds a second of a worker's 30,000 requests. What does not fit, because the reader is late, is dropped
+by the writer and counted: which records those are depends on the traffic and never on variants, so that the
+lottery stays fair. When the reader has read everything, the writer begins again at the front, so that the
+memory of a quiet service is that of its fullest tick and not of the whole ring.
 """
 
 from __future__ import annotations
@@ -27,12 +29,8 @@ from mmh3 import mmh3_32_uintdigest
 
 WORDS: Final = 3
 """Words of a record."""
-RECORDS: Final = 4096
+RECORDS: Final = 32_768
 """Records that a ring holds."""
-_AT_ONCE: Final = 256
-"""Records that are written before readers learn of them."""
-MOST_UNREAD: Final = RECORDS - _AT_ONCE
-"""Records that a reader may lag behind: the writer may be overwriting those before."""
 _CELL: Final = 8
 
 VARIANT_SHIFT: Final = 21
@@ -84,27 +82,34 @@ SHORT_TUNNEL: Final = 5.0
 """Seconds that a tunnel or stream lives at least, unless its client ends it."""
 
 
+_WRITTEN: Final = 0
+_READ: Final = 1
+_BEGAN: Final = 2
+_DROPPED: Final = 3
+_HEAD_CELLS: Final = 8
+
+
 class RecordRing:
-    """The ring of one worker over ``SIZE`` bytes of shared memory; written by the worker alone."""
+    """The ring of one worker over ``SIZE`` bytes of shared memory; written by the worker alone.
 
-    SIZE: ClassVar[int] = (1 + RECORDS * WORDS) * _CELL
+    The control plane alone calls ``free``. Records are numbered from 0 in the order of their writing.
+    """
 
-    __slots__ = ("_cells", "_written", "pending")
+    SIZE: ClassVar[int] = (_HEAD_CELLS + RECORDS * WORDS) * _CELL
+
+    __slots__ = ("_cells", "_head", "pending")
 
     def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
         memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
         cells = memory.cast("B").cast("Q")
-        self._written: memoryview[int] = cells[:1]
-        """Number of records ever written."""
-        self._cells: memoryview[int] = cells[1:]
+        self._head: memoryview[int] = cells[:_HEAD_CELLS]
+        """Numbers of records: ever written; read (of the reader); the one at the front; dropped."""
+        self._cells: memoryview[int] = cells[_HEAD_CELLS:]
         self.pending: list[int] = []
         """Words of the records that ``flush`` will write: to write each by itself would cost three times as
         much."""
 
-    @property
-    def written(self) -> int:
-        """Number of records ever written, where a new reader begins."""
-        return self._written[0]
+    # The worker's side
 
     def write(self, first: int, second: int, third: int) -> None:
         """Write a record at once."""
@@ -112,35 +117,69 @@ class RecordRing:
         self.flush()
 
     def flush(self) -> None:
-        """Write the pending records. To be called ten times a second."""
+        """Write the pending records, as far as there is room. To be called ten times a second."""
+        if not self.pending:
+            return
         words = array("Q", self.pending)
         self.pending.clear()
-        cells, written = self._cells, self._written[0]
-        for start in range(0, len(words), _AT_ONCE * WORDS):
-            part = words[start : start + _AT_ONCE * WORDS]
-            at = written % RECORDS * WORDS
-            room = len(cells) - at
-            cells[at : at + len(part)] = part[:room]
-            cells[: max(len(part) - room, 0)] = part[room:]
-            written += len(part) // WORDS
-            self._written[0] = written
+        head, cells = self._head, self._cells
+        written, read = head[_WRITTEN], head[_READ]
+        if read == written:
+            head[_BEGAN] = written
+        room = (RECORDS - (written - read)) * WORDS
+        if len(words) > room:
+            head[_DROPPED] += (len(words) - room) // WORDS
+            del words[room:]
+        at = (written - head[_BEGAN]) % RECORDS * WORDS
+        to_end = len(cells) - at
+        cells[at : at + len(words)] = words[:to_end]
+        cells[: max(len(words) - to_end, 0)] = words[to_end:]
+        head[_WRITTEN] = written + len(words) // WORDS
 
-    def since(self, read: int) -> tuple[int, list[int] | None]:
-        """Return the number of records written and the words of those from number ``read`` on.
+    # The reader's side
 
-        ``None`` instead of words: some of them are lost, so that none of this drain may count.
+    @property
+    def written(self) -> int:
+        """Number of records ever written, where a new reader begins."""
+        return self._head[_WRITTEN]
+
+    @property
+    def read(self) -> int:
+        """Number of the first record that was not read."""
+        return self._head[_READ]
+
+    @property
+    def dropped(self) -> int:
+        """Number of records for which there was no room."""
+        return self._head[_DROPPED]
+
+    def words(self, first: int, limit: int, every: int = 1) -> list[int]:
+        """Return the words of every ``every``-th record from number ``first`` on, up to ``limit``.
+
+        They must have been written, and not been freed.
         """
-        written = self._written[0]
-        if written == read:
-            return written, []
-        if written < read or written - read > MOST_UNREAD:
-            return written, None
-        start, end = read % RECORDS * WORDS, written % RECORDS * WORDS
-        cells = self._cells
-        words = cells[start:end].tolist() if start < end else [*cells[start:], *cells[:end]]
-        if self._written[0] - read > MOST_UNREAD:  # the writer has come round meanwhile
-            return self._written[0], None
-        return written, words
+        if first >= limit:
+            return []
+        began = self._head[_BEGAN]
+        start, end = (first - began) % RECORDS, (limit - 1 - began) % RECORDS + 1
+        if start < end:
+            return self._part(start, end, every)
+        left_over = (start - RECORDS) % every  # of a stride that the end of the ring has cut
+        return self._part(start, RECORDS, every) + self._part(left_over, end, every)
+
+    def _part(self, start: int, end: int, every: int) -> list[int]:
+        cells = self._cells[start * WORDS : end * WORDS]
+        if every == 1:
+            return cells.tolist()
+        stride = every * WORDS
+        words = [0] * (len(range(start, end, every)) * WORDS)
+        for word in range(WORDS):
+            words[word::WORDS] = cells[word::stride].tolist()
+        return words
+
+    def free(self, limit: int) -> None:
+        """Give the room of all records before number ``limit`` back to the writer; for the reader alone."""
+        self._head[_READ] = limit
 
 
 _NAMES: Final = 256

@@ -113,6 +113,7 @@ class ServiceControl:
             endpoints=lambda: self.control.endpoints().endpoints,
             checks=lambda: self.health.counts,
             events=self._events.counts,
+            records=lambda: self.controller.sampler.record_counts,
             outcomes=lambda: self.controller.slots,
             notified=lambda: self._notifier,
         )

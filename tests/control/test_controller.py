@@ -14,6 +14,7 @@ import pytest
 
 from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.judging.step import HANG
+from canaryproxy.measure.records import RECORDS
 from canaryproxy.release import circuit, rollout
 
 from .world import BASE, World, running
@@ -318,3 +319,23 @@ async def test_posted_events_hold_for_the_business_metric_and_never_trip(tmp_pat
     assert (levels["business"], levels["errors"]) == ("suspect", "ok")
     assert not made.controller.table.circuit_open
     await made.controller.stop()
+
+
+async def test_records_that_are_dropped_are_said_on_the_page_and_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(tmp_path) as made:
+        await made.run(1, stable=(50, 0), canary=(5, 0))
+        assert made.release_view["notice"] is None
+        for number in range(RECORDS + 500):
+            made.ring.pending.extend((number, 0, 0))
+        made.ring.flush()
+        await made.run(0.1)
+        said = "dropped 500 records of requests because the control plane was late"
+        assert said in (made.release_view["notice"] or "")
+        assert caplog.text.count(said) == 1
+        counts = made.controller.sampler.record_counts
+        assert counts.dropped == 500
+        assert counts.left_out > RECORDS - 10_000
+        await made.run(61, stable=(50, 0), canary=(5, 0))
+        assert made.release_view["notice"] is None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from canaryproxy.control.record_reader import RecordReader, thinned
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from canaryproxy.control.record_reader import MOST_RECORDS, RecordReader, thinned
 from canaryproxy.measure.records import (
     ENDED,
     POSITION_MASK,
@@ -20,6 +23,13 @@ from canaryproxy.measure.records import (
 def write(ring: RecordRing, positions: Iterable[int]) -> None:
     for position in positions:
         ring.write(pack_first(position, position % 2, 0, 200, 0, ENDED), position, 0)
+
+
+def burst(ring: RecordRing, number: int) -> None:
+    """Write so many records at once, at positions from 0 on."""
+    for position in range(number):
+        ring.pending.extend((pack_first(position, position % 2, 0, 200, 0, ENDED), position, 0))
+    ring.flush()
 
 
 def positions(records: Iterable[int]) -> list[int]:
@@ -38,16 +48,56 @@ def test_records_come_worker_by_worker_and_once() -> None:
     assert list(reader.drain().records) == []
 
 
-def test_worker_whose_ring_was_lapped_loses_its_tick_and_no_other() -> None:
+def test_worker_whose_ring_is_full_drops_its_last_records_and_no_other_does() -> None:
     rings = [RecordRing(), RecordRing()]
     reader = RecordReader(rings, [])
-    write(rings[0], range(RECORDS + 1))
+    burst(rings[0], RECORDS + 100)
     write(rings[1], [7])
     found = reader.drain()
-    assert (positions(found.records), found.lost) == ([7], True)
+    every = -(-(RECORDS + 1) // MOST_RECORDS)
+    assert (
+        positions(found.records)[:-1]
+        == list(range(0, RECORDS, every))[: len(found.records) // 3 - 1]
+    )
+    assert found.lost
+    assert reader.counts.dropped == 100
+    assert reader.counts.taken + reader.counts.left_out == RECORDS + 1
     write(rings[0], [8])
     found = reader.drain()
     assert (positions(found.records), found.lost) == ([8], False)
+
+
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=5))
+@settings(max_examples=20, deadline=None)
+def test_thinning_is_that_of_all_records_in_one_row(sizes: list[int]) -> None:
+    rings = [RecordRing() for _ in sizes]
+    reader = RecordReader(rings, [])
+    whole: list[int] = []
+    for ring, size in zip(rings, sizes, strict=True):
+        burst(ring, size)
+        whole += ring.words(0, ring.written)
+    assert reader.drain().records == thinned(whole)
+
+
+def test_what_was_left_behind_for_another_reader_is_not_read_twice() -> None:
+    ring = RecordRing()
+    before = RecordReader([ring], [])
+    write(ring, [1, 2])
+    after = RecordReader([ring], [])  # of a successor, while its predecessor still reads
+    write(ring, [3])
+    assert positions(before.drain().records) == [1, 2, 3]
+    write(ring, [4])
+    assert positions(after.drain().records) == [4]
+
+
+def test_records_that_nobody_judges_make_room() -> None:
+    ring = RecordRing()
+    reader = RecordReader([ring], [])
+    for _ in range(3):
+        burst(ring, RECORDS)
+        reader.skip()
+    assert ring.dropped == 0
+    assert reader.drain().records == []
 
 
 def test_names_of_all_workers_are_known_also_those_from_before() -> None:

@@ -54,10 +54,9 @@ class Recorded(TrialRecorder):
 
     @property
     def records(self) -> list[Record]:
-        self.cells.records.flush()
-        words = self.cells.records.since(0)[1]
-        assert words is not None
-        return list(unpack(words))
+        ring = self.cells.records
+        ring.flush()
+        return list(unpack(ring.words(0, ring.written)))
 
     @property
     def flags(self) -> list[int]:

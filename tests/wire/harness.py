@@ -332,9 +332,8 @@ class Proxy:
     def records(self) -> list[Record]:
         """Begin a tick and return all records so far."""
         self.datapath.tick()
-        _, words = self.cells.records.since(0)
-        assert words is not None
-        return list(unpack(words))
+        ring = self.cells.records
+        return list(unpack(ring.words(0, ring.written)))
 
     async def record(self) -> Record:
         """Wait for the record of a request that has ended, and return the last one."""
