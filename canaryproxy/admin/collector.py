@@ -788,6 +788,22 @@ METRICS: Final = (
         of="process",
     ),
     Row(
+        "canaryproxy_tick_seconds",
+        "Duration of the control plane's last tick, with the requests served between its parts.",
+        "gauge",
+        (),
+        readers.one(lambda scrape: scrape.process.tick()),
+        of="process",
+    ),
+    Row(
+        "canaryproxy_ticks_late_total",
+        "Ticks of the control plane that were left out because the one before had not ended.",
+        "counter",
+        (),
+        readers.one(lambda scrape: scrape.process.late_ticks()),
+        of="process",
+    ),
+    Row(
         "canaryproxy_state_unsaved",
         "1 while the state file cannot be written.",
         "gauge",

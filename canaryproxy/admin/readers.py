@@ -66,6 +66,10 @@ class ProcessSources:
     """Tasks in the workers' event loops."""
     log_lines_dropped: Callable[[], int] = int
     """Access-log lines dropped since the process started."""
+    tick: Callable[[], float] = float
+    """Seconds that the last tick took, from its beginning to its end."""
+    late_ticks: Callable[[], int] = int
+    """Ticks that were not begun, because the one before had not ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -7,7 +7,7 @@ first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -120,8 +120,11 @@ class Authority(Protocol):
     def fall_back(self, to: Rollout, record: Record) -> None:
         """Take a rollout with fewer users on the canary that is in force already."""
 
-    def observe(self, sample: Sample) -> None:
-        """Judge the counters of a tick, and act on the verdict."""
+    def observe(self, sample: Sample) -> Iterator[None]:
+        """Judge the counters of a tick, and act on the verdict, in parts.
+
+        The verdict and what follows from it are one part, the last one.
+        """
 
     def gates_answered(self, answer: rollout.GateAnswer) -> None:
         """Take the answer of the gates."""
@@ -293,11 +296,12 @@ class LocalAuthority:
     def fall_back(self, to: Rollout, record: Record) -> None:
         self._ledger.move(self._ledger.circuit, to, (record,))
 
-    def observe(self, sample: Sample) -> None:
+    def observe(self, sample: Sample) -> Iterator[None]:
         now, front = self._host.now, self._host.sampler.front
         if front is not None and front.key != self._front:
             self._follow(front)
-        seen = with_capacity(self._judge.observe(now, sample), self._host)
+        seen = yield from self._judge.parts(now, sample)
+        seen = with_capacity(seen, self._host)
         self.assessment = seen
         ledger = self._ledger
         exposed = ledger.rollout.exposure.has_users if front is None else sample.limit > 0

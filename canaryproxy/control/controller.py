@@ -1,5 +1,9 @@
 """The tick: counters to verdict to route table, ten times a second.
 
+A tick is done in parts (``Controller.parts``), between which the event loop serves requests. It is one moment
+all the same: ``Controller.now`` stands still in it, and whatever would find it half done (an act, a reload, a
+save, the answer of a gate) finishes it first.
+
 The order of a change keeps users safe (``publish``). A change that takes users off the canary is published
 first and saved after. A change that puts more users on it is saved first, and published only when the disk
 has it: a crash at any moment, or a full disk, leaves fewer users on the canary and never more.
@@ -11,10 +15,10 @@ writes it (``saver``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 from typing import Any, Literal, Protocol
 
 from canaryproxy.config import Config
@@ -36,6 +40,7 @@ from canaryproxy.control.saver import Saver, Split
 from canaryproxy.control.settings import ControlSettings
 from canaryproxy.control.settings import plan as plan_of
 from canaryproxy.control.state_file import StateError, StateFile
+from canaryproxy.control.tick_work import TickWork
 from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure import counters
 from canaryproxy.measure.concentration import Concentration
@@ -104,6 +109,36 @@ class Status:
     cohorts: Cohorts = NONE_REACHED
     """Cohorts with users on the canary, as published."""
 
+    @classmethod
+    def of(
+        cls,
+        settings: ControlSettings,
+        ledger: Ledger,
+        seen: Assessment | None,
+        table: RouteTable,
+        sampler: Sampler,
+        unsaved: str | None,
+        now: float,
+    ) -> Status:
+        """Put it together at ``now`` (seconds)."""
+        broken = ledger.circuit
+        return cls(
+            settings.release,
+            ledger.rollout,
+            broken,
+            seen,
+            table.limit / 100,
+            tuple(ledger.history),
+            ledger.recorded,
+            settings.plan,
+            broken.left if broken.state is circuit.State.OPEN else None,
+            unsaved,
+            sampler.concentration,
+            sampler.losses(now),
+            sampler.front,
+            split_of(table).users.of_cohorts,
+        )
+
     @property
     def exposure(self) -> Exposure:
         """The users on the canary, as published."""
@@ -140,8 +175,7 @@ class Controller:
         self.table = table
         """The route table in force."""
         self._plane = plane
-        self._clock = clock
-        self._epoch_offset = time() - clock()
+        self._work = TickWork(clock)
         self._cells = cells
         self.sampler = Sampler(cells, self.settings, reader, config.service)
         self.departures = Departures()
@@ -156,9 +190,10 @@ class Controller:
         self.authority = authority(self, self.ledger, self.settings)
         self._ended = EndedReleases()
         self._canary = canary_of(config)
-        self.gates = GateKeeper(ask, self.authority.gates_answered)
+        self.gates = GateKeeper(ask, self._work.after(self.authority.gates_answered))
         self._file = StateFile(Path(config.state))
-        self._saver = Saver(self._file, self.ledger, self._document, self.publish, split_of(table))
+        document, saved = self._work.after(self._document), self._work.after(self.publish)
+        self._saver = Saver(self._file, self.ledger, document, saved, split_of(table))
         self._thresholds_at = float("-inf")
         self._saved_at = 0.0
         self._stopped = False
@@ -166,7 +201,7 @@ class Controller:
     @property
     def now(self) -> float:
         """Seconds since the epoch that never fall or jump while the process runs."""
-        return self._clock() + self._epoch_offset
+        return self._work.now
 
     # Life
 
@@ -246,6 +281,7 @@ class Controller:
     async def stop(self) -> None:
         """Refuse acts from now on, and save."""
         self._stopped = True
+        self._work.finish()
         self.gates.stop()
         await self.authority.stop()
         await self._saver.stop()
@@ -253,22 +289,33 @@ class Controller:
     def retire(self) -> None:
         """Save at once and refuse acts from now on: the service is no longer configured."""
         self._stopped = True
+        self._work.finish()
         self.gates.stop()
         self._saver.stop_at_once()
 
     # The tick
 
     def tick(self) -> None:
-        """Read the counters, and act on the verdict; call it every ``TICK_SECONDS``."""
+        """Read the counters, and act on the verdict, at once."""
+        for _ in self.parts():
+            pass
+
+    def parts(self) -> Iterator[None]:
+        """Do the same in parts; begin it every ``TICK_SECONDS``. What finishes the tick ends this, too."""
+        return self._work.in_parts(self._parts())
+
+    def _parts(self) -> Iterator[None]:
         if self.settings.has_canary:
             sample = self.sampler.sample(self.table, self.ledger.rollout.accepted, self.now)
             holds = (*self._plane.holds(), *self.outliers.holds(self.now))
             sample = replace(
                 sample, holds=holds, shed=tuple(map(counters.shed, self._cells.variants))
             )
+            yield
             self.users.take(self.now, () if sample.cohort else sample.records)
             self.routes.take(self.now, sample.records, sample.names)
-            self.authority.observe(sample)
+            yield
+            yield from self.authority.observe(sample)
         else:
             self.sampler.skip()
         self._watch()
@@ -362,7 +409,7 @@ class Controller:
     def act(self, event: Event) -> None:
         """Perform an operator's act at once. Raises ``rollout.Refused`` or ``Unavailable`` with the
         reason."""
-        self._refuse_if_stopped()
+        self._begin_act()
         self.authority.propose(event)
         self.publish()
 
@@ -372,7 +419,7 @@ class Controller:
         Raises ``rollout.Refused``, ``Overtaken``, ``Unavailable``, or ``Unsaved`` if the disk does not take
         it.
         """
-        self._refuse_if_stopped()
+        self._begin_act()
         await self.authority.commit(event)
         self.publish()
         await self.saved()
@@ -383,6 +430,7 @@ class Controller:
 
     def note(self, what: str, cause: str, figures: Mapping[str, Any]) -> None:
         """Write a record into the history."""
+        self._work.finish()
         self.ledger.note(what, cause, figures)
         self.publish()
 
@@ -394,7 +442,9 @@ class Controller:
         """Take posted business events, all or none (``EventInbox.post``)."""
         return self.sampler.post_events(events, self.table)
 
-    def _refuse_if_stopped(self) -> None:
+    def _begin_act(self) -> None:
+        """Finish the tick; raise ``rollout.Refused`` if the process is shutting down."""
+        self._work.finish()
         if self._stopped:
             raise rollout.Refused("this process is shutting down; retry")
 
@@ -402,7 +452,7 @@ class Controller:
 
     def check(self, config: Config) -> None:
         """Raise ``rollout.Refused`` if the release cannot continue under this configuration."""
-        self._refuse_if_stopped()
+        self._begin_act()
         if config.release_id == self.settings.release:
             _refuse_fewer_steps(config, self.ledger.rollout)
         why = self._ended.refusal(config.release_id, canary_of(config), self.settings.release)
@@ -443,24 +493,8 @@ class Controller:
 
     def status(self) -> Status:
         """Return where the release is."""
-        ledger = self.ledger
-        broken = ledger.circuit
-        return Status(
-            self.settings.release,
-            ledger.rollout,
-            broken,
-            self.authority.assessment,
-            self.table.limit / 100,
-            tuple(ledger.history),
-            ledger.recorded,
-            self.settings.plan,
-            broken.left if broken.state is circuit.State.OPEN else None,
-            self._saver.error,
-            self.sampler.concentration,
-            self.sampler.losses(self.now),
-            self.sampler.front,
-            split_of(self.table).users.of_cohorts,
-        )
+        seen, sampler, unsaved = self.authority.assessment, self.sampler, self._saver.error
+        return Status.of(self.settings, self.ledger, seen, self.table, sampler, unsaved, self.now)
 
 
 def _refuse_fewer_steps(config: Config, here: Rollout) -> None:

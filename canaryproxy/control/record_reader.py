@@ -30,7 +30,7 @@ class Drained:
 
 @dataclass(slots=True)
 class RecordCounts:
-    """What became of the records of requests since the reader began."""
+    """Numbers of records of requests since the reader began."""
 
     taken: int = 0
     """Read for the judge."""
@@ -86,7 +86,7 @@ class RecordReader:
         return Drained(records, names, lost)
 
     def skip(self) -> None:
-        """Free what has been written since the last call: nobody judges it."""
+        """Free what has been written since the last call: nothing is to be judged."""
         for ring, _, _ in self._rings:
             if ring.read != (written := ring.written):
                 ring.free(written)

@@ -70,7 +70,7 @@ class Sampler:
 
     @property
     def record_counts(self) -> RecordCounts:
-        """What became of the records of requests."""
+        """Numbers of records of requests, by what has become of them."""
         return RecordCounts() if self._reader is None else self._reader.counts
 
     def losses(self, now: float) -> str | None:

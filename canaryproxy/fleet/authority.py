@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from time import monotonic
 from typing import Any
 
@@ -203,11 +203,11 @@ class FleetAuthority:
 
     # The verdicts
 
-    def observe(self, sample: Sample) -> None:
-        seen = self._evidence.observe_own(self._host.now, sample)
-        if not self._judges_combined:
+    def observe(self, sample: Sample) -> Iterator[None]:
+        seen = yield from self._evidence.observe_own(self._host.now, sample)
+        if seen is not None and not self._judges_combined:  # None: another round has begun
             self.assessment = seen
-        if seen.level == "breach" and self._host.table.has_users:
+        if seen is not None and seen.level == "breach" and self._host.table.has_users:
             self._trip_on(seen, "its own records")
         self._agreement.ramp_down()
 

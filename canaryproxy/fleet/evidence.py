@@ -11,7 +11,7 @@ back with probability α at most, by whichever replica.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,12 +79,14 @@ class FleetEvidence:
         """Note how many replicas share α."""
         self._most = max(self._most, count)
 
-    def observe_own(self, now: float, sample: Sample) -> Assessment:
-        """Judge the replica's own sample."""
+    def observe_own(self, now: float, sample: Sample) -> Generator[None, None, Assessment | None]:
+        """Judge the replica's own sample, in parts; ``None`` if the judges are replaced meanwhile."""
         self.sample = sample
         self._outbox.add(sample, self._group_of(sample.cohort))
-        self._own.share(self._settings.alpha / self._most)
-        return self._own.observe(now, sample)
+        own = self._own
+        own.share(self._settings.alpha / self._most)
+        seen = yield from own.parts(now, sample)
+        return seen if own is self._own else None
 
     def to_write(self, now: float, table: RouteTable, replicas: int) -> Entry | None:
         """Return the replica's own records to be written (``Outbox.take``); ``table`` is in force."""

@@ -37,20 +37,22 @@ users are the same then, and so is the draw.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import inf, log
+from collections.abc import Generator, Mapping
+from math import log
 from typing import Any
 
 from canaryproxy.judging import families, metrics, words
 from canaryproxy.judging.draws import Groups
+from canaryproxy.judging.hearing import Hearing
 from canaryproxy.judging.learning import Learning
 from canaryproxy.judging.metrics import Limits
 from canaryproxy.judging.named_routes import NamedRoutes
+from canaryproxy.judging.parts import whole
 from canaryproxy.judging.posted import PostedTest
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.step import HANG, Step
 from canaryproxy.judging.units import Lottery
-from canaryproxy.judging.verdict import QUIET, Assessment, Level, Sample, Verdict
+from canaryproxy.judging.verdict import Assessment, Level, Sample, Verdict
 from canaryproxy.judging.verdicts import Look, seen_of, untested
 from canaryproxy.judging.watch import Watch
 from canaryproxy.measure.records import (
@@ -68,7 +70,8 @@ from canaryproxy.measure.routing import FINE, POSITIONS
 
 _LONGEST_WARMUP = 300.0
 _WARM_RESPONSES = 20
-_LONGEST_QUIET = 600.0
+_AT_ONCE = 128 * WORDS
+"""Words of the records that are taken before other work may come in between."""
 
 
 class Judge:
@@ -92,13 +95,8 @@ class Judge:
         is_posted = business is not None and business.slot is None
         self._posted = PostedTest(business) if business is not None and is_posted else None
         self._warm = False
-        self._expected = 0.0
-        """Canary responses that can be expected since it is up: pooled ones by the canary's share."""
         self._extra = 0.0
-        self._judged = self._pending = 0
-        self._heard = [-inf, -inf]
-        self._gap = 0.0
-        """Seconds between canary requests, smoothed."""
+        self._hearing = Hearing()
         self._last: list[Verdict] = []
         """The verdicts of the last step, shown while the circuit is open."""
 
@@ -125,13 +123,18 @@ class Judge:
 
         The raw counts at the first call are where counting begins.
         """
+        return whole(self.parts(now, sample))
+
+    def parts(self, now: float, sample: Sample) -> Generator[None, None, Assessment]:
+        """Do the same in parts (``judging.parts``). Nothing else may be asked of the judge until it ends."""
         named = self._named
         self._learning.baseline.learn(sample.names if named is None else named.learn(sample.names))
         if sample.limit * FINE != self._limit or sample.cohort != self._cohort:
             self._begin_step(now, sample.limit * FINE, sample.cohort)
         self._learn(now)
         was_waiting = self._watch.is_waiting
-        self._take(sample, now, waiting=was_waiting)
+        yield
+        yield from self._take(sample, now, None if was_waiting else self._step)
         heard = self._step is not None and self._step.heard()
         cause = self._watch.tick(now, sample, heard=heard)
         if was_waiting and not self._watch.is_waiting and self._step is not None:
@@ -140,8 +143,10 @@ class Judge:
             self._posted.tick(now, sample)
         if self._step is not None:
             self._warm_up(now, self._step)
-            self._step.tick(now)
-        return self._assess(now, cause, sample)
+            yield from self._step.tick_in_parts(now)
+        seen = self._assess(now, cause, sample)
+        yield
+        return seen
 
     # Steps
 
@@ -173,8 +178,7 @@ class Judge:
         self._cohort = cohort
         self._draws = self._groups.of(cohort)
         self._watch.forget_users()
-        self._heard = [-inf, -inf]
-        self._pending = 0
+        self._hearing.forget_users()
 
     def _add_step(self, now: float, lottery: Lottery, share: float) -> Step:
         draws = self._draws
@@ -208,28 +212,52 @@ class Judge:
             return
         waited = now - self._watch.up_at
         wanted = self.settings.warmup
-        enough = self._expected >= _WARM_RESPONSES * self.settings.endpoints or not wanted
+        enough = self._hearing.expected >= _WARM_RESPONSES * self.settings.endpoints or not wanted
         if (waited >= wanted and enough) or waited >= _LONGEST_WARMUP:
             self._warm = True
             step.warm_up(now)
 
     # Records
 
-    def _take(self, sample: Sample, now: float, *, waiting: bool) -> None:
+    def _take(self, sample: Sample, now: float, step: Step | None) -> Generator[None]:
         """Take the records of a tick that were routed by the split in force.
 
-        ``waiting`` for a canary that is not up yet: only one side has trials then, so none is compared.
+        ``step`` is that which compares them: none while the canary is not up yet, as only one side has trials
+        then.
+        """
+        words = sample.records
+        ended = [0, 0]
+        for at in range(0, len(words), _AT_ONCE):
+            self._take_part(sample, now, step, ended, (at, min(at + _AT_ONCE, len(words))))
+            yield
+            if step is not None:
+                yield from step.settle()
+        if step is not None:
+            up = self._watch.up_at is not None
+            self._hearing.hear(step.lottery, now, ended, up=up)
+        if self._remembers:
+            self._learning.past.tick()
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether it learns from stable what each unit does, before the first step."""
+        return self._step is None and self._limit == 0
+
+    def _take_part(
+        self, sample: Sample, now: float, step: Step | None, ended: list[int], part: tuple[int, int]
+    ) -> None:
+        """Take the records whose words are those of ``part``, from the first to before the last.
+
+        ``ended`` counts the requests of each variant that ended.
         """
         words, named, watch = sample.records, self._named, self._watch
-        step = None if waiting else self._step
         limit, epoch = self._limit, sample.epoch
         first_position = last_position = 0
         if step is not None:
             first_position, last_position = step.lottery.first, step.lottery.last
-        remembers = self._step is None and limit == 0
+        remembers = self._remembers
         past, baseline = self._learning.past, self._learning.baseline
-        ended = [0, 0]
-        for at in range(0, len(words), WORDS):
+        for at in range(part[0], part[1], WORDS):
             first, second, third = words[at], words[at + 1], words[at + 2]
             position = first & POSITION_MASK
             is_canary = position < limit
@@ -256,25 +284,6 @@ class Judge:
                     ended[is_canary] += 1
             elif remembers:
                 past.add(first, second, third)
-        if step is not None:
-            self._hear(step.lottery, now, ended)
-        if remembers:
-            past.tick()
-
-    def _hear(self, lottery: Lottery, now: float, ended: Sequence[int]) -> None:
-        """Take note of how many requests of the lottery's users ended, of stable and of the canary."""
-        if self._watch.up_at is not None:
-            self._expected += sum(ended) * lottery.canary / (lottery.last - lottery.first)
-        for _ in range(ended[1]):
-            if self._heard[1] > -inf:
-                self._gap += 0.2 * (now - self._heard[1] - self._gap)
-            self._heard[1] = now
-        if ended[0]:
-            self._heard[0] = now
-        self._pending += ended[1]
-        if self._heard[0] > -inf:
-            self._judged += self._pending
-            self._pending = 0
 
     # Verdicts
 
@@ -307,7 +316,7 @@ class Judge:
         return Assessment(
             level=level,
             verdicts=tuple(verdicts),
-            judged=self._judged,
+            judged=self._hearing.judged,
             answered=self._watch.answered,
             comparable=quiet is None,
             proven=bool(tripping) and all(one.proven for one in tripping),
@@ -327,19 +336,12 @@ class Judge:
         return Look(self.settings, now, self._extra, proofs, quiet, accepted, step, names)
 
     def _quiet(self, now: float) -> str | None:
-        """Return why nothing can be compared now. Where requests are rare, more patience is needed."""
-        patience = min(max(QUIET, 3.0 * self._gap), _LONGEST_QUIET)
+        """Return why nothing can be compared now."""
         if self._step is None:
             return words.at_rest(self.settings, at_end=self._limit > 0, shown=bool(self._last))
         if (waiting := self._watch.not_up(now)) is not None:
             return waiting
-        if self._heard[1] == -inf and self._heard[0] == -inf:
-            return words.NOBODY_KNOWN
-        if now - self._heard[0] > patience:
-            return "stable has no traffic"
-        if now - self._heard[1] > patience:
-            return "the canary has no traffic"
-        return None
+        return self._hearing.quiet(now)
 
     def _holds(
         self, now: float, verdicts: list[Verdict], silent: str | None, accepted: frozenset[str]
@@ -373,7 +375,7 @@ class Judge:
         if self._warm or self._step is None or up_at is None or not self.settings.times:
             return None
         least = _WARM_RESPONSES * self.settings.endpoints
-        return words.warming(now - up_at, self.settings.warmup, self._expected, least)
+        return words.warming(now - up_at, self.settings.warmup, self._hearing.expected, least)
 
     # State
 
@@ -389,7 +391,7 @@ class Judge:
             "limits": self.limits.to_dict(),
             "warm": self._warm,
             "learned": self._learning.seconds,
-            "judged": self._judged,
+            "judged": self._hearing.judged,
             "watch": self._watch.to_dict(),
             "posted": None if self._posted is None else self._posted.to_dict(),
         }
@@ -406,7 +408,7 @@ class Judge:
         """
         judge = cls(settings, before)
         if "steps" not in state:  # of a version that counted requests
-            judge._judged = int(state["judged"])
+            judge._hearing.judged = int(state["judged"])
             judge._watch.answered = int(state["answered"])
             return judge
         judge._groups.load(state)
@@ -414,7 +416,7 @@ class Judge:
         judge._learning.take(Limits.from_dict(state["limits"]))
         judge._learning.seconds = float(state.get("learned", 0.0))
         judge._warm = bool(state["warm"])
-        judge._judged = int(state["judged"])
+        judge._hearing.judged = int(state["judged"])
         judge._watch.load(state["watch"])
         if judge._posted is not None and state["posted"] is not None:
             judge._posted.load(state["posted"])

@@ -7,7 +7,7 @@ quiet to tell them, once, as soon as they are known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import log
 from typing import Any
@@ -19,6 +19,7 @@ from canaryproxy.judging.growth import with_bytes
 from canaryproxy.judging.history import History
 from canaryproxy.judging.lottery import Estimate, Lottery, LotteryTest, TestSettings
 from canaryproxy.judging.metrics import OTHER, Limits
+from canaryproxy.judging.parts import whole
 from canaryproxy.judging.proof import UserProof
 from canaryproxy.judging.sample_ratio import LIMIT, SampleRatio
 from canaryproxy.judging.settings import JudgeSettings
@@ -296,8 +297,19 @@ class Step:
         self._met[row] = self._part
         self._users[canary] += 1
 
+    def settle(self) -> Generator[None]:
+        """Have the tests take what has been added, in parts (``judging.parts``)."""
+        for trial in self.all_trials():
+            if trial.test.pending:
+                trial.test.settle()
+                yield
+
     def tick(self, now: float) -> None:
         """Let the tests look, begin rounds and settle proofs: ten times a second."""
+        whole(self.tick_in_parts(now))
+
+    def tick_in_parts(self, now: float) -> Generator[None]:
+        """Do the same in parts (``judging.parts``)."""
         self._watched += min(max(now - self._now, 0.0), 1.0)
         self._now = now
         if self.user_time is not None:
@@ -306,9 +318,11 @@ class Step:
             if trial.proof is not None:
                 self._prove(trial, trial.proof, now)
             trial.test.tick(now)
+            yield
         for tests in self.routes.values():
             for trial in tests.values():
                 trial.test.tick(now)
+            yield
 
     def _prove(self, trial: Trial, proof: UserProof, now: float) -> None:
         """Begin the trials of the units that are new in this tick, and settle those whose time is over."""

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
@@ -108,10 +108,13 @@ class ControlPlane:
             name: self._made(name, own, in_force) for name, own in services.items()
         }
         """Those in force, by name."""
-        self._ticker = Ticker(self._workers.tick, lambda: list(self.services.values()))
+        self._ticker = Ticker(self._workers.tick, self._ticking)
         self._operated = self._served()
         process = ProcessControl(self._workers, self.reloader, lambda: self._operated)
         self._admin = AdminServer(self._registry(), process, config.admin)
+
+    def _ticking(self) -> Iterable[ServiceControl]:
+        return self.services.values()
 
     def _registry(self) -> CollectorRegistry:
         process = ProcessSources(
@@ -120,6 +123,8 @@ class ControlPlane:
             certificates=lambda: certificates.expiries(self.reloader.running, self.reloader.files),
             tasks=lambda: self._workers.tasks,
             log_lines_dropped=lambda: self._workers.log_lines_dropped,
+            tick=lambda: self._ticker.seconds,
+            late_ticks=lambda: self._ticker.late,
         )
         return registry(
             CounterCollector(process, lambda: [one.sources for one in self.services.values()])
@@ -319,6 +324,7 @@ class ControlPlane:
 
     def _remove(self, name: str) -> None:
         service = self.services.pop(name)
+        self._ticker.drop(service)
         service.remove()
         self._leave(service)
 

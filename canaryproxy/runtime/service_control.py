@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from math import inf
 from time import monotonic
@@ -252,16 +252,18 @@ class ServiceControl:
             and not (self.config.split.follow is not None and self.plane.is_used)
         )
 
-    def tick(self) -> None:
-        """Read the counters and act on the verdict, or look after an idle service."""
+    def parts(self) -> Iterator[None]:
+        """Read the counters and act on the verdict, or look after an idle service; in parts."""
         now, idle, used = monotonic(), self._is_idle, self.plane.is_used
         self._has_changed = False
         if idle and self.config.fleet is None:
             self.controller.idle_tick(used=used)
         else:  # other replicas go by the records of this one
-            self.controller.tick()
+            yield from self.controller.parts()
+        yield
         self._sample(now, idle=idle, used=used)
         if now - self._logged_at >= _LOG_EVERY:
+            yield
             self._logged_at = now
             self._log_upstreams()
 

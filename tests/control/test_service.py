@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,19 @@ async def test_accepting_is_recorded_with_who_and_reaches_the_judge(tmp_path: Pa
         saved: Any = json.loads((tmp_path / "state.json").read_text())
         assert saved["state"]["rollout"]["accepted"] == ["latency_p50"]
         samples: list[Sample] = []
-        made.controller.authority.observe = samples.append  # type: ignore[assignment]
+        made.controller.authority.observe = taking(samples)  # type: ignore[assignment]
         await made.run(0.1)
         assert samples[0].accepted == {"latency_p50"}
+
+
+def taking(samples: list[Sample]) -> Callable[[Sample], Iterator[None]]:
+    """Return what observes in the place of an authority, and only takes the samples."""
+
+    def observe(sample: Sample) -> Iterator[None]:
+        samples.append(sample)
+        yield
+
+    return observe
 
 
 async def test_posted_events_are_refused_unless_they_are_configured(tmp_path: Path) -> None:
@@ -69,7 +80,7 @@ async def test_a_posted_event_reaches_the_judge_with_its_position_and_no_key(
     base = BASE.replace("errors: {}, latency: {}", "errors: {}, business: {outcome: events}")
     made = World(tmp_path, RELEASE, base=base)
     samples: list[Sample] = []
-    made.controller.authority.observe = samples.append  # type: ignore[assignment]
+    made.controller.authority.observe = taking(samples)  # type: ignore[assignment]
     table = made.controller.table
     side = VARIANTS[table.variant_of(b"ann")]
     other = VARIANTS[1 - table.variant_of(b"ann")]
@@ -98,7 +109,7 @@ async def test_records_of_a_tick_reach_the_judge_once_and_with_their_split(tmp_p
     async with world(tmp_path) as made:
         await made.run(0.1)
         samples: list[Sample] = []
-        made.controller.authority.observe = samples.append  # type: ignore[assignment]
+        made.controller.authority.observe = taking(samples)  # type: ignore[assignment]
         made.names.write(template_of(b"GET /a"), b"GET /a")
         made.write((1, 2, 3), (4, 5, 6))
         made.controller.sample()  # what else looks at the counters does not take them

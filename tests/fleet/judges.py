@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from math import log
 from typing import Any
 
@@ -36,6 +36,11 @@ class Recorder:
         if not self.splits or self.splits[-1] != [sample.limit, sample.epoch]:
             self.splits.append([sample.limit, sample.epoch])
         return verdict("ok", len(self.words) // WORDS)
+
+    def parts(self, now: float, sample: Sample) -> Generator[None, None, Assessment]:
+        seen = self.observe(now, sample)
+        yield
+        return seen
 
     def share(self, _alpha: float) -> None:
         pass

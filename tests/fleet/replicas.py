@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -73,7 +73,7 @@ class Replica(World):
             reader=RecordReader([self.ring], [self.names]),
             authority=self._authority,
         )
-        self.controller._epoch_offset += skew
+        self.controller._work.offset += skew
         self.reloader = Reloader(
             self.file,
             self.config,
@@ -109,8 +109,8 @@ class Replica(World):
 
     is_due = True
 
-    def tick(self) -> None:
-        self.controller.tick()
+    def parts(self) -> Iterator[None]:
+        yield from self.controller.parts()
 
     def start(self) -> None:
         self.controller.load()

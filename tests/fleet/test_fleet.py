@@ -16,6 +16,7 @@ from canaryproxy.fleet.evidence import FleetEvidence
 from canaryproxy.fleet.record_log import Entry, StoredEntry
 from canaryproxy.fleet.redis_store import CommitResult
 from canaryproxy.fleet.state import Document
+from canaryproxy.judging.parts import whole
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Reason
@@ -75,7 +76,9 @@ async def test_a_regression_that_only_the_sum_shows_trips_all(
                 "the records of the fleet"
             }
             assert one.document["state"] == "tripped"
-            own = one.authority._evidence.observe_own(one.controller.now, one.controller.sample())
+            evidence, now = one.authority._evidence, one.controller.now
+            own = whole(evidence.observe_own(now, one.controller.sample()))
+            assert own is not None
             assert own.level != "breach"
 
 

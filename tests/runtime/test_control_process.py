@@ -330,7 +330,7 @@ async def test_an_error_in_one_service_keeps_no_other_from_its_tick(
         raise RuntimeError("a defect")
 
     async with proxy.control() as control:
-        monkeypatch.setattr(control.services["cart"].controller, "tick", fail)
+        monkeypatch.setattr(control.services["cart"].controller, "parts", fail)
         shop = control.services["shop"].controller
         seen = shop.authority.assessment
         await soon(lambda: shop.authority.assessment not in (None, seen), "a tick of the other")

@@ -1,20 +1,50 @@
-"""The clock of the control plane: services that are due at every tick, and idle ones that take turns."""
+"""The clock of the control plane: who is due, and how a tick is cut so that requests come in between."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Iterator
 
-from canaryproxy.runtime.ticker import IDLE_TICKS, Ticker
+import pytest
+
+from canaryproxy.runtime.ticker import IDLE_TICKS, LONGEST_SLICE, SLICE, Ticker
 
 
 class Service:
-    def __init__(self, *, is_due: bool = False) -> None:
-        self.is_due = is_due
-        self.ticks = 0
+    """Its tick has some parts; ``act`` is called in each of them."""
 
-    def tick(self) -> None:
+    def __init__(
+        self, *, is_due: bool = False, parts: int = 1, act: Callable[[], None] = lambda: None
+    ) -> None:
+        self.is_due = is_due
+        self.ticks = self.done = 0
+        self._parts = parts
+        self._act = act
+
+    def parts(self) -> Iterator[None]:
         self.ticks += 1
+        for at in range(self._parts):
+            self.done += 1
+            self._act()
+            if at < self._parts - 1:
+                yield
+
+
+class Clock:
+    """Seconds that pass as tests say."""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def passes(self, seconds: float) -> Callable[[], None]:
+        def act() -> None:
+            self.now += seconds
+
+        return act
 
 
 def test_an_idle_service_ticks_once_a_second_and_others_at_every_tick() -> None:
@@ -39,24 +69,35 @@ def test_idle_services_take_turns() -> None:
 
 def test_the_worker_ticks_once_and_before_the_services() -> None:
     order: list[str] = []
-    service = Service(is_due=True)
-    service.tick = lambda: order.append("service")  # type: ignore[method-assign]
+    service = Service(is_due=True, act=lambda: order.append("service"))
     Ticker(lambda: order.append("worker"), lambda: [service, service]).tick()
     assert order == ["worker", "service", "service"]
 
 
-def test_what_comes_in_during_a_turn_is_read_before_all_services_have_ticked() -> None:
+def test_an_error_in_a_part_keeps_no_other_service_from_its_tick(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("a defect")
+
+    services = [Service(is_due=True, act=fail, parts=3), Service(is_due=True)]
+    Ticker(lambda: None, lambda: services).tick()
+    assert [one.done for one in services] == [1, 1]
+    assert "a defect" in caplog.text
+
+
+def test_what_comes_in_during_a_tick_is_read_between_two_slices() -> None:
     order: list[str] = []
-    services = [Service(is_due=True) for _ in range(6)]
     ours, theirs = socket.socketpair()
+    clock = Clock()
 
-    def first_tick() -> None:
-        order.append("tick")
-        theirs.send(b"x")
+    def act() -> None:
+        if not order:
+            theirs.send(b"x")
+        order.append("part")
+        clock.now += SLICE
 
-    for service in services:
-        service.tick = lambda: order.append("tick")  # type: ignore[method-assign]
-    services[0].tick = first_tick  # type: ignore[method-assign]
+    service = Service(is_due=True, parts=6, act=act)
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
@@ -67,50 +108,104 @@ def test_what_comes_in_during_a_turn_is_read_before_all_services_have_ticked() -
             order.append("read")
             loop.remove_reader(ours)
 
-        def last_tick() -> None:
-            order.append("tick")
+        def ended() -> None:
             ticker.stop()
             done.set_result(None)
 
-        services[-1].tick = last_tick  # type: ignore[method-assign]
         ours.setblocking(False)
         loop.add_reader(ours, read)
-        ticker = Ticker(lambda: None, lambda: services)
+        last = Service(is_due=True, act=ended)
+        ticker = Ticker(lambda: None, lambda: [service, last], clock)
         ticker.start()
         await asyncio.wait_for(done, 30)
 
     with ours, theirs:
         asyncio.run(run())
     assert "read" in order[:4]
-    assert order.count("tick") == len(services)
+    assert order.count("part") == 6
 
 
-def test_a_turn_that_is_late_ends_before_the_next_begins() -> None:
-    services = [Service(is_due=True) for _ in range(3)]
+def slices(service: Service, clock: Clock, turn: float) -> list[int]:
+    """Return the number of parts in each slice of a tick, while a turn of the loop takes ``turn`` seconds."""
+    found: list[int] = []
 
     async def run() -> None:
-        ticker = Ticker(lambda: None, lambda: services)
+        ticker = Ticker(lambda: None, lambda: [service], clock)
         ticker._ticked()
-        assert [one.ticks for one in services] == [1, 0, 0]
+        found.append(service.done)
+        while ticker._is_busy:
+            clock.now += turn
+            ticker._go_on()
+            found.append(service.done - sum(found))
+        ticker.stop()
+        assert ticker.seconds == pytest.approx(service.done * 1e-4 + turn * (len(found) - 1))
+
+    asyncio.run(run())
+    return found
+
+
+def test_a_slice_ends_with_the_part_in_which_its_time_is_over() -> None:
+    clock = Clock()
+    service = Service(is_due=True, parts=100, act=clock.passes(1e-4))
+    found = slices(service, clock, turn=0.0)
+    assert sum(found) == 100
+    assert max(found) * 1e-4 < SLICE + 2e-4
+
+
+@pytest.mark.parametrize("turn", [0.001, 0.01, 0.03])
+def test_the_judge_gets_a_quarter_of_a_loop_that_is_busy(turn: float) -> None:
+    clock = Clock()
+    service = Service(is_due=True, parts=1000, act=clock.passes(1e-4))
+    middle = slices(service, clock, turn)[1:-1]
+    for parts in middle:
+        spent = parts * 1e-4
+        assert spent / (spent + turn) >= 0.24
+        assert spent <= max(SLICE, turn / 3) + 2e-4
+
+
+def test_a_turn_of_the_loop_that_takes_for_ever_does_not_make_a_slice_that_does() -> None:
+    clock = Clock()
+    service = Service(is_due=True, parts=2000, act=clock.passes(1e-4))
+    assert max(slices(service, clock, turn=60.0)) * 1e-4 <= LONGEST_SLICE + 2e-4
+
+
+def test_a_tick_that_is_not_over_delays_the_next_but_not_the_worker() -> None:
+    clock = Clock()
+    services = [Service(is_due=True, parts=2, act=clock.passes(SLICE)) for _ in range(2)]
+    worker: list[float] = []
+
+    async def run() -> None:
+        ticker = Ticker(lambda: worker.append(clock.now), lambda: services, clock)
         ticker._ticked()
-        assert [one.ticks for one in services] == [2, 1, 1]
+        assert [one.done for one in services] == [1, 0]
+        ticker._ticked()
+        assert [one.done for one in services] == [1, 0]
+        assert ticker.late == 1
+        while ticker._is_busy:
+            ticker._go_on()
+        assert [one.done for one in services] == [2, 2]
+        ticker._ticked()
+        assert [one.ticks for one in services] == [2, 1]
+        assert ticker.late == 1
         ticker.stop()
 
     asyncio.run(run())
+    assert len(worker) == 3
 
 
 def test_no_service_ticks_after_the_clock_has_stopped_or_the_service_is_gone() -> None:
-    services = [Service(is_due=True) for _ in range(3)]
+    clock = Clock()
+    services = [Service(is_due=True, parts=2, act=clock.passes(SLICE)) for _ in range(4)]
 
     async def run() -> None:
-        ticker = Ticker(lambda: None, lambda: services)
+        ticker = Ticker(lambda: None, lambda: list(services), clock)
         ticker._ticked()
-        gone = services.pop(1)
-        ticker._ticked()
-        assert (gone.ticks, services[1].ticks) == (0, 1)
+        ticker.drop(services[0])
+        ticker.drop(services[2])
+        ticker._go_on()
+        assert [one.done for one in services] == [1, 1, 0, 0]
         ticker.stop()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert (services[0].ticks, services[1].ticks) == (2, 1)
+        ticker._go_on()
+        assert [one.done for one in services] == [1, 1, 0, 0]
 
     asyncio.run(run())
