@@ -5,8 +5,9 @@ many, of which some have a release under way and get the requests in turn. Both 
 Counted twice: with connections of one host each; and with one connection, each of whose requests is for
 another host than the last, against a configuration without services that gets the same bytes (what a
 connection remembers of its last head helps neither). Fails if a request of many costs more than ``--limit``
-above one of a single service. Then, with the clock: resident memory of an idle service, and CPU time of a
-proxy without requests, which is its ticks. Takes about four minutes.
+above one of a single service. Then, with the clock: resident memory of an idle service, against one service
+and between a quarter and three quarters of them, and CPU time of a proxy without requests, which is that of
+its ticks and whatever else it does. Takes about five minutes.
 Example: python -m bench.services --services 200 --releasing 20
 """
 
@@ -32,6 +33,7 @@ from bench.loads import Load
 from bench.peers import Site, upstream
 from bench.peers.ours import Ours, environment, host_of_service
 from bench.peers.upstream import Upstreams
+from canaryproxy.control.controller import TICK_SECONDS
 
 EXIT_DEARER = 1
 EXIT_CANNOT_RUN = 2
@@ -136,6 +138,16 @@ class Idle:
     cpu: float
     """Fraction of a core."""
 
+    @property
+    def tick(self) -> float:
+        """Seconds of a core in the time of a tick: all that the proxy does."""
+        return self.cpu * TICK_SECONDS
+
+
+def _each(few: Idle, many: Idle, more: int) -> float:
+    """Return the KiB that each of so many ``more`` services takes."""
+    return (many.memory - few.memory) / more / 1024
+
 
 def idle(bench: Bench, name: str, peer: Ours) -> Idle:
     """Measure a proxy to which nothing is sent."""
@@ -185,8 +197,17 @@ def _run(bench: Bench, single: Ours, many: Ours, arguments: argparse.Namespace) 
     few = idle(bench, "few", replace(single, judged=False, releasing=0))
     quiet = idle(bench, "quiet", replace(many, judged=False, releasing=0))
     busy = idle(bench, "busy", many)
-    each = (quiet.memory - few.memory) / (many.services - 1) / 1024
-    print(f"an idle service: {each:.0f} KiB resident")
+    print(f"an idle service: {_each(few, quiet, many.services - 1):.0f} KiB resident")
+    low, high = many.services // 4, 3 * many.services // 4
+    if 1 < low < high:
+        less = idle(bench, "less", replace(many, services=low, judged=False, releasing=0))
+        more = idle(bench, "more", replace(many, services=high, judged=False, releasing=0))
+        print(f"between {low} and {high} services: {_each(less, more, high - low):.0f} KiB each")
+    print(
+        f"a tick of {many.services} services with {many.releasing} releases under way: "
+        f"{busy.tick * 1e3:.1f} ms of a core; without releases {quiet.tick * 1e3:.1f} ms, with one "
+        f"service {few.tick * 1e3:.1f} ms"
+    )
     print(
         f"a proxy without requests: {few.cpu:.2%} of a core with one service, {quiet.cpu:.2%} with "
         f"{many.services}, {busy.cpu:.2%} with {many.releasing} releases under way"

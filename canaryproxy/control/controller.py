@@ -42,7 +42,6 @@ from canaryproxy.control.settings import plan as plan_of
 from canaryproxy.control.state_file import StateError, StateFile
 from canaryproxy.control.tick_work import TickWork
 from canaryproxy.judging.verdict import Assessment, Sample
-from canaryproxy.measure import counters
 from canaryproxy.measure.concentration import Concentration
 from canaryproxy.measure.counters import Totals
 from canaryproxy.measure.exposure import NONE_REACHED, Cohorts, Exposure
@@ -306,11 +305,9 @@ class Controller:
 
     def _parts(self) -> Iterator[None]:
         if self.settings.has_canary:
-            sample = self.sampler.sample(self.table, self.ledger.rollout.accepted, self.now)
-            holds = (*self._plane.holds(), *self.outliers.holds(self.now))
-            sample = replace(
-                sample, holds=holds, shed=tuple(map(counters.shed, self._cells.variants))
-            )
+            now, accepted = self.now, self.ledger.rollout.accepted
+            holds = (*self._plane.holds(), *self.outliers.holds(now))
+            sample = self.sampler.sample(self.table, accepted, now, holds)
             yield
             self.users.take(self.now, () if sample.cohort else sample.records)
             self.routes.take(self.now, sample.records, sample.names)

@@ -13,6 +13,8 @@ from canaryproxy.judging.outliers import Change, Observed, OutlierRules, Outlier
 from canaryproxy.measure.routing import CANARY, VARIANTS
 from canaryproxy.measure.slowness import NEVER
 
+_ALONE_EVERY: Final = 1.0
+"""Seconds between two looks at a variant with an endpoint that has no others to be compared with."""
 _READINGS_PER_SECOND: Final = 160
 """Endpoints of a variant that are read in a second; with more than sixteen, not at every tick."""
 
@@ -45,7 +47,10 @@ class OutlierWatch:
             if outliers is None or now < self._due[at]:
                 continue
             readings = self._read(at)
-            self._due[at] = now + len(readings) / _READINGS_PER_SECOND - 0.05
+            pause = len(readings) / _READINGS_PER_SECOND
+            if len(readings) < 2 and not outliers.ejected:
+                pause = _ALONE_EVERY
+            self._due[at] = now + pause - 0.05
             if at == CANARY:
                 self._total = len(readings)
             observed = [

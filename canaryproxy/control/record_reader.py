@@ -64,7 +64,7 @@ class RecordReader:
         """Return what has been written since the last call."""
         parts = [_unread(ring, began) for ring, began, _ in self._rings]
         number = sum(limit - first for first, limit in parts)
-        every = -(-number // MOST_RECORDS) if number else 1
+        every = -(-number // MOST_RECORDS) or 1
         records: list[int] = []
         before = 0
         for (ring, _, _), (first, limit) in zip(self._rings, parts, strict=True):

@@ -133,10 +133,17 @@ class Sampler:
         """Read the counters of both variants."""
         return Sample(self._counts("stable"), self._counts("canary"))
 
-    def sample(self, table: RouteTable, accepted: frozenset[str], now: float) -> Sample:
+    def sample(
+        self,
+        table: RouteTable,
+        accepted: frozenset[str],
+        now: float,
+        holds: tuple[str, ...] = (),
+    ) -> Sample:
         """Read the counters of both variants, and take the records since the last sample.
 
-        ``table`` is in force, ``accepted`` is what operators have accepted, ``now`` in seconds. Where the
+        ``table`` is in force, ``accepted`` is what operators have accepted, ``now`` in seconds, ``holds`` is
+        why the step is held. Where the
         proxy follows a front, it is the front's split that was drawn, and it is compared in place of ours.
         """
         cohort = table.drawn_cohort
@@ -151,6 +158,8 @@ class Sampler:
             names=drained.names,
             lost=drained.lost,
             accepted=accepted,
+            holds=holds,
+            shed=(counters.shed(self._cells.stable), counters.shed(self._cells.canary)),
         )
         if not self._settings.follows:
             return sample

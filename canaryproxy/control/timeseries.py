@@ -57,6 +57,7 @@ class Snapshot:
         )
 
 
+_NO_RESPONSES: Final = (0,) * histogram.BUCKETS
 _EMPTY: Final = array("Q", bytes(8 * histogram.BUCKETS))
 """The histogram of a variant without responses."""
 
@@ -88,7 +89,11 @@ class Window:
             routed=routed,
             ended=ended,
             failed=min(_added(old.failed, new.failed), ended),
-            first_byte=tuple(map(_added, old.first_byte, new.first_byte)),
+            first_byte=(
+                _NO_RESPONSES
+                if old.first_byte is new.first_byte
+                else tuple(map(_added, old.first_byte, new.first_byte))
+            ),
         )
 
     @property

@@ -26,7 +26,7 @@ from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.sorting import RouteSorter, Sorter
 from canaryproxy.judging.units import Units
 from canaryproxy.judging.user_time import UserTime
-from canaryproxy.judging.verdict import Placebo
+from canaryproxy.judging.verdict import Placebo, Verdict
 from canaryproxy.measure.records import POSITION_MASK, STATUS_SHIFT, VARIANT_SHIFT
 
 OTHERS = "other routes"
@@ -57,6 +57,16 @@ def _second(one: tuple[int, int]) -> int:
     return one[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The last verdict on a test, and what it was made of."""
+
+    verdict: Verdict
+    seen: Estimate | None
+    at: float
+    of: tuple[object, ...]
+
+
 @dataclass(slots=True)
 class Trial:
     """One test with what is known of it."""
@@ -72,6 +82,7 @@ class Trial:
     estimated_at: float = float("-inf")
 
     said: tuple[object, str] = (None, "")
+    kept: Kept | None = None
 
     def words(self, of: tuple[Estimate | None, str, str | None], say: Callable[[], str]) -> str:
         """Return what is said of an estimate, a level and a note: anew for another one of any."""

@@ -9,10 +9,11 @@ from math import inf, log
 from canaryproxy.judging import families, words
 from canaryproxy.judging.families import Spec
 from canaryproxy.judging.settings import JudgeSettings
-from canaryproxy.judging.step import OTHERS, Step, Trial
+from canaryproxy.judging.step import OTHERS, Kept, Step, Trial
 from canaryproxy.judging.tally import Estimate, Seen, Side
 from canaryproxy.judging.verdict import Level, Verdict
 
+_KEPT_FOR = 1.0
 _ERRORS = 2.0
 """Standard errors by user within which a difference may be chance."""
 
@@ -52,9 +53,27 @@ class Look:
         return not trial.scope or trial.test.suspect or trial.breached(self.extra)
 
     def verdict(self, trial: Trial) -> Verdict:
-        """Return the verdict of one test."""
-        spec, test = trial.spec, trial.test
+        """Return the verdict of one test: for up to a second the last one, if nothing has changed."""
+        test, kept = trial.test, trial.kept
         seen = trial.estimate(self.now)
+        if test.has_news:
+            return self._verdict(trial, seen)
+        log_proof = 0.0 if trial.proof is None else trial.proof.log_e
+        of = (
+            *(test.log_evidence, test.suspect, test.breach, log_proof),
+            *(self.extra, self.quiet, self.accepted, self.proofs.get(trial.spec.name)),
+        )
+        if (
+            kept is None
+            or kept.seen is not seen
+            or kept.of != of
+            or self.now - kept.at >= _KEPT_FOR
+        ):
+            kept = trial.kept = Kept(self._verdict(trial, seen), seen, self.now, of)
+        return kept.verdict
+
+    def _verdict(self, trial: Trial, seen: Estimate | None) -> Verdict:
+        spec, test = trial.spec, trial.test
         name = f"{spec.name} {trial.scope}" if trial.scope else spec.name
         accepted = name in self.accepted or spec.name in self.accepted
         level = "ok" if accepted else self._level(trial, seen)

@@ -246,9 +246,9 @@ class ServiceControl:
         """
         controller = self.controller
         return (
-            self.config.service is not None
-            and controller.table.weight == 0
+            controller.table.weight == 0
             and not controller.ledger.is_active
+            and self.config.service is not None
             and not (self.config.split.follow is not None and self.plane.is_used)
         )
 

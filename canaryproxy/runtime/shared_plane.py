@@ -176,13 +176,6 @@ class SharedPlane:
             replace(one, standby=True) if ranks.get(one.url, 0) > best else one for one in found
         ]
 
-    def _panics(self, variant: int) -> bool:
-        """Tell whether requests are tried although no endpoint is up.
-
-        Those of the canary only if stable has none either.
-        """
-        return self._all_lost(variant) and self._all_lost(STABLE)
-
     def _all_lost(self, variant: int) -> bool:
         found = [
             _reading(url, states, [], out).lost
@@ -233,19 +226,26 @@ class SharedPlane:
         if not self._workers.have_adopted:
             return None
         running = self._running()
+        found = [
+            [
+                _reading(url, states, [], out)
+                for _, url, states, out in self._endpoint_states(variant)
+            ]
+            for variant in range(len(VARIANTS))
+        ]
+        lost = [bool(readings) and all(one.lost for one in readings) for readings in found]
         return {
             name: VariantState(
                 [
                     EndpointState(one.url, one.up, one.errors, one.reason, one.errno, one.out)
-                    for _, url, states, out in self._endpoint_states(variant)
-                    for one in (_reading(url, states, [], out),)
+                    for one in found[variant]
                 ],
                 sum(
                     worker.counters.variants[variant][ERRORS + Reason.NO_ENDPOINT]
                     for worker in running
                     if worker.is_used
                 ),
-                panic=self._panics(variant),
+                panic=lost[variant] and lost[STABLE],  # the canary's only if stable has none either
             )
             for variant, name in enumerate(VARIANTS)
         }
