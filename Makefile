@@ -89,7 +89,7 @@ checked: $(CHECKED)/.done ## a copy in build/checked that is compiled sooner and
 
 # It yields to what counts beside it, which uses one core only.
 unit-compiled: $(CHECKED)/.done ## what the wire, TLS and the judge say when compiled (3 min)
-	cd $(CHECKED) && nice ../../$(BIN)/pytest -n $(JOBS) --dist loadfile tests/wire tests/fuzz tests/http2 tests/judging tests/tls tests/proxy/test_network.py tests/measure/test_counters.py tests/faults/test_exhaustion.py --notes $(NOTES)
+	cd $(CHECKED) && nice ../../$(BIN)/pytest -n $(JOBS) --dist loadfile tests/wire tests/fuzz tests/http2 tests/judging tests/tls tests/proxy/network tests/measure/test_counters.py tests/faults/test_exhaustion.py --notes $(NOTES)
 
 # Pytest rewrites the assertions of all tests once, and not in each of its processes.
 collected: $(BENCH_STAMP)

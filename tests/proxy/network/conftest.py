@@ -1,4 +1,4 @@
-"""The data path runs on uvloop, as the proxy does."""
+"""On uvloop, as the proxy runs."""
 
 from __future__ import annotations
 
