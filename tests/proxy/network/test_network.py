@@ -266,6 +266,21 @@ async def test_a_protocol_that_fails_is_reported_and_loses_its_connection(
 
 
 @pytest.mark.skipif(not IS_NATIVE, reason="not built")
+async def test_what_came_before_a_reset_is_read_although_sending_fails() -> None:
+    ours, theirs = connected()
+    protocol = Peer()
+    await network.NativeNetwork(asyncio.get_running_loop()).open(ours, lambda: protocol)
+    protocol.transport.write(b"a body that is not read")
+    theirs.sendall(b"413")
+    theirs.close()  # with unread input: a reset
+    protocol.transport.write(b"the rest of it")
+    protocol.transport.write(b"and more")
+    await until(lambda: "lost" in protocol.said)
+    assert protocol.data == b"413"
+    assert isinstance(protocol.error, ConnectionError)
+
+
+@pytest.mark.skipif(not IS_NATIVE, reason="not built")
 async def test_what_waits_is_what_was_written() -> None:
     ours, theirs = connected()
     protocol = Peer()
