@@ -75,6 +75,8 @@ class Voting(Recorder):
         super().__init__(settings)
         self.alpha = settings.alpha
         self.test: LotteryTest | None = None
+        self.evidence: dict[float, float] = {}
+        """The log evidence after each tick, by its time."""
 
     def observe(self, now: float, sample: Sample) -> Assessment:
         if not self.splits or self.splits[-1][0] != sample.limit:
@@ -89,6 +91,7 @@ class Voting(Recorder):
             row = self.units.row(word & POSITION_MASK)
             self.test.add(row, bool(word >> FLAGS_SHIFT & FAILED))
         self.test.tick(now)
+        self.evidence[now] = self.test.log_evidence
         return verdict("breach" if self.test.breach else "ok", len(self.words) // WORDS)
 
     def share(self, alpha: float) -> None:
@@ -96,7 +99,3 @@ class Voting(Recorder):
 
     def to_dict(self) -> dict[str, Any]:
         return {}
-
-    @property
-    def log_evidence(self) -> float:
-        return 0.0 if self.test is None else self.test.log_evidence

@@ -131,8 +131,8 @@ class Replica(World):
 
     @property
     def fleet(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.document["fleet"]
-        return found
+        """The part of the document about the fleet, at a small part of its cost."""
+        return self.authority.view()
 
     @property
     def is_open(self) -> bool:
@@ -157,8 +157,23 @@ async def soon(condition: Callable[[], object], what: str, seconds: float = DEAD
     began = monotonic()
     while not condition():
         assert monotonic() - began < seconds, f"{what} did not come true"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.01)
     return monotonic() - began
+
+
+async def told(replica: Replica) -> None:
+    """Wait until a replica has told the store what it has counted by now."""
+
+    def sample() -> object:
+        return replica.authority._evidence.sample
+
+    def reply() -> object:
+        return replica.authority._contact.reply
+
+    for newest in (sample, reply):
+        for _ in range(2):  # the first may have begun before
+            before = newest()
+            await soon(lambda newest=newest, before=before: newest() is not before, "news")  # type: ignore[misc]
 
 
 @contextlib.asynccontextmanager

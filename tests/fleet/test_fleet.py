@@ -23,7 +23,7 @@ from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.records import ENDED, FAILED, pack_first, pack_second, pack_third
 from canaryproxy.release import circuit, rollout
 
-from .replicas import RELEASE, Replica, fleet, leader, soon
+from .replicas import RELEASE, Replica, fleet, leader, soon, told
 from .server import RedisServer, needs_redis, redis_server, wire
 
 pytestmark = needs_redis
@@ -42,12 +42,17 @@ async def test_five_replicas_begin_one_release_and_one_of_them_leads(
 ) -> None:
     async with fleet(tmp_path, [server.port] * 5) as replicas:
         await soon(lambda: all(one.fleet["replicas"] == 5 for one in replicas), "five")
-        first = leader(replicas)
-        assert first is not None
-        await soon(lambda: {one.fleet["leader"] for one in replicas} == {first.me}, "one leader")
-        assert sum(one.fleet["leads"] for one in replicas) == 1
-        assert len({one.control.etag for one in replicas}) == 1
+
+        def agree() -> bool:
+            leads = [one.me for one in replicas if one.fleet["leads"]]
+            return len(leads) == 1 and {one.fleet["leader"] for one in replicas} == set(leads)
+
+        await soon(agree, "one leader")
+        await soon(lambda: len({one.control.etag for one in replicas}) == 1, "one document")
         assert [one.whats for one in replicas] == [["release", "started"]] * 5
+        for one in replicas:
+            shown = one.document["fleet"]
+            assert shown == {**one.fleet, "silent": shown["silent"]}
 
 
 async def test_a_regression_that_only_the_sum_shows_trips_all(
@@ -200,7 +205,8 @@ async def test_the_dead_stay_counted_and_who_is_back_is_not_counted_twice(
             for one in replicas:
                 one.traffic((10, 0), (1, 0))
             await asyncio.sleep(0.05)
-        await asyncio.sleep(0.3)
+        for one in replicas:
+            await told(one)
         key = server.cli("KEYS", "canaryproxy:{g}:sum:*").split()[0]
         before = server.cli("GET", key)
         numbers = list(map(int, before.split()))
@@ -212,7 +218,7 @@ async def test_the_dead_stay_counted_and_who_is_back_is_not_counted_twice(
         again.controller.sampler._cells = replicas[0].controller.sampler._cells
         again.start()
         await soon(lambda: again.fleet["connected"], "connected")
-        await asyncio.sleep(0.5)
+        await told(again)
         assert server.cli("GET", key) == before
         await again.stop()
 

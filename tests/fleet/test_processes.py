@@ -89,7 +89,11 @@ def test_five_proxies_one_release(tmp_path: Path) -> None:
         took = time.monotonic() - back
         print(f"one state and a leader {took:.2f} s after Redis was back, away for {AWAY:g} s")
         # The leader is killed: another one leads.
-        first = next(one for one in proxies if release(one)["fleet"]["leads"])
+        first = until(
+            lambda: next((one for one in proxies if release(one)["fleet"]["leads"]), None),
+            "a replica that says that it leads",
+        )
+        assert first is not None
         users[first.pid].stop()
         first.kill(signal.SIGKILL)
         proxies.remove(first)

@@ -67,4 +67,5 @@ def test_a_trip_reaches_the_same_service_of_the_other_proxy_only(tmp_path: Path)
             until(lambda name=name: all_at(name, "closed", 20.0), f"{name} on its first step")  # type: ignore[misc]
         proxies[0].ask("POST", "/v1/services/cart/release/trip", {"cause": "a test"})
         until(lambda: all_at("cart", "open", 0.0), "the trip everywhere")
-        assert all_at("shop", "closed", 20.0)
+        assert {view(one, "shop")["circuit"]["state"] for one in proxies} == {"closed"}
+        until(lambda: all_at("shop", "closed", 20.0), "the other service as before")

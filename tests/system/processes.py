@@ -13,19 +13,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from tests.ports import free_port
 
 DEADLINE = 60.0
 HERE = Path(__file__).parent
+T = TypeVar("T")
 
 
-def until(condition: Callable[[], object], what: str = "condition") -> None:
-    """Wait for a condition; fails after ``DEADLINE`` seconds."""
-    end = time.monotonic() + DEADLINE
-    while not condition():
+def until(condition: Callable[[], T], what: str = "condition") -> T:
+    """Wait for a condition, and return what it gave; fails after ``DEADLINE`` seconds.
+
+    The longer it takes, the less often it is asked: the answer costs the process that is waited for.
+    """
+    end, pause = time.monotonic() + DEADLINE, 0.005
+    while not (found := condition()):
         assert time.monotonic() < end, f"{what} did not come true"
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.05)
+    return found
 
 
 def answers(port: int, host: str = "127.0.0.1") -> bool:
