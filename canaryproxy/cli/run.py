@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +37,9 @@ def run(path: Path, log_format: Literal["text", "json"], pid_file: Path | None) 
     """
     logs.configure(log_format)
     logs.capture()
+    gc.disable()  # what is imported stays: to look through it again and again is a tenth of the start
     imports.prepare()
     from canaryproxy.cli.serve import serve  # noqa: PLC0415 - it imports aiohttp
 
+    gc.enable()
     serve(path, pid_file)
