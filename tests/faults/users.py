@@ -24,7 +24,7 @@ class Users:
     """
 
     def __init__(
-        self, port: int, clients: int = 8, *, pause: float = 0.005, body: bytes = b""
+        self, port: int, clients: int = 8, *, pause: float = 0.02, body: bytes = b""
     ) -> None:
         self._port = port
         self._clients = clients

@@ -53,7 +53,7 @@ class Accounts(Account):
     """
 
     def __init__(
-        self, port: int, keeping: int = 6, connecting: int = 2, pause: float = 0.01
+        self, port: int, keeping: int = 6, connecting: int = 2, pause: float = 0.03
     ) -> None:
         super().__init__()
         self._port = port

@@ -24,13 +24,15 @@ pytestmark = pytest.mark.slow
 
 CHANGES = int(os.environ.get("CHANGES", "200"))
 USERS = [b"user-%d" % number for number in range(3000)]
+PAUSE = 0.03
+"""Seconds between two batches on a connection: what is tested is not how much the machine can take."""
 
 
 class Sender:
     """Pipelined connections that remember when each answer was asked for, came, and from whom."""
 
     def __init__(
-        self, port: int, connections: int = 12, batch: int = 8, *, may_close: bool = False
+        self, port: int, connections: int = 6, batch: int = 8, *, may_close: bool = False
     ) -> None:
         self._may_close = may_close  # the proxy, between answers
         self._port = port
@@ -88,6 +90,7 @@ class Sender:
                 size = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
                 body = await reader.readexactly(size)
                 self.seen.append((sent, time.monotonic(), user, int(head[9:12]), body))
+            await asyncio.sleep(PAUSE)
 
 
 class Admin:
@@ -147,11 +150,12 @@ def test_weight_changes_under_load_fail_nothing_and_move_only_users_between_the_
                     acknowledged.append(time.monotonic())
                     limits.append(round(weight * 100))
                     assert (status, document["weight"]) == (200, weight)
+                    await sender.more(20)
 
         uvloop.run(sender.during(story))
         seconds = max(end for _, end, *_ in sender.seen) - min(at for at, *_ in sender.seen)
         print(f"{len(sender.seen)} requests in {seconds:.1f} s, {CHANGES} changes")
-        assert len(sender.seen) > 2 * CHANGES
+        assert len(sender.seen) >= 20 * CHANGES
         bucket = {user: bucket_of(b"", user) for user in USERS}
         variants_seen = set()
         for sent, received, user, status, variant in sender.seen:
@@ -211,7 +215,7 @@ def test_endpoints_limits_and_rules_change_under_load_without_a_failed_request(
                     status, found = await admin.ask("POST", "/v1/reload")
                     assert status == 200, found
                     assert found["restart_needed"] == []
-                    await sender.more(300)
+                    await sender.more(100)
                 configure(running, tmp_path, f"{variants([a], [v2])}\n{rules}\n{state}")
                 assert (await admin.ask("POST", "/v1/reload"))[0] == 200
                 _, document = await admin.ask("GET", "/v1/release")
@@ -219,7 +223,7 @@ def test_endpoints_limits_and_rules_change_under_load_without_a_failed_request(
                     f"http://127.0.0.1:{a}"
                 ]
                 old.kill()  # nobody needs it
-                await sender.more(1000)
+                await sender.more(600)
 
         uvloop.run(sender.during(story))
         assert {status for _, _, _, status, _ in sender.seen} == {200}
