@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from time import time
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,9 +14,27 @@ from canaryproxy.cli.check import check
 from canaryproxy.cli.offline import plan
 from canaryproxy.control.state_file import StateFile
 from canaryproxy.measure.routing import STABLE
+from canaryproxy.release import forecast
 from canaryproxy.release.capacity import Carried, Load
 
 PLAN = ["--rps", "780", "--error-rate", "0.01", "--users", "5000"]
+
+
+@pytest.fixture(autouse=True)
+def _one_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work out the same forecast once: what is said of capacity does not depend on it."""
+    monkeypatch.setattr(forecast, "forecast", _forecast)
+
+
+_work_out = forecast.forecast
+_known: dict[str, Any] = {}
+
+
+def _forecast(*arguments: Any, **named: Any) -> Any:
+    asked = repr((arguments, named))
+    if asked not in _known:
+        _known[asked] = _work_out(*arguments, **named)
+    return _known[asked]
 
 
 @pytest.fixture

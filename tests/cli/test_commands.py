@@ -1,4 +1,4 @@
-"""Commands against an admin server on a real socket, as processes of their own."""
+"""Commands against an admin server on a real socket; as processes where a terminal or a signal decides."""
 
 from __future__ import annotations
 

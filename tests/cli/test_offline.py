@@ -13,8 +13,6 @@ from click.testing import CliRunner, Result
 from canaryproxy.cli import command_named
 from tests.cli.fake import Fake, command
 
-EXAMPLE = str(Path(__file__).parents[2] / "config" / "example.yaml")
-
 
 def run(name: str, *arguments: str, text: str | None = None) -> Result:
     return CliRunner().invoke(command_named(name), list(arguments), input=text)
@@ -112,8 +110,12 @@ async def test_aa_without_a_file_asks_the_running_proxy(fake: Fake, tmp_path: Pa
     assert json.loads(done.out)["of"] == 20
 
 
-def test_plan_asks_for_users() -> None:
-    arguments = ("-c", EXAMPLE, "--rps", "50", "--error-rate", "0.005")
+def test_plan_asks_for_users(tmp_path: Path) -> None:
+    (file := tmp_path / "c.yaml").write_text(
+        'variants: {stable: {endpoints: ["http://h:1"]}, canary: {endpoints: ["http://h:2"]}}\n'
+        "release: {id: r1, steps: [{weight: 1, bake: 5m}, {weight: 100}]}\n"
+    )
+    arguments = ("-c", str(file), "--rps", "50", "--error-rate", "0.005")
     found = run("plan", *arguments)
     assert found.exit_code == 0, found.output
     assert "where users ask often, give --users" in found.output
