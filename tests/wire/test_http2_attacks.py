@@ -536,7 +536,8 @@ async def test_requests_of_all_connections_together_are_bounded() -> None:
         attackers = [await Attacker.to(running) for _ in range(4)]
         several = b"".join(headers(one, GET, end=True) for one in range(1, 9, 2))
         await attackers[0].client.send(several)
-        await until(lambda: running.context.in_flight == 3, "requests")
+        await until(lambda: len(upstream.links) == 3, "requests at the upstream")
+        assert running.context.in_flight == 3
         for attacker in attackers[1:]:
             await attacker.client.send(several)
             await attacker.settle(range(1, 9, 2))
