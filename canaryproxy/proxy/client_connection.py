@@ -20,6 +20,7 @@ from canaryproxy.proxy.dispatch import begin, dispatch, service_of
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.http2_connection import HTTP2_HEAD, Http2Connection
 from canaryproxy.proxy.interfaces import ResponseSink
+from canaryproxy.proxy.network import relay
 from canaryproxy.proxy.peer import peer_of
 from canaryproxy.proxy.refusals import refuse
 
@@ -272,6 +273,9 @@ class ClientConnection(ResponseSink):
     def write_head(self, head: bytes, body: bytes, *, ends: bool) -> None:  # noqa: ARG002
         self._active = True
         self.transport.write(head + body if body else head)
+
+    def relay(self, source: asyncio.Transport, size: int) -> None:
+        relay(source, self.transport, size)
 
     def write_interim(self, data: bytes) -> None:
         self.transport.write(data)

@@ -26,6 +26,7 @@ What may come between:
 
 from __future__ import annotations
 
+import asyncio
 from time import monotonic, time
 from typing import Final
 
@@ -220,6 +221,17 @@ class Exchange(Rescuer):
             self._sink.keep_trailers(trailers)
         if data or (complete and self._sink.peer.http2):
             self._sink.write(data, ends=complete)
+        if complete:
+            self._complete(monotonic())
+
+    def relay_body(self, source: asyncio.Transport, size: int) -> None:
+        read = self._outcomes and self._rules.reads_bodies
+        if self._state == RESPONDING and self._framing == AS_RECEIVED and not read:
+            self._sink.relay(source, size)
+
+    def body_relayed(self, size: int, *, complete: bool) -> None:
+        self._size += size
+        self._sink.write(b"")  # the client's deadline is extended
         if complete:
             self._complete(monotonic())
 

@@ -14,6 +14,7 @@ A response with a second message is a stream: it follows its user, as event stre
 
 from __future__ import annotations
 
+import asyncio
 from math import inf
 from time import monotonic
 from typing import Final
@@ -180,6 +181,9 @@ class GrpcExchange(LoggedExchange):
         self._body = None
         self._reason = f"grpc_{GrpcStatus(self._status_of_grpc).name.lower()}"
         return self._passes_on(counted, b"", now, complete=True, trailers=b"")
+
+    def relay_body(self, source: asyncio.Transport, size: int) -> None:
+        """Do nothing: messages are counted and judged."""
 
     def response_body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
         messages = self._messages

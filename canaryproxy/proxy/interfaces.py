@@ -224,6 +224,14 @@ class Receiver(Caller):
         """Take more of the body."""
         raise NotImplementedError
 
+    def relay_body(self, source: asyncio.Transport, size: int) -> None:  # noqa: ARG002
+        """Let the rest of the body, ``size`` bytes, go from ``source`` to the client, if nothing reads it."""
+        return
+
+    def body_relayed(self, size: int, *, complete: bool) -> None:
+        """Take note that ``size`` more bytes of the body went to the client."""
+        raise NotImplementedError
+
     def upstream_failed(
         self, reason: Reason, detail: str = "", *, stale: bool = False, unprocessed: bool = False
     ) -> None:
@@ -352,6 +360,10 @@ class ResponseSink(Connection):
     def write_head(self, head: bytes, body: bytes, *, ends: bool) -> None:
         """Write the head of the final response with its empty line, and what has come of its body."""
         raise NotImplementedError
+
+    def relay(self, source: asyncio.Transport, size: int) -> None:  # noqa: ARG002
+        """Let the next ``size`` bytes of ``source`` go to the client as they come, if that is possible."""
+        return
 
     def keep_trailers(self, lines: bytes) -> None:
         """Write these trailers after the last part; only to a peer of HTTP/2."""

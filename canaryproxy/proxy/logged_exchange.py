@@ -58,6 +58,10 @@ class LoggedExchange(Exchange):
         self._body_size += len(data)
         super().response_body(data, complete=complete, trailers=trailers)
 
+    def body_relayed(self, size: int, *, complete: bool) -> None:
+        self._body_size += size
+        super().body_relayed(size, complete=complete)
+
     def switched(self, response: Response, data: bytes) -> None:
         self._body_size = len(data)
         super().switched(response, data)

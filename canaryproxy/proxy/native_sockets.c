@@ -11,30 +11,43 @@ that a pointer in an epoll event is valid. While events are being handled, refer
 end (`Poller.dead`), because a later event of the same batch may point to what an earlier one closed.
 
 Protocols are called as asyncio documents it: `connection_lost` in a later turn of the event loop, everything
-else from `poll`, or from the method of the transport that causes it (`pause_writing` from `write`). */
+else from `poll`, or from the method of the transport that causes it (`pause_writing` from `write`).
+
+Long bodies can be relayed: splice(2) hands the kernel's pages from one socket to another through a pipe, and
+nothing is copied. What is in a transport's pipe waits to be sent like its pieces, and goes before them. */
 
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #define MOST_EVENTS 64          /* of one call of `poll`: other callbacks of the loop take turns with it */
 #define MOST_ACCEPTED 32        /* connections of one event: other workers want some, too */
-#define READ_SIZE (256 * 1024)  /* bytes read at once */
+#define READ_SIZE (256 * 1024)  /* bytes read at once of a long body */
+#define FIRST_READ (64 * 1024)  /* bytes read at once where it is not known that many come */
 #define LARGE_READ (64 * 1024)  /* after so many bytes the next read goes into an object of its own */
 #define MOST_PIECES 64          /* of one sendmsg */
 #define HIGH_WATER (64 * 1024)  /* asyncio's defaults */
+#define PIPE_SIZE (1024 * 1024) /* the most that Linux gives to a user who is not root */
+#define MOST_PIPES 64           /* that have something in them, for clients that read slowly */
+#define FREE_PIPES 4            /* that are kept for the next body */
 
 static PyObject *str_connection_made, *str_connection_lost, *str_data_received, *str_eof_received;
-static PyObject *str_pause_writing, *str_resume_writing, *str_call_exception_handler, *str_lost;
+static PyObject *str_pause_writing, *str_resume_writing, *str_call_exception_handler, *str_lost, *str_relayed;
 
 static PyTypeObject PollerType, TransportType, AcceptorType;
+
+typedef struct {
+    int out, in;
+} Pipe;
 
 typedef struct {
     PyObject_HEAD
@@ -44,10 +57,13 @@ typedef struct {
     PyObject *call_soon;
     PyObject *dead;  /* list of what was disposed of while events are handled */
     char *buffer;
+    int pipes; /* that are open */
+    int spare; /* of them free */
+    Pipe free[FREE_PIPES];
     struct epoll_event events[MOST_EVENTS];
 } Poller;
 
-typedef struct {
+typedef struct Transport {
     PyObject_HEAD
     Poller *poller;
     PyObject *protocol;
@@ -57,7 +73,11 @@ typedef struct {
     Py_ssize_t room, head, count;
     Py_ssize_t sent;    /* bytes of the first piece that are sent */
     Py_ssize_t waiting; /* bytes that wait in all */
+    Py_ssize_t piped;   /* of them in the pipe, which is open while there are some */
     Py_ssize_t high, low;
+    struct Transport *to; /* where the next `relay` bytes that come may go, or NULL */
+    Py_ssize_t relay;
+    Pipe pipe;
     int fd;
     uint32_t watched; /* events that epoll watches for; 0: it does not know the descriptor */
     unsigned char reading, ended, closing, ends, full, large, lost;
@@ -127,11 +147,58 @@ os_error(int number)
     return value;
 }
 
-/* --- Transports ---------------------------------------------------------------------------------------- */
+/* --- Pipes --------------------------------------------------------------------------------------------- */
+
+static int
+take_pipe(Poller *poller, Pipe *pipe)
+{
+    if (poller->spare > 0) {
+        *pipe = poller->free[--poller->spare];
+        return 0;
+    }
+    int ends[2];
+    if (poller->pipes >= MOST_PIPES || pipe2(ends, O_NONBLOCK | O_CLOEXEC) < 0)
+        return -1;
+    fcntl(ends[1], F_SETPIPE_SZ, PIPE_SIZE); /* where it may not be larger, less is relayed at once */
+    poller->pipes++;
+    pipe->out = ends[0];
+    pipe->in = ends[1];
+    return 0;
+}
 
 static void
-forget_pieces(Transport *t)
+close_pipe(Poller *poller, Pipe pipe)
 {
+    close(pipe.out);
+    close(pipe.in);
+    poller->pipes--;
+}
+
+/* Takes back a pipe with nothing in it. */
+static void
+return_pipe(Poller *poller, Pipe pipe)
+{
+    if (poller->spare < FREE_PIPES)
+        poller->free[poller->spare++] = pipe;
+    else
+        close_pipe(poller, pipe);
+}
+
+/* --- Transports ---------------------------------------------------------------------------------------- */
+
+/* Whether something waits to be sent. */
+static int
+has_waiting(Transport *t)
+{
+    return t->count > 0 || t->piped > 0;
+}
+
+static void
+forget_waiting(Transport *t)
+{
+    if (t->piped > 0)
+        close_pipe(t->poller, t->pipe);
+    t->piped = 0;
     while (t->count > 0) {
         Py_DECREF(t->pieces[t->head]);
         t->head = (t->head + 1) % t->room;
@@ -153,7 +220,8 @@ disconnect(Transport *t, PyObject *error)
     t->fd = -1;
     t->watched = 0;
     t->closing = 1;
-    forget_pieces(t);
+    forget_waiting(t);
+    Py_CLEAR(t->to);
     PyObject *lost = PyObject_GetAttr((PyObject *)t, str_lost);
     PyObject *handle = NULL;
     if (lost != NULL)
@@ -175,7 +243,7 @@ watch(Transport *t)
     uint32_t wanted = 0;
     if (t->reading && !t->ended && !t->closing)
         wanted |= EPOLLIN;
-    if (t->count > 0)
+    if (has_waiting(t))
         wanted |= EPOLLOUT;
     if (wanted == t->watched)
         return;
@@ -219,7 +287,7 @@ static void
 sending_failed(Transport *t, int number)
 {
     PyObject *error = os_error(number);
-    forget_pieces(t);
+    forget_waiting(t);
     if (t->reading && !t->ended && !t->closing) {
         Py_XSETREF(t->error, error);
         watch(t);
@@ -239,12 +307,33 @@ all_sent(Transport *t)
         shutdown(t->fd, SHUT_WR); /* fails only where the connection is gone, which reading tells */
 }
 
+/* Sends what is in the pipe, as far as the kernel takes it. */
+static void
+flush_pipe(Transport *t)
+{
+    while (t->piped > 0) {
+        ssize_t done = splice(t->pipe.out, NULL, t->fd, NULL, t->piped, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+        if (done < 0) {
+            if (errno == EINTR)
+                continue;
+            if (errno != EAGAIN && errno != EWOULDBLOCK)
+                sending_failed(t, errno);
+            return;
+        }
+        t->waiting -= done;
+        t->piped -= done;
+        if (t->piped == 0)
+            return_pipe(t->poller, t->pipe);
+    }
+}
+
 /* Sends what waits, as far as the kernel takes it. */
 static void
 flush(Transport *t)
 {
     struct iovec vectors[MOST_PIECES];
-    while (t->count > 0) {
+    flush_pipe(t);
+    while (t->count > 0 && t->piped == 0) {
         int used = 0;
         for (; used < t->count && used < MOST_PIECES; used++) {
             PyObject *piece = t->pieces[(t->head + used) % t->room];
@@ -282,7 +371,7 @@ flush(Transport *t)
     }
     if (t->fd < 0)
         return;
-    if (t->count == 0)
+    if (!has_waiting(t))
         all_sent(t);
     watch(t);
 }
@@ -313,6 +402,16 @@ keep(Transport *t, PyObject *data, Py_ssize_t skipped)
     return 0;
 }
 
+/* Lets the protocol know if more than it wants waits to be sent. */
+static void
+tell_if_full(Transport *t)
+{
+    if (!t->full && t->waiting > t->high && t->fd >= 0) {
+        t->full = 1;
+        call(t, str_pause_writing, "protocol.pause_writing() call failed.");
+    }
+}
+
 PyDoc_STRVAR(write_doc, "Send bytes, at once as far as the kernel takes them; the rest when it can.");
 
 static PyObject *
@@ -337,7 +436,7 @@ transport_write(Transport *t, PyObject *data)
     Py_ssize_t done = 0;
     if (size == 0 || t->closing || t->fd < 0 || t->error != NULL)
         goto end; /* as asyncio: what is written to a closing transport is dropped */
-    if (t->count == 0) {
+    if (!has_waiting(t)) {
         do
             done = send(t->fd, start, size, MSG_NOSIGNAL);
         while (done < 0 && errno == EINTR);
@@ -364,10 +463,7 @@ transport_write(Transport *t, PyObject *data)
         return NULL;
     }
     watch(t);
-    if (!t->full && t->waiting > t->high && t->fd >= 0) {
-        t->full = 1;
-        call(t, str_pause_writing, "protocol.pause_writing() call failed.");
-    }
+    tell_if_full(t);
 end:
     PyBuffer_Release(&view);
     Py_RETURN_NONE;
@@ -392,23 +488,98 @@ transport_writelines(Transport *t, PyObject *lines)
     Py_RETURN_NONE;
 }
 
+/* Lets what has come go on to `t->to`, and tells the protocol how much. Returns 0 if it has to be read instead:
+the other side does not take more at once, there is no pipe, or the connection has an end or an error to tell. */
+static int
+relay(Transport *t)
+{
+    Transport *to = t->to;
+    if (to->fd < 0 || to->closing || to->ends || to->count > 0 || to->error != NULL)
+        return 0;
+    Pipe pipe = to->pipe;
+    if (to->piped == 0 && take_pipe(t->poller, &pipe) < 0)
+        return 0;
+    Py_ssize_t most = t->relay < PIPE_SIZE ? t->relay : PIPE_SIZE;
+    ssize_t size;
+    do
+        size = splice(t->fd, NULL, pipe.in, NULL, most, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    while (size < 0 && errno == EINTR);
+    if (size <= 0) {
+        if (to->piped == 0)
+            return_pipe(t->poller, pipe);
+        return 0;
+    }
+    Py_INCREF(to);
+    to->pipe = pipe;
+    to->piped += size;
+    to->waiting += size;
+    t->relay -= size;
+    if (t->relay == 0)
+        Py_CLEAR(t->to);
+    flush_pipe(to);
+    watch(to);
+    tell_if_full(to);
+    Py_DECREF(to);
+    PyObject *count = PyLong_FromSsize_t(size), *protocol = Py_XNewRef(t->protocol), *done = NULL;
+    int follows = 0; /* a read would have told of what lies behind the body, too */
+    if (t->to == NULL && t->fd >= 0)
+        ioctl(t->fd, FIONREAD, &follows);
+    PyObject *args[] = {protocol, count, follows > 0 ? Py_True : Py_False};
+    if (protocol != NULL && count != NULL)
+        done = PyObject_VectorcallMethod(str_relayed, args, 3, NULL);
+    if (protocol != NULL && done == NULL)
+        callback_failed(t, "protocol.relayed() call failed.", protocol);
+    Py_XDECREF(done);
+    Py_XDECREF(protocol);
+    Py_XDECREF(count);
+    return 1;
+}
+
+PyDoc_STRVAR(
+    relay_doc,
+    "relay(to, count): let the next bytes that come go to another transport, as many as `count`.\n\n"
+    "What goes there is told to the protocol, by `relayed(count, follows)`, and not given to it; with the last\n"
+    "of them `follows` says whether more than `count` bytes have come. Anything may be given to `data_received`\n"
+    "all the same; the protocol writes it as it would have.");
+
+static PyObject *
+transport_relay(Transport *t, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || Py_TYPE(args[0]) != &TransportType) {
+        PyErr_SetString(PyExc_TypeError, "relay(to, count)");
+        return NULL;
+    }
+    Py_ssize_t size = PyLong_AsSsize_t(args[1]);
+    if (size == -1 && PyErr_Occurred())
+        return NULL;
+    if (t->fd >= 0 && size > 0 && ((Transport *)args[0])->poller == t->poller) {
+        Py_XSETREF(t->to, (Transport *)Py_NewRef(args[0]));
+        t->relay = size;
+    }
+    Py_RETURN_NONE;
+}
+
 /* Reads once and calls the protocol. */
 static void
 receive(Transport *t)
 {
+    if (t->to != NULL && relay(t))
+        return;
     Poller *poller = t->poller;
     PyObject *data = NULL;
     char *into = poller->buffer;
-    ssize_t size;
+    ssize_t size, most = FIRST_READ;
     if (t->large) {
         data = PyBytes_FromStringAndSize(NULL, READ_SIZE);
-        if (data == NULL)
+        if (data == NULL) {
             PyErr_Clear();
-        else
+        } else {
             into = PyBytes_AS_STRING(data);
+            most = READ_SIZE;
+        }
     }
     do
-        size = recv(t->fd, into, READ_SIZE, 0);
+        size = recv(t->fd, into, most, 0);
     while (size < 0 && errno == EINTR);
     if (size <= 0) {
         int number = errno;
@@ -430,7 +601,7 @@ receive(Transport *t)
             callback_failed(t, "protocol.eof_received() call failed.", protocol);
         } else if (!open && !t->closing) {
             t->closing = 1;
-            if (t->count == 0)
+            if (!has_waiting(t))
                 disconnect(t, NULL);
         }
         Py_DECREF(protocol);
@@ -438,6 +609,11 @@ receive(Transport *t)
         return;
     }
     t->large = size >= LARGE_READ;
+    if (t->to != NULL) {
+        t->relay -= size;
+        if (t->relay <= 0)
+            Py_CLEAR(t->to);
+    }
     if (data == NULL)
         data = PyBytes_FromStringAndSize(into, size);
     else if (size < READ_SIZE)
@@ -461,7 +637,7 @@ transport_event(Transport *t, uint32_t events)
         else
             watch(t);
     }
-    if (t->fd >= 0 && t->count > 0 && events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+    if (t->fd >= 0 && has_waiting(t) && events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
         flush(t);
 }
 
@@ -475,7 +651,8 @@ new_transport(Poller *poller, int fd, PyObject *protocol)
     t->protocol = Py_NewRef(protocol);
     t->error = t->peer = NULL;
     t->pieces = NULL;
-    t->room = t->head = t->count = t->sent = t->waiting = 0;
+    t->room = t->head = t->count = t->sent = t->waiting = t->piped = t->relay = 0;
+    t->to = NULL;
     t->high = HIGH_WATER;
     t->low = HIGH_WATER / 4;
     t->fd = fd;
@@ -524,7 +701,7 @@ transport_close(Transport *t, PyObject *Py_UNUSED(ignored))
 {
     if (!t->closing && t->fd >= 0) {
         t->closing = 1;
-        if (t->count == 0)
+        if (!has_waiting(t))
             disconnect(t, NULL);
         else
             watch(t);
@@ -548,7 +725,7 @@ transport_write_eof(Transport *t, PyObject *Py_UNUSED(ignored))
 {
     if (!t->ends && !t->closing && t->fd >= 0) {
         t->ends = 1;
-        if (t->count == 0)
+        if (!has_waiting(t))
             all_sent(t);
     }
     Py_RETURN_NONE;
@@ -732,6 +909,7 @@ transport_traverse(Transport *t, visitproc visit, void *arg)
     Py_VISIT(t->poller);
     Py_VISIT(t->protocol);
     Py_VISIT(t->error);
+    Py_VISIT(t->to);
     return 0;
 }
 
@@ -740,6 +918,7 @@ transport_clear(Transport *t)
 {
     Py_CLEAR(t->protocol);
     Py_CLEAR(t->error);
+    Py_CLEAR(t->to);
     return 0;
 }
 
@@ -747,7 +926,7 @@ static void
 transport_dealloc(Transport *t)
 {
     PyObject_GC_UnTrack(t);
-    forget_pieces(t);
+    forget_waiting(t);
     PyMem_Free(t->pieces);
     transport_clear(t);
     Py_CLEAR(t->peer);
@@ -758,6 +937,7 @@ transport_dealloc(Transport *t)
 static PyMethodDef transport_methods[] = {
     {"write", (PyCFunction)transport_write, METH_O, write_doc},
     {"writelines", (PyCFunction)transport_writelines, METH_O, write_doc},
+    {"relay", (PyCFunction)(void (*)(void))transport_relay, METH_FASTCALL, relay_doc},
     {"write_eof", (PyCFunction)transport_write_eof, METH_NOARGS, write_eof_doc},
     {"can_write_eof", (PyCFunction)transport_can_write_eof, METH_NOARGS, NULL},
     {"close", (PyCFunction)transport_close, METH_NOARGS, close_doc},
@@ -940,7 +1120,7 @@ poller_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     p->loop = Py_NewRef(loop);
     p->call_soon = PyObject_GetAttrString(loop, "call_soon");
     p->dead = PyList_New(0);
-    p->buffer = PyMem_Malloc(READ_SIZE);
+    p->buffer = PyMem_Malloc(FIRST_READ);
     if (p->call_soon == NULL || p->dead == NULL) {
         Py_DECREF(p);
         return NULL;
@@ -1072,6 +1252,8 @@ poller_dealloc(Poller *p)
     PyObject_GC_UnTrack(p);
     if (p->epoll >= 0)
         close(p->epoll);
+    while (p->spare > 0)
+        close_pipe(p, p->free[--p->spare]);
     poller_clear(p);
     PyMem_Free(p->buffer);
     Py_TYPE(p)->tp_free((PyObject *)p);
@@ -1121,6 +1303,7 @@ PyInit_native_sockets(void)
         {&str_resume_writing, "resume_writing"},
         {&str_call_exception_handler, "call_exception_handler"},
         {&str_lost, "_lost"},
+        {&str_relayed, "relayed"},
     };
     for (size_t at = 0; at < sizeof(names) / sizeof(names[0]); at++)
         if ((*names[at].at = PyUnicode_InternFromString(names[at].text)) == NULL)

@@ -2,7 +2,8 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-class Transport(asyncio.Transport): ...
+class Transport(asyncio.Transport):
+    def relay(self, to: Transport, count: int, /) -> None: ...
 
 class Acceptor:
     def resume(self) -> None: ...

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 try:
-    from canaryproxy.proxy.native_sockets import Acceptor, Poller
+    from canaryproxy.proxy.native_sockets import Acceptor, Poller, Transport
 except ImportError:  # it was not built: the event loop's transports do the same
     IS_NATIVE = False
 else:
@@ -88,6 +88,16 @@ class NativeNetwork(Network):
         sock.listen(backlog)
         acceptors.append(self._poller.accept(sock, create_protocol, exhausted))
         return acceptors[0]
+
+
+def relay(source: asyncio.Transport, to: asyncio.Transport, count: int) -> None:
+    """Let the next ``count`` bytes that ``source`` receives go on to ``to``, if both can do that.
+
+    What goes there is told to the protocol of ``source``, by ``relayed(count, follows)``, and not given to
+    it; ``follows``: more than ``count`` bytes have come. Everything else is received as ever.
+    """
+    if IS_NATIVE and isinstance(source, Transport) and isinstance(to, Transport):
+        source.relay(to, count)
 
 
 _networks: Final[dict[asyncio.AbstractEventLoop, Network]] = {}

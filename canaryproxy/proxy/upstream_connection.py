@@ -24,6 +24,8 @@ _TUNNEL: Final = 5
 _CLOSED: Final = 6
 
 _UNKNOWN_LENGTH: Final = -1
+_LONG_BODY: Final = 32 * 1024
+"""Bytes that are worth being relayed without being read."""
 _MOST_INTERIM: Final = 100
 """1xx responses before a final one. More are a flood that a client would have to read."""
 
@@ -193,6 +195,21 @@ class UpstreamConnection(UpstreamLink):
         else:
             receiver.tunnel_data(data)
 
+    def relayed(self, count: int, follows: bool) -> None:
+        """Take note that so many bytes of the body went to the client without being read.
+
+        ``follows``: behind the last of them is something that no request asked for.
+        """
+        self._left -= count
+        if follows:
+            self._reusable = False
+        complete = self._left == 0
+        if complete:
+            self._state = _IDLE
+        receiver = self._receiver
+        if receiver is not None:
+            receiver.body_relayed(count, complete=complete)
+
     def _head(self, receiver: Receiver, data: bytes) -> None:
         searched = len(self._buffer)
         if searched:
@@ -262,6 +279,8 @@ class UpstreamConnection(UpstreamLink):
             self._left = left
             self._state = _LENGTH
             receiver.response_head(response, rest, complete=False)
+            if left >= _LONG_BODY and self._receiver is receiver:
+                receiver.relay_body(self.transport, left)
             return
         if left < 0:
             rest = rest[:length]
