@@ -205,7 +205,8 @@ async def test_a_trip_behind_moves_the_whole_fleet_of_the_front(
             assert one.whats.count("tripped") == 1
         await back.controller.act_and_save(circuit.Reset("operator"))
         await soon(lambda: back.teller._said.trip == "", "news of the reset")
-        await front[0].controller.act_and_save(circuit.Reset("operator"))
+        await soon(lambda: len({one.control.etag for one in front}) == 1, "one document")
+        await front[0].control.act(circuit.Reset("operator"))
         await soon(lambda: not any(one.is_open for one in front), "reset of the front")
 
 

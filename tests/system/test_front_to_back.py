@@ -22,7 +22,7 @@ from canaryproxy.http1.propagated import read
 from canaryproxy.measure.routing import VARIANTS, bucket_of
 from tests.ports import free_port
 
-from ..fleet.server import needs_redis, redis_server
+from ..fleet.server import RedisServer, needs_redis, redis_server
 from .processes import Proxy, proxy, variants
 from .test_release import soon
 
@@ -101,7 +101,7 @@ async def close(writer: asyncio.StreamWriter) -> None:
 class Chain:
     """The services in this process, and the proxies before them, which are processes of their own."""
 
-    def __init__(self, folder: Path, redis: str) -> None:
+    def __init__(self, folder: Path, redis: RedisServer) -> None:
         self.folder = folder
         self.redis = redis
         self.proxies: dict[str, Proxy] = {}
@@ -158,7 +158,7 @@ class Chain:
         folder = self.folder / name
         folder.mkdir()
         more = (FRONT if name == "web" else FOLLOWER).format(
-            folder=folder, redis=self.redis, release=RELEASE, services=SERVICES, name=name
+            folder=folder, redis=self.redis.url, release=RELEASE, services=SERVICES, name=name
         )
         with proxy(folder, variants([stable], [canary]), more) as running:
             yield running
@@ -172,6 +172,10 @@ class Chain:
 
     async def act(self, name: str, method: str, path: str, body: object = None) -> None:
         await asyncio.to_thread(self.proxies[name].ask, method, path, body)
+
+    def says_no_trip(self, name: str) -> bool:
+        """Tell whether a service behind says to the front's fleet that its circuit is closed."""
+        return '"trip": ""' in self.redis.cli("HGET", "canaryproxy:{shop}:behind", name)
 
     async def until(self, name: str, what: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Wait until the release of a proxy is seen to be so; return what is seen."""
@@ -263,12 +267,17 @@ def test_users_meet_one_version_through_three_proxies_and_through_trips(tmp_path
         assert (await chain.view("cart"))["state"] != "tripped"
 
         await chain.act("stock", "POST", "/v1/release/reset")
-        await chain.act("web", "POST", "/v1/release/reset")
+        await soon(lambda: chain.says_no_trip("stock"), "news of the reset")
+        while (await chain.view("web"))[
+            "state"
+        ] == "tripped":  # again, if it asked just before that
+            await chain.act("web", "POST", "/v1/release/reset")
+            await users.round()
         await users.all_get(expected(50))
         assert chain.misled == []
 
     async def play() -> None:
-        chain = Chain(tmp_path, stack.enter_context(redis_server(tmp_path)).url)
+        chain = Chain(tmp_path, stack.enter_context(redis_server(tmp_path)))
         async with chain.running():
             users = Users(chain.proxies["web"].port)
             await users.run(story(chain, users))
