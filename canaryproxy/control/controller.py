@@ -308,10 +308,12 @@ class Controller:
             now, accepted = self.now, self.ledger.rollout.accepted
             holds = (*self._plane.holds(), *self.outliers.holds(now))
             sample = self.sampler.sample(self.table, accepted, now, holds)
-            yield
+            if sample.records:
+                yield
             self.users.take(self.now, () if sample.cohort else sample.records)
             self.routes.take(self.now, sample.records, sample.names)
-            yield
+            if sample.records:
+                yield
             yield from self.authority.observe(sample)
         else:
             self.sampler.skip()
@@ -355,9 +357,9 @@ class Controller:
             self.ledger.version += 1
 
     def _update_thresholds(self) -> None:
-        table = self._timed(self.table)
-        if table != self.table:
-            self._put(table)
+        (late, stalled), slow, table = self.authority.limits, self.outliers.slow, self.table
+        if (late, stalled, slow) != (table.late, table.stall_after, table.slow):
+            self._put(self._timed(table))
 
     def _timed(self, table: RouteTable) -> RouteTable:
         """Return a route table with the thresholds of the judge."""

@@ -19,6 +19,8 @@ class Outs:
         self._before = cell.read() or {}
         self._causes: dict[tuple[int, int], Mapping[str, str]] = {}
         """By reason and variant: the cause by URL."""
+        self.version = 0
+        """Grows with every change."""
 
     def was_out(self, why: int, variant: int, url: str) -> bool:
         """Tell whether the control plane before this one had taken it out for this reason."""
@@ -29,6 +31,7 @@ class Outs:
         if self._causes.get((why, variant)) == causes:
             return
         self._causes[why, variant] = dict(causes)
+        self.version += 1
         outs = {
             at: kept for at, bits in self._before.items() if (kept := bits & ~self._decided(at[0]))
         }

@@ -26,7 +26,7 @@ from canaryproxy.measure import counters
 from canaryproxy.measure.concentration import Concentration, KeyCounter
 from canaryproxy.measure.counters import Blind, Reason, Totals
 from canaryproxy.measure.outcomes import looks_into_bodies
-from canaryproxy.measure.routing import RouteTable
+from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS, RouteTable
 from canaryproxy.release.rollout import Refused
 
 _log = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ class Sampler:
         self._keys = KeyCounter()
         self._told = False
         self._losses = RecordLosses()
+        self._last: dict[int, tuple[bytes, Counts]] = {}
+        """By variant: the cells as they were read last, and the counts that they gave."""
 
     @property
     def concentration(self) -> Concentration | None:
@@ -105,6 +107,7 @@ class Sampler:
         if settings.follows != self._settings.follows:
             self._front = FrontWatch()
         self._settings = settings
+        self._last.clear()
 
     def post_events(self, events: Sequence[PostedEvent], table: RouteTable) -> int:
         """Take posted business events; ``table`` is in force (``EventInbox.post``)."""
@@ -131,7 +134,7 @@ class Sampler:
 
     def counts(self) -> Sample:
         """Read the counters of both variants."""
-        return Sample(self._counts("stable"), self._counts("canary"))
+        return Sample(self._counts(STABLE), self._counts(CANARY))
 
     def sample(
         self,
@@ -149,8 +152,8 @@ class Sampler:
         cohort = table.drawn_cohort
         drained = self.drain(now, cohort)
         sample = Sample(
-            self._counts("stable"),
-            self._counts("canary"),
+            self._counts(STABLE),
+            self._counts(CANARY),
             records=[*drained.records, *self._inbox.take()],
             limit=table.drawn,
             cohort=cohort,
@@ -169,8 +172,19 @@ class Sampler:
         epoch = -1 if front is None else front.epoch
         return replace(sample, records=records, limit=limit, epoch=epoch, cohort=None)
 
-    def _counts(self, variant: str) -> Counts:
-        cells = self._cells.stable if variant == "stable" else self._cells.canary
+    def _counts(self, variant: int) -> Counts:
+        """Return the counts of a variant: the same object while nothing has been counted."""
+        cells = self._cells.untimed(variant)
+        last = self._last.get(variant)
+        if last is None or last[0] != cells:
+            last = self._last[variant] = cells, self._read(self._cells.variants[variant])
+        counts = last[1]
+        if not self._settings.posts_events:
+            return counts
+        ended, _ = counts[REQUESTS]
+        return {**counts, POSTED: (ended, self._inbox.counts[VARIANTS[variant]])}
+
+    def _read(self, cells: Sequence[int]) -> Counts:
         failed = cells[counters.FAILED]
         refused = sum(cells[counters.CODES + 400 : counters.CODES + 500])
         unreached = sum(cells[counters.ERRORS + reason] for reason in _UNREACHED)
@@ -189,6 +203,4 @@ class Sampler:
                 counts[name + FOUND] = seen.followed, seen.found
                 for reason, of_it in zip(Blind, seen.blind, strict=True):
                     counts[f"{name}{BLIND}.{reason.label}"] = blind, of_it
-        if self._settings.posts_events:
-            counts[POSTED] = (ended, self._inbox.counts[variant])
         return counts

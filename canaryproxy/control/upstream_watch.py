@@ -81,7 +81,8 @@ class Failing:
         self._failed = 0
         self._told = 0
         self._began = self._last = self._told_at = 0.0
-        self._active = False
+        self.active = False
+        """Whether requests fail now, as it was told last."""
 
     def observe(self, now: float, total: int) -> tuple[str, int, float] | None:
         """Return ``began``, ``continue`` or ``ended`` with a count of requests and its seconds."""
@@ -89,16 +90,16 @@ class Failing:
         if new:
             self._last = now
             self._failed += new
-        if new and not self._active:
-            self._active = True
+        if new and not self.active:
+            self.active = True
             self._began = self._told_at = now
             self._told = self._failed
             return "began", self._failed, 0.0
-        if self._active and now - self._last >= QUIET:
+        if self.active and now - self._last >= QUIET:
             found = "ended", self._failed, self._last - self._began
-            self._active, self._failed, self._told = False, 0, 0
+            self.active, self._failed, self._told = False, 0, 0
             return found
-        if self._active and now - self._told_at >= AGAIN and self._failed > self._told:
+        if self.active and now - self._told_at >= AGAIN and self._failed > self._told:
             found = "continue", self._failed - self._told, now - self._told_at
             self._told, self._told_at = self._failed, now
             return found
@@ -146,6 +147,8 @@ class UpstreamWatch:
         self._lost: set[str] = set()
         """Variants with endpoints of which none is up."""
         self._panics: dict[str, _Panic] = {}
+        self.is_calm = False
+        """All is well: there is nothing to say until something changes."""
 
     def observe(self, now: float, variants: Mapping[str, VariantState]) -> list[Line]:
         """Return the lines that are due. ``now`` is in seconds and never goes back."""
@@ -166,6 +169,13 @@ class UpstreamWatch:
                 lines += self._endpoint(now, variant, one)
             lines += self._none_left(now, variant, state)
             lines += self._panic(now, variant, state)
+        known = self._known.values()
+        failing = [*self._unserved.values(), *[one.failing for one in known]]
+        self.is_calm = (
+            all(one.usable and one.seen for one in known)
+            and not any(one.active for one in failing)
+            and not any(one.on for one in self._panics.values())
+        )
         return lines
 
     def _endpoint(self, now: float, variant: str, one: EndpointState) -> list[Line]:

@@ -53,7 +53,7 @@ from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.step import HANG, Step
 from canaryproxy.judging.units import Lottery
 from canaryproxy.judging.verdict import Assessment, Level, Sample, Verdict
-from canaryproxy.judging.verdicts import Look, seen_of, untested
+from canaryproxy.judging.verdicts import Look, Shown, seen_of, untested
 from canaryproxy.judging.watch import Watch
 from canaryproxy.measure.records import (
     ABANDONED,
@@ -97,8 +97,8 @@ class Judge:
         self._warm = False
         self._extra = 0.0
         self._hearing = Hearing()
-        self._last: list[Verdict] = []
-        """The verdicts of the last step, shown while the circuit is open."""
+        self._shown = Shown()
+        """Of the last step: shown while the circuit is open, too."""
 
     def share(self, alpha: float) -> None:
         """Lower α to this value, if smaller than the configured one."""
@@ -129,11 +129,13 @@ class Judge:
         """Do the same in parts (``judging.parts``). Nothing else may be asked of the judge until it ends."""
         named = self._named
         self._learning.baseline.learn(sample.names if named is None else named.learn(sample.names))
-        if sample.limit * FINE != self._limit or sample.cohort != self._cohort:
+        begins = sample.limit * FINE != self._limit or sample.cohort != self._cohort
+        if begins:
             self._begin_step(now, sample.limit * FINE, sample.cohort)
         self._learn(now)
         was_waiting = self._watch.is_waiting
-        yield
+        if begins or sample.records:
+            yield
         yield from self._take(sample, now, None if was_waiting else self._step)
         heard = self._step is not None and self._step.heard()
         cause = self._watch.tick(now, sample, heard=heard)
@@ -291,15 +293,12 @@ class Judge:
         step, accepted = self._step, sample.accepted
         quiet = self._quiet(now)
         if step is None:
-            verdicts = self._last or [
+            verdicts = self._shown.verdicts or [
                 untested(spec, self.settings, quiet)
                 for spec in families.specs(self.settings, self.limits)
             ]
         else:
-            look = self._look(now, step, quiet, accepted)
-            verdicts = self._last = [
-                look.verdict(trial) for trial in step.all_trials() if look.is_shown(trial)
-            ]
+            verdicts = self._shown.take(self._look(now, step, quiet, accepted))
         if self._posted is not None and step is not None:
             log_hold = log(len(verdicts) / self.settings.alpha_hold)
             is_accepted = metrics.BUSINESS in accepted
@@ -327,7 +326,7 @@ class Judge:
             holds=(*sample.holds, *self._holds(now, verdicts, silent, accepted)),
             warming=self._warming(now) is not None,
             routes=0 if step is None else len(step.routes),
-            placebo=None if step is None else step.placebo,
+            placebo=None if step is None else self._shown.placebo,
         )
 
     def _look(self, now: float, step: Step, quiet: str | None, accepted: frozenset[str]) -> Look:
@@ -338,7 +337,9 @@ class Judge:
     def _quiet(self, now: float) -> str | None:
         """Return why nothing can be compared now."""
         if self._step is None:
-            return words.at_rest(self.settings, at_end=self._limit > 0, shown=bool(self._last))
+            return words.at_rest(
+                self.settings, at_end=self._limit > 0, shown=bool(self._shown.verdicts)
+            )
         if (waiting := self._watch.not_up(now)) is not None:
             return waiting
         return self._hearing.quiet(now)

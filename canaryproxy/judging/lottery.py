@@ -162,14 +162,17 @@ class LotteryTest:
         """Return trials and events of a unit; of a test with looks, as it is settled."""
         return self._counting.counts(row)
 
-    def tick(self, now: float) -> None:
-        """Open and close rounds, look, and decide; ten times a second."""
+    def tick(self, now: float) -> bool:
+        """Open and close rounds, look, and decide; ten times a second.
+
+        Returns whether there was anything to do: if not, it stands as it did.
+        """
         if self.pending:
             self.settle()
         self.newcomers.clear()
         clock = self._schedule.clock(now)
-        if not (clock or self._surges.pending or self._surges.length):
-            return  # nothing has happened
+        if not clock and self._surges.is_quiet:
+            return False
         self._surges.tick()
         length = self._surges.length
         if length and self._units.spend(now, length):
@@ -186,6 +189,7 @@ class LotteryTest:
                 self._watch.see(first.log_b, first.looks.look(self._counting.tally, events))
         self._see_virtual()
         self._decide(now)
+        return True
 
     def _open(self, kind: Kind, now: float, records: list[int]) -> None:
         """Open a round that begins with ``records``, the last ones, or now."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from canaryproxy.config.text import count, duration, percent, plural
 from canaryproxy.config.units import ratio_text
@@ -38,6 +39,10 @@ class Raw:
         return Raw(
             self.ended + other.ended, self.failed + other.failed, self.refused + other.refused
         )
+
+
+NONE: Final = Raw()
+"""No request."""
 
 
 class _Block:
@@ -74,8 +79,10 @@ class Rails:
         """Take the raw growth of both sides; return the cause in words if a rail is hit."""
         if self._now.began is None:
             self._now.began = now
-        self._now.stable += stable
-        self._now.canary += canary
+        if stable is not NONE:
+            self._now.stable += stable
+        if canary is not NONE:
+            self._now.canary += canary
         self._seen_at = now
         cause = self._failures() or self._refusals()
         if self._now.canary.ended >= self._rule.min_requests and now - self._now.began >= _BLOCK:

@@ -84,13 +84,18 @@ class Growth:
 class _Side:
     """The latest responses of one variant that an outcome matches, and those of the step."""
 
-    __slots__ = ("_before", "_began", "_bodies", "_growth", "_now", "_pointer", "_reasons", "_step")
+    __slots__ = (
+        *("_before", "_began", "_bodies", "_counts", "_growth", "_now"),
+        *("_pointer", "_reasons", "_step"),
+    )
 
     def __init__(self, outcome: str) -> None:
         self._bodies, self._pointer = outcome + BLIND, outcome + FOUND
         self._reasons = {f"{outcome}{BLIND}.{reason.label}": reason for reason in Blind}
         keys = (REQUESTS, self._bodies, self._pointer, *self._reasons)
         self._growth = {key: Growth() for key in keys}
+        self._counts: Counts | None = None
+        """As they were last."""
         self.begin()
 
     def begin(self) -> None:
@@ -100,6 +105,17 @@ class _Side:
 
     def take(self, now: float, counts: Counts) -> bool:
         """Take the counts of a tick; return whether what is told from them may be something else now."""
+        has_grown = counts is not self._counts and self._grow(counts)
+        self._counts = counts
+        if self._began is None:
+            self._began = now
+        if self._now[f"of {self._bodies}"] < _FEW or now - self._began < _BLOCK:
+            return has_grown
+        self._before, self._now, self._began = self._now, Counter[str](), now
+        return True
+
+    def _grow(self, counts: Counts) -> bool:
+        """Add the growth of all counts; return whether there was any."""
         has_grown = False
         for key, growth in self._growth.items():
             of, part = growth.gained(counts.get(key))
@@ -109,12 +125,7 @@ class _Side:
                     if key not in self._reasons:
                         seen[f"of {key}"] += of
                     seen[key] += part
-        if self._began is None:
-            self._began = now
-        if self._now[f"of {self._bodies}"] < _FEW or now - self._began < _BLOCK:
-            return has_grown
-        self._before, self._now, self._began = self._now, Counter[str](), now
-        return True
+        return has_grown
 
     @property
     def _latest(self) -> Counter[str]:

@@ -143,6 +143,8 @@ class Step:
         """Seconds, at most one a tick: in all, and of them until the end of the warm-up."""
         self.routes: dict[int, dict[str, Trial]] = {}
         """By template, of the routes that were met."""
+        self.version = 0
+        """Grows with everything that its verdicts are made of."""
         self._bad: dict[tuple[int, int, bool], int] = {}
         """Bad canary responses by template, status and whether they failed, to name the worst."""
         self._sort()
@@ -320,32 +322,35 @@ class Step:
         whole(self.tick_in_parts(now))
 
     def tick_in_parts(self, now: float) -> Generator[None]:
-        """Do the same in parts (``judging.parts``)."""
+        """Do the same in parts (``judging.parts``): one for each test that has something to do."""
         self._watched += min(max(now - self._now, 0.0), 1.0)
         self._now = now
         if self.user_time is not None:
             self.trials[metrics.BUSINESS].test.pending += self.user_time.close(now)
         for trial in self.trials.values():
-            if trial.proof is not None:
-                self._prove(trial, trial.proof, now)
-            trial.test.tick(now)
-            yield
+            has_proven = trial.proof is not None and self._prove(trial, trial.proof, now)
+            if trial.test.tick(now) or has_proven:
+                self.version += 1
+                yield
         for tests in self.routes.values():
-            for trial in tests.values():
-                trial.test.tick(now)
-            yield
+            ticked = [trial.test.tick(now) for trial in tests.values()]
+            if any(ticked):
+                self.version += 1
+                yield
 
-    def _prove(self, trial: Trial, proof: UserProof, now: float) -> None:
-        """Begin the trials of the units that are new in this tick, and settle those whose time is over."""
+    def _prove(self, trial: Trial, proof: UserProof, now: float) -> bool:
+        """Begin the trials of new units; settle those whose time is over and return whether there are any."""
         test, positions, limit = trial.test, self._units.positions, self.lottery.limit
         test.settle()
         for row in test.newcomers:
             proof.begin(row, now, canary=positions[row] < limit)
         test.newcomers.clear()
-        for row, canary in proof.due(now):
+        due = proof.due(now)
+        for row, canary in due:
             trials, events = test.counts(row)
             bad = events if trial.spec.direction == "increase" else trials - events
             proof.settle(bad / trials, canary=canary)
+        return bool(due)
 
     def learn(self, limits: Limits) -> None:
         """Take the limits that were not known when the step began; routes that were known stay."""
@@ -356,11 +361,13 @@ class Step:
         else:
             self.routes = {}
         self.limits = limits
+        self.version += 1
         self._sort()
 
     def warm_up(self, now: float) -> None:
         """End the warm-up: a late response is late from now on, and users are compared afresh."""
         self.warm = True
+        self.version += 1
         self._watched_cold = self._watched
         self._specs = families.specs(self._settings, self.limits)
         for spec in self._specs:

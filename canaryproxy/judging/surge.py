@@ -45,9 +45,9 @@ class Surges:
         self._trials_now = self._events_now = 0
 
     @property
-    def pending(self) -> bool:
-        """Whether there were trials since the last tick."""
-        return self._trials_now > 0
+    def is_quiet(self) -> bool:
+        """Whether there were no trials since the last tick, and there is no surge without a round."""
+        return not self._trials_now and self._surge < 0
 
     @property
     def length(self) -> int:

@@ -30,6 +30,7 @@ QUIET = 15.0
 Counts = Mapping[str, tuple[int, int]]
 """Growing pairs of raw counts of a variant: ``REQUESTS``, ``CLIENT_ERRORS`` and ``UNREACHED`` among the
 requests that ended (not those whose client left), ``posted.POSTED``, trials and events of each outcome.
+The same object again: nothing has grown.
 """
 
 

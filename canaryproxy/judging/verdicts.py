@@ -11,7 +11,7 @@ from canaryproxy.judging.families import Spec
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.step import OTHERS, Kept, Step, Trial
 from canaryproxy.judging.tally import Estimate, Seen, Side
-from canaryproxy.judging.verdict import Level, Verdict
+from canaryproxy.judging.verdict import Level, Placebo, Verdict
 
 _KEPT_FOR = 1.0
 _ERRORS = 2.0
@@ -146,6 +146,27 @@ class Look:
         if trial.test.suspect and reaches(trial.spec, seen):
             return "suspect"
         return "ok"
+
+
+class Shown:
+    """The verdicts on a step as they were shown last."""
+
+    def __init__(self) -> None:
+        self.verdicts: list[Verdict] = []
+        self.placebo: Placebo | None = None
+        self._of: tuple[object, ...] = ()
+        self._until = -inf
+
+    def take(self, look: Look) -> list[Verdict]:
+        """Return the verdicts: for up to a second the last ones, if nothing has changed."""
+        of = look.step, look.step.version, look.extra, look.quiet, look.accepted
+        if of != self._of or look.now >= self._until:
+            trials = [trial for trial in look.step.all_trials() if look.is_shown(trial)]
+            self.verdicts = [look.verdict(trial) for trial in trials]
+            self.placebo = look.step.placebo
+            is_due = any(trial.test.has_news or trial.test.breach for trial in trials)
+            self._of, self._until = of, -inf if is_due else look.now + _KEPT_FOR
+        return self.verdicts
 
 
 def looks_worse(spec: Spec, seen: Estimate | None, min_users: int) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from canaryproxy.config.text import count, duration
 from canaryproxy.judging import metrics
 from canaryproxy.judging.metrics import Record
-from canaryproxy.judging.rails import Rails, Raw
+from canaryproxy.judging.rails import NONE, Rails, Raw
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.sight import Growth, Sight
 from canaryproxy.judging.silence import Silence
@@ -34,13 +34,19 @@ _MOST_FAILING = 100_000
 class _Side:
     """The raw growth of one variant."""
 
-    __slots__ = ("_answered", "_refused", "_unreached", "unreached")
+    __slots__ = ("_answered", "_counts", "_refused", "_unreached", "unreached")
 
     def __init__(self) -> None:
         self._answered, self._refused, self._unreached = Growth(), Growth(), Growth()
+        self._counts: Counts | None = None
+        """As they were last."""
         self.unreached = 0
 
     def gained(self, counts: Counts) -> Raw:
+        if counts is self._counts:
+            self.unreached = 0
+            return NONE
+        self._counts = counts
         ended, failed = self._answered.gained(counts.get(REQUESTS))
         _, refused = self._refused.gained(counts.get(CLIENT_ERRORS))
         _, self.unreached = self._unreached.gained(counts.get(UNREACHED))
@@ -118,9 +124,10 @@ class Watch:
         self.answered += canary.ended
         if self.up_at is None and canary.ended > self._canary.unreached:
             self.up_at = now
-        stable += Raw(self._abandoned[0], self._abandoned[0])
-        canary += Raw(self._abandoned[1], self._abandoned[1])
-        self._abandoned = [0, 0]
+        if any(self._abandoned):
+            stable += Raw(self._abandoned[0], self._abandoned[0])
+            canary += Raw(self._abandoned[1], self._abandoned[1])
+            self._abandoned = [0, 0]
         for sight in self._sights.values():
             sight.take(now, sample)
         if self.up_at is None:

@@ -377,9 +377,11 @@ class Total(Sequence[int]):
 class Totals:
     """The counters of all workers as one, for readers. With a single worker they are that worker's."""
 
-    __slots__ = ("canary", "proxy", "service", "stable", "variants")
+    __slots__ = ("_parts", "canary", "proxy", "service", "stable", "variants")
 
     def __init__(self, workers: Sequence[Counters]) -> None:
+        self._parts = [worker.variants for worker in workers]
+
         def total(parts: Sequence[memoryview[int]]) -> Sequence[int]:
             return parts[0] if len(parts) == 1 else Total(parts)
 
@@ -390,6 +392,13 @@ class Totals:
         self.stable, self.canary = self.variants
         self.service = total([worker.service for worker in workers])
         self.proxy = total([worker.proxy for worker in workers])
+
+    def untimed(self, variant: int) -> bytes:
+        """Return the cells of a variant but for its histograms: equal while nothing else is counted there.
+
+        They are quicker to compare than to read.
+        """
+        return b"".join([part[variant][:FIRST_BYTE].tobytes() for part in self._parts])
 
 
 def in_flight(cells: Sequence[int]) -> int:

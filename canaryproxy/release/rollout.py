@@ -108,7 +108,7 @@ class State(Enum):
     ABORTED = "aborted"
 
 
-UNDER_WAY = frozenset({State.RUNNING, State.PAUSED, State.TRIPPED, State.PROBING, State.ABORTING})
+UNDER_WAY = (State.RUNNING, State.PAUSED, State.TRIPPED, State.PROBING, State.ABORTING)
 """A release that has begun and has not ended."""
 
 
@@ -773,16 +773,15 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
     step = plan.steps[rollout.step]
     passed = elapsed(rollout.ticked, now)
     heard = now if seen.answered > rollout.answered else rollout.heard
-    rollout = replace(
-        rollout,
-        ticked=now,
-        judged=seen.judged,
-        answered=seen.answered,
-        users=seen.users,
-        heard=heard,
-    )
+    counted: dict[str, Any] = {
+        "ticked": now,
+        "judged": seen.judged,
+        "answered": seen.answered,
+        "users": seen.users,
+        "heard": heard,
+    }
     if rollout.learning:
-        return _learn(rollout, seen, now, plan)
+        return _learn(replace(rollout, **counted), seen, now, plan)
     if step.weight >= 100.0:
         flowing = heard is not None and now - heard <= QUIET
         quiet = None if flowing else "the canary has no traffic"
@@ -794,6 +793,7 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
     if seen.level != "ok":
         held = replace(
             rollout,
+            **counted,
             baked=0.0,
             hold=_suspect(seen),
             ready=False,
@@ -801,9 +801,10 @@ def _tick(rollout: Rollout, event: Tick, now: float, plan: Plan) -> Outcome:
         )
         return held, (), ()
     if not flowing:
-        return replace(rollout, hold=quiet or "no traffic", ready=False), (), ()
+        return replace(rollout, **counted, hold=quiet or "no traffic", ready=False), (), ()
     if not seen.warming:
-        rollout = replace(rollout, baked=_bake(rollout.baked, passed, step, seen))
+        counted["baked"] = _bake(rollout.baked, passed, step, seen)
+    rollout = replace(rollout, **counted)
     hold = _waits_for(rollout, step, requests, seen, plan)
     if hold is not None:
         return replace(rollout, hold=hold, ready=False), (), ()

@@ -99,6 +99,8 @@ class ServiceControl:
         self._has_changed = True
         """It has a new configuration since the last tick."""
         self._sampled_at = self._logged_at = 0.0
+        self._logged: object = None
+        """The endpoints as they were at ``_logged_at`` (``SharedPlane.known``)."""
         self._endings: set[asyncio.Task[None]] = set()
         """Notifiers that a reload has replaced, while they deliver what is left, and tellers."""
         self._teller = _teller(config, self.controller.status)
@@ -248,7 +250,7 @@ class ServiceControl:
         return (
             controller.table.weight == 0
             and not controller.ledger.is_active
-            and self.config.service is not None
+            and controller.ledger.service is not None
             and not (self.config.split.follow is not None and self.plane.is_used)
         )
 
@@ -260,24 +262,30 @@ class ServiceControl:
             self.controller.idle_tick(used=used)
         else:  # other replicas go by the records of this one
             yield from self.controller.parts()
-        yield
-        self._sample(now, idle=idle, used=used)
-        if now - self._logged_at >= _LOG_EVERY:
+        if now - self._sampled_at >= self._sample_every(idle=idle, used=used):
             yield
-            self._logged_at = now
-            self._log_upstreams()
-
-    def _sample(self, now: float, *, idle: bool, used: bool) -> None:
-        """Take a point of the traffic, if one is due: not of an idle service without requests."""
-        every = _SAMPLE_EVERY
-        if idle and not self.control.is_watched:
-            every = _IDLE_SAMPLE_EVERY if used else inf
-        if now - self._sampled_at >= every:
             self._sampled_at = now
             self.control.sample()
+        if now - self._logged_at >= _LOG_EVERY:
+            self._logged_at = now
+            if used or self._has_news:
+                yield
+                self._log_upstreams()
+
+    def _sample_every(self, *, idle: bool, used: bool) -> float:
+        """Return the seconds between two points of the traffic: none of an idle service without requests."""
+        if not idle or self.control.is_watched:
+            return _SAMPLE_EVERY
+        return _IDLE_SAMPLE_EVERY if used else inf
+
+    @property
+    def _has_news(self) -> bool:
+        """Whether the log may have something to say of the endpoints of a service without requests."""
+        return self.plane.known != self._logged or not self._watch_upstreams.is_calm
 
     def _log_upstreams(self) -> None:
         """Log what has happened to the endpoints."""
+        self._logged = self.plane.known
         variants = self.plane.upstreams()
         if variants is None or self.plane.draining:
             return

@@ -221,6 +221,11 @@ class SharedPlane:
 
     # For the log
 
+    @property
+    def known(self) -> tuple[object, ...]:
+        """All that ``upstreams`` depends on for a service that no worker has used."""
+        return self._row(STABLE), self._row(CANARY), self.outs.version, self._workers.have_adopted
+
     def upstreams(self) -> dict[str, VariantState] | None:
         """Return the endpoints by variant; ``None`` while a worker takes a new configuration."""
         if not self._workers.have_adopted:

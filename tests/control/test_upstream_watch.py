@@ -225,3 +225,29 @@ def test_whatever_happens_the_log_is_bounded_and_ends_with_the_truth(
     world.see(now + 60, [EndpointState("c:1", final, errors, Reason.RESET, 0)], unserved)
     known = world.watch._known["canary", "c:1"]
     assert known.usable is final
+
+
+def test_a_watch_is_calm_only_while_there_is_nothing_to_say() -> None:
+    world = World()
+    assert not world.watch.is_calm, "it has seen nothing yet"
+    for now, canary, unserved, is_calm in (
+        (0.0, [up("c:1")], 0, True),
+        (1.0, [up("c:1", errors=2)], 0, False),
+        (1.0 + QUIET, [up("c:1", errors=2)], 0, True),
+        (40.0, [down("c:1", errors=2)], 0, False),
+        (60.0, [up("c:1", errors=2)], 0, True),
+        (70.0, [up("c:1", errors=2)], 1, False),
+        (70.0 + QUIET, [up("c:1", errors=2)], 1, True),
+    ):
+        world.see(now, canary, unserved)
+        assert world.watch.is_calm is is_calm, now
+    assert world.said(1e6, [up("c:1", errors=2)], 1) == []
+
+
+def test_a_watch_is_not_calm_while_a_change_waits_for_its_line() -> None:
+    world = World()
+    for turn in range(40):
+        world.see(turn / 10, [down("c:1") if turn % 2 else up("c:1")])
+    assert not world.watch.is_calm, "it is up, and the log does not say so yet"
+    world.see(100.0, [up("c:1")])
+    assert world.watch.is_calm

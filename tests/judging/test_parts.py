@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from random import Random
 from unittest.mock import patch
 
@@ -13,10 +13,10 @@ from canaryproxy.judging import judge
 from canaryproxy.judging.judge import Judge
 from canaryproxy.judging.parts import whole
 from canaryproxy.judging.settings import JudgeSettings
-from canaryproxy.judging.verdict import Assessment
+from canaryproxy.judging.verdict import Assessment, Sample
 from canaryproxy.measure.records import WORDS
 
-from .world import Answer, User, Version, World, plain
+from .world import EPOCH, Answer, User, Version, World, plain
 
 
 def counting(parts: int) -> Generator[None, None, int]:
@@ -54,3 +54,46 @@ def test_verdicts_do_not_depend_on_where_the_records_are_cut(
     at_once: int, weight: float, bad: float
 ) -> None:
     assert seen(at_once, weight, bad) == seen(10_000, weight, bad)
+
+
+def test_a_tick_in_which_nothing_happens_has_two_parts_at_most() -> None:
+    world = World(Judge(JudgeSettings(warmup=0.0)), rate=3000)
+    world.run(0.5)
+    world.weight, world.rate = 5.0, 3000
+    world.run(2.0)
+    sample = Sample(world._raw("stable"), world._raw("canary"), limit=500, epoch=EPOCH)
+    parts = [len(list(world.judge.parts(world.now + n / 10, sample))) for n in range(1, 21)]
+    assert sorted(parts)[10] <= 2, "but for what is due by the clock"
+
+
+class Same(World):
+    """Gives the judge the counts of the last tick again, the same object, while they are equal."""
+
+    last: Mapping[str, dict[str, tuple[int, int]]] = {}
+
+    def _raw(self, side: str) -> dict[str, tuple[int, int]]:
+        raw, last = super()._raw(side), self.last.get(side)
+        if last == raw:
+            return last
+        self.last = {**self.last, side: raw}
+        return raw
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 30, 900]), st.integers(1, 12)), min_size=1, max_size=5),
+    st.sampled_from([0.0, 0.1, 0.6]),
+)
+@settings(max_examples=12, deadline=None)
+def test_verdicts_do_not_depend_on_whether_equal_counts_are_the_same_object(
+    traffic: list[tuple[int, int]], bad: float
+) -> None:
+    found = []
+    for kind in (World, Same):
+        world = kind(Judge(JudgeSettings(warmup=0.0)), rate=900, canary=failing(bad))
+        world.run(0.5)
+        world.weight, seen = 20.0, []
+        for rate, ticks in traffic:
+            world.rate = rate
+            seen += [world.tick() for _ in range(ticks)]
+        found.append(seen)
+    assert found[0] == found[1]
