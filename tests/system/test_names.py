@@ -129,6 +129,7 @@ def test_a_proxy_starts_without_an_answer_and_serves_soon_after_the_first(tmp_pa
     with NameServer() as names, upstream(tmp_path, "pod", port, ADDRESSES[0]):
         more = (
             f'dns: {{interval: 60s, servers: ["127.0.0.1:{names.port}"]}}\n'
+            "limits: {connect_timeout: 30s}\n"
             f"state: {tmp_path}/state.json"
         )
         with proxy(tmp_path, variants, more) as running:

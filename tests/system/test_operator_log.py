@@ -115,7 +115,8 @@ def test_both_variants_fail_and_come_back_and_each_event_is_logged_once(
         ask_until_logged("failures_began", 16, variant="stable", reason="no_endpoint")
         for variant in ("stable", "canary"):
             ask_until_logged("panic_began", variant=variant)
-            assert running.metrics()[f'canaryproxy_panic{{variant="{variant}"}}'] == 1
+            gauge = f'canaryproxy_panic{{variant="{variant}"}}'
+            until(lambda gauge=gauge: running.metrics()[gauge] == 1, gauge)  # type: ignore[misc]
         with service(tmp_path, "stable", stable), service(tmp_path, "canary", canary):
             for variant in ("stable", "canary"):
                 assert ask_until_logged("panic_ended", variant=variant)["seconds"] >= 0
