@@ -21,9 +21,9 @@ from canaryproxy.admin.exposition import registry
 from canaryproxy.admin.readers import ProcessSources
 from canaryproxy.config import Config
 from canaryproxy.config.service_names import service_of
-from canaryproxy.control.controller import Origin, Status
+from canaryproxy.control.controller import Origin
 from canaryproxy.control.ended import refuse_ended
-from canaryproxy.control.process import DEFAULT, ProcessControl, Service
+from canaryproxy.control.process import ProcessControl, Service
 from canaryproxy.control.reload import Change, Reloader, live
 from canaryproxy.control.state_file import StateLock
 from canaryproxy.measure.resolved import Addresses, names
@@ -187,7 +187,7 @@ class ControlPlane:
                 said = from_file if origin == "restored" else "new: no state file yet"
                 _log.info("%s (%s)", status_line(self.services[name].controller.status()), said)
             return
-        _log.info("%s", overall_line(self._statuses()))
+        _log.info("%s", self._line())
         for name in self._awake:
             _log.info("%s: %s", name, status_line(self.services[name].controller.status()))
 
@@ -200,9 +200,6 @@ class ControlPlane:
     def _awake(self) -> list[str]:
         """The services whose release is under way, or whose circuit is not closed."""
         return [name for name, one in self.services.items() if one.controller.ledger.is_active]
-
-    def _statuses(self) -> dict[str, Status]:
-        return {name: one.controller.status() for name, one in self.services.items()}
 
     async def wait_for_lock(self) -> None:
         """Wait until no other process holds the state file. Raises ``StateError`` as ``load`` does."""
@@ -236,8 +233,10 @@ class ControlPlane:
             systemd.notify(f"STATUS={line}")
 
     def _line(self) -> str:
-        statuses = self._statuses()
-        return status_line(statuses[DEFAULT]) if self._is_single else overall_line(statuses)
+        if self._is_single:
+            return status_line(self._first.controller.status())
+        statuses = {name: self.services[name].controller.status() for name in self._awake}
+        return overall_line(len(self.services), statuses)
 
     def _resolved(self, addresses: Addresses) -> None:
         self._block.addresses.publish(addresses)

@@ -24,9 +24,12 @@ def status_line(status: Status) -> str:
     return _one_line("; ".join(parts))
 
 
-def overall_line(statuses: Mapping[str, Status]) -> str:
-    """Return the state of several services: those that need attention first."""
-    parts = [plural(len(statuses), "service")]
+def overall_line(services: int, statuses: Mapping[str, Status]) -> str:
+    """Return the state of so many services: those that need attention first.
+
+    ``statuses`` are those of which something is to be said (``Ledger.is_active``).
+    """
+    parts = [plural(services, "service")]
     for name, status in statuses.items():
         if status.circuit.state is not CircuitState.CLOSED:
             parts.append(f"{name}: circuit {status.circuit.state.value}")

@@ -380,3 +380,15 @@ async def test_a_breach_reaches_the_table_within_a_tick(tmp_path: Path) -> None:
         control._ticker.tick()
         assert proxy.table(0).circuit_open
         assert not proxy.table(1).circuit_open
+
+
+async def test_the_line_for_systemd_names_the_services_of_which_something_is_to_be_said(
+    tmp_path: Path,
+) -> None:
+    proxy = Proxy(tmp_path, cart=service("cart", release=RELEASE), shop=service("shop"))
+    async with proxy.control() as control:
+        await soon(lambda: proxy.table(0).limit == 1000, "the first step of cart")
+        line = "2 services; 1 release under way; cart: r1 is running on step 1 of 2, 10%"
+        assert control._line() == line
+        control.services["shop"].controller.act(circuit.Trip("by hand"))
+        assert control._line().startswith("2 services; 2 releases under way; shop: circuit open; ")
