@@ -289,6 +289,7 @@ class MultiProcess:
         await worker.start(self._context.sockets.workers[at])
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, worker.reopen_log)
         allocator.settle()
+        allocator.collect_briefly(asyncio.get_running_loop())
         await stopping.wait()
         await worker.drain(worker.drain_timeout)
 
@@ -309,6 +310,7 @@ class MultiProcess:
         control.record_notes(self._notes_read)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, control.reload)
         allocator.settle()
+        allocator.collect_briefly(asyncio.get_running_loop())
         await stopping.wait()
         await control.stop()
 

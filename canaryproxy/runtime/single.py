@@ -72,6 +72,7 @@ class SingleProcess:
         self._loop.add_signal_handler(signal.SIGUSR2, self._begin_hand_over)
         self._feed_watchdog()
         allocator.settle()
+        allocator.collect_briefly(self._loop)
         self._context.announce()
         for handler in self._early:
             handler()
