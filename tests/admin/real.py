@@ -34,7 +34,7 @@ class Proxy(Client):
         """Wait until the release document has these values."""
         async with asyncio.timeout(60):
             while not wanted.items() <= (await self.release()).items():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.03)
 
     async def traffic(self, count: int) -> list[str]:
         """Send requests of as many users; return the variant of each."""

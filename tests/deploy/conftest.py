@@ -55,6 +55,8 @@ def _install(folder: Path) -> None:
                 cwd=source,
                 env={"PATH": f"{folder}/base/bin:/usr/bin:/bin", "SOURCE_DATE_EPOCH": "0"}
                 | {"COMPILE": os.environ.get("COMPILE", "false")}
+                # Bytecode of what only builds is of no use here, and takes as long as all the rest.
+                | {"PIP_COMPILE": "0"}
                 | network(),
                 capture_output=True,
                 text=True,
