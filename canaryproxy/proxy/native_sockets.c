@@ -10,8 +10,9 @@ Ownership: an open transport or acceptor is held by its poller (one reference, `
 that a pointer in an epoll event is valid. While events are being handled, references are given back at their
 end (`Poller.dead`), because a later event of the same batch may point to what an earlier one closed.
 
-Protocols are called as asyncio documents it: `connection_lost` in a later turn of the event loop, everything
-else from `poll`, or from the method of the transport that causes it (`pause_writing` from `write`).
+Protocols are called as asyncio documents it: everything from `poll`, or from the method of the transport that
+causes it (`pause_writing` from `write`), but `connection_lost` only when that is over: at the end of `poll`, or
+in the next turn of the event loop.
 
 Long bodies can be relayed: splice(2) hands the kernel's pages from one socket to another through a pipe, and
 nothing is copied. What is in a transport's pipe waits to be sent like its pieces, and goes before them. */
@@ -56,6 +57,7 @@ typedef struct {
     PyObject *loop;
     PyObject *call_soon;
     PyObject *dead;  /* list of what was disposed of while events are handled */
+    PyObject *gone;  /* list of the transports that were disconnected meanwhile: their protocols are to know */
     char *buffer;
     int pipes; /* that are open */
     int spare; /* of them free */
@@ -208,12 +210,32 @@ forget_waiting(Transport *t)
     t->waiting = 0;
 }
 
-/* Closes the descriptor and lets the protocol know in a later turn; `error` may be NULL. */
+/* Lets the protocol know that the connection is closed, once the events at hand have been handled. */
+static void
+tell_lost(Transport *t)
+{
+    Poller *poller = t->poller;
+    if (poller->polling) {
+        if (PyList_Append(poller->gone, (PyObject *)t) == 0)
+            return;
+        PyErr_Clear(); /* no memory */
+    }
+    PyObject *lost = PyObject_GetAttr((PyObject *)t, str_lost);
+    PyObject *handle = lost == NULL ? NULL : PyObject_CallOneArg(poller->call_soon, lost);
+    if (handle == NULL)
+        PyErr_WriteUnraisable((PyObject *)t); /* the event loop is closed */
+    Py_XDECREF(handle);
+    Py_XDECREF(lost);
+}
+
+/* Closes the descriptor and lets the protocol know; `error` may be NULL. */
 static void
 disconnect(Transport *t, PyObject *error)
 {
     if (t->fd < 0)
         return;
+    if (error != NULL)
+        Py_XSETREF(t->error, Py_NewRef(error));
     if (t->watched) /* a process that is being forked may have a copy, and epoll would tell of that */
         epoll_ctl(t->poller->epoll, EPOLL_CTL_DEL, t->fd, NULL);
     close(t->fd);
@@ -222,15 +244,7 @@ disconnect(Transport *t, PyObject *error)
     t->closing = 1;
     forget_waiting(t);
     Py_CLEAR(t->to);
-    PyObject *lost = PyObject_GetAttr((PyObject *)t, str_lost);
-    PyObject *handle = NULL;
-    if (lost != NULL)
-        handle = PyObject_CallFunctionObjArgs(
-            t->poller->call_soon, lost, error ? error : (t->error ? t->error : Py_None), NULL);
-    if (handle == NULL)
-        PyErr_WriteUnraisable((PyObject *)t); /* the event loop is closed */
-    Py_XDECREF(handle);
-    Py_XDECREF(lost);
+    tell_lost(t);
     dispose(t->poller, (PyObject *)t);
 }
 
@@ -681,16 +695,16 @@ begin(Transport *t)
 PyDoc_STRVAR(lost_doc, "Call the protocol's connection_lost; the event loop calls this, once.");
 
 static PyObject *
-transport_lost(Transport *t, PyObject *error)
+transport_lost(Transport *t, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *protocol = t->protocol;
+    PyObject *protocol = t->protocol, *error = t->error;
     if (t->lost || protocol == NULL)
         Py_RETURN_NONE;
     t->lost = 1;
-    t->protocol = NULL;
-    PyObject *done = PyObject_CallMethodOneArg(protocol, str_connection_lost, error);
+    t->protocol = t->error = NULL;
+    PyObject *done = PyObject_CallMethodOneArg(protocol, str_connection_lost, error ? error : Py_None);
     Py_DECREF(protocol);
-    Py_CLEAR(t->error);
+    Py_XDECREF(error);
     return done;
 }
 
@@ -823,9 +837,24 @@ address_of(const struct sockaddr *address)
 {
     char text[INET6_ADDRSTRLEN];
     if (address->sa_family == AF_INET) {
+        /* Written out: inet_ntop and Py_BuildValue, which read formats, were a tenth of a connection. */
         const struct sockaddr_in *v4 = (const struct sockaddr_in *)address;
-        inet_ntop(AF_INET, &v4->sin_addr, text, sizeof(text));
-        return Py_BuildValue("(si)", text, (int)ntohs(v4->sin_port));
+        const unsigned char *parts = (const unsigned char *)&v4->sin_addr;
+        char *end = text;
+        for (int at = 0; at < 4; at++) {
+            if (parts[at] >= 100)
+                *end++ = '0' + parts[at] / 100;
+            if (parts[at] >= 10)
+                *end++ = '0' + parts[at] / 10 % 10;
+            *end++ = '0' + parts[at] % 10;
+            *end++ = '.';
+        }
+        PyObject *host = PyUnicode_DecodeASCII(text, end - 1 - text, NULL);
+        PyObject *port = PyLong_FromLong(ntohs(v4->sin_port));
+        PyObject *pair = host == NULL || port == NULL ? NULL : PyTuple_Pack(2, host, port);
+        Py_XDECREF(host);
+        Py_XDECREF(port);
+        return pair;
     }
     if (address->sa_family == AF_INET6) {
         const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)address;
@@ -954,7 +983,7 @@ static PyMethodDef transport_methods[] = {
     {"get_protocol", (PyCFunction)transport_get_protocol, METH_NOARGS, NULL},
     {"get_extra_info", (PyCFunction)(void (*)(void))transport_get_extra_info, METH_FASTCALL, extra_doc},
     {"setsockopt", (PyCFunction)transport_setsockopt, METH_VARARGS, setsockopt_doc},
-    {"_lost", (PyCFunction)transport_lost, METH_O, lost_doc},
+    {"_lost", (PyCFunction)transport_lost, METH_NOARGS, lost_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1120,8 +1149,9 @@ poller_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     p->loop = Py_NewRef(loop);
     p->call_soon = PyObject_GetAttrString(loop, "call_soon");
     p->dead = PyList_New(0);
+    p->gone = PyList_New(0);
     p->buffer = PyMem_Malloc(FIRST_READ);
-    if (p->call_soon == NULL || p->dead == NULL) {
+    if (p->call_soon == NULL || p->dead == NULL || p->gone == NULL) {
         Py_DECREF(p);
         return NULL;
     }
@@ -1153,6 +1183,15 @@ poller_poll(Poller *p, PyObject *Py_UNUSED(ignored))
         else
             acceptor_event((Acceptor *)source);
     }
+    for (Py_ssize_t at = 0; at < PyList_GET_SIZE(p->gone); at++) { /* the list may grow meanwhile */
+        PyObject *t = PyList_GET_ITEM(p->gone, at);
+        PyObject *done = transport_lost((Transport *)t, NULL);
+        if (done == NULL)
+            Py_XDECREF(report(p, "protocol.connection_lost() call failed.", t, NULL));
+        Py_XDECREF(done);
+    }
+    if (PyList_GET_SIZE(p->gone) > 0)
+        PyList_SetSlice(p->gone, 0, PyList_GET_SIZE(p->gone), NULL);
     p->polling = 0;
     if (PyList_GET_SIZE(p->dead) > 0)
         PyList_SetSlice(p->dead, 0, PyList_GET_SIZE(p->dead), NULL);
@@ -1234,6 +1273,7 @@ poller_traverse(Poller *p, visitproc visit, void *arg)
     Py_VISIT(p->loop);
     Py_VISIT(p->call_soon);
     Py_VISIT(p->dead);
+    Py_VISIT(p->gone);
     return 0;
 }
 
@@ -1243,6 +1283,7 @@ poller_clear(Poller *p)
     Py_CLEAR(p->loop);
     Py_CLEAR(p->call_soon);
     Py_CLEAR(p->dead);
+    Py_CLEAR(p->gone);
     return 0;
 }
 

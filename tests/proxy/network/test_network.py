@@ -450,3 +450,48 @@ async def both_ways(steps: list[Step]) -> None:
     theirs.close()
     await until(lambda: "lost" in protocol.said)
     assert protocol.data == sent
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.10.99", "127.100.200.255", "127.255.1.0"])
+async def test_the_peers_address_is_the_one_that_it_has(kind: type[Network], host: str) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    protocol = Peer()
+    serving = await kind(asyncio.get_running_loop()).accept(listener, lambda: protocol, 1)
+    with socket.create_connection(listener.getsockname(), source_address=(host, 0)) as client:
+        await until(lambda: "made" in protocol.said)
+        assert protocol.transport.get_extra_info("peername") == client.getsockname()
+        assert client.getsockname()[0] == host
+    await until(lambda: "lost" in protocol.said)
+    serving.close()
+
+
+async def test_a_connection_is_lost_only_after_what_closed_it(kind: type[Network]) -> None:
+    """Whoever closes a connection finds it as it was until he is done; those that he closes, too."""
+    order: list[str] = []
+
+    class Closing(Peer):
+        other: Closing | None = None
+
+        def data_received(self, data: bytes) -> None:
+            if self.other is not None:
+                self.other.transport.abort()
+            self.transport.abort()
+            order.append(f"closed by {data.decode()}")
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            order.append("lost")
+
+    protocols = [Closing(), Closing()]
+    protocols[0].other = protocols[1]
+    clients = []
+    for protocol in protocols:
+        ours, theirs = connected()
+        clients.append(theirs)
+        await kind(asyncio.get_running_loop()).open(ours, lambda protocol=protocol: protocol)  # type: ignore[misc]
+    clients[0].sendall(b"me")
+    await until(lambda: order.count("lost") == 2)
+    assert order == ["closed by me", "lost", "lost"]
+    for client in clients:
+        client.close()
