@@ -28,10 +28,11 @@ are better, as well.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log, log1p
+from math import log
 from typing import Final
 
 from canaryproxy.judging.evidence import log_sum_exp
+from canaryproxy.judging.flat import vec
 from canaryproxy.judging.history import CLASS_RATES
 
 KS: Final[tuple[float, ...]] = (1.5, 2.5, 5.0, 12.0, 40.0, 300.0)
@@ -50,12 +51,12 @@ class Factors:
     __slots__ = ("logs", "over")
 
     def __init__(self, factors: Sequence[float]) -> None:
-        self.over = [f - 1.0 for f in factors]
-        self.logs = [log(f) for f in factors]
+        self.over = vec[float]([f - 1.0 for f in factors])
+        self.logs = vec[float]([log(f) for f in factors])
 
     def log_means(self, share: float) -> list[float]:
         """Return ``ln(1 - ρ + ρ f)`` of each bet for ρ = ``share``."""
-        return [log1p(share * over) for over in self.over]
+        return [log(1.0 + share * over) for over in self.over]
 
 
 def first_event_factors(mean: float, rates: Sequence[float], increase: bool) -> list[Factors]:
@@ -85,18 +86,19 @@ class Bets:
     def __init__(self, prior: Sequence[float], canary: int, stable: int) -> None:
         self.canary = canary
         self.stable = stable
-        self.logs = [log(weight) for weight in prior]
+        self.logs = vec[float]([log(weight) for weight in prior])
         self._log_e = 0.0
         self._stale = True
 
     def look_up(self, factors: Factors, canary: int) -> None:
         """Look a unit up: ``canary`` is whose it is; the factors were known before."""
         share = self.canary / (self.canary + self.stable)
-        logs, over = self.logs, factors.over
-        for at, value in enumerate(logs):
+        logs, over, gains = self.logs, factors.over, factors.logs
+        for at in range(len(logs)):
+            value = logs[at]
             if value > LOST:
-                value -= log1p(share * over[at])
-                logs[at] = value + factors.logs[at] if canary else value
+                value -= log(1.0 + share * over[at])
+                logs[at] = value + gains[at] if canary else value
                 self._stale = True
         if canary:
             self.canary -= 1
@@ -108,5 +110,5 @@ class Bets:
         """Natural logarithm of the mixture."""
         if self._stale:
             self._stale = False
-            self._log_e = log_sum_exp(self.logs)
+            self._log_e = log_sum_exp(list(self.logs))
         return self._log_e

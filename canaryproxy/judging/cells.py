@@ -7,6 +7,7 @@ from math import log, sqrt
 from typing import Final
 
 from canaryproxy.judging.evidence import log_sum_exp
+from canaryproxy.judging.flat import i64
 from canaryproxy.judging.look import best_tilt, log_mean, log_mean_independent
 from canaryproxy.judging.tally import Tally
 from canaryproxy.judging.units import FIELD, ROW_BITS, Lottery, VirtualCanaries
@@ -37,27 +38,13 @@ _BINNED: Final = 1024
 _BINS: Final = [bin_of(count) for count in range(_BINNED + 1)]
 
 
-def move_of(unit_class: int, n: int, e: int, more: int) -> int:
-    """Return the move of a unit of n trials and e events at a trial with ``more`` (0 or 1) events.
-
-    It is shifted so that it can be joined with a row. 0: the unit stays in its cell.
-    """
-    at_n, at_e = _bin_of(n), _bin_of(e)
-    moved = int(_bin_of(n + 1) != at_n) | int(_bin_of(e + more) != at_e) << 1
-    if not moved:
-        return 0
-    return (((unit_class << _SHIFT | at_n) << _SHIFT | at_e) << 2 | moved) << ROW_BITS
+def cell_of(unit_class: i64, n: i64, e: i64) -> i64:
+    """Return the cell of a unit with n trials, one at least, and e events."""
+    return (unit_class << _SHIFT | _bin_of(n)) << _SHIFT | _bin_of(e)
 
 
-def _bin_of(count: int) -> int:
+def _bin_of(count: i64) -> i64:
     return _BINS[count] if count < _BINNED else bin_of(count)
-
-
-QUIET: Final = 1024
-QUIET_MOVES: Final = [move_of(0, n, 0, 0) for n in range(QUIET)]
-"""Moves of units of class 0 without an event, by their trials, of those with fewer than ``QUIET``."""
-WIDTH: Final = 64
-"""From ``QUIET`` on a bin begins at multiples of it."""
 
 
 def middle_of(at: int) -> float:
@@ -76,8 +63,8 @@ def stake_of_look(number: int) -> float:
 class Cells:
     """Numbers of units by cell: of all, of the canary's, of the virtual canaries' (packed).
 
-    A trial moves one unit from a cell to another, so scores cost as much as there are cells, whatever the
-    number of units. Rounding counts to bins and scores to levels is a choice of the score.
+    Scores cost as much as there are cells, whatever the number of units. Rounding counts to bins and scores
+    to levels is a choice of the score.
     """
 
     __slots__ = ("_who", "all", "canary", "virtual")
@@ -88,22 +75,23 @@ class Cells:
         self.virtual: dict[int, int] = {}
         self._who = who
 
-    def move(self, stable: list[int], canary: list[int]) -> None:
-        """Move units of stable and of the canary, each given by ``move_of`` and its row together.
+    def move(self, left: list[int], joined: list[int], *, canary: bool) -> None:
+        """Move units of one side, each given by the cell that it has left or joined and its row together.
 
         The units of the canary count as well as the canary's own.
         """
-        if stable:
-            if self._who is None:
-                moved = _counted(stable)
+        for units, sign in ((joined, 1), (left, -1)):
+            if not units:
+                continue
+            if canary:
+                found = _counted(units)
+                _add(self.canary, [(cell, sign * number) for cell, (number, _) in found.items()])
+            elif self._who is None:
+                found = _counted(units)
             else:
-                moved = self._who.sums(stable)
-                _move(self.virtual, [(move, fields) for move, (_, fields) in moved.items()])
-            _move(self.all, [(move, number) for move, (number, _) in moved.items()])
-        if canary:
-            counts = [(move, number) for move, (number, _) in _counted(canary).items()]
-            _move(self.canary, counts)
-            _move(self.all, counts)
+                found = self._who.sums(units)
+                _add(self.virtual, [(cell, sign * fields) for cell, (_, fields) in found.items()])
+            _add(self.all, [(cell, sign * number) for cell, (number, _) in found.items()])
 
     def levels(self, tally: Tally) -> tuple[float, dict[int, int]]:
         """Return the grid of scores, and each cell's score in steps of it; the grid is 0 without scores.
@@ -135,30 +123,22 @@ class Cells:
         return grid, {cell: round((e - scale * n) / grid) for cell, _, e, n in rows}
 
 
-def _counted(moves: list[int]) -> dict[int, tuple[int, int]]:
+def _counted(units: list[int]) -> dict[int, tuple[int, int]]:
     found: dict[int, tuple[int, int]] = {}
-    for one in moves:
-        move = one >> ROW_BITS
-        found[move] = (found.get(move, _NONE)[0] + 1, 0)
+    for one in units:
+        cell = one >> ROW_BITS
+        found[cell] = (found.get(cell, _NONE)[0] + 1, 0)
     return found
 
 
-def _move(cells: dict[int, int], moves: Sequence[tuple[int, int]]) -> None:
-    """Move units; a cell may have less than none until the last of them has moved."""
-    touched: list[int] = []
-    for move, units in moves:
-        if not units:
-            continue
-        old = move >> 2
-        new = old + (move >> 1 & 1) + ((move & 1) << _SHIFT)
-        cells[new] = cells.get(new, 0) + units
-        touched.append(new)
-        if old >> _SHIFT & _BIN:  # else it is the first trial of its units
-            cells[old] = cells.get(old, 0) - units
-            touched.append(old)
-    for cell in touched:
-        if cells.get(cell, 1) == 0:
-            del cells[cell]
+def _add(cells: dict[int, int], more: Sequence[tuple[int, int]]) -> None:
+    """Add units to cells; those that have none left are dropped."""
+    for cell, units in more:
+        now = cells.get(cell, 0) + units
+        if now:
+            cells[cell] = now
+        else:
+            cells.pop(cell, None)
 
 
 class Looks:

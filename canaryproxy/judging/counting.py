@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from canaryproxy.judging.cells import QUIET, QUIET_MOVES, WIDTH, move_of
-from canaryproxy.judging.flat import i32, vec
+from typing import Final
+
+from canaryproxy.judging.cells import cell_of
+from canaryproxy.judging.flat import i32, i64, vec
 from canaryproxy.judging.history import EVENTS_SHIFT as OF_EVENTS
 from canaryproxy.judging.history import MOST, Expectation, History
 from canaryproxy.judging.rounds import Round
 from canaryproxy.judging.rows import (
     CANARY,
+    CLASS_MASK,
     CLASS_SHIFT,
     EVENTS_SHIFT,
     MET,
-    ONE_CLASS,
+    MOVED,
     ONE_EVENT,
     TRIALS,
     Rows,
 )
 from canaryproxy.judging.tally import Tally
-from canaryproxy.judging.units import Lottery, Units, VirtualCanaries
+from canaryproxy.judging.units import ROW_BITS, Lottery, Units, VirtualCanaries
+
+_MOST_MOVED: Final = 512
+"""Units that may have moved before the looks know."""
+
+
+def class_of(note: i64) -> i64:
+    """Return the class in a note."""
+    return (note & CLASS_MASK) >> CLASS_SHIFT
+
+
+def step_of(n: i64) -> i64:
+    """Return bits that are 0 in each count above ``n`` with which a bin begins; ``n`` is 32 or more."""
+    if n < 64:
+        return 1
+    return 3 if n < 256 else 15
 
 
 class Counting:
@@ -28,7 +46,17 @@ class Counting:
     """
 
     __slots__ = (
-        *("_looks", "_lottery", "_units", "_who", "expected", "live", "newcomers", "rounds"),
+        *(
+            "_looks",
+            "_lottery",
+            "_moved",
+            "_units",
+            "_who",
+            "expected",
+            "live",
+            "newcomers",
+            "rounds",
+        ),
         *("rows", "tally"),
     )
 
@@ -50,6 +78,8 @@ class Counting:
         self.rounds = rounds
         self.rows = Rows(looks)
         self.tally = Tally(expected.mean)
+        self._moved: list[int] = []
+        """Rows with the note ``MOVED``."""
         self.live = 0
         """The bits of the rounds that take bets."""
         self.newcomers: list[int] = []
@@ -61,7 +91,7 @@ class Counting:
         if units > len(self.rows.tried):
             self.rows.grow(units)
         if self._looks:
-            self._count(trials, self.expected.begin(units))
+            self._count(trials, self.expected.begin(self._units.known))
             self.expected.end()
         else:
             self._count_firsts(trials)
@@ -72,65 +102,98 @@ class Counting:
 
         Nearly all are good ones of units of class 0 that every round has met: for them the work is all here.
         """
-        rows, tally, live = self.rows, self.tally, self.live
+        rows, tally = self.rows, self.tally
         sums, notes, voted = rows.sums, rows.notes, rows.voted
-        remembers = history is not None
         known = vec[i32]() if history is None else history.counts
-        stable_moves: list[int] = []
-        canary_moves: list[int] = []
-        stable = stable_n = canary = canary_n = good = good_n = good_e = 0
+        known_rows = self._units.known_rows
+        remembers = history is not None
+        live: i64 = self.live
+        moved = self._moved
+        stable: i64 = 0
+        stable_n: i64 = 0
+        stable_e: i64 = 0
+        canary: i64 = 0
+        canary_n: i64 = 0
+        canary_e: i64 = 0
+        good = good_n = good_e = 0
+        trial: i64
         for trial in pending:
-            row = trial >> 1
-            bad = trial & 1
-            note: int = notes[row]
+            row: i64 = trial >> 1
+            bad: i64 = trial & 1
+            found: int = notes[row]
+            note: i64 = found
             if not note & MET:
                 note = self._meet(row, note, bad)
-            elif bad and voted[row] & live != live:
-                self.look_up(self.rounds, row, note >> CLASS_SHIFT, note & CANARY, 1)
-            n: int = sums[row]
-            if bad or n >= ONE_EVENT or note >= ONE_CLASS:
-                sums[row] = n + (ONE_EVENT + 1 if bad else 1)
-                e = n >> EVENTS_SHIFT
-                n &= TRIALS
-                tally.add(note >> CLASS_SHIFT, note & CANARY, n, e, bad)
-                move = move_of(note >> CLASS_SHIFT, n, e, bad)
+            elif bad:
+                found = voted[row]
+                if found & live != live:
+                    self.look_up(self.rounds, row, class_of(note), note & CANARY, 1)
+            n: i64 = sums[row]
+            e: i64 = n >> EVENTS_SHIFT
+            sums[row] = n + 1
+            n &= TRIALS
+            if bad or note & CLASS_MASK:
+                sums[row] += ONE_EVENT * bad
+                tally.add(class_of(note), note & CANARY, n, e, bad)
+            elif note & CANARY:
+                canary += 1
+                canary_n += n
+                canary_e += e
             else:
-                sums[row] = n + 1
-                move = QUIET_MOVES[n] if n < QUIET else 0
-                if n >= QUIET and not (n + 1) % WIDTH:
-                    move = move_of(0, n, 0, 0)
-                if note & CANARY:
-                    canary += 1
-                    canary_n += n
-                else:
-                    stable += 1
-                    stable_n += n
+                stable += 1
+                stable_n += n
+                stable_e += e
+            if not note & MOVED and (bad or n < 32 or not n + 1 & step_of(n)):
+                found = note | MOVED
+                notes[row] = found
+                moved.append(row)
             if note & CANARY:
-                if move:
-                    canary_moves.append(move | row)
                 continue
-            if move:
-                stable_moves.append(move | row)
             if remembers:
-                count: int = known[row]
-                n = count & MOST
-                if n == MOST:
+                at: int = known_rows[row]
+                count: int = known[at]
+                before = count & MOST
+                if before == MOST:
                     continue
                 if bad and history is not None:
-                    history.learn_bad(row)
+                    history.learn_bad(at)
                     continue
-                known[row] = count + 1
+                known[at] = count + 1
                 good += 1
-                good_n += n
-                if n != count:
+                good_n += before
+                if before != count:
                     good_e += count >> OF_EVENTS & MOST
-        tally.add_good(0, stable, stable_n)
-        tally.add_good(1, canary, canary_n)
+        tally.add_good(0, stable, stable_n, stable_e)
+        tally.add_good(1, canary, canary_n, canary_e)
         if history is not None:
             history.learn_good(good, good_n, good_e)
-        looks = self.rounds[0].looks
-        if looks is not None:
-            looks.cells.move(stable_moves, canary_moves)
+        if len(moved) >= _MOST_MOVED:
+            self.follow()
+
+    def follow(self) -> None:
+        """Let the looks know the cells of the units that have moved: before a look, and now and then."""
+        looks, rows = self.rounds[0].looks, self.rows
+        if looks is None:
+            return
+        sums, notes, cells = rows.sums, rows.notes, rows.cells
+        left: tuple[list[int], list[int]] = ([], [])
+        joined: tuple[list[int], list[int]] = ([], [])
+        row: i64
+        for row in self._moved:
+            found: int = notes[row]
+            notes[row] = found & ~MOVED
+            canary = found & CANARY
+            n: i64 = sums[row]
+            now: int = cell_of(class_of(found), n & TRIALS, n >> EVENTS_SHIFT)
+            before: int = cells[row]
+            if now != before:
+                cells[row] = now
+                joined[canary].append(now << ROW_BITS | row)
+                if before:
+                    left[canary].append(before << ROW_BITS | row)
+        self._moved.clear()
+        for side in (0, 1):
+            looks.cells.move(left[side], joined[side], canary=side == 1)
 
     def _meet(self, row: int, note: int, bad: int) -> int:
         """Look up a unit that a round has not met; return its note."""
@@ -138,26 +201,37 @@ class Counting:
         if not rows.tried[row] & 1:
             canary = self._units.positions[row] < self._lottery.limit
             self.tally.users[canary] += 1
-            note = self.expected.class_of(row) << CLASS_SHIFT | canary
+            at: int = self._units.known_rows[row]
+            note = self.expected.class_of(at) << CLASS_SHIFT | canary
             self.newcomers.append(row)
-        self.look_up(self.rounds, row, note >> CLASS_SHIFT, note & CANARY, bad)
+        self.look_up(self.rounds, row, class_of(note), note & CANARY, bad)
         note |= MET
         rows.notes[row] = note
         return note
 
     def _count_firsts(self, pending: list[int]) -> None:
         """Count trials without units: for a test without looks."""
-        tally, live, limit = self.tally, self.live, self._lottery.limit
+        tally = self.tally
         tried, voted, positions = self.rows.tried, self.rows.voted, self._units.positions
-        stable = canary = 0
+        live: i64 = self.live
+        limit: i64 = self._lottery.limit
+        stable: i64 = 0
+        canary: i64 = 0
+        trial: i64
         for trial in pending:
-            row = trial >> 1
-            at = 1 if positions[row] < limit else 0
-            bad = trial & 1
-            if tried[row] & live != live or (bad and voted[row] & live != live):
-                if not tried[row] & 1:
+            row: i64 = trial >> 1
+            bad: i64 = trial & 1
+            position: int = positions[row]
+            at: i64 = 1 if position < limit else 0
+            seen: int = tried[row]
+            if seen & live != live:
+                if not seen & 1:
                     tally.users[at] += 1
                 self.look_up(self.rounds, row, 0, at, bad)
+            elif bad:
+                seen = voted[row]
+                if seen & live != live:
+                    self.look_up(self.rounds, row, 0, at, 1)
             if at:
                 canary += 1
             else:

@@ -1,4 +1,4 @@
-"""Flat arrays of machine integers, one element after the other in memory.
+"""Flat arrays of machine integers and floats, one element after the other in memory.
 
 ``vec`` and its functions are those of ``librt``: in a compiled module an element is read or written in two
 nanoseconds, without an object. In plain Python ``array`` does the same, at a third of what a ``vec`` costs
@@ -8,10 +8,10 @@ makes an array longer returns it, and an attribute that held the old one is set 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from librt.vecs import append, vec
+    from librt.vecs import append, extend, vec
     from mypy_extensions import i32, i64, u8
 else:
     from array import array
@@ -21,7 +21,7 @@ else:
 
     class _Arrays:
         def __getitem__(self, code):
-            return partial(array, code)
+            return partial(array, "d" if code is float else code)
 
     vec = _Arrays()
 
@@ -29,27 +29,9 @@ else:
         values.append(value)
         return values
 
-
-__all__ = ["append", "has_cleared", "has_grown", "i32", "i64", "u8", "vec"]
-
-_WITHOUT: Final = [bytes(value & ~(1 << bit) for value in range(256)) for bit in range(8)]
-
-
-def has_grown(values: vec[u8] | vec[i32] | vec[i64], more: int) -> bool:
-    """Append so many zeros to an ``array`` at once. False: it is a ``vec``, see ``growth``."""
-    if TYPE_CHECKING or not isinstance(values, array):
-        return False
-    values.frombytes(bytes(more * values.itemsize))
-    return True
+    def extend(values, more):
+        values.frombytes(bytes(more))
+        return values
 
 
-def has_cleared(values: vec[u8], bit: int) -> bool:
-    """Clear a bit, given by its value, in every element of an ``array`` at once.
-
-    False: it is a ``vec``, whose memory only a compiled module can write to.
-    """
-    view = memoryview(values)
-    if view.readonly:
-        return False
-    view[:] = bytes(view).translate(_WITHOUT[bit.bit_length() - 1])
-    return True
+__all__ = ["append", "extend", "i32", "i64", "u8", "vec"]

@@ -74,7 +74,7 @@ class Expectation:
         """By class, of those that can occur."""
 
     def class_of(self, row: int) -> int:
-        """Return the class of a row; called after ``begin``, before the row's first trial of the step."""
+        """Return the class of a row of the history; called after ``begin``, before its first trial."""
         history = self._history
         if self._strength <= 0.0 or history is None:
             return 0

@@ -63,6 +63,7 @@ from canaryproxy.measure.records import (
     FLAGS_SHIFT,
     POSITION_MASK,
     POSTED,
+    STATUS_SHIFT,
     VARIANT_SHIFT,
     WORDS,
 )
@@ -131,7 +132,7 @@ class Judge:
         self._learning.baseline.learn(sample.names if named is None else named.learn(sample.names))
         begins = sample.limit * FINE != self._limit or sample.cohort != self._cohort
         if begins:
-            self._begin_step(now, sample.limit * FINE, sample.cohort)
+            yield from self._begin_step(now, sample.limit * FINE, sample.cohort)
         self._learn(now)
         was_waiting = self._watch.is_waiting
         if begins or sample.records:
@@ -152,7 +153,7 @@ class Judge:
 
     # Steps
 
-    def _begin_step(self, now: float, limit: int, cohort: str | None) -> None:
+    def _begin_step(self, now: float, limit: int, cohort: str | None) -> Generator[None]:
         """Begin the lottery of a new weight, or go on with that of an old one."""
         if self._step is not None:
             self._draws.prove(self._step)
@@ -173,6 +174,7 @@ class Judge:
             self._unplanned += 1
         share = families.step_share(self.settings, weight, self._unplanned, cohort)
         self._learning.refresh(now)
+        yield
         self._add_step(now, lottery, share)
 
     def _draw_among(self, cohort: str | None) -> None:
@@ -229,9 +231,11 @@ class Judge:
         """
         words = sample.records
         ended = [0, 0]
-        for at in range(0, len(words), _AT_ONCE):
-            self._take_part(sample, now, step, ended, (at, min(at + _AT_ONCE, len(words))))
-            yield
+        for begin in range(0, len(words), _AT_ONCE):
+            at, end = begin, min(begin + _AT_ONCE, len(words))
+            while at < end:
+                at = self._take_part(sample, now, step, ended, (at, end))
+                yield
             if step is not None:
                 yield from step.settle()
         if step is not None:
@@ -247,17 +251,14 @@ class Judge:
 
     def _take_part(
         self, sample: Sample, now: float, step: Step | None, ended: list[int], part: tuple[int, int]
-    ) -> None:
+    ) -> int:
         """Take the records whose words are those of ``part``, from the first to before the last.
 
-        ``ended`` counts the requests of each variant that ended.
+        ``ended`` counts requests by variant. Return the end; it comes sooner where tests of a route begin.
         """
         words, named, watch = sample.records, self._named, self._watch
-        limit, epoch = self._limit, sample.epoch
-        first_position = last_position = 0
-        if step is not None:
-            first_position, last_position = step.lottery.first, step.lottery.last
-        remembers = self._remembers
+        limit, epoch, remembers = self._limit, sample.epoch, self._remembers
+        low, high, routes = _extent(step)
         past, baseline = self._learning.past, self._learning.baseline
         for at in range(part[0], part[1], WORDS):
             first, second, third = words[at], words[at + 1], words[at + 2]
@@ -267,25 +268,27 @@ class Judge:
                 continue
             flags = first >> FLAGS_SHIFT
             if flags & POSTED:
-                if first_position <= position < last_position and step is not None:
+                if low <= position < high and step is not None:
                     step.post(position)
                 continue
             watched = is_canary or flags & (FAILED | ABANDONED)
-            if watched and not watch.add(
-                metrics.unpacked(first, second, third), now, canary=is_canary
-            ):
+            status = first >> STATUS_SHIFT & 0x3FF
+            if watched and not watch.add(position, status, flags, now, canary=is_canary):
                 continue
             template = second & 0xFFFFFFFF
             if named is not None:
                 template = named.of(template)
             if not is_canary:
                 baseline.add(first, third, template)
-            if step is not None and first_position <= position < last_position:
+            if step is not None and low <= position < high:
                 step.add(first, second, third, template)
                 if flags & ENDED:
                     ended[is_canary] += 1
+                if len(step.routes) > routes:
+                    return at + WORDS
             elif remembers:
                 past.add(first, second, third)
+        return part[1]
 
     # Verdicts
 
@@ -422,3 +425,10 @@ class Judge:
         if judge._posted is not None and state["posted"] is not None:
             judge._posted.load(state["posted"])
         return judge
+
+
+def _extent(step: Step | None) -> tuple[int, int, int]:
+    """Return the first position of a step's lottery, that behind the last, and how many routes it has met."""
+    if step is None:
+        return 0, 0, 0
+    return step.lottery.first, step.lottery.last, len(step.routes)

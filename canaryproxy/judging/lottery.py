@@ -185,8 +185,10 @@ class LotteryTest:
         first = self._rounds[0]
         if first.looks is not None:
             events = self._counting.tally.total - first.total
-            if events >= first.looks.next and self._units.spend(now, first.looks.cost):
-                self._watch.see(first.log_b, first.looks.look(self._counting.tally, events))
+            if events >= first.looks.next:
+                self._counting.follow()
+                if self._units.spend(now, first.looks.cost):
+                    self._watch.see(first.log_b, first.looks.look(self._counting.tally, events))
         self._see_virtual()
         self._decide(now)
         return True

@@ -53,7 +53,8 @@ class _Block:
     def __init__(self, began: float | None = None) -> None:
         self.began = began
         self.stable = self.canary = Raw()
-        self.users: dict[int, Raw] = {}
+        self.users: dict[int, list[int]] = {}
+        """Of each: ended, failed, refused."""
 
 
 class Rails:
@@ -73,7 +74,12 @@ class Rails:
     def add(self, position: int, *, failed: bool, refused: bool) -> None:
         """Take a randomised canary request that ended."""
         users = self._now.users
-        users[position] = users.get(position, Raw()) + Raw(1, failed, refused)
+        seen = users.get(position)
+        if seen is None:
+            seen = users[position] = [0, 0, 0]
+        seen[0] += 1
+        seen[1] += failed
+        seen[2] += refused
 
     def tick(self, now: float, stable: Raw, canary: Raw) -> str | None:
         """Take the raw growth of both sides; return the cause in words if a rail is hit."""
@@ -158,9 +164,10 @@ class Rails:
         )
 
     def _users(self) -> dict[int, Raw]:
-        users = dict(self._before.users)
-        for user, raw in self._now.users.items():
-            users[user] = users.get(user, Raw()) + raw
+        users: dict[int, Raw] = {}
+        for block in (self._before, self._now):
+            for user, (ended, failed, refused) in block.users.items():
+                users[user] = users.get(user, Raw()) + Raw(ended, failed, refused)
         return users
 
     def _excused(self, users: dict[int, tuple[int, int]]) -> bool:

@@ -123,7 +123,7 @@ class Step:
         self.lottery = lottery
         self.limits = limits
         self.warm = warm
-        self._units = units
+        self._units = Units(units)
         self._settings = settings
         self.share = share
         self._past = past

@@ -82,10 +82,11 @@ class Tally:
             self.ne[at] += n + 1
             self.total += 1
 
-    def add_good(self, at: int, trials: int, trials_before: int) -> None:
-        """Add good trials of units without an event: how many their units had before, added up."""
+    def add_good(self, at: int, trials: int, trials_before: int, events_before: int) -> None:
+        """Add good trials: how many trials and events their units had before, added up."""
         self.trials[at] += trials
         self.nn[at] += 2 * trials_before + trials
+        self.ne[at] += events_before
 
     def add_event(self, at: int) -> None:
         """Add an event whose trial is added already, of a test that counts no units."""

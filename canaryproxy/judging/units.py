@@ -149,14 +149,33 @@ BUDGET: Final = 1500
 
 
 class Units:
-    """Rows, from 0 on, for positions in the order in which they are seen; all tests of a judge share them."""
+    """Rows, from 0 on, for positions in the order in which they are seen; all tests of a step share them.
 
-    __slots__ = ("_pages", "_spent", "_spent_at", "_tests", "_virtual", "positions")
+    ``known``: the units of the judge, by whose rows histories are kept. A step has rows of its own, so that
+    what its tests keep of a unit takes time and memory for those who came, and not for all who are known.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        *(
+            "_known",
+            "_pages",
+            "_spent",
+            "_spent_at",
+            "_tests",
+            "_virtual",
+            "known_rows",
+            "positions",
+        ),
+    )
+
+    def __init__(self, known: Units | None = None) -> None:
+        self._known = known
         self.positions = vec[i32]()
         """By row. Another one whenever a row is added."""
+        self.known_rows = vec[i32]()
+        """The same for the rows among ``known``; without it, its own."""
         self._pages: dict[int, vec[i32]] = {}
+        """By position; with ``known`` by the row there."""
         self._virtual: dict[tuple[Lottery, int], VirtualCanaries] = {}
         self._tests = 0
         self._spent = 0
@@ -167,15 +186,24 @@ class Units:
 
     def row(self, position: int) -> int:
         """Return the row of a position; a new one if it has not been seen."""
-        page = self._pages.get(position // _PAGE)
+        known = self._known
+        at = position if known is None else known.row(position)
+        page = self._pages.get(at // _PAGE)
         if page is None:
-            page = self._pages[position // _PAGE] = vec[i32]([0] * _PAGE)
-        row: int = page[position % _PAGE]
+            page = self._pages[at // _PAGE] = vec[i32]([0] * _PAGE)
+        row: int = page[at % _PAGE]
         if not row:
-            self.positions = append(self.positions, position)
             row = len(self.positions)
-            page[position % _PAGE] = row
+            self.known_rows = append(self.known_rows, row if known is None else at)
+            self.positions = append(self.positions, position)
+            row += 1
+            page[at % _PAGE] = row
         return row - 1
+
+    @property
+    def known(self) -> int:
+        """Number of units that a history may know."""
+        return len(self) if self._known is None else len(self._known)
 
     def virtual(self, lottery: Lottery, count: int) -> VirtualCanaries:
         """Return the virtual canaries of a lottery, the same for each test; older ones are dropped."""
@@ -186,6 +214,8 @@ class Units:
 
     def phase(self) -> float:
         """Return a number in [0, 1) well apart from those before, so that rare work is spread over ticks."""
+        if self._known is not None:
+            return self._known.phase()
         self._tests += 1
         return self._tests * _PHASE % 1.0
 
@@ -194,6 +224,8 @@ class Units:
 
         Looks and rounds at surges that have to wait begin a tick later; that depends on no label.
         """
+        if self._known is not None:
+            return self._known.spend(now, cost)
         if now != self._spent_at:
             self._spent, self._spent_at = 0, now
         if self._spent and self._spent + cost > BUDGET:

@@ -16,7 +16,6 @@ from typing import Any
 
 from canaryproxy.config.text import count, duration
 from canaryproxy.judging import metrics
-from canaryproxy.judging.metrics import Record
 from canaryproxy.judging.rails import NONE, Rails, Raw
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.sight import Growth, Sight
@@ -78,18 +77,17 @@ class Watch:
     def _was_failing(self, position: int) -> bool:
         return self._failing.get(position, 0) >= _FAILED_BEFORE
 
-    def add(self, record: Record, now: float, *, canary: bool) -> bool:
+    def add(self, position: int, status: int, flags: int, now: float, *, canary: bool) -> bool:
         """Take a record of either side; return whether it says anything about the version."""
-        flags = record.flags
         failed = bool(flags & (records.FAILED | records.ABANDONED))
         if not canary:
-            if failed and record.ended and len(self._failing) < _MOST_FAILING:
-                self._failing[record.position] = self._failing.get(record.position, 0) + 1
+            if failed and flags & records.ENDED and len(self._failing) < _MOST_FAILING:
+                self._failing[position] = self._failing.get(position, 0) + 1
             self._abandoned[0] += bool(flags & records.ABANDONED)
             return True
         if flags & records.UNREACHED and self.up_at is None:
             return False
-        if not record.ended:
+        if not flags & records.ENDED:
             return True
         # A client that gave up waiting had been heard: a canary that hangs is not one that is not up.
         if self.up_at is None and (failed or not flags & records.CLIENT_GONE):
@@ -104,8 +102,8 @@ class Watch:
             if self._streak == 1:
                 self._streak_since = now
         if self._rails is not None:
-            refused = not failed and 400 <= record.status < 500
-            self._rails.add(record.position, failed=failed, refused=refused)
+            refused = not failed and 400 <= status < 500
+            self._rails.add(position, failed=failed, refused=refused)
         return True
 
     @property

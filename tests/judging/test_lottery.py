@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 from math import exp, log
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from canaryproxy.judging.bets import PRIOR_A, PRIOR_C, Bets, Factors
-from canaryproxy.judging.cells import bin_of, middle_of, stake_of_look
+from canaryproxy.judging.cells import bin_of, cell_of, middle_of, stake_of_look
+from canaryproxy.judging.counting import step_of
 from canaryproxy.judging.evidence import Direction
 from canaryproxy.judging.history import Expectation
 from canaryproxy.judging.lottery import (
@@ -156,6 +159,43 @@ def test_bins_hold_counts_within_three_percent(count: int) -> None:
     assert at < 1024
     assert abs(middle_of(at) - count) <= count / 32
     assert bin_of(count + 1) in (at, at + 1)
+
+
+def test_a_unit_is_in_the_same_bin_until_a_count_that_is_a_multiple_of_its_step() -> None:
+    for n in range(32, 5000):
+        if bin_of(n + 1) != bin_of(n):
+            assert not n + 1 & step_of(n)
+
+
+@given(st.integers(0, 10_000), st.integers(100, 3000))
+@settings(max_examples=15, deadline=None)
+def test_looks_know_the_cell_of_every_unit(seed: int, trials: int) -> None:
+    luck = Random(seed)
+    units, history = Units(), History()
+    rows = [units.row(position) for position in range(12)]
+    history.add([row << 1 | (row % 3 == 0) for row in rows for _ in range(20)])
+    lottery = Lottery(0, 4, 12)
+    test = LotteryTest(lottery, units, STRICT, 0.0, history, placebos=3)
+    for at in range(trials):
+        row = min(int(luck.expovariate(0.3)), 11)
+        test.add(row, luck.random() < (0.5 if row % 3 == 0 else 0.02))
+        if at % 30 == 29:
+            test.tick(0.1 * at)
+    test.settle()
+    test._counting.follow()
+    looks = test._rounds[0].looks
+    assert looks is not None
+    wanted: tuple[Counter[int], Counter[int], Counter[int]] = Counter(), Counter(), Counter()
+    for row in rows:
+        n, e = test.counts(row)
+        if n:
+            cell = cell_of(test._counting.rows.class_of(row), n, e)
+            wanted[0][cell] += 1
+            if row < lottery.limit:
+                wanted[1][cell] += 1
+            elif fields := units.virtual(lottery, 3).of(row):
+                wanted[2][cell] += fields
+    assert (looks.cells.all, looks.cells.canary, looks.cells.virtual) == wanted
 
 
 histories = st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=40)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import log
 from random import Random
 from typing import Any
@@ -24,15 +25,24 @@ Trials = list[tuple[int, bool]]
 
 
 def result(
-    trials: Trials, cuts: frozenset[int], direction: Direction, looks: bool
+    trials: Trials,
+    cuts: frozenset[int],
+    direction: Direction,
+    looks: bool,
+    known: Sequence[int] | None = None,
 ) -> tuple[dict[str, Any], Any, Any]:
-    """Judge trials of positions, twenty a tick; after those at ``cuts`` the test settles, too."""
+    """Judge trials of positions, twenty a tick; after those at ``cuts`` the test settles, too.
+
+    ``known``: positions that a judge knows, of whose units the test is given those that come.
+    """
     units, history = Units(), History()
-    rows = [units.row(position) for position in range(40)]
-    history.add([row << 1 | (row % 5 == 0) for row in rows for _ in range(8)])
+    past = [(units.row(position), position) for position in known or range(40)]
+    history.add([row << 1 | (at % 5 == 0) for row, at in past if at < 40 for _ in range(8)])
+    if known is not None:
+        units = Units(units)
     wanted = TestSettings(log(1000), log(20), direction=direction, looks=looks)
-    known = history if looks else None
-    test = LotteryTest(Lottery(0, 12, 40), units, wanted, 0.0, known, placebos=20 * looks)
+    before = history if looks else None
+    test = LotteryTest(Lottery(0, 12, 40), units, wanted, 0.0, before, placebos=20 * looks)
     for at, (position, bad) in enumerate(trials):
         test.add(units.row(position), bad)
         if at in cuts:
@@ -56,6 +66,16 @@ def test_trials_mean_the_same_in_whatever_parts_they_are_taken(
         trials.append((position, luck.random() < rates[position]))
     cuts = frozenset(luck.sample(range(len(trials)), len(trials) // 7))
     assert result(trials, cuts, direction, looks) == result(trials, frozenset(), direction, looks)
+
+
+@given(st.integers(0, 10_000), st.booleans(), st.integers(40, 3000))
+@settings(max_examples=25, deadline=None)
+def test_trials_mean_the_same_whoever_else_is_known(seed: int, looks: bool, known: int) -> None:
+    luck = Random(seed)
+    trials = [(min(int(luck.expovariate(0.1)), 39), luck.random() < 0.1) for _ in range(400)]
+    alone = result(trials, frozenset(), "increase", looks)
+    among = luck.sample(range(known), known)
+    assert result(trials, frozenset(), "increase", looks, among) == alone
 
 
 def mixed(bad: float) -> Version:

@@ -1,14 +1,19 @@
-"""A test of a step: when its estimate is worked out anew."""
+"""A step: when the estimate of a test is worked out anew, and what it takes of those who came."""
 
 from __future__ import annotations
 
+import tracemalloc
 from math import log
 
 from canaryproxy.judging import metrics
 from canaryproxy.judging.families import Spec
 from canaryproxy.judging.lottery import Lottery, LotteryTest, TestSettings
-from canaryproxy.judging.step import Trial
+from canaryproxy.judging.metrics import FALLBACK
+from canaryproxy.judging.parts import whole
+from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.judging.step import Step, Trial
 from canaryproxy.judging.units import Units
+from canaryproxy.measure.records import ENDED, pack_first, pack_second, pack_third, template_of
 
 CANARY, STABLE = 0, 5
 
@@ -33,3 +38,21 @@ def test_an_estimate_follows_each_trial_at_first_and_stands_while_nothing_comes(
     again = trial.estimate(1.5)
     assert again == found
     assert again is not found  # words that name the time are said anew once a second
+
+
+def test_a_step_takes_memory_for_users_who_came_and_not_for_all_who_are_known() -> None:
+    known = Units()
+    for position in range(60_000):
+        known.row(position)
+    lottery = Lottery(0, 30_000, 60_000)
+    step = Step(lottery, known, JudgeSettings(), FALLBACK, 1.0, 0.0, {}, warm=True)
+    template = template_of(b"GET /")
+    tracemalloc.start()
+    for position in range(100, 60_000, 3_000):
+        first = pack_first(position, position < lottery.limit, 0, 200, 0, ENDED)
+        step.add(first, pack_second(template, 0, 0), pack_third(0.01, 1000), template)
+    whole(step.settle())
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 500_000  # a byte for each who is known would be 60,000 in each of the tests
+    assert step.trials[metrics.ERRORS].test.users == (10, 10)

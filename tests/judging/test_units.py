@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canaryproxy.judging.units import FIELD, Lottery, Units
+from canaryproxy.judging.units import BUDGET, FIELD, Lottery, Units
 
 
 @given(st.lists(st.integers(0, 1_279_999), max_size=200))
@@ -18,6 +18,30 @@ def test_rows_are_given_in_order_and_stay(positions: list[int]) -> None:
     assert rows == [units.row(position) for position in positions]
     assert sorted(set(rows)) == list(range(len(units)))
     assert [units.positions[row] for row in rows] == positions
+
+
+@given(
+    st.lists(st.integers(0, 1_279_999), max_size=50, unique=True),
+    st.lists(st.integers(0, 1_279_999), max_size=50, unique=True),
+)
+def test_a_step_has_rows_of_its_own_for_those_who_came(known: list[int], came: list[int]) -> None:
+    units = Units()
+    for position in known:
+        units.row(position)
+    step = Units(units)
+    assert [step.row(position) for position in came + came] == 2 * list(range(len(came)))
+    assert list(step.positions) == came
+    assert list(step.known_rows) == [units.row(position) for position in came]
+    assert (len(step), step.known) == (len(came), len({*known, *came}))
+
+
+def test_steps_share_what_is_spread_over_all_tests() -> None:
+    units = Units()
+    steps = Units(units), Units(units)
+    assert steps[0].phase() != steps[1].phase()
+    assert steps[0].spend(1.0, BUDGET)
+    assert not steps[1].spend(1.0, 1)
+    assert steps[1].spend(1.1, 1)
 
 
 def test_a_lottery_counts_the_positions_of_its_sides() -> None:
