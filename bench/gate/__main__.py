@@ -26,9 +26,7 @@ from typing import Any
 
 from bench.gate import callgrind
 from bench.gate.callgrind import CallgrindError, Counter
-from bench.gate.loads import LOADS, Kind
-from bench.gate.steady import Steady
-from bench.gate.streams import Streams
+from bench.gate.loads import LOADS, Client, Kind
 from bench.harness import cores, cputime, ports, probe, process, scenarios, tls
 from bench.harness.command_line import positive, positive_float, say, terminate
 from bench.harness.process import Process, StartError
@@ -49,11 +47,19 @@ LIMIT_OF_RATIOS = 0.10
 _LEAST_REPETITIONS = 3
 _SLOWER = 2000.0
 """So that no tick of the controller falls into a repetition: it is no part of a request."""
-_READY_SECONDS = 40.0
+_READY_SECONDS = 90.0
 _WEIGHT = 10.0
 _BUILDS = {path.name: path for path in (CHECKED, COMPILED)}
 _PLAIN = "plain"
 _PLAIN_SHARE = 0.25  # of the requests: a request of the plain proxy takes several times as long
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeAlone(Ours):
+    """The judge of canaryproxy, without a proxy, which gets records."""
+
+    def command(self, site: Site, config: Path) -> list[str]:  # noqa: ARG002
+        return [sys.executable, "-m", "bench.gate.judge_alone", str(site.port)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,19 +227,24 @@ def _measure(method: str, requests: int, seconds: float, build: Ours) -> Measure
     ):
         folder = Path(name)
         began = time.monotonic()
-        numbers = ports.free(8)
+        numbers = ports.free(10)
         peers = {
             _PLAIN: PEERS["plain"],
             "alone": replace(scenarios.OURS_ALONE, compiled=False),
             "judged": scenarios.PURE,
             "compiled": build,
+            "judge": JudgeAlone(name="judge", compiled=False),
+            "compiled judge": JudgeAlone(name="compiled judge", build=build.build),
         }
         loads = dict(LOADS)
         reason = build.missing()
         if reason:
             say(f"bench.gate: {reason}; only plain Python is measured")
-            del peers["compiled"]
+            del peers["compiled"], peers["compiled judge"]
             loads = {name: kind for name, kind in LOADS.items() if not kind.compiled}
+        if method == "cpu":  # the few records of a repetition are too short for it
+            loads = {name: kind for name, kind in loads.items() if not kind.recorded}
+            peers = {name: peer for name, peer in peers.items() if not isinstance(peer, JudgeAlone)}
         behind = upstream.start(
             *numbers[:2], core=on.load, folder=folder, started=started, python=True
         )
@@ -241,8 +252,8 @@ def _measure(method: str, requests: int, seconds: float, build: Ours) -> Measure
             name: _start(name, peer, port, numbers[-1], behind, method, folder, on, started)
             for (name, peer), port in zip(peers.items(), numbers[2:-1], strict=False)
         }
-        for server, site in servers.values():
-            _wait(server, site)
+        for name, (server, site) in servers.items():
+            _wait(server, site, alone=isinstance(peers[name], JudgeAlone))
         meters = {
             name: _meter(method, server, site.folder) for name, (server, site) in servers.items()
         }
@@ -254,6 +265,8 @@ def _measure(method: str, requests: int, seconds: float, build: Ours) -> Measure
         repetition = 0  # that of number 0 only warms up
         while repetition < _LEAST_REPETITIONS or time.monotonic() - began < seconds:
             for name, kind in wanted:
+                if kind.recorded and repetition >= _LEAST_REPETITIONS:
+                    continue  # a record costs the less the older its step is
                 count = requests * kind.share * (_PLAIN_SHARE if name == _PLAIN else 1.0)
                 cost = _cost(servers[name][1], kind, meters[name], max(1, round(count)))
                 if repetition:
@@ -269,9 +282,7 @@ def _measure(method: str, requests: int, seconds: float, build: Ours) -> Measure
     return Measured(method, stack(), costs)
 
 
-def _cost(
-    site: Site, kind: Kind, meter: Callable[[Steady | Streams, int], float], count: int
-) -> float:
+def _cost(site: Site, kind: Kind, meter: Callable[[Client, int], float], count: int) -> float:
     """Return what one of ``count`` requests costs, after some to warm up."""
     with kind.client(site.tls_port if kind.tls else site.port) as client:
         client.send(max(1, count // 4))
@@ -322,15 +333,16 @@ def _counted(command: list[str], folder: Path) -> list[str]:
     return callgrind.command(slow, folder)
 
 
-def _wait(server: Process, site: Site) -> None:
-    server.wait_until(lambda: probe.has_split(site.port), _READY_SECONDS)
+def _wait(server: Process, site: Site, *, alone: bool) -> None:
+    is_ready = probe.listens if alone else probe.has_split
+    server.wait_until(lambda: is_ready(site.port), _READY_SECONDS)
 
 
-def _meter(method: str, server: Process, folder: Path) -> Callable[[Steady | Streams, int], float]:
+def _meter(method: str, server: Process, folder: Path) -> Callable[[Client, int], float]:
     """Return what measures the cost of each of a number of requests."""
     if method == "cpu":
 
-        def cpu(client: Steady | Streams, count: int) -> float:
+        def cpu(client: Client, count: int) -> float:
             before = cputime.of_tree(server.pid)
             sent = client.send(count)
             return (cputime.of_tree(server.pid) - before) / 1000 / sent
@@ -339,7 +351,7 @@ def _meter(method: str, server: Process, folder: Path) -> Callable[[Steady | Str
 
     counter = Counter(server, folder)
 
-    def instructions(client: Steady | Streams, count: int) -> float:
+    def instructions(client: Client, count: int) -> float:
         counter.start()
         sent = client.send(count)
         return counter.stop() / sent

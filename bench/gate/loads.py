@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from bench.gate.records import Recorder
 from bench.gate.steady import Steady
 from bench.gate.streams import Streams
 
 _SHARE_OF_HANDSHAKES = 0.25
+
+Client = Steady | Streams | Recorder
+"""What sends a load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,7 @@ class Kind:
     fresh: each request has a connection of its own, which the server closes.
     tls: over TLS; a fresh connection resumes a session.
     http2: of one user over one connection of HTTP/2, 16 at a time.
+    recorded: of the judge alone, which gets the records of requests.
     """
 
     judged: bool = False
@@ -30,10 +35,13 @@ class Kind:
     fresh: bool = False
     tls: bool = False
     http2: bool = False
+    recorded: bool = False
 
     @property
     def server(self) -> str:
         """Return the name of the server that it is sent to."""
+        if self.recorded:
+            return "compiled judge" if self.compiled else "judge"
         if self.compiled:
             return "compiled"
         return "judged" if self.judged else "alone"
@@ -45,10 +53,12 @@ class Kind:
 
     def of_plain(self) -> Kind:
         """Return what the plain aiohttp proxy gets instead: it speaks HTTP/1.1 without TLS."""
-        return replace(self, judged=False, compiled=False, http2=False, tls=False)
+        return replace(self, judged=False, compiled=False, http2=False, tls=False, recorded=False)
 
-    def client(self, port: int) -> Steady | Streams:
+    def client(self, port: int) -> Client:
         """Return what sends it."""
+        if self.recorded:
+            return Recorder(port)
         if self.http2:
             return Streams(port)
         return Steady(port, traced=self.traced, unseen=self.unseen, fresh=self.fresh, tls=self.tls)
@@ -69,4 +79,6 @@ LOADS = {
         judged=True, compiled=True, fresh=True, tls=True
     ),
     "compiled, HTTP/2": Kind(judged=True, compiled=True, http2=True),
+    "the judge alone": Kind(recorded=True),
+    "compiled, the judge alone": Kind(recorded=True, compiled=True),
 }

@@ -97,6 +97,15 @@ def answers(port: int, *, tls: bool = False, http2: bool = False) -> bool:
         connection.close()
 
 
+def listens(port: int) -> bool:
+    """Return whether something accepts connections on the port."""
+    try:
+        socket.create_connection((HOST, port), _TIMEOUT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
 def has_split(port: int, *, tls: bool = False, http2: bool = False) -> bool:
     """Return whether any user reaches the canary: a release begins a moment after the start."""
     connection = _connection(port, tls=tls, http2=http2)
