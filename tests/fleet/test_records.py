@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -135,9 +137,11 @@ async def test_all_replicas_see_every_record_once_in_one_order(
     tmp_path: Path, server: RedisServer
 ) -> None:
     users = Users()
-    async with fleet(tmp_path, [server.port] * 5) as replicas:
+    text = RELEASE.replace("bake: 1s", "bake: 1h")  # another step would be another log
+    async with fleet(tmp_path, [server.port] * 5, text) as replicas:
         for one in replicas:
             one.names.write(template_of(NAME.encode()), NAME.encode())
+        await soon(all_read(replicas), "a tick of the step at each replica")
         for _ in range(20):
             users.spread(replicas, 50)
             await asyncio.sleep(0.05)
@@ -301,12 +305,18 @@ async def test_who_joins_continues_from_the_leaders_evidence(
     tmp_path: Path, server: RedisServer
 ) -> None:
     users = Users()
-    async with fleet(tmp_path, [server.port] * 2) as replicas:
-        late = Replica(tmp_path / "late", server.port, "late")
+    text = RELEASE.replace("bake: 1s", "bake: 1h")  # another step would be another log
+    async with fleet(tmp_path, [server.port] * 2, text) as replicas:
+        late = Replica(tmp_path / "late", server.port, "late", text)
+        await soon(all_read(replicas), "a tick of the step at each replica")
         await while_sending(users, replicas, lambda: users.sent > 1000, "traffic")
-        await soon(lambda: server.cli("EXISTS", "canaryproxy:{g}:judge") == "1", "kept")
+
+        def kept() -> Any:
+            return json.loads(server.cli("GET", "canaryproxy:{g}:judge") or "null")
+
+        await soon(lambda: kept() and len(kept()["judge"]["words"]) > 900 * WORDS, "kept")
         for key in logs(server):  # only what is kept knows the past now
-            server.cli("XTRIM", key, "MAXLEN", "3")
+            server.cli("XTRIM", key, "MINID", kept()["log"]["cursor"])
         late.start()
         await while_sending(users, replicas, lambda: len(judge(late).ids) > 900, "joined")
         await soon(lambda: judge(late).ids == judge(replicas[0]).ids, "the same records")
