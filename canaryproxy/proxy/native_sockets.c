@@ -33,7 +33,7 @@ nothing is copied. What is in a transport's pipe waits to be sent like its piece
 #define MOST_EVENTS 64          /* of one call of `poll`: other callbacks of the loop take turns with it */
 #define MOST_ACCEPTED 32        /* connections of one event: other workers want some, too */
 #define READ_SIZE (256 * 1024)  /* bytes read at once of a long body */
-#define FIRST_READ (64 * 1024)  /* bytes read at once where it is not known that many come */
+#define FIRST_READ (80 * 1024)  /* where it is not known that many come: 64 KiB with a head are one read */
 #define LARGE_READ (64 * 1024)  /* after so many bytes the next read goes into an object of its own */
 #define MOST_PIECES 64          /* of one sendmsg */
 #define HIGH_WATER (64 * 1024)  /* asyncio's defaults */

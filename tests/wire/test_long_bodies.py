@@ -14,7 +14,7 @@ from .harness import COOKIE, Link, Upstream, proxy, until, variants
 
 HOST = b"Host: h\r\n"
 GET = b"GET /%d HTTP/1.1\r\n" + HOST + COOKIE + b"\r\n"
-SIZES = (30_000, 65_300, 65_536, 98_303, 98_304, 300_000, 1 << 20, 3_000_001)
+SIZES = (30_000, 65_536, 81_800, 81_920, 114_687, 114_688, 300_000, 1 << 20, 3_000_001)
 HEAD_END = b"\r\n\r\n"
 
 
