@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,11 +104,11 @@ def _count(
     """Return the instructions of a request of each client: the least of several repetitions."""
     with bench.proxy(name, peer, counted=True) as (server, site):
         counter = Counter(server, site.folder)
-        with _of_new_users(site.port) as anyone:
+        with closing(_of_new_users(site.port)) as anyone:
             anyone.send(_WARM_UP)
         costs = []
         for client in clients:
-            with client(site.port) as one:
+            with closing(client(site.port)) as one:
                 one.send(requests)
                 found = []
                 for _ in range(_REPETITIONS):

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def hosts(peer: Ours) -> list[str]:
 
 def _answers(site: Site, to: Sequence[str]) -> bool:
     try:
-        with InTurn(site.port, to) as client:
+        with closing(InTurn(site.port, to)) as client:
             client.send(1)
     except OSError:
         return False
@@ -120,7 +120,7 @@ def instructions(
     with bench.proxy(name, peer, counted=True) as (server, site):
         counter = Counter(server, site.folder)
         found = []
-        with InTurn(site.port, to, connections) as client:
+        with closing(InTurn(site.port, to, connections)) as client:
             client.send(requests)
             for _ in range(_REPETITIONS):
                 counter.start()

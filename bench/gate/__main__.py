@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -284,7 +285,7 @@ def _measure(method: str, requests: int, seconds: float, build: Ours) -> Measure
 
 def _cost(site: Site, kind: Kind, meter: Callable[[Client, int], float], count: int) -> float:
     """Return what one of ``count`` requests costs, after some to warm up."""
-    with kind.client(site.tls_port if kind.tls else site.port) as client:
+    with closing(kind.client(site.tls_port if kind.tls else site.port)) as client:
         client.send(max(1, count // 4))
         return meter(client, count)
 

@@ -6,7 +6,6 @@ import socket
 from array import array
 from collections.abc import Iterator
 from random import Random
-from types import TracebackType
 from typing import Final
 
 from bench.harness.ports import HOST
@@ -59,15 +58,8 @@ class Recorder:
         self._traffic = Traffic()
         self._socket = socket.create_connection((HOST, port), timeout=_SECONDS)
 
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close what it has opened."""
         self._socket.close()
 
     def send(self, count: int) -> int:

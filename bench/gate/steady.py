@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 import socket
 import ssl
-from types import TracebackType
 
 from bench.harness.ports import HOST
 from bench.loads import ANSWER_BYTES, COOKIE, Load
@@ -49,15 +48,8 @@ class Steady:
         self._session: ssl.SSLSession | None = None
         self._sockets = [] if fresh else [self._connect() for _ in range(connections)]
 
-    def __enter__(self) -> Steady:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close what it has opened."""
         for connection in self._sockets:
             connection.close()
 

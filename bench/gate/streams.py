@@ -7,7 +7,6 @@ any client that repeats itself.
 from __future__ import annotations
 
 import socket
-from types import TracebackType
 
 from hpack import Encoder
 
@@ -51,15 +50,8 @@ class Streams:
         )
         self._exchange([first])
 
-    def __enter__(self) -> Streams:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close what it has opened."""
         self._socket.close()
 
     def send(self, count: int) -> int:

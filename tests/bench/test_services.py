@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def test_as_many_services_as_asked_for_and_as_many_releases(tmp_path: Path) -> N
 def test_a_connection_is_of_one_host_if_there_are_as_many() -> None:
     with socket.create_server((HOST, 0)) as server:
         to = ["a.bench", "b.bench", "c.bench"]
-        with InTurn(server.getsockname()[1], to, connections=3) as client:
+        with closing(InTurn(server.getsockname()[1], to, connections=3)) as client:
             sent = [client._next() for _ in range(9)]
     named = [re.findall(rb"Host: (\S+)", request)[0].decode() for request in sent]
     assert named[:3] == named[3:6] == named[6:]
