@@ -6,7 +6,8 @@ import logging
 import mmap
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -107,15 +108,23 @@ def calls(act: Callable[[], None]) -> int:
     return found
 
 
-async def test_an_idle_service_without_requests_costs_next_to_nothing(
+@asynccontextmanager
+async def idle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> AsyncIterator[tuple[Proxy, ServiceControl, Clock]]:
+    """Run two services that tick when the clock says so; the first one is returned."""
     proxy = Proxy(tmp_path, cart=service("cart"), shop=service("shop"))
     clock = Clock(monkeypatch)
     async with proxy.control() as control:
         control._ticker.stop()
-        cart = control.services["cart"]
         proxy.serve()
+        yield proxy, control.services["cart"], clock
+
+
+async def test_an_idle_service_without_requests_costs_next_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with idle(tmp_path, monkeypatch) as (_, cart, clock):
         for _ in range(3):
             clock.turn(cart)
         assert not cart.is_due
@@ -127,12 +136,8 @@ async def test_the_log_has_the_first_failures_of_a_service_that_was_idle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    proxy = Proxy(tmp_path, cart=service("cart"), shop=service("shop"))
-    clock = Clock(monkeypatch)
-    async with proxy.control() as control:
-        control._ticker.stop()
-        cart, url = control.services["cart"], "http://127.0.0.1:9001"
-        proxy.serve()
+    async with idle(tmp_path, monkeypatch) as (proxy, cart, clock):
+        url = "http://127.0.0.1:9001"
         cells = proxy.block.service(0).worker(0)
         entry = Entry(identity(url), LocalState(True, 0), [])
         cells.endpoints.write(STABLE, [entry])
@@ -150,12 +155,8 @@ async def test_the_log_has_an_endpoint_of_an_idle_service_that_fails_its_health_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    proxy = Proxy(tmp_path, cart=service("cart"), shop=service("shop"))
-    clock = Clock(monkeypatch)
-    async with proxy.control() as control:
-        control._ticker.stop()
-        cart, url = control.services["cart"], "http://127.0.0.1:9001"
-        proxy.serve()
+    async with idle(tmp_path, monkeypatch) as (_, cart, clock):
+        url = "http://127.0.0.1:9001"
         for _ in range(TICKS):
             clock.turn(cart)
         cart.plane.outs.put(CHECK, STABLE, {url: "its health check failed"})
