@@ -230,6 +230,26 @@ async def test_an_end_is_sent_behind_a_body(path: Path) -> None:
     await sending
 
 
+async def test_a_body_comes_from_a_unix_socket(network: Network, path: Path) -> None:
+    ours, upstream = socket.socketpair()
+    ours.setblocking(False)
+    source = Source()
+    await network.open(ours, lambda: source)
+    data = body(MIB)
+    source.begin(path.sink, len(data))
+    path.sink.source = source
+    upstream.setblocking(False)
+    sending = asyncio.ensure_future(
+        asyncio.get_running_loop().sock_sendall(upstream, data + b"next")
+    )
+    assert await in_thread(lambda: receive(path.client, len(data))) == data
+    await sending
+    await until(lambda: source.data == b"next")
+    assert source.relayed_size == (len(data) if is_native(network) else 0)
+    upstream.close()
+    await until(lambda: "lost" in source.said)
+
+
 @pytest.mark.parametrize("rest", [b"", b"more"])
 async def test_what_follows_a_body_is_told_with_its_last_byte(
     network: Network, path: Path, rest: bytes
