@@ -90,6 +90,12 @@ async def test_a_pointer_behind_64_kib_is_followed(coding: str, size: int) -> No
     assert await count(chunked(packed, coding, size), EMPTY) == [FOUND]
 
 
+async def test_a_body_that_a_rule_reads_is_not_relayed_unread() -> None:
+    """Longer than what one read takes, so that the proxy could let the rest go by (``network.relay``)."""
+    body = json.dumps({"padding": "x" * 300 * 1024, "page": {"results": []}}).encode()
+    assert await count(sized(body), EMPTY) == [FOUND]
+
+
 async def test_a_misspelt_path_is_in_no_response() -> None:
     rule = "no_results: {when: {json: {pointer: /page/result, is: empty}}, bad: true}"
     assert await count(sized(LONG), rule) == [OutcomeCounts(1, 0, 1, 0, blind())]
