@@ -47,6 +47,13 @@ def _bin_of(count: i64) -> i64:
     return _BINS[count] if count < _BINNED else bin_of(count)
 
 
+def step_of(n: i64) -> i64:
+    """Return bits that are 0 in each count above ``n`` with which a bin begins; ``n`` is 32 or more."""
+    if n < 64:
+        return 1
+    return 3 if n < 256 else 15
+
+
 def middle_of(at: int) -> float:
     """Return the middle of a bin."""
     if at < 32:

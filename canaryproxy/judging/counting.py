@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from canaryproxy.judging.cells import cell_of
+from canaryproxy.judging.cells import cell_of, step_of
 from canaryproxy.judging.flat import i32, i64, vec
 from canaryproxy.judging.history import EVENTS_SHIFT as OF_EVENTS
 from canaryproxy.judging.history import MOST, Expectation, History
@@ -19,24 +19,13 @@ from canaryproxy.judging.rows import (
     ONE_EVENT,
     TRIALS,
     Rows,
+    class_of,
 )
 from canaryproxy.judging.tally import Tally
 from canaryproxy.judging.units import ROW_BITS, Lottery, Units, VirtualCanaries
 
 _MOST_MOVED: Final = 512
 """Units that may have moved before the looks know."""
-
-
-def class_of(note: i64) -> i64:
-    """Return the class in a note."""
-    return (note & CLASS_MASK) >> CLASS_SHIFT
-
-
-def step_of(n: i64) -> i64:
-    """Return bits that are 0 in each count above ``n`` with which a bin begins; ``n`` is 32 or more."""
-    if n < 64:
-        return 1
-    return 3 if n < 256 else 15
 
 
 class Counting:

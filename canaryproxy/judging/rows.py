@@ -22,6 +22,11 @@ TRIALS: Final = (1 << EVENTS_SHIFT) - 1
 ONE_EVENT: Final = 1 << EVENTS_SHIFT
 
 
+def class_of(note: i64) -> i64:
+    """Return the class in a note."""
+    return (note & CLASS_MASK) >> CLASS_SHIFT
+
+
 class Rows:
     """By row: trials and events together and the cell (for looks), a note, and who was looked up in rounds.
 
@@ -51,7 +56,10 @@ class Rows:
 
     def class_of(self, row: int) -> int:
         """Return the class of a unit that has had a trial."""
-        return (self.notes[row] & CLASS_MASK) >> CLASS_SHIFT if self._has_sums else 0
+        if not self._has_sums:
+            return 0
+        note: int = self.notes[row]
+        return class_of(note)
 
     def open(self, bit: int) -> None:
         """A round begins at this bit: forget who was looked up in an earlier one."""

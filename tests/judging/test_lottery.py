@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from canaryproxy.judging.bets import PRIOR_A, PRIOR_C, Bets, Factors
-from canaryproxy.judging.cells import bin_of, cell_of, middle_of, stake_of_look
-from canaryproxy.judging.counting import step_of
+from canaryproxy.judging.cells import bin_of, cell_of, middle_of, stake_of_look, step_of
 from canaryproxy.judging.evidence import Direction
 from canaryproxy.judging.history import Expectation
 from canaryproxy.judging.lottery import (
