@@ -77,6 +77,11 @@ class EventInbox:
         del self._words[:-_MOST_WORDS]
         return by_user
 
+    @property
+    def has_words(self) -> bool:
+        """Whether there are events of users since the last tick."""
+        return bool(self._words)
+
     def take(self) -> list[int]:
         """Return the records of the events of users since the last call."""
         words, self._words = self._words, []

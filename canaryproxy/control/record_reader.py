@@ -60,6 +60,11 @@ class RecordReader:
         self._names = [(ring, 0) for ring in names]
         self.counts = RecordCounts()
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether anything has been written since the last call of ``drain`` or ``skip``."""
+        return any(ring.written != ring.read for ring, _, _ in self._rings)
+
     def drain(self) -> Drained:
         """Return what has been written since the last call."""
         parts = [_unread(ring, began) for ring, began, _ in self._rings]

@@ -58,6 +58,8 @@ class Sampler:
         self._reader = reader
         self._settings = settings
         self._inbox = EventInbox()
+        self._ended: tuple[int, ...] = ()
+        """Requests of each variant that had ended at the last sample."""
         self._front = FrontWatch()
         self._keys = KeyCounter()
         self._told = False
@@ -116,6 +118,15 @@ class Sampler:
         signed = self._settings.split.sticky.sign is not None
         return self._inbox.post(events, table, signed=signed)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether requests ended, left records, or events were posted since the last sample."""
+        has_unread = self._reader is not None and self._reader.has_unread
+        return has_unread or self._inbox.has_words or self._ended != self._finished()
+
+    def _finished(self) -> tuple[int, ...]:
+        return tuple([cells[counters.FINISHED] for cells in self._cells.variants])
+
     def drain(self, now: float, cohort: str | None = None) -> Drained:
         """Take the records since the last sample, for people only; ``cohort``: they are of its users."""
         if self._reader is None:
@@ -150,6 +161,7 @@ class Sampler:
         proxy follows a front, it is the front's split that was drawn, and it is compared in place of ours.
         """
         cohort = table.drawn_cohort
+        self._ended = self._finished()
         drained = self.drain(now, cohort)
         sample = Sample(
             self._counts(STABLE),

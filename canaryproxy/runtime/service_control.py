@@ -33,6 +33,7 @@ from canaryproxy.release.circuit import Record
 from canaryproxy.runtime.health_checks import HealthChecks
 from canaryproxy.runtime.shared_plane import SharedPlane
 from canaryproxy.runtime.status_line import status_line
+from canaryproxy.runtime.ticker import IDLE_TICKS, QUIET_TICKS
 from canaryproxy.runtime.workers import Workers
 from canaryproxy.tls.files import Files
 
@@ -235,9 +236,14 @@ class ServiceControl:
     # The tick
 
     @property
-    def is_due(self) -> bool:
-        """Whether it needs the next tick: it is not idle, or has just changed."""
-        return self._has_changed or not self._is_idle
+    def period(self) -> int:
+        """Of how many ticks it needs one: each that brings something to judge, or follows a change."""
+        if self._has_changed:
+            return 1
+        if self._is_idle:
+            return IDLE_TICKS
+        may_wait = self.controller.ledger.service is not None and self.config.fleet is None
+        return QUIET_TICKS if may_wait and not self.controller.sampler.has_news else 1
 
     @property
     def _is_idle(self) -> bool:

@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 IDLE_TICKS: Final = 10
 """An idle service is due at every tenth tick: once a second. The services take turns."""
+QUIET_TICKS: Final = 5
+"""One whose release has no requests is due twice a second, and at the next tick once it has one."""
 SLICE: Final = 0.000_5
 LONGEST_SLICE: Final = 0.02
 _SHARE: Final = 1 / 3
@@ -36,8 +38,8 @@ class Service(Protocol):
     """A service, as its clock knows it."""
 
     @property
-    def is_due(self) -> bool:
-        """Whether it needs every tick for now."""
+    def period(self) -> int:
+        """Of how many ticks it needs one for now."""
 
     def parts(self) -> Iterator[None]:
         """Read the counters, and act on the verdict, in parts."""
@@ -120,7 +122,7 @@ class Ticker:
         self._turn += 1
         self._began = self._paused = self._clock()
         for at, service in enumerate(self._services(), self._turn):
-            if at % IDLE_TICKS == 0 or service.is_due:
+            if at % service.period == 0:
                 self._due.append(service)
 
     def _go_on(self) -> None:

@@ -107,7 +107,7 @@ class Replica(World):
         """That of the last sample: the table may be newer."""
         return self.authority._evidence.sample.epoch
 
-    is_due = True
+    period = 1
 
     def parts(self) -> Iterator[None]:
         yield from self.controller.parts()

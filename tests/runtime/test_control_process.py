@@ -15,6 +15,7 @@ import pytest
 
 from canaryproxy import config as configuration
 from canaryproxy.config import Config
+from canaryproxy.control.event_inbox import PostedEvent
 from canaryproxy.measure import counters
 from canaryproxy.measure import shared_memory as shared
 from canaryproxy.measure.routing import CANARY, STABLE, RouteTable
@@ -23,6 +24,7 @@ from canaryproxy.release import circuit, rollout
 from canaryproxy.release.rollout import Refused
 from canaryproxy.runtime.control_process import ControlPlane
 from canaryproxy.runtime.service_control import ServiceControl
+from canaryproxy.runtime.ticker import IDLE_TICKS, QUIET_TICKS
 
 DEADLINE = 30.0
 JUDGE = {"baseline": "0s"}
@@ -344,18 +346,34 @@ async def test_an_act_or_a_reload_makes_an_idle_service_due_at_once(tmp_path: Pa
         for _ in range(11):
             control._ticker.tick()
         cart, shop = control.services["cart"], control.services["shop"]
-        assert not cart.is_due
-        assert not shop.is_due
+        assert cart.period == shop.period == IDLE_TICKS
         await cart.controller.act_and_save(rollout.SetWeight(5))
-        assert cart.is_due, "users are on the canary"
+        assert cart.period == 1, "users are on the canary"
         proxy.write({"cart": service("cart"), "shop": service("shop", split={"salt": "x"})})
         control.reloader.reload()
-        assert shop.is_due
+        assert shop.period == 1
         control._ticker.tick()
-        assert not shop.is_due
-        assert cart.is_due
+        assert (cart.period, shop.period) == (QUIET_TICKS, IDLE_TICKS)
         shop.controller.act(circuit.Trip("by hand"))
-        assert shop.is_due, "its circuit is open"
+        assert shop.period == 1, "its circuit is open"
+
+
+async def test_a_release_without_requests_is_due_at_once_when_there_is_something_to_judge(
+    tmp_path: Path,
+) -> None:
+    judge = {**JUDGE, "metrics": {"business": {"outcome": "events"}}}
+    proxy = Proxy(tmp_path, cart=service("cart", release=RELEASE, judge=judge))
+    async with proxy.control() as control:
+        control._ticker.stop()
+        cart = control.services["cart"]
+        control._ticker.tick()
+        assert cart.period == QUIET_TICKS
+        proxy.block.service(0).worker(0).records.write(0, 0, 0)
+        assert cart.period == 1, "a worker has written a record"
+        control._ticker.tick()
+        assert cart.period == QUIET_TICKS
+        cart.control.post_events([PostedEvent(key="ann")])
+        assert cart.period == 1, "an event was posted"
 
 
 async def test_a_breach_reaches_the_table_within_a_tick(tmp_path: Path) -> None:

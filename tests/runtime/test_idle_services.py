@@ -19,6 +19,7 @@ from canaryproxy.measure.shared_memory import CHECK, MOST_SERVICES, Block, Servi
 from canaryproxy.runtime import service_control
 from canaryproxy.runtime.service_control import ServiceControl
 from canaryproxy.runtime.shared_block import SharedBlock
+from canaryproxy.runtime.ticker import IDLE_TICKS
 from canaryproxy.runtime.worker import Worker
 
 from .test_control_process import Proxy, service
@@ -127,7 +128,7 @@ async def test_an_idle_service_without_requests_costs_next_to_nothing(
     async with idle(tmp_path, monkeypatch) as (_, cart, clock):
         for _ in range(3):
             clock.turn(cart)
-        assert not cart.is_due
+        assert cart.period == IDLE_TICKS
         found = sorted(calls(lambda: clock.turn(cart)) for _ in range(5))
         assert found[2] <= MOST_CALLS, found
 

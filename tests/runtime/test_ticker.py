@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from canaryproxy.runtime.ticker import IDLE_TICKS, LONGEST_SLICE, SLICE, Ticker
+from canaryproxy.runtime.ticker import IDLE_TICKS, LONGEST_SLICE, QUIET_TICKS, SLICE, Ticker
 
 
 class Service:
     """Its tick has some parts; ``act`` is called in each of them."""
 
     def __init__(
-        self, *, is_due: bool = False, parts: int = 1, act: Callable[[], None] = lambda: None
+        self, *, period: int = IDLE_TICKS, parts: int = 1, act: Callable[[], None] = lambda: None
     ) -> None:
-        self.is_due = is_due
+        self.period = period
         self.ticks = self.done = 0
         self._parts = parts
         self._act = act
@@ -47,12 +47,12 @@ class Clock:
         return act
 
 
-def test_an_idle_service_ticks_once_a_second_and_others_at_every_tick() -> None:
-    idle, due = Service(), Service(is_due=True)
-    ticker = Ticker(lambda: None, lambda: [idle, due])
-    for _ in range(3 * IDLE_TICKS):
+def test_a_service_ticks_as_often_as_it_needs_to() -> None:
+    idle, quiet, busy = Service(), Service(period=QUIET_TICKS), Service(period=1)
+    ticker = Ticker(lambda: None, lambda: [idle, quiet, busy])
+    for _ in range(30):
         ticker.tick()
-    assert (idle.ticks, due.ticks) == (3, 3 * IDLE_TICKS)
+    assert (idle.ticks, quiet.ticks, busy.ticks) == (3, 6, 30)
 
 
 def test_idle_services_take_turns() -> None:
@@ -69,7 +69,7 @@ def test_idle_services_take_turns() -> None:
 
 def test_the_worker_ticks_once_and_before_the_services() -> None:
     order: list[str] = []
-    service = Service(is_due=True, act=lambda: order.append("service"))
+    service = Service(period=1, act=lambda: order.append("service"))
     Ticker(lambda: order.append("worker"), lambda: [service, service]).tick()
     assert order == ["worker", "service", "service"]
 
@@ -80,7 +80,7 @@ def test_an_error_in_a_part_keeps_no_other_service_from_its_tick(
     def fail() -> None:
         raise RuntimeError("a defect")
 
-    services = [Service(is_due=True, act=fail, parts=3), Service(is_due=True)]
+    services = [Service(period=1, act=fail, parts=3), Service(period=1)]
     Ticker(lambda: None, lambda: services).tick()
     assert [one.done for one in services] == [1, 1]
     assert "a defect" in caplog.text
@@ -97,7 +97,7 @@ def test_what_comes_in_during_a_tick_is_read_between_two_slices() -> None:
         order.append("part")
         clock.now += SLICE
 
-    service = Service(is_due=True, parts=6, act=act)
+    service = Service(period=1, parts=6, act=act)
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
@@ -114,7 +114,7 @@ def test_what_comes_in_during_a_tick_is_read_between_two_slices() -> None:
 
         ours.setblocking(False)
         loop.add_reader(ours, read)
-        last = Service(is_due=True, act=ended)
+        last = Service(period=1, act=ended)
         ticker = Ticker(lambda: None, lambda: [service, last], clock)
         ticker.start()
         await asyncio.wait_for(done, 30)
@@ -146,7 +146,7 @@ def slices(service: Service, clock: Clock, turn: float) -> list[int]:
 
 def test_a_slice_ends_with_the_part_in_which_its_time_is_over() -> None:
     clock = Clock()
-    service = Service(is_due=True, parts=100, act=clock.passes(1e-4))
+    service = Service(period=1, parts=100, act=clock.passes(1e-4))
     found = slices(service, clock, turn=0.0)
     assert sum(found) == 100
     assert max(found) * 1e-4 < SLICE + 2e-4
@@ -155,7 +155,7 @@ def test_a_slice_ends_with_the_part_in_which_its_time_is_over() -> None:
 @pytest.mark.parametrize("turn", [0.001, 0.01, 0.03])
 def test_the_judge_gets_a_quarter_of_a_loop_that_is_busy(turn: float) -> None:
     clock = Clock()
-    service = Service(is_due=True, parts=1000, act=clock.passes(1e-4))
+    service = Service(period=1, parts=1000, act=clock.passes(1e-4))
     middle = slices(service, clock, turn)[1:-1]
     for parts in middle:
         spent = parts * 1e-4
@@ -165,13 +165,13 @@ def test_the_judge_gets_a_quarter_of_a_loop_that_is_busy(turn: float) -> None:
 
 def test_a_turn_of_the_loop_that_takes_for_ever_does_not_make_a_slice_that_does() -> None:
     clock = Clock()
-    service = Service(is_due=True, parts=2000, act=clock.passes(1e-4))
+    service = Service(period=1, parts=2000, act=clock.passes(1e-4))
     assert max(slices(service, clock, turn=60.0)) * 1e-4 <= LONGEST_SLICE + 2e-4
 
 
 def test_a_tick_that_is_not_over_delays_the_next_but_not_the_worker() -> None:
     clock = Clock()
-    services = [Service(is_due=True, parts=2, act=clock.passes(SLICE)) for _ in range(2)]
+    services = [Service(period=1, parts=2, act=clock.passes(SLICE)) for _ in range(2)]
     worker: list[float] = []
 
     async def run() -> None:
@@ -195,7 +195,7 @@ def test_a_tick_that_is_not_over_delays_the_next_but_not_the_worker() -> None:
 
 def test_no_service_ticks_after_the_clock_has_stopped_or_the_service_is_gone() -> None:
     clock = Clock()
-    services = [Service(is_due=True, parts=2, act=clock.passes(SLICE)) for _ in range(4)]
+    services = [Service(period=1, parts=2, act=clock.passes(SLICE)) for _ in range(4)]
 
     async def run() -> None:
         ticker = Ticker(lambda: None, lambda: list(services), clock)
