@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from aiohttp.test_utils import TestServer
 
 from tests.admin.fake import TOKEN, Client
 from tests.ports import free_port
+from tests.system.processes import Process
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Proxy(Client):
 
     url: str = ""
     """Where users come in."""
-    process: asyncio.subprocess.Process | None = None
+    process: Process | None = None
 
     async def release(self) -> dict[str, Any]:
         """Return the release document."""
@@ -95,26 +95,20 @@ async def proxy(folder: Path) -> AsyncIterator[Proxy]:
         )
         file = folder / "canaryproxy.yaml"
         file.write_text(text)
-        log = (folder / "log").open("wb")
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "canaryproxy", "run", "-c", str(file), stdout=log, stderr=log
-        )
+        process = Process("-m", "canaryproxy", "run", "-c", str(file), folder=folder)
         running = Proxy(
             f"{folder}/admin.sock", admin, url=f"http://127.0.0.1:{port}/", process=process
         )
         try:
             async with asyncio.timeout(60):
                 while not await _is_ready(running):
-                    assert process.returncode is None, (folder / "log").read_text()
+                    assert process.child.poll() is None, process.log.read_text()
                     await asyncio.sleep(0.02)
             yield running
         finally:
             for writer in running.writers:
                 writer.transport.abort()
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
-            log.close()
+            process.end()
 
 
 async def _is_ready(running: Proxy) -> bool:

@@ -66,7 +66,7 @@ class Skewed(Proxy):
     """A proxy whose wall clock is ours plus what is in a file."""
 
     def __init__(self, *arguments: str, folder: Path) -> None:
-        Process.__init__(self, *arguments, folder=folder)
+        Process.__init__(self, *arguments, folder=folder, fresh=True)
 
     def hours_off(self) -> int:
         """How far its log's clock is from ours."""

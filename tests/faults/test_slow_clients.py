@@ -39,7 +39,7 @@ def test_slow_clients_are_ended_and_users_do_not_notice(tmp_path: Path, form: st
     seconds, connections = 6, 300
     with (
         upstream(tmp_path, "s") as (_, stable),
-        proxy(tmp_path, variants([stable]), LIMITS % 2000) as running,
+        proxy(tmp_path, variants([stable]), LIMITS % 2000, fresh=True) as running,
     ):
         path = "/zeros?1000000" if form == "slow readers" else "/"
         attack = [
@@ -75,7 +75,7 @@ def test_thousands_of_connections_are_kept_and_served(tmp_path: Path) -> None:
     each = CONNECTIONS // crowds
     with (
         upstream(tmp_path, "s") as (_, stable),
-        proxy(tmp_path, variants([stable]), more) as running,
+        proxy(tmp_path, variants([stable]), more, fresh=True) as running,
         contextlib.ExitStack() as stack,
     ):
         before = _resident(running.pid)

@@ -61,7 +61,7 @@ def proxied(folder: Path, more: str = "", canary: bool = False) -> Iterator[Serv
             f'  {name}: {{endpoints: ["h2c://127.0.0.1:{port}"]}}'
             for name, port in zip(("stable", "canary"), ports, strict=False)
         ]
-        running = Services(folder, "\n".join(("variants:", *lines)), more)
+        running = Services(folder, "\n".join(("variants:", *lines)), more, fresh=True)
         running.ports = ports
         stack.callback(running.end)
         until(running.serves, "proxy")

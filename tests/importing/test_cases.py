@@ -23,6 +23,7 @@ from aiohttp.test_utils import TestServer
 from canaryproxy import config
 from tests.importing.cases import CASES, SOURCES, Case, expected, imported
 from tests.ports import free_port
+from tests.system.processes import Process
 
 USERS = 200
 
@@ -123,24 +124,20 @@ async def test_proxy_splits_as_the_source_says(case: Case, tmp_path: Path) -> No
         file = tmp_path / "canaryproxy.yaml"
         ports = {"stable": stable.port, "canary": canary.port}
         file.write_text(localised(expected(case).read_text(), tmp_path, port, ports))
-        with (tmp_path / "log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "canaryproxy", "run", "-c", str(file), stdout=log, stderr=log
-            )
+        process = Process("-m", "canaryproxy", "run", "-c", str(file), folder=tmp_path)
         try:
             await at_weight(case.weight, tmp_path, process)
             await check(case, port)
         finally:
-            process.terminate()
-            await process.wait()
+            process.end()
 
 
-async def at_weight(weight: float, folder: Path, process: asyncio.subprocess.Process) -> None:
+async def at_weight(weight: float, folder: Path, process: Process) -> None:
     """Wait until the proxy runs at a weight."""
     connector = aiohttp.UnixConnector(f"{folder}/admin.sock")
     async with asyncio.timeout(60), aiohttp.ClientSession(connector=connector) as session:
         while True:
-            assert process.returncode is None, (folder / "log").read_text()
+            assert process.child.poll() is None, process.log.read_text()
             try:
                 async with session.get("http://localhost/v1/release") as answer:
                     if (await answer.json())["weight"] == weight:

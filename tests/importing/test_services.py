@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import subprocess
-import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from canaryproxy.importing.shares import Wanted
 from canaryproxy.measure.service_table import ServiceTable
 from tests.importing.cases import EXPECTED, SOURCES, read_files
 from tests.ports import free_port
+from tests.system.processes import Process
 
 USERS = 100
 
@@ -136,27 +136,21 @@ async def test_proxy_splits_each_service_as_the_source_says(file: str, tmp_path:
                 one["endpoints"] = [f"http://127.0.0.1:{server.port}"]
         path = tmp_path / "canaryproxy.yaml"
         path.write_text(json.dumps(tree))
-        with (tmp_path / "log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "canaryproxy", "run", "-c", str(path), stdout=log, stderr=log
-            )
+        process = Process("-m", "canaryproxy", "run", "-c", str(path), folder=tmp_path)
         try:
             await at_weights({part.name: part.weight for part in SERVICES[file]}, tmp_path, process)
             for part in SERVICES[file]:
                 await check(part, port)
         finally:
-            process.terminate()
-            await process.wait()
+            process.end()
 
 
-async def at_weights(
-    weights: dict[str, float], folder: Path, process: asyncio.subprocess.Process
-) -> None:
+async def at_weights(weights: dict[str, float], folder: Path, process: Process) -> None:
     """Wait until each service runs at its weight."""
     connector = aiohttp.UnixConnector(f"{folder}/admin.sock")
     async with asyncio.timeout(60), aiohttp.ClientSession(connector=connector) as session:
         while True:
-            assert process.returncode is None, (folder / "log").read_text()
+            assert process.child.poll() is None, process.log.read_text()
             try:
                 async with session.get("http://localhost/v1/services") as answer:
                     found = (await answer.json())["services"]

@@ -145,7 +145,7 @@ class Soak:
 
     @contextlib.contextmanager
     def _proxy(self) -> Iterator[Proxy]:
-        proxy = Proxy(self._folder, self._variants(), self._more(2))
+        proxy = Proxy(self._folder, self._variants(), self._more(2), fresh=True)
         try:
             until(lambda: answers(proxy.port) and proxy.socket.exists(), "the proxy")
             yield proxy

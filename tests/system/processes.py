@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.ports import free_port
+from tests.zygote import Fork
 
 DEADLINE = 60.0
 HERE = Path(__file__).parent
@@ -43,14 +44,21 @@ def answers(port: int, host: str = "127.0.0.1") -> bool:
 
 
 class Process:
-    """A child that is ended by pid, whatever happens."""
+    """A program in Python that is ended by pid, whatever happens.
 
-    def __init__(self, *arguments: str, folder: Path) -> None:
+    ``fresh`` starts an interpreter, as a test of memory or of what is imported needs it.
+    """
+
+    child: subprocess.Popen[bytes] | Fork
+
+    def __init__(self, *arguments: str, folder: Path, fresh: bool = False) -> None:
         self.log = folder / f"{arguments[1].rpartition('/')[2]}-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
-            self.child = subprocess.Popen(
-                [sys.executable, *arguments], cwd=folder, stdout=log, stderr=log
-            )
+            if fresh:
+                command = [sys.executable, *arguments]
+                self.child = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+            else:
+                self.child = Fork(arguments, cwd=folder, output=log)
 
     @property
     def pid(self) -> int:
@@ -64,6 +72,7 @@ class Process:
 
     def memory(self, field: str = "VmHWM") -> int:
         """Return bytes from /proc: ``VmHWM`` is the most that was ever resident."""
+        assert not isinstance(self.child, Fork), "what it shares with others is not all counted"
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith(field):
                 return int(line.split()[1]) * 1024
@@ -96,7 +105,13 @@ class Proxy(Process):
     OPTIONS: tuple[str, ...] = ()
 
     def __init__(
-        self, folder: Path, variants: str, more: str = "", admin: int | None = None
+        self,
+        folder: Path,
+        variants: str,
+        more: str = "",
+        admin: int | None = None,
+        *,
+        fresh: bool = False,
     ) -> None:
         self.port = free_port()
         self.socket = folder / "admin.sock"
@@ -106,7 +121,8 @@ class Proxy(Process):
             f"listen: 127.0.0.1:{self.port}\n"
             f"admin: {{socket: {self.socket}{listen}}}\n{variants}\n{more}\n"
         )
-        super().__init__(*self.COMMAND, "-c", str(path), *self.OPTIONS, folder=folder)
+        command = (*self.COMMAND, "-c", str(path), *self.OPTIONS)
+        super().__init__(*command, folder=folder, fresh=fresh)
 
     def serves(self) -> bool:
         """Tell whether it said so."""
@@ -136,9 +152,16 @@ class Proxy(Process):
 
 
 @contextlib.contextmanager
-def proxy(folder: Path, variants: str, more: str = "", admin: int | None = None) -> Iterator[Proxy]:
+def proxy(
+    folder: Path,
+    variants: str,
+    more: str = "",
+    admin: int | None = None,
+    *,
+    fresh: bool = False,
+) -> Iterator[Proxy]:
     """Run the proxy until the block ends."""
-    process = Proxy(folder, variants, more, admin)
+    process = Proxy(folder, variants, more, admin, fresh=fresh)
     try:
         # Its sockets listen before it can be told anything, by a signal for instance.
         until(lambda: process.serves() or process.child.poll() is not None, "proxy")

@@ -185,6 +185,7 @@ def reload_under_load(
             folder,
             text_of(0, (first, second)),
             f"workers: {workers}\nstate: {folder}/state.json\n",
+            fresh=True,
         ) as running,
     ):
         path = folder / "proxy.yaml"

@@ -55,7 +55,7 @@ def take(client: socket.socket, mark: bytes) -> bytes:
 def test_a_gibibyte_in_chunks_up_and_down_in_little_memory(tmp_path: Path) -> None:
     with (
         chunks(tmp_path) as port,
-        proxy(tmp_path, variants([port])) as running,
+        proxy(tmp_path, variants([port]), fresh=True) as running,
         connect(running.port) as client,
     ):
         chunk = b"100000\r\n" + bytes(MIB) + b"\r\n"
@@ -86,7 +86,7 @@ def grows_not(running: Proxy, seconds: float = 1.0) -> None:
 
 
 def test_slow_readers_of_tunnels_and_chunks_do_not_make_memory_grow(tmp_path: Path) -> None:
-    with chunks(tmp_path) as port, proxy(tmp_path, variants([port])) as running:
+    with chunks(tmp_path) as port, proxy(tmp_path, variants([port]), fresh=True) as running:
         clients = [connect(running.port) for _ in range(20)]
         for number, client in enumerate(clients):
             if number % 2:

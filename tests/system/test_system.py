@@ -98,7 +98,10 @@ def test_one_of_two_stable_endpoints_is_killed_under_load_and_no_user_sees_it(
 
 @pytest.mark.slow
 def test_two_gibibytes_up_and_down_in_little_memory(tmp_path: Path) -> None:
-    with upstream(tmp_path, "s") as (_, port), proxy(tmp_path, variants([port])) as running:
+    with (
+        upstream(tmp_path, "s") as (_, port),
+        proxy(tmp_path, variants([port]), fresh=True) as running,
+    ):
         with socket.create_connection(("127.0.0.1", running.port)) as client:
             client.sendall(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (2 * GIB))
             piece = bytes(1 << 20)
@@ -127,7 +130,10 @@ def read_until(client: socket.socket, mark: bytes) -> bytes:
 
 
 def test_slow_readers_do_not_make_memory_grow(tmp_path: Path) -> None:
-    with upstream(tmp_path, "s") as (_, port), proxy(tmp_path, variants([port])) as running:
+    with (
+        upstream(tmp_path, "s") as (_, port),
+        proxy(tmp_path, variants([port]), fresh=True) as running,
+    ):
         clients = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(20)]
         for client in clients:
             client.sendall(b"GET /zeros?%d HTTP/1.1\r\nHost: h\r\n\r\n" % GIB)

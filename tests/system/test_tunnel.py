@@ -61,7 +61,7 @@ async def test_much_data_to_a_slow_reader(tmp_path: Path, way: str) -> None:
 
     async with serve(handle, "127.0.0.1", 0, compression=None, max_queue=1) as server:
         port = server.sockets[0].getsockname()[1]
-        with proxy(tmp_path, variants([port])) as running:
+        with proxy(tmp_path, variants([port]), fresh=True) as running:
             uri = f"ws://127.0.0.1:{running.port}/"
             async with connect(uri, compression=None, proxy=None, max_queue=1) as client:
                 await client.send(way)
