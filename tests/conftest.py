@@ -8,7 +8,7 @@ import signal
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["pytester", "tests.second_chance"]
+pytest_plugins = ["pytester", "tests.forks", "tests.second_chance"]
 
 # A slow machine is not a failure. The same code draws the same examples; `make fuzz` draws others each time.
 settings.register_profile("canaryproxy", deadline=None, derandomize="SEARCH" not in os.environ)

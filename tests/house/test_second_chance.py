@@ -22,7 +22,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *more: str) 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makefile(".ini", pytest="[pytest]\n")
-    plugins = ("xdist.plugin", "rerunfailures", "tests.second_chance")
+    plugins = ("xdist.plugin", "rerunfailures", "tests.forks", "tests.second_chance")
     return pytester.runpytest_subprocess(*(f"-p{name}" for name in plugins), *more)
 
 
@@ -38,7 +38,7 @@ def fails_at_first(pytester: pytest.Pytester, folder: str, *names: str) -> None:
         write(pytester, folder, name, text)
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+@pytest.mark.parametrize("workers", [(), ("-n", "2"), ("--forks", "2")])
 def test_rerun_passes_is_named_and_is_green(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: tuple[str, ...]
 ) -> None:
@@ -54,7 +54,7 @@ def test_rerun_passes_is_named_and_is_green(
     assert (pytester.path / "build" / "notes.txt").read_text().splitlines() == named
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+@pytest.mark.parametrize("workers", [(), ("-n", "2"), ("--forks", "2")])
 def test_more_reruns_than_allowed_fail_the_run(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: tuple[str, ...]
 ) -> None:
@@ -108,7 +108,7 @@ def test_a_test_without_processes_has_no_second_chance(
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+@pytest.mark.parametrize("workers", [(), ("-n", "2"), ("--forks", "2")])
 def test_skips_are_listed_by_reason(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: tuple[str, ...]
 ) -> None:
