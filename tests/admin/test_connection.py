@@ -91,7 +91,7 @@ async def test_many_slow_heads_block_nobody(tmp_path: Path) -> None:
                 writer.write(b"GET /v1/release HTTP/1.1\r\nX-")
                 held.append((reader, writer))
             await alive(served)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             for reader, _ in held[:50]:
                 with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
                     await reader.readexactly(1)
@@ -107,12 +107,12 @@ async def test_what_is_being_worked_on_is_not_given_up(tmp_path: Path) -> None:
         for number in range(3):
             reader, writer = await served.connect()
             writer.write(b"GET /v1/stream HTTP/1.1\r\nHost: x\r\n\r\n")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE):
                 await reader.readuntil(b"event: release")
             busy.append((reader, writer))
             assert number < 3
         reader, writer = await served.connect()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
             with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
                 await reader.readexactly(1)
@@ -125,7 +125,7 @@ async def test_what_is_being_worked_on_is_not_given_up(tmp_path: Path) -> None:
             except (ConnectionError, AssertionError):
                 return False
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             while not await again():  # noqa: ASYNC110  # it is the server that changes
                 await asyncio.sleep(0.01)
         for _, writer in busy:
@@ -228,7 +228,7 @@ async def test_what_must_not_wait_does_not(tmp_path: Path, monkeypatch: pytest.M
         assert (await served.ask("GET", "/readyz", over="tcp")).status == 200
         reader, writer = await served.connect()
         writer.write(b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             await reader.readuntil(b"event: release")
         for over in ("tcp", "unix"):
             answer = await served.ask(

@@ -74,7 +74,7 @@ async def answering(answer: bytes, seen: list[bytes] | None = None) -> AsyncIter
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await ended.wait()
 
 

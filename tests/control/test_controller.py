@@ -169,7 +169,7 @@ async def test_what_is_acknowledged_is_in_force_whatever_else_waits_for_the_disk
         def slow(document: dict[str, Any]) -> None:
             save(document)
             made_loop.call_soon_threadsafe(controller.note, "gate", "something else happens", {})
-            noted.wait(10)
+            noted.wait(60)
 
         made_loop, noted = asyncio.get_running_loop(), threading.Event()
         controller.subscribe(lambda _number, record: noted.set() if record.what == "gate" else None)

@@ -105,7 +105,7 @@ def test_slow_readers_of_tunnels_and_chunks_do_not_make_memory_grow(tmp_path: Pa
 
 
 def test_a_deaf_upstream_does_not_make_memory_grow(tmp_path: Path) -> None:
-    with chunks(tmp_path) as port, proxy(tmp_path, variants([port])) as running:
+    with chunks(tmp_path) as port, proxy(tmp_path, variants([port]), fresh=True) as running:
         clients = [connect(running.port) for _ in range(10)]
         stop = threading.Event()
 
@@ -133,7 +133,7 @@ def test_a_deaf_upstream_does_not_make_memory_grow(tmp_path: Path) -> None:
 
 
 def test_many_heads_that_are_never_finished_do_not_make_memory_grow(tmp_path: Path) -> None:
-    with chunks(tmp_path) as port, proxy(tmp_path, variants([port])) as running:
+    with chunks(tmp_path) as port, proxy(tmp_path, variants([port]), fresh=True) as running:
         clients = [connect(running.port) for _ in range(500)]
         for client in clients:
             client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nA: " + b"x" * 30_000)
@@ -277,7 +277,7 @@ def test_a_burst_of_connections_waits_and_is_not_dropped(tmp_path: Path) -> None
             with contextlib.ExitStack() as opened:
                 for number in range(burst):
                     client = opened.enter_context(socket.socket())
-                    client.settimeout(0.5)  # loopback answers at once, or the queue is full
+                    client.settimeout(DEADLINE)  # loopback answers, or the queue is full
                     assert client.connect_ex(("127.0.0.1", running.port)) == 0, number
         finally:
             running.kill(signal.SIGCONT)
