@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 
 from canaryproxy import config
 from canaryproxy.config import ConfigError
@@ -122,7 +121,7 @@ def example_with(example: int, path: tuple[Any, ...], try_: str) -> str:
     for part in path[:-1]:
         here = here[part]
     here[path[-1]] = try_.replace("{}", here[path[-1]])
-    return yaml.safe_dump(copy, sort_keys=False)
+    return json.dumps(copy)
 
 
 @pytest.mark.parametrize("text", [FULL, OTHER, BEHIND])
