@@ -126,6 +126,7 @@ class FleetEvidence:
                 lost=tick.lost,
                 accepted=here.accepted,
                 holds=here.holds,
+                shed=here.shed,
             )
             self.seen = self._combined.observe(tick.time, sample)
         if self._log.has_gap:

@@ -61,6 +61,7 @@ from canaryproxy.measure.records import (
     EPOCH_SHIFT,
     FAILED,
     FLAGS_SHIFT,
+    OVERDUE,
     POSITION_MASK,
     POSTED,
     STATUS_SHIFT,
@@ -271,7 +272,7 @@ class Judge:
                 if low <= position < high and step is not None:
                     step.post(position)
                 continue
-            watched = is_canary or flags & (FAILED | ABANDONED)
+            watched = is_canary or flags & (FAILED | ABANDONED | OVERDUE)
             status = first >> STATUS_SHIFT & 0x3FF
             if watched and not watch.add(position, status, flags, now, canary=is_canary):
                 continue
@@ -345,7 +346,7 @@ class Judge:
             )
         if (waiting := self._watch.not_up(now)) is not None:
             return waiting
-        return self._hearing.quiet(now)
+        return self._watch.shedding(now) or self._hearing.quiet(now)
 
     def _holds(
         self, now: float, verdicts: list[Verdict], silent: str | None, accepted: frozenset[str]

@@ -8,6 +8,7 @@ depend on who happens to be on stable, and the lottery would no longer be fair.
 metric            trial                        event
 ================  ===========================  =========================================================
 errors            ended, client still there    failed, broken, rescued; or the client gave up waiting
+                  or overdue                   overdue: no first byte within ``rescue.after``
 client_errors     answered below 500           4xx
 redirects         answered below 500           3xx, but not 304
 empty             the same, not HEAD           2xx without a body
@@ -216,6 +217,8 @@ def outcomes_of(record: Record, limits: Limits, *, warm: bool, hang: float) -> d
             found[LATENCY] = True
         if flags & records.STALLED:
             found[THROUGHPUT] = True
+        if flags & records.OVERDUE:
+            found[ERRORS] = True
         return found
     gone = bool(flags & records.CLIENT_GONE)
     abandoned = bool(flags & records.ABANDONED)
@@ -227,13 +230,15 @@ def outcomes_of(record: Record, limits: Limits, *, warm: bool, hang: float) -> d
             found[P50] = first_byte > limits.late_p50
             found[P95] = first_byte > limits.late_p95
             found[P99] = first_byte > limits.late_p99
-    if abandoned:
+    counts = not flags & records.OVERDUE  # else its early record is the trial
+    if abandoned and counts:
         found[ERRORS] = True
     if flags & records.TUNNEL:
         found[CONNECTIONS] = bool(flags & records.BROKEN)
     if gone:
         return found
-    found[ERRORS] = failed
+    if counts:
+        found[ERRORS] = failed
     if not flags & (records.STALLED | records.TUNNEL):
         found[THROUGHPUT] = False
     if status < 500 and not (failed and flags & (records.UNREACHED | records.RESCUED)):

@@ -15,6 +15,7 @@ from canaryproxy.judging.metrics import Limits, Record, RouteLimits
 from canaryproxy.judging.settings import BusinessRule
 from canaryproxy.measure.records import (
     NO_FIRST_BYTE,
+    OVERDUE,
     SIZE_SHIFT,
     STATUS_SHIFT,
     TYPE_SHIFT,
@@ -123,7 +124,8 @@ class Sorter:
             if record.trials >> slot & 1:
                 found[name] = bool(record.events >> slot & 1)
         rule = self._business
-        if rule is not None and metrics.ERRORS in found:
+        is_trial = metrics.ERRORS in found or bool(record.flags & OVERDUE)
+        if rule is not None and is_trial and record.ended:
             found[metrics.BUSINESS] = rule.slot is not None and bool(record.events >> rule.slot & 1)
         return Kind(record, found, self._takers)
 

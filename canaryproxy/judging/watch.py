@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from canaryproxy.config.text import count, duration
@@ -20,7 +21,7 @@ from canaryproxy.judging.rails import NONE, Rails, Raw
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.sight import Growth, Sight
 from canaryproxy.judging.silence import Silence
-from canaryproxy.judging.verdict import CLIENT_ERRORS, REQUESTS, UNREACHED, Counts, Sample
+from canaryproxy.judging.verdict import CLIENT_ERRORS, QUIET, REQUESTS, UNREACHED, Counts, Sample
 from canaryproxy.measure import records
 
 _STREAK = 3
@@ -61,7 +62,7 @@ class Watch:
         self._rails = None if rule is None else Rails(rule, self._was_failing)
         self._stable, self._canary = _Side(), _Side()
         self._failing: dict[int, int] = {}
-        self._abandoned = [0, 0]
+        self._unanswered = [0, 0]
         self.up_at: float | None = None
         """When the canary first responded; ``None``: it is not up yet."""
         self._down_since: float | None = None
@@ -73,6 +74,8 @@ class Watch:
         self._silence = None if settings.business is None else Silence(settings.business)
         self.answered = 0
         """Canary requests that ended."""
+        self._shed: int | None = None
+        self._shed_at = -inf
 
     def _was_failing(self, position: int) -> bool:
         return self._failing.get(position, 0) >= _FAILED_BEFORE
@@ -83,7 +86,11 @@ class Watch:
         if not canary:
             if failed and flags & records.ENDED and len(self._failing) < _MOST_FAILING:
                 self._failing[position] = self._failing.get(position, 0) + 1
-            self._abandoned[0] += bool(flags & records.ABANDONED)
+            waited = bool(flags & (records.OVERDUE | records.ABANDONED))
+            overdue, ended = bool(flags & records.OVERDUE), bool(flags & records.ENDED)
+            self._unanswered[0] += (
+                waited and overdue != ended
+            )  # an overdue one in flight, and not again
             return True
         if flags & records.UNREACHED and self.up_at is None:
             return False
@@ -92,7 +99,7 @@ class Watch:
         # A client that gave up waiting had been heard: a canary that hangs is not one that is not up.
         if self.up_at is None and (failed or not flags & records.CLIENT_GONE):
             self.up_at = now
-        self._abandoned[1] += bool(flags & records.ABANDONED)
+        self._unanswered[1] += bool(flags & records.ABANDONED)
         if flags & records.CLIENT_GONE and not failed:
             return True
         if not failed:
@@ -118,14 +125,17 @@ class Watch:
         """
         if self._silence is not None:
             self._silence.take(sample, by_users=heard)
+        before, self._shed = self._shed, sample.shed[0]
+        if before is not None and before < self._shed:
+            self._shed_at = now
         stable, canary = self._stable.gained(sample.stable), self._canary.gained(sample.canary)
         self.answered += canary.ended
         if self.up_at is None and canary.ended > self._canary.unreached:
             self.up_at = now
-        if any(self._abandoned):
-            stable += Raw(self._abandoned[0], self._abandoned[0])
-            canary += Raw(self._abandoned[1], self._abandoned[1])
-            self._abandoned = [0, 0]
+        if any(self._unanswered):
+            stable += Raw(self._unanswered[0], self._unanswered[0])
+            canary += Raw(self._unanswered[1], self._unanswered[1])
+            self._unanswered = [0, 0]
         for sight in self._sights.values():
             sight.take(now, sample)
         if self.up_at is None:
@@ -146,6 +156,12 @@ class Watch:
             f"the canary is not up yet: no connection for {waited}, given up after {limit}; "
             "stable answers its users"
         )
+
+    def shedding(self, now: float) -> str | None:
+        """Say that stable sheds load, or has just shed some: meanwhile requests leave no records."""
+        if now - self._shed_at > QUIET:
+            return None
+        return "stable sheds load (limits.shed_after): requests are not compared meanwhile"
 
     def silent(self, now: float) -> str | None:
         """Why the canary is suspect whatever the evidence: its last requests all failed."""

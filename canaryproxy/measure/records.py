@@ -69,6 +69,9 @@ POSTED: Final = 2048
 """No request: a business event that a service posted for the user at this position. The other words are 0."""
 SPLIT: Final = 4096
 """No request: what an epoch of the requests that follow a front means (``measure.followed``)."""
+OVERDUE: Final = 8192
+"""In flight it passed ``rescue.after`` without a first byte, and an early record said so: on either side, if
+it is a request that stable may answer in the canary's place, and whether stable does or not."""
 
 EVENT_STREAM: Final = 1
 """The content type of ``text/event-stream``."""

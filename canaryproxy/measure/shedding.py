@@ -73,6 +73,7 @@ class LoadLimit:
         "_calm_since",
         "_counts",
         "_ends",
+        "_is_late",
         "_most",
         "_not_before",
         "_overloaded",
@@ -96,6 +97,8 @@ class LoadLimit:
         self._counts: tuple[int, ...] = ()
         self._most: deque[tuple[int, float]] = deque()
         """Ten minutes by number, and the most responses in time of an endpoint in a second of them."""
+        self._is_late = False
+        """More than half of the responses came too late in the last window, or none came."""
         self._overloaded = self._useless = 0
         """Windows in a row."""
         self._silent_since = self._calm_since = 0.0
@@ -107,6 +110,7 @@ class LoadLimit:
         """Continue with another patience in seconds; ``None``: nothing is ever shed."""
         self._patience = patience
         if patience is None:
+            self._is_late = False
             self._stop()
 
     def take(self, other: LoadLimit) -> None:
@@ -117,6 +121,7 @@ class LoadLimit:
     def forget(self) -> None:
         """Begin anew: the variant is another version."""
         self._most.clear()
+        self._is_late = False
         self._stop()
 
     def observe(self, now: float, cells: Sequence[int], endpoints: int) -> None:
@@ -167,6 +172,7 @@ class LoadLimit:
         if quick + late or not over:
             self._silent_since = now
         is_late = late > quick or now - self._silent_since > self._patience
+        self._is_late = is_late
         if not self.sheds:
             self._overloaded = self._overloaded + 1 if is_late and over else 0
             if self._overloaded >= WINDOWS and now >= self._not_before:
@@ -185,6 +191,11 @@ class LoadLimit:
     def _stop(self) -> None:
         self.sheds = False
         self._overloaded = self._useless = 0
+
+    @property
+    def is_late(self) -> bool:
+        """It sheds load, or answered most of its requests too late in the last second."""
+        return self.sheds or self._is_late
 
     def refuses(self, in_flight: int, routing: Routing) -> bool:
         """Tell whether a request is refused; ``in_flight`` counts it."""

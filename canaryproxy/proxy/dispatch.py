@@ -7,6 +7,7 @@ from typing import Final
 from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.request import Request
 from canaryproxy.measure import counters
+from canaryproxy.measure.routing import STABLE
 from canaryproxy.measure.service_table import UNKNOWN_HOST
 from canaryproxy.proxy.context import ServiceContext, WorkerContext
 from canaryproxy.proxy.exchange import Exchange
@@ -94,7 +95,14 @@ def begin(exchange: Exchange) -> None:
     """Start an exchange, or refuse the request: its variant is over its measured limit."""
     service, variant = exchange.service, exchange.variant
     load = service.load
-    if load.sheds and load.of[variant].refuses(service.in_flight_of(variant), exchange.routing):
+    if not load.sheds:
+        exchange.start()
+        return
+    refused = load.of[variant].refuses(service.in_flight_of(variant), exchange.routing)
+    if load.of[STABLE].sheds:
+        # Whom stable refuses is no trial of stable's: then what the canary does meanwhile is none, either.
+        exchange.routing = exchange.routing.without_record()
+    if refused:
         exchange.shed()
     else:
         exchange.start()

@@ -132,9 +132,9 @@ class Exchange(Rescuer):
         return 0 if self._response is None else self._response.status
 
     def mark_late(self, now: float) -> None:
-        """Record the request as slow or stalled if it is by now, and note if its canary is overdue."""
+        """Record the request as slow, stalled or overdue if it is by now, and note if its canary is."""
         if self._request_done:
-            self.record_late(now - self._received)
+            self.record_late(now - self._received, overdue=self._has_waited(now))
             if self._is_overdue(now):
                 self.service.worker.overdue.append(self)
 
@@ -295,7 +295,7 @@ class Exchange(Rescuer):
     def shed(self) -> None:
         """Refuse the request in place of ``start``: its variant is over its measured limit.
 
-        It fails for the canary, and stable answers if it has room. For stable it is no trial.
+        It fails for the canary, and stable answers if it has room. It is no trial if stable is late, too.
         """
         self._failed(Reason.SHED)
 
@@ -365,6 +365,7 @@ class Exchange(Rescuer):
         ):
             if reason == Reason.FIRST_BYTE_TIMEOUT:
                 self._sink.await_response(now)
+            self._flags |= records.FAILED  # as if stable had to answer in the canary's place
             self.start()
         else:
             if rescue:
@@ -441,7 +442,9 @@ def count_failure(
 ) -> None:
     """Count and record that the request failed; ``flags`` as ``record_end`` has them."""
     status, failed = STATUS_OF[reason], exchange._note_failure(reason)
-    if reason == Reason.SHED and exchange.variant == STABLE:
+    if reason == Reason.SHED and (
+        exchange.variant == STABLE or exchange.service.load.of[STABLE].is_late
+    ):
         exchange._tally.add(counters.SHED)
         exchange._count(status, responded, now, failed=False)
         return

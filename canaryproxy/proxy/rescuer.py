@@ -121,13 +121,31 @@ class Rescuer(EndlessResponse):
         return enabled and self._may_rescue()
 
     def _may_rescue(self) -> bool:
-        """Tell whether stable can get the request: nothing can happen twice that must not."""
+        """Tell whether stable can get the request."""
         return (
             self.variant == CANARY
             and not self._rescued
-            and self._has_whole_request()
             and self._stable_has_room()
-            and (self._state == WAITING or self.request.method in self.service.rescue.methods)
+            and self._can_repeat()
+        )
+
+    def _can_repeat(self) -> bool:
+        """Whether stable can be sent the request now: nothing can happen twice that must not."""
+        return self._has_whole_request() and (
+            self._state == WAITING or self.request.method in self.service.rescue.methods
+        )
+
+    def _has_waited(self, now: float) -> bool:
+        """Whether it has waited for ``rescue.after``, and stable would answer if it was the canary's.
+
+        The same for both variants: asked of no budget and of no load.
+        """
+        service = self.service
+        return (
+            now - self._received > service.rescue_after
+            and self._state < RESPONDING
+            and service.rescue.enabled
+            and self._can_repeat()
         )
 
     def _is_overdue(self, now: float) -> bool:
@@ -148,7 +166,9 @@ class Rescuer(EndlessResponse):
         )
 
     def wait_no_longer(self) -> None:
-        """Act on ``_is_overdue``: the canary has failed."""
+        """Act on ``_is_overdue``: the canary has failed, if there is still a budget."""
+        if not self._is_overdue(monotonic()):
+            return
         after = self.service.rescue_after
         self._failed(Reason.FIRST_BYTE_TIMEOUT, f"nothing came within {after:.3g} s (rescue.after)")
 

@@ -24,6 +24,7 @@ from canaryproxy.measure.records import (
     LARGEST,
     LATE,
     NO_FIRST_BYTE,
+    OVERDUE,
     SHORT_TUNNEL,
     SIZE_SHIFT,
     STALLED,
@@ -74,14 +75,17 @@ class TrialRecorder(RequestSender):
     _word: int
     """What the outcomes add to the record of a tunnel."""
 
-    def record_late(self, waited: float) -> None:
-        """Write an early record if the request has passed a limit since the last one."""
+    def record_late(self, waited: float, *, overdue: bool = False) -> None:
+        """Write an early record if the request has passed a limit since the last one.
+
+        ``overdue``: it has passed that of ``records.OVERDUE``.
+        """
         table, response = self.routing.table, self._response
-        if not table.late or self.routing.mark < 0:
+        if self.routing.mark < 0:
             return
-        passed = 0
-        if response is None and waited > table.late:
-            passed = LATE
+        passed = OVERDUE if overdue else 0
+        if response is None and waited > table.late > 0.0:
+            passed |= LATE
         is_open = self._flags & TUNNEL or (response is not None and response.is_event_stream)
         if waited > table.stall_after > 0.0 and not is_open:
             passed |= STALLED

@@ -11,7 +11,7 @@ import pytest
 from canaryproxy.judging.evidence import Direction
 from canaryproxy.judging.judge import Judge
 from canaryproxy.judging.settings import BusinessRule, GuardRails, JudgeSettings, OutcomeRule
-from canaryproxy.judging.verdict import Assessment
+from canaryproxy.judging.verdict import QUIET, Assessment
 from canaryproxy.measure import records
 from canaryproxy.measure.routing import FINE, POSITIONS
 from tests.judging.world import Answer, User, Version, World, plain
@@ -371,6 +371,51 @@ def test_a_shared_outage_trips_nothing_and_holds() -> None:
     seen = world.step(25.0, 60.0)
     assert seen.level != "breach"
     assert any("stable itself fails" in hold for hold in seen.holds)
+
+
+def during(begin: float, end: float, answer: Version) -> Version:
+    """Answer so from one second of the world to another, and well at any other time."""
+    return lambda user, now, luck: (answer if begin <= now < end else plain)(user, now, luck)
+
+
+def waits(user: User, now: float, luck: Random) -> Answer:
+    """Answer late, to a user who has waited for longer than a canary may take."""
+    return Answer(first_byte=8.0, passed=records.OVERDUE)
+
+
+def rescued(user: User, now: float, luck: Random) -> Answer:
+    """Fail as a canary that waits does: stable is asked before it answers."""
+    flags = records.FAILED | records.RESCUED
+    return Answer(504, None, 0, flags=flags, passed=records.OVERDUE)
+
+
+@pytest.mark.parametrize(("weight", "seconds"), [(5.0, 30.0), (50.0, 3.0)])
+def test_a_stall_of_both_trips_nothing_although_only_the_canarys_requests_are_cut_short(
+    weight: float, seconds: float
+) -> None:
+    stable, canary = (during(70.0, 70.0 + seconds, answer) for answer in (waits, rescued))
+    world = World(judge(), users=1000, rate=100.0, stable=stable, canary=canary)
+    world.run(30.0)
+    assert world.step(weight, 50.0 + seconds).level != "breach", world.seen
+
+
+def test_a_stall_of_the_canary_alone_trips_as_soon_as_its_requests_are_cut_short() -> None:
+    world = World(judge(), users=1000, rate=100.0, canary=during(70.0, 80.0, rescued))
+    world.run(30.0)
+    assert "error rate" in cause(world.step(5.0, 90.0))
+    assert world.now < 73.0
+
+
+def test_while_stable_sheds_load_the_step_waits_and_says_why() -> None:
+    world = World(judge(), users=1000)
+    world.run(30.0)
+    assert world.step(5.0, 40.0).quiet is None
+    world.shed = 3
+    seen = world.tick()
+    assert not seen.comparable
+    assert seen.quiet is not None
+    assert "stable sheds load" in seen.quiet
+    assert world.run(QUIET + 1.0).quiet is None
 
 
 def test_an_outcome_trips_by_its_users() -> None:

@@ -34,6 +34,8 @@ class Answer:
     """Position of that event, if it is not the user's."""
     route: bytes = b"GET /"
     content_type: int = HTML
+    passed: int = 0
+    """Flags of an early record: limits that the request passed in flight."""
 
     @property
     def failed(self) -> bool:
@@ -90,6 +92,8 @@ class World:
         self.counts = {"stable": [0, 0, 0, 0], "canary": [0, 0, 0, 0]}
         self.orders = {"stable": 0, "canary": 0}
         """Business events that were posted as counts."""
+        self.shed = 0
+        """Requests that stable has refused because it was overloaded."""
         self.accepted: frozenset[str] = frozenset()
         self.on_canary: set[int] = set()
         self.seen: Assessment | None = None
@@ -120,7 +124,11 @@ class World:
                 at = user.position if answer.posted_for is None else answer.posted_for
                 mark = pack_first(at, at < limit * FINE, EPOCH, 0, 0, records.POSTED)
                 words += [mark, 0, 0]
-            flags = answer.flags | records.ENDED | (records.FAILED if answer.failed else 0)
+            if answer.passed:
+                early = pack_first(user.position, canary, EPOCH, 0, 0, answer.passed)
+                words += [early, pack_second(template, 0, 0), pack_third(None, 0)]
+            flags = answer.flags | answer.passed | records.ENDED
+            flags |= records.FAILED if answer.failed else 0
             words += [
                 pack_first(user.position, canary, EPOCH, answer.status, answer.content_type, flags),
                 pack_second(template, answer.trials, answer.events),
@@ -142,6 +150,7 @@ class World:
                 epoch=EPOCH,
                 names=names,
                 accepted=self.accepted,
+                shed=(self.shed, 0),
             ),
         )
         return self.seen

@@ -185,7 +185,7 @@ async def test_stable_that_sheds_itself_answers_for_nobody() -> None:
         await fill(running, ask(b"/", STABLE_ID), LEAST + 1)
         await overloaded_canary(running)
         assert status_of(await once(running, ask(b"/", CANARY_ID))) == 503
-        assert running.counters.canary[FAILED] == 1
+        assert running.counters.canary[SHED] == 1
         assert running.counters.canary[RESCUED] == 0
 
 
