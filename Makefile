@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo dashboard quick test lint format unit bench bench-gate bench-quick bench-judge \
-	no-compiler no-valgrind collected prepared fuzz tunnel split soak faults fleet compiled checked unit-compiled \
+	no-compiler no-valgrind collected compiled-too fuzz tunnel split soak faults fleet compiled checked unit-compiled \
 	man pictures lock dist sbom audit image pin-base model clean
 
 help: ## list the targets
@@ -47,12 +47,16 @@ quick: $(STAMP) ## what to run at each change: the tests of the pure rooms, in P
 
 test: $(BENCH_STAMP) ## what the gate runs: lint, types, import rules, all tests, instructions a request (with valgrind)
 	@rm -f $(NOTES)
-	@$(MAKE) -j2 -Otarget lint prepared
-	@$(MAKE) unit APART="$(if $(shell $(CAN_COMPILE) && echo yes),$(addprefix --deselect=,$(SIMULATED)))"
+	@$(MAKE) -j2 -Otarget lint collected
+	@$(MAKE) -j2 -Otarget unit compiled-too APART="$(if $(shell $(CAN_COMPILE) && echo yes),$(addprefix --deselect=,$(SIMULATED)))"
+	@cat $(NOTES) 2>/dev/null || true
+
+# What takes a compiler or valgrind computes all the time, and runs beside tests that mostly wait.
+compiled-too:
+	@if $(CAN_COMPILE); then $(MAKE) checked; fi
 	@$(MAKE) -j2 -Otarget \
 		$(if $(shell $(CAN_COMPILE) && echo yes),unit-compiled,no-compiler) \
 		$(if $(shell command -v valgrind 2>/dev/null),bench-gate,no-valgrind)
-	@cat $(NOTES) 2>/dev/null || true
 
 no-compiler no-valgrind:
 	@mkdir -p $(dir $(NOTES)) && echo 'skipped: $(subst no-,no ,$@)' >>$(NOTES)
@@ -69,7 +73,8 @@ CHECKED := build/checked
 JOBS := $(shell echo $$((3 * $$(nproc))))
 # Simulated releases for minutes of processor time: the gate judges them once, by the compiled judge if there is one.
 # That both judge alike is what tests/judging/test_same_evidence.py holds.
-SIMULATED := tests/deploy/test_pictures.py tests/bench/test_judge_worlds.py::test_every_promise_of_the_quick_part_holds
+SIMULATED := tests/deploy/test_pictures.py tests/bench/test_judge_worlds.py::test_every_promise_of_the_quick_part_holds \
+	tests/judging/test_scenarios.py tests/judging/test_lottery.py
 # What was run again or skipped, for the end of the gate's output.
 NOTES := $(CURDIR)/build/notes.txt
 CAN_COMPILE := $(BIN)/python -c 'import os, shutil, sys, sysconfig; \
@@ -81,7 +86,7 @@ $(CHECKED)/.done: QUICKLY := && sed -i 's/^opt_level = "3"$$/opt_level = "1"\nmu
 $(COMPILED)/.done $(CHECKED)/.done: $(BENCH_STAMP) $(shell find canaryproxy bench tests -name '*.py' -o -name '*.c' 2>/dev/null)
 	rm -rf $(@D) && mkdir -p $(@D)
 	cp -r --preserve=timestamps --parents canaryproxy bench tests config docs pyproject.toml hatch_build.py Makefile README.md LICENSE -t $(@D)
-	cd $(@D) $(QUICKLY) && HATCH_BUILD_HOOK_ENABLE_MYPYC=true nice ../../$(BIN)/python -m build \
+	cd $(@D) $(QUICKLY) && HATCH_BUILD_HOOK_ENABLE_MYPYC=true ../../$(BIN)/python -m build \
 		--no-isolation --wheel --outdir $(if $(QUICKLY),dist,../wheel) . >build.log 2>&1 || \
 		{ tail -n 40 build.log; exit 1; }
 	@touch $@
@@ -90,21 +95,16 @@ compiled: $(COMPILED)/.done ## a copy in build/compiled, and a wheel in build/wh
 
 checked: $(CHECKED)/.done ## a copy in build/checked that is compiled sooner and not as quick, for the gate (2 min)
 
-# It yields to what counts beside it, which uses one core only.
+# One process for each core: other tests run beside.
 unit-compiled: $(CHECKED)/.done ## what the wire, TLS and the judge say when compiled (3 min)
-	cd $(CHECKED) && nice ../../$(BIN)/pytest -n $(JOBS) --dist loadfile tests/wire tests/fuzz tests/http2 tests/judging tests/tls tests/proxy/network tests/measure/test_counters.py tests/faults/test_exhaustion.py $(SIMULATED) --notes $(NOTES)
+	cd $(CHECKED) && ../../$(BIN)/pytest --forks $$(nproc) tests/wire tests/fuzz tests/http2 tests/judging tests/tls tests/proxy/network tests/measure/test_counters.py tests/faults/test_exhaustion.py $(SIMULATED) --notes $(NOTES)
 
-# Pytest rewrites the assertions of all tests once, and not in each of its processes.
+# Pytest rewrites the assertions of all tests once: the compiled copy takes the rewritten tests along.
 collected: $(BENCH_STAMP)
 	@$(BIN)/pytest --collect-only -q >/dev/null || true
 
-# In this order: the copy takes the rewritten tests along.
-prepared:
-	@$(MAKE) collected
-	@if $(CAN_COMPILE); then $(MAKE) checked; fi
-
 unit: $(BENCH_STAMP) ## pytest, with three processes for each core
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 30 --notes $(NOTES) $(APART)
+	$(BIN)/pytest --forks $(JOBS) --durations 30 --notes $(NOTES) $(APART)
 
 format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
