@@ -286,7 +286,7 @@ class Variant(View):
     failed: Count = Field(description="Requests that failed.")
     shed: Count = Field(
         description="Requests that found the variant over its measured limit (limits.shed_after). Those of"
-        " the canary failed, unless stable was late, too; the others are not in requests."
+        " the canary failed, unless stable was late, too. The others are not in requests."
     )
     in_flight: int = Field(description="Requests in flight; tunnels and streams are in long_lived.")
     rate: float = Field(description="Requests per second over the last 10 s.")

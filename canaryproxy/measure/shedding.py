@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from canaryproxy.measure import histogram
@@ -73,7 +74,7 @@ class LoadLimit:
         "_calm_since",
         "_counts",
         "_ends",
-        "_is_late",
+        "_late_at",
         "_most",
         "_not_before",
         "_overloaded",
@@ -85,6 +86,7 @@ class LoadLimit:
         "_useless",
         "limit",
         "sheds",
+        "was_late",
     )
 
     def __init__(self, patience: float | None = None) -> None:
@@ -97,8 +99,10 @@ class LoadLimit:
         self._counts: tuple[int, ...] = ()
         self._most: deque[tuple[int, float]] = deque()
         """Ten minutes by number, and the most responses in time of an endpoint in a second of them."""
-        self._is_late = False
-        """More than half of the responses came too late in the last window, or none came."""
+        self._late_at = -inf
+        """When the last window ended in which most responses came too late, or none came."""
+        self.was_late = False
+        """That was within the last minute, or it sheds. Then it is no wonder if the other variant does."""
         self._overloaded = self._useless = 0
         """Windows in a row."""
         self._silent_since = self._calm_since = 0.0
@@ -110,7 +114,7 @@ class LoadLimit:
         """Continue with another patience in seconds; ``None``: nothing is ever shed."""
         self._patience = patience
         if patience is None:
-            self._is_late = False
+            self._late_at, self.was_late = -inf, False
             self._stop()
 
     def take(self, other: LoadLimit) -> None:
@@ -121,7 +125,7 @@ class LoadLimit:
     def forget(self) -> None:
         """Begin anew: the variant is another version."""
         self._most.clear()
-        self._is_late = False
+        self._late_at, self.was_late = -inf, False
         self._stop()
 
     def observe(self, now: float, cells: Sequence[int], endpoints: int) -> None:
@@ -172,7 +176,9 @@ class LoadLimit:
         if quick + late or not over:
             self._silent_since = now
         is_late = late > quick or now - self._silent_since > self._patience
-        self._is_late = is_late
+        if is_late or self.sheds:
+            self._late_at = now
+        self.was_late = now - self._late_at < PAUSE
         if not self.sheds:
             self._overloaded = self._overloaded + 1 if is_late and over else 0
             if self._overloaded >= WINDOWS and now >= self._not_before:
@@ -191,11 +197,6 @@ class LoadLimit:
     def _stop(self) -> None:
         self.sheds = False
         self._overloaded = self._useless = 0
-
-    @property
-    def is_late(self) -> bool:
-        """It sheds load, or answered most of its requests too late in the last second."""
-        return self.sheds or self._is_late
 
     def refuses(self, in_flight: int, routing: Routing) -> bool:
         """Tell whether a request is refused; ``in_flight`` counts it."""

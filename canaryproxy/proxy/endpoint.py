@@ -272,6 +272,13 @@ class Endpoint(ConnectionSource):
         for connection in self.shared.copy():
             connection.retire()
 
+    def probe_soon(self) -> None:
+        """Probe it at once if it is ejected, and then as often as at first: others are back."""
+        if self.ejected and self._timer is not None and not self.tries:
+            self._timer.cancel()
+            self._pause = FIRST_PAUSE
+            self._probe()
+
     def _probe(self) -> None:
         if not self.closed:
             self._open(_Probe(self))

@@ -295,7 +295,7 @@ class Exchange(Rescuer):
     def shed(self) -> None:
         """Refuse the request in place of ``start``: its variant is over its measured limit.
 
-        It fails for the canary, and stable answers if it has room. It is no trial if stable is late, too.
+        It fails for the canary, and stable answers if it has room. It is no trial if stable was late, too.
         """
         self._failed(Reason.SHED)
 
@@ -443,7 +443,7 @@ def count_failure(
     """Count and record that the request failed; ``flags`` as ``record_end`` has them."""
     status, failed = STATUS_OF[reason], exchange._note_failure(reason)
     if reason == Reason.SHED and (
-        exchange.variant == STABLE or exchange.service.load.of[STABLE].is_late
+        exchange.variant == STABLE or exchange.service.load.of[STABLE].was_late
     ):
         exchange._tally.add(counters.SHED)
         exchange._count(status, responded, now, failed=False)

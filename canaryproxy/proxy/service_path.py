@@ -244,12 +244,18 @@ class ServicePath:
     def _refresh_pools(self) -> None:
         """Look again at which endpoints are up.
 
-        Stable answers for a canary without any: it is tried all the same only if stable has none either.
+        Stable answers for a canary without any: it is tried all the same only if stable has none either. When
+        stable is back, the canary may be, too; until its next probe its requests would count as failures.
         """
         now = monotonic()
         stable, canary = self.context.pools
+        is_over = stable.panic
         stable.refresh(now, may_panic=True)
+        is_over = is_over and not stable.panic
         canary.refresh(now, may_panic=stable.panic)
+        if is_over:
+            for endpoint in canary.endpoints:
+                endpoint.probe_soon()
 
     def follow_outs(self) -> None:
         """Take out of service what the control plane wants out, as far as this worker can know."""

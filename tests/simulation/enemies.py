@@ -267,6 +267,35 @@ def again(share: float, times: int, of: int = 500) -> Make:
     return make
 
 
+def _bursts(crowd: Crowd) -> Harm:
+    """Serve a script of one user, in bursts of two hundred requests of which a third fail."""
+    left = 0
+
+    def harm(ask: Ask) -> Answer:
+        nonlocal left
+        if ask.user.number != 1:
+            return ask.good
+        left = left - 1 if left else 199
+        if left:
+            crowd.again.append(ask.user)
+        return dead(ask.good) if ask.luck.random() < 0.33 else ask.good
+
+    return harm
+
+
+def _cold_after_a_deployment(_: Crowd) -> Harm:
+    """Answer the first request of each user slowly, in the first minute of the release and later."""
+    known: set[int] = set()
+
+    def harm(ask: Ask) -> Answer:
+        if ask.at < 0.0 or ask.user.number in known:
+            return ask.good
+        known.add(ask.user.number)
+        return replace(ask.good, first_byte=1.5)
+
+    return harm
+
+
 def leaving(make: Make) -> Make:
     """Do harm to users who leave for good once they have met it."""
 
@@ -330,6 +359,9 @@ ENEMIES: Final = (
     Enemy("half of `POST /checkout` fails (1.5%)", fails(on(b"POST /checkout", 0.5))),
     Enemy("one in 20 of `POST /checkout` fails (0.15%)", fails(on(b"POST /checkout", 0.05))),
     Enemy("large bodies fail (7%)", fails(lambda ask: ask.good.size > 25_000)),
+    Enemy("large bodies come 2 s later (7%)", slower(2.0, lambda ask: ask.good.size > 25_000)),
+    Enemy("`GET /me` is empty (5%)", as_if(on(b"GET /me"), size=0)),
+    Enemy("`GET /search` has another media type (14%)", as_if(on(b"GET /search"), content_type=HTML)),
     Enemy("a page fails that is not among the 31 busiest (0.3%)", pages_by_rank(broken=True),
           stable=pages_by_rank(broken=False)),
     # some users
@@ -337,10 +369,14 @@ ENEMIES: Final = (
     Enemy("a tenth of the hash fails", fails(lambda ask: ask.user.position // FINE % 10 == 3)),
     Enemy("2% of users fail in all requests", fails(users(0.02))),
     Enemy("0.5% of users fail in all requests", fails(users(0.005))),
+    Enemy("1% of users get no response", as_if(
+        users(0.01), status=504, first_byte=None, size=0, posted=False, passed=records.OVERDUE,
+        flags=records.FAILED | records.RESCUED)),
     Enemy("every fiftieth request of a user fails", _every_fiftieth),
     Enemy("heals 5% of users and breaks 5% others", fails(users(0.05)), stable=fails(users(0.05, 0.5))),
     # some of the time
     Enemy("all fail in one second of each minute", by_time(lambda at: float(at % 60.0 < 1.0))),
+    Enemy("a third fail after five minutes", by_time(lambda at: 0.33 if at > 300.0 else 0.0)),
     Enemy("1 point more fail each minute, steps of 5 min", by_time(lambda at: at / 6000.0), rate=40.0,
           bake=300.0),
     Enemy("0.1 s slower by each 1,000 requests", _leak),
@@ -365,6 +401,7 @@ ENEMIES: Final = (
     Enemy("the same for 10% of requests", as_if(pages(0.1), size=500, posted=False)),
     Enemy("JSON in place of HTML", as_if(on(b"GET"), content_type=JSON)),
     Enemy("bodies broken off (3% of requests)", as_if(pages(0.03), flags=records.FAILED | records.BROKEN)),
+    Enemy("bodies that stall (3% of requests)", as_if(pages(0.03), passed=records.STALLED)),
     Enemy("bodies a third shorter, with a length that fits", sized(0.67)),
     Enemy("bodies ten times as large", sized(10.0)),
     Enemy("304 for every page", as_if(lambda ask: pages()(ask) and on(b"GET")(ask), status=304, size=0,
@@ -393,4 +430,8 @@ ENEMIES: Final = (
     Enemy("equal: users leave after a failure", None, stable=leaving(fails(often(0.02)))),
     Enemy("equal: both fail 30% in outages", None, stable=outages(0.3)),
     Enemy("equal: 5% of users fail", None, stable=fails(users(0.05))),
+    Enemy("equal: a script in bursts, a third of its requests fail", None, stable=_bursts),
+    Enemy("equal: caches are cold after a deployment", None, stable=_cold_after_a_deployment),
+    Enemy("equal: nothing is answered for 5 s of each minute", None, stable=as_if(
+        lambda ask: ask.at > 0.0 and ask.at % 60.0 < 5.0, first_byte=3.0, passed=records.OVERDUE)),
 )  # fmt: skip

@@ -234,7 +234,7 @@ class Play:
         proxy, variant = request.proxy, request.routed
         cells = proxy.cells[variant]
         cells[ERRORS + Reason.SHED] += 1
-        if variant == STABLE or proxy.load.of[STABLE].is_late:
+        if variant == STABLE or proxy.load.of[STABLE].was_late:
             cells[SHED] += 1
             proxy.count(request, 503, 0.0, failed=False)
         else:
@@ -362,7 +362,7 @@ INCIDENTS: Final = (
     Incident("30% of attempts are reset, for 20 s", flaky=during(90.0, 110.0, 0.3, 0.0)),
     Incident("20 times as slow, one queue, shed", slow=_STARVED, shared=True, shed_after=2.0),
     Incident("20 times as slow, two queues, shed", slow=_STARVED, slots=10, shed_after=2.0),
-    Incident("6 times as slow, one queue, shed", slow=during(90.0, 210.0, 6.0), slots=10,
+    Incident("8 times as slow, one queue, shed", slow=during(90.0, 210.0, 8.0), slots=10,
              shared=True, shed_after=2.0, weight=50.0),
     Incident("slow in half of the time, 2 replicas, shed", replicas=2, shed_after=2.0, slots=10,
              slow=lambda now: 25.0 if 60.0 < now < 240.0 and now % 20.0 < 10.0 else 1.0),

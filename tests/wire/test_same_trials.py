@@ -166,3 +166,17 @@ async def test_a_canary_that_sheds_load_as_its_stable_does_has_not_failed() -> N
         for client in clients:
             assert status_of(await client.take(b"ok")) == 200
         assert {one.flags & FAILED for one in running.records() if one.flags & ENDED} == {0}
+
+
+async def test_after_an_outage_of_both_the_canary_is_tried_as_soon_as_stable_is_back() -> None:
+    ports = free_port(), free_port()
+    async with proxy(variants(*ports, HALF)) as running:
+        endpoints = [pool.endpoints[0] for pool in running.service.context.pools]
+        for endpoint in endpoints:
+            endpoint._pause = 3600.0  # no probe comes by itself
+        for user in USERS * 3:
+            assert status_of(await once(running, ask(b"/", user))) == 502
+        assert all(endpoint.ejected for endpoint in endpoints)
+        async with Upstream(always(OK)).serving(ports[1]), Upstream(always(OK)).serving(ports[0]):
+            assert status_of(await once(running, ask(b"/", STABLE_ID))) == 200
+            await until(lambda: not endpoints[CANARY].ejected, "probe of the canary")
