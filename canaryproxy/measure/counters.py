@@ -166,7 +166,7 @@ ENDED_ROUGHLY: Final = 16
 """Tunnels and streams that it ended within one, or that have none."""
 SHED: Final = 17
 """Requests that a variant refused because it was over its measured limit. They ended, and are trials of
-nothing; those of a canary whose stable was not late are its failures. ``ERRORS + Reason.SHED`` counts both."""
+nothing; those of a canary are its failures unless stable was late. ``ERRORS + Reason.SHED`` counts both."""
 HTTP2: Final = 18
 """Of ``ROUTED``, those that came over HTTP/2."""
 OUTCOMES: Final = 19
