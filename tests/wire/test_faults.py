@@ -452,10 +452,15 @@ async def test_the_endpoint_with_fewer_requests_gets_the_next() -> None:
     async with Upstream(silence).serving() as busy, Upstream(always(OK)).serving() as free:
         both = f'["http://127.0.0.1:{busy.port}", "http://127.0.0.1:{free.port}"]'
         async with proxy(f"variants: {{stable: {{endpoints: {both}}}}}") as running:
-            for _ in range(2):  # among equals each gets its turn
+            responding = running.service.context.pools[0].endpoints[1]
+            turns = 0
+            while not busy.got:
+                turns += 1
                 client = await running.connect()
                 await client.send(GET)
-            await until(lambda: busy.got)
+                await until(lambda: busy.got or free.got.count(b"GET ") == turns)  # noqa: B023
+                await until(lambda: not responding.active)
+            assert turns <= 3  # among equals each gets its turn
             for _ in range(5):
                 assert status_of(await once(running)) == 200
             assert busy.got.count(b"GET ") == 1
