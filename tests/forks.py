@@ -7,12 +7,15 @@ by the fork that is free first, which runs all tests of it.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import pickle
 import selectors
+import signal
 import struct
 import sys
+import time
 import traceback
 import uuid
 import warnings
@@ -23,6 +26,9 @@ import pytest
 
 _CLAIM = struct.Struct("=H")
 _LENGTH = struct.Struct("=I")
+_PR_SET_PDEATHSIG = 1
+_LAST_WORDS = 20.0
+"""Seconds for a process whose test is interrupted."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,6 +64,7 @@ def _run(session: pytest.Session, count: int) -> None:
     sys.stderr.flush()
     with selectors.DefaultSelector() as selector:
         forks: list[_Fork] = []
+        told = False
         try:
             for number in range(min(count, len(files))):
                 forks.append(_fork(session, files, claims, f"gw{number}", run))
@@ -71,8 +78,13 @@ def _run(session: pytest.Session, count: int) -> None:
                         raise session.Failed(session.shouldfail)
                     if session.shouldstop:
                         raise session.Interrupted(session.shouldstop)
+        except KeyboardInterrupt:
+            told = True  # a terminal sends it to all of its processes
+            raise
         finally:
             os.close(claims)
+            for one in forks:
+                one.interrupt(told)
             for one in forks:
                 one.end()
     done = sum(one.done for one in forks)
@@ -131,11 +143,22 @@ class _Fork:
         report = pytest.TestReport(nodeid, location, {}, "failed", text, "call")
         config.hook.pytest_runtest_logreport(report=report)
 
-    def end(self) -> None:
-        if self.pid:
-            os.kill(self.pid, 9)
-            os.waitpid(self.pid, 0)
+    def interrupt(self, told: bool) -> None:
+        """Let it end what its test has started, unless it has been ``told`` so."""
         self.results.close()
+        if self.pid and not told:
+            os.kill(self.pid, signal.SIGINT)
+
+    def end(self) -> None:
+        """Wait a while for its end, and make it end."""
+        until = time.monotonic() + _LAST_WORDS
+        while self.pid and time.monotonic() < until:
+            if os.waitpid(self.pid, os.WNOHANG) != (0, 0):
+                self.pid = 0
+            time.sleep(0.01)
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
 
 
 def _fork(
@@ -156,7 +179,10 @@ def _fork(
         _become_a_fork(session.config, name, run)
         speaker = _Speaker(session.config, os.fdopen(write, "wb"))
         session.config.pluginmanager.register(speaker)
-        _run_files(session, files, claims, speaker)
+        try:
+            _run_files(session, files, claims, speaker)
+        finally:
+            session._setupstate.teardown_exact(None)
         status = 0
     except KeyboardInterrupt:
         pass
@@ -167,7 +193,8 @@ def _fork(
 
 
 def _become_a_fork(config: pytest.Config, name: str, run: str) -> None:
-    """Have an output and a place for files of its own."""
+    """Have an output and a place for files of its own, and end with the parent."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
     capture = config.pluginmanager.get_plugin("capturemanager")
     if capture is not None:
         capture.stop_global_capturing()
@@ -215,4 +242,3 @@ def _run_files(
             speaker.say("finish", None)
             if session.shouldfail or session.shouldstop:
                 return  # the parent has heard the same, and says so
-    session._setupstate.teardown_exact(None)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.system.processes import until
 
 ROOT = Path(__file__).parents[2]
 SHARED = """
@@ -90,16 +94,56 @@ def test_a_process_that_dies_fails_the_run(
     )
 
 
+FAILS_AFTER = """
+import time
+from pathlib import Path
+def test_fails():
+    while not Path("begun").exists(): time.sleep(0.01)
+    assert False
+def test_after(): ...
+"""
+WAITS = """
+import time
+from pathlib import Path
+import pytest
+def note(text):
+    with Path("ended").open("a") as file:
+        file.write(text + " ")
+@pytest.fixture
+def held():
+    yield
+    note("fixture")
+def test_long(held):
+    try:
+        Path("begun").touch()
+        time.sleep(600)
+    finally:
+        note("test")
+"""
+
+
 def test_the_first_failure_ends_the_run_if_that_is_wanted(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytester.makepyfile(
-        test_a="def test_fails(): assert False\ndef test_after(): ...",
-        test_b="import time\ndef test_long(): time.sleep(600)",
-    )
+    pytester.makepyfile(test_a=FAILS_AFTER, test_b=WAITS)
     result = run(pytester, monkeypatch, "--forks", "2", "-x")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*stopping after 1 failures*"])
+    assert (pytester.path / "ended").read_text() == "test fixture "
+
+
+def test_processes_end_with_the_one_that_started_them(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(test_b=WAITS)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    command = [sys.executable, "-m", "pytest", "-ptests.forks", "--forks", "1"]
+    with subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.DEVNULL) as running:
+        until((pytester.path / "begun").exists)
+        running.kill()
+    ended = pytester.path / "ended"
+    until(lambda: ended.exists() and ended.read_text() == "test fixture ")
 
 
 def test_what_cannot_be_collected_fails_the_run(

@@ -94,13 +94,11 @@ def catches_all(handler: ast.ExceptHandler) -> bool:
 
 
 def without_reason(text: str) -> Iterator[str]:
-    said = reasons(text)
-    for node in ast.walk(ast.parse(text)):
-        if (
-            isinstance(node, ast.ExceptHandler)
-            and catches_all(node)
-            and not said & {node.lineno - 1, node.lineno, node.lineno + 1}
-        ):
+    nodes = ast.walk(ast.parse(text))
+    handlers = [one for one in nodes if isinstance(one, ast.ExceptHandler) and catches_all(one)]
+    said = reasons(text) if handlers else set()
+    for node in handlers:
+        if not said & {node.lineno - 1, node.lineno, node.lineno + 1}:
             yield f"{node.lineno}: an except that catches everything, without a comment that says why"
 
 
