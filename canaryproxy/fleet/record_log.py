@@ -231,7 +231,7 @@ class Tick:
     """Seconds since the epoch by the server's clock; never falls."""
     limit: int
     epoch: int
-    records: Sequence[int]
+    records: list[int]
     names: Mapping[int, str]
     lost: bool
     group: int = 0

@@ -275,36 +275,42 @@ def _share_above(ordered: Sequence[float], limit: float) -> float:
     return sum(value > limit for value in ordered) / len(ordered)
 
 
+def _seconds(answers: Sequence[int]) -> list[float]:
+    """Return the seconds to the first byte, in order, from third words of records."""
+    return [micros / 1e6 for micros in sorted([third & NO_FIRST_BYTE for third in answers])]
+
+
 class _Route:
     """Recent answers of stable on one route."""
 
-    __slots__ = ("first_bytes", "room", "seen", "sizes", "types")
+    __slots__ = ("answers", "bodies", "room", "seen", "types")
 
     def __init__(self) -> None:
         self.seen = 0.0
         self.room = _ROOM
         """Answers until ``trim``."""
-        self.first_bytes: list[int] = []
-        """Microseconds."""
-        self.sizes: list[int] = []
+        self.answers: list[int] = []
+        """Third words of records with a first byte."""
+        self.bodies: list[int] = []
+        """Third words of successes, with their sizes."""
         self.types: list[int] = []
 
     def trim(self) -> None:
         """Forget all but the last 256."""
         self.room = _ROOM
-        for values in (self.first_bytes, self.sizes, self.types):
+        for values in (self.answers, self.bodies, self.types):
             del values[:-_KEPT]
 
     def limits(self, name: str, margin: float) -> RouteLimits:
         self.trim()
         late, share = None, 0.05
-        if len(self.first_bytes) >= _FEW:
-            ordered = [micros / 1e6 for micros in sorted(self.first_bytes)]
+        if len(self.answers) >= _FEW:
+            ordered = _seconds(self.answers)
             late = quantile(ordered, 0.95) + margin
             share = _share_above(ordered, late)
         sizes = None
-        if len(self.sizes) >= _FEW:
-            by_size = sorted(self.sizes)
+        if len(self.bodies) >= _FEW:
+            by_size = sorted([third >> records.SIZE_SHIFT for third in self.bodies])
             sizes = (quantile(by_size, 0.05) / 2, quantile(by_size, 0.95) * 2)
         types = frozenset(self.types) if len(self.types) >= _FEW else frozenset[int]()
         return RouteLimits(name, late, share, sizes, types)
@@ -321,8 +327,8 @@ class Baseline:
     _ROUTES: Final = 256
 
     def __init__(self) -> None:
-        self._first_bytes: list[int] = []
-        """Microseconds; the last two thousand count."""
+        self._answers: list[int] = []
+        """Third words of records with a first byte; the last two thousand count."""
         self._routes: dict[int, _Route] = {}
         self.names: dict[int, str] = {}
         """Names of templates, those that are counted."""
@@ -345,15 +351,14 @@ class Baseline:
         route.room -= 1
         if not route.room:
             route.trim()
-            del self._first_bytes[:-_LAST]
-        micros = third & NO_FIRST_BYTE
-        if micros != NO_FIRST_BYTE:
-            self._first_bytes.append(micros)
-            route.first_bytes.append(micros)
+            del self._answers[:-_LAST]
+        shared: Any = third  # one object for all, where compiled, too
+        if third & NO_FIRST_BYTE != NO_FIRST_BYTE:
+            self._answers.append(shared)
+            route.answers.append(shared)
         if 200 <= first >> records.STATUS_SHIFT & 0x3FF < 300 and not flags & records.BODILESS:
-            size = third >> records.SIZE_SHIFT
-            route.sizes.append(size)
-            if size:
+            route.bodies.append(shared)
+            if third >> records.SIZE_SHIFT:
                 route.types.append(first >> records.TYPE_SHIFT & 0xFF)
 
     def _new_route(self, template: int) -> _Route:
@@ -367,7 +372,7 @@ class Baseline:
     @property
     def enough(self) -> bool:
         """Whether stable's latency is known."""
-        return len(self._first_bytes) >= _ENOUGH
+        return len(self._answers) >= _ENOUGH
 
     def limits(self, rule: LatencyRule, *, routes: bool = True) -> Limits:
         """Return the limits for a step that begins now."""
@@ -381,7 +386,7 @@ class Baseline:
                     busiest[template] = route.limits(name, margin)
         if not self.enough:
             return Limits(FALLBACK.late, FALLBACK.stalled, routes=busiest)
-        ordered = [micros / 1e6 for micros in sorted(self._first_bytes[-_LAST:])]
+        ordered = _seconds(self._answers[-_LAST:])
         p50, p95, p99 = (quantile(ordered, share) for share in (0.5, 0.95, 0.99))
         tau = quantile(ordered, rule.quantile)
         late = tau + margin

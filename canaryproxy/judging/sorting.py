@@ -52,15 +52,14 @@ class Kind:
         """Whether it is a trial of its route's latency."""
         self.content = metrics.has_content(record)
 
-    def give(self, trial: int) -> None:
-        """Give a record of this kind to the tests; ``trial`` is ``row << 1``."""
-        shared: Any = trial  # one object for all, where compiled, too
+    def give(self, trial: Any) -> None:
+        """Give a record of this kind to the tests; ``trial`` is ``row << 1``, one object for all of them."""
         for pending in self.good:
-            pending.append(shared)
+            pending.append(trial)
         if self.bad:
-            shared = trial | 1
+            event: Any = trial | 1
             for pending in self.bad:
-                pending.append(shared)
+                pending.append(event)
 
 
 class Sorter:
@@ -157,19 +156,21 @@ class RouteSorter:
         self._type = takers.get(metrics.CONTENT_TYPE)
         self._types = frozenset[int]() if route is None or not content else route.types
 
-    def take(self, kind: Kind, first: int, third: int, trial: int) -> None:
-        """Take a record; ``trial`` is ``row << 1``."""
+    def take(self, kind: Kind, first: int, third: int, trial: Any) -> None:
+        """Take a record; ``trial`` is ``row << 1``, one object for all of them."""
         if kind.errors is not None and self._errors is not None:
-            self._errors.append(trial | kind.errors)
+            self._errors.append(trial | 1 if kind.errors else trial)
         if kind.answers is not None and self._answers is not None:
-            self._answers.append(trial | kind.answers)
+            self._answers.append(trial | 1 if kind.answers else trial)
         if kind.latency and self._late is not None and self._latency is not None:
             micros = third & NO_FIRST_BYTE
-            self._latency.append(trial | (micros == NO_FIRST_BYTE or micros / 1e6 > self._late))
+            is_late = micros == NO_FIRST_BYTE or micros / 1e6 > self._late
+            self._latency.append(trial | 1 if is_late else trial)
         if kind.content:
             size = third >> SIZE_SHIFT
             if self._sizes is not None and self._size is not None:
                 low, high = self._sizes
-                self._size.append(trial | (not low <= size <= high))
+                self._size.append(trial if low <= size <= high else trial | 1)
             if self._types and size and self._type is not None:
-                self._type.append(trial | (first >> TYPE_SHIFT & 0xFF not in self._types))
+                is_odd = first >> TYPE_SHIFT & 0xFF not in self._types
+                self._type.append(trial | 1 if is_odd else trial)

@@ -240,7 +240,7 @@ class Step:
         met = self._met
         if row >= len(met) or met[row] != self._part:
             self._meet(row, canary=position < self.lottery.limit)
-        trial = row << 1
+        trial: Any = row << 1
         kind = self._sorter.kind(first, second, third)
         kind.give(trial)
         if kind.business is not None and self.user_time is not None:

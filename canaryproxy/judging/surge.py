@@ -6,6 +6,7 @@ it decides depends on no label.
 
 from __future__ import annotations
 
+from collections import deque
 from math import log
 from typing import Any, Final
 
@@ -15,8 +16,8 @@ YOUNG: Final = 200
 """Records before which the rate is learnt only."""
 KEPT: Final = 2048
 """Records that a surge may begin in the past."""
-_MORE: Final = 512
-"""Records beyond them after which the older ones are forgotten."""
+_CHUNK: Final = 128
+"""Records that are kept together, and forgotten together, or a few more."""
 _FADES: Final = 60_000.0
 _LOGS: Final = tuple(log(ratio) for ratio in RATIOS)
 
@@ -25,8 +26,8 @@ class Surges:
     """Watches the trials of a test, tick by tick; keeps the last ``KEPT`` as ``row << 1 | bad``."""
 
     __slots__ = (
-        *("_events", "_increase", "_events_now", "_index", "_recent", "_start", "_sums", "_surge"),
-        *("_trials", "_trials_now", "rate", "rate_before"),
+        *("_events", "_increase", "_events_now", "_index", "_kept", "_recent", "_start", "_sums"),
+        *("_surge", "_trials", "_trials_now", "rate", "rate_before"),
     )
 
     def __init__(self, increase: bool, trials: int, events: int) -> None:
@@ -41,7 +42,10 @@ class Surges:
         self._sums = [0.0] * len(RATIOS)
         self._start = [0] * len(RATIOS)
         self._surge = -1
-        self._recent: list[int] = []
+        self._recent: deque[list[int]] = deque([[]])
+        """Chunks of the last records, oldest first."""
+        self._kept = 0
+        """Records in them."""
         self._trials_now = self._events_now = 0
 
     @property
@@ -57,9 +61,13 @@ class Surges:
     def add(self, trials: list[int], events: int) -> None:
         """Add trials, ``row << 1 | bad``, in order of time; ``events``: how many of them are bad."""
         recent = self._recent
-        recent.extend(trials)
-        if len(recent) >= KEPT + _MORE:
-            del recent[:-KEPT]
+        if len(recent[-1]) < _CHUNK:
+            recent[-1].extend(trials)
+        else:
+            recent.append(trials[:])
+        self._kept += len(trials)
+        while self._kept - len(recent[0]) >= KEPT:
+            self._kept -= len(recent.popleft())
         self._trials_now += len(trials)
         self._events_now += events
 
@@ -100,7 +108,8 @@ class Surges:
         self._start = [self._index] * len(RATIOS)
 
     def _last(self, count: int) -> list[int]:
-        return self._recent[max(len(self._recent) - min(count, KEPT), 0) :]
+        recent = [trial for chunk in self._recent for trial in chunk]
+        return recent[max(len(recent) - min(count, KEPT), 0) :]
 
     def _learn(self, trials: int, events: int, weight: float) -> None:
         if self._trials > _FADES:

@@ -174,8 +174,8 @@ class Units:
         """By row. Another one whenever a row is added."""
         self.known_rows = vec[i32]()
         """The same for the rows among ``known``; without it, its own."""
-        self._pages: dict[int, vec[i32]] = {}
-        """By position; with ``known`` by the row there."""
+        self._pages: list[vec[i32]] = []
+        """Rows and one, by position; with ``known`` by the row there. Pages without rows are empty."""
         self._virtual: dict[tuple[Lottery, int], VirtualCanaries] = {}
         self._tests = 0
         self._spent = 0
@@ -188,9 +188,12 @@ class Units:
         """Return the row of a position; a new one if it has not been seen."""
         known = self._known
         at = position if known is None else known.row(position)
-        page = self._pages.get(at // _PAGE)
-        if page is None:
-            page = self._pages[at // _PAGE] = vec[i32]([0] * _PAGE)
+        pages, number = self._pages, at // _PAGE
+        if number >= len(pages):
+            pages += [vec[i32]()] * (number + 1 - len(pages))
+        page = pages[number]
+        if not len(page):
+            page = pages[number] = vec[i32]([0] * _PAGE)
         row: int = page[at % _PAGE]
         if not row:
             row = len(self.positions)
