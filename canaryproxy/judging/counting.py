@@ -123,7 +123,7 @@ class Counting:
             n &= TRIALS
             if bad or note & CLASS_MASK:
                 sums[row] += ONE_EVENT * bad
-                tally.add(class_of(note), note & CANARY, n, e, bad)
+                tally.add(class_of(note) << 1 | note & CANARY, n, e, bad)
             elif note & CANARY:
                 canary += 1
                 canary_n += n
@@ -227,8 +227,8 @@ class Counting:
                 stable += 1
             if bad:
                 tally.add_event(at)
-        tally.trials[0] += stable
-        tally.trials[1] += canary
+        tally.add_trials(0, stable)
+        tally.add_trials(1, canary)
 
     def settle_virtual(self) -> None:
         """Let the virtual canaries of the rounds add up whom they have looked up."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Final
 
+from canaryproxy.judging.flat import i64, sum64, vec
 from canaryproxy.judging.history import CLASS_RATES, CLASSES, likeness
 
 CELLS: Final = 2 * CLASSES
@@ -55,43 +56,58 @@ class Seen:
 class Tally:
     """Sums over units by class and side: trials n, events e, and of their squares and products."""
 
-    __slots__ = ("_known", "ee", "events", "ne", "nn", "rates", "total", "trials", "users")
+    __slots__ = ("_ee", "_events", "_known", "_ne", "_nn", "_trials", "rates", "total", "users")
 
     def __init__(self, mean: float) -> None:
         self.rates = [mean, *CLASS_RATES]
         """Expected rates by class; only their ratios count."""
-        self.trials = [0] * CELLS
-        self.events = [0] * CELLS
-        self.nn = [0] * CELLS
-        self.ne = [0] * CELLS
-        self.ee = [0] * CELLS
+        self._trials = vec[sum64]([0] * CELLS)
+        self._events = vec[sum64]([0] * CELLS)
+        self._nn = vec[sum64]([0] * CELLS)
+        self._ne = vec[sum64]([0] * CELLS)
+        self._ee = vec[sum64]([0] * CELLS)
         self.total = 0
         """Events of all."""
         self.users = [0, 0]
         self._known = [0, 0]
 
-    def add(self, unit_class: int, canary: int, n: int, e: int, bad: int) -> None:
-        """Add a trial of a unit that has had n of them and e events."""
-        at = unit_class << 1 | canary
-        self.trials[at] += 1
-        self.nn[at] += 2 * n + 1
-        self.ne[at] += e
+    @property
+    def trials(self) -> list[int]:
+        """Trials by class and side."""
+        return list(self._trials)
+
+    @property
+    def events(self) -> list[int]:
+        """Events by class and side."""
+        return list(self._events)
+
+    def add(self, at: i64, n: i64, e: i64, bad: i64) -> None:
+        """Add a trial of a unit that has had n of them and e events; ``at``: its class and side."""
+        trials, nn, ne = self._trials, self._nn, self._ne
+        trials[at] += 1
+        nn[at] += 2 * n + 1
+        ne[at] += e
         if bad:
-            self.events[at] += 1
-            self.ee[at] += 2 * e + 1
-            self.ne[at] += n + 1
+            events, ee = self._events, self._ee
+            events[at] += 1
+            ee[at] += 2 * e + 1
+            ne[at] += n + 1
             self.total += 1
 
     def add_good(self, at: int, trials: int, trials_before: int, events_before: int) -> None:
         """Add good trials: how many trials and events their units had before, added up."""
-        self.trials[at] += trials
-        self.nn[at] += 2 * trials_before + trials
-        self.ne[at] += events_before
+        self._trials[at] += trials
+        self._nn[at] += 2 * trials_before + trials
+        self._ne[at] += events_before
 
     def add_event(self, at: int) -> None:
         """Add an event whose trial is added already, of a test that counts no units."""
-        self.events[at] += 1
+        self._events[at] += 1
         self.total += 1
+
+    def add_trials(self, at: int, trials: int) -> None:
+        """Add trials of a test that counts no units."""
+        self._trials[at] += trials
 
     def most_users(self) -> tuple[int, int]:
         """Return the users of both sides: those counted, or before a restart, if those were more."""
@@ -113,10 +129,17 @@ class Tally:
         for at, n in enumerate(self.trials):
             if n:
                 p = scaled[at >> 1]
-                pairs += (self.nn[at] - n) * p * (1.0 - p)
-                excess += self.ee[at] - 2.0 * p * self.ne[at] + p * p * self.nn[at]
-                excess -= n * p * (1.0 - p)
+                nn: int = self._nn[at]
+                pairs += (nn - n) * p * (1.0 - p)
+                excess += self._squares(at, p) - n * p * (1.0 - p)
         return likeness(pairs, excess)
+
+    def _squares(self, at: int, p: float) -> float:
+        """Return the sum over units of ``(e - p n)²``."""
+        nn: int = self._nn[at]
+        ne: int = self._ne[at]
+        ee: int = self._ee[at]
+        return ee - 2.0 * p * ne + p * p * nn
 
     def differences(
         self, trials: Sequence[int], events: Sequence[int]
@@ -134,7 +157,8 @@ class Tally:
 
     def estimate(self) -> Estimate | None:
         """Return the estimate by units; ``None`` until both sides have a trial."""
-        found = self.differences(self.trials, self.events)
+        trials = self.trials
+        found = self.differences(trials, self.events)
         if found is None:
             return None
         scaled, excess = found
@@ -142,10 +166,9 @@ class Tally:
         for side in (0, 1):
             squares = 0.0
             for at in range(side, CELLS, 2):
-                if self.trials[at]:
-                    p = scaled[at >> 1] + excess[side]
-                    squares += self.ee[at] - 2.0 * p * self.ne[at] + p * p * self.nn[at]
-            variance += max(squares, 0.0) / sum(self.trials[side::2]) ** 2
+                if trials[at]:
+                    squares += self._squares(at, scaled[at >> 1] + excess[side])
+            variance += max(squares, 0.0) / sum(trials[side::2]) ** 2
         return Estimate(
             stable=self.side(0),
             canary=self.side(1),
@@ -156,10 +179,11 @@ class Tally:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the state as JSON values: classes that have trials only."""
+        events, nn, ne, ee = self.events, list(self._nn), list(self._ne), list(self._ee)
         return {
             "users": list(self.most_users()),
             "cells": [
-                [at, n, self.events[at], self.nn[at], self.ne[at], self.ee[at], self.rates[at >> 1]]
+                [at, n, events[at], nn[at], ne[at], ee[at], self.rates[at >> 1]]
                 for at, n in enumerate(self.trials)
                 if n
             ],
@@ -169,8 +193,8 @@ class Tally:
         """Take the sums of a ``to_dict``."""
         self._known = [int(n) for n in state["users"]]
         for at, n, e, nn, ne, ee, rate in state["cells"]:
-            self.trials[at], self.events[at] = n, e
-            self.nn[at], self.ne[at], self.ee[at] = nn, ne, ee
+            self._trials[at], self._events[at] = n, e
+            self._nn[at], self._ne[at], self._ee[at] = nn, ne, ee
             self.rates[at >> 1] = rate
         self.total = sum(self.events)
 
