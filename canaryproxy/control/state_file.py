@@ -8,23 +8,16 @@ to stable, because the file may have held a trip.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import logging
-import os
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 from canaryproxy.config.atomic import replace_file
 
-_log = logging.getLogger(__name__)
-
 _FORMAT = "canaryproxy-state"
 _VERSION = 1
 _MAX_BYTES = 64 * 1024 * 1024
-_LOOK_EVERY = 0.01
 
 
 class StateError(Exception):
@@ -95,63 +88,6 @@ class StateFile:
         return StateError(
             f"the state file {self.path} {why}; all users go to stable until an operator resets the circuit"
         )
-
-
-class StateLock:
-    """A lock on a file beside the state file, so that only one process at a time runs the release.
-
-    The kernel releases it when its holder ends, however that happens (flock(2)). The file stays.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._state = path
-        self.path = path.with_name(f".{path.name}.lock")
-        self._descriptor: int | None = None
-
-    def acquire(self, patience: float) -> None:
-        """Take the lock. Raises ``StateError`` if another process keeps it for ``patience`` seconds.
-
-        Where the lock file cannot be created there is no lock: no state can be written there either, which
-        the saver logs.
-        """
-        if self._descriptor is not None:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            _log.debug("%s cannot be created: %s", self.path, error.strerror)
-            return
-        end = monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if monotonic() >= end:
-                    holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-                    os.close(descriptor)
-                    raise StateError(
-                        f"already in use: state file {self._state} (by pid {holder or 'unknown'})."
-                        " Set a different `state:` for each proxy."
-                    ) from None
-                sleep(_LOOK_EVERY)
-            except OSError as error:  # a file system without locks
-                os.close(descriptor)
-                _log.warning("%s cannot be locked: %s", self.path, error.strerror)
-                return
-        try:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-        except OSError as error:  # only the message to others suffers
-            _log.warning("%s cannot be written: %s", self.path, error.strerror)
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        """Release the lock, for another process to take."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 def _digest(document: dict[str, Any]) -> str:

@@ -25,7 +25,8 @@ from canaryproxy.control.controller import Origin
 from canaryproxy.control.ended import refuse_ended
 from canaryproxy.control.process import ProcessControl, Service
 from canaryproxy.control.reload import Change, Reloader, live
-from canaryproxy.control.state_file import StateLock
+from canaryproxy.control.state_file import StateError
+from canaryproxy.control.state_lock import StateLocks
 from canaryproxy.measure.resolved import Addresses, names
 from canaryproxy.measure.shared_memory import Block, Configured, Placement
 from canaryproxy.release.rollout import Refused
@@ -77,7 +78,7 @@ class ControlPlane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         """Services that have been removed, until they have ended."""
-        self._lock = StateLock(Path(config.state))
+        self._locks = StateLocks(config)
         self._status_line = ""
         self._touched: list[str] = []
         """Services that the reload of now concerns."""
@@ -164,7 +165,7 @@ class ControlPlane:
         Blocks while the control plane before this one saves. Raises ``StateError`` if another process keeps
         the state file.
         """
-        self._lock.acquire(_LOCK_WITHIN)
+        self._locks.acquire(_LOCK_WITHIN)
         before = any(service.has_table for service in self.services.values())
         origins = {name: service.load() for name, service in self.services.items()}
         in_force = self._block.config.read()
@@ -203,7 +204,7 @@ class ControlPlane:
 
     async def wait_for_lock(self) -> None:
         """Wait until no other process holds the state file. Raises ``StateError`` as ``load`` does."""
-        await asyncio.to_thread(self._lock.acquire, _LOCK_WITHIN)
+        await asyncio.to_thread(self._locks.acquire, _LOCK_WITHIN)
 
     async def start(
         self, unix_sockets: Sequence[socket.socket], tcp_sockets: Sequence[socket.socket]
@@ -278,6 +279,10 @@ class ControlPlane:
         self._touched = []
         wanted = config.by_service()
         self._slots.plan(wanted)
+        try:
+            self._locks.extend(config)
+        except StateError as error:
+            raise Refused(str(error)) from None
         for name, own in wanted.items():
             known = self.services.get(name)
             try:
@@ -381,7 +386,7 @@ class ControlPlane:
             self._heartbeat.cancel()
             self._heartbeat = None
         await asyncio.gather(*(one.controller.stop() for one in self.services.values()))
-        self._lock.release()
+        self._locks.release()
 
     async def close(self) -> None:
         """Close the admin addresses and end the notifications; call ``release`` before."""

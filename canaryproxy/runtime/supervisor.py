@@ -17,7 +17,8 @@ from canaryproxy import config as configuration
 from canaryproxy.admin.tokens import check_tokens
 from canaryproxy.config import Config
 from canaryproxy.config.secrets import SecretError
-from canaryproxy.control.state_file import StateError, StateLock
+from canaryproxy.control.state_file import StateError
+from canaryproxy.control.state_lock import StateLocks
 from canaryproxy.proxy.access_log import AccessLog
 from canaryproxy.runtime import allocator, systemd
 from canaryproxy.runtime.context import RunContext
@@ -134,13 +135,14 @@ class Supervisor:
 
 
 def _check_alone(config: Config) -> None:
-    """Raise ``StartError`` if another proxy holds the state file."""
-    lock = StateLock(Path(config.state))
+    """Raise ``StartError`` if another proxy holds a state file of this one."""
+    locks = StateLocks(config)
     try:
-        lock.acquire(_LOCK_WITHIN)
+        locks.acquire(_LOCK_WITHIN)
     except StateError as error:
         raise StartError(str(error)) from None
-    lock.release()
+    finally:
+        locks.release()
 
 
 def _check_log(settings: configuration.AccessLog) -> None:

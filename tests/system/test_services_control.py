@@ -7,9 +7,13 @@ import http.client
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
 
 from .processes import Proxy, proxy, until, upstream
 from .test_hot_restart import end_all
@@ -146,3 +150,26 @@ def test_a_service_is_removed_while_its_release_is_under_way_and_comes_back(tmp_
         assert made.get("cart") == 200
         history = json.loads(made.running.ask("GET", "/v1/services/cart/history"))
         assert "has been removed from the configuration" in json.dumps(history)
+
+
+def test_two_proxies_never_keep_the_services_of_one_folder(tmp_path: Path) -> None:
+    with services(tmp_path, release=RELEASE) as made:
+        text = (tmp_path / "proxy.yaml").read_text()
+        other = tmp_path / "other.yaml"
+        for old, new in (
+            (str(made.running.port), str(free_port())),
+            ("admin.sock", "other.sock"),
+            ("/state.json", "/other.json"),
+        ):
+            text = text.replace(old, new)
+        other.write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-m", "canaryproxy", "run", "-c", str(other)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        said = (
+            f"already in use: folder of state files {tmp_path}/services (by pid {made.running.pid})"
+        )
+        assert said in done.stderr
+        assert made.get("cart") == 200
