@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from canaryproxy import config as configuration
 from canaryproxy.cli.common import EXIT_CONFIG, config_option, read_text, read_with_files, refuse
-from canaryproxy.cli.service_lines import ServiceLine, services_of, table
+from canaryproxy.cli.service_lines import ServiceLine, services_of, summary, table
 from canaryproxy.config.errors import ConfigError, Problem, dotted
 from canaryproxy.config.errors import Path as FieldPath
 from canaryproxy.config.service_names import release_path
@@ -35,8 +35,8 @@ def check(path: Path, as_json: bool) -> None:
     about. So are files of secrets that cannot be read, and host names of endpoints that do not resolve here.
     With the proxy's state file at hand, a release id that has ended before is an error if it comes again with
     another canary, and a step is warned about that would bring the canary more requests than endpoints have
-    carried, at the most traffic that stable had. Of a file with several services it prints each one: its
-    hosts and paths, and its release.
+    carried, at the most traffic that stable had. It prints what the file does: the steps of the release and
+    who is drawn, of several services also their hosts and paths.
 
     Example: canaryproxy check -c config/example.yaml
     """
@@ -67,7 +67,7 @@ def check(path: Path, as_json: bool) -> None:
             for p in problems
         ]
         found = {"file": str(path), "valid": not problems, "errors": errors}
-        listed = {"services": [asdict(one) for one in services]} if services else {}
+        listed = {"services": [_as_json(one) for one in services]} if services else {}
         click.echo(json.dumps({**found, "warnings": list(warnings), **listed}))
     for line in () if as_json else warnings:
         click.echo(f"{path}: warning: {line}", err=True)
@@ -76,9 +76,13 @@ def check(path: Path, as_json: bool) -> None:
     if problems:
         refuse(ConfigError(problems))
     if not as_json:
-        for line in table(services):
+        for line in table(services) if config.services else summary(services):
             click.echo(line)
         click.echo(f"{path}: ok")
+
+
+def _as_json(service: ServiceLine) -> dict[str, Any]:
+    return {**asdict(service), "drawn": dict(service.drawn)}
 
 
 def _each(config: Config) -> Iterator[tuple[FieldPath, Config]]:

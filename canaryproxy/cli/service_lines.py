@@ -1,12 +1,13 @@
-"""The services of a configuration, a line each."""
+"""What a configuration does, service by service."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from canaryproxy.config.service_names import service_of
+from canaryproxy.cli.plan_text import drawn, identity, split_text
+from canaryproxy.config.service_names import service_of, version_of
 from canaryproxy.config.text import count
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ class ServiceLine:
     """The cohorts that its first steps are for, in their order."""
     weight: float
     """Percent of users without a release."""
+    split: str
+    """How its users get the canary, for people."""
+    users: str
+    """What identifies a user."""
+    drawn: tuple[tuple[str, str], ...]
+    """Groups of users with their conditions, for people; of a version, those of its service."""
 
     @property
     def places(self) -> tuple[str, str]:
@@ -39,27 +46,20 @@ class ServiceLine:
             return "everything else", ""
         return _some(self.hosts or ("any host",)), _some(self.paths)
 
-    @property
-    def split(self) -> str:
-        """How its users get the canary, for people."""
-        if self.release is None:
-            return f"no release, {self.weight:g}% canary" if self.weight else "no release"
-        first = f", first {' and '.join(self.cohorts)}" if self.cohorts else ""
-        return f"{self.release} ({self.steps} step{'s' if self.steps != 1 else ''}{first})"
-
 
 def services_of(config: Config) -> tuple[ServiceLine, ...]:
     """Return the services of a configuration by name, versions beside a canary included."""
     services = config.by_service()
-    if len(services) == 1 and not config.services:
-        return ()
-    return tuple(_line(config, name, one) for name, one in services.items())
+    return tuple(_line(config, services, name) for name in services)
 
 
-def _line(config: Config, name: str, own: Config) -> ServiceLine:
+def _line(config: Config, services: Mapping[str, Config], name: str) -> ServiceLine:
+    own = services[name]
     service = config.services.get(service_of(name))
     steps = () if own.release is None else own.release.steps
     cohorts = dict.fromkeys(one.cohort for one in steps if one.cohort is not None)
+    version = version_of(name)
+    share = services[service_of(name)].variants.others[version].share if version else None
     return ServiceLine(
         name,
         () if service is None else service.hosts,
@@ -68,19 +68,38 @@ def _line(config: Config, name: str, own: Config) -> ServiceLine:
         len(steps),
         tuple(cohorts),
         0.0 if own.variants.canary is None else own.split.weight,
+        split_text(own, share),
+        identity(own),
+        () if version else tuple(drawn(own)),
     )
 
 
 def table(services: Sequence[ServiceLine], most: int = 50) -> Iterator[str]:
-    """Yield a line for each service, and one for those beyond ``most``."""
+    """Yield a line for each service, with the groups of its users, and one for those beyond ``most``."""
     rows = [(one.name, *one.places, one.split) for one in services[:most]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    for row, one in zip(rows, services, strict=False):
         yield "  ".join(
             f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)
         ).rstrip()
+        for name, words in one.drawn:
+            yield f"{'':{widths[0]}}  {name}: {words}"
     if (more := len(services) - most) > 0:
         yield f"and {count(more)} more services"
+
+
+def summary(services: Sequence[ServiceLine]) -> Iterator[str]:
+    """Yield what a file with one service does with its users; versions beside its canary come last."""
+    first, *others = services
+    rows = [
+        ("release", first.split),
+        ("users", first.users),
+        *first.drawn,
+        *((version_of(one.name), one.split) for one in others),
+    ]
+    width = max(len(name) for name, _ in rows)
+    for name, words in rows:
+        yield f"{name:<{width}}  {words}"
 
 
 def _some(names: Sequence[str]) -> str:

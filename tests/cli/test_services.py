@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from time import time
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from canaryproxy import config
 from canaryproxy.cli.begin import NewRelease
 from canaryproxy.cli.check import check
+from canaryproxy.cli.condition_text import in_words
 from canaryproxy.cli.offline import plan
 from canaryproxy.config.yaml_reader import read
 from canaryproxy.control.state_file import StateFile
@@ -41,36 +44,133 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_check_prints_each_service(path: Path) -> None:
+def checked(path: Path) -> list[str]:
     found = CliRunner().invoke(check, ["-c", str(path)])
     assert found.exit_code == 0
-    assert found.output.splitlines() == [
-        "cart    shop.example.com, *.shop.example.com, a.example and 1 more  /cart  cart-1 (3 steps)",
-        "search  shop.example.com                                                   no release, 3% canary",
-        "web     everything else                                                    all-1 (2 steps)",
+    return found.stdout.splitlines()
+
+
+def test_check_prints_what_each_service_does(path: Path) -> None:
+    assert checked(path) == [
+        "cart    shop.example.com, *.shop.example.com, a.example and 1 more  /cart"
+        "  cart-1: 5% of users for 5m, 50% for 5m, 100%",
+        "search  shop.example.com                                                   no release: 3% of users",
+        "web     everything else"
+        "                                                    all-1: 1% of users for 5m, 100%",
         f"{path}: ok",
     ]
 
 
-def test_check_names_the_cohorts_of_a_release(path: Path) -> None:
-    steps = "[{cohort: staff, weight: 9, bake: 5m}, {cohort: staff, weight: 50, bake: 5m}, {weight: 100}]"
-    path.write_text(
-        path.read_text()
-        + f"""
-  pay:
-    hosts: pay.example
-    split: {{cohorts: {{staff: {{header: {{name: X-Staff, equals: "yes"}}}}}}}}
-    release: {{id: pay-1, steps: {steps}}}
+COHORTS = """
+    split:
+      eligible: {header: {name: X-Plan, equals: beta}}
+      cohorts: {staff: {header: {name: X-Staff, present: true}, not: {path: {prefix: /admin}}}}
+    release:
+      id: pay-1
+      steps: [{cohort: staff, weight: 9, bake: 5m}, {cohort: staff, weight: 50, bake: 90s}, {weight: 100}]
 """
-    )
-    found = CliRunner().invoke(check, ["-c", str(path)]).output.splitlines()
-    (line,) = (one for one in found if one.startswith("pay "))
-    assert line.split("  ")[-1].strip() == "pay-1 (3 steps, first staff)"
+OTHERS = """
+    variants:
+      stable: {endpoints: ["http://127.0.0.1:1"]}
+      canary: {endpoints: ["http://127.0.0.1:2"]}
+      others:
+        v3:
+          endpoints: ["http://127.0.0.1:3"]
+          share: 20
+          release: {id: v3-1, steps: [{weight: 5, bake: 5m}, {weight: 50}]}
+        holdout: {endpoints: ["http://127.0.0.1:4"], share: 4, weight: 50}
+"""
+
+
+def test_check_says_who_is_drawn_and_who_has_other_versions(path: Path) -> None:
+    path.write_text(f"{path.read_text()}\n  pay:\n    hosts: pay.example{COHORTS}{OTHERS}")
+    lines = checked(path)
+    at = next(n for n, one in enumerate(lines) if one.startswith("pay "))
+    assert [one.split("  ")[-1].strip() for one in lines[at:]] == [
+        "pay-1: 9% of staff for 5m, 50% for 90s, 100% of users",
+        "only users with: header X-Plan is beta",
+        "staff: a header X-Staff and not (path begins with /admin)",
+        "v3-1, for 20% of users: 5% of them for 5m, 50%",
+        "no release, for 4% of users: 50% of them",
+        f"{path}: ok",
+    ]
     as_json = json.loads(CliRunner().invoke(check, ["-c", str(path), "--json"]).output)
-    assert [one["cohorts"] for one in as_json["services"]] == [[], [], [], ["staff"]]
+    assert [one["cohorts"] for one in as_json["services"]] == [[], [], [], ["staff"], [], []]
 
 
-def test_check_lists_services_as_json_where_a_file_has_several(path: Path, tmp_path: Path) -> None:
+def test_check_says_the_same_of_a_file_with_one_service(tmp_path: Path) -> None:
+    path = tmp_path / "single.yaml"
+    path.write_text(textwrap.dedent(COHORTS + OTHERS))
+    assert checked(path) == [
+        "release          pay-1: 9% of staff for 5m, 50% for 90s, 100% of users",
+        "users            by the cookie canary_id",
+        "only users with  header X-Plan is beta",
+        "staff            a header X-Staff and not (path begins with /admin)",
+        "v3               v3-1, for 20% of users: 5% of them for 5m, 50%",
+        "holdout          no release, for 4% of users: 50% of them",
+        f"{path}: ok",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no release, no canary"),
+        ("split: {weight: 2.5}", "no release: 2.5% of users"),
+        ("split: {follow: {from: [10.0.0.0/8]}}", "no release, follows X-Canary"),
+        (
+            "release: {id: a, promote: manual, steps: [{weight: 1}, {weight: 100}],"
+            " hold_back: {share: 1%, bake: 24h}}",
+            "a: 1% of users, 99% for 1d, 100%; canaryproxy resume begins each next one",
+        ),
+        (
+            f"release: {{id: a, steps: {json.dumps([{'weight': at} for at in range(1, 13)])}}}",
+            "a: 1% of users, 2%, 3%, 4%, 5%, 6%, ..., 12% (12 steps)",
+        ),
+    ],
+)
+def test_check_says_what_a_split_does(tmp_path: Path, text: str, says: str) -> None:
+    canary = ', canary: {endpoints: ["http://127.0.0.1:2"]}' if text else ""
+    path = tmp_path / "c.yaml"
+    path.write_text(f'variants: {{stable: {{endpoints: ["http://127.0.0.1:1"]}}{canary}}}\n{text}')
+    assert checked(path)[0] == f"release  {says}"
+
+
+@pytest.mark.parametrize(
+    ("sticky", "says"),
+    [("{header: X-User}", "by the header X-User"), ("{address: true}", "by address")],
+)
+def test_check_says_what_identifies_a_user(tmp_path: Path, sticky: str, says: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f'variants: {{stable: {{endpoints: ["http://127.0.0.1:1"]}}}}\nsplit: {{sticky: {sticky}}}'
+    )
+    assert checked(path)[1] == f"users    {says}"
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ("{cookie: {name: plan, prefix: be}}", "cookie plan begins with be"),
+        ("{query: {name: v, regex: ^2}}", "query v matches ^2"),
+        ("{header: {name: X-A, present: false}}", "no header X-A"),
+        ("{path: {equals: /x}, method: [GET, HEAD]}", "path is /x and method GET or HEAD"),
+        (
+            "{any: [{host: a.example}, {network: 10.0.0.0/8, host: b.example}]}",
+            "(host a.example or (host b.example and client in 10.0.0.0/8))",
+        ),
+        ("{all: [{host: a}, {not: {host: b}}]}", "host a and not (host b)"),
+        ("{host: [a, b, c, d, e, f, g]}", "host a or b or c or d or e or 2 more"),
+    ],
+)
+def test_conditions_are_said_in_words(condition: str, words: str) -> None:
+    text = f'variants: {{stable: {{endpoints: ["http://a:1"]}}}}\nsplit: {{eligible: {condition}}}'
+    found = config.parse(text, file="c.yaml").split.eligible
+    assert found is not None
+    assert in_words(found) == words
+
+
+def test_check_lists_services_as_json(path: Path, tmp_path: Path) -> None:
     found = json.loads(CliRunner().invoke(check, ["-c", str(path), "--json"]).output)
     assert [one["name"] for one in found["services"]] == ["cart", "search", "web"]
     assert found["services"][1] == {
@@ -81,11 +181,14 @@ def test_check_lists_services_as_json_where_a_file_has_several(path: Path, tmp_p
         "steps": 0,
         "cohorts": [],
         "weight": 3.0,
+        "split": "no release: 3% of users",
+        "users": "by the cookie canary_id",
+        "drawn": {},
     }
     single = tmp_path / "single.yaml"
     single.write_text('variants: {stable: {endpoints: ["http://127.0.0.1:1"]}}')
     found = json.loads(CliRunner().invoke(check, ["-c", str(single), "--json"]).output)
-    assert "services" not in found
+    assert [one["name"] for one in found["services"]] == ["default"]
 
 
 def save(folder: Path, name: str, **document: Any) -> None:
