@@ -19,8 +19,9 @@ from aiohttp import web
 from aiohttp.helpers import ETag
 
 PAGE, OVERVIEW, SERVICES = "index.html", "overview.html", "services.html"
-_NAME = "{name:[a-z0-9-]{1,63}}"
-"""A service's name, and nothing that a redirect could take for an address elsewhere."""
+_NAME = r"{name:[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})?}"
+"""The name of a service, or of a version beside its canary: nothing that a redirect could take for an address
+elsewhere."""
 _ROOT = "../../"
 """Where the root is, as seen from a service's page."""
 

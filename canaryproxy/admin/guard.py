@@ -28,7 +28,7 @@ SAFE_METHODS: Final = ("GET", "HEAD")
 ANY_HOST: Final = ("/livez", "/readyz", "/metrics")
 """Paths for probes and scrapers, served under any name."""
 
-PAGES: Final = ("/", "/overview")
+_PAGES: Final = re.compile(r"/|/overview|/static/.*|/services/[^/]+/")
 """Paths of the dashboard, which may load its own scripts."""
 
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
@@ -61,8 +61,7 @@ def secure(response: web.StreamResponse, path: str) -> None:
     for name, value in _HEADERS.items():
         headers[name] = value
     headers.setdefault("Cache-Control", "no-store")
-    is_page = path in PAGES or path.startswith("/static/")
-    headers["Content-Security-Policy"] = _PAGE if is_page else _NOTHING
+    headers["Content-Security-Policy"] = _PAGE if _PAGES.fullmatch(path) else _NOTHING
 
 
 def route_of(request: web.Request) -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from canaryproxy.config.addresses import TcpAddress, UnixAddress, is_loopback
 from canaryproxy.config.model import Config, Step
 from canaryproxy.config.model.service import SECTIONS
+from canaryproxy.config.service_names import is_other, service_of, version_of
 from canaryproxy.config.units import duration_text
 
 SHORT_BAKE = 300.0
@@ -27,13 +28,39 @@ SHOWN = 5
 def warnings(config: Config) -> tuple[str, ...]:
     """Return the warnings, one line each; what only some services earn begins with their names."""
     services = config.by_service()
-    if len(services) == 1 and not config.services:
-        return (*_service(config), *_listeners(config))
+    own = {name: _service(one) for name, one in services.items() if not is_other(name)}
+    others = {
+        name: _of_version(name, services, own[service_of(name)])
+        for name in services
+        if is_other(name)
+    }
+    if not config.services:
+        lines = [line for of in (*own.values(), *others.values()) for line in of]
+        return (*lines, *_listeners(config))
     owners: dict[str, list[str]] = {}
-    for name, one in services.items():
-        for line in _service(one):
-            owners.setdefault(line, []).append(name)
-    return (*_overridden(config), *_by_owner(owners, len(services)), *_listeners(config))
+    for name, of_it in (own | others).items():
+        for line in of_it:
+            owners.setdefault(line, []).append(service_of(name))
+    return (*_overridden(config), *_by_owner(owners, len(own)), *_listeners(config))
+
+
+def _of_version(name: str, services: Mapping[str, Config], known: Sequence[str]) -> list[str]:
+    """Return the warnings about a version beside the canary that its service has not earned already.
+
+    Its release, weight and endpoints are those of the canary of a service of its own.
+    """
+    at = f"variants.others.{version_of(name)}"
+    found = []
+    for line in _service(services[name]):
+        if line not in known:
+            for ours, theirs in (
+                ("variants.canary", at),
+                ("release.", f"{at}.release."),
+                ("split.weight", f"{at}.weight"),
+            ):
+                line = line.replace(ours, theirs)
+            found.append(line)
+    return found
 
 
 def _by_owner(owners: Mapping[str, list[str]], services: int) -> Iterator[str]:
@@ -83,7 +110,8 @@ def _service(config: Config) -> tuple[str, ...]:
 def _weights(config: Config) -> Iterator[str]:
     """Warn about weights that were meant as fractions, or that nothing reads."""
     release, split = config.release, config.split
-    if release is not None and "weight" in split.model_fields_set:
+    is_version = is_other(config.service or "")
+    if release is not None and "weight" in split.model_fields_set and not is_version:
         yield "split.weight has no effect beside release: the weights are those of release.steps"
     steps = () if release is None else release.steps
     name = "release.steps[0].weight" if steps else "split.weight"

@@ -142,7 +142,7 @@ async def test_the_page_of_a_service_is_a_folder(
     several: TestServer, session: ClientSession
 ) -> None:
     longest = "a" * 63
-    for name in ("cart", longest):
+    for name in ("cart", longest, "cart.v3", f"{longest}.{longest}"):
         url = several.make_url(f"/services/{name}")
         async with session.get(url, allow_redirects=False) as answer:
             assert answer.status == 308
@@ -159,6 +159,9 @@ async def test_the_page_of_a_service_is_a_folder(
         "/services/..%2f..",
         "/services/" + "a" * 64,
         "/services/Cart/",
+        "/services/cart.v3.v4/",
+        "/services/.v3/",
+        "/services/cart./",
         "/services/a%0d%0ab/",
         "/services//",
     ],

@@ -253,3 +253,18 @@ async def test_an_act_on_a_service_that_is_removed_meanwhile_gets_404(
         found = problem(await asking)
     assert found["detail"] == "a reload has removed the service pay; there is cart"
     assert found["services"] == ["cart"]
+
+
+@pytest.mark.parametrize("path", ["/", "/services/cart/", "/services/cart.v3/", "/overview"])
+async def test_pages_may_load_their_own_scripts(shop: Served, path: str) -> None:
+    page = await shop.ask("GET", path)
+    assert page.status == 200
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("path", ["/services/cart", "/v1/services/cart", "/services/a/b/", "/x"])
+async def test_what_is_no_page_may_load_nothing(shop: Served, path: str) -> None:
+    assert (
+        "default-src 'none'; base-uri"
+        in (await shop.ask("GET", path)).headers["content-security-policy"]
+    )

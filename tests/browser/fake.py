@@ -13,13 +13,10 @@ from typing import Any
 from aiohttp import web
 
 from canaryproxy.admin import dashboard
+from canaryproxy.admin.guard import secure
 from tests.browser.scenes import Scene, trip
 from tests.judged import judged
 
-CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 TOKEN = "correct-horse-battery-staple"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -335,8 +332,8 @@ async def _headers(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         answer = await handler(request)
     except web.HTTPException as error:
-        error.headers["Content-Security-Policy"] = CSP
+        secure(error, request.path)
         raise
     if not answer.prepared:
-        answer.headers["Content-Security-Policy"] = CSP
+        secure(answer, request.path)
     return answer

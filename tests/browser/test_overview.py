@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from canaryproxy.admin import dashboard
-from tests.browser.fake import CSP
+from canaryproxy.admin.guard import secure
 from tests.browser.page import Page
 
 pytestmark = pytest.mark.slow
@@ -81,8 +81,8 @@ class Site:
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         return f"http://127.0.0.1:{self._runner.addresses[0][1]}/overview"
 
-    async def _secure(self, _request: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Content-Security-Policy"] = CSP
+    async def _secure(self, request: web.Request, response: web.StreamResponse) -> None:
+        secure(response, request.path)
 
     async def _overview(self, _request: web.Request) -> web.Response:
         if self.down:

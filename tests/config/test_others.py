@@ -128,3 +128,34 @@ def test_mistakes_are_said_where_they_are(change: tuple[str, str], said: str) ->
     if change[1].strip() == "canary:":
         text = text.replace("variant: v3", "variant: holdout")
     assert said in problem(text)
+
+
+def test_warnings_about_a_version_name_its_own_fields_and_repeat_none_of_its_service() -> None:
+    text = """
+{more}variants:
+  stable: {{endpoints: ["http://127.0.0.1:1"]}}
+  canary: {{endpoints: ["http://127.0.0.1:2"]}}
+  others:
+    v3:
+      endpoints: ["http://127.0.0.1:3"]
+      share: 20
+      release: {{id: v3-1, steps: [{{weight: 20, bake: 10m}}, {{weight: 50}}]}}
+    holdout: {{endpoints: ["http://127.0.0.1:1"], share: 4, weight: 0.05}}
+split: {{weight: 3, sticky: {{address: true}}}}
+"""
+    own = (
+        "split.sticky.address without forwarded.trust",
+        "variants.others.v3.release.steps[0].weight is 20%: begin with 1% to 5%",
+        "variants.others.holdout.weight is 0.05% of users, 1 in 2,000",
+        "variants.stable and variants.others.holdout share http://127.0.0.1:1",
+    )
+    for more, whose in (
+        ("", ""),
+        ("services: {cart: {}}\n", "service cart: "),
+        ("services: {cart: {paths: /cart}, web: {}}\n", "every service: "),
+    ):
+        found = config.warnings(config.parse(text.format(more=more), file="c.yaml"))
+        assert [one for one in found if "split.weight" in one] == []
+        for line in own:
+            (one,) = (one for one in found if line in one)
+            assert one.startswith(f"{whose}{line}"), one

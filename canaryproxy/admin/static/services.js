@@ -81,6 +81,7 @@ function fill(node, row) {
   attr(node, "class", `tile attention-${row.attention}`);
   text(release, row.release ?? "no release");
   text(share, users(row));
+  attr(share, "class", row.cohorts?.length ? "tile-weight of-groups" : "tile-weight");
   attr(share, "title", `of the users of ${row.name} are on the canary`);
   steps(plan, row);
   text(at.firstElementChild, state({ ...row, steps: row.plan }));
