@@ -34,8 +34,8 @@ def import_(files: tuple[str, ...], kind: str | None, only: str | None, canary: 
     Reads nginx (split_clients, upstream), ingress-nginx (canary annotations), Flagger (Canary), Argo
     Rollouts (Rollout), Traefik (weighted services) and Envoy (weighted clusters) from files or standard
     input (-). Give all objects that belong to the split, such as both Ingresses. Relative includes of nginx
-    are relative to the folder of the first file. Several splits of nginx, ingress-nginx or Flagger become
-    services of one configuration; of others, choose one with --only.
+    are relative to the folder of the first file. Several splits become services of one configuration, each
+    with its hosts and paths.
 
     Each line says where it is from. A comment names each thing that has no equivalent or behaves
     differently, and what to do. The result is valid; read its comments, then run canaryproxy check. Exit

@@ -71,12 +71,13 @@ def convert(documents: list[Field], wanted: Wanted, draft: Draft) -> None:
         or kubernetes.is_kind(one, "ClusterAnalysisTemplate", _GROUP)
     }
     _endpoints(document, canary, documents, draft)
+    routes = _hosts(document, canary, documents, draft) if draft.service is not None else []
     reading = _Reading(canary, templates, draft)
     reading.steps()
     reading.finish(name, _tag(document))
     reading.background()
     _leave(document, draft)
-    read = [document, *reading.used]
+    read = [document, *reading.used, *routes]
     for one in reading.used:
         kubernetes.take_metadata(one)
         one.take("metadata")
@@ -119,6 +120,68 @@ def _endpoints(document: Field, canary: Field, documents: list[Field], draft: Dr
             )
         url = kubernetes.endpoint(service, namespace, None, documents, draft, place)
         draft.add(f"variants.{variant}.endpoints", url, place, f"{variant}Service {service}")
+
+
+def _hosts(document: Field, canary: Field, documents: list[Field], draft: Draft) -> list[Field]:
+    """Add the hosts of one of several Rollouts: those of its routes, or the names of its stable Service.
+
+    Returns the objects that name them.
+    """
+    routed = {
+        name
+        for keys in _ROUTES
+        if (at := _peek(canary, "trafficRouting", *keys)) is not None
+        for name in ([str(at.value)] if not isinstance(at.value, list) else _names(at))
+    }
+    found: list[Field] = []
+    for one in documents:
+        if kubernetes.is_kind(one, "VirtualService") and kubernetes.name_of(one) in routed:
+            hosts = one.need("spec").items("hosts")
+        elif kubernetes.is_kind(one, "Ingress") and kubernetes.name_of(one) in routed:
+            rules = one.need("spec").items("rules")
+            hosts = [host for rule in rules if (host := rule.get("host")) is not None]
+        else:
+            continue
+        for host in hosts:
+            draft.add("hosts", host.text(), host.place, f"a host of {kubernetes.name_of(one)}")
+            found.append(one)
+    if found:
+        return found
+    named = canary.get("stableService") or document.need("metadata", "name")
+    names = kubernetes.cluster_names(named.text(), kubernetes.namespace_of(document))
+    for name in names:
+        draft.add("hosts", name, named.place, f"the Service {named.text()}")
+    draft.differs(
+        named.place,
+        f"the hosts of {draft.service} are the names of its stable Service in the cluster: pass the"
+        " VirtualService or Ingress, too, or set hosts",
+    )
+    return []
+
+
+_ROUTES: Final = (
+    ("istio", "virtualService", "name"),
+    ("istio", "virtualServices"),
+    ("nginx", "stableIngress"),
+    ("nginx", "stableIngresses"),
+    ("alb", "ingress"),
+)
+"""The keys of trafficRouting that name objects with hosts."""
+
+
+def _peek(field: Field, *keys: str) -> Field | None:
+    """Return a value below some keys, and do not count it as read."""
+    for key in keys:
+        if not field.has(key):
+            return None
+        field = field.value[key]
+    return field
+
+
+def _names(items: Field) -> list[str]:
+    """Return the items of a list: names, or mappings with one."""
+    names = (_peek(one, "name") or one for one in items.value)
+    return [str(one.value) for one in names]
 
 
 @dataclass(slots=True)

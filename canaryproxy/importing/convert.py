@@ -31,8 +31,6 @@ _IMPORTERS: Final[dict[str, tuple[Callable[[Field], bool], Importer]]] = {
     "traefik": (traefik.is_one, traefik.convert),
     "envoy": (envoy.is_one, envoy.convert),
 }
-_SERVICES: Final = ("nginx", "ingress-nginx", "flagger")
-"""Kinds whose splits become services, if there are several."""
 MOST_SPLITS: Final = 200
 """Splits that become services; each is read by itself."""
 _LONGEST: Final = 57
@@ -64,11 +62,7 @@ def convert(
     try:
         draft = source.draft(wanted)
     except SeveralSplits as several:
-        if (
-            source.kind not in _SERVICES
-            or wanted.canary is not None
-            or len(several.names) > MOST_SPLITS
-        ):
+        if wanted.canary is not None or len(several.names) > MOST_SPLITS:
             raise
         named = zip(several.names, service_names(several.names), strict=True)
         draft = merged([source.draft(Wanted(name), service) for name, service in named])

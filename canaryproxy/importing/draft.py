@@ -147,15 +147,21 @@ class Draft:
                 return
         self.settings.append(setting)
 
-    def report_unread(self, root: Field, reasons: Mapping[str, tuple[str, str]]) -> None:
-        """Note the keys of the source that nothing has read; ``reasons`` are by a part of the key."""
+    def report_unread(
+        self, root: Field, reasons: Mapping[str, tuple[str, str]], *, is_shared: bool = False
+    ) -> None:
+        """Note the keys of the source that nothing has read; ``reasons`` are by a part of the key.
+
+        ``is_shared``: it has several splits, and another one may read them.
+        """
+        note = self.not_used if is_shared else self.no_equivalent
         for one in root.unread():
             named = [str(part) for part in one.place.path if isinstance(part, str)]
             because, instead = next(
                 (reasons[name] for name in reversed(named) if name in reasons),
                 ("canaryproxy has no such setting", FRONT),
             )
-            self.no_equivalent(one.place, one.name, because, instead)
+            note(one.place, one.name, because, instead)
 
 
 def merged(drafts: Sequence[Draft]) -> Draft:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from canaryproxy.config.units import duration_text
 from canaryproxy.importing import envoy_clusters, envoy_routes
 from canaryproxy.importing.draft import FRONT, Draft
 from canaryproxy.importing.envoy_routes import Route
 from canaryproxy.importing.fields import Field, Place
+from canaryproxy.importing.rules import places
 from canaryproxy.importing.shares import STAYS, Pair, Wanted, choose_split, pair_of
 
 _REASONS: Final = {
@@ -45,6 +47,9 @@ _COVERED: Final = ("stat_prefix", "codec_type", "normalize_path", "merge_slashes
     "drain_timeout", "http_protocol_options", "add_user_agent", "via")  # fmt: skip
 
 
+_PORT: Final = re.compile(r":(?:[0-9]+|\*)\Z")
+
+
 def is_one(document: Field) -> bool:
     """Tell whether a document is a bootstrap, a listener or a route configuration."""
     if not isinstance(document.value, dict):
@@ -73,8 +78,53 @@ def convert(documents: list[Field], wanted: Wanted, draft: Draft) -> None:
         listeners += [x for x in (one, *resources) if x.has("filter_chains")]
         clusters |= {x.need("name").text(): x for x in resources if x.has("load_assignment")}
         configurations += [(None, x) for x in (one, *resources) if x.has("virtual_hosts")]
+    found, plain = _found(listeners, configurations, draft)
+    at = choose_split(
+        [(one.name, one.host.place) for one in found],
+        wanted,
+        mine[0].place,
+        "weighted_clusters of two clusters in a route",
+    )
+    chosen = found[at]
+    place, split, routes = chosen.host.place, chosen.split, chosen.routes
+    pair = _pair(split, routes, wanted, place, draft)
+    for each in found if draft.service is not None else (chosen,):
+        if each.listener is not None and each.name == chosen.name:
+            _listener(each.listener, each.manager, draft)
+    for variant, name in (("stable", pair.stable), ("canary", pair.canary)):
+        envoy_clusters.add(variant, name, clusters.get(name), place, draft)
+    draft.set("split.weight", pair.weight, pair.place, "weight, of the sum of the weights")
+    _sticky(split, pair, draft)
+    if draft.service is None:
+        envoy_routes.rules(routes, split, pair, draft)
+    else:
+        hosts = _hosts(chosen.host, draft)
+        at_paths = envoy_routes.places_of(routes, split)
+        places([(hosts, paths, where) for paths, where in at_paths], draft, place)
+        envoy_routes.rules_of_service(routes, split, pair, draft)
+    _action(split, pair, draft)
+    _left(mine, chosen, found, plain, clusters, pair, draft)
+
+
+class _Split(NamedTuple):
+    """A split, and where it is."""
+
+    name: str
+    listener: Field | None
+    manager: Field
+    host: Field
+    """Its virtual host."""
+    routes: list[Route]
+    split: Route
+
+
+def _found(
+    listeners: list[Field], configurations: list[tuple[Field | None, Field]], draft: Draft
+) -> tuple[list[_Split], list[Field]]:
+    """Return the splits, and the virtual hosts that have none."""
     connected = [(one, config) for one in listeners for config in _route_configs(one)]
-    found = []
+    found: list[_Split] = []
+    plain: list[Field] = []
     for listener, manager in (*connected, *configurations):
         config = manager.get("route_config") if listener is not None else manager
         if config is None:
@@ -83,27 +133,41 @@ def convert(documents: list[Field], wanted: Wanted, draft: Draft) -> None:
             )
         for host in config.items("virtual_hosts"):
             routes = [envoy_routes.read(one, draft) for one in host.items("routes")]
-            if (split := _split(routes)) is not None:
-                found.append(
-                    (host.need("name").text(), host.place, listener, manager, host, routes, split)
-                )
-    at = choose_split(
-        [one[:2] for one in found],
-        wanted,
-        mine[0].place,
-        "weighted_clusters of two clusters in a route",
-    )
-    _, place, listener, manager, host, routes, split = found[at]
-    pair = _pair(split, routes, wanted, place, draft)
-    if listener is not None:
-        _listener(listener, manager, draft)
-    for variant, name in (("stable", pair.stable), ("canary", pair.canary)):
-        envoy_clusters.add(variant, name, clusters.get(name), place, draft)
-    draft.set("split.weight", pair.weight, pair.place, "weight, of the sum of the weights")
-    _sticky(split, pair, draft)
-    envoy_routes.rules(routes, split, pair, draft)
-    _action(split, pair, draft)
-    _left(mine, host, found, clusters, pair, draft)
+            splits = envoy_routes.splits(routes)
+            name = host.need("name").text()
+            for one in splits:
+                of = name if len(splits) == 1 else f"{name}-{_label(one)}"
+                found.append(_Split(of, listener, manager, host, routes, one))
+            if not splits:
+                plain.append(host)
+    return found, plain
+
+
+def _label(split: Route) -> str:
+    """Return what tells a split from others of its virtual host: the route's name, or a cluster's."""
+    named = split.source.get("name")
+    return split.shares[0].name if named is None else named.text()
+
+
+def _hosts(host: Field, draft: Draft) -> list[str]:
+    """Return the domains of a virtual host as hosts of a service; none for any host."""
+    found = []
+    for one in host.items("domains"):
+        name = one.text().rpartition(":")[0] if _PORT.search(one.text()) else one.text()
+        if name == "*":
+            return []
+        if "*" in name.removeprefix("*."):
+            draft.no_equivalent(
+                one.place, f"the domain {name}", "a wildcard stands for whole labels in front",
+                "name the hosts",
+            )  # fmt: skip
+        elif name not in found:
+            found.append(name)
+    if not found:
+        raise host.place.error(
+            "expected a domain that is a name, *.name or *; import one split with --only NAME"
+        )
+    return found
 
 
 def _route_configs(listener: Field) -> list[Field]:
@@ -119,25 +183,6 @@ def _route_configs(listener: Field) -> list[Field]:
     return found
 
 
-def _split(routes: list[Route]) -> Route | None:
-    """Return the route that splits: by weights, or by a fraction before a route with the same conditions."""
-    for at, one in enumerate(routes):
-        if len({share.name for share in one.shares}) > 1:
-            return one
-        if one.percent < 100.0 and one.shares and _rest(one, routes[at + 1 :]) is not None:
-            return one
-    return None
-
-
-def _rest(split: Route, later: list[Route]) -> Route | None:
-    """Return the route that takes what the fraction of another leaves over."""
-    for one in later:
-        same = one.conditions == split.conditions or not (one.conditions or one.obstacle)
-        if same and one.percent == 100.0 and len(one.shares) == 1:
-            return one if one.shares[0].name != split.shares[0].name else None
-    return None
-
-
 def _pair(split: Route, routes: list[Route], wanted: Wanted, place: Place, draft: Draft) -> Pair:
     if len({share.name for share in split.shares}) > 1:
         pair = pair_of(split.shares, wanted, place, draft)
@@ -148,7 +193,7 @@ def _pair(split: Route, routes: list[Route], wanted: Wanted, place: Place, draft
             )  # fmt: skip
         return pair
     at = next(index for index, one in enumerate(routes) if one is split)
-    rest = _rest(split, routes[at + 1 :])
+    rest = envoy_routes.rest_of(split, routes[at + 1 :])
     assert rest is not None
     first, second = split.shares[0], rest.shares[0]
     shares = [replace(first, weight=split.percent), replace(second, weight=100.0 - split.percent)]
@@ -242,6 +287,7 @@ def _listener(listener: Field, manager: Field, draft: Draft) -> None:
     listener.take("name", "listener_filters", "per_connection_buffer_limit_bytes")
     address = envoy_clusters.address(listener.need("address"))
     value: dict[str, object] = {"address": address}
+    certificates: list[dict[str, str]] = []
     for chain in listener.items("filter_chains"):
         chain.take("name")
         tls = chain.get("transport_socket", "typed_config", "common_tls_context")
@@ -255,7 +301,8 @@ def _listener(listener: Field, manager: Field, draft: Draft) -> None:
             and (key := one.get("private_key", "filename"))
         ]
         if pairs:
-            value["tls"] = {"certificates": pairs}
+            certificates += [one for one in pairs if one not in certificates]
+            value["tls"] = {"certificates": certificates}
         else:
             draft.no_equivalent(
                 tls.place,
@@ -280,43 +327,55 @@ def _listener(listener: Field, manager: Field, draft: Draft) -> None:
 
 def _left(
     mine: list[Field],
-    host: Field,
-    found: list[tuple[str, Place, Field | None, Field, Field, list[Route], Route]],
+    chosen: _Split,
+    found: list[_Split],
+    plain: list[Field],
     clusters: dict[str, Field],
     pair: Pair,
     draft: Draft,
 ) -> None:
     """Note domains, other hosts and clusters, and what nothing has read."""
-    host.take("name")
-    domains = [one.text() for one in host.items("domains")]
-    if domains and "*" not in domains:
-        draft.no_equivalent(host.place, f"domains {', '.join(domains)}", *_REASONS["domains"])
+    is_shared = draft.service is not None
+    chosen.host.take("name")
+    domains = [one.text() for one in chosen.host.items("domains")]
+    if domains and "*" not in domains and not is_shared:
+        what = f"domains {', '.join(domains)}"
+        draft.no_equivalent(chosen.host.place, what, *_REASONS["domains"])
     for one in found:
-        if one[4] is not host:
-            draft.no_equivalent(
-                one[1], f"the virtual host {one[0]}", "a proxy has one service", FRONT
-            )
-            one[4].take()
+        if one.host is not chosen.host:
+            if not is_shared:
+                draft.no_equivalent(
+                    one.host.place, f"the virtual host {one.name}", "a proxy has one service", FRONT
+                )
+            one.host.take()
+    for host in plain if is_shared else ():
+        host.take()
+        draft.not_used(
+            host.place, f"the virtual host {host.need('name').text()}",
+            "no versions are split there", "add a service with variants.stable alone",
+        )  # fmt: skip
     for name, cluster in clusters.items():
         if name not in (pair.stable, pair.canary):
             cluster.take()
-            draft.no_equivalent(
+            draft.not_used(
                 cluster.place,
                 f"the cluster {name}",
-                "a proxy has two versions of one service",
-                FRONT,
+                "a service has two versions"
+                if is_shared
+                else "a proxy has two versions of one service",
+                "add a service with it as stable" if is_shared else FRONT,
             )
-    for _, _, listener, manager, _, routes, _ in found:
-        manager.take(*_COVERED)
-        if (config := manager.get("route_config")) is not None:
+    for one in found:
+        one.manager.take(*_COVERED)
+        if (config := one.manager.get("route_config")) is not None:
             config.take("name")
-        if listener is None:
-            manager.take(*_COVERED)
-        _router_only(manager, draft)
-        for route in routes:
+        if one.listener is None:
+            one.manager.take(*_COVERED)
+        _router_only(one.manager, draft)
+        for route in one.routes:
             route.source.take("name")
     for document in mine:
-        draft.report_unread(document, _REASONS)
+        draft.report_unread(document, _REASONS, is_shared=is_shared)
 
 
 def _router_only(manager: Field, draft: Draft) -> None:

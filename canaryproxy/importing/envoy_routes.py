@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from canaryproxy.importing.draft import FRONT, Draft
-from canaryproxy.importing.fields import Field
+from canaryproxy.importing.fields import Field, Place
 from canaryproxy.importing.rules import (
     ELSEWHERE,
     SPLIT,
     Condition,
     Entry,
+    Prefix,
     Test,
     force,
     literal,
+    prefixes,
     whole_match,
 )
 from canaryproxy.importing.shares import Pair, Share
@@ -176,21 +179,102 @@ def _other_test(one: Field) -> bool:
     return any(re.search(r"match$", key) for key in one.value if key != "invert_match")
 
 
+def splits(routes: list[Route]) -> list[Route]:
+    """Return the routes that split, each weighting once: by weights, or by a fraction of the requests.
+
+    A fraction counts if a later route with the same conditions takes the rest. What comes after a route for
+    every request is never reached.
+    """
+    found: list[Route] = []
+    for at, one in enumerate(routes):
+        several = len({share.name for share in one.shares}) > 1
+        by_fraction = (
+            one.percent < 100.0 and bool(one.shares) and rest_of(one, routes[at + 1 :]) is not None
+        )
+        if (several or by_fraction) and all(not is_like(one, other) for other in found):
+            found.append(one)
+        if not (one.conditions or one.obstacle) and one.percent == 100.0:
+            break
+    return found
+
+
+def is_like(one: Route, other: Route) -> bool:
+    """Tell whether two routes split alike."""
+    return _weights(one) == _weights(other) and one.percent == other.percent
+
+
+def rest_of(split: Route, later: list[Route]) -> Route | None:
+    """Return the route that takes what the fraction of another leaves over."""
+    for one in later:
+        same = one.conditions == split.conditions or not (one.conditions or one.obstacle)
+        if same and one.percent == 100.0 and len(one.shares) == 1:
+            return one if one.shares[0].name != split.shares[0].name else None
+    return None
+
+
+def places_of(routes: list[Route], split: Route) -> Iterator[tuple[list[Prefix], Place]]:
+    """Yield the prefixes of paths that one of several splits has, none for every path, with their place."""
+    for one in routes:
+        if one.action is None or not is_like(one, split):
+            continue
+        paths = prefixes(one.conditions)
+        if one.obstacle or paths is None:
+            why = one.obstacle or "a service has hosts and prefixes of paths"
+            raise one.source.place.error(
+                f"this split is for some requests only, and {why}; import it with --only NAME"
+            )
+        yield paths, one.source.place
+
+
+def rules_of_service(routes: list[Route], split: Route, pair: Pair, draft: Draft) -> None:
+    """Add the rules of the routes that lead to one version of one of several services."""
+    variants = {pair.stable: "stable", pair.canary: "canary"}
+    entries = []
+    for one in routes:
+        if one.action is None:
+            _note_answer(one, draft)
+            continue
+        names = {share.name for share in one.shares}
+        if len(names) > 1 or one.percent < 100.0 or _follows(one, split):
+            continue
+        target = variants.get(next(iter(names), ""), ELSEWHERE)
+        if target != ELSEWHERE:
+            what = _named(one)
+            if one.conditions or one.obstacle:
+                entries.append(
+                    Entry(one.source.place, what, tuple(one.conditions), target, one.obstacle)
+                )
+            continue
+        draft.not_used(
+            one.source.place, _named(one), "no versions are split there",
+            "add a service with variants.stable alone",
+        )  # fmt: skip
+    force([*entries, Entry(split.source.place, "", (), SPLIT)], draft)
+
+
+def _named(route: Route) -> str:
+    name = route.source.get("name")
+    return f"the route {name.text()}" if name is not None else route.source.name
+
+
+def _note_answer(route: Route, draft: Draft) -> None:
+    """Note a redirect or a direct response."""
+    source = route.source
+    kind = next((key for key in ("redirect", "direct_response") if source.has(key)), "action")
+    source.take(kind)
+    draft.no_equivalent(
+        source.place, f"{kind} of {_named(route)}", "canaryproxy answers nothing itself", FRONT
+    )
+
+
 def rules(routes: list[Route], split: Route, pair: Pair, draft: Draft) -> None:
     """Add the rules of the routes that lead to one version."""
     variants = {pair.stable: "stable", pair.canary: "canary"}
     entries = []
     for one in routes:
-        name = one.source.get("name")
-        what = f"the route {name.text()}" if name is not None else one.source.name
+        what = _named(one)
         if one.action is None:
-            kind = next(
-                (key for key in ("redirect", "direct_response") if one.source.has(key)), "action"
-            )
-            one.source.take(kind)
-            draft.no_equivalent(
-                one.source.place, f"{kind} of {what}", "canaryproxy answers nothing itself", FRONT
-            )
+            _note_answer(one, draft)
             continue
         if _follows(one, split):
             continue

@@ -99,10 +99,8 @@ def _hosts(document: Field, draft: Draft) -> None:
     if hosts:
         return
     named = service.get("name") or spec.need("targetRef", "name")
-    namespace = kubernetes.namespace_of(document)
-    ends = ("", f".{namespace}", f".{namespace}.svc.cluster.local") if namespace else ("",)
-    for end in ends:
-        draft.add("hosts", f"{named.text()}{end}", named.place, f"the Service {named.text()}")
+    for name in kubernetes.cluster_names(named.text(), kubernetes.namespace_of(document)):
+        draft.add("hosts", name, named.place, f"the Service {named.text()}")
 
 
 def _endpoints(document: Field, documents: list[Field], draft: Draft) -> None:

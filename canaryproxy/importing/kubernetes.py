@@ -36,6 +36,12 @@ def take_metadata(document: Field) -> None:
         metadata.take(*(key for key in metadata.value if key != "annotations"))
 
 
+def cluster_names(service: str, namespace: str) -> list[str]:
+    """Return the names by which clients in the cluster ask for a Service."""
+    ends = ("", f".{namespace}", f".{namespace}.svc.cluster.local") if namespace else ("",)
+    return [f"{service}{end}" for end in ends]
+
+
 def endpoint(
     service: str,
     namespace: str,

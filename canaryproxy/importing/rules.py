@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from canaryproxy.importing.draft import FRONT, Draft
 from canaryproxy.importing.fields import Place
@@ -16,6 +16,8 @@ Test = dict[str, Any]
 """One test on a value, such as ``{equals: "yes"}``."""
 SPLIT: Final = "split"
 ELSEWHERE: Final = ""
+_BELOW: Final = re.compile(r"\^((?:[^\\.+*?()|\[\]{}^$]|\\.)*)\(\?:/\|\$\)")
+"""A path and all below it, as ``literal`` writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,62 @@ def force(entries: Iterable[Entry], draft: Draft) -> None:
             one.place, f"a split for {one.origin} only", "a proxy splits every request that it gets",
             "let the proxy in front send only these requests here",
         )  # fmt: skip
+
+
+class Prefix(NamedTuple):
+    """A path of one of several services."""
+
+    path: str
+    is_alike: bool
+    """Whether it stands for the same paths in the source: it and all below it."""
+
+
+def prefixes(conditions: Sequence[Condition]) -> list[Prefix] | None:
+    """Return the prefixes of paths that conditions stand for: none are every path.
+
+    ``None``: they ask for something else, too.
+    """
+    found: list[Prefix] = []
+    for one in conditions:
+        alternatives = one.get("any", [one])
+        paths = [it["path"] for it in alternatives if set(it) == {"path"}]
+        if found or len(paths) < len(alternatives):
+            return None
+        for path in paths:
+            below = _BELOW.fullmatch(path.get("regex", ""))
+            text = path.get("prefix", path.get("equals"))
+            if below is not None:
+                found.append(Prefix(re.sub(r"\\(.)", r"\1", below[1]), is_alike=True))
+            elif text is not None:
+                found.append(Prefix(text, is_alike=False))
+            else:
+                return None
+    return found
+
+
+def places(
+    found: Sequence[tuple[Sequence[str], Sequence[Prefix], Place]], draft: Draft, place: Place
+) -> None:
+    """Add hosts and paths of one of several services: each with its place, none for any.
+
+    Raises ``ConfigError`` where not each host has the same paths.
+    """
+    paths_of: dict[str, set[str]] = {}
+    for hosts, paths, _ in found:
+        for host in hosts or ("",):
+            paths_of.setdefault(host, set()).update({one.path for one in paths} or {"/"})
+    every = [{"/"} if "/" in one else one for one in paths_of.values()]
+    if any(one != every[0] for one in every) or ("" in paths_of and len(paths_of) > 1):
+        raise place.error(
+            "expected the same paths for each host of a service; import one split with --only NAME"
+        )
+    for hosts, paths, at in found:
+        for host in hosts:
+            draft.add("hosts", host, at, f"the host {host}")
+        for path, is_alike in () if every[0] == {"/"} else paths:
+            draft.add("paths", path, at, f"the path {path}")
+            if not is_alike:
+                draft.differs(at, f"the path {path} is a prefix of whole segments here")
 
 
 def joined(conditions: Sequence[Condition]) -> Condition:

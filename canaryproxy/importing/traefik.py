@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -9,7 +10,16 @@ from canaryproxy.config.units import duration_text
 from canaryproxy.importing import kubernetes, traefik_rules
 from canaryproxy.importing.draft import FRONT, Draft
 from canaryproxy.importing.fields import Field, Place
-from canaryproxy.importing.rules import ELSEWHERE, SPLIT, Entry, force
+from canaryproxy.importing.rules import (
+    ELSEWHERE,
+    SPLIT,
+    Condition,
+    Entry,
+    Prefix,
+    force,
+    places,
+    prefixes,
+)
 from canaryproxy.importing.shares import STAYS, Pair, Share, Wanted, choose_split, pair_of
 
 MAX_DEPTH: Final = 16
@@ -47,6 +57,8 @@ class _Router:
     services: list[Share]
     priority: float
     place: Place
+    has_priority: bool = False
+    """Whether the source sets its priority; else it is the length of the rule."""
 
 
 @dataclass(slots=True)
@@ -75,6 +87,7 @@ class _World:
                     [Share(target, 1.0, service.place)],
                     priority.number() if priority else len(rule.text()) if rule else 0,
                     router.place,
+                    priority is not None,
                 )
             )
 
@@ -105,8 +118,9 @@ class _World:
                 shares.append(Share(name, weight.number() if weight else 1.0, one.place))
             name = f"{kubernetes.name_of(document)}[{at}]"
             length = len(rule.text()) if rule else 0
+            rank = priority.number() if priority else length
             self.routers.append(
-                _Router(name, rule, shares, priority.number() if priority else length, route.place)
+                _Router(name, rule, shares, rank, route.place, priority is not None)
             )
 
     def _reference(self, one: Field, namespace: str) -> str:
@@ -175,10 +189,13 @@ def convert(documents: list[Field], wanted: Wanted, draft: Draft) -> None:
         _endpoints(world, variant, name, next(x for x in shares if x.name == name), documents)
     draft.set("split.weight", pair.weight, pair.place, "weight, of the sum of the weights")
     _sticky(weighted or router, pair, draft)
-    _rules(world, router, pair)
+    if draft.service is None:
+        _rules(world, router, pair)
+    else:
+        _Places(world, router, pair).add()
     _mirror(world, router, pair)
     for one in mine:
-        draft.report_unread(one, _REASONS)
+        draft.report_unread(one, _REASONS, is_shared=draft.service is not None)
     kubernetes.others(documents, mine, draft)
 
 
@@ -294,6 +311,79 @@ def _rules(world: _World, split: _Router, pair: Pair) -> None:
         what = f"the router {router.name}"
         entries.append(Entry(router.place, what, conditions, target, obstacle))
     force(entries, draft)
+
+
+class _Places:
+    """Hosts and paths of one of several services, and the rules that hold there."""
+
+    def __init__(self, world: _World, split: _Router, pair: Pair) -> None:
+        self._world = world
+        self._split = split
+        self._variants = {pair.stable: "stable", pair.canary: "canary"}
+        self._shares = self._of(split)
+
+    def add(self) -> None:
+        """Add what the routers say that lead to the split or to one of its versions."""
+        found, hosts = [], set[str]()
+        for router in self._world.routers:
+            if self._of(router) == self._shares:
+                parsed = self._parsed(router)
+                paths = prefixes(parsed.conditions)
+                if parsed.obstacle or paths is None:
+                    why = parsed.obstacle or "a service has hosts and prefixes of paths"
+                    raise router.place.error(
+                        f"the split of the router {router.name} is for some requests only, and {why};"
+                        " import it with --only NAME"
+                    )
+                found.append((parsed.hosts, paths, router.place))
+                hosts |= {*parsed.hosts}
+                if router.has_priority:
+                    self._world.draft.differs(
+                        router.place,
+                        f"priority of the router {router.name}: here the exact host comes first, then the"
+                        " longest path",
+                    )
+        places(found, self._world.draft, self._split.place)
+        paths = [path for _, some, _ in found for path in some]
+        force(
+            (*self._entries(hosts, paths), Entry(self._split.place, "", (), SPLIT)),
+            self._world.draft,
+        )
+
+    def _of(self, router: _Router) -> list[tuple[str, float]]:
+        return [(one.name, one.weight) for one in self._world.shares(router)[0]]
+
+    def _parsed(self, router: _Router) -> traefik_rules.Parsed:
+        return traefik_rules.Parsed() if router.rule is None else traefik_rules.parse(router.rule)
+
+    def _entries(self, hosts: set[str], paths: list[Prefix]) -> Iterator[Entry]:
+        """Yield the routers that force one of the versions at places of this service."""
+        for router in self._world.routers:
+            shares = self._of(router)
+            if len(shares) > 1:
+                continue
+            parsed = self._parsed(router)
+            what, target = f"the router {router.name}", self._variants.get(shares[0][0], ELSEWHERE)
+            if target == ELSEWHERE:
+                if (service := self._world.services.get(shares[0][0])) is not None:
+                    service.take()
+                self._world.draft.not_used(
+                    router.place, what, "no versions are split there",
+                    "add a service with variants.stable alone",
+                )  # fmt: skip
+                continue
+            if hosts and parsed.hosts and hosts.isdisjoint(parsed.hosts):
+                continue
+            conditions = [one for one in parsed.conditions if one != _covers(paths)]
+            if parsed.hosts and {*parsed.hosts} != hosts:
+                conditions.insert(0, {"host": parsed.hosts})
+            if conditions or parsed.obstacle:
+                yield Entry(router.place, what, tuple(conditions), target, parsed.obstacle)
+
+
+def _covers(paths: list[Prefix]) -> Condition | None:
+    """Return the condition that every request for the only path of a service fulfils."""
+    return {"path": {"prefix": paths[0].path}} if len(paths) == 1 else None
 
 
 def _mirror(world: _World, router: _Router, pair: Pair) -> None:

@@ -25,7 +25,7 @@ class Parsed:
 
     conditions: tuple[Condition, ...] = ()
     hosts: list[str] = field(default_factory=list)
-    """The hosts that the rule as a whole requires; they are no conditions: one proxy has one service."""
+    """The hosts that the rule as a whole requires; they are no conditions: they are the service's."""
     obstacle: str = ""
     """Why it has no equivalent."""
 
@@ -65,6 +65,8 @@ class _Parser:
             return alternatives[0]
         if any(not joined(one) for one in alternatives):
             return []
+        if all(len(one) == 1 and set(one[0]) == {"host"} for one in alternatives):
+            return [{"host": [name for one in alternatives for name in one[0]["host"]]}]
         return [{"any": [joined(one) for one in alternatives]}]
 
     def _both(self, depth: int) -> list[Condition]:

@@ -282,8 +282,12 @@ def test_only_and_canary_choose() -> None:
         ROUTES.partition("\n")[2].replace("name: v", "name: other")
         % "{name: c, weight: 1}, {name: d}"
     )
-    with pytest.raises(ConfigError, match=r"found 2 splits: v \(line 2\), other \(line 7\)"):
-        convert([("source", both)], included)
+    for only, why in (
+        (Wanted(), "v and other both would get what no other service takes.*--only NAME"),
+        (Wanted(canary="b"), r"found 2 splits: v \(line 2\), other \(line 7\)"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            convert([("source", both)], included, wanted=only)
     with pytest.raises(ConfigError, match="--only: expected one of v, other, found 'x'"):
         convert([("source", both)], included, wanted=Wanted(only="x"))
     with pytest.raises(ConfigError, match="--canary: expected one of a, b, found 'c'"):

@@ -42,6 +42,8 @@ class Part:
     key: str = "canary_id"
     """The cookie that identifies a user."""
     salt: str = ""
+    forced: tuple[tuple[dict[str, str], str], ...] = ()
+    """Header fields, and the version that the source forces by them."""
 
 
 SERVICES = {
@@ -58,6 +60,40 @@ SERVICES = {
     "flagger-services.yaml": (
         Part("cart", "shop.example.com", "/", 5, salt="cart-1"),
         Part("search", "search.shop.svc.cluster.local", "/", 10, salt="search-1"),
+    ),
+    "argo-services.yaml": (
+        Part("cart", "www.cart.example.com", "/", 10, salt="cart-2.4"),
+        Part(
+            "pay",
+            "pay.example.com",
+            "/",
+            25,
+            "canary_id",
+            "pay-1",
+            (({"X-Tester": "1"}, "canary"),),
+        ),
+        Part("mail", "mail.shop", "/", 40, salt="mail-1"),
+    ),
+    "traefik-services.yaml": (
+        Part("cart", "shop.example.com", "/cart", 20, forced=(({"X-Beta": "yes"}, "canary"),)),
+        Part("cart", "www.example.com", "/cart/1", 20),
+        Part("search", "search.example.com", "/", 50),
+        Part("web", "other.example.com", "/", 0),
+        Part("web", "shop.example.com", "/", 0),
+    ),
+    "envoy-services.yaml": (
+        Part(
+            "shop-cart",
+            "shop.example.com:8080",
+            "/cart",
+            30,
+            forced=(({"X-Beta": "yes"}, "canary"),),
+        ),
+        Part("shop-cart", "de.shop.example.com", "/cart/1", 30),
+        Part(
+            "shop-web", "shop.example.com", "/cartoon", 0, forced=(({"X-Beta": "yes"}, "stable"),)
+        ),
+        Part("search", "search.example.com", "/", 60),
     ),
 }
 
@@ -165,17 +201,24 @@ async def check(part: Part, port: int) -> None:
     """Compare the version of each user with the source."""
     on_canary = 0
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+
+        async def version(number: int, more: dict[str, str]) -> str:
+            headers = {"Host": part.host, "Cookie": f"{part.key}=user-{number}", **more}
+            url = f"http://127.0.0.1:{port}{part.path}"
+            async with session.get(url, headers=headers) as answer:
+                assert answer.status == 200
+                name, _, found = (await answer.text()).partition(" ")
+                assert name == part.name
+                return found
+
         for number in range(USERS):
             bucket = mmh3.hash(f"{part.salt}user-{number}", signed=False) % 10_000
             drawn = "canary" if bucket < round(part.weight * 100) else "stable"
             on_canary += drawn == "canary"
-            headers = {"Host": part.host, "Cookie": f"{part.key}=user-{number}"}
-            async with session.get(
-                f"http://127.0.0.1:{port}{part.path}", headers=headers
-            ) as answer:
-                assert answer.status == 200
-                assert await answer.text() == f"{part.name} {drawn}", number
-    assert 0 < on_canary < USERS
+            assert await version(number, {}) == drawn, number
+        for more, wanted in part.forced:
+            assert {await version(number, more) for number in range(10)} == {wanted}
+    assert (0 < on_canary < USERS) == (part.weight > 0)
 
 
 # What is said, and what is refused
@@ -262,3 +305,106 @@ def test_names_of_splits_become_names_of_services() -> None:
         "a" * 57,
         "cart-v2-3",
     ]
+
+
+def test_envoy_takes_the_source() -> None:
+    envoy = Path(sys.executable).with_name("envoy")
+    if not envoy.exists():
+        pytest.skip("envoy is not installed")
+    done = subprocess.run(
+        [envoy, "--mode", "validate", "-c", SOURCES / "envoy-services.yaml", "-l", "error"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+TWO_WEIGHTED = """\
+http:
+  routers:
+    a: {rule: "%s", service: a%s}
+    b: {rule: "Host(`b.example`)", service: b}
+  services:
+    a: {weighted: {services: [{name: x, weight: 1}, {name: y, weight: 1}]}}
+    b: {weighted: {services: [{name: x, weight: 3}, {name: y, weight: 1}]}}
+    x: {loadBalancer: {servers: [{url: "http://127.0.0.1:1"}]}}
+    y: {loadBalancer: {servers: [{url: "http://127.0.0.1:2"}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "why"),
+    [
+        ("Host(`a.example`) && Header(`X-A`, `1`)", "a service has hosts and prefixes of paths"),
+        ("HostRegexp(`^.+[.]example$`)", "a service has hosts and prefixes of paths"),
+        ("PathRegexp(`^/a`)", "a service has hosts and prefixes of paths"),
+        ("!PathPrefix(`/`)", "it negates what every request has"),
+    ],
+)
+def test_a_split_for_some_requests_of_a_place_is_refused_among_several(rule: str, why: str) -> None:
+    text = TWO_WEIGHTED % (rule, "")
+    with pytest.raises(ConfigError, match=rf"the router a is for .*{why}.*--only NAME"):
+        convert([("source", text)], read_files)
+    found = config.parse(convert([("source", text)], read_files, wanted=Wanted("b")).text, file="x")
+    assert (found.services, found.split.weight) == ({}, 25)
+
+
+def test_priorities_of_traefik_that_places_do_not_have_are_said() -> None:
+    text = convert(
+        [("source", TWO_WEIGHTED % ("Host(`a.example`)", ", priority: 9"))], read_files
+    ).text
+    assert "priority of the router a: here the exact host comes first" in text
+    services = config.parse(text, file="x").services
+    assert {name: one.hosts for name, one in services.items()} == {
+        name: (f"{name}.example",) for name in "ab"
+    }
+
+
+def routes(*hosts: str) -> str:
+    """Return a route configuration of Envoy: names, domains and routes of virtual hosts."""
+    return "virtual_hosts:\n" + "".join(f"  - {one}\n" for one in hosts)
+
+
+SPLIT = (
+    "route: {weighted_clusters: {clusters: [{name: %s, weight: 1}, {name: %s-next, weight: 1}]}}"
+)
+
+
+def test_domains_of_envoy_become_hosts() -> None:
+    text = routes(
+        "{name: a, domains: ['A.example:8080', '*.a.example', 'a.*'], routes: ["
+        f"{{match: {{prefix: /}}, {SPLIT % ('a', 'a')}}}]}}",
+        f"{{name: b, domains: ['*'], routes: [{{match: {{prefix: /b}}, {SPLIT % ('b', 'b')}}}]}}",
+    )
+    done = convert([("source", text)], read_files).text
+    found = config.parse(done, file="x").services
+    assert (found["a"].hosts, found["a"].paths) == (("a.example", "*.a.example"), ())
+    assert (found["b"].hosts, found["b"].paths) == ((), ("/b",))
+    assert "the domain a.*" in done
+    assert "the path /b is a prefix of whole segments here" in done
+    with pytest.raises(ConfigError, match="expected a domain that is a name"):
+        convert([("source", text.replace("'A.example:8080', '*.a.example', ", ""))], read_files)
+
+
+def test_a_route_of_envoy_behind_one_for_every_request_is_no_split() -> None:
+    text = routes(
+        f"{{name: a, domains: ['*'], routes: [{{match: {{prefix: /}}, {SPLIT % ('a', 'a')}}},"
+        f" {{match: {{prefix: /b}}, {SPLIT % ('b', 'b')}}}]}}"
+    )
+    assert config.parse(convert([("source", text)], read_files).text, file="x").services == {}
+
+
+def test_certificates_of_all_filter_chains_of_a_listener_are_imported() -> None:
+    chain = (
+        "{filter_chain_match: {server_names: [%s.example]}, transport_socket: {name: tls, typed_config:"
+        " {common_tls_context: {tls_certificates: [{certificate_chain: {filename: /%s.pem}, private_key:"
+        " {filename: /%s.key}}]}}}, filters: [{name: hcm, typed_config: {route_config: {virtual_hosts:"
+        " [{name: %s, domains: [%s.example], routes: [{match: {prefix: /}, " + SPLIT + "}]}]}}}]}"
+    )
+    chains = ", ".join(chain % ((name,) * 7) for name in ("a", "b"))
+    address = "{socket_address: {address: 127.0.0.1, port_value: 8443}}"
+    text = f"static_resources: {{listeners: [{{address: {address}, filter_chains: [{chains}]}}]}}"
+    found = config.parse(convert([("source", text)], read_files).text, file="x")
+    (listener,) = found.listen
+    assert listener.tls is not None
+    assert [one.cert for one in listener.tls.certificates] == ["/a.pem", "/b.pem"]
+    assert [found.services[name].hosts for name in "ab"] == [("a.example",), ("b.example",)]
