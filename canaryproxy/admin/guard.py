@@ -21,7 +21,7 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 
 from canaryproxy import API_HEADER, API_VERSION
 from canaryproxy.admin.problem import Problem
-from canaryproxy.admin.tokens import Tokens
+from canaryproxy.admin.tokens import Token, Tokens
 from canaryproxy.config import Admin
 
 SAFE_METHODS: Final = ("GET", "HEAD")
@@ -112,11 +112,11 @@ class Guard:
             self._check_token(request)
 
     def may_change(self, request: web.Request) -> bool:
-        """Return whether the client may make changes, and so may see secrets of the configuration."""
+        """Return whether the client may change everything, and so may see secrets of the configuration."""
         if self._tokens is None:
             return True
-        presented = _bearer(request)
-        return presented is not None and self._tokens.find(presented) is not None
+        found = self._tokens.find(_bearer(request) or "")
+        return found is not None and found.permits(None)
 
     def known(self, request: web.Request) -> Known | None:
         """Return who sends a request: the Unix user or the token's name; ``None`` if it has no name."""
@@ -154,7 +154,8 @@ class Guard:
                 close=True,
             )
         presented = _bearer(request)
-        if presented is None or tokens.find(presented) is None:
+        found = None if presented is None else tokens.find(presented)
+        if found is None:
             raise Problem(
                 401,
                 "changes over TCP need the admin token (Authorization: Bearer TOKEN)"
@@ -163,6 +164,17 @@ class Guard:
                 headers={"WWW-Authenticate": 'Bearer realm="canaryproxy"'},
                 close=True,
             )
+        if not found.permits(request.match_info.get("name")):
+            raise Problem(403, _limited(found), close=True)
+
+
+def _limited(token: Token) -> str:
+    """Return what a token that is limited to services permits."""
+    names = sorted(token.services or ())
+    return (
+        f"the token {token.name} permits changes of {', '.join(names)} only, below"
+        f" /v1/services/{names[0]}/; nothing was changed"
+    )
 
 
 def unix_user(sock: socket.socket) -> str:

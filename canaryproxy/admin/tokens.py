@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 from canaryproxy.config import Admin
 from canaryproxy.config.secrets import (
+    MAX_TOKENS,
     SecretError,
     SecretMissing,
     SecretSource,
     admin_tokens,
 )
+from canaryproxy.config.service_names import service_of
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +28,17 @@ class Token(NamedTuple):
     name: str | None
     """Who holds it; ``None``: not known."""
     digest: bytes
+    services: frozenset[str] | None = None
+    """The services that it permits changes of; ``None``: all, and the configuration."""
+
+    def permits(self, service: str | None) -> bool:
+        """Return whether it permits changes of a service, or of the whole proxy (``None``).
+
+        A version beside the canary belongs to its service.
+        """
+        if self.services is None:
+            return True
+        return service is not None and service_of(service) in self.services
 
 
 class Tokens:
@@ -101,11 +114,13 @@ def check_tokens(admin: Admin) -> None:
 
 
 def _source(admin: Admin) -> SecretSource:
-    return SecretSource(admin.token_env, admin.token_file)
+    return SecretSource(admin.token_env, admin.token_file, MAX_TOKENS)
 
 
 def _read(source: SecretSource) -> tuple[Token, ...]:
     """Return the tokens; none if none is configured. Raises ``SecretMissing`` or ``SecretError``."""
     text = source.read()
     named = () if text is None else admin_tokens(text, str(source))
-    return tuple(Token(name, hashlib.sha256(token.encode()).digest()) for name, token in named)
+    return tuple(
+        Token(one.name, hashlib.sha256(one.token.encode()).digest(), one.services) for one in named
+    )

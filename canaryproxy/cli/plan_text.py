@@ -1,4 +1,4 @@
-"""What a configuration does with the users of a service, in words."""
+"""Texts on how a configuration treats the users of a service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a configuration does, service by service."""
+"""The services of a configuration for people: hosts, paths, and who gets the canary."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from canaryproxy.admin.tokens import Tokens, check_tokens
 from canaryproxy.config import Admin
 from canaryproxy.config.secrets import SecretError, SecretSource
 from canaryproxy.release import rollout
-from tests.admin.fake import TOKEN, Served, serve
+from tests.admin.fake import TOKEN, FakeControl, FakeProxy, FakeService, Served, serve
 
 WEIGHT = '{"weight": 7}'
 OTHER = "another-token-of-good-length"
@@ -154,7 +154,7 @@ async def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         ("ann token-of-ann-of-good-length\nben two words of a token", "lines of NAME TOKEN"),
         ("ann: token-of-ann-of-good-length", "a name in .* only letters, digits and"),
         ("ann the-token-of-both-of-them\nben the-token-of-both-of-them", "the same token twice"),
-        ("x" * 5000, "longer than 4096"),
+        ("x" * 5000, "longer than 4096"),  # of a secret; tokens of many may be longer
         ("t\u00f6ken-with-sixteen", "only letters, digits and punctuation"),
     ],
 )
@@ -429,3 +429,95 @@ async def test_every_answer_has_them(served: Served, over: str) -> None:
             in (answer.headers["content-security-policy"])
         )
     assert others[2].headers["cache-control"] == "no-store"
+
+
+TEAMS = """
+all   token-of-the-operators-here
+carts token-of-the-cart-team-here services=cart,search
+nobody-knows-who-holds-it-all
+"""
+
+
+@pytest.mark.parametrize(
+    ("token", "path", "status"),
+    [
+        ("token-of-the-cart-team-here", "/v1/services/cart/release/pause", 200),
+        ("token-of-the-cart-team-here", "/v1/services/cart.v3/release/pause", 200),
+        ("token-of-the-cart-team-here", "/v1/services/pay/release/pause", 403),
+        ("token-of-the-cart-team-here", "/v1/services/cart-2/release/pause", 403),
+        ("token-of-the-cart-team-here", "/v1/services/nobody/release/pause", 403),
+        ("token-of-the-cart-team-here", "/v1/services/%63art/release/pause", 200),
+        ("token-of-the-cart-team-here", "/v1/services/pay%2f..%2fcart/release/pause", 403),
+        ("token-of-the-cart-team-here", "/v1/release/pause", 403),
+        ("token-of-the-cart-team-here", "/v1/reload", 403),
+        ("token-of-the-cart-team-here", "/v1/nothing", 403),
+        ("token-of-the-operators-here", "/v1/services/pay/release/pause", 200),
+        ("token-of-the-operators-here", "/v1/reload", 200),
+        ("nobody-knows-who-holds-it-all", "/v1/services/pay/release/pause", 200),
+    ],
+)
+async def test_a_token_may_be_limited_to_services(
+    tmp_path: Path, token: str, path: str, status: int
+) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(TEAMS)
+    proxy = FakeProxy(cart=FakeService(FakeControl()), pay=FakeService(FakeControl()))
+    proxy.services |= {name: FakeService(FakeControl()) for name in ("cart.v3", "cart-2")}
+    async with serve(tmp_path, control=proxy, token=None, token_file=str(file)) as served:
+        auth = f"Bearer {token}"
+        found = await served.ask("POST", path, "{}", over="tcp", Authorization=auth)
+        assert found.status == status
+        acts = [act for one in proxy.services.values() for act in one.control.acts]
+        assert bool([*acts, *proxy.acts]) == (status == 200)
+        if status == 403:
+            assert found.json["detail"] == (
+                "the token carts permits changes of cart, search only, below /v1/services/cart/;"
+                " nothing was changed"
+            )
+
+
+async def test_a_token_of_some_services_changes_and_shows_no_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(TEAMS)
+    async with serve(tmp_path, token=None, token_file=str(file)) as served:
+        auth = "Bearer token-of-the-cart-team-here"
+        shown = await served.ask("GET", "/v1/config", over="tcp", Authorization=auth)
+        assert (shown.status, shown.json["text"]) == (200, None)
+        put = await served.ask(
+            "PUT", "/v1/config", served.proxy.text, over="tcp",
+            Authorization=auth, Content_Type="application/yaml",
+        )  # fmt: skip
+        assert put.status == 403
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "token-without-any-name-here services=cart",
+        "carts token-of-the-cart-team-here services=",
+        "carts token-of-the-cart-team-here services=cart,",
+        "carts token-of-the-cart-team-here services=Cart",
+        "carts token-of-the-cart-team-here services=cart.v3",
+        "carts token-of-the-cart-team-here services=*",
+    ],
+)
+def test_a_limit_that_is_none_is_refused(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(line)
+    with pytest.raises(SecretError, match=r"is NAME TOKEN services=cart,pay") as caught:
+        check_tokens(Admin(token_file=str(file)))
+    assert "token-" not in str(caught.value)
+
+
+def test_tokens_of_many_teams_fit_into_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(
+        "".join(f"team-{n} token-of-team-number-{n:05} services=s{n}\n" for n in range(500))
+    )
+    tokens = Tokens.of(Admin(token_file=str(file)))
+    found = tokens.find("token-of-team-number-00499")
+    assert found is not None
+    assert (found.name, found.permits("s499"), found.permits("s1")) == ("team-499", True, False)
+    file.write_text("x" * 70_000)
+    with pytest.raises(SecretError, match="longer than 65536"):
+        check_tokens(Admin(token_file=str(file)))
