@@ -173,3 +173,55 @@ def test_two_proxies_never_keep_the_services_of_one_folder(tmp_path: Path) -> No
         )
         assert said in done.stderr
         assert made.get("cart") == 200
+
+
+def test_a_reload_with_one_invalid_service_leaves_all_as_they_are(tmp_path: Path) -> None:
+    with services(tmp_path, release=RELEASE) as made:
+        both = {"cart": ("closed", 20.0), "shop": ("closed", 20.0)}
+        until(lambda: made.places() == both, "both releases")
+        file = tmp_path / "proxy.yaml"
+        valid = file.read_text()
+        broken = made.section("cart", "shop", "mail", release=RELEASE).replace(
+            "mail.test", "mail:80"
+        )
+        file.write_text(valid.replace(made.section("cart", "shop", release=RELEASE), broken))
+        made.running.kill(signal.SIGHUP)
+
+        def problems() -> list[str]:
+            found: list[str] = json.loads(made.running.ask("GET", "/v1/services"))["problems"]
+            return found
+
+        (said,) = until(problems, "the problem")
+        assert "services.mail.hosts" in said
+        assert "the previous one stays in force" in said
+        assert made.places() == both
+        assert [made.get(name) for name in ("cart", "shop", "mail")] == [200, 200, 421]
+        made.running.ask("POST", "/v1/services/shop/release/pause", {})
+        file.write_text(valid)
+        made.running.kill(signal.SIGHUP)
+        until(lambda: not problems(), "no problem")
+        assert made.view("shop")["state"] == "paused"
+        assert made.places() == both
+
+
+def test_a_renamed_service_starts_over_unless_its_state_is_copied(tmp_path: Path) -> None:
+    with services(tmp_path, release=RELEASE) as made:
+        both = {"cart": ("closed", 20.0), "shop": ("closed", 20.0)}
+        until(lambda: made.places() == both, "both releases")
+        for name in both:
+            made.running.ask("POST", f"/v1/services/{name}/release/trip", {"cause": "a test"})
+        folder = tmp_path / "services"
+        (folder / "store.json").write_bytes((folder / "shop.json").read_bytes())
+        made.rewrite(made.section("basket", "store", release=RELEASE))
+        until(
+            lambda: made.view("basket").get("weight") == 20.0,
+            "the release of basket from its start",
+        )
+        assert made.view("store")["circuit"]["state"] == "open"
+        assert made.view("store")["weight"] == 0.0
+        assert [made.get(name) for name in ("basket", "store", "cart", "shop")] == [
+            200,
+            200,
+            421,
+            421,
+        ]
