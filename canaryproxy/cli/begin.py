@@ -83,8 +83,8 @@ class NewRelease:
         text = config.get("text")
         if not isinstance(text, str):
             fail(
-                "an admin token is needed to change the configuration. Pass it with --token-file FILE or"
-                " CANARYPROXY_TOKEN"
+                "an admin token for the whole proxy is needed to change the configuration. Pass it with"
+                " --token-file FILE or CANARYPROXY_TOKEN"
             )
         file = words.clean(config.get("file"))
         source = read(text, "")

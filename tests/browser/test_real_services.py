@@ -79,6 +79,7 @@ def test_two_tabs_and_a_scrape_see_a_reload_that_adds_and_removes_services(
             page.driver.get(f"{root}services/cart/")
             page.says("service-name", "cart")
             page.says("weight", "50% of staff")
+            page.says("figures", "Users on the canary, apart from 50% of staff")
             page.says("live", "live")
             path = tmp_path / "proxy.yaml"
             before, after = (section((stable, canary), "cart", name) for name in ("pay", "mail"))

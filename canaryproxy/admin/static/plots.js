@@ -44,6 +44,14 @@ const sides = (value, low, high) =>
     high: high && ((point) => point[kind]?.[high()]),
   }));
 
+/** The title of the first plot: its weight is of all users, and cohorts have weights of their own. */
+function usersTitle(release) {
+  const groups = release?.cohorts?.map(shareOfCohort) ?? [];
+  return groups.length === 0 ? "Users on the canary" : `Users on the canary, apart from ${groups.join(", ")}`;
+}
+
+const shareOfCohort = ({ name, weight: of }) => `${weight(of)} of ${name}`;
+
 export class Plots {
   #range = RANGES[0];
   #quantile = "p95";
@@ -171,6 +179,7 @@ export class Plots {
     const { records } = this.#live;
     const points = this.#upToNow();
     const { begin, end } = this.#bounds(points);
+    text(this.#plots[0].title, usersTitle(this.#live.release));
     attr($("plots-link"), "href", `#${with_({ from: iso(begin), to: iso(end), range: null })}`);
     attr($("plots-now"), "hidden", this.#fixed || this.#event !== null ? null : "");
     this.#x = linear(begin, end, MARGIN.left, width - MARGIN.right);
