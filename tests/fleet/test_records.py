@@ -35,6 +35,8 @@ pytestmark = needs_redis
 
 NAME = "GET /cart/*"
 LIMIT = 1000 * FINE
+STAYS = RELEASE.replace("bake: 1s", "bake: 1h")
+"""A release that stays on its first step: another one would have another log."""
 """Position at which stable begins: the fleets of these tests are at weight 10."""
 
 
@@ -137,8 +139,7 @@ async def test_all_replicas_see_every_record_once_in_one_order(
     tmp_path: Path, server: RedisServer
 ) -> None:
     users = Users()
-    text = RELEASE.replace("bake: 1s", "bake: 1h")  # another step would be another log
-    async with fleet(tmp_path, [server.port] * 5, text) as replicas:
+    async with fleet(tmp_path, [server.port] * 5, STAYS) as replicas:
         for one in replicas:
             one.names.write(template_of(NAME.encode()), NAME.encode())
         await soon(all_read(replicas), "a tick of the step at each replica")
@@ -168,7 +169,7 @@ async def test_all_replicas_see_every_record_once_in_one_order(
 async def test_an_event_posted_to_one_replica_is_seen_by_all_once(
     tmp_path: Path, server: RedisServer
 ) -> None:
-    async with fleet(tmp_path, [server.port] * 3) as replicas:
+    async with fleet(tmp_path, [server.port] * 3, STAYS) as replicas:
         for number in range(30):
             one = replicas[number % 3]
             one.controller.post_events([PostedEvent(key=f"user-{number}")])
@@ -222,8 +223,7 @@ async def test_evidence_is_the_same_everywhere_and_a_whale_votes_once(
     """One canary user whose every request fails, at five replicas, beside healthy ones."""
     monkeypatch.setattr(evidence, "Judge", Voting)
     users = Users()
-    text = RELEASE.replace("bake: 1s", "bake: 1h")
-    async with fleet(tmp_path, [server.port] * 5, text) as replicas:
+    async with fleet(tmp_path, [server.port] * 5, STAYS) as replicas:
         await soon(all_read(replicas), "a tick of the step at each replica")
         for _ in range(10):
             users.spread(replicas, 100)
@@ -249,7 +249,7 @@ async def test_redis_away_for_seconds_loses_records_and_doubles_none(
     tmp_path: Path, server: RedisServer, how: str
 ) -> None:
     users = Users()
-    async with fleet(tmp_path, [server.port] * 3) as replicas:
+    async with fleet(tmp_path, [server.port] * 3, STAYS) as replicas:
         await while_sending(users, replicas, lambda: users.sent > 300, "traffic")
         if how == "stopped":
             server.signal(signal.SIGSTOP)
@@ -285,7 +285,7 @@ async def test_a_new_leader_knows_what_the_old_one_knew(
     tmp_path: Path, server: RedisServer
 ) -> None:
     users = Users()
-    async with fleet(tmp_path, [server.port] * 3) as replicas:
+    async with fleet(tmp_path, [server.port] * 3, STAYS) as replicas:
         await while_sending(users, replicas, lambda: users.sent > 500, "traffic")
         first = leader(replicas)
         assert first is not None
@@ -305,9 +305,8 @@ async def test_who_joins_continues_from_the_leaders_evidence(
     tmp_path: Path, server: RedisServer
 ) -> None:
     users = Users()
-    text = RELEASE.replace("bake: 1s", "bake: 1h")  # another step would be another log
-    async with fleet(tmp_path, [server.port] * 2, text) as replicas:
-        late = Replica(tmp_path / "late", server.port, "late", text)
+    async with fleet(tmp_path, [server.port] * 2, STAYS) as replicas:
+        late = Replica(tmp_path / "late", server.port, "late", STAYS)
         await soon(all_read(replicas), "a tick of the step at each replica")
         await while_sending(users, replicas, lambda: users.sent > 1000, "traffic")
 
@@ -332,7 +331,7 @@ async def test_who_was_away_longer_than_the_log_lasts_takes_the_leaders_evidence
     users = Users()
     async with (
         wire(server.port) as line,
-        fleet(tmp_path, [server.port, server.port, line.port]) as replicas,
+        fleet(tmp_path, [server.port, server.port, line.port], STAYS) as replicas,
     ):
         *others, alone = replicas
         await while_sending(users, replicas, lambda: users.sent > 300, "traffic")
@@ -356,7 +355,7 @@ async def test_the_log_is_bounded_and_expires(
 ) -> None:
     monkeypatch.setattr(redis_store, "_KEEP_LOG", 1.0)
     users = Users()
-    async with fleet(tmp_path, [server.port] * 2) as replicas:
+    async with fleet(tmp_path, [server.port] * 2, STAYS) as replicas:
         await while_sending(users, replicas, lambda: users.sent > 7000, "traffic")
         key = logs(server)[0]
         assert int(server.cli("XLEN", key)) < 200
@@ -366,7 +365,7 @@ async def test_the_log_is_bounded_and_expires(
 @pytest.mark.usefixtures("_recording")
 async def test_nonsense_in_the_log_is_skipped_by_all(tmp_path: Path, server: RedisServer) -> None:
     users = Users()
-    async with fleet(tmp_path, [server.port] * 2) as replicas:
+    async with fleet(tmp_path, [server.port] * 2, STAYS) as replicas:
         await while_sending(users, replicas, lambda: users.sent > 200, "traffic")
         key = logs(server)[0]
         for fields in (
@@ -392,7 +391,7 @@ async def test_nonsense_in_the_log_is_skipped_by_all(tmp_path: Path, server: Red
 async def test_another_kind_of_key_in_place_of_the_log_is_redis_that_is_away(
     tmp_path: Path, server: RedisServer
 ) -> None:
-    async with fleet(tmp_path, [server.port] * 2) as replicas:
+    async with fleet(tmp_path, [server.port] * 2, STAYS) as replicas:
         await soon(lambda: logs(server), "a log")
         key = logs(server)[0]
         server.cli("SET", key, "a string")
