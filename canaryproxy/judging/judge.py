@@ -203,7 +203,11 @@ class Judge:
         return step
 
     def _learn(self, now: float) -> None:
-        """Before a step follow stable; in it, only tell what was not known when it began."""
+        """Before a step follow stable; in it, only tell what was not known when it began.
+
+        A step that began in a bad time begins anew once that is over, with the α of an unplanned change: by
+        its limits of late nothing would be late any more.
+        """
         learning = self._learning
         learning.watch(now, alone=self._limit == 0)
         if self._step is None:
@@ -211,6 +215,11 @@ class Judge:
         elif not learning.limits.known and learning.baseline.enough:
             learning.refresh(now)
             self._step.learn(learning.limits)
+        elif learning.is_outdated(now):
+            learning.refresh(now)
+            self._unplanned += 1
+            share = families.step_share(self.settings, 100.0, self._unplanned, self._cohort)
+            self._add_step(now, self._step.lottery, share)
 
     def _warm_up(self, now: float, step: Step) -> None:
         if self._warm or self._watch.up_at is None:

@@ -10,6 +10,8 @@ from canaryproxy.judging.settings import JudgeSettings, LatencyRule
 from canaryproxy.judging.units import Units
 
 _LIMITS_EVERY = 60.0
+_FAR = 0.5
+"""Part of the limit of late responses: where that of now is less, the limits are of a bad time."""
 
 
 class Learning:
@@ -44,6 +46,15 @@ class Learning:
         self._refreshed_at = now
         if self.baseline.enough:
             self.take(self.baseline.limits(self._rule, routes=self._routes))
+
+    def is_outdated(self, now: float) -> bool:
+        """Whether the limits are of a bad time that is over: looked at once a minute."""
+        if now - self._refreshed_at < _LIMITS_EVERY:
+            return False
+        self._refreshed_at = now
+        if not self.limits.known or not self.baseline.enough:
+            return False
+        return self.baseline.limits(self._rule, routes=False).late < _FAR * self.limits.late
 
     def take(self, limits: Limits) -> None:
         """Go by these limits."""

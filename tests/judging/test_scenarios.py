@@ -406,6 +406,20 @@ def test_a_stall_of_the_canary_alone_trips_as_soon_as_its_requests_are_cut_short
     assert world.now < 73.0
 
 
+@pytest.mark.parametrize(("seconds", "level"), [(0.2, "breach"), (0.0, "ok")])
+def test_a_step_that_begins_in_a_bad_time_of_stable_is_judged_by_the_time_after_it(
+    seconds: float, level: str
+) -> None:
+    stable = during(0.0, 60.0, slow_by(3.0))
+    world = World(judge(), users=1000, rate=100.0, stable=stable, canary=slow_by(seconds))
+    world.run(45.0)
+    world.step(5.0, 30.0)
+    assert world.judge.limits.late > 3.0
+    seen = world.run(45.0)
+    assert world.judge.limits.late < 0.2
+    assert seen.level == level
+
+
 def test_while_stable_sheds_load_the_step_waits_and_says_why() -> None:
     world = World(judge(), users=1000)
     world.run(30.0)
