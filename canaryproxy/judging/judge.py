@@ -20,6 +20,9 @@ promoted, whatever the evidence, unless the difference is within what users diff
 cuts moves ``[cut below, weight)`` and leaves ``[weight, cut above)``; users who were moved earlier are not
 compared again. A weight that was in force before continues its lottery where it stood.
 
+A step that began in a bad time of stable begins anew once that is over, with the α of an unplanned change: by
+its limits nothing would be late any more.
+
 **Cohorts** (``Sample.cohort``) have hashes of their own, and so lotteries, units and evidence (``draws``).
 What was seen of one group is forgotten by the plain rules when another one is drawn.
 
@@ -203,11 +206,7 @@ class Judge:
         return step
 
     def _learn(self, now: float) -> None:
-        """Before a step follow stable; in it, only tell what was not known when it began.
-
-        A step that began in a bad time begins anew once that is over, with the α of an unplanned change: by
-        its limits of late nothing would be late any more.
-        """
+        """Follow stable before a step; in it, only tell what was not known, or was known of a bad time."""
         learning = self._learning
         learning.watch(now, alone=self._limit == 0)
         if self._step is None:
@@ -225,9 +224,9 @@ class Judge:
         if self._warm or self._watch.up_at is None:
             return
         waited = now - self._watch.up_at
-        wanted = self.settings.warmup
-        enough = self._hearing.expected >= _WARM_RESPONSES * self.settings.endpoints or not wanted
-        if (waited >= wanted and enough) or waited >= _LONGEST_WARMUP:
+        least = _WARM_RESPONSES * self.settings.endpoints if self.settings.warmup else 0
+        enough = waited >= self.settings.warmup and self._hearing.expected >= least
+        if enough or waited >= _LONGEST_WARMUP:
             self._warm = True
             step.warm_up(now)
 
@@ -251,13 +250,8 @@ class Judge:
         if step is not None:
             up = self._watch.up_at is not None
             self._hearing.hear(step.lottery, now, ended, up=up)
-        if self._remembers:
+        if self._step is None and self._limit == 0:
             self._learning.past.tick()
-
-    @property
-    def _remembers(self) -> bool:
-        """Whether it learns from stable what each unit does, before the first step."""
-        return self._step is None and self._limit == 0
 
     def _take_part(
         self, sample: Sample, now: float, step: Step | None, ended: list[int], part: tuple[int, int]
@@ -267,7 +261,8 @@ class Judge:
         ``ended`` counts requests by variant. Return the end; it comes sooner where tests of a route begin.
         """
         words, named, watch = sample.records, self._named, self._watch
-        limit, epoch, remembers = self._limit, sample.epoch, self._remembers
+        limit, epoch = self._limit, sample.epoch
+        remembers = self._step is None and limit == 0
         low, high, routes = _extent(step)
         past, baseline = self._learning.past, self._learning.baseline
         for at in range(part[0], part[1], WORDS):
@@ -353,9 +348,8 @@ class Judge:
             return words.at_rest(
                 self.settings, at_end=self._limit > 0, shown=bool(self._shown.verdicts)
             )
-        if (waiting := self._watch.not_up(now)) is not None:
-            return waiting
-        return self._watch.shedding(now) or self._hearing.quiet(now)
+        watch = self._watch
+        return watch.not_up(now) or watch.shedding(now) or self._hearing.quiet(now)
 
     def _holds(
         self, now: float, verdicts: list[Verdict], silent: str | None, accepted: frozenset[str]
