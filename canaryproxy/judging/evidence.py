@@ -66,10 +66,15 @@ true multiple is above ``(k - 1) / ln k``, which is 1.23 for 1.5 (and below 0.82
 
 def log_sum_exp(logs: Sequence[float]) -> float:
     """Return ``ln Σ exp(x)`` without leaving the range of floats; ``-inf`` for nothing."""
-    top = max(logs, default=-inf)
+    top = -inf
+    for x in logs:
+        top = max(top, x)
     if top == -inf:
         return -inf
-    return top + log(sum([exp(x - top) for x in logs]))
+    total = 0.0
+    for x in logs:
+        total += exp(x - top)
+    return top + log(total)
 
 
 def as_float(log_e: float) -> float:

@@ -53,11 +53,9 @@ class Look:
         return not trial.scope or trial.test.suspect or trial.breached(self.extra)
 
     def verdict(self, trial: Trial) -> Verdict:
-        """Return the verdict of one test: for up to a second the last one, if nothing has changed."""
+        """Return the verdict of one test: for up to a second the last one, if only counts of users differ."""
         test, kept = trial.test, trial.kept
         seen = trial.estimate(self.now)
-        if test.has_news:
-            return self._verdict(trial, seen)
         log_proof = 0.0 if trial.proof is None else trial.proof.log_e
         of = (
             *(test.log_evidence, test.suspect, test.breach, log_proof),
