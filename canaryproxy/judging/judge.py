@@ -75,6 +75,8 @@ from canaryproxy.measure.routing import FINE, POSITIONS
 
 _LONGEST_WARMUP = 300.0
 _WARM_RESPONSES = 20
+_LEARNT = 100 * WORDS
+"""Words of a tick from which limits of latency, sizes and routes are learnt; of more, about as many."""
 _AT_ONCE = 128 * WORDS
 """Words of the records that are taken before other work may come in between."""
 
@@ -261,10 +263,10 @@ class Judge:
         ``ended`` counts requests by variant. Return the end; it comes sooner where tests of a route begin.
         """
         words, named, watch = sample.records, self._named, self._watch
-        limit, epoch = self._limit, sample.epoch
-        remembers = self._step is None and limit == 0
+        limit, epoch, remembers = self._limit, sample.epoch, self._step is None and self._limit == 0
         low, high, routes = _extent(step)
         past, baseline = self._learning.past, self._learning.baseline
+        every = max(len(words) // _LEARNT, 1) * WORDS
         for at in range(part[0], part[1], WORDS):
             first, second, third = words[at], words[at + 1], words[at + 2]
             position = first & POSITION_MASK
@@ -283,7 +285,7 @@ class Judge:
             template = second & 0xFFFFFFFF
             if named is not None:
                 template = named.of(template)
-            if not is_canary:
+            if not is_canary and at % every == 0:
                 baseline.add(first, third, template)
             if step is not None and low <= position < high:
                 step.add(first, second, third, template)
