@@ -225,7 +225,7 @@ class Users:
         """Return pages of every user, all of them asked for after the call."""
         self._round += 1
         self._latest = []
-        await soon(lambda: len(self._latest) >= 2 * len(EVERYONE), "pages of all users", 30)
+        await soon(lambda: len(self._latest) >= 2 * len(EVERYONE), "pages of all users")
         return self._latest
 
     async def all_get(self, versions: dict[str, str]) -> None:

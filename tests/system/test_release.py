@@ -122,7 +122,7 @@ class Traffic:
         return max(moment for moment, _, name in self.seen if name == variant)
 
 
-async def soon(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+async def soon(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what} did not come true"
