@@ -76,7 +76,7 @@ from canaryproxy.measure.routing import FINE, POSITIONS
 _LONGEST_WARMUP = 300.0
 _WARM_RESPONSES = 20
 _LEARNT = 100 * WORDS
-"""Words of a tick from which limits of latency, sizes and routes are learnt; of more, about as many."""
+"""Words of a tick from which limits are learnt, once latency is known; of more, about as many."""
 _AT_ONCE = 128 * WORDS
 """Words of the records that are taken before other work may come in between."""
 
@@ -266,7 +266,7 @@ class Judge:
         limit, epoch, remembers = self._limit, sample.epoch, self._step is None and self._limit == 0
         low, high, routes = _extent(step)
         past, baseline = self._learning.past, self._learning.baseline
-        every = max(len(words) // _LEARNT, 1) * WORDS
+        every = max(len(words) // _LEARNT, 1) * WORDS if baseline.enough else WORDS
         for at in range(part[0], part[1], WORDS):
             first, second, third = words[at], words[at + 1], words[at + 2]
             position = first & POSITION_MASK

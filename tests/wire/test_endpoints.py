@@ -249,23 +249,32 @@ async def test_a_canary_that_comes_back_gets_its_users_again() -> None:
 async def test_an_endpoint_without_a_free_connection_hands_over_to_stable() -> None:
     """The canary's overflow is its failure: counted, and stable answers."""
 
-    async def silence(link: Link) -> None:
-        await link.to_end()
+    all_others_are_served = asyncio.Event()
+
+    async def keep_the_connection(link: Link) -> None:
+        await link.take(b"\r\n\r\n")
+        await link.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+        await all_others_are_served.wait()
+        await link.send(b"canary")
 
     more = ALL + "limits: {max_endpoint_connections: 1, max_requests: 1000, first_byte_timeout: 2s}"
     async with (
         Upstream(named(b"stable")).serving() as stable,
-        Upstream(silence).serving() as canary,
+        Upstream(keep_the_connection).serving() as canary,
         proxy(variants(stable.port, canary.port, more)) as running,
     ):
-        clients = [await running.connect() for _ in range(4)]
-        for client in clients:
+        first, *others = [await running.connect() for _ in range(4)]
+        await first.send(GET)
+        await first.take(b"\r\n\r\n")
+        for client in others:
             await client.send(GET)
-        for client in clients:
+        for client in others:
             await client.take(b"stable")
-        assert running.counters.canary[CODES + 504] == 4
-        assert running.counters.canary[RESCUED] == 4
+        assert running.counters.canary[CODES + 504] == 3
+        assert running.counters.canary[RESCUED] == 3
         assert canary.got.count(b"GET ") == 1
+        all_others_are_served.set()
+        await first.take(b"canary")
 
 
 # Rescue, in full
