@@ -28,7 +28,7 @@ def find() -> str | None:
 def version() -> str:
     """Return the version of h2load."""
     command = [find() or "h2load", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout.strip().rpartition("/")[2]
 
 

@@ -22,7 +22,7 @@ _END = b"\r\n\r\n"
 _KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 _ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # of that key, RFC 6455, section 1.3
 _CONNECT_SECONDS = 10.0
-_LAST_SECONDS = 5.0
+_LAST_SECONDS = 10.0
 
 
 class Client(asyncio.Protocol):

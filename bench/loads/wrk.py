@@ -23,7 +23,7 @@ MARK = "RESULT "
 """Begins the line with the figures as JSON, of our script for wrk and of our own programs."""
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
-_GRACE_SECONDS = 15.0
+_GRACE_SECONDS = 60.0
 _START_SECONDS = 0.2
 _ERRORS = ("connect", "read", "write", "status", "timeout")
 
@@ -77,7 +77,7 @@ def find() -> str:
 def version() -> str:
     """Return the version of wrk."""
     # It exits with status 1 after printing "wrk 4.1.0 [epoll] Copyright …".
-    done = subprocess.run([find(), "-v"], capture_output=True, text=True, timeout=5, check=False)
+    done = subprocess.run([find(), "-v"], capture_output=True, text=True, timeout=60, check=False)
     return (done.stdout + done.stderr).partition("[")[0].removeprefix("wrk").strip()
 
 

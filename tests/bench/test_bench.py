@@ -318,7 +318,7 @@ from urllib.parse import urlsplit
 if sys.argv[1] == "-v":
     sys.exit("wrk 4.1.0 [epoll]")
 url = urlsplit(next(word for word in sys.argv if word.startswith("http://")))
-connection = http.client.HTTPConnection(url.hostname, url.port, timeout=5)
+connection = http.client.HTTPConnection(url.hostname, url.port, timeout=60)
 result = dict.fromkeys(("p50_us", "p99_us", "p999_us", "max_us"), 1)
 result |= dict.fromkeys(("connect", "read", "write", "status", "timeout", "bytes", "requests"), 0)
 begin = time.monotonic()
@@ -525,6 +525,8 @@ def test_short_full_run_with_the_plain_proxy(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if shutil.which("wrk") is None:
         pytest.skip(wrk.HINT)
+    # The open model sends whether or not answers come: a rate that a starved machine can serve.
+    monkeypatch.setattr(scenarios, "SAME", replace(scenarios.SAME, rate=20.0))
     page = tmp_path / "R.md"
     words = ["--only", "plain", "--rounds", "1", "--seconds", "0.8", "--idle", "50"]
     loads = "small-32,upload,chunked,latency-same,idle"
@@ -532,7 +534,7 @@ def test_short_full_run_with_the_plain_proxy(
     found = json.loads((tmp_path / "out" / "R.json").read_text())
     assert found["failures"] == []
     assert found["closed"]["upload"]["rows"]["plain"]["requests"] > 0
-    assert found["open_model"]["latency-same"]["rates"] == {"plain": 2000}
+    assert found["open_model"]["latency-same"]["rates"] == {"plain": 20}
     assert found["idle"]["samples"]["plain"][0]["opened"] == 50
     assert "## idle" in page.read_text()
     summed_up = json.loads((tmp_path / "summary.json").read_text())
