@@ -6,7 +6,6 @@ their defaults, in steps of 5, 25 and 50% of 3,000 users of unlike activity, 100
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from random import Random
 from statistics import median
 from typing import Final, Literal
 
+from bench.judge.named_rows import print_rows
 from canaryproxy.config.text import plural
 from canaryproxy.judging.judge import Judge
 from canaryproxy.judging.verdict import Assessment
@@ -166,16 +166,8 @@ def row(enemy: Enemy, releases: int, seed: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.judge.enemy", description=__doc__)
-    parser.add_argument("--only", default="", help="canaries whose name contains this text")
-    parser.add_argument("--releases", type=int, default=3, help="releases of each")
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args(arguments)
-    print("| canary | end | named by the judge | met it | after |")
-    print("|---|---|---|---|---|", flush=True)
-    for enemy in ENEMIES:
-        if options.only in enemy.name:
-            print(row(enemy, options.releases, options.seed), flush=True)
+    heads = ("canary", "end", "named by the judge", "met it", "after")
+    print_rows("bench.judge.enemy", ENEMIES, heads, row, arguments)
 
 
 if __name__ == "__main__":

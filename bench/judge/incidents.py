@@ -7,10 +7,10 @@ four minutes.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from statistics import median
 
+from bench.judge.named_rows import print_rows
 from tests.simulation.incidents import INCIDENTS, Incident, play
 
 
@@ -30,16 +30,15 @@ def row(incident: Incident, releases: int, seed: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.judge.incidents", description=__doc__)
-    parser.add_argument("--only", default="", help="incidents whose name contains this text")
-    parser.add_argument("--releases", type=int, default=3, help="releases in each")
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args(arguments)
-    print("| what happens to both | weight | rolled back | for | after | stable and canary shed |")
-    print("|---|---|---|---|---|---|", flush=True)
-    for incident in INCIDENTS:
-        if options.only in incident.name:
-            print(row(incident, options.releases, options.seed), flush=True)
+    heads = (
+        "what happens to both",
+        "weight",
+        "rolled back",
+        "for",
+        "after",
+        "stable and canary shed",
+    )
+    print_rows("bench.judge.incidents", INCIDENTS, heads, row, arguments)
 
 
 if __name__ == "__main__":

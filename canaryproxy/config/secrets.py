@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from canaryproxy.config.service_names import SERVICE_NAME
+
 MAX_SECRET: Final = 4096
 """Maximum size of a secret in bytes."""
 MAX_TOKENS: Final = 65_536
@@ -22,7 +24,7 @@ MIN_TOKEN: Final = 16
 """Minimum number of characters of an admin token."""
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _SERVICES: Final = "services="
-_SERVICE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_SERVICE: Final = re.compile(SERVICE_NAME)
 _NAME: Final = re.compile(r"[A-Za-z0-9._@+-]{1,64}")
 
 

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from canaryproxy.config.errors import Path
     from canaryproxy.config.model import Config
 
+SERVICE_NAME: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+"""A service's name, and a version's: a label of DNS in small letters."""
+
 _SEPARATOR: Final = "."
 
 

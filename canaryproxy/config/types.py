@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from canaryproxy.config import addresses, places, units, variables
 from canaryproxy.config.addresses import Endpoint, TcpAddress, UnixAddress
 from canaryproxy.config.grpc import GrpcStatus
+from canaryproxy.config.service_names import SERVICE_NAME
 
 DURATION, SIZE, RATIO = "a duration", "a size", "a ratio"
 """Values of ``$comment`` in the schema; defaults of these types are written in the unit of the file."""
@@ -352,7 +353,7 @@ PathPrefix = Annotated[
     WithJsonSchema(_pattern(places.PATH_PATTERN, examples=["/cart"])),
 ]
 _check, _schema = _form(
-    r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?",
+    SERVICE_NAME,
     "a name of 1 to 63 small letters, digits and -, with a letter or a digit at both ends",
 )
 ServiceName = Annotated[str, _check, _schema]

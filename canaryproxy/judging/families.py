@@ -144,20 +144,26 @@ def step_share(
     """Return the share of α of a step of all users, or of a cohort.
 
     The first of the plan has half of it, the others share 0.45 evenly; a weight (percent) that is not in the
-    plan is the ``unplanned``-th change (from 1), and has 0.05 / (j (j + 1)). Without a plan the first weight
-    has the half, and each of the others is unplanned.
+    plan is the ``unplanned``-th change (from 1).
     """
-    planned = is_planned(settings, weight, cohort)
     of_cohorts: list[tuple[str | None, float]] = list(settings.cohort_steps)
     judged = of_cohorts + [(None, step) for step in settings.steps if step < 100.0]
-    if not (settings.steps or settings.cohort_steps):
-        rest = _OTHER_STEPS + _UNPLANNED
-        return _FIRST_STEP if unplanned <= 1 else rest / (unplanned * (unplanned - 1))
-    if not planned or weight >= 100.0:
-        return _UNPLANNED / (unplanned * (unplanned + 1))
+    if not is_planned(settings, weight, cohort) or weight >= 100.0:
+        return unplanned_share(settings, unplanned)
     if (cohort, weight) == judged[0]:
         return _FIRST_STEP
     return _OTHER_STEPS / max(len(set(judged)) - 1, 1)
+
+
+def unplanned_share(settings: JudgeSettings, number: int) -> float:
+    """Return the share of α of a change that is not in the plan, the j-th (from 1): 0.05 / (j (j + 1)).
+
+    Without a plan the first has the half, and the others share the rest like this.
+    """
+    if settings.steps or settings.cohort_steps:
+        return _UNPLANNED / (number * (number + 1))
+    rest = _OTHER_STEPS + _UNPLANNED
+    return _FIRST_STEP if number <= 1 else rest / (number * (number - 1))
 
 
 def is_planned(settings: JudgeSettings, weight: float, cohort: str | None = None) -> bool:

@@ -219,7 +219,7 @@ class Judge:
         elif learning.is_outdated(now):
             learning.refresh(now)
             self._unplanned += 1
-            share = families.step_share(self.settings, 100.0, self._unplanned, self._cohort)
+            share = families.unplanned_share(self.settings, self._unplanned)
             self._add_step(now, self._step.lottery, share)
 
     def _warm_up(self, now: float, step: Step) -> None:
