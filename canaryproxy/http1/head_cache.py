@@ -1,11 +1,10 @@
 """Caches in front of the head parsers: they make parsing fast and never change its result.
 
 Clients repeat themselves: the requests of one browser or service differ in the request line and share all
-fields. So request lines and header blocks are cached apart, by their bytes. Otherwise equal clients differ in
-their Cookie, and one client's requests in their traceparent: an unknown block is looked up without these two
-lines, if they are plain (``HeaderTemplate``). Most often it differs from the last block on the same
-connection in the value of the Cookie only, so a connection keeps the number of its template
-(``Peer.template``).
+fields. So request lines and header blocks are cached apart, by their bytes. A block with values of its own,
+such as a Cookie or the id of a request, is matched with the template of blocks like it
+(``header_template``). Most often that is the template of the last block on the same connection, so a
+connection keeps its number (``Peer.template``).
 
 What is measured and why four levels: docs/decisions/0006-header-caches.md.
 """
@@ -13,26 +12,29 @@ What is measured and why four levels: docs/decisions/0006-header-caches.md.
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from typing import Any, Final
 
-from canaryproxy.http1.fields import without
 from canaryproxy.http1.forwarding import Peer
+from canaryproxy.http1.header_template import (
+    NO_MATCH,
+    OWN_VALUES,
+    HeaderTemplate,
+    Match,
+    learn,
+    own_lines,
+)
 from canaryproxy.http1.request import (
-    MAX_FIELDS,
     MAX_HEAD,
     MAX_REQUEST_LINE,
     PATH,
     QUERY,
     ParsedHeaders,
     Request,
-    RequestFields,
     RequestLine,
     RequestParser,
-    RuleCache,
 )
 from canaryproxy.http1.response import Response, ResponseParser
-from canaryproxy.http1.trace import NO_PARENT, NO_TRACE
-from canaryproxy.measure.routing import Headers
 
 ADMIT_ONE_IN: Final = 8
 """A full cache admits one new key in this many.
@@ -48,7 +50,7 @@ MAX_LINES: Final = 1024
 MAX_RESPONSES: Final = 1024
 """Maximum number of cached response heads."""
 MAX_CACHED_HEAD: Final = 2048
-"""Longest block or response head in bytes that is cached."""
+"""Longest block or response head in bytes that is cached; of a template, what its blocks have in common."""
 MAX_CACHED_LINE: Final = 256
 """Longest request line in bytes that is cached."""
 
@@ -58,15 +60,6 @@ _PLAIN_LINE = re.compile(
 """Request lines whose meaning does not depend on any field: all but those of rare requests."""
 _CRLF: Final = b"\r\n"
 _END: Final = b"\r\n\r\n"
-_COOKIE_NAME: Final = b"ookie: "
-_COOKIE_STARTS: Final = frozenset((b"C", b"c"))
-_TRACE_NAME: Final = b"raceparent: "
-_TRACE_STARTS: Final = frozenset((b"T", b"t"))
-_BLANK: Final = 0x20
-_BLANKED: Final = bytes(byte if 0x20 <= byte <= 0x7E else 0x20 for byte in range(256))
-"""Turns every byte that is neither visible ASCII nor a blank into a blank."""
-_TRACE: Final = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_ODD: Final = b"13579bdf"
 
 
 class SampledFifo:
@@ -101,57 +94,10 @@ class SampledFifo:
         return True
 
 
-class HeaderTemplate:
-    """The common part of header blocks that differ only in the value of their Cookie."""
-
-    __slots__ = ("_after", "_before", "_fields", "_lead", "_rule_cache", "_trail")
-
-    def __init__(
-        self,
-        fields: RequestFields,
-        before: bytes,
-        value: bytes,
-        after: bytes,
-        rule_cache: RuleCache | None,
-    ) -> None:
-        """``fields`` are those without the Cookie of a block that is ``before + value + after``.
-
-        ``rule_cache`` is shared by all these blocks; ``None`` if results depend on cookies.
-        """
-        self._fields = fields
-        self._before = before
-        self._after = after
-        self._rule_cache = rule_cache
-        line = before.rpartition(b"\n")[2] + value
-        name = fields.cookie_name = line.partition(b":")[0]
-        block = _CRLF + before + value + after[:-2]
-        if fields.dropped:
-            block = without(block, fields.dropped, [*fields.raw, (name, value)])
-        lead, _, trail = block.partition(_CRLF + line + _CRLF)
-        self._lead = lead + _CRLF + name + b": "
-        """The forwarded bytes before the value, and after it."""
-        self._trail = _CRLF + trail
-
-    def match(self, block: bytes) -> ParsedHeaders | None:
-        """Return the parsed block; ``None`` if another template applies or its Cookie is not plain."""
-        start, end = len(self._before), len(block) - len(self._after)
-        if start >= end or not (block.startswith(self._before) and block.endswith(self._after)):
-            return None
-        value = block[start:end]
-        # ``_is_plain``, written out: this runs with each request of a returning browser.
-        if value.translate(_BLANKED) != value or value[0] == _BLANK or value[-1] == _BLANK:
-            return None
-        if len(block) > MAX_CACHED_HEAD:
-            return None
-        return ParsedHeaders(
-            self._fields, value, self._lead + value + self._trail, self._rule_cache
-        )
-
-
 class RequestHeadCache:
     """Parses request heads with a ``RequestParser``, or without it where it has parsed the same before.
 
-    trace_matters: match rules or outcomes read traceparent. cookie_matters: they read cookies.
+    reads: names (lower case) of fields that the variant, an outcome or a cohort depends on.
     remember_cookies: blocks with a plain Cookie are cached too, not only their template. That pays where
     evaluating a cookie costs more than a lookup in a large table that is not in the processor's caches.
     enabled: false parses each head anew.
@@ -167,24 +113,26 @@ class RequestHeadCache:
         "_last_parts",
         "_lines",
         "_lines_fifo",
+        "_own",
+        "_own_lines",
         "_parser",
         "_remember_cookies",
         "_templates",
-        "_trace_matters",
     )
 
     def __init__(
         self,
         parser: RequestParser,
         *,
-        trace_matters: bool = False,
-        cookie_matters: bool = True,
+        reads: Set[bytes] = frozenset((b"cookie",)),
         remember_cookies: bool = True,
         enabled: bool = True,
     ) -> None:
         self._parser = parser
-        self._trace_matters = trace_matters or parser.create_trace
-        self._cookie_matters = cookie_matters
+        self._cookie_matters = b"cookie" in reads
+        self._own = OWN_VALUES.keys() - (reads - {b"cookie"}) - parser.claimed
+        """Names of the fields whose values are not among what blocks have in common."""
+        self._own_lines = own_lines(self._own)
         self._remember_cookies = remember_cookies
         self._enabled = enabled
         self._lines: dict[bytes, RequestLine] = {}
@@ -196,8 +144,8 @@ class RequestHeadCache:
         self._blocks_fifo = SampledFifo(MAX_BLOCKS)
         self._by_number: list[HeaderTemplate] = []
         """Templates by number. A connection only keeps the number: ``match`` compares all bytes anyway."""
-        self._templates: dict[tuple[bytes, bytes], HeaderTemplate | None] = {}
-        """By what comes before and after the Cookie's value; ``None``: such blocks have no template."""
+        self._templates: dict[tuple[bytes, ...], HeaderTemplate | None] = {}
+        """By what their blocks have in common; ``None``: such blocks have no template."""
 
     def parse_single(self, data: bytes, peer: Peer) -> Request | None:
         """Parse received bytes that end with an empty line; ``None`` if they are more than one head.
@@ -216,11 +164,11 @@ class RequestHeadCache:
             if parts is not None:
                 self._last_line, self._last_parts = line + _CRLF, parts
         if parts is not None:
-            headers, trace = self._lookup(block, peer)
-            if headers is not None and headers.fields.host:
-                if trace:
-                    return self._build_traced(line, parts, headers, trace, block, peer)
-                return self._parser.build(line, parts, False, headers, headers.block, peer)
+            headers, lines, traceparent, client = self._lookup(block, peer)
+            if headers is not None and headers.fields.host and len(data) <= MAX_HEAD:
+                return self._parser.build(
+                    line, parts, False, headers, lines, peer, b"", traceparent, client
+                )
         if data.find(_END) != len(data) - len(_END):
             return None
         return self.parse(data, peer)
@@ -236,38 +184,18 @@ class RequestHeadCache:
             parts = self._plain_line(line)
         if parts is None or len(head) > MAX_HEAD:
             return self._parser.parse(head, peer)
-        headers, trace = self._lookup(block, peer)
+        headers, lines, traceparent, client = self._lookup(block, peer)
         if headers is None:
-            headers, trace = self._learn(block)
-        if not headers.fields.host or headers.fields.max_forwards:
+            headers, lines, traceparent, client = self._learn(block, peer)
+        if headers is None or not headers.fields.host or headers.fields.max_forwards:
             return self._parser.parse(head, peer)
-        if trace:
-            return self._build_traced(line, parts, headers, trace, block, peer)
-        return self._parser.build(line, parts, False, headers, headers.block, peer)
+        return self._parser.build(
+            line, parts, False, headers, lines, peer, b"", traceparent, client
+        )
 
     def repeats(self, request: Request) -> bool:
         """Tell whether to parse the same head from the same peer again would only make an equal request."""
         return request.trace is not None and self._parser.tolerate is None
-
-    def _build_traced(
-        self,
-        line: bytes,
-        parts: RequestLine,
-        headers: ParsedHeaders,
-        trace: bytes,
-        block: bytes,
-        peer: Peer,
-    ) -> Request:
-        """Return the request whose headers were cached without ``trace``, its traceparent line."""
-        raw: Headers = ()
-        if headers.fields.dropped:
-            name, _, value = trace.partition(b": ")
-            raw = [*headers.raw, (name, value)]
-        forwarded = self._parser.forwarded(_CRLF + block[:-2], raw, headers.fields.dropped)
-        request = self._parser.build(line, parts, False, headers, forwarded, peer)
-        request.trace = trace[16:48]
-        request.sampled = request.trace if trace[-1] in _ODD else b""
-        return request
 
     def _plain_line(self, line: bytes) -> RequestLine | None:
         """Return the parts of a plain request line and cache them; ``None`` leaves it to the parser."""
@@ -280,62 +208,37 @@ class RequestHeadCache:
             self._lines[line] = parts
         return parts
 
-    def _lookup(self, block: bytes, peer: Peer) -> tuple[ParsedHeaders | None, bytes]:
-        """Return a block that is cached, maybe without its Cookie or its traceparent.
-
-        A block is all that follows the request line. The second value is the traceparent line if the headers
-        returned are those of the block without it.
-        """
+    def _lookup(self, block: bytes, peer: Peer) -> Match:
+        """Return what a block means, all that follows a request line, if it or its template is known."""
         remember = self._remember_cookies
         if remember and (headers := self._blocks.get(block)) is not None:
-            return headers, b""
+            return headers, headers.block, b"", b""
         number = peer.template
-        template = self._by_number[number] if 0 <= number < len(self._by_number) else None
-        if template is not None and (headers := template.match(block)) is not None:
-            self._remember(block, headers)
-            return headers, b""
+        if 0 <= number < len(self._by_number):
+            template = self._by_number[number]
+            found = template.match(block)
+            if found[0] is not None:
+                if template.only_cookie:
+                    self._remember(block, found[0])
+                return found
         if not remember and (headers := self._blocks.get(block)) is not None:
-            return headers, b""
-        rest, trace = (block, b"") if self._trace_matters else _without_trace(block)
-        headers = self._blocks.get(rest) if trace else None
-        if headers is not None:
-            peer.template = -1  # blocks with a trace id of their own match none
-        else:
-            if trace and template is not None:
-                headers = template.match(rest)
-            if headers is None:
-                headers = self._match_template(rest)
-            if headers is None:
-                return None, b""
-            if headers.fields.template >= 0:
-                peer.template = headers.fields.template
-            self._remember(rest, headers)
-        if trace and not _allows_trace(headers.fields):
-            return None, b""
-        return headers, trace
+            return headers, headers.block, b"", b""
+        return self._find_template(block, peer)
 
-    def _learn(self, block: bytes) -> tuple[ParsedHeaders, bytes]:
-        """Parse a block that is not cached, and cache it; returns the same as ``_lookup``."""
-        if not self._trace_matters:
-            rest, trace = _without_trace(block)
-            if trace:
-                headers = self._blocks.get(rest)
-                if headers is None:
-                    headers = self._match_template(rest, new=True) or self._parser.parse_headers(
-                        rest
-                    )
-                    self._remember(rest, headers)
-                if _allows_trace(headers.fields):
-                    return headers, trace
-        headers = self._match_template(block, new=True) or self._parser.parse_headers(block)
+    def _learn(self, block: bytes, peer: Peer) -> Match:
+        """Parse a block that is not known, and its template. Returns the same as ``_lookup``."""
+        found = self._find_template(block, peer, new=True)
+        if found[0] is not None:
+            return found
+        headers = self._parser.parse_headers(block)
         if not headers.fields.trace_id:  # a trace id does not come again
             self._remember(block, headers)
-        return headers, b""
+        return headers, headers.block, b"", b""
 
     def _remember(self, block: bytes, headers: ParsedHeaders) -> None:
         fields = headers.fields
         if (
-            (fields.template >= 0 and not self._remember_cookies)
+            (fields.own and not self._remember_cookies)
             or len(block) > MAX_CACHED_HEAD
             or not fields.host
             or fields.max_forwards
@@ -344,56 +247,36 @@ class RequestHeadCache:
         if self._blocks_fifo.admit(block, self._blocks):
             self._blocks[block] = headers
 
-    def _match_template(self, block: bytes, *, new: bool = False) -> ParsedHeaders | None:
-        """Return the headers of a block with a template; with ``new`` it may be made from this block.
+    def _find_template(self, block: bytes, peer: Peer, *, new: bool = False) -> Match:
+        """Return what a block means by its template; with ``new`` it may be made from this block.
 
-        The result equals that of the parser; ``None`` where it might not. Raises ``Refusal`` for mistakes in
-        the other lines.
+        Raises ``Refusal`` for mistakes in the lines that it has in common with others.
         """
-        if self._parser.strip is not None or len(block) > MAX_CACHED_HEAD:
-            return None
-        before, found, after = block.partition(_COOKIE_NAME)
-        lines = before[:-1]
-        if before[-1:] not in _COOKIE_STARTS or (lines and not lines.endswith(_CRLF)):
-            return None
-        before += found
-        value, found, rest = after.partition(_CRLF)
-        if not found or not _is_plain(value):
-            return None
-        key = before, rest
+        pieces: list[bytes] = self._own_lines.split(_CRLF + block)
+        if len(pieces) == 1:
+            return NO_MATCH
+        key = tuple(pieces[::3] + pieces[1::3])
+        if sum(map(len, key)) > MAX_CACHED_HEAD:
+            return NO_MATCH
         template = self._templates.get(key)
         if template is None:
             if not new or key in self._templates:
-                return None
-            template = self._new_template(key, lines, value)
+                return NO_MATCH
+            if len(self._templates) >= MAX_TEMPLATES:
+                self._templates.clear()
+                self._by_number.clear()
+            template = learn(self._parser, self._own, pieces, cookie_matters=self._cookie_matters)
+            self._templates[key] = template
             if template is None:
-                return None
-        return template.match(block)
-
-    def _new_template(
-        self, key: tuple[bytes, bytes], lines: bytes, value: bytes
-    ) -> HeaderTemplate | None:
-        if len(self._templates) >= MAX_TEMPLATES:
-            self._templates.clear()
-            self._by_number.clear()
-        before, rest = key
-        fields = self._parser.parse_headers(lines + rest).fields
-        if (
-            fields.has_cookie
-            or fields.has_trace
-            or fields.nominated
-            or fields.max_forwards
-            or len(fields.raw) >= MAX_FIELDS
-        ):
-            # A second Cookie, or fields that Connection drops: their meaning depends on the Cookie line.
-            self._templates[key] = None
-            return None
-        rule_cache: RuleCache | None = None if self._cookie_matters else {}
-        fields.template = len(self._by_number)
-        template = HeaderTemplate(fields, before, value, _CRLF + rest, rule_cache)
-        self._templates[key] = template
-        self._by_number.append(template)
-        return template
+                return NO_MATCH
+            template.fields.template = len(self._by_number)
+            self._by_number.append(template)
+        found = template.match(block)
+        if found[0] is not None:
+            peer.template = template.fields.template
+            if template.only_cookie:
+                self._remember(block, found[0])
+        return found
 
 
 class ResponseHeadCache:
@@ -441,37 +324,3 @@ class ResponseHeadCache:
         if self._enabled and len(head) <= MAX_CACHED_HEAD and self._fifo.admit(head, self._heads):
             self._heads[head] = response
         return response
-
-
-def _is_plain(value: bytes) -> bool:
-    """Tell whether no parser reads anything special into a value: visible ASCII, with blanks inside only."""
-    return (
-        bool(value)
-        and value.translate(_BLANKED) == value
-        and value[0] != _BLANK
-        and value[-1] != _BLANK
-    )
-
-
-def _allows_trace(fields: RequestFields) -> bool:
-    """Tell whether these fields keep their meaning when one traceparent line is added to them."""
-    return not (fields.nominated or fields.has_trace) and len(fields.raw) + 1 < MAX_FIELDS
-
-
-def _without_trace(block: bytes) -> tuple[bytes, bytes]:
-    """Return a block without its traceparent line, and that line; empty if it has none that is plain."""
-    before, found, after = block.partition(_TRACE_NAME)
-    if not found:
-        return block, b""
-    start, lines = before[-1:], before[:-1]
-    value, found, rest = after.partition(_CRLF)
-    if (
-        start not in _TRACE_STARTS
-        or (lines and not lines.endswith(_CRLF))
-        or not found
-        or _TRACE.fullmatch(value) is None
-        or value[3:35] == NO_TRACE
-        or value[36:52] == NO_PARENT
-    ):
-        return block, b""
-    return lines + rest, start + _TRACE_NAME + value

@@ -22,6 +22,7 @@ from canaryproxy.http1.fields import (
     IS_COOKIE,
     IS_CREDENTIALS,
     IS_EXPECT,
+    IS_FORWARDED_FOR,
     IS_HOP,
     IS_HOST,
     IS_LENGTH,
@@ -124,6 +125,7 @@ NO_AGENT: Final = 1
 OTHER_AGENT: Final = 2
 MONITOR: Final = 3
 
+_ODD: Final = b"13579bdf"
 _IDEMPOTENT = frozenset(
     (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"REPORT", b"SEARCH")
 )
@@ -131,7 +133,7 @@ _IDEMPOTENT = frozenset(
 
 
 class RequestFields:
-    """The meaning of a header block, apart from the value of its Cookie and the id of its trace.
+    """The meaning of a header block, apart from values of its own (``header_template``).
 
     Requests whose blocks have the same meaning share one object.
     """
@@ -148,8 +150,6 @@ class RequestFields:
         "extra",
         "forwarding",
         "grpc",
-        "has_cookie",
-        "has_trace",
         "host",
         "keep_alive",
         "length",
@@ -157,6 +157,7 @@ class RequestFields:
         "max_forwards",
         "nominated",
         "ordinary",
+        "own",
         "raw",
         "sampled",
         "template",
@@ -168,6 +169,9 @@ class RequestFields:
         self.raw = raw
         self.cookie_name = b""
         """The name of the Cookie field as received, if that field is not among ``raw``."""
+        self.own = NO_NAMES
+        """Names (lower case) of the fields that have a value of their own in each block; they are not among
+        ``raw`` (``header_template``)."""
         self.template = -1
         """Number of the ``HeaderTemplate`` that these fields belong to; -1: none."""
         self.host = b""
@@ -205,8 +209,6 @@ class RequestFields:
         """Kind of the User-Agent: ``UNKNOWN`` until a rule for probes has asked."""
         self.sampled = False
         """The client may have recorded that trace."""
-        self.has_cookie = self.has_trace = False
-        """There are such fields, valid or not."""
         self.nominated = NO_NAMES
         """What Connection names besides ``close`` and ``keep-alive``."""
         self.claims: Claims | None = None
@@ -215,7 +217,7 @@ class RequestFields:
     def field(self, name: bytes) -> bytes | None:
         """Return the value of the first field with this name (lower case), or ``None``.
 
-        The Cookie may be missing here; ``ParsedHeaders.field`` finds it.
+        Those of ``own`` are missing here; ``Request.field`` finds them.
         """
         return _value(self.raw, name)
 
@@ -250,7 +252,7 @@ class ParsedHeaders:
 
     @property
     def raw(self) -> Headers:
-        """All fields."""
+        """All fields but those of ``fields.own``; the Cookie is here."""
         fields = self.fields
         if not fields.cookie_name:
             return fields.raw
@@ -266,6 +268,7 @@ class Request:
 
     __slots__ = (
         "fields",
+        "forwarding",
         "head",
         "headers",
         "http10",
@@ -290,6 +293,8 @@ class Request:
     headers: ParsedHeaders
     fields: RequestFields
     """``headers.fields``: the meaning of the headers, the Cookie apart."""
+    forwarding: list[tuple[int, bytes]] | None
+    """The client's own forwarding fields: kind and value."""
     head: bytes
     """The head to forward, including the empty line."""
     never_indexed: frozenset[bytes]
@@ -299,6 +304,14 @@ class Request:
     def idempotent(self) -> bool:
         """Whether the method may be repeated (RFC 9110 §9.2.2)."""
         return self.method in _IDEMPOTENT
+
+    def field(self, name: bytes) -> bytes | None:
+        """Return the value of the first field with this name (lower case) that is forwarded, or ``None``."""
+        fields = self.fields
+        if name not in fields.own:
+            return fields.field(name)
+        at = self.head.lower().find(b"\r\n%b: " % name)
+        return self.head[at + len(name) + 4 :].partition(b"\r\n")[0] if at >= 0 else None
 
     @property
     def trace_id(self) -> bytes:
@@ -323,6 +336,7 @@ class RequestParser:
         "_llhttp",
         "_names",
         "_via",
+        "claimed",
         "create_trace",
         "end",
         "strip",
@@ -344,6 +358,8 @@ class RequestParser:
         self._via = name_in(end)
         self.strip = strip
         self.create_trace = create_trace
+        self.claimed = NO_NAMES if propagated is None else frozenset(propagated.kinds)
+        """Names (lower case) of the fields that say which version a request gets."""
         kinds = REQUEST_KINDS if propagated is None else REQUEST_KINDS | propagated.kinds
         self._names = Names(kinds)
         self._baggage_keys = NO_NAMES if propagated is None else propagated.baggage
@@ -412,10 +428,13 @@ class RequestParser:
         block: bytes,
         peer: Peer,
         end: bytes = b"",
+        traceparent: bytes = b"",
+        client: bytes = b"",
     ) -> Request:
         """Return the request with this line and these headers.
 
-        ``block`` is what is forwarded of them, ``end`` replaces the parser's.
+        ``block`` is what is forwarded of them, ``end`` replaces the parser's. ``traceparent`` and ``client``
+        are the values of traceparent and X-Forwarded-For, if they are not among the headers' fields.
         """
         request = Request()
         request.method, request.target, request.rule_key = parts
@@ -423,10 +442,19 @@ class RequestParser:
         request.never_indexed = NO_NAMES
         request.headers = headers
         request.fields = fields = headers.fields
-        request.trace = trace_id = fields.trace_id
-        request.sampled = trace_id if fields.sampled and trace_id else b""
+        trace_id = fields.trace_id
+        if traceparent:
+            request.trace = trace_id = traceparent[3:35]
+            request.sampled = trace_id if traceparent[-1] in _ODD else b""
+        else:
+            request.trace = trace_id
+            request.sampled = trace_id if fields.sampled and trace_id else b""
+        forwarding = fields.forwarding
+        if client:
+            forwarding = [(IS_FORWARDED_FOR, client), *(forwarding or ())]
+        request.forwarding = forwarding
         end = self._http2_end if peer.http2 else end or self.end
-        request.head = line + block + peer.ending(fields.host, fields.forwarding, fields.extra, end)
+        request.head = line + block + peer.ending(fields.host, forwarding, fields.extra, end)
         if trace_id is None:
             request.head = request.head[:-2] + new_line() + b"\r\n"
         return request
@@ -507,7 +535,6 @@ class RequestParser:
                 received.host = value
                 continue
             if kind == IS_COOKIE:
-                fields.has_cookie = True
                 received.cookie = received.cookie + b"; " + value if received.cookie else value
                 continue
             if kind == IS_LENGTH:
@@ -536,7 +563,6 @@ class RequestParser:
                 continue
             if kind == IS_TRACEPARENT or kind == IS_TRACESTATE:
                 if kind == IS_TRACEPARENT:
-                    fields.has_trace = True
                     received.parents.append(value)
                 received.trace.append(field)
                 continue

@@ -478,7 +478,7 @@ def _log_failure(
 ) -> None:
     """Log what the client's error does not tell. ``response``: the proxy's own, if the client got one."""
     if response is None:
-        request_id = (exchange.request.fields.field(b"x-request-id") or b"")[:_LONGEST_ID]
+        request_id = (exchange.request.field(b"x-request-id") or b"")[:_LONGEST_ID]
     else:
         request_id, _ = id_and_size(response)
     exchange.service.worker.error_log.failed(

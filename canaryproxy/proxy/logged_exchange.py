@@ -7,7 +7,7 @@ from typing import Final
 
 from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.forwarding import Peer, TrustedProxies
-from canaryproxy.http1.request import Request, RequestFields
+from canaryproxy.http1.request import Request
 from canaryproxy.http1.response import Response
 from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.routing import VARIANTS, Routing
@@ -17,6 +17,7 @@ from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.request_sender import FINISHED, TUNNEL
 
+_LOGGED: Final = frozenset((b"user-agent", b"referer", b"x-request-id"))
 _LONGEST_FIELD: Final = 1024
 """Bytes of a field that are kept, so that the queue of the log is bounded in bytes too."""
 
@@ -121,7 +122,9 @@ class LoggedExchange(Exchange):
         fields = request.fields
         logged = fields.logged
         if logged is None:
-            logged = fields.logged = _logged_fields(fields)
+            logged = _logged_fields(request)
+            if fields.own.isdisjoint(_LOGGED):
+                fields.logged = logged
         user_agent, referer, client_id = logged
         peer, routing = self._sink.peer, self.routing
         responded = self._responded_at
@@ -137,7 +140,7 @@ class LoggedExchange(Exchange):
                 now,
                 max(responded - self._received, 0.0) if responded else None,
                 peer.address,
-                _client(self.service.worker.trusted_proxies, fields, peer),
+                _client(self.service.worker.trusted_proxies, request, peer),
                 request.method,
                 request.target,
                 _protocol(request, http2=peer.http2),
@@ -166,16 +169,16 @@ def _protocol(request: Request, *, http2: bool) -> bytes:
     return b"HTTP/1.0" if request.http10 else b"HTTP/1.1"
 
 
-def _logged_fields(fields: RequestFields) -> tuple[bytes | None, bytes | None, bytes]:
-    """Return User-Agent, Referer and X-Request-Id."""
-    agent, referer = fields.field(b"user-agent"), fields.field(b"referer")
+def _logged_fields(request: Request) -> tuple[bytes | None, bytes | None, bytes]:
+    """Return User-Agent, Referer and X-Request-Id (``_LOGGED``)."""
+    agent, referer = request.field(b"user-agent"), request.field(b"referer")
     return (
         None if agent is None else agent[:_LONGEST_FIELD],
         None if referer is None else referer[:_LONGEST_FIELD],
-        (fields.field(b"x-request-id") or b"")[:_LONGEST_FIELD],
+        (request.field(b"x-request-id") or b"")[:_LONGEST_FIELD],
     )
 
 
-def _client(proxies: TrustedProxies, fields: RequestFields, peer: Peer) -> bytes:
+def _client(proxies: TrustedProxies, request: Request, peer: Peer) -> bytes:
     """Return the client's address according to trusted proxies, empty if they name none."""
-    return proxies.client_of(fields.forwarding, "").encode() if peer.trusted else b""
+    return proxies.client_of(request.forwarding, "").encode() if peer.trusted else b""

@@ -59,7 +59,7 @@ class ProbeRules:
             return True
         if self._networks is None:
             return False
-        client = self._proxies.client_at(peer, fields.forwarding)
+        client = self._proxies.client_at(peer, request.forwarding)
         return bool(client) and self._networks.trusts(client)
 
     def _kind_of_agent(self, fields: RequestFields) -> int:

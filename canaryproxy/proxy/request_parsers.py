@@ -8,7 +8,7 @@ parsers cache beside a head is the same for all services, or says itself whose i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,8 +31,8 @@ class _Settings:
     """The last lines of forwarded heads (``HeadEnds.requests``)."""
     create_trace: bool
     tolerates: bool
-    trace_matters: bool
-    cookie_matters: bool
+    reads: frozenset[bytes]
+    """Names (lower case) of fields that the variant, an outcome or a cohort depends on, in any service."""
     remember_cookies: bool
     propagated: Names | None
     """The names of fields that say which version a request gets, of all services."""
@@ -57,20 +57,15 @@ class RequestParsers:
 
     def configure(self, config: Config, services: Sequence[Config], end: bytes) -> None:
         """Parse for these services of a configuration; ``end``: the last lines of forwarded heads."""
-        cookie_matters = any(
-            _reads_header(one, "cookie")
-            or any(part.cookie is not None for part in one.split.conditions)
-            for one in services
-        )
+        reads = frozenset(name for one in services for name in _headers_read(one))
         signed = any(one.split.sticky.sign is not None for one in services)
         settings = _Settings(
             end=end,
             create_trace=config.trace.create,
             tolerates=config.strict == "report",
-            trace_matters=any(_reads_header(one, "traceparent") for one in services),
-            cookie_matters=cookie_matters,
+            reads=reads,
             # Compiled, reading a plain cookie costs no more than finding its block among thousands.
-            remember_cookies=cookie_matters or signed or not COMPILED,
+            remember_cookies=b"cookie" in reads or signed or not COMPILED,
             propagated=names_of(services),
         )
         self.propagated = settings.propagated
@@ -100,8 +95,7 @@ class RequestParsers:
         )
         return RequestHeadCache(
             parser,
-            trace_matters=settings.trace_matters,
-            cookie_matters=settings.cookie_matters,
+            reads=settings.reads,
             remember_cookies=settings.remember_cookies,
         )
 
@@ -116,9 +110,12 @@ def _stripped(config: Config) -> str:
     return _NONE if sticky.forward else sticky.cookie or _NONE
 
 
-def _reads_header(config: Config, header: str) -> bool:
-    """Tell whether a match rule, an outcome or the sticky key depends on this request header."""
-    matches = [part.header for part in config.split.conditions]
-    matches += [outcome.match.header for outcome in config.judge.outcomes.values()]
-    names = [config.split.sticky.header, *(match.name for match in matches if match is not None)]
-    return header in [name.lower() for name in names if name is not None]
+def _headers_read(config: Config) -> Iterator[bytes]:
+    """Yield the names of the request headers that match rules, cohorts, outcomes and the sticky key read."""
+    parts = config.split.conditions
+    headers = [part.header for part in parts]
+    headers += [outcome.match.header for outcome in config.judge.outcomes.values()]
+    names = [config.split.sticky.header, *(match.name for match in headers if match is not None)]
+    if any(part.cookie is not None for part in parts):
+        names.append("cookie")
+    return (name.lower().encode("latin-1") for name in names if name is not None)

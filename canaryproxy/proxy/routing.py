@@ -169,7 +169,7 @@ class Router:
             following = follower.route(request, peer, table)
             if following is not None:
                 return following
-        key = self._key_reader.read(headers, peer)
+        key = self._key_reader.read(request, peer)
         cookie = b""
         sent = key is not None
         probes = self._probes
@@ -221,7 +221,7 @@ class Router:
             lambda name: _cookie(headers, name),
             request.target.partition(b"?")[2].decode("latin-1"),
             host_name(fields.host),
-            lambda: self._proxies.client_at(peer, fields.forwarding),
+            lambda: self._proxies.client_at(peer, request.forwarding),
         )
         found = rules.variant_of(view), self._outcomes.watching(view), cohorts.of(view)
         if rules.reads_client or cohorts.reads_client or len(rule_key[1]) > _LONGEST_CACHED:

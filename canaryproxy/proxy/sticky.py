@@ -9,7 +9,7 @@ from typing import Final
 
 from canaryproxy.config import Sticky
 from canaryproxy.http1.forwarding import Peer, TrustedProxies
-from canaryproxy.http1.request import ParsedHeaders, Request
+from canaryproxy.http1.request import Request
 from canaryproxy.measure.routing import Headers, RouteTable
 from canaryproxy.proxy.signing import Signer
 
@@ -73,7 +73,7 @@ class KeyReader:
 
     __slots__ = ()
 
-    def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:
+    def read(self, request: Request, peer: Peer) -> bytes | None:
         """Return the key, ``None`` if the request carries none."""
         raise NotImplementedError
 
@@ -84,7 +84,8 @@ class _FromCookie(KeyReader):
     def __init__(self, name: str) -> None:
         self._finder = CookieFinder(name)
 
-    def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:  # noqa: ARG002
+    def read(self, request: Request, peer: Peer) -> bytes | None:  # noqa: ARG002
+        headers = request.headers
         return self._finder.find(headers.cookie) if headers.cookie else None
 
 
@@ -97,7 +98,8 @@ class _FromSignedCookie(KeyReader):
         self._finder = CookieFinder(name)
         self._signer = signer
 
-    def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:  # noqa: ARG002
+    def read(self, request: Request, peer: Peer) -> bytes | None:  # noqa: ARG002
+        headers = request.headers
         for value in self._finder.all(headers.cookie) if headers.cookie else ():
             key = self._signer.verify(value)
             if key is not None:
@@ -111,8 +113,8 @@ class _FromHeader(KeyReader):
     def __init__(self, name: str) -> None:
         self._name = name.lower().encode("latin-1")
 
-    def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:  # noqa: ARG002
-        return headers.field(self._name) or None
+    def read(self, request: Request, peer: Peer) -> bytes | None:  # noqa: ARG002
+        return request.headers.field(self._name) or None
 
 
 class _FromAddress(KeyReader):
@@ -123,8 +125,8 @@ class _FromAddress(KeyReader):
     def __init__(self, proxies: TrustedProxies) -> None:
         self._proxies = proxies
 
-    def read(self, headers: ParsedHeaders, peer: Peer) -> bytes | None:
-        return self._proxies.client_at(peer, headers.fields.forwarding).encode() or None
+    def read(self, request: Request, peer: Peer) -> bytes | None:
+        return self._proxies.client_at(peer, request.forwarding).encode() or None
 
 
 def key_reader(sticky: Sticky, proxies: TrustedProxies, signer: Signer | None = None) -> KeyReader:

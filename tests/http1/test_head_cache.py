@@ -19,9 +19,12 @@ from canaryproxy.http1.head_cache import (
     ResponseHeadCache,
     SampledFifo,
 )
+from canaryproxy.http1.header_template import OWN_VALUES
 from canaryproxy.http1.request import RequestParser
 from canaryproxy.http1.response import ResponseParser
 
+NOT_RAW = OWN_VALUES.keys() - {b"cookie"}
+"""What templates keep no values of but in the head to forward."""
 END = b"Via: 1.1 canaryproxy\r\n\r\n"
 PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -33,8 +36,8 @@ def new_peer() -> Peer:
 PEER = new_peer()
 
 
-def cache_of(**settings: bool) -> RequestHeadCache:
-    return RequestHeadCache(RequestParser(END), **settings)
+def cache_of(*, remember_cookies: bool = True) -> RequestHeadCache:
+    return RequestHeadCache(RequestParser(END), remember_cookies=remember_cookies)
 
 
 def meaning(
@@ -67,11 +70,14 @@ def meaning(
         "end": request.head.endswith(END) or request.trace is None,
         "trace": (request.trace, request.sampled),
         "cookie": request.headers.cookie,
-        "raw": sorted(field for field in request.headers.raw if field[0].lower() != b"traceparent"),
+        "raw": sorted(field for field in request.headers.raw if field[0].lower() not in NOT_RAW),
+        "forwarding": sorted(request.forwarding) if request.forwarding else None,
+        "logged": [request.field(name) for name in (b"x-request-id", b"referer", b"x-other")],
         **{
             name: getattr(fields, name)
             for name in (
-                *("host", "keep_alive", "length", "chunked", "expect", "upgrade", "forwarding"),
+                *("host", "keep_alive", "length", "chunked", "expect", "upgrade", "binds"),
+                *("ordinary", "nominated", "grpc"),
             )
         },
     }
@@ -98,6 +104,16 @@ trace_lines = st.sampled_from(
         b"traceparent: 00-" + b"0" * 32 + PARENT[35:], b"traceparent: " + PARENT[:-1] + b"0",
     ]
 )  # fmt: skip
+own_lines = st.sampled_from(
+    [
+        b"X-Request-Id: 1", b"x-request-id: 22", b"X-Request-Id:  1", b"X-Request-Id: \xe4",
+        b"X-Request-Id: ",
+        b"X-Forwarded-For: 1.2.3.4", b"x-forwarded-for: 2001:db8::1, 10.0.0.1", b"X-Forwarded-For:1.2.3.4",
+        b"X-Forwarded-For: ", b"Authorization: Bearer abc", b"Authorization: Bearer abcd", b"Referer: http://h/",
+        b"authorization: NTLM abc", b"Authorization: Bearer a, NTLM b", b"Authorization: Basic a",
+        b"tracestate: a=1", b"tracestate: a=2", b"If-None-Match: \"1\"", b"X-Real-IP: 1.2.3.4",
+    ]
+)  # fmt: skip
 other_lines = st.sampled_from(
     [
         b"Host: h", b"host: other", b"Cookie", b"X-Cookie: a=b", b" folded=1", b"\tfolded",
@@ -107,7 +123,8 @@ other_lines = st.sampled_from(
         b"TE: trailers", b"Content-Length: 5", b"Content-Length: 6", b"Content-Length: x",
         b"Transfer-Encoding: chunked", b"Transfer_Encoding: chunked", b"Expect: 100-continue",
         b"X-Forwarded-For: 1.2.3.4", b"X-Long: " + b"x" * 3000, b"", b"\r", b"Bad Name: x",
-        b"X: a\nCookie: z=1",
+        b"X: a\nCookie: z=1", b"X-Forwarded-Proto: https", b"Connection: x-request-id",
+        b"Connection: x-forwarded-for", b"X-Forwarded-Host: h2", b"Forwarded: for=1.2.3.4",
     ]
 )  # fmt: skip
 starts = st.sampled_from(
@@ -117,19 +134,20 @@ starts = st.sampled_from(
         *(b"GET /" + b"a" * 9000 + b" HTTP/1.1", b"GET /%zz HTTP/1.1", b"GET / HTTP/2.0", b"GET /"),
     ]
 )
-blocks = st.lists(st.one_of(other_lines, cookie_lines, trace_lines), max_size=7)
+blocks = st.lists(st.one_of(other_lines, cookie_lines, trace_lines, own_lines), max_size=7)
 
 
 @st.composite
 def heads(draw: st.DrawFn) -> bytes:
-    """A valid block with some Cookie and traceparent most of the time: those are what caches leave out."""
+    """A valid block with some values of its own most of the time: those are what caches leave out."""
     lines = [draw(starts)]
     if draw(st.integers(0, 3)):
         lines += [
             b"Host: h",
             *draw(st.lists(st.sampled_from([b"Accept: */*", b"TE: a"]), max_size=1)),
         ]
-        lines += draw(st.lists(cookie_lines, max_size=1)) + draw(st.lists(trace_lines, max_size=1))
+        own = draw(st.lists(cookie_lines, max_size=1)) + draw(st.lists(trace_lines, max_size=1))
+        lines += draw(st.permutations(own + draw(st.lists(own_lines, max_size=2))))
         lines += draw(st.lists(other_lines, max_size=1))
     else:
         lines += draw(blocks)
@@ -144,13 +162,10 @@ def test_the_cache_means_the_same_as_the_parser(received: list[bytes], create: b
     off = RequestHeadCache(RequestParser(END, create_trace=create), enabled=False)
     caches = [
         RequestHeadCache(
-            RequestParser(END, create_trace=create),
-            remember_cookies=remember,
-            trace_matters=matters,
-            cookie_matters=not remember,
+            RequestParser(END, create_trace=create), remember_cookies=remember, reads=reads
         )
         for remember in (True, False)
-        for matters in (True, False)
+        for reads in (frozenset({b"cookie", b"traceparent"}), frozenset({b"x-request-id"}))
     ]
     peers = [new_peer() for _ in caches]
     for data in received:
@@ -190,7 +205,7 @@ def test_a_connection_keeps_the_number_of_its_template() -> None:
         assert b"\r\nCookie: id=%d\r\nAccept: */*\r\n" % number in request.head
         assert b"Connection" not in request.head
         assert request.fields.template == 0
-        assert peer.template == (0 if number else -1)
+        assert peer.template == 0
     # The number may by now belong to another template, or to none.
     stale = new_peer()
     for stale.template in (0, 1, 1000):
@@ -209,8 +224,31 @@ def test_users_that_differ_in_their_cookie_and_trace_share_a_template() -> None:
         request = cache.parse(traced, PEER)
         assert request.trace == request.sampled == b"%032x" % (number + 1)
         assert request.head.count(b"traceparent: ") == 1
+    assert len(cache._templates) == 2  # one with a traceparent, one without
+    assert len(cache._blocks) == 50  # those without: a trace id does not come again
+
+
+def test_requests_through_an_ingress_share_a_template() -> None:
+    """Of many users over one connection, each with an address, a Cookie, credentials and ids of its own."""
+    cache, peer = cache_of(), Peer("10.0.0.1", b"http", True, b"localhost")
+    for number in range(50):
+        lines = [
+            b"GET / HTTP/1.1",
+            b"Host: h",
+            b"X-Request-ID: %032x" % number,
+            b"X-Forwarded-For: 192.0.2.%d" % number,
+            b"X-Forwarded-Proto: https",
+            b"Cookie: canary_id=%d" % number,
+            b"Authorization: Bearer %d" % number,
+            b"traceparent: 00-%032x-b7ad6b7169203331-01" % (number + 1),
+        ]
+        head = b"\r\n".join((*lines, b"", b""))
+        assert meaning(cache, head, peer=peer) == meaning(RequestParser(END), head, peer=peer)
+        request = cache.parse(head, peer)
+        assert b"\r\nX-Forwarded-For: 192.0.2.%d, 10.0.0.1\r\n" % number in request.head
+        assert request.field(b"x-request-id") == b"%032x" % number
     assert len(cache._templates) == 1
-    assert len(cache._blocks) == 50  # those without a traceparent, which does not come again
+    assert len(cache._blocks) == 0
 
 
 @pytest.mark.parametrize("cookie", [b"", b"Cookie: id=1\r\n"])

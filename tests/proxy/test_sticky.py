@@ -74,7 +74,7 @@ def test_of_two_signed_cookies_the_valid_one_counts() -> None:
 
     def key_of(cookies: bytes) -> bytes | None:
         head = b"GET / HTTP/1.1\r\nHost: h\r\nCookie: " + cookies + b"\r\n\r\n"
-        return reader.read(RequestParser(b"\r\n").parse(head, peer).headers, peer)
+        return reader.read(RequestParser(b"\r\n").parse(head, peer), peer)
 
     stray, mine, before = b"id=stray", b"id=" + new.sign(b"u"), b"id=" + old.sign(b"u")
     assert key_of(stray) is None

@@ -1,0 +1,240 @@
+"""Header blocks that are alike but for values of their own.
+
+Each user has a Cookie, credentials and an address, each request the ids of its trace. What such a value means
+to a proxy can be read from it alone, so all blocks with the same other lines, and the same names in the same
+places, are parsed once: to a ``HeaderTemplate``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence, Set
+from typing import Final
+
+from canaryproxy.http1.fields import without
+from canaryproxy.http1.request import (
+    MAX_FIELDS,
+    ParsedHeaders,
+    RequestFields,
+    RequestParser,
+    RuleCache,
+)
+from canaryproxy.http1.trace import NO_PARENT, NO_TRACE
+
+# Kinds of values. Plain integers, because they are compared for every value.
+COOKIE: Final = 0
+TRACEPARENT: Final = 1
+FORWARDED_FOR: Final = 2
+CREDENTIALS: Final = 3
+OPAQUE: Final = 4
+"""Forwarded as it is, and nothing else."""
+
+OWN_VALUES: Final[dict[bytes, int]] = {
+    b"cookie": COOKIE,
+    b"traceparent": TRACEPARENT,
+    b"x-forwarded-for": FORWARDED_FOR,
+    b"authorization": CREDENTIALS,
+    **dict.fromkeys(
+        (
+            # Ids of requests and traces.
+            *(b"tracestate", b"x-request-id", b"x-correlation-id", b"request-id", b"x-trace-id"),
+            *(b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"uber-trace-id"),
+            *(b"x-datadog-trace-id", b"x-datadog-parent-id", b"sentry-trace", b"cf-ray"),
+            *(b"x-amzn-trace-id", b"x-cloud-trace-context", b"x-arr-log-id", b"x-request-start"),
+            # The client's address, as other proxies and CDNs tell it.
+            *(b"x-real-ip", b"true-client-ip", b"cf-connecting-ip", b"fastly-client-ip"),
+            *(b"x-client-ip", b"x-cluster-client-ip", b"x-envoy-external-address"),
+            # What a client has already, where it comes from, and its keys.
+            *(b"referer", b"if-none-match", b"if-modified-since", b"idempotency-key", b"range"),
+            *(b"x-csrf-token", b"x-xsrf-token", b"x-api-key"),
+        ),
+        OPAQUE,
+    ),
+}
+"""Kinds by name in lower case."""
+
+_CRLF: Final = b"\r\n"
+_BLANK: Final = 0x20
+_BLANKED: Final = bytes(byte if 0x20 <= byte <= 0x7E else 0x20 for byte in range(256))
+"""Turns every byte that is neither visible ASCII nor a blank into a blank."""
+_DIGITS: Final = bytes(0x30 if byte in b"0123456789abcdef" else byte for byte in range(256))
+_TRACEPARENT: Final = b"00-" + NO_TRACE + b"-" + NO_PARENT + b"-00"
+"""The form of a traceparent of version 00: each hex digit as 0."""
+_SCHEMES: Final = (b"Bearer ", b"Basic ")
+"""Schemes of credentials that authenticate a request, and not a connection (``fields.binds``)."""
+
+Match = tuple[ParsedHeaders | None, bytes, bytes, bytes]
+"""Parsed headers, the lines to forward, and the values of traceparent and X-Forwarded-For; empty without."""
+NO_MATCH: Final[Match] = (None, b"", b"", b"")
+
+
+def own_lines(names: Set[bytes]) -> re.Pattern[bytes]:
+    """Return what finds the lines with values of their own in a block that CRLF was put before.
+
+    ``names`` are some of ``OWN_VALUES``; fields of other names belong to what blocks have in common.
+    """
+    either = b"|".join(map(re.escape, sorted(names)))
+    return re.compile(rb"\r\n((?i:" + either + rb")): ([^\r\n]*)(?=\r\n)")
+
+
+class HeaderTemplate:
+    """What header blocks have in common that differ in values of their own only."""
+
+    __slots__ = (
+        "_cookie_lead",
+        "_first",
+        "_forwarded",
+        "_headers",
+        "_kinds",
+        "_lines",
+        "_rule_cache",
+        "_sizes",
+        "_strip",
+        "fields",
+        "only_cookie",
+    )
+
+    def __init__(
+        self,
+        parser: RequestParser,
+        fields: RequestFields,
+        pieces: Sequence[bytes],
+        rule_cache: RuleCache | None,
+    ) -> None:
+        """``fields`` are those without the lines of their own of a block; ``pieces`` as ``learn`` gets them.
+
+        ``rule_cache`` is shared by all blocks; ``None`` if results depend on cookies.
+        """
+        self.fields = fields
+        names, values = pieces[1::3], pieces[2::3]
+        self._kinds = bytes(OWN_VALUES[name.lower()] for name in names)
+        self.only_cookie = self._kinds == bytes((COOKIE,))
+        self._sizes = list(map(len, values))
+        """Sizes of the values of the last block: most often those of the next one."""
+        starts = [_CRLF + name + b": " for name in names]
+        self._first = (pieces[0] + starts[0])[len(_CRLF) :]
+        self._lines = [*map(bytes.__add__, pieces[3:-1:3], starts[1:]), pieces[-1]]
+        """What blocks have before their first value, and after each one."""
+        self._rule_cache = rule_cache
+        self._strip = parser.strip
+        self._cookie_lead = b""
+        self._forwarded = self._what_is_forwarded(pieces)
+        """What of it is forwarded: before the first value, and after each one."""
+        cookies = COOKIE in self._kinds
+        self._headers = None if cookies else ParsedHeaders(fields, b"", b"", rule_cache)
+
+    def _what_is_forwarded(self, pieces: Sequence[bytes]) -> list[bytes]:
+        names, values = pieces[1::3], pieces[2::3]
+        block = b"".join(
+            piece if at % 3 == 0 else _CRLF + piece if at % 3 == 1 else b": " + piece
+            for at, piece in enumerate(pieces)
+        )[: -len(_CRLF)]
+        fields = self.fields
+        if fields.dropped:
+            block = without(block, fields.dropped, [*fields.raw, *zip(names, values, strict=True)])
+        parts = [b""]
+        for kind, name, value in zip(self._kinds, names, values, strict=True):
+            before, _, rest = block.partition(_CRLF + name + b": " + value + _CRLF)
+            parts[-1] += before
+            block = _CRLF + rest
+            if kind == COOKIE:
+                fields.cookie_name = name
+            if kind == COOKIE and self._strip is not None:
+                self._cookie_lead = _CRLF + name + b": "
+            elif kind != FORWARDED_FOR:
+                parts[-1] += _CRLF + name + b": "
+            parts.append(b"")
+        parts[-1] += block
+        return parts
+
+    def match(self, block: bytes) -> Match:
+        """Return what a block means; ``NO_MATCH`` if it has other lines, or a value that needs the parser."""
+        if not block.startswith(self._first):
+            return NO_MATCH
+        at = len(self._first)
+        kinds, sizes, lines, forwarded = self._kinds, self._sizes, self._lines, self._forwarded
+        sent = forwarded[0]
+        cookie = traceparent = client = b""
+        number = 0
+        while number < len(kinds):
+            kind, rest = kinds[number], lines[number]
+            end = at + sizes[number]
+            if block[end : end + len(rest)] != rest:
+                end = block.find(rest, at)
+                if end < at:
+                    return NO_MATCH
+                sizes[number] = end - at
+            value = block[at:end]
+            # No parser reads anything special into visible ASCII, with blanks inside only.
+            if (
+                not value
+                or value.translate(_BLANKED) != value
+                or value[0] == _BLANK
+                or value[-1] == _BLANK
+            ):
+                return NO_MATCH
+            at = end + len(rest)
+            number += 1
+            if kind == COOKIE:
+                cookie = value
+                if self._strip is not None:
+                    value = self._strip(self._cookie_lead + value)
+            elif kind == TRACEPARENT:
+                if (
+                    value.translate(_DIGITS) != _TRACEPARENT
+                    or not value.startswith(b"00")
+                    or value[3:35] == NO_TRACE
+                    or value[36:52] == NO_PARENT
+                ):
+                    return NO_MATCH
+                traceparent = value
+            elif kind == FORWARDED_FOR:
+                client, value = value, b""
+            elif kind == CREDENTIALS and (not value.startswith(_SCHEMES) or b"," in value):
+                return NO_MATCH
+            sent += value + forwarded[number]
+        if at != len(block):
+            return NO_MATCH
+        headers = self._headers
+        if headers is None:
+            headers = ParsedHeaders(self.fields, cookie, sent, self._rule_cache)
+        return headers, sent, traceparent, client
+
+
+def learn(
+    parser: RequestParser, own: Set[bytes], pieces: Sequence[bytes], *, cookie_matters: bool
+) -> HeaderTemplate | None:
+    """Return the template of a block; ``None`` if what it means depends on more than each value alone.
+
+    ``pieces`` are what ``own_lines`` of the names ``own`` splits it into: lines in common and, between them,
+    a name and a value. ``cookie_matters``: what match rules say depends on cookies. Raises ``Refusal`` for
+    the lines in common.
+    """
+    names = [name.lower() for name in pieces[1::3]]
+    common = b"".join(pieces[::3])[len(_CRLF) :]
+    traced = b"traceparent" in names
+    if len(set(names)) < len(names) or (
+        parser.create_trace and b"tracestate" in names and not traced
+    ):
+        return None
+    if traced:  # whether there is a trace decides what else is forwarded
+        line = b"traceparent: " + pieces[3 * names.index(b"traceparent") + 2] + _CRLF
+        common = common[: -len(_CRLF)] + line + _CRLF
+    fields = parser.parse_headers(common).fields
+    if traced:
+        if not fields.trace_id:
+            return None
+        fields.raw = fields.raw[:-1]
+    if (
+        fields.nominated  # by Connection: maybe one of the values
+        or fields.max_forwards
+        or not fields.host
+        or len(fields.raw) + len(names) > MAX_FIELDS
+        or not own.isdisjoint(name.lower() for name, _ in fields.raw)
+    ):
+        return None
+    if b"x-forwarded-for" in names and fields.forwarding is None:
+        fields.forwarding = []
+    fields.own = frozenset(names)
+    rule_cache: RuleCache | None = None if cookie_matters and b"cookie" in names else {}
+    return HeaderTemplate(parser, fields, pieces, rule_cache)
