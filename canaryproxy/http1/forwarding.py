@@ -15,8 +15,8 @@ from canaryproxy.http1.fields import (
 )
 from canaryproxy.measure.conditions import Networks, is_within
 
-_MAX_CACHED_HOST: Final = 256
-"""Longest host in bytes that an idle connection keeps in memory."""
+_MAX_CACHED: Final = 256
+"""Most bytes of a host, and of values of forwarding fields, that an idle connection keeps in memory."""
 
 
 _CACHED_ADDRESSES: Final = 4096
@@ -158,6 +158,8 @@ class Peer:
         "_ending",
         "_host",
         "_local",
+        "_received",
+        "_rest",
         "address",
         "http2",
         "proto",
@@ -178,6 +180,10 @@ class Peer:
         self.template = -1
         """Number of the header template of the last request (``head_cache``); -1: none yet."""
         self._host = self._end = self._ending = b""
+        self._received: list[tuple[int, bytes]] | None = None
+        self._rest = b""
+        """What the last lines of a head were made of, and those lines without X-Forwarded-For: most often as
+        those of the next one."""
 
     @property
     def local(self) -> bytes:
@@ -191,36 +197,62 @@ class Peer:
         """Take over what was found out about another connection of the same client."""
         self.template = other.template
         self._host, self._end, self._ending = other._host, other._end, other._ending
+        self._received, self._rest = other._received, other._rest
 
     def ending(
-        self, host: bytes, received: list[tuple[int, bytes]] | None, extra: bytes, end: bytes
+        self,
+        host: bytes,
+        received: list[tuple[int, bytes]] | None,
+        extra: bytes,
+        end: bytes,
+        client: bytes = b"",
     ) -> bytes:
         """Return the last lines of a head to forward: X-Forwarded-*, Forwarded, ``extra`` and ``end``.
 
-        ``received`` are the client's own forwarding fields as pairs of kind and value.
+        ``received`` are the client's own forwarding fields as pairs of kind and value, but for the ``client``
+        in X-Forwarded-For if that is given.
         """
-        if (received and self.trusted) or extra:
-            return self._forwarding(host, received or []) + extra + end
-        if host != self._host or end != self._end:
-            ending = self._forwarding(host, []) + end
-            if len(host) > _MAX_CACHED_HOST:
-                return ending
-            self._host, self._end, self._ending = host, end, ending
-        return self._ending
+        if (
+            received is self._received
+            and host == self._host
+            and end == self._end
+            and not (client or extra)
+        ):
+            return self._ending
+        if not self.trusted:
+            received, client = None, b""
+        if extra:
+            values = _by_kind(received)
+            return self._chain(values, client) + self._rest_of(host, values) + extra + end
+        if (
+            host != self._host
+            or end != self._end
+            or (received is not self._received and received != self._received)
+        ):
+            values = _by_kind(received)
+            rest = self._rest_of(host, values) + end
+            if len(host) + sum(len(value) for _, value in received or ()) > _MAX_CACHED:
+                return self._chain(values, client) + rest
+            self._host, self._end, self._received = host, end, received
+            self._rest, self._ending = rest, self._chain(values) + rest
+        if not client:
+            return self._ending
+        return self._chain({}, client) + self._rest
 
-    def _forwarding(self, host: bytes, received: list[tuple[int, bytes]]) -> bytes:
-        values: dict[int, list[bytes]] = {}
-        for kind, value in received if self.trusted else ():
-            values.setdefault(kind, []).append(value)
-        chain = values.get(IS_FORWARDED_FOR, [])
+    def _chain(self, values: dict[int, list[bytes]], client: bytes = b"") -> bytes:
+        """Return the line of X-Forwarded-For."""
+        chain = [client] if client else values.get(IS_FORWARDED_FOR, [])
         if self.address:
             chain = [*chain, self.address.encode()]
+        return b"X-Forwarded-For: " + b", ".join(chain) + b"\r\n" if chain else b""
+
+    def _rest_of(self, host: bytes, values: dict[int, list[bytes]]) -> bytes:
+        """Return the lines of the other forwarding fields."""
         elements = [
             *values.get(IS_FORWARDED, []),
             b"for=%b;host=%b;proto=%b" % (self._node(), _quoted(host), self.proto),
         ]
-        return b"%bX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b\r\n" % (
-            b"X-Forwarded-For: " + b", ".join(chain) + b"\r\n" if chain else b"",
+        return b"X-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b\r\n" % (
             values.get(IS_FORWARDED_PROTO, [self.proto])[0],
             values.get(IS_FORWARDED_HOST, [host])[0],
             b", ".join(elements),
@@ -231,6 +263,13 @@ class Peer:
         if not self.address:
             return b"unknown"
         return f'"[{self.address}]"'.encode() if ":" in self.address else self.address.encode()
+
+
+def _by_kind(received: list[tuple[int, bytes]] | None) -> dict[int, list[bytes]]:
+    values: dict[int, list[bytes]] = {}
+    for kind, value in received or ():
+        values.setdefault(kind, []).append(value)
+    return values
 
 
 def _quoted(value: bytes) -> bytes:

@@ -98,7 +98,7 @@ class RequestHeadCache:
     """Parses request heads with a ``RequestParser``, or without it where it has parsed the same before.
 
     reads: names (lower case) of fields that the variant, an outcome or a cohort depends on.
-    remember_cookies: blocks with a plain Cookie are cached too, not only their template. That pays where
+    remember_cookies: what is decided by a plain Cookie is cached too, not only the template. That pays where
     evaluating a cookie costs more than a lookup in a large table that is not in the processor's caches.
     enabled: false parses each head anew.
     """
@@ -118,6 +118,8 @@ class RequestHeadCache:
         "_parser",
         "_remember_cookies",
         "_templates",
+        "_users",
+        "_users_fifo",
     )
 
     def __init__(
@@ -146,6 +148,9 @@ class RequestHeadCache:
         """Templates by number. A connection only keeps the number: ``match`` compares all bytes anyway."""
         self._templates: dict[tuple[bytes, ...], HeaderTemplate | None] = {}
         """By what their blocks have in common; ``None``: such blocks have no template."""
+        self._users: dict[bytes, ParsedHeaders] = {}
+        """Of blocks that are not cached themselves, by their template's key and their Cookie."""
+        self._users_fifo = SampledFifo(MAX_BLOCKS)
 
     def parse_single(self, data: bytes, peer: Peer) -> Request | None:
         """Parse received bytes that end with an empty line; ``None`` if they are more than one head.
@@ -164,8 +169,10 @@ class RequestHeadCache:
             if parts is not None:
                 self._last_line, self._last_parts = line + _CRLF, parts
         if parts is not None:
+            if self._remember_cookies and (headers := self._blocks.get(block)) is not None:
+                return self._parser.build(line, parts, False, headers, headers.block, peer)
             headers, lines, traceparent, client = self._lookup(block, peer)
-            if headers is not None and headers.fields.host and len(data) <= MAX_HEAD:
+            if headers is not None and len(data) <= MAX_HEAD:
                 return self._parser.build(
                     line, parts, False, headers, lines, peer, b"", traceparent, client
                 )
@@ -184,6 +191,8 @@ class RequestHeadCache:
             parts = self._plain_line(line)
         if parts is None or len(head) > MAX_HEAD:
             return self._parser.parse(head, peer)
+        if self._remember_cookies and (headers := self._blocks.get(block)) is not None:
+            return self._parser.build(line, parts, False, headers, headers.block, peer)
         headers, lines, traceparent, client = self._lookup(block, peer)
         if headers is None:
             headers, lines, traceparent, client = self._learn(block, peer)
@@ -209,21 +218,37 @@ class RequestHeadCache:
         return parts
 
     def _lookup(self, block: bytes, peer: Peer) -> Match:
-        """Return what a block means, all that follows a request line, if it or its template is known."""
-        remember = self._remember_cookies
-        if remember and (headers := self._blocks.get(block)) is not None:
-            return headers, headers.block, b"", b""
+        """Return what a block means, all that follows a request line, if it or its template is known.
+
+        With ``remember_cookies`` it is not among the cached ones.
+        """
         number = peer.template
         if 0 <= number < len(self._by_number):
             template = self._by_number[number]
-            found = template.match(block)
-            if found[0] is not None:
-                if template.only_cookie:
-                    self._remember(block, found[0])
+            found = template.match(block, self._users)
+            headers = found[0]
+            if headers is not None:
+                if self._remember_cookies and headers.block is found[1]:
+                    self._remember_match(template, block, headers)
                 return found
-        if not remember and (headers := self._blocks.get(block)) is not None:
-            return headers, headers.block, b"", b""
+        if not self._remember_cookies:
+            headers = self._blocks.get(block)
+            if headers is not None:
+                return headers, headers.block, b"", b""
         return self._find_template(block, peer)
+
+    def _remember_match(
+        self, template: HeaderTemplate, block: bytes, headers: ParsedHeaders
+    ) -> None:
+        """Remember the user of a block whose headers are new, or the block if that may come again."""
+        if template.only_cookie:
+            self._remember(block, headers)
+            return
+        if not headers.cookie:
+            return
+        key = template.key + headers.cookie
+        if len(key) <= MAX_CACHED_LINE and self._users_fifo.admit(key, self._users):
+            self._users[key] = headers
 
     def _learn(self, block: bytes, peer: Peer) -> Match:
         """Parse a block that is not known, and its template. Returns the same as ``_lookup``."""
@@ -265,17 +290,21 @@ class RequestHeadCache:
             if len(self._templates) >= MAX_TEMPLATES:
                 self._templates.clear()
                 self._by_number.clear()
+                self._users.clear()
+                self._users_fifo = SampledFifo(MAX_BLOCKS)
             template = learn(self._parser, self._own, pieces, cookie_matters=self._cookie_matters)
             self._templates[key] = template
             if template is None:
                 return NO_MATCH
             template.fields.template = len(self._by_number)
+            template.key = b"%d " % template.fields.template
             self._by_number.append(template)
-        found = template.match(block)
-        if found[0] is not None:
+        found = template.match(block, self._users)
+        headers = found[0]
+        if headers is not None:
             peer.template = template.fields.template
-            if template.only_cookie:
-                self._remember(block, found[0])
+            if self._remember_cookies and headers.block is found[1]:
+                self._remember_match(template, block, headers)
         return found
 
 

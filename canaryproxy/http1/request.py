@@ -442,19 +442,16 @@ class RequestParser:
         request.never_indexed = NO_NAMES
         request.headers = headers
         request.fields = fields = headers.fields
-        trace_id = fields.trace_id
-        if traceparent:
-            request.trace = trace_id = traceparent[3:35]
-            request.sampled = trace_id if traceparent[-1] in _ODD else b""
-        else:
-            request.trace = trace_id
-            request.sampled = trace_id if fields.sampled and trace_id else b""
-        forwarding = fields.forwarding
+        trace_id = traceparent[3:35] if traceparent else fields.trace_id
+        request.trace = trace_id
+        sampled = traceparent[-1] in _ODD if traceparent else fields.sampled
+        request.sampled = trace_id if sampled and trace_id else b""
+        forwarding = request.forwarding = fields.forwarding
         if client:
-            forwarding = [(IS_FORWARDED_FOR, client), *(forwarding or ())]
-        request.forwarding = forwarding
+            request.forwarding = [(IS_FORWARDED_FOR, client), *(forwarding or ())]
         end = self._http2_end if peer.http2 else end or self.end
-        request.head = line + block + peer.ending(fields.host, forwarding, fields.extra, end)
+        ending = peer.ending(fields.host, forwarding, fields.extra, end, client)
+        request.head = line + block + ending
         if trace_id is None:
             request.head = request.head[:-2] + new_line() + b"\r\n"
         return request

@@ -60,7 +60,7 @@ class Stream:
                 return event
 
     async def _chunk(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             try:
                 size = int(await self.reader.readline() or b"0", 16)
                 data = await self.reader.readexactly(size + 2)
@@ -80,7 +80,7 @@ async def stream(
     writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode())
     client = Stream(reader, writer)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             client.head = await reader.readuntil(b"\r\n\r\n")
         yield client
     finally:
@@ -174,7 +174,7 @@ async def test_streams_are_bounded(tmp_path: Path) -> None:
         async with stream(served, "unix") as other:
             await other.next("release")
         clients.pop().close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 async with stream(served) as another:
                     if another.head.startswith(b"HTTP/1.1 200"):
@@ -208,7 +208,7 @@ async def test_the_document_is_made_once_for_all(tmp_path: Path) -> None:
         for _ in range(20):
             served.control.record("burst")
         for reader, writer in clients:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await reader.readuntil(b'"id":20')
                 await reader.readuntil(b"event: release")
             writer.close()

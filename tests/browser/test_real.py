@@ -37,7 +37,7 @@ def users(port: int) -> Iterator[None]:
     over = threading.Event()
 
     def ask(first: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         number = first
         while not over.wait(0.02):
             number += 1
@@ -58,7 +58,7 @@ def users(port: int) -> Iterator[None]:
 
 def switch(port: int, fault: str) -> None:
     """Let a demo service have a fault."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("PUT", "/switch", body=fault)
     assert connection.getresponse().read().decode() == fault
     connection.close()

@@ -27,7 +27,7 @@ def test_a_broken_file_still_leads_to_the_proxy(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.returncode == status

@@ -58,7 +58,7 @@ async def test_a_cohort_gets_the_canary_back_when_the_disk_has_it(tmp_path: Path
         await world.run(0.5)
         assert not world.controller.table.has_users
         world.free_disk()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not world.controller.table.has_users:  # noqa: ASYNC110 - the saver's retry
                 await asyncio.sleep(0.05)
         assert world.release_view["share"] == "50% of staff"

@@ -23,7 +23,7 @@ from tests.ports import named_ports
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-DEADLINE = 60.0
+DEADLINE = 300.0
 
 
 def blocks(language: str) -> list[str]:

@@ -41,7 +41,7 @@ def release(proxy: Proxy) -> dict[str, Any]:
     """Return the release document over the admin socket."""
     connection = http.client.HTTPConnection("admin")
     connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(10)
+    connection.sock.settimeout(60)
     try:
         connection.sock.connect(str(proxy.socket))
         connection.request("GET", "/v1/release")

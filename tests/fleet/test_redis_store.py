@@ -117,7 +117,7 @@ def test_a_password_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.returncode != 0

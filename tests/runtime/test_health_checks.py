@@ -86,7 +86,7 @@ async def checking(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - of the code under test, which has no event for it
             await asyncio.sleep(0.005)
 

@@ -89,7 +89,7 @@ async def test_what_happens_in_a_watched_folder_is_no_news(
     try:
         logs.configure()
         seen = asyncio.ensure_future(anext(watcher))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not seen.done():
                 (tmp_path / "proxy.log").write_text(str(time.monotonic()))
                 await asyncio.sleep(0.01)

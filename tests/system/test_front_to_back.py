@@ -179,7 +179,7 @@ class Chain:
 
     async def until(self, name: str, what: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Wait until the release of a proxy is seen to be so; return what is seen."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not what(found := await self.view(name)):  # noqa: ASYNC110 - another process's state
                 await asyncio.sleep(0.02)
         return found

@@ -52,7 +52,7 @@ class Prometheus:
     @property
     def ready(self) -> bool:
         """Whether it has started."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("GET", "/-/ready")
             return connection.getresponse().status == 200
@@ -62,7 +62,7 @@ class Prometheus:
             connection.close()
 
     def get(self, path: str, **parameters: str) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("GET", f"/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
             answer = json.loads(connection.getresponse().read())
@@ -140,7 +140,7 @@ class World:
         self.users += 1
         trace = f"{self.users:032x}"
         self.traces.add(trace)
-        connection = http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=60)
         try:
             connection.request(
                 "GET",
@@ -157,7 +157,7 @@ class World:
         self.seen[answer.headers["X-Variant"], answer.status] += 1
 
     def scrape(self, accept: str) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=60)
         try:
             connection.request("GET", "/metrics", headers={"Accept": accept})
             answer = connection.getresponse()

@@ -185,7 +185,7 @@ def canaryproxy(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "canaryproxy", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
         cwd=ROOT,
     )
@@ -234,7 +234,7 @@ def test_curl_and_openssl_are_served(tmp_path: Path, own: Authority, version: st
                 f"https://localhost:{port}/",
             ],
             capture_output=True,
-            timeout=20,
+            timeout=60,
             check=True,
         )
         assert done.stdout.startswith(b"HTTP/2 200")
@@ -246,7 +246,7 @@ def test_curl_and_openssl_are_served(tmp_path: Path, own: Authority, version: st
             ],
             input=LAST,
             capture_output=True,
-            timeout=20,
+            timeout=60,
             check=False,
         )
         assert b"unexpected eof" not in done.stderr
