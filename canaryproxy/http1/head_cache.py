@@ -244,7 +244,7 @@ class RequestHeadCache:
         if template.only_cookie:
             self._remember(block, headers)
             return
-        if not headers.cookie:
+        if not headers.cookie or len(block) > MAX_CACHED_HEAD:
             return
         key = template.key + headers.cookie
         if len(key) <= MAX_CACHED_LINE and self._users_fifo.admit(key, self._users):

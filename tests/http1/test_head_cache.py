@@ -249,6 +249,7 @@ def test_requests_through_an_ingress_share_a_template() -> None:
         assert request.field(b"x-request-id") == b"%032x" % number
     assert len(cache._templates) == 1
     assert len(cache._blocks) == 0
+    assert len(cache._users) == 50
 
 
 @pytest.mark.parametrize("cookie", [b"", b"Cookie: id=1\r\n"])
@@ -287,9 +288,14 @@ def test_caches_of_requests_are_bounded() -> None:
     for number in range(6000):
         head = b"GET /%d HTTP/1.1\r\nHost: h%d\r\nCookie: canary_id=%d\r\n\r\n" % ((number,) * 3)
         cache.parse(head, PEER)
+        for size in (1, 3000):
+            own = b"Cookie: canary_id=%d\r\nX-Request-Id: %b\r\n" % (number, b"1" * size)
+            cache.parse(b"GET / HTTP/1.1\r\nHost: h\r\n" + own + b"\r\n", PEER)
+        assert len(cache._users) <= MAX_BLOCKS
         assert len(cache._lines) <= 1024
         assert len(cache._templates) <= MAX_TEMPLATES == 1024
         assert len(cache._blocks) <= 4096
+    assert all(len(headers.block) <= 2048 for headers in cache._users.values())
 
 
 def test_equal_responses_share_one_object() -> None:
