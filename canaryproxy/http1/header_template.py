@@ -94,7 +94,7 @@ class _OwnValue:
 
 
 class HeaderTemplate:
-    """What header blocks have in common that differ in values of their own only."""
+    """The common part of header blocks that differ in values of their own only."""
 
     __slots__ = (
         "_cookie_lead",
