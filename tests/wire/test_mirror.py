@@ -260,6 +260,6 @@ async def test_a_drain_does_not_wait_for_copies() -> None:
         await client.send(GET)
         await client.take(ANSWERED)
         await until(lambda: canary.got)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(10):
             assert await running.datapath.drain(8.0)
         assert not running.service._mirror.copies
