@@ -167,7 +167,7 @@ def row(enemy: Enemy, releases: int, seed: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     heads = ("canary", "end", "named by the judge", "met it", "after")
-    print_rows("bench.judge.enemy", ENEMIES, heads, row, arguments)
+    print_rows("bench.judge.enemy", __doc__, ENEMIES, heads, row, arguments)
 
 
 if __name__ == "__main__":

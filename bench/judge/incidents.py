@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "after",
         "stable and canary shed",
     )
-    print_rows("bench.judge.incidents", INCIDENTS, heads, row, arguments)
+    print_rows("bench.judge.incidents", __doc__, INCIDENTS, heads, row, arguments)
 
 
 if __name__ == "__main__":

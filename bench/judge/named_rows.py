@@ -19,6 +19,7 @@ N = TypeVar("N", bound=Named)
 
 def print_rows(
     program: str,
+    about: str | None,
     cases: Iterable[N],
     heads: Sequence[str],
     row: Callable[[N, int, int], str],
@@ -26,9 +27,10 @@ def print_rows(
 ) -> None:
     """Print the table of the cases that ``arguments`` select (default: those of the process).
 
-    ``row`` returns the line of a case, from the number of releases to play and the first seed.
+    ``about`` is its help. ``row`` returns the line of a case, from the number of releases to play and the
+    first seed.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {program}")
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
     parser.add_argument("--only", default="", help="cases whose name contains this text")
     parser.add_argument("--releases", type=int, default=3, help="releases of each")
     parser.add_argument("--seed", type=int, default=1)

@@ -224,11 +224,7 @@ class Peer:
         if extra:
             values = _by_kind(received)
             return self._chain(values, client) + self._rest_of(host, values) + extra + end
-        if (
-            host != self._host
-            or end != self._end
-            or (received is not self._received and received != self._received)
-        ):
+        if host != self._host or end != self._end or received != self._received:
             values = _by_kind(received)
             rest = self._rest_of(host, values) + end
             if len(host) + sum(len(value) for _, value in received or ()) > _MAX_CACHED:

@@ -262,12 +262,7 @@ class RequestHeadCache:
 
     def _remember(self, block: bytes, headers: ParsedHeaders) -> None:
         fields = headers.fields
-        if (
-            (fields.own and not self._remember_cookies)
-            or len(block) > MAX_CACHED_HEAD
-            or not fields.host
-            or fields.max_forwards
-        ):
+        if len(block) > MAX_CACHED_HEAD or not fields.host or fields.max_forwards:
             return
         if self._blocks_fifo.admit(block, self._blocks):
             self._blocks[block] = headers

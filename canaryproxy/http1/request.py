@@ -198,7 +198,8 @@ class RequestFields:
         self.extra = b""
         """Lines to add for the next hop."""
         self.forwarding: list[tuple[int, bytes]] | None = None
-        """The client's own forwarding fields: kind and value."""
+        """The client's own forwarding fields: kind and value; those of ``own`` are missing here
+        (``Request.forwarding``)."""
         self.trace_id: bytes | None = b""
         """The client's trace id, empty without one; ``None``: each request starts a trace."""
         self.logged: tuple[bytes | None, bytes | None, bytes] | None = None

@@ -20,8 +20,10 @@ from canaryproxy.http1.head_cache import (
     SampledFifo,
 )
 from canaryproxy.http1.header_template import OWN_VALUES
+from canaryproxy.http1.propagated import Names
 from canaryproxy.http1.request import RequestParser
 from canaryproxy.http1.response import ResponseParser
+from canaryproxy.proxy.sticky import cookie_stripper
 
 NOT_RAW = OWN_VALUES.keys() - {b"cookie"}
 """What templates keep no values of but in the head to forward."""
@@ -46,8 +48,9 @@ def meaning(
     *,
     single: bool = False,
     peer: Peer = PEER,
+    reads: frozenset[bytes] = frozenset(),
 ) -> Any:
-    """Return all that a request means, or the status of its refusal."""
+    """Return all that a request means to who ``reads`` fields, or the status of its refusal."""
     try:
         if single:
             assert isinstance(heads, RequestHeadCache)
@@ -70,7 +73,10 @@ def meaning(
         "end": request.head.endswith(END) or request.trace is None,
         "trace": (request.trace, request.sampled),
         "cookie": request.headers.cookie,
-        "raw": sorted(field for field in request.headers.raw if field[0].lower() not in NOT_RAW),
+        "raw": sorted(
+            field for field in request.headers.raw if field[0].lower() not in NOT_RAW - reads
+        ),
+        "read": [request.headers.field(name) for name in sorted(reads)],
         "forwarding": sorted(request.forwarding) if request.forwarding else None,
         "logged": [request.field(name) for name in (b"x-request-id", b"referer", b"x-other")],
         **{
@@ -154,29 +160,41 @@ def heads(draw: st.DrawFn) -> bytes:
     return b"\r\n".join((*lines, b"", b""))
 
 
-@given(st.lists(heads(), min_size=1, max_size=6), st.booleans())
+@given(st.lists(heads(), min_size=1, max_size=6), st.booleans(), st.booleans(), st.booleans())
 @settings(max_examples=1500, deadline=None)
-def test_the_cache_means_the_same_as_the_parser(received: list[bytes], create: bool) -> None:
-    """Whatever came before, on the same connection or another, each head twice."""
-    parser = RequestParser(END, create_trace=create)
-    off = RequestHeadCache(RequestParser(END, create_trace=create), enabled=False)
+def test_the_cache_means_the_same_as_the_parser(
+    received: list[bytes], create: bool, trusted: bool, takes_out: bool
+) -> None:
+    """Whatever came before, on the same connection or another, each head twice.
+
+    From a trusted proxy or a stranger; the sticky cookie, and what says which version it gets, are taken out
+    or not.
+    """
+
+    def parser() -> RequestParser:
+        if not takes_out:
+            return RequestParser(END, create_trace=create)
+        names = Names(frozenset({b"x-real-ip"}), frozenset({b"v"}))
+        return RequestParser(END, cookie_stripper("id"), create_trace=create, propagated=names)
+
+    def client() -> Peer:
+        return Peer("127.0.0.1", b"http", trusted, b"localhost")
+
+    plain, off = parser(), RequestHeadCache(parser(), enabled=False)
     caches = [
-        RequestHeadCache(
-            RequestParser(END, create_trace=create), remember_cookies=remember, reads=reads
-        )
+        (RequestHeadCache(parser(), remember_cookies=remember, reads=reads), client(), reads)
         for remember in (True, False)
         for reads in (frozenset({b"cookie", b"traceparent"}), frozenset({b"x-request-id"}))
     ]
-    peers = [new_peer() for _ in caches]
     for data in received:
         head = data[: find_head_end(data)]
-        expected = meaning(parser, head)
-        for cache, kept in zip(caches, peers, strict=True):
-            for peer in (kept, new_peer(), kept):
-                found = meaning(cache, data, single=True, peer=peer)
+        for cache, kept, reads in caches:
+            expected = meaning(plain, head, peer=client(), reads=reads)
+            for peer in (kept, client(), kept):
+                found = meaning(cache, data, single=True, peer=peer, reads=reads)
                 assert found == (expected if data == head else None)
-                assert meaning(cache, head, peer=peer) == expected
-        assert meaning(off, head) == expected
+                assert meaning(cache, head, peer=peer, reads=reads) == expected
+        assert meaning(off, head, peer=client()) == meaning(plain, head, peer=client())
     assert len(off._blocks) + len(off._templates) + len(off._lines) == 0
 
 
