@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.resources import files
 from typing import Any, TypeVar
 
 from selenium import webdriver
@@ -13,6 +14,12 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 DEADLINE = 60.0
+AXE = files("axe_core_python") / "axe.min.js"
+SCHEMES: dict[str, dict[str, list[str]]] = {
+    "dark": {},
+    "light": {"runOnly": ["color-contrast", "link-in-text-block"]},
+}
+"""The colour schemes, with options of axe-core: these rules are about colours, the only difference."""
 
 _SUMMARY = """
 const words = (id) => document.getElementById(id)?.textContent.trim() ?? "nothing";
@@ -179,6 +186,19 @@ class Page:
         driver: Any = self.driver  # get_log has no types
         entries: list[dict[str, Any]] = driver.get_log("browser")
         return entries
+
+    def violations(self, scheme: str) -> list[str]:
+        """Return what axe-core finds in a colour scheme that the page has, each with the element."""
+        if not self.run("return 'axe' in window"):
+            self.run(AXE.read_text())
+        found = self.driver.execute_async_script(
+            "axe.run(document, arguments[0]).then(arguments[1])", SCHEMES[scheme]
+        )
+        return [
+            f"{one['id']}: {one['help']}: {node['html'][:160]} {node.get('failureSummary')}"
+            for one in found["violations"]
+            for node in one["nodes"]
+        ]
 
     def wait_a_frame(self) -> None:
         """Wait until the browser has drawn twice."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import pytest
+from selenium import webdriver
 
 from canaryproxy.release.summary import Kind, Standing
 from tests.browser.fake import FakeAdmin
@@ -13,11 +14,22 @@ from tests.browser.page import Page
 from tests.browser.scenes import idle
 
 
+@pytest.fixture(scope="module")
+def dashboard(driver: webdriver.Chrome) -> Iterator[Page]:
+    """The dashboard, loaded once: what a pure module returns depends on no call before."""
+    page = Page(driver)
+    with FakeAdmin(idle()) as fake:
+        page.look("dark", 1280, 900)
+        page.open(fake.url)
+        yield page
+        page.leave()
+
+
 @pytest.fixture
-def module(page: Page, serve: Callable[[Any], FakeAdmin]) -> Callable[[str, str], Any]:
+def module(dashboard: Page) -> Iterator[Callable[[str, str], Any]]:
     """Evaluate an expression over a module called ``m``."""
-    page.open(serve(idle()).url)
-    return page.module
+    yield dashboard.module
+    assert dashboard.complaints() == []
 
 
 def test_thin_keeps_every_peak_and_hole(module: Callable[[str, str], Any]) -> None:
