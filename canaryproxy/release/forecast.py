@@ -186,16 +186,15 @@ class _Path:
         self._pace = traffic.rps * (lottery.last - lottery.first) / POSITIONS
         self._share = lottery.canary / (lottery.canary + lottery.stable)
         sides = ((lottery.limit, lottery.last), (lottery.first, lottery.limit))
-        self._rows: tuple[list[int], list[int]] | None = None
+        self._users: tuple[list[int], list[int]] | None = None
+        """Positions of the users of each side; those who ask get rows."""
         if traffic.users is not None:
+            draw = self._random.randrange
             stable, canary = (
-                [
-                    self._new(side)
-                    for _ in range(round(traffic.users * (side[1] - side[0]) / POSITIONS))
-                ]
+                [draw(*side) for _ in range(round(traffic.users * (side[1] - side[0]) / POSITIONS))]
                 for side in sides
             )
-            self._rows = (stable, canary)
+            self._users = (stable, canary)
         self._sides = sides
         self._due = [phase, phase]
         history = History()
@@ -205,13 +204,10 @@ class _Path:
         self._test = LotteryTest(lottery, self._units, settings, 0.0, history)
         self._limit = settings.log_limit
 
-    def _new(self, side: tuple[int, int]) -> int:
-        return self._units.row(self._random.randrange(*side))
-
     def _row(self, canary: int) -> int:
-        if self._rows is None:
-            return self._new(self._sides[canary])
-        return self._random.choice(self._rows[canary])
+        if self._users is None:
+            return self._units.row(self._random.randrange(*self._sides[canary]))
+        return self._units.row(self._random.choice(self._users[canary]))
 
     def _is_bad(self, canary: int, rate: float) -> bool:
         self._due[canary] += rate
