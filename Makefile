@@ -74,7 +74,8 @@ JOBS := $(shell echo $$((3 * $$(nproc))))
 # Simulated releases for minutes of processor time: the gate judges them once, by the compiled judge if there is one.
 # That both judge alike is what tests/judging/test_same_evidence.py holds.
 SIMULATED := tests/deploy/test_pictures.py tests/bench/test_judge_worlds.py::test_every_promise_of_the_quick_part_holds \
-	tests/judging/test_scenarios.py tests/judging/test_lottery.py
+	tests/judging/test_scenarios.py tests/judging/test_lottery.py tests/judging/test_incidents.py \
+	tests/release/test_forecast.py
 # What was run again or skipped, for the end of the gate's output.
 NOTES := $(CURDIR)/build/notes.txt
 CAN_COMPILE := $(BIN)/python -c 'import os, shutil, sys, sysconfig; \
