@@ -17,6 +17,8 @@ from canaryproxy.release.rollout import Rollout
 
 from .model import BUDGET, COHORTS, Broken, Rules, first, search
 
+pytestmark = pytest.mark.slow
+
 SMALL: tuple[tuple[int, dict[str, int], int], ...] = (
     (2, {"trip": 2, "reset": 1, "step": 1, "cut": 1}, 9_000),
     (2, {"trip": 1, "step": 2, "expire": 2}, 3_500),
