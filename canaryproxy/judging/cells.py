@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import log, sqrt
 from typing import Final
 
@@ -10,7 +9,7 @@ from canaryproxy.judging.evidence import log_sum_exp
 from canaryproxy.judging.flat import i64
 from canaryproxy.judging.look import best_tilt, log_mean, log_mean_independent
 from canaryproxy.judging.tally import Tally
-from canaryproxy.judging.units import FIELD, ROW_BITS, Lottery, VirtualCanaries
+from canaryproxy.judging.units import ROW_BITS, Lottery, VirtualCanaries, unpacked
 
 FIRST_LOOK: Final = 8
 LOOK_RATIO: Final = 1.3
@@ -20,8 +19,6 @@ NOTHING: Final = -1e9
 LEVELS: Final = 16.0
 """Scores are rounded to this part of their standard deviation."""
 _HIGHEST: Final = 1 << 20
-_NONE: Final = (0, 0)
-_FIELD_MASK: Final = (1 << FIELD) - 1
 _SHIFT: Final = 10
 _BIN: Final = (1 << _SHIFT) - 1
 
@@ -39,8 +36,18 @@ _BINS: Final = [bin_of(count) for count in range(_BINNED + 1)]
 
 
 def cell_of(unit_class: i64, n: i64, e: i64) -> i64:
-    """Return the cell of a unit with n trials, one at least, and e events."""
-    return (unit_class << _SHIFT | _bin_of(n)) << _SHIFT | _bin_of(e)
+    """Return the cell of a unit with n trials, one at least, and e events.
+
+    Trials are the lowest bits: units differ most by them, and the hash of an integer is the integer.
+    """
+    return (unit_class << _SHIFT | _bin_of(e)) << _SHIFT | _bin_of(n)
+
+
+def _by_trials(one: tuple[int, int]) -> int:
+    """Return where a cell with its number of units comes in the order of class, trials and events."""
+    cell = one[0]
+    unit_class, trials, events = cell >> 2 * _SHIFT, cell & _BIN, cell >> _SHIFT & _BIN
+    return (unit_class << _SHIFT | trials) << _SHIFT | events
 
 
 def _bin_of(count: i64) -> i64:
@@ -87,18 +94,17 @@ class Cells:
 
         The units of the canary count as well as the canary's own.
         """
-        for units, sign in ((joined, 1), (left, -1)):
+        for units, joins in ((joined, True), (left, False)):
             if not units:
                 continue
-            if canary:
-                found = _counted(units)
-                _add(self.canary, [(cell, sign * number) for cell, (number, _) in found.items()])
-            elif self._who is None:
-                found = _counted(units)
+            if canary or self._who is None:
+                numbers = _counted(units)
             else:
-                found = self._who.sums(units)
-                _add(self.virtual, [(cell, sign * fields) for cell, (_, fields) in found.items()])
-            _add(self.all, [(cell, sign * number) for cell, (number, _) in found.items()])
+                numbers, fields = self._who.sums(units)
+                _add(self.virtual, fields, joins)
+            if canary:
+                _add(self.canary, numbers, joins)
+            _add(self.all, numbers, joins)
 
     def levels(self, tally: Tally) -> tuple[float, dict[int, int]]:
         """Return the grid of scores, and each cell's score in steps of it; the grid is 0 without scores.
@@ -110,10 +116,10 @@ class Cells:
         alike = tally.likeness(scaled)
         events = expected = 0.0
         rows: list[tuple[int, int, float, float]] = []
-        for cell, count in sorted(self.all.items()):
-            n = middle_of(cell >> _SHIFT & _BIN)
+        for cell, count in sorted(self.all.items(), key=_by_trials):
+            n = middle_of(cell & _BIN)
             weight = 1.0 / (1.0 + (n - 1.0) * alike)
-            e = weight * middle_of(cell & _BIN)
+            e = weight * middle_of(cell >> _SHIFT & _BIN)
             n *= weight * scaled[cell >> 2 * _SHIFT]
             events += count * e
             expected += count * n
@@ -130,22 +136,26 @@ class Cells:
         return grid, {cell: round((e - scale * n) / grid) for cell, _, e, n in rows}
 
 
-def _counted(units: list[int]) -> dict[int, tuple[int, int]]:
-    found: dict[int, tuple[int, int]] = {}
+def _counted(units: list[int]) -> dict[int, int]:
+    numbers: dict[int, int] = {}
     for one in units:
         cell = one >> ROW_BITS
-        found[cell] = (found.get(cell, _NONE)[0] + 1, 0)
-    return found
+        numbers[cell] = numbers.get(cell, 0) + 1
+    return numbers
 
 
-def _add(cells: dict[int, int], more: Sequence[tuple[int, int]]) -> None:
-    """Add units to cells; those that have none left are dropped."""
-    for cell, units in more:
-        now = cells.get(cell, 0) + units
+def _add(cells: dict[int, int], more: dict[int, int], joins: bool) -> None:
+    """Add units to cells, or take them away; cells that have none left are dropped."""
+    for cell, units in more.items():
+        if cell not in cells:
+            if units:
+                cells[cell] = units if joins else -units
+            continue
+        now = cells[cell] + units if joins else cells[cell] - units
         if now:
             cells[cell] = now
         else:
-            cells.pop(cell, None)
+            del cells[cell]
 
 
 class Looks:
@@ -218,7 +228,8 @@ class Looks:
         for cell, fields in self.cells.virtual.items():
             sums += (by_cell[cell] + _HIGHEST) * fields
             units += fields
+        count = self._who.count
         return [
-            (sums >> FIELD * j & _FIELD_MASK) - _HIGHEST * (units >> FIELD * j & _FIELD_MASK)
-            for j in range(self._who.count)
+            total - _HIGHEST * number
+            for total, number in zip(unpacked(sums, count), unpacked(units, count), strict=True)
         ]

@@ -26,6 +26,11 @@ _OUTCOMES_SHIFT: Final = 32
 _NONE: Final = 8
 """Limits passed by a first byte that never came."""
 
+NO_TRIAL: Final = -1
+GOOD: Final = 0
+BAD: Final = 1
+"""What a record is to a metric."""
+
 Pending = list[int]
 """What a test takes at the next tick: trials, ``row << 1 | bad``."""
 
@@ -33,7 +38,7 @@ Pending = list[int]
 class Kind:
     """A kind of record: the tests that its records are trials of."""
 
-    __slots__ = ("answers", "bad", "business", "content", "errors", "good", "latency")
+    __slots__ = (*("answers", "bad", "business", "content", "errors", "good", "is_bad", "latency"),)
 
     def __init__(
         self, record: Record, found: Mapping[str, bool], takers: Mapping[str, Pending]
@@ -41,12 +46,10 @@ class Kind:
         self.good = [takers[name] for name, bad in found.items() if not bad and name in takers]
         """Tests for which it is no event."""
         self.bad = [takers[name] for name, bad in found.items() if bad and name in takers]
-        self.errors = found.get(metrics.ERRORS)
-        """``None``: it is no trial."""
-        self.business = found.get(metrics.BUSINESS)
-        self.answers: bool | None = None
-        if metrics.CLIENT_ERRORS in found:
-            self.answers = any(found.get(name, False) for name in metrics.CLASSES[:3])
+        self.errors = _trial(found, metrics.ERRORS)
+        self.business = _trial(found, metrics.BUSINESS)
+        self.answers = _trial(found, *metrics.CLASSES[:3])
+        self.is_bad = self.errors == BAD or self.answers == BAD
         has_time = record.first_byte is not None or not record.ended
         self.latency = metrics.LATENCY in found and has_time
         """Whether it is a trial of its route's latency."""
@@ -62,6 +65,13 @@ class Kind:
                 pending.append(event)
 
 
+def _trial(found: Mapping[str, bool], *names: str) -> int:
+    """Return what it is to the first of some metrics, and ``BAD`` where it is an event of any of them."""
+    if names[0] not in found:
+        return NO_TRIAL
+    return BAD if any(found.get(name, False) for name in names) else GOOD
+
+
 class Sorter:
     """Sorts by limits that stay. ``takers``: by metric, where its trials go."""
 
@@ -69,7 +79,9 @@ class Sorter:
         "_business",
         "_first",
         "_hang",
+        "_key",
         "_kinds",
+        "_last",
         "_limits",
         "_outcomes",
         "_takers",
@@ -98,6 +110,9 @@ class Sorter:
         self._times = sorted([late, limits.late_p50, limits.late_p95, limits.late_p99])
         self._first = self._times[0]
         self._kinds: dict[int, Kind] = {}
+        self._key = -1
+        self._last: Kind | None = None
+        """The kind that was asked for last, and its key: most records are like the one before."""
 
     def kind(self, first: int, second: int, third: int) -> Kind:
         """Return the kind of a record, given by its words."""
@@ -110,11 +125,14 @@ class Sorter:
         key = (second >> _OUTCOMES_SHIFT << 34 | first >> STATUS_SHIFT) << 5 | passed << 1
         if third >> SIZE_SHIFT:
             key |= 1
-        kind = self._kinds.get(key)
-        if kind is None:
-            if len(self._kinds) >= _MOST_KINDS:
-                self._kinds.clear()
-            kind = self._kinds[key] = self._work_out(metrics.unpacked(first, second, third))
+        kind = self._last
+        if kind is None or key != self._key:
+            kind = self._kinds.get(key)
+            if kind is None:
+                if len(self._kinds) >= _MOST_KINDS:
+                    self._kinds.clear()
+                kind = self._kinds[key] = self._work_out(metrics.unpacked(first, second, third))
+            self._key, self._last = key, kind
         return kind
 
     def _work_out(self, record: Record) -> Kind:
@@ -135,7 +153,10 @@ class RouteSorter:
     ``route`` is ``None`` for the requests on none of the busiest.
     """
 
-    __slots__ = ("_answers", "_errors", "_late", "_latency", "_size", "_sizes", "_type", "_types")
+    __slots__ = (
+        *("_answers", "_errors", "_is_odd", "_late", "_latency", "_least", "_most", "_size"),
+        *("_type",),
+    )
 
     def __init__(
         self,
@@ -149,28 +170,31 @@ class RouteSorter:
         """``own``: where the trials of the route's metrics go; ``takers``: of the service's."""
         self._errors = own.get(metrics.ERRORS)
         self._answers = own.get(metrics.ANSWERS)
-        self._latency = own.get(metrics.LATENCY)
-        self._late = None if route is None or not warm else route.late
-        self._size = takers.get(metrics.SIZE)
-        self._sizes = None if route is None or not content else route.sizes
-        self._type = takers.get(metrics.CONTENT_TYPE)
-        self._types = frozenset[int]() if route is None or not content else route.types
+        late = None if route is None or not warm else route.late
+        self._late = 0.0 if late is None else late
+        self._latency = None if late is None else own.get(metrics.LATENCY)
+        sizes = None if route is None or not content else route.sizes
+        self._least, self._most = (0.0, 0.0) if sizes is None else sizes
+        self._size = None if sizes is None else takers.get(metrics.SIZE)
+        types = frozenset[int]() if route is None or not content else route.types
+        self._is_odd = bytes([code not in types for code in range(256)])
+        """By code of a media type."""
+        self._type = takers.get(metrics.CONTENT_TYPE) if types else None
 
     def take(self, kind: Kind, first: int, third: int, trial: Any) -> None:
         """Take a record; ``trial`` is ``row << 1``, one object for all of them."""
-        if kind.errors is not None and self._errors is not None:
+        if self._errors is not None and kind.errors != NO_TRIAL:
             self._errors.append(trial | 1 if kind.errors else trial)
-        if kind.answers is not None and self._answers is not None:
+        if self._answers is not None and kind.answers != NO_TRIAL:
             self._answers.append(trial | 1 if kind.answers else trial)
-        if kind.latency and self._late is not None and self._latency is not None:
+        if self._latency is not None and kind.latency:
             micros = third & NO_FIRST_BYTE
             is_late = micros == NO_FIRST_BYTE or micros / 1e6 > self._late
             self._latency.append(trial | 1 if is_late else trial)
         if kind.content:
             size = third >> SIZE_SHIFT
-            if self._sizes is not None and self._size is not None:
-                low, high = self._sizes
-                self._size.append(trial if low <= size <= high else trial | 1)
-            if self._types and size and self._type is not None:
-                is_odd = first >> TYPE_SHIFT & 0xFF not in self._types
+            if self._size is not None:
+                self._size.append(trial if self._least <= size <= self._most else trial | 1)
+            if self._type is not None and size:
+                is_odd = self._is_odd[first >> TYPE_SHIFT & 0xFF]
                 self._type.append(trial | 1 if is_odd else trial)

@@ -7,7 +7,7 @@ quiet to tell them, once, as soon as they are known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from math import log
 from typing import Any
@@ -23,7 +23,7 @@ from canaryproxy.judging.parts import whole
 from canaryproxy.judging.proof import UserProof
 from canaryproxy.judging.sample_ratio import LIMIT, SampleRatio
 from canaryproxy.judging.settings import JudgeSettings
-from canaryproxy.judging.sorting import RouteSorter, Sorter
+from canaryproxy.judging.sorting import BAD, NO_TRIAL, RouteSorter, Sorter
 from canaryproxy.judging.units import Units
 from canaryproxy.judging.user_time import UserTime
 from canaryproxy.judging.verdict import Placebo, Verdict
@@ -243,14 +243,14 @@ class Step:
         trial: Any = row << 1
         kind = self._sorter.kind(first, second, third)
         kind.give(trial)
-        if kind.business is not None and self.user_time is not None:
-            self.user_time.respond(trial | kind.business)
+        if self.user_time is not None and kind.business != NO_TRIAL:
+            self.user_time.respond(row << 1 | kind.business)
         route = self._by_route.get(template)
         if route is None:
             route = self._sorter_of(template)
         route.take(kind, first, third, trial)
-        if (kind.errors or kind.answers) and first >> VARIANT_SHIFT & 1:
-            bad, of = self._bad, (template, first >> STATUS_SHIFT & 0x3FF, kind.errors is True)
+        if kind.is_bad and first >> VARIANT_SHIFT & 1:
+            bad, of = self._bad, (template, first >> STATUS_SHIFT & 0x3FF, kind.errors == BAD)
             if of in bad or len(bad) < _MOST_BAD:
                 bad[of] = bad.get(of, 0) + 1
 
@@ -400,11 +400,12 @@ class Step:
             found.append(words.arrivals(self.ratio.seen, self.lottery))
         return found
 
-    def all_trials(self) -> Iterator[Trial]:
+    def all_trials(self) -> list[Trial]:
         """The tests of the service, then those of routes."""
-        yield from self.trials.values()
+        found = list(self.trials.values())
         for tests in self.routes.values():
-            yield from tests.values()
+            found += tests.values()
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evidence as JSON values."""

@@ -6,7 +6,6 @@ it decides depends on no label.
 
 from __future__ import annotations
 
-from collections import deque
 from math import log
 from typing import Any, Final
 
@@ -26,8 +25,8 @@ class Surges:
     """Watches the trials of a test, tick by tick; keeps the last ``KEPT`` as ``row << 1 | bad``."""
 
     __slots__ = (
-        *("_events", "_increase", "_events_now", "_index", "_kept", "_recent", "_start", "_sums"),
-        *("_surge", "_trials", "_trials_now", "rate", "rate_before"),
+        *("_events", "_increase", "_events_now", "_index", "_is_low", "_kept", "_recent", "_start"),
+        *("_sums", "_surge", "_trials", "_trials_now", "rate", "rate_before"),
     )
 
     def __init__(self, increase: bool, trials: int, events: int) -> None:
@@ -41,8 +40,10 @@ class Surges:
         self._index = 0
         self._sums = [0.0] * len(RATIOS)
         self._start = [0] * len(RATIOS)
+        self._is_low = False
+        """Whether no sum is above 0: the next tick begins them anew."""
         self._surge = -1
-        self._recent: deque[list[int]] = deque([[]])
+        self._recent: list[list[int]] = [[]]
         """Chunks of the last records, oldest first."""
         self._kept = 0
         """Records in them."""
@@ -67,7 +68,8 @@ class Surges:
             recent.append(trials[:])
         self._kept += len(trials)
         while self._kept - len(recent[0]) >= KEPT:
-            self._kept -= len(recent.popleft())
+            self._kept -= len(recent[0])
+            del recent[0]
         self._trials_now += len(trials)
         self._events_now += events
 
@@ -84,6 +86,9 @@ class Surges:
         rate = self.rate = self._events / self._trials
         before = self._index
         self._index += trials
+        if self._is_low and self._increase and not events:  # they fall, from 0
+            self._learn(trials, 0, 1.0)
+            return
         surge = -1
         quiet = True
         for at, ratio in enumerate(RATIOS):
@@ -96,6 +101,7 @@ class Surges:
             quiet = quiet and self._sums[at] <= 0.0
             if self._sums[at] > HEIGHT:
                 surge = max(surge, self._start[at])
+        self._is_low = quiet
         if surge < 0 or self._index <= YOUNG:
             self._learn(trials, events, 1.0 if quiet or self._index <= YOUNG else 0.1)
             return

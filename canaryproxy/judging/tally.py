@@ -121,7 +121,7 @@ class Tally:
         """Return what is expected by class, scaled to the events that came; depends on no label."""
         expected = sum([self.rates[at >> 1] * n for at, n in enumerate(trials) if n])
         scale = sum(events) / expected if expected else 0.0
-        return [min(rate * scale, 1.0) for rate in self.rates]
+        return [min(rate * scale, 1.0) for rate in self.rates[: len(trials) // 2]]
 
     def likeness(self, scaled: Sequence[float]) -> float:
         """Return how alike the requests of a unit are, within its class."""
@@ -155,23 +155,30 @@ class Tally:
             excess.append((sum(events[side::2]) - expected) / n)
         return scaled, (excess[0], excess[1])
 
+    def _met(self) -> tuple[list[int], list[int]]:
+        """Return trials and events by class and side, up to the last class that has had any."""
+        trials, events = self.trials, self.events
+        while len(trials) > 2 and not trials[-1] and not trials[-2]:
+            del trials[-2:]
+        return trials, events[: len(trials)]
+
     def estimate(self) -> Estimate | None:
         """Return the estimate by units; ``None`` until both sides have a trial."""
-        trials = self.trials
-        found = self.differences(trials, self.events)
+        trials, events = self._met()
+        found = self.differences(trials, events)
         if found is None:
             return None
         scaled, excess = found
         variance = 0.0
         for side in (0, 1):
             squares = 0.0
-            for at in range(side, CELLS, 2):
+            for at in range(side, len(trials), 2):
                 if trials[at]:
                     squares += self._squares(at, scaled[at >> 1] + excess[side])
             variance += max(squares, 0.0) / sum(trials[side::2]) ** 2
         return Estimate(
-            stable=self.side(0),
-            canary=self.side(1),
+            stable=(sum(trials[0::2]), sum(events[0::2])),
+            canary=(sum(trials[1::2]), sum(events[1::2])),
             users=self.most_users(),
             difference=excess[1] - excess[0],
             error=sqrt(variance),

@@ -8,6 +8,7 @@ Positions that nothing was seen of are units, too; they have the same chance of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import unpack
 from typing import Final
 
 from mmh3 import mmh3_x64_128_uintdigest
@@ -21,7 +22,6 @@ _PACKED: Final = 2048
 _RECENT: Final = 8
 _DRAWN: Final = 1 << 61
 """Bit of a mask that says that it was drawn."""
-_NONE: Final = (0, 0)
 ROW_BITS: Final = 24
 ROW_MASK: Final = (1 << ROW_BITS) - 1
 _PHASE: Final = 0.6180339887498949
@@ -85,7 +85,7 @@ class VirtualCanaries:
         self._masks = vec[i64]()
         self._packed: dict[int, int] = {}
         """Of some rows: the tests of a tick ask for the same ones."""
-        self._recent: list[tuple[list[int], dict[int, tuple[int, int]]]] = []
+        self._recent: list[tuple[list[int], tuple[dict[int, int], dict[int, int]]]] = []
         """What ``sums`` was asked last."""
         self._spread = [
             sum([1 << FIELD * bit for bit in range(8) if value >> bit & 1]) for value in range(256)
@@ -111,8 +111,8 @@ class VirtualCanaries:
         self._packed[row] = packed
         return packed
 
-    def sums(self, coded: list[int]) -> dict[int, tuple[int, int]]:
-        """Return for each code how many rows have it, and who has them, added up.
+    def sums(self, coded: list[int]) -> tuple[dict[int, int], dict[int, int]]:
+        """Return for each code how many rows have it, and for each who has them, added up.
 
         ``coded``: ``code << ROW_BITS | row``. Most tests have the same trials in a tick, and so the same
         list: it is added up once.
@@ -120,15 +120,21 @@ class VirtualCanaries:
         for known, found in self._recent:
             if known == coded:
                 return found
-        sums: dict[int, tuple[int, int]] = {}
+        numbers: dict[int, int] = {}
+        fields: dict[int, int] = {}
         for one in coded:
             code = one >> ROW_BITS
-            number, fields = sums.get(code, _NONE)
-            sums[code] = (number + 1, fields + self.of(one & ROW_MASK))
+            theirs = self.of(one & ROW_MASK)
+            if code in numbers:
+                numbers[code] += 1
+                fields[code] += theirs
+            else:
+                numbers[code] = 1
+                fields[code] = theirs
         if len(self._recent) >= _RECENT:
             del self._recent[0]
-        self._recent.append((coded, sums))
-        return sums
+        self._recent.append((coded, (numbers, fields)))
+        return numbers, fields
 
     def _draw(self, position: int) -> int:
         mask = _DRAWN
@@ -144,6 +150,13 @@ class VirtualCanaries:
 
 FIELD: Final = 64
 """Bits of the counter of one virtual canary; the counters of all are one integer, added to at once."""
+
+
+def unpacked(fields: int, count: int) -> tuple[int, ...]:
+    """Return the counters of so many virtual canaries."""
+    return unpack(f"<{count}Q", fields.to_bytes(count * FIELD // 8, "little"))
+
+
 BUDGET: Final = 1500
 """Records that all tests together may look at again in one tick, two or three milliseconds."""
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Final
 
 from canaryproxy.judging.bets import Factors
 from canaryproxy.judging.evidence import log_sum_exp
-from canaryproxy.judging.units import FIELD, ROW_BITS, VirtualCanaries
-
-_FIELD_MASK: Final = (1 << FIELD) - 1
+from canaryproxy.judging.units import ROW_BITS, VirtualCanaries, unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +58,10 @@ class VirtualBets:
             self._events_due = []
 
     def _add(self, counts: dict[int, tuple[int, int]], due: list[int]) -> None:
-        for at, (number, fields) in self.who.sums(due).items():
+        numbers, fields = self.who.sums(due)
+        for at, number in numbers.items():
             units, theirs = counts.get(at, (0, 0))
-            counts[at] = (units + number, theirs + fields)
+            counts[at] = (units + number, theirs + fields[at])
 
     def log_events(self, prior: Sequence[float], factors: Sequence[Factors]) -> list[float]:
         """Return ln E of part A of each virtual canary."""
@@ -82,17 +80,19 @@ class VirtualBets:
         if not counts:
             return []
         start = [log(weight) for weight in prior]
-        for at, (units, _) in counts.items():
+        by_kind: list[tuple[tuple[int, ...], list[float]]] = []
+        for at, (units, theirs) in counts.items():
             for k, mean in enumerate(factors[at].log_means(self.who.share)):
                 start[k] -= units * mean
+            by_kind.append((unpacked(theirs, self.who.count), list(factors[at].logs)))
         found = []
         for j in range(self.who.count):
             logs = list(start)
-            for at, (_, theirs) in counts.items():
-                mine = theirs >> FIELD * j & _FIELD_MASK
+            for numbers, gains in by_kind:
+                mine = float(numbers[j])
                 if mine:
-                    for k, value in enumerate(factors[at].logs):
-                        logs[k] += mine * value
+                    for k, gain in enumerate(gains):
+                        logs[k] += mine * gain
             found.append(log_sum_exp(logs))
         return found
 
@@ -100,7 +100,7 @@ class VirtualBets:
 class PlaceboWatch:
     """Evidence that virtual canaries have reached so far."""
 
-    __slots__ = ("_limit", "best", "count", "tripped")
+    __slots__ = ("_limit", "_placebo", "best", "count", "tripped")
 
     def __init__(self, count: int, log_limit: float) -> None:
         self.count = count
@@ -108,9 +108,12 @@ class PlaceboWatch:
         self.tripped = 0
         """A bit for each that has reached the limit."""
         self.best = 0.0
+        self._placebo: Placebo | None = None
+        """Of what is known; ``None``: it is not worked out."""
 
     def see(self, log_stake: float, found: Sequence[float]) -> None:
         """Take the log evidence of each in one part of one round."""
+        self._placebo = None
         for j, value in enumerate(found):
             value += log_stake
             self.best = max(self.best, value)
@@ -123,9 +126,11 @@ class PlaceboWatch:
 
     def restore(self, state: Sequence[float]) -> None:
         """Go on from a ``to_list``."""
-        self.tripped, self.best = int(state[0]), float(state[1])
+        self.tripped, self.best, self._placebo = int(state[0]), float(state[1]), None
 
     @property
     def placebo(self) -> Placebo:
         """The result."""
-        return Placebo(self.tripped.bit_count(), self.count, self.best)
+        if self._placebo is None:
+            self._placebo = Placebo(self.tripped.bit_count(), self.count, self.best)
+        return self._placebo
