@@ -94,17 +94,19 @@ class Cells:
 
         The units of the canary count as well as the canary's own.
         """
-        for units, joins in ((joined, True), (left, False)):
+        for units, by in ((joined, 1), (left, -1)):
             if not units:
                 continue
-            if canary or self._who is None:
-                numbers = _counted(units)
-            else:
+            if not canary and self._who is not None:
                 numbers, fields = self._who.sums(units)
-                _add(self.virtual, fields, joins)
-            if canary:
-                _add(self.canary, numbers, joins)
-            _add(self.all, numbers, joins)
+                for cell, number in numbers.items():
+                    _add(self.all, cell, by * number)
+                    _add(self.virtual, cell, fields[cell] if by > 0 else -fields[cell])
+                continue
+            for one in units:
+                _add(self.all, one >> ROW_BITS, by)
+                if canary:
+                    _add(self.canary, one >> ROW_BITS, by)
 
     def levels(self, tally: Tally) -> tuple[float, dict[int, int]]:
         """Return the grid of scores, and each cell's score in steps of it; the grid is 0 without scores.
@@ -136,26 +138,14 @@ class Cells:
         return grid, {cell: round((e - scale * n) / grid) for cell, _, e, n in rows}
 
 
-def _counted(units: list[int]) -> dict[int, int]:
-    numbers: dict[int, int] = {}
-    for one in units:
-        cell = one >> ROW_BITS
-        numbers[cell] = numbers.get(cell, 0) + 1
-    return numbers
-
-
-def _add(cells: dict[int, int], more: dict[int, int], joins: bool) -> None:
-    """Add units to cells, or take them away; cells that have none left are dropped."""
-    for cell, units in more.items():
-        if cell not in cells:
-            if units:
-                cells[cell] = units if joins else -units
-            continue
-        now = cells[cell] + units if joins else cells[cell] - units
-        if now:
-            cells[cell] = now
-        else:
-            del cells[cell]
+def _add(cells: dict[int, int], cell: int, units: int) -> None:
+    """Add units to a cell; one that has none left is dropped."""
+    known = cells.get(cell)
+    now = units if known is None else known + units
+    if now:
+        cells[cell] = now
+    elif known is not None:
+        del cells[cell]
 
 
 class Looks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from canaryproxy.judging.batch import Trials
 from canaryproxy.judging.cells import cell_of, step_of
 from canaryproxy.judging.flat import i32, i64, vec
 from canaryproxy.judging.history import EVENTS_SHIFT as OF_EVENTS
@@ -74,8 +75,8 @@ class Counting:
         self.newcomers: list[int] = []
         """Rows whose first trial in this test came since the last tick; with looks only."""
 
-    def take(self, trials: list[int]) -> None:
-        """Take trials, ``row << 1 | bad``, in order of time."""
+    def take(self, trials: Trials) -> None:
+        """Take trials in order of time."""
         units = len(self._units)
         if units > len(self.rows.tried):
             self.rows.grow(units)
@@ -86,13 +87,13 @@ class Counting:
             self._count_firsts(trials)
         self.settle_virtual()
 
-    def _count(self, pending: list[int], history: History | None) -> None:
+    def _count(self, trials: Trials, history: History | None) -> None:
         """Count trials by unit, and those of stable in the history.
 
         Nearly all are good ones of units of class 0 that every round has met: for them the work is all here.
         """
-        rows, tally = self.rows, self.tally
-        sums, notes, voted = rows.sums, rows.notes, rows.voted
+        tally = self.tally
+        sums, notes, voted = self.rows.sums, self.rows.notes, self.rows.voted
         known = vec[i32]() if history is None else history.counts
         known_rows = self._units.known_rows
         remembers = history is not None
@@ -104,11 +105,10 @@ class Counting:
         canary: i64 = 0
         canary_n: i64 = 0
         canary_e: i64 = 0
-        good = good_n = good_e = 0
-        trial: i64
-        for trial in pending:
-            row: i64 = trial >> 1
-            bad: i64 = trial & 1
+        good: i64 = 0
+        good_n: i64 = 0
+        good_e: i64 = 0
+        for row, bad in zip(trials.rows, trials.marks):  # noqa: B905 (quick where compiled)
             found: int = notes[row]
             note: i64 = found
             if not note & MET:
@@ -117,31 +117,31 @@ class Counting:
                 found = voted[row]
                 if found & live != live:
                     self.look_up(self.rounds, row, class_of(note), note & CANARY, 1)
-            n: i64 = sums[row]
-            e: i64 = n >> EVENTS_SHIFT
-            sums[row] = n + 1
-            n &= TRIALS
+            both: i64 = sums[row]
+            n: i64 = both & TRIALS
             if bad or note & CLASS_MASK:
-                sums[row] += ONE_EVENT * bad
-                tally.add(class_of(note) << 1 | note & CANARY, n, e, bad)
-            elif note & CANARY:
-                canary += 1
-                canary_n += n
-                canary_e += e
+                sums[row] = both + 1 + ONE_EVENT * bad
+                tally.add(class_of(note) << 1 | note & CANARY, n, both >> EVENTS_SHIFT, bad)
             else:
-                stable += 1
-                stable_n += n
-                stable_e += e
+                sums[row] = both + 1
+                if note & CANARY:
+                    canary += 1
+                    canary_n += n
+                    canary_e += both >> EVENTS_SHIFT
+                else:
+                    stable += 1
+                    stable_n += n
+                    if both != n:
+                        stable_e += both >> EVENTS_SHIFT
             if not note & MOVED and (bad or n < 32 or not n + 1 & step_of(n)):
                 found = note | MOVED
                 notes[row] = found
                 moved.append(row)
-            if note & CANARY:
-                continue
-            if remembers:
+            if remembers and not note & CANARY:
                 at: int = known_rows[row]
                 count: int = known[at]
-                before = count & MOST
+                counted: i64 = count
+                before = counted & MOST
                 if before == MOST:
                     continue
                 if bad and history is not None:
@@ -150,8 +150,8 @@ class Counting:
                 known[at] = count + 1
                 good += 1
                 good_n += before
-                if before != count:
-                    good_e += count >> OF_EVENTS & MOST
+                if before != counted:
+                    good_e += counted >> OF_EVENTS & MOST
         tally.add_good(0, stable, stable_n, stable_e)
         tally.add_good(1, canary, canary_n, canary_e)
         if history is not None:
@@ -198,7 +198,7 @@ class Counting:
         rows.notes[row] = note
         return note
 
-    def _count_firsts(self, pending: list[int]) -> None:
+    def _count_firsts(self, trials: Trials) -> None:
         """Count trials without units: for a test without looks."""
         tally = self.tally
         tried, voted, positions = self.rows.tried, self.rows.voted, self._units.positions
@@ -206,10 +206,7 @@ class Counting:
         limit: i64 = self._lottery.limit
         stable: i64 = 0
         canary: i64 = 0
-        trial: i64
-        for trial in pending:
-            row: i64 = trial >> 1
-            bad: i64 = trial & 1
+        for row, bad in zip(trials.rows, trials.marks):  # noqa: B905 (quick where compiled)
             position: int = positions[row]
             at: i64 = 1 if position < limit else 0
             seen: int = tried[row]

@@ -46,6 +46,7 @@ from typing import Any
 
 from canaryproxy.judging import families, metrics, words
 from canaryproxy.judging.draws import Groups
+from canaryproxy.judging.flat import sum64, vec
 from canaryproxy.judging.hearing import Hearing
 from canaryproxy.judging.learning import Learning
 from canaryproxy.judging.metrics import Limits
@@ -241,7 +242,7 @@ class Judge:
         then.
         """
         words = sample.records
-        ended = [0, 0]
+        ended = vec[sum64]([0, 0])
         for begin in range(0, len(words), _AT_ONCE):
             at, end = begin, min(begin + _AT_ONCE, len(words))
             while at < end:
@@ -251,16 +252,16 @@ class Judge:
                 yield from step.settle()
         if step is not None:
             up = self._watch.up_at is not None
-            self._hearing.hear(step.lottery, now, ended, up=up)
+            self._hearing.hear(step.lottery, now, list(ended), up=up)
         if self._step is None and self._limit == 0:
             self._learning.past.tick()
 
     def _take_part(
-        self, sample: Sample, now: float, step: Step | None, ended: list[int], part: tuple[int, int]
+        self, sample: Sample, now: float, step: Step | None, ends: vec[sum64], part: tuple[int, int]
     ) -> int:
         """Take the records whose words are those of ``part``, from the first to before the last.
 
-        ``ended`` counts requests by variant. Return the end; it comes sooner where tests of a route begin.
+        ``ends`` counts requests by variant. Return the end; it comes sooner where tests of a route begin.
         """
         words, named, watch = sample.records, self._named, self._watch
         limit, epoch, remembers = self._limit, sample.epoch, self._step is None and self._limit == 0
@@ -290,7 +291,7 @@ class Judge:
             if step is not None and low <= position < high:
                 step.add(first, second, third, template)
                 if flags & ENDED:
-                    ended[is_canary] += 1
+                    ends[is_canary] += 1
                 if len(step.routes) > routes:
                     return at + WORDS
             elif remembers:

@@ -29,6 +29,7 @@ from math import inf
 from typing import Any, Final
 
 from canaryproxy.config.text import duration
+from canaryproxy.judging.batch import Trials, unlisted
 from canaryproxy.judging.bets import (
     OF_CLASSES,
     PRIOR_A,
@@ -149,14 +150,16 @@ class LotteryTest:
 
     def settle(self) -> None:
         """Take the pending trials; ``tick`` does, and whatever reads sums."""
-        pending = self.pending
-        if not pending:
-            return
+        if self.pending:
+            self.take(unlisted(self.pending))
+            self.pending.clear()
+
+    def take(self, trials: Trials) -> None:
+        """Take trials that come after those that are pending."""
         self.has_news = True
         before = self._counting.tally.total
-        self._counting.take(pending)
-        self._surges.add(pending, self._counting.tally.total - before)
-        pending.clear()
+        self._counting.take(trials)
+        self._surges.add(trials, self._counting.tally.total - before)
 
     def counts(self, row: int) -> tuple[int, int]:
         """Return trials and events of a unit; of a test with looks, as it is settled."""

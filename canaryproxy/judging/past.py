@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from canaryproxy.judging import metrics
+from canaryproxy.judging.batch import Batch
 from canaryproxy.judging.history import History
 from canaryproxy.judging.metrics import Limits
 from canaryproxy.judging.settings import JudgeSettings
@@ -20,15 +21,13 @@ class Past:
         self._units = units
         self._outcomes = [(rule.slot, rule.name) for rule in settings.outcomes]
         self._hang = hang
-        names = (*metrics.OF_RECORDS, *(name for _, name in self._outcomes))
-        self._pending: dict[str, list[int]] = {name: [] for name in names}
+        self._names = [*metrics.OF_RECORDS, *(name for _, name in self._outcomes)]
+        self._batch = Batch()
         self.sort(limits)
 
     def sort(self, limits: Limits) -> None:
         """Sort by these limits from now on."""
-        self._sorter = Sorter(
-            self._pending, limits, self._outcomes, None, warm=True, hang=self._hang
-        )
+        self._sorter = Sorter(self._names, limits, self._outcomes, None, warm=True, hang=self._hang)
 
     def of(self, metric: str) -> History:
         """Return the history of a metric, an empty one if nothing is known."""
@@ -37,11 +36,16 @@ class Past:
     def add(self, first: int, second: int, third: int) -> None:
         """Take a record of stable, given by its words."""
         kind = self._sorter.kind(first, second, third)
-        kind.give(self._units.row(first & POSITION_MASK) << 1)
+        self._batch.add(self._units.row(first & POSITION_MASK), kind)
 
     def tick(self) -> None:
         """End a tick."""
-        for name, trials in self._pending.items():
-            if trials:
-                self.of(name).add(trials)
-                trials.clear()
+        batch = self._batch
+        if not len(batch):
+            return
+        for number, name in enumerate(self._names):
+            trials = batch.trials(number)
+            if len(trials):
+                self.of(name).add(trials.listed())
+        batch.end()
+        self._batch = Batch()

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from canaryproxy.judging import metrics
+from canaryproxy.judging.batch import BAD, GOOD, NO_TRIAL, MarkedKind
 from canaryproxy.judging.metrics import Limits, Record, RouteLimits
 from canaryproxy.judging.settings import BusinessRule
 from canaryproxy.measure.records import (
@@ -26,26 +27,20 @@ _OUTCOMES_SHIFT: Final = 32
 _NONE: Final = 8
 """Limits passed by a first byte that never came."""
 
-NO_TRIAL: Final = -1
-GOOD: Final = 0
-BAD: Final = 1
-"""What a record is to a metric."""
-
 Pending = list[int]
 """What a test takes at the next tick: trials, ``row << 1 | bad``."""
 
 
-class Kind:
-    """A kind of record: the tests that its records are trials of."""
+class Kind(MarkedKind):
+    """A kind of record: what its records are to the tests of the service, and to those of a route."""
 
-    __slots__ = (*("answers", "bad", "business", "content", "errors", "good", "is_bad", "latency"),)
+    __slots__ = (
+        *("_contents", "_tests", "answers", "business", "content", "errors", "is_bad", "latency"),
+    )
 
-    def __init__(
-        self, record: Record, found: Mapping[str, bool], takers: Mapping[str, Pending]
-    ) -> None:
-        self.good = [takers[name] for name, bad in found.items() if not bad and name in takers]
-        """Tests for which it is no event."""
-        self.bad = [takers[name] for name, bad in found.items() if bad and name in takers]
+    def __init__(self, record: Record, found: Mapping[str, bool], tests: Sequence[str]) -> None:
+        """``tests``: the metrics of the service's tests in the order of their numbers."""
+        super().__init__(bytes([_trial(found, name) for name in tests]))
         self.errors = _trial(found, metrics.ERRORS)
         self.business = _trial(found, metrics.BUSINESS)
         self.answers = _trial(found, *metrics.CLASSES[:3])
@@ -54,15 +49,21 @@ class Kind:
         self.latency = metrics.LATENCY in found and has_time
         """Whether it is a trial of its route's latency."""
         self.content = metrics.has_content(record)
+        self._tests = tests
+        self._contents: list[MarkedKind | None] = [None] * 9
+        """The same kind by what its content is: three times the mark of its size, and that of its type."""
 
-    def give(self, trial: Any) -> None:
-        """Give a record of this kind to the tests; ``trial`` is ``row << 1``, one object for all of them."""
-        for pending in self.good:
-            pending.append(trial)
-        if self.bad:
-            event: Any = trial | 1
-            for pending in self.bad:
-                pending.append(event)
+    def of_content(self, size: int, media_type: int) -> MarkedKind:
+        """Return this kind where its content has these marks."""
+        if size == NO_TRIAL and media_type == NO_TRIAL:
+            return self
+        found = self._contents[3 * size + media_type]
+        if found is None:
+            by_metric = {metrics.SIZE: size, metrics.CONTENT_TYPE: media_type}
+            pairs = zip(self._tests, self.marks, strict=True)
+            marks = bytes([by_metric.get(name, mark) for name, mark in pairs])
+            found = self._contents[3 * size + media_type] = MarkedKind(marks)
+        return found
 
 
 def _trial(found: Mapping[str, bool], *names: str) -> int:
@@ -73,7 +74,7 @@ def _trial(found: Mapping[str, bool], *names: str) -> int:
 
 
 class Sorter:
-    """Sorts by limits that stay. ``takers``: by metric, where its trials go."""
+    """Sorts by limits that stay. ``tests``: the metrics of the service's tests."""
 
     __slots__ = (
         "_business",
@@ -84,14 +85,14 @@ class Sorter:
         "_last",
         "_limits",
         "_outcomes",
-        "_takers",
+        "_tests",
         "_times",
         "_warm",
     )
 
     def __init__(
         self,
-        takers: Mapping[str, Pending],
+        tests: Sequence[str],
         limits: Limits,
         outcomes: Sequence[tuple[int, str]],
         business: BusinessRule | None,
@@ -100,7 +101,7 @@ class Sorter:
         hang: float,
     ) -> None:
         """``outcomes``: slots and names."""
-        self._takers = takers
+        self._tests = tests
         self._limits = limits
         self._outcomes = outcomes
         self._business = business
@@ -144,30 +145,29 @@ class Sorter:
         is_trial = metrics.ERRORS in found or bool(record.flags & OVERDUE)
         if rule is not None and is_trial and record.ended:
             found[metrics.BUSINESS] = rule.slot is not None and bool(record.events >> rule.slot & 1)
-        return Kind(record, found, self._takers)
+        return Kind(record, found, self._tests)
 
 
 class RouteSorter:
-    """Gives the records of one route to its tests, and their content to the tests of content.
+    """Gives the records of one route to its tests, and tells what their content is.
 
     ``route`` is ``None`` for the requests on none of the busiest.
     """
 
     __slots__ = (
-        *("_answers", "_errors", "_is_odd", "_late", "_latency", "_least", "_most", "_size"),
-        *("_type",),
+        *("_answers", "_errors", "_has_size", "_has_type", "_is_odd", "_late", "_latency"),
+        *("_least", "_most"),
     )
 
     def __init__(
         self,
         own: Mapping[str, Pending],
-        takers: Mapping[str, Pending],
         route: RouteLimits | None,
         *,
         content: bool,
         warm: bool,
     ) -> None:
-        """``own``: where the trials of the route's metrics go; ``takers``: of the service's."""
+        """``own``: where the trials of the route's metrics go."""
         self._errors = own.get(metrics.ERRORS)
         self._answers = own.get(metrics.ANSWERS)
         late = None if route is None or not warm else route.late
@@ -175,14 +175,17 @@ class RouteSorter:
         self._latency = None if late is None else own.get(metrics.LATENCY)
         sizes = None if route is None or not content else route.sizes
         self._least, self._most = (0.0, 0.0) if sizes is None else sizes
-        self._size = None if sizes is None else takers.get(metrics.SIZE)
+        self._has_size = sizes is not None
         types = frozenset[int]() if route is None or not content else route.types
         self._is_odd = bytes([code not in types for code in range(256)])
         """By code of a media type."""
-        self._type = takers.get(metrics.CONTENT_TYPE) if types else None
+        self._has_type = bool(types)
 
-    def take(self, kind: Kind, first: int, third: int, trial: Any) -> None:
-        """Take a record; ``trial`` is ``row << 1``, one object for all of them."""
+    def take(self, kind: Kind, first: int, third: int, trial: Any) -> MarkedKind:
+        """Take a record, and return its kind with what its content is.
+
+        ``trial`` is ``row << 1``, one object for all tests.
+        """
         if self._errors is not None and kind.errors != NO_TRIAL:
             self._errors.append(trial | 1 if kind.errors else trial)
         if self._answers is not None and kind.answers != NO_TRIAL:
@@ -191,10 +194,12 @@ class RouteSorter:
             micros = third & NO_FIRST_BYTE
             is_late = micros == NO_FIRST_BYTE or micros / 1e6 > self._late
             self._latency.append(trial | 1 if is_late else trial)
-        if kind.content:
-            size = third >> SIZE_SHIFT
-            if self._size is not None:
-                self._size.append(trial if self._least <= size <= self._most else trial | 1)
-            if self._type is not None and size:
-                is_odd = self._is_odd[first >> TYPE_SHIFT & 0xFF]
-                self._type.append(trial | 1 if is_odd else trial)
+        if not kind.content:
+            return kind
+        size = third >> SIZE_SHIFT
+        odd_size = odd_type = NO_TRIAL
+        if self._has_size:
+            odd_size = GOOD if self._least <= size <= self._most else BAD
+        if self._has_type and size:
+            odd_type = self._is_odd[first >> TYPE_SHIFT & 0xFF]
+        return kind.of_content(odd_size, odd_type)

@@ -13,6 +13,7 @@ from math import log
 from typing import Any
 
 from canaryproxy.judging import families, metrics, words
+from canaryproxy.judging.batch import BAD, NO_TRIAL, Batch
 from canaryproxy.judging.families import Spec
 from canaryproxy.judging.flat import u8, vec
 from canaryproxy.judging.growth import with_bytes
@@ -23,7 +24,7 @@ from canaryproxy.judging.parts import whole
 from canaryproxy.judging.proof import UserProof
 from canaryproxy.judging.sample_ratio import LIMIT, SampleRatio
 from canaryproxy.judging.settings import JudgeSettings
-from canaryproxy.judging.sorting import BAD, NO_TRIAL, RouteSorter, Sorter
+from canaryproxy.judging.sorting import RouteSorter, Sorter
 from canaryproxy.judging.units import Units
 from canaryproxy.judging.user_time import UserTime
 from canaryproxy.judging.verdict import Placebo, Verdict
@@ -147,6 +148,7 @@ class Step:
         """Grows with everything that its verdicts are made of."""
         self._bad: dict[tuple[int, int, bool], int] = {}
         """Bad canary responses by template, status and whether they failed, to name the worst."""
+        self._batch = Batch()
         self._sort()
 
     @property
@@ -172,14 +174,7 @@ class Step:
         placebos = settings.placebos if spec.trips else 0
         past = self._past.get(spec.name)
         test = LotteryTest(self.lottery, self._units, wanted, now, past, placebos)
-        return Trial(spec, "", wanted, test, proof=self._proof(spec))
-
-    def _proof(self, spec: Spec) -> UserProof | None:
-        """A metric whose margin is relative is proven for the same margin as a share of one half."""
-        margin = spec.margin * (0.5 if spec.relative else 1.0)
-        if not spec.trips or not 0.0 < margin < 1.0:
-            return None
-        return UserProof(self._left, margin)
+        return Trial(spec, "", wanted, test, proof=_proof(spec, self._left))
 
     def _route_tests(self, template: int) -> dict[str, Trial]:
         """Return the tests of a route, or of the routes that are judged together."""
@@ -203,14 +198,12 @@ class Step:
     def _sort(self) -> None:
         """Sort records by the tests and limits that there are now."""
         settings = self._settings
-        takers = {name: trial.test.pending for name, trial in self.trials.items()}
-        if self.user_time is not None:
-            del takers[metrics.BUSINESS]  # its trials are intervals
+        # The trials of the business metric are intervals.
+        tests = ["" if name == metrics.BUSINESS else name for name in self.trials]
         outcomes = [(rule.slot, rule.name) for rule in settings.outcomes]
         self._sorter = Sorter(
-            takers, self.limits, outcomes, settings.business, warm=self.warm, hang=HANG
+            tests, self.limits, outcomes, settings.business, warm=self.warm, hang=HANG
         )
-        self._takers = takers
         self._by_route: dict[int, RouteSorter] = {}
 
     def _sorter_of(self, template: int) -> RouteSorter:
@@ -226,7 +219,6 @@ class Step:
             mine = {name: trial.test.pending for name, trial in self.routes[of].items()}
             found = self._by_route[of] = RouteSorter(
                 mine,
-                self._takers,
                 self.limits.routes.get(of),
                 content=self._settings.content is not None,
                 warm=self.warm,
@@ -240,15 +232,14 @@ class Step:
         met = self._met
         if row >= len(met) or met[row] != self._part:
             self._meet(row, canary=position < self.lottery.limit)
-        trial: Any = row << 1
         kind = self._sorter.kind(first, second, third)
-        kind.give(trial)
         if self.user_time is not None and kind.business != NO_TRIAL:
             self.user_time.respond(row << 1 | kind.business)
         route = self._by_route.get(template)
         if route is None:
             route = self._sorter_of(template)
-        route.take(kind, first, third, trial)
+        trial: Any = row << 1
+        self._batch.add(row, route.take(kind, first, third, trial))
         if kind.is_bad and first >> VARIANT_SHIFT & 1:
             bad, of = self._bad, (template, first >> STATUS_SHIFT & 0x3FF, kind.errors == BAD)
             if of in bad or len(bad) < _MOST_BAD:
@@ -312,10 +303,16 @@ class Step:
 
     def settle(self) -> Generator[None]:
         """Have the tests take what has been added, in parts (``judging.parts``)."""
-        for trial in self.all_trials():
-            if trial.test.pending:
-                trial.test.settle()
-                yield
+        batch, self._batch = self._batch, Batch()
+        batch.end()
+        for number, trial in enumerate(self.all_trials()):
+            found = batch.trials(number) if len(batch) and not trial.scope else None
+            if found is not None and len(found):
+                trial.test.take(found)
+            elif not trial.test.pending:
+                continue
+            trial.test.settle()
+            yield
 
     def tick(self, now: float) -> None:
         """Let the tests look, begin rounds and settle proofs: ten times a second."""
@@ -323,6 +320,8 @@ class Step:
 
     def tick_in_parts(self, now: float) -> Generator[None]:
         """Do the same in parts (``judging.parts``): one for each test that has something to do."""
+        if len(self._batch):
+            yield from self.settle()
         self._watched += min(max(now - self._now, 0.0), 1.0)
         self._now = now
         if self.user_time is not None:
@@ -354,6 +353,7 @@ class Step:
 
     def learn(self, limits: Limits) -> None:
         """Take the limits that were not known when the step began; routes that were known stay."""
+        whole(self.settle())
         known = self.limits.routes
         if known:
             routes = {template: limits.routes.get(template, old) for template, old in known.items()}
@@ -366,6 +366,7 @@ class Step:
 
     def warm_up(self, now: float) -> None:
         """End the warm-up: a late response is late from now on, and users are compared afresh."""
+        whole(self.settle())  # for the history of its users
         self.warm = True
         self.version += 1
         self._watched_cold = self._watched
@@ -373,7 +374,6 @@ class Step:
         for spec in self._specs:
             if spec.name in _WARMED:
                 self._part, self._users = 2, [0, 0]
-                self.trials[spec.name].test.settle()  # for the history of its users
                 self.trials[spec.name] = self._trial(spec, now)
         self._sort()
 
@@ -409,6 +409,7 @@ class Step:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evidence as JSON values."""
+        whole(self.settle())
         return {
             "lottery": [self.lottery.first, self.lottery.limit, self.lottery.last],
             "share": self.share,
@@ -454,3 +455,14 @@ class Step:
         trial.test = LotteryTest.from_dict(
             saved, self.lottery, self._units, trial.settings, now, past, placebos
         )
+
+
+def _proof(spec: Spec, left: tuple[int, int]) -> UserProof | None:
+    """A metric whose margin is relative is proven for the same margin as a share of one half.
+
+    ``left``: units of stable and of the canary in the lottery.
+    """
+    margin = spec.margin * (0.5 if spec.relative else 1.0)
+    if not spec.trips or not 0.0 < margin < 1.0:
+        return None
+    return UserProof(left, margin)

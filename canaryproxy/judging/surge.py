@@ -9,20 +9,20 @@ from __future__ import annotations
 from math import log
 from typing import Any, Final
 
+from canaryproxy.judging.batch import Trials
+
 RATIOS: Final[tuple[float, ...]] = (1.5, 2.5, 6.0)
 HEIGHT: Final = 8.0
 YOUNG: Final = 200
 """Records before which the rate is learnt only."""
 KEPT: Final = 2048
 """Records that a surge may begin in the past."""
-_CHUNK: Final = 128
-"""Records that are kept together, and forgotten together, or a few more."""
 _FADES: Final = 60_000.0
 _LOGS: Final = tuple(log(ratio) for ratio in RATIOS)
 
 
 class Surges:
-    """Watches the trials of a test, tick by tick; keeps the last ``KEPT`` as ``row << 1 | bad``."""
+    """Watches the trials of a test, tick by tick; keeps the last ``KEPT`` of a surge."""
 
     __slots__ = (
         *("_events", "_increase", "_events_now", "_index", "_is_low", "_kept", "_recent", "_start"),
@@ -43,10 +43,10 @@ class Surges:
         self._is_low = False
         """Whether no sum is above 0: the next tick begins them anew."""
         self._surge = -1
-        self._recent: list[list[int]] = [[]]
-        """Chunks of the last records, oldest first."""
+        self._recent: list[Trials] = []
+        """The last trials, oldest first, as far back as a surge can begin."""
         self._kept = 0
-        """Records in them."""
+        """How many they are."""
         self._trials_now = self._events_now = 0
 
     @property
@@ -59,19 +59,21 @@ class Surges:
         """Number of the last trials that belong to a surge without a round as yet; 0 without one."""
         return min(self._index - self._surge, KEPT) if self._surge >= 0 else 0
 
-    def add(self, trials: list[int], events: int) -> None:
-        """Add trials, ``row << 1 | bad``, in order of time; ``events``: how many of them are bad."""
+    def add(self, trials: Trials, events: int) -> None:
+        """Add trials in order of time; ``events``: how many of them are bad."""
         recent = self._recent
-        if len(recent[-1]) < _CHUNK:
-            recent[-1].extend(trials)
-        else:
-            recent.append(trials[:])
+        recent.append(trials)
         self._kept += len(trials)
         while self._kept - len(recent[0]) >= KEPT:
             self._kept -= len(recent[0])
             del recent[0]
         self._trials_now += len(trials)
         self._events_now += events
+
+    def _forget(self) -> None:
+        """Forget the trials: a surge would begin after them."""
+        self._recent.clear()
+        self._kept = 0
 
     def take(self) -> list[int]:
         """Return the trials of the surge, oldest first; a round is opened for it."""
@@ -88,6 +90,8 @@ class Surges:
         self._index += trials
         if self._is_low and self._increase and not events:  # they fall, from 0
             self._learn(trials, 0, 1.0)
+            if self._surge < 0:
+                self._forget()
             return
         surge = -1
         quiet = True
@@ -104,6 +108,8 @@ class Surges:
         self._is_low = quiet
         if surge < 0 or self._index <= YOUNG:
             self._learn(trials, events, 1.0 if quiet or self._index <= YOUNG else 0.1)
+            if quiet and self._surge < 0:
+                self._forget()
             return
         if surge:  # else the first round began there already
             self._surge, self.rate_before = surge, rate
@@ -114,7 +120,7 @@ class Surges:
         self._start = [self._index] * len(RATIOS)
 
     def _last(self, count: int) -> list[int]:
-        recent = [trial for chunk in self._recent for trial in chunk]
+        recent = [trial for trials in self._recent for trial in trials.listed()]
         return recent[max(len(recent) - min(count, KEPT), 0) :]
 
     def _learn(self, trials: int, events: int, weight: float) -> None:

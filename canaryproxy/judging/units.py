@@ -125,12 +125,13 @@ class VirtualCanaries:
         for one in coded:
             code = one >> ROW_BITS
             theirs = self.of(one & ROW_MASK)
-            if code in numbers:
-                numbers[code] += 1
-                fields[code] += theirs
-            else:
+            before = fields.get(code)
+            if before is None:
                 numbers[code] = 1
                 fields[code] = theirs
+            else:
+                numbers[code] += 1
+                fields[code] = before + theirs
         if len(self._recent) >= _RECENT:
             del self._recent[0]
         self._recent.append((coded, (numbers, fields)))
