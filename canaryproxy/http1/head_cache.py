@@ -241,14 +241,15 @@ class RequestHeadCache:
         self, template: HeaderTemplate, block: bytes, headers: ParsedHeaders
     ) -> None:
         """Remember the user of a block whose headers are new, or the block if that may come again."""
+        if len(block) > MAX_CACHED_HEAD:
+            return
         if template.only_cookie:
-            self._remember(block, headers)
-            return
-        if not headers.cookie or len(block) > MAX_CACHED_HEAD:
-            return
-        key = template.key + headers.cookie
-        if len(key) <= MAX_CACHED_LINE and self._users_fifo.admit(key, self._users):
-            self._users[key] = headers
+            if self._blocks_fifo.admit(block, self._blocks):
+                self._blocks[block] = headers
+        elif headers.cookie:
+            key = template.key + headers.cookie
+            if len(key) <= MAX_CACHED_LINE and self._users_fifo.admit(key, self._users):
+                self._users[key] = headers
 
     def _learn(self, block: bytes, peer: Peer) -> Match:
         """Parse a block that is not known, and its template. Returns the same as ``_lookup``."""
@@ -256,16 +257,16 @@ class RequestHeadCache:
         if found[0] is not None:
             return found
         headers = self._parser.parse_headers(block)
-        if not headers.fields.trace_id:  # a trace id does not come again
-            self._remember(block, headers)
-        return headers, headers.block, b"", b""
-
-    def _remember(self, block: bytes, headers: ParsedHeaders) -> None:
         fields = headers.fields
-        if len(block) > MAX_CACHED_HEAD or not fields.host or fields.max_forwards:
-            return
-        if self._blocks_fifo.admit(block, self._blocks):
+        if (
+            len(block) <= MAX_CACHED_HEAD
+            and fields.host
+            and not fields.max_forwards
+            and not fields.trace_id  # which does not come again
+            and self._blocks_fifo.admit(block, self._blocks)
+        ):
             self._blocks[block] = headers
+        return headers, headers.block, b"", b""
 
     def _find_template(self, block: bytes, peer: Peer, *, new: bool = False) -> Match:
         """Return what a block means by its template; with ``new`` it may be made from this block.
