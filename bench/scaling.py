@@ -103,7 +103,7 @@ def _count(
 ) -> tuple[float, ...]:
     """Return the instructions of a request of each client: the least of several repetitions."""
     with bench.proxy(name, peer, counted=True) as (server, site):
-        counter = Counter(server, site.folder)
+        counter = Counter(server.pid, site.folder)
         with closing(_of_new_users(site.port)) as anyone:
             anyone.send(_WARM_UP)
         costs = []

@@ -118,7 +118,7 @@ def instructions(
 ) -> float:
     """Return the instructions of a request to one of the hosts: the least of several repetitions."""
     with bench.proxy(name, peer, counted=True) as (server, site):
-        counter = Counter(server, site.folder)
+        counter = Counter(server.pid, site.folder)
         found = []
         with closing(InTurn(site.port, to, connections)) as client:
             client.send(requests)

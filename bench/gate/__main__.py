@@ -369,7 +369,7 @@ def _meter(method: str, server: Process, folder: Path) -> Callable[[Client, int]
 
         return cpu
 
-    counter = Counter(server, folder)
+    counter = Counter(server.pid, folder)
 
     def instructions(client: Client, count: int) -> float:
         counter.start()

@@ -11,7 +11,6 @@ import subprocess
 from pathlib import Path
 
 from bench.harness import cputime
-from bench.harness.process import Process
 
 HINT = "valgrind is not installed (Debian, Ubuntu: apt-get install valgrind)"
 _SECONDS = 20
@@ -44,11 +43,11 @@ def totals(text: str) -> int:
 
 
 class Counter:
-    """Counts in the processes that ``server`` has when this is made."""
+    """Counts in the processes that the tree of process ``pid`` has when this is made."""
 
-    def __init__(self, server: Process, folder: Path) -> None:
+    def __init__(self, pid: int, folder: Path) -> None:
         self._folder = folder
-        self._pids = cputime.tree(server.pid)
+        self._pids = cputime.tree(pid)
         self._ask("instrumentation on")
 
     def start(self) -> None:

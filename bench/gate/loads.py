@@ -21,6 +21,7 @@ class Kind:
     judged: of canaryproxy with a release under way and all five metrics on.
     compiled: of the compiled data path (``make checked``).
     traced: each request has a trace id of its own.
+    identified: each request has an id of its own, which is in its response, too.
     unseen: each request is a new user's, with a sticky cookie.
     fresh: each request has a connection of its own, which the server closes.
     tls: over TLS; a fresh connection resumes a session.
@@ -31,6 +32,7 @@ class Kind:
     judged: bool = False
     compiled: bool = False
     traced: bool = False
+    identified: bool = False
     unseen: bool = False
     fresh: bool = False
     tls: bool = False
@@ -61,7 +63,14 @@ class Kind:
             return Recorder(port)
         if self.http2:
             return Streams(port)
-        return Steady(port, traced=self.traced, unseen=self.unseen, fresh=self.fresh, tls=self.tls)
+        return Steady(
+            port,
+            traced=self.traced,
+            identified=self.identified,
+            unseen=self.unseen,
+            fresh=self.fresh,
+            tls=self.tls,
+        )
 
 
 LOADS = {
@@ -72,6 +81,9 @@ LOADS = {
     "HTTP/2, all metrics on": Kind(judged=True, http2=True),
     "compiled, all metrics on": Kind(judged=True, compiled=True),
     "compiled, a trace id in each request": Kind(judged=True, compiled=True, traced=True),
+    "compiled, an id in each request and response": Kind(
+        judged=True, compiled=True, identified=True
+    ),
     "compiled, a user in each request": Kind(judged=True, compiled=True, unseen=True),
     "compiled, a connection for each request": Kind(judged=True, compiled=True, fresh=True),
     "compiled, TLS": Kind(judged=True, compiled=True, tls=True),

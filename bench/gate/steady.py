@@ -19,9 +19,9 @@ _READ_BYTES = 65536
 class Steady:
     """Connections to one port. Every answer has to be a 200 with the upstreams' body.
 
-    ``traced``: each request has a trace id of its own; ``unseen``: a user of its own; ``fresh``: a
-    connection of its own, which the server has to close. With ``tls`` every connection but the first
-    resumes a session.
+    ``traced``: each request has a trace id of its own; ``identified``: an X-Request-Id of its own;
+    ``unseen``: a user of its own; ``fresh``: a connection of its own, which the server has to close. With
+    ``tls`` every connection but the first resumes a session.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class Steady:
         connections: int = 1,
         users: int = 100,
         traced: bool = False,
+        identified: bool = False,
         unseen: bool = False,
         fresh: bool = False,
         tls: bool = False,
@@ -42,6 +43,7 @@ class Steady:
             f"{self._start}{cookie}\r\n".encode() for cookie in Load("", "", users=users).cookies()
         ]
         self._traced = traced
+        self._identified = identified
         self._fresh = fresh
         self._sent = 0
         self._tls = _context() if tls else None
@@ -94,6 +96,8 @@ class Steady:
             request = f"{self._start}{COOKIE}={secrets.token_hex(16)}\r\n".encode()
         if self._traced:
             request += f"traceparent: 00-{self._sent:032x}-{self._sent:016x}-01\r\n".encode()
+        if self._identified:
+            request += b"X-Request-Id: %032x\r\n" % self._sent
         if self._fresh:
             request += b"Connection: close\r\n"
         return request + b"\r\n"

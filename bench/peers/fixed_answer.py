@@ -1,6 +1,7 @@
 """A tiny uvloop upstream: fixed answers, and what comes is sent back on a WebSocket.
 
-It stands behind all proxies for WebSockets, and for everything else where nginx is not installed.
+A request's X-Request-Id comes back in its answer. The upstream stands behind all proxies for WebSockets, and
+for everything else where nginx is not installed.
 Example: python -m bench.peers.fixed_answer 9001 stable
 """
 
@@ -17,7 +18,9 @@ import uvloop
 from bench.harness.ports import HOST
 from bench.loads import ANSWER_BYTES, BODIES, frames
 
-_END = b"\r\n\r\n"
+_LINE_END = b"\r\n"
+_END = _LINE_END * 2
+_ID = b"X-Request-Id: "
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
 
@@ -70,7 +73,11 @@ class FixedAnswer(asyncio.Protocol):
             skipped = min(length, len(data))
             self._to_skip = length - skipped
             data = data[skipped:]
-            self._transport.write(self._replies.get(path, self._replies[b"/"]))
+            reply = self._replies.get(path, self._replies[b"/"])
+            if (at := head.find(_ID)) >= 0:
+                line = head[at:].partition(_LINE_END)[0]
+                reply = reply.replace(_LINE_END, _LINE_END + line + _LINE_END, 1)
+            self._transport.write(reply)
         self._rest = data
 
     def _upgrade(self, head: bytes) -> None:

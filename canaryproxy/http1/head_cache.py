@@ -35,6 +35,9 @@ from canaryproxy.http1.request import (
     RequestParser,
 )
 from canaryproxy.http1.response import Response, ResponseParser
+from canaryproxy.http1.response_template import OWN_VALUES as OWN_RESPONSE_VALUES
+from canaryproxy.http1.response_template import ResponseTemplate
+from canaryproxy.http1.response_template import learn as learn_response
 
 ADMIT_ONE_IN: Final = 8
 """A full cache admits one new key in this many.
@@ -307,11 +310,22 @@ class RequestHeadCache:
 class ResponseHeadCache:
     """Parses response heads with a ``ResponseParser``, or without it where it has parsed the same before.
 
-    A service's responses of one second often differ in their bodies only. ``enabled`` false parses each
-    head anew.
+    A service's responses of one second often differ in their bodies only, or in values of their own, which
+    are matched with a template (``response_template``). ``enabled`` false parses each head anew.
     """
 
-    __slots__ = ("_enabled", "_fifo", "_heads", "_parser", "last", "last_head")
+    __slots__ = (
+        "_enabled",
+        "_fifo",
+        "_heads",
+        "_last_template",
+        "_own",
+        "_own_lines",
+        "_parser",
+        "_templates",
+        "last",
+        "last_head",
+    )
 
     last: Response | None
     """The last response whose head is cached: most often the next one begins like it."""
@@ -321,13 +335,19 @@ class ResponseHeadCache:
     def __init__(self, parser: ResponseParser, *, enabled: bool = True) -> None:
         self._enabled = enabled
         self._heads: dict[bytes, Response] = {}
+        self._templates: dict[tuple[bytes, ...], ResponseTemplate | None] = {}
+        """By what their heads have in common; ``None``: such heads have no template."""
         self.replace_parser(parser)
 
     def replace_parser(self, parser: ResponseParser) -> None:
         """Parse with another parser from now on."""
         self._parser = parser
+        self._own = OWN_RESPONSE_VALUES - parser.dropped
+        self._own_lines = own_lines(self._own)
         self._heads.clear()
         self._fifo = SampledFifo(MAX_RESPONSES)
+        self._templates.clear()
+        self._last_template: ResponseTemplate | None = None
         self.last, self.last_head = None, b""
 
     def get(self, head: bytes) -> Response | None:
@@ -342,10 +362,40 @@ class ResponseHeadCache:
 
         Raises ``InvalidResponse``.
         """
-        cached = self._heads.get(head)
-        if cached is not None:
-            return cached
-        response = self._parser.parse(head)
-        if self._enabled and len(head) <= MAX_CACHED_HEAD and self._fifo.admit(head, self._heads):
+        if not self._enabled:
+            return self._parser.parse(head)
+        response = self._heads.get(head)
+        if response is not None:
+            return response
+        template = self._last_template
+        if template is not None:
+            response = template.match(head)
+        if response is None:
+            response, template = self._by_template(head)
+        if (
+            (template is None or template.comes_again)
+            and len(head) <= MAX_CACHED_HEAD
+            and self._fifo.admit(head, self._heads)
+        ):
             self._heads[head] = response
         return response
+
+    def _by_template(self, head: bytes) -> tuple[Response, ResponseTemplate | None]:
+        """Return the response, and the template of heads like it if there is one or one can be learnt."""
+        pieces: list[bytes] = self._own_lines.split(head)
+        key = tuple(pieces[::3] + pieces[1::3])
+        if len(pieces) == 1 or sum(map(len, key)) > MAX_CACHED_HEAD:
+            return self._parser.parse(head), None
+        template = self._templates.get(key)
+        response = template.match(head) if template is not None else None
+        if response is None:
+            response = self._parser.parse(head)
+            if key in self._templates:
+                return response, None
+            if len(self._templates) >= MAX_TEMPLATES:
+                self._templates.clear()
+            template = learn_response(response, pieces, self._own_lines, self._own)
+            self._templates[key] = template
+        if template is not None:
+            self._last_template = template
+        return response, template

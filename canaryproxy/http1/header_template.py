@@ -54,8 +54,8 @@ OWN_VALUES: Final[dict[bytes, int]] = {
 """Kinds by name in lower case."""
 
 _CRLF: Final = b"\r\n"
-_BLANK: Final = 0x20
-_BLANKED: Final = bytes(byte if 0x20 <= byte <= 0x7E else 0x20 for byte in range(256))
+BLANK: Final = 0x20
+BLANKED: Final = bytes(byte if 0x20 <= byte <= 0x7E else 0x20 for byte in range(256))
 """Turns every byte that is neither visible ASCII nor a blank into a blank."""
 _DIGITS: Final = bytes(0x30 if byte in b"0123456789abcdef" else byte for byte in range(256))
 _ZERO: Final = 0x30
@@ -183,7 +183,7 @@ class HeaderTemplate:
             if end <= at or not block.endswith(self._last):
                 return NO_MATCH
             value = block[at:end]
-            if value.translate(_BLANKED) != value or value[0] == _BLANK or value[-1] == _BLANK:
+            if value.translate(BLANKED) != value or value[0] == BLANK or value[-1] == BLANK:
                 return NO_MATCH
             sent = self._forwarded_first + value + self._forwarded_last
             return ParsedHeaders(self.fields, value, sent, self._rule_cache), sent, b"", b""
@@ -216,7 +216,7 @@ class HeaderTemplate:
                     return NO_MATCH
                 traceparent = value
             # No parser reads anything special into visible ASCII, with blanks inside only.
-            elif value.translate(_BLANKED) != value or value[0] == _BLANK or value[-1] == _BLANK:
+            elif value.translate(BLANKED) != value or value[0] == BLANK or value[-1] == BLANK:
                 return NO_MATCH
             elif kind == COOKIE:
                 cookie = value

@@ -6,6 +6,7 @@ Pure and without memory: ``head_cache`` makes it fast for services that repeat t
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from canaryproxy.http1.cacheability import (
@@ -59,6 +60,8 @@ UNDATED: Final = 2
 """In ``Response.end``: the response has no Date, and gets one (RFC 9110 §6.6.1)."""
 VERSION: Final = 4
 """In ``Response.end``: times the place of the minor version in ``MINORS``."""
+MOST_DIGITS: Final = 18
+"""Of a Content-Length."""
 MINORS: Final = b"1023456789"
 """The minor versions of HTTP/1, the usual one first. All but 0 are treated as 1.1 (RFC 9112 §2.3)."""
 
@@ -75,13 +78,15 @@ class Response:
     """The head of one response, checked. Equal responses share one object, so it never changes."""
 
     __slots__ = (
+        "_common",
+        "_names",
         "_private_head",
         "_sharing",
+        "_values",
         "binds",
         "chunked",
         "end",
         "endless",
-        "fields",
         "head",
         "is_event_stream",
         "keep_alive",
@@ -94,8 +99,10 @@ class Response:
 
     def __init__(self, status: int, fields: Headers = ()) -> None:
         self.status = status
-        self.fields = fields
-        """All fields as received."""
+        self._common = fields
+        self._names: Sequence[bytes] = ()
+        """Names of the fields that are not among ``_common``, and their values."""
+        self._values: Sequence[bytes] = ()
         self.head = b""
         """The head to forward, as HTTP/1.1, without the empty line."""
         self.length = -1
@@ -120,6 +127,42 @@ class Response:
         has ended has them (``records.pack_first``)."""
         self._private_head = b""
         self._sharing = _UNKNOWN
+
+    @property
+    def fields(self) -> Headers:
+        """All fields as received. Their order is kept among those of the same name only."""
+        if not self._values:
+            return self._common
+        return [*self._common, *zip(self._names, self._values, strict=True)]
+
+    def alike(
+        self,
+        head: bytes,
+        length: int,
+        common: Headers,
+        names: Sequence[bytes],
+        values: Sequence[bytes],
+    ) -> Response:
+        """Return a response that differs in its length and in values only that mean nothing to a proxy.
+
+        ``head`` is to be forwarded; ``names`` and ``values`` are those of the fields that ``common`` lacks.
+        """
+        made = Response(self.status, common)
+        made._names = names
+        made._values = values
+        made.head = head
+        made.length = length
+        made.chunked = self.chunked
+        made.keep_alive = self.keep_alive
+        made.upgrade = self.upgrade
+        made.binds = self.binds
+        made.nominated = self.nominated
+        made.end = self.end
+        made.endless = self.endless
+        made.is_event_stream = self.is_event_stream
+        made.word = self.word
+        made._sharing = self.sharing
+        return made
 
     @property
     def sharing(self) -> int:
@@ -160,7 +203,7 @@ class ResponseParser:
     of bodies without an end of their own and with a record a line, in lower case.
     """
 
-    __slots__ = ("_dropped", "_llhttp", "_names", "_policy", "_streams", "_varies_by")
+    __slots__ = ("_llhttp", "_names", "_policy", "_streams", "_varies_by", "dropped")
 
     def __init__(
         self,
@@ -172,7 +215,8 @@ class ResponseParser:
         self._policy = policy
         self._varies_by = varies_by
         self._streams = streams
-        self._dropped = frozenset((dropped.lower(),)) if dropped else NO_NAMES
+        self.dropped = frozenset((dropped.lower(),)) if dropped else NO_NAMES
+        """Names (lower case) of fields that are never forwarded, those of a connection apart."""
         self._names = Names(RESPONSE_KINDS, dropped.lower())
         self._llhttp = response_parser()
 
@@ -202,14 +246,14 @@ class ResponseParser:
             # must be one CRLF each for the status line, every field and the empty line.
             raise InvalidResponse("control bytes or folded lines in the head")
         response = Response(int(line[2]), raw)
-        response.nominated = self._dropped
+        response.nominated = self.dropped
         connection, drop = self._read(response, http10=minor == b"0")
         if b"date" in connection:
             response.end = UNDATED
         response.end += VERSION * MINORS.index(minor)
         if connection and connection != CLOSE:
             drop = nominated(raw, drop, connection)
-            response.nominated = self._dropped.union(connection)
+            response.nominated = self.dropped.union(connection)
         if response.status == 204 or response.status < 200:
             # RFC 9110 §8.6, RFC 9112 §6.1: they have no body, and must not have a length.
             drop = drop + [field for field in raw if self._names.kind(field[0]) == IS_LENGTH]
@@ -258,7 +302,7 @@ class ResponseParser:
             if not kind:
                 continue
             if kind == IS_LENGTH:
-                if not value.isdigit() or len(value) > 18:
+                if not value.isdigit() or len(value) > MOST_DIGITS:
                     raise InvalidResponse("malformed Content-Length")
                 if response.length not in (-1, int(value)):
                     raise InvalidResponse("contradicting Content-Length fields")

@@ -102,7 +102,8 @@ class TrialRules:
         """
         word = 0
         for at in outcomes:
-            held = self.outcomes.held(at, response.status, response.fields, size, reader)
+            headers = () if self.outcomes.rules[at].header is None else response.fields
+            held = self.outcomes.held(at, response.status, headers, size, reader)
             if held is True or held is False:
                 trials = self._cells[at]
                 tally.add(trials)

@@ -223,20 +223,22 @@ class UpstreamConnection(UpstreamLink):
                 end = self._head_length
                 head = data[:end]
                 response = parser.get(head) if head.endswith(b"\r\n\r\n") else None
-            if response is None:
-                end = find_head_end(data, searched)
-                if end < 0:
-                    self._buffer = data
-                    if is_hopeless(data, searched):
-                        large = len(data) > MAX_HEAD
-                        self._fail(receiver, "head too large" if large else "not HTTP/1.x")
-                    return
-                self._head_length = end
-                try:
-                    response = parser.parse(data[:end])
-                except InvalidResponse as error:
-                    self._fail(receiver, str(error))
-                    return
+                if response is None:
+                    end = find_head_end(data, searched)
+                    if end < 0:
+                        self._buffer = data
+                        if is_hopeless(data, searched):
+                            large = len(data) > MAX_HEAD
+                            self._fail(receiver, "head too large" if large else "not HTTP/1.x")
+                        return
+                    if end != self._head_length:
+                        self._head_length = end
+                        head = data[:end]
+                    try:
+                        response = parser.parse(head)
+                    except InvalidResponse as error:
+                        self._fail(receiver, str(error))
+                        return
             rest = data[end:]
             status = response.status
             if status >= 200:

@@ -480,3 +480,36 @@ async def test_a_cut_answer_to_an_http_1_0_client_ends_with_a_reset() -> None:
         with pytest.raises(ConnectionResetError):
             await client.read()
         assert running.counters.stable[ROUTED] == running.counters.stable[CODES + 502] == 1
+
+
+async def test_responses_with_values_of_their_own_keep_them() -> None:
+    """Each with its own length, validator, cookies and id, on one connection; some with an odd value."""
+
+    def response(number: int) -> tuple[bytes, bytes]:
+        body = b"%d," % number * (number % 7)
+        length = b"%d" % len(body) if number % 5 else b"0%d" % len(body)
+        identifier = b"\xe4%d" % number if number % 3 == 0 else b"%d" % number
+        lines = b'ETag: "%d"\r\nSet-Cookie: a=%d\r\nSet-Cookie: b=%d\r\nX-Request-Id: %b\r\n'
+        own = lines % (number, number, number * 10, identifier)
+        sent = b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n" + own + b"\r\n" + body
+        return sent, own
+
+    async def answer(link: Link) -> None:
+        for number in range(60):
+            await link.take(b"\r\n\r\n", number + 1)
+            await link.send(response(number)[0])
+
+    async with Upstream(answer).serving() as upstream, proxy(variants(upstream.port)) as running:
+        client = await running.connect()
+        for number in range(60):
+            client.got = b""
+            await client.send(GET)
+            sent, own = response(number)
+            body = sent.partition(b"\r\n\r\n")[2]
+            head, end, got = (await client.take(b"\r\n\r\n")).partition(b"\r\n\r\n")
+            while len(got) < len(body):
+                got += await client.read()
+            assert got == body
+            assert own in head + end
+            assert head.count(b"\r\nContent-Length: %d" % len(body)) == 1
+        assert len(upstream.links) == 1

@@ -188,3 +188,25 @@ async def test_bodies_are_not_changed_whatever_is_looked_into() -> None:
         assert (await client.take(body)).endswith(body)
         assert b"\r\nAccept-Encoding: zstd, br\r\n" in stable.got
         assert b"\r\nContent-Encoding: zstd\r\n" in client.got
+
+
+async def test_an_outcome_reads_headers_whose_values_differ_in_each_response() -> None:
+    """They are among those that the responses of a service are not compared by."""
+    rule = "session: {when: {header: {name: Set-Cookie, prefix: s=}}, bad: true}"
+
+    async def answer(link: Link) -> None:
+        for number in range(20):
+            await link.take(b"\r\n\r\n", number + 1)
+            cookie = b"s=%d" % number if number % 4 == 0 else b"t=%d" % number
+            await link.send(b"HTTP/1.1 204 No Content\r\nSet-Cookie: " + cookie + b"\r\n\r\n")
+
+    async with (
+        Upstream(answer).serving() as stable,
+        proxy(variants(stable.port, more=judged(rule))) as running,
+    ):
+        client = await running.connect()
+        for number in range(20):
+            await client.send(GET)
+            await client.take(b"\r\n\r\n", number + 1)
+        await until(lambda: running.counters.stable[counters.FINISHED] == 20)
+        assert (seen(running).trials, seen(running).events) == (20, 5)
