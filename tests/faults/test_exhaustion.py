@@ -17,7 +17,7 @@ from ..system.processes import Proxy, answers, proxy, until, upstream, variants
 from .users import Users
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
-LIMITS = "limits: {connect_timeout: 300ms, first_byte_timeout: 1s, idle_timeout: 5s}\n"
+LIMITS = "limits: {connect_timeout: 2s, first_byte_timeout: 5s, idle_timeout: 10s}\n"
 
 
 def cpu_seconds(pid: int) -> float:

@@ -13,7 +13,7 @@ import uvloop
 
 from ..system.processes import Proxy, until
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 """Seconds that nobody waits for an answer: longer than any timeout of the proxies here."""
 
 
