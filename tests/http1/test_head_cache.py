@@ -161,7 +161,7 @@ def heads(draw: st.DrawFn) -> bytes:
 
 
 @given(st.lists(heads(), min_size=1, max_size=6), st.booleans(), st.booleans(), st.booleans())
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_the_cache_means_the_same_as_the_parser(
     received: list[bytes], create: bool, trusted: bool, takes_out: bool
 ) -> None:

@@ -103,7 +103,7 @@ def heads(draw: st.DrawFn) -> list[bytes]:
     st.sampled_from([AS_IT_IS, VARYING, UNLESS_IMMUTABLE, NEVER]),
     st.sampled_from([b"", b"X-Secret", b"X-Request-Id", b"ETag"]),
 )
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=500, deadline=None)
 @example([[b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nSet-Cookie: b=22\r\n\r\n"]], NEVER, b"")
 def test_the_cache_means_the_same_as_the_parser(
     received: list[list[bytes]], policy: int, dropped: bytes
