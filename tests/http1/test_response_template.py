@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from canaryproxy.http1.errors import InvalidResponse
+from canaryproxy.http1.fields import find_head_end
 from canaryproxy.http1.head_cache import MAX_RESPONSES, MAX_TEMPLATES, ResponseHeadCache
 from canaryproxy.http1.response import (
     AS_IT_IS,
@@ -94,7 +95,8 @@ def heads(draw: st.DrawFn) -> list[bytes]:
     for _ in range(draw(st.integers(1, 4))):
         own = draw(st.lists(own_lines, max_size=3))
         lines = [first, *common, *own] if draw(st.booleans()) else [first, *own, *common]
-        found.append(b"\r\n".join((*lines, b"", b"")))
+        data = b"\r\n".join((*lines, b"", b""))
+        found.append(data[: find_head_end(data)])
     return found
 
 
