@@ -19,6 +19,8 @@ from typing import Final
 
 from bench.gate import callgrind
 from bench.gate.callgrind import CallgrindError, Counter
+from bench.harness.command_line import say
+from bench.services import EXIT_CANNOT_RUN
 from canaryproxy.http1.forwarding import Peer
 from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
 from canaryproxy.http1.request import RequestParser
@@ -142,19 +144,24 @@ def _ask(server: subprocess.Popen[bytes], what: str) -> None:
         raise CallgrindError("the process that reads heads has ended")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit status: 2 if instructions cannot be counted here."""
     parser = argparse.ArgumentParser(prog="python -m bench.heads", description=__doc__)
     parser.add_argument("--tree", type=Path, default=Path("build/checked"), metavar="FOLDER")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve:
         serve()
-        return
+        return 0
+    reason = callgrind.missing()
+    if reason:
+        say(f"bench.heads: {reason}")
+        return EXIT_CANNOT_RUN
     print("| the head has, of its own | instructions |\n|---|---|", flush=True)
     for kind, names, figure in counted(options.tree):
         print(f"| {kind}: {', '.join(names)} | {figure:,.0f} |", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,9 +3,8 @@
 The yardstick is the number of instructions of a request in user space, counted by callgrind: it is the
 same on a busy machine and on an idle one (runs differ by 0.1%). With another Python or other libraries than
 those of the baseline, the ratio to the plain aiohttp proxy, counted in the same run, is compared instead;
-else that proxy is not started.
-Where valgrind is not installed it is the CPU time of a request as a ratio to that proxy, measured in turn
-with it. Ratios are coarser: they fail at 10%. Takes one or two minutes.
+else that proxy is not started. Where valgrind is not installed it is the CPU time of a request as a ratio to
+that proxy, measured in turn with it. Ratios are coarser: they fail at 10%. Takes one or two minutes.
 The compiled copy is that of ``make checked``, at the gate's level of optimization, as in the baseline.
 Example: python -m bench.gate --update
 """
@@ -126,10 +125,10 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def is_comparable(method: str, baseline: Mapping[str, Any]) -> bool:
-    """Tell whether the figures themselves can be compared with the baseline, and not only ratios."""
+def is_comparable(method: str, on: str, baseline: Mapping[str, Any]) -> bool:
+    """Tell whether figures of this stack can be compared with the baseline's, and not only ratios."""
     known = baseline.get(method)
-    return method == "instructions" and known is not None and known["stack"] == stack()
+    return method == "instructions" and known is not None and bool(known["stack"] == on)
 
 
 class NoBaselineError(Exception):
@@ -149,7 +148,7 @@ def compare(measured: Measured, baseline: Mapping[str, Any]) -> list[Comparison]
     found = []
     for load, cost in measured.costs.items():
         before = Cost(**known["costs"][load])
-        if measured.method == "instructions" and known["stack"] == measured.stack:
+        if is_comparable(measured.method, measured.stack, baseline):
             found.append(Comparison(load, "instructions a request", before.ours, cost.ours, LIMIT))
         else:
             unit = "instructions" if measured.method == "instructions" else "CPU time"
@@ -197,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 method,
                 arguments.requests,
                 build,
-                beside_plain=arguments.update or not is_comparable(method, baseline),
+                beside_plain=arguments.update or not is_comparable(method, stack(), baseline),
             )
             for method in methods
         ]
