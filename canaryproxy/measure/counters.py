@@ -295,17 +295,19 @@ class Tally:
     cells are only written. The extension ``native_cells`` (optional, part of the compiled wheel) needs none.
     """
 
-    __slots__ = ("_add", "_finish", "cells", "copy")
+    __slots__ = ("_add", "_add_each", "_finish", "cells", "copy")
 
     def __init__(self, cells: memoryview[int]) -> None:
         self.cells = cells
         self.copy: list[int] | None = None
         """A copy of the cells; ``None``: the extension counts."""
         self._add: Callable[[int, int], None] | None = None
+        self._add_each: Callable[[tuple[int, ...]], None] | None = None
         self._finish: Callable[[int, float, float], int] | None = None
         if _HAS_CELLS:
             extension = Cells(cells, *_LAYOUT)
             self._add, self._finish = extension.add, extension.finish
+            self._add_each = extension.add_each
         else:
             self.copy = cells.tolist()
 
@@ -322,6 +324,16 @@ class Tally:
         values = self.copy
         assert values is not None
         values[at] = self.cells[at] = values[at] + count
+
+    def add_each(self, cells: tuple[int, ...]) -> None:
+        """Add one to each of these cells, in their order."""
+        if self._add_each is not None:
+            self._add_each(cells)
+            return
+        values, written = self.copy, self.cells
+        assert values is not None
+        for at in cells:
+            values[at] = written[at] = values[at] + 1
 
     def finish(self, status: int, waited: float, took: float) -> int:
         """Count the end of a request: its status, and the seconds to the first and to the last byte.

@@ -63,6 +63,20 @@ static PyObject *Cells_add(Cells *self, PyObject *const *args, Py_ssize_t count)
     Py_RETURN_NONE;
 }
 
+static PyObject *Cells_add_each(Cells *self, PyObject *cells)
+{
+    if (!PyTuple_CheckExact(cells)) {
+        PyErr_SetString(PyExc_TypeError, "add_each() takes a tuple of cells");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(cells); i++) {
+        Py_ssize_t at = PyLong_AsSsize_t(PyTuple_GET_ITEM(cells, i));
+        if ((at == -1 && PyErr_Occurred()) || add(self, at, 1) < 0)
+            return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *Cells_finish(Cells *self, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 3) {
@@ -120,6 +134,7 @@ static void Cells_dealloc(Cells *self)
 
 static PyMethodDef Cells_methods[] = {
     {"add", (PyCFunction)(void (*)(void))Cells_add, METH_FASTCALL, "Add to a cell."},
+    {"add_each", (PyCFunction)Cells_add_each, METH_O, "Add one to each of the cells in a tuple."},
     {"finish", (PyCFunction)(void (*)(void))Cells_finish, METH_FASTCALL,
      "Count the end of a request: status, seconds to the first and to the last byte. Returns the bucket of the "
      "first."},

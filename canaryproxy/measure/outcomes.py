@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from math import inf
 from typing import Any, Final
 
 from canaryproxy.config import HeaderMatch, JsonWhen, Outcome
@@ -34,9 +33,14 @@ INSPECTED: Final = 64 * 1024
 FURTHEST: Final = 4 * 1024 * 1024
 """Bytes of a decoded body within which the end of a JSON pointer is looked for."""
 
+ANY_SIZE: Final = 1 << 61
+"""Bytes that no body has."""
+
 ALL_STATUSES = tuple(f"{digit}xx" for digit in range(1, 10))
 """Patterns that match every status."""
 
+_SHARED: Final = 64
+"""Sets of rules that look at the same responses, each an object of its own."""
 _MISSING = object()
 _NO_TRIAL: Final = 2
 """In ``OutcomeRule.statuses``: such responses have no body, and the rule is about bodies."""
@@ -80,7 +84,7 @@ class OutcomeRule:
             statuses[204] = statuses[304] = _NO_TRIAL
         self.statuses = bytes(statuses)
         """Whether a response may count, by status: 0, 1 or ``_NO_TRIAL``."""
-        self.below = inf if when.body_under is None else when.body_under
+        self.below = ANY_SIZE if when.body_under is None else when.body_under
         """Bytes from which on a response does not count."""
         self.header = None if when.header is None else _header_test(when.header)
         """The condition on a header."""
@@ -265,19 +269,26 @@ class BodyReader:
 class OutcomeRules:
     """All outcomes of a configuration, in the order of the file."""
 
-    __slots__ = ("needs_body", "rules")
+    __slots__ = ("_known", "needs_body", "rules")
 
     def __init__(self, outcomes: Mapping[str, Outcome]) -> None:
         self.rules = tuple(OutcomeRule(name, outcome) for name, outcome in outcomes.items())
         self.needs_body = any(rule.needs_body for rule in self.rules)
         """A rule reads bodies."""
+        self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def __bool__(self) -> bool:
         return bool(self.rules)
 
     def watching(self, request: RequestView) -> tuple[int, ...]:
-        """Return the indexes of the rules that look at the response to this request."""
-        return tuple(at for at, rule in enumerate(self.rules) if rule.watches(request))
+        """Return the indexes of the rules that look at the response to this request.
+
+        Equal ones are the same object, as long as there are not too many.
+        """
+        found = tuple(at for at, rule in enumerate(self.rules) if rule.watches(request))
+        if len(self._known) < _SHARED:
+            return self._known.setdefault(found, found)
+        return self._known.get(found, found)
 
     def reader(self, watching: Iterable[int], status: int, headers: Headers) -> BodyReader | None:
         """Return what reads the body behind this head for ``watching``; ``None`` if no rule needs it."""

@@ -112,7 +112,7 @@ class TrialRecorder(RequestSender):
         self._first_byte = waited
         self._size = 0
         self._flags |= TUNNEL | FAILED if failed else TUNNEL
-        self._word = self._rules.evaluate(self._outcomes, _NO_RESPONSE, 0, None, self._tally)
+        self._word = self._rules.count(self._outcomes, _NO_RESPONSE, 0, self._tally)
 
     def record_tunnel_ends(self, lasted: float, *, by_client: bool, failed: bool) -> None:
         """Take note that a side ends the tunnel: the first to do so is the one that counts.
@@ -157,9 +157,7 @@ class TrialRecorder(RequestSender):
                 body = self._body
             if body is None:
                 size = 0 if response is None else self._size
-                word = rules.evaluate(
-                    self._outcomes, response or _NO_RESPONSE, size, None, self._tally
-                )
+                word = rules.count(self._outcomes, response or _NO_RESPONSE, size, self._tally)
         if (
             response is None
             or failed

@@ -6,17 +6,49 @@ the response in ``TrialRules.choose``: both before anything is known of the resp
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
+from typing import Final
 
 from canaryproxy.config import Config
 from canaryproxy.config.grpc import ERRORS
 from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Blind, Tally
-from canaryproxy.measure.outcomes import BodyReader, OutcomeRules, status_table
+from canaryproxy.measure.outcomes import ANY_SIZE, BodyReader, OutcomeRules, status_table
 from canaryproxy.measure.records import RecordRing, pack_second
 from canaryproxy.measure.route_names import RouteNames
 from canaryproxy.proxy.body_sampler import BodySampler, SampledBody
+
+_REMEMBERED: Final = 256
+"""Kinds of responses whose evaluation is remembered: a service sends a few."""
+
+
+class Evaluation:
+    """The results of the same outcomes for all responses with one status and a size within limits."""
+
+    __slots__ = ("below", "cells", "least", "outcomes", "status", "word")
+
+    def __init__(
+        self,
+        outcomes: tuple[int, ...],
+        status: int,
+        sizes: tuple[int, int],
+        cells: tuple[int, ...],
+        word: int,
+    ) -> None:
+        """``sizes``: the least of them, and the one below which they are."""
+        self.outcomes = outcomes
+        self.status = status
+        self.least, self.below = sizes
+        self.cells = cells
+        """Cells that count such a response, in the order in which they are to grow."""
+        self.word = word
+        """What the outcomes add to the second word of its record."""
+
+
+_NOTHING: Final = Evaluation((), 0, (0, 0), (), 0)
+"""Of no response."""
 
 
 class TrialRules:
@@ -25,6 +57,10 @@ class TrialRules:
     __slots__ = (
         "_cells",
         "_event_bits",
+        "_last",
+        "_limits",
+        "_reads_headers",
+        "_remembered",
         "_routes",
         "_sampler",
         "_slots",
@@ -66,6 +102,15 @@ class TrialRules:
         self._trial_bits = tuple(pack_second(0, 1 << slot, 0) for slot in self._slots)
         """What each outcome adds to the second word of a record (``records.pack_second``)."""
         self._event_bits = tuple(pack_second(0, 0, 1 << slot) for slot in self._slots)
+        rules = self.outcomes.rules
+        self._limits = sorted({0, *(rule.below for rule in rules), ANY_SIZE})
+        """Between two of them no outcome tells one size from another."""
+        self._reads_headers = frozenset(at for at, rule in enumerate(rules) if rule.header)
+        """Outcomes that tell responses with the same status and size apart."""
+        self._remembered: dict[tuple[tuple[int, ...], int, int], Evaluation] = {}
+        """By outcomes, status and the place of the size among ``_limits``."""
+        self._last = _NOTHING
+        """The evaluation before: most often the next one is the same."""
 
     def learn(self, rule_key: tuple[bytes, bytes]) -> int:
         """Return the route template of a request that is not among ``templates``."""
@@ -88,6 +133,20 @@ class TrialRules:
         reader = self.outcomes.reader(outcomes, response.status, response.fields)
         return None if reader is None else SampledBody(self._sampler, reader)
 
+    def count(self, outcomes: tuple[int, ...], response: Response, size: int, tally: Tally) -> int:
+        """Count the outcomes of a complete response that nothing looks into; as ``evaluate``, but quicker."""
+        known = self._last
+        if (
+            outcomes is not known.outcomes
+            or response.status != known.status
+            or not known.least <= size < known.below
+        ):
+            if not self._reads_headers.isdisjoint(outcomes):
+                return self.evaluate(outcomes, response, size, None, tally)
+            known = self._last = self._recall(outcomes, response, size)
+        tally.add_each(known.cells)
+        return known.word
+
     def evaluate(
         self,
         outcomes: tuple[int, ...],
@@ -100,25 +159,52 @@ class TrialRules:
 
         ``size`` is that of the body as sent.
         """
-        word = 0
+        cells, word = self._held(outcomes, response, size, reader)
+        tally.add_each(cells)
+        return word
+
+    def _recall(self, outcomes: tuple[int, ...], response: Response, size: int) -> Evaluation:
+        """Return the evaluation of all responses like this one, whose headers do not matter."""
+        limits = self._limits
+        place = bisect_right(limits, size)
+        key = outcomes, response.status, place
+        known = self._remembered.get(key)
+        if known is None:
+            cells, word = self._held(outcomes, response, size, None)
+            sizes = limits[place - 1], limits[place]
+            known = Evaluation(outcomes, response.status, sizes, cells, word)
+            if len(self._remembered) >= _REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = known
+        return known
+
+    def _held(
+        self,
+        outcomes: tuple[int, ...],
+        response: Response,
+        size: int,
+        reader: BodyReader | None,
+    ) -> tuple[tuple[int, ...], int]:
+        """Return the cells that count a complete response, and what its outcomes add to its record."""
+        word, cells = 0, []
         for at in outcomes:
             headers = () if self.outcomes.rules[at].header is None else response.fields
             held = self.outcomes.held(at, response.status, headers, size, reader)
             if held is True or held is False:
                 trials = self._cells[at]
-                tally.add(trials)
+                cells.append(trials)
                 word |= self._trial_bits[at]
                 if held:
-                    tally.add(trials + 1)
+                    cells.append(trials + 1)
                     word |= self._event_bits[at]
             elif held is not None:
-                tally.add(counters.BLIND + len(Blind) * self._slots[at] + held)
+                cells.append(counters.BLIND + len(Blind) * self._slots[at] + held)
         if reader is not None:
             for at, present in reader.present.items():
-                tally.add(counters.POINTERS + 2 * self._slots[at])
+                cells.append(counters.POINTERS + 2 * self._slots[at])
                 if present:
-                    tally.add(counters.POINTERS + 2 * self._slots[at] + 1)
-        return word
+                    cells.append(counters.POINTERS + 2 * self._slots[at] + 1)
+        return tuple(cells), word
 
     def settle(
         self,

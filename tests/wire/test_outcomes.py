@@ -12,6 +12,7 @@ import brotli
 import pytest
 from backports import zstd
 
+from canaryproxy import config
 from canaryproxy.measure import counters
 from canaryproxy.measure.counters import Blind, OutcomeCounts
 
@@ -210,3 +211,15 @@ async def test_an_outcome_reads_headers_whose_values_differ_in_each_response() -
             await client.take(b"\r\n\r\n", number + 1)
         await until(lambda: running.counters.stable[counters.FINISHED] == 20)
         assert (seen(running).trials, seen(running).events) == (20, 5)
+
+
+async def test_the_same_response_is_another_outcome_after_a_reload() -> None:
+    async with Upstream(always(sized(b"x"))).serving() as stable:
+        before = variants(stable.port, more=judged("it: {when: {status: 2xx}}"))
+        async with proxy(before) as running:
+            for status in ("2xx", "5xx", "2xx"):
+                text = before.replace("2xx", status)
+                running.reconfigure(config.parse(text, file="test.yaml"), {"it": 0})
+                await running.ask(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            await until(lambda: running.counters.stable[counters.FINISHED] == 3)
+            assert (seen(running).trials, seen(running).events) == (3, 2)
