@@ -36,7 +36,8 @@ class ExtensionsHook(BuildHookInterface[BuilderConfig]):
         from setuptools.command.build_ext import build_ext  # noqa: PLC0415
 
         module = source.removesuffix(".c").replace("/", ".")
-        extension = Extension(module, [str(Path(self.root, source))])
+        # CFLAGS of the environment replace those of Python, with what they say of optimization.
+        extension = Extension(module, [str(Path(self.root, source))], extra_compile_args=["-O3"])
         command = build_ext(Distribution({"name": "canaryproxy", "ext_modules": [extension]}))
         with tempfile.TemporaryDirectory() as folder:
             command.build_temp = folder
