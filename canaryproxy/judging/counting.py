@@ -25,7 +25,7 @@ from canaryproxy.judging.rows import (
 from canaryproxy.judging.tally import Tally
 from canaryproxy.judging.units import ROW_BITS, Lottery, Units, VirtualCanaries
 
-_MOST_MOVED: Final = 512
+_MOST_MOVED: Final = 2048
 """Units that may have moved before the looks know."""
 
 

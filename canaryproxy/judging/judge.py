@@ -80,6 +80,8 @@ _LEARNT = 100 * WORDS
 """Words of a tick from which limits are learnt, once latency is known; of more, about as many."""
 _AT_ONCE = 128 * WORDS
 """Words of the records that are taken before other work may come in between."""
+_COLLECTED = 1024
+"""Records that a test takes at once: a test after the other, each from its own arrays."""
 
 
 class Judge:
@@ -248,7 +250,7 @@ class Judge:
             while at < end:
                 at = self._take_part(sample, now, step, ended, (at, end))
                 yield
-            if step is not None:
+            if step is not None and (step.collected >= _COLLECTED or end == len(words)):
                 yield from step.settle()
         if step is not None:
             up = self._watch.up_at is not None

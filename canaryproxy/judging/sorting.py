@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from canaryproxy.judging import metrics
-from canaryproxy.judging.batch import BAD, GOOD, NO_TRIAL, MarkedKind
+from canaryproxy.judging.batch import BAD, GOOD, NO_TRIAL, Batch, MarkedKind
 from canaryproxy.judging.metrics import Limits, Record, RouteLimits
 from canaryproxy.judging.settings import BusinessRule
 from canaryproxy.measure.records import (
@@ -26,16 +26,15 @@ _MOST_KINDS: Final = 4096
 _OUTCOMES_SHIFT: Final = 32
 _NONE: Final = 8
 """Limits passed by a first byte that never came."""
-
-Pending = list[int]
-"""What a test takes at the next tick: trials, ``row << 1 | bad``."""
+_PLACES: Final = {metrics.ERRORS: 9, metrics.ANSWERS: 3, metrics.LATENCY: 1}
+"""By metric of a route: the value of its digit, which is a mark."""
 
 
 class Kind(MarkedKind):
     """A kind of record: what its records are to the tests of the service, and to those of a route."""
 
     __slots__ = (
-        *("_contents", "_tests", "answers", "business", "content", "errors", "is_bad", "latency"),
+        *("_contents", "_tests", "business", "content", "errors", "is_bad", "latency", "of_route"),
     )
 
     def __init__(self, record: Record, found: Mapping[str, bool], tests: Sequence[str]) -> None:
@@ -43,8 +42,10 @@ class Kind(MarkedKind):
         super().__init__(bytes([_trial(found, name) for name in tests]))
         self.errors = _trial(found, metrics.ERRORS)
         self.business = _trial(found, metrics.BUSINESS)
-        self.answers = _trial(found, *metrics.CLASSES[:3])
-        self.is_bad = self.errors == BAD or self.answers == BAD
+        answers = _trial(found, *metrics.CLASSES[:3])
+        self.is_bad = self.errors == BAD or answers == BAD
+        self.of_route = _PLACES[metrics.ERRORS] * self.errors + _PLACES[metrics.ANSWERS] * answers
+        """What it is to errors and answers of its route (``RouteSorter``)."""
         has_time = record.first_byte is not None or not record.ended
         self.latency = metrics.LATENCY in found and has_time
         """Whether it is a trial of its route's latency."""
@@ -149,30 +150,43 @@ class Sorter:
 
 
 class RouteSorter:
-    """Gives the records of one route to its tests, and tells what their content is.
+    """Collects the records of one route for its tests, and tells what their content is.
 
     ``route`` is ``None`` for the requests on none of the busiest.
     """
 
     __slots__ = (
-        *("_answers", "_errors", "_has_size", "_has_type", "_is_odd", "_late", "_latency"),
+        *(
+            "_batch",
+            "_has_late",
+            "_has_size",
+            "_has_tests",
+            "_has_type",
+            "_is_odd",
+            "_kinds",
+            "_late",
+        ),
         *("_least", "_most"),
     )
 
     def __init__(
         self,
-        own: Mapping[str, Pending],
+        tests: Sequence[str],
         route: RouteLimits | None,
         *,
         content: bool,
         warm: bool,
     ) -> None:
-        """``own``: where the trials of the route's metrics go."""
-        self._errors = own.get(metrics.ERRORS)
-        self._answers = own.get(metrics.ANSWERS)
+        """``tests``: the metrics of the route's tests in the order of their numbers."""
+        self._batch = Batch()
+        self._kinds = [
+            MarkedKind(bytes([at // _PLACES[name] % 3 for name in tests])) for at in range(27)
+        ]
+        """What records are to the tests, by a number whose digits to the base of 3 are marks."""
+        self._has_tests = bool(tests)
         late = None if route is None or not warm else route.late
         self._late = 0.0 if late is None else late
-        self._latency = None if late is None else own.get(metrics.LATENCY)
+        self._has_late = late is not None
         sizes = None if route is None or not content else route.sizes
         self._least, self._most = (0.0, 0.0) if sizes is None else sizes
         self._has_size = sizes is not None
@@ -181,19 +195,21 @@ class RouteSorter:
         """By code of a media type."""
         self._has_type = bool(types)
 
-    def take(self, kind: Kind, first: int, third: int, trial: Any) -> MarkedKind:
-        """Take a record, and return its kind with what its content is.
+    def taken(self) -> Batch:
+        """Return the records since this was asked last."""
+        batch, self._batch = self._batch, Batch()
+        batch.end()
+        return batch
 
-        ``trial`` is ``row << 1``, one object for all tests.
-        """
-        if self._errors is not None and kind.errors != NO_TRIAL:
-            self._errors.append(trial | 1 if kind.errors else trial)
-        if self._answers is not None and kind.answers != NO_TRIAL:
-            self._answers.append(trial | 1 if kind.answers else trial)
-        if self._latency is not None and kind.latency:
+    def take(self, kind: Kind, first: int, third: int, row: int) -> MarkedKind:
+        """Take a record of a unit, and return its kind with what its content is."""
+        latency = NO_TRIAL
+        if self._has_late and kind.latency:
             micros = third & NO_FIRST_BYTE
             is_late = micros == NO_FIRST_BYTE or micros / 1e6 > self._late
-            self._latency.append(trial | 1 if is_late else trial)
+            latency = BAD if is_late else GOOD
+        if self._has_tests:
+            self._batch.add(row, self._kinds[kind.of_route + latency])
         if not kind.content:
             return kind
         size = third >> SIZE_SHIFT

@@ -13,6 +13,7 @@ from math import log
 from typing import Any
 
 from canaryproxy.judging import families, metrics, words
+from canaryproxy.judging.bad_responses import BadResponses
 from canaryproxy.judging.batch import BAD, NO_TRIAL, Batch
 from canaryproxy.judging.families import Spec
 from canaryproxy.judging.flat import u8, vec
@@ -37,25 +38,9 @@ HANG = 5.0
 _ESTIMATE_EVERY = 1.0
 _FEW = 200
 """Canary trials up to which the estimate follows each tick: a step may be left within its first second."""
-_MOST_BAD = 1000
-"""Routes with a status of which it is remembered how often the canary failed with it."""
-
-
-_STATUSES = {
-    metrics.ERRORS: (0, 1023, True),
-    metrics.CLIENT_ERRORS: (400, 499, False),
-    metrics.REDIRECTS: (300, 399, False),
-    metrics.EMPTY: (200, 299, False),
-    metrics.ANSWERS: (0, 1023, False),
-}
-"""By metric: the first and last status of its events, and whether they failed."""
 _WARMED = (metrics.LATENCY, metrics.THROUGHPUT)
 """Metrics whose limits are others in the warm-up: their tests begin anew after it."""
 _OF_TIME = (metrics.LATENCY, metrics.P50, metrics.P95, metrics.P99, metrics.THROUGHPUT)
-
-
-def _second(one: tuple[int, int]) -> int:
-    return one[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +131,8 @@ class Step:
         """By template, of the routes that were met."""
         self.version = 0
         """Grows with everything that its verdicts are made of."""
-        self._bad: dict[tuple[int, int, bool], int] = {}
-        """Bad canary responses by template, status and whether they failed, to name the worst."""
+        self.bad_responses = BadResponses()
+        """Of the canary."""
         self._batch = Batch()
         self._sort()
 
@@ -216,9 +201,8 @@ class Step:
         if found is None:
             if of not in self.routes:
                 self.routes[of] = self._route_tests(of)
-            mine = {name: trial.test.pending for name, trial in self.routes[of].items()}
             found = self._by_route[of] = RouteSorter(
-                mine,
+                list(self.routes[of]),
                 self.limits.routes.get(of),
                 content=self._settings.content is not None,
                 warm=self.warm,
@@ -238,12 +222,10 @@ class Step:
         route = self._by_route.get(template)
         if route is None:
             route = self._sorter_of(template)
-        trial: Any = row << 1
-        self._batch.add(row, route.take(kind, first, third, trial))
+        self._batch.add(row, route.take(kind, first, third, row))
         if kind.is_bad and first >> VARIANT_SHIFT & 1:
-            bad, of = self._bad, (template, first >> STATUS_SHIFT & 0x3FF, kind.errors == BAD)
-            if of in bad or len(bad) < _MOST_BAD:
-                bad[of] = bad.get(of, 0) + 1
+            status = first >> STATUS_SHIFT & 0x3FF
+            self.bad_responses.add(template, status, failed=kind.errors == BAD)
 
     def post(self, position: int) -> None:
         """Take a business event of a user of the lottery's population."""
@@ -253,29 +235,6 @@ class Step:
     def heard(self) -> bool:
         """Return whether a user of the step had a business event since this was asked last."""
         return self.user_time is not None and self.user_time.heard()
-
-    def worst(self, metric: str, template: int | None) -> tuple[int | None, int]:
-        """Return the status of most of a metric's bad canary responses (0: none came), and their route.
-
-        ``template``: of one route only, ``metrics.OTHER`` of those that are judged together. Neither is named
-        that has less than half of them.
-        """
-        limits = self.limits.routes
-        first, last, is_failed = _STATUSES.get(metric, (1, 0, False))
-        by_status: dict[int, int] = {}
-        by_route: dict[int, int] = {}
-        for (route, status, failed), number in self._bad.items():
-            of_route = OTHER if template == OTHER and route not in limits else route
-            if failed is is_failed and first <= status <= last and template in (None, of_route):
-                by_status[status] = by_status.get(status, 0) + number
-                by_route[route] = by_route.get(route, 0) + number
-        total = sum(by_status.values())
-        status, of_status = max(by_status.items(), key=_second, default=(0, 0))
-        route, of_route = max(by_route.items(), key=_second, default=(OTHER, 0))
-        return (
-            status if 2 * of_status > total else None,
-            route if 2 * of_route > total else OTHER,
-        )
 
     def seconds(self, trial: Trial) -> float | None:
         """Return the seconds beyond which a request is an event of a test; ``None``: it is not about time."""
@@ -301,18 +260,30 @@ class Step:
         self._met[row] = self._part
         self._users[canary] += 1
 
+    @property
+    def collected(self) -> int:
+        """Number of records that the tests have not taken."""
+        return len(self._batch)
+
     def settle(self) -> Generator[None]:
         """Have the tests take what has been added, in parts (``judging.parts``)."""
         batch, self._batch = self._batch, Batch()
         batch.end()
-        for number, trial in enumerate(self.all_trials()):
-            found = batch.trials(number) if len(batch) and not trial.scope else None
-            if found is not None and len(found):
+        for number, trial in enumerate(self.trials.values()):
+            found = batch.trials(number)
+            if len(found):
                 trial.test.take(found)
             elif not trial.test.pending:
                 continue
             trial.test.settle()
             yield
+        for template, sorter in list(self._by_route.items()):
+            batch = sorter.taken()
+            for number, trial in enumerate(self.routes[template].values()):
+                found = batch.trials(number)
+                if len(found):
+                    trial.test.take(found)
+                    yield
 
     def tick(self, now: float) -> None:
         """Let the tests look, begin rounds and settle proofs: ten times a second."""

@@ -128,7 +128,9 @@ class Look:
     def place(self, trial: Trial) -> words.Place:
         """Return what a verdict is about: route, limit, and what most of the bad responses are."""
         spec, scope = trial.spec, trial.scope
-        status, template = self.step.worst(spec.name, trial.template)
+        status, template = self.step.bad_responses.worst(
+            spec.name, trial.template, self.step.limits.routes
+        )
         mostly = [] if status is None else [f"mostly {status}" if status else "mostly no response"]
         name = self.names.get(template)
         if name is not None and scope == OTHERS:
