@@ -20,6 +20,7 @@ from canaryproxy.measure.counters import Reason
 from canaryproxy.measure.slowness import FAR, NEVER
 from canaryproxy.proxy.dialer import Dialer
 from canaryproxy.proxy.failures import detail_of, reason_of
+from canaryproxy.proxy.idle_links import IdleLinks
 from canaryproxy.proxy.interfaces import Caller, ConnectionSource, SharedConnection, UpstreamLink
 
 EJECT_AFTER: Final = 3
@@ -94,8 +95,8 @@ class Endpoint(ConnectionSource):
         self.authority = config.authority
         self.active = 0
         """Requests that hold or wait for a connection of this endpoint."""
-        self.idle: list[UpstreamLink] = []
-        """Connections to use again, the one used last at the end."""
+        self.idle = IdleLinks()
+        """Connections to use again."""
         self.shared: list[SharedConnection] = []
         """Connections of HTTP/2 that take requests."""
         self.open = 0
@@ -159,10 +160,10 @@ class Endpoint(ConnectionSource):
         ``fresh`` asks for a new connection, because an idle one just turned out to be stale.
         """
         link = self._shared_link() if self.shared else None
+        if link is None and not fresh:
+            link = self.idle.take()
         if link is not None:
             caller.connected(link)
-        elif self.idle and not fresh:
-            caller.connected(self.idle.pop())
         elif self.open < self.limits.max_endpoint_connections and not self._opens_shared:
             self._open(caller)
         elif len(self._waiting) < self.limits.max_requests:
@@ -177,16 +178,20 @@ class Endpoint(ConnectionSource):
             if caller.wants(self):
                 caller.connected(link)
                 return
-        if len(self.idle) < self.max_idle and not self.closed and not link.frames:
-            self.idle.append(link)
+        idle = self.idle
+        if self.closed or link.frames or len(idle.others) >= self.max_idle:
+            link.close()
+        elif idle.last is None:  # the plain case of ``put``
+            idle.last = link
+        elif len(idle.others) + 1 < self.max_idle:
+            idle.put(link)
         else:
             link.close()
 
     def lost(self, link: UpstreamLink) -> None:
         """Forget a connection that is closed, and open one for a caller that waits."""
         self.open -= 1
-        if link in self.idle:
-            self.idle.remove(link)
+        self.idle.remove(link)
         while self._waiting and self.open < self.limits.max_endpoint_connections:
             caller = self._waiting.popleft()
             if caller.wants(self):
@@ -259,16 +264,16 @@ class Endpoint(ConnectionSource):
     def sweep(self, now: float) -> None:
         """Close connections that have been idle for too long; ``now`` is in monotonic seconds."""
         oldest = now - self.limits.endpoint_idle_timeout
-        while self.idle and self.idle[0].idle_since < oldest:
-            self.idle.pop(0).close()
+        while (link := self.idle.take_older(oldest)) is not None:
+            link.close()
         for connection in self.shared.copy():
             connection.sweep(now, oldest)
 
     def close(self) -> None:
         """Close idle connections and keep no more; those in use close when they are released."""
         self.closed = True
-        while self.idle:
-            self.idle.pop().close()
+        while (link := self.idle.take()) is not None:
+            link.close()
         for connection in self.shared.copy():
             connection.retire()
 

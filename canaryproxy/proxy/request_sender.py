@@ -123,8 +123,11 @@ class RequestSender(LongLived):
             return
         self._endpoint = endpoint
         endpoint.active += 1
-        if endpoint.idle:  # the plain case of ``acquire``
-            self.connected(endpoint.idle.pop())
+        idle = endpoint.idle
+        link = idle.last
+        if link is not None:  # the plain case of ``acquire``
+            idle.last = None
+            self.connected(link)
         else:
             endpoint.acquire(self)
 

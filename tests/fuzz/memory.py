@@ -175,7 +175,7 @@ class MemoryEndpoint:
     @property
     def idle(self) -> list[UpstreamLink]:
         """Connections to use again."""
-        return self._endpoint.idle
+        return list(self._endpoint.idle)
 
     def connect(self, wires: Wires, caller: Caller) -> MemoryTransport:
         """Give the caller its connection, as ``_connect`` does; return the proxy's end of it."""

@@ -305,7 +305,7 @@ async def test_rfc4559_6_an_authenticated_connection_belongs_to_its_client(
             await mine.take(b"ok", count)
         assert [link.got.count(b"GET /mine ") for link in upstream.links] == [2, 0]
         endpoint = running.service.context.pools[0].endpoints[0]
-        assert endpoint.idle == []
+        assert not endpoint.idle
         mine.close()
         await until(lambda: upstream.links[0].closed)
         assert not upstream.links[1].closed
@@ -329,7 +329,7 @@ async def test_rfc4559_6_credentials_bind_a_connection_without_a_challenge() -> 
             await first.send(GET)
             await first.take(b"ok", 2)
             assert upstream.links[0].got.count(b"GET ") == 2
-            assert running.service.context.pools[0].endpoints[0].idle == []
+            assert not running.service.context.pools[0].endpoints[0].idle
 
 
 async def test_rfc4559_6_other_schemes_share_connections() -> None:
@@ -376,6 +376,5 @@ async def test_rfc4559_6_a_request_with_such_credentials_is_not_mirrored() -> No
         await client.send(GET)
         await client.take(b"ok", 2)
         await until(lambda: any(running.counters.service[MIRRORED : MIRRORED + 8]))
-        assert (
-            running.service.context.pools[1].endpoints[0].idle == []
-        )  # it was asked to authenticate
+        # It was asked to authenticate.
+        assert not running.service.context.pools[1].endpoints[0].idle

@@ -378,7 +378,7 @@ async def test_services_come_and_go_and_the_others_keep_what_they_have() -> None
             ("eu.api.example.com", "/v1", b"api"),
         ):
             assert (await shop.ask(client, get(host, path))).endswith(name)
-        assert pools[STABLE].endpoints[0].idle == [connection]
+        assert list(pools[STABLE].endpoints[0].idle) == [connection]
         assert before.context.tallies[STABLE].values[ROUTED] == 2
 
 
