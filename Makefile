@@ -102,7 +102,7 @@ checked: $(CHECKED)/.done ## a copy in build/checked that is compiled sooner and
 
 # One process for each core: other tests run beside.
 unit-compiled: $(CHECKED)/.done ## what the wire, TLS and the judge say when compiled (3 min)
-	cd $(CHECKED) && ../../$(BIN)/pytest --forks $$(nproc) tests/wire tests/fuzz tests/http1/test_head_cache.py tests/http1/test_response_template.py tests/http2 tests/judging tests/tls tests/proxy/network tests/measure/test_counters.py tests/faults/test_exhaustion.py $(SIMULATED) --notes $(NOTES)
+	cd $(CHECKED) && ../../$(BIN)/pytest --forks $$(nproc) tests/wire tests/fuzz tests/http1/test_head_cache.py tests/http1/test_response_template.py tests/http2 tests/judging tests/tls tests/proxy/network tests/measure/test_counters.py tests/measure/test_native.py tests/measure/test_records.py tests/proxy/test_sticky.py tests/proxy/test_trial_rules.py tests/faults/test_exhaustion.py $(SIMULATED) --notes $(NOTES)
 
 # Pytest rewrites the assertions of all tests once: the compiled copy takes the rewritten tests along.
 collected: $(BENCH_STAMP)

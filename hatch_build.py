@@ -10,7 +10,11 @@ from typing import Any
 from hatchling.builders.config import BuilderConfig
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_SOURCES = ("canaryproxy/measure/native_cells.c", "canaryproxy/proxy/native_sockets.c")
+_SOURCES = (
+    "canaryproxy/measure/native_bytes.c",
+    "canaryproxy/measure/native_cells.c",
+    "canaryproxy/proxy/native_sockets.c",
+)
 
 
 class ExtensionsHook(BuildHookInterface[BuilderConfig]):

@@ -114,6 +114,7 @@ class RequestHeadCache:
         "_enabled",
         "_last_line",
         "_last_parts",
+        "_last_request_line",
         "_lines",
         "_lines_fifo",
         "_own",
@@ -142,6 +143,7 @@ class RequestHeadCache:
         self._enabled = enabled
         self._lines: dict[bytes, RequestLine] = {}
         self._lines_fifo = SampledFifo(MAX_LINES)
+        self._last_request_line = b""
         self._last_line = _CRLF
         """The request line before, with its end, and its parts: often the next one is the same."""
         self._last_parts: RequestLine | None = None
@@ -163,14 +165,14 @@ class RequestHeadCache:
         """
         parts = self._last_parts
         if parts is not None and data.startswith(self._last_line):
-            line = self._last_line
-            block = data[len(line) :]
-            line = line[:-2]
+            line = self._last_request_line
+            block = data[len(line) + 2 :]
         else:
             line, _, block = data.partition(_CRLF)
             parts = self._lines.get(line)
             if parts is not None:
                 self._last_line, self._last_parts = line + _CRLF, parts
+                self._last_request_line = line
         if parts is not None:
             if self._remember_cookies and (headers := self._blocks.get(block)) is not None:
                 return self._parser.build(line, parts, False, headers, headers.block, peer)

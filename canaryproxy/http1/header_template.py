@@ -20,6 +20,7 @@ from canaryproxy.http1.request import (
     RuleCache,
 )
 from canaryproxy.http1.trace import NO_PARENT, NO_TRACE
+from canaryproxy.measure import native
 
 # Kinds of values. Plain integers, because they are compared for every value.
 COOKIE: Final = 0
@@ -61,6 +62,9 @@ _DIGITS: Final = bytes(0x30 if byte in b"0123456789abcdef" else byte for byte in
 _ZERO: Final = 0x30
 _TRACEPARENT: Final = b"00-" + NO_TRACE + b"-" + NO_PARENT + b"-00"
 """The form of a traceparent of version 00: each hex digit as 0."""
+_joined: Final = native.joined
+_plain: Final = native.plain
+_plain_between: Final = native.plain_between
 _SCHEMES: Final = (b"Bearer ", b"Basic ")
 """Schemes of credentials that authenticate a request, and not a connection (``fields.binds``)."""
 
@@ -102,6 +106,7 @@ class HeaderTemplate:
         "_forwarded_first",
         "_forwarded_last",
         "_headers",
+        "_is_plain",
         "_kinds",
         "_last",
         "_own",
@@ -131,6 +136,8 @@ class HeaderTemplate:
         self.only_cookie = self._kinds == [COOKIE]
         self._rule_cache = rule_cache
         self._strip = parser.strip
+        self._is_plain = self.only_cookie and parser.strip is None
+        """Blocks differ in a Cookie, which is forwarded."""
         self._cookie_lead = b""
         has_cookie = COOKIE in self._kinds
         self._headers = None if has_cookie else ParsedHeaders(fields, b"", b"", rule_cache)
@@ -174,10 +181,17 @@ class HeaderTemplate:
 
         ``users`` are headers that are known, by ``key`` and their Cookie.
         """
+        if self._is_plain and _plain_between is not None and _joined is not None:
+            cookie_value = _plain_between(block, self._first, self._last)
+            if cookie_value is None:
+                return NO_MATCH
+            sent = _joined(self._forwarded_first, cookie_value, self._forwarded_last)
+            user = ParsedHeaders(self.fields, cookie_value, sent, self._rule_cache)
+            return user, sent, b"", b""
         if not block.startswith(self._first):
             return NO_MATCH
         at = len(self._first)
-        if self.only_cookie and self._strip is None:
+        if self._is_plain:
             # The most frequent ones, without the loop: 2% of a whole request.
             end = len(block) - len(self._last)
             if end <= at or not block.endswith(self._last):
@@ -216,7 +230,11 @@ class HeaderTemplate:
                     return NO_MATCH
                 traceparent = value
             # No parser reads anything special into visible ASCII, with blanks inside only.
-            elif value.translate(BLANKED) != value or value[0] == BLANK or value[-1] == BLANK:
+            elif (
+                not _plain(value)
+                if _plain is not None
+                else value.translate(BLANKED) != value or value[0] == BLANK or value[-1] == BLANK
+            ):
                 return NO_MATCH
             elif kind == COOKIE:
                 cookie = value

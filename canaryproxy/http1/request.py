@@ -13,6 +13,8 @@ from enum import IntEnum
 from ipaddress import IPv6Address
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from canaryproxy.http1.errors import Refusal
 from canaryproxy.http1.fields import (
     BARE_LF,
@@ -52,10 +54,13 @@ from canaryproxy.http1.propagated import Claims, without_member
 from canaryproxy.http1.propagated import Names as PropagatedNames
 from canaryproxy.http1.trace import NEW_LINE, new_line, read
 from canaryproxy.http1.via import MOST_PASSES, in_http2, in_version, name_in, passes
+from canaryproxy.measure import native
 from canaryproxy.measure.routing import Headers, Routing
 
 MAX_REQUEST_LINE: Final = 8 * 1024
 """Longest request line in bytes; longer ones get 414."""
+_joined: Final = native.joined
+
 MAX_HEAD: Final = 32 * 1024
 """Largest request head in bytes; larger ones get 431."""
 MAX_FIELDS: Final = 128
@@ -223,6 +228,7 @@ class RequestFields:
         return _value(self.raw, name)
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class ParsedHeaders:
     """A parsed header block and the routing decision cached with it."""
 
@@ -264,6 +270,7 @@ class ParsedHeaders:
         return _value(self.raw, name)
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Request:
     """The head of one request, checked. All byte strings are as received."""
 
@@ -452,7 +459,7 @@ class RequestParser:
             request.forwarding = [(IS_FORWARDED_FOR, client), *(forwarding or ())]
         end = self._http2_end if peer.http2 else end or self.end
         ending = peer.ending(fields.host, forwarding, fields.extra, end, client)
-        request.head = line + block + ending
+        request.head = line + block + ending if _joined is None else _joined(line, block, ending)
         if trace_id is None:
             request.head = request.head[:-2] + new_line() + b"\r\n"
         return request

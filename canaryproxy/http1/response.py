@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from canaryproxy.http1.cacheability import (
     IMMUTABLE,
     SHARED,
@@ -74,6 +76,7 @@ _BEGINNING: Final = b"HTTP/1."
 _LEGAL_IN_LINE = bytes(b for b in range(256) if b == 0x09 or 0x20 <= b != 0x7F)
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Response:
     """The head of one response, checked. Equal responses share one object, so it never changes."""
 

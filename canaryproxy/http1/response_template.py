@@ -14,6 +14,7 @@ from typing import Final
 from canaryproxy.http1.fields import plain_length
 from canaryproxy.http1.header_template import BLANK, BLANKED
 from canaryproxy.http1.response import MAX_HEAD, MOST_DIGITS, Response
+from canaryproxy.measure import native
 from canaryproxy.measure.routing import Headers
 
 COMES_AGAIN: Final = frozenset(
@@ -73,6 +74,7 @@ _LENGTH: Final = b"content-length"
 _SET_COOKIE: Final = b"set-cookie"
 """The only field of them that may come more than once."""
 _CRLF: Final = b"\r\n"
+_plain: Final = native.plain
 
 
 class _OwnValue:
@@ -160,7 +162,11 @@ class ResponseTemplate:
                     return None
                 length = int(value)
             # No parser reads anything special into visible ASCII, with blanks inside only.
-            elif value.translate(BLANKED) != value or value[0] == BLANK or value[-1] == BLANK:
+            elif (
+                not _plain(value)
+                if _plain is not None
+                else value.translate(BLANKED) != value or value[0] == BLANK or value[-1] == BLANK
+            ):
                 return None
             values.append(value)
             sent = sent + value + own.forwarded

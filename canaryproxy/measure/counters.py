@@ -195,6 +195,7 @@ _LAYOUT: Final = (
     array("d", histogram.BOUNDS).tobytes(),
     histogram.LOWEST,
     histogram.PER_NEPER,
+    ROUTED,
     CODES,
     FINISHED,
     FIRST_BYTE,
@@ -295,7 +296,7 @@ class Tally:
     cells are only written. The extension ``native_cells`` (optional, part of the compiled wheel) needs none.
     """
 
-    __slots__ = ("_add", "_add_each", "_finish", "cells", "copy")
+    __slots__ = ("_add", "_add_each", "_finish", "_route", "cells", "copy")
 
     def __init__(self, cells: memoryview[int]) -> None:
         self.cells = cells
@@ -303,11 +304,12 @@ class Tally:
         """A copy of the cells; ``None``: the extension counts."""
         self._add: Callable[[int, int], None] | None = None
         self._add_each: Callable[[tuple[int, ...]], None] | None = None
-        self._finish: Callable[[int, float, float], int] | None = None
+        self._finish: Callable[[int, float, float, tuple[int, ...]], int] | None = None
+        self._route: Callable[[], None] | None = None
         if _HAS_CELLS:
             extension = Cells(cells, *_LAYOUT)
             self._add, self._finish = extension.add, extension.finish
-            self._add_each = extension.add_each
+            self._add_each, self._route = extension.add_each, extension.route
         else:
             self.copy = cells.tolist()
 
@@ -325,6 +327,13 @@ class Tally:
         assert values is not None
         values[at] = self.cells[at] = values[at] + count
 
+    def route(self) -> None:
+        """Count a request that is routed to the variant."""
+        if self._route is None:
+            self.add(ROUTED)
+        else:
+            self._route()
+
     def add_each(self, cells: tuple[int, ...]) -> None:
         """Add one to each of these cells, in their order."""
         if self._add_each is not None:
@@ -335,13 +344,14 @@ class Tally:
         for at in cells:
             values[at] = written[at] = values[at] + 1
 
-    def finish(self, status: int, waited: float, took: float) -> int:
+    def finish(self, status: int, waited: float, took: float, more: tuple[int, ...] = ()) -> int:
         """Count the end of a request: its status, and the seconds to the first and to the last byte.
 
-        Returns the bucket of the time to the first byte (``histogram.bucket_index``).
+        ``more`` are other cells that it adds one to, as ``add_each`` does. Returns the bucket of the time to
+        the first byte (``histogram.bucket_index``).
         """
         if self._finish is not None:
-            return self._finish(status, waited, took)
+            return self._finish(status, waited, took, more)
         values, cells = self.copy, self.cells
         assert values is not None
         code = CODES + status
@@ -356,6 +366,8 @@ class Tally:
         bucket = FIRST_BYTE + index
         values[bucket] = cells[bucket] = values[bucket] + 1
         values[_FIRST_BYTE_SUM] = cells[_FIRST_BYTE_SUM] = values[_FIRST_BYTE_SUM] + micros
+        for at in more:
+            values[at] = cells[at] = values[at] + 1
         return index
 
 

@@ -14,7 +14,7 @@ typedef struct {
     Py_buffer cells;
     Py_buffer bounds; /* doubles: upper bounds of the buckets of a histogram, in seconds */
     double lowest, per_neper;
-    Py_ssize_t codes, finished, first_byte, duration;
+    Py_ssize_t routed, codes, finished, first_byte, duration;
 } Cells;
 
 /* As histogram.bucket_index. */
@@ -63,24 +63,38 @@ static PyObject *Cells_add(Cells *self, PyObject *const *args, Py_ssize_t count)
     Py_RETURN_NONE;
 }
 
-static PyObject *Cells_add_each(Cells *self, PyObject *cells)
+static int add_each(Cells *self, PyObject *cells)
 {
     if (!PyTuple_CheckExact(cells)) {
-        PyErr_SetString(PyExc_TypeError, "add_each() takes a tuple of cells");
-        return NULL;
+        PyErr_SetString(PyExc_TypeError, "cells are a tuple");
+        return -1;
     }
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(cells); i++) {
         Py_ssize_t at = PyLong_AsSsize_t(PyTuple_GET_ITEM(cells, i));
         if ((at == -1 && PyErr_Occurred()) || add(self, at, 1) < 0)
-            return NULL;
+            return -1;
     }
+    return 0;
+}
+
+static PyObject *Cells_add_each(Cells *self, PyObject *cells)
+{
+    if (add_each(self, cells) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *Cells_route(Cells *self, PyObject *Py_UNUSED(none))
+{
+    if (add(self, self->routed, 1) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
 static PyObject *Cells_finish(Cells *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 3) {
-        PyErr_SetString(PyExc_TypeError, "finish() takes a status and two durations");
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "finish() takes a status, two durations and a tuple of cells");
         return NULL;
     }
     Py_ssize_t status = PyLong_AsSsize_t(args[0]);
@@ -90,7 +104,8 @@ static PyObject *Cells_finish(Cells *self, PyObject *const *args, Py_ssize_t cou
     Py_ssize_t after = bucket_index(self, took);
     Py_ssize_t before = waited == took ? after : bucket_index(self, waited);
     if (add(self, self->codes + status, 1) < 0 || add(self, self->finished, 1) < 0 ||
-        observe(self, self->duration, after, took) < 0 || observe(self, self->first_byte, before, waited) < 0)
+        observe(self, self->duration, after, took) < 0 || observe(self, self->first_byte, before, waited) < 0 ||
+        add_each(self, args[3]) < 0)
         return NULL;
     return PyLong_FromSsize_t(before);
 }
@@ -99,8 +114,8 @@ static PyObject *Cells_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
 {
     PyObject *cells, *bounds;
     double lowest, per_neper;
-    Py_ssize_t codes, finished, first_byte, duration;
-    if (!PyArg_ParseTuple(args, "OOddnnnn", &cells, &bounds, &lowest, &per_neper, &codes, &finished,
+    Py_ssize_t routed, codes, finished, first_byte, duration;
+    if (!PyArg_ParseTuple(args, "OOddnnnnn", &cells, &bounds, &lowest, &per_neper, &routed, &codes, &finished,
                           &first_byte, &duration))
         return NULL;
     Cells *self = (Cells *)type->tp_alloc(type, 0);
@@ -108,6 +123,7 @@ static PyObject *Cells_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
         return NULL;
     self->lowest = lowest;
     self->per_neper = per_neper;
+    self->routed = routed;
     self->codes = codes;
     self->finished = finished;
     self->first_byte = first_byte;
@@ -135,9 +151,10 @@ static void Cells_dealloc(Cells *self)
 static PyMethodDef Cells_methods[] = {
     {"add", (PyCFunction)(void (*)(void))Cells_add, METH_FASTCALL, "Add to a cell."},
     {"add_each", (PyCFunction)Cells_add_each, METH_O, "Add one to each of the cells in a tuple."},
+    {"route", (PyCFunction)Cells_route, METH_NOARGS, "Count a request that is routed to the variant."},
     {"finish", (PyCFunction)(void (*)(void))Cells_finish, METH_FASTCALL,
-     "Count the end of a request: status, seconds to the first and to the last byte. Returns the bucket of the "
-     "first."},
+     "Count the end of a request: status, seconds to the first and to the last byte, and other cells to add one "
+     "to. Returns the bucket of the first."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -25,13 +25,20 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import ClassVar, Final
 
+from librt.vecs import append, vec
 from mmh3 import mmh3_32_uintdigest
+from mypy_extensions import i64
+
+from canaryproxy.measure.compiled import COMPILED
 
 WORDS: Final = 3
 """Words of a record."""
 RECORDS: Final = 32_768
 """Records that a ring holds."""
 _CELL: Final = 8
+_SHORT: Final = (1 << 62) - 1
+"""Words up to this one are compared without an object where this is compiled."""
+_WRAP: Final = 1 << 64
 
 VARIANT_SHIFT: Final = 21
 EPOCH_SHIFT: Final = 22
@@ -100,7 +107,7 @@ class RecordRing:
 
     SIZE: ClassVar[int] = (_HEAD_CELLS + RECORDS * WORDS) * _CELL
 
-    __slots__ = ("_cells", "_head", "pending")
+    __slots__ = ("_cells", "_head", "_packed", "listed")
 
     def __init__(self, buffer: bytearray | memoryview | None = None) -> None:
         memory = memoryview(bytearray(self.SIZE) if buffer is None else buffer)[: self.SIZE]
@@ -108,23 +115,44 @@ class RecordRing:
         self._head: memoryview[int] = cells[:_HEAD_CELLS]
         """Numbers of records: ever written; read (of the reader); the one at the front; dropped."""
         self._cells: memoryview[int] = cells[_HEAD_CELLS:]
-        self.pending: list[int] = []
-        """Words of the records that ``flush`` will write: to write each by itself would cost three times as
-        much."""
+        # What ``flush`` will write: to write each record by itself would cost three times as much.
+        self.listed: list[int] | None = None if COMPILED else []
+        """Words of pending records in plain Python, where a list takes them soonest."""
+        self._packed: vec[i64] = vec[i64]()
+        """Words of pending records where this is compiled, which needs no object for each then."""
 
     # The worker's side
 
     def write(self, first: int, second: int, third: int) -> None:
         """Write a record at once."""
-        self.pending.extend((first, second, third))
+        self.add(first, second, third)
         self.flush()
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether there are records that ``flush`` will write."""
+        return len(self._packed) > 0 if self.listed is None else bool(self.listed)
+
+    def add(self, first: int, second: int, third: int) -> None:
+        """Keep a record until ``flush`` writes it."""
+        listed = self.listed
+        if listed is not None:
+            listed.extend((first, second, third))
+            return
+        packed = append(self._packed, first if first <= _SHORT else _signed(first))
+        packed = append(packed, second if second <= _SHORT else _signed(second))
+        self._packed = append(packed, third if third <= _SHORT else _signed(third))
 
     def flush(self) -> None:
         """Write the pending records, as far as there is room. To be called ten times a second."""
-        if not self.pending:
+        if not self.has_pending:
             return
-        words = array("Q", self.pending)
-        self.pending.clear()
+        words = array("Q", self.listed or b"")
+        if self.listed is None:
+            words.frombytes(memoryview(self._packed).cast("B"))
+            self._packed = vec[i64]()
+        else:
+            self.listed.clear()
         head, cells = self._head, self._cells
         written, read = head[_WRITTEN], head[_READ]
         if read == written:
@@ -183,6 +211,11 @@ class RecordRing:
     def free(self, limit: int) -> None:
         """Give the room of all records before number ``limit`` back to the writer; for the reader alone."""
         self._head[_READ] = limit
+
+
+def _signed(word: int) -> int:
+    """Return the signed number with the same 64 bits."""
+    return word if word < _WRAP >> 1 else word - _WRAP
 
 
 _NAMES: Final = 256

@@ -42,19 +42,28 @@ def route_name(method: bytes, path: bytes) -> bytes:
 class RouteNames:
     """The templates of one worker's requests; announces the name of each in ``ring``."""
 
-    __slots__ = ("_announced", "_ring", "templates")
+    __slots__ = ("_announced", "_ring", "_templates", "last_method", "last_path", "last_template")
 
     def __init__(self, ring: NameRing) -> None:
         self._ring = ring
-        self.templates: dict[tuple[bytes, bytes], int] = {}
-        """Those that ``learn`` has returned lately, by method and path."""
+        self._templates: dict[tuple[bytes, bytes], int] = {}
+        """Those that ``find`` has returned lately, by method and path."""
+        self.last_method = self.last_path = b""
+        """What ``find`` was asked for last, and what it returned: most often the next request is like it."""
+        self.last_template = 0
         self._announced: set[int] = set()
 
-    def learn(self, rule_key: tuple[bytes, bytes]) -> int:
+    def find(self, rule_key: tuple[bytes, bytes]) -> int:
         """Return the template of a request by its method and its path without a query."""
-        if len(self.templates) >= _CACHED or len(self._announced) >= _CACHED:
+        template = self._templates.get(rule_key) or self._learn(rule_key)
+        self.last_method, self.last_path = rule_key
+        self.last_template = template
+        return template
+
+    def _learn(self, rule_key: tuple[bytes, bytes]) -> int:
+        if len(self._templates) >= _CACHED or len(self._announced) >= _CACHED:
             # Names are announced again then, which a control plane that has begun later may need.
-            self.templates.clear()
+            self._templates.clear()
             self._announced.clear()
         method, path = rule_key
         name = route_name(method, path)
@@ -63,5 +72,5 @@ class RouteNames:
             self._announced.add(template)
             self._ring.write(template, name)
         if len(path) <= _LONGEST_CACHED:
-            self.templates[rule_key] = template
+            self._templates[rule_key] = template
         return template

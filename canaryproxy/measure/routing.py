@@ -14,10 +14,14 @@ from zlib import crc32
 
 import mmh3
 from mmh3 import mmh3_32_uintdigest
+from mypy_extensions import i64, mypyc_attr
 
+from canaryproxy.measure import native
 from canaryproxy.measure.exposure import NO_COHORTS, Exposure, Members, cohort_salt
 from canaryproxy.measure.records import pack_first
 from canaryproxy.measure.slowness import NEVER
+
+_hash_of: Final = native.hash_of
 
 STABLE: Final = 0
 CANARY: Final = 1
@@ -178,7 +182,10 @@ class RouteTable:
         if key is None:
             variant = CANARY if self.limit > NO_KEY_BUCKET else STABLE
             return Routing(self, key, NO_KEY_BUCKET, variant, cookie, members=members)
-        found = mmh3_32_uintdigest(self.salt + key)  # ``position_of``, written out
+        # ``position_of``, written out
+        found: i64 = (
+            mmh3_32_uintdigest(self.salt + key) if _hash_of is None else _hash_of(self.salt, key)
+        )
         bucket = found % BUCKETS
         if self.new_sessions_only and not key.endswith(self.tag):
             return Routing(self, key, bucket, STABLE, cookie, members=members)
@@ -227,6 +234,7 @@ class RouteTable:
         return Routing(self, None, NO_KEY_BUCKET, variant, lines, forced=True)
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Routing:
     """Where one request goes, and why. Requests with the same headers share it while ``table`` is in force.
 

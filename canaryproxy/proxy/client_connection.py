@@ -13,7 +13,7 @@ from canaryproxy.http1.length import LengthDecoder
 from canaryproxy.http1.proxy_protocol import ProxyHeader
 from canaryproxy.http1.request import Request, RequestFields
 from canaryproxy.http1.request_buffer import RequestBuffer
-from canaryproxy.measure import counters
+from canaryproxy.measure import counters, native
 from canaryproxy.proxy.closing import LingeringClose, reset
 from canaryproxy.proxy.context import WorkerContext
 from canaryproxy.proxy.dispatch import begin, dispatch, service_of
@@ -23,6 +23,9 @@ from canaryproxy.proxy.interfaces import ResponseSink
 from canaryproxy.proxy.network import relay
 from canaryproxy.proxy.peer import peer_of
 from canaryproxy.proxy.refusals import refuse
+
+_joined: Final = native.joined
+_now: Final = monotonic
 
 HTTP1: Final = 1
 HTTP2: Final = 2
@@ -202,7 +205,7 @@ class ClientConnection(ResponseSink):
             self._takes = _only_http1(self._takes)
         if context.in_flight >= context.max_requests:
             raise Refusal(503, "too many requests in flight")
-        now = monotonic()
+        now = _now()
         fields = request.fields
         has_body = fields.length > 0 or fields.chunked
         service = context.only
@@ -270,9 +273,10 @@ class ClientConnection(ResponseSink):
         self._active = True
         self.transport.write(data)
 
-    def write_head(self, head: bytes, body: bytes, *, ends: bool) -> None:  # noqa: ARG002
+    def write_head(self, head: bytes, end: bytes, body: bytes, *, ends: bool) -> None:  # noqa: ARG002
         self._active = True
-        self.transport.write(head + body if body else head)
+        data = head + end + body if _joined is None else _joined(head, end, body)
+        self.transport.write(data)
 
     def relay(self, source: asyncio.Transport, size: int) -> None:
         relay(source, self.transport, size)

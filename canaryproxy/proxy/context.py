@@ -27,7 +27,7 @@ from canaryproxy.proxy.propagation import Propagator
 from canaryproxy.proxy.routing import Router
 from canaryproxy.proxy.trial_rules import TrialRules
 
-_ASLEEP: Final = (Tally(Counters().stable), Tally(Counters().canary))
+_ASLEEP: Final[tuple[Tally, ...]] = (Tally(Counters().stable), Tally(Counters().canary))
 """In place of the counters of services that have none yet; nothing is counted here."""
 
 
@@ -175,14 +175,15 @@ class ServiceContext:
         """Nothing is to be done between the routing of a request and its sending (``settle``)."""
         self.is_awake = False
         """It has had a request. Until then, no memory is spent on its counters."""
-        self.tallies = _ASLEEP
+        # Tuples of any length: a compiled pair would be made anew to take one of it by number.
+        self.tallies: tuple[Tally, ...] = _ASLEEP
         """Writes the counters of each variant, once it is awake."""
         self.long_lived = LongLivedExchanges(self.tallies)
         """The tunnels and endless responses, which follow their users."""
         self.router = router
         self.response_parsers = response_parsers
         """By variant, as what caches may keep of its responses differs."""
-        self.pools = (Pool((), by_hash=False), Pool((), by_hash=False))
+        self.pools: tuple[Pool, ...] = (Pool((), by_hash=False), Pool((), by_hash=False))
         """The endpoints of stable and of the canary."""
         self.propagator: Propagator | None = None
         """Tells upstreams which version a request gets, if that is configured."""

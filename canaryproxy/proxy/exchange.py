@@ -30,6 +30,8 @@ import asyncio
 from time import monotonic, time
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from canaryproxy.config import Limits
 from canaryproxy.http1.cacheability import IMMUTABLE
 from canaryproxy.http1.chunked import encode_chunk, last_chunk
@@ -59,13 +61,16 @@ from canaryproxy.proxy.refusals import refuse_body
 from canaryproxy.proxy.replay import ReplayBuffer
 from canaryproxy.proxy.request_sender import FINISHED, RESPONDING, STREAMING, TUNNEL, WAITING
 from canaryproxy.proxy.rescuer import Rescuer
+from canaryproxy.proxy.trial_rules import NOTHING
 
+_now: Final = monotonic
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
 _MANY_USERS: Final = (Reason.OVERFLOW, Reason.SHED)
 _LONGEST_ID: Final = 128
 """Bytes of a client's X-Request-Id that are logged."""
 
 
+@mypyc_attr(free_list_len=1)
 class Exchange(Rescuer):
     """The state of one request, from its head to the last byte of its response."""
 
@@ -103,10 +108,10 @@ class Exchange(Rescuer):
         self._outcomes = outcomes
         self._response = None
         self._tally = tally = service.tallies[variant]
-        # ``Tally.add``, written out: each call is dear where this is not compiled.
+        # ``Tally.route``, written out: each call is dear where this is not compiled.
         values = tally.copy
         if values is None:
-            tally.add(ROUTED)
+            tally.route()
         else:
             values[ROUTED] = tally.cells[ROUTED] = values[ROUTED] + 1
         self._responded_at = 0.0
@@ -143,14 +148,13 @@ class Exchange(Rescuer):
     def response_head(
         self, response: Response, body: bytes, *, complete: bool, trailers: bytes = b""
     ) -> None:
-        now = monotonic()
+        now = _now()
         status = response.status
         service, variant = self.service, self.variant
         self._response = response
         self._first_byte = now - self._received
         self._size = len(body)
-        rules = self._rules
-        if self._outcomes and rules.reads_bodies:
+        if self._outcomes and self._rules.reads_bodies:
             self.sample_head()
             self.sample_body(body)
         if status >= 400:
@@ -186,7 +190,7 @@ class Exchange(Rescuer):
                     body += last_chunk(trailers)
             elif trailers and self._sink.peer.http2:
                 self._sink.keep_trailers(trailers)
-        self._sink.write_head(head + end, body, ends=complete)
+        self._sink.write_head(head, end, body, ends=complete)
         if complete:
             self._complete(now)
         else:
@@ -245,16 +249,17 @@ class Exchange(Rescuer):
             self._count_on_endpoint(status, 0.0)
         else:
             # Same as _count, written out: this is the end of every plain request.
-            tally = self._tally
-            took = now - self._started
-            waited = self._first_byte
-            bucket = tally.finish(status, waited, took)
+            tally, took, waited = self._tally, now - self._started, self._first_byte
+            rules, known = self._rules, NOTHING
+            if self._outcomes and (not rules.reads_bodies or self._body is None):
+                known = rules.recall(self._outcomes, self._response, self._size)
+            bucket = tally.finish(status, waited, took, known.cells)
             if self.request.sampled:
                 _keep_exemplars(self, waited, took)
-            failed = self._rules.error_statuses[status] != 0
+            failed = rules.error_statuses[status] != 0
             if failed:
                 tally.add(counters.FAILED)
-            self.record_end(status, failed, now)
+            self.record_end(status, failed, now, 0, known)
             if endpoint is not None:
                 endpoint.marks.append(UNTIMED if self._tried else bucket)
                 if bucket >= endpoint.slow_from and not self._tried:

@@ -224,7 +224,7 @@ class Http2Stream(ResponseSink):
     def write(self, data: bytes, *, ends: bool = False) -> None:
         if not self._began:
             head, _, body = data.partition(b"\r\n\r\n")
-            self.write_head(head, body, ends=ends)
+            self.write_head(head, b"", body, ends=ends)
             return
         http2, stream, trailers = self._connection.http2, self.stream, self._trailers
         self._ended = ends
@@ -237,7 +237,8 @@ class Http2Stream(ResponseSink):
         self._active = True
         self._connection.flush()
 
-    def write_head(self, head: bytes, body: bytes, *, ends: bool) -> None:
+    def write_head(self, head: bytes, end: bytes, body: bytes, *, ends: bool) -> None:
+        head += end
         if self._key:
             head = opened_head(head)
         self._began = head[9:10] != _INTERIM

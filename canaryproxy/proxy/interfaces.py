@@ -357,8 +357,8 @@ class ResponseSink(Connection):
         """
         raise NotImplementedError
 
-    def write_head(self, head: bytes, body: bytes, *, ends: bool) -> None:
-        """Write the head of the final response with its empty line, and what has come of its body."""
+    def write_head(self, head: bytes, end: bytes, body: bytes, *, ends: bool) -> None:
+        """Write the head of the final response, its end with the empty line, and what came of its body."""
         raise NotImplementedError
 
     def relay(self, source: asyncio.Transport, size: int) -> None:  # noqa: ARG002

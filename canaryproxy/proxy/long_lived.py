@@ -48,7 +48,7 @@ class LongLivedExchanges:
         "close_code",
     )
 
-    def __init__(self, tallies: tuple[Tally, Tally]) -> None:
+    def __init__(self, tallies: tuple[Tally, ...]) -> None:
         self._tallies = tallies
         self._open: set[LongLived] = set()
         self._new: list[LongLived] = []
@@ -78,7 +78,7 @@ class LongLivedExchanges:
         self._wanted = settings
         self.close_code = settings.close_code
 
-    def count_in(self, tallies: tuple[Tally, Tally]) -> None:
+    def count_in(self, tallies: tuple[Tally, ...]) -> None:
         """Count in these from now on."""
         self._tallies = tallies
 

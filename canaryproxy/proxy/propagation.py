@@ -289,7 +289,7 @@ class Follower:
         for split in self._splits.values():
             if split.met:
                 split.met = False
-                records.pending.extend(followed.pack(split.release, split.limit))
+                records.add(*followed.pack(split.release, split.limit))
                 if split.announced % _NAME_EVERY == 0:
                     name = followed.name_of(split.release)
                     names.write(template_of(name), name)

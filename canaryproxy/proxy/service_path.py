@@ -312,7 +312,7 @@ class ServicePath:
         return (
             before == self._routed == stable[counters.FINISHED] + canary[counters.FINISHED]
             and context.long_lived.is_empty
-            and not self._records.pending
+            and not self._records.has_pending
         )
 
     def publish(self, table: RouteTable) -> None:
@@ -331,8 +331,7 @@ class ServicePath:
         """Show the judge what is recorded by now."""
         if self._follower is not None:
             self._follower.announce(self._records, self.service.cells.names)
-        if self._records.pending:
-            self._records.flush()
+        self._records.flush()
 
     def end_tick(self, now: float) -> None:
         """Let long-lived connections follow their users."""

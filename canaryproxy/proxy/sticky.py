@@ -10,9 +10,11 @@ from typing import Final
 from canaryproxy.config import Sticky
 from canaryproxy.http1.forwarding import Peer, TrustedProxies
 from canaryproxy.http1.request import Request
+from canaryproxy.measure import native
 from canaryproxy.measure.routing import Headers, RouteTable
 from canaryproxy.proxy.signing import Signer
 
+_plain_cookie: Final = native.plain_cookie
 _RANDOM_BYTES: Final = 16
 _TAB: Final = 0x09
 _BLANK: Final = 0x20
@@ -40,6 +42,9 @@ class CookieFinder:
         Blanks and a pair of quotes around it are not. An empty value counts as absent.
         """
         begin = self._begin
+        if _plain_cookie is not None:
+            plain = _plain_cookie(cookies, begin)
+            return plain if plain is None or plain else self._search(cookies)
         if cookies.startswith(begin):
             value = cookies[len(begin) :]
         else:

@@ -34,7 +34,7 @@ from canaryproxy.measure.records import (
 )
 from canaryproxy.proxy.body_sampler import SampledBody
 from canaryproxy.proxy.request_sender import RequestSender
-from canaryproxy.proxy.trial_rules import TrialRules
+from canaryproxy.proxy.trial_rules import Evaluation, TrialRules
 
 _ENDED: Final = ENDED << FLAGS_SHIFT
 _LONG: Final = 4000.0
@@ -112,7 +112,9 @@ class TrialRecorder(RequestSender):
         self._first_byte = waited
         self._size = 0
         self._flags |= TUNNEL | FAILED if failed else TUNNEL
-        self._word = self._rules.count(self._outcomes, _NO_RESPONSE, 0, self._tally)
+        known = self._rules.recall(self._outcomes, _NO_RESPONSE, 0)
+        self._tally.add_each(known.cells)
+        self._word = known.word
 
     def record_tunnel_ends(self, lasted: float, *, by_client: bool, failed: bool) -> None:
         """Take note that a side ends the tunnel: the first to do so is the one that counts.
@@ -144,20 +146,32 @@ class TrialRecorder(RequestSender):
             flags |= TUNNEL
         self._write(flags)
 
-    def record_end(self, status: int, failed: bool, now: float, flags: int = 0) -> None:
+    def record_end(
+        self,
+        status: int,
+        failed: bool,
+        now: float,
+        flags: int = 0,
+        known: Evaluation | None = None,
+    ) -> None:
         """Record the end of the request at ``now`` (monotonic seconds). To be called once.
 
         ``flags``: ``records.UNREACHED``, ``RESCUED`` and ``FAILED`` where they apply, and ``BROKEN`` if the
-        upstream broke its response off.
+        upstream broke its response off. ``known`` is what the outcomes make of the response, if that is
+        counted already.
         """
         rules, response = self._rules, self._response
         word, body = 0, None
         if self._outcomes:
             if response is not None and rules.reads_bodies:
                 body = self._body
-            if body is None:
+            if known is not None:
+                word = known.word
+            elif body is None:
                 size = 0 if response is None else self._size
-                word = rules.count(self._outcomes, response or _NO_RESPONSE, size, self._tally)
+                known = rules.recall(self._outcomes, response or _NO_RESPONSE, size)
+                self._tally.add_each(known.cells)
+                word = known.word
         if (
             response is None
             or failed
@@ -172,10 +186,19 @@ class TrialRecorder(RequestSender):
             self._write_last(status, word, body)
         elif self.routing.mark >= 0:
             # ``_words``, written out: calls are dear where this is not compiled.
+            routes, records = rules.routes, rules.records
             rule_key = self.request.rule_key
-            template = rules.templates.get(rule_key) or rules.learn(rule_key)
+            if rule_key[1] is routes.last_path and rule_key[0] is routes.last_method:
+                word |= routes.last_template
+            else:
+                word |= routes.find(rule_key)
+            first = self.routing.mark | response.word
             third = int(self._first_byte * 1e6) | self._size << SIZE_SHIFT
-            rules.pending.extend((self.routing.mark | response.word, template | word, third))
+            listed = records.listed
+            if listed is None:
+                records.add(first, word, third)
+            else:
+                listed.extend((first, word, third))
 
     def _settle(self, failed: bool, now: float, flags: int) -> None:
         """Complete what the last record says."""
@@ -206,7 +229,7 @@ class TrialRecorder(RequestSender):
         ``status`` counts if the upstream sent none. ``word``: what outcomes add to the second word.
         """
         if self.routing.mark >= 0:
-            self._rules.pending.extend(self._words(flags, status, word))
+            self._rules.records.add(*self._words(flags, status, word))
 
     def _words(self, flags: int, status: int, word: int) -> tuple[int, int, int]:
         """Return a record; its first word is negative if the request was not randomised."""
@@ -215,6 +238,5 @@ class TrialRecorder(RequestSender):
             first, third = status << STATUS_SHIFT, NO_FIRST_BYTE
         else:
             first, third = response.word & ~_ENDED, pack_third(self._first_byte, self._size)
-        rules, rule_key = self._rules, self.request.rule_key
-        second = word | (rules.templates.get(rule_key) or rules.learn(rule_key))
+        second = word | self._rules.routes.find(self.request.rule_key)
         return self.routing.mark | first | flags << FLAGS_SHIFT, second, third

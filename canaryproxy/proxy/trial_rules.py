@@ -47,7 +47,7 @@ class Evaluation:
         """What the outcomes add to the second word of its record."""
 
 
-_NOTHING: Final = Evaluation((), 0, (0, 0), (), 0)
+NOTHING: Final = Evaluation((), 0, (0, 0), (), 0)
 """Of no response."""
 
 
@@ -61,16 +61,15 @@ class TrialRules:
         "_limits",
         "_reads_headers",
         "_remembered",
-        "_routes",
         "_sampler",
         "_slots",
         "_trial_bits",
         "error_statuses",
         "grpc_errors",
         "outcomes",
-        "pending",
         "reads_bodies",
-        "templates",
+        "records",
+        "routes",
     )
 
     def __init__(
@@ -83,11 +82,10 @@ class TrialRules:
     ) -> None:
         """``slots``: ``counters.slots`` of the outcomes."""
         self._sampler = sampler
-        self.pending = records.pending
-        """The words of records that the worker will write."""
-        self._routes = routes
-        self.templates = routes.templates
-        """Route templates that are known, by ``Request.rule_key``; of others ``learn`` returns them."""
+        self.records = records
+        """Takes the records that the worker will write."""
+        self.routes = routes
+        """Finds the route template of a request by its ``rule_key``."""
         errors = config.judge.metrics.errors
         self.error_statuses = status_table(("5xx",) if errors is None else errors.statuses)
         """Whether a status is an error, by status."""
@@ -109,12 +107,8 @@ class TrialRules:
         """Outcomes that tell responses with the same status and size apart."""
         self._remembered: dict[tuple[tuple[int, ...], int, int], Evaluation] = {}
         """By outcomes, status and the place of the size among ``_limits``."""
-        self._last = _NOTHING
+        self._last = NOTHING
         """The evaluation before: most often the next one is the same."""
-
-    def learn(self, rule_key: tuple[bytes, bytes]) -> int:
-        """Return the route template of a request that is not among ``templates``."""
-        return self._routes.learn(rule_key)
 
     def choose(self, outcomes: tuple[int, ...]) -> tuple[int, ...]:
         """Return which of these outcomes will look at the response: all, if it is chosen to be looked into.
@@ -133,19 +127,23 @@ class TrialRules:
         reader = self.outcomes.reader(outcomes, response.status, response.fields)
         return None if reader is None else SampledBody(self._sampler, reader)
 
-    def count(self, outcomes: tuple[int, ...], response: Response, size: int, tally: Tally) -> int:
-        """Count the outcomes of a complete response that nothing looks into; as ``evaluate``, but quicker."""
+    def recall(self, outcomes: tuple[int, ...], response: Response, size: int) -> Evaluation:
+        """Return what the outcomes make of a complete response whose body nothing has looked into.
+
+        It is what ``evaluate`` counts and returns, made once for all responses that are alike.
+        """
         known = self._last
         if (
-            outcomes is not known.outcomes
-            or response.status != known.status
-            or not known.least <= size < known.below
+            outcomes is known.outcomes
+            and response.status == known.status
+            and known.least <= size < known.below
         ):
-            if not self._reads_headers.isdisjoint(outcomes):
-                return self.evaluate(outcomes, response, size, None, tally)
-            known = self._last = self._recall(outcomes, response, size)
-        tally.add_each(known.cells)
-        return known.word
+            return known
+        if not self._reads_headers.isdisjoint(outcomes):
+            cells, word = self._held(outcomes, response, size, None)
+            return Evaluation(outcomes, response.status, (size, size + 1), cells, word)
+        self._last = known = self._find(outcomes, response, size)
+        return known
 
     def evaluate(
         self,
@@ -163,7 +161,7 @@ class TrialRules:
         tally.add_each(cells)
         return word
 
-    def _recall(self, outcomes: tuple[int, ...], response: Response, size: int) -> Evaluation:
+    def _find(self, outcomes: tuple[int, ...], response: Response, size: int) -> Evaluation:
         """Return the evaluation of all responses like this one, whose headers do not matter."""
         limits = self._limits
         place = bisect_right(limits, size)
@@ -219,4 +217,4 @@ class TrialRules:
         first, second, third = record
         second |= self.evaluate(outcomes, response, size, reader, tally)
         if first >= 0:
-            self.pending.extend((first, second, third))
+            self.records.add(first, second, third)

@@ -328,7 +328,7 @@ async def test_records_that_are_dropped_are_said_on_the_page_and_in_the_log(
         await made.run(1, stable=(50, 0), canary=(5, 0))
         assert made.release_view["notice"] is None
         for number in range(RECORDS + 500):
-            made.ring.pending.extend((number, 0, 0))
+            made.ring.add(number, 0, 0)
         made.ring.flush()
         await made.run(0.1)
         said = "dropped 500 records of requests because the control plane was late"

@@ -28,7 +28,7 @@ def write(ring: RecordRing, positions: Iterable[int]) -> None:
 def burst(ring: RecordRing, number: int) -> None:
     """Write so many records at once, at positions from 0 on."""
     for position in range(number):
-        ring.pending.extend((pack_first(position, position % 2, 0, 200, 0, ENDED), position, 0))
+        ring.add(pack_first(position, position % 2, 0, 200, 0, ENDED), position, 0)
     ring.flush()
 
 

@@ -144,6 +144,24 @@ def test_observations_are_all_there(values: list[float]) -> None:
     assert cells.tolist() == list(tally.values)
 
 
+_CELLS = st.lists(st.integers(0, counters.VARIANT_CELLS - 1), max_size=5).map(tuple)
+
+
+@given(_CELLS, _CELLS)
+def test_cells_that_grow_together_grow_by_one_each(
+    with_an_end: tuple[int, ...], alone: tuple[int, ...]
+) -> None:
+    both, apart = Tally(Counters().stable), Tally(Counters().stable)
+    both.finish(200, 0.1, 0.2, with_an_end)
+    both.add_each(alone)
+    both.route()
+    apart.finish(200, 0.1, 0.2)
+    for at in (*with_an_end, *alone, counters.ROUTED):
+        apart.add(at)
+    assert both.cells == apart.cells
+    assert list(both.values) == list(apart.values) == both.cells.tolist()
+
+
 _COUNTED = st.tuples(st.integers(0, counters.VARIANT_CELLS - 1), st.integers(0, 2**40))
 
 

@@ -34,7 +34,7 @@ class Source:
     def add(self, count: int) -> None:
         """Make ``count`` records, and write them as far as there is room."""
         for number in range(self.count, self.count + count):
-            self.ring.pending.extend((number, number + 1, number + 2))
+            self.ring.add(number, number + 1, number + 2)
         self.count += count
         self.ring.flush()
 
@@ -96,7 +96,7 @@ def test_every_mth_record_is_the_same_wherever_the_ring_ends(
 
 def test_records_are_seen_after_a_flush() -> None:
     ring = RecordRing()
-    ring.pending.extend((0, 1, 2))
+    ring.add(0, 1, 2)
     assert unread(ring) == []
     ring.flush()
     ring.flush()

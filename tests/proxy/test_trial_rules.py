@@ -69,9 +69,10 @@ def test_what_is_remembered_of_a_response_is_what_it_would_be_evaluated_to(
         if data.draw(st.booleans()):
             outcomes = (*outcomes,)  # equal, and another object
         response = Response(status, fields)
-        word = remembering.rules.count(outcomes, response, size, remembering.tally)
+        found = remembering.rules.recall(outcomes, response, size)
+        remembering.tally.add_each(found.cells)
         expected = evaluating.rules.evaluate(outcomes, response, size, None, evaluating.tally)
-        assert word == expected
+        assert found.word == expected
         assert remembering.cells == evaluating.cells
 
 
@@ -79,6 +80,6 @@ def test_responses_of_all_kinds_at_once_are_evaluated_as_well() -> None:
     remembering, evaluating = Rules([{"status": ["404"]}]), Rules([{"status": ["404"]}])
     for status in (*range(100, 1000), *range(100, 1000)):
         response = Response(status)
-        remembering.rules.count((0,), response, 0, remembering.tally)
+        remembering.tally.add_each(remembering.rules.recall((0,), response, 0).cells)
         evaluating.rules.evaluate((0,), response, 0, None, evaluating.tally)
     assert remembering.cells == evaluating.cells

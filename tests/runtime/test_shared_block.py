@@ -84,7 +84,7 @@ def test_bursts_of_another_process_wait_for_a_late_reader_and_leave_no_memory_be
         for number in range(ticks):
             os.read(go, 1)
             for at in range(number * burst, (number + 1) * burst):
-                mine.pending.extend((at & POSITION_MASK, at, 0))
+                mine.add(at & POSITION_MASK, at, 0)
             mine.flush()
             os.write(told, b"x")
         os._exit(0)
@@ -118,7 +118,7 @@ def test_records_of_a_quiet_service_take_one_page() -> None:
     before = _taken(memory)
     for _ in range(2 * RECORDS // 10):
         for number in range(10):
-            ring.pending.extend((number, 0, 0))
+            ring.add(number, 0, 0)
         ring.flush()
         reader.drain()
     assert _taken(memory) - before <= 4096
