@@ -29,6 +29,8 @@ _MOST: Final = 300.0
 _UNDER_WAY: Final = 1
 _EVENT: Final = 2
 _KNOWN: Final = 4
+_SEEN: Final = _UNDER_WAY | _EVENT | _KNOWN
+"""After it neither a request nor an event changes anything in the interval."""
 _ENOUGH: Final = 50
 """Intervals with events after which their users should be known."""
 _REMEMBERED: Final = 500
@@ -71,6 +73,10 @@ class UserTime:
 
     def respond(self, trial: int) -> None:
         """Take a request whose response may be an event: ``row << 1``, or ``row << 1 | 1``."""
+        row = trial >> 1
+        if row < len(self._states) and self._states[row] == _SEEN:
+            self._heard = self._heard or bool(trial & 1)
+            return
         self.take(trial & ~1)
         if trial & 1:
             self.take(trial)
