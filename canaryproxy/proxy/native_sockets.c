@@ -15,7 +15,13 @@ causes it (`pause_writing` from `write`), but `connection_lost` only when that i
 in the next turn of the event loop.
 
 Long bodies can be relayed: splice(2) hands the kernel's pages from one socket to another through a pipe, and
-nothing is copied. What is in a transport's pipe waits to be sent like its pieces, and goes before them. */
+nothing is copied. What is in a transport's pipe waits to be sent like its pieces, and goes before them.
+
+Transports are watched edge-triggered: epoll tells once that bytes came, and not again while they are not read,
+so a socket that was read is not polled once more for the next call. What is read no further has to be noted
+(`Transport.unread`); to read on, epoll is asked to look at the socket again (`watch`). All bytes are read when
+a read of TCP returns less than was asked for, unless the event told of more than bytes. Acceptors are
+level-triggered: their connections are not accepted all at once. */
 
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
@@ -27,6 +33,7 @@ nothing is copied. What is in a transport's pipe waits to be sent like its piece
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -40,6 +47,9 @@ nothing is copied. What is in a transport's pipe waits to be sent like its piece
 #define PIPE_SIZE (1024 * 1024) /* the most that Linux gives to a user who is not root */
 #define MOST_PIPES 64           /* that have something in them, for clients that read slowly */
 #define FREE_PIPES 4            /* that are kept for the next body */
+
+/* Urgent data is not read, but a read ends at it, with fewer bytes than there are. */
+#define READABLE (EPOLLIN | EPOLLRDHUP | EPOLLPRI)
 
 static PyObject *str_connection_made, *str_connection_lost, *str_data_received, *str_eof_received;
 static PyObject *str_pause_writing, *str_resume_writing, *str_call_exception_handler, *str_lost, *str_relayed;
@@ -83,6 +93,8 @@ typedef struct Transport {
     int fd;
     uint32_t watched; /* events that epoll watches for; 0: it does not know the descriptor */
     unsigned char reading, ended, closing, ends, full, large, lost;
+    unsigned char tcp;
+    unsigned char unread; /* there may be something to read, and epoll has told of it already */
     socklen_t address_size;
     struct sockaddr_in6 address; /* the peer's, of IPv4 and IPv6 */
 } Transport;
@@ -94,6 +106,7 @@ typedef struct {
     PyObject *factory;
     PyObject *exhausted;
     int fd;
+    int tcp;
     int watched;
 } Acceptor;
 
@@ -248,21 +261,28 @@ disconnect(Transport *t, PyObject *error)
     dispose(t->poller, (PyObject *)t);
 }
 
-/* Lets epoll watch for what is wanted now. */
+static int
+is_reading(Transport *t)
+{
+    return t->reading && !t->ended && !t->closing;
+}
+
+/* Lets epoll watch for what is wanted now, if it does not, and tell again of what was left unread. Whenever it
+is told what to watch for, it looks whether that is there already. What is not wanted any more stays watched,
+because an edge that nobody waits for costs less than telling epoll. */
 static void
 watch(Transport *t)
 {
     if (t->fd < 0)
         return;
-    uint32_t wanted = 0;
-    if (t->reading && !t->ended && !t->closing)
-        wanted |= EPOLLIN;
-    if (has_waiting(t))
-        wanted |= EPOLLOUT;
-    if (wanted == t->watched)
+    int reads = is_reading(t);
+    uint32_t wanted = (reads ? READABLE : 0) | (has_waiting(t) ? EPOLLOUT : 0);
+    if ((wanted & ~t->watched) == 0 && !(reads && t->unread))
         return;
-    struct epoll_event event = {.events = wanted, .data.ptr = t};
-    int operation = !wanted ? EPOLL_CTL_DEL : t->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    if (reads)
+        t->unread = 0;
+    struct epoll_event event = {.events = wanted | EPOLLET, .data.ptr = t};
+    int operation = t->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     if (epoll_ctl(t->poller->epoll, operation, t->fd, &event) < 0) {
         PyObject *error = os_error(errno);
         t->watched = 0;
@@ -302,8 +322,9 @@ sending_failed(Transport *t, int number)
 {
     PyObject *error = os_error(number);
     forget_waiting(t);
-    if (t->reading && !t->ended && !t->closing) {
+    if (is_reading(t)) {
         Py_XSETREF(t->error, error);
+        t->unread = 1;
         watch(t);
         return;
     }
@@ -503,9 +524,10 @@ transport_writelines(Transport *t, PyObject *lines)
 }
 
 /* Lets what has come go on to `t->to`, and tells the protocol how much. Returns 0 if it has to be read instead:
-the other side does not take more at once, there is no pipe, or the connection has an end or an error to tell. */
+the other side does not take more at once, there is no pipe, or the connection has an end or an error to tell.
+`more` as in `receive`. */
 static int
-relay(Transport *t)
+relay(Transport *t, int more)
 {
     Transport *to = t->to;
     if (to->fd < 0 || to->closing || to->ends || to->count > 0 || to->error != NULL)
@@ -536,9 +558,11 @@ relay(Transport *t)
     Py_DECREF(to);
     PyObject *count = PyLong_FromSsize_t(size), *protocol = Py_XNewRef(t->protocol), *done = NULL;
     int follows = 0; /* a read would have told of what lies behind the body, too */
-    if (t->to == NULL && t->fd >= 0)
+    if (t->fd >= 0)
         ioctl(t->fd, FIONREAD, &follows);
-    PyObject *args[] = {protocol, count, follows > 0 ? Py_True : Py_False};
+    if (follows == 0 && !more)
+        t->unread = 0;
+    PyObject *args[] = {protocol, count, t->to == NULL && follows > 0 ? Py_True : Py_False};
     if (protocol != NULL && count != NULL)
         done = PyObject_VectorcallMethod(str_relayed, args, 3, NULL);
     if (protocol != NULL && done == NULL)
@@ -573,11 +597,11 @@ transport_relay(Transport *t, PyObject *const *args, Py_ssize_t count)
     Py_RETURN_NONE;
 }
 
-/* Reads once and calls the protocol. */
+/* Reads once and calls the protocol. `more`: there may be more to read although less is read than asked for. */
 static void
-receive(Transport *t)
+receive(Transport *t, int more)
 {
-    if (t->to != NULL && relay(t))
+    if (t->to != NULL && relay(t, more))
         return;
     Poller *poller = t->poller;
     PyObject *data = NULL;
@@ -598,8 +622,10 @@ receive(Transport *t)
     if (size <= 0) {
         int number = errno;
         Py_XDECREF(data);
-        if (size < 0 && (number == EAGAIN || number == EWOULDBLOCK))
+        if (size < 0 && (number == EAGAIN || number == EWOULDBLOCK)) {
+            t->unread = 0;
             return;
+        }
         if (size < 0 || t->error != NULL) {
             PyObject *error = t->error ? Py_NewRef(t->error) : os_error(number);
             disconnect(t, error);
@@ -622,6 +648,8 @@ receive(Transport *t)
         watch(t);
         return;
     }
+    if (size < most && !more)
+        t->unread = 0;
     t->large = size >= LARGE_READ;
     if (t->to != NULL) {
         t->relay -= size;
@@ -644,19 +672,34 @@ receive(Transport *t)
 static void
 transport_event(Transport *t, uint32_t events)
 {
-    if (t->fd >= 0 && events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+    if (t->fd >= 0 && events != EPOLLOUT) {
         /* First what came: it may be a response from a peer that takes nothing more. */
-        if (t->reading && !t->ended && !t->closing)
-            receive(t);
-        else
-            watch(t);
+        int more = !t->tcp || events & ~(EPOLLIN | EPOLLOUT);
+        t->unread = 1;
+        for (int reads = more ? 2 : 1; reads > 0 && t->unread && is_reading(t); reads--)
+            receive(t, more); /* the second time mostly the end */
+        watch(t);
     }
-    if (t->fd >= 0 && has_waiting(t) && events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+    if (t->fd < 0 || !(events & (EPOLLOUT | EPOLLHUP | EPOLLERR)))
+        return;
+    if (has_waiting(t)) {
         flush(t);
+    } else if (events == EPOLLOUT && is_reading(t)) {
+        t->unread = 1; /* nothing waits any more, and the peer's reads need not wake us: watch for input only */
+        watch(t);
+    }
+}
+
+static int
+is_tcp(int fd)
+{
+    int protocol = 0;
+    socklen_t size = sizeof(protocol);
+    return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0 && protocol == IPPROTO_TCP;
 }
 
 static Transport *
-new_transport(Poller *poller, int fd, PyObject *protocol)
+new_transport(Poller *poller, int fd, int tcp, PyObject *protocol)
 {
     Transport *t = PyObject_GC_New(Transport, &TransportType);
     if (t == NULL)
@@ -672,7 +715,8 @@ new_transport(Poller *poller, int fd, PyObject *protocol)
     t->fd = fd;
     t->watched = 0;
     t->reading = 1;
-    t->ended = t->closing = t->ends = t->full = t->large = t->lost = 0;
+    t->ended = t->closing = t->ends = t->full = t->large = t->lost = t->unread = 0;
+    t->tcp = tcp;
     t->address_size = 0;
     PyObject_GC_Track((PyObject *)t);
     return t;
@@ -763,7 +807,7 @@ transport_is_reading(Transport *t, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(t->reading && !t->ended && !t->closing);
 }
 
-PyDoc_STRVAR(pause_doc, "Read no more until resume_reading. Epoll is told when the next bytes come.");
+PyDoc_STRVAR(pause_doc, "Read no more until resume_reading. Epoll is not told.");
 
 static PyObject *
 transport_pause_reading(Transport *t, PyObject *Py_UNUSED(ignored))
@@ -1047,7 +1091,7 @@ acceptor_event(Acceptor *a)
             continue; /* that connection is gone (accept(2)) */
         }
         PyObject *protocol = PyObject_CallNoArgs(a->factory);
-        Transport *t = protocol == NULL ? NULL : new_transport(poller, fd, protocol);
+        Transport *t = protocol == NULL ? NULL : new_transport(poller, fd, a->tcp, protocol);
         Py_XDECREF(protocol);
         if (t == NULL) {
             Py_XDECREF(report(poller, "accepting a connection failed", NULL, NULL));
@@ -1210,7 +1254,7 @@ poller_adopt(Poller *p, PyObject *const *args, Py_ssize_t count)
     long fd = PyLong_AsLong(args[0]);
     if (fd == -1 && PyErr_Occurred())
         return NULL;
-    Transport *t = new_transport(p, (int)fd, args[1]);
+    Transport *t = new_transport(p, (int)fd, is_tcp((int)fd), args[1]);
     if (t != NULL)
         begin(t);
     return (PyObject *)t;
@@ -1240,6 +1284,7 @@ poller_accept(Poller *p, PyObject *const *args, Py_ssize_t count)
     a->factory = Py_NewRef(args[1]);
     a->exhausted = Py_NewRef(args[2]);
     a->fd = fd;
+    a->tcp = is_tcp(fd);
     a->watched = 0;
     PyObject_GC_Track((PyObject *)a);
     if (acceptor_watch(a, 1) < 0) {
