@@ -47,6 +47,7 @@ level-triggered: their connections are not accepted all at once. */
 #define PIPE_SIZE (1024 * 1024) /* the most that Linux gives to a user who is not root */
 #define MOST_PIPES 64           /* that have something in them, for clients that read slowly */
 #define FREE_PIPES 4            /* that are kept for the next body */
+#define METHODS 4               /* of types of protocols: there are few that receive all the time */
 
 /* Urgent data is not read, but a read ends at it, with fewer bytes than there are. */
 #define READABLE (EPOLLIN | EPOLLRDHUP | EPOLLPRI)
@@ -60,6 +61,13 @@ typedef struct {
     int out, in;
 } Pipe;
 
+/* What the objects of a type do with bytes that came. */
+typedef struct {
+    PyTypeObject *type;
+    unsigned version;   /* of the type: another one once it was changed */
+    PyObject *received; /* its `data_received`; the type holds both for as long as it has this version */
+} Method;
+
 typedef struct {
     PyObject_HEAD
     int epoll;
@@ -72,6 +80,8 @@ typedef struct {
     int pipes; /* that are open */
     int spare; /* of them free */
     Pipe free[FREE_PIPES];
+    Method methods[METHODS];
+    int oldest; /* of them */
     struct epoll_event events[MOST_EVENTS];
 } Poller;
 
@@ -109,6 +119,40 @@ typedef struct {
     int tcp;
     int watched;
 } Acceptor;
+
+/* --- System calls -------------------------------------------------------------------------------------- */
+
+/* Those of each request, without what glibc does around them for threads that are cancelled. */
+
+static ssize_t
+receive_bytes(int fd, void *into, size_t most)
+{
+#ifdef SYS_recvfrom
+    return syscall(SYS_recvfrom, fd, into, most, 0, NULL, NULL);
+#else
+    return recv(fd, into, most, 0);
+#endif
+}
+
+static ssize_t
+send_bytes(int fd, const void *from, size_t size)
+{
+#ifdef SYS_sendto
+    return syscall(SYS_sendto, fd, from, size, MSG_NOSIGNAL, NULL, 0);
+#else
+    return send(fd, from, size, MSG_NOSIGNAL);
+#endif
+}
+
+static int
+poll_events(int epoll, struct epoll_event *events, int most)
+{
+#ifdef SYS_epoll_pwait
+    return (int)syscall(SYS_epoll_pwait, epoll, events, most, 0, NULL, 0);
+#else
+    return epoll_wait(epoll, events, most, 0);
+#endif
+}
 
 /* --- Common -------------------------------------------------------------------------------------------- */
 
@@ -473,7 +517,7 @@ transport_write(Transport *t, PyObject *data)
         goto end; /* as asyncio: what is written to a closing transport is dropped */
     if (!has_waiting(t)) {
         do
-            done = send(t->fd, start, size, MSG_NOSIGNAL);
+            done = send_bytes(t->fd, start, size);
         while (done < 0 && errno == EINTR);
         if (done < 0) {
             if (errno != EAGAIN && errno != EWOULDBLOCK) {
@@ -521,6 +565,49 @@ transport_writelines(Transport *t, PyObject *lines)
     if (PyErr_Occurred())
         return NULL;
     Py_RETURN_NONE;
+}
+
+/* Returns the method `data_received` of a type, which it holds, or NULL if its objects may have others. */
+static PyObject *
+find_received(Poller *poller, PyTypeObject *type)
+{
+    if (type->tp_dictoffset != 0 || type->tp_getattro != PyObject_GenericGetAttr)
+        return NULL;
+#ifdef Py_TPFLAGS_MANAGED_DICT
+    if (PyType_HasFeature(type, Py_TPFLAGS_MANAGED_DICT))
+        return NULL;
+#endif
+    PyObject *found = PyObject_GetAttr((PyObject *)type, str_data_received);
+    if (found == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    Py_DECREF(found);
+    /* Once a type is changed it has no version, until the next of its attributes is looked up. */
+    if (!PyType_HasFeature(Py_TYPE(found), Py_TPFLAGS_METHOD_DESCRIPTOR) || type->tp_version_tag == 0)
+        return NULL;
+    poller->methods[poller->oldest] = (Method){type, type->tp_version_tag, found};
+    poller->oldest = (poller->oldest + 1) % METHODS;
+    return found;
+}
+
+static PyObject *
+call_received(Poller *poller, PyObject *protocol, PyObject *data)
+{
+    PyTypeObject *type = Py_TYPE(protocol);
+    PyObject *received = NULL;
+    for (Method *one = poller->methods; received == NULL && one < poller->methods + METHODS; one++)
+        if (one->type == type && one->version == type->tp_version_tag)
+            received = one->received;
+    if (received == NULL)
+        received = find_received(poller, type);
+    if (received == NULL)
+        return PyObject_CallMethodOneArg(protocol, str_data_received, data);
+    PyObject *args[] = {protocol, data};
+    Py_INCREF(received);
+    PyObject *done = PyObject_Vectorcall(received, args, 2, NULL);
+    Py_DECREF(received);
+    return done;
 }
 
 /* Lets what has come go on to `t->to`, and tells the protocol how much. Returns 0 if it has to be read instead:
@@ -617,7 +704,7 @@ receive(Transport *t, int more)
         }
     }
     do
-        size = recv(t->fd, into, most, 0);
+        size = receive_bytes(t->fd, into, most);
     while (size < 0 && errno == EINTR);
     if (size <= 0) {
         int number = errno;
@@ -661,7 +748,7 @@ receive(Transport *t, int more)
     else if (size < READ_SIZE)
         _PyBytes_Resize(&data, size);
     PyObject *protocol = Py_NewRef(t->protocol);
-    PyObject *done = data == NULL ? NULL : PyObject_CallMethodOneArg(protocol, str_data_received, data);
+    PyObject *done = data == NULL ? NULL : call_received(poller, protocol, data);
     if (done == NULL)
         callback_failed(t, "protocol.data_received() call failed.", protocol);
     Py_XDECREF(done);
@@ -1218,7 +1305,7 @@ poller_poll(Poller *p, PyObject *Py_UNUSED(ignored))
 {
     if (p->epoll < 0 || p->polling)
         Py_RETURN_NONE;
-    int count = epoll_wait(p->epoll, p->events, MOST_EVENTS, 0);
+    int count = poll_events(p->epoll, p->events, MOST_EVENTS);
     p->polling = 1;
     for (int at = 0; at < count; at++) {
         PyObject *source = p->events[at].data.ptr;

@@ -307,6 +307,42 @@ async def test_another_protocol_takes_over(pair: tuple[Peer, socket.socket]) -> 
     assert not protocol.data
 
 
+@pytest.mark.skipif(not IS_NATIVE, reason="not built")
+async def test_a_method_that_its_type_has_no_more_is_not_called() -> None:
+    """As everywhere in Python; uvloop keeps the one that it found first."""
+
+    class Slotted(asyncio.Protocol):
+        __slots__ = ("data", "transport")
+
+        def __init__(self) -> None:
+            self.data = b""
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = cast(asyncio.Transport, transport)
+
+        def data_received(self, data: bytes) -> None:
+            self.data += data
+
+    def louder(self: Slotted, data: bytes) -> None:
+        self.data += data.upper()
+
+    ours, theirs = connected()
+    protocol, second = Slotted(), Peer()
+    opened = network.NativeNetwork(asyncio.get_running_loop())
+    await opened.open(ours, lambda: protocol)
+    for expected in (b"a", b"aa"):
+        theirs.sendall(b"a")
+        await until(lambda expected=expected: protocol.data == expected)  # type: ignore[misc]
+    Slotted.data_received = louder  # type: ignore[method-assign]
+    theirs.sendall(b"b")
+    await until(lambda: protocol.data == b"aaB")
+    protocol.transport.set_protocol(second)
+    theirs.sendall(b"c")
+    await until(lambda: second.data == b"c")
+    theirs.close()
+    await until(lambda: "lost" in second.said)
+
+
 async def test_one_may_close_others_that_have_something_to_read(kind: type[Network]) -> None:
     """All are ready in one turn, and the first that is told closes all of them."""
     opened = kind(asyncio.get_running_loop())
