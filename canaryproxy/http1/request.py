@@ -450,9 +450,10 @@ class RequestParser:
         request.never_indexed = NO_NAMES
         request.headers = headers
         request.fields = fields = headers.fields
-        trace_id = traceparent[3:35] if traceparent else fields.trace_id
+        trace_id, sampled = fields.trace_id, fields.sampled
+        if traceparent:
+            trace_id, sampled = traceparent[3:35], traceparent[-1] in _ODD
         request.trace = trace_id
-        sampled = traceparent[-1] in _ODD if traceparent else fields.sampled
         request.sampled = trace_id if sampled and trace_id else b""
         forwarding = request.forwarding = fields.forwarding
         if client:

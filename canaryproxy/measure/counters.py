@@ -29,7 +29,7 @@ from canaryproxy.measure import histogram
 from canaryproxy.measure.routing import CANARY, STABLE, VARIANTS
 
 try:
-    from canaryproxy.measure.native_cells import Cells
+    from canaryproxy.measure.native_cells import Cell, Cells
 except ImportError:  # it was not built: the same is counted here
     _HAS_CELLS = False
 else:
@@ -287,6 +287,11 @@ class Counters:
             rest[:EXEMPLAR_CELLS],
             rest[EXEMPLAR_CELLS:],
         )
+
+
+def reader(cell: memoryview[int]) -> Callable[[], int] | None:
+    """Return what reads one cell, for a third of what it costs by itself; ``None`` without the extension."""
+    return Cell(cell).value if _HAS_CELLS else None
 
 
 class Tally:

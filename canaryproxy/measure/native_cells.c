@@ -168,6 +168,57 @@ static PyTypeObject CellsType = {
     .tp_new = Cells_new,
 };
 
+typedef struct {
+    PyObject_HEAD
+    Py_buffer view;
+} Cell;
+
+static PyObject *Cell_value(Cell *self, PyObject *Py_UNUSED(none))
+{
+    return PyLong_FromUnsignedLongLong(*(const volatile uint64_t *)self->view.buf);
+}
+
+static PyObject *Cell_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *view;
+    if (!PyArg_ParseTuple(args, "O", &view))
+        return NULL;
+    Cell *self = (Cell *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    if (PyObject_GetBuffer(view, &self->view, PyBUF_SIMPLE) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    if (self->view.len != (Py_ssize_t)sizeof(uint64_t)) {
+        PyErr_SetString(PyExc_ValueError, "not one cell");
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void Cell_dealloc(Cell *self)
+{
+    PyBuffer_Release(&self->view);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyMethodDef Cell_methods[] = {
+    {"value", (PyCFunction)Cell_value, METH_NOARGS, "Return what is in the cell."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyTypeObject CellType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "canaryproxy.measure.native_cells.Cell",
+    .tp_basicsize = sizeof(Cell),
+    .tp_dealloc = (destructor)Cell_dealloc,
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_doc = "Reads one cell that another process may write.",
+    .tp_methods = Cell_methods,
+    .tp_new = Cell_new,
+};
+
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "canaryproxy.measure.native_cells",
@@ -177,10 +228,11 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit_native_cells(void)
 {
-    if (PyType_Ready(&CellsType) < 0)
+    if (PyType_Ready(&CellsType) < 0 || PyType_Ready(&CellType) < 0)
         return NULL;
     PyObject *made = PyModule_Create(&module);
-    if (made != NULL && PyModule_AddObjectRef(made, "Cells", (PyObject *)&CellsType) < 0)
+    if (made != NULL && (PyModule_AddObjectRef(made, "Cells", (PyObject *)&CellsType) < 0 ||
+                         PyModule_AddObjectRef(made, "Cell", (PyObject *)&CellType) < 0))
         Py_CLEAR(made);
     return made;
 }

@@ -1,3 +1,7 @@
+class Cell:
+    def __init__(self, view: memoryview[int]) -> None: ...
+    def value(self) -> int: ...
+
 class Cells:
     def __init__(
         self,

@@ -49,6 +49,7 @@ class Router:
         "_outcomes",
         "_probes",
         "_proxies",
+        "_read",
         "_reads_query",
         "_rules",
         "_sequence",
@@ -65,6 +66,8 @@ class Router:
         self._cell = cell
         self._sequence = cell.sequence
         """One cell: when it differs from ``_table_version``, another table was published."""
+        self._read = counters.reader(cell.sequence)
+        """Reads it, unless ``None``."""
         self._last_cache: RuleCache | None = None
         """The request before, as often the next one is like it: the cache that it was looked up in, its
         method and path, and what the rules say."""
@@ -121,7 +124,8 @@ class Router:
 
     def route(self, request: Request, peer: Peer) -> tuple[Routing, tuple[int, ...]]:
         """Return where a request goes, and the outcomes whose rules match it (indexes)."""
-        if self._sequence[0] != self._table_version:
+        sequence = self._sequence[0] if self._read is None else self._read()
+        if sequence != self._table_version:
             self._refresh()
         headers = request.headers
         if not self._has_rules:

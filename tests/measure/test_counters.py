@@ -144,6 +144,17 @@ def test_observations_are_all_there(values: list[float]) -> None:
     assert cells.tolist() == list(tally.values)
 
 
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=5))
+def test_a_cell_is_read_as_it_is_now(values: list[int]) -> None:
+    cells = Counters().service
+    read = counters.reader(cells[counters.PROBES : counters.PROBES + 1])
+    if read is None:
+        pytest.skip("not built")
+    for value in values:
+        cells[counters.PROBES] = value
+        assert read() == value
+
+
 _CELLS = st.lists(st.integers(0, counters.VARIANT_CELLS - 1), max_size=5).map(tuple)
 
 
