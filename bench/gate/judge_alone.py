@@ -10,10 +10,20 @@ import socket
 import sys
 from array import array
 
-from bench.gate.records import A_TICK, DONE, EPOCH, LENGTH_BYTES, NAMES, WEIGHT, Traffic
+from bench.gate.records import (
+    A_TICK,
+    DONE,
+    EPOCH,
+    LENGTH_BYTES,
+    NAMES,
+    SERVED,
+    TINY,
+    WEIGHT,
+    Traffic,
+)
 from bench.harness.ports import HOST
 from canaryproxy.judging.judge import Judge
-from canaryproxy.judging.settings import JudgeSettings
+from canaryproxy.judging.settings import BusinessRule, JudgeSettings, OutcomeRule
 from canaryproxy.judging.verdict import Sample
 
 _LEARNT = 1500
@@ -26,7 +36,13 @@ class Release:
     """A release whose judge gets a tick of records at a time."""
 
     def __init__(self) -> None:
-        self._judge = Judge(JudgeSettings(steps=(float(WEIGHT),), warmup=0.0))
+        settings = JudgeSettings(
+            steps=(float(WEIGHT),),
+            warmup=0.0,
+            business=BusinessRule(slot=SERVED.bit_length() - 1, outcome="served"),
+            outcomes=(OutcomeRule("tiny", slot=TINY.bit_length() - 1),),
+        )
+        self._judge = Judge(settings)
         self._now = 0.0
         traffic = Traffic()
         for count, weight in ((_LEARNT, 0), (_JUDGED, WEIGHT)):

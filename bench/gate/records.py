@@ -22,6 +22,11 @@ A_TICK: Final = 300
 LENGTH_BYTES: Final = 4
 DONE: Final = b"."
 
+SERVED: Final = 1
+"""The bit of the outcome of the business metric, which every response has that has not failed."""
+TINY: Final = 2
+"""The bit of a bad outcome, which none has."""
+_OUTCOMES: Final = SERVED | TINY
 _USERS = 200
 _FAILED = 0.01
 _SECONDS = 20.0
@@ -46,7 +51,7 @@ class Traffic:
             is_canary = position < weight * 100 * FINE
             status = 500 if failed else 200
             found.append(pack_first(position, is_canary, EPOCH, status, self._type, flags))
-            found.append(pack_second(luck.choice(self._routes), 0, 0))
+            found.append(pack_second(luck.choice(self._routes), _OUTCOMES, 0 if failed else SERVED))
             found.append(pack_third(luck.uniform(0.01, 0.03), 20 if failed else 1000))
         return found
 
