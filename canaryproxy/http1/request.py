@@ -450,9 +450,12 @@ class RequestParser:
         request.never_indexed = NO_NAMES
         request.headers = headers
         request.fields = fields = headers.fields
-        trace_id, sampled = fields.trace_id, fields.sampled
         if traceparent:
-            trace_id, sampled = traceparent[3:35], traceparent[-1] in _ODD
+            trace_id: bytes | None = traceparent[3:35]
+            sampled = traceparent[-1] in _ODD
+        else:
+            trace_id = fields.trace_id
+            sampled = fields.sampled
         request.trace = trace_id
         request.sampled = trace_id if sampled and trace_id else b""
         forwarding = request.forwarding = fields.forwarding
