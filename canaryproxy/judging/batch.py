@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from canaryproxy.judging.flat import append, sum64, vec
+from canaryproxy.measure.flat import append, sum64, vec
 
 GOOD: Final = 0
 BAD: Final = 1

@@ -32,8 +32,8 @@ from math import log
 from typing import Final
 
 from canaryproxy.judging.evidence import log_sum_exp
-from canaryproxy.judging.flat import vec
 from canaryproxy.judging.history import CLASS_RATES
+from canaryproxy.measure.flat import vec
 
 KS: Final[tuple[float, ...]] = (1.5, 2.5, 5.0, 12.0, 40.0, 300.0)
 """A: how many times its share of first events the canary may have."""

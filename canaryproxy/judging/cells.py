@@ -6,10 +6,10 @@ from math import log, sqrt
 from typing import Final
 
 from canaryproxy.judging.evidence import log_sum_exp
-from canaryproxy.judging.flat import i64
 from canaryproxy.judging.look import best_tilt, log_mean, log_mean_independent
 from canaryproxy.judging.tally import Tally
 from canaryproxy.judging.units import ROW_BITS, Lottery, VirtualCanaries, unpacked
+from canaryproxy.measure.flat import i64
 
 FIRST_LOOK: Final = 8
 LOOK_RATIO: Final = 1.3

@@ -6,7 +6,6 @@ from typing import Final
 
 from canaryproxy.judging.batch import Trials
 from canaryproxy.judging.cells import cell_of, step_of
-from canaryproxy.judging.flat import i32, i64, vec
 from canaryproxy.judging.history import EVENTS_SHIFT as OF_EVENTS
 from canaryproxy.judging.history import MOST, Expectation, History
 from canaryproxy.judging.rounds import Round
@@ -24,6 +23,7 @@ from canaryproxy.judging.rows import (
 )
 from canaryproxy.judging.tally import Tally
 from canaryproxy.judging.units import ROW_BITS, Lottery, Units, VirtualCanaries
+from canaryproxy.measure.flat import i32, i64, vec
 
 _MOST_MOVED: Final = 2048
 """Units that may have moved before the looks know."""

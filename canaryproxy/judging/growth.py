@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
-from canaryproxy.judging.flat import extend, i32, i64, u8, vec
+from canaryproxy.measure.flat import extend, i32, i64, u8, vec
 
 _WITHOUT: Final = [bytes(value & ~(1 << bit) for value in range(256)) for bit in range(8)]
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from math import exp, log
 from typing import Final
 
-from canaryproxy.judging.flat import i32, vec
 from canaryproxy.judging.growth import with_ints
+from canaryproxy.measure.flat import i32, vec
 
 MOST: Final = 65_535
 """Trials of a unit that a history counts."""

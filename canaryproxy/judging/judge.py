@@ -46,7 +46,6 @@ from typing import Any
 
 from canaryproxy.judging import families, metrics, words
 from canaryproxy.judging.draws import Groups
-from canaryproxy.judging.flat import sum64, vec
 from canaryproxy.judging.hearing import Hearing
 from canaryproxy.judging.learning import Learning
 from canaryproxy.judging.metrics import Limits
@@ -59,6 +58,7 @@ from canaryproxy.judging.units import Lottery
 from canaryproxy.judging.verdict import Assessment, Level, Sample, Verdict
 from canaryproxy.judging.verdicts import Look, Shown, seen_of, untested
 from canaryproxy.judging.watch import Watch
+from canaryproxy.measure.flat import sum64, vec
 from canaryproxy.measure.records import (
     ABANDONED,
     ENDED,

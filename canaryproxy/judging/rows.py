@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from canaryproxy.judging.flat import i32, i64, u8, vec
 from canaryproxy.judging.growth import with_bytes, with_ints, with_longs, without
+from canaryproxy.measure.flat import i32, i64, u8, vec
 
 CANARY: Final = 1
 """Note: the unit is the canary's."""

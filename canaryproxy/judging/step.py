@@ -16,7 +16,6 @@ from canaryproxy.judging import families, metrics, words
 from canaryproxy.judging.bad_responses import BadResponses
 from canaryproxy.judging.batch import BAD, NO_TRIAL, Batch
 from canaryproxy.judging.families import Spec
-from canaryproxy.judging.flat import u8, vec
 from canaryproxy.judging.growth import with_bytes
 from canaryproxy.judging.history import History
 from canaryproxy.judging.lottery import Estimate, Lottery, LotteryTest, TestSettings
@@ -29,6 +28,7 @@ from canaryproxy.judging.sorting import RouteSorter, Sorter
 from canaryproxy.judging.units import Units
 from canaryproxy.judging.user_time import UserTime
 from canaryproxy.judging.verdict import Placebo, Verdict
+from canaryproxy.measure.flat import u8, vec
 from canaryproxy.measure.records import POSITION_MASK, STATUS_SHIFT, VARIANT_SHIFT
 
 OTHERS = "other routes"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Final
 
-from canaryproxy.judging.flat import i64, sum64, vec
 from canaryproxy.judging.history import CLASS_RATES, CLASSES, likeness
+from canaryproxy.measure.flat import i64, sum64, vec
 
 CELLS: Final = 2 * CLASSES
 """Sums are kept by class of unit and side, at ``2 * class + (1 for the canary)``."""

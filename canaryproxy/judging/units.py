@@ -13,8 +13,8 @@ from typing import Final
 
 from mmh3 import mmh3_x64_128_uintdigest
 
-from canaryproxy.judging.flat import append, i32, i64, vec
 from canaryproxy.judging.growth import with_longs
+from canaryproxy.measure.flat import append, i32, i64, vec
 
 _PAGE: Final = 1024
 _PACKED: Final = 2048

@@ -25,11 +25,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import ClassVar, Final
 
-from librt.vecs import append, vec
 from mmh3 import mmh3_32_uintdigest
-from mypy_extensions import i64
 
 from canaryproxy.measure.compiled import COMPILED
+from canaryproxy.measure.flat import append, i64, vec
 
 WORDS: Final = 3
 """Words of a record."""

@@ -57,7 +57,10 @@ def test_an_endpoint_that_fails_the_checks_of_one_replica_holds_the_step_of_all(
         sees_it.kill(signal.SIGSTOP)
         until(lambda: release(other)["fleet"]["leads"], "another leader")
         sees_it.kill(signal.SIGCONT)
-        until(lambda: release(sees_it)["fleet"]["leader"].startswith("other"), "that it follows")
+        until(
+            lambda: (release(sees_it)["fleet"]["leader"] or "").startswith("other"),
+            "that it follows",
+        )
         with Users(sees_it.port, 2), Users(other.port, 2):
             until(
                 lambda: str(release(other)["hold"]).startswith(f"{said} (at replica sees:"), "hold"
