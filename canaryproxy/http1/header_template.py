@@ -63,8 +63,8 @@ _ZERO: Final = 0x30
 _TRACEPARENT: Final = b"00-" + NO_TRACE + b"-" + NO_PARENT + b"-00"
 """The form of a traceparent of version 00: each hex digit as 0."""
 _joined: Final = native.joined
-_plain: Final = native.plain
 _plain_between: Final = native.plain_between
+_values: Final = native.request_values
 _SCHEMES: Final = (b"Bearer ", b"Basic ")
 """Schemes of credentials that authenticate a request, and not a connection (``fields.binds``)."""
 
@@ -103,6 +103,7 @@ class HeaderTemplate:
     __slots__ = (
         "_cookie_lead",
         "_first",
+        "_form",
         "_forwarded_first",
         "_forwarded_last",
         "_headers",
@@ -150,6 +151,12 @@ class HeaderTemplate:
         self._forwarded_first, *forwarded = self._what_is_forwarded(pieces)
         self._forwarded_last = forwarded[-1]
         self._own = list(map(_OwnValue, self._kinds, map(len, pieces[2::3]), lines, forwarded))
+        self._form: tuple[bytes, ...] | None = None
+        """What the extension in C asks for; ``None``: it cannot read such blocks."""
+        if not self._cookie_lead and len(names) <= native.MOST_VALUES:
+            self._form = native.form(
+                bytes(self._kinds), self._first, self._forwarded_first, lines, forwarded
+            )
 
     def _what_is_forwarded(self, pieces: Sequence[bytes]) -> list[bytes]:
         """Return what is forwarded of what blocks have in common, before their first value and after each."""
@@ -182,12 +189,28 @@ class HeaderTemplate:
         ``users`` are headers that are known, by ``key`` and their Cookie.
         """
         if self._is_plain and _plain_between is not None and _joined is not None:
-            cookie_value = _plain_between(block, self._first, self._last)
-            if cookie_value is None:
+            value = _plain_between(block, self._first, self._last)
+            if value is None:
                 return NO_MATCH
-            sent = _joined(self._forwarded_first, cookie_value, self._forwarded_last)
-            user = ParsedHeaders(self.fields, cookie_value, sent, self._rule_cache)
-            return user, sent, b"", b""
+            sent = _joined(self._forwarded_first, value, self._forwarded_last)
+            return ParsedHeaders(self.fields, value, sent, self._rule_cache), sent, b"", b""
+        form = self._form
+        if form is None or _values is None:
+            return self._match(block, users)
+        found = _values(block, form)
+        if found is None:
+            return NO_MATCH
+        sent, cookie, traceparent, client = found
+        headers = self._headers
+        if headers is None:
+            if users:
+                headers = users.get(self.key + cookie)
+            if headers is None:
+                headers = ParsedHeaders(self.fields, cookie, sent, self._rule_cache)
+        return headers, sent, traceparent, client
+
+    def _match(self, block: bytes, users: dict[bytes, ParsedHeaders]) -> Match:
+        """Do the same in Python."""
         if not block.startswith(self._first):
             return NO_MATCH
         at = len(self._first)
@@ -230,11 +253,7 @@ class HeaderTemplate:
                     return NO_MATCH
                 traceparent = value
             # No parser reads anything special into visible ASCII, with blanks inside only.
-            elif (
-                not _plain(value)
-                if _plain is not None
-                else value.translate(BLANKED) != value or value[0] == BLANK or value[-1] == BLANK
-            ):
+            elif value.translate(BLANKED) != value or value[0] == BLANK or value[-1] == BLANK:
                 return NO_MATCH
             elif kind == COOKIE:
                 cookie = value

@@ -12,7 +12,7 @@ from collections.abc import Sequence, Set
 from typing import Final
 
 from canaryproxy.http1.fields import plain_length
-from canaryproxy.http1.header_template import BLANK, BLANKED
+from canaryproxy.http1.header_template import BLANK, BLANKED, OPAQUE
 from canaryproxy.http1.response import MAX_HEAD, MOST_DIGITS, Response
 from canaryproxy.measure import native
 from canaryproxy.measure.routing import Headers
@@ -74,7 +74,7 @@ _LENGTH: Final = b"content-length"
 _SET_COOKIE: Final = b"set-cookie"
 """The only field of them that may come more than once."""
 _CRLF: Final = b"\r\n"
-_plain: Final = native.plain
+_values: Final = native.response_values
 
 
 class _OwnValue:
@@ -98,8 +98,10 @@ class ResponseTemplate:
     __slots__ = (
         "_common",
         "_first",
+        "_form",
         "_forwarded_first",
         "_last",
+        "_length_at",
         "_names",
         "_own",
         "_response",
@@ -131,11 +133,32 @@ class ResponseTemplate:
             _OwnValue(name == _LENGTH, len(value), rest, then)
             for name, value, rest, then in zip(names, pieces[2::3], rests, sent, strict=True)
         ]
+        self._form: tuple[bytes, ...] | None = None
+        """What the extension in C asks for; ``None``: it cannot read such heads."""
+        if len(names) <= native.MOST_VALUES:
+            kinds = bytes([OPAQUE]) * len(names)
+            self._form = native.form(kinds, self._first, self._forwarded_first, rests, sent)
+        self._length_at = names.index(_LENGTH) if _LENGTH in names else -1
         self.comes_again = COMES_AGAIN.issuperset(names)
         """The same head may come again."""
 
     def match(self, head: bytes) -> Response | None:
         """Return what a head means; ``None`` if it has other lines, or a value that needs the parser."""
+        form = self._form
+        if form is None or _values is None:
+            return self._match(head)
+        found = _values(head, form)
+        if found is None or len(head) > MAX_HEAD:
+            return None
+        length = -1
+        if self._length_at >= 0:
+            length = _length_of(found[1 + self._length_at])
+            if length < 0:
+                return None
+        return self._response.alike(found[0], length, self._common, self._names, found[1:])
+
+    def _match(self, head: bytes) -> Response | None:
+        """Do the same in Python."""
         if not head.startswith(self._first) or len(head) > MAX_HEAD:
             return None
         at = len(self._first)
@@ -158,15 +181,11 @@ class ResponseTemplate:
             value = head[at:end]
             at = end + len(rest)
             if own.is_length:
-                if not value.isdigit() or len(value) > MOST_DIGITS or not plain_length(value):
+                length = _length_of(value)
+                if length < 0:
                     return None
-                length = int(value)
             # No parser reads anything special into visible ASCII, with blanks inside only.
-            elif (
-                not _plain(value)
-                if _plain is not None
-                else value.translate(BLANKED) != value or value[0] == BLANK or value[-1] == BLANK
-            ):
+            elif value.translate(BLANKED) != value or value[0] == BLANK or value[-1] == BLANK:
                 return None
             values.append(value)
             sent = sent + value + own.forwarded
@@ -193,6 +212,13 @@ def learn(
     ):
         return None
     return ResponseTemplate(response, common, pieces, forwarded)
+
+
+def _length_of(value: bytes) -> int:
+    """Return the value of Content-Length; -1 if that needs the parser."""
+    if not value.isdigit() or len(value) > MOST_DIGITS or not plain_length(value):
+        return -1
+    return int(value)
 
 
 def _start(name: bytes) -> bytes:

@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from math import ceil
+from math import ceil, inf
 from operator import add
 from typing import Final, overload
 
@@ -552,7 +552,7 @@ def exemplar(cells: memoryview[int], offset: int, bucket: int) -> Exemplar | Non
     ``cells`` are a variant's (``Counters.exemplars``), ``offset`` says which histogram (``FIRST_BYTE`` or
     ``DURATION``), ``bucket`` is ``histogram.bucket_index`` of the observation.
     """
-    at = _exemplar_at(offset, bucket)
+    at = _exemplar_number(offset, bucket) * _EXEMPLAR_SIZE
     sequence, high, low, micros, millis = cells[at : at + _EXEMPLAR_SIZE]
     if not sequence or sequence % 2 or cells[at] != sequence:
         return None
@@ -566,24 +566,43 @@ EXEMPLAR_EVERY: Final = 0.1
 """Minimum seconds between two exemplars of a bucket: one is as good as another."""
 
 
-def keep_exemplar(
-    cells: memoryview[int], offset: int, seconds: float, trace: bytes, time: float
-) -> None:
-    """Store a trace (32 hex digits) for the bucket of an observation, unless its exemplar is recent.
+class ExemplarWriter:
+    """The exemplars of a variant, for the worker that writes them into its cells (``Counters.exemplars``)."""
 
-    ``time`` is in seconds since the epoch.
-    """
-    bucket = histogram.bucket_index(seconds)
-    at = _exemplar_at(offset, bucket)
-    millis = int(time * 1e3)
-    if cells[at] and 0 <= millis - cells[at + 4] < EXEMPLAR_EVERY * 1e3:
-        return
-    cells[at] += 1
-    cells[at + 1], cells[at + 2] = int(trace[:16], 16), int(trace[16:], 16)
-    cells[at + 3] = ceil(seconds * 1e6)
-    cells[at + 4] = millis
-    cells[at] += 1
+    __slots__ = ("_cells", "_next")
+
+    def __init__(self, cells: memoryview[int]) -> None:
+        self._cells = cells
+        self._next: list[float] = []
+        """By exemplar, when another may replace it: most services have no traces."""
+
+    def keep(
+        self,
+        offset: int,
+        bucket: int,
+        seconds: float,
+        trace: bytes,
+        now: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """Store a trace (32 hex digits) for the bucket of an observation, unless its exemplar is recent.
+
+        ``offset`` and ``bucket`` are as ``exemplar`` has them; ``now`` is a monotonic time, and ``clock``
+        returns that since the epoch.
+        """
+        number = _exemplar_number(offset, bucket)
+        if not self._next:
+            self._next = [-inf] * (2 * histogram.BUCKETS)
+        if now < self._next[number]:
+            return
+        self._next[number] = now + EXEMPLAR_EVERY
+        cells, at = self._cells, number * _EXEMPLAR_SIZE
+        cells[at] += 1
+        cells[at + 1], cells[at + 2] = int(trace[:16], 16), int(trace[16:], 16)
+        cells[at + 3] = ceil(seconds * 1e6)
+        cells[at + 4] = int(clock() * 1e3)
+        cells[at] += 1
 
 
-def _exemplar_at(offset: int, bucket: int) -> int:
-    return ((histogram.BUCKETS if offset == DURATION else 0) + bucket) * _EXEMPLAR_SIZE
+def _exemplar_number(offset: int, bucket: int) -> int:
+    return histogram.BUCKETS + bucket if offset == DURATION else bucket

@@ -79,13 +79,6 @@ static int is_plain(const char *data, Py_ssize_t size)
     return !odd;
 }
 
-static PyObject *plain(PyObject *Py_UNUSED(module), PyObject *value)
-{
-    if (!are_bytes(&value, 1, 1))
-        return NULL;
-    return PyBool_FromLong(is_plain(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value)));
-}
-
 static PyObject *plain_between(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     if (!are_bytes(args, count, 3))
@@ -98,6 +91,153 @@ static PyObject *plain_between(PyObject *Py_UNUSED(module), PyObject *const *arg
         !is_plain(data + first, size - first - last))
         Py_RETURN_NONE;
     return PyBytes_FromStringAndSize(data + first, size - first - last);
+}
+
+/* What the values of a head may be, as canaryproxy/http1/header_template.py has them. */
+enum { COOKIE, TRACEPARENT, FORWARDED_FOR, CREDENTIALS, OPAQUE };
+
+#define MOST_VALUES 16
+#define BEGINS(data, size, text) ((size) >= (Py_ssize_t)sizeof(text) - 1 && memcmp(data, text, sizeof(text) - 1) == 0)
+
+/* Whether it is a traceparent of version 00 (W3C Trace Context 3.2) whose ids are not all zeros. */
+static int is_traceparent(const char *data, Py_ssize_t size)
+{
+    if (size != 55 || memcmp(data, "00-", 3) != 0 || data[35] != '-' || data[52] != '-')
+        return 0;
+    unsigned char trace = 0, parent = 0, odd = 0;
+    for (int i = 3; i < 55; i++) {
+        unsigned char c = (unsigned char)data[i];
+        unsigned char hex = ((unsigned char)(c - '0') <= 9) | ((unsigned char)(c - 'a') <= 5);
+        odd |= !hex & (i != 35) & (i != 52);
+        trace |= (i < 35) & (c != '0');
+        parent |= (i > 35) & (i < 52) & (c != '0');
+    }
+    return !odd & trace & parent;
+}
+
+static int may_be(int kind, const char *data, Py_ssize_t size)
+{
+    if (kind == TRACEPARENT)
+        return is_traceparent(data, size);
+    if (!is_plain(data, size))
+        return 0;
+    return kind != CREDENTIALS || ((BEGINS(data, size, "Bearer ") || BEGINS(data, size, "Basic ")) &&
+                                   memchr(data, ',', (size_t)size) == NULL);
+}
+
+struct value {
+    const char *data;
+    Py_ssize_t size;
+};
+
+/* Finds the values of their own of a head, and joins what is forwarded of it.
+
+   form: a tuple of bytes: the kinds of the values, what heads have before the first value, the same as it is
+   forwarded, and for each value what follows it in heads, and in what is forwarded. Returns a new reference;
+   NULL without an error if the head is another one. */
+static PyObject *taken_apart(PyObject *head, PyObject *form, struct value *values, Py_ssize_t *count)
+{
+    *count = PyTuple_CheckExact(form) ? (PyTuple_GET_SIZE(form) - 3) / 2 : 0;
+    int fits = *count > 0 && *count <= MOST_VALUES && PyTuple_GET_SIZE(form) == 3 + 2 * *count &&
+               PyBytes_CheckExact(head);
+    for (Py_ssize_t i = 0; fits && i < 3 + 2 * *count; i++)
+        fits = PyBytes_CheckExact(PyTuple_GET_ITEM(form, i));
+    if (!fits || PyBytes_GET_SIZE(PyTuple_GET_ITEM(form, 0)) != *count) {
+        PyErr_SetString(PyExc_TypeError, "takes a head and a form, which are bytes objects");
+        return NULL;
+    }
+    const char *kinds = PyBytes_AS_STRING(PyTuple_GET_ITEM(form, 0));
+    const char *at = PyBytes_AS_STRING(head), *end = at + PyBytes_GET_SIZE(head);
+    PyObject *first = PyTuple_GET_ITEM(form, 1);
+    if (PyBytes_GET_SIZE(first) > end - at || memcmp(at, PyBytes_AS_STRING(first), (size_t)PyBytes_GET_SIZE(first)) != 0)
+        return NULL;
+    at += PyBytes_GET_SIZE(first);
+    Py_ssize_t size = PyBytes_GET_SIZE(PyTuple_GET_ITEM(form, 2));
+    for (Py_ssize_t i = 0; i < *count; i++) {
+        PyObject *rest = PyTuple_GET_ITEM(form, 3 + 2 * i);
+        /* A value has no CR, and what follows begins with one. */
+        const char *stop = memchr(at, '\r', (size_t)(end - at));
+        if (stop == NULL || PyBytes_GET_SIZE(rest) > end - stop ||
+            memcmp(stop, PyBytes_AS_STRING(rest), (size_t)PyBytes_GET_SIZE(rest)) != 0 ||
+            !may_be(kinds[i], at, stop - at))
+            return NULL;
+        values[i] = (struct value){at, stop - at};
+        size += (kinds[i] == FORWARDED_FOR ? 0 : stop - at) + PyBytes_GET_SIZE(PyTuple_GET_ITEM(form, 4 + 2 * i));
+        at = stop + PyBytes_GET_SIZE(rest);
+    }
+    if (at != end)
+        return NULL;
+    PyObject *sent = PyBytes_FromStringAndSize(NULL, size);
+    if (sent == NULL)
+        return NULL;
+    char *to = PyBytes_AS_STRING(sent);
+    for (Py_ssize_t i = -1; i < *count; i++) {
+        if (i >= 0 && kinds[i] != FORWARDED_FOR) {
+            memcpy(to, values[i].data, (size_t)values[i].size);
+            to += values[i].size;
+        }
+        PyObject *then = PyTuple_GET_ITEM(form, 4 + 2 * i);
+        memcpy(to, PyBytes_AS_STRING(then), (size_t)PyBytes_GET_SIZE(then));
+        to += PyBytes_GET_SIZE(then);
+    }
+    return sent;
+}
+
+/* Returns a tuple of what is forwarded and these values, where NULL is an empty one; takes over ``sent``. */
+static PyObject *with_values(PyObject *sent, const struct value *const *values, Py_ssize_t count)
+{
+    PyObject *found = PyTuple_New(1 + count);
+    if (found == NULL) {
+        Py_DECREF(sent);
+        return NULL;
+    }
+    PyTuple_SET_ITEM(found, 0, sent);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *value = values[i] == NULL ? PyBytes_FromStringAndSize(NULL, 0)
+                                            : PyBytes_FromStringAndSize(values[i]->data, values[i]->size);
+        if (value == NULL) {
+            Py_DECREF(found);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(found, 1 + i, value);
+    }
+    return found;
+}
+
+static PyObject *request_values(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "takes a head and a form, which are bytes objects");
+    struct value values[MOST_VALUES];
+    PyObject *sent = taken_apart(args[0], args[1], values, &count);
+    if (sent == NULL) {
+        if (PyErr_Occurred())
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    const char *kinds = PyBytes_AS_STRING(PyTuple_GET_ITEM(args[1], 0));
+    const struct value *by_kind[3] = {NULL};
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (kinds[i] <= FORWARDED_FOR)
+            by_kind[(int)kinds[i]] = &values[i];
+    return with_values(sent, by_kind, 3);
+}
+
+static PyObject *response_values(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "takes a head and a form, which are bytes objects");
+    struct value values[MOST_VALUES];
+    const struct value *each[MOST_VALUES];
+    PyObject *sent = taken_apart(args[0], args[1], values, &count);
+    if (sent == NULL) {
+        if (PyErr_Occurred())
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        each[i] = &values[i];
+    return with_values(sent, each, count);
 }
 
 static PyObject *plain_cookie(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
@@ -149,12 +289,14 @@ static PyMethodDef functions[] = {
     {"hash_of", (PyCFunction)(void (*)(void))hash_of, METH_FASTCALL,
      "Return the hash of a salt and a key: MurmurHash3 x86 32-bit of both in a row, with seed 0."},
     {"joined", (PyCFunction)(void (*)(void))joined, METH_FASTCALL, "Return three parts as one."},
-    {"plain", (PyCFunction)plain, METH_O,
-     "Tell whether a value is visible ASCII, with blanks inside only, and not empty."},
     {"plain_between", (PyCFunction)(void (*)(void))plain_between, METH_FASTCALL,
      "Return what is between a first and a last part, if it is plain; None if not, or if they are not there."},
     {"plain_cookie", (PyCFunction)(void (*)(void))plain_cookie, METH_FASTCALL,
      "Return the value of the cookie that begins like this; None without one, nothing if it is unusual."},
+    {"request_values", (PyCFunction)(void (*)(void))request_values, METH_FASTCALL,
+     "Return what is forwarded of a head, its Cookie, traceparent and X-Forwarded-For; None if it is another."},
+    {"response_values", (PyCFunction)(void (*)(void))response_values, METH_FASTCALL,
+     "Return what is forwarded of a head, and its values; None if it is another."},
     {NULL, NULL, 0, NULL},
 };
 

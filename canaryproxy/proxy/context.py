@@ -9,7 +9,7 @@ from canaryproxy.http1.forwarding import Peer, TrustedProxies
 from canaryproxy.http1.head_cache import RequestHeadCache, ResponseHeadCache
 from canaryproxy.http1.propagated import Names
 from canaryproxy.http1.request import Request
-from canaryproxy.measure.counters import FINISHED, ROUTED, Counters, Tally
+from canaryproxy.measure.counters import FINISHED, ROUTED, Counters, ExemplarWriter, Tally
 from canaryproxy.measure.rescue import RescueRules
 from canaryproxy.measure.routing import Routing
 from canaryproxy.measure.service_table import ServiceTable
@@ -122,6 +122,7 @@ class ServiceContext:
     __slots__ = (
         "cells",
         "counters",
+        "exemplars",
         "head_ends",
         "is_awake",
         "is_plain",
@@ -178,6 +179,8 @@ class ServiceContext:
         # Tuples of any length: a compiled pair would be made anew to take one of it by number.
         self.tallies: tuple[Tally, ...] = _ASLEEP
         """Writes the counters of each variant, once it is awake."""
+        self.exemplars = tuple(map(ExemplarWriter, self.counters.exemplars))
+        """Writes those of each variant."""
         self.long_lived = LongLivedExchanges(self.tallies)
         """The tunnels and endless responses, which follow their users."""
         self.router = router

@@ -42,6 +42,7 @@ from canaryproxy.http1.response import Response
 from canaryproxy.measure import counters, records
 from canaryproxy.measure.counters import ROUTED, Reason
 from canaryproxy.measure.endpoint_cells import UNTIMED
+from canaryproxy.measure.histogram import bucket_index
 from canaryproxy.measure.routing import NOT_SHARED, STABLE, Routing
 from canaryproxy.measure.shedding import retry_after
 from canaryproxy.proxy import retry
@@ -255,7 +256,7 @@ class Exchange(Rescuer):
                 known = rules.recall(self._outcomes, self._response, self._size)
             bucket = tally.finish(status, waited, took, known.cells)
             if self.request.sampled:
-                _keep_exemplars(self, waited, took)
+                _keep_exemplars(self, bucket, waited, took, now)
             failed = rules.error_statuses[status] != 0
             if failed:
                 tally.add(counters.FAILED)
@@ -408,11 +409,11 @@ class Exchange(Rescuer):
             return
         waited, took = max(responded - self._received, 0.0), now - self._started
         tally = self._tally
-        tally.finish(status, waited, took)
+        bucket = tally.finish(status, waited, took)
         if failed:
             tally.add(counters.FAILED)
         if self.request.sampled:
-            _keep_exemplars(self, waited, took)
+            _keep_exemplars(self, bucket, waited, took, now)
 
     # For the access log (``LoggedExchange``); a plain request calls neither
 
@@ -457,13 +458,15 @@ def count_failure(
     exchange.record_end(status, failed, now, flags)
 
 
-def _keep_exemplars(exchange: Exchange, waited: float, took: float) -> None:
-    """Keep the request's trace beside the buckets that count it."""
-    trace = exchange.request.sampled
-    cells = exchange.service.counters.exemplars[exchange.variant]
-    now = time()
-    counters.keep_exemplar(cells, counters.FIRST_BYTE, waited, trace, now)
-    counters.keep_exemplar(cells, counters.DURATION, took, trace, now)
+def _keep_exemplars(
+    exchange: Exchange, bucket: int, waited: float, took: float, now: float
+) -> None:
+    """Keep the request's trace beside the buckets that count it; ``bucket`` is that of ``waited``."""
+    trace, writer = exchange.request.sampled, exchange.service.exemplars[exchange.variant]
+    writer.keep(counters.FIRST_BYTE, bucket, waited, trace, now, time)
+    if took != waited:
+        bucket = bucket_index(took)
+    writer.keep(counters.DURATION, bucket, took, trace, now, time)
 
 
 def _waited(reason: Reason, limits: Limits) -> str:

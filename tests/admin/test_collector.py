@@ -28,7 +28,7 @@ from canaryproxy.control.controller import Status
 from canaryproxy.control.release_view import Variants
 from canaryproxy.judging.verdict import Assessment, Placebo, Verdict
 from canaryproxy.measure import counters, histogram
-from canaryproxy.measure.counters import Blind, Counters, Reason, Tally, keep_exemplar
+from canaryproxy.measure.counters import Blind, Counters, ExemplarWriter, Reason, Tally
 from canaryproxy.measure.resolved import NameState
 from canaryproxy.measure.routing import CANARY, RouteTable
 from canaryproxy.release.circuit import Circuit
@@ -446,7 +446,13 @@ def exemplars(made: CounterCollector) -> dict[tuple[str, str, str], Exemplar]:
 
 def keep(made: Counters, offset: int, seconds: float, low: int, time: float) -> None:
     made.canary[offset + histogram.bucket_index(seconds)] += 1
-    keep_exemplar(made.exemplars[CANARY], offset, seconds, b"%016x%016x" % (1 << 60, low), time)
+    keep_exemplar(made, offset, seconds, b"%016x%016x" % (1 << 60, low), time)
+
+
+def keep_exemplar(made: Counters, offset: int, seconds: float, trace: bytes, time: float) -> None:
+    """Keep an exemplar of the canary without the request that is counted."""
+    bucket = histogram.bucket_index(seconds)
+    ExemplarWriter(made.exemplars[CANARY]).keep(offset, bucket, seconds, trace, 0.0, lambda: time)
 
 
 def test_exemplars_name_traces_in_openmetrics_only() -> None:

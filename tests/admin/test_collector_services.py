@@ -14,14 +14,14 @@ from canaryproxy.admin.collector import METRICS, CounterCollector
 from canaryproxy.admin.exposition import registry, render, scrape
 from canaryproxy.admin.readers import Sources
 from canaryproxy.measure import counters
-from canaryproxy.measure.counters import Counters, keep_exemplar
-from canaryproxy.measure.routing import CANARY
+from canaryproxy.measure.counters import Counters
 from tests.admin.test_collector import (
     OPENMETRICS,
     TEXT,
     exemplars,
     filled,
     keep,
+    keep_exemplar,
     process,
     samples,
     sources,
@@ -132,7 +132,7 @@ def test_an_exemplar_of_a_finer_bucket_is_kept() -> None:
     made.canary[counters.ROUTED] = 2
     keep(made, counters.DURATION, 0.24, 0xABC, 1790000000.25)
     keep(made, counters.DURATION, 0.2, 0xDEF, 1790000001.25)
-    keep_exemplar(made.exemplars[CANARY], counters.DURATION, 0.19, b"f" * 32, 1790000002.0)
+    keep_exemplar(made, counters.DURATION, 0.19, b"f" * 32, 1790000002.0)
     ((key, found),) = exemplars(collected(sources("cart", [made]))).items()
     assert key[2] == "0.256"
     assert found.labels["trace_id"].endswith("def"), "the newest of a bucket that has counted one"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from multiprocessing import shared_memory
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from canaryproxy.config.grpc import GrpcStatus
@@ -201,21 +202,27 @@ _HALF = st.integers(0, 2**64 - 1)
             st.floats(0, 1000),
             st.tuples(_HALF, _HALF),
             st.integers(0, 2**33),
+            st.sampled_from([0.0, 0.05, 0.2]),
         ),
         max_size=20,
     )
 )
+@example([(counters.DURATION, 1.0, (1, 1), 5, 0.0), (counters.DURATION, 1.0, (2, 2), 6, 0.05)])
+@example([(counters.DURATION, 1.0, (1, 1), 5, 0.0), (counters.DURATION, 1.0, (2, 2), 3, 0.2)])
 def test_each_bucket_has_its_last_exemplar_but_for_those_of_the_same_moment(
-    kept: list[tuple[int, float, tuple[int, int], int]],
+    kept: list[tuple[int, float, tuple[int, int], int, float]],
 ) -> None:
-    made = Counters()
+    made, now = Counters(), 0.0
+    writer = counters.ExemplarWriter(made.exemplars[1])
     expected: dict[tuple[int, int], tuple[tuple[int, int], float, int]] = {}
-    for offset, seconds, trace, time in kept:
-        text = b"%016x%016x" % trace
-        counters.keep_exemplar(made.exemplars[1], offset, seconds, text, time)
-        where = offset, histogram.bucket_index(seconds)
-        if where not in expected or expected[where][2] != time:
-            expected[where] = (trace, seconds, time)
+    at: dict[tuple[int, int], float] = {}
+    for offset, seconds, trace, time, later in kept:
+        now += later
+        text, bucket = b"%016x%016x" % trace, histogram.bucket_index(seconds)
+        writer.keep(offset, bucket, seconds, text, now, partial(float, time))
+        where = offset, bucket
+        if where not in at or now >= at[where] + counters.EXEMPLAR_EVERY:
+            expected[where], at[where] = (trace, seconds, time), now
     for offset in (counters.FIRST_BYTE, counters.DURATION):
         for bucket in range(histogram.BUCKETS):
             found = counters.exemplar(made.exemplars[1], offset, bucket)
@@ -237,8 +244,8 @@ def test_each_bucket_has_its_last_exemplar_but_for_those_of_the_same_moment(
 
 def test_an_exemplar_that_is_being_written_is_not_read() -> None:
     cells = Counters().exemplars[0]
-    counters.keep_exemplar(cells, counters.DURATION, 0.1, b"%016x%016x" % (1, 2), 3.0)
-    bucket = histogram.bucket_index(0.1)
+    bucket, trace = histogram.bucket_index(0.1), b"%016x%016x" % (1, 2)
+    counters.ExemplarWriter(cells).keep(counters.DURATION, bucket, 0.1, trace, 0.0, lambda: 3.0)
     assert counters.exemplar(cells, counters.DURATION, bucket) is not None
     (sequence,) = [at for at, value in enumerate(cells) if value == 2 and cells[at + 1] == 1]
     cells[sequence] += 1
