@@ -99,20 +99,24 @@ enum { COOKIE, TRACEPARENT, FORWARDED_FOR, CREDENTIALS, OPAQUE };
 #define MOST_VALUES 16
 #define BEGINS(data, size, text) ((size) >= (Py_ssize_t)sizeof(text) - 1 && memcmp(data, text, sizeof(text) - 1) == 0)
 
+/* Whether these are hex digits in lower case, and not all of them zeros. */
+static int is_id(const char *data, int size)
+{
+    unsigned char odd = 0, differs = 0;
+    for (int i = 0; i < size; i++) {
+        unsigned char c = (unsigned char)data[i];
+        odd |= ((unsigned char)(c - '0') > 9) & ((unsigned char)(c - 'a') > 5);
+        differs |= c ^ '0';
+    }
+    return !odd & (differs != 0);
+}
+
 /* Whether it is a traceparent of version 00 (W3C Trace Context 3.2) whose ids are not all zeros. */
 static int is_traceparent(const char *data, Py_ssize_t size)
 {
-    if (size != 55 || memcmp(data, "00-", 3) != 0 || data[35] != '-' || data[52] != '-')
-        return 0;
-    unsigned char trace = 0, parent = 0, odd = 0;
-    for (int i = 3; i < 55; i++) {
-        unsigned char c = (unsigned char)data[i];
-        unsigned char hex = ((unsigned char)(c - '0') <= 9) | ((unsigned char)(c - 'a') <= 5);
-        odd |= !hex & (i != 35) & (i != 52);
-        trace |= (i < 35) & (c != '0');
-        parent |= (i > 35) & (i < 52) & (c != '0');
-    }
-    return !odd & trace & parent;
+    return size == 55 && memcmp(data, "00-", 3) == 0 && is_id(data + 3, 32) && data[35] == '-' &&
+           is_id(data + 36, 16) && data[52] == '-' &&
+           (memcmp(data + 53, "00", 2) == 0 || is_id(data + 53, 2));
 }
 
 static int may_be(int kind, const char *data, Py_ssize_t size)
