@@ -18,7 +18,7 @@ import time
 from collections import deque
 from urllib.parse import SplitResult, urlsplit
 
-from bench.loads import Load, wrk
+from bench.loads import ANSWER_BYTES, Load, wrk
 from bench.loads.quantiles import in_microseconds
 
 NANOSECONDS = 1_000_000_000
@@ -26,9 +26,10 @@ WARM_UP_SECONDS = 0.2
 """Requests due in the first part are sent but not counted."""
 
 _LAST_SECONDS = 10.0  # as long as wrk waits for an answer
-_READ_BYTES = 65536
+_READ_BYTES = 4096
 _USERS = 1000
 _CLOCK_MONOTONIC = 1
+_NONE = range(0)
 
 
 class Schedule:
@@ -39,6 +40,7 @@ class Schedule:
         self.count = round(rate * seconds)
         self._interval = NANOSECONDS / rate
         self._next = 0
+        self._next_due = start
 
     def due(self, number: int) -> int:
         """Return the time at which a request is due; exact, errors of rounding do not add up."""
@@ -46,12 +48,15 @@ class Schedule:
 
     def take(self, now: int) -> range:
         """Return the numbers of the requests that have become due since the last call."""
+        if now < self._next_due:
+            return _NONE
         # One more than there may be: floating point is off by one around a due time.
         reached = min(self.count, int((now - self.start) / self._interval) + 2)
         while reached > self._next and self.due(reached - 1) > now:
             reached -= 1
         taken = range(self._next, max(self._next, reached))
         self._next = taken.stop
+        self._next_due = self.due(taken.stop)
         return taken
 
     @property
@@ -78,20 +83,33 @@ def periodic(interval: int) -> int:
     return descriptor
 
 
+class _Connection:
+    """A connection, and the request that it has in flight: its number, or ``-1``, and when it was due."""
+
+    __slots__ = ("due", "receive", "request", "send", "socket")
+
+    def __init__(self, made: socket.socket) -> None:
+        self.socket = made
+        self.send = made.send
+        self.receive = made.recv
+        self.request = -1
+        self.due = 0
+
+
 class Sender:
     """Connections, the requests that wait for one, and what came back."""
 
     def __init__(self, parts: SplitResult, connections: int) -> None:
         self._address = (parts.hostname or "", parts.port or 80)
         self._poll = select.epoll()
-        self._sockets: dict[int, socket.socket] = {}
-        self._free: list[int] = []
+        self._connections: dict[int, _Connection] = {}
+        self._free: list[_Connection] = []
         self._waiting: deque[tuple[int, int]] = deque()
-        self._due: dict[int, tuple[int, int]] = {}  # by connection: number and time due
         self._requests = [
             f"GET / HTTP/1.1\r\nHost: {parts.netloc}\r\nCookie: {cookie}\r\n\r\n".encode()
             for cookie in Load("", "", users=_USERS).cookies()
         ]
+        self._first_counted = 0
         self.latencies: list[int] = []
         self.bytes = 0
         self.connect_errors = self.read_errors = self.status_errors = 0
@@ -100,76 +118,73 @@ class Sender:
 
     def _connect(self) -> None:
         try:
-            connection = socket.create_connection(self._address, timeout=_LAST_SECONDS)
+            made = socket.create_connection(self._address, timeout=_LAST_SECONDS)
         except OSError:
             self.connect_errors += 1
             return
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setblocking(False)
-        number = connection.fileno()
-        self._sockets[number] = connection
-        self._free.append(number)
-        self._poll.register(number, select.EPOLLIN)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made.setblocking(False)
+        connection = self._connections[made.fileno()] = _Connection(made)
+        self._free.append(connection)
+        self._poll.register(made, select.EPOLLIN)
 
     def run(self, rate: float, seconds: float) -> float:
         """Send all requests of the schedule, wait for their answers, return the seconds it took."""
         timer = periodic(max(1, round(NANOSECONDS / rate)))
         self._poll.register(timer, select.EPOLLIN)
-        now = time.perf_counter_ns
-        first_counted = round(rate * WARM_UP_SECONDS)
+        now, poll, connections = time.perf_counter_ns, self._poll.poll, self._connections
+        waiting, free = self._waiting, self._free
+        self._first_counted = round(rate * WARM_UP_SECONDS)
         schedule = Schedule(now(), rate, seconds + WARM_UP_SECONDS)
         deadline = schedule.due(schedule.count) + round(_LAST_SECONDS * NANOSECONDS)
-        while not (schedule.exhausted and not self._due and not self._waiting):
-            if not self._sockets or now() > deadline:
+        while not schedule.exhausted or self.unanswered:
+            if not connections or now() > deadline:
                 break
-            for number, _ in self._poll.poll(0.1):
-                if number == timer:
+            for number, _ in poll(0.1):
+                connection = connections.get(number)
+                if connection is not None:
+                    self._receive(connection)
+                elif number == timer:
                     os.read(timer, 8)
-                else:
-                    self._receive(number, first_counted)
             for request in schedule.take(now()):
-                self._waiting.append((request, schedule.due(request)))
-            while self._waiting and self._free:
-                self._send(self._waiting.popleft())
+                waiting.append((request, schedule.due(request)))
+            while waiting and free:
+                self._send(free.pop(), *waiting.popleft())
         os.close(timer)
-        return (now() - schedule.due(first_counted)) / NANOSECONDS
+        return (now() - schedule.due(self._first_counted)) / NANOSECONDS
 
-    def _send(self, request: tuple[int, int]) -> None:
-        number = self._free.pop()
-        self._due[number] = request
+    def _send(self, connection: _Connection, request: int, due: int) -> None:
+        connection.request, connection.due = request, due
         try:
-            self._sockets[number].send(self._requests[request[0] % _USERS])
+            connection.send(self._requests[request % _USERS])
         except OSError:
-            self._broken(number)
+            self._broken(connection)
 
-    def _receive(self, number: int, first_counted: int) -> None:
-        connection = self._sockets.get(number)
-        if connection is None:
-            return
+    def _receive(self, connection: _Connection) -> None:
         try:
-            data = connection.recv(_READ_BYTES)
+            data = connection.receive(_READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        request = self._due.get(number)
-        if not data or request is None:
-            self._broken(number)
+        request = connection.request
+        if not data or request < 0:
+            self._broken(connection)
             return
-        if not data.startswith(b"HTTP/1.1 200") or not _is_whole(data):
-            # Small answers come in one piece from every peer; one that does not is read to its end.
-            rest = self._read_slowly(connection, data)
+        # The upstreams' answer comes in one piece from every peer; another is read to its end.
+        if data[-ANSWER_BYTES - 4 : -ANSWER_BYTES] != b"\r\n\r\n" and not _is_whole(data):
+            rest = self._read_slowly(connection.socket, data)
             if rest is None:
-                self._broken(number)
+                self._broken(connection)
                 return
             data = rest
         self.bytes += len(data)
-        del self._due[number]
-        self._free.append(number)
+        connection.request = -1
+        self._free.append(connection)
         if not data.startswith(b"HTTP/1.1 200"):
             self.status_errors += 1
-        elif request[0] >= first_counted:
-            self.latencies.append(time.perf_counter_ns() - request[1])
+        elif request >= self._first_counted:
+            self.latencies.append(time.perf_counter_ns() - connection.due)
 
     def _read_slowly(self, connection: socket.socket, data: bytes) -> bytes | None:
         connection.settimeout(_LAST_SECONDS)
@@ -185,19 +200,20 @@ class Sender:
             connection.setblocking(False)
         return data
 
-    def _broken(self, number: int) -> None:
-        self._poll.unregister(number)
-        self._sockets.pop(number).close()
-        if number in self._free:
-            self._free.remove(number)
-        if self._due.pop(number, None) is not None:
+    def _broken(self, connection: _Connection) -> None:
+        self._poll.unregister(connection.socket)
+        del self._connections[connection.socket.fileno()]
+        connection.socket.close()
+        if connection.request < 0:
+            self._free.remove(connection)
+        else:
             self.read_errors += 1
         self._connect()
 
     @property
     def unanswered(self) -> int:
         """Requests that were due and have no answer."""
-        return len(self._due) + len(self._waiting)
+        return len(self._connections) - len(self._free) + len(self._waiting)
 
 
 def _is_whole(data: bytes) -> bool:
