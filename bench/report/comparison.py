@@ -177,7 +177,7 @@ def _notes(report: Report) -> list[str]:
         )
     if not all(one.requests_per_core_second.is_steady for one in report.ratios.values()):
         lines.append(
-            f"- Ratios whose rounds differ by more than {UNSTEADY:.0%} of their median are not published."
+            f"- Ratios whose interval is wider than {UNSTEADY:.0%} of their median are not published."
         )
     failed = [f"{name} ({row.errors:,})" for name, row in rows.items() if row.errors]
     if failed:

@@ -35,14 +35,14 @@ class Closed:
     def rows(self) -> dict[str, Row]:
         return {name: summary.row(samples) for name, samples in self.samples.items() if samples}
 
-    def ratio(self, peer: str) -> Ratio | None:
-        """Return reference ÷ peer; None if one is missing or had errors."""
-        rows = self.rows()
-        if self.reference == peer or not {self.reference, peer} <= rows.keys():
+    def ratio(self, peer: str, target: str = "") -> Ratio | None:
+        """Return ``target`` (the reference) ÷ peer; None if one is missing or had errors."""
+        rows, target = self.rows(), target or self.reference
+        if target == peer or not {target, peer} <= rows.keys():
             return None
-        if rows[self.reference].errors or rows[peer].errors:
+        if rows[target].errors or rows[peer].errors:
             return None
-        return summary.ratio(self.samples[self.reference], self.samples[peer])
+        return summary.ratio(self.samples[target], self.samples[peer])
 
 
 @dataclass(frozen=True, slots=True)

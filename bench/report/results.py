@@ -10,7 +10,7 @@ from bench.harness.measure import DIRECT, Sample
 from bench.loads import ANSWER_BYTES
 from bench.report import goals
 from bench.report.outcome import OURS, REPEATED, Closed, Idle, OpenModel, Outcome
-from bench.report.summary import SATURATED, UNSTEADY, Row
+from bench.report.summary import CONFIDENCE, SATURATED, UNSTEADY, Row
 from bench.report.text import counts, decimals, milliseconds, table
 from bench.report.text import ratio as ratio_of
 
@@ -287,8 +287,10 @@ def _how(outcome: Outcome) -> Iterator[str]:
     yield (
         "- CPU µs/request: CPU time of the proxy with all its threads and workers, as the kernel's scheduler "
         "counts it, divided by answers. *Per core* compares its inverse, round by round: what one core would "
-        "answer, however quick the load side is. Above 1, ours needs less. A ratio whose rounds differ by "
-        f"more than {UNSTEADY:.0%} of its median is not published: the machine was not quiet enough for it."
+        "answer, however quick the load side is. Above 1, ours needs less. Beside a ratio stands the "
+        f"interval that contains its true median with a confidence of {CONFIDENCE:.1%}: of up to eight "
+        "rounds from the least to the greatest, of more without the outermost ones. If it is wider than "
+        f"{UNSTEADY:.0%} of the median, the ratio is not published: the machine was not quiet enough for it."
     )
     yield (
         "- ¹ The core of load generator and upstreams was full: requests/s and latency are bounded by it, "

@@ -5,27 +5,38 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import comb
 
 from bench.harness.measure import Sample
 
 UNSTEADY = 0.25
-"""Width of a ratio over the rounds, as a share of its median, above which it is not published."""
+"""Width of a ratio's interval, as a share of its median, above which it is not published."""
+CONFIDENCE = 0.9375
+"""That of an interval. Five rounds give this much, from the least to the greatest."""
 SATURATED = 0.95
 """A core busier than this share is taken for fully used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Median, least and greatest value over the rounds."""
+    """Median, least and greatest value over the rounds, and the interval that tells how sure the median is.
+
+    The true median is in it with ``CONFIDENCE`` whatever the values are distributed like (by the sign test:
+    Conover, Practical Nonparametric Statistics, 3.2). More rounds make it narrower, where the least and the
+    greatest of them would only be further apart.
+    """
 
     median: float
     low: float
     high: float
+    surely_from: float
+    surely_to: float
 
     @property
     def is_steady(self) -> bool:
         """Whether the rounds agree well enough to quote the median."""
-        return self.high - self.low <= UNSTEADY * self.median
+        return self.surely_to - self.surely_from <= UNSTEADY * self.median
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +122,25 @@ def ratio(ours: Sequence[Sample], peer: Sequence[Sample]) -> Ratio | None:
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Return median, minimum and maximum of at least one value."""
-    known = list(values)
-    return Spread(median=statistics.median(known), low=min(known), high=max(known))
+    """Return median, minimum and maximum of at least one value, and the interval of the median."""
+    known = sorted(values)
+    left_out = _left_out(len(known))
+    return Spread(
+        median=statistics.median(known),
+        low=known[0],
+        high=known[-1],
+        surely_from=known[left_out],
+        surely_to=known[-1 - left_out],
+    )
+
+
+def _left_out(count: int) -> int:
+    """Return how many of the least and of the greatest of ``count`` values are not in the interval."""
+    outside, left_out = Fraction(2, 2**count), 0  # that all values are on one side of the median
+    while outside + 2 * Fraction(comb(count, left_out + 1), 2**count) <= 1 - CONFIDENCE:
+        left_out += 1
+        outside += 2 * Fraction(comb(count, left_out), 2**count)
+    return left_out
 
 
 def _known(values: Iterable[float | None]) -> Spread | None:

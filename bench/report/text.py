@@ -35,10 +35,11 @@ def decimals(value: Spread | None, digits: int) -> str:
 
 
 def ratio(value: Spread) -> str:
-    """Return a ratio, or that the rounds do not agree on one."""
+    """Return a ratio: median (interval), or that the rounds do not agree on one."""
+    interval = f"{value.surely_from:.2f}–{value.surely_to:.2f}"
     if value.is_steady:
-        return decimals(value, 2)
-    return f"not published: {value.low:.2f}–{value.high:.2f}"
+        return f"{value.median:.2f} ({interval})"
+    return f"not published: {interval}"
 
 
 def milliseconds(value: Spread) -> str:
