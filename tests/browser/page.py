@@ -192,11 +192,12 @@ class Page:
         if not self.run("return 'axe' in window"):
             self.run(AXE.read_text())
         found = self.driver.execute_async_script(
-            "axe.run(document, arguments[0]).then(arguments[1])", SCHEMES[scheme]
+            "axe.run(document, arguments[0]).then((found) => arguments[1](found.violations))",
+            {"resultTypes": ["violations"], **SCHEMES[scheme]},
         )
         return [
             f"{one['id']}: {one['help']}: {node['html'][:160]} {node.get('failureSummary')}"
-            for one in found["violations"]
+            for one in found
             for node in one["nodes"]
         ]
 
