@@ -87,7 +87,9 @@ CAN_COMPILE := $(BIN)/python -c 'import os, shutil, sys, sysconfig; \
 	sys.exit(not (shutil.which(cc) and os.path.exists(sysconfig.get_path("include") + "/Python.h")))'
 # Users get -O3 over the whole; the gate checks what the code does, and a file for each module at -O1 takes a third as long.
 $(CHECKED)/.done: QUICKLY := && sed -i 's/^opt_level = "3"$$/opt_level = "1"\nmulti_file = true/' pyproject.toml \
-	&& grep -q multi_file pyproject.toml && export CFLAGS=-fvisibility=hidden
+	&& grep -q multi_file pyproject.toml && export CFLAGS=-fvisibility=hidden \
+	&& export REAL_CC="$${CC:-$$(../../$(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("CC") or "cc")')}" \
+	&& export CC="sh $(CURDIR)/bench/gate/cc.sh"
 $(COMPILED)/.done $(CHECKED)/.done: $(BENCH_STAMP) $(shell find canaryproxy bench tests -name '*.py' -o -name '*.c' 2>/dev/null)
 	rm -rf $(@D) && mkdir -p $(@D)
 	cp -r --preserve=timestamps --parents canaryproxy bench tests config docs pyproject.toml hatch_build.py Makefile README.md LICENSE -t $(@D)
