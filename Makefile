@@ -79,7 +79,8 @@ JOBS := $(shell echo $$((3 * $$(nproc))))
 # That both judge alike is what tests/judging/test_same_evidence.py holds.
 SIMULATED := tests/deploy/test_pictures.py tests/bench/test_judge_worlds.py::test_every_promise_of_the_quick_part_holds \
 	tests/judging/test_scenarios.py tests/judging/test_lottery.py tests/judging/test_incidents.py \
-	tests/release/test_forecast.py
+	tests/release/test_forecast.py tests/cli/test_offline.py::test_plan_asks_for_users \
+	tests/cli/test_services.py::test_plan_is_of_one_service
 # What was run again or skipped, for the end of the gate's output.
 NOTES := $(CURDIR)/build/notes.txt
 CAN_COMPILE := $(BIN)/python -c 'import os, shutil, sys, sysconfig; \
