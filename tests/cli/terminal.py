@@ -31,6 +31,7 @@ class Terminal:
         self.raw = b""
         self._stream = pyte.ByteStream(self.screen)
         self._master = master
+        self._changed = asyncio.Event()
         os.set_blocking(master, False)
         asyncio.get_running_loop().add_reader(master, self._read)
 
@@ -43,14 +44,21 @@ class Terminal:
 
     def resize(self, columns: int, lines: int) -> None:
         self.screen.resize(lines, columns)
+        self._changed.set()
         set_size(self._master, columns, lines)
 
     async def shows(self, wanted: str | Callable[[], bool]) -> None:
         """Wait until the screen has a text, or something holds."""
         try:
             async with asyncio.timeout(DEADLINE):
-                while not (wanted in self.text if isinstance(wanted, str) else wanted()):  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+                while not (wanted in self.text if isinstance(wanted, str) else wanted()):
+                    self._changed.clear()
+                    if isinstance(
+                        wanted, str
+                    ):  # to look at the screen costs more than what is written to it
+                        await self._changed.wait()
+                    else:
+                        await asyncio.sleep(0.01)
         except TimeoutError:
             raise AssertionError(f"{wanted!r} is not on the screen:\n{self.text}") from None
 
@@ -84,6 +92,7 @@ class Terminal:
             asyncio.get_running_loop().remove_reader(self._master)
         self.raw += data
         self._stream.feed(data)
+        self._changed.set()
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._master)
