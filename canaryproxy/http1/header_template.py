@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence, Set
+from functools import lru_cache
 from typing import Final
 
 from canaryproxy.http1.fields import without
@@ -78,6 +79,12 @@ def own_lines(names: Set[bytes]) -> re.Pattern[bytes]:
 
     ``names`` are some of ``OWN_VALUES``; fields of other names belong to what blocks have in common.
     """
+    return _own_lines(frozenset(names))
+
+
+@lru_cache(maxsize=64)
+def _own_lines(names: frozenset[bytes]) -> re.Pattern[bytes]:
+    """The services of a proxy have few sets of names, and several patterns each."""
     either = b"|".join(map(re.escape, sorted(names)))
     return re.compile(rb"\r\n((?i:" + either + rb")): ([^\r\n]*)(?=\r\n)")
 
