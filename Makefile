@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo dashboard quick test lint format unit bench bench-gate bench-quick bench-judge \
-	no-compiler no-valgrind collected compiled-too fuzz tunnel split soak faults fleet compiled checked unit-compiled \
+	no-compiler no-valgrind collected linted-unit compiled-early compiled-too fuzz tunnel split soak faults fleet compiled checked unit-compiled \
 	man pictures lock dist sbom audit image pin-base model clean
 
 help: ## list the targets
@@ -51,13 +51,19 @@ quick: $(STAMP) ## what to run at each change: the tests of the pure rooms, in P
 
 test: $(BENCH_STAMP) ## what the gate runs: lint, types, import rules, all tests, instructions a request (with valgrind)
 	@rm -f $(NOTES)
-	@$(MAKE) -j2 -Otarget lint collected
-	@$(MAKE) -j2 -Otarget unit compiled-too APART="$(if $(shell $(CAN_COMPILE) && echo yes),$(addprefix --deselect=,$(SIMULATED)))"
+	@$(MAKE) -j2 -Otarget linted-unit compiled-too \
+		APART="$(if $(shell $(CAN_COMPILE) && echo yes),$(addprefix --deselect=,$(SIMULATED)))"
 	@cat $(NOTES) 2>/dev/null || true
 
-# What takes a compiler or valgrind computes all the time, and runs beside tests that mostly wait.
-compiled-too:
+linted-unit: lint collected
+	@$(MAKE) unit
+
+# mypy has one process: what the other tests need is compiled beside it.
+compiled-early: collected
 	@if $(CAN_COMPILE); then $(MAKE) checked; fi
+
+# What takes a compiler or valgrind computes all the time, and runs beside tests that mostly wait.
+compiled-too: lint compiled-early
 	@$(MAKE) -j2 -Otarget \
 		$(if $(shell $(CAN_COMPILE) && echo yes),unit-compiled,no-compiler) \
 		$(if $(shell command -v valgrind 2>/dev/null),bench-gate,no-valgrind)
