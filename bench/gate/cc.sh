@@ -30,6 +30,6 @@ if ! [ -e "$first.gch" ]; then
       set -- "$@" "$argument"
     done
     exec $real -x c-header "$@"
-  ) || exit
+  ) || rm -f "$first.gch"  # without it the text is included
 fi
 exec $real -include "$first" "$@"
