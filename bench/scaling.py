@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 started=started,
                 addresses=_ENDPOINTS,
             )
-            most = _compare(Bench(Path(name), on, behind, started), arguments.requests)
+            bench = Bench(Path(name), on, behind, started)
+            most = _compare(bench, scenarios.build(arguments.build), arguments.requests)
     except (StartError, CallgrindError, OSError) as error:
         say(f"bench.scaling: {error}")
         return EXIT_CANNOT_RUN
@@ -71,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_DEARER if most > arguments.limit / 100 else 0
 
 
-def _compare(bench: Bench, requests: int) -> float:
+def _compare(bench: Bench, peer: Ours, requests: int) -> float:
     """Print what a request costs; return by what part the dearest one is above the first."""
-    peer = scenarios.PURE if scenarios.OURS.missing() else scenarios.OURS
+    print(f"measured: {peer.build.name if peer.compiled else 'plain Python'}")
     few, new = _count(bench, "few", peer, requests, _of_one_user, _of_new_users)
     (endpoints,) = _count(
         bench, "endpoints", replace(peer, endpoints=_ENDPOINTS), requests, _of_one_user
@@ -127,6 +128,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--requests", type=positive, default=300, help="in a repetition (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--build",
+        choices=scenarios.BUILDS,
+        help="what is measured (default: the first of these that has been made)",
     )
     parser.add_argument(
         "--limit",

@@ -165,10 +165,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: fine; 1: a request costs more than the limit; 2: it cannot run; 130: interrupted.
     """
     arguments = _parser().parse_args(argv)
-    one = scenarios.PURE if scenarios.OURS.missing() else scenarios.OURS
-    many = replace(one, services=arguments.services, releasing=arguments.releasing)
-    single = replace(one, services=1, releasing=1)
     try:
+        one = scenarios.build(arguments.build)
+        print(f"measured: {one.build.name if one.compiled else 'plain Python'}")
+        many = replace(one, services=arguments.services, releasing=arguments.releasing)
+        single = replace(one, services=1, releasing=1)
         with (
             tempfile.TemporaryDirectory(prefix="canaryproxy-services-") as name,
             process.running() as started,
@@ -254,6 +255,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--requests", type=positive, default=300, help="in a repetition (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--build",
+        choices=scenarios.BUILDS,
+        help="what is measured (default: the first of these that has been made)",
     )
     parser.add_argument(
         "--limit", type=float, default=5.0, help="percent that a request may cost more (default: 5)"

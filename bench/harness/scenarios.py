@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bench.harness.process import StartError
 from bench.loads import UPLOAD_BYTES, Load
 from bench.peers.nginx import Nginx
-from bench.peers.ours import Ours
+from bench.peers.ours import CHECKED, Ours
 
 OURS = Ours(
     title="canaryproxy, compiled, split by cookie, a release under way, all five metrics judged, 1 worker",
@@ -17,6 +18,23 @@ OURS = Ours(
 PURE = replace(
     OURS, name="pure", title="the same in plain Python, without a compiler", compiled=False
 )
+
+BUILDS = {"compiled": OURS, "checked": replace(OURS, build=CHECKED), "plain": PURE}
+"""What is measured, by the name that ``--build`` takes; the quickest one first."""
+
+
+def build(name: str | None) -> Ours:
+    """Return what is measured of this name; without one, the quickest that is there.
+
+    Raises ``StartError`` if it is not there.
+    """
+    if name is None:
+        return next(one for one in BUILDS.values() if not one.missing())
+    reason = BUILDS[name].missing()
+    if reason:
+        raise StartError(reason)
+    return BUILDS[name]
+
 
 OURS_ALONE = replace(OURS, name="no release", title="no release, default metrics", judged=False)
 """Without a release, so with less to do for each request."""
