@@ -53,7 +53,7 @@ class Release:
         """Judge the records of a tick, given by their words."""
         self._now += _TICK_SECONDS
         raw = {"requests": (0, 0)}
-        self._judge.observe(self._now, Sample(raw, raw, words.tolist(), weight * 100, EPOCH, NAMES))
+        self._judge.observe(self._now, Sample(raw, raw, words, weight * 100, EPOCH, NAMES))
 
 
 def serve(port: int) -> None:

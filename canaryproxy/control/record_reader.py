@@ -7,6 +7,7 @@ comes last. Neither looks at variants or at outcomes, so the draw stays fair.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ MOST_RECORDS = 4_000
 class Drained:
     """Records and names that the workers have written since the last tick."""
 
-    records: Sequence[int] = ()
+    records: array[int] = field(default_factory=lambda: array("Q"))
     """Three words for each."""
     names: Mapping[int, str] = field(default_factory=dict)
     """Names of route templates by their hash."""
@@ -70,7 +71,7 @@ class RecordReader:
         parts = [_unread(ring, began) for ring, began, _ in self._rings]
         number = sum(limit - first for first, limit in parts)
         every = -(-number // MOST_RECORDS) or 1
-        records: list[int] = []
+        records = array("Q")
         before = 0
         for (ring, _, _), (first, limit) in zip(self._rings, parts, strict=True):
             records += ring.words(first + -before % every, limit, every)

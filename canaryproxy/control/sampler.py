@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -166,7 +167,7 @@ class Sampler:
         sample = Sample(
             self._counts(STABLE),
             self._counts(CANARY),
-            records=[*drained.records, *self._inbox.take()],
+            records=drained.records + array("Q", self._inbox.take()),
             limit=table.drawn,
             cohort=cohort,
             epoch=table.epoch,

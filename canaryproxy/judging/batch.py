@@ -8,25 +8,69 @@ from __future__ import annotations
 
 from typing import Final
 
-from canaryproxy.measure.flat import append, sum64, vec
+from canaryproxy.measure.flat import append, extend, i64, sum64, vec
 
 GOOD: Final = 0
 BAD: Final = 1
 NO_TRIAL: Final = 2
 """The mark of a record: what it is to a metric."""
+EVENTS_SHIFT: Final = 32
+TRIALS: Final = (1 << EVENTS_SHIFT) - 1
+"""The bits of a sum of trials above are events, those below trials."""
+ONE_EVENT: Final = 1 << EVENTS_SHIFT
+
+
+class ByUnit:
+    """Trials added up by unit, in order of the first one of each."""
+
+    __slots__ = ("added", "bad", "first", "rows")
+
+    def __init__(self, rows: vec[sum64], marks: vec[sum64], places: vec[sum64]) -> None:
+        """``places``: zeros by row, which it uses and leaves as they were."""
+        units = vec[sum64]()
+        added = vec[sum64]()
+        first = vec[sum64]()
+        bad = vec[sum64]()
+        for row, mark in zip(rows, marks):  # noqa: B905 (quick where compiled)
+            if mark:
+                bad = append(bad, row)
+            place = places[row]
+            if place:
+                added[place - 1] += 1 + mark * ONE_EVENT
+            else:
+                units = append(units, row)
+                first = append(first, mark)
+                added = append(added, 1 + mark * ONE_EVENT)
+                places[row] = len(units)
+        for row in units:
+            places[row] = 0
+        self.rows = units
+        self.first = first
+        """The mark of the first trial."""
+        self.added = added
+        """Trials, and the bad ones at ``EVENTS_SHIFT``."""
+        self.bad = bad
+        """Rows of all bad trials, in order of time."""
 
 
 class Trials:
     """Trials in order of time: the row of the unit of each, and its mark."""
 
-    __slots__ = ("marks", "rows")
+    __slots__ = ("_by_unit", "marks", "rows")
 
     def __init__(self, rows: vec[sum64], marks: vec[sum64]) -> None:
         self.rows = rows
         self.marks = marks
+        self._by_unit: ByUnit | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def by_unit(self, places: vec[sum64]) -> ByUnit:
+        """Return them by unit; ``places``: zeros by row, as many as there are units."""
+        if self._by_unit is None:
+            self._by_unit = ByUnit(self.rows, self.marks, places)
+        return self._by_unit
 
     def listed(self) -> list[int]:
         """Return them as ``row << 1 | bad``."""
@@ -40,62 +84,66 @@ def unlisted(trials: list[int]) -> Trials:
     return Trials(rows, vec[sum64]([trial & 1 for trial in trials]))
 
 
-class MarkedKind:
-    """Marks of all records of a kind, by the number of the test."""
-
-    __slots__ = ("code", "marks")
-
-    def __init__(self, marks: bytes) -> None:
-        self.marks = marks
-        self.code = -1
-        """Its number in the batch; -1: it is not in it."""
-
-
 class Batch:
-    """Records in order of time: the row of the unit of each, and its kind."""
+    """Records in order of time: the row of the unit of each, and the code of its kind.
 
-    __slots__ = ("_codes", "_found", "_kinds", "_rows")
+    ``marks``: what a kind is to each test, by its code; those of kinds that records have must be there.
+    """
 
-    def __init__(self) -> None:
-        self._rows = vec[sum64]()
-        self._codes = vec[sum64]()
-        self._kinds: list[MarkedKind] = []
+    __slots__ = ("_distinct", "_found", "_marks", "codes", "rows")
+
+    def __init__(self, marks: list[bytes]) -> None:
+        self._marks = marks
+        self.rows = vec[sum64]()
+        """Another one whenever records are added, as ``codes``."""
+        self.codes = vec[sum64]()
+        self._distinct: list[int] = []
+        """Codes that records have, once it is asked for trials."""
         self._found: dict[int, Trials] = {}
-        """By the marks of all kinds, as one number."""
+        """By the marks of all these, as one number."""
 
     def __len__(self) -> int:
-        return len(self._codes)
+        return len(self.rows)
 
-    def add(self, row: int, kind: MarkedKind) -> None:
-        """Add a record of a unit."""
-        if kind.code < 0:
-            kind.code = len(self._kinds)
-            self._kinds.append(kind)
-        self._rows = append(self._rows, row)
-        self._codes = append(self._codes, kind.code)
+    def add(self, rows: vec[sum64], codes: vec[sum64]) -> None:
+        """Add records."""
+        self.rows = extend(self.rows, rows)
+        self.codes = extend(self.codes, codes)
 
     def trials(self, test: int) -> Trials:
-        """Return the trials of a test, given by its number."""
+        """Return the trials of a test, given by its number. No record may be added after it."""
+        if not self._distinct:
+            self._note_codes()
         key = 0
-        for kind in self._kinds:
-            key = 3 * key + kind.marks[test]
+        for code in self._distinct:
+            key = 3 * key + self._marks[code][test]
         found = self._found.get(key)
         if found is None:
-            found = self._found[key] = self._select([kind.marks[test] for kind in self._kinds])
+            found = self._found[key] = self._select(test)
         return found
 
-    def _select(self, by_kind: list[int]) -> Trials:
-        """Return the trials, where each kind has a mark."""
-        rows, codes = self._rows, self._codes
-        marks = vec[sum64](by_kind)
-        if NO_TRIAL in by_kind:
-            rows = vec[sum64](
-                [row for row, code in zip(rows, codes) if marks[code] != NO_TRIAL]  # noqa: B905
-            )
-            codes = vec[sum64]([code for code in codes if marks[code] != NO_TRIAL])
-        return Trials(rows, vec[sum64]([marks[code] for code in codes]))
+    def _note_codes(self) -> None:
+        """Note which codes there are."""
+        seen = vec[sum64]([0] * len(self._marks))
+        for code in self.codes:
+            if not seen[code]:
+                seen[code] = 1
+                self._distinct.append(code)
 
-    def end(self) -> None:
-        """Let its kinds be part of another batch."""
-        for kind in self._kinds:
-            kind.code = -1
+    def _select(self, test: int) -> Trials:
+        """Return the trials of a test."""
+        by_code = vec[sum64]([NO_TRIAL] * len(self._marks))
+        for code in self._distinct:
+            by_code[code] = self._marks[code][test]
+        rows, codes = self.rows, self.codes
+        kept, marks = vec[sum64]([0] * len(rows)), vec[sum64]([0] * len(rows))
+        count: i64 = 0
+        for row, of in zip(rows, codes):  # noqa: B905 (quick where compiled)
+            mark = by_code[of]
+            if mark != NO_TRIAL:
+                kept[count] = row
+                marks[count] = mark
+                count += 1
+        if count == len(rows):
+            return Trials(rows, marks)
+        return Trials(kept[:count], marks[:count])

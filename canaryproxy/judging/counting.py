@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Final
 
-from canaryproxy.judging.batch import Trials
+from canaryproxy.judging.batch import EVENTS_SHIFT, TRIALS, ByUnit, Trials
 from canaryproxy.judging.cells import cell_of, step_of
 from canaryproxy.judging.history import EVENTS_SHIFT as OF_EVENTS
 from canaryproxy.judging.history import MOST, Expectation, History
+from canaryproxy.judging.parts import whole
 from canaryproxy.judging.rounds import Round
 from canaryproxy.judging.rows import (
     CANARY,
     CLASS_MASK,
     CLASS_SHIFT,
-    EVENTS_SHIFT,
     MET,
     MOVED,
-    ONE_EVENT,
-    TRIALS,
     Rows,
     class_of,
 )
@@ -25,8 +24,10 @@ from canaryproxy.judging.tally import Tally
 from canaryproxy.judging.units import ROW_BITS, Lottery, Units, VirtualCanaries
 from canaryproxy.measure.flat import i32, i64, vec
 
-_MOST_MOVED: Final = 2048
-"""Units that may have moved before the looks know."""
+_MOST_MOVED: Final = 8192
+"""Units that may have moved before the looks know: one that moves again meanwhile is moved once."""
+_AT_ONCE: Final = 256
+"""Units that are counted or moved before other work may come in between."""
 
 
 class Counting:
@@ -77,27 +78,39 @@ class Counting:
 
     def take(self, trials: Trials) -> None:
         """Take trials in order of time."""
-        units = len(self._units)
-        if units > len(self.rows.tried):
-            self.rows.grow(units)
-        if self._looks:
-            self._count(trials, self.expected.begin(self._units.known))
-            self.expected.end()
-        else:
+        whole(self.take_in_parts(trials))
+
+    def take_in_parts(self, trials: Trials) -> Generator[None]:
+        """Do the same in parts (``judging.parts``)."""
+        if len(self._units) > len(self.rows.tried):
+            self.rows.grow(len(self._units))
+        if not self._looks:
             self._count_firsts(trials)
+            self.settle_virtual()
+            return
+        history = self.expected.begin(self._units.known)
+        units = trials.by_unit(self._units.places())
+        end = len(units.rows)
+        for begin in range(0, end, _AT_ONCE):
+            self._count(trials, history, begin, min(begin + _AT_ONCE, end))
+            self.settle_virtual()
+            yield
+        self._vote(units)
         self.settle_virtual()
+        self.expected.end()
 
-    def _count(self, trials: Trials, history: History | None) -> None:
-        """Count trials by unit, and those of stable in the history.
+    def _count(self, trials: Trials, history: History | None, begin: i64, end: i64) -> None:
+        """Count the trials of units from one to before another, and those of stable in the history.
 
-        Nearly all are good ones of units of class 0 that every round has met: for them the work is all here.
+        Sums over units are the same in any order. Bets are made in order: on first trials, then on first
+        events, which know nothing of each other. Nearly all units are of class 0, have only good trials and
+        were met in every round: for them the work is all here.
         """
         tally = self.tally
-        sums, notes, voted = self.rows.sums, self.rows.notes, self.rows.voted
+        sums, notes = self.rows.sums, self.rows.notes
         known = vec[i32]() if history is None else history.counts
         known_rows = self._units.known_rows
         remembers = history is not None
-        live: i64 = self.live
         moved = self._moved
         stable: i64 = 0
         stable_n: i64 = 0
@@ -108,67 +121,92 @@ class Counting:
         good: i64 = 0
         good_n: i64 = 0
         good_e: i64 = 0
-        for row, bad in zip(trials.rows, trials.marks):  # noqa: B905 (quick where compiled)
+        units = trials.by_unit(self._units.places())
+        rows, all_added = units.rows, units.added
+        for i in range(begin, end):
+            row: i64 = rows[i]
+            added: i64 = all_added[i]
             found: int = notes[row]
             note: i64 = found
             if not note & MET:
-                note = self._meet(row, note, bad)
-            elif bad:
-                found = voted[row]
-                if found & live != live:
-                    self.look_up(self.rounds, row, class_of(note), note & CANARY, 1)
+                note = self._meet(row, note, units.first[i])
             both: i64 = sums[row]
+            sums[row] = both + added
             n: i64 = both & TRIALS
-            if bad or note & CLASS_MASK:
-                sums[row] = both + 1 + ONE_EVENT * bad
-                tally.add(class_of(note) << 1 | note & CANARY, n, both >> EVENTS_SHIFT, bad)
+            count: i64 = added & TRIALS
+            # Of these one after the other: the sum of the trials that the unit has had before each.
+            pairs: i64 = count * (count - 1) >> 1
+            if added != count or note & CLASS_MASK:
+                tally.add(class_of(note) << 1 | note & CANARY, both, added)
+            elif note & CANARY:
+                canary += count
+                canary_n += count * n + pairs
+                canary_e += count * (both >> EVENTS_SHIFT)
             else:
-                sums[row] = both + 1
-                if note & CANARY:
-                    canary += 1
-                    canary_n += n
-                    canary_e += both >> EVENTS_SHIFT
-                else:
-                    stable += 1
-                    stable_n += n
-                    if both != n:
-                        stable_e += both >> EVENTS_SHIFT
-            if not note & MOVED and (bad or n < 32 or not n + 1 & step_of(n)):
+                stable += count
+                stable_n += count * n + pairs
+                stable_e += count * (both >> EVENTS_SHIFT)
+            if not note & MOVED and (added != count or n < 32 or n + count > n | step_of(n)):
                 found = note | MOVED
                 notes[row] = found
                 moved.append(row)
             if remembers and not note & CANARY:
                 at: int = known_rows[row]
-                count: int = known[at]
-                counted: i64 = count
-                before = counted & MOST
-                if before == MOST:
+                found = known[at]
+                counted: i64 = found
+                before: i64 = counted & MOST
+                if history is not None and (added != count or before + count > MOST):
+                    self._remember(history, trials, row, added)
                     continue
-                if bad and history is not None:
-                    history.learn_bad(at)
-                    continue
-                known[at] = count + 1
-                good += 1
-                good_n += before
-                if before != counted:
-                    good_e += counted >> OF_EVENTS & MOST
+                found = counted + count
+                known[at] = found
+                good += count
+                good_n += count * before + pairs
+                good_e += count * (counted >> OF_EVENTS & MOST)
         tally.add_good(0, stable, stable_n, stable_e)
         tally.add_good(1, canary, canary_n, canary_e)
         if history is not None:
             history.learn_good(good, good_n, good_e)
-        if len(moved) >= _MOST_MOVED:
-            self.follow()
 
-    def follow(self) -> None:
-        """Let the looks know the cells of the units that have moved: before a look, and now and then."""
+    def _remember(self, history: History, trials: Trials, row: int, added: int) -> None:
+        """Add trials of a unit of stable to the history: only the first ones where it would have too many."""
+        at: int = self._units.known_rows[row]
+        number = added & TRIALS
+        if history.of(at)[0] + number <= MOST:
+            history.learn(at, number, added >> EVENTS_SHIFT)
+            return
+        for one, bad in zip(trials.rows, trials.marks):  # noqa: B905 (quick where compiled)
+            if one == row and history.of(at)[0] < MOST:
+                history.learn(at, 1, bad)
+
+    def _vote(self, units: ByUnit) -> None:
+        """Bet on units whose first event in a round this is."""
+        notes, voted = self.rows.notes, self.rows.voted
+        live: i64 = self.live
+        for row in units.bad:
+            found: int = voted[row]
+            if found & live != live:
+                note: int = notes[row]
+                self.look_up_event(self.rounds, row, class_of(note), note & CANARY)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the looks must learn of units that have moved: a look is due, or they are too many."""
+        first, moved = self.rounds[0], len(self._moved)
+        if first.looks is None or not moved:
+            return False
+        return moved >= _MOST_MOVED or self.tally.total - first.total >= first.looks.next
+
+    def follow(self) -> bool:
+        """Let the looks know the cells of some units that have moved; return whether there are more."""
         looks, rows = self.rounds[0].looks, self.rows
         if looks is None:
-            return
+            return False
         sums, notes, cells = rows.sums, rows.notes, rows.cells
         left: tuple[list[int], list[int]] = ([], [])
         joined: tuple[list[int], list[int]] = ([], [])
         row: i64
-        for row in self._moved:
+        for row in self._moved[:_AT_ONCE]:
             found: int = notes[row]
             notes[row] = found & ~MOVED
             canary = found & CANARY
@@ -180,12 +218,13 @@ class Counting:
                 joined[canary].append(now << ROW_BITS | row)
                 if before:
                     left[canary].append(before << ROW_BITS | row)
-        self._moved.clear()
+        del self._moved[:_AT_ONCE]
         for side in (0, 1):
             looks.cells.move(left[side], joined[side], canary=side == 1)
+        return len(self._moved) > 0
 
     def _meet(self, row: int, note: int, bad: int) -> int:
-        """Look up a unit that a round has not met; return its note."""
+        """Look up a unit that a round has not met, by its first trial there; return its note."""
         rows = self.rows
         if not rows.tried[row] & 1:
             canary = self._units.positions[row] < self._lottery.limit
@@ -193,7 +232,7 @@ class Counting:
             at: int = self._units.known_rows[row]
             note = self.expected.class_of(at) << CLASS_SHIFT | canary
             self.newcomers.append(row)
-        self.look_up(self.rounds, row, class_of(note), note & CANARY, bad)
+        self.look_up_trial(self.rounds, row, class_of(note), note & CANARY, bad)
         note |= MET
         rows.notes[row] = note
         return note
@@ -213,11 +252,11 @@ class Counting:
             if seen & live != live:
                 if not seen & 1:
                     tally.users[at] += 1
-                self.look_up(self.rounds, row, 0, at, bad)
-            elif bad:
+                self.look_up_trial(self.rounds, row, 0, at, bad)
+            if bad:
                 seen = voted[row]
                 if seen & live != live:
-                    self.look_up(self.rounds, row, 0, at, 1)
+                    self.look_up_event(self.rounds, row, 0, at)
             if at:
                 canary += 1
             else:
@@ -234,18 +273,23 @@ class Counting:
                 if one.virtual is not None:
                     one.virtual.settle()
 
-    def look_up(
+    def look_up_trial(
         self, rounds: list[Round], row: int, unit_class: int, canary: int, bad: int
     ) -> None:
-        """Bet on a unit in the rounds in which this is its first trial or first event."""
-        tried, voted = self.rows.tried, self.rows.voted
+        """Bet on a unit in the rounds in which this is its first trial."""
+        tried = self.rows.tried
         for one in rounds:
             seen: int = tried[row]
             if not seen & one.bit:
                 tried[row] = seen | one.bit
                 one.first_trial(unit_class, canary, bad, row)
-            seen = voted[row]
-            if bad and not seen & one.bit:
+
+    def look_up_event(self, rounds: list[Round], row: int, unit_class: int, canary: int) -> None:
+        """Bet on a unit in the rounds in which this is its first event."""
+        voted = self.rows.voted
+        for one in rounds:
+            seen: int = voted[row]
+            if not seen & one.bit:
                 voted[row] = seen | one.bit
                 one.first_event(unit_class, canary, row)
 

@@ -145,7 +145,7 @@ class History:
             if n == MOST:
                 continue
             if trial & 1:
-                self.learn_bad(row)
+                self.learn(row, 1, 1)
                 continue
             counts[row] = count + 1
             good += 1
@@ -160,17 +160,18 @@ class History:
         self._nn += 2 * trials_before + trials
         self._ne += events_before
 
-    def learn_bad(self, row: int) -> None:
-        """Add a bad trial of a unit with fewer than ``MOST``."""
+    def learn(self, row: int, trials: int, events: int) -> None:
+        """Add trials of a unit, which has no more than ``MOST`` with them."""
         count: int = self.counts[row]
         n, e = count & MOST, count >> EVENTS_SHIFT & MOST
-        count = n + 1 | e + 1 << EVENTS_SHIFT
+        now_n, now_e = n + trials, e + events
+        count = now_n | now_e << EVENTS_SHIFT
         self.counts[row] = count if count < _SIGN else count - 2 * _SIGN
-        self.trials += 1
-        self.events += 1
-        self._nn += 2 * n + 1
-        self._ne += e + n + 1
-        self._ee += 2 * e + 1
+        self.trials += trials
+        self.events += events
+        self._nn += now_n * now_n - n * n
+        self._ne += now_n * now_e - n * e
+        self._ee += now_e * now_e - e * e
 
     def likeness(self, rate: float) -> float:
         """Return how alike the requests of a unit are, where ``rate`` is expected of each."""

@@ -46,7 +46,9 @@ from typing import Any
 
 from canaryproxy.judging import families, metrics, words
 from canaryproxy.judging.draws import Groups
+from canaryproxy.judging.growth import flat_words
 from canaryproxy.judging.hearing import Hearing
+from canaryproxy.judging.intake import Intake, Split
 from canaryproxy.judging.learning import Learning
 from canaryproxy.judging.metrics import Limits
 from canaryproxy.judging.named_routes import NamedRoutes
@@ -58,30 +60,17 @@ from canaryproxy.judging.units import Lottery
 from canaryproxy.judging.verdict import Assessment, Level, Sample, Verdict
 from canaryproxy.judging.verdicts import Look, Shown, seen_of, untested
 from canaryproxy.judging.watch import Watch
-from canaryproxy.measure.flat import sum64, vec
-from canaryproxy.measure.records import (
-    ABANDONED,
-    ENDED,
-    EPOCH_SHIFT,
-    FAILED,
-    FLAGS_SHIFT,
-    OVERDUE,
-    POSITION_MASK,
-    POSTED,
-    STATUS_SHIFT,
-    VARIANT_SHIFT,
-    WORDS,
-)
+from canaryproxy.measure.compiled import COMPILED
+from canaryproxy.measure.records import POSITION_MASK, WORDS
 from canaryproxy.measure.routing import FINE, POSITIONS
 
 _LONGEST_WARMUP = 300.0
 _WARM_RESPONSES = 20
-_LEARNT = 100 * WORDS
-"""Words of a tick from which limits are learnt, once latency is known; of more, about as many."""
 _AT_ONCE = 128 * WORDS
 """Words of the records that are taken before other work may come in between."""
-_COLLECTED = 1024
-"""Records that a test takes at once: a test after the other, each from its own arrays."""
+_COLLECTED = 4096 if COMPILED else 1024
+"""Records that a test takes at once, each test from its own arrays: the more, the more are of the same units.
+In plain Python it takes eight times as long for one, and other work waits meanwhile."""
 
 
 class Judge:
@@ -243,62 +232,35 @@ class Judge:
         ``step`` is that which compares them: none while the canary is not up yet, as only one side has trials
         then.
         """
-        words = sample.records
-        ended = vec[sum64]([0, 0])
-        for begin in range(0, len(words), _AT_ONCE):
-            at, end = begin, min(begin + _AT_ONCE, len(words))
-            while at < end:
-                at = self._take_part(sample, now, step, ended, (at, end))
+        intake, end = self._intake(sample, now, step), len(sample.records)
+        for begin in range(0, end, _AT_ONCE):
+            chosen = intake.choose(begin, min(begin + _AT_ONCE, end))
+            if step is None and len(chosen):
+                self._learning.past.add(intake.words, chosen)
+            at = 0
+            while step is not None and at < len(chosen):
+                at = step.take(intake.words, chosen, at)
                 yield
-            if step is not None and (step.collected >= _COLLECTED or end == len(words)):
+            if step is not None and (step.collected >= _COLLECTED or begin + _AT_ONCE >= end):
                 yield from step.settle()
+            else:
+                yield
         if step is not None:
             up = self._watch.up_at is not None
-            self._hearing.hear(step.lottery, now, list(ended), up=up)
+            self._hearing.hear(step.lottery, now, list(intake.ended), up=up)
         if self._step is None and self._limit == 0:
             self._learning.past.tick()
 
-    def _take_part(
-        self, sample: Sample, now: float, step: Step | None, ends: vec[sum64], part: tuple[int, int]
-    ) -> int:
-        """Take the records whose words are those of ``part``, from the first to before the last.
-
-        ``ends`` counts requests by variant. Return the end; it comes sooner where tests of a route begin.
-        """
-        words, named, watch = sample.records, self._named, self._watch
-        limit, epoch, remembers = self._limit, sample.epoch, self._step is None and self._limit == 0
-        low, high, routes = _extent(step)
-        past, baseline = self._learning.past, self._learning.baseline
-        every = max(len(words) // _LEARNT, 1) * WORDS if baseline.enough else WORDS
-        for at in range(part[0], part[1], WORDS):
-            first, second, third = words[at], words[at + 1], words[at + 2]
-            position = first & POSITION_MASK
-            is_canary = position < limit
-            if first >> EPOCH_SHIFT & 0xFF != epoch or (first >> VARIANT_SHIFT & 1) != is_canary:
-                continue
-            flags = first >> FLAGS_SHIFT
-            if flags & POSTED:
-                if low <= position < high and step is not None:
-                    step.post(position)
-                continue
-            watched = is_canary or flags & (FAILED | ABANDONED | OVERDUE)
-            status = first >> STATUS_SHIFT & 0x3FF
-            if watched and not watch.add(position, status, flags, now, canary=is_canary):
-                continue
-            template = second & 0xFFFFFFFF
-            if named is not None:
-                template = named.of(template)
-            if not is_canary and at % every == 0:
-                baseline.add(first, third, template)
-            if step is not None and low <= position < high:
-                step.add(first, second, third, template)
-                if flags & ENDED:
-                    ends[is_canary] += 1
-                if len(step.routes) > routes:
-                    return at + WORDS
-            elif remembers:
-                past.add(first, second, third)
-        return part[1]
+    def _intake(self, sample: Sample, now: float, step: Step | None) -> Intake:
+        first = last = 0
+        if step is not None:
+            first, last = step.lottery.first, step.lottery.last
+        elif self._step is None and self._limit == 0:
+            last = POSITION_MASK + 1
+        split = Split(sample.epoch, self._limit, first, last, step is not None)
+        learning = self._learning
+        words = flat_words(sample.records)
+        return Intake(words, now, split, self._watch, learning.baseline, self._named)
 
     # Verdicts
 
@@ -434,10 +396,3 @@ class Judge:
         if judge._posted is not None and state["posted"] is not None:
             judge._posted.load(state["posted"])
         return judge
-
-
-def _extent(step: Step | None) -> tuple[int, int, int]:
-    """Return the first position of a step's lottery, that behind the last, and how many routes it has met."""
-    if step is None:
-        return 0, 0, 0
-    return step.lottery.first, step.lottery.last, len(step.routes)

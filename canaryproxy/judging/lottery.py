@@ -23,7 +23,7 @@ M users of which M_c are the canary's. One canary user in 100: 100 to 1, for eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
@@ -42,6 +42,7 @@ from canaryproxy.judging.cells import Looks
 from canaryproxy.judging.counting import Counting
 from canaryproxy.judging.evidence import Direction
 from canaryproxy.judging.history import Expectation, History
+from canaryproxy.judging.parts import whole
 from canaryproxy.judging.rounds import (
     CLOCK_LIFE,
     Kind,
@@ -156,10 +157,23 @@ class LotteryTest:
 
     def take(self, trials: Trials) -> None:
         """Take trials that come after those that are pending."""
+        whole(self.take_in_parts(trials))
+
+    def take_in_parts(self, trials: Trials) -> Generator[None]:
+        """Do the same in parts (``judging.parts``)."""
         self.has_news = True
         before = self._counting.tally.total
-        self._counting.take(trials)
+        yield from self._counting.take_in_parts(trials)
         self._surges.add(trials, self._counting.tally.total - before)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is work of ``follow`` to do before a look, or too much of it."""
+        return self._counting.is_behind
+
+    def follow(self) -> bool:
+        """Do a part of what a look needs of the trials that were taken; return whether there is more."""
+        return self._counting.follow()
 
     def counts(self, row: int) -> tuple[int, int]:
         """Return trials and events of a unit; of a test with looks, as it is settled."""
@@ -189,7 +203,8 @@ class LotteryTest:
         if first.looks is not None:
             events = self._counting.tally.total - first.total
             if events >= first.looks.next:
-                self._counting.follow()
+                while self._counting.follow():
+                    pass
                 if self._units.spend(now, first.looks.cost):
                     self._watch.see(first.log_b, first.looks.look(self._counting.tally, events))
         self._see_virtual()
@@ -240,7 +255,9 @@ class LotteryTest:
             unit_class = self._counting.rows.class_of(row)
             one.trials[2 * unit_class + canary] -= 1
             one.events[2 * unit_class + canary] -= bad
-            self._counting.look_up([one], row, unit_class, canary, bad)
+            self._counting.look_up_trial([one], row, unit_class, canary, bad)
+            if bad:
+                self._counting.look_up_event([one], row, unit_class, canary)
         if records:
             self._counting.settle_virtual()
 

@@ -39,7 +39,7 @@ from typing import Any, Final, NamedTuple
 
 from canaryproxy.judging.settings import LatencyRule
 from canaryproxy.measure import records
-from canaryproxy.measure.records import NO_FIRST_BYTE, WORDS
+from canaryproxy.measure.records import LARGEST, NO_FIRST_BYTE, WORDS
 
 ERRORS: Final = "errors"
 CLIENT_ERRORS: Final = "client_errors"
@@ -109,7 +109,7 @@ def unpack(words: Sequence[int]) -> Iterator[Record]:
 
 
 def unpacked(first: int, second: int, third: int) -> Record:
-    """Unpack one record."""
+    """Unpack one record; its words may be signed."""
     micros = third & NO_FIRST_BYTE
     return Record(
         first & records.POSITION_MASK,
@@ -117,12 +117,12 @@ def unpacked(first: int, second: int, third: int) -> Record:
         first >> records.EPOCH_SHIFT & 0xFF,
         first >> records.STATUS_SHIFT & 0x3FF,
         first >> records.TYPE_SHIFT & 0xFF,
-        first >> records.FLAGS_SHIFT,
+        first >> records.FLAGS_SHIFT & 0xFFFF,
         second & 0xFFFFFFFF,
         second >> 32 & 0xFFFF,
-        second >> 48,
+        second >> 48 & 0xFFFF,
         None if micros == NO_FIRST_BYTE else micros / 1e6,
-        third >> records.SIZE_SHIFT,
+        third >> records.SIZE_SHIFT & LARGEST,
     )
 
 
@@ -310,7 +310,7 @@ class _Route:
             share = _share_above(ordered, late)
         sizes = None
         if len(self.bodies) >= _FEW:
-            by_size = sorted([third >> records.SIZE_SHIFT for third in self.bodies])
+            by_size = sorted([third >> records.SIZE_SHIFT & LARGEST for third in self.bodies])
             sizes = (quantile(by_size, 0.05) / 2, quantile(by_size, 0.95) * 2)
         types = frozenset(self.types) if len(self.types) >= _FEW else frozenset[int]()
         return RouteLimits(name, late, share, sizes, types)
@@ -340,7 +340,7 @@ class Baseline:
             self.names = {t: name for t, name in self.names.items() if t in self._routes}
 
     def add(self, first: int, third: int, template: int) -> None:
-        """Take a record of stable, given by its words, on a route."""
+        """Take a record of stable, given by its words, which may be signed, on a route."""
         flags = first >> records.FLAGS_SHIFT
         if flags & _NO_ANSWER != records.ENDED:
             return

@@ -9,7 +9,7 @@ from canaryproxy.judging.metrics import Limits
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.sorting import Sorter
 from canaryproxy.judging.units import Units
-from canaryproxy.measure.records import POSITION_MASK
+from canaryproxy.measure.flat import sum64, vec
 
 
 class Past:
@@ -22,21 +22,28 @@ class Past:
         self._outcomes = [(rule.slot, rule.name) for rule in settings.outcomes]
         self._hang = hang
         self._names = [*metrics.OF_RECORDS, *(name for _, name in self._outcomes)]
-        self._batch = Batch()
-        self.sort(limits)
+        self._sorter = self._sorter_by(limits)
+        self._batch = Batch(self._sorter.marks)
+
+    def _sorter_by(self, limits: Limits) -> Sorter:
+        return Sorter(self._names, limits, self._outcomes, None, warm=True, hang=self._hang)
 
     def sort(self, limits: Limits) -> None:
         """Sort by these limits from now on."""
-        self._sorter = Sorter(self._names, limits, self._outcomes, None, warm=True, hang=self._hang)
+        self.tick()
+        self._sorter = self._sorter_by(limits)
+        self._batch = Batch(self._sorter.marks)
 
     def of(self, metric: str) -> History:
         """Return the history of a metric, an empty one if nothing is known."""
         return self.histories.setdefault(metric, History())
 
-    def add(self, first: int, second: int, third: int) -> None:
-        """Take a record of stable, given by its words."""
-        kind = self._sorter.kind(first, second, third)
-        self._batch.add(self._units.row(first & POSITION_MASK), kind)
+    def add(self, words: vec[sum64], chosen: vec[sum64]) -> None:
+        """Take records of stable; ``chosen`` has the places of their words."""
+        count, batch = len(chosen), self._batch
+        batch.add(
+            self._units.rows(words, chosen, 0, count), self._sorter.codes(words, chosen, 0, count)
+        )
 
     def tick(self) -> None:
         """End a tick."""
@@ -47,5 +54,5 @@ class Past:
             trials = batch.trials(number)
             if len(trials):
                 self.of(name).add(trials.listed())
-        batch.end()
-        self._batch = Batch()
+        self._sorter.tidy()
+        self._batch = Batch(self._sorter.marks)

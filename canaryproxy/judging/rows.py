@@ -16,10 +16,6 @@ CLASS_MASK: Final = 31 << CLASS_SHIFT
 """The next five bits of a note are the class of the rate that is expected of the unit."""
 MOVED: Final = 1 << 7
 """Note: the looks have to learn in which cell the unit is now."""
-EVENTS_SHIFT: Final = 32
-TRIALS: Final = (1 << EVENTS_SHIFT) - 1
-"""The bits of a sum above are events, those below trials."""
-ONE_EVENT: Final = 1 << EVENTS_SHIFT
 
 
 def class_of(note: i64) -> i64:

@@ -14,7 +14,7 @@ from typing import Any
 
 from canaryproxy.judging import families, metrics, words
 from canaryproxy.judging.bad_responses import BadResponses
-from canaryproxy.judging.batch import BAD, NO_TRIAL, Batch
+from canaryproxy.judging.collecting import Collector
 from canaryproxy.judging.families import Spec
 from canaryproxy.judging.growth import with_bytes
 from canaryproxy.judging.history import History
@@ -24,12 +24,12 @@ from canaryproxy.judging.parts import whole
 from canaryproxy.judging.proof import UserProof
 from canaryproxy.judging.sample_ratio import LIMIT, SampleRatio
 from canaryproxy.judging.settings import JudgeSettings
-from canaryproxy.judging.sorting import RouteSorter, Sorter
+from canaryproxy.judging.sorting import Sorter
 from canaryproxy.judging.units import Units
 from canaryproxy.judging.user_time import UserTime
 from canaryproxy.judging.verdict import Placebo, Verdict
-from canaryproxy.measure.flat import u8, vec
-from canaryproxy.measure.records import POSITION_MASK, STATUS_SHIFT, VARIANT_SHIFT
+from canaryproxy.measure.flat import sum64, u8, vec
+from canaryproxy.measure.records import POSITION_MASK
 
 OTHERS = "other routes"
 """Scope of the routes that are judged together."""
@@ -133,7 +133,6 @@ class Step:
         """Grows with everything that its verdicts are made of."""
         self.bad_responses = BadResponses()
         """Of the canary."""
-        self._batch = Batch()
         self._sort()
 
     @property
@@ -189,45 +188,42 @@ class Step:
         self._sorter = Sorter(
             tests, self.limits, outcomes, settings.business, warm=self.warm, hang=HANG
         )
-        self._by_route: dict[int, RouteSorter] = {}
+        self._collector = Collector(
+            self._units,
+            self._sorter,
+            self.limits.routes,
+            self._begin_route,
+            self.bad_responses,
+            content=settings.content is not None,
+            warm=self.warm,
+        )
 
-    def _sorter_of(self, template: int) -> RouteSorter:
-        """Return what takes the records of a route; its tests begin with the first of them.
+    def _begin_route(self, template: int) -> list[str]:
+        """Begin the tests of a route, with its first record, and return their metrics.
 
-        All of them at once would be the longest tick of a step.
+        All routes at once would be the longest tick of a step.
         """
-        of = template if template in self.limits.routes else OTHER
-        found = self._by_route.get(of)
-        if found is None:
-            if of not in self.routes:
-                self.routes[of] = self._route_tests(of)
-            found = self._by_route[of] = RouteSorter(
-                list(self.routes[of]),
-                self.limits.routes.get(of),
-                content=self._settings.content is not None,
-                warm=self.warm,
-            )
-        return found
+        if template not in self.routes:
+            self.routes[template] = self._route_tests(template)
+        return list(self.routes[template])
 
-    def add(self, first: int, second: int, third: int, template: int) -> None:
-        """Take a record of the lottery's population, given by its words, on a route."""
-        position = first & POSITION_MASK
-        row = self._units.row(position)
-        met = self._met
-        if row >= len(met) or met[row] != self._part:
-            self._meet(row, canary=position < self.lottery.limit)
-        kind = self._sorter.kind(first, second, third)
-        if self.user_time is not None and kind.business != NO_TRIAL:
-            self.user_time.respond(row << 1 | kind.business)
-        route = self._by_route.get(template)
-        if route is None:
-            route = self._sorter_of(template)
-        self._batch.add(row, route.take(kind, first, third, row))
-        if kind.is_bad and first >> VARIANT_SHIFT & 1:
-            status = first >> STATUS_SHIFT & 0x3FF
-            self.bad_responses.add(template, status, failed=kind.errors == BAD)
+    def take(self, words: vec[sum64], chosen: vec[sum64], begin: int) -> int:
+        """Take records of the lottery's population; ``chosen`` has the places of their words.
 
-    def post(self, position: int) -> None:
+        The first one's is at ``begin``; that of a business event is inverted. Return the end: it comes sooner
+        where an event follows, or where tests of a route begin.
+        """
+        at: int = chosen[begin]
+        if at < 0:
+            self._post(words[~at] & POSITION_MASK)
+            return begin + 1
+        rows, codes = self._collector.add(words, chosen, begin)
+        self._meet(rows)
+        if self.user_time is not None:
+            self.user_time.respond(rows, codes, self._sorter.business)
+        return begin + len(rows)
+
+    def _post(self, position: int) -> None:
         """Take a business event of a user of the lottery's population."""
         if self.user_time is not None:
             self.user_time.take(self._units.row(position) << 1 | 1)
@@ -251,39 +247,53 @@ class Step:
         anew = trial.spec.name in _WARMED and not trial.scope
         return self._watched - (self._watched_cold if anew else 0.0)
 
-    def _meet(self, row: int, *, canary: bool) -> None:
-        """Note that a unit is seen for the first time in a part of the step."""
-        if row >= len(self._met):
-            self._met = with_bytes(self._met, max(row + 1 - len(self._met), 1024))
-        if not self._met[row]:
-            self.ratio.add(canary=canary)
-        self._met[row] = self._part
-        self._users[canary] += 1
+    def _meet(self, rows: vec[sum64]) -> None:
+        """Note which units are seen for the first time in a part of the step."""
+        if len(self._units) > len(self._met):
+            self._met = with_bytes(self._met, max(len(self._units) - len(self._met), 1024))
+        met, part = self._met, self._part
+        for row in rows:
+            before: int = met[row]
+            if before != part:
+                canary = self._units.positions[row] < self.lottery.limit
+                if not before:
+                    self.ratio.add(canary=canary)
+                met[row] = part
+                self._users[canary] += 1
 
     @property
     def collected(self) -> int:
         """Number of records that the tests have not taken."""
-        return len(self._batch)
+        return len(self._collector)
 
     def settle(self) -> Generator[None]:
         """Have the tests take what has been added, in parts (``judging.parts``)."""
-        batch, self._batch = self._batch, Batch()
-        batch.end()
+        batch = self._collector.taken()
         for number, trial in enumerate(self.trials.values()):
             found = batch.trials(number)
             if len(found):
-                trial.test.take(found)
+                yield from trial.test.take_in_parts(found)
             elif not trial.test.pending:
                 continue
             trial.test.settle()
             yield
-        for template, sorter in list(self._by_route.items()):
-            batch = sorter.taken()
+        for template, of_route in self._collector.taken_by_route():
             for number, trial in enumerate(self.routes[template].values()):
-                found = batch.trials(number)
+                found = of_route.trials(number)
                 if len(found):
                     trial.test.take(found)
                     yield
+
+    def _follow(self) -> Generator[None]:
+        """Prepare looks, in parts: all tests by turns, as most of them move the same units at once."""
+        behind = [trial.test for trial in self.trials.values() if trial.test.is_behind]
+        while behind:
+            more = []
+            for test in behind:
+                if test.follow():
+                    more.append(test)
+                yield
+            behind = more
 
     def tick(self, now: float) -> None:
         """Let the tests look, begin rounds and settle proofs: ten times a second."""
@@ -291,12 +301,13 @@ class Step:
 
     def tick_in_parts(self, now: float) -> Generator[None]:
         """Do the same in parts (``judging.parts``): one for each test that has something to do."""
-        if len(self._batch):
+        if len(self._collector):
             yield from self.settle()
         self._watched += min(max(now - self._now, 0.0), 1.0)
         self._now = now
         if self.user_time is not None:
             self.trials[metrics.BUSINESS].test.pending += self.user_time.close(now)
+        yield from self._follow()
         for trial in self.trials.values():
             has_proven = trial.proof is not None and self._prove(trial, trial.proof, now)
             if trial.test.tick(now) or has_proven:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Final
 
+from canaryproxy.judging.batch import EVENTS_SHIFT, TRIALS
 from canaryproxy.judging.history import CLASS_RATES, CLASSES, likeness
 from canaryproxy.measure.flat import i64, sum64, vec
 
@@ -81,18 +82,24 @@ class Tally:
         """Events by class and side."""
         return list(self._events)
 
-    def add(self, at: i64, n: i64, e: i64, bad: i64) -> None:
-        """Add a trial of a unit that has had n of them and e events; ``at``: its class and side."""
-        trials, nn, ne = self._trials, self._nn, self._ne
-        trials[at] += 1
-        nn[at] += 2 * n + 1
-        ne[at] += e
-        if bad:
-            events, ee = self._events, self._ee
-            events[at] += 1
-            ee[at] += 2 * e + 1
-            ne[at] += n + 1
-            self.total += 1
+    def add(self, at: i64, before: i64, added: i64) -> None:
+        """Add trials of a unit; ``at``: its class and side.
+
+        ``before``: trials and events that it has had, as ``added`` together (``batch.EVENTS_SHIFT``).
+        """
+        n: i64 = before & TRIALS
+        e: i64 = before >> EVENTS_SHIFT
+        trials: i64 = added & TRIALS
+        events: i64 = added >> EVENTS_SHIFT
+        now_n: i64 = n + trials
+        now_e: i64 = e + events
+        self._trials[at] += trials
+        self._nn[at] += now_n * now_n - n * n
+        self._ne[at] += now_n * now_e - n * e
+        if events:
+            self._events[at] += events
+            self._ee[at] += now_e * now_e - e * e
+            self.total += events
 
     def add_good(self, at: int, trials: int, trials_before: int, events_before: int) -> None:
         """Add good trials: how many trials and events their units had before, added up."""

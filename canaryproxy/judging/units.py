@@ -13,18 +13,24 @@ from typing import Final
 
 from mmh3 import mmh3_x64_128_uintdigest
 
-from canaryproxy.judging.growth import with_longs
-from canaryproxy.measure.flat import append, i32, i64, vec
+from canaryproxy.judging.growth import with_ints, with_longs, with_sums
+from canaryproxy.measure.flat import append, i32, i64, sum64, vec
+from canaryproxy.measure.records import POSITION_MASK
 
-_PAGE: Final = 1024
+_PAGE_BITS: Final = 10
+_PAGE: Final = 1 << _PAGE_BITS
+_PAGES: Final = POSITION_MASK + 1 >> _PAGE_BITS
 _PACKED: Final = 2048
 """Packed rows that are remembered; each has 200 bytes with twenty virtual canaries."""
-_RECENT: Final = 8
+_RECENT: Final = 64
+"""Lists of rows whose sums are remembered: those of a tick, which tests take one after the other."""
 _DRAWN: Final = 1 << 61
 """Bit of a mask that says that it was drawn."""
 ROW_BITS: Final = 24
 ROW_MASK: Final = (1 << ROW_BITS) - 1
 _PHASE: Final = 0.6180339887498949
+
+_Sums = tuple[dict[int, int], dict[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +91,8 @@ class VirtualCanaries:
         self._masks = vec[i64]()
         self._packed: dict[int, int] = {}
         """Of some rows: the tests of a tick ask for the same ones."""
-        self._recent: list[tuple[list[int], tuple[dict[int, int], dict[int, int]]]] = []
-        """What ``sums`` was asked last."""
+        self._recent: dict[tuple[int, int, int], tuple[list[int], _Sums]] = {}
+        """What ``sums`` was asked last, by length and both ends."""
         self._spread = [
             sum([1 << FIELD * bit for bit in range(8) if value >> bit & 1]) for value in range(256)
         ]
@@ -111,15 +117,16 @@ class VirtualCanaries:
         self._packed[row] = packed
         return packed
 
-    def sums(self, coded: list[int]) -> tuple[dict[int, int], dict[int, int]]:
+    def sums(self, coded: list[int]) -> _Sums:
         """Return for each code how many rows have it, and for each who has them, added up.
 
         ``coded``: ``code << ROW_BITS | row``. Most tests have the same trials in a tick, and so the same
         list: it is added up once.
         """
-        for known, found in self._recent:
-            if known == coded:
-                return found
+        key = (len(coded), coded[0], coded[-1])
+        known = self._recent.get(key)
+        if known is not None and known[0] == coded:
+            return known[1]
         numbers: dict[int, int] = {}
         fields: dict[int, int] = {}
         for one in coded:
@@ -133,8 +140,8 @@ class VirtualCanaries:
                 numbers[code] += 1
                 fields[code] = before + theirs
         if len(self._recent) >= _RECENT:
-            del self._recent[0]
-        self._recent.append((coded, (numbers, fields)))
+            del self._recent[next(iter(self._recent))]
+        self._recent[key] = coded, (numbers, fields)
         return numbers, fields
 
     def _draw(self, position: int) -> int:
@@ -173,6 +180,8 @@ class Units:
         *(
             "_known",
             "_pages",
+            "_places",
+            "_rows",
             "_spent",
             "_spent_at",
             "_tests",
@@ -188,8 +197,12 @@ class Units:
         """By row. Another one whenever a row is added."""
         self.known_rows = vec[i32]()
         """The same for the rows among ``known``; without it, its own."""
-        self._pages: list[vec[i32]] = []
-        """Rows and one, by position; with ``known`` by the row there. Pages without rows are empty."""
+        self._places = vec[sum64]()
+        """Zeros by row."""
+        self._rows = with_ints(vec[i32](), _PAGE)
+        """Rows and one, by page and position; with ``known`` by the row there. The first page is empty."""
+        self._pages = with_ints(vec[i32](), _PAGES)
+        """Where pages begin. Those without rows are all the first one."""
         self._virtual: dict[tuple[Lottery, int], VirtualCanaries] = {}
         self._tests = 0
         self._spent = 0
@@ -202,20 +215,56 @@ class Units:
         """Return the row of a position; a new one if it has not been seen."""
         known = self._known
         at = position if known is None else known.row(position)
-        pages, number = self._pages, at // _PAGE
-        if number >= len(pages):
-            pages += [vec[i32]()] * (number + 1 - len(pages))
-        page = pages[number]
-        if not len(page):
-            page = pages[number] = vec[i32]([0] * _PAGE)
-        row: int = page[at % _PAGE]
-        if not row:
-            row = len(self.positions)
-            self.known_rows = append(self.known_rows, row if known is None else at)
-            self.positions = append(self.positions, position)
-            row += 1
-            page[at % _PAGE] = row
-        return row - 1
+        page: int = self._pages[at // _PAGE]
+        row: int = self._rows[page + at % _PAGE]
+        return row - 1 if row else self._add(position, at)
+
+    def _add(self, position: int, at: int) -> int:
+        """Add a row; ``at``: the position, with ``known`` the row there."""
+        page: int = self._pages[at // _PAGE]
+        if not page:
+            page = len(self._rows)
+            self._pages[at // _PAGE] = page
+            self._rows = with_ints(self._rows, _PAGE)
+        row: int = len(self.positions)
+        self.known_rows = append(self.known_rows, row if self._known is None else at)
+        self.positions = append(self.positions, position)
+        self._rows[page + at % _PAGE] = row + 1
+        return row
+
+    def rows(self, words: vec[sum64], chosen: vec[sum64], begin: i64, count: i64) -> vec[sum64]:
+        """Return the rows of the units of records.
+
+        ``chosen`` has the places of their words; the first one's is at ``begin``.
+        """
+        found = vec[sum64]([0] * count)
+        for i in range(count):
+            found[i] = words[chosen[begin + i]] & POSITION_MASK
+        if self._known is not None:
+            known = self._known._find(found, found)
+            return self._find(known, found)
+        return self._find(found, found)
+
+    def _find(self, places: vec[sum64], positions: vec[sum64]) -> vec[sum64]:
+        """Return the rows of positions; ``places``: the same, with ``known`` the rows there."""
+        pages, rows = self._pages, self._rows
+        found = vec[sum64]([0] * len(places))
+        for i in range(len(places)):
+            at: i64 = places[i]
+            page: int = pages[at >> _PAGE_BITS]
+            one: int = rows[page + (at & _PAGE - 1)]
+            if not one:
+                one = self._add(positions[i], at) + 1
+                rows = self._rows
+            found[i] = one - 1
+        return found
+
+    def places(self) -> vec[sum64]:
+        """Return zeros by row, to count with; a count clears them when it ends."""
+        more = len(self.positions) - len(self._places)
+        if more > 0:
+            self._places = with_sums(self._places, more + _PAGE)
+        return self._places
 
     @property
     def known(self) -> int:

@@ -23,6 +23,10 @@ from array import array
 from collections import deque
 from typing import Final
 
+from canaryproxy.judging.batch import BAD, NO_TRIAL
+from canaryproxy.judging.growth import with_bytes
+from canaryproxy.measure.flat import i64, sum64, u8, vec
+
 INTERVAL: Final = 30.0
 """Seconds; longer where more than ``_MOST`` would end in a second."""
 _MOST: Final = 300.0
@@ -42,7 +46,7 @@ class UserTime:
     __slots__ = (*("_begun", "_heard", "_known", "_open", "_states", "_unknown", "_with_events"),)
 
     def __init__(self) -> None:
-        self._states = bytearray()
+        self._states = vec[u8]()
         """By row: whether an interval is under way, has an event, and whether the user has sent a request."""
         self._begun: array[int] = array("I")
         """Rows whose interval has begun since the last tick."""
@@ -59,8 +63,9 @@ class UserTime:
         row = trial >> 1
         states = self._states
         if row >= len(states):
-            states.extend(bytes(row + 1 + row // 8 + 64 - len(states)))
-        state = states[row]
+            states = with_bytes(states, row + 1 + row // 8 + 64 - len(states))
+            self._states = states
+        state: int = states[row]
         if not state:
             self._begun.append(row)
         if trial & 1:
@@ -71,15 +76,25 @@ class UserTime:
             states[row] = state | _UNDER_WAY | _KNOWN
             self._heard = self._heard or bool(state & _EVENT)
 
-    def respond(self, trial: int) -> None:
-        """Take a request whose response may be an event: ``row << 1``, or ``row << 1 | 1``."""
-        row = trial >> 1
-        if row < len(self._states) and self._states[row] == _SEEN:
-            self._heard = self._heard or bool(trial & 1)
-            return
-        self.take(trial & ~1)
-        if trial & 1:
-            self.take(trial)
+    def respond(self, rows: vec[sum64], codes: vec[sum64], events: vec[sum64]) -> None:
+        """Take requests whose responses may be events.
+
+        ``events``: by code, what a request is to the business metric (``batch``).
+        """
+        states = self._states
+        heard = self._heard
+        for row, code in zip(rows, codes):  # noqa: B905 (quick where compiled)
+            event: i64 = events[code]
+            if event == NO_TRIAL:
+                continue
+            if row < len(states) and states[row] == _SEEN:
+                heard = heard or event == BAD
+                continue
+            self.take(row << 1)
+            if event == BAD:
+                self.take(row << 1 | 1)
+            states = self._states
+        self._heard = self._heard or heard
 
     def heard(self) -> bool:
         """Return whether there was an event of a user who sent a request, since this was asked last."""
@@ -103,7 +118,7 @@ class UserTime:
 
     def _end(self, row: int, trials: list[int]) -> None:
         """End an interval; the next one of a known user begins."""
-        state = self._states[row]
+        state: int = self._states[row]
         has_event = bool(state & _EVENT)
         self._with_events += has_event
         if state & _KNOWN:

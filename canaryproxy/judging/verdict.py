@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -43,7 +43,7 @@ class Sample:
 
     stable: Counts
     canary: Counts
-    records: list[int] = field(default_factory=list)
+    records: Sequence[int] = ()
     """Three words for each randomised request (``measure.records``), in an order that does not depend on
     variants."""
     limit: int = 0

@@ -80,8 +80,11 @@ class Watch:
     def _was_failing(self, position: int) -> bool:
         return self._failing.get(position, 0) >= _FAILED_BEFORE
 
-    def add(self, position: int, status: int, flags: int, now: float, *, canary: bool) -> bool:
-        """Take a record of either side; return whether it says anything about the version."""
+    def add(self, first: int, now: float, *, canary: bool) -> bool:
+        """Take a record of either side, given by its first word; return whether it says anything about the
+        version.
+        """
+        position, flags = first & records.POSITION_MASK, first >> records.FLAGS_SHIFT
         failed = bool(flags & (records.FAILED | records.ABANDONED))
         if not canary:
             if failed and flags & records.ENDED and len(self._failing) < _MOST_FAILING:
@@ -109,6 +112,7 @@ class Watch:
             if self._streak == 1:
                 self._streak_since = now
         if self._rails is not None:
+            status = first >> records.STATUS_SHIFT & 0x3FF
             refused = not failed and 400 <= status < 500
             self._rails.add(position, failed=failed, refused=refused)
         return True

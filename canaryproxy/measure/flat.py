@@ -32,7 +32,10 @@ else:
         return values
 
     def extend(values, more):
-        values.frombytes(bytes(more))
+        if isinstance(values, list):
+            values.extend(more)
+        else:
+            values.frombytes(bytes(more))
         return values
 
 

@@ -183,13 +183,13 @@ class RecordRing:
         """Number of records for which there was no room."""
         return self._head[_DROPPED]
 
-    def words(self, first: int, limit: int, every: int = 1) -> list[int]:
+    def words(self, first: int, limit: int, every: int = 1) -> array[int]:
         """Return the words of every ``every``-th record from number ``first`` on, up to ``limit``.
 
         They must have been written, and not been freed.
         """
         if first >= limit:
-            return []
+            return array("Q")
         began = self._head[_BEGAN]
         start, end = (first - began) % RECORDS, (limit - 1 - began) % RECORDS + 1
         if start < end:
@@ -197,14 +197,14 @@ class RecordRing:
         left_over = (start - RECORDS) % every  # of a stride that the end of the ring has cut
         return self._part(start, RECORDS, every) + self._part(left_over, end, every)
 
-    def _part(self, start: int, end: int, every: int) -> list[int]:
-        cells = self._cells[start * WORDS : end * WORDS]
+    def _part(self, start: int, end: int, every: int) -> array[int]:
+        cells, words = self._cells[start * WORDS : end * WORDS], array("Q")
         if every == 1:
-            return cells.tolist()
-        stride = every * WORDS
-        words = [0] * (len(range(start, end, every)) * WORDS)
+            words.frombytes(cells.cast("B"))
+            return words
+        words.frombytes(bytes(_CELL * WORDS * len(range(start, end, every))))
         for word in range(WORDS):
-            words[word::WORDS] = cells[word::stride].tolist()
+            words[word::WORDS] = array("Q", cells[word :: every * WORDS].tobytes())
         return words
 
     def free(self, limit: int) -> None:

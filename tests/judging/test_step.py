@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import tracemalloc
+from array import array
 from math import log
 
 from canaryproxy.judging import metrics
 from canaryproxy.judging.families import Spec
+from canaryproxy.judging.growth import flat_words
 from canaryproxy.judging.lottery import Lottery, LotteryTest, TestSettings
 from canaryproxy.judging.metrics import FALLBACK
 from canaryproxy.judging.parts import whole
 from canaryproxy.judging.settings import JudgeSettings
 from canaryproxy.judging.step import Step, Trial
 from canaryproxy.judging.units import Units
-from canaryproxy.measure.records import ENDED, pack_first, pack_second, pack_third, template_of
+from canaryproxy.measure.records import (
+    ENDED,
+    WORDS,
+    pack_first,
+    pack_second,
+    pack_third,
+    template_of,
+)
 
 CANARY, STABLE = 0, 5
 
@@ -48,9 +57,14 @@ def test_a_step_takes_memory_for_users_who_came_and_not_for_all_who_are_known() 
     step = Step(lottery, known, JudgeSettings(), FALLBACK, 1.0, 0.0, {}, warm=True)
     template = template_of(b"GET /")
     tracemalloc.start()
+    words = array("Q")
     for position in range(100, 60_000, 3_000):
-        first = pack_first(position, position < lottery.limit, 0, 200, 0, ENDED)
-        step.add(first, pack_second(template, 0, 0), pack_third(0.01, 1000), template)
+        words.append(pack_first(position, position < lottery.limit, 0, 200, 0, ENDED))
+        words.append(pack_second(template, 0, 0))
+        words.append(pack_third(0.01, 1000))
+    chosen, at = flat_words(range(0, len(words), WORDS)), 0
+    while at < len(chosen):
+        at = step.take(flat_words(words), chosen, at)
     whole(step.settle())
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

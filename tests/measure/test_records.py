@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,9 +46,9 @@ class Source:
         return len(self.memory.rstrip(b"\0"))
 
 
-def numbers(words: list[int]) -> list[int]:
-    found = words[::WORDS]
-    assert words == [part for number in found for part in (number, number + 1, number + 2)]
+def numbers(words: array[int]) -> list[int]:
+    found = words[::WORDS].tolist()
+    assert words.tolist() == [part for number in found for part in (number, number + 1, number + 2)]
     return found
 
 
