@@ -88,6 +88,7 @@ class Layout:
                     "stable": {"endpoints": [f"http://127.0.0.1:{self.stable}"]},
                     "canary": {"endpoints": [f"http://127.0.0.1:{self.canary}"]},
                 },
+                "rescue": {"header": True},
                 "release": {"id": f"demo-{act.name}", "steps": [*steps, {"weight": RAMP[-1]}]},
                 "judge": {
                     "baseline": "1s",

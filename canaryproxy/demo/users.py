@@ -99,6 +99,7 @@ class Users:
                 status = response.status
                 document = await response.json() if status == 200 else {}
                 match = _COOKIE.match(response.headers.get("Set-Cookie", ""))
+                rescued = "X-Canary-Rescued" in response.headers
         except aiohttp.ClientError:
             seen.broken += 1
             return
@@ -112,6 +113,7 @@ class Users:
                 self._cookies[user] = match[1]
         elif (
             version is not None
+            and not rescued  # stable answered in the canary's place: the user's version is the same
             and versions is self._versions[user]
             and number > self._settled[user]
         ):
