@@ -155,6 +155,8 @@ class Counting:
                 found = known[at]
                 counted: i64 = found
                 before: i64 = counted & MOST
+                if before == MOST:  # it has all that are kept
+                    continue
                 if history is not None and (added != count or before + count > MOST):
                     self._remember(history, trials, row, added)
                     continue

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from math import log
+from types import FrameType
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,3 +67,36 @@ def test_a_history_that_is_full_takes_the_first_trials_only(
         of_each = [history.of(row) for row in range(_ROWS)]
         seen.append((of_each, history.trials, history.likeness(0.3), test.to_dict()))
     assert seen[0] == seen[1]
+
+
+def lines_of_a_take(rows: int, each: int) -> int:
+    """Return the lines of Python that take a trial of each unit, whose history has ``each`` trials before.
+
+    Without plain Python there are none.
+    """
+    units, history, lines = Units(), History(), 0
+    for position in range(rows):
+        units.row(position)
+    history.grow(rows)
+    for row in range(rows):
+        history.learn(row, each, 0)
+    settings = TestSettings(log(1000.0), log(20.0))
+    test = LotteryTest(Lottery(0, 2, rows), units, settings, 0.0, history)
+    trials = unlisted([2 * row for row in range(rows)])
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        test.take(trials)
+    finally:
+        sys.settrace(before)
+    return lines
+
+
+def test_units_whose_history_is_full_cost_no_more_than_others() -> None:
+    assert lines_of_a_take(200, MOST) <= 1.1 * lines_of_a_take(200, MOST // 2)
