@@ -144,7 +144,7 @@ SAME = replace(
     description="open model at 2,000 requests/s for everybody",
     rate=2000.0,
 )
-MAX_RATE = 20_000.0
+MAX_RATE = 10_000.0
 """Requests/s above which the open-model generator would itself be a good part of the latency."""
 
 IDLE = Load("idle", "small-32 alone, then beside idle connections that have made one request each")

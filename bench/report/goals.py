@@ -209,14 +209,18 @@ def _workers(outcome: Outcome) -> Verdict:
 
 
 def _unsteady(found: Spread) -> str:
-    return f"the rounds differ too much to say: {found.surely_from:.2f}–{found.surely_to:.2f} ×"
+    return (
+        f"the rounds differ too much to quote one: {found.surely_from:.2f}–{found.surely_to:.2f} ×"
+    )
 
 
 def _at_least(wanted: str, found: Spread | None, factor: float) -> Verdict:
     if found is None:
         return Verdict(wanted, NOT_MEASURED, None)
     if not found.is_steady:
-        return Verdict(wanted, _unsteady(found), None)
+        # No figure to quote, but where the whole interval is on one side it is on that side.
+        decided = found.surely_from >= factor or found.surely_to < factor
+        return Verdict(wanted, _unsteady(found), found.surely_from >= factor if decided else None)
     return Verdict(
         wanted,
         f"{found.median:.2f} × ({found.surely_from:.2f}–{found.surely_to:.2f})",

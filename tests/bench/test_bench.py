@@ -289,10 +289,26 @@ def test_a_target_is_not_shown_by_rounds_that_disagree() -> None:
         if one.wanted.startswith("small-32, ours") and "× nginx" in one.wanted
     ]
     assert verdict.met is None
-    assert verdict.found == "the rounds differ too much to say: 0.65–1.30 ×"
-    assert "| the rounds differ too much to say: 0.65–1.30 × | not shown |" in results.markdown(
-        outcome
+    assert verdict.found == "the rounds differ too much to quote one: 0.65–1.30 ×"
+    assert (
+        "| the rounds differ too much to quote one: 0.65–1.30 × | not shown |"
+        in results.markdown(outcome)
     )
+
+
+@pytest.mark.parametrize(
+    ("ours", "met"), [((5.0, 8.0), True), ((20.0, 40.0), False), ((10.0, 20.0), None)]
+)
+def test_a_target_is_shown_where_rounds_that_disagree_are_all_on_one_side_of_it(
+    ours: tuple[float, float], met: bool | None
+) -> None:
+    outcome = _outcome()
+    outcome.closed["small-32"].samples["ours"] = [_fake("ours", cpu=cpu) for cpu in ours]
+    outcome.closed["small-32"].samples["nginx"] = [_fake("nginx", cpu=13)] * 2
+    wanted = "small-32, ours, everything on, per core: ≥ 1 × nginx"
+    (verdict,) = [one for one in goals.verdicts(outcome) if one.wanted == wanted]
+    assert verdict.met is met
+    assert "differ too much to quote one" in verdict.found
 
 
 def test_what_others_did_is_what_the_benchmark_did_not() -> None:
