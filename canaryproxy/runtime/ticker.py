@@ -28,7 +28,7 @@ IDLE_TICKS: Final = 10
 """An idle service is due at every tenth tick: once a second. The services take turns."""
 QUIET_TICKS: Final = 5
 """One whose release has no requests is due twice a second, and at the next tick once it has one."""
-SLICE: Final = 0.000_1
+SLICE: Final = 0.000_5
 LONGEST_SLICE: Final = 0.02
 _SHARE: Final = 1 / 3
 """Most of a slice, as a part of the turn of the loop before it."""
