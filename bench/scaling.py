@@ -22,12 +22,19 @@ from pathlib import Path
 from bench.gate import callgrind
 from bench.gate.callgrind import CallgrindError, Counter
 from bench.gate.steady import Steady
-from bench.harness import cores, ports, process, scenarios
+from bench.harness import cores, ports, process
 from bench.harness.command_line import positive, positive_float, say, terminate
 from bench.harness.process import StartError
 from bench.peers import upstream
 from bench.peers.ours import Ours
-from bench.services import EXIT_CANNOT_RUN, EXIT_DEARER, EXIT_INTERRUPTED, Bench
+from bench.services import (
+    EXIT_CANNOT_RUN,
+    EXIT_DEARER,
+    EXIT_INTERRUPTED,
+    Bench,
+    add_build,
+    built,
+)
 
 _REPETITIONS = 3
 _ENDPOINTS = 64
@@ -62,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 addresses=_ENDPOINTS,
             )
             bench = Bench(Path(name), on, behind, started)
-            most = _compare(bench, scenarios.build(arguments.build), arguments.requests)
+            most = _compare(bench, built(arguments.build), arguments.requests)
     except (StartError, CallgrindError, OSError) as error:
         say(f"bench.scaling: {error}")
         return EXIT_CANNOT_RUN
@@ -74,7 +81,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compare(bench: Bench, peer: Ours, requests: int) -> float:
     """Print what a request costs; return by what part the dearest one is above the first."""
-    print(f"measured: {peer.build.name if peer.compiled else 'plain Python'}")
     few, new = _count(bench, "few", peer, requests, _of_one_user, _of_new_users)
     (endpoints,) = _count(
         bench, "endpoints", replace(peer, endpoints=_ENDPOINTS), requests, _of_one_user
@@ -129,11 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--requests", type=positive, default=300, help="in a repetition (default: %(default)s)"
     )
-    parser.add_argument(
-        "--build",
-        choices=scenarios.BUILDS,
-        help="what is measured (default: the first of these that has been made)",
-    )
+    add_build(parser)
     parser.add_argument(
         "--limit",
         type=positive_float,

@@ -166,8 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        one = scenarios.build(arguments.build)
-        print(f"measured: {one.build.name if one.compiled else 'plain Python'}")
+        one = built(arguments.build)
         many = replace(one, services=arguments.services, releasing=arguments.releasing)
         single = replace(one, services=1, releasing=1)
         with (
@@ -185,6 +184,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("bench.services: interrupted; everything that was started has been stopped")
         return EXIT_INTERRUPTED
+
+
+def add_build(parser: argparse.ArgumentParser) -> None:
+    """Let the command line say which build is measured."""
+    parser.add_argument(
+        "--build",
+        choices=scenarios.BUILDS,
+        help="what is measured (default: the first of these that has been made)",
+    )
+
+
+def built(name: str | None) -> Ours:
+    """Return the build of this name, and print which it is. Raises ``StartError`` if it has not been made."""
+    one = scenarios.build(name)
+    print(f"measured: {one.build.name if one.compiled else 'plain Python'}")
+    return one
 
 
 def _run(bench: Bench, single: Ours, many: Ours, arguments: argparse.Namespace) -> int:
@@ -256,11 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--requests", type=positive, default=300, help="in a repetition (default: %(default)s)"
     )
-    parser.add_argument(
-        "--build",
-        choices=scenarios.BUILDS,
-        help="what is measured (default: the first of these that has been made)",
-    )
+    add_build(parser)
     parser.add_argument(
         "--limit", type=float, default=5.0, help="percent that a request may cost more (default: 5)"
     )

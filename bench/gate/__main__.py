@@ -32,7 +32,7 @@ from bench.harness import cores, cputime, ports, probe, process, scenarios, tls
 from bench.harness.command_line import positive, say, terminate
 from bench.harness.process import Process, StartError
 from bench.peers import PEERS, Peer, Site, upstream
-from bench.peers.ours import CHECKED, COMPILED, Ours, environment
+from bench.peers.ours import CHECKED, Ours, environment
 
 EXIT_SLOWER = 1
 EXIT_CANNOT_RUN = 2
@@ -53,7 +53,7 @@ _SLOWER = 2000.0
 """So that no tick of the controller falls into a repetition: it is no part of a request."""
 _READY_SECONDS = 90.0
 _WEIGHT = 10.0
-_BUILDS = {path.name: path for path in (CHECKED, COMPILED)}
+_BUILDS = {name: one for name, one in scenarios.BUILDS.items() if one.compiled}
 _PLAIN = "plain"
 _PLAIN_SHARE = 0.25  # of the requests: a request of the plain proxy takes several times as long
 
@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.update and arguments.method == "auto" and not reason:
         methods = ["instructions", "cpu"]
     try:
-        build = replace(scenarios.OURS, build=_BUILDS[arguments.build])
+        build = _BUILDS[arguments.build]
         found = [
             _measure(
                 method,

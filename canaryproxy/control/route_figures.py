@@ -129,7 +129,7 @@ class RouteFigures:
         abandoned = flags & records.ABANDONED
         if flags & records.CLIENT_GONE and not abandoned:
             return
-        template = second & 0xFFFFFFFF
+        template = second & records.TEMPLATE_MASK
         if self._named is not None:
             template = self._named.of(template)
         both = bucket.routes.get(template)

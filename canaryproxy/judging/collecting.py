@@ -23,14 +23,15 @@ from canaryproxy.judging.sorting import (
 from canaryproxy.judging.units import Units
 from canaryproxy.measure.flat import append, extend, i64, sum64, vec
 from canaryproxy.measure.records import (
+    LARGEST,
     NO_FIRST_BYTE,
     SIZE_SHIFT,
     STATUS_SHIFT,
+    TEMPLATE_MASK,
     TYPE_SHIFT,
     VARIANT_SHIFT,
 )
 
-_TEMPLATE: Final = (1 << 32) - 1
 _SLOTS: Final = 1024
 """Templates that are found without a search; templates are hashes."""
 _TYPES: Final = 256
@@ -135,7 +136,7 @@ class Collector:
                 of_route: i64 = (fact >> ROUTE_SHIFT) + mark
                 routed[i] = (row << _ROUTE_BITS | route) << _CODE_BITS | of_route
             if fact & HAS_CONTENT:
-                size: i64 = words[at + 2] >> SIZE_SHIFT & _TEMPLATE
+                size: i64 = words[at + 2] >> SIZE_SHIFT & LARGEST
                 odd_size: i64 = NO_TRIAL
                 odd_type: i64 = NO_TRIAL
                 if most[route] != _NO_LIMIT:
@@ -158,7 +159,7 @@ class Collector:
         """Note a bad response of the canary."""
         status = first >> STATUS_SHIFT & 0x3FF
         failed = bool(fact & HAS_FAILED)
-        self._bad_responses.add(second & _TEMPLATE, status, failed=failed)
+        self._bad_responses.add(second & TEMPLATE_MASK, status, failed=failed)
 
     def taken(self) -> Batch:
         """Return the records since this was asked last."""
@@ -204,7 +205,7 @@ class Collector:
             at: i64 = chosen[i]
             if at < 0:
                 break
-            template: i64 = words[at + 1] & _TEMPLATE
+            template: i64 = words[at + 1] & TEMPLATE_MASK
             slot = template & _SLOTS - 1
             if slots[slot] != template:
                 met = len(self._met)

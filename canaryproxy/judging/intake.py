@@ -17,6 +17,7 @@ from canaryproxy.measure.records import (
     OVERDUE,
     POSITION_MASK,
     POSTED,
+    TEMPLATE_MASK,
     VARIANT_SHIFT,
     WORDS,
 )
@@ -24,7 +25,6 @@ from canaryproxy.measure.records import (
 _LEARNT: Final = 100 * WORDS
 """Words of a tick from which limits are learnt, once latency is known; of more, about as many."""
 _WATCHED: Final = FAILED | ABANDONED | OVERDUE
-_TEMPLATE: Final = (1 << 32) - 1
 _SPLIT: Final = 0x1FF
 """Bits of the variant and the epoch."""
 
@@ -106,9 +106,9 @@ class Intake:
                 continue
             if named is not None:
                 second: i64 = words[at + 1]
-                words[at + 1] = second & ~_TEMPLATE | named.of(second & _TEMPLATE)
+                words[at + 1] = second & ~TEMPLATE_MASK | named.of(second & TEMPLATE_MASK)
             if is_learnt and not is_canary:
-                self._baseline.add(first, words[at + 2], words[at + 1] & _TEMPLATE)
+                self._baseline.add(first, words[at + 2], words[at + 1] & TEMPLATE_MASK)
             if is_compared:
                 chosen = append(chosen, at)
                 if flags & ENDED:

@@ -70,7 +70,7 @@ _AT_ONCE = 128 * WORDS
 """Words of the records that are taken before other work may come in between."""
 _COLLECTED = 4096 if COMPILED else 1024
 """Records that a test takes at once, each test from its own arrays: the more, the more are of the same units.
-In plain Python it takes eight times as long for one, and other work waits meanwhile."""
+In plain Python each takes longer, and other work waits meanwhile."""
 
 
 class Judge:

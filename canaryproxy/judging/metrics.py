@@ -118,7 +118,7 @@ def unpacked(first: int, second: int, third: int) -> Record:
         first >> records.STATUS_SHIFT & 0x3FF,
         first >> records.TYPE_SHIFT & 0xFF,
         first >> records.FLAGS_SHIFT & 0xFFFF,
-        second & 0xFFFFFFFF,
+        second & records.TEMPLATE_MASK,
         second >> 32 & 0xFFFF,
         second >> 48 & 0xFFFF,
         None if micros == NO_FIRST_BYTE else micros / 1e6,

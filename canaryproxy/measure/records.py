@@ -46,6 +46,8 @@ TYPE_SHIFT: Final = 40
 FLAGS_SHIFT: Final = 48
 SIZE_SHIFT: Final = 32
 POSITION_MASK: Final = (1 << 21) - 1
+TEMPLATE_MASK: Final = (1 << 32) - 1
+"""Bits of a second word that are the hash of its route template."""
 
 ENDED: Final = 1
 """The request has ended. Without it the record is an early one of a request in flight, and its flags are the

@@ -15,7 +15,7 @@ from bench.gate.steady import Steady
 from bench.harness import scenarios
 from bench.harness.process import StartError
 from bench.peers.ours import Ours
-from bench.services import EXIT_CANNOT_RUN, Bench
+from bench.services import EXIT_CANNOT_RUN, Bench, built
 
 
 def test_it_cannot_run_without_valgrind(
@@ -27,7 +27,7 @@ def test_it_cannot_run_without_valgrind(
 
 
 def test_what_is_measured_is_what_was_asked_for_or_the_quickest_there_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
         scenarios,
@@ -43,6 +43,9 @@ def test_what_is_measured_is_what_was_asked_for_or_the_quickest_there_is(
     (tmp_path / "checked").mkdir()
     (tmp_path / "checked" / ".done").touch()
     assert scenarios.build(None) == scenarios.build("checked") != scenarios.PURE
+    assert built("plain") == scenarios.PURE
+    assert built(None) == scenarios.build("checked")
+    assert capsys.readouterr().out == "measured: plain Python\nmeasured: checked\n"
 
 
 def test_the_dearest_is_compared_with_one_user_one_endpoint_and_no_rules(
@@ -59,7 +62,6 @@ def test_the_dearest_is_compared_with_one_user_one_endpoint_and_no_rules(
         1064 / 1001 - 1
     )
     said = capsys.readouterr().out
-    assert said.startswith("measured: plain Python\n")
     assert "one endpoint, no match rules: 1,001 instructions" in said
     assert "a new user with each request: 1,051: +5.0%" in said
     assert "64 endpoints of each variant: 1,064: +6.3%" in said

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,24 @@ def test_the_demo_tells_what_became_of_a_good_release_and_of_three_bad_ones() ->
         assert any(f"{words} " in bad["cause"] for words in (WORDS[name], "slow responses"))
 
 
+@asynccontextmanager
+async def one_user_of(
+    answer: Callable[[web.Request], Awaitable[web.Response]],
+) -> AsyncIterator[tuple[Users, ClientSession]]:
+    """Serve what ``answer`` says; yield users who are one, and a session without cookies of its own."""
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    users = Users(f"http://127.0.0.1:{runner.addresses[0][1]}", count=1, rate=200, seed=1)
+    try:
+        async with asyncio.timeout(DEADLINE), ClientSession(cookie_jar=DummyCookieJar()) as session:
+            yield users, session
+    finally:
+        await runner.cleanup()
+
+
 @pytest.mark.parametrize(("each", "at_once", "found"), [(30, 1, 1), (1, 3, 0)])
 async def test_who_is_sent_back_and_forth_is_told_by_requests_that_follow_each_other(
     each: int, at_once: int, found: int
@@ -102,27 +122,18 @@ async def test_who_is_sent_back_and_forth_is_told_by_requests_that_follow_each_o
         await mine
         return web.json_response({"version": version})
 
-    app = web.Application()
-    app.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    users = Users(f"http://127.0.0.1:{runner.addresses[0][1]}", count=1, rate=200, seed=1)
-    try:
-        async with asyncio.timeout(DEADLINE), ClientSession(cookie_jar=DummyCookieJar()) as session:
-            await users._send(session, 0, "/")  # a stranger gets its cookie
-            for _ in range(3 * each // at_once):
-                sent = [asyncio.ensure_future(users._send(session, 0, "/")) for _ in range(at_once)]
-                while len(held) < at_once:  # noqa: ASYNC110
+    async with one_user_of(answer) as (users, session):
+        await users._send(session, 0, "/")  # a stranger gets its cookie
+        for _ in range(3 * each // at_once):
+            sent = [asyncio.ensure_future(users._send(session, 0, "/")) for _ in range(at_once)]
+            while len(held) < at_once:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            for _ in range(at_once):
+                answered = users.seen.answered
+                held.pop(0).set_result(None)
+                while users.seen.answered == answered:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
-                for _ in range(at_once):
-                    answered = users.seen.answered
-                    held.pop(0).set_result(None)
-                    while users.seen.answered == answered:  # noqa: ASYNC110
-                        await asyncio.sleep(0.001)
-                await asyncio.gather(*sent)
-    finally:
-        await runner.cleanup()
+            await asyncio.gather(*sent)
     assert users.seen.back_and_forth == found
 
 
@@ -136,18 +147,9 @@ async def test_a_response_of_stable_in_the_canarys_place_sends_nobody_back_and_f
         headers = {"X-Canary-Rescued": "1"} if version == "stable" else {}
         return web.json_response({"version": version}, headers=headers)
 
-    app = web.Application()
-    app.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    users = Users(f"http://127.0.0.1:{runner.addresses[0][1]}", count=1, rate=200, seed=1)
-    try:
-        async with asyncio.timeout(DEADLINE), ClientSession(cookie_jar=DummyCookieJar()) as session:
-            for _ in range(4):
-                await users._send(session, 0, "/")
-    finally:
-        await runner.cleanup()
+    async with one_user_of(answer) as (users, session):
+        for _ in range(4):
+            await users._send(session, 0, "/")
     assert users.seen.answered == 4
     assert users.seen.back_and_forth == 0
 

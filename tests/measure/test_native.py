@@ -11,7 +11,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from canaryproxy.http1.header_template import COOKIE, CREDENTIALS, FORWARDED_FOR, TRACEPARENT
+from canaryproxy.http1.header_template import (
+    COOKIE,
+    CREDENTIALS,
+    FORWARDED_FOR,
+    OPAQUE,
+    TRACEPARENT,
+)
 from canaryproxy.measure import native
 
 native_bytes = pytest.importorskip("canaryproxy.measure.native_bytes", reason="not built")
@@ -119,6 +125,14 @@ def test_the_values_of_a_head_are_found_and_it_is_forwarded(
     assert requests == (sent, *(by_kind.get(kind, b"") for kind in kinds))
     for other in (head[:-1], head + b"a", head[1:], b"a" + head, b""):
         assert native_bytes.request_values(other, template.form) is None
+
+
+def test_a_head_may_have_as_many_values_as_python_asks_for() -> None:
+    around = [b"\r\n"] * (native.MOST_VALUES + 1)
+    template = Template([OPAQUE] * native.MOST_VALUES, around, around)
+    values = [b"a"] * native.MOST_VALUES
+    found = native_bytes.response_values(template.head(values, around), template.form)
+    assert found == (template.sent(values), *values)
 
 
 @given(_templates(), st.binary(max_size=40))
