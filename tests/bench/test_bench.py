@@ -27,7 +27,6 @@ from bench.harness.measure import Measured, Plan, Sample
 from bench.harness.process import StartError, running, start
 from bench.harness.quietness import Quietness
 from bench.loads import LOADS, frames, h2load, idle, wrk
-from bench.loads.open_model import Schedule
 from bench.loads.quantiles import in_microseconds, quantile
 from bench.peers import PEERS, Site
 from bench.peers.caddy import prefixes
@@ -413,33 +412,6 @@ def _is_inside(process: Path, folder: Path) -> bool:
 def _fake(name: str, *, cpu: float, requests: int = 10_000, p50: float = 100.0) -> Sample:
     one = sample(name, cpu_us=cpu, requests=requests)
     return replace(one, wrk=replace(one.wrk, p50_us=p50))
-
-
-def test_schedule_is_constant_and_does_not_drift() -> None:
-    schedule = Schedule(start=1_000, rate=3.0, seconds=2.0)
-    assert schedule.count == 6
-    assert list(schedule.take(999)) == []
-    assert list(schedule.take(1_000)) == [0]
-    assert list(schedule.take(1_000 + 333_333_332)) == []
-    assert list(schedule.take(1_000 + 333_333_333)) == [1]
-    assert list(schedule.take(1_000 + 10**12)) == [2, 3, 4, 5]
-    assert schedule.exhausted
-    assert schedule.due(3) == 1_000 + 10**9
-
-
-@given(st.floats(0.5, 50_000), st.lists(st.integers(0, 10**8), max_size=30), st.integers(0, 10**15))
-def test_schedule_gives_each_request_once_when_it_is_due(
-    rate: float, pauses: list[int], start: int
-) -> None:
-    schedule = Schedule(start, rate, seconds=1.0)
-    now, taken = start, list(schedule.take(start))
-    for pause in pauses:
-        now += pause
-        new = list(schedule.take(now))
-        assert all(schedule.due(number) <= now for number in new)
-        taken += new
-    assert taken == list(range(len(taken)))
-    assert len(taken) == schedule.count or schedule.due(len(taken)) > now
 
 
 def test_quantiles_are_those_of_the_sorted_samples() -> None:
