@@ -542,12 +542,22 @@ def test_ranges_quantiles_and_table(page: Page, serve: Serve) -> None:
 def test_mouse_over_a_plot_moves_the_cursor_of_all(page: Page, serve: Serve) -> None:
     fake = serve(healthy())
     page.open(fake.url)
-    plot = page.all(".plot")[1]
-    ActionChains(page.driver).move_to_element(plot).perform()
-    page.until(lambda: page.text("cursor-time") != "", "the time under the cursor")
-    hairs = page.all(".hair")
-    assert {hair.get_dom_attribute("visibility") for hair in hairs} == {"visible"}
-    assert len({hair.get_dom_attribute("x1") for hair in hairs}) == 1
+
+    def hairs() -> list[tuple[str | None, str | None]]:
+        """Move the mouse, as the page may have been drawn anew under it, and read all hairs."""
+        plot = page.all(".plot")[1]
+        mouse = ActionChains(page.driver).move_to_element(plot)
+        mouse.move_by_offset(1, 0).perform()
+        return [
+            (hair.get_dom_attribute("visibility"), hair.get_dom_attribute("x1"))
+            for hair in page.all(".hair")
+        ]
+
+    def together() -> bool:
+        shown = set(hairs())
+        return len(shown) == 1 and shown.pop()[0] == "visible" and page.text("cursor-time") != ""
+
+    page.until(together, "one cursor in all plots, and its time")
 
 
 def test_history_is_filtered(page: Page, serve: Serve) -> None:

@@ -40,7 +40,7 @@ def _forecast(*arguments: Any, **named: Any) -> Any:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     carried = Carried()
-    carried.take(STABLE, Load(time() - 7300, 420.0, 9, 2, 0.04))
+    carried.take(STABLE, Load(time() - 7261, 420.0, 9, 2, 0.04))
     StateFile(tmp_path / "s.json").save({"release": None, "capacity": carried.to_dict()})
     path = tmp_path / "c.yaml"
     path.write_text(
