@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.harness import measure, memory, ports, probe, process, scenarios
 from bench.harness.cores import Cores
 from bench.harness.measure import DIRECT, Plan, Sample, Stage
-from bench.harness.process import StartError
+from bench.harness.process import Process, StartError
 from bench.loads import Load, h2load, wrk
 from bench.loads import idle as idle_client
 from bench.peers import PEERS, Peer, Site
@@ -18,6 +19,7 @@ from bench.peers.base import PYTHONPATH
 from bench.report.outcome import OURS, Beside, Closed, Idle, OpenModel, Outcome
 
 UNSUPPORTED = "not supported"
+BESIDE = "not measured beside so many connections"
 _WARM_UP_SECONDS = 0.5
 _OPEN_SECONDS = 60.0
 
@@ -62,7 +64,7 @@ def run(settings: Settings, outcome: Outcome, folder: Path, say: Callable[[str],
         (
             "main",
             lambda: _main(settings, peers, outcome, folder / "main", say),
-            {*(load.name for load in scenarios.CLOSED), "latency-half", "latency-same"},
+            {load.name for load in (*scenarios.CLOSED, *scenarios.OPEN)},
         ),
         ("idle", lambda: _idle(settings, peers, outcome, folder / "idle", say), {"idle"}),
         (
@@ -138,10 +140,50 @@ def _main(
             }
             outcome.open_model["latency-half"] = _open(stage, settings, scenarios.HALF, half)
         if "latency-same" in settings.loads:
-            rate = scenarios.SAME.rate or 0.0
-            same = {target.name: rate for target in stage.targets if target.name != DIRECT}
-            outcome.open_model["latency-same"] = _open(stage, settings, scenarios.SAME, same)
+            rates = _same_rate(scenarios.SAME, [target.name for target in stage.targets])
+            outcome.open_model["latency-same"] = _open(stage, settings, scenarios.SAME, rates)
+        if "latency-active" in settings.loads:
+            able = {peer.name for peer in peers if "idle" in peer.features}
+            rates = _same_rate(
+                scenarios.ACTIVE, [target.name for target in stage.targets if target.name in able]
+            )
+            with _idle_connections(stage, settings, rates):
+                run = _open(stage, settings, scenarios.ACTIVE, rates)
+            run.missing.update(dict.fromkeys(stage.canary_shares.keys() - able, BESIDE))
+            outcome.open_model["latency-active"] = run
         _check_again(stage, outcome, settings)
+
+
+def _same_rate(load: Load, names: Sequence[str]) -> dict[str, float]:
+    return {name: load.rate or 0.0 for name in names if name != DIRECT}
+
+
+@contextlib.contextmanager
+def _idle_connections(
+    stage: Stage, settings: Settings, names: Collection[str]
+) -> Iterator[list[Process]]:
+    """Hold idle connections to each of these targets."""
+    with process.running() as holders:
+        for target in stage.targets:
+            if target.name in names:
+                folder = stage.folder / f"{target.name}-idle"
+                folder.mkdir()
+                _hold(target.port, settings, folder, holders)
+        yield holders
+
+
+def _hold(port: int, settings: Settings, folder: Path, started: list[Process]) -> Process:
+    """Open idle connections to a port; whoever stops the process can read what became of them."""
+    holder = process.start(
+        "idle",
+        idle_client.command(port, settings.idle),
+        core=settings.cores.load,
+        folder=folder,
+        env=PYTHONPATH,
+    )
+    started.append(holder)
+    holder.wait_until(lambda: idle_client.READY in holder.tail(), _OPEN_SECONDS)
+    return holder
 
 
 def _closed(stage: Stage, settings: Settings, load: Load) -> Closed:
@@ -234,7 +276,7 @@ def _idle(
     outcome.idle = found
     for peer in peers:
         if "idle" not in peer.features:
-            found.missing[peer.name] = "not measured beside so many connections"
+            found.missing[peer.name] = BESIDE
         elif (reason := peer.missing()) is not None:
             found.missing[peer.name] = reason
         else:
@@ -275,15 +317,7 @@ def _beside(stage: Stage, settings: Settings, peer: Peer, number: int) -> Beside
         pid = started[0].pid
         alone = measure.sample(stage, target, plan, number)
         before = memory.of_tree(pid)
-        holder = process.start(
-            "idle",
-            idle_client.command(site.port, settings.idle),
-            core=settings.cores.load,
-            folder=folder,
-            env=PYTHONPATH,
-        )
-        started.append(holder)
-        holder.wait_until(lambda: idle_client.READY in holder.tail(), _OPEN_SECONDS)
+        holder = _hold(site.port, settings, folder, started)
         after = memory.of_tree(pid)
         beside = measure.sample(stage, target, plan, number)
         if started[0].popen.poll() is not None:

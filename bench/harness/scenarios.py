@@ -144,7 +144,18 @@ SAME = replace(
     description="open model at 2,000 requests/s for everybody",
     rate=2000.0,
 )
-MAX_RATE = 10_000.0
+ACTIVE = replace(
+    HALF,
+    name="latency-active",
+    description="open model at 5,000 requests/s for everybody on 5,000 connections in turn, "
+    "beside idle connections that have made one request each",
+    connections=5000,
+    rate=5000.0,
+)
+OPEN = (HALF, SAME, ACTIVE)
+"""Open model, all peers."""
+
+MAX_RATE = 20_000.0
 """Requests/s above which the open-model generator would itself be a good part of the latency."""
 
 IDLE = Load("idle", "small-32 alone, then beside idle connections that have made one request each")
@@ -183,7 +194,8 @@ USERS = tuple(
 
 NAMES = (
     *(load.name for load in CLOSED),
-    *("latency-half", "latency-same", "idle", "websocket", "cost", "users", "tls", "tls-connect"),
+    *(load.name for load in OPEN),
+    *("idle", "websocket", "cost", "users", "tls", "tls-connect"),
     *(load.name for load in (*HTTP2, HTTP2_TLS, *HTTP2_BOTH)),
 )
 """What ``--load`` takes."""

@@ -38,8 +38,8 @@ static double rate;
 static int64_t start, counters[COUNTERS];
 static uint64_t *latencies;
 static size_t answered;
-static Connection *connections, **idle;
-static int poll_fd, open_count, idle_count;
+static Connection *connections, **idle; /* idle: a ring, so that all connections take turns */
+static int poll_fd, wanted, open_count, idle_count, idle_first;
 
 static void give_up(const char *what)
 {
@@ -58,6 +58,19 @@ static int64_t now(void)
 static int64_t due(int64_t request)
 {
     return start + (int64_t)(request * (1e9 / rate) + 0.5);
+}
+
+static void release(Connection *connection)
+{
+    idle[(idle_first + idle_count++) % wanted] = connection;
+}
+
+static Connection *take(void)
+{
+    Connection *taken = idle[idle_first];
+    idle_first = (idle_first + 1) % wanted;
+    idle_count--;
+    return taken;
 }
 
 static void open_connection(Connection *connection)
@@ -79,7 +92,7 @@ static void open_connection(Connection *connection)
     if (epoll_ctl(poll_fd, EPOLL_CTL_ADD, connection->socket, &event) != 0)
         give_up("epoll_ctl");
     open_count++;
-    idle[idle_count++] = connection;
+    release(connection);
 }
 
 static void broken(Connection *connection)
@@ -89,9 +102,11 @@ static void broken(Connection *connection)
     if (connection->request >= 0) {
         counters[READ]++;
     } else {
-        for (int at = 0; at < idle_count; at++)
-            if (idle[at] == connection)
-                idle[at] = idle[--idle_count];
+        for (int left = idle_count; left > 0; left--) {
+            Connection *other = take();
+            if (other != connection)
+                release(other);
+        }
     }
     open_connection(connection);
 }
@@ -132,7 +147,7 @@ static void receive(Connection *connection)
     counters[BYTES] += (int64_t)connection->got;
     connection->request = -1;
     connection->got = 0;
-    idle[idle_count++] = connection;
+    release(connection);
 }
 
 static void send_request(Connection *connection, int64_t request)
@@ -158,7 +173,7 @@ static void run(int64_t count, int64_t last)
             receive(events[i].data.ptr);
         /* One that finds no connection waits, and its waiting counts. */
         for (at = now(); next < count && idle_count > 0 && due(next) <= at; next++)
-            send_request(idle[--idle_count], next);
+            send_request(take(), next);
     }
     counters[TIMEOUT] = open_count - idle_count + count - next;
     counters[NANOSECONDS] = now() - start;
@@ -190,7 +205,7 @@ int main(int argc, char **argv)
         return 2;
     rate = atof(argv[3]);
     int64_t count = atoll(argv[4]);
-    int wanted = atoi(argv[5]);
+    wanted = atoi(argv[5]);
     length = (size_t)atoll(argv[6]);
     requests = standard_input(&kinds);
     kinds /= length;

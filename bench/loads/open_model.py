@@ -21,14 +21,19 @@ from urllib.parse import urlsplit
 from bench.loads import Load, wrk
 from bench.loads.quantiles import in_microseconds
 
-WARM_UP_SECONDS = 0.2
-"""Requests due in the first part are sent but not counted."""
-
 _SOURCE = Path(__file__).with_suffix(".c")
 _PROGRAM = Path(__file__).parents[2] / "build" / "bench" / "open_model"
 _LAST_SECONDS = 10.0  # as long as wrk waits for an answer
 _USERS = 1000
 _COUNTERS = ("connect", "read", "status", "timeout", "bytes", "nanoseconds")
+
+
+def warm_up(rate: float, connections: int) -> float:
+    """Return the seconds in the beginning whose requests are sent but not counted.
+
+    Each connection is used once if that takes up to a second: to accept many at once is another load.
+    """
+    return min(1.0, max(0.2, connections / rate))
 
 
 def program() -> Path:
@@ -61,7 +66,8 @@ def send(url: str, rate: float, seconds: float, connections: int) -> str:
         f"GET / HTTP/1.1\r\nHost: {parts.netloc}\r\nCookie: {cookie}\r\n\r\n".encode()
         for cookie in Load("", "", users=_USERS).cookies()
     ]
-    count = round(rate * (seconds + WARM_UP_SECONDS))
+    warm = warm_up(rate, connections)
+    count = round(rate * (seconds + warm))
     arguments = (parts.hostname, parts.port or 80, rate, count, connections, len(requests[0]))
     done = subprocess.run(
         [program(), *map(str, arguments), str(_LAST_SECONDS)],
@@ -74,12 +80,12 @@ def send(url: str, rate: float, seconds: float, connections: int) -> str:
     words = array("q", done.stdout)
     found = dict(zip(_COUNTERS, words, strict=False))
     numbers, latencies = words[len(_COUNTERS) :: 2], words[len(_COUNTERS) + 1 :: 2]
-    first = round(rate * WARM_UP_SECONDS)
+    first = round(rate * warm)
     counted = [took for number, took in zip(numbers, latencies, strict=True) if number >= first]
     return wrk.result_line(
         {
             "requests": len(counted),
-            "duration_us": found.pop("nanoseconds") / 1e3 - WARM_UP_SECONDS * 1e6,
+            "duration_us": found.pop("nanoseconds") / 1e3 - warm * 1e6,
             **found,
             **in_microseconds(counted),
         }

@@ -17,7 +17,7 @@ ALL = frozenset(("tls", "websocket", "idle", "http2", "http2-upstream"))
 """What a peer may be able to do; "idle" are 10,000 connections."""
 """Everything that not all peers can do."""
 
-MAX_CONNECTIONS = 12_000
+MAX_CONNECTIONS = 24_000
 """Client connections that every peer is configured to take."""
 
 _VERSION_SECONDS = 20

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.loads import open_model, wrk
-from bench.loads.open_model import WARM_UP_SECONDS
+from bench.loads.open_model import warm_up
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -63,7 +63,7 @@ def sent(url: str, *, rate: float, seconds: float, connections: int) -> wrk.WrkR
 
 @needs_compiler
 def test_stalled_server_is_charged_for_all_requests_that_were_due() -> None:
-    count = round(200 * (0.5 + WARM_UP_SECONDS))
+    count = round(200 * (0.5 + warm_up(200, 300)))
     all_sent = threading.Barrier(count)
 
     def serve(connection: socket.socket) -> None:
@@ -74,7 +74,7 @@ def test_stalled_server_is_charged_for_all_requests_that_were_due() -> None:
                 connection.recv(4096)
 
     with server(serve) as url:
-        found = sent(url, rate=200, seconds=0.5, connections=count)
+        found = sent(url, rate=200, seconds=0.5, connections=300)
     # The last request was due 0.495 s after the first one that counts.
     assert (found.requests, found.error_count) == (100, 0)
     assert found.max_us >= 495_000
@@ -89,7 +89,7 @@ def test_request_that_finds_no_connection_is_charged_for_its_waiting() -> None:
         with connection:
             while connection.recv(4096):
                 if not stalled.is_set():
-                    time.sleep(WARM_UP_SECONDS + 0.5)
+                    time.sleep(warm_up(100, 1) + 0.5)
                     stalled.set()
                 connection.sendall(ANSWER)
 
