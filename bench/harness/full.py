@@ -16,6 +16,7 @@ from bench.loads import Load, h2load, wrk
 from bench.loads import idle as idle_client
 from bench.peers import PEERS, Peer, Site
 from bench.peers.base import PYTHONPATH
+from bench.report import goals
 from bench.report.outcome import OURS, Beside, Closed, Idle, OpenModel, Outcome
 
 UNSUPPORTED = "not supported"
@@ -43,6 +44,7 @@ class Settings:
             seconds=self.seconds,
             cores=self.cores,
             weight=self.weight,
+            more=goals.close(load.name) & {*self.peers},
         )
 
 
@@ -222,11 +224,12 @@ def _open(stage: Stage, settings: Settings, load: Load, rates: dict[str, float])
         direct={name: [] for name in sent},
         missing=dict(stage.missing),
     )
-    for number in range(settings.rounds):
-        at_rate: dict[float, Sample] = {}  # direct, in this round
-        targets = [target for target in stage.targets if target.name in run.proxied]
-        turn = number % max(1, len(targets))
-        for target in targets[turn:] + targets[:turn]:
+    targets = [target for target in stage.targets if target.name in sent]
+    for number, of_turn in settings.plan(load).turns(targets):
+        at_rate: dict[float, Sample] = {}  # direct, in this turn
+        for target in of_turn:
+            if target.name not in run.proxied:
+                continue
             rate = sent[target.name]
             plan = settings.plan(replace(load, rate=rate))
             try:
@@ -245,7 +248,7 @@ def _open(stage: Stage, settings: Settings, load: Load, rates: dict[str, float])
             run.direct[target.name].append(at_rate[rate])
             added = proxied.wrk.p50_us - at_rate[rate].wrk.p50_us
             stage.say(
-                f"{load.name} round {number + 1}/{settings.rounds} {target.name}: "
+                f"{load.name} turn {number + 1} {target.name}: "
                 f"{rate:,.0f} requests/s, p50 + {added:.0f} µs"
             )
         measure.check_upstreams(stage)

@@ -21,6 +21,8 @@ from bench.peers.upstream import Upstreams
 DIRECT = "direct"
 """Name of the reference without a proxy: load generator and upstream alone on their core."""
 
+MORE = 3
+"""How many times in a round those are measured that it takes more rounds to compare."""
 READY_SECONDS = 20.0
 WARM_UP_SECONDS = 1.0
 
@@ -48,7 +50,7 @@ class Target:
 class Sample:
     """One peer in one round.
 
-    round: 0, 1, …
+    round: 0, 1, …: samples of the same number were taken one after the other.
     wrk: what the load generator counted.
     cpu_seconds: CPU time of the proxy with all its threads and workers; None without a proxy.
     wall_seconds: from before the first connect until after the last answer.
@@ -101,13 +103,25 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to measure: the load, rounds, seconds a sample, percent of users on the canary."""
+    """How to measure: the load, rounds, seconds a sample, percent of users on the canary.
+
+    more: targets that are measured ``MORE`` times in each round.
+    """
 
     load: Load
     rounds: int
     seconds: float
     cores: Cores
     weight: float = 10.0
+    more: frozenset[str] = frozenset()
+
+    def turns(self, targets: Sequence[Target]) -> Iterator[tuple[int, list[Target]]]:
+        """Give the number of each turn, and who is measured in it: each turn begins with another one."""
+        each = MORE if self.more else 1
+        for number in range(self.rounds * each):
+            of_turn = [one for one in targets if number % each == 0 or one.name in self.more]
+            first = number % max(1, len(of_turn))
+            yield number, of_turn[first:] + of_turn[:first]
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,9 +278,8 @@ def rounds(
             sample(stage, target, replace(plan, seconds=warm_up), 0)
         except wrk.WrkError as error:
             _leave_out(target, error, targets, samples, failed)
-    for number in range(plan.rounds):
-        turn = number % max(1, len(targets))
-        for target in targets[turn:] + targets[:turn]:
+    for number, of_turn in plan.turns(targets):
+        for target in of_turn:
             if target.name not in samples:
                 continue
             try:
@@ -281,7 +294,7 @@ def rounds(
             samples[target.name].append(taken)
             cpu = f", {taken.cpu_us:.1f} CPU µs each" if taken.cpu_us else ""
             stage.say(
-                f"{plan.load.name} round {number + 1}/{plan.rounds} {target.name}: "
+                f"{plan.load.name} turn {number + 1} {target.name}: "
                 f"{taken.requests_per_second:,.0f} requests/s{cpu}"
             )
         check_upstreams(stage)

@@ -40,6 +40,12 @@ FULL = (
 )
 """What the full benchmark is to show, with everything on."""
 
+_CLOSE = 2.0
+"""A factor below which it takes more rounds to tell on which side of it a ratio is."""
+LATENCY = "latency-half"
+_BESIDE = ("envoy", "nginx")
+"""Whose added latency ours is compared with."""
+
 ADDED_P50_US = 120.0
 ADDED_P99 = 1.0
 """What is added to p99 at half load, in terms of what nginx adds."""
@@ -50,6 +56,18 @@ FLAT = 1.05
 """Cost per request that counts as the same."""
 WORKERS = 1.8
 NOT_MEASURED = "not measured"
+
+
+def close(load: str) -> frozenset[str]:
+    """Return whom a target compares under this load so closely that it takes more rounds to tell."""
+    if load == LATENCY:
+        return frozenset((OURS, *_BESIDE))
+    return frozenset(
+        name
+        for goal in FULL
+        if goal.load == load and goal.factor < _CLOSE
+        for name in (goal.peer, goal.target)
+    )
 
 
 def unmet(
@@ -110,16 +128,16 @@ def _throughput(outcome: Outcome) -> Iterator[Verdict]:
 
 def _latency(outcome: Outcome) -> Iterator[Verdict]:
     wanted = f"added p50 at half load: ≤ {ADDED_P50_US:g} µs"
-    half = outcome.open_model.get("latency-half")
+    half = outcome.open_model.get(LATENCY)
     if half is None or not half.proxied.get(OURS) or half.errors(OURS):
         yield Verdict(wanted, NOT_MEASURED, None)
         return
     p50 = half.added(OURS, lambda s: s.wrk.p50_us)
     yield Verdict(wanted, f"{p50.median:.0f} µs", p50.median <= ADDED_P50_US)
     for peer, factor, name, value in (
-        ("envoy", 1.0, "p99", _p99),
-        ("nginx", ADDED_P99, "p99", _p99),
-        ("nginx", ADDED_P999, "p99.9", _p999),
+        (_BESIDE[0], 1.0, "p99", _p99),
+        (_BESIDE[1], ADDED_P99, "p99", _p99),
+        (_BESIDE[1], ADDED_P999, "p99.9", _p999),
     ):
         wanted = f"added {name} at half load: ≤ {factor:g} × that of {peer}"
         if not half.proxied.get(peer) or half.errors(peer):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from bench.harness.measure import DIRECT, Sample
+from bench.harness.measure import DIRECT, MORE, Sample
 from bench.loads import ANSWER_BYTES
 from bench.report import goals
 from bench.report.outcome import OURS, REPEATED, Closed, Idle, OpenModel, Outcome
@@ -128,8 +128,8 @@ def _heading(outcome: Outcome) -> Iterator[str]:
     yield (
         f"The proxy has core {outcome.proxy_core} (one worker, one thread), the load generator and the "
         f"upstreams share core {outcome.load_core}; the same for everybody. {outcome.weight:g} % of users "
-        f"are on the canary. Interleaved rounds: {outcome.rounds}, of {outcome.seconds:g} s: "
-        "median (lowest–highest)."
+        f"are on the canary. Interleaved rounds: {outcome.rounds}, of {outcome.seconds:g} s, and {MORE} "
+        "times as many for those that a target compares closely: median (lowest–highest)."
     )
     yield ""
     if outcome.rounds < REPEATED:

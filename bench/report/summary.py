@@ -105,14 +105,14 @@ def row(samples: Sequence[Sample]) -> Row:
 
 
 def ratio(ours: Sequence[Sample], peer: Sequence[Sample]) -> Ratio | None:
-    """Compare round by round; None if one of them answered nothing or is not a proxy."""
+    """Compare in each round that both have; None if one answered nothing or is not a proxy."""
+    other = {sample.round: sample for sample in peer}
+    pairs = [(mine, other[mine.round]) for mine in ours if mine.round in other]
     per_core: list[float] = []
-    for mine, other in zip(ours, peer, strict=True):
-        a, b = mine.requests_per_core_second, other.requests_per_core_second
-        if a is None or b is None:
+    for a, b in pairs:
+        if a.requests_per_core_second is None or b.requests_per_core_second is None:
             return None
-        per_core.append(a / b)
-    pairs = list(zip(ours, peer, strict=True))
+        per_core.append(a.requests_per_core_second / b.requests_per_core_second)
     return Ratio(
         peer=peer[0].name,
         requests_per_core_second=spread(per_core),

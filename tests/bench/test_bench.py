@@ -23,7 +23,7 @@ from bench.gate import __main__ as gate
 from bench.gate import callgrind
 from bench.harness import cores, cputime, memory, quietness, scenarios
 from bench.harness.cores import Cores
-from bench.harness.measure import Measured, Plan, Sample
+from bench.harness.measure import Measured, Plan, Sample, Target
 from bench.harness.process import StartError, running, start
 from bench.harness.quietness import Quietness
 from bench.loads import LOADS, frames, h2load, idle, wrk
@@ -188,8 +188,8 @@ def test_row_has_medians_and_spread() -> None:
 
 
 def test_ratio_is_taken_round_by_round() -> None:
-    ours = [sample("ours", cpu_us=20.0), sample("ours", cpu_us=40.0)]
-    envoy = [sample("envoy", cpu_us=40.0), sample("envoy", cpu_us=60.0)]
+    ours = [sample("ours", cpu_us=20.0), sample("ours", cpu_us=40.0, number=1)]
+    envoy = [sample("envoy", cpu_us=40.0), sample("envoy", cpu_us=60.0, number=1)]
     ratio = summary.ratio(ours, envoy)
     assert ratio is not None
     assert asdict(ratio.requests_per_core_second) == pytest.approx(
@@ -581,3 +581,32 @@ def test_short_run_of_http2_with_nginx(tmp_path: Path, monkeypatch: pytest.Monke
     found = json.loads((tmp_path / "out" / "R.json").read_text())
     assert found["failures"] == []
     assert found["closed"]["h2c"]["rows"]["nginx"]["requests"] > 0
+
+
+def test_those_that_a_target_compares_closely_are_measured_three_times_in_a_round() -> None:
+    targets = [Target(name, 1, None) for name in ("ours", "plain", "nginx")]
+    plan = Plan(
+        scenarios.SMALL,
+        rounds=2,
+        seconds=1.0,
+        cores=Cores(1, 0),
+        more=goals.close("small-32") & {"ours", "plain", "nginx"},
+    )
+    turns = [(number, [one.name for one in of_turn]) for number, of_turn in plan.turns(targets)]
+    assert turns == [
+        (0, ["ours", "plain", "nginx"]),
+        (1, ["nginx", "ours"]),
+        (2, ["ours", "nginx"]),
+        (3, ["ours", "plain", "nginx"]),
+        (4, ["ours", "nginx"]),
+        (5, ["nginx", "ours"]),
+    ]
+    assert len([*replace(plan, more=frozenset()).turns(targets)]) == 2
+
+
+def test_ratio_compares_the_rounds_that_both_have() -> None:
+    ours = [sample("ours", cpu_us=cpu, number=at) for at, cpu in enumerate((10, 20, 40))]
+    peer = [sample("nginx", cpu_us=20, number=at) for at in (0, 2)]
+    found = summary.ratio(ours, peer)
+    assert found is not None
+    assert (found.requests_per_core_second.low, found.requests_per_core_second.high) == (0.5, 2.0)
