@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
+from collections.abc import Generator
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -17,6 +23,38 @@ settings.load_profile("canaryproxy")
 # A shell starts jobs in the background with SIGINT ignored, and processes of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _defer_grammars() -> None:
+    """Let ``rfc3987_syntax`` make its grammars when an IRI is checked, and not when it is imported.
+
+    ``jsonschema`` imports it where it is installed, and would take 3 s of processor time for it.
+    """
+    name = "rfc3987_syntax"
+    if name in sys.modules or find_spec(name) is None:
+        return
+    deferred = ModuleType(name)
+
+    def is_valid_syntax(rule: str, text: str) -> bool:
+        if sys.modules[name] is deferred:
+            del sys.modules[name]
+        return bool(import_module(name).is_valid_syntax(rule, text))
+
+    vars(deferred)["is_valid_syntax"] = is_valid_syntax
+    sys.modules[name] = deferred
+
+
+_defer_grammars()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without the garbage collector: of what is made here, nearly all stays to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)
