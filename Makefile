@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo dashboard quick test lint format unit bench bench-gate bench-quick bench-judge \
-	no-compiler no-valgrind collected linted-unit compiled-early compiled-too fuzz tunnel split soak faults fleet compiled checked unit-compiled \
+	no-compiler no-valgrind linted-unit compiled-early compiled-too fuzz tunnel split soak faults fleet compiled checked unit-compiled \
 	man pictures lock dist sbom audit image pin-base model clean
 
 help: ## list the targets
@@ -55,11 +55,11 @@ test: $(BENCH_STAMP) ## what the gate runs: lint, types, import rules, all tests
 		APART="$(if $(shell $(CAN_COMPILE) && echo yes),$(addprefix --deselect=,$(SIMULATED)))"
 	@cat $(NOTES) 2>/dev/null || true
 
-linted-unit: lint collected
+linted-unit: lint
 	@$(MAKE) unit
 
 # mypy has one process: what the other tests need is compiled beside it.
-compiled-early: collected
+compiled-early: $(BENCH_STAMP)
 	@if $(CAN_COMPILE); then $(MAKE) checked; fi
 
 # What takes a compiler or valgrind computes all the time, and runs beside tests that mostly wait.
@@ -109,13 +109,11 @@ compiled: $(COMPILED)/.done ## a copy in build/compiled, and a wheel in build/wh
 
 checked: $(CHECKED)/.done ## a copy in build/checked that is compiled sooner and not as quick, for the gate (2 min)
 
-# One process for each core: other tests run beside.
+# One process for each core: other tests run beside. Pytest rewrites the assertions of all tests once: the copy takes
+# what the other run has rewritten by now, and rewrites the rest itself.
 unit-compiled: $(CHECKED)/.done ## what the wire, TLS and the judge say when compiled (3 min)
+	@find canaryproxy bench tests -name '*.pyc' -exec cp --parents --preserve=timestamps -t $(CHECKED) {} +
 	cd $(CHECKED) && ../../$(BIN)/pytest --forks $$(nproc) tests/wire tests/fuzz tests/http1/test_head_cache.py tests/http1/test_response_template.py tests/http2 tests/judging tests/tls tests/proxy/network tests/measure/test_counters.py tests/measure/test_native.py tests/measure/test_records.py tests/proxy/test_sticky.py tests/proxy/test_trial_rules.py tests/faults/test_exhaustion.py $(SIMULATED) --notes $(NOTES)
-
-# Pytest rewrites the assertions of all tests once: the compiled copy takes the rewritten tests along.
-collected: $(BENCH_STAMP)
-	@$(BIN)/pytest --collect-only -q >/dev/null || true
 
 unit: $(BENCH_STAMP) ## pytest, with three processes for each core
 	$(BIN)/pytest --forks $(JOBS) --durations 30 --notes $(NOTES) $(APART)
