@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from canaryproxy.config import TcpAddress, UnixAddress
+from canaryproxy.proxy import tcp_options
 from canaryproxy.proxy.port_holder import holder_of
 
 BACKLOG = 4096
@@ -61,11 +62,11 @@ def _listen_tcp(address: TcpAddress, *, shared: bool) -> socket.socket:
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             # [::] is IPv6 only, as with nginx: 0.0.0.0 is listed beside it where both are wanted.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(name)
+        tcp_options.prepare(sock)
         sock.listen(BACKLOG)
         sock.setblocking(False)
     except OSError:

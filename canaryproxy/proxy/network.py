@@ -13,6 +13,8 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from canaryproxy.proxy import tcp_options
+
 try:
     from canaryproxy.proxy.native_sockets import Acceptor, Poller, Transport
 except ImportError:  # it was not built: the event loop's transports do the same
@@ -43,12 +45,11 @@ class Network:
         self, sock: socket.socket, create_protocol: Callable[[], asyncio.Protocol]
     ) -> asyncio.Protocol:
         """Own a connected, non-blocking stream socket, and return its protocol. Raises ``OSError``."""
-        connect = (
-            self._loop.create_unix_connection
-            if sock.family == socket.AF_UNIX
-            else self._loop.create_connection
-        )
-        _, protocol = await connect(create_protocol, sock=sock)
+        if sock.family == socket.AF_UNIX:
+            _, protocol = await self._loop.create_unix_connection(create_protocol, sock=sock)
+        else:
+            tcp_options.prepare(sock)
+            _, protocol = await self._loop.create_connection(create_protocol, sock=sock)
         return protocol
 
     async def accept(
@@ -70,7 +71,7 @@ class NativeNetwork(Network):
         self, sock: socket.socket, create_protocol: Callable[[], asyncio.Protocol]
     ) -> asyncio.Protocol:
         if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tcp_options.prepare(sock)
         protocol = create_protocol()
         self._poller.adopt(sock.fileno(), protocol)
         sock.detach()

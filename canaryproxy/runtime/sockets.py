@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from canaryproxy.config import Config, TcpAddress, UnixAddress
+from canaryproxy.proxy import tcp_options
 from canaryproxy.proxy.listener import ListenError, listen
 
 _log = logging.getLogger(__name__)
@@ -275,7 +276,7 @@ def _prepare(sock: socket.socket) -> None:
     sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tcp_options.prepare(sock)
 
 
 def address_of(sock: socket.socket) -> str:
