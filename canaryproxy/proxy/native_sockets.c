@@ -2,9 +2,9 @@
 
 A poller is an epoll descriptor that the event loop watches like any other one. When something is ready, one
 call of `poll` reads all sockets that are, and calls their protocols directly: no callback of the event loop,
-no release of the interpreter's lock and no handle for each of them. What is written is sent at once; what the
-kernel does not take waits here. Without this extension the event loop's own transports are used
-(`network.py`), and all means the same.
+no release of the interpreter's lock and no handle for each of them. What is written is sent at once, or when
+the events at hand are handled; what the kernel does not take waits here. Without this extension the event loop's
+own transports are used (`network.py`), and all means the same.
 
 Ownership: an open transport or acceptor is held by its poller (one reference, `dispose` gives it back), so
 that a pointer in an epoll event is valid. While events are being handled, references are given back at their
@@ -13,6 +13,13 @@ end (`Poller.dead`), because a later event of the same batch may point to what a
 Protocols are called as asyncio documents it: everything from `poll`, or from the method of the transport that
 causes it (`pause_writing` from `write`), but `connection_lost` only when that is over: at the end of `poll`, or
 in the next turn of the event loop.
+
+Where several sockets are ready, what is written is held (`Transport.held`) until their events are handled, and
+then sent in a row: the code of the protocols and that of the kernel's TCP do not take turns in the caches, and the
+peer, which the first send wakes, finds more than one request. Only little is held, of few sockets, and no protocol
+sees a difference: whatever depends on what the kernel took (how much waits, a relay, `abort`) sends first, and what
+is held is never enough for `pause_writing`. Nothing is held any more when `connection_lost` is called, nor when
+`poll` returns.
 
 Long bodies can be relayed: splice(2) hands the kernel's pages from one socket to another through a pipe, and
 nothing is copied. What is in a transport's pipe waits to be sent like its pieces, and goes before them.
@@ -47,6 +54,9 @@ level-triggered: their connections are not accepted all at once. */
 #define PIPE_SIZE (1024 * 1024) /* the most that Linux gives to a user who is not root */
 #define MOST_PIPES 64           /* that have something in them, for clients that read slowly */
 #define FREE_PIPES 4            /* that are kept for the next body */
+#define HELD_FROM 4             /* events in a batch: what fewer write is sent at once, as it gains nothing */
+#define MOST_HELD 16            /* transports: the first does not wait for all of a large batch */
+#define HELD_SIZE (16 * 1024)   /* bytes of a transport that are held: sending more costs far more than a call */
 #define METHODS 4               /* of types of protocols: there are few that receive all the time */
 
 /* Urgent data is not read, but a read ends at it, with fewer bytes than there are. */
@@ -72,6 +82,7 @@ typedef struct {
     PyObject_HEAD
     int epoll;
     int polling;
+    int holding; /* what is written may be held */
     PyObject *loop;
     PyObject *call_soon;
     PyObject *dead;  /* list of what was disposed of while events are handled */
@@ -82,6 +93,8 @@ typedef struct {
     Pipe free[FREE_PIPES];
     Method methods[METHODS];
     int oldest; /* of them */
+    int holders;
+    struct Transport *held[MOST_HELD]; /* `holders` transports, some of which may hold nothing any more */
     struct epoll_event events[MOST_EVENTS];
 } Poller;
 
@@ -104,6 +117,7 @@ typedef struct Transport {
     uint32_t watched; /* events that epoll watches for; 0: it does not know the descriptor */
     unsigned char reading, ended, closing, ends, full, large, lost;
     unsigned char tcp;
+    unsigned char held;   /* what waits was not tried to be sent: its poller will */
     unsigned char unread; /* there may be something to read, and epoll has told of it already */
     socklen_t address_size;
     struct sockaddr_in6 address; /* the peer's, of IPv4 and IPv6 */
@@ -265,6 +279,7 @@ forget_waiting(Transport *t)
     }
     t->sent = 0;
     t->waiting = 0;
+    t->held = 0;
 }
 
 /* Lets the protocol know that the connection is closed, once the events at hand have been handled. */
@@ -320,7 +335,8 @@ watch(Transport *t)
     if (t->fd < 0)
         return;
     int reads = is_reading(t);
-    uint32_t wanted = (reads ? READABLE : 0) | (has_waiting(t) ? EPOLLOUT : 0);
+    int sends = has_waiting(t) && !t->held;
+    uint32_t wanted = (reads ? READABLE : 0) | (sends ? EPOLLOUT : 0);
     if ((wanted & ~t->watched) == 0 && !(reads && t->unread))
         return;
     if (reads)
@@ -337,11 +353,14 @@ watch(Transport *t)
     t->watched = wanted;
 }
 
+static void send_held(Transport *t);
+
 /* A callback of the protocol raised the exception that is set. */
 static void
 callback_failed(Transport *t, const char *message, PyObject *protocol)
 {
     PyObject *error = report(t->poller, message, (PyObject *)t, protocol);
+    send_held(t);
     disconnect(t, error);
     Py_XDECREF(error);
 }
@@ -411,6 +430,7 @@ static void
 flush(Transport *t)
 {
     struct iovec vectors[MOST_PIECES];
+    t->held = 0;
     flush_pipe(t);
     while (t->count > 0 && t->piped == 0) {
         int used = 0;
@@ -455,6 +475,52 @@ flush(Transport *t)
     watch(t);
 }
 
+/* Sends what is held, if anything is, as if it had been written now. */
+static void
+send_held(Transport *t)
+{
+    if (t->held)
+        flush(t);
+}
+
+/* The same for all transports of a poller. No protocol is called, as none of them is full. */
+static void
+send_all_held(Poller *poller)
+{
+    for (int at = 0; at < poller->holders; at++) {
+        Transport *t = poller->held[at];
+        if (t->held && t->count == 1) { /* mostly: a `send` takes less than a `sendmsg` */
+            PyObject *piece = t->pieces[t->head];
+            ssize_t done = send_bytes(t->fd, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece));
+            if (done == t->waiting) {
+                forget_waiting(t);
+                all_sent(t);
+            } else if (done > 0) {
+                t->sent = done;
+                t->waiting -= done;
+            } else if (errno != EINTR && errno != EAGAIN && errno != EWOULDBLOCK) {
+                sending_failed(t, errno); /* the kernel tells of a reset once only */
+            }
+        }
+        send_held(t); /* what is left */
+    }
+    poller->holders = 0;
+}
+
+/* Tells whether bytes that are to be written are held. Those after them are, too, so that their order stays. */
+static int
+hold(Transport *t, Py_ssize_t size)
+{
+    Poller *poller = t->poller;
+    if (t->held)
+        return 1;
+    if (!poller->holding || poller->holders == MOST_HELD || has_waiting(t) || size > HELD_SIZE)
+        return 0;
+    poller->held[poller->holders++] = t;
+    t->held = 1;
+    return 1;
+}
+
 /* Keeps bytes that could not be sent. `data` is an object of bytes, of which `skipped` are sent. */
 static int
 keep(Transport *t, PyObject *data, Py_ssize_t skipped)
@@ -491,7 +557,10 @@ tell_if_full(Transport *t)
     }
 }
 
-PyDoc_STRVAR(write_doc, "Send bytes, at once as far as the kernel takes them; the rest when it can.");
+PyDoc_STRVAR(
+    write_doc,
+    "Send bytes, at once or when the events at hand are handled, as far as the kernel takes them; the rest when it\n"
+    "can.");
 
 static PyObject *
 transport_write(Transport *t, PyObject *data)
@@ -513,9 +582,11 @@ transport_write(Transport *t, PyObject *data)
         size = view.len;
     }
     Py_ssize_t done = 0;
+    int held = 0;
     if (size == 0 || t->closing || t->fd < 0 || t->error != NULL)
         goto end; /* as asyncio: what is written to a closing transport is dropped */
-    if (!has_waiting(t)) {
+    held = hold(t, size);
+    if (!held && !has_waiting(t)) {
         do
             done = send_bytes(t->fd, start, size);
         while (done < 0 && errno == EINTR);
@@ -541,6 +612,9 @@ transport_write(Transport *t, PyObject *data)
         PyBuffer_Release(&view);
         return NULL;
     }
+    if (held && t->waiting <= HELD_SIZE && t->waiting <= t->high)
+        goto end;
+    send_held(t);
     watch(t);
     tell_if_full(t);
 end:
@@ -617,6 +691,7 @@ static int
 relay(Transport *t, int more)
 {
     Transport *to = t->to;
+    send_held(to);
     if (to->fd < 0 || to->closing || to->ends || to->count > 0 || to->error != NULL)
         return 0;
     Pipe pipe = to->pipe;
@@ -802,7 +877,7 @@ new_transport(Poller *poller, int fd, int tcp, PyObject *protocol)
     t->fd = fd;
     t->watched = 0;
     t->reading = 1;
-    t->ended = t->closing = t->ends = t->full = t->large = t->lost = t->unread = 0;
+    t->ended = t->closing = t->ends = t->full = t->large = t->lost = t->held = t->unread = 0;
     t->tcp = tcp;
     t->address_size = 0;
     PyObject_GC_Track((PyObject *)t);
@@ -854,11 +929,12 @@ transport_close(Transport *t, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(abort_doc, "Close at once, and drop what waits to be sent.");
+PyDoc_STRVAR(abort_doc, "Close at once, and drop what the kernel has not taken.");
 
 static PyObject *
 transport_abort(Transport *t, PyObject *Py_UNUSED(ignored))
 {
+    send_held(t);
     disconnect(t, NULL);
     Py_RETURN_NONE;
 }
@@ -914,6 +990,7 @@ transport_resume_reading(Transport *t, PyObject *Py_UNUSED(ignored))
 static PyObject *
 transport_get_write_buffer_size(Transport *t, PyObject *Py_UNUSED(ignored))
 {
+    send_held(t); /* who asks wants to know whether the peer reads */
     return PyLong_FromSsize_t(t->waiting);
 }
 
@@ -1307,13 +1384,18 @@ poller_poll(Poller *p, PyObject *Py_UNUSED(ignored))
         Py_RETURN_NONE;
     int count = poll_events(p->epoll, p->events, MOST_EVENTS);
     p->polling = 1;
+    p->holding = count >= HELD_FROM;
     for (int at = 0; at < count; at++) {
         PyObject *source = p->events[at].data.ptr;
         if (Py_TYPE(source) == &TransportType)
             transport_event((Transport *)source, p->events[at].events);
         else
             acceptor_event((Acceptor *)source);
+        if (p->holders == MOST_HELD)
+            send_all_held(p);
     }
+    p->holding = 0;
+    send_all_held(p);
     for (Py_ssize_t at = 0; at < PyList_GET_SIZE(p->gone); at++) { /* the list may grow meanwhile */
         PyObject *t = PyList_GET_ITEM(p->gone, at);
         PyObject *done = transport_lost((Transport *)t, NULL);
