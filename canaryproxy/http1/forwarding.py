@@ -43,7 +43,8 @@ class TrustedProxies:
         self._networks = tuple(networks)
         self._field = IS_FORWARDED if by_forwarded else IS_FORWARDED_FOR
         self._cached: dict[bytes, tuple[str, bool]] = {}
-        self._peers: tuple[dict[str, Peer], dict[str, Peer]] = ({}, {})
+        # Of any length: a compiled pair would be made anew to take one of it by number.
+        self._peers: tuple[dict[str, Peer], ...] = ({}, {})
 
     def peer(self, name: str, *, tls: bool) -> Peer:
         """Return the client at an address as the kernel names it, with what is remembered of it.
@@ -205,7 +206,7 @@ class Peer:
         received: list[tuple[int, bytes]] | None,
         extra: bytes,
         end: bytes,
-        client: bytes = b"",
+        client: bytes | None = None,
     ) -> bytes:
         """Return the last lines of a head to forward: X-Forwarded-*, Forwarded, ``extra`` and ``end``.
 
@@ -216,11 +217,12 @@ class Peer:
             received is self._received
             and host == self._host
             and end == self._end
-            and not (client or extra)
+            and client is None
+            and not extra
         ):
             return self._ending
         if not self.trusted:
-            received, client = None, b""
+            received, client = None, None
         if extra:
             values = _by_kind(received)
             return self._chain(values, client) + self._rest_of(host, values) + extra + end
@@ -231,13 +233,13 @@ class Peer:
                 return self._chain(values, client) + rest
             self._host, self._end, self._received = host, end, received
             self._rest, self._ending = rest, self._chain(values) + rest
-        if not client:
+        if client is None:
             return self._ending
         return self._chain({}, client) + self._rest
 
-    def _chain(self, values: dict[int, list[bytes]], client: bytes = b"") -> bytes:
+    def _chain(self, values: dict[int, list[bytes]], client: bytes | None = None) -> bytes:
         """Return the line of X-Forwarded-For."""
-        chain = [client] if client else values.get(IS_FORWARDED_FOR, [])
+        chain = values.get(IS_FORWARDED_FOR, []) if client is None else [client]
         if self.address:
             chain = [*chain, self.address.encode()]
         return b"X-Forwarded-For: " + b", ".join(chain) + b"\r\n" if chain else b""

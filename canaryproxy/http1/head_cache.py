@@ -166,6 +166,10 @@ class RequestHeadCache:
         parts = self._last_parts
         if parts is not None and data.startswith(self._last_line):
             line = self._last_request_line
+            if not self._remember_cookies:
+                request = self._by_last_template(data, line, parts, peer)
+                if request is not None:
+                    return request
             block = data[len(line) + 2 :]
         else:
             line, _, block = data.partition(_CRLF)
@@ -176,14 +180,34 @@ class RequestHeadCache:
         if parts is not None:
             if self._remember_cookies and (headers := self._blocks.get(block)) is not None:
                 return self._parser.build(line, parts, False, headers, headers.block, peer)
-            headers, lines, traceparent, client = self._lookup(block, peer)
+            headers, lines, trace_id, sampled, client = self._lookup(block, peer)
             if headers is not None and len(data) <= MAX_HEAD:
                 return self._parser.build(
-                    line, parts, False, headers, lines, peer, b"", traceparent, client
+                    line, parts, False, headers, lines, peer, b"", trace_id, sampled, client
                 )
         if data.find(_END) != len(data) - len(_END):
             return None
         return self.parse(data, peer)
+
+    def _by_last_template(
+        self, head: bytes, line: bytes, parts: RequestLine, peer: Peer
+    ) -> Request | None:
+        """Return the request of a head if its block is like that of the last one on its connection.
+
+        It means the same as ``_lookup`` and ``build``, but the head is made in one go.
+        """
+        number = peer.template
+        if not 0 <= number < len(self._by_number) or len(head) > MAX_HEAD:
+            return None
+        template = self._by_number[number]
+        if template.names_client or peer.http2:
+            return None
+        parser, fields = self._parser, template.fields
+        ending = peer.ending(fields.host, fields.forwarding, fields.extra, parser.end)
+        headers, sent, trace_id, sampled, _ = template.match_head(head, line, ending)
+        if headers is None:
+            return None
+        return parser.built(parts, headers, sent, trace_id, sampled)
 
     def parse(self, head: bytes, peer: Peer) -> Request:
         """Check one complete head (with its empty line) and return the request, ready to forward.
@@ -198,13 +222,13 @@ class RequestHeadCache:
             return self._parser.parse(head, peer)
         if self._remember_cookies and (headers := self._blocks.get(block)) is not None:
             return self._parser.build(line, parts, False, headers, headers.block, peer)
-        headers, lines, traceparent, client = self._lookup(block, peer)
+        headers, lines, trace_id, sampled, client = self._lookup(block, peer)
         if headers is None:
-            headers, lines, traceparent, client = self._learn(block, peer)
+            headers, lines, trace_id, sampled, client = self._learn(block, peer)
         if headers is None or not headers.fields.host or headers.fields.max_forwards:
             return self._parser.parse(head, peer)
         return self._parser.build(
-            line, parts, False, headers, lines, peer, b"", traceparent, client
+            line, parts, False, headers, lines, peer, b"", trace_id, sampled, client
         )
 
     def repeats(self, request: Request) -> bool:
@@ -239,7 +263,7 @@ class RequestHeadCache:
         if not self._remember_cookies:
             headers = self._blocks.get(block)
             if headers is not None:
-                return headers, headers.block, b"", b""
+                return headers, headers.block, None, False, None
         return self._find_template(block, peer)
 
     def _remember_match(
@@ -271,7 +295,7 @@ class RequestHeadCache:
             and self._blocks_fifo.admit(block, self._blocks)
         ):
             self._blocks[block] = headers
-        return headers, headers.block, b"", b""
+        return headers, headers.block, None, False, None
 
     def _find_template(self, block: bytes, peer: Peer, *, new: bool = False) -> Match:
         """Return what a block means by its template; with ``new`` it may be made from this block.
@@ -353,7 +377,12 @@ class ResponseHeadCache:
         self.last, self.last_head = None, b""
 
     def get(self, head: bytes) -> Response | None:
-        """Return the response if this head is cached: then it is one complete head and nothing else."""
+        """Return the response if the head or its template is known: then it is one head and nothing else."""
+        template = self._last_template
+        if template is not None and not template.comes_again:
+            response = template.match(head)
+            if response is not None:
+                return response
         response = self._heads.get(head)
         if response is not None:
             self.last, self.last_head = response, head

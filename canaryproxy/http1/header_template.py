@@ -63,15 +63,15 @@ _DIGITS: Final = bytes(0x30 if byte in b"0123456789abcdef" else byte for byte in
 _ZERO: Final = 0x30
 _TRACEPARENT: Final = b"00-" + NO_TRACE + b"-" + NO_PARENT + b"-00"
 """The form of a traceparent of version 00: each hex digit as 0."""
-_joined: Final = native.joined
-_plain_between: Final = native.plain_between
+_ODD: Final = b"13579bdf"
 _values: Final = native.request_values
 _SCHEMES: Final = (b"Bearer ", b"Basic ")
 """Schemes of credentials that authenticate a request, and not a connection (``fields.binds``)."""
 
-Match = tuple[ParsedHeaders | None, bytes, bytes, bytes]
-"""Parsed headers, the lines to forward, and the values of traceparent and X-Forwarded-For; empty without."""
-NO_MATCH: Final[Match] = (None, b"", b"", b"")
+Match = tuple[ParsedHeaders | None, bytes, bytes | None, bool, bytes | None]
+"""Parsed headers, the lines to forward, and, if each block has its own, the trace id, whether the client may
+have recorded that trace, and the value of X-Forwarded-For."""
+NO_MATCH: Final[Match] = (None, b"", None, False, None)
 
 
 def own_lines(names: Set[bytes]) -> re.Pattern[bytes]:
@@ -122,6 +122,7 @@ class HeaderTemplate:
         "_strip",
         "fields",
         "key",
+        "names_client",
         "only_cookie",
     )
 
@@ -142,6 +143,8 @@ class HeaderTemplate:
         names = pieces[1::3]
         self._kinds = [OWN_VALUES[name.lower()] for name in names]
         self.only_cookie = self._kinds == [COOKIE]
+        self.names_client = FORWARDED_FOR in self._kinds
+        """Blocks have a value of their own that the last lines of what is forwarded depend on."""
         self._rule_cache = rule_cache
         self._strip = parser.strip
         self._is_plain = self.only_cookie and parser.strip is None
@@ -195,26 +198,35 @@ class HeaderTemplate:
 
         ``users`` are headers that are known, by ``key`` and their Cookie.
         """
-        if self._is_plain and _plain_between is not None and _joined is not None:
-            value = _plain_between(block, self._first, self._last)
-            if value is None:
-                return NO_MATCH
-            sent = _joined(self._forwarded_first, value, self._forwarded_last)
-            return ParsedHeaders(self.fields, value, sent, self._rule_cache), sent, b"", b""
         form = self._form
         if form is None or _values is None:
             return self._match(block, users)
-        found = _values(block, form)
+        found = _values(block, form, None, b"")
         if found is None:
             return NO_MATCH
-        sent, cookie, traceparent, client = found
+        sent, cookie, trace_id, sampled, client = found
         headers = self._headers
         if headers is None:
             if users:
                 headers = users.get(self.key + cookie)
             if headers is None:
                 headers = ParsedHeaders(self.fields, cookie, sent, self._rule_cache)
-        return headers, sent, traceparent, client
+        return headers, sent, trace_id, sampled, client
+
+    def match_head(self, head: bytes, line: bytes, ending: bytes) -> Match:
+        """Do the same for a head that begins with a request line; what is returned is a head to forward.
+
+        Its last lines are ``ending``. The headers are not to be remembered: they lack ``block``.
+        """
+        form = self._form
+        found = None if form is None or _values is None else _values(head, form, line, ending)
+        if found is None:
+            return NO_MATCH
+        sent, cookie, trace_id, sampled, client = found
+        headers = self._headers
+        if headers is None:
+            headers = ParsedHeaders(self.fields, cookie, b"", self._rule_cache)
+        return headers, sent, trace_id, sampled, client
 
     def _match(self, block: bytes, users: dict[bytes, ParsedHeaders]) -> Match:
         """Do the same in Python."""
@@ -230,9 +242,13 @@ class HeaderTemplate:
             if value.translate(BLANKED) != value or value[0] == BLANK or value[-1] == BLANK:
                 return NO_MATCH
             sent = self._forwarded_first + value + self._forwarded_last
-            return ParsedHeaders(self.fields, value, sent, self._rule_cache), sent, b"", b""
+            one = ParsedHeaders(self.fields, value, sent, self._rule_cache)
+            return one, sent, None, False, None
         sent = self._forwarded_first
-        cookie = traceparent = client = b""
+        cookie = b""
+        trace_id: bytes | None = None
+        sampled = False
+        client: bytes | None = None
         for own in self._own:
             rest = own.rest
             if rest is self._last:
@@ -258,7 +274,7 @@ class HeaderTemplate:
                     or value[36:52] == NO_PARENT
                 ):
                     return NO_MATCH
-                traceparent = value
+                trace_id, sampled = value[3:35], value[-1] in _ODD
             # No parser reads anything special into visible ASCII, with blanks inside only.
             elif value.translate(BLANKED) != value or value[0] == BLANK or value[-1] == BLANK:
                 return NO_MATCH
@@ -276,7 +292,7 @@ class HeaderTemplate:
             headers = users.get(self.key + cookie)
             if headers is None:
                 headers = ParsedHeaders(self.fields, cookie, sent, self._rule_cache)
-        return headers, sent, traceparent, client
+        return headers, sent, trace_id, sampled, client
 
 
 def learn(

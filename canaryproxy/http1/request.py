@@ -130,7 +130,6 @@ NO_AGENT: Final = 1
 OTHER_AGENT: Final = 2
 MONITOR: Final = 3
 
-_ODD: Final = b"13579bdf"
 _IDEMPOTENT = frozenset(
     (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"REPORT", b"SEARCH")
 )
@@ -290,8 +289,8 @@ class Request:
 
     trace: bytes | None
     """The client's trace id, empty without one; ``None``: the trace starts here."""
-    sampled: bytes
-    """That trace id, if the client may have recorded the trace; else empty."""
+    sampled: bool
+    """The client may have recorded that trace."""
     method: bytes
     target: bytes
     """The target in origin or asterisk form."""
@@ -436,36 +435,51 @@ class RequestParser:
         block: bytes,
         peer: Peer,
         end: bytes = b"",
-        traceparent: bytes = b"",
-        client: bytes = b"",
+        trace_id: bytes | None = None,
+        sampled: bool = False,
+        client: bytes | None = None,
     ) -> Request:
         """Return the request with this line and these headers.
 
-        ``block`` is what is forwarded of them, ``end`` replaces the parser's. ``traceparent`` and ``client``
-        are the values of traceparent and X-Forwarded-For, if they are not among the headers' fields.
+        ``block`` is what is forwarded of them, ``end`` replaces the parser's. ``trace_id``, ``sampled`` and
+        ``client``, the value of X-Forwarded-For, are not ``None`` if they are not among the headers' fields.
+        """
+        fields = headers.fields
+        end = self._http2_end if peer.http2 else end or self.end
+        ending = peer.ending(fields.host, fields.forwarding, fields.extra, end, client)
+        head = line + block + ending if _joined is None else _joined(line, block, ending)
+        request = self.built(parts, headers, head, trace_id, sampled)
+        request.http10 = http10
+        if client is not None:
+            request.forwarding = [(IS_FORWARDED_FOR, client), *(fields.forwarding or ())]
+        return request
+
+    def built(
+        self,
+        parts: RequestLine,
+        headers: ParsedHeaders,
+        head: bytes,
+        trace_id: bytes | None,
+        sampled: bool,
+    ) -> Request:
+        """Return a request of HTTP/1.1; ``head`` is forwarded, with a traceparent where it needs one.
+
+        ``trace_id`` and ``sampled`` as ``build`` takes them.
         """
         request = Request()
         request.method, request.target, request.rule_key = parts
-        request.http10 = http10
+        request.http10 = False
         request.never_indexed = NO_NAMES
         request.headers = headers
         request.fields = fields = headers.fields
-        if traceparent:
-            trace_id: bytes | None = traceparent[3:35]
-            sampled = traceparent[-1] in _ODD
-        else:
-            trace_id = fields.trace_id
-            sampled = fields.sampled
-        request.trace = trace_id
-        request.sampled = trace_id if sampled and trace_id else b""
-        forwarding = request.forwarding = fields.forwarding
-        if client:
-            request.forwarding = [(IS_FORWARDED_FOR, client), *(forwarding or ())]
-        end = self._http2_end if peer.http2 else end or self.end
-        ending = peer.ending(fields.host, forwarding, fields.extra, end, client)
-        request.head = line + block + ending if _joined is None else _joined(line, block, ending)
+        request.forwarding = fields.forwarding
         if trace_id is None:
-            request.head = request.head[:-2] + new_line() + b"\r\n"
+            trace_id, sampled = fields.trace_id, fields.sampled
+            if trace_id is None:
+                head = head[:-2] + new_line() + b"\r\n"
+        request.trace = trace_id
+        request.sampled = sampled
+        request.head = head
         return request
 
     def parse_headers(self, lines: bytes, *, http10: bool = False) -> ParsedHeaders:

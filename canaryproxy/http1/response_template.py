@@ -101,6 +101,8 @@ class ResponseTemplate:
         "_form",
         "_forwarded_first",
         "_last",
+        "_last_length",
+        "_last_value",
         "_length_at",
         "_names",
         "_own",
@@ -138,6 +140,8 @@ class ResponseTemplate:
         if len(names) <= native.MOST_VALUES:
             kinds = bytes([OPAQUE]) * len(names)
             self._form = native.form(kinds, self._first, self._forwarded_first, rests, sent)
+        self._last_value, self._last_length = b"", -1
+        """The Content-Length before: most often the next one is the same."""
         self._length_at = names.index(_LENGTH) if _LENGTH in names else -1
         self.comes_again = COMES_AGAIN.issuperset(names)
         """The same head may come again."""
@@ -152,9 +156,14 @@ class ResponseTemplate:
             return None
         length = -1
         if self._length_at >= 0:
-            length = _length_of(found[1 + self._length_at])
-            if length < 0:
-                return None
+            value = found[1 + self._length_at]
+            if value == self._last_value:
+                length = self._last_length
+            else:
+                length = _length_of(value)
+                if length < 0:
+                    return None
+                self._last_value, self._last_length = value, length
         return self._response.alike(found[0], length, self._common, self._names, found[1:])
 
     def _match(self, head: bytes) -> Response | None:

@@ -295,7 +295,7 @@ def reader(cell: memoryview[int]) -> Callable[[], int] | None:
 
 
 class Tally:
-    """Counts in the cells of one variant, whose only writer it is.
+    """Counts in the cells of one variant, or in those of the proxy, whose only writer it is.
 
     Reading a cell costs several hundred instructions, as writing does. A copy of the values is kept here, so
     cells are only written. The extension ``native_cells`` (optional, part of the compiled wheel) needs none.

@@ -12,14 +12,18 @@ hash_of: Callable[[bytes, bytes], int] | None = None
 """Hashes a salt and a key: MurmurHash3 x86 32-bit of both in a row, with seed 0."""
 joined: Callable[[bytes, bytes, bytes], bytes] | None = None
 """Makes three parts one."""
-plain_between: Callable[[bytes, bytes, bytes], bytes | None] | None = None
-"""Finds what is between a first and a last part, if it is plain; ``None`` if not, or without these parts."""
 plain_cookie: Callable[[bytes, bytes], bytes | None] | None = None
 """Finds the value of the cookie that begins like this; ``None`` without one, empty if it is unusual."""
+RequestValues = tuple[bytes, bytes, bytes | None, bool, bytes | None]
+"""What is forwarded, the Cookie (empty without), the trace id, whether that is sampled, X-Forwarded-For."""
 request_values: (
-    Callable[[bytes, tuple[bytes, ...]], tuple[bytes, bytes, bytes, bytes] | None] | None
+    Callable[[bytes, tuple[bytes, ...], bytes | None, bytes], RequestValues | None] | None
 ) = None
-"""Finds what is forwarded of a head of a form, its Cookie, traceparent and X-Forwarded-For; else ``None``."""
+"""Finds the values of a block of fields of a form; ``None`` if it is another block.
+
+With a request line, which is known to be right, they are those of the head that begins with it, and line and
+ending (the last argument) are forwarded, too.
+"""
 response_values: Callable[[bytes, tuple[bytes, ...]], tuple[bytes, ...] | None] | None = None
 """Finds what is forwarded of a head of a form, and each of its values; ``None`` if it is another head."""
 
@@ -32,7 +36,7 @@ except ImportError:
     pass
 else:
     hash_of, joined = native_bytes.hash_of, native_bytes.joined
-    plain_between, plain_cookie = native_bytes.plain_between, native_bytes.plain_cookie
+    plain_cookie = native_bytes.plain_cookie
     request_values, response_values = native_bytes.request_values, native_bytes.response_values
 
 

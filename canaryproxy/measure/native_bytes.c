@@ -19,16 +19,24 @@ static uint32_t mixed(uint32_t block)
     return rotated(block * 0xcc9e2d51u, 15) * 0x1b873593u;
 }
 
+/* The next four bytes, the lowest first. */
+static uint32_t block_at(const unsigned char *data)
+{
+    uint32_t block;
+    memcpy(&block, data, sizeof(block));
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    block = __builtin_bswap32(block);
+#endif
+    return block;
+}
+
 /* MurmurHash3 x86 32-bit with seed 0 (Appleby 2011, in the public domain). */
 static uint32_t murmur3(const unsigned char *data, size_t size)
 {
     uint32_t hash = 0;
     size_t at = 0;
-    for (; at + 4 <= size; at += 4) {
-        uint32_t block = (uint32_t)data[at] | (uint32_t)data[at + 1] << 8 | (uint32_t)data[at + 2] << 16 |
-                         (uint32_t)data[at + 3] << 24;
-        hash = rotated(hash ^ mixed(block), 13) * 5 + 0xe6546b64u;
-    }
+    for (; at + 4 <= size; at += 4)
+        hash = rotated(hash ^ mixed(block_at(data + at)), 13) * 5 + 0xe6546b64u;
     uint32_t rest = 0;
     for (size_t left = size - at; left > 0; left--)
         rest = rest << 8 | data[at + left - 1];
@@ -68,29 +76,53 @@ static PyObject *hash_of(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
     return PyLong_FromUnsignedLong(found);
 }
 
+/* Eight bytes at a time: EACH(n) has the byte n eight times, and what follows sets the highest bit of each
+   byte that is such a one. Sums of the lower seven bits carry nothing into the next byte. */
+#define EACH(byte) (0x0101010101010101u * (uint64_t)(byte))
+#define HIGHEST EACH(0x80)
+
+static uint64_t word_at(const char *data)
+{
+    uint64_t word;
+    memcpy(&word, data, sizeof(word));
+    return word;
+}
+
+/* Fewer than eight bytes, filled up with others. */
+static uint64_t short_word(const char *data, Py_ssize_t size, unsigned char filler)
+{
+    uint64_t word = EACH(filler);
+    memcpy(&word, data, (size_t)size);
+    return word;
+}
+
+/* Neither visible ASCII nor a blank. */
+static uint64_t not_visible(uint64_t word)
+{
+    uint64_t low = word & EACH(0x7f);
+    return (word | (low + EACH(0x80 - 0x7f)) | ~(low + EACH(0x80 - ' '))) & HIGHEST;
+}
+
+/* No hex digit in lower case. */
+static uint64_t not_hex(uint64_t word)
+{
+    uint64_t low = word & EACH(0x7f);
+    uint64_t digits = (low + EACH(0x80 - '0')) & ~(low + EACH(0x80 - '9' - 1));
+    uint64_t letters = (low + EACH(0x80 - 'a')) & ~(low + EACH(0x80 - 'f' - 1));
+    return (word | ~(digits | letters)) & HIGHEST;
+}
+
 /* Whether every byte is visible ASCII or a blank, the first and the last one no blank. */
 static int is_plain(const char *data, Py_ssize_t size)
 {
     if (size == 0 || data[0] == ' ' || data[size - 1] == ' ')
         return 0;
-    unsigned char odd = 0;
-    for (Py_ssize_t i = 0; i < size; i++)
-        odd |= (unsigned char)(data[i] - ' ') > '~' - ' ';
-    return !odd;
-}
-
-static PyObject *plain_between(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
-{
-    if (!are_bytes(args, count, 3))
-        return NULL;
-    const char *data = PyBytes_AS_STRING(args[0]);
-    Py_ssize_t size = PyBytes_GET_SIZE(args[0]);
-    Py_ssize_t first = PyBytes_GET_SIZE(args[1]), last = PyBytes_GET_SIZE(args[2]);
-    if (first > size || last > size - first || memcmp(data, PyBytes_AS_STRING(args[1]), (size_t)first) != 0 ||
-        memcmp(data + size - last, PyBytes_AS_STRING(args[2]), (size_t)last) != 0 ||
-        !is_plain(data + first, size - first - last))
-        Py_RETURN_NONE;
-    return PyBytes_FromStringAndSize(data + first, size - first - last);
+    if (size < 8)
+        return !not_visible(short_word(data, size, 'x'));
+    for (Py_ssize_t at = 0; at + 8 < size; at += 8)
+        if (not_visible(word_at(data + at)))
+            return 0;
+    return !not_visible(word_at(data + size - 8)); /* some of them once more */
 }
 
 /* What the values of a head may be, as canaryproxy/http1/header_template.py has them. */
@@ -99,24 +131,23 @@ enum { COOKIE, TRACEPARENT, FORWARDED_FOR, CREDENTIALS, OPAQUE };
 #define MOST_VALUES 16
 #define BEGINS(data, size, text) ((size) >= (Py_ssize_t)sizeof(text) - 1 && memcmp(data, text, sizeof(text) - 1) == 0)
 
-/* Whether these are hex digits in lower case, and not all of them zeros. */
-static int is_id(const char *data, int size)
+/* Whether these are hex digits in lower case, so many times eight, and not all of them zeros. */
+static int is_id(const char *data, int words)
 {
-    unsigned char odd = 0, differs = 0;
-    for (int i = 0; i < size; i++) {
-        unsigned char c = (unsigned char)data[i];
-        odd |= ((unsigned char)(c - '0') > 9) & ((unsigned char)(c - 'a') > 5);
-        differs |= c ^ '0';
+    uint64_t odd = 0, differs = 0;
+    for (int i = 0; i < words; i++) {
+        uint64_t word = word_at(data + 8 * i);
+        odd |= not_hex(word);
+        differs |= word ^ EACH('0');
     }
-    return !odd & (differs != 0);
+    return !odd && differs;
 }
 
 /* Whether it is a traceparent of version 00 (W3C Trace Context 3.2) whose ids are not all zeros. */
 static int is_traceparent(const char *data, Py_ssize_t size)
 {
-    return size == 55 && memcmp(data, "00-", 3) == 0 && is_id(data + 3, 32) && data[35] == '-' &&
-           is_id(data + 36, 16) && data[52] == '-' &&
-           (memcmp(data + 53, "00", 2) == 0 || is_id(data + 53, 2));
+    return size == 55 && memcmp(data, "00-", 3) == 0 && is_id(data + 3, 4) && data[35] == '-' &&
+           is_id(data + 36, 2) && data[52] == '-' && !not_hex(short_word(data + 53, 2, '0'));
 }
 
 static int may_be(int kind, const char *data, Py_ssize_t size)
@@ -129,17 +160,29 @@ static int may_be(int kind, const char *data, Py_ssize_t size)
                                    memchr(data, ',', (size_t)size) == NULL);
 }
 
-struct value {
+struct part {
     const char *data;
     Py_ssize_t size;
 };
 
-/* Finds the values of their own of a head, and joins what is forwarded of it.
+static struct part part_of(PyObject *bytes)
+{
+    return (struct part){PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes)};
+}
 
-   form: a tuple of bytes: the kinds of the values, what heads have before the first value, the same as it is
-   forwarded, and for each value what follows it in heads, and in what is forwarded. Returns a new reference;
-   NULL without an error if the head is another one. */
-static PyObject *taken_apart(PyObject *head, PyObject *form, struct value *values, Py_ssize_t *count)
+static int begins(const char *at, const char *end, struct part part)
+{
+    return part.size <= end - at && memcmp(at, part.data, (size_t)part.size) == 0;
+}
+
+static char *put(char *to, struct part part)
+{
+    memcpy(to, part.data, (size_t)part.size);
+    return to + part.size;
+}
+
+/* Whether it is a tuple of bytes as taken_apart() takes it; sets the number of values, else an error. */
+static int is_form(PyObject *form, PyObject *head, Py_ssize_t *count)
 {
     *count = PyTuple_CheckExact(form) ? (PyTuple_GET_SIZE(form) - 3) / 2 : 0;
     int fits = *count > 0 && *count <= MOST_VALUES && PyTuple_GET_SIZE(form) == 3 + 2 * *count &&
@@ -148,48 +191,111 @@ static PyObject *taken_apart(PyObject *head, PyObject *form, struct value *value
         fits = PyBytes_CheckExact(PyTuple_GET_ITEM(form, i));
     if (!fits || PyBytes_GET_SIZE(PyTuple_GET_ITEM(form, 0)) != *count) {
         PyErr_SetString(PyExc_TypeError, "takes a head and a form, which are bytes objects");
-        return NULL;
+        return 0;
     }
+    return 1;
+}
+
+/* Finds the values of their own of a head, and joins what is forwarded of it, between a line and an ending.
+
+   form: a tuple of bytes: the kinds of the values, what heads have before the first value, the same as it is
+   forwarded, and for each value what follows it in heads, and in what is forwarded. Returns a new reference;
+   NULL without an error if the head is another one. */
+static PyObject *taken_apart(struct part head, PyObject *form, Py_ssize_t count, struct part line, struct part ending,
+                             struct part *values)
+{
     const char *kinds = PyBytes_AS_STRING(PyTuple_GET_ITEM(form, 0));
-    const char *at = PyBytes_AS_STRING(head), *end = at + PyBytes_GET_SIZE(head);
-    PyObject *first = PyTuple_GET_ITEM(form, 1);
-    if (PyBytes_GET_SIZE(first) > end - at || memcmp(at, PyBytes_AS_STRING(first), (size_t)PyBytes_GET_SIZE(first)) != 0)
+    const char *at = head.data, *end = at + head.size;
+    struct part first = part_of(PyTuple_GET_ITEM(form, 1));
+    if (!begins(at, end, first))
         return NULL;
-    at += PyBytes_GET_SIZE(first);
-    Py_ssize_t size = PyBytes_GET_SIZE(PyTuple_GET_ITEM(form, 2));
-    for (Py_ssize_t i = 0; i < *count; i++) {
-        PyObject *rest = PyTuple_GET_ITEM(form, 3 + 2 * i);
+    at += first.size;
+    Py_ssize_t size = line.size + PyBytes_GET_SIZE(PyTuple_GET_ITEM(form, 2)) + ending.size;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        struct part rest = part_of(PyTuple_GET_ITEM(form, 3 + 2 * i));
         /* A value has no CR, and what follows begins with one. */
         const char *stop = memchr(at, '\r', (size_t)(end - at));
-        if (stop == NULL || PyBytes_GET_SIZE(rest) > end - stop ||
-            memcmp(stop, PyBytes_AS_STRING(rest), (size_t)PyBytes_GET_SIZE(rest)) != 0 ||
-            !may_be(kinds[i], at, stop - at))
+        if (stop == NULL || !begins(stop, end, rest) || !may_be(kinds[i], at, stop - at))
             return NULL;
-        values[i] = (struct value){at, stop - at};
+        values[i] = (struct part){at, stop - at};
         size += (kinds[i] == FORWARDED_FOR ? 0 : stop - at) + PyBytes_GET_SIZE(PyTuple_GET_ITEM(form, 4 + 2 * i));
-        at = stop + PyBytes_GET_SIZE(rest);
+        at = stop + rest.size;
     }
     if (at != end)
         return NULL;
     PyObject *sent = PyBytes_FromStringAndSize(NULL, size);
     if (sent == NULL)
         return NULL;
-    char *to = PyBytes_AS_STRING(sent);
-    for (Py_ssize_t i = -1; i < *count; i++) {
-        if (i >= 0 && kinds[i] != FORWARDED_FOR) {
-            memcpy(to, values[i].data, (size_t)values[i].size);
-            to += values[i].size;
-        }
-        PyObject *then = PyTuple_GET_ITEM(form, 4 + 2 * i);
-        memcpy(to, PyBytes_AS_STRING(then), (size_t)PyBytes_GET_SIZE(then));
-        to += PyBytes_GET_SIZE(then);
+    char *to = put(put(PyBytes_AS_STRING(sent), line), part_of(PyTuple_GET_ITEM(form, 2)));
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (kinds[i] != FORWARDED_FOR)
+            to = put(to, values[i]);
+        to = put(to, part_of(PyTuple_GET_ITEM(form, 4 + 2 * i)));
     }
+    put(to, ending);
     return sent;
 }
 
-/* Returns a tuple of what is forwarded and these values, where NULL is an empty one; takes over ``sent``. */
-static PyObject *with_values(PyObject *sent, const struct value *const *values, Py_ssize_t count)
+static const struct part NOTHING = {"", 0};
+
+static PyObject *request_values(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
+    if (count != 4 || !PyBytes_CheckExact(args[3]) || !(args[2] == Py_None || PyBytes_CheckExact(args[2])))
+        return PyErr_Format(PyExc_TypeError, "takes a head, a form, a line or None, and an ending, which are bytes objects");
+    PyObject *form = args[1];
+    if (!is_form(form, args[0], &count))
+        return NULL;
+    struct part head = part_of(args[0]), line = NOTHING;
+    if (args[2] != Py_None) {
+        line = part_of(args[2]);
+        Py_ssize_t before = line.size + 2; /* and the end of the line */
+        if (before > head.size)
+            Py_RETURN_NONE;
+        head = (struct part){head.data + before, head.size - before};
+    }
+    struct part values[MOST_VALUES];
+    PyObject *sent = taken_apart(head, form, count, line, part_of(args[3]), values);
+    if (sent == NULL) {
+        if (PyErr_Occurred())
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    const char *kinds = PyBytes_AS_STRING(PyTuple_GET_ITEM(form, 0));
+    struct part by_kind[3] = {NOTHING, NOTHING, NOTHING};
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (kinds[i] <= FORWARDED_FOR)
+            by_kind[(int)kinds[i]] = values[i];
+    struct part cookie = by_kind[COOKIE], trace = by_kind[TRACEPARENT], client = by_kind[FORWARDED_FOR];
+    PyObject *found[5] = {
+        sent,
+        PyBytes_FromStringAndSize(cookie.data, cookie.size),
+        trace.size ? PyBytes_FromStringAndSize(trace.data + 3, 32) : Py_NewRef(Py_None),
+        /* The last digit is odd, as those of its values whose lowest bit is set: '1', 'b'. */
+        PyBool_FromLong(trace.size && (trace.data[54] & 1) != (trace.data[54] >= 'a')),
+        client.size ? PyBytes_FromStringAndSize(client.data, client.size) : Py_NewRef(Py_None),
+    };
+    PyObject *made = found[1] && found[2] && found[4] ? PyTuple_New(5) : NULL;
+    for (Py_ssize_t i = 0; i < 5; i++)
+        if (made != NULL)
+            PyTuple_SET_ITEM(made, i, found[i]);
+        else
+            Py_XDECREF(found[i]);
+    return made;
+}
+
+static PyObject *response_values(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "takes a head and a form, which are bytes objects");
+    if (!is_form(args[1], args[0], &count))
+        return NULL;
+    struct part values[MOST_VALUES];
+    PyObject *sent = taken_apart(part_of(args[0]), args[1], count, NOTHING, NOTHING, values);
+    if (sent == NULL) {
+        if (PyErr_Occurred())
+            return NULL;
+        Py_RETURN_NONE;
+    }
     PyObject *found = PyTuple_New(1 + count);
     if (found == NULL) {
         Py_DECREF(sent);
@@ -197,8 +303,7 @@ static PyObject *with_values(PyObject *sent, const struct value *const *values, 
     }
     PyTuple_SET_ITEM(found, 0, sent);
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *value = values[i] == NULL ? PyBytes_FromStringAndSize(NULL, 0)
-                                            : PyBytes_FromStringAndSize(values[i]->data, values[i]->size);
+        PyObject *value = PyBytes_FromStringAndSize(values[i].data, values[i].size);
         if (value == NULL) {
             Py_DECREF(found);
             return NULL;
@@ -206,42 +311,6 @@ static PyObject *with_values(PyObject *sent, const struct value *const *values, 
         PyTuple_SET_ITEM(found, 1 + i, value);
     }
     return found;
-}
-
-static PyObject *request_values(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
-{
-    if (count != 2)
-        return PyErr_Format(PyExc_TypeError, "takes a head and a form, which are bytes objects");
-    struct value values[MOST_VALUES];
-    PyObject *sent = taken_apart(args[0], args[1], values, &count);
-    if (sent == NULL) {
-        if (PyErr_Occurred())
-            return NULL;
-        Py_RETURN_NONE;
-    }
-    const char *kinds = PyBytes_AS_STRING(PyTuple_GET_ITEM(args[1], 0));
-    const struct value *by_kind[3] = {NULL};
-    for (Py_ssize_t i = 0; i < count; i++)
-        if (kinds[i] <= FORWARDED_FOR)
-            by_kind[(int)kinds[i]] = &values[i];
-    return with_values(sent, by_kind, 3);
-}
-
-static PyObject *response_values(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
-{
-    if (count != 2)
-        return PyErr_Format(PyExc_TypeError, "takes a head and a form, which are bytes objects");
-    struct value values[MOST_VALUES];
-    const struct value *each[MOST_VALUES];
-    PyObject *sent = taken_apart(args[0], args[1], values, &count);
-    if (sent == NULL) {
-        if (PyErr_Occurred())
-            return NULL;
-        Py_RETURN_NONE;
-    }
-    for (Py_ssize_t i = 0; i < count; i++)
-        each[i] = &values[i];
-    return with_values(sent, each, count);
 }
 
 static PyObject *plain_cookie(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
@@ -293,12 +362,11 @@ static PyMethodDef functions[] = {
     {"hash_of", (PyCFunction)(void (*)(void))hash_of, METH_FASTCALL,
      "Return the hash of a salt and a key: MurmurHash3 x86 32-bit of both in a row, with seed 0."},
     {"joined", (PyCFunction)(void (*)(void))joined, METH_FASTCALL, "Return three parts as one."},
-    {"plain_between", (PyCFunction)(void (*)(void))plain_between, METH_FASTCALL,
-     "Return what is between a first and a last part, if it is plain; None if not, or if they are not there."},
     {"plain_cookie", (PyCFunction)(void (*)(void))plain_cookie, METH_FASTCALL,
      "Return the value of the cookie that begins like this; None without one, nothing if it is unusual."},
     {"request_values", (PyCFunction)(void (*)(void))request_values, METH_FASTCALL,
-     "Return what is forwarded of a head, its Cookie, traceparent and X-Forwarded-For; None if it is another."},
+     "Return what is forwarded of a block of fields, or of a head with its line and an ending, and of its values the "
+     "Cookie, the trace id, whether that is sampled, and X-Forwarded-For; None if it is another."},
     {"response_values", (PyCFunction)(void (*)(void))response_values, METH_FASTCALL,
      "Return what is forwarded of a head, and its values; None if it is another."},
     {NULL, NULL, 0, NULL},

@@ -102,18 +102,18 @@ class ClientConnection(ResponseSink):
         self._write = self.transport.write
         context = self._context
         self.peer = peer_of(self.transport, context.trusted_proxies, self._header)
-        context.proxy_cells[counters.CONNECTIONS_OPENED] += 1
+        context.proxy_tally.add(counters.CONNECTIONS_OPENED)
         full = context.is_full()
         context.connections.add(self)
-        self.deadline = monotonic() + context.limits.header_timeout
+        self.deadline = _now() + context.header_timeout
         if full:
-            context.proxy_cells[counters.CONNECTIONS_REFUSED] += 1
+            context.proxy_tally.add(counters.CONNECTIONS_REFUSED)
             self._refuse(Refusal(503, "too many connections"), b"")
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         context = self._context
         context.connections.discard(self)
-        context.proxy_cells[counters.CONNECTIONS_CLOSED] += 1
+        context.proxy_tally.add(counters.CONNECTIONS_CLOSED)
         self._state = _CLOSED
         self.deadline = inf
         self.peer.leave()
@@ -127,7 +127,7 @@ class ClientConnection(ResponseSink):
     def eof_received(self) -> bool:
         """The client sends no more: as HTTP has no half-closed connections, it is gone, but in a tunnel."""
         if self._state == _TUNNEL and self._exchange is not None:
-            self.deadline = monotonic() + self._context.limits.idle_timeout
+            self.deadline = _now() + self._context.limits.idle_timeout
             self._exchange.tunnel_client_eof()
             return True
         return False
@@ -192,7 +192,7 @@ class ClientConnection(ResponseSink):
                 head = pending.next_head()
                 if head is None:
                     if begins and pending.searched:
-                        self.deadline = monotonic() + self._context.limits.header_timeout
+                        self.deadline = _now() + self._context.header_timeout
                     break
                 self._begin(self._context.request_parser.parse(head, self.peer), head)
         except Refusal as refusal:
@@ -233,8 +233,8 @@ class ClientConnection(ResponseSink):
             if service.mirror is not None:
                 service.mirror.offer(request, exchange.routing, now)
             return
-        limits = context.limits
-        self.deadline = now + (limits.first_byte_timeout if fields.expect else limits.body_timeout)
+        timeout = context.first_byte_timeout if fields.expect else context.body_timeout
+        self.deadline = now + timeout
         self._state = _BODY
         self._decoder = _decoder_of(fields)
         begin(exchange)
@@ -300,7 +300,7 @@ class ClientConnection(ResponseSink):
         self.deadline = now + self._context.first_byte_timeout
 
     def stream_response(self, now: float, *, event_stream: bool) -> None:
-        self.deadline = inf if event_stream else now + self._context.limits.body_timeout
+        self.deadline = inf if event_stream else now + self._context.body_timeout
 
     def exchange_done(self, now: float, *, close: bool) -> None:
         self._exchange = None
@@ -332,7 +332,7 @@ class ClientConnection(ResponseSink):
             self.linger()
             return
         self._state = _CLOSED
-        self.deadline = monotonic() + self._context.limits.body_timeout
+        self.deadline = _now() + self._context.body_timeout
         self.transport.close()
 
     def linger(self) -> None:
@@ -356,7 +356,7 @@ class ClientConnection(ResponseSink):
         self.resume()
 
     def tunnel_eof(self) -> None:
-        self.deadline = monotonic() + self._context.limits.idle_timeout
+        self.deadline = _now() + self._context.limits.idle_timeout
         self.transport.write_eof()
 
     # The worker's side
@@ -371,7 +371,7 @@ class ClientConnection(ResponseSink):
             self._active = self._active or exchange is None or self._full
         if self._active and (exchange is not None or unsent):
             self._active = False
-            self.deadline = now + self._context.limits.body_timeout
+            self.deadline = now + self._context.body_timeout
             return
         _time_out(self, exchange, unsent)
 

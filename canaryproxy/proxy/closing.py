@@ -62,7 +62,7 @@ class LingeringClose(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._context.connections.discard(self)
-        self._context.proxy_cells[counters.CONNECTIONS_CLOSED] += 1
+        self._context.proxy_tally.add(counters.CONNECTIONS_CLOSED)
 
     def data_received(self, data: bytes) -> None:  # noqa: ARG002
         self._active = True
@@ -86,7 +86,7 @@ class LingeringClose(Connection):
             self._active = True
         if self._active and unsent:
             self._active = False
-            self.deadline = now + self._context.limits.body_timeout
+            self.deadline = now + self._context.body_timeout
         elif self._active and self._turns:
             self._active = False
             self._turns -= 1

@@ -39,21 +39,24 @@ class WorkerContext:
 
     __slots__ = (
         "access_log",
+        "body_timeout",
         "by_host",
         "connections",
         "draining",
         "error_log",
         "first_byte_timeout",
         "head_ends",
+        "header_timeout",
         "idle_timeout",
         "in_flight",
         "limits",
+        "max_connections",
         "max_requests",
         "only",
         "outbox",
         "overdue",
         "propagated",
-        "proxy_cells",
+        "proxy_tally",
         "request_parser",
         "services",
         "table",
@@ -61,9 +64,12 @@ class WorkerContext:
     )
 
     limits: Limits
+    max_connections: int
+    """Those of ``limits`` that are read with each connection and request: a look into a model is dear."""
     max_requests: int
-    """``limits.max_requests`` and two of its timeouts, read with each request."""
+    header_timeout: float
     first_byte_timeout: float
+    body_timeout: float
     idle_timeout: float
     trusted_proxies: TrustedProxies
     """The proxies before us whose forwarding fields are believed."""
@@ -78,8 +84,8 @@ class WorkerContext:
     """By index in ``table``."""
 
     def __init__(self, proxy_cells: memoryview[int], access_log: AccessLog | None) -> None:
-        self.proxy_cells = proxy_cells
-        """The counters that belong to no service (``WorkerCells.proxy``)."""
+        self.proxy_tally = Tally(proxy_cells)
+        """Writes the counters that belong to no service (``WorkerCells.proxy``)."""
         self.access_log = access_log
         self.error_log = ErrorLog()
         self.head_ends = HeadEnds()
@@ -95,9 +101,19 @@ class WorkerContext:
         self.draining = False
         """The worker shuts down: connections close after their current response."""
 
+    def limit(self, limits: Limits) -> None:
+        """Keep within these limits from now on."""
+        self.limits = limits
+        self.max_connections = limits.max_connections
+        self.max_requests = limits.max_requests
+        self.header_timeout = limits.header_timeout
+        self.first_byte_timeout = limits.first_byte_timeout
+        self.body_timeout = limits.body_timeout
+        self.idle_timeout = limits.idle_timeout
+
     def is_full(self) -> bool:
         """Tell whether there are as many connections as there may be."""
-        return len(self.connections) >= self.limits.max_connections
+        return len(self.connections) >= self.max_connections
 
 
 class Versions:

@@ -134,10 +134,7 @@ class DataPath:
         context, limits = self.context, config.limits
         tls = self._tls_contexts = ContextCache(self._tls_contexts)
         self._filters = tuple(_filters(listener, files, tls) for listener in config.listen)
-        context.limits = limits
-        context.max_requests = limits.max_requests
-        context.first_byte_timeout = limits.first_byte_timeout
-        context.idle_timeout = limits.idle_timeout
+        context.limit(limits)
         if self._forwarded != config.forwarded:
             self._forwarded = config.forwarded
             context.trusted_proxies = TrustedProxies(
@@ -231,9 +228,9 @@ class DataPath:
 
     def _tolerate(self, reason: Tolerated) -> None:
         """Count a request that ``strict: enforce`` would refuse; the log has the first of each kind."""
-        cells, at = self.context.proxy_cells, counters.TOLERATED + reason
-        cells[at] += 1
-        if cells[at] == 1:
+        tally, at = self.context.proxy_tally, counters.TOLERATED + reason
+        tally.add(at)
+        if tally.values[at] == 1:
             _log.warning(
                 "forwarded a request that strict: enforce would refuse: %s (logged once; see"
                 " canaryproxy_tolerated_total)",

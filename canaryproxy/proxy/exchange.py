@@ -65,6 +65,7 @@ from canaryproxy.proxy.rescuer import Rescuer
 from canaryproxy.proxy.trial_rules import NOTHING
 
 _now: Final = monotonic
+_time: Final = time
 _RESCUED: Final = b"X-Canary-Rescued: 1\r\n"
 _MANY_USERS: Final = (Reason.OVERFLOW, Reason.SHED)
 _LONGEST_ID: Final = 128
@@ -202,15 +203,15 @@ class Exchange(Rescuer):
         request = self.request
         framing = AS_RECEIVED if self._sink.peer.http2 else framing_of(request, response)
         self._framing = framing
-        self._close = framing == BY_CLOSE or self._closes()
+        self._close = close = framing == BY_CLOSE or self._closes()
         lines = self.service.response_ends[response.end + self.variant][:-2]
         # A cache may keep an immutable response for all: a user gets the cookie with the next response.
-        if response.sharing != IMMUTABLE and self.routing.cookie != NOT_SHARED:
-            lines += self.routing.cookie
-        lines += framing_line(request, response, framing)
+        is_kept = response.sharing != IMMUTABLE and self.routing.cookie != NOT_SHARED
+        cookie = self.routing.cookie if is_kept else b""
+        framed = framing_line(request, response, framing)
         if self.variant != self.routing.variant and self.service.rescue.header:
-            lines += _RESCUED
-        return lines + connection_line(request, close=self._close) + b"\r\n"
+            framed = framed + _RESCUED
+        return b"%b%b%b%b\r\n" % (lines, cookie, framed, connection_line(request, close=close))
 
     def response_body(self, data: bytes, *, complete: bool, trailers: bytes = b"") -> None:
         self._size += len(data)
@@ -462,11 +463,12 @@ def _keep_exemplars(
     exchange: Exchange, bucket: int, waited: float, took: float, now: float
 ) -> None:
     """Keep the request's trace beside the buckets that count it; ``bucket`` is that of ``waited``."""
-    trace, writer = exchange.request.sampled, exchange.service.exemplars[exchange.variant]
-    writer.keep(counters.FIRST_BYTE, bucket, waited, trace, now, time)
+    trace, writer = exchange.request.trace, exchange.service.exemplars[exchange.variant]
+    assert trace is not None
+    writer.keep(counters.FIRST_BYTE, bucket, waited, trace, now, _time)
     if took != waited:
         bucket = bucket_index(took)
-    writer.keep(counters.DURATION, bucket, took, trace, now, time)
+    writer.keep(counters.DURATION, bucket, took, trace, now, _time)
 
 
 def _waited(reason: Reason, limits: Limits) -> str:

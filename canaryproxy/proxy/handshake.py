@@ -62,7 +62,7 @@ class Handshake(Connection):
         context = self._context
         if context.is_full():
             # A TLS handshake only to send a 503 would cost more than that response is worth.
-            context.proxy_cells[counters.CONNECTIONS_REFUSED] += 1
+            context.proxy_tally.add(counters.CONNECTIONS_REFUSED)
             self.transport.abort()
             return
         context.connections.add(self)
@@ -160,7 +160,7 @@ class Handshake(Connection):
         self.transport.close()
 
     def _count(self, reason: HandshakeFailure) -> None:
-        self._context.proxy_cells[counters.HANDSHAKES_FAILED + reason] += 1
+        self._context.proxy_tally.add(counters.HANDSHAKES_FAILED + reason)
 
     # The worker's side
 

@@ -154,11 +154,10 @@ class Http2Stream(ResponseSink):
         exchange = self.exchange = dispatch(service, self, request, now, has_body)
         service = exchange.service
         context.in_flight += 1
-        limits = context.limits
         if has_body and not fields.expect:
-            self.deadline = now + limits.body_timeout
+            self.deadline = now + context.body_timeout
         else:
-            self.deadline = now + limits.first_byte_timeout
+            self.deadline = now + context.first_byte_timeout
         service.tallies[exchange.variant].add(counters.HTTP2)
         begin(exchange)
         if not has_body and service.mirror is not None:
@@ -215,7 +214,7 @@ class Http2Stream(ResponseSink):
 
     def refuse(self, refusal: Refusal, head: bytes) -> None:
         """Write the proxy's own error in place of a response."""
-        self.deadline = monotonic() + self._connection.context.limits.body_timeout
+        self.deadline = monotonic() + self._connection.context.body_timeout
         refuse(self._connection.context, self, refusal, head)
         self._end()
 
@@ -272,12 +271,12 @@ class Http2Stream(ResponseSink):
         self.deadline = now + self._connection.context.first_byte_timeout
 
     def stream_response(self, now: float, *, event_stream: bool) -> None:
-        self.deadline = inf if event_stream else now + self._connection.context.limits.body_timeout
+        self.deadline = inf if event_stream else now + self._connection.context.body_timeout
 
     def exchange_done(self, now: float, *, close: bool) -> None:  # noqa: ARG002
         self.exchange = None
         self._connection.context.in_flight -= 1
-        self.deadline = now + self._connection.context.limits.body_timeout
+        self.deadline = now + self._connection.context.body_timeout
         self._end()
 
     def break_off(self, *, framed: bool) -> None:  # noqa: ARG002
@@ -294,7 +293,7 @@ class Http2Stream(ResponseSink):
         if self.exchange is not None:
             self.exchange = None
             context.in_flight -= 1
-        self.deadline = monotonic() + context.limits.body_timeout
+        self.deadline = monotonic() + context.body_timeout
         self._end()
 
     def opens(self, response: Response) -> bool:
@@ -346,7 +345,7 @@ class Http2Stream(ResponseSink):
         at = self.stream.at
         if self._active or at != self._at:
             self._active, self._at = False, at
-            self.deadline = now + self._connection.context.limits.body_timeout
+            self.deadline = now + self._connection.context.body_timeout
             return
         self.deadline = inf
         exchange = self.exchange
@@ -423,14 +422,14 @@ class Http2Connection(Connection):
         self.context.connections.discard(connection)
         self.context.connections.add(self)
         self.transport.set_protocol(cast(asyncio.Protocol, self))
-        self.context.proxy_cells[counters.HTTP2_OPENED] += 1
+        self.context.proxy_tally.add(counters.HTTP2_OPENED)
         self.data_received(data)
 
     # asyncio's side
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.context.connections.discard(self)
-        self.context.proxy_cells[counters.CONNECTIONS_CLOSED] += 1
+        self.context.proxy_tally.add(counters.CONNECTIONS_CLOSED)
         self._lose_streams()
         self._count_end()
 
@@ -467,15 +466,15 @@ class Http2Connection(Connection):
 
     def _count_end(self) -> None:
         self._count_resets()
-        self.context.proxy_cells[counters.HTTP2_CLOSED] += 1
+        self.context.proxy_tally.add(counters.HTTP2_CLOSED)
 
     def _count_resets(self) -> None:
         """Count the streams that were reset since the last time."""
         resets = (self.http2.resets_received, self.http2.resets_sent)
         if resets != self._resets:
-            cells = self.context.proxy_cells
+            tally = self.context.proxy_tally
             for by, before in enumerate(self._resets):
-                cells[counters.HTTP2_RESETS + by] += resets[by] - before
+                tally.add(counters.HTTP2_RESETS + by, resets[by] - before)
             self._resets = resets
 
     def _lose_streams(self) -> None:
@@ -515,7 +514,7 @@ class Http2Connection(Connection):
             self._log("stream reset", event.code, event.reason)
         elif isinstance(event, ConnectionFailed):
             failure = Http2Failure[name_of(event.code)]
-            self.context.proxy_cells[counters.HTTP2_FAILED + failure] += 1
+            self.context.proxy_tally.add(counters.HTTP2_FAILED + failure)
             self._log("connection closed", event.code, event.reason)
         elif isinstance(event, Pong) and event.payload == _LAST_CALL_PING:
             self._name_last()
@@ -573,12 +572,12 @@ class Http2Connection(Connection):
         sent = self._written - unsent
         if sent > self._sent or not unsent:
             self._sent, self._moved_at = sent, now
-        elif now - self._moved_at > self.context.limits.body_timeout:
+        elif now - self._moved_at > self.context.body_timeout:
             self.transport.abort()
             return
         if not self.http2.waits_for_head:
             self._whole_at = now
-        elif now - self._whole_at > self.context.limits.header_timeout:
+        elif now - self._whole_at > self.context.header_timeout:
             self.http2.shut_down(now=True)
             self.flush()
             self._fail()

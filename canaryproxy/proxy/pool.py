@@ -111,7 +111,7 @@ class Pool:
         for one in self.endpoints:
             one.slow_from = slow_from if one.standing.by_hash else NEVER
 
-    def choose(self, key: bytes | None, tried: Sequence[Endpoint] = ()) -> Endpoint | None:
+    def choose(self, key: bytes | None, tried: tuple[Endpoint, ...] = ()) -> Endpoint | None:
         """Return the endpoint for a request, or ``None`` if none is usable.
 
         ``hash``: rendezvous hashing of the sticky key (Thaler & Ravishankar 1998), so that a session stays
@@ -144,7 +144,7 @@ class Pool:
                 best = endpoint
         return best
 
-    def _candidates(self, key: bytes | None, tried: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+    def _candidates(self, key: bytes | None, tried: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         """Return the endpoints among which ``choose`` chooses, for a request that is not the plain case."""
         found = [one for one in self.usable if one not in tried]
         if self.panic:

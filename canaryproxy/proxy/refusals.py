@@ -59,7 +59,7 @@ def _respond(
     is_grpc: bool,
     kept_for: Request | None = None,
 ) -> bytes:
-    context.proxy_cells[counters.REFUSED + refusal.status] += 1
+    context.proxy_tally.add(counters.REFUSED + refusal.status)
     date = context.head_ends.date
     close = kept_for is None
     line = b"" if kept_for is None else connection_line(kept_for, close=False)

@@ -44,7 +44,7 @@ class CookieFinder:
         begin = self._begin
         if _plain_cookie is not None:
             plain = _plain_cookie(cookies, begin)
-            return plain if plain is None or plain else self._search(cookies)
+            return self._search(cookies) if plain is not None and len(plain) == 0 else plain
         if cookies.startswith(begin):
             value = cookies[len(begin) :]
         else:
@@ -90,8 +90,7 @@ class _FromCookie(KeyReader):
         self._finder = CookieFinder(name)
 
     def read(self, request: Request, peer: Peer) -> bytes | None:  # noqa: ARG002
-        headers = request.headers
-        return self._finder.find(headers.cookie) if headers.cookie else None
+        return self._finder.find(request.headers.cookie)
 
 
 class _FromSignedCookie(KeyReader):

@@ -41,18 +41,6 @@ def test_a_hash_is_that_of_both_in_a_row(salt: bytes, key: bytes) -> None:
     assert native_bytes.hash_of(salt, key) == mmh3.mmh3_32_uintdigest(salt + key)
 
 
-@given(_values, st.binary(max_size=9), st.binary(max_size=9), _values)
-@example(b"aba", b"ab", b"ba", b"aba")
-def test_what_is_between_two_parts(value: bytes, first: bytes, last: bytes, other: bytes) -> None:
-    found = native_bytes.plain_between(first + value + last, first, last)
-    assert found == (value if is_plain(value) else None)
-    found = native_bytes.plain_between(other, first, last)
-    size = len(other) - len(first) - len(last)
-    inside = other[len(first) :][:size] if size > 0 else b""
-    is_there = other.startswith(first) and other.endswith(last) and is_plain(inside)
-    assert found == (inside if is_there else None)
-
-
 class Template(NamedTuple):
     """Heads of a form: kinds of their values, what is around them, and what is forwarded around them."""
 
@@ -114,17 +102,30 @@ def test_the_values_of_a_head_are_found_and_it_is_forwarded(
 ) -> None:
     values = [data.draw(_any_value | _values) for _ in template.kinds]
     head = template.head(values, template.parts)
-    requests = native_bytes.request_values(head, template.form)
+    requests = native_bytes.request_values(head, template.form, None, b"")
+    line, ending = data.draw(st.binary(max_size=20)), data.draw(st.binary(max_size=20))
+    whole = line + b"\r\n" + head
+    in_whole = native_bytes.request_values(whole, template.form, line, ending)
     responses = native_bytes.response_values(head, template.form)
     if not all(map(may_be, template.kinds, values)):
-        assert requests is responses is None
+        assert requests is in_whole is responses is None
         return
     sent, by_kind = template.sent(values), dict(zip(template.kinds, values, strict=True))
     assert responses == (sent, *values)
-    kinds = (COOKIE, TRACEPARENT, FORWARDED_FOR)
-    assert requests == (sent, *(by_kind.get(kind, b"") for kind in kinds))
+    trace = by_kind.get(TRACEPARENT)
+    own = (
+        by_kind.get(COOKIE, b""),
+        trace and trace[3:35],
+        trace is not None and int(trace[-2:], 16) % 2 == 1,
+        by_kind.get(FORWARDED_FOR),
+    )
+    assert requests == (sent, *own)
+    assert in_whole == (line + sent + ending, *own)
     for other in (head[:-1], head + b"a", head[1:], b"a" + head, b""):
-        assert native_bytes.request_values(other, template.form) is None
+        assert native_bytes.request_values(other, template.form, None, b"") is None
+        other = line + b"\r\n" + other
+        assert native_bytes.request_values(other, template.form, line, ending) is None
+    assert native_bytes.request_values(line, template.form, line, ending) is None
 
 
 def test_a_head_may_have_as_many_values_as_python_asks_for() -> None:
@@ -166,7 +167,7 @@ def test_three_parts_become_one(first: bytes, second: bytes, third: bytes) -> No
         ("joined", (b"", b"", bytearray())),
         ("hash_of", (b"",)),
         ("hash_of", ("", b"")),
-        ("plain_between", (b"", b"", "")),
+        *[("request_values", (b"", (), *rest)) for rest in [("", b""), (b"", None), (None,)]],
         ("plain_cookie", (b"a", b"a", b"a")),
     ],
 )
@@ -175,7 +176,9 @@ def test_other_arguments_are_refused(name: str, arguments: tuple[object, ...]) -
         getattr(native_bytes, name)(*arguments)
 
 
-@pytest.mark.parametrize("name", ["request_values", "response_values"])
+@pytest.mark.parametrize(
+    ("name", "rest"), [("request_values", (None, b"")), ("response_values", ())]
+)
 @pytest.mark.parametrize(
     "form",
     [
@@ -184,8 +187,8 @@ def test_other_arguments_are_refused(name: str, arguments: tuple[object, ...]) -
         (b"\4" * 17, b"", b"", *([b"\r"] * 34)),
     ],
 )  # fmt: skip
-def test_other_forms_are_refused(name: str, form: object) -> None:
+def test_other_forms_are_refused(name: str, rest: tuple[object, ...], form: object) -> None:
     with pytest.raises(TypeError, match="bytes objects"):
-        getattr(native_bytes, name)(b"a", form)
+        getattr(native_bytes, name)(b"a", form, *rest)
     with pytest.raises(TypeError, match="bytes objects"):
         getattr(native_bytes, name)(b"a")

@@ -167,7 +167,7 @@ async def test_rfc9110_15_5_20_a_request_for_no_service_is_refused_and_its_conne
         await client.take_head()
         assert client.got[at:].endswith(b"\r\n\r\n")
         assert (await shop.ask(client, get("shop.example.com"))).endswith(b"shop")
-        assert shop.running.context.proxy_cells[REFUSED + status] == 3
+        assert shop.running.context.proxy_tally.values[REFUSED + status] == 3
         assert shop.running.context.in_flight == 0
 
 
