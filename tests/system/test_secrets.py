@@ -75,7 +75,7 @@ release:
   id: r1
   steps: [{{weight: 50, bake: 100ms, min_requests: 1}}, {{weight: 100}}]
   gates: [{{webhook: "{gate}", timeout: 1s, secret_env: GATE_KEY}}]
-judge: {{baseline: 0s, warmup: 0s, min_users: 0}}
+judge: {{baseline: 0s, warmup: 0s, min_users: 0, metrics: {{errors: {{}}}}}}
 notify: [{{webhook: "{hook}", timeout: 1s, secret_file: {tmp_path}/webhook}}]
 access_log: {{path: {tmp_path}/access.log}}
 state: {tmp_path}/state.json
@@ -91,7 +91,7 @@ state: {tmp_path}/state.json
         try:
             until(lambda: answers(port) and answers(admin), "the proxy")
             said = [checked.stdout, checked.stderr]
-            users = [""] * 10
+            users = [""] * 40  # so that both variants have some
             until(
                 lambda: visit(port, users) and '"gate"' in ask(unix, "GET", "/v1/history"),
                 "a gate that was asked",
