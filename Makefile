@@ -122,7 +122,7 @@ format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(COMPILED)/.done ## the whole benchmark beside other proxies: bench/RESULTS.md (30 min)
+bench: $(COMPILED)/.done ## the whole benchmark beside other proxies: bench/RESULTS.md (50 min)
 	$(BIN)/python -m bench
 
 bench-gate: $(BENCH_STAMP) ## fail if a request costs 3% more than the stored baseline (2 min)

@@ -1,6 +1,6 @@
 """The benchmark: canaryproxy beside nginx, HAProxy, Envoy, Caddy and two proxies in Python.
 
-Needs Linux with wrk; takes about twenty minutes. Proxies that are not installed are named in the report.
+Needs Linux with wrk and a C compiler; takes about 50 minutes. What is not installed is named in the report.
 Writes bench/RESULTS.md, bench/summary.json (targets and medians) and all samples to bench/out/RESULTS.json,
 which git ignores. A selection of proxies or loads is only printed, unless --output is given.
 Example: python -m bench --only ours,nginx --load small-32,1m --rounds 5

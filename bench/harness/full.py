@@ -149,7 +149,7 @@ def _main(
             rates = _same_rate(
                 scenarios.ACTIVE, [target.name for target in stage.targets if target.name in able]
             )
-            with _idle_connections(stage, settings, rates):
+            with _idle_connections(stage, settings, rates, outcome.notes):
                 run = _open(stage, settings, scenarios.ACTIVE, rates)
             run.missing.update(dict.fromkeys(stage.canary_shares.keys() - able, BESIDE))
             outcome.open_model["latency-active"] = run
@@ -162,16 +162,25 @@ def _same_rate(load: Load, names: Sequence[str]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _idle_connections(
-    stage: Stage, settings: Settings, names: Collection[str]
-) -> Iterator[list[Process]]:
-    """Hold idle connections to each of these targets."""
-    with process.running() as holders:
+    stage: Stage, settings: Settings, names: Collection[str], notes: list[str]
+) -> Iterator[None]:
+    """Hold idle connections to each of these targets, and note whose were not all there to the end."""
+    with process.running() as started:
+        holders: dict[str, Process] = {}
         for target in stage.targets:
             if target.name in names:
                 folder = stage.folder / f"{target.name}-idle"
                 folder.mkdir()
-                _hold(target.port, settings, folder, holders)
-        yield holders
+                holders[target.name] = _hold(target.port, settings, folder, started)
+        yield
+        process.stop(started)
+    for name, holder in holders.items():
+        counted = idle_client.parse(holder.tail())
+        if counted.failed or counted.closed:
+            notes.append(
+                f"{name}: of the idle connections {counted.failed:,} could not be opened and "
+                f"{counted.closed:,} were closed"
+            )
 
 
 def _hold(port: int, settings: Settings, folder: Path, started: list[Process]) -> Process:

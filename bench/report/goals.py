@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.harness.measure import Sample
@@ -43,25 +43,25 @@ FULL = (
 _CLOSE = 2.0
 """A factor below which it takes more rounds to tell on which side of it a ratio is."""
 LATENCY = "latency-half"
-_BESIDE = ("envoy", "nginx")
-"""Whose added latency ours is compared with."""
-
 ADDED_P50_US = 120.0
-ADDED_P99 = 1.0
-"""What is added to p99 at half load, in terms of what nginx adds."""
-ADDED_P999 = 2.0
+ADDED = (("envoy", 1.0, "p99"), ("nginx", 1.0, "p99"), ("nginx", 2.0, "p99.9"))
+"""At half load ours adds at most so many times what a peer adds to a quantile: peer, factor, quantile."""
 IDLE_KIBIBYTES = 12.0
 IDLE_SLOWDOWN = 1.10
 FLAT = 1.05
 """Cost per request that counts as the same."""
 WORKERS = 1.8
 NOT_MEASURED = "not measured"
+_QUANTILES: dict[str, Callable[[Sample], float]] = {
+    "p99": lambda sample: sample.wrk.p99_us,
+    "p99.9": lambda sample: sample.wrk.p999_us,
+}
 
 
 def close(load: str) -> frozenset[str]:
     """Return whom a target compares under this load so closely that it takes more rounds to tell."""
     if load == LATENCY:
-        return frozenset((OURS, *_BESIDE))
+        return frozenset((OURS, *(peer for peer, _, _ in ADDED)))
     return frozenset(
         name
         for goal in FULL
@@ -134,15 +134,12 @@ def _latency(outcome: Outcome) -> Iterator[Verdict]:
         return
     p50 = half.added(OURS, lambda s: s.wrk.p50_us)
     yield Verdict(wanted, f"{p50.median:.0f} µs", p50.median <= ADDED_P50_US)
-    for peer, factor, name, value in (
-        (_BESIDE[0], 1.0, "p99", _p99),
-        (_BESIDE[1], ADDED_P99, "p99", _p99),
-        (_BESIDE[1], ADDED_P999, "p99.9", _p999),
-    ):
+    for peer, factor, name in ADDED:
         wanted = f"added {name} at half load: ≤ {factor:g} × that of {peer}"
         if not half.proxied.get(peer) or half.errors(peer):
             yield Verdict(wanted, NOT_MEASURED, None)
             continue
+        value = _QUANTILES[name]
         ours, other = half.added(OURS, value), half.added(peer, value)
         found = f"{_microseconds(ours)}, {peer} {_microseconds(other)}"
         full = max(
@@ -154,14 +151,6 @@ def _latency(outcome: Outcome) -> Iterator[Verdict]:
             yield Verdict(wanted, f"{found}; the load generator's core was full", None)
         else:
             yield Verdict(wanted, found, ours.median <= factor * other.median)
-
-
-def _p99(sample: Sample) -> float:
-    return sample.wrk.p99_us
-
-
-def _p999(sample: Sample) -> float:
-    return sample.wrk.p999_us
 
 
 def _microseconds(value: Spread) -> str:
