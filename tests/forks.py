@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import pickle
 import selectors
 import signal
 import struct
@@ -20,12 +19,13 @@ import traceback
 import uuid
 import warnings
 from dataclasses import dataclass
-from typing import IO, Any
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
 
 import pytest
 
 _CLAIM = struct.Struct("=H")
-_LENGTH = struct.Struct("=I")
 _PR_SET_PDEATHSIG = 1
 _LAST_WORDS = 20.0
 """Seconds for a process whose test is interrupted."""
@@ -38,6 +38,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0,
         metavar="N",
         help="run the tests in N processes, file by file",
+    )
+    # Before it is over, pytest's `faulthandler_timeout` has printed where the test is.
+    parser.addoption(
+        "--fork-timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="end a process whose test says nothing for so long",
     )
 
 
@@ -70,7 +78,7 @@ def _run(session: pytest.Session, count: int) -> None:
                 forks.append(_fork(session, files, claims, f"gw{number}", run))
                 selector.register(forks[-1].results, selectors.EVENT_READ, forks[-1])
             while selector.get_map():
-                for key, _ in selector.select():
+                for key, _ in selector.select(timeout=1.0):
                     one: _Fork = key.data
                     if not one.hear(session.config):
                         selector.unregister(one.results)
@@ -78,6 +86,8 @@ def _run(session: pytest.Session, count: int) -> None:
                         raise session.Failed(session.shouldfail)
                     if session.shouldstop:
                         raise session.Interrupted(session.shouldstop)
+                for one in forks:
+                    one.end_if_silent(session.config.option.fork_timeout)
         except KeyboardInterrupt:
             told = True  # a terminal sends it to all of its processes
             raise
@@ -113,35 +123,42 @@ class _Fork:
     """A process that runs tests, from the side of its parent."""
 
     pid: int
-    results: IO[bytes]
+    results: Connection
     running: tuple[str, tuple[str, int | None, str]] | None = None
+    heard: float = 0.0
     done: int = 0
 
     def hear(self, config: pytest.Config) -> bool:
         """Pass on what it says; returns false once it has ended."""
-        head = self.results.read(_LENGTH.size)
-        if len(head) == _LENGTH.size:
-            kind, data = pickle.loads(self.results.read(*_LENGTH.unpack(head)))
-            if kind == "report":
-                report = config.hook.pytest_report_from_serializable(config=config, data=data)
-                config.hook.pytest_runtest_logreport(report=report)
-            elif kind == "start":
-                self.running = data
-            elif kind == "finish":
-                self.running = None
-                self.done += 1
-            return True
-        _, status = os.waitpid(self.pid, 0)
-        self.pid = 0
-        if status or self.running:
-            self._died(config, os.waitstatus_to_exitcode(status))
-        return False
+        self.heard = time.monotonic()
+        try:
+            kind, data = self.results.recv()
+        except (EOFError, OSError):  # of a message, too, if it was killed
+            _, status = os.waitpid(self.pid, 0)
+            self.pid = 0
+            if status or self.running:
+                self._died(config, os.waitstatus_to_exitcode(status))
+            return False
+        if kind == "report":
+            report = config.hook.pytest_report_from_serializable(config=config, data=data)
+            config.hook.pytest_runtest_logreport(report=report)
+        elif kind == "start":
+            self.running = data
+        elif kind == "finish":
+            self.running = None
+            self.done += 1
+        return True
 
     def _died(self, config: pytest.Config, status: int) -> None:
         nodeid, location = self.running or ("tests", ("tests", None, "tests"))
         text = f"the process that ran the test has ended with status {status}"
         report = pytest.TestReport(nodeid, location, {}, "failed", text, "call")
         config.hook.pytest_runtest_logreport(report=report)
+
+    def end_if_silent(self, seconds: float) -> None:
+        """Kill it if its test has not said anything for so long: the run goes on, and fails at its end."""
+        if self.pid and self.running and time.monotonic() - self.heard > seconds:
+            os.kill(self.pid, signal.SIGKILL)
 
     def interrupt(self, told: bool) -> None:
         """Let it end what its test has started, unless it has been ``told`` so."""
@@ -164,20 +181,20 @@ class _Fork:
 def _fork(
     session: pytest.Session, files: list[list[pytest.Item]], claims: int, name: str, run: str
 ) -> _Fork:
-    read, write = os.pipe()
+    heard, said = Pipe(duplex=False)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
         )  # a thread of rerunfailures only listens
         pid = os.fork()
     if pid:
-        os.close(write)
-        return _Fork(pid, os.fdopen(read, "rb"))
+        said.close()
+        return _Fork(pid, heard)
     status = 1
     try:
-        os.close(read)
+        heard.close()
         _become_a_fork(session.config, name, run)
-        speaker = _Speaker(session.config, os.fdopen(write, "wb"))
+        speaker = _Speaker(session.config, said)
         session.config.pluginmanager.register(speaker)
         try:
             _run_files(session, files, claims, speaker)
@@ -213,7 +230,7 @@ def _become_a_fork(config: pytest.Config, name: str, run: str) -> None:
 class _Speaker:
     """Says what becomes of the tests to the parent."""
 
-    def __init__(self, config: pytest.Config, results: IO[bytes]) -> None:
+    def __init__(self, config: pytest.Config, results: Connection) -> None:
         self._config = config
         self._results = results
 
@@ -225,9 +242,7 @@ class _Speaker:
         self.say("report", data)
 
     def say(self, kind: str, data: Any) -> None:
-        message = pickle.dumps((kind, data))
-        self._results.write(_LENGTH.pack(len(message)) + message)
-        self._results.flush()
+        self._results.send((kind, data))
 
 
 def _run_files(

@@ -94,6 +94,20 @@ def test_a_process_that_dies_fails_the_run(
     )
 
 
+def test_a_test_that_hangs_fails_the_run_and_the_others_go_on(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(
+        test_a="import time\ndef test_hangs(): time.sleep(1000)\ndef test_after(): ...",
+        test_b="def test_b(): ...",
+    )
+    result = run(pytester, monkeypatch, "--forks", "2", "--fork-timeout", "1")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines_random(["FAILED test_a.py::test_hangs*"])
+    assert "the process that ran the test has ended with status -9" in result.stdout.str()
+
+
 FAILS_AFTER = """
 import time
 from pathlib import Path

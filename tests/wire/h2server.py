@@ -18,6 +18,7 @@ from h2.settings import SettingCodes, Settings
 from canaryproxy.http2.frames import goaway
 
 from ..certificates import authority, loopback
+from .harness import send
 
 Fields = list[tuple[bytes, bytes]]
 OK: Fields = [(b":status", b"200"), (b"content-length", b"2")]
@@ -116,8 +117,7 @@ class Peer:
     async def flush(self) -> None:
         data = self.h2.data_to_send()
         if data and not self.closed:
-            self.writer.write(data)
-            await self.writer.drain()
+            await send(self.writer, data)
 
     async def go_away(self, last: int | None = None, code: int = 0) -> None:
         """Announce the end, and go on; streams above ``last`` are not looked at."""

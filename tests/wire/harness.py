@@ -94,8 +94,7 @@ class Link:
 
     async def send(self, data: bytes) -> None:
         """Answer."""
-        self._writer.write(data)
-        await self._writer.drain()
+        await send(self._writer, data)
 
     def send_eof(self) -> None:
         """Close this half only; over TLS (uvloop's has no halves) the connection."""
@@ -111,6 +110,15 @@ class Link:
     def reset(self) -> None:
         """Close it with a reset."""
         _reset(self._writer)
+
+
+async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Write, and wait until there is room for more."""
+    writer.write(data)
+    await writer.drain()
+    # uvloop's TLS drops what is written after the peer's end and ``drain`` does not wait then: who sends in a
+    # loop would never let the event loop know that the connection is over.
+    await asyncio.sleep(0)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
@@ -189,8 +197,7 @@ class Client:
         self.eof = False
 
     async def send(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
+        await send(self._writer, data)
 
     async def read(self) -> bytes:
         data = await asyncio.wait_for(self._reader.read(1 << 18), DEADLINE)
