@@ -21,8 +21,8 @@ from pathlib import Path
 
 from bench.harness import cores, full, machine, scenarios
 from bench.harness.command_line import positive, positive_float, say, selection, terminate
-from bench.harness.full import Settings
 from bench.harness.quietness import Watch
+from bench.harness.settings import Settings
 from bench.loads import wrk
 from bench.peers import PEERS
 from bench.peers.base import MAX_CONNECTIONS

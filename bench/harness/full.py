@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from bench.harness import measure, memory, ports, probe, process, scenarios
-from bench.harness.cores import Cores
-from bench.harness.measure import DIRECT, Plan, Sample, Stage
-from bench.harness.process import Process, StartError
+from bench.harness import idle, latency, measure, probe, scenarios
+from bench.harness.measure import DIRECT, Stage
+from bench.harness.process import StartError
+from bench.harness.settings import Settings
 from bench.loads import Load, h2load, wrk
-from bench.loads import idle as idle_client
-from bench.peers import PEERS, Peer, Site
-from bench.peers.base import PYTHONPATH
-from bench.report import goals
-from bench.report.outcome import OURS, Beside, Closed, Idle, OpenModel, Outcome
+from bench.peers import PEERS, Peer
+from bench.report.outcome import OURS, Closed, Outcome
 
 UNSUPPORTED = "not supported"
-BESIDE = "not measured beside so many connections"
 _WARM_UP_SECONDS = 0.5
-_OPEN_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What to run: peers and loads by name, rounds, seconds a sample, idle connections."""
-
-    peers: tuple[str, ...]
-    loads: frozenset[str]
-    rounds: int
-    seconds: float
-    idle: int
-    cores: Cores
-    weight: float = 10.0
-
-    def plan(self, load: Load) -> Plan:
-        return Plan(
-            load=load,
-            rounds=self.rounds,
-            seconds=self.seconds,
-            cores=self.cores,
-            weight=self.weight,
-            more=goals.close(load.name) & {*self.peers},
-        )
 
 
 def run(settings: Settings, outcome: Outcome, folder: Path, say: Callable[[str], None]) -> None:
@@ -66,9 +37,14 @@ def run(settings: Settings, outcome: Outcome, folder: Path, say: Callable[[str],
         (
             "main",
             lambda: _main(settings, peers, outcome, folder / "main", say),
-            {load.name for load in (*scenarios.CLOSED, *scenarios.OPEN)},
+            {load.name for load in scenarios.CLOSED},
         ),
-        ("idle", lambda: _idle(settings, peers, outcome, folder / "idle", say), {"idle"}),
+        (
+            "latency",
+            lambda: _latency(settings, peers, outcome, folder / "latency", say),
+            {load.name for load in scenarios.OPEN},
+        ),
+        ("idle", lambda: idle.run(settings, peers, outcome, folder / "idle", say), {"idle"}),
         (
             "websocket",
             lambda: _featured(
@@ -135,66 +111,32 @@ def _main(
         for load in scenarios.CLOSED:
             if load.name in settings.loads:
                 outcome.closed[load.name] = _closed(stage, settings, load)
-        if "latency-half" in settings.loads:
-            half = {
-                name: requests_per_second / 2
-                for name, requests_per_second in _capacities(stage, settings, outcome).items()
-            }
-            outcome.open_model["latency-half"] = _open(stage, settings, scenarios.HALF, half)
-        if "latency-same" in settings.loads:
-            rates = _same_rate(scenarios.SAME, [target.name for target in stage.targets])
-            outcome.open_model["latency-same"] = _open(stage, settings, scenarios.SAME, rates)
-        if "latency-active" in settings.loads:
-            able = {peer.name for peer in peers if "idle" in peer.features}
-            rates = _same_rate(
-                scenarios.ACTIVE, [target.name for target in stage.targets if target.name in able]
-            )
-            with _idle_connections(stage, settings, rates, outcome.notes):
-                run = _open(stage, settings, scenarios.ACTIVE, rates)
-            run.missing.update(dict.fromkeys(stage.canary_shares.keys() - able, BESIDE))
-            outcome.open_model["latency-active"] = run
         _check_again(stage, outcome, settings)
 
 
-def _same_rate(load: Load, names: Sequence[str]) -> dict[str, float]:
-    return {name: load.rate or 0.0 for name in names if name != DIRECT}
-
-
-@contextlib.contextmanager
-def _idle_connections(
-    stage: Stage, settings: Settings, names: Collection[str], notes: list[str]
-) -> Iterator[None]:
-    """Hold idle connections to each of these targets, and note whose were not all there to the end."""
-    with process.running() as started:
-        holders: dict[str, Process] = {}
-        for target in stage.targets:
-            if target.name in names:
-                folder = stage.folder / f"{target.name}-idle"
-                folder.mkdir()
-                holders[target.name] = _hold(target.port, settings, folder, started)
-        yield
-        process.stop(started)
-    for name, holder in holders.items():
-        counted = idle_client.parse(holder.tail())
-        if counted.failed or counted.closed:
-            notes.append(
-                f"{name}: of the idle connections {counted.failed:,} could not be opened and "
-                f"{counted.closed:,} were closed"
-            )
-
-
-def _hold(port: int, settings: Settings, folder: Path, started: list[Process]) -> Process:
-    """Open idle connections to a port; whoever stops the process can read what became of them."""
-    holder = process.start(
-        "idle",
-        idle_client.command(port, settings.idle),
-        core=settings.cores.load,
-        folder=folder,
-        env=PYTHONPATH,
-    )
-    started.append(holder)
-    holder.wait_until(lambda: idle_client.READY in holder.tail(), _OPEN_SECONDS)
-    return holder
+def _latency(
+    settings: Settings,
+    peers: Sequence[Peer],
+    outcome: Outcome,
+    folder: Path,
+    say: Callable[[str], None],
+) -> None:
+    with measure.staged(
+        peers, settings.cores, folder, say, weight=settings.weight, sender=True
+    ) as stage:
+        outcome.versions |= stage.versions
+        capacities = _capacities(stage, settings, outcome)
+        for load in (scenarios.HALF, scenarios.SAME):
+            if load.name in settings.loads:
+                outcome.open_model[load.name] = latency.run(stage, settings, load, capacities)
+        if scenarios.ACTIVE.name in settings.loads:
+            able = {peer.name for peer in peers if "idle" in peer.features}
+            able_ones = {name: one for name, one in capacities.items() if name in able}
+            with idle.connections(stage, settings, able_ones, outcome.notes):
+                run = latency.run(stage, settings, scenarios.ACTIVE, able_ones)
+            run.missing.update(dict.fromkeys(stage.canary_shares.keys() - able, idle.BESIDE))
+            outcome.open_model[scenarios.ACTIVE.name] = run
+        _check_again(stage, outcome, settings)
 
 
 def _closed(stage: Stage, settings: Settings, load: Load) -> Closed:
@@ -222,48 +164,6 @@ def _capacities(stage: Stage, settings: Settings, outcome: Outcome) -> dict[str,
     }
 
 
-def _open(stage: Stage, settings: Settings, load: Load, rates: dict[str, float]) -> OpenModel:
-    direct = next(target for target in stage.targets if target.name == DIRECT)
-    sent = {name: max(1.0, min(rate, scenarios.MAX_RATE)) for name, rate in rates.items()}
-    run = OpenModel(
-        load=load,
-        rates=sent,
-        capped=frozenset(name for name, rate in rates.items() if rate > scenarios.MAX_RATE),
-        proxied={name: [] for name in sent},
-        direct={name: [] for name in sent},
-        missing=dict(stage.missing),
-    )
-    targets = [target for target in stage.targets if target.name in sent]
-    for number, of_turn in settings.plan(load).turns(targets):
-        at_rate: dict[float, Sample] = {}  # direct, in this turn
-        for target in of_turn:
-            if target.name not in run.proxied:
-                continue
-            rate = sent[target.name]
-            plan = settings.plan(replace(load, rate=rate))
-            try:
-                if rate not in at_rate:
-                    at_rate[rate] = measure.sample(stage, direct, plan, number)
-                proxied = measure.sample(stage, target, plan, number)
-            except wrk.WrkError as error:
-                run.missing[target.name] = f"failed: {error}"
-                del run.proxied[target.name], run.direct[target.name]
-                continue
-            if measure.ended(stage, target, number):
-                run.missing[target.name] = stage.missing[target.name]
-                del run.proxied[target.name], run.direct[target.name]
-                continue
-            run.proxied[target.name].append(proxied)
-            run.direct[target.name].append(at_rate[rate])
-            added = proxied.wrk.p50_us - at_rate[rate].wrk.p50_us
-            stage.say(
-                f"{load.name} turn {number + 1} {target.name}: "
-                f"{rate:,.0f} requests/s, p50 + {added:.0f} µs"
-            )
-        measure.check_upstreams(stage)
-    return run
-
-
 def _check_again(stage: Stage, outcome: Outcome, settings: Settings) -> None:
     """See that everybody still splits as in the beginning: a release could have been rolled back."""
     for target in stage.targets:
@@ -275,76 +175,6 @@ def _check_again(stage: Stage, outcome: Outcome, settings: Settings) -> None:
             outcome.notes.append(f"{target.name} does not split any more in the end: {error}")
             continue
         outcome.shares[target.name] = (target.canary_share, after)
-
-
-def _idle(
-    settings: Settings,
-    peers: Sequence[Peer],
-    outcome: Outcome,
-    folder: Path,
-    say: Callable[[str], None],
-) -> None:
-    found = Idle(load=scenarios.IDLE, wanted=settings.idle, samples={}, missing={})
-    outcome.idle = found
-    for peer in peers:
-        if "idle" not in peer.features:
-            found.missing[peer.name] = BESIDE
-        elif (reason := peer.missing()) is not None:
-            found.missing[peer.name] = reason
-        else:
-            found.samples[peer.name] = []
-    with measure.staged([], settings.cores, folder, say) as stage:
-        for number in range(settings.rounds):
-            able = [peer for peer in peers if peer.name in found.samples]
-            turn = number % max(1, len(able))
-            for peer in able[turn:] + able[:turn]:
-                try:
-                    one = _beside(stage, settings, peer, number)
-                except (StartError, probe.WrongAnswerError, wrk.WrkError) as error:
-                    found.missing[peer.name] = f"failed: {error}"
-                    del found.samples[peer.name]
-                    say(f"idle: {peer.name}: {found.missing[peer.name]}")
-                    continue
-                found.samples[peer.name].append(one)
-                say(
-                    f"idle round {number + 1}/{settings.rounds} {peer.name}: "
-                    f"{one.kibibytes:.1f} KiB each, {one.errors} errors"
-                )
-            measure.check_upstreams(stage)
-
-
-def _beside(stage: Stage, settings: Settings, peer: Peer, number: int) -> Beside:
-    plan = settings.plan(scenarios.IDLE)
-    folder = stage.folder / f"{peer.name}-{number}"
-    folder.mkdir(parents=True)
-    site = Site(
-        folder=folder,
-        port=ports.free(1)[0],
-        stable=stage.behind.stable,
-        canary=stage.behind.canary,
-        weight=settings.weight,
-    )
-    with process.running() as started:
-        target = measure.start(peer, site, settings.cores, started)
-        pid = started[0].pid
-        alone = measure.sample(stage, target, plan, number)
-        before = memory.of_tree(pid)
-        holder = _hold(site.port, settings, folder, started)
-        after = memory.of_tree(pid)
-        beside = measure.sample(stage, target, plan, number)
-        if started[0].popen.poll() is not None:
-            raise StartError(f"{peer.name} ended: {started[0].tail()}")
-        process.stop([holder])
-        counted = idle_client.parse(holder.tail())
-    return Beside(
-        opened=counted.opened,
-        failed=counted.failed,
-        closed=counted.closed,
-        bytes_before=before,
-        bytes_after=after,
-        alone=alone,
-        beside=beside,
-    )
 
 
 def _featured(

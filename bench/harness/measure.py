@@ -194,20 +194,28 @@ def staged(
     with_http2: bool = False,
     with_http2_upstream: bool = False,
     python_upstream: bool = False,
+    sender: bool = False,
     addresses: int = 1,
 ) -> Iterator[Stage]:
-    """Start upstreams and peers, check each peer, and stop everything in the end."""
+    """Start upstreams and peers, check each peer, and stop everything in the end.
+
+    sender: the upstreams are of the program that sends the open model.
+    """
     with process.running() as started:
         numbers = ports.free(2 + len(peers))
-        behind = upstream.start(
-            *numbers[:2],
-            core=on.load,
-            folder=_made(folder / "up"),
-            started=started,
-            addresses=addresses,
-            python=python_upstream,
-            http2=with_http2_upstream,
-        )
+        up = _made(folder / "up")
+        if sender:
+            behind = upstream.start_sender(*numbers[:2], core=on.load, folder=up, started=started)
+        else:
+            behind = upstream.start(
+                *numbers[:2],
+                core=on.load,
+                folder=up,
+                started=started,
+                addresses=addresses,
+                python=python_upstream,
+                http2=with_http2_upstream,
+            )
         stage = Stage(targets=[], behind=behind, folder=folder, say=say)
         for peer, port in zip(peers, numbers[2:], strict=True):
             reason = peer.missing()

@@ -155,7 +155,7 @@ ACTIVE = replace(
 OPEN = (HALF, SAME, ACTIVE)
 """Open model, all peers."""
 
-MAX_RATE = 12_000.0
+MAX_RATE = 18_000.0
 """Requests/s above which the open-model generator would itself be a good part of the latency."""
 
 IDLE = Load("idle", "small-32 alone, then beside idle connections that have made one request each")

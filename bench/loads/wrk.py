@@ -108,7 +108,6 @@ def command(url: str, load: Load, seconds: float, cookies: Path) -> list[str]:
         return [
             *(sys.executable, "-m", f"bench.loads.{load.tool}", url, f"--seconds={seconds:g}"),
             f"--connections={load.connections}",
-            *(() if load.rate is None else (f"--rate={load.rate:g}",)),
         ]
     options = [f"cookies={cookies}"]
     if load.traced:

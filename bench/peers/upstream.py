@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from bench.harness import probe, process
-from bench.harness.ports import address
+from bench.harness.ports import address, free
 from bench.harness.process import Process
-from bench.loads import ANSWER_BYTES, BODIES, GRPC_MESSAGE
+from bench.loads import ANSWER_BYTES, BODIES, GRPC_MESSAGE, open_model
 from bench.peers.base import PYTHONPATH
 from bench.peers.nginx import Nginx, worker_config
 
@@ -21,12 +21,16 @@ READY_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Upstreams:
-    """The running upstreams: what they are, their ports, their processes."""
+    """The running upstreams: what they are, their ports, their processes.
+
+    sender: the port at which they take jobs of the open model; 0 for those that only answer.
+    """
 
     kind: str
     stable: int
     canary: int
     processes: list[Process]
+    sender: int = 0
 
 
 def nginx_config(
@@ -64,6 +68,21 @@ def _listen(port: int, addresses: int, *, http2: bool) -> str:
         f"        listen {address(number)}:{port}{' http2' * http2} backlog=1024;"
         for number in range(addresses)
     )
+
+
+def start_sender(
+    stable: int, canary: int, *, core: int, folder: Path, started: list[Process]
+) -> Upstreams:
+    """Start both upstreams in the program that sends, on one core, and wait until it answers."""
+    control = free(1)[0]
+    bodies = {
+        port: variant.ljust(ANSWER_BYTES, ".")
+        for port, variant in zip((stable, canary), VARIANTS, strict=True)
+    }
+    one = process.start("open_model", open_model.command(control, bodies), core=core, folder=folder)
+    started.append(one)
+    one.wait_until(partial(probe.answers, stable), READY_SECONDS)
+    return Upstreams("bench.loads.open_model", stable, canary, [one], control)
 
 
 def start(

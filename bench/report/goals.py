@@ -139,9 +139,8 @@ def _latency(outcome: Outcome) -> Iterator[Verdict]:
         if not half.proxied.get(peer) or half.errors(peer):
             yield Verdict(wanted, NOT_MEASURED, None)
             continue
-        value = _QUANTILES[name]
-        ours, other = half.added(OURS, value), half.added(peer, value)
-        found = f"{_microseconds(ours)}, {peer} {_microseconds(other)}"
+        ratio = half.added_ratio(OURS, peer, _QUANTILES[name])
+        found = f"{ratio.median:.2f} × ({ratio.surely_from:.2f}–{ratio.surely_to:.2f})"
         full = max(
             sample.load_core_busy
             for target in (OURS, peer)
@@ -149,12 +148,10 @@ def _latency(outcome: Outcome) -> Iterator[Verdict]:
         )
         if full >= summary.SATURATED:
             yield Verdict(wanted, f"{found}; the load generator's core was full", None)
+        elif ratio.surely_from <= factor < ratio.surely_to:
+            yield Verdict(wanted, f"{found}: on which side of it is not sure", None)
         else:
-            yield Verdict(wanted, found, ours.median <= factor * other.median)
-
-
-def _microseconds(value: Spread) -> str:
-    return f"{value.median:.0f} µs ({value.surely_from:.0f}–{value.surely_to:.0f})"
+            yield Verdict(wanted, found, ratio.surely_to <= factor)
 
 
 def _idle(outcome: Outcome) -> Iterator[Verdict]:

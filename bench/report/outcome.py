@@ -47,7 +47,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class OpenModel:
-    """One load of the open model: each proxy, and direct at the same rate in the same round.
+    """One load of the open model: each proxy, and direct at the same rate in the same turn.
 
     rates: requests/s by target.
     capped: the targets for which half of their capacity was above what the generator sends.
@@ -64,6 +64,19 @@ class OpenModel:
         """Return how much more the proxy has than direct, round by round, in microseconds."""
         pairs = zip(self.proxied[name], self.direct[name], strict=True)
         return summary.spread(value(proxied) - value(direct) for proxied, direct in pairs)
+
+    def added_ratio(self, name: str, peer: str, value: Callable[[Sample], float]) -> Spread:
+        """Return what one adds ÷ what a peer adds, in each turn that both have."""
+        other = {sample.round: at for at, sample in enumerate(self.proxied[peer])}
+        return summary.spread(
+            self._added(name, at, value) / self._added(peer, other[sample.round], value)
+            for at, sample in enumerate(self.proxied[name])
+            if sample.round in other
+        )
+
+    def _added(self, name: str, at: int, value: Callable[[Sample], float]) -> float:
+        """At least a microsecond: a stall of the machine in the direct slices is no gain of the proxy."""
+        return max(1.0, value(self.proxied[name][at]) - value(self.direct[name][at]))
 
     def errors(self, name: str) -> int:
         return sum(sample.wrk.error_count for sample in (*self.proxied[name], *self.direct[name]))

@@ -212,7 +212,7 @@ def _open_model(run: OpenModel) -> Iterator[str]:
     yield ""
     yield (
         f"{_sentence(run.load.description)} Latency counts from the time at which a request was due. Added: "
-        "more than direct at the same rate in the same round, in µs."
+        "more than direct at the same rate in slices that take turns with the proxy's, in µs."
     )
     yield ""
     rows = []
