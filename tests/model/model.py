@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from canaryproxy.fleet import protocol
@@ -66,6 +66,16 @@ class Replica:
     """How a release that was being aborted got users again."""
     ramp: Rollout | None = None
     """The rollout that it goes by, where that is not the document's: it has ramped down since."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Hash once, and documents by their acts: equal ones have equal acts, and all of one is much."""
+        pending = self.pending and self.pending.act
+        known = (self.mine.act, self.lost, self.token, pending, self.base, self.kind, self.knew)
+        object.__setattr__(self, "_hash", hash(known))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def here(self) -> Rollout:
@@ -91,8 +101,8 @@ class World:
     term: int
     """The newest token of the lease."""
     replicas: tuple[Replica, ...]
-    budget: tuple[tuple[str, int], ...]
-    """How often each mishap may still happen."""
+    budget: tuple[int, ...]
+    """How often each mishap may still happen, in the order of ``BUDGET``."""
     trips: frozenset[tuple[str, str | None]] = frozenset()
     """Acts that opened the circuit, wherever, and of which release."""
     resets: tuple[tuple[str, frozenset[str]], ...] = ()
@@ -108,12 +118,20 @@ class World:
     past: Document | None = None
     """What the store had before its last act, where that can be lost."""
 
+    def __hash__(self) -> int:
+        """Return a hash of what tells worlds apart at little cost, as a replica's does."""
+        acts = (self.store and self.store.act, self.past and self.past.act)
+        counts = (self.holder, self.term, len(self.trips), len(self.resets), len(self.steps))
+        return hash((acts, counts, self.replicas, self.budget))
+
     def left(self, what: str) -> int:
-        return next(left for name, left in self.budget if name == what)
+        return self.budget[_PLACES[what]]
 
     def spend(self, what: str) -> World:
-        spent = tuple((name, left - (name == what)) for name, left in self.budget)
-        return replace(self, budget=spent)
+        at = _PLACES[what]
+        return replace(
+            self, budget=(*self.budget[:at], self.budget[at] - 1, *self.budget[at + 1 :])
+        )
 
     def cleared(self, document: Document) -> frozenset[str]:
         """Return the trips that the resets of a document knew of."""
@@ -171,6 +189,7 @@ BUDGET = (
     ("crash", 1), ("failover", 1), ("next", 1), ("accept", 1), ("breach", 1), ("ramp", 1), ("fall", 2),
 )  # fmt: skip
 """How often each mishap may happen in one history."""
+_PLACES = {name: at for at, (name, _) in enumerate(BUDGET)}
 
 
 def plain(document: Document) -> Document:
@@ -202,7 +221,9 @@ def first(
 ) -> World:
     """Return the world in which a release has just begun, and nobody leads."""
     document = plain(protocol.begin(settings, "a", 0.0))
-    begun = World(document, -1, 0, (Replica(document),) * replicas, budget)
+    often = dict(budget)
+    left = tuple(often[name] for name in _PLACES)
+    begun = World(document, -1, 0, (Replica(document),) * replicas, left)
     return replace(begun, highest=union(NOBODY, document.users))
 
 
@@ -260,17 +281,20 @@ def _exchange(world: World, at: int, rules: Rules) -> Iterator[tuple[str, World]
     else:
         found = rules.decide(replica.mine, theirs, named)
         found = replace(found, document=plain(found.document))
-    after = world.put(at, mine=found.document)
-    term = max(after.term, 0)
-    if after.holder == at or (after.holder == -1 and theirs is not None):
-        if after.holder == -1:
-            # A token is never given twice, also after a loss: replicas tell which they have seen.
-            term = max(term, *(one.token for one in after.replicas)) + 1
-        after = replace(after, holder=at, term=term).put(at, token=term)
-    else:
-        after = after.put(at, token=0)
+    changes: dict[str, Any] = {"token": 0}
+    if found.document is not replica.mine:
+        changes["mine"] = found.document
     if replica.kind in FENCED and found.document.act != replica.mine.act:
-        after = after.put(at, **NOTHING)
+        changes |= NOTHING
+    after, term = world, max(world.term, 0)
+    if world.holder == at or (world.holder == -1 and theirs is not None):
+        if world.holder == -1:
+            # A token is never given twice, also after a loss: replicas tell which they have seen.
+            term = max(term, *(one.token for one in world.replicas)) + 1
+        changes["token"] = term
+        if (world.holder, world.term) != (at, term):
+            after = replace(world, holder=at, term=term)
+    after = after.put(at, **changes)
     if found.write:
         yield f"{at} looks and its write is lost", after
         base = None if theirs is None else theirs.act
